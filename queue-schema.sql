@@ -1,0 +1,178 @@
+-- Postrider's queue: the schema that the binary embeds and applies.
+--
+-- Open the database with `sqlite3 queue.db` at any time, also while the relay runs. Start with
+--     SELECT * FROM queue;              what is waiting, for whom, and why
+--     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
+--     SELECT * FROM failures;           what the world is telling us
+-- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
+-- at once; SET state = 'held' holds, 'queued' releases. The relay notices within two seconds.
+--
+-- Times are Unix seconds (UTC) in the tables; the views show them readable too.
+-- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
+-- is used twice. A message's queue id is its id written in base 32 (11 characters).
+-- PRAGMA user_version is the version of this schema.
+
+-- A message and its envelope sender; the row lives until its last recipient is finished.
+CREATE TABLE messages (
+    id          INTEGER PRIMARY KEY,
+    queue_id    TEXT NOT NULL,             -- as in the 250 reply, the log and the Received field
+    sender      TEXT NOT NULL,             -- envelope sender; '' is the null sender <> of bounces
+    user        TEXT,                      -- who authenticated; NULL: trusted network, or our own bounce
+    client      TEXT,                      -- IP address it came from; NULL: our own bounce
+    helo        TEXT,                      -- what the client called itself
+    received_at INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,          -- still undelivered then: bounce
+    size        INTEGER NOT NULL,          -- bytes of content
+    body        TEXT NOT NULL,             -- 7bit, 8bitmime, binarymime (RFC 6152, RFC 3030)
+    smtputf8    INTEGER NOT NULL,          -- 1: needs SMTPUTF8 (RFC 6531)
+    ret         TEXT,                      -- FULL or HDRS: what a bounce returns (RFC 3461)
+    envid       TEXT                       -- ENVID, xtext as given (RFC 3461)
+);
+
+-- One row for each recipient that is not finished; a finished one moves to history.
+CREATE TABLE recipients (
+    id              INTEGER PRIMARY KEY,
+    message_id      INTEGER NOT NULL REFERENCES messages (id),
+    address         TEXT NOT NULL,
+    domain          TEXT NOT NULL,         -- lower case, A-labels: what routing looks at
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'held')),
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at INTEGER NOT NULL,
+    last_attempt_at INTEGER,
+    last_reply      TEXT,                  -- what was said last, in their words, codes first
+    last_mx         TEXT,                  -- who said it
+    notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
+    orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
+    warned_at       INTEGER,               -- when the sender was told of the delay
+    dot_at          INTEGER                -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+);
+CREATE INDEX recipients_of_message ON recipients (message_id);
+CREATE INDEX recipients_due ON recipients (next_attempt_at, domain) WHERE state = 'queued';
+CREATE INDEX recipients_of_domain ON recipients (domain, next_attempt_at);
+
+-- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
+-- Whole: SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
+CREATE TABLE content (
+    message_id INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,           -- 0, 1, 2 …
+    data       BLOB NOT NULL,
+    PRIMARY KEY (message_id, seq)
+) WITHOUT ROWID;
+
+-- One row for each try and recipient: who said what, where, and what it meant.
+CREATE TABLE attempts (
+    id           INTEGER PRIMARY KEY,
+    recipient_id INTEGER NOT NULL,         -- recipients.id, and history.recipient_id afterwards
+    at           INTEGER NOT NULL,
+    duration_ms  INTEGER NOT NULL,
+    mx           TEXT,                     -- name of the host
+    ip           TEXT,
+    tls          TEXT,                     -- 'none', or version and 'verified' where the certificate was
+    phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data dot
+    code         INTEGER NOT NULL,
+    enhanced     TEXT,
+    reply        TEXT NOT NULL,            -- codes and text on one line
+    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
+);
+CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
+
+-- Finished recipients, kept as long as [queue] history says, their attempts with them.
+CREATE TABLE history (
+    recipient_id INTEGER PRIMARY KEY,
+    message_id   INTEGER NOT NULL,
+    queue_id     TEXT NOT NULL,
+    sender       TEXT NOT NULL,
+    address      TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed')),
+    received_at  INTEGER NOT NULL,
+    finished_at  INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL,
+    size         INTEGER NOT NULL,
+    reply        TEXT,
+    mx           TEXT
+);
+CREATE INDEX history_of_time ON history (finished_at);
+
+-- Lanes (destinations) that are backing off; a healthy lane has no row.
+CREATE TABLE lanes (
+    lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
+    failures      INTEGER NOT NULL,        -- in a row
+    backoff_until INTEGER NOT NULL,
+    last_reply    TEXT NOT NULL,
+    changed_at    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What the relay has to remember about itself.
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- A line for each waiting recipient, as a person wants to read it.
+CREATE VIEW queue AS
+SELECT m.queue_id,
+       m.sender,
+       r.address AS recipient,
+       r.state,
+       r.attempts,
+       CASE WHEN r.state = 'held' THEN 'held'
+            ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
+       coalesce(r.last_reply, l.last_reply) AS last_reply,
+       datetime(m.received_at, 'unixepoch') AS received,
+       unixepoch() - m.received_at AS age,  -- seconds
+       m.size,
+       r.last_mx,
+       r.message_id,
+       r.id AS recipient_id
+FROM recipients r
+JOIN messages m ON m.id = r.message_id
+LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch();
+
+-- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
+CREATE VIEW queue_by_domain AS
+SELECT r.domain,
+       count(*) AS total,
+       sum(unixepoch() - m.received_at < 300) AS under_5m,
+       sum(unixepoch() - m.received_at BETWEEN 300 AND 3599) AS under_1h,
+       sum(unixepoch() - m.received_at BETWEEN 3600 AND 21599) AS under_6h,
+       sum(unixepoch() - m.received_at BETWEEN 21600 AND 86399) AS under_1d,
+       sum(unixepoch() - m.received_at >= 86400) AS older,
+       sum(r.state = 'held') AS held,
+       datetime(min(m.received_at), 'unixepoch') AS oldest,
+       datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') AS next_attempt
+FROM recipients r
+JOIN messages m ON m.id = r.message_id
+GROUP BY r.domain
+ORDER BY total DESC, r.domain;
+
+-- What the world is telling us: the tries of the last day that did not end in delivery, grouped by what was said.
+CREATE VIEW failures AS
+SELECT count(*) AS times,
+       count(DISTINCT a.recipient_id) AS recipients,
+       a.outcome,
+       a.phase,
+       a.mx,
+       a.reply,
+       datetime(max(a.at), 'unixepoch') AS last
+FROM attempts a
+WHERE a.outcome NOT IN ('delivered', 'relayed') AND a.at >= unixepoch() - 86400
+GROUP BY a.outcome, a.phase, a.mx, a.reply
+ORDER BY times DESC, last DESC;
+
+-- Rows that break an invariant. Always empty; a line here is a bug or a hand that slipped.
+CREATE VIEW stuck AS
+SELECT 'recipient without a message' AS problem, r.id AS recipient_id, r.message_id
+FROM recipients r LEFT JOIN messages m ON m.id = r.message_id WHERE m.id IS NULL
+UNION ALL
+SELECT 'message without recipients', NULL, m.id
+FROM messages m WHERE NOT EXISTS (SELECT 1 FROM recipients r WHERE r.message_id = m.id)
+UNION ALL
+SELECT 'message without content', NULL, m.id
+FROM messages m WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id)
+UNION ALL
+SELECT 'both waiting and finished', r.id, r.message_id
+FROM recipients r JOIN history h ON h.recipient_id = r.id
+UNION ALL
+SELECT 'an hour past its lifetime', r.id, r.message_id
+FROM recipients r JOIN messages m ON m.id = r.message_id
+WHERE r.state = 'queued' AND m.expires_at < unixepoch() - 3600;

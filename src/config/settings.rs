@@ -1,0 +1,310 @@
+//! The checked settings, one struct a room. What was typed is read in `defs.rs` and `load.rs`;
+//! nothing here is optional that a room needs, and nothing here is text that still has to be understood.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::mail::{Address, Domain};
+
+/// Everything a config file says, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Banner, EHLO, Received.
+    pub hostname: Domain,
+    /// The queue room.
+    pub queue: QueueSettings,
+    /// The submission room.
+    pub submission: SubmissionSettings,
+    /// Name lookups.
+    pub dns: DnsSettings,
+    /// The delivery room.
+    pub delivery: DeliverySettings,
+    /// The scheduler room.
+    pub scheduler: SchedulerSettings,
+    /// `[[route]]`, in order.
+    pub routes: Arc<Routes>,
+}
+
+/// `[queue]`, the part that the queue itself needs.
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    /// The database file.
+    pub path: PathBuf,
+    /// How long finished recipients stay in `history`.
+    pub history: Duration,
+}
+
+/// Accepting mail.
+#[derive(Debug, Clone)]
+pub struct SubmissionSettings {
+    /// Banner and Received.
+    pub hostname: Domain,
+    /// `[[listen]]`.
+    pub listen: Vec<ListenSettings>,
+    /// `[tls]`; none where no listener uses TLS.
+    pub tls: Option<CertificateSettings>,
+    /// `[users] file`.
+    pub users_file: PathBuf,
+    /// `[aliases]`: local names (lower case, without domain) and where they lead.
+    pub aliases: BTreeMap<String, Vec<Address>>,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[queue] lifetime`.
+    pub lifetime: Duration,
+}
+
+/// One `[[listen]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// Where.
+    pub address: SocketAddr,
+    /// When TLS begins.
+    pub tls: ListenTls,
+    /// Whether MAIL wants AUTH before it (outside `trusted`).
+    pub auth_required: bool,
+    /// Networks that may relay without AUTH here.
+    pub trusted: Vec<IpNet>,
+}
+
+/// `[[listen]] tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenTls {
+    /// Offered; AUTH only after it.
+    Starttls,
+    /// From the first byte (RFC 8314).
+    Implicit,
+    /// None; AUTH offered only where the listener is bound to loopback.
+    Off,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateSettings {
+    /// `[tls] certificate` and `key`, PEM.
+    Files {
+        /// Leaf first, then its chain.
+        certificate: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+    /// Without a config file: self-signed, made at first start and kept in this directory.
+    SelfSigned {
+        /// The state directory.
+        directory: PathBuf,
+    },
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of content.
+    pub message_size: u64,
+    /// Recipients of a transaction.
+    pub recipients: usize,
+    /// Sessions at once.
+    pub sessions: usize,
+    /// Sessions at once from one address.
+    pub sessions_per_client: usize,
+    /// Bad commands before 421.
+    pub errors: usize,
+    /// Failed AUTH per client address and 10 minutes before 421.
+    pub auth_failures: usize,
+    /// Received fields before 554 5.4.6.
+    pub received_hops: usize,
+    /// A silent client is dropped after this.
+    pub idle_timeout: Duration,
+}
+
+/// `[dns]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// Empty: the system's resolv.conf.
+    pub servers: Vec<SocketAddr>,
+    /// For one question, all its tries together.
+    pub timeout: Duration,
+}
+
+/// `[delivery]`, and what of `[queue]` concerns it.
+#[derive(Debug, Clone)]
+pub struct DeliverySettings {
+    /// EHLO and the From of bounces.
+    pub hostname: Domain,
+    /// The port of MX hosts.
+    pub port: u16,
+    /// Threads at most.
+    pub workers: usize,
+    /// Messages on one connection.
+    pub messages_per_connection: usize,
+    /// What a lost answer after the dot means.
+    pub in_doubt: InDoubt,
+    /// Absolute, for one attempt.
+    pub attempt_deadline: Duration,
+    /// Local addresses to send from; empty: the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// Never deliver to these.
+    pub prohibited_networks: Vec<IpNet>,
+    /// For one address.
+    pub connect_timeout: Duration,
+    /// For every stage but the dot, which has twice this (RFC 5321 §4.5.3.2).
+    pub reply_timeout: Duration,
+    /// PEM roots beside webpki-roots.
+    pub ca_file: Option<PathBuf>,
+    /// `[queue] lifetime` of bounces.
+    pub bounce_lifetime: Duration,
+    /// When a sender is told of a delay; none: never.
+    pub delay_warning: Option<Duration>,
+}
+
+/// `[delivery] in_doubt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InDoubt {
+    /// Try again: perhaps twice, never lost.
+    Retry,
+    /// Wait for the operator.
+    Hold,
+    /// Call it delivered.
+    AssumeDelivered,
+}
+
+/// When to try, and how much at once.
+#[derive(Debug, Clone)]
+pub struct SchedulerSettings {
+    /// Delivery threads at most.
+    pub workers: usize,
+    /// Transactions at once in one lane.
+    pub connections_per_destination: usize,
+    /// Recipients of one transaction.
+    pub recipients_per_transaction: usize,
+    /// `[retry] schedule`; the last repeats.
+    pub schedule: Vec<Duration>,
+    /// What forms the lanes.
+    pub routes: Arc<Routes>,
+}
+
+/// `[[route]]` in order; the first match wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes(pub Vec<Route>);
+
+/// One `[[route]]`: mail for `domain` goes to `relay` instead of its MX hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Which recipient domains.
+    pub domain: DomainPattern,
+    /// Tried in order; empty: by MX (a route that only sets `tls`).
+    pub relay: Vec<RelayHost>,
+    /// What TLS must be.
+    pub tls: RouteTls,
+    /// PEM roots instead of the built-in ones.
+    pub ca_file: Option<PathBuf>,
+    /// AUTH at the relay.
+    pub login: Option<Login>,
+}
+
+/// A host of `[[route]] relay`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayHost {
+    /// A name, or an address literal in brackets.
+    pub host: Domain,
+    /// Its port.
+    pub port: u16,
+}
+
+/// `username` and the secret read from `password_file`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// `username`.
+    pub username: String,
+    /// The first line of `password_file`.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({:?}, …)", self.username)
+    }
+}
+
+/// `[[route]] tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTls {
+    /// Never STARTTLS.
+    Off,
+    /// STARTTLS where offered, unverified is fine.
+    Opportunistic,
+    /// STARTTLS or nothing; unverified is fine.
+    Encrypt,
+    /// STARTTLS with a certificate that holds for the host.
+    Verify,
+    /// TLS from the first byte, verified.
+    Implicit,
+}
+
+/// `*`, `*.example.com` or `example.com`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DomainPattern {
+    /// Every domain.
+    Any,
+    /// Every domain below this one, not itself.
+    Below(String),
+    /// This one.
+    Exactly(String),
+}
+
+impl DomainPattern {
+    /// Whether `domain` (in [`Domain`]'s form) is meant.
+    pub fn matches(&self, domain: &str) -> bool {
+        match self {
+            DomainPattern::Any => true,
+            DomainPattern::Exactly(name) => name == domain,
+            DomainPattern::Below(parent) => {
+                domain.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DomainPattern::Any => f.write_str("*"),
+            DomainPattern::Below(parent) => write!(f, "*.{parent}"),
+            DomainPattern::Exactly(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Routes {
+    /// The first route that matches.
+    pub fn find(&self, domain: &Domain) -> Option<&Route> {
+        self.0.iter().find(|route| route.domain.matches(domain.as_str()))
+    }
+
+    /// The name of the lane that mail for `domain` waits in: `route:` and the pattern where a
+    /// route with relays matches, the domain itself otherwise.
+    pub fn lane(&self, domain: &Domain) -> Arc<str> {
+        match self.find(domain) {
+            Some(route) if !route.relay.is_empty() => format!("route:{}", route.domain).into(),
+            _ => domain.as_str().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_below_a_domain_does_not_match_the_domain_or_a_look_alike() {
+        let below = DomainPattern::Below("example.com".to_owned());
+        assert!(below.matches("a.example.com"));
+        assert!(below.matches("a.b.example.com"));
+        assert!(!below.matches("example.com"));
+        assert!(!below.matches("notexample.com"));
+        assert!(!below.matches(".example.com"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Delivery: from a job to its outcomes. Foreign replies end here.
+
+pub mod route;

@@ -1,0 +1,298 @@
+//! Addresses: the grammar of RFC 5321 §4.1.2 and RFC 6531 §3.3, and the form domains are compared in.
+//!
+//! The type is lettre's [`Address`]; the reader is Postrider's own, because lettre's accepts
+//! neither every quoted local part nor says why it refuses. What [`parse`] lets through holds
+//! no control character, no space outside quotes and no angle bracket outside quotes, so that
+//! it can be written into a command line as it is.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+pub use lettre::Address;
+
+/// RFC 5321 §4.5.3.1.1.
+pub const LOCAL_BYTES_MAX: usize = 64;
+/// RFC 5321 §4.5.3.1.2.
+pub const DOMAIN_BYTES_MAX: usize = 255;
+
+/// What stands between the angle brackets of MAIL and RCPT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Path {
+    /// `<>`, the null sender.
+    Null,
+    /// `<Postmaster>` without a domain (RFC 5321 §4.5.1).
+    Postmaster,
+    /// A mailbox. A source route before it was read and dropped (RFC 5321 §4.1.1.3).
+    Mailbox(Address),
+}
+
+/// Why an address is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// No angle brackets round it, or something behind them.
+    #[error("the address must stand in angle brackets")]
+    Brackets,
+    /// No `@`.
+    #[error("the address has no domain")]
+    NoDomain,
+    /// The part before the `@` breaks the grammar.
+    #[error("the local part is not valid")]
+    Local,
+    /// The part behind the `@` breaks the grammar.
+    #[error("the domain is not valid")]
+    Domain,
+    /// Longer than RFC 5321 §4.5.3.1 allows.
+    #[error("the address is too long")]
+    TooLong,
+}
+
+/// Reads `local@domain`.
+///
+/// # Errors
+/// Says which part breaks the grammar.
+pub fn parse(text: &str) -> Result<Address, AddressError> {
+    let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NoDomain)?;
+    // An address literal holds no '@', and neither does a domain: the last '@' divides.
+    if local.len() > LOCAL_BYTES_MAX || domain.len() > DOMAIN_BYTES_MAX {
+        return Err(AddressError::TooLong);
+    }
+    if !is_local_part(local) {
+        return Err(AddressError::Local);
+    }
+    Domain::parse(domain)?;
+    Ok(Address::new_dangerous(local, domain))
+}
+
+/// Reads the path of MAIL or RCPT from the start of `text` and gives it with what follows
+/// (the parameters, still with their leading space).
+///
+/// # Errors
+/// As [`parse`]; `Brackets` where the path is not in angle brackets.
+pub fn parse_path(text: &str) -> Result<(Path, &str), AddressError> {
+    let inner = text.strip_prefix('<').ok_or(AddressError::Brackets)?;
+    let end = closing_bracket(inner).ok_or(AddressError::Brackets)?;
+    let (path, rest) = (&inner[..end], &inner[end + 1..]);
+    if !rest.is_empty() && !rest.starts_with(' ') {
+        return Err(AddressError::Brackets);
+    }
+    let path = match path {
+        "" => Path::Null,
+        bare if bare.eq_ignore_ascii_case("postmaster") => Path::Postmaster,
+        _ => Path::Mailbox(parse(without_source_route(path)?)?),
+    };
+    Ok((path, rest))
+}
+
+/// Where the `>` is that is neither quoted nor escaped.
+fn closing_bracket(text: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'>' if !quoted => return Some(at),
+            b'<' if !quoted => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Drops `@a.example,@b.example:` (RFC 5321 §4.1.1.3: accepted, and to be ignored).
+fn without_source_route(path: &str) -> Result<&str, AddressError> {
+    if !path.starts_with('@') {
+        return Ok(path);
+    }
+    let (route, mailbox) = path.split_once(':').ok_or(AddressError::Domain)?;
+    for hop in route.split(',') {
+        Domain::parse(hop.strip_prefix('@').ok_or(AddressError::Domain)?)?;
+    }
+    Ok(mailbox)
+}
+
+/// Dot-string or quoted string, UTF-8 beyond ASCII allowed (RFC 6531 §3.3).
+fn is_local_part(local: &str) -> bool {
+    if let Some(quoted) = local.strip_prefix('"') {
+        let Some(content) = quoted.strip_suffix('"') else { return false };
+        let mut escaped = false;
+        for c in content.chars() {
+            let printable = (' '..='~').contains(&c) || is_beyond_ascii(c);
+            match c {
+                _ if !printable => return false,
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => return false,
+                _ => {}
+            }
+        }
+        return !escaped;
+    }
+    local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
+}
+
+fn is_atext(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_beyond_ascii(c)
+}
+
+/// Not ASCII and not a control character (C1 controls count as such).
+fn is_beyond_ascii(c: char) -> bool {
+    !c.is_ascii() && !c.is_control()
+}
+
+/// A domain in the form it is compared and looked up in: lower case, A-labels, no dot at the
+/// end; or an address literal in its brackets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(Arc<str>);
+
+impl Domain {
+    /// Reads a domain name (U-labels become A-labels) or an address literal.
+    ///
+    /// # Errors
+    /// `Domain` where it is neither.
+    pub fn parse(text: &str) -> Result<Domain, AddressError> {
+        if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            return match literal_ip(literal) {
+                Some(IpAddr::V4(v4)) => Ok(Domain(format!("[{v4}]").into())),
+                Some(IpAddr::V6(v6)) => Ok(Domain(format!("[IPv6:{v6}]").into())),
+                None => Err(AddressError::Domain),
+            };
+        }
+        let ascii = if text.is_ascii() {
+            text.to_ascii_lowercase()
+        } else {
+            idna::domain_to_ascii_strict(text).map_err(|_| AddressError::Domain)?
+        };
+        let name = ascii.strip_suffix('.').unwrap_or(&ascii);
+        let fits = !name.is_empty() && name.len() <= DOMAIN_BYTES_MAX;
+        if fits && name.split('.').all(is_label) {
+            Ok(Domain(name.into()))
+        } else {
+            Err(AddressError::Domain)
+        }
+    }
+
+    /// The domain of an address.
+    pub fn of(address: &Address) -> Domain {
+        // Every Address that parse() made has a domain that Domain::parse took; one read back
+        // from a database that a person edited may not: it is looked up as it stands, and fails there.
+        Domain::parse(address.domain())
+            .unwrap_or_else(|_| Domain(address.domain().to_ascii_lowercase().into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The address, where the domain is an address literal.
+    pub fn ip(&self) -> Option<IpAddr> {
+        literal_ip(self.0.strip_prefix('[')?.strip_suffix(']')?)
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// RFC 5321 §4.1.3: `192.0.2.1` or `IPv6:2001:db8::1`.
+fn literal_ip(literal: &str) -> Option<IpAddr> {
+    match literal.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => {
+            literal[5..].parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+        }
+        _ => literal.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
+/// Letters, digits, hyphens inside; an underscore too, since such hosts exist and receive mail.
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_grammar_are_read() {
+        for text in [
+            "a@b",
+            "first.last@example.com",
+            "o'brien+tag@Example.COM",
+            "\"with space\"@example.com",
+            "\"a\\\"b@c\"@example.com",
+            "user@[192.0.2.1]",
+            "user@[IPv6:2001:db8::1]",
+            "用户@例え.jp",
+            "u@xn--r8jz45g.jp",
+        ] {
+            assert_eq!(parse(text).map(|a| a.to_string()).as_deref(), Ok(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_outside_the_grammar_are_refused() {
+        use AddressError::*;
+        for (text, error) in [
+            ("nobody", NoDomain),
+            ("@example.com", Local),
+            ("a@", Domain),
+            (".a@b", Local),
+            ("a.@b", Local),
+            ("a..b@c", Local),
+            ("a b@c", Local),
+            ("a\r\nb@c", Local),
+            ("a\0@c", Local),
+            ("a@b@c", Local),
+            ("\"a@c", Local),
+            ("\"a\\\"@c", Local),
+            ("\"a\"b\"@c", Local),
+            ("\"a\nb\"@c", Local),
+            ("a@-b.example", Domain),
+            ("a@b..c", Domain),
+            ("a@b c", Domain),
+            ("a@[300.1.1.1]", Domain),
+            ("a@[2001:db8::1]", Domain),
+            ("a@[192.0.2.1", Domain),
+            ("a\u{85}@b", Local),
+        ] {
+            assert_eq!(parse(text), Err(error), "{text:?}");
+        }
+        assert_eq!(parse(&format!("{}@b", "x".repeat(65))), Err(TooLong));
+        assert_eq!(parse(&format!("a@{}.b", "x".repeat(254))), Err(TooLong));
+    }
+
+    #[test]
+    fn a_path_ends_at_its_own_bracket() {
+        let mailbox = |text: &str| Path::Mailbox(parse(text).unwrap());
+        assert_eq!(parse_path("<>"), Ok((Path::Null, "")));
+        assert_eq!(parse_path("<PostMaster> X"), Ok((Path::Postmaster, " X")));
+        assert_eq!(parse_path("<a@b> SIZE=1"), Ok((mailbox("a@b"), " SIZE=1")));
+        assert_eq!(parse_path("<\"a>b\"@c>"), Ok((mailbox("\"a>b\"@c"), "")));
+        assert_eq!(parse_path("<@x,@y.z:a@b>"), Ok((mailbox("a@b"), "")));
+        for bad in ["a@b", "<a@b", "<a@b>>", "<a@b>x", "<<a@b>>", " <a@b>"] {
+            assert_eq!(parse_path(bad), Err(AddressError::Brackets), "{bad}");
+        }
+        assert_eq!(parse_path("<@x:>"), Err(AddressError::NoDomain));
+        assert_eq!(parse_path("<@x a@b>"), Err(AddressError::Domain));
+    }
+
+    #[test]
+    fn domains_are_compared_in_one_form() {
+        let form = |text: &str| Domain::parse(text).map(|d| d.to_string());
+        assert_eq!(form("Example.COM."), Ok("example.com".to_owned()));
+        assert_eq!(form("BÜCHER.example"), Ok("xn--bcher-kva.example".to_owned()));
+        assert_eq!(form("[IPv6:2001:DB8:0::1]"), Ok("[IPv6:2001:db8::1]".to_owned()));
+        assert_eq!(Domain::parse("[192.0.2.7]").unwrap().ip(), Some("192.0.2.7".parse().unwrap()));
+        assert_eq!(Domain::parse("192.0.2.7").unwrap().ip(), None);
+        // A full-width dot is a dot to IDNA: the result is an ordinary domain, never a trick.
+        assert_eq!(form("a\u{ff0e}b"), Ok("a.b".to_owned()));
+    }
+}

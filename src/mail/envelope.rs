@@ -1,0 +1,149 @@
+//! An envelope: who sends, to whom, and the parameters of MAIL and RCPT that travel with a message.
+
+use super::Address;
+
+/// How the content's bytes may look (RFC 6152, RFC 3030).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Body {
+    /// Lines of US-ASCII.
+    #[default]
+    SevenBit,
+    /// Lines with any bytes.
+    EightBitMime,
+    /// Any bytes, no line structure.
+    BinaryMime,
+}
+
+impl Body {
+    /// The word of the BODY parameter, in lower case as the `messages` table has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Body::SevenBit => "7bit",
+            Body::EightBitMime => "8bitmime",
+            Body::BinaryMime => "binarymime",
+        }
+    }
+
+    /// Reads what [`Body::as_str`] writes; any case.
+    pub fn from_word(word: &str) -> Option<Body> {
+        [Body::SevenBit, Body::EightBitMime, Body::BinaryMime]
+            .into_iter()
+            .find(|body| body.as_str().eq_ignore_ascii_case(word))
+    }
+}
+
+/// How much of the message a bounce returns (RFC 3461 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ret {
+    /// The whole message.
+    Full,
+    /// Its header only.
+    Hdrs,
+}
+
+impl Ret {
+    /// The word of the RET parameter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ret::Full => "FULL",
+            Ret::Hdrs => "HDRS",
+        }
+    }
+
+    /// Reads what [`Ret::as_str`] writes; any case.
+    pub fn from_word(word: &str) -> Option<Ret> {
+        [Ret::Full, Ret::Hdrs].into_iter().find(|ret| ret.as_str().eq_ignore_ascii_case(word))
+    }
+}
+
+/// When the sender wants a report about a recipient (RFC 3461 §4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notify {
+    /// On delivery.
+    pub success: bool,
+    /// On failure.
+    pub failure: bool,
+    /// On delay.
+    pub delay: bool,
+}
+
+impl Notify {
+    /// No reports at all.
+    pub const NEVER: Notify = Notify { success: false, failure: false, delay: false };
+    /// What holds where RCPT had no NOTIFY parameter: failures and, by local choice, delays.
+    pub const DEFAULT: Notify = Notify { success: false, failure: true, delay: true };
+
+    /// The value of the NOTIFY parameter: `NEVER`, or a list such as `FAILURE,DELAY`.
+    pub fn to_word(self) -> String {
+        let words = [(self.success, "SUCCESS"), (self.failure, "FAILURE"), (self.delay, "DELAY")];
+        let list: Vec<&str> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        if list.is_empty() { "NEVER".to_owned() } else { list.join(",") }
+    }
+
+    /// Reads a NOTIFY value; none where it is not one (`NEVER` stands alone).
+    pub fn from_word(value: &str) -> Option<Notify> {
+        if value.eq_ignore_ascii_case("NEVER") {
+            return Some(Notify::NEVER);
+        }
+        let mut notify = Notify::NEVER;
+        for word in value.split(',') {
+            match word.to_ascii_uppercase().as_str() {
+                "SUCCESS" => notify.success = true,
+                "FAILURE" => notify.failure = true,
+                "DELAY" => notify.delay = true,
+                _ => return None,
+            }
+        }
+        Some(notify)
+    }
+}
+
+/// One recipient of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// The address as RCPT gave it (the local part's case kept).
+    pub address: Address,
+    /// The NOTIFY parameter; none where RCPT had none.
+    pub notify: Option<Notify>,
+    /// The ORCPT parameter as given, `rfc822;user@example.com` (xtext kept; RFC 3461 §4.2).
+    pub orcpt: Option<String>,
+}
+
+impl Recipient {
+    /// A recipient without parameters.
+    pub fn new(address: Address) -> Recipient {
+        Recipient { address, notify: None, orcpt: None }
+    }
+}
+
+/// Sender, recipients and the parameters that travel with a message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Envelope {
+    /// The reverse-path; none is the null sender `<>`.
+    pub sender: Option<Address>,
+    /// Who is to get it; never empty once queued.
+    pub recipients: Vec<Recipient>,
+    /// BODY.
+    pub body: Body,
+    /// SMTPUTF8 was given (RFC 6531).
+    pub smtputf8: bool,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID, xtext as given (RFC 3461 §4.4).
+    pub envid: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notify_reads_what_it_writes_and_never_stands_alone() {
+        for word in ["NEVER", "SUCCESS", "FAILURE,DELAY", "SUCCESS,FAILURE,DELAY"] {
+            assert_eq!(Notify::from_word(word).map(Notify::to_word).as_deref(), Some(word));
+        }
+        assert_eq!(Notify::from_word("success"), Notify::from_word("SUCCESS"));
+        assert_eq!(Notify::from_word("NEVER,DELAY"), None);
+        assert_eq!(Notify::from_word(""), None);
+    }
+}

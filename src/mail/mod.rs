@@ -1,0 +1,13 @@
+//! The shared words: what every room means by an address, an envelope, a reply, an outcome.
+//!
+//! Nothing here does I/O, reads a clock or logs.
+
+pub mod address;
+pub mod envelope;
+pub mod outcome;
+pub mod reply;
+
+pub use address::{Address, Domain, Path};
+pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
+pub use outcome::{Attempt, Outcome, Phase};
+pub use reply::{Enhanced, Reply};

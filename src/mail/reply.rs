@@ -1,0 +1,139 @@
+//! An SMTP reply: the code, the enhanced code and the text (RFC 5321 §4.2, RFC 2034, RFC 3463).
+//!
+//! The same type serves the replies Postrider gives (constants in `submission/replies.rs`)
+//! and those it is given (read by `delivery/connection.rs`).
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// An enhanced status code, `class.subject.detail` (RFC 3463 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Enhanced(pub u8, pub u16, pub u16);
+
+impl fmt::Display for Enhanced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Enhanced {
+    /// Reads the enhanced code at the start of a reply's text and gives it with what follows.
+    ///
+    /// None where there is none, or where its class does not agree with `code`
+    /// (RFC 2034 §4: the class must match the first digit).
+    pub fn split(code: u16, text: &str) -> Option<(Enhanced, &str)> {
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut parts = word.split('.');
+        let (class, subject, detail) = (parts.next()?, parts.next()?, parts.next()?);
+        let number = |part: &str| -> Option<u16> {
+            let plain = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+            plain.then(|| part.parse().ok()).flatten()
+        };
+        let class = match class {
+            "2" => 2,
+            "4" => 4,
+            "5" => 5,
+            _ => return None,
+        };
+        if parts.next().is_some() || u16::from(class) != code / 100 {
+            return None;
+        }
+        Some((Enhanced(class, number(subject)?, number(detail)?), rest))
+    }
+}
+
+/// A reply: three digits, perhaps an enhanced code, and text of one or more lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599 in what we send; whatever three digits a foreign host said otherwise.
+    pub code: u16,
+    /// The enhanced code, where the reply carried one.
+    pub enhanced: Option<Enhanced>,
+    /// The text without codes; lines are separated by `\n`, never `\r`.
+    pub text: Cow<'static, str>,
+}
+
+impl Reply {
+    /// A constant reply with an enhanced code.
+    pub const fn new(code: u16, enhanced: Enhanced, text: &'static str) -> Reply {
+        Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text) }
+    }
+
+    /// A constant reply of the kinds that carry no enhanced code (greeting, EHLO, 334, 354).
+    pub const fn bare(code: u16, text: &'static str) -> Reply {
+        Reply { code, enhanced: None, text: Cow::Borrowed(text) }
+    }
+
+    /// The same reply with another text.
+    #[must_use]
+    pub fn with_text(mut self, text: impl Into<Cow<'static, str>>) -> Reply {
+        self.text = text.into();
+        self
+    }
+
+    /// 2xx.
+    pub fn is_positive(&self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// Writes the reply as it goes over the wire, every line with its codes (RFC 2034 §4) and CR LF.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(line) = lines.next() {
+            let dash = if lines.peek().is_some() { '-' } else { ' ' };
+            // Writing to a Vec cannot fail.
+            let _ = match self.enhanced {
+                Some(enhanced) => write!(out, "{}{dash}{enhanced} {line}\r\n", self.code),
+                None => write!(out, "{}{dash}{line}\r\n", self.code),
+            };
+        }
+    }
+}
+
+/// One line, as logs, tables and bounces quote it: `550 5.1.1 no such user`.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:03}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        for line in self.text.split('\n').filter(|line| !line.is_empty()) {
+            write!(f, " {line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_a_reply_carries_its_codes() {
+        let mut out = Vec::new();
+        Reply::new(250, Enhanced(2, 1, 0), "one\ntwo").write_to(&mut out);
+        assert_eq!(out, b"250-2.1.0 one\r\n250 2.1.0 two\r\n");
+        out.clear();
+        Reply::bare(354, "go ahead").write_to(&mut out);
+        assert_eq!(out, b"354 go ahead\r\n");
+    }
+
+    #[test]
+    fn an_enhanced_code_is_read_only_where_it_agrees_with_the_code() {
+        assert_eq!(Enhanced::split(550, "5.1.1 no"), Some((Enhanced(5, 1, 1), "no")));
+        assert_eq!(Enhanced::split(550, "5.1.1"), Some((Enhanced(5, 1, 1), "")));
+        assert_eq!(Enhanced::split(250, "5.1.1 no"), None);
+        assert_eq!(Enhanced::split(550, "5.1 no"), None);
+        assert_eq!(Enhanced::split(550, "5.1.1111 no"), None);
+        assert_eq!(Enhanced::split(550, "5.1.1.1 no"), None);
+        assert_eq!(Enhanced::split(550, "5.+1.1 no"), None);
+    }
+
+    #[test]
+    fn a_reply_reads_as_one_line() {
+        let reply = Reply::new(550, Enhanced(5, 1, 1), "no\n\nsuch user");
+        assert_eq!(reply.to_string(), "550 5.1.1 no such user");
+        assert_eq!(Reply::bare(250, "").to_string(), "250");
+    }
+}

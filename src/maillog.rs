@@ -1,0 +1,90 @@
+//! The mail log: the closed set of lines an operator reads, each with its queue id.
+//!
+//! Levels: error, the operator must act; warn, we refused or gave up; info, the way of each
+//! message; debug, the dialogue, secrets blanked. Every line that tells of a message is made here.
+
+use std::net::IpAddr;
+
+use crate::mail::{Address, Attempt, Outcome};
+use crate::queue::{MessageId, NewMessage};
+
+/// The null sender is shown as `<>`.
+fn sender_text(sender: Option<&Address>) -> &str {
+    sender.map_or("<>", AsRef::as_ref)
+}
+
+/// A message is on disk; the 250 follows.
+pub fn accepted(message: &NewMessage) {
+    let origin = &message.origin;
+    log::info!(
+        "{}: accepted from=<{}> size={} nrcpt={} client={} user={}",
+        message.id,
+        message.envelope.sender.as_ref().map_or("", AsRef::as_ref),
+        message.size,
+        message.envelope.recipients.len(),
+        origin.client.map_or_else(|| "local".to_owned(), |ip| ip.to_string()),
+        origin.user.as_deref().unwrap_or("-"),
+    );
+}
+
+/// A try ended. `next` says when the next one is, in seconds from now.
+pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_secs: Option<i64>) {
+    let level = match attempt.outcome {
+        Outcome::Delivered | Outcome::Relayed | Outcome::Deferred => log::Level::Info,
+        Outcome::Failed | Outcome::Expired | Outcome::InDoubt => log::Level::Warn,
+    };
+    if !log::log_enabled!(level) {
+        return;
+    }
+    let host = match (&attempt.mx, attempt.ip) {
+        (Some(mx), Some(ip)) => format!("{mx}[{ip}]"),
+        (Some(mx), None) => mx.clone(),
+        _ => "none".to_owned(),
+    };
+    let next = next_secs.map_or_else(String::new, |secs| format!(" next={secs}s"));
+    log::log!(
+        level,
+        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} reply={}",
+        attempt.outcome.as_str(),
+        attempt.tls.as_deref().unwrap_or("none"),
+        attempt.phase.as_str(),
+        attempt.duration_ms,
+        attempt.reply,
+    );
+}
+
+/// A recipient ran out of time without a further try.
+pub fn expired(id: MessageId, recipient: &Address, last_reply: &str) {
+    log::warn!("{id}: expired to=<{recipient}> last reply: {last_reply}");
+}
+
+/// A bounce, warning or report was written and queued with the outcome that caused it.
+pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
+    let to = notice.envelope.recipients.first().map(|recipient| &recipient.address);
+    log::info!("{id}: {what} queued as {} to=<{}>", notice.id, sender_text(to));
+}
+
+/// A bounce could not be delivered; nobody is left to be told (RFC 5321 §4.5.5).
+pub fn dead_end(id: MessageId, recipient: &Address, why: &str) {
+    log::warn!("{id}: bounce to <{recipient}> could not be delivered and is dropped: {why}");
+}
+
+/// A destination is in trouble and its lane waits.
+pub fn lane_backs_off(lane: &str, secs: i64, why: &str) {
+    log::warn!("lane {lane} backs off for {secs} s: {why}");
+}
+
+/// A destination works again.
+pub fn lane_recovered(lane: &str) {
+    log::info!("lane {lane} works again");
+}
+
+/// ETRN or the command line asked for an attempt now.
+pub fn kicked(what: &str, recipients: usize, by: &str) {
+    log::info!("kick {what}: {recipients} recipients due now, asked by {by}");
+}
+
+/// A client was refused for good or sent away.
+pub fn turned_away(client: IpAddr, why: &str) {
+    log::warn!("client {client}: {why}");
+}

@@ -1,0 +1,250 @@
+//! What goes into the queue and comes out of it: the row types that the other rooms share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Notify, Ret};
+
+use super::id::{MessageId, RecipientId};
+
+/// Where a message came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Who authenticated; none from a trusted network and for our own bounces.
+    pub user: Option<String>,
+    /// The client's address; none for our own bounces.
+    pub client: Option<IpAddr>,
+    /// What the client called itself.
+    pub helo: Option<String>,
+}
+
+/// A message about to be queued.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// From [`super::Queue::new_message_id`].
+    pub id: MessageId,
+    /// Sender, recipients (at least one), parameters.
+    pub envelope: Envelope,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Unix seconds.
+    pub received_at: i64,
+    /// Unix seconds; undelivered then, it bounces.
+    pub expires_at: i64,
+    /// Bytes of content in all, streamed chunks included.
+    pub size: u64,
+    /// The last piece of the content: all of it for a message of one chunk. CR LF line ends, dots not doubled.
+    pub tail: Vec<u8>,
+    /// How many chunks went ahead of `tail` through [`super::Queue::append_chunk`].
+    pub chunks_before: u32,
+}
+
+/// A queued message with those of its recipients that were asked for.
+#[derive(Debug, Clone)]
+pub struct QueuedMessage {
+    /// Its id; the queue id in text.
+    pub id: MessageId,
+    /// None: the null sender.
+    pub sender: Option<Address>,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Unix seconds.
+    pub received_at: i64,
+    /// Unix seconds.
+    pub expires_at: i64,
+    /// Bytes of content.
+    pub size: u64,
+    /// BODY.
+    pub body: Body,
+    /// SMTPUTF8 was given.
+    pub smtputf8: bool,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID.
+    pub envid: Option<String>,
+    /// The recipients asked for, those still waiting (state `queued`).
+    pub recipients: Vec<QueuedRecipient>,
+    /// The content, while the cache of fresh messages keeps it; otherwise [`super::Queue::content`] reads it.
+    pub content: Option<Arc<CachedContent>>,
+}
+
+/// Content in memory; gives its bytes back to the cache's budget when dropped.
+#[derive(Debug)]
+pub struct CachedContent {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    pub(super) budget: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Drop for CachedContent {
+    fn drop(&mut self) {
+        self.budget.fetch_add(self.bytes.len(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// A recipient that waits.
+#[derive(Debug, Clone)]
+pub struct QueuedRecipient {
+    /// Its id.
+    pub id: RecipientId,
+    /// The address as it goes into RCPT.
+    pub address: Address,
+    /// What routing looks at.
+    pub domain: Domain,
+    /// Tries so far.
+    pub attempts: u32,
+    /// NOTIFY.
+    pub notify: Option<Notify>,
+    /// ORCPT.
+    pub orcpt: Option<String>,
+    /// What was said last.
+    pub last_reply: Option<String>,
+    /// Who said it.
+    pub last_mx: Option<String>,
+    /// When the sender was told of the delay.
+    pub warned_at: Option<i64>,
+}
+
+/// A recipient whose time has come: all that the scheduler keeps of it.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// Its message.
+    pub message: MessageId,
+    /// What routing looks at.
+    pub domain: Domain,
+    /// `next_attempt_at`, Unix seconds.
+    pub due_at: i64,
+    /// Tries so far.
+    pub attempts: u32,
+    /// The whole message, while it is fresh and in memory.
+    pub fresh: Option<Arc<QueuedMessage>>,
+}
+
+/// One transaction to carry out: a message and those of its recipients that share a lane.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The destination's name: a recipient domain, or `route:` and the route's pattern.
+    pub lane: Arc<str>,
+    /// The message.
+    pub message: MessageId,
+    /// The recipients, each with how long to wait before the next try should this one be deferred.
+    pub recipients: Vec<(RecipientId, Duration)>,
+    /// The whole message, while it is fresh and in memory.
+    pub fresh: Option<Arc<QueuedMessage>>,
+    /// Past its lifetime: bounce it with what was said last, without another try.
+    pub expired: bool,
+}
+
+/// What a job did to its lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// The destination took a message.
+    Healthy,
+    /// Nothing was learnt about the destination.
+    Unchanged,
+    /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
+    Trouble(String),
+}
+
+/// How a recipient leaves an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Stays queued; next try at this time (Unix seconds).
+    Retry(i64),
+    /// Waits for the operator.
+    Hold,
+    /// Moves to `history`.
+    Finished(Finished),
+}
+
+/// The states of `history`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// Accepted by the host responsible from here on.
+    Delivered,
+    /// Accepted by a host that offers no DSN, where a success report was asked for.
+    Relayed,
+    /// Refused for good.
+    Failed,
+    /// Past its lifetime.
+    Expired,
+    /// Taken out by the operator.
+    Removed,
+}
+
+impl Finished {
+    /// The word in `history.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finished::Delivered => "delivered",
+            Finished::Relayed => "relayed",
+            Finished::Failed => "failed",
+            Finished::Expired => "expired",
+            Finished::Removed => "removed",
+        }
+    }
+}
+
+/// What came of one recipient.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// The try; none where there was none (expired while waiting).
+    pub attempt: Option<Attempt>,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// The sender is told of the delay by one of the notices of this settlement.
+    pub warned: bool,
+}
+
+/// What came of a job. Committed in one transaction.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The message (its recipients may be a part only).
+    pub message: Arc<QueuedMessage>,
+    /// Unix seconds.
+    pub at: i64,
+    /// One for each recipient of the job.
+    pub results: Vec<Settled>,
+    /// Bounces, warnings and reports that this causes.
+    pub notices: Vec<NewMessage>,
+}
+
+/// A lane that backs off: a row of `lanes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneRow {
+    /// The lane's name.
+    pub lane: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Unix seconds; no try before.
+    pub backoff_until: i64,
+    /// What was said.
+    pub last_reply: String,
+}
+
+/// Whose mail an ETRN or the command line asks to have tried now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kick {
+    /// This domain (ETRN `example.com`).
+    Domain(Domain),
+    /// This domain and all below it (ETRN `@example.com`, RFC 1985 §5).
+    DomainAndBelow(Domain),
+}
+
+/// What the writer tells the scheduler, in the order of the commits.
+#[derive(Debug)]
+pub enum Event {
+    /// New messages are on disk; every recipient is due now.
+    Accepted(Vec<Due>),
+    /// These are no longer in flight; with the next try's time where there is one.
+    Settled(Vec<(RecipientId, Option<i64>)>),
+    /// These domains were kicked: their recipients are due now, their lanes' backoff is forgotten.
+    Kicked(Kick),
+    /// Somebody else wrote to the database: forget what waits in memory and read it again.
+    ChangedOutside,
+}
