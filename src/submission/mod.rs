@@ -1,1 +1,3 @@
-//! To be built.
+//! Submission: hostile bytes end here.
+
+pub mod users;
