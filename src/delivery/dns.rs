@@ -1,4 +1,4 @@
-//! Name lookups: the only file that knows hickory and tokio.
+//! Name lookups: the only file that knows hickory and tokio (the demo's own DNS server aside).
 //!
 //! To the rest of the house a lookup blocks its thread and ends within `[dns] timeout`, whatever
 //! the servers do. hickory's runtime lives on one thread here; questions from any number of
@@ -313,7 +313,7 @@ fn code_text(code: ResponseCode) -> String {
 
 /// None for what cannot be asked for.
 fn absolute(name: &str) -> Option<Name> {
-    let mut name = Name::from_ascii(name).ok().filter(|name| !name.is_root())?;
+    let mut name = Name::from_ascii(name).ok().filter(|name| name.iter().next().is_some())?;
     name.set_fqdn(true);
     Some(name)
 }
