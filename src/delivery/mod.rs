@@ -1,3 +1,4 @@
 //! Delivery: from a job to its outcomes. Foreign replies end here.
 
+pub mod dns;
 pub mod route;
