@@ -1,3 +1,11 @@
 //! Delivery: from a job to its outcomes. Foreign replies end here.
 
+pub mod connection;
+mod connector;
+mod offers;
+mod reply_reader;
 pub mod route;
+mod stuffing;
+pub mod tls;
+pub mod transaction;
+mod wire;
