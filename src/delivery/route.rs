@@ -414,3 +414,6 @@ impl fmt::Display for ListedMx<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
