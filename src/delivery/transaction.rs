@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 
-use crate::mail::{Address, Body, Domain, Enhanced, Phase, Reply, Ret};
+use crate::mail::{Address, Body, Domain, Enhanced, Phase, Reply, Ret, address};
 use crate::queue::QueuedRecipient;
 
 use super::offers::Offers;
@@ -522,8 +522,8 @@ fn is_ascii(address: &Address) -> bool {
 /// The address as this host can be given it. Where it has no SMTPUTF8, a domain becomes its A-labels
 /// (RFC 6531 §3.2 leaves that open, and it is the same domain); a local part cannot be changed.
 fn writable<'a>(address: &'a Address, smtputf8: bool, bad: &Refusals) -> Result<Cow<'a, Address>, Reply> {
-    // The queue is a file that people edit: no line end may reach the wire.
-    if AsRef::<str>::as_ref(address).contains(char::is_control) {
+    // The queue is a file that people edit: nothing may reach the wire that ends the address early.
+    if address::parse(address.as_ref()).is_err() {
         return Err(bad.syntax.clone());
     }
     if smtputf8 || is_ascii(address) {

@@ -172,11 +172,13 @@ fn content_arrives_byte_for_byte() {
         b"\r\n\r\n.\r\n\r\n",
         &big,
     ] {
-        let mx = FakeMx::start(Script::new());
-        let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
-        let results = deliver(&mut open(&mx).unwrap(), &outgoing(&sender, &[&to], content), content);
-        assert_eq!(verdicts(&results), [Verdict::Delivered]);
-        assert!(mx.messages()[0].content == content, "{} bytes differ", content.len());
+        for script in [Script::new(), Script::new().tls(&Certificate::for_names(&["mx.example.net"]))] {
+            let mx = FakeMx::start(script);
+            let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+            let results = deliver(&mut open(&mx).unwrap(), &outgoing(&sender, &[&to], content), content);
+            assert_eq!(verdicts(&results), [Verdict::Delivered]);
+            assert!(mx.messages()[0].content == content, "{} bytes differ", content.len());
+        }
     }
 }
 

@@ -466,20 +466,20 @@ impl Session {
                 }
                 "HELO" => drop(self.answer(|at| at == At::Helo, "250 fake.example")?),
                 "STARTTLS" => {
-                    if self.answer(|at| at == At::Starttls, "220 go ahead")? {
+                    if self.answer(|at| at == At::Starttls, "220 go ahead")?.starts_with('2') {
                         self.handshake()?;
                     }
                 }
                 "AUTH" => self.auth(&line)?,
                 "MAIL" => {
-                    if self.answer(|at| at == At::Mail, "250 2.1.0 sender ok")? {
+                    if self.answer(|at| at == At::Mail, "250 2.1.0 sender ok")?.starts_with('2') {
                         self.mail = Some(line);
                     }
                 }
                 "RCPT" if self.mail.is_none() => self.say("503 5.5.1 MAIL first")?,
                 "RCPT" => {
                     let fits = |at| matches!(at, At::Rcpt(text) if line.contains(text));
-                    if self.answer(fits, "250 2.1.5 recipient ok")? {
+                    if self.answer(fits, "250 2.1.5 recipient ok")?.starts_with('2') {
                         self.rcpts.push(line);
                     }
                 }
@@ -529,20 +529,9 @@ impl Session {
     }
 
     fn data(&mut self) -> Result<(), Over> {
-        let ordinary = if self.rcpts.is_empty() { "554 5.5.1 no valid recipients" } else { "354 go ahead" };
-        let reply = self.script.act(|at| at == At::Data);
-        let goes_on = match reply {
-            None => {
-                self.say(ordinary)?;
-                ordinary.starts_with('3')
-            }
-            Some(act) => {
-                let goes_on = matches!(&act, Act::Say(reply) if reply.starts_with("354"));
-                self.perform(act)?;
-                goes_on
-            }
-        };
-        if !goes_on {
+        let nobody = self.rcpts.is_empty();
+        let ordinary = if nobody { "554 5.5.1 no valid recipients" } else { "354 go ahead" };
+        if !self.answer(|at| at == At::Data, ordinary)?.starts_with('3') {
             return Ok(());
         }
         let content = self.content()?;
@@ -578,35 +567,35 @@ impl Session {
         }
     }
 
-    /// Gives the answer of the script, or the ordinary one; whether it was 2xx.
-    fn answer(&mut self, fits: impl Fn(At) -> bool, ordinary: &str) -> Result<bool, Over> {
+    /// Gives the answer of the script, or the ordinary one; the words that were said.
+    fn answer(&mut self, fits: impl Fn(At) -> bool, ordinary: &str) -> Result<String, Over> {
         self.answer_and(fits, ordinary, |_, _| ())
     }
 
-    /// The same; what it means is written down before the client can hear it.
+    /// The same; `record` gets to know whether they mean yes before the client can hear them.
     fn answer_and(
         &mut self,
         fits: impl Fn(At) -> bool,
         ordinary: &str,
         record: impl FnOnce(&mut State, bool),
-    ) -> Result<bool, Over> {
+    ) -> Result<String, Over> {
         let mut act = self.script.act(fits);
         while let Some(Act::Later(pause, next)) = act {
             self.pause(pause)?;
             act = Some(*next);
         }
-        let yes = match &act {
-            None => true,
-            Some(Act::Say(reply) | Act::SayAndClose(reply)) => reply.starts_with('2'),
-            Some(Act::Raw(bytes)) => bytes.starts_with(b"2"),
-            Some(_) => false,
+        let words = match &act {
+            None => ordinary.to_owned(),
+            Some(Act::Say(reply) | Act::SayAndClose(reply)) => (*reply).to_owned(),
+            Some(Act::Raw(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+            Some(_) => String::new(),
         };
-        self.shared.change(|state| record(state, yes));
+        self.shared.change(|state| record(state, words.starts_with('2')));
         match act {
             None => self.say(ordinary)?,
             Some(act) => self.perform(act)?,
         }
-        Ok(yes)
+        Ok(words)
     }
 
     fn perform(&mut self, act: Act) -> Result<(), Over> {
