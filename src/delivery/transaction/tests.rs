@@ -1,6 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
 use super::*;
+use crate::mail::Domain;
 use crate::mail::{Notify, address};
 use crate::queue::RecipientId;
 
