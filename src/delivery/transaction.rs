@@ -9,15 +9,12 @@
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
 //! of the next one.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
+use lettre::transport::smtp::commands::{Data, Rset};
 
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
-use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
-
-use crate::mail::{Address, Body, Domain, Enhanced, Phase, Reply, Ret};
+use crate::mail::{Address, Body, Enhanced, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
+use super::commands::Commands;
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -187,11 +184,8 @@ pub(super) struct After {
 /// ```
 pub(super) struct Transaction<'a> {
     message: &'a Outgoing<'a>,
-    /// As they go into RCPT: with A-labels where the host has no SMTPUTF8.
-    addresses: Vec<Cow<'a, Address>>,
-    sender: Option<Cow<'a, Address>>,
-    utf8_parameter: bool,
     offers: &'a Offers,
+    commands: Commands<'a>,
     steps: Vec<Step>,
     sent: usize,
     answered: usize,
@@ -215,14 +209,10 @@ impl<'a> Transaction<'a> {
         needs_reset: bool,
         header_is_ascii: bool,
     ) -> Transaction<'a> {
-        let any_utf8 = message.sender.is_some_and(|sender| !is_ascii(sender))
-            || message.recipients.iter().any(|recipient| !is_ascii(&recipient.address));
         let mut transaction = Transaction {
             message,
-            addresses: Vec::with_capacity(message.recipients.len()),
-            sender: None,
-            utf8_parameter: offers.smtputf8 && (message.smtputf8 || any_utf8),
             offers,
+            commands: Commands::new(message, offers, header_is_ascii),
             steps: Vec::with_capacity(message.recipients.len() + 4),
             sent: 0,
             answered: 0,
@@ -232,23 +222,16 @@ impl<'a> Transaction<'a> {
             go_ahead: false,
             dead: false,
         };
-        if let Err(refusal) = transaction.prepare_message(header_is_ascii) {
+        if let Some(refusal) = transaction.commands.message_refusal() {
             transaction.decide_rest(Phase::Mail, &refusal, Verdict::Failed);
             return transaction;
         }
         transaction.steps.extend(needs_reset.then_some(Step::Rset));
         transaction.steps.push(Step::Mail);
-        for (index, recipient) in message.recipients.iter().enumerate() {
-            let address = writable(&recipient.address, offers.smtputf8, &BAD_RECIPIENT);
-            match address {
-                Ok(address) => {
-                    transaction.addresses.push(address);
-                    transaction.steps.push(Step::Rcpt(index));
-                }
-                Err(refusal) => {
-                    transaction.addresses.push(Cow::Borrowed(&recipient.address));
-                    transaction.decide(index, Phase::Rcpt, refusal, Verdict::Failed);
-                }
+        for index in 0..message.recipients.len() {
+            match transaction.commands.recipient_refusal(index) {
+                Some(refusal) => transaction.decide(index, Phase::Rcpt, refusal, Verdict::Failed),
+                None => transaction.steps.push(Step::Rcpt(index)),
             }
         }
         if transaction.undecided() == 0 {
@@ -257,27 +240,6 @@ impl<'a> Transaction<'a> {
             transaction.steps.extend([Step::Data, Step::Dot]);
         }
         transaction
-    }
-
-    /// What of the message itself this host cannot take, found out without asking it.
-    fn prepare_message(&mut self, header_is_ascii: bool) -> Result<(), Reply> {
-        let (message, offers) = (self.message, self.offers);
-        if let Some(max) = offers.size_max.filter(|max| message.size > *max) {
-            // RFC 1870 §6.1: a client that knows the limit need not try.
-            let text = format!("the message has {} bytes, and the host takes {max} at most", message.size);
-            return Err(TOO_BIG.with_text(text));
-        }
-        if message.body == Body::BinaryMime {
-            return Err(BINARY); // RFC 3030 §3: never through DATA.
-        }
-        if message.smtputf8 && !offers.smtputf8 && !header_is_ascii {
-            return Err(UTF8_HEADER);
-        }
-        self.sender = match message.sender {
-            Some(sender) => Some(writable(sender, offers.smtputf8, &BAD_SENDER)?),
-            None => None,
-        };
-        Ok(())
     }
 
     /// Puts what is to be written next into `out` (for [`Next::Content`] nothing: the content is the
@@ -449,52 +411,11 @@ impl<'a> Transaction<'a> {
         // Writing to a Vec cannot fail.
         let _ = match step {
             Step::Rset => write!(out, "{Rset}"),
-            Step::Mail => write!(out, "{}", self.mail()),
-            Step::Rcpt(index) => write!(out, "{}", self.rcpt(index)),
+            Step::Mail => write!(out, "{}", self.commands.mail()),
+            Step::Rcpt(index) => self.commands.rcpt(index).map_or(Ok(()), |rcpt| write!(out, "{rcpt}")),
             Step::Data => write!(out, "{Data}"),
             Step::Dot => Ok(()),
         };
-    }
-
-    fn mail(&self) -> Mail {
-        let (message, offers) = (self.message, self.offers);
-        let mut parameters = Vec::new();
-        if offers.size {
-            parameters.push(MailParameter::Size(usize::try_from(message.size).unwrap_or(usize::MAX)));
-        }
-        // Without the offer the content goes out as it is: that is what works (RFC 6152 §3 would have it converted).
-        if offers.eight_bit && message.body == Body::EightBitMime {
-            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
-        }
-        if self.utf8_parameter {
-            parameters.push(MailParameter::SmtpUtfEight);
-        }
-        if offers.dsn {
-            let ret = message.ret.map(|ret| verbatim("RET", ret.as_str()));
-            let envid = message.envid.filter(|envid| is_xtext(envid)).map(|envid| verbatim("ENVID", envid));
-            for keyword in ret.into_iter().chain(envid) {
-                parameters.push(MailParameter::Other { keyword, value: None });
-            }
-        }
-        Mail::new(self.sender.as_deref().cloned(), parameters)
-    }
-
-    fn rcpt(&self, index: usize) -> Rcpt {
-        let recipient = self.message.recipients[index];
-        let mut parameters = Vec::new();
-        if self.offers.dsn {
-            let notify = recipient.notify.map(|notify| verbatim("NOTIFY", &notify.to_word()));
-            let orcpt = recipient.orcpt.as_deref().filter(|orcpt| self.is_orcpt(orcpt));
-            for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", orcpt))) {
-                parameters.push(RcptParameter::Other { keyword, value: None });
-            }
-        }
-        Rcpt::new(self.addresses[index].clone().into_owned(), parameters)
-    }
-
-    /// ORCPT may hold UTF-8 only under SMTPUTF8 (RFC 6533 §3).
-    fn is_orcpt(&self, orcpt: &str) -> bool {
-        is_xtext(orcpt) || self.utf8_parameter && !orcpt.contains(|c: char| c.is_control() || c == ' ')
     }
 }
 
@@ -502,61 +423,6 @@ fn refusal_verdict(refusal: Meaning) -> Verdict {
     if refusal == Meaning::Never { Verdict::Failed } else { Verdict::Deferred }
 }
 
-/// `KEYWORD=value` as one word: lettre would encode the value as xtext, and it is xtext already.
-fn verbatim(keyword: &str, value: &str) -> String {
-    let mut word = String::with_capacity(keyword.len() + 1 + value.len());
-    // Writing to a String cannot fail.
-    let _ = write!(word, "{keyword}={value}");
-    word
-}
-
-/// Printable ASCII without space: cannot end the command line, whatever the database holds.
-fn is_xtext(value: &str) -> bool {
-    value.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn is_ascii(address: &Address) -> bool {
-    AsRef::<str>::as_ref(address).is_ascii()
-}
-
-/// The address as this host can be given it. Where it has no SMTPUTF8, a domain becomes its A-labels
-/// (RFC 6531 §3.2 leaves that open, and it is the same domain); a local part cannot be changed.
-fn writable<'a>(address: &'a Address, smtputf8: bool, bad: &Refusals) -> Result<Cow<'a, Address>, Reply> {
-    // The queue is a file that people edit: no line end may reach the wire.
-    if AsRef::<str>::as_ref(address).contains(char::is_control) {
-        return Err(bad.syntax.clone());
-    }
-    if smtputf8 || is_ascii(address) {
-        return Ok(Cow::Borrowed(address));
-    }
-    if !address.user().is_ascii() {
-        return Err(bad.utf8.clone());
-    }
-    match Domain::parse(address.domain()) {
-        Ok(domain) => Ok(Cow::Owned(Address::new_dangerous(address.user(), domain.as_str()))),
-        Err(_) => Err(bad.syntax.clone()),
-    }
-}
-
-/// Our words for an address that cannot be sent.
-struct Refusals {
-    syntax: Reply,
-    utf8: Reply,
-}
-
-// RFC 3463 §3.2 for the syntax; RFC 6531 §3.5 and RFC 5248 for 5.6.7 and 5.6.9.
-const BAD_SENDER: Refusals = Refusals {
-    syntax: Reply::new(553, Enhanced(5, 1, 7), "the sender's address cannot be written into a command"),
-    utf8: Reply::new(553, Enhanced(5, 6, 7), "the host has no SMTPUTF8, which the sender's address needs"),
-};
-const BAD_RECIPIENT: Refusals = Refusals {
-    syntax: Reply::new(553, Enhanced(5, 1, 3), "the address cannot be written into a command"),
-    utf8: Reply::new(553, Enhanced(5, 6, 7), "the host has no SMTPUTF8, which this address needs"),
-};
-const UTF8_HEADER: Reply =
-    Reply::new(554, Enhanced(5, 6, 9), "the host has no SMTPUTF8, which the message's header needs");
-const BINARY: Reply = Reply::new(554, Enhanced(5, 6, 3), "binary content cannot be sent to this host");
-const TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "the message is larger than the host takes");
 /// Never seen: every way to the end decides. Temporary, should there be one that does not.
 const UNDECIDED: Reply = Reply::new(451, Enhanced(4, 3, 0), "the transaction ended without an answer");
 
