@@ -17,8 +17,12 @@ use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls}
 /// All `[[listen]]`.
 pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, ListenSettings)]) {
     for (at, (section, settings)) in listen.iter().enumerate() {
-        let same = |other: &&(Section<'t>, ListenSettings)| other.1.address == settings.address;
+        let same = |other: &&(Section<'t>, ListenSettings)| {
+            other.1.address == settings.address && !reading.is_bad(&other.0, "address")
+        };
+        // Port 0 is another one each time.
         if settings.address.port() != 0
+            && !reading.is_bad(section, "address")
             && let Some((earlier, _)) = listen[..at].iter().find(same)
         {
             let line = reading.line_of(earlier, "address").unwrap_or(1);
@@ -81,7 +85,10 @@ pub(super) fn certificate<'t>(
     if tls.gives("certificate") {
         return;
     }
-    if let Some((section, settings)) = listen.iter().find(|(_, settings)| settings.tls != ListenTls::Off) {
+    let wants_tls = |(section, settings): &&(Section<'t>, ListenSettings)| {
+        settings.tls != ListenTls::Off && !reading.is_bad(section, "tls")
+    };
+    if let Some((section, settings)) = listen.iter().find(wants_tls) {
         let text = format!(
             "the listener on {} needs a certificate; give certificate and key in [tls], \
              or set tls = \"off\" in this [[listen]]",
@@ -135,15 +142,21 @@ pub(super) fn password<'t>(reading: &mut Reading<'t>, section: &Section<'t>, pat
 /// All `[[route]]`.
 pub(super) fn routes<'t>(reading: &mut Reading<'t>, routes: &[(Section<'t>, Route)]) {
     for (at, (section, settings)) in routes.iter().enumerate() {
-        let covered = routes[..at].iter().find(|(_, earlier)| covers(&earlier.domain, &settings.domain));
-        if let Some((earlier, _)) = covered {
+        let covers = |(other, earlier): &&(Section<'t>, Route)| {
+            covers(&earlier.domain, &settings.domain) && !reading.is_bad(other, "domain")
+        };
+        if !reading.is_bad(section, "domain")
+            && let Some((earlier, _)) = routes[..at].iter().find(covers)
+        {
             let line = reading.line_of(earlier, "domain").unwrap_or(1);
             let text = format!(
                 "is never used, since the route on line {line} matches first; move it up or remove it"
             );
             reading.problem(section, "domain", text);
         }
-        route(reading, section, settings);
+        if !["relay", "tls"].iter().any(|key| reading.is_bad(section, key)) {
+            route(reading, section, settings);
+        }
     }
 }
 

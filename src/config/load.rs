@@ -127,7 +127,7 @@ fn local_name() -> Domain {
 }
 
 fn listeners<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, ListenSettings)> {
-    let mut sections = reading.sections(root, "listen");
+    let Some(mut sections) = reading.sections(root, "listen") else { return Vec::new() };
     if sections.is_empty() {
         sections.push(Section::absent("listen"));
     }
@@ -279,7 +279,7 @@ fn delivery<'t>(
 }
 
 fn routes<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, Route)> {
-    let sections = reading.sections(root, "route");
+    let sections = reading.sections(root, "route").unwrap_or_default();
     sections.into_iter().map(|section| (section, route(reading, &section))).collect()
 }
 

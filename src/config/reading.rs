@@ -3,6 +3,7 @@
 //! A bad value does not end the reading: it is noted, its default stands in for it, and the
 //! reading goes on, so that every problem of a file is told at once.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,9 @@ pub(super) struct Reading<'t> {
     pub(super) problems: Vec<Problem>,
     /// Does not.
     pub(super) warnings: Vec<Problem>,
+    /// Where the keys stand whose values are bad, so that the default that stands in for one is
+    /// not judged as if the operator had written it.
+    bad: HashSet<usize>,
 }
 
 /// One table of the file (the top level has the name ""), or one that is not there.
@@ -69,7 +73,7 @@ impl<'t> Section<'t> {
 impl<'t> Reading<'t> {
     /// Begins to read `source`, the text of `file`.
     pub(super) fn new(file: &'t Path, source: &'t str) -> Reading<'t> {
-        Reading { file, source, problems: Vec::new(), warnings: Vec::new() }
+        Reading { file, source, problems: Vec::new(), warnings: Vec::new(), bad: HashSet::new() }
     }
 
     /// The table `[name]`.
@@ -85,18 +89,20 @@ impl<'t> Reading<'t> {
         }
     }
 
-    /// The tables `[[name]]`, in order.
-    pub(super) fn sections(&mut self, root: &Section<'t>, name: &'static str) -> Vec<Section<'t>> {
-        let Some((span, value)) = root.entry(name) else { return Vec::new() };
+    /// The tables `[[name]]`, in order; none where the name stands for something else.
+    pub(super) fn sections(&mut self, root: &Section<'t>, name: &'static str) -> Option<Vec<Section<'t>>> {
+        let Some((span, value)) = root.entry(name) else { return Some(Vec::new()) };
         let tables: Option<Vec<_>> = value.get_ref().as_array().and_then(|array| {
             array.iter().map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()
         });
         let Some(tables) = tables else {
             let text = format!("is not a list of tables; write [[{name}]], with two brackets");
             self.problem_at(span.start, name, text);
-            return Vec::new();
+            return None;
         };
-        tables.into_iter().map(|(start, table)| self.known_keys(name, table, self.line(start))).collect()
+        Some(
+            tables.into_iter().map(|(start, table)| self.known_keys(name, table, self.line(start))).collect(),
+        )
     }
 
     /// Makes a section of a table after telling which of its keys do not exist.
@@ -151,18 +157,25 @@ impl<'t> Reading<'t> {
         key: &str,
         read: fn(&Kind, &DeValue<'_>) -> Read<T>,
     ) -> Option<T> {
-        let (_, value) = section.entry(key)?;
+        let (at, value) = section.entry(key)?;
         let name = section.dotted(key);
         let kind = &defs::find(&name).expect("load.rs asks for keys of the table only: see its test").kind;
         match read(kind, value.get_ref()) {
             Ok(read) => Some(read),
             Err(wrongs) => {
+                self.bad.insert(at.start);
                 for Wrong { text, span } in wrongs {
                     self.problem_at(span.unwrap_or(value.span()).start, &name, text);
                 }
                 None
             }
         }
+    }
+
+    /// Whether a key is given with a value that cannot be used: its default stands in then, and
+    /// there is nothing more to say about it.
+    pub(super) fn is_bad(&self, section: &Section<'t>, key: &str) -> bool {
+        section.entry(key).is_some_and(|(at, _)| self.bad.contains(&at.start))
     }
 
     /// A file name as it counts: from the config file's directory.

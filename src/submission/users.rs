@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::{constant_time, hmac, rand};
 
-pub use file::{NewUser, User, UsersError, add, list, remove};
+pub use file::{Attributes, User, UsersError, add, list, remove};
 use verifier::Verifier;
 
 /// How long a right password is taken without hashing it again.
@@ -77,8 +77,13 @@ impl Users {
     }
 
     /// The user, if name and password are right. Blocks for one hash (some 10 ms, and its turn)
-    /// unless the same password was right within [`REMEMBERED`]. `now` is the clock.
-    pub fn verify(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
+    /// unless the same password was right within [`REMEMBERED`].
+    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self.verify_at(name, password, Instant::now())
+    }
+
+    /// [`Users::verify`] at a time of its own.
+    fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
         self.look_again(now);
         let given = self.tag(name, password);
         let user = self.find(name);
@@ -137,7 +142,7 @@ impl Users {
     /// For a name that does not exist: a verifier that costs what a real one would. The users'
     /// counts of iterations may differ, so the name picks one of them, always the same.
     fn verifier_of_unknown(&self, name: &str) -> Verifier {
-        let mut nobody = Verifier::of_nobody();
+        let mut nobody = Verifier::default();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let pick = hmac::sign(&self.secret, name.as_bytes()).as_ref()[0] as usize;
         if let Some(user) = table.users.values().nth(pick % table.users.len().max(1)) {
@@ -186,6 +191,21 @@ impl Table {
 fn version(path: &Path) -> Option<Version> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// A password for a new user that nobody has to think of: 20 characters, 100 bits.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_password() -> Result<String, UsersError> {
+    verifier::random_password().map_err(|_| UsersError::Random)
+}
+
+/// Names and verifiers belong in no log.
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Users({})", self.path.display())
+    }
 }
 
 /// A panic elsewhere leaves these maps whole: every change is one call.

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod command_line;
+mod config;
 mod connection;
 mod dns;
 mod fakemx;

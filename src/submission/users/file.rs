@@ -84,7 +84,7 @@ pub enum UsersError {
 }
 
 /// A user of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
     /// As given to AUTH; compared as it is.
     pub name: String,
@@ -97,34 +97,18 @@ pub struct User {
     pub(crate) verifier: Verifier,
 }
 
-/// What `user add` is told.
+/// What a user may do beside logging in.
 #[derive(Debug, Clone, Default)]
-pub struct NewUser<'a> {
-    /// As in [`User`].
-    pub name: &'a str,
-    /// In clear text; only its verifier is kept.
-    pub password: &'a str,
+pub struct Attributes {
     /// As in [`User`].
     pub operator: bool,
     /// As typed: addresses and `*@domain`.
-    pub senders: &'a [String],
+    pub senders: Vec<String>,
     /// As typed: domains.
-    pub atrn: &'a [String],
+    pub atrn: Vec<String>,
 }
 
 impl User {
-    /// Whether `sender` may stand in MAIL FROM. The null sender always may: it names nobody, and
-    /// reports that a program writes need it (RFC 5321 §4.5.5).
-    pub fn may_send_as(&self, sender: Option<&crate::mail::Address>) -> bool {
-        let Some(sender) = sender.filter(|_| !self.senders.is_empty()) else { return true };
-        let domain = Domain::of(sender);
-        self.senders.iter().filter_map(|pattern| pattern.rsplit_once('@')).any(|(local, of)| {
-            // ASCII case does not matter, since no host that exists tells A@ from a@; any other
-            // difference (tags, look-alikes, composed letters) is another address.
-            of == domain.as_str() && (local == "*" || local.eq_ignore_ascii_case(sender.user()))
-        })
-    }
-
     fn line(&self) -> String {
         let mut line = format!("{} {}", self.name, self.verifier);
         if self.operator {
@@ -172,16 +156,16 @@ pub fn list(path: &Path) -> Result<Vec<Arc<User>>, UsersError> {
 ///
 /// # Errors
 /// The name is taken, something given cannot be stored, or the file cannot be written.
-pub fn add(path: &Path, new: &NewUser<'_>) -> Result<(), UsersError> {
-    if !is_name(new.name) {
-        return Err(UsersError::Name(new.name.to_owned()));
+pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> Result<(), UsersError> {
+    if !is_name(name) {
+        return Err(UsersError::Name(name.to_owned()));
     }
     let user = User {
-        name: new.name.to_owned(),
-        operator: new.operator,
-        senders: new.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
-        atrn: new.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
-        verifier: Verifier::of(check_password(new.password)?).map_err(|_| UsersError::Random)?,
+        name: name.to_owned(),
+        operator: attributes.operator,
+        senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
+        atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
+        verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
     };
     change(path, |users, mut text| {
         if users.iter().any(|there| there.name == user.name) {

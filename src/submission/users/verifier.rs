@@ -60,9 +60,12 @@ impl Verifier {
         let salted = salted_password(password, &self.salt, self.iterations);
         constant_time::verify_slices_are_equal(&stored_key(&salted), &self.stored_key).is_ok()
     }
+}
 
-    /// Stands in where there is no user, so that a wrong name costs what a wrong password does.
-    pub(super) fn of_nobody() -> Verifier {
+/// Of no password: stands in where there is no user, so that a wrong name costs what a wrong
+/// password does.
+impl Default for Verifier {
+    fn default() -> Verifier {
         Verifier {
             iterations: ITERATIONS,
             salt: vec![0; SALT_BYTES],
@@ -70,6 +73,18 @@ impl Verifier {
             server_key: [0; KEY_BYTES],
         }
     }
+}
+
+/// A password for a user that nobody had to think of one for: 20 characters without look-alikes, 100 bits.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub(super) fn random_password() -> Result<String, aws_lc_rs::error::Unspecified> {
+    // 32 characters, so that each takes five bits of a byte, and none is likelier than another.
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 20];
+    rand::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect())
 }
 
 /// RFC 5802 §3: `SaltedPassword := Hi(password, salt, i)`.
