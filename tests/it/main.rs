@@ -1,0 +1,3 @@
+//! The integration tests: real sockets on free ports, one binary.
+
+mod house;
