@@ -7,3 +7,4 @@ mod config;
 mod connection;
 mod dns;
 mod fakemx;
+mod house;
