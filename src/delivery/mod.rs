@@ -1,6 +1,6 @@
 //! Delivery: from a job to its outcomes. Foreign replies end here.
 
-mod commands;
+pub mod bounce;
 pub mod connection;
 mod connector;
 pub mod dns;
