@@ -135,6 +135,7 @@ SELECT m.queue_id,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
        r.last_mx,
+       r.domain,
        r.message_id,
        r.id AS recipient_id
 FROM recipients r
