@@ -313,7 +313,7 @@ impl<'a> Transaction<'a> {
                 self.deliver(&reply);
             }
             (Step::Mail | Step::Data | Step::Dot, refusal) => {
-                self.open = step == Step::Data;
+                self.open &= step == Step::Data;
                 self.decide_rest(phase, &reply, refusal_verdict(refusal));
             }
         }

@@ -305,6 +305,18 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
     let (sender, to, offers) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = outgoing(&sender, &to);
+    let mut transaction = Transaction::new(&message, &offers, false, true);
+    transaction.next(&mut Vec::new());
+    for words in ["250", "250", "354"] {
+        transaction.take(reply(words));
+    }
+    transaction.lost(&reply("421 4.4.2 lost"));
+    let cut_off = &transaction.finish().0[0];
+    assert_eq!(
+        (cut_off.verdict, cut_off.phase),
+        (Verdict::HostTrouble, Phase::Dot),
+        "lost within the content"
+    );
     for (early, verdict) in [
         ("552 5.3.4 big", Verdict::Failed),
         ("451 a", Verdict::Deferred),
