@@ -274,3 +274,19 @@ fn only_listen_and_route_repeat() {
         |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");
 }
+
+proptest::proptest! {
+    /// Whatever is typed into a config, the answer is settings or problems.
+    #[test]
+    fn no_config_panics(at in 0usize..6000, cut in 0usize..40, typed in "[\\[\\]{}='\"a-z0-9.,:/*@\\-# \n\u{fc}]{0,12}") {
+        let dir = Dir::new();
+        let mut text: Vec<char> = reference_in(&dir).chars().collect();
+        let start = at.min(text.len());
+        let end = (start + cut).min(text.len());
+        text.splice(start..end, typed.chars());
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = dir.read(&text) {
+            proptest::prop_assert!(!problems.0.is_empty());
+        }
+    }
+}
