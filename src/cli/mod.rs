@@ -1,3 +1,4 @@
 //! To be built.
 
 pub mod demo_dns;
+pub mod explain;
