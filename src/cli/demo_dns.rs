@@ -25,6 +25,8 @@ use tokio::task::AbortHandle;
 
 /// How many CNAMEs are followed for one question.
 const CNAMES_MAX: usize = 8;
+/// Questions remembered; later ones are answered and not counted.
+const ASKED_MAX: usize = 100_000;
 /// A TCP client that says nothing is dropped after this.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -189,6 +191,15 @@ struct Shared {
     asked: Mutex<Vec<Question>>,
 }
 
+impl Shared {
+    fn remember(&self, question: Question) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.len() < ASKED_MAX {
+            asked.push(question);
+        }
+    }
+}
+
 impl DnsServer {
     /// Listens on a free port of 127.0.0.1.
     ///
@@ -224,7 +235,7 @@ impl DnsServer {
         *self.shared.zone.lock().unwrap_or_else(PoisonError::into_inner) = zone;
     }
 
-    /// What was asked so far, in order.
+    /// What was asked so far, in order; at most 100,000.
     pub fn asked(&self) -> Vec<Question> {
         self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -266,7 +277,7 @@ impl Handler {
         let nothing_sent = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
         let Ok(info) = request.request_info() else { return nothing_sent };
         let (name, kind) = (Name::from(info.query.name()), info.query.query_type());
-        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner).push(Question {
+        self.0.remember(Question {
             name: key(&name),
             kind: kind.to_string(),
             tcp: info.protocol == Protocol::Tcp,

@@ -1,18 +1,152 @@
-//! To be built.
+//! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
+//!
+//! It plans with the code that delivers and with the settings of the config file. Nothing is connected to and
+//! the queue is not read.
 
-use std::path::Path;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
 
-/// `postrider explain`.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// The recipient, such as somebody@example.com
-    address: String,
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::config::{RouteTls, Settings};
+use crate::delivery::dns::{Lookup, Resolver};
+use crate::delivery::route;
+use crate::mail::{Address, Domain, address};
+
+/// How one address would be routed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The address.
+    pub address: String,
+    /// Its domain as it is looked up: A-labels, lower case.
+    pub domain: String,
+    /// The lane its mail would wait in.
+    pub lane: String,
+    /// What was found and decided, in order.
+    pub steps: Vec<String>,
+    /// Whom we would try, best first. Hosts of equal preference come in another order each time.
+    pub endpoints: Vec<Hop>,
+    /// Why nobody can be tried.
+    pub refusal: Option<Refusal>,
 }
 
-/// Shows the route of an address.
+/// One address that would be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// The host's name.
+    pub host: String,
+    /// Address and port.
+    pub address: String,
+    /// As `[[route]] tls` is written.
+    pub tls: &'static str,
+    /// A configured relay rather than an MX host.
+    pub relay: bool,
+    /// Whether we would log in there.
+    pub login: bool,
+}
+
+/// Why nobody can be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Codes and text, as a bounce would quote them.
+    pub reply: String,
+    /// A bounce at once; otherwise it would be tried again.
+    pub permanent: bool,
+}
+
+/// Plans for `address`.
+pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> Explanation {
+    let domain = Domain::of(address);
+    let mut steps = Vec::new();
+    let plan = route::plan(
+        &domain,
+        &settings.routes,
+        &settings.delivery,
+        lookup,
+        &mut |below| fastrand::usize(..below),
+        &mut |step| steps.push(step.to_string()),
+    );
+    let (endpoints, refusal) = match plan {
+        Ok(endpoints) => (endpoints, None),
+        Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
+    };
+    let hops = endpoints.into_iter().map(|endpoint| Hop {
+        host: endpoint.host,
+        address: endpoint.address.to_string(),
+        tls: tls_word(endpoint.tls),
+        relay: endpoint.relay,
+        login: endpoint.login.is_some(),
+    });
+    Explanation {
+        address: address.to_string(),
+        lane: settings.routes.lane(&domain).to_string(),
+        domain: domain.to_string(),
+        steps,
+        endpoints: hops.collect(),
+        refusal,
+    }
+}
+
+/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`. Exit code 1 where somebody
+/// cannot be routed.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("explain {} is not built yet", arguments.address)
+/// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
+pub fn run(
+    recipient: &str,
+    json: bool,
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
+        Some(targets) => targets.clone(),
+        None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
+    };
+    let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
+    let explanations: Vec<Explanation> =
+        addresses.iter().map(|address| explain(address, settings, &resolver)).collect();
+    write(&explanations, json, out).context("cannot write the explanation")?;
+    let all_routed = explanations.iter().all(|explanation| explanation.refusal.is_none());
+    Ok(if all_routed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// JSON: a list with an object for each address.
+fn write(explanations: &[Explanation], json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, explanations)?;
+        return writeln!(out);
+    }
+    explanations.iter().try_for_each(|explanation| write!(out, "{explanation}"))
+}
+
+/// Lines for a person.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.address)?;
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        for (at, hop) in self.endpoints.iter().enumerate() {
+            let kind = if hop.relay { ", relay" } else { "" };
+            let login = if hop.login { ", with login" } else { "" };
+            writeln!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+        }
+        if let Some(refusal) = &self.refusal {
+            let then = if refusal.permanent { "would bounce at once" } else { "would be tried again later" };
+            writeln!(f, "  {then}: {}", refusal.reply)?;
+        }
+        writeln!(f, "  lane: {}", self.lane)
+    }
+}
+
+fn tls_word(tls: RouteTls) -> &'static str {
+    match tls {
+        RouteTls::Off => "off",
+        RouteTls::Opportunistic => "opportunistic",
+        RouteTls::Encrypt => "encrypt",
+        RouteTls::Verify => "verify",
+        RouteTls::Implicit => "implicit",
+    }
 }

@@ -194,6 +194,15 @@ fn a_lame_server_beside_a_good_one_does_no_harm() {
 }
 
 #[test]
+fn dead_servers_before_a_good_one_only_cost_time() {
+    let good = DnsServer::start(Zone::new().mx("a.test", 10, "mx.a.test")).unwrap();
+    let mute: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let servers = [mute[0].local_addr().unwrap(), mute[1].local_addr().unwrap(), good.address()];
+    let resolver = resolver(&servers, Duration::from_secs(4));
+    assert_eq!(resolver.mx("a.test").unwrap(), [(10, "mx.a.test".to_owned())]);
+}
+
+#[test]
 fn a_silent_domain_delays_only_who_asks_for_it() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     let mut zone = Zone::new().fault("silent.test", Fault::Silent);

@@ -6,5 +6,6 @@ mod command_line;
 mod config;
 mod connection;
 mod dns;
+mod explain;
 mod fakemx;
 mod house;
