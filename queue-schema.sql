@@ -11,6 +11,10 @@
 -- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
 -- is used twice. A message's queue id is its id written in base 32 (11 characters).
 -- PRAGMA user_version is the version of this schema.
+--
+-- The relay inserts and deletes each message once, thousands a second: every index below is there for
+-- a question that it asks all the time, and foreign keys are documentation (they are not enforced; the
+-- view `stuck` shows what would break them).
 
 -- A message and its envelope sender; the row lives until its last recipient is finished.
 CREATE TABLE messages (
@@ -28,6 +32,7 @@ CREATE TABLE messages (
     ret         TEXT,                      -- FULL or HDRS: what a bounce returns (RFC 3461)
     envid       TEXT                       -- ENVID, xtext as given (RFC 3461)
 );
+CREATE INDEX messages_expiring ON messages (expires_at);
 
 -- One row for each recipient that is not finished; a finished one moves to history.
 CREATE TABLE recipients (
@@ -47,8 +52,9 @@ CREATE TABLE recipients (
     dot_at          INTEGER                -- in_doubt = hold | assume-delivered: the final dot was about to be sent
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
-CREATE INDEX recipients_due ON recipients (next_attempt_at, domain) WHERE state = 'queued';
-CREATE INDEX recipients_of_domain ON recipients (domain, next_attempt_at);
+CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
+CREATE INDEX recipients_of_domain ON recipients (domain, state, next_attempt_at);
+CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
 -- Whole: SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
@@ -59,9 +65,15 @@ CREATE TABLE content (
     PRIMARY KEY (message_id, seq)
 ) WITHOUT ROWID;
 
+-- Messages of several chunks whose last chunk has not arrived yet: they are not accepted, and what is
+-- here of their content is thrown away when the relay starts.
+CREATE TABLE incoming (
+    message_id INTEGER PRIMARY KEY
+);
+
 -- One row for each try and recipient: who said what, where, and what it meant.
 CREATE TABLE attempts (
-    id           INTEGER PRIMARY KEY,
+    id           INTEGER PRIMARY KEY,      -- like all ids: microseconds, here of when the try was recorded
     recipient_id INTEGER NOT NULL,         -- recipients.id, and history.recipient_id afterwards
     at           INTEGER NOT NULL,
     duration_ms  INTEGER NOT NULL,
@@ -76,10 +88,11 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
--- Finished recipients, kept as long as [queue] history says, their attempts with them.
+-- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
+-- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
 CREATE TABLE history (
-    recipient_id INTEGER PRIMARY KEY,
     message_id   INTEGER NOT NULL,
+    recipient_id INTEGER NOT NULL,
     queue_id     TEXT NOT NULL,
     sender       TEXT NOT NULL,
     address      TEXT NOT NULL,
@@ -89,9 +102,9 @@ CREATE TABLE history (
     attempts     INTEGER NOT NULL,
     size         INTEGER NOT NULL,
     reply        TEXT,
-    mx           TEXT
-);
-CREATE INDEX history_of_time ON history (finished_at);
+    mx           TEXT,
+    PRIMARY KEY (message_id, recipient_id)
+) WITHOUT ROWID;
 
 -- Lanes (destinations) that are backing off; a healthy lane has no row.
 CREATE TABLE lanes (
@@ -122,6 +135,7 @@ SELECT m.queue_id,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
        r.last_mx,
+       r.domain,
        r.message_id,
        r.id AS recipient_id
 FROM recipients r
@@ -155,7 +169,7 @@ SELECT count(*) AS times,
        a.reply,
        datetime(max(a.at), 'unixepoch') AS last
 FROM attempts a
-WHERE a.outcome NOT IN ('delivered', 'relayed') AND a.at >= unixepoch() - 86400
+WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered', 'relayed')
 GROUP BY a.outcome, a.phase, a.mx, a.reply
 ORDER BY times DESC, last DESC;
 
@@ -171,7 +185,7 @@ SELECT 'message without content', NULL, m.id
 FROM messages m WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id)
 UNION ALL
 SELECT 'both waiting and finished', r.id, r.message_id
-FROM recipients r JOIN history h ON h.recipient_id = r.id
+FROM recipients r JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id
 UNION ALL
 SELECT 'an hour past its lifetime', r.id, r.message_id
 FROM recipients r JOIN messages m ON m.id = r.message_id

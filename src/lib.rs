@@ -6,6 +6,7 @@
 //! ARCHITECTURE.md tells the same on two pages.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod mail;

@@ -3,9 +3,9 @@
 //! Levels: error, the operator must act; warn, we refused or gave up; info, the way of each
 //! message; debug, the dialogue, secrets blanked. Every line that tells of a message is made here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::mail::{Address, Attempt, Outcome};
+use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
 use crate::queue::{MessageId, NewMessage};
 
 /// The null sender is shown as `<>`.
@@ -51,6 +51,11 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
         attempt.duration_ms,
         attempt.reply,
     );
+}
+
+/// A host could not be used in an attempt; the next one is asked, or the recipients are deferred.
+pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase, reply: &Reply) {
+    log::info!("{id}: host {host}[{address}] in trouble phase={} reply={reply}", phase.as_str());
 }
 
 /// A recipient ran out of time without a further try.

@@ -1,1 +1,207 @@
-//! To be built.
+//! The command line: one file a command; here the arguments, the log, and what a failure looks like.
+//!
+//! An error is one line on stderr that says what is wrong, where, and what to do. The exit code
+//! is 0 when all is well, 1 when the command failed, 2 when it was used wrongly or the config is bad.
+
+pub mod check;
+pub mod demo;
+pub mod demo_dns;
+pub mod explain;
+pub mod queue;
+pub mod serve;
+pub mod user;
+
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// The exit code where the command was used wrongly or the config is bad (clap's too).
+const WRONG_USAGE: u8 = 2;
+
+/// An outbound mail relay with a durable SQLite queue that explains itself.
+///
+/// Applications hand mail to Postrider on port 587. It answers 250 when the message is on disk,
+/// delivers it to the recipients' mail hosts, tries again where that makes sense, and tells the
+/// sender what could not be delivered.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_long_help = FIRST_STEPS)]
+struct Arguments {
+    /// The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)
+    ///
+    /// Without this option the first of ./postrider.toml and /etc/postrider/postrider.toml that
+    /// exists is used. Without any file built-in defaults hold: state in ./postrider-data/, listening on
+    /// 127.0.0.1:5587 with a self-signed certificate. `postrider check --reference` prints a
+    /// commented config file.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const FIRST_STEPS: &str = "\
+First steps:
+  postrider demo                       see it work, on loopback, with nothing set up
+  postrider check --reference          every config key, its default and what it is for
+  postrider user add app               who may send mail
+  postrider check                      what is still missing
+  postrider serve                      run it
+
+Exit code: 0 fine, 1 failed, 2 wrong usage or bad config.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay
+    ///
+    /// Runs until SIGTERM or SIGINT: then no new mail is taken, deliveries under way have 30 seconds
+    /// to end, and what is left waits in the queue for the next start. SIGHUP reads the config
+    /// again; a bad one is logged and the old one stays. RUST_LOG=debug shows the dialogues.
+    Serve,
+    /// Check config, certificate, users, database and DNS; print what was found
+    Check(check::Arguments),
+    /// Show the main job end to end on loopback: no config, no network
+    ///
+    /// Starts a relay on a fresh queue with a DNS server and three small receiving hosts that behave
+    /// differently, sends real messages, and shows the queue as it moves.
+    Demo,
+    /// Look at the queue and act on it, with or without the relay running
+    Queue(queue::Arguments),
+    /// Say who may log in and send mail
+    #[command(subcommand)]
+    User(user::Verb),
+    /// Show how mail for an address would be routed, step by step
+    Explain(explain::Arguments),
+}
+
+/// The command was used in a way that its arguments' types cannot tell. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+/// Reads the arguments, runs the command and says how it went.
+pub fn run() -> ExitCode {
+    let Arguments { config, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() && !is_help(&error) => {
+            eprintln!("postrider: {}", one_line(&error.to_string()));
+            return ExitCode::from(WRONG_USAGE);
+        }
+        Err(help) => help.exit(),
+    };
+    let config = config.as_deref();
+    let outcome = match command {
+        Command::Serve => {
+            log_to_stderr("info");
+            serve::run(config)
+        }
+        Command::Demo => {
+            // What happens is told by the demo itself.
+            log_to_stderr("off");
+            demo::run()
+        }
+        Command::Check(arguments) => check::run(config, &arguments, &check::Probes::default()),
+        Command::Queue(arguments) => queue::run(config, arguments),
+        Command::User(verb) => user::run(config, verb),
+        Command::Explain(arguments) => explain::run(config, &arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Help that clap shows because nothing was asked for.
+fn is_help(error: &clap::Error) -> bool {
+    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What clap says in several lines, as every error of this program is said.
+fn one_line(text: &str) -> String {
+    let said: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    let (what, tips): (Vec<&str>, Vec<&str>) =
+        said.into_iter().filter(|line| !line.is_empty()).partition(|line| !line.starts_with("tip: "));
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what).trim_end_matches('.');
+    let tips: Vec<&str> = tips.iter().filter_map(|line| line.strip_prefix("tip: ")).collect();
+    let remedy = if tips.is_empty() { "`postrider --help` shows how".to_owned() } else { tips.join(", ") };
+    format!("{}; {remedy}", what.replace(" For more information, try '--help'", ""))
+}
+
+/// One line (a bad config: one a problem), and the exit code that goes with it.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<check::Found>() {
+        return ExitCode::FAILURE;
+    }
+    let reader_gone = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
+    if error.downcast_ref().is_some_and(reader_gone) {
+        // `postrider queue list | head` has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    if let Some(problems) = error.downcast_ref::<config::Problems>() {
+        eprintln!("{problems}");
+        return ExitCode::from(WRONG_USAGE);
+    }
+    eprintln!("postrider: {}", format!("{error:#}").replace('\n', " "));
+    if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
+}
+
+/// Prints to stdout. A reader that has gone away is an error, not a panic.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// The log goes to stderr. `RUST_LOG` says what is shown, else `level`. Under systemd the journal
+/// knows the time, and is told the level in its own way (sd-daemon(3)).
+fn log_to_stderr(level: &str) {
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.format(|out, record| {
+            let priority = match record.level() {
+                log::Level::Error => 3,
+                log::Level::Warn => 4,
+                log::Level::Info => 6,
+                log::Level::Debug | log::Level::Trace => 7,
+            };
+            writeln!(out, "<{priority}>{}", record.args())
+        });
+    } else {
+        log.format_target(false);
+    }
+    log.init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_clap_says_becomes_one_line() {
+        let said = |arguments: &[&str]| {
+            let error = super::Arguments::try_parse_from(arguments).unwrap_err();
+            super::one_line(&error.to_string())
+        };
+        let tip = "unrecognized subcommand 'chek'; a similar subcommand exists: 'check'";
+        assert_eq!(said(&["postrider", "chek"]), tip);
+        let missing =
+            "the following required arguments were not provided: <NAME>; `postrider --help` shows how";
+        assert_eq!(said(&["postrider", "user", "add"]), missing);
+        let value =
+            "a value is required for '--config <FILE>' but none was supplied; `postrider --help` shows how";
+        assert_eq!(said(&["postrider", "check", "--config"]), value);
+    }
+}

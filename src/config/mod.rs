@@ -1,5 +1,95 @@
 //! Config: from typed text to checked settings, one struct a room.
+//!
+//! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
+//! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell;
+//! `reference.rs` writes the table as a commented config file. Every problem of a file is
+//! reported at once, each with its line, its key, what is wrong and what to do.
 
+mod cross;
+mod defs;
+mod load;
+mod problem;
+mod reading;
+mod reference;
 pub mod settings;
+mod value;
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+pub use problem::{Problem, Problems};
+pub use reference::reference;
 pub use settings::*;
+
+/// Where [`load`] looks when it is given no path, in this order.
+pub const SEARCH: [&str; 2] = ["postrider.toml", "/etc/postrider/postrider.toml"];
+
+/// Where a relay without a config file keeps its state, under the working directory.
+pub const BUILT_IN_DIRECTORY: &str = "postrider-data";
+
+/// What holds where there is no config file. The certificate is self-signed and kept in
+/// [`BUILT_IN_DIRECTORY`] too.
+const BUILT_IN: &str = r#"
+[queue]
+path = "postrider-data/queue.db"
+[[listen]]
+address = "127.0.0.1:5587"
+[users]
+file = "postrider-data/users"
+"#;
+
+/// A config that can be used.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub settings: Settings,
+    /// The file it was read from; none: the built-in defaults.
+    pub path: Option<PathBuf>,
+    /// What is allowed, and probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the config: `path` (`--config`), else the first of [`SEARCH`] that exists, else the
+/// built-in defaults. Relative paths in a file count from the file's own directory.
+///
+/// # Errors
+/// Every problem of the file, or that it cannot be read.
+pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
+    if let Some(path) = path {
+        return from_file(path);
+    }
+    for candidate in SEARCH.map(Path::new) {
+        match candidate.try_exists() {
+            Ok(false) => {}
+            _ => return from_file(candidate),
+        }
+    }
+    let directory = PathBuf::from(BUILT_IN_DIRECTORY);
+    let (settings, warnings) = load::read(
+        Path::new("built-in defaults"),
+        BUILT_IN,
+        Some(&CertificateSettings::SelfSigned { directory }),
+    )?;
+    Ok(Loaded { settings, path: None, warnings })
+}
+
+fn from_file(path: &Path) -> Result<Loaded, Problems> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => "create it (`postrider check --reference` prints a commented one) or name another with --config",
+            ErrorKind::PermissionDenied => "run as a user who may read it",
+            _ => "name a readable file with --config",
+        };
+        Problems(vec![Problem::of_file(path, format!("cannot be read: {error}; {remedy}"))])
+    })?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        let text = "is not UTF-8; save the file as UTF-8".to_owned();
+        Problems(vec![Problem { file: path.to_owned(), line: Some(line), key: String::new(), text }])
+    })?;
+    let (settings, warnings) = load::read(path, text, None)?;
+    Ok(Loaded { settings, path: Some(path.to_owned()), warnings })
+}
+
+#[cfg(test)]
+mod tests;

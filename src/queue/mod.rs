@@ -3,12 +3,324 @@
 //! One writer thread owns the only writing connection and commits in groups with
 //! `synchronous=FULL`; readers have connections of their own. What is accepted here survives
 //! `kill -9`, a power cut and a full disk. The schema is `queue-schema.sql`.
+//!
+//! [`Queue`] has the verbs. `op` is what they ask of the `writer`, `store` the statements with which it
+//! does it, `read` those that only look; `admin` is for people, with or without the relay running.
 
+pub mod admin;
+mod content;
+mod error;
 pub mod id;
+mod migrate;
+mod op;
+mod open;
+mod purge;
+mod read;
 pub mod rows;
+mod shared;
+mod space;
+mod store;
+mod sweep;
+mod writer;
 
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::config::QueueSettings;
+use crate::mail::Domain;
+
+pub use content::ContentReader;
+pub use error::{AcceptError, QueueError};
 pub use id::{MessageId, RecipientId};
+pub use open::WriterHandle;
+pub use read::DueCursor;
 pub use rows::{
     CachedContent, Due, Event, Fate, Finished, Health, Job, Kick, LaneRow, NewMessage, Origin, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
+pub use sweep::Sweep;
+
+use op::{Ack, Incoming, Op, Outcomes};
+use read::Readers;
+use shared::{Shared, now_us};
+
+/// The queue's verbs; a clone is another handle to the same queue.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    ops: Sender<Op>,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+}
+
+/// For the room of MAIL and for `check`: how often mail was refused since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refused {
+    /// The database was busy.
+    pub busy: u64,
+    /// The disk was full.
+    pub full: u64,
+}
+
+impl Queue {
+    /// Opens the queue, makes it where there is none, recovers it, and starts its writer.
+    ///
+    /// What happens is told to `events` in the order of the commits. Its receiver must go on taking
+    /// whatever else it does: the writer waits for room there.
+    ///
+    /// # Errors
+    /// The file cannot be used, belongs to another relay that runs, or to a newer version.
+    pub fn open(
+        settings: &QueueSettings,
+        events: Sender<Event>,
+    ) -> Result<(Queue, WriterHandle), QueueError> {
+        open::open(settings, open::Tuning::default(), events)
+    }
+
+    fn new(ops: Sender<Op>, shared: Arc<Shared>, readers: Arc<Readers>) -> Queue {
+        Queue { ops, shared, readers }
+    }
+
+    // Accepting.
+
+    /// A new id, never used before.
+    pub fn new_message_id(&self) -> MessageId {
+        MessageId(self.shared.take_ids(1))
+    }
+
+    /// Whether a message of `size` bytes fits without touching the reserve that is kept for outcomes. Asks the
+    /// file system each time (a microsecond).
+    pub fn has_room(&self, size: u64) -> bool {
+        self.shared.health() != shared::Health::Full && self.shared.space.has_room(size)
+    }
+
+    /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
+    /// Returns once it is on disk, so that a session never has more than one piece in memory.
+    ///
+    /// # Errors
+    /// It was not written; the session is to [`Queue::discard`] what went before.
+    pub fn append_chunk(&self, message: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
+        self.room_for(data.len())?;
+        self.ask(|ack| Op::Chunk { message, seq, data, ack })
+    }
+
+    /// Forgets the pieces of a message that does not become one.
+    pub fn discard(&self, message: MessageId) {
+        self.tell(Op::Discard(message));
+    }
+
+    /// Makes it durable: when this returns, the message is on disk and the 250 may be said.
+    ///
+    /// # Errors
+    /// The message is not in the queue.
+    pub fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        self.room_for(message.tail.len())?;
+        let message = Box::new(self.incoming(message));
+        self.ask(|ack| Op::Accept { message, ack })
+    }
+
+    fn room_for(&self, bytes: usize) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        if self.shared.space.has_room(bytes as u64) {
+            return Ok(());
+        }
+        self.shared.count_refused(AcceptError::Full);
+        Err(AcceptError::Full)
+    }
+
+    fn incoming(&self, message: NewMessage) -> Incoming {
+        Incoming::new(message, self.shared.ids(), now_us(), &self.shared.cache)
+    }
+
+    /// How often mail was refused since the start, and why.
+    pub fn refused(&self) -> Refused {
+        let (busy, full) = self.shared.refused();
+        Refused { busy, full }
+    }
+
+    // What is due.
+
+    /// Recipients (state `queued`) behind `after` that are due at `until` or before, in order of time and
+    /// id. Of a full page the last one's [`Due::cursor`] leads to the next; a plain time as `after` means
+    /// behind all of that second.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn due(&self, after: impl Into<DueCursor>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        let after = after.into();
+        self.readers.read(|conn| read::due(conn, after, until, limit))
+    }
+
+    /// The first of one domain that are due at `until` or before.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.due_in_domain_after(domain, i64::MIN, until, limit)
+    }
+
+    /// The next page of [`Queue::due_in_domain`].
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn due_in_domain_after(
+        &self,
+        domain: &Domain,
+        after: impl Into<DueCursor>,
+        until: i64,
+        limit: usize,
+    ) -> Result<Vec<Due>, QueueError> {
+        let after = after.into();
+        self.readers.read(|conn| read::due_in_domain(conn, domain, after, until, limit))
+    }
+
+    /// When the next recipient after `time` is due.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError> {
+        self.readers.read(|conn| read::next_due_after(conn, time))
+    }
+
+    /// Recipients (state `queued`) whose message is past its lifetime, the oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.readers.read(|conn| read::expired(conn, now, limit))
+    }
+
+    /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use
+    /// before the first attempt: later these are in flight.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError> {
+        self.readers.read(read::before_dot)
+    }
+
+    // Lanes.
+
+    /// The lanes that back off.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
+        self.readers.read(read::lanes)
+    }
+
+    /// Remembers that a lane backs off. Never waits; written within a second, the last word counts.
+    pub fn set_lane(&self, row: LaneRow) {
+        self.shared.lane_changed(row.lane.clone(), Some(row));
+        // Wakes the writer; where there is no room it is awake.
+        let _ = self.ops.try_send(Op::Lanes);
+    }
+
+    /// Forgets a lane's backoff. Never waits.
+    pub fn clear_lane(&self, lane: &str) {
+        self.shared.lane_changed(lane.to_owned(), None);
+        let _ = self.ops.try_send(Op::Lanes);
+    }
+
+    // Delivering.
+
+    /// The message with those of `recipients` that still wait (state `queued`); none where none does.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn fetch(
+        &self,
+        message: MessageId,
+        recipients: &[RecipientId],
+    ) -> Result<Option<QueuedMessage>, QueueError> {
+        let fetched = self.readers.read(|conn| read::fetch(conn, message, recipients))?;
+        if !fetched.spoilt.is_empty() {
+            log::error!("{message}: sender or recipient is no address any more: held");
+            self.tell(Op::Hold {
+                recipients: fetched.spoilt,
+                why: "held: the address of the sender or of the recipient is not valid".to_owned(),
+            });
+        }
+        Ok(fetched.message)
+    }
+
+    /// The content in chunks, read one by one.
+    pub fn content(&self, message: MessageId) -> ContentReader {
+        ContentReader::new(self.readers.clone(), message)
+    }
+
+    /// Records that the final dot is about to be sent for these; on disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written: the dot must not be sent.
+    pub fn intend_dot(&self, recipients: &[RecipientId]) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        let (recipients, at) = (recipients.to_vec(), now_us() / 1_000_000);
+        self.ask(|ack| Op::IntendDot { recipients, at, ack })
+    }
+
+    /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only
+    /// while very much else waits.
+    pub fn settle(&self, settlement: Settlement) {
+        self.tell(Op::Settle(Box::new(Outcomes::new(
+            settlement,
+            self.shared.ids(),
+            now_us(),
+            &self.shared.cache,
+        ))));
+    }
+
+    /// Makes what waits for these domains due now and forgets the backoff of their lanes. Gives how many
+    /// recipients wait.
+    ///
+    /// # Errors
+    /// It was not written.
+    pub fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
+        self.shared.refusal()?;
+        let (kick, now) = (kick.clone(), now_us() / 1_000_000);
+        self.ask(|ack| Op::Kick { kick, now, ack: Some(ack) })
+    }
+
+    /// False while outcomes cannot be written: start no attempts then, they would be repeated.
+    pub fn writable(&self) -> bool {
+        self.shared.writable()
+    }
+
+    /// Waits until outcomes can be written; false when they still cannot after `timeout`.
+    pub fn wait_writable(&self, timeout: Duration) -> bool {
+        self.shared.wait_writable(timeout)
+    }
+
+    /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue:
+    /// for once an hour.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn sweep(&self, now: i64) -> Result<Sweep, QueueError> {
+        let sweep = self.readers.read(sweep::look)?;
+        for (problem, count) in &sweep.problems {
+            log::error!("queue: {problem}: {count} (SELECT * FROM stuck)");
+        }
+        if !sweep.problems.is_empty() {
+            self.tell(Op::Repair { now });
+        }
+        Ok(sweep)
+    }
+
+    /// Asks the writer and waits for its answer.
+    fn ask<T>(&self, op: impl FnOnce(Ack<T>) -> Op) -> Result<T, AcceptError> {
+        let (ack, answer) = bounded(1);
+        // A writer that has ended answers nobody: both calls fail at once.
+        self.ops.send(op(ack)).map_err(|_| AcceptError::Failed)?;
+        answer.recv().map_err(|_| AcceptError::Failed)?
+    }
+
+    fn tell(&self, op: Op) {
+        // A writer that has ended has said so, and the process with it.
+        let _ = self.ops.send(op);
+    }
+}

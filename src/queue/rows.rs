@@ -74,12 +74,14 @@ pub struct QueuedMessage {
 pub struct CachedContent {
     /// The bytes.
     pub bytes: Vec<u8>,
+    /// What was taken from the budget: the bytes, and what the envelope takes in memory.
+    pub(super) cost: usize,
     pub(super) budget: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Drop for CachedContent {
     fn drop(&mut self) {
-        self.budget.fetch_add(self.bytes.len(), std::sync::atomic::Ordering::Relaxed);
+        self.budget.fetch_add(self.cost, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

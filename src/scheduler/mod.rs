@@ -1,1 +1,385 @@
-//! To be built.
+//! The scheduler: when each recipient is tried.
+//!
+//! What decides is pure: [`lanes`] (whose turn) and [`retry`] (how long to wait). Round it stand one
+//! thread, which hears from the queue and reads what has come due, and the workers, which
+//! take jobs straight from under the lock, so that no hand-over stands between two messages.
+
+pub mod lanes;
+pub mod retry;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::clock::Clock;
+use crate::config::SchedulerSettings;
+use crate::maillog;
+use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
+
+use lanes::{LaneChange, Lanes, Refill};
+
+/// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows read at a time.
+const PAGE: usize = 1_000;
+/// Events taken in one go, so that one lock serves many.
+const EVENTS_AT_ONCE: usize = 1_000;
+/// How often what is past its lifetime is looked for.
+const EXPIRY_SECS: i64 = 60;
+/// How often the sweep runs, and how long overdue a recipient must be for it to care.
+const SWEEP_SECS: i64 = 60;
+/// A thread silent for longer hangs: systemd may restart us.
+const ALIVE_MAX: Duration = Duration::from_secs(60);
+/// What is due beyond this many pages is read in the next round, so that events are heard in between.
+const PAGES_PER_TICK: usize = 50;
+
+/// Why the scheduler cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The lanes cannot be read.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// No thread to be had.
+    #[error("cannot start the scheduler's thread: {0}; raise the limit of processes (TasksMax)")]
+    Thread(std::io::Error),
+}
+
+/// The handle that workers and `serve` hold.
+#[derive(Clone)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    lanes: Mutex<Lanes>,
+    work: Condvar,
+    queue: Queue,
+    clock: Clock,
+    stopping: AtomicBool,
+    /// When the thread last began a round.
+    pulse: Mutex<Instant>,
+}
+
+impl Scheduler {
+    /// Starts the thread; what was backing off when the last process ended still does.
+    ///
+    /// # Errors
+    /// Where the lanes cannot be read or the thread not be started.
+    pub fn start(
+        settings: SchedulerSettings,
+        queue: Queue,
+        events: Receiver<Event>,
+        clock: Clock,
+    ) -> Result<(Scheduler, JoinHandle<()>), StartError> {
+        let mut lanes = Lanes::new(settings, fastrand::u64(..));
+        for row in queue.lanes()? {
+            lanes.restore(row);
+        }
+        let inner = Inner {
+            lanes: Mutex::new(lanes),
+            work: Condvar::new(),
+            queue,
+            clock,
+            stopping: AtomicBool::new(false),
+            pulse: Mutex::new(Instant::now()),
+        };
+        let scheduler = Scheduler { inner: Arc::new(inner) };
+        let mut thread = Thread::new(scheduler.inner.clone());
+        let handle = std::thread::Builder::new()
+            .name("scheduler".to_owned())
+            .spawn(move || thread.run(&events))
+            .map_err(StartError::Thread)?;
+        Ok((scheduler, handle))
+    }
+
+    /// The next job, waiting for one at most `patience`. None: nothing came, or the relay stops.
+    pub fn next(&self, patience: Duration) -> Option<Job> {
+        let inner = &*self.inner;
+        let mut lanes = inner.lock();
+        let deadline = Instant::now() + patience;
+        loop {
+            if inner.stopping.load(Ordering::Relaxed) {
+                return None;
+            }
+            // While outcomes cannot be written, nothing new is tried: it would be delivered over and over.
+            if inner.queue.writable()
+                && let Some(job) = lanes.next(inner.clock.now())
+            {
+                if lanes.has_turns() {
+                    inner.work.notify_one();
+                }
+                return Some(job);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            lanes = inner.work.wait_timeout(lanes, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A job ended; see [`Lanes::finished`].
+    pub fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        let mut lanes = inner.lock();
+        let change = lanes.finished(job, health, unsettled, now);
+        if lanes.has_turns() {
+            inner.work.notify_one();
+        }
+        drop(lanes);
+        match change {
+            Some(LaneChange::BacksOff(row)) => {
+                maillog::lane_backs_off(&row.lane, row.backoff_until - now, &row.last_reply);
+                inner.queue.set_lane(row);
+            }
+            Some(LaneChange::Recovered) => {
+                maillog::lane_recovered(&job.lane);
+                inner.queue.clear_lane(&job.lane);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes new settings (SIGHUP).
+    pub fn reconfigure(&self, settings: SchedulerSettings) {
+        self.inner.lock().reconfigure(settings);
+    }
+
+    /// Whether [`Scheduler::stop`] was called.
+    pub fn stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Whether the thread has looked at the queue lately: what the watchdog asks.
+    pub fn is_alive(&self) -> bool {
+        let last = self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        last.elapsed() < ALIVE_MAX
+    }
+
+    /// No further jobs; workers that wait are let go, and the thread ends.
+    pub fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        drop(self.inner.lock());
+        self.inner.work.notify_all();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        // A panic under the lock leaves at worst a count off by one job; the queue on disk is untouched.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What only the thread knows.
+struct Thread {
+    inner: Arc<Inner>,
+    /// Everything due up to here has been seen.
+    cursor: DueCursor,
+    /// No recipient comes due before this.
+    next_due: i64,
+    next_expiry: i64,
+    next_sweep: i64,
+    /// Somebody else wrote: a lane whose row they deleted no longer backs off.
+    lanes_changed: bool,
+}
+
+impl Thread {
+    fn new(inner: Arc<Inner>) -> Thread {
+        let now = inner.clock.now();
+        let next_sweep = now + SWEEP_SECS;
+        Thread {
+            inner,
+            cursor: DueCursor::from(i64::MIN),
+            next_due: i64::MIN,
+            next_expiry: i64::MIN,
+            next_sweep,
+            lanes_changed: false,
+        }
+    }
+
+    fn run(&mut self, events: &Receiver<Event>) {
+        while !self.inner.stopping.load(Ordering::Relaxed) {
+            *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let now = self.inner.clock.now();
+            if let Err(error) = self.look(now) {
+                // Nothing is lost: the rows stay due and are read at the next tick.
+                log::error!("the queue cannot be read: {error}");
+            }
+            self.inner.work.notify_one();
+            match events.recv_timeout(self.patience(now)) {
+                Ok(first) => {
+                    let more = events.try_iter().take(EVENTS_AT_ONCE);
+                    self.hear(std::iter::once(first).chain(more));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn patience(&self, now: i64) -> Duration {
+        let alarm = self.inner.lock().next_alarm().unwrap_or(i64::MAX);
+        let wake = self.next_due.min(alarm);
+        if wake <= now { Duration::from_millis(50) } else { TICK }
+    }
+
+    fn hear(&mut self, events: impl Iterator<Item = Event>) {
+        let inner = self.inner.clone();
+        let now = inner.clock.now();
+        let mut lanes = inner.lock();
+        for event in events {
+            match event {
+                Event::Accepted(rows) => rows.into_iter().for_each(|due| lanes.add(due, now)),
+                Event::Settled(rows) => {
+                    for next in rows.iter().filter_map(|(_, next)| *next) {
+                        self.next_due = self.next_due.min(next);
+                        self.cursor = self.cursor.min(DueCursor::from(next - 1));
+                    }
+                    lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
+                }
+                Event::Kicked(kick) => {
+                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
+                    let own = lanes.lane_of(domain);
+                    lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                    self.read_again();
+                }
+                Event::ChangedOutside => {
+                    lanes.forget_waiting();
+                    self.lanes_changed = true;
+                    self.read_again();
+                }
+            }
+        }
+        if lanes.has_turns() {
+            inner.work.notify_one();
+        }
+    }
+
+    /// Whatever is due is read from the start.
+    fn read_again(&mut self) {
+        self.cursor = DueCursor::from(i64::MIN);
+        self.next_due = i64::MIN;
+    }
+
+    /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime.
+    fn look(&mut self, now: i64) -> Result<(), QueueError> {
+        if std::mem::take(&mut self.lanes_changed) {
+            let rows = self.inner.queue.lanes()?;
+            self.inner.lock().end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+        }
+        self.inner.lock().wake(now);
+        if self.next_due <= now {
+            self.read_due(now)?;
+        }
+        let refills = self.inner.lock().refills(now);
+        for refill in refills {
+            self.refill(&refill, now)?;
+        }
+        if self.next_expiry <= now {
+            let rows = self.inner.queue.expired(now, PAGE)?;
+            // A full page: the rest at the next look.
+            self.next_expiry = if rows.len() < PAGE { now + EXPIRY_SECS } else { now };
+            self.inner.lock().add_expired(rows);
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now + SWEEP_SECS;
+            self.sweep(now)?;
+        }
+        Ok(())
+    }
+
+    fn read_due(&mut self, now: i64) -> Result<(), QueueError> {
+        for _ in 0..PAGES_PER_TICK {
+            let rows = self.inner.queue.due(self.cursor, now, PAGE)?;
+            let next_page = next_page(&rows);
+            let mut lanes = self.inner.lock();
+            rows.into_iter().for_each(|due| lanes.add(due, now));
+            drop(lanes);
+            self.inner.work.notify_one();
+            self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
+            if next_page.is_none() {
+                self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn refill(&self, refill: &Refill, now: i64) -> Result<(), QueueError> {
+        let queue = &self.inner.queue;
+        let (rows, all) = match &refill.domain {
+            Some(domain) => {
+                let rows = queue.due_in_domain(domain, now, refill.limit)?;
+                let all = rows.len() < refill.limit;
+                (rows, all)
+            }
+            None => self.rows_of_lane(refill, now)?,
+        };
+        self.inner.lock().refilled(refill, rows, all, now);
+        self.inner.work.notify_one();
+        Ok(())
+    }
+
+    /// A route's lane gathers many domains: its rows are picked out of everything that is due.
+    fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, bool), QueueError> {
+        let mut found = Vec::new();
+        let mut cursor = DueCursor::from(i64::MIN);
+        loop {
+            let rows = self.inner.queue.due(cursor, now, PAGE)?;
+            let next = next_page(&rows);
+            let lanes = self.inner.lock();
+            found.extend(rows.into_iter().filter(|due| lanes.lane_of(&due.domain) == refill.lane));
+            drop(lanes);
+            match next {
+                Some(next) if found.len() < refill.limit => cursor = next,
+                _ => return Ok((found, next.is_none())),
+            }
+        }
+    }
+
+    /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
+    /// accounted for. What is not is put in line, logged as an error and so seen.
+    fn sweep(&self, now: i64) -> Result<(), QueueError> {
+        let mut page = Some(DueCursor::from(i64::MIN));
+        let mut forgotten = 0usize;
+        while let Some(cursor) = page {
+            let rows = self.inner.queue.due(cursor, now - SWEEP_SECS, PAGE)?;
+            page = next_page(&rows);
+            let mut lanes = self.inner.lock();
+            for due in rows {
+                if !lanes.accounts_for(&due) {
+                    forgotten += 1;
+                    lanes.add(due, now);
+                }
+            }
+        }
+        if forgotten > 0 {
+            log::error!(
+                "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Where the next page begins; none behind the last.
+fn next_page(rows: &[Due]) -> Option<DueCursor> {
+    rows.last().filter(|_| rows.len() == PAGE).map(Due::cursor)
+}
+
+/// Whether a lane is below the domain of an ETRN `@domain`.
+fn is_below(kick: &Kick, lane: &str) -> bool {
+    match kick {
+        Kick::Domain(_) => false,
+        Kick::DomainAndBelow(domain) => {
+            lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        }
+    }
+}

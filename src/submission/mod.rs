@@ -1,1 +1,234 @@
-//! To be built.
+//! Submission: mail is taken from applications here, and hostile bytes end here.
+//!
+//! Listener threads accept connections and the session pool runs each on a thread of its own:
+//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
+//! and `intake` take the message, and 250 is said once the queue has it on disk.
+//!
+//! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
+//! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
+//! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
+
+mod aliases;
+mod auth;
+mod command;
+mod content;
+mod header;
+mod intake;
+mod listener;
+mod parameters;
+mod pool;
+mod protocol;
+mod replies;
+mod session;
+pub mod tls;
+pub mod users;
+mod wire;
+
+#[cfg(test)]
+mod golden;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
+use crate::mail::{Address, Domain};
+use crate::queue::Queue;
+
+use auth::Failures;
+use intake::MessageQueue;
+use listener::Listener;
+use pool::Pool;
+use users::{User, Users};
+
+/// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
+pub struct Submission {
+    shared: Arc<Shared>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+/// Why submission cannot start, or cannot go over to new settings.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("[[listen]] address {address}: {source} ({remedy})")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// A listener wants TLS and there is no certificate.
+    #[error("[[listen]] address {0} has TLS, but there is no [tls] certificate (set one, or tls = \"off\")")]
+    NoCertificate(SocketAddr),
+}
+
+/// What listeners and sessions share.
+struct Shared {
+    service: RwLock<Arc<Service>>,
+    queue: Arc<dyn MessageQueue>,
+    failures: Failures,
+    pool: Arc<Pool>,
+}
+
+type Verify = Box<dyn Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync>;
+
+/// What a session has to go by; a reload makes a new one for the sessions that begin after it.
+struct Service {
+    hostname: Domain,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+    aliases: BTreeMap<String, Vec<Address>>,
+    lifetime: Duration,
+    verify: Verify,
+}
+
+impl Service {
+    fn new(settings: &SubmissionSettings, verify: Verify) -> Result<Service, StartError> {
+        let tls = match &settings.tls {
+            Some(certificate) => Some(tls::server_config(certificate, &settings.hostname)?),
+            None => None,
+        };
+        let without = |listen: &&ListenSettings| listen.tls != ListenTls::Off && tls.is_none();
+        if let Some(listen) = settings.listen.iter().find(without) {
+            return Err(StartError::NoCertificate(listen.address));
+        }
+        Ok(Service {
+            hostname: settings.hostname.clone(),
+            tls,
+            limits: settings.limits.clone(),
+            aliases: settings.aliases.clone(),
+            lifetime: settings.lifetime,
+            verify,
+        })
+    }
+}
+
+impl Shared {
+    fn service(&self) -> Arc<Service> {
+        // Only ever replaced whole, so there is nothing half done behind a poisoned lock.
+        Arc::clone(&self.service.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Submission {
+    /// Binds every `[[listen]]` address and begins to accept.
+    ///
+    /// # Errors
+    /// Nothing listens then.
+    pub fn start(
+        settings: &SubmissionSettings,
+        users: Arc<Users>,
+        queue: Queue,
+    ) -> Result<Submission, StartError> {
+        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+    }
+
+    fn start_with(
+        settings: &SubmissionSettings,
+        verify: Verify,
+        queue: Arc<dyn MessageQueue>,
+    ) -> Result<Submission, StartError> {
+        let service = Service::new(settings, verify)?;
+        let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let shared = Arc::new(Shared {
+            service: RwLock::new(Arc::new(service)),
+            queue,
+            failures: Failures::default(),
+            pool: Pool::new(),
+        });
+        let mut listeners = Vec::new();
+        for (listen, socket) in settings.listen.iter().zip(sockets) {
+            listeners.push(Listener::start(listen, socket, &shared)?);
+        }
+        Ok(Submission { shared, listeners: Mutex::new(listeners) })
+    }
+
+    /// Where it listens, in the order of the settings; the port the system chose where they say 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners().iter().map(Listener::local_address).collect()
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.shared.pool.sessions()
+    }
+
+    /// Goes over to new settings: certificate, users, limits, aliases and what listeners allow hold for
+    /// sessions that begin from now on. Listeners whose address stays go on listening, new ones
+    /// are opened and those that are gone are closed (their sessions go on).
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn reload(&self, settings: &SubmissionSettings, users: Arc<Users>) -> Result<(), StartError> {
+        let service = Service::new(settings, verify_with(users))?;
+        let mut listeners = self.listeners();
+        let mut old = std::mem::take(&mut *listeners);
+        let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
+        let opened = open_new(&settings.listen, known);
+        let mut opened = match opened {
+            Ok(opened) => opened.into_iter(),
+            Err(error) => {
+                *listeners = old;
+                return Err(error);
+            }
+        };
+        *self.shared.service.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(service);
+        for listen in &settings.listen {
+            match old.iter().position(|listener| listener.configured_address() == listen.address) {
+                Some(place) => {
+                    let listener = old.remove(place);
+                    listener.set(listen);
+                    listeners.push(listener);
+                }
+                None => {
+                    if let Some(socket) = opened.next() {
+                        listeners.push(Listener::start(listen, socket, &self.shared)?);
+                    }
+                }
+            }
+        }
+        old.into_iter().for_each(Listener::stop);
+        Ok(())
+    }
+
+    /// Closes the listeners and ends all sessions: idle ones at once with 421, those within a transaction
+    /// when it is done, and those not done after `patience` by cutting them off. Gives how many
+    /// were cut off; what they had not been told 250 for is not queued.
+    pub fn stop(&self, patience: Duration) -> usize {
+        let listeners = std::mem::take(&mut *self.listeners());
+        listeners.into_iter().for_each(Listener::stop);
+        self.shared.pool.stop(patience)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn verify_with(users: Arc<Users>) -> Verify {
+    Box::new(move |name, password| users.verify(name, password))
+}
+
+/// Binds the addresses of `listen` that are not among `known`, all or none.
+fn open_new(
+    listen: &[ListenSettings],
+    mut known: Vec<SocketAddr>,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let mut opened = Vec::new();
+    for listen in listen {
+        match known.iter().position(|address| *address == listen.address) {
+            Some(place) => drop(known.remove(place)),
+            None => opened.push(listener::bind(listen)?),
+        }
+    }
+    Ok(opened)
+}

@@ -1,0 +1,239 @@
+//! `postrider check`: what keeps the relay from working, and what will surprise its operator.
+//!
+//! A bad config is told as every command tells it (stderr, exit code 2). With a good one each
+//! thing the relay depends on is looked at and gets a line: ok, warning or problem. Nothing is
+//! changed, and nothing is created.
+
+mod certificate;
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::print;
+use crate::config::{self, BUILT_IN_DIRECTORY, DnsSettings, Loaded, Problems, Settings};
+use crate::submission::users;
+
+/// `postrider check`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print a commented config file with every key and its default, and check nothing
+    #[arg(long, conflicts_with = "json")]
+    reference: bool,
+    /// One JSON object, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What other rooms know how to look at; each gives a sentence on what it found.
+#[derive(Default)]
+pub struct Probes {
+    /// Opens the database for reading, and says its version and how much waits.
+    pub database: Option<fn(&Path) -> anyhow::Result<String>>,
+    /// Asks a question of every name server.
+    pub dns: Option<fn(&DnsSettings) -> anyhow::Result<String>>,
+}
+
+/// Problems were found and are printed: exit code 1 without a word more.
+#[derive(Debug, thiserror::Error)]
+#[error("problems were found")]
+pub(crate) struct Found;
+
+/// One line of the output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    level: Level,
+    /// What was looked at.
+    about: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+impl Finding {
+    fn ok(about: &'static str, text: String) -> Finding {
+        Finding { level: Level::Ok, about, text }
+    }
+
+    fn warning(about: &'static str, text: String) -> Finding {
+        Finding { level: Level::Warning, about, text }
+    }
+
+    fn problem(about: &'static str, text: String) -> Finding {
+        Finding { level: Level::Problem, about, text }
+    }
+}
+
+/// Runs `postrider check`. `config` is `--config`.
+///
+/// # Errors
+/// A bad config, or that problems were found.
+pub fn run(config: Option<&Path>, arguments: &Arguments, probes: &Probes) -> anyhow::Result<()> {
+    if arguments.reference {
+        return print(&config::reference());
+    }
+    let loaded = match config::load(config) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            if arguments.json {
+                print(&json(&findings_of(&problems))?)?;
+            }
+            return Err(problems.into());
+        }
+    };
+    let findings = look_at(&loaded, probes);
+    print(&if arguments.json { json(&findings)? } else { lines(&findings) })?;
+    match findings.iter().any(|finding| finding.level == Level::Problem) {
+        true => Err(Found.into()),
+        false => Ok(()),
+    }
+}
+
+fn findings_of(problems: &Problems) -> Vec<Finding> {
+    problems.0.iter().map(|problem| Finding::problem("config", problem.to_string())).collect()
+}
+
+fn look_at(loaded: &Loaded, probes: &Probes) -> Vec<Finding> {
+    let settings = &loaded.settings;
+    let mut findings = Vec::new();
+    findings.push(match &loaded.path {
+        Some(path) => Finding::ok("config", path.display().to_string()),
+        None => {
+            Finding::ok("config", format!("no file, built-in defaults: state in ./{BUILT_IN_DIRECTORY}/"))
+        }
+    });
+    findings.extend(loaded.warnings.iter().map(|warning| Finding::warning("config", warning.to_string())));
+    findings.push(hostname(settings));
+    if let Some(tls) = &settings.submission.tls {
+        findings.extend(certificate::look_at(tls, &settings.hostname));
+    }
+    findings.extend(users_of(settings));
+    findings.push(database(settings, probes));
+    findings.extend(probes.dns.map(|ask| match ask(&settings.dns) {
+        Ok(text) => Finding::ok("dns", text),
+        Err(error) => Finding::problem("dns", format!("{error:#}")),
+    }));
+    findings.push(descriptors(settings));
+    findings
+}
+
+fn hostname(settings: &Settings) -> Finding {
+    let name = &settings.hostname;
+    if name.as_str().contains('.') {
+        Finding::ok("hostname", name.to_string())
+    } else {
+        let text = format!(
+            "{name} has no domain, and many hosts refuse mail from such a name; \
+             give hostname = \"{name}.example.com\" as it is in DNS"
+        );
+        Finding::warning("hostname", text)
+    }
+}
+
+fn users_of(settings: &Settings) -> Vec<Finding> {
+    let about = "users";
+    let path = &settings.submission.users_file;
+    let name = path.display();
+    let users = match users::list(path) {
+        Ok(users) => users,
+        Err(error) => return vec![Finding::problem(about, error.to_string())],
+    };
+    let trusts = settings.submission.listen.iter().any(|listen| !listen.trusted.is_empty());
+    let mut findings = vec![match users.len() {
+        0 if !trusts => {
+            let text = format!(
+                "none in {name}, and no network is trusted: nobody can send mail; `postrider user add NAME`"
+            );
+            Finding::warning(about, text)
+        }
+        count => Finding::ok(about, format!("{count} in {name}")),
+    }];
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o007 != 0 {
+        let text = format!(
+            "{name} can be read by every user of this machine, who can guess passwords then; chmod o= {name}"
+        );
+        findings.push(Finding::warning(about, text));
+    }
+    findings
+}
+
+fn database(settings: &Settings, probes: &Probes) -> Finding {
+    let about = "database";
+    let path = &settings.queue.path;
+    let name = path.display();
+    match path.try_exists() {
+        Ok(true) => match probes.database.map(|open| open(path)) {
+            Some(Ok(text)) => Finding::ok(about, format!("{name}: {text}")),
+            Some(Err(error)) => Finding::problem(about, format!("{name}: {error:#}")),
+            None => Finding::ok(about, format!("{name} is there")),
+        },
+        Ok(false) => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let missing = directory.filter(|directory| !directory.is_dir());
+            match missing {
+                Some(directory) if directory != Path::new(BUILT_IN_DIRECTORY) => {
+                    let directory = directory.display();
+                    Finding::problem(
+                        about,
+                        format!(
+                            "{directory} does not exist; create it for {name}, owned by the relay's user"
+                        ),
+                    )
+                }
+                _ => Finding::ok(about, format!("{name} does not exist yet; the first start creates it")),
+            }
+        }
+        Err(error) => Finding::problem(about, format!("{name}: {error}; run as the relay's user")),
+    }
+}
+
+/// Descriptors that the relay may need at once: two for each session and worker (the connection, and the
+/// database), and some for the listeners, the log and the database.
+pub(crate) fn descriptors_wanted(settings: &Settings) -> u64 {
+    2 * (settings.submission.limits.sessions + settings.delivery.workers) as u64 + 256
+}
+
+fn descriptors(settings: &Settings) -> Finding {
+    let about = "descriptors";
+    let wanted = descriptors_wanted(settings);
+    match rlimit::getrlimit(rlimit::Resource::NOFILE) {
+        Ok((_, hard)) if hard >= wanted => {
+            Finding::ok(about, format!("{wanted} may be needed, {hard} are allowed"))
+        }
+        Ok((_, hard)) => {
+            let text = format!(
+                "{wanted} may be needed, only {hard} are allowed; raise LimitNOFILE, or lower limits.sessions or delivery.workers"
+            );
+            Finding::warning(about, text)
+        }
+        Err(error) => Finding::warning(about, format!("the limit cannot be read: {error}")),
+    }
+}
+
+fn json(findings: &[Finding]) -> anyhow::Result<String> {
+    let good = findings.iter().all(|finding| finding.level != Level::Problem);
+    Ok(serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))? + "\n")
+}
+
+fn lines(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { level, about, text: what } in findings {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Problem => "problem",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{level:<8} {about}: {what}");
+    }
+    text
+}

@@ -1,0 +1,315 @@
+//! A small DNS server on loopback, for the demo and the tests: real packets over UDP and TCP from a
+//! zone that is written down in the program.
+//!
+//! It answers as the recursive server of a provider would: CNAMEs followed, NXDOMAIN and empty answers
+//! with an SOA, long answers truncated over UDP. A name may misbehave in the ways real servers do. It serves
+//! whoever runs the program on this machine and is not for the world.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
+use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::task::AbortHandle;
+
+/// How many CNAMEs are followed for one question.
+const CNAMES_MAX: usize = 8;
+/// A TCP client that says nothing is dropped after this.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// Names and what is answered for them; any other name does not exist.
+#[derive(Debug, Clone, Default)]
+pub struct Zone {
+    /// By name in lower case; each record keeps the spelling it was given.
+    records: BTreeMap<String, Vec<Record>>,
+    faults: BTreeMap<String, Fault>,
+    ttl_secs: u32,
+}
+
+/// How a name misbehaves, for every type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The answer is SERVFAIL.
+    Servfail,
+    /// The answer is REFUSED.
+    Refused,
+    /// There is no answer.
+    Silent,
+    /// The answer is a referral to other servers, as a lame server gives it.
+    Referral,
+}
+
+impl Zone {
+    /// An empty zone with a TTL of 0: nothing is cached.
+    pub fn new() -> Zone {
+        Zone::default()
+    }
+
+    /// The TTL of all records, and of their absence.
+    #[must_use]
+    pub fn ttl(mut self, secs: u32) -> Zone {
+        self.ttl_secs = secs;
+        self
+    }
+
+    /// An MX record; `.` as host makes a null MX.
+    #[must_use]
+    pub fn mx(self, name: &str, preference: u16, host: &str) -> Zone {
+        self.record(name, RData::MX(MX::new(preference, absolute(host))))
+    }
+
+    /// A null MX (RFC 7505).
+    #[must_use]
+    pub fn null_mx(self, name: &str) -> Zone {
+        self.mx(name, 0, ".")
+    }
+
+    /// An A or AAAA record.
+    #[must_use]
+    pub fn address(self, name: &str, ip: IpAddr) -> Zone {
+        let data = match ip {
+            IpAddr::V4(v4) => RData::A(A(v4)),
+            IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+        };
+        self.record(name, data)
+    }
+
+    /// A CNAME record.
+    #[must_use]
+    pub fn cname(self, name: &str, target: &str) -> Zone {
+        self.record(name, RData::CNAME(CNAME(absolute(target))))
+    }
+
+    /// Makes a name misbehave.
+    #[must_use]
+    pub fn fault(mut self, name: &str, fault: Fault) -> Zone {
+        self.faults.insert(key(&absolute(name)), fault);
+        self
+    }
+
+    fn record(mut self, name: &str, data: RData) -> Zone {
+        let owner = absolute(name);
+        self.records.entry(key(&owner)).or_default().push(Record::from_rdata(owner, 0, data));
+        self
+    }
+
+    /// Code, answers and authorities; none for silence.
+    fn reply(&self, name: Name, kind: RecordType) -> Option<(ResponseCode, Vec<Record>, Vec<Record>)> {
+        match self.faults.get(&key(&name)) {
+            Some(Fault::Silent) => None,
+            Some(Fault::Servfail) => Some((ResponseCode::ServFail, Vec::new(), Vec::new())),
+            Some(Fault::Refused) => Some((ResponseCode::Refused, Vec::new(), Vec::new())),
+            Some(Fault::Referral) => {
+                let ns = RData::NS(NS(absolute("ns.elsewhere.test")));
+                let referral = Record::from_rdata(name, self.ttl_secs, ns);
+                Some((ResponseCode::NoError, Vec::new(), vec![referral]))
+            }
+            None => {
+                let (code, answers) = self.answer(&name, kind);
+                let found = answers.iter().any(|record| record.record_type() == kind);
+                Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))
+            }
+        }
+    }
+
+    /// The records for a question, CNAMEs followed, and NXDOMAIN where the last name does not exist.
+    fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        let mut answers = Vec::new();
+        let mut name = name.clone();
+        for _ in 0..=CNAMES_MAX {
+            let Some(here) = self.records.get(&key(&name)) else {
+                // An empty name between two that exist exists (RFC 8020).
+                let suffix = format!(".{}", key(&name));
+                let between = self.records.keys().any(|known| known.ends_with(&suffix));
+                let code = if between { ResponseCode::NoError } else { ResponseCode::NXDomain };
+                return (code, answers);
+            };
+            let with_ttl = |record: &Record| {
+                let mut record = record.clone();
+                record.ttl = self.ttl_secs;
+                record
+            };
+            let matching = here.iter().filter(|record| record.record_type() == kind);
+            let alias = here.iter().find(|record| record.record_type() == RecordType::CNAME);
+            match alias {
+                Some(record) if kind != RecordType::CNAME => {
+                    answers.push(with_ttl(record));
+                    if let RData::CNAME(target) = &record.data {
+                        name = target.0.clone();
+                    }
+                }
+                _ => {
+                    answers.extend(matching.map(with_ttl));
+                    return (ResponseCode::NoError, answers);
+                }
+            }
+        }
+        (ResponseCode::NoError, answers)
+    }
+
+    fn soa(&self) -> Record {
+        let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, self.ttl_secs);
+        Record::from_rdata(Name::root(), self.ttl_secs, RData::SOA(soa))
+    }
+}
+
+/// A question that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// In lower case, without the last dot.
+    pub name: String,
+    /// `A`, `AAAA`, `MX` …
+    pub kind: String,
+    /// Over TCP rather than UDP.
+    pub tcp: bool,
+}
+
+/// A running server; it ends when dropped.
+pub struct DnsServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: AbortHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    zone: Mutex<Zone>,
+    asked: Mutex<Vec<Question>>,
+}
+
+impl DnsServer {
+    /// Listens on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn start(zone: Zone) -> io::Result<DnsServer> {
+        let shared = Arc::new(Shared { zone: Mutex::new(zone), asked: Mutex::default() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (tcp, udp) = same_port()?;
+        let address = tcp.local_addr()?;
+        let mut server = Server::new(Handler(Arc::clone(&shared)));
+        {
+            let _context = runtime.enter();
+            server.register_listener(tokio::net::TcpListener::from_std(tcp)?, TCP_IDLE, 64);
+            server.register_socket(tokio::net::UdpSocket::from_std(udp)?);
+        }
+        let life = runtime.spawn(std::future::pending::<()>());
+        let stop = life.abort_handle();
+        let thread = std::thread::Builder::new().name("demo-dns".to_owned()).spawn(move || {
+            let _ = runtime.block_on(life);
+            drop(server);
+        })?;
+        Ok(DnsServer { address, shared, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens, UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from another zone from now on.
+    pub fn serve(&self, zone: Zone) {
+        *self.shared.zone.lock().unwrap_or_else(PoisonError::into_inner) = zone;
+    }
+
+    /// What was asked so far, in order.
+    pub fn asked(&self) -> Vec<Question> {
+        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.stop.abort();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A listener and a socket on the same port; another program may have the UDP side of a free TCP port.
+fn same_port() -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
+    let mut tries = 20;
+    loop {
+        let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        tries -= 1;
+        match std::net::UdpSocket::bind(tcp.local_addr()?) {
+            Ok(udp) => {
+                tcp.set_nonblocking(true)?;
+                udp.set_nonblocking(true)?;
+                return Ok((tcp, udp));
+            }
+            Err(error) if tries == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+struct Handler(Arc<Shared>);
+
+impl Handler {
+    async fn handle(&self, request: &Request, mut response: impl ResponseHandler) -> ResponseInfo {
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.recursion_available = true;
+        let nothing_sent = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
+        let Ok(info) = request.request_info() else { return nothing_sent };
+        let (name, kind) = (Name::from(info.query.name()), info.query.query_type());
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner).push(Question {
+            name: key(&name),
+            kind: kind.to_string(),
+            tcp: info.protocol == Protocol::Tcp,
+        });
+        let reply = self.0.zone.lock().unwrap_or_else(PoisonError::into_inner).reply(name, kind);
+        let Some((code, answers, authorities)) = reply else { return nothing_sent };
+        metadata.response_code = code;
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &request.edns {
+            // Its payload size is what bounds our answer over UDP.
+            builder.edns(edns);
+        }
+        let message = builder.build(metadata, &answers, &authorities, [], []);
+        response.send_response(message).await.unwrap_or(nothing_sent)
+    }
+}
+
+// What `#[async_trait]` makes of the trait's one method, written out to spare a dependency.
+impl RequestHandler for Handler {
+    fn handle_request<'this, 'request, 'both, R, T>(
+        &'this self,
+        request: &'request Request,
+        response: R,
+    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'both>>
+    where
+        R: ResponseHandler + 'both,
+        T: Time + 'both,
+        'this: 'both,
+        'request: 'both,
+        Self: 'both,
+    {
+        Box::pin(self.handle(request, response))
+    }
+}
+
+/// Names in a zone are written by us; one that cannot be a name becomes the root, which nobody asks for.
+fn absolute(name: &str) -> Name {
+    let mut name = Name::from_ascii(name).unwrap_or_default();
+    name.set_fqdn(true);
+    name
+}
+
+fn key(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    text.strip_suffix('.').unwrap_or(&text).to_owned()
+}

@@ -1,0 +1,363 @@
+//! `postrider queue …`: the queue for people (aligned tables) and programs (`--json`).
+//!
+//! Works with or without the relay running: the database is all it needs. What hosts and clients said is
+//! printed with its control characters escaped, so that no reply can write on the operator's terminal.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use crate::mail::Domain;
+use crate::queue::admin::{Admin, Filter, Line, Shown, Summary, Which};
+use crate::queue::{MessageId, QueueError};
+
+/// Arguments of `postrider queue`.
+#[derive(Debug, Args)]
+pub struct QueueArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List what waits (or, with --state, what is finished), one line a recipient
+    List {
+        /// Only recipients of this domain
+        #[arg(long, value_parser = domain)]
+        domain: Option<Domain>,
+        /// Only messages of this envelope sender ('' for bounces)
+        #[arg(long)]
+        sender: Option<String>,
+        /// Only recipients in this state
+        #[arg(long, value_parser = ["queued", "held", "delivered", "relayed", "failed", "expired", "removed"])]
+        state: Option<String>,
+        /// At most this many lines
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one message: envelope, recipients, every attempt, header
+    Show {
+        /// The queue id, as in the 250 reply and the log
+        id: MessageId,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try now, whatever the retry schedule says
+    Retry(Selection),
+    /// Keep from being tried until released
+    Hold(Selection),
+    /// Try held ones again
+    Release(Selection),
+    /// Take out of the queue; nobody is told
+    Remove(Selection),
+    /// Return to the sender now (not supported yet)
+    Bounce(Selection),
+    /// Count what waits, in all and by domain
+    Summary {
+        /// At most this many domains
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Selection {
+    /// Queue ids
+    ids: Vec<MessageId>,
+    /// All that waits for this domain
+    #[arg(long, value_parser = domain)]
+    domain: Option<Domain>,
+    /// All that waits
+    #[arg(long)]
+    all: bool,
+}
+
+impl Selection {
+    fn each(&self) -> Vec<Which> {
+        match &self.domain {
+            Some(domain) => vec![Which::Domain(domain.clone())],
+            None if self.all => vec![Which::All],
+            None => self.ids.iter().copied().map(Which::Message).collect(),
+        }
+    }
+}
+
+fn domain(text: &str) -> Result<Domain, String> {
+    Domain::parse(text).map_err(|error| error.to_string())
+}
+
+/// Why a `queue` command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueCommandError {
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Nothing is known of this message.
+    #[error("{0} is not in the queue (any more): see `postrider queue list`")]
+    Unknown(MessageId),
+    /// For a later version.
+    #[error("queue bounce is not supported yet: use `queue remove`, and tell the sender")]
+    Bounce,
+    /// Standard output is gone.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Does what `args` say with the queue at `path`.
+///
+/// # Errors
+/// One line for standard error; exit code 1.
+pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<(), QueueCommandError> {
+    let answer = match &args.verb {
+        Verb::List { domain, sender, state, limit, json } => {
+            let filter = Filter {
+                domain: domain.clone(),
+                sender: sender.clone(),
+                state: state.clone(),
+                limit: *limit,
+            };
+            let lines = Admin::to_read(path)?.list(&filter)?;
+            if *json {
+                lines.iter().map(|line| json_text(line) + "\n").collect()
+            } else {
+                list_text(&lines, *limit)
+            }
+        }
+        Verb::Show { id, json } => {
+            let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
+            if *json { json_text(&shown) + "\n" } else { show_text(&shown) }
+        }
+        Verb::Summary { limit, json } => {
+            let summary = Admin::to_read(path)?.summary(*limit)?;
+            if *json { json_text(&summary) + "\n" } else { summary_text(&summary) }
+        }
+        Verb::Retry(selection) => change(path, selection, Admin::retry, "due now")?,
+        Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
+        Verb::Release(selection) => change(path, selection, Admin::release, "released")?,
+        Verb::Remove(selection) => change(path, selection, Admin::remove, "removed")?,
+        Verb::Bounce(_) => return Err(QueueCommandError::Bounce),
+    };
+    out.write_all(answer.as_bytes())?;
+    Ok(())
+}
+
+fn change(
+    path: &Path,
+    selection: &Selection,
+    verb: fn(&Admin, &Which) -> Result<usize, QueueError>,
+    done: &str,
+) -> Result<String, QueueCommandError> {
+    let admin = Admin::to_write(path)?;
+    let mut recipients = 0;
+    for which in selection.each() {
+        let changed = verb(&admin, &which)?;
+        if let (Which::Message(id), 0) = (&which, changed)
+            && admin.show(*id)?.is_none_or(|shown| shown.message.is_none())
+        {
+            return Err(QueueCommandError::Unknown(*id));
+        }
+        recipients += changed;
+    }
+    Ok(format!("{recipients} recipient{} {done}\n", if recipients == 1 { "" } else { "s" }))
+}
+
+fn json_text(value: &impl serde::Serialize) -> String {
+    // Structs of strings and numbers always have a JSON form.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn list_text(lines: &[Line], limit: u32) -> String {
+    if lines.is_empty() {
+        return "nothing\n".to_owned();
+    }
+    let rows = lines.iter().map(|line| {
+        vec![
+            line.queue_id.clone(),
+            age(line.age),
+            line.size.to_string(),
+            line.state.clone(),
+            line.attempts.to_string(),
+            line.next_attempt.clone().unwrap_or_else(|| "-".to_owned()),
+            format!("<{}>", line.sender),
+            line.recipient.clone(),
+            line.last_reply.clone().unwrap_or_default(),
+        ]
+    });
+    let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT (UTC)", "SENDER", "RECIPIENT", "LAST REPLY"];
+    let mut text = table(&head, rows.collect());
+    if lines.len() as u64 == u64::from(limit) {
+        let _ = writeln!(text, "(the first {limit}; more with --limit)");
+    }
+    text
+}
+
+fn show_text(shown: &Shown) -> String {
+    let mut text = format!("message {}\n", shown.queue_id);
+    let mut field = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<9} {}", printable(value));
+    };
+    match &shown.message {
+        Some(message) => {
+            field("sender", &format!("<{}>", message.sender));
+            field("user", message.user.as_deref().unwrap_or("-"));
+            field("client", message.client.as_deref().unwrap_or("-"));
+            field("helo", message.helo.as_deref().unwrap_or("-"));
+            field("received", &format!("{} UTC", message.received));
+            field("expires", &format!("{} UTC", message.expires));
+            field("size", &format!("{} bytes, {}", message.size, message.body));
+        }
+        None => field("state", "finished"),
+    }
+    for (line, tries) in &shown.recipients {
+        let next =
+            line.next_attempt.as_ref().map_or_else(String::new, |next| format!(", next try {next} UTC"));
+        let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
+        if let Some(reply) = &line.last_reply {
+            let _ = writeln!(text, "  last reply: {}", printable(reply));
+        }
+        let rows = tries.iter().map(|one| {
+            let host = one.mx.as_deref().unwrap_or("-");
+            let ip = one.ip.as_ref().map_or_else(String::new, |ip| format!("[{ip}]"));
+            vec![
+                format!("  {}", one.at),
+                format!("{} ms", one.duration_ms),
+                format!("{host}{ip}"),
+                format!("tls {}", one.tls.as_deref().unwrap_or("-")),
+                one.phase.clone(),
+                one.outcome.clone(),
+                one.reply.clone(),
+            ]
+        });
+        text += &table(&[], rows.collect());
+    }
+    if let Some(header) = &shown.header {
+        text += "header\n";
+        for line in header.lines() {
+            let _ = writeln!(text, "  {}", printable(line));
+        }
+    }
+    text
+}
+
+fn summary_text(summary: &Summary) -> String {
+    let Summary { messages, bytes, recipients, held, due, domains } = summary;
+    let mut text = format!(
+        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
+        recipients - due - held
+    );
+    if !domains.is_empty() {
+        let rows = domains.iter().map(|line| {
+            let counts = [
+                line.total,
+                line.under_5m,
+                line.under_1h,
+                line.under_6h,
+                line.under_1d,
+                line.older,
+                line.held,
+            ];
+            let next = line.next_attempt.clone().unwrap_or_else(|| "-".to_owned());
+            std::iter::once(line.domain.clone())
+                .chain(counts.map(|count| count.to_string()))
+                .chain([next])
+                .collect()
+        });
+        let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
+        text += &table(&head, rows.collect());
+    }
+    text
+}
+
+/// Columns as wide as their widest cell; no blanks at the end of a line.
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let head = head.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = (!head.is_empty())
+        .then_some(head)
+        .into_iter()
+        .chain(rows)
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+/// Control characters escaped.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+/// `59s`, `59m`, `23h`, `5d`.
+fn age(secs: i64) -> String {
+    match secs {
+        ..60 => format!("{}s", secs.max(0)),
+        60..3600 => format!("{}m", secs / 60),
+        3600..86400 => format!("{}h", secs / 3600),
+        _ => format!("{}d", secs / 86400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: QueueArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<QueueArgs, clap::Error> {
+        Command::try_parse_from([&["queue"], words].concat()).map(|command| command.args)
+    }
+
+    #[test]
+    fn a_change_says_what_it_is_for() {
+        for bad in
+            [&["remove"][..], &["remove", "--all", "--domain", "b"], &["remove", "nonsense"], &["show"]]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        for good in
+            [&["remove", "--all"][..], &["retry", "01MB1Z4QK3R", "01MB1Z4QK3S"], &["hold", "--domain", "b"]]
+        {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_cannot_write_on_the_terminal() {
+        assert_eq!(printable("550 \u{1b}[2Jno\u{9b}x"), "550 \\u{1b}[2Jno\\u{9b}x");
+        let text = table(&["A", "B"], vec![vec!["x\ny".to_owned(), String::new()]]);
+        assert_eq!(text, "A     B\nx\\ny\n");
+    }
+
+    #[test]
+    fn a_queue_that_is_not_there_is_said_so_in_one_line() {
+        let args = parse(&["list"]).unwrap();
+        let error = run(&args, Path::new("/nonexistent/queue.db"), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/queue.db") && error.contains("postrider serve"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+}

@@ -1,0 +1,198 @@
+//! `postrider user`: add, remove and list who may log in.
+//!
+//! The password is asked for twice on the terminal, or read from one line of stdin; it is never
+//! an argument, which every user of the machine could read.
+
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::{WrongUsage, print};
+use crate::config::{self, BUILT_IN_DIRECTORY};
+use crate::submission::users::{self, Attributes, User};
+
+/// No password is longer; what follows on a longer line is not waited for.
+const LINE_BYTES_MAX: u64 = 4096;
+
+/// `postrider user …`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// Add a user; the password is asked for, or read with --password-stdin
+    ///
+    /// Only a verifier of the password is stored (SCRAM-SHA-256, RFC 5803), in the file that [users]
+    /// file names. A running relay knows the user within a second. To change a password,
+    /// remove the user and add it again.
+    Add(Add),
+    /// Remove a user; a running relay refuses it within a second
+    Remove {
+        /// The user's name
+        name: String,
+    },
+    /// List the users
+    List {
+        /// One JSON object, for programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `postrider user add`.
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// The name to log in with: up to 64 printable ASCII characters, no spaces, no colon
+    name: String,
+    /// Read the password from one line of stdin instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+    /// Allow the private commands (not supported yet)
+    #[arg(long)]
+    operator: bool,
+    /// Allow only these senders: an address, or *@example.com; may be given several times
+    ///
+    /// Without this option the user may send as anybody. Upper and lower case are the same;
+    /// app+tag@example.com is another sender than app@example.com.
+    #[arg(long, value_name = "PATTERN")]
+    senders: Vec<String>,
+    /// Let the user fetch the mail of this domain with ATRN (not supported yet)
+    #[arg(long, value_name = "DOMAIN")]
+    atrn: Vec<String>,
+    /// Store what CRAM-MD5 needs, too (not supported yet)
+    #[arg(long)]
+    cram_md5: bool,
+}
+
+/// Runs `postrider user …`. `config` is `--config`.
+///
+/// # Errors
+/// A bad config, a name or password that cannot be, or a file that cannot be read or written.
+pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Add(arguments) => {
+            refuse_unsupported(&arguments)?;
+            let file = users_file(config, true)?;
+            add(&file, arguments)
+        }
+        Verb::Remove { name } => {
+            let file = users_file(config, false)?;
+            users::remove(&file, &name)?;
+            print(&format!("user {name} removed from {}\n", file.display()))
+        }
+        Verb::List { json } => {
+            let file = users_file(config, false)?;
+            list(&file, json)
+        }
+    }
+}
+
+fn refuse_unsupported(arguments: &Add) -> Result<(), WrongUsage> {
+    let asked = [
+        ("--operator", arguments.operator),
+        ("--atrn", !arguments.atrn.is_empty()),
+        ("--cram-md5", arguments.cram_md5),
+    ];
+    match asked.into_iter().find(|(_, given)| *given) {
+        Some((option, _)) => {
+            Err(WrongUsage(format!("{option} is not supported yet; add the user without it")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Where the users are; with built-in defaults the directory is made when it is first needed.
+fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
+    let loaded = config::load(config)?;
+    if create && loaded.path.is_none() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(BUILT_IN_DIRECTORY).with_context(
+            || format!("cannot create ./{BUILT_IN_DIRECTORY}; go to a directory that you may write to"),
+        )?;
+    }
+    Ok(loaded.settings.submission.users_file)
+}
+
+fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
+    let Add { name, password_stdin, operator, senders, atrn, .. } = arguments;
+    if users::list(file)?.iter().any(|user| user.name == name) {
+        // Said before anybody types a password.
+        return Err(users::UsersError::Exists(name).into());
+    }
+    let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
+    users::add(file, &name, &password, &Attributes { operator, senders, atrn })?;
+    if !password.is_ascii() {
+        eprintln!(
+            "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
+             (composed or decomposed) cannot log in with it"
+        );
+    }
+    print(&format!("user {name} added to {}\n", file.display()))
+}
+
+/// One line, without its line end.
+fn password_of_stdin() -> anyhow::Result<String> {
+    let mut line = String::new();
+    let mut stdin = std::io::stdin().lock().take(LINE_BYTES_MAX);
+    stdin
+        .read_line(&mut line)
+        .context("cannot read the password from stdin; give it as one line of UTF-8")?;
+    let line = line.strip_suffix('\n').unwrap_or(&line);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn ask_password(name: &str) -> anyhow::Result<String> {
+    if !std::io::stdin().is_terminal() {
+        let text =
+            "there is no terminal to ask for the password on; give it as one line with --password-stdin";
+        return Err(WrongUsage(text.to_owned()).into());
+    }
+    let ask = |prompt: &str| {
+        rpassword::prompt_password(prompt).context("cannot read the password from the terminal")
+    };
+    let password = ask(&format!("Password for {name}: "))?;
+    if ask("Once more: ")? != password {
+        bail!("the two passwords differ; nothing was changed, try again");
+    }
+    Ok(password)
+}
+
+/// What a program may read of a user; never its verifier.
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    operator: bool,
+    senders: &'a [String],
+    atrn: &'a [String],
+}
+
+fn list(file: &Path, json: bool) -> anyhow::Result<()> {
+    let users = users::list(file)?;
+    let shown: Vec<Shown<'_>> = users.iter().map(|user| Shown::of(user)).collect();
+    if json {
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "file": file, "users": shown }))?;
+        return print(&format!("{text}\n"));
+    }
+    if shown.is_empty() {
+        eprintln!("postrider: there are no users in {}; `postrider user add NAME` adds one", file.display());
+    }
+    print(&shown.iter().map(Shown::line).collect::<String>())
+}
+
+impl Shown<'_> {
+    fn of(user: &User) -> Shown<'_> {
+        Shown { name: &user.name, operator: user.operator, senders: &user.senders, atrn: &user.atrn }
+    }
+
+    fn line(&self) -> String {
+        let mut line = self.name.to_owned();
+        if self.operator {
+            line.push_str("  operator");
+        }
+        for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn)] {
+            if !list.is_empty() {
+                line.push_str(&format!("  {attribute} {}", list.join(", ")));
+            }
+        }
+        line + "\n"
+    }
+}

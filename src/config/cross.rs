@@ -1,0 +1,239 @@
+//! What no single key can tell: keys that need each other, exclude each other, or name files.
+//!
+//! A problem is what cannot work or would relay for strangers; a warning is what works and is
+//! probably not meant.
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::reading::{Reading, Section};
+use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls};
+
+/// All `[[listen]]`.
+pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, ListenSettings)]) {
+    for (at, (section, settings)) in listen.iter().enumerate() {
+        let same = |other: &&(Section<'t>, ListenSettings)| {
+            other.1.address == settings.address && !reading.is_bad(&other.0, "address")
+        };
+        // Port 0 is another one each time.
+        if settings.address.port() != 0
+            && !reading.is_bad(section, "address")
+            && let Some((earlier, _)) = listen[..at].iter().find(same)
+        {
+            let line = reading.line_of(earlier, "address").unwrap_or(1);
+            let text = format!(
+                "{} is listened on already (line {line}); remove one or change its port",
+                settings.address
+            );
+            reading.problem(section, "address", text);
+        }
+        if let Some(what) = open_relay(&settings.trusted) {
+            let text = format!(
+                "{what}, and everybody could send mail through here (an open relay); \
+                 list the networks of your own machines"
+            );
+            reading.problem(section, "trusted", text);
+        }
+        let clear_outside = settings.tls == ListenTls::Off && !settings.address.ip().is_loopback();
+        if clear_outside && settings.trusted.is_empty() {
+            let text = "with tls = \"off\" on an address that is not loopback AUTH is not offered, and no network is \
+                        trusted, so nobody can send mail here; use tls = \"starttls\" or list networks in trusted";
+            reading.warning(section, "tls", text.to_owned());
+        } else if clear_outside {
+            let text = "\"off\" on an address that is not loopback: AUTH is not offered here, only the trusted networks \
+                        can send mail; use tls = \"starttls\" to let users log in";
+            reading.warning(section, "tls", text.to_owned());
+        }
+        if !settings.auth_required && settings.trusted.is_empty() {
+            let text = "\"optional\" without trusted networks is the same as \"required\", since nobody relays without a \
+                        credential or a trusted network; list your networks in trusted";
+            reading.warning(section, "auth", text.to_owned());
+        }
+    }
+}
+
+/// What in `trusted` lets everybody in, in pieces or as a whole: `0.0.0.0/0`, `::/0`, two halves
+/// of either, or all IPv4 addresses as IPv6 writes them (`::ffff:0:0/96`).
+fn open_relay(trusted: &[IpNet]) -> Option<String> {
+    let mapped: IpNet = "::ffff:0.0.0.0/96".parse().expect("a constant");
+    let all = IpNet::aggregate(&trusted.to_vec());
+    let wide = all.into_iter().find(|network| network.prefix_len() == 0 || network.contains(&mapped))?;
+    Some(match trusted.contains(&wide) {
+        true => format!("{wide} trusts every address"),
+        false => format!("the networks together trust every address of {wide}"),
+    })
+}
+
+/// `[tls]` against the listeners.
+pub(super) fn certificate<'t>(
+    reading: &mut Reading<'t>,
+    tls: &Section<'t>,
+    listen: &[(Section<'t>, ListenSettings)],
+) {
+    for (given, missing) in [("certificate", "key"), ("key", "certificate")] {
+        if tls.gives(given) && !tls.gives(missing) {
+            let text = format!("is missing beside tls.{given}; give both, or neither");
+            reading.problem(tls, missing, text);
+            return;
+        }
+    }
+    if tls.gives("certificate") {
+        return;
+    }
+    let wants_tls = |(section, settings): &&(Section<'t>, ListenSettings)| {
+        settings.tls != ListenTls::Off && !reading.is_bad(section, "tls")
+    };
+    if let Some((section, settings)) = listen.iter().find(wants_tls) {
+        let text = format!(
+            "the listener on {} needs a certificate; give certificate and key in [tls], \
+             or set tls = \"off\" in this [[listen]]",
+            settings.address
+        );
+        reading.problem(section, "tls", text);
+    }
+}
+
+/// A file that a key names. One that may not be looked at is left to who opens it.
+pub(super) fn file_exists<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path: &Path) {
+    let text = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => format!("{} is a directory; name a file", path.display()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            format!("{} does not exist; create it or correct the name", path.display())
+        }
+        _ => return,
+    };
+    reading.problem(section, key, text);
+}
+
+/// The first line of `password_file`.
+pub(super) fn password<'t>(reading: &mut Reading<'t>, section: &Section<'t>, path: &Path) -> Option<String> {
+    let key = "password_file";
+    let name = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let text = format!("{name} cannot be read: {error}; write the password into its first line");
+            reading.problem(section, key, text);
+            return None;
+        }
+    };
+    let open = std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0);
+    if open {
+        reading.warning(
+            section,
+            key,
+            format!("{name} can be read by every user of this machine; chmod o= {name}"),
+        );
+    }
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() || line.contains('\0') {
+        let text = format!("{name} has no password; write it into the first line");
+        reading.problem(section, key, text);
+        return None;
+    }
+    Some(line.to_owned())
+}
+
+/// All `[[route]]`.
+pub(super) fn routes<'t>(reading: &mut Reading<'t>, routes: &[(Section<'t>, Route)]) {
+    for (at, (section, settings)) in routes.iter().enumerate() {
+        let covers = |(other, earlier): &&(Section<'t>, Route)| {
+            covers(&earlier.domain, &settings.domain) && !reading.is_bad(other, "domain")
+        };
+        if !reading.is_bad(section, "domain")
+            && let Some((earlier, _)) = routes[..at].iter().find(covers)
+        {
+            let line = reading.line_of(earlier, "domain").unwrap_or(1);
+            let text = format!(
+                "is never used, since the route on line {line} matches first; move it up or remove it"
+            );
+            reading.problem(section, "domain", text);
+        }
+        if !["relay", "tls"].iter().any(|key| reading.is_bad(section, key)) {
+            route(reading, section, settings);
+        }
+    }
+}
+
+/// Whether everything `later` matches is matched by `earlier`.
+fn covers(earlier: &DomainPattern, later: &DomainPattern) -> bool {
+    match (earlier, later) {
+        (DomainPattern::Any, _) => true,
+        (DomainPattern::Below(_), DomainPattern::Exactly(name)) => earlier.matches(name),
+        (DomainPattern::Below(parent), DomainPattern::Below(below)) => {
+            parent == below || earlier.matches(below)
+        }
+        (DomainPattern::Exactly(one), DomainPattern::Exactly(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
+    if route.tls == RouteTls::Off && route.ca_file.is_some() {
+        reading.problem(
+            section,
+            "ca_file",
+            "is not used with tls = \"off\"; remove one of the two".to_owned(),
+        );
+    }
+    if route.tls == RouteTls::Implicit && route.relay.is_empty() {
+        let text =
+            "\"implicit\" needs a relay, since MX hosts do not speak it; name the relay, or use \"verify\"";
+        reading.problem(section, "tls", text.to_owned());
+    }
+    for (given, missing) in [("username", "password_file"), ("password_file", "username")] {
+        if section.gives(given) && !section.gives(missing) {
+            let text = format!("is of no use without {missing}; give both, or neither");
+            reading.problem(section, given, text);
+        }
+    }
+    if !section.gives("username") {
+        return;
+    }
+    if route.relay.is_empty() {
+        let text = "is of no use without a relay to log in at; name it with relay = [\"host:port\"]";
+        reading.problem(section, "username", text.to_owned());
+        return;
+    }
+    // A relay by name is not asked of DNS here: only a literal is known to be on this machine.
+    let local = |ip: Option<IpAddr>| ip.is_some_and(|ip| ip.is_loopback());
+    if route.relay.iter().all(|relay| local(relay.host.ip()) || relay.host.as_str() == "localhost") {
+        return;
+    }
+    match route.tls {
+        RouteTls::Off => {
+            let text =
+                "would send the password in clear text; use tls = \"verify\" (or \"implicit\" on port 465)";
+            reading.problem(section, "tls", text.to_owned());
+        }
+        RouteTls::Opportunistic | RouteTls::Encrypt => {
+            let text = "does not verify whom the password is sent to; use tls = \"verify\" (or \"implicit\" on port 465)";
+            reading.warning(section, "tls", text.to_owned());
+        }
+        RouteTls::Verify | RouteTls::Implicit => {}
+    }
+}
+
+/// Times that make each other pointless.
+pub(super) fn times<'t>(
+    reading: &mut Reading<'t>,
+    queue: &Section<'t>,
+    retry: &Section<'t>,
+    lifetime: Duration,
+    delay_warning: Option<Duration>,
+    schedule: &[Duration],
+) {
+    if delay_warning.is_some_and(|warning| warning >= lifetime) {
+        let text = "is not shorter than queue.lifetime, so it is never sent; shorten it or write \"off\"";
+        reading.warning(queue, "delay_warning", text.to_owned());
+    }
+    if schedule.first().is_some_and(|first| *first >= lifetime) {
+        let text = "waits longer than queue.lifetime before the second attempt, so there is none; shorten its first step";
+        reading.warning(retry, "schedule", text.to_owned());
+    }
+}

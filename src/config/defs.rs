@@ -1,0 +1,386 @@
+//! The table of all config keys: one place per key for its name, kind, range, default and doc.
+//!
+//! What [`load`](super::load) accepts, what the reference prints and what the error messages say
+//! all come from here; nothing about a single key is written anywhere else. Checks that need two
+//! keys are in `cross.rs`.
+
+/// One key.
+pub(super) struct Def {
+    /// Dotted: `queue.lifetime`, `listen.tls`; a key of the top level has no dot.
+    pub(super) name: &'static str,
+    /// What its value must be.
+    pub(super) kind: Kind,
+    /// What holds when it is not given.
+    pub(super) default: Preset,
+    /// One paragraph for the operator.
+    pub(super) doc: &'static str,
+}
+
+/// What holds when a key is not given; always written as TOML.
+#[derive(Clone, Copy)]
+pub(super) enum Preset {
+    /// This value.
+    Is(&'static str),
+    /// Nothing, or something that depends on the machine; this is an example for the reference.
+    Example(&'static str),
+}
+
+/// What a value must be, with its range as the operator would type it.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// Any text but an empty one.
+    Text,
+    /// A file name; relative ones count from the config file's directory.
+    File,
+    /// The same, where empty means none.
+    FileOrNone,
+    /// A domain name or an address literal.
+    Host,
+    /// A whole number from … to ….
+    Number(u64, u64),
+    /// A duration from … to ….
+    Duration(&'static str, &'static str),
+    /// The same, or "off".
+    DurationOrOff(&'static str, &'static str),
+    /// At least one duration, each from … to ….
+    Durations(&'static str, &'static str),
+    /// A size from … to ….
+    Size(&'static str, &'static str),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// An IP address with a port.
+    Socket,
+    /// A list of them; a port may be left out and is this one then.
+    Sockets(u16),
+    /// A list of IP addresses.
+    Addresses,
+    /// A list of networks.
+    Networks,
+    /// `example.com`, `*.example.com` or `*`.
+    Pattern,
+    /// A list of `host:port`.
+    Relays,
+}
+
+/// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
+/// addresses.
+pub(super) const ALIASES: &str = "aliases";
+/// What the reference says about it.
+pub(super) const ALIASES_DOC: &str = "Local names and where their mail goes, for VRFY, EXPN and cron \
+mail: name = list of addresses.";
+/// What the reference shows of it.
+pub(super) const ALIASES_EXAMPLE: &str = "root = [\"ops@example.com\"]";
+
+/// The tables of the file that may stand several times, written `[[listen]]`.
+pub(super) const REPEATED: [&str; 2] = ["listen", "route"];
+
+use Kind::*;
+use Preset::{Example, Is};
+
+/// Shortens the table below to one call a key.
+const fn def(name: &'static str, kind: Kind, default: Preset, doc: &'static str) -> Def {
+    Def { name, kind, default, doc }
+}
+
+/// Every key, in the order of the reference.
+pub(super) const DEFS: &[Def] = &[
+    def(
+        "hostname",
+        Host,
+        Example("\"relay.example.com\""),
+        "The name in the banner, EHLO and Received. It should resolve to this machine, and the machine's \
+         address back to it; many hosts refuse mail otherwise. Default: the machine's name.",
+    ),
+    def(
+        "queue.path",
+        File,
+        Is("\"/var/lib/postrider/queue.db\""),
+        "The database. Its directory must be writable, on a local disk, and have room for every message \
+         that waits.",
+    ),
+    def(
+        "queue.lifetime",
+        Duration("1s", "100d"),
+        Is("\"5d\""),
+        "How long a message is tried before it bounces (RFC 5321 §4.5.4.1 asks for 4 to 5 days).",
+    ),
+    def(
+        "queue.bounce_lifetime",
+        Duration("1s", "100d"),
+        Is("\"2d\""),
+        "The same for bounces themselves; one that cannot be delivered by then is dropped and logged.",
+    ),
+    def(
+        "queue.delay_warning",
+        DurationOrOff("1s", "100d"),
+        Is("\"4h\""),
+        "The sender is told once that a message is delayed when it has waited so long; \"off\" for never.",
+    ),
+    def(
+        "queue.history",
+        Duration("1s", "3650d"),
+        Is("\"7d\""),
+        "How long finished deliveries and their attempts stay in the database to be asked about.",
+    ),
+    def(
+        "listen.address",
+        Socket,
+        Is("\"[::]:587\""),
+        "Where to listen: address and port. [::] takes IPv4 too. Several [[listen]] are allowed; a file \
+         with none has one with these defaults.",
+    ),
+    def(
+        "listen.tls",
+        Choice(&["starttls", "implicit", "off"]),
+        Is("\"starttls\""),
+        "starttls: TLS is offered, and AUTH only after it (port 587). implicit: TLS from the first byte \
+         (RFC 8314, port 465). off: no TLS; AUTH is then offered only if the address is loopback.",
+    ),
+    def(
+        "listen.auth",
+        Choice(&["required", "optional"]),
+        Is("\"required\""),
+        "Nobody relays without a credential or a trusted network, whatever stands here. optional says that \
+         clients of this listener are expected to be in a trusted network and need not log in.",
+    ),
+    def(
+        "listen.trusted",
+        Networks,
+        Is("[]"),
+        "Networks that may relay without AUTH here. Keep it narrow: whatever can send from such an address \
+         can send mail in your name.",
+    ),
+    def(
+        "tls.certificate",
+        File,
+        Example("\"/etc/postrider/tls/fullchain.pem\""),
+        "The certificate shown to clients: PEM, the leaf first, then its chain. Needed unless every listener \
+         has tls = \"off\".",
+    ),
+    def("tls.key", File, Example("\"/etc/postrider/tls/key.pem\""), "Its private key: PEM."),
+    def(
+        "users.file",
+        File,
+        Is("\"/etc/postrider/users\""),
+        "Who may log in: written by `postrider user`, holds verifiers and no passwords. No file, no users.",
+    ),
+    def("limits.message_size", Size("64KiB", "1GiB"), Is("\"25MiB\""), "Bytes of one message (RFC 1870)."),
+    def(
+        "limits.recipients",
+        Number(1, 100_000),
+        Is("1000"),
+        "Recipients of one transaction; RFC 5321 §4.5.3.1.8 asks for at least 100.",
+    ),
+    def("limits.sessions", Number(1, 100_000), Is("500"), "Sessions at once; one more is answered 421."),
+    def("limits.sessions_per_client", Number(1, 100_000), Is("50"), "Sessions at once from one address."),
+    def("limits.errors", Number(1, 10_000), Is("10"), "Bad commands in one session before 421."),
+    def(
+        "limits.auth_failures",
+        Number(1, 10_000),
+        Is("5"),
+        "Failed logins from one client address in 10 minutes before it is answered 421.",
+    ),
+    def(
+        "limits.received_hops",
+        Number(1, 1000),
+        Is("50"),
+        "A message with more Received fields than this is in a loop and is refused (RFC 5321 §6.3).",
+    ),
+    def(
+        "limits.idle_timeout",
+        Duration("100ms", "1d"),
+        Is("\"5m\""),
+        "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
+    ),
+    def(
+        "dns.servers",
+        Sockets(53),
+        Example("[\"127.0.0.1:53\"]"),
+        "Whom to ask for MX and addresses. Default: the system's resolv.conf.",
+    ),
+    def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
+    def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def(
+        "delivery.workers",
+        Number(1, 10_000),
+        Is("128"),
+        "Delivery threads at most; they are started as they are needed.",
+    ),
+    def(
+        "delivery.connections_per_destination",
+        Number(1, 1000),
+        Is("8"),
+        "Connections at once to one destination: a recipient domain, or a route's relay.",
+    ),
+    def(
+        "delivery.recipients_per_transaction",
+        Number(1, 10_000),
+        Is("100"),
+        "Recipients of one message given to a host at once; RFC 5321 §4.5.3.1.8 promises room for 100.",
+    ),
+    def(
+        "delivery.messages_per_connection",
+        Number(1, 100_000),
+        Is("100"),
+        "After so many messages a connection is closed, so that a host with many addresses shares the load.",
+    ),
+    def(
+        "delivery.in_doubt",
+        Choice(&["retry", "hold", "assume-delivered"]),
+        Is("\"retry\""),
+        "When the connection breaks between the end of the message and its answer, nobody knows whether it \
+         was taken (RFC 1047). retry: perhaps twice, never lost. hold: wait for the operator. \
+         assume-delivered: perhaps lost, never twice.",
+    ),
+    def(
+        "delivery.attempt_deadline",
+        Duration("100ms", "1d"),
+        Is("\"20m\""),
+        "One attempt ends after this, whatever its stages add up to.",
+    ),
+    def(
+        "delivery.source_addresses",
+        Addresses,
+        Is("[]"),
+        "Addresses of this machine to send from. Default: the system chooses.",
+    ),
+    def(
+        "delivery.prohibited_networks",
+        Networks,
+        Is("[\"127.0.0.0/8\", \"::1/128\", \"0.0.0.0/8\"]"),
+        "Mail is never delivered to hosts in these, so that a stranger's MX record cannot point at what \
+         listens here.",
+    ),
+    def(
+        "delivery.connect_timeout",
+        Duration("100ms", "1h"),
+        Is("\"30s\""),
+        "For the connection to one address.",
+    ),
+    def(
+        "delivery.reply_timeout",
+        Duration("100ms", "1h"),
+        Is("\"5m\""),
+        "For the reply to each command; the reply to the final dot may take twice as long (RFC 5321 \
+         §4.5.3.2).",
+    ),
+    def(
+        "delivery.ca_file",
+        FileOrNone,
+        Is("\"\""),
+        "More roots to trust (PEM), beside the built-in ones; \"\" for none.",
+    ),
+    def(
+        "retry.schedule",
+        Durations("1s", "30d"),
+        Is("[\"1m\", \"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]"),
+        "How long to wait after the first, second … failed attempt; the last repeats until the lifetime is \
+         over. Each is varied by up to 20 %, so that messages that failed together do not return together.",
+    ),
+    def(
+        "route.domain",
+        Pattern,
+        Is("\"*\""),
+        "Whose mail this route is for: a recipient domain, \"*.example.com\" for every domain below one \
+         (itself not), or \"*\" for all. The first [[route]] that matches wins; without one mail goes by MX.",
+    ),
+    def(
+        "route.relay",
+        Relays,
+        Is("[]"),
+        "Hosts that take this mail instead of the domain's MX hosts, tried in order; no MX lookup. \
+         \"host:port\", or \"[192.0.2.1]:25\" for an address. Empty: by MX all the same.",
+    ),
+    def(
+        "route.tls",
+        Choice(&["off", "opportunistic", "encrypt", "verify", "implicit"]),
+        Is("\"opportunistic\""),
+        "off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
+         delivery, any certificate. verify: the certificate must hold for the host. implicit: TLS from the \
+         first byte, verified (port 465).",
+    ),
+    def(
+        "route.ca_file",
+        File,
+        Example("\"/etc/postrider/upstream-ca.pem\""),
+        "The roots to verify with (PEM) instead of the built-in ones.",
+    ),
+    def("route.username", Text, Example("\"me\""), "Log in at the relay as this user; needs password_file."),
+    def(
+        "route.password_file",
+        File,
+        Example("\"/etc/postrider/upstream.secret\""),
+        "The first line of this file is the password. Keep it readable for Postrider alone.",
+    ),
+];
+
+impl Def {
+    /// The table it stands in; empty for the top level.
+    pub(super) fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The name without its table.
+    pub(super) fn key(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(_, key)| key)
+    }
+}
+
+/// The key of that dotted name.
+pub(super) fn find(name: &str) -> Option<&'static Def> {
+    DEFS.iter().find(|def| def.name == name)
+}
+
+/// The tables, in the order of the reference.
+pub(super) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&str> = Vec::new();
+    for section in DEFS.iter().map(Def::section).filter(|section| !section.is_empty()) {
+        if !sections.contains(&section) {
+            sections.push(section);
+        }
+    }
+    sections.push(ALIASES);
+    sections
+}
+
+impl Kind {
+    /// What to write, to stand after "write …".
+    pub(super) fn wanted(&self) -> String {
+        match self {
+            Text => "some text".to_owned(),
+            File => "the name of a file".to_owned(),
+            FileOrNone => "the name of a file, or \"\" for none".to_owned(),
+            Host => "a host name such as \"relay.example.com\"".to_owned(),
+            Number(min, max) => format!("a whole number from {min} to {max}"),
+            Duration(min, max) => {
+                format!("a duration with a unit, such as \"30s\", \"4h\" or \"5d\", from {min} to {max}")
+            }
+            DurationOrOff(min, max) => {
+                format!("\"off\" or a duration with a unit, such as \"4h\", from {min} to {max}")
+            }
+            Durations(min, max) => {
+                format!(
+                    "a list of durations with units, such as [\"1m\", \"15m\", \"2h\"], each from {min} to {max}"
+                )
+            }
+            Size(min, max) => {
+                format!("a size with a unit, such as \"25MiB\" or \"10MB\", from {min} to {max}")
+            }
+            Choice(words) => {
+                let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                let (last, others) = quoted.split_last().expect("no choice without words: see DEFS");
+                format!("{} or {last}", others.join(", "))
+            }
+            Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
+            Sockets(_) => "a list of IP addresses and ports such as [\"127.0.0.1:53\"]".to_owned(),
+            Addresses => "a list of IP addresses such as [\"192.0.2.1\"]".to_owned(),
+            Networks => "a list of networks such as [\"10.0.0.0/8\", \"2001:db8::/32\"]".to_owned(),
+            Pattern => {
+                "a domain such as \"example.com\", \"*.example.com\" for those below it, or \"*\"".to_owned()
+            }
+            Relays => {
+                "a list of hosts with ports such as [\"smtp.example.com:587\", \"[192.0.2.1]:25\"]".to_owned()
+            }
+        }
+    }
+}

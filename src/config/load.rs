@@ -1,0 +1,310 @@
+//! From the text of a config file to [`Settings`], or to every problem it has.
+//!
+//! Each key is asked for once, by the name it has in `defs.rs`, and handed to the room that uses
+//! it. Files named in a config are looked for here (a missing one is a problem of the config);
+//! only `password_file` is read.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::defs::ALIASES;
+use super::problem::{Problem, Problems};
+use super::reading::{Reading, Section};
+use super::settings::*;
+use super::{cross, value};
+use crate::mail::{Address, Domain, address};
+
+/// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
+/// a config file).
+///
+/// # Errors
+/// Every problem, in the order of the lines.
+pub(super) fn read(
+    file: &Path,
+    source: &str,
+    certificate: Option<&CertificateSettings>,
+) -> Result<(Settings, Vec<Problem>), Problems> {
+    let mut reading = Reading::new(file, source);
+    let (table, errors) = DeTable::parse_recoverable(source);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        reading.problem_at(
+            at,
+            "",
+            format!("TOML syntax: {}; correct it, the rest is checked then", error.message()),
+        );
+    }
+    // Half a file would have problems that the whole one has not.
+    let settings = errors.is_empty().then(|| settings(&mut reading, table.get_ref(), certificate));
+    let Reading { mut problems, mut warnings, .. } = reading;
+    let in_file_order = |problem: &Problem| problem.line;
+    problems.sort_by_key(in_file_order);
+    warnings.sort_by_key(in_file_order);
+    match settings {
+        Some(settings) if problems.is_empty() => Ok((settings, warnings)),
+        _ => Err(Problems(problems)),
+    }
+}
+
+fn settings<'t>(
+    reading: &mut Reading<'t>,
+    table: &'t DeTable<'t>,
+    certificate: Option<&CertificateSettings>,
+) -> Settings {
+    let root = Section::root(table);
+    reading.known_tables(&root);
+    let hostname = hostname(reading, &root);
+
+    let queue = reading.section(&root, "queue");
+    let path = reading.get(&queue, "path", value::file);
+    let queue_settings = QueueSettings {
+        path: reading.beside_config(path),
+        history: reading.get(&queue, "history", value::duration),
+    };
+
+    let listen = listeners(reading, &root);
+    cross::listeners(reading, &listen);
+    let tls = match certificate {
+        Some(certificate) => Some(certificate.clone()),
+        None => tls_files(reading, &root, &listen),
+    };
+
+    let routes = routes(reading, &root);
+    cross::routes(reading, &routes);
+    let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
+
+    let retry = reading.section(&root, "retry");
+    let schedule = reading.get(&retry, "schedule", value::durations);
+    let submission = submission(reading, &root, &queue, &hostname, listen, tls);
+    let delivery_section = reading.section(&root, "delivery");
+    let delivery = delivery(reading, &delivery_section, &queue, &hostname);
+    cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
+    Settings {
+        queue: queue_settings,
+        submission,
+        dns: dns(reading, &root),
+        scheduler: SchedulerSettings {
+            workers: delivery.workers,
+            connections_per_destination: count(reading, &delivery_section, "connections_per_destination"),
+            recipients_per_transaction: count(reading, &delivery_section, "recipients_per_transaction"),
+            schedule,
+            routes: routes.clone(),
+        },
+        delivery,
+        routes,
+        hostname,
+    }
+}
+
+/// A [`Kind::Number`](super::defs::Kind::Number) that counts things in memory.
+fn count<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str) -> usize {
+    let number = reading.get(section, key, value::number);
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn hostname<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Domain {
+    if root.gives("hostname") {
+        let given = reading.given(root, "hostname", value::host);
+        return given.unwrap_or_else(local_name);
+    }
+    let name = hostname::get().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    Domain::parse(&name).unwrap_or_else(|_| {
+        let text = format!(
+            "the machine's name \"{name}\" is not a host name; give hostname = \"relay.example.com\""
+        );
+        reading.problem(root, "hostname", text);
+        local_name()
+    })
+}
+
+/// Stands in for a name that could not be had; the config is refused then.
+fn local_name() -> Domain {
+    Domain::parse("localhost").expect("a label")
+}
+
+fn listeners<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, ListenSettings)> {
+    let Some(mut sections) = reading.sections(root, "listen") else { return Vec::new() };
+    if sections.is_empty() {
+        sections.push(Section::absent("listen"));
+    }
+    sections
+        .into_iter()
+        .map(|section| {
+            let settings = ListenSettings {
+                address: reading.get(&section, "address", value::socket),
+                tls: match reading.get(&section, "tls", value::choice) {
+                    "implicit" => ListenTls::Implicit,
+                    "off" => ListenTls::Off,
+                    _ => ListenTls::Starttls,
+                },
+                auth_required: reading.get(&section, "auth", value::choice) == "required",
+                trusted: reading.get(&section, "trusted", value::networks),
+            };
+            (section, settings)
+        })
+        .collect()
+}
+
+fn tls_files<'t>(
+    reading: &mut Reading<'t>,
+    root: &Section<'t>,
+    listen: &[(Section<'t>, ListenSettings)],
+) -> Option<CertificateSettings> {
+    let section = reading.section(root, "tls");
+    let mut file = |key| {
+        let path = reading.given(&section, key, value::file)?;
+        let path = reading.beside_config(path);
+        cross::file_exists(reading, &section, key, &path);
+        Some(path)
+    };
+    let (certificate, key) = (file("certificate"), file("key"));
+    cross::certificate(reading, &section, listen);
+    Some(CertificateSettings::Files { certificate: certificate?, key: key? })
+}
+
+fn submission<'t>(
+    reading: &mut Reading<'t>,
+    root: &Section<'t>,
+    queue: &Section<'t>,
+    hostname: &Domain,
+    listen: Vec<(Section<'t>, ListenSettings)>,
+    tls: Option<CertificateSettings>,
+) -> SubmissionSettings {
+    let users = reading.section(root, "users");
+    let users_file = reading.get(&users, "file", value::file);
+    let limits = reading.section(root, "limits");
+    SubmissionSettings {
+        hostname: hostname.clone(),
+        listen: listen.into_iter().map(|(_, settings)| settings).collect(),
+        tls,
+        users_file: reading.beside_config(users_file),
+        aliases: aliases(reading, root),
+        limits: Limits {
+            message_size: reading.get(&limits, "message_size", value::size),
+            recipients: count(reading, &limits, "recipients"),
+            sessions: count(reading, &limits, "sessions"),
+            sessions_per_client: count(reading, &limits, "sessions_per_client"),
+            errors: count(reading, &limits, "errors"),
+            auth_failures: count(reading, &limits, "auth_failures"),
+            received_hops: count(reading, &limits, "received_hops"),
+            idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+        },
+        lifetime: reading.get(queue, "lifetime", value::duration),
+    }
+}
+
+/// Names in lower case: local parts of aliases are compared so.
+fn aliases<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> BTreeMap<String, Vec<Address>> {
+    let section = reading.section(root, ALIASES);
+    let mut aliases = BTreeMap::new();
+    for (name, at, value) in section.entries() {
+        let key = format!("{ALIASES}.{name}");
+        if address::parse(&format!("{name}@localhost")).is_err() {
+            reading.problem_at(
+                at,
+                &key,
+                "is not a local name; write the part of an address before its @".to_owned(),
+            );
+        }
+        match addresses(value) {
+            Err(what) => {
+                let text = format!("{what}; write a list of addresses such as [\"ops@example.com\"]");
+                reading.problem_at(at, &key, text);
+            }
+            Ok(addresses) => {
+                if aliases.insert(name.to_lowercase(), addresses).is_some() {
+                    let text =
+                        "is there twice (upper and lower case are the same here); remove one".to_owned();
+                    reading.problem_at(at, &key, text);
+                }
+            }
+        }
+    }
+    aliases
+}
+
+fn addresses(value: &DeValue<'_>) -> Result<Vec<Address>, String> {
+    let array = value.as_array().ok_or("is not a list")?;
+    if array.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    let parse = |item: &DeValue<'_>| {
+        let text = item.as_str().ok_or("holds what is not a text")?;
+        address::parse(text).map_err(|error| format!("\"{text}\" is not an address ({error})"))
+    };
+    array.iter().map(|item| parse(item.get_ref())).collect()
+}
+
+fn dns<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> DnsSettings {
+    let section = reading.section(root, "dns");
+    let servers: Vec<SocketAddr> = reading.given(&section, "servers", value::sockets).unwrap_or_default();
+    DnsSettings { servers, timeout: reading.get(&section, "timeout", value::duration) }
+}
+
+fn delivery<'t>(
+    reading: &mut Reading<'t>,
+    section: &Section<'t>,
+    queue: &Section<'t>,
+    hostname: &Domain,
+) -> DeliverySettings {
+    let ca_file =
+        reading.get(section, "ca_file", value::file_or_none).map(|path| reading.beside_config(path));
+    if let Some(path) = &ca_file {
+        cross::file_exists(reading, section, "ca_file", path);
+    }
+    let port = reading.get(section, "port", value::number);
+    DeliverySettings {
+        hostname: hostname.clone(),
+        port: u16::try_from(port).unwrap_or(u16::MAX),
+        workers: count(reading, section, "workers"),
+        messages_per_connection: count(reading, section, "messages_per_connection"),
+        in_doubt: match reading.get(section, "in_doubt", value::choice) {
+            "hold" => InDoubt::Hold,
+            "assume-delivered" => InDoubt::AssumeDelivered,
+            _ => InDoubt::Retry,
+        },
+        attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
+        source_addresses: reading.get(section, "source_addresses", value::addresses),
+        prohibited_networks: reading.get(section, "prohibited_networks", value::networks),
+        connect_timeout: reading.get(section, "connect_timeout", value::duration),
+        reply_timeout: reading.get(section, "reply_timeout", value::duration),
+        ca_file,
+        bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
+        delay_warning: reading.get(queue, "delay_warning", value::duration_or_off),
+    }
+}
+
+fn routes<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, Route)> {
+    let sections = reading.sections(root, "route").unwrap_or_default();
+    sections.into_iter().map(|section| (section, route(reading, &section))).collect()
+}
+
+fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
+    let ca_file = reading.given(section, "ca_file", value::file).map(|path| reading.beside_config(path));
+    if let Some(path) = &ca_file {
+        cross::file_exists(reading, section, "ca_file", path);
+    }
+    let username = reading.given(section, "username", value::plain);
+    let password_file = reading.given(section, "password_file", value::file);
+    let password = password_file.and_then(|path| {
+        let path = reading.beside_config(path);
+        cross::password(reading, section, &path)
+    });
+    Route {
+        domain: reading.get(section, "domain", value::pattern),
+        relay: reading.get(section, "relay", value::relays),
+        tls: match reading.get(section, "tls", value::choice) {
+            "off" => RouteTls::Off,
+            "encrypt" => RouteTls::Encrypt,
+            "verify" => RouteTls::Verify,
+            "implicit" => RouteTls::Implicit,
+            _ => RouteTls::Opportunistic,
+        },
+        ca_file,
+        login: username.zip(password).map(|(username, password)| Login { username, password }),
+    }
+}

@@ -1,0 +1,254 @@
+//! A config file while it is read: its tables, where each key stands, and the problems so far.
+//!
+//! A bad value does not end the reading: it is noted, its default stands in for it, and the
+//! reading goes on, so that every problem of a file is told at once.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::defs::{self, Kind, Preset};
+use super::problem::Problem;
+use super::value::{Read, Wrong};
+
+/// The file, and what was found wrong with it.
+pub(super) struct Reading<'t> {
+    file: &'t Path,
+    source: &'t str,
+    /// Keeps the config from being used.
+    pub(super) problems: Vec<Problem>,
+    /// Does not.
+    pub(super) warnings: Vec<Problem>,
+    /// Where the keys stand whose values are bad, so that the default that stands in for one is
+    /// not judged as if the operator had written it.
+    bad: HashSet<usize>,
+}
+
+/// One table of the file (the top level has the name ""), or one that is not there.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'t> {
+    name: &'static str,
+    table: Option<&'t DeTable<'t>>,
+    /// The line of its header; none where it is not in the file.
+    line: Option<usize>,
+}
+
+impl<'t> Section<'t> {
+    /// A table that the file does not have: every key is at its default.
+    pub(super) fn absent(name: &'static str) -> Section<'t> {
+        Section { name, table: None, line: None }
+    }
+
+    /// The top level.
+    pub(super) fn root(table: &'t DeTable<'t>) -> Section<'t> {
+        Section { name: "", table: Some(table), line: None }
+    }
+
+    fn entry(&self, key: &str) -> Option<(Range<usize>, &'t Spanned<DeValue<'t>>)> {
+        let entry = self.table?.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some((entry.0.span(), entry.1))
+    }
+
+    /// Whether the file gives this key, be its value good or bad.
+    pub(super) fn gives(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// Every key and value, for a table whose keys the operator chooses.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'t str, usize, &'t DeValue<'t>)> {
+        self.table
+            .into_iter()
+            .flat_map(|table| table.iter())
+            .map(|(key, value)| (key.get_ref().as_ref(), key.span().start, value.get_ref()))
+    }
+
+    fn dotted(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+}
+
+impl<'t> Reading<'t> {
+    /// Begins to read `source`, the text of `file`.
+    pub(super) fn new(file: &'t Path, source: &'t str) -> Reading<'t> {
+        Reading { file, source, problems: Vec::new(), warnings: Vec::new(), bad: HashSet::new() }
+    }
+
+    /// The table `[name]`.
+    pub(super) fn section(&mut self, root: &Section<'t>, name: &'static str) -> Section<'t> {
+        let Some((span, value)) = root.entry(name) else { return Section::absent(name) };
+        match value.get_ref() {
+            DeValue::Table(table) => self.known_keys(name, table, self.line(span.start)),
+            _ => {
+                let text = format!("is not a table; write [{name}] on a line of its own");
+                self.problem_at(span.start, name, text);
+                Section::absent(name)
+            }
+        }
+    }
+
+    /// The tables `[[name]]`, in order; none where the name stands for something else.
+    pub(super) fn sections(&mut self, root: &Section<'t>, name: &'static str) -> Option<Vec<Section<'t>>> {
+        let Some((span, value)) = root.entry(name) else { return Some(Vec::new()) };
+        let tables: Option<Vec<_>> = value.get_ref().as_array().and_then(|array| {
+            array.iter().map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()
+        });
+        let Some(tables) = tables else {
+            let text = format!("is not a list of tables; write [[{name}]], with two brackets");
+            self.problem_at(span.start, name, text);
+            return None;
+        };
+        Some(
+            tables.into_iter().map(|(start, table)| self.known_keys(name, table, self.line(start))).collect(),
+        )
+    }
+
+    /// Makes a section of a table after telling which of its keys do not exist.
+    fn known_keys(&mut self, name: &'static str, table: &'t DeTable<'t>, line: usize) -> Section<'t> {
+        let section = Section { name, table: Some(table), line: Some(line) };
+        if name != defs::ALIASES {
+            for (key, at, _) in section.entries() {
+                if defs::find(&section.dotted(key)).is_none() {
+                    self.problem_at(at, &section.dotted(key), format!("unknown key; {}", nearest(name, key)));
+                }
+            }
+        }
+        section
+    }
+
+    /// Tells which keys and tables of the top level do not exist.
+    pub(super) fn known_tables(&mut self, root: &Section<'t>) {
+        for (key, at, value) in root.entries() {
+            let known = defs::sections().contains(&key)
+                || defs::find(key).is_some_and(|def| def.section().is_empty());
+            if known {
+                continue;
+            }
+            let text = match value {
+                DeValue::Table(_) | DeValue::Array(_) => format!("unknown table; {}", nearest_table(key)),
+                _ => format!("unknown key; {}", nearest("", key)),
+            };
+            self.problem_at(at, key, text);
+        }
+    }
+
+    /// The value of a key that has a default.
+    pub(super) fn get<T>(
+        &mut self,
+        section: &Section<'t>,
+        key: &str,
+        read: fn(&Kind, &DeValue<'_>) -> Read<T>,
+    ) -> T {
+        let name = section.dotted(key);
+        let def = defs::find(&name).expect("load.rs asks for keys of the table only: see its test");
+        self.given(section, key, read).unwrap_or_else(|| {
+            let Preset::Is(default) = def.default else { panic!("{name} has no default: use given()") };
+            let value = DeValue::parse(default).expect("the defaults are TOML: see the test of load.rs");
+            read(&def.kind, value.get_ref()).expect("the defaults are valid: see the test of load.rs")
+        })
+    }
+
+    /// The value of a key where it is given and good.
+    pub(super) fn given<T>(
+        &mut self,
+        section: &Section<'t>,
+        key: &str,
+        read: fn(&Kind, &DeValue<'_>) -> Read<T>,
+    ) -> Option<T> {
+        let (at, value) = section.entry(key)?;
+        let name = section.dotted(key);
+        let kind = &defs::find(&name).expect("load.rs asks for keys of the table only: see its test").kind;
+        match read(kind, value.get_ref()) {
+            Ok(read) => Some(read),
+            Err(wrongs) => {
+                self.bad.insert(at.start);
+                for Wrong { text, span } in wrongs {
+                    self.problem_at(span.unwrap_or(value.span()).start, &name, text);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a key is given with a value that cannot be used: its default stands in then, and
+    /// there is nothing more to say about it.
+    pub(super) fn is_bad(&self, section: &Section<'t>, key: &str) -> bool {
+        section.entry(key).is_some_and(|(at, _)| self.bad.contains(&at.start))
+    }
+
+    /// A file name as it counts: from the config file's directory.
+    pub(super) fn beside_config(&self, path: PathBuf) -> PathBuf {
+        self.file.parent().map_or_else(|| path.clone(), |directory| directory.join(&path))
+    }
+
+    /// Notes a problem of a key (its line, or its table's where it is not given).
+    pub(super) fn problem(&mut self, section: &Section<'t>, key: &str, text: String) {
+        let problem = self.place(section, key, text);
+        self.problems.push(problem);
+    }
+
+    /// Notes a warning, as [`Reading::problem`].
+    pub(super) fn warning(&mut self, section: &Section<'t>, key: &str, text: String) {
+        let warning = self.place(section, key, text);
+        self.warnings.push(warning);
+    }
+
+    /// Notes a problem at a place in the text.
+    pub(super) fn problem_at(&mut self, at: usize, key: &str, text: String) {
+        let line = Some(self.line(at));
+        self.problems.push(Problem { file: self.file.to_owned(), line, key: key.to_owned(), text });
+    }
+
+    /// The line of a key, or of its table where it is not given.
+    pub(super) fn line_of(&self, section: &Section<'t>, key: &str) -> Option<usize> {
+        section.entry(key).map(|(span, _)| self.line(span.start)).or(section.line)
+    }
+
+    fn place(&self, section: &Section<'t>, key: &str, text: String) -> Problem {
+        let line = self.line_of(section, key);
+        Problem { file: self.file.to_owned(), line, key: section.dotted(key), text }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        1 + self.source.bytes().take(at).filter(|&byte| byte == b'\n').count()
+    }
+}
+
+/// The remedy for an unknown key: the nearest one of its table, else of the whole file, else
+/// the keys that there are.
+fn nearest(section: &str, key: &str) -> String {
+    let here = || defs::DEFS.iter().filter(|def| def.section() == section);
+    let near = |candidates: &mut dyn Iterator<Item = &'static defs::Def>| {
+        candidates
+            .map(|def| (strsim::damerau_levenshtein(def.key(), key), def))
+            .filter(|(distance, def)| *distance <= def.key().len().min(key.len()) / 3)
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, def)| format!("did you mean {}?", def.name))
+    };
+    near(&mut here()).or_else(|| near(&mut defs::DEFS.iter())).unwrap_or_else(|| {
+        let keys: Vec<&str> = here().map(defs::Def::key).collect();
+        format!("the keys here are {}", keys.join(", "))
+    })
+}
+
+fn nearest_table(name: &str) -> String {
+    let near = defs::sections()
+        .into_iter()
+        .map(|section| (strsim::damerau_levenshtein(section, name), section))
+        .filter(|(distance, section)| *distance <= section.len().min(name.len()) / 2)
+        .min_by_key(|(distance, _)| *distance);
+    match near {
+        Some((_, section)) => format!("did you mean {}?", header(section)),
+        None => {
+            let headers: Vec<String> = defs::sections().into_iter().map(header).collect();
+            format!("the tables are {}", headers.join(", "))
+        }
+    }
+}
+
+/// `[queue]`, `[[listen]]`.
+pub(super) fn header(section: &str) -> String {
+    if defs::REPEATED.contains(&section) { format!("[[{section}]]") } else { format!("[{section}]") }
+}

@@ -1,0 +1,276 @@
+//! The table of keys against what is read, and the reference against the defaults.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::defs::{ALIASES, DEFS, Kind, Preset, REPEATED};
+use super::*;
+
+/// A directory with every file that the tests name.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Dir {
+        let dir = Dir(tempfile::tempdir().unwrap());
+        for file in ["cert.pem", "key.pem", "ca.pem", "secret"] {
+            std::fs::write(dir.0.path().join(file), "secret\n").unwrap();
+        }
+        dir
+    }
+
+    fn read(&self, text: &str) -> Result<(Settings, Vec<Problem>), Problems> {
+        load::read(&self.0.path().join("postrider.toml"), text, None)
+    }
+
+    fn settings(&self, text: &str) -> Settings {
+        self.read(text).map(|(settings, _)| settings).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+    }
+}
+
+/// A config in which `lines` (of `section`) are at work; TLS and a login are there to be changed.
+fn config(section: &str, lines: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    let mut table = |name: &str, preset: &[(&str, &str)]| {
+        if !name.is_empty() {
+            text += &reading::header(name);
+            text += "\n";
+        }
+        let lines = if section == name { lines } else { &[] };
+        let kept = preset.iter().filter(|(key, _)| lines.iter().all(|(changed, _)| changed != key));
+        for (key, value) in kept.chain(lines) {
+            text += &format!("{key} = {value}\n");
+        }
+    };
+    table("", &[("hostname", "'relay.example.com'")]);
+    table("listen", &[]);
+    table("tls", &[("certificate", "'cert.pem'"), ("key", "'key.pem'")]);
+    table(
+        "route",
+        &[
+            ("relay", "['a.example:25']"),
+            ("tls", "'verify'"),
+            ("username", "'me'"),
+            ("password_file", "'secret'"),
+            ("ca_file", "'ca.pem'"),
+        ],
+    );
+    for name in ["queue", "users", "limits", "dns", "delivery", "retry", ALIASES] {
+        table(name, &[]);
+    }
+    text
+}
+
+/// A value that is good and not the default.
+fn another(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Text => "'other'",
+        Kind::File | Kind::FileOrNone => "'other.pem'",
+        Kind::Host => "'other.example'",
+        Kind::Number(..) => "77",
+        Kind::Duration(..) | Kind::DurationOrOff(..) => "'17s'",
+        Kind::Durations(..) => "['17s', '18s']",
+        Kind::Size(..) => "'1MB'",
+        Kind::Choice(words) => match words[1] {
+            "implicit" => "'implicit'",
+            "optional" => "'optional'",
+            "hold" => "'hold'",
+            _ => "'encrypt'",
+        },
+        Kind::Socket => "'192.0.2.7:2525'",
+        Kind::Sockets(_) => "['192.0.2.7']",
+        Kind::Addresses => "['192.0.2.7']",
+        Kind::Networks => "['192.0.2.0/24']",
+        Kind::Pattern => "'*.other.example'",
+        Kind::Relays => "['other.example:26', '[2001:db8::7]:27']",
+    }
+}
+
+#[test]
+fn every_key_of_the_table_reaches_the_settings() {
+    let dir = Dir::new();
+    std::fs::write(dir.0.path().join("other.pem"), "another secret\n").unwrap();
+    let show = |text: &str| {
+        let settings = dir.settings(text);
+        let logins: Vec<_> =
+            settings.routes.0.iter().map(|route| route.login.clone().unwrap().password).collect();
+        format!("{settings:?} {logins:?}")
+    };
+    let plain = show(&config("", &[]));
+    for def in DEFS {
+        let changed = show(&config(def.section(), &[(def.key(), another(&def.kind))]));
+        assert_ne!(plain, changed, "{} is accepted and ignored", def.name);
+    }
+}
+
+#[test]
+fn every_key_of_the_table_is_checked_under_its_own_name() {
+    let dir = Dir::new();
+    for def in DEFS {
+        let problems = dir.read(&config(def.section(), &[(def.key(), "1979-05-27")])).unwrap_err();
+        let named = problems.0.iter().find(|problem| problem.key == def.name);
+        let problem = named.unwrap_or_else(|| panic!("{} takes a date: {problems}", def.name));
+        assert!(problem.text.ends_with(&def.kind.wanted()), "{problem}");
+        assert!(problem.text.starts_with("is a date; write "), "{problem}");
+    }
+}
+
+#[test]
+fn names_are_there_once_and_docs_are_sentences() {
+    let names: BTreeSet<&str> = DEFS.iter().map(|def| def.name).collect();
+    assert_eq!(names.len(), DEFS.len());
+    for def in DEFS {
+        assert!(def.doc.ends_with('.'), "{}", def.name);
+        assert!(!def.doc.contains("  "), "{}", def.name);
+    }
+}
+
+/// The reference as printed, with the files that it cannot have.
+fn reference_in(dir: &Dir) -> String {
+    let add = |name: &str| dir.0.path().join(name).display().to_string();
+    reference()
+        .replace(
+            "#certificate = \"/etc/postrider/tls/fullchain.pem\"",
+            &format!("certificate = {:?}", add("cert.pem")),
+        )
+        .replace("#key = \"/etc/postrider/tls/key.pem\"", &format!("key = {:?}", add("key.pem")))
+}
+
+#[test]
+fn the_reference_reads_back_as_the_defaults() {
+    let dir = Dir::new();
+    let empty = format!("[tls]\n{}", "certificate = 'cert.pem'\nkey = 'key.pem'\n");
+    assert_eq!(format!("{:?}", dir.settings(&reference_in(&dir))), format!("{:?}", dir.settings(&empty)));
+}
+
+#[test]
+fn the_examples_of_the_reference_are_good() {
+    let dir = Dir::new();
+    let uncommented: String = reference_in(&dir)
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .map(|line| line.replace("/etc/postrider/upstream-ca.pem", "ca.pem"))
+        .map(|line| line.replace("/etc/postrider/upstream.secret", "secret"))
+        .map(|line| line.replace("relay = []", "relay = ['smtp.upstream.example:587']") + "\n")
+        .collect();
+    let settings = dir.settings(&uncommented);
+    assert_eq!(settings.hostname.as_str(), "relay.example.com");
+    assert_eq!(settings.submission.aliases["root"][0].to_string(), "ops@example.com");
+    assert!(settings.routes.0[0].login.is_some());
+    for def in DEFS {
+        assert!(uncommented.contains(&format!("\n{} = ", def.key())), "{}", def.name);
+    }
+}
+
+/// The contract's own numbers, written out.
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    use std::time::Duration;
+    let dir = Dir::new();
+    let settings = dir.settings("[tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'");
+    let (secs, hours) = (Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
+    assert_eq!(settings.queue.path, Path::new("/var/lib/postrider/queue.db"));
+    assert_eq!(settings.queue.history, hours(7 * 24));
+    let submission = &settings.submission;
+    assert_eq!(submission.lifetime, hours(5 * 24));
+    assert_eq!(submission.users_file, Path::new("/etc/postrider/users"));
+    let listen = ListenSettings {
+        address: "[::]:587".parse().unwrap(),
+        tls: ListenTls::Starttls,
+        auth_required: true,
+        trusted: Vec::new(),
+    };
+    assert_eq!(submission.listen, [listen]);
+    let limits = Limits {
+        message_size: 25 << 20,
+        recipients: 1000,
+        sessions: 500,
+        sessions_per_client: 50,
+        errors: 10,
+        auth_failures: 5,
+        received_hops: 50,
+        idle_timeout: secs(300),
+    };
+    assert_eq!(submission.limits, limits);
+    assert_eq!(settings.dns, DnsSettings { servers: Vec::new(), timeout: secs(5) });
+    let delivery = &settings.delivery;
+    assert_eq!((delivery.port, delivery.workers, delivery.messages_per_connection), (25, 128, 100));
+    assert_eq!((delivery.in_doubt, delivery.ca_file.as_ref()), (InDoubt::Retry, None));
+    assert_eq!((delivery.attempt_deadline, delivery.connect_timeout), (secs(1200), secs(30)));
+    assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
+    assert_eq!(delivery.delay_warning, Some(hours(4)));
+    assert!(delivery.source_addresses.is_empty());
+    let networks: Vec<String> = delivery.prohibited_networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
+    let scheduler = &settings.scheduler;
+    assert_eq!((scheduler.connections_per_destination, scheduler.recipients_per_transaction), (8, 100));
+    assert_eq!(scheduler.schedule, [60, 300, 900, 1800, 3600, 7200, 14_400].map(secs));
+    assert!(settings.routes.0.is_empty());
+}
+
+#[test]
+fn without_a_file_everything_is_local() {
+    let certificate = CertificateSettings::SelfSigned { directory: BUILT_IN_DIRECTORY.into() };
+    let (settings, warnings) = load::read(Path::new("built-in"), BUILT_IN, Some(&certificate)).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(settings.queue.path, Path::new("postrider-data/queue.db"));
+    assert_eq!(settings.submission.users_file, Path::new("postrider-data/users"));
+    assert_eq!(settings.submission.listen[0].address.to_string(), "127.0.0.1:5587");
+    assert_eq!(settings.submission.listen[0].tls, ListenTls::Starttls);
+    assert_eq!(settings.submission.tls, Some(certificate));
+}
+
+#[test]
+fn relative_files_count_from_the_config() {
+    let dir = Dir::new();
+    let settings = dir.settings(&config("queue", &[("path", "'state/queue.db'")]));
+    assert_eq!(settings.queue.path, dir.0.path().join("state/queue.db"));
+    let Some(CertificateSettings::Files { certificate, .. }) = settings.submission.tls else { panic!() };
+    assert_eq!(certificate, dir.0.path().join("cert.pem"));
+}
+
+#[test]
+fn all_of_an_address_family_in_trusted_is_an_open_relay_however_it_is_written() {
+    let dir = Dir::new();
+    for open in [
+        "0.0.0.0/0",
+        "::/0",
+        "0.0.0.0/1', '128.0.0.0/1",
+        "::/1', '8000::/1",
+        "::ffff:0:0/96",
+        "::/64', '192.0.2.1",
+    ] {
+        let problems = dir.read(&config("listen", &[("trusted", &format!("['{open}']"))])).unwrap_err();
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert!(problems.to_string().contains("an open relay"), "{problems}");
+    }
+    dir.settings(&config("listen", &[("trusted", "['10.0.0.0/8', '2001:db8::/32']")]));
+}
+
+#[test]
+fn warnings_do_not_stop_the_start() {
+    let dir = Dir::new();
+    let warnings = |section: &str, lines: &[(&str, &str)]| {
+        let (_, warnings) = dir.read(&config(section, lines)).unwrap();
+        warnings.iter().map(|warning| warning.key.clone()).collect::<Vec<_>>()
+    };
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(dir.0.path().join("secret"), private).unwrap();
+    assert_eq!(warnings("", &[]), Vec::<String>::new());
+    assert_eq!(warnings("listen", &[("tls", "'off'")]), ["listen.tls"]);
+    assert_eq!(warnings("listen", &[("tls", "'off'"), ("address", "'127.0.0.1:25'")]), Vec::<String>::new());
+    assert_eq!(warnings("listen", &[("auth", "'optional'")]), ["listen.auth"]);
+    assert_eq!(warnings("route", &[("tls", "'encrypt'")]), ["route.tls"]);
+    assert_eq!(warnings("queue", &[("delay_warning", "'5d'")]), ["queue.delay_warning"]);
+    assert_eq!(warnings("retry", &[("schedule", "['6d']")]), ["retry.schedule"]);
+    let world = std::os::unix::fs::PermissionsExt::from_mode(0o604);
+    std::fs::set_permissions(dir.0.path().join("secret"), world).unwrap();
+    assert_eq!(warnings("", &[]), ["route.password_file"]);
+}
+
+#[test]
+fn only_listen_and_route_repeat() {
+    assert_eq!(REPEATED, ["listen", "route"]);
+    let defaulted =
+        |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
+    assert!(defaulted("listen.address"), "a [[listen]] may be empty");
+}

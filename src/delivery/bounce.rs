@@ -1,0 +1,297 @@
+//! What the sender is told: bounces, delay warnings and delivery reports.
+//!
+//! Pure: outcomes in, an RFC 3464 message out (`multipart/report`, RFC 6522), in three parts: an
+//! explanation for people that quotes the reply in the words of who gave it, the same for programs
+//! (`status.rs`), and what RET asks for of the original. NOTIFY, RET, ENVID and ORCPT are honoured
+//! (RFC 3461). Nothing is ever written to the null sender, so a bounce is never answered with one.
+//!
+//! Replies, names and parameters come from hosts that may be hostile: whatever goes into a field
+//! or a line is first made printable ASCII (or, in the explanation's addresses, printable Unicode),
+//! and bounded. Lines are at most 998 bytes whatever the original holds.
+//!
+//! lettre's types make the message, but not its `Message::builder`, which reads the From field back with a
+//! parser that refuses some lawful host names; a `MultiPart` carries all the fields just as well.
+//!
+//! # Bugs
+//! `message/global-delivery-status` (RFC 6533) is not written yet: addresses beyond ASCII stand in
+//! their `utf-8` encoded form, which is lawful everywhere and hard to read.
+
+mod status;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use lettre::message::header::{
+    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, MIME_VERSION_1_0,
+};
+use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
+use memchr::memmem;
+
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Notify, Outcome, Recipient, Ret};
+use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
+
+/// How much of the original a report returns at most. The caller need not read more of it.
+pub const RETURNED_BYTES_MAX: usize = 64 * 1024;
+/// RFC 5322 §2.1.1.
+const LINE_BYTES_MAX: usize = 998;
+
+/// What a report is about and who writes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Notice<'a> {
+    /// The report's own id.
+    pub id: MessageId,
+    /// Who writes.
+    pub hostname: &'a Domain,
+    /// Unix seconds.
+    pub now: i64,
+    /// The message that is reported on.
+    pub message: &'a QueuedMessage,
+    /// Its recipients that something happened to; those whose NOTIFY does not ask for it are left out.
+    pub told: &'a [Told<'a>],
+    /// The message's content: all of it, or its first [`RETURNED_BYTES_MAX`] bytes.
+    pub original: &'a [u8],
+}
+
+/// What happened to one recipient.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    /// The recipient.
+    pub recipient: &'a QueuedRecipient,
+    /// The last try; none where it expired without one, when its `last_reply` is quoted.
+    pub attempt: Option<&'a Attempt>,
+    /// What it means now: an attempt that was deferred may mean `Expired`.
+    pub outcome: Outcome,
+}
+
+/// A report, ready for the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// From `<>` to the original's sender, with the parameters that the content needs.
+    pub envelope: Envelope,
+    /// CR LF line ends, dots not doubled.
+    pub content: Vec<u8>,
+}
+
+/// Which of the three reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bounce,
+    Delay,
+    Success,
+}
+
+/// Tells the sender who did not get the message (outcomes `Failed` and `Expired`).
+///
+/// None where nobody is to be told: a null sender, or no recipient that asks for it.
+pub fn bounce(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Bounce, notice)
+}
+
+/// Tells the sender who has not got the message yet (outcome `Deferred`), once; the caller marks them warned.
+///
+/// None as for [`bounce`].
+pub fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Delay, notice)
+}
+
+/// Tells the sender who got the message (outcomes `Delivered` and `Relayed`), where SUCCESS was asked for.
+///
+/// None as for [`bounce`].
+pub fn success_report(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Success, notice)
+}
+
+/// Whether a recipient's NOTIFY asks for a report of `outcome` (RFC 3461 §4.1).
+pub fn wanted(notify: Option<Notify>, outcome: Outcome) -> bool {
+    let notify = notify.unwrap_or(Notify::DEFAULT);
+    match outcome {
+        Outcome::Delivered | Outcome::Relayed => notify.success,
+        Outcome::Failed | Outcome::Expired => notify.failure,
+        Outcome::Deferred => notify.delay,
+        // Nobody knows yet.
+        Outcome::InDoubt => false,
+    }
+}
+
+impl Kind {
+    fn covers(self, outcome: Outcome) -> bool {
+        match self {
+            Kind::Bounce => matches!(outcome, Outcome::Failed | Outcome::Expired),
+            Kind::Delay => outcome == Outcome::Deferred,
+            Kind::Success => matches!(outcome, Outcome::Delivered | Outcome::Relayed),
+        }
+    }
+
+    fn subject(self) -> &'static str {
+        match self {
+            Kind::Bounce => "Undelivered mail returned to sender",
+            Kind::Delay => "Delayed mail: not delivered yet, still trying",
+            Kind::Success => "Delivery report: your mail was delivered",
+        }
+    }
+}
+
+fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
+    let sender = notice.message.sender.as_ref()?;
+    let told: Vec<&Told<'_>> = notice
+        .told
+        .iter()
+        .filter(|told| kind.covers(told.outcome) && wanted(told.recipient.notify, told.outcome))
+        .collect();
+    if told.is_empty() {
+        return None;
+    }
+    let to = writable(sender);
+    let mut parts = vec![
+        plain(words::explanation(kind, notice, &told)),
+        part(
+            "message/delivery-status",
+            ContentTransferEncoding::SevenBit,
+            status::fields(kind, notice, &told),
+        ),
+    ];
+    parts.extend(original(kind, notice));
+    let from = Address::new_dangerous("MAILER-DAEMON", notice.hostname.as_str());
+    let mut body = MultiPart::builder()
+        .header(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(notice.now))))
+        .header(header::From::from(Mailboxes::from(Mailbox::new(
+            Some("Mail Delivery System".to_owned()),
+            from,
+        ))))
+        .header(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))))
+        .header(header::Subject::from(kind.subject().to_owned()))
+        .header(header::MessageId::from(format!("<{}@{}>", notice.id, notice.hostname)))
+        // RFC 3834 §2: nobody's vacation program answers this.
+        .header(AutoSubmitted)
+        .header(MIME_VERSION_1_0)
+        .header(content_type(&format!(
+            "multipart/report; report-type=delivery-status; boundary=\"{}\"",
+            boundary(notice.id, &parts)
+        )))
+        .build();
+    if parts.iter().any(|part| !part.formatted().is_ascii()) {
+        // RFC 2045 §6.4: a multipart says so when one of its parts is 8bit.
+        body.headers_mut().set(ContentTransferEncoding::EightBit);
+    }
+    let content = parts.into_iter().fold(body, MultiPart::singlepart).formatted();
+    let envelope = Envelope {
+        sender: None,
+        body: if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime },
+        smtputf8: !to.to_string().is_ascii(),
+        // RFC 3461 §6.1: reports ask for none themselves.
+        recipients: vec![Recipient { notify: Some(Notify::NEVER), ..Recipient::new(to) }],
+        ret: None,
+        envid: None,
+    };
+    Some(Report { envelope, content })
+}
+
+/// The sender's address, its domain in A-labels so that SMTPUTF8 is needed only for a local part beyond ASCII.
+/// A row that a person edited may hold anything: control characters never reach a field.
+fn writable(address: &Address) -> Address {
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    Address::new_dangerous(clean(address.user()), clean(Domain::of(address).as_str()))
+}
+
+/// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
+/// can stand inside another message as it is. Otherwise the header.
+fn original(kind: Kind, notice: &Notice<'_>) -> Option<SinglePart> {
+    let (message, original) = (notice.message, notice.original);
+    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
+    let header = header_of(original);
+    // `message/rfc822` cannot be encoded (RFC 2046 §5.2.1) and its header is ASCII.
+    let fits = has_lines(original) && header.is_ascii();
+    if kind == Kind::Bounce && message.ret == Some(Ret::Full) && whole && fits {
+        // The builder would re-encode; these bytes are returned as they came.
+        let encoding = match original.is_ascii() {
+            true => ContentTransferEncoding::SevenBit,
+            false => ContentTransferEncoding::EightBit,
+        };
+        return Some(part("message/rfc822", encoding, original.to_vec()));
+    }
+    if header.is_empty() {
+        return None;
+    }
+    if header.is_ascii() && has_lines(header) {
+        return Some(part("text/rfc822-headers", ContentTransferEncoding::SevenBit, header.to_vec()));
+    }
+    // RFC 6522 §4: a header that is broken may be encoded.
+    let encoded = SinglePart::builder()
+        .header(content_type("text/rfc822-headers"))
+        .header(ContentTransferEncoding::QuotedPrintable)
+        .body(header.to_vec());
+    Some(encoded)
+}
+
+/// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.
+fn header_of(content: &[u8]) -> &[u8] {
+    if content.starts_with(b"\r\n") {
+        return &[];
+    }
+    let bounded = &content[..content.len().min(RETURNED_BYTES_MAX)];
+    let end = match memmem::find(bounded, b"\r\n\r\n") {
+        Some(at) => at + 2,
+        None => memmem::rfind(bounded, b"\r\n").map_or(0, |at| at + 2),
+    };
+    &bounded[..end]
+}
+
+/// Whether bytes can be sent as 8bit text: lines that end with CR LF, none too long, no NUL, no bare CR or LF.
+fn has_lines(content: &[u8]) -> bool {
+    content.ends_with(b"\r\n")
+        && content.split_inclusive(|&byte| byte == b'\n').all(|line| {
+            line.strip_suffix(b"\r\n").is_some_and(|text| {
+                text.len() <= LINE_BYTES_MAX && !text.iter().any(|byte| matches!(byte, 0 | b'\r'))
+            })
+        })
+}
+
+/// The builder encodes ASCII lines over 76 bytes; a quoted URL is one, and is better read as it is.
+fn plain(text: String) -> SinglePart {
+    match text.is_ascii() {
+        true => {
+            let bytes = text.replace('\n', "\r\n").into_bytes();
+            part("text/plain; charset=utf-8", ContentTransferEncoding::SevenBit, bytes)
+        }
+        false => SinglePart::plain(text),
+    }
+}
+
+/// A part whose bytes are already as they must be.
+fn part(mime: &str, encoding: ContentTransferEncoding, bytes: Vec<u8>) -> SinglePart {
+    SinglePart::builder().header(content_type(mime)).body(Encoded::dangerous_pre_encoded(bytes, encoding))
+}
+
+fn content_type(mime: &str) -> ContentType {
+    // All callers pass a constant, or one with a boundary of letters, digits, `=`, `_` and `.` in quotes.
+    ContentType::parse(mime).unwrap_or(ContentType::TEXT_PLAIN)
+}
+
+/// A boundary that none of the parts holds. `=_` stands in no base64 and no quoted-printable (RFC 2045 §6.7),
+/// but an original that quotes an older report may hold anything.
+fn boundary(id: MessageId, parts: &[SinglePart]) -> String {
+    let mut boundary = format!("=_{id}");
+    while parts.iter().any(|part| memmem::find(&part.formatted(), boundary.as_bytes()).is_some()) {
+        boundary.push_str(".x");
+    }
+    boundary
+}
+
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(AutoSubmitted)
+    }
+
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-replied".to_owned())
+    }
+}

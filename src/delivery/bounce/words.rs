@@ -1,0 +1,137 @@
+//! The part of a report for people: what happened, who said so in which words, and what to do.
+
+use std::fmt::Write as _;
+
+use crate::mail::{Enhanced, Outcome, Phase};
+
+use super::status::{Said, bracketed, date, folded, printable};
+use super::{Kind, Notice, Told};
+
+/// Lines of one reply that are quoted.
+const QUOTED_LINES_MAX: usize = 20;
+
+/// Plain text with `\n` line ends, 76 columns where the words allow. Beyond ASCII only in addresses.
+pub(super) fn explanation(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> String {
+    let mut out = String::new();
+    paragraph(&mut out, "", &format!("This is the mail system at {}.", notice.hostname));
+    out.push('\n');
+    paragraph(&mut out, "", opening(kind));
+    out.push('\n');
+    let message = notice.message;
+    let accepted =
+        format!("It was accepted here on {} with the queue id {}.", date(message.received_at), message.id);
+    paragraph(&mut out, "", &accepted);
+    if kind == Kind::Delay {
+        let until = format!("We keep trying until {}. You need not send it again.", date(message.expires_at));
+        paragraph(&mut out, "", &until);
+    }
+    for told in told {
+        out.push('\n');
+        recipient(&mut out, told);
+    }
+    out
+}
+
+fn opening(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bounce => {
+            "Your message could not be delivered to the addresses below. We have stopped trying. \
+             The reason stands with each address."
+        }
+        Kind::Delay => {
+            "Your message has not been delivered to the addresses below yet. This is a warning only. \
+             The reason stands with each address."
+        }
+        Kind::Success => "As you asked, we tell you that your message was delivered to the addresses below.",
+    }
+}
+
+fn recipient(out: &mut String, told: &Told<'_>) {
+    let said = Said::of(told);
+    let address = told.recipient.address.to_string();
+    // As it was written, in its own script. Writing to a String cannot fail.
+    let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
+    for sentence in meaning(told.outcome, said.status(told.outcome)) {
+        paragraph(out, "    ", sentence);
+    }
+    let host = said.host.map(|name| match told.attempt.and_then(|attempt| attempt.ip) {
+        Some(ip) if bracketed(name) == name => format!("{name} [{ip}]"),
+        _ => bracketed(name),
+    });
+    let who = match (host, said.phase) {
+        (Some(host), Some(phase)) if said.is_foreign => format!("{host}, {}:", stage(phase)),
+        (Some(host), Some(Phase::Connect)) => format!("This relay, when it tried to connect to {host}:"),
+        (Some(host), _) => format!("{host}:"),
+        (None, Some(Phase::Dns)) => "This relay, when it looked for the receiving host:".to_owned(),
+        (None, _) => "This relay:".to_owned(),
+    };
+    paragraph(out, "    ", &printable(&who));
+    out.push('\n');
+    let reply = &said.reply;
+    let codes = match reply.enhanced {
+        Some(enhanced) => format!("{:03} {enhanced}", reply.code),
+        None => format!("{:03}", reply.code),
+    };
+    for line in reply.text.split('\n').take(QUOTED_LINES_MAX) {
+        paragraph(out, "        ", &printable(&format!("{codes} {line}")));
+    }
+}
+
+/// What a reply was an answer to.
+fn stage(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Dns => "when we looked for it",
+        Phase::Connect => "when we connected",
+        Phase::Greeting => "when it was to greet us",
+        Phase::Ehlo => "in answer to our greeting (EHLO)",
+        Phase::Starttls => "when encryption was to begin (STARTTLS)",
+        Phase::Auth => "when we logged in (AUTH)",
+        Phase::Mail => "in answer to the sender's address (MAIL FROM)",
+        Phase::Rcpt => "in answer to this address (RCPT TO)",
+        Phase::Data => "when the message was to be sent (DATA)",
+        Phase::Dot => "after the message was sent (end of DATA)",
+    }
+}
+
+/// The outcome and the status code (RFC 3463 §3) in plain words; first what happened, then what to do.
+fn meaning(outcome: Outcome, status: Enhanced) -> Vec<&'static str> {
+    let happened = match outcome {
+        Outcome::Delivered => return vec!["The receiving host has taken it."],
+        Outcome::Relayed => {
+            return vec![
+                "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
+            ];
+        }
+        Outcome::Expired => Some("We tried again and again, until the time for it was over."),
+        Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
+    };
+    let reason = match (status.1, status.2) {
+        (1, 1 | 3 | 6) => "The receiving host does not know this address. Check how it is spelled.",
+        (1, 2) => "There is no such mail domain. Check how the part after the @ is spelled.",
+        (1, 10) => "This domain takes no mail at all.",
+        (1, 7 | 8) => "The receiving host does not accept your own address as a sender.",
+        (2, 1) => "This mailbox is closed.",
+        (2, 2) => "This mailbox is full. The recipient has to make room.",
+        (2, 3) | (3, 4) => "The message is larger than the receiving host accepts. Send less, or a link.",
+        (4, 3) => "The domain could not be looked up.",
+        (4, 4) => "No way to deliver to this domain was found. Check how the part after the @ is spelled.",
+        (4, 6) => {
+            "Mail to this address goes round in a circle. The operators of the domain have to repair that."
+        }
+        (4, _) => "The receiving host could not be reached, or the connection to it broke.",
+        (6, _) => "The receiving host does not accept this kind of content.",
+        (7, _) => {
+            "The receiving host does not accept this message, by a rule of its own that it explains below."
+        }
+        _ if outcome == Outcome::Deferred => "The receiving host did not accept it for the time being.",
+        _ => "The receiving host did not accept it.",
+    };
+    happened.into_iter().chain([reason]).collect()
+}
+
+/// `text` in lines with `indent` before each.
+fn paragraph(out: &mut String, indent: &str, text: &str) {
+    for line in folded(text, indent.len()) {
+        let _ = writeln!(out, "{indent}{line}");
+    }
+}

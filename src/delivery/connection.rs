@@ -1,0 +1,343 @@
+//! A connection to one host on which messages are handed over: the stages, their time-outs, and the
+//! words for what went wrong in them.
+//!
+//! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out. A small
+//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot.
+//! `connector.rs` opens connections.
+//!
+//! # Bugs
+//! While content is being written, nothing is read: a host that refuses it early is heard only once
+//! it stops reading or the content is out.
+
+use std::borrow::Cow;
+use std::io;
+use std::time::{Duration, Instant};
+
+use lettre::transport::smtp::commands::Quit;
+
+use crate::mail::{Enhanced, Phase, Reply};
+
+use super::offers::Offers;
+use super::stuffing::Stuffer;
+use super::transaction::{
+    After, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
+};
+use super::wire::{Fault, Patience, Wire};
+
+pub use super::connector::Connector;
+
+/// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
+const QUIT_WAIT: Duration = Duration::from_secs(1);
+/// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a connection could not be used for mail; said before any message was tried on it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {reply}", phase.as_str())]
+pub struct Trouble {
+    /// Where it happened.
+    pub phase: Phase,
+    /// The host's words, or ours (421 or 451 with 4.4.x) where it had none.
+    pub reply: Reply,
+    /// TLS at that moment, as in [`Connection::tls`]; none before there was a connection.
+    pub tls: Option<String>,
+    /// What it means.
+    pub kind: TroubleKind,
+}
+
+/// A stage of the dialogue: how long it may take, and how the log calls it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stage {
+    pub(super) phase: Phase,
+    /// Times `reply_timeout`, whose default is the 5 minutes of RFC 5321 §4.5.3.2.
+    times: u32,
+    /// Continues "timed out …", "connection lost …".
+    sentence: &'static str,
+}
+
+impl Stage {
+    const fn new(phase: Phase, times: u32, sentence: &'static str) -> Stage {
+        Stage { phase, times, sentence }
+    }
+
+    /// The stage of a command that was sent in `phase`.
+    pub(super) fn of(phase: Phase) -> Stage {
+        // All phases that a reply can be awaited in are in the table; the others end before there is a dialogue.
+        STAGES.iter().copied().find(|stage| stage.phase == phase).unwrap_or(CONNECTING)
+    }
+
+    fn patience(self, reply_timeout: Duration, deadline: Instant) -> Patience {
+        Patience { wait: reply_timeout.saturating_mul(self.times), deadline }
+    }
+}
+
+/// RFC 5321 §4.5.3.2.1 to §4.5.3.2.6. The RFC gives DATA 2 minutes; a host that takes 5 is no worse.
+const STAGES: [Stage; 8] = [
+    Stage::new(Phase::Greeting, 1, "while waiting for the greeting"),
+    Stage::new(Phase::Ehlo, 1, "while waiting for the reply to EHLO"),
+    Stage::new(Phase::Starttls, 1, "while starting TLS"),
+    Stage::new(Phase::Auth, 1, "while logging in"),
+    Stage::new(Phase::Mail, 1, "while waiting for the reply to MAIL"),
+    Stage::new(Phase::Rcpt, 1, "while waiting for the reply to RCPT"),
+    Stage::new(Phase::Data, 1, "while waiting for the reply to DATA"),
+    Stage::new(Phase::Dot, 2, "while waiting for the reply to the content"),
+];
+pub(super) const CONNECTING: Stage = Stage::new(Phase::Connect, 1, "while connecting");
+/// RFC 5321 §4.5.3.2.5, for each piece that the host takes.
+const SENDING_CONTENT: Stage = Stage::new(Phase::Dot, 1, "while sending the content");
+
+/// Our words for a fault (RFC 3463 §3.5: 4.4.1 no answer, 4.4.2 bad connection; §3.6: 4.5.0 protocol).
+pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
+    const BAD_CONNECTION: Enhanced = Enhanced(4, 4, 2);
+    const NO_ANSWER: Enhanced = Enhanced(4, 4, 1);
+    const PROTOCOL: Enhanced = Enhanced(4, 5, 0);
+    const TLS: Enhanced = Enhanced(4, 7, 5);
+    let sentence = stage.sentence;
+    let broken = if stage.phase == Phase::Connect { NO_ANSWER } else { BAD_CONNECTION };
+    let (code, enhanced, text) = match fault {
+        Fault::TimedOut => (421, broken, format!("timed out {sentence}")),
+        Fault::Deadline => (421, broken, format!("the attempt's deadline passed {sentence}")),
+        Fault::Lost(None) => (421, broken, format!("the host closed the connection {sentence}")),
+        Fault::Lost(Some(error)) => (421, broken, format!("connection lost {sentence}: {error}")),
+        Fault::Malformed(what) => (451, PROTOCOL, format!("malformed reply {sentence}: {what}")),
+        Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
+        Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
+    };
+    Reply { code, enhanced: Some(enhanced), text: text.into() }
+}
+
+/// Gives the content, a chunk a call, none at its end. Chunks in memory are borrowed, others owned.
+pub type Content<'s, 'c> = &'s mut dyn FnMut() -> io::Result<Option<Cow<'c, [u8]>>>;
+
+/// An open connection to a host that has greeted us and takes mail.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) wire: Wire,
+    pub(super) offers: Offers,
+    /// For the dialogue in the debug log.
+    pub(super) host: String,
+    pub(super) tls: String,
+    pub(super) reply_timeout: Duration,
+    messages: usize,
+    after: After,
+    out: Vec<u8>,
+}
+
+/// Why the content did not go out whole.
+enum Unsent {
+    /// The host or the network.
+    Wire(Fault),
+    /// The queue could not give it, or the intent could not be recorded.
+    Ours(io::Error),
+}
+
+impl Connection {
+    pub(super) fn new(wire: Wire, host: String, reply_timeout: Duration) -> Connection {
+        Connection {
+            wire,
+            offers: Offers::default(),
+            host,
+            tls: "none".to_owned(),
+            reply_timeout,
+            messages: 0,
+            after: After { usable: true, needs_reset: false },
+            out: Vec::new(),
+        }
+    }
+
+    /// Hands one message over and gives a result for each recipient, in their order.
+    ///
+    /// `content` is called only once the host wants it; `before_dot` right before the write that holds
+    /// the final dot, for whoever has to record that an answer is about to be in doubt. If either
+    /// fails, the connection is cut so that the host takes nothing, and the recipients are deferred.
+    /// Nothing is waited for past `deadline`.
+    pub fn deliver(
+        &mut self,
+        message: &Outgoing<'_>,
+        content: Content<'_, '_>,
+        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        deadline: Instant,
+    ) -> Vec<RecipientResult> {
+        self.messages += 1;
+        let offers = std::mem::take(&mut self.offers);
+        let mut first_chunk = None;
+        let mut header_is_ascii = true;
+        let mut unreadable = None;
+        if message.smtputf8 && !offers.smtputf8 {
+            match content() {
+                Ok(chunk) => {
+                    header_is_ascii = chunk.as_deref().is_none_or(is_header_ascii);
+                    first_chunk = chunk;
+                }
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        let mut transaction = Transaction::new(message, &offers, self.after.needs_reset, header_is_ascii);
+        if let Some(error) = unreadable {
+            transaction.abandon(&our_fault(&error));
+        }
+        loop {
+            self.out.clear();
+            match transaction.next(&mut self.out) {
+                Next::Done => break,
+                Next::Exchange => {
+                    let sent = self.send_commands(deadline);
+                    self.take_replies(&mut transaction, sent, deadline);
+                }
+                Next::Content => match self.send_content(first_chunk.take(), content, before_dot, deadline) {
+                    Ok(()) => {
+                        transaction.content_sent();
+                        self.take_replies(&mut transaction, Ok(()), deadline);
+                    }
+                    Err(Unsent::Ours(error)) => transaction.abandon(&our_fault(&error)),
+                    Err(Unsent::Wire(fault)) => match self.last_words(deadline) {
+                        Some(reply) => transaction.take_early(&reply),
+                        None => transaction.lost(&words(&fault, SENDING_CONTENT)),
+                    },
+                },
+            }
+        }
+        let (results, after) = transaction.finish();
+        self.after = after;
+        if !after.usable {
+            self.wire.close();
+        }
+        self.offers = offers;
+        results
+    }
+
+    /// Whether another message may be handed over on this connection.
+    pub fn is_usable(&self) -> bool {
+        self.after.usable
+    }
+
+    /// Whether the host has closed the connection or spoken since the last message. A few system
+    /// calls: for connections that were idle for a while.
+    pub fn is_stale(&self) -> bool {
+        self.wire.spoke_out_of_turn() || self.wire.is_stale()
+    }
+
+    /// Messages tried on it so far.
+    pub fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// TLS in use: `none`, or the version, and `verified` where the certificate was: `TLSv1.3 verified`.
+    pub fn tls(&self) -> &str {
+        &self.tls
+    }
+
+    /// Says QUIT and closes.
+    pub fn quit(mut self) {
+        let patience = Patience { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
+        // RFC 5321 §4.1.1.10. Whatever comes of it, the connection is over.
+        if self.after.usable && self.wire.send(Quit.to_string().as_bytes(), patience).is_ok() {
+            let _ = self.wire.reply(patience);
+        }
+        self.wire.close();
+    }
+
+    /// Sends one command and reads its reply. `shown` stands in the debug log for what must not be read there.
+    pub(super) fn ask(
+        &mut self,
+        phase: Phase,
+        command: &str,
+        shown: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Reply, Fault> {
+        if self.wire.spoke_out_of_turn() {
+            return Err(Fault::OutOfTurn);
+        }
+        log::debug!("{} < {}", self.host, shown.unwrap_or(command).trim_end());
+        let patience = Stage::of(phase).patience(self.reply_timeout, deadline);
+        self.wire.send(command.as_bytes(), patience)?;
+        self.hear(phase, deadline)
+    }
+
+    /// Reads the reply that the host owes in `phase`.
+    pub(super) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
+        let reply = self.wire.reply(Stage::of(phase).patience(self.reply_timeout, deadline))?;
+        log::debug!("{} > {reply}", self.host);
+        Ok(reply)
+    }
+
+    /// Writes the commands in `out`.
+    fn send_commands(&mut self, deadline: Instant) -> Result<(), Fault> {
+        if self.wire.spoke_out_of_turn() {
+            return Err(Fault::OutOfTurn);
+        }
+        if log::log_enabled!(log::Level::Debug) {
+            for line in String::from_utf8_lossy(&self.out).lines() {
+                log::debug!("{} < {line}", self.host);
+            }
+        }
+        let patience = Stage::of(Phase::Mail).patience(self.reply_timeout, deadline);
+        self.wire.send(&self.out, patience)
+    }
+
+    /// Feeds the transaction with the replies it waits for. Where the commands could not be `sent`, the
+    /// host may still have said why (421).
+    fn take_replies(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        sent: Result<(), Fault>,
+        deadline: Instant,
+    ) {
+        if let Err(fault) = sent {
+            match self.last_words(deadline) {
+                Some(reply) if meaning(Phase::Mail, reply.code) == Meaning::Closing => {
+                    transaction.take(reply)
+                }
+                _ => transaction.lost(&words(&fault, Stage::of(transaction.awaits().unwrap_or(Phase::Mail)))),
+            }
+        }
+        while let Some(phase) = transaction.awaits() {
+            match self.hear(phase, deadline) {
+                Ok(reply) => transaction.take(reply),
+                Err(fault) => transaction.lost(&words(&fault, Stage::of(phase))),
+            }
+        }
+    }
+
+    /// What the host said before it stopped listening.
+    fn last_words(&mut self, deadline: Instant) -> Option<Reply> {
+        let patience = Patience { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
+        self.wire.reply(patience).ok()
+    }
+
+    fn send_content(
+        &mut self,
+        first_chunk: Option<Cow<'_, [u8]>>,
+        content: Content<'_, '_>,
+        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        deadline: Instant,
+    ) -> Result<(), Unsent> {
+        let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
+        let Connection { wire, out, .. } = self;
+        let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+        let mut stuffer = Stuffer::new();
+        out.clear();
+        if let Some(chunk) = first_chunk {
+            stuffer.stuff(&chunk, out, &mut write)?;
+        }
+        while let Some(chunk) = content().map_err(Unsent::Ours)? {
+            stuffer.stuff(&chunk, out, &mut write)?;
+        }
+        stuffer.finish(out);
+        before_dot().map_err(Unsent::Ours)?;
+        write(out)
+    }
+}
+
+/// 451 4.3.0: our own mail system is at fault (RFC 3463 §3.4).
+fn our_fault(error: &io::Error) -> Reply {
+    let text = format!("Postrider could not send the content: {error}");
+    Reply { code: 451, enhanced: Some(Enhanced(4, 3, 0)), text: text.into() }
+}
+
+/// Whether the header in the first chunk is plain ASCII. A header longer than a chunk is judged by
+/// its beginning.
+fn is_header_ascii(chunk: &[u8]) -> bool {
+    let end = memchr::memmem::find(chunk, b"\r\n\r\n").unwrap_or(chunk.len());
+    chunk[..end].is_ascii()
+}

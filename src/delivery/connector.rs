@@ -1,0 +1,370 @@
+//! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH.
+//!
+//! Where TLS is optional a host that cannot do it still gets its mail: the ladder goes from the full
+//! ClientHello to a smaller one, then in the clear, each on a fresh connection to the same host, and
+//! the step that worked is remembered for an hour, so that the next message does not climb down again.
+//! Where TLS is required, or a password is to be sent, the clear is not on the ladder.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use lettre::transport::smtp::commands::{Auth, Ehlo, Quit, Starttls};
+use lettre::transport::smtp::extension::ClientId;
+
+use crate::config::{DeliverySettings, Login, RouteTls};
+use crate::mail::{Enhanced, Phase, Reply};
+
+use super::connection::{CONNECTING, Connection, Stage, Trouble, words};
+use super::offers::Offers;
+use super::route::Endpoint;
+use super::tls::{self, Hello, Proof, RootsError, Trusts};
+use super::transaction::{Meaning, TroubleKind, host_refusal, meaning};
+use super::wire::{Fault, Patience, Wire};
+
+/// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
+/// like, and the next step of the ladder needs its time too.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
+/// How long a host's step of the ladder is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
+/// How many hosts are remembered; past it, all are forgotten and learnt again.
+const REMEMBERED_HOSTS_MAX: usize = 10_000;
+/// Challenges of one AUTH exchange.
+const CHALLENGES_MAX: usize = 4;
+
+/// A step of the TLS ladder, from the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rung {
+    Tls(Hello),
+    Clear,
+}
+
+/// Opens connections for all workers.
+#[derive(Debug)]
+pub struct Connector {
+    hostname: String,
+    connect_timeout: Duration,
+    reply_timeout: Duration,
+    source_addresses: Vec<IpAddr>,
+    next_source: AtomicUsize,
+    trusts: Trusts,
+    /// By host and port: the step that worked, where it was not the first, and when that was found.
+    remembered: Mutex<HashMap<(String, u16), (Rung, Instant)>>,
+}
+
+/// Why a step of the ladder failed.
+enum Failure {
+    /// The handshake: the next step may do.
+    Handshake(Trouble),
+    /// Something that a smaller ClientHello does not change.
+    Host(Trouble),
+}
+
+impl Connector {
+    /// Reads the roots; the TLS configurations of routes are made when first used.
+    ///
+    /// # Errors
+    /// Where `[delivery] ca_file` cannot be used.
+    pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
+        Ok(Connector {
+            hostname: settings.hostname.as_str().to_owned(),
+            connect_timeout: settings.connect_timeout,
+            reply_timeout: settings.reply_timeout,
+            source_addresses: settings.source_addresses.clone(),
+            next_source: AtomicUsize::new(0),
+            trusts: Trusts::new(settings.ca_file.as_deref())?,
+            remembered: Mutex::default(),
+        })
+    }
+
+    /// Opens a connection that is ready for MAIL.
+    ///
+    /// # Errors
+    /// [`Trouble`] says where it ended, in whose words, and whether it means more than "try the next host".
+    pub fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, Trouble> {
+        let optional = endpoint.tls == RouteTls::Opportunistic && endpoint.login.is_none();
+        let known = self.recall(endpoint, optional);
+        let mut rung = match endpoint.tls {
+            RouteTls::Off => Rung::Clear,
+            _ => known.unwrap_or(Rung::Tls(Hello::Full)),
+        };
+        loop {
+            let trouble = match self.open_at(rung, endpoint, optional, deadline) {
+                Ok((connection, reached)) => {
+                    if known.is_none() && endpoint.tls != RouteTls::Off {
+                        self.remember(endpoint, reached);
+                    }
+                    return Ok(connection);
+                }
+                Err(Failure::Host(trouble)) => return Err(trouble),
+                Err(Failure::Handshake(trouble)) => trouble,
+            };
+            rung = match rung {
+                Rung::Tls(Hello::Full) => Rung::Tls(Hello::Classical),
+                Rung::Tls(Hello::Classical) if optional => Rung::Clear,
+                _ => return Err(trouble),
+            };
+            log::debug!("{}: {trouble}; trying again at {rung:?}", endpoint.host);
+        }
+    }
+
+    /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
+    fn open_at(
+        &self,
+        rung: Rung,
+        endpoint: &Endpoint,
+        optional: bool,
+        deadline: Instant,
+    ) -> Result<(Connection, Rung), Failure> {
+        let patience = Patience { wait: self.connect_timeout, deadline };
+        let source = self.source_for(endpoint.address.ip());
+        let wire = Wire::connect(endpoint.address, source, patience).map_err(|fault| {
+            let kind = TroubleKind::NextHost;
+            Failure::Host(Trouble {
+                phase: Phase::Connect,
+                reply: words(&fault, CONNECTING),
+                tls: None,
+                kind,
+            })
+        })?;
+        let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
+        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let reached = opening.run(rung, optional)?;
+        Ok((opening.connection, reached))
+    }
+
+    /// The next local address of the family of `remote`; none: the system chooses.
+    fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
+        let same_family =
+            || self.source_addresses.iter().filter(|source| source.is_ipv4() == remote.is_ipv4());
+        let count = same_family().count();
+        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
+        turn.checked_rem(count).and_then(|index| same_family().nth(index).copied())
+    }
+
+    fn recall(&self, endpoint: &Endpoint, optional: bool) -> Option<Rung> {
+        // Nothing panics while this is held.
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.is_empty() {
+            return None;
+        }
+        let key = (endpoint.host.clone(), endpoint.address.port());
+        let (rung, found_at) = *remembered.get(&key)?;
+        if found_at.elapsed() >= REMEMBERED_FOR {
+            remembered.remove(&key);
+            return None;
+        }
+        // What was learnt on a route that may go in the clear does not bind one that must not.
+        (rung != Rung::Clear || optional).then_some(rung)
+    }
+
+    fn remember(&self, endpoint: &Endpoint, rung: Rung) {
+        if rung == Rung::Tls(Hello::Full) {
+            return;
+        }
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_HOSTS_MAX {
+            remembered.clear();
+        }
+        remembered.insert((endpoint.host.clone(), endpoint.address.port()), (rung, Instant::now()));
+    }
+}
+
+/// A connection on its way to being ready.
+struct Opening<'a> {
+    connector: &'a Connector,
+    connection: Connection,
+    endpoint: &'a Endpoint,
+    deadline: Instant,
+}
+
+impl Opening<'_> {
+    fn run(&mut self, rung: Rung, optional: bool) -> Result<Rung, Failure> {
+        let mut reached = rung;
+        if let (RouteTls::Implicit, Rung::Tls(hello)) = (self.endpoint.tls, rung) {
+            self.handshake(hello)?;
+        }
+        let greeting = self.connection.hear(Phase::Greeting, self.deadline);
+        self.expect_yes(Phase::Greeting, greeting)?;
+        self.ehlo()?;
+        if let (true, Rung::Tls(hello)) = (self.endpoint.tls != RouteTls::Implicit, rung) {
+            if self.starttls(optional)? {
+                self.handshake(hello)?;
+                // RFC 3207 §4.2: what the host said before is forgotten.
+                self.ehlo()?;
+            } else if self.connection.offers.starttls {
+                reached = Rung::Clear;
+            }
+        }
+        if let Some(login) = &self.endpoint.login {
+            self.log_in(login)?;
+        }
+        Ok(reached)
+    }
+
+    /// EHLO, or HELO for a host that does not know it (RFC 5321 §3.2).
+    fn ehlo(&mut self) -> Result<(), Failure> {
+        let name = &self.connector.hostname;
+        let ehlo = Ehlo::new(ClientId::Domain(name.clone())).to_string();
+        let answer = self.connection.ask(Phase::Ehlo, &ehlo, None, self.deadline);
+        if let Ok(reply) = &answer
+            && meaning(Phase::Ehlo, reply.code) == Meaning::Never
+        {
+            self.connection.offers = Offers::default();
+            let helo = format!("HELO {name}\r\n");
+            let answer = self.connection.ask(Phase::Ehlo, &helo, None, self.deadline);
+            return self.expect_yes(Phase::Ehlo, answer).map(drop);
+        }
+        let reply = self.expect_yes(Phase::Ehlo, answer)?;
+        self.connection.offers = Offers::read(&reply);
+        Ok(())
+    }
+
+    /// Whether the host is ready for the handshake; false: the mail may go in the clear, and has to.
+    fn starttls(&mut self, optional: bool) -> Result<bool, Failure> {
+        if !self.connection.offers.starttls {
+            return if optional { Ok(false) } else { Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)) };
+        }
+        let answer = self.connection.ask(Phase::Starttls, &Starttls.to_string(), None, self.deadline);
+        if let Ok(reply) = &answer
+            && optional
+            && matches!(meaning(Phase::Starttls, reply.code), Meaning::NotNow | Meaning::Never)
+        {
+            // RFC 3207 §4: after 454 it is for the client to decide whether it goes on.
+            return Ok(false);
+        }
+        self.expect_yes(Phase::Starttls, answer).map(|_| true)
+    }
+
+    fn handshake(&mut self, hello: Hello) -> Result<(), Failure> {
+        let proof = match self.endpoint.tls {
+            RouteTls::Verify | RouteTls::Implicit => Proof::Required,
+            RouteTls::Off | RouteTls::Opportunistic | RouteTls::Encrypt => Proof::Recorded,
+        };
+        let trust = self.connector.trusts.of(self.endpoint.ca_file.as_deref());
+        let trust =
+            trust.map_err(|error| self.our_trouble(Phase::Starttls, &tls_words(error.to_string())))?;
+        let name = match (tls::peer_name(&self.endpoint.host), proof) {
+            (Some(name), _) => name,
+            // Without a name that TLS can carry, the address will do where nothing is proved.
+            (None, Proof::Recorded) => self.endpoint.address.ip().into(),
+            (None, Proof::Required) => {
+                let text = format!("no certificate can hold for the name {}", self.endpoint.host);
+                return Err(self.our_trouble(Phase::Starttls, &tls_words(text)));
+            }
+        };
+        let wait = HANDSHAKE_WAIT.min(self.connector.reply_timeout);
+        let patience = Patience { wait, deadline: self.deadline };
+        let shaken = self.connection.wire.start_tls(trust.config(proof, hello), name.clone(), patience);
+        match shaken {
+            Ok(tls) => {
+                self.connection.tls = trust.describe(tls, &name);
+                Ok(())
+            }
+            Err(fault) => {
+                let trouble = self.trouble(Phase::Starttls, words(&fault, Stage::of(Phase::Starttls)));
+                let is_final = match fault {
+                    // Somebody who injects replies gets no second connection to do it on.
+                    Fault::OutOfTurn | Fault::Deadline => true,
+                    // A certificate that does not hold will not hold with a smaller ClientHello.
+                    Fault::Tls(rustls::Error::InvalidCertificate(_)) => proof == Proof::Required,
+                    _ => false,
+                };
+                Err(if is_final { Failure::Host(trouble) } else { Failure::Handshake(trouble) })
+            }
+        }
+    }
+
+    /// AUTH with PLAIN, or with LOGIN where that is all there is (RFC 4954).
+    fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
+        // `Off` was written by the operator; everywhere else the ladder has no clear step with a login.
+        let offers = &self.connection.offers;
+        let mechanism = match (offers.auth_plain, offers.auth_login) {
+            (true, _) => Mechanism::Plain,
+            (false, true) => Mechanism::Login,
+            (false, false) => return Err(self.our_trouble(Phase::Auth, &NO_AUTH)),
+        };
+        let credentials = Credentials::new(login.username.clone(), login.password.clone());
+        let first = Auth::new(mechanism, credentials.clone(), None);
+        let first = first.map_err(|error| self.our_trouble(Phase::Auth, &auth_words(error.to_string())))?;
+        let shown = format!("AUTH {mechanism} …");
+        let mut answer = self.connection.ask(Phase::Auth, &first.to_string(), Some(&shown), self.deadline);
+        for turn in 0..CHALLENGES_MAX {
+            let challenge = match &answer {
+                Ok(reply) if meaning(Phase::Auth, reply.code) == Meaning::GoOn => &reply.text,
+                _ => break,
+            };
+            let response = respond(mechanism, &credentials, login, challenge, turn);
+            answer = self.connection.ask(Phase::Auth, &format!("{response}\r\n"), Some("…"), self.deadline);
+        }
+        self.expect_yes(Phase::Auth, answer).map(drop)
+    }
+
+    /// The reply, where it is 2xx; otherwise what it means for this host.
+    fn expect_yes(&mut self, phase: Phase, answer: Result<Reply, Fault>) -> Result<Reply, Failure> {
+        match answer {
+            Ok(reply) if meaning(phase, reply.code) == Meaning::Yes => Ok(reply),
+            Ok(reply) => {
+                // The host still listens: leave as RFC 5321 §3.1 wants it, without waiting for the 221.
+                let patience = Patience { wait: Duration::from_secs(1), deadline: self.deadline };
+                let _ = self.connection.wire.send(Quit.to_string().as_bytes(), patience);
+                Err(Failure::Host(self.trouble(phase, reply)))
+            }
+            Err(fault) => Err(Failure::Host(self.trouble(phase, words(&fault, Stage::of(phase))))),
+        }
+    }
+
+    fn trouble(&self, phase: Phase, reply: Reply) -> Trouble {
+        let kind = host_refusal(phase, reply.code, self.endpoint.relay);
+        Trouble { phase, reply, tls: Some(self.connection.tls.clone()), kind }
+    }
+
+    fn our_trouble(&self, phase: Phase, ours: &Reply) -> Failure {
+        Failure::Host(self.trouble(phase, ours.clone()))
+    }
+}
+
+/// The line that answers a challenge. LOGIN's challenges are whatever the host's author thought of:
+/// what lettre does not recognise is answered by its turn, the name first.
+fn respond(
+    mechanism: Mechanism,
+    credentials: &Credentials,
+    login: &Login,
+    challenge: &str,
+    turn: usize,
+) -> String {
+    let base64 = &base64::engine::general_purpose::STANDARD;
+    let plain = match mechanism {
+        // A host that ignored the initial response asks for it with an empty challenge.
+        Mechanism::Plain => mechanism.response(credentials, None).unwrap_or_default(),
+        _ => {
+            let decoded = base64.decode(challenge.trim()).unwrap_or_default();
+            let asked = String::from_utf8_lossy(&decoded).trim().to_owned();
+            mechanism
+                .response(credentials, Some(&asked))
+                .unwrap_or_else(|_| if turn == 0 { login.username.clone() } else { login.password.clone() })
+        }
+    };
+    base64.encode(plain)
+}
+
+/// RFC 3463 §3.8: 4.7.4, security features not supported.
+const NO_STARTTLS: Reply = Reply::new(
+    451,
+    Enhanced(4, 7, 4),
+    "the host offers no STARTTLS, and this route must not go in the clear",
+);
+const NO_AUTH: Reply =
+    Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
+
+fn tls_words(text: String) -> Reply {
+    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 5)), text: text.into() }
+}
+
+fn auth_words(text: String) -> Reply {
+    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 0)), text: text.into() }
+}

@@ -1,0 +1,84 @@
+//! What a host says it can do: the keywords of its EHLO reply (RFC 5321 §4.1.1.1).
+
+use crate::mail::Reply;
+
+/// The extensions that matter to delivery. HELO hosts offer none of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Offers {
+    /// PIPELINING (RFC 2920).
+    pub(super) pipelining: bool,
+    /// SIZE (RFC 1870).
+    pub(super) size: bool,
+    /// The largest message it takes, in bytes; none where it names no limit.
+    pub(super) size_max: Option<u64>,
+    /// 8BITMIME (RFC 6152).
+    pub(super) eight_bit: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub(super) smtputf8: bool,
+    /// DSN (RFC 3461).
+    pub(super) dsn: bool,
+    /// STARTTLS (RFC 3207).
+    pub(super) starttls: bool,
+    /// AUTH PLAIN (RFC 4616).
+    pub(super) auth_plain: bool,
+    /// AUTH LOGIN (nowhere standardised, widely asked for).
+    pub(super) auth_login: bool,
+}
+
+impl Offers {
+    /// Reads the reply to EHLO: its first line greets, every other names one keyword.
+    pub(super) fn read(ehlo: &Reply) -> Offers {
+        let mut offers = Offers::default();
+        for line in ehlo.text.split('\n').skip(1) {
+            // "AUTH=LOGIN" is how it looked before RFC 2554; hosts that still write it exist.
+            let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+            let Some(keyword) = words.next() else { continue };
+            match keyword.to_ascii_uppercase().as_str() {
+                "PIPELINING" => offers.pipelining = true,
+                "8BITMIME" => offers.eight_bit = true,
+                "SMTPUTF8" => offers.smtputf8 = true,
+                "DSN" => offers.dsn = true,
+                "STARTTLS" => offers.starttls = true,
+                "SIZE" => {
+                    offers.size = true;
+                    // RFC 1870 §4: 0, like no number at all, is no limit.
+                    offers.size_max = words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
+                }
+                "AUTH" => {
+                    for mechanism in words {
+                        offers.auth_plain |= mechanism.eq_ignore_ascii_case("PLAIN");
+                        offers.auth_login |= mechanism.eq_ignore_ascii_case("LOGIN");
+                    }
+                }
+                _ => {}
+            }
+        }
+        offers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_are_read_in_any_case_and_from_the_second_line_on() {
+        let reply = Reply::bare(
+            250,
+            "pipelining.example DSN\npipelining\nSize 1000\nAUTH=LOGIN\nauth cram-md5 Plain\nX-ODD thing\n",
+        );
+        let expected = Offers {
+            pipelining: true,
+            size: true,
+            size_max: Some(1000),
+            auth_plain: true,
+            auth_login: true,
+            ..Offers::default()
+        };
+        assert_eq!(Offers::read(&reply), expected);
+        for unlimited in ["x\nSIZE", "x\nSIZE 0", "x\nSIZE many"] {
+            let offers = Offers::read(&Reply::bare(250, unlimited));
+            assert_eq!((offers.size, offers.size_max), (true, None), "{unlimited}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! A mail transaction as the client sees it: what to send, and what every answer means (RFC 5321 §3.3).
+//!
+//! Pure: a state machine that is asked for commands and fed with replies; `connection.rs` carries the
+//! bytes. All of "what does this answer mean for these recipients" is in this file. Where it was said
+//! decides whom it is about: MAIL, DATA and the dot speak of the message, RCPT of the recipient. Only
+//! a 5xx is permanent; what is unknown is temporary.
+//!
+//! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
+//! command; without it they go one by one. RSET clears away what a transaction left open, in front
+//! of the next one.
+
+use lettre::transport::smtp::commands::{Data, Rset};
+
+use crate::mail::{Address, Body, Enhanced, Phase, Reply, Ret};
+use crate::queue::QueuedRecipient;
+
+use super::commands::Commands;
+use super::offers::Offers;
+
+/// Commands that are written before a reply is read. A host may fill its side of the connection
+/// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
+const COMMANDS_IN_FLIGHT_MAX: usize = 128;
+
+/// What is to be handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// None: the null sender.
+    pub sender: Option<&'a Address>,
+    /// At least one; the results come in this order.
+    pub recipients: &'a [&'a QueuedRecipient],
+    /// BODY.
+    pub body: Body,
+    /// The client gave SMTPUTF8.
+    pub smtputf8: bool,
+    /// Bytes of content.
+    pub size: u64,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID, xtext as given.
+    pub envid: Option<&'a str>,
+}
+
+/// What came of one recipient at one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecipientResult {
+    /// Where it was decided.
+    pub phase: Phase,
+    /// The host's words, or ours where it had none.
+    pub reply: Reply,
+    /// What they mean.
+    pub verdict: Verdict,
+}
+
+/// What an answer means for a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The host took it and is responsible from here on.
+    Delivered,
+    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2).
+    Relayed,
+    /// Try again later.
+    Deferred,
+    /// Refused for good.
+    Failed,
+    /// The content was sent whole, and its reply never came or could not be read (RFC 1047).
+    InDoubt,
+    /// The host takes no more recipients in this transaction: no attempt, goes into the next one
+    /// (RFC 5321 §4.5.3.1.10). At least one recipient of this transaction was accepted.
+    NextTransaction,
+    /// The host is in trouble, and nothing was decided: try the next host.
+    HostTrouble,
+}
+
+/// What a failure before MAIL means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// Temporary: try the next host; when none is left, later.
+    NextHost,
+    /// The host takes no mail at all: permanent if every host of the destination says so.
+    HostRefuses,
+}
+
+/// What a reply code says, by its first digit and the place where it was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// 2xx.
+    Yes,
+    /// 354 to DATA, 334 to AUTH: go on.
+    GoOn,
+    /// 4xx.
+    NotNow,
+    /// 5xx.
+    Never,
+    /// 421, the host closes the connection (RFC 5321 §3.8).
+    Closing,
+    /// No answer to what was asked: 1xx, an unexpected 3xx, 6xx and above, a 2xx to DATA.
+    Nonsense,
+}
+
+/// The table: what `code` means as the answer in `phase`.
+pub(super) fn meaning(phase: Phase, code: u16) -> Meaning {
+    match (phase, code) {
+        (_, 421) => Meaning::Closing,
+        (Phase::Data, 354) | (Phase::Auth, 334) => Meaning::GoOn,
+        // A host that says yes to DATA without having seen the content promises nothing.
+        (Phase::Data, 200..=299) => Meaning::Nonsense,
+        (_, 200..=299) => Meaning::Yes,
+        (_, 400..=499) => Meaning::NotNow,
+        (_, 500..=599) => Meaning::Never,
+        _ => Meaning::Nonsense,
+    }
+}
+
+/// What a refusal before MAIL means. `relay`: on a configured relay it is never permanent, since it
+/// says that our configuration or the upstream is wrong, not that the mail is.
+pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind {
+    let greeting = matches!(phase, Phase::Greeting | Phase::Ehlo);
+    if greeting && !relay && meaning(phase, code) == Meaning::Never {
+        TroubleKind::HostRefuses
+    } else {
+        TroubleKind::NextHost
+    }
+}
+
+/// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
+/// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
+fn is_too_many_recipients(reply: &Reply) -> bool {
+    match reply.code {
+        552 => true,
+        452 => matches!(reply.enhanced, None | Some(Enhanced(4, 5, 3))),
+        _ => false,
+    }
+}
+
+/// One command, or the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Rset,
+    Mail,
+    /// The recipient's place in [`Outgoing::recipients`].
+    Rcpt(usize),
+    Data,
+    Dot,
+}
+
+impl Step {
+    fn phase(self) -> Phase {
+        match self {
+            // RSET makes room for MAIL.
+            Step::Rset | Step::Mail => Phase::Mail,
+            Step::Rcpt(_) => Phase::Rcpt,
+            Step::Data => Phase::Data,
+            Step::Dot => Phase::Dot,
+        }
+    }
+}
+
+/// What the connection has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Write the commands and feed the replies to them.
+    Exchange,
+    /// Send the content and its dot, call [`Transaction::content_sent`], feed the reply.
+    Content,
+    /// Nothing; every recipient has its result.
+    Done,
+}
+
+/// How the connection is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct After {
+    /// Another transaction may follow on it.
+    pub(super) usable: bool,
+    /// That one has to begin with RSET.
+    pub(super) needs_reset: bool,
+}
+
+/// One message on its way to one host.
+///
+/// ```text
+/// [RSET] -> MAIL -> RCPT… -> DATA -> dot        steps[..answered] have their reply,
+///            |        |        |      |         steps[..sent] are written
+///           4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
+/// ```
+pub(super) struct Transaction<'a> {
+    message: &'a Outgoing<'a>,
+    offers: &'a Offers,
+    commands: Commands<'a>,
+    steps: Vec<Step>,
+    sent: usize,
+    answered: usize,
+    results: Vec<Option<RecipientResult>>,
+    /// MAIL was answered with 2xx, and no reply to the dot or to RSET has closed it since.
+    open: bool,
+    /// Recipients answered with 2xx.
+    accepted: usize,
+    /// DATA was answered with 354.
+    go_ahead: bool,
+    /// The host closes, or cannot be understood any more.
+    dead: bool,
+}
+
+impl<'a> Transaction<'a> {
+    /// A transaction for a host with these offers. `header_is_ascii` is asked only where the message
+    /// wants SMTPUTF8 and the host has none. What such a host cannot be given has its result already.
+    pub(super) fn new(
+        message: &'a Outgoing<'a>,
+        offers: &'a Offers,
+        needs_reset: bool,
+        header_is_ascii: bool,
+    ) -> Transaction<'a> {
+        let mut transaction = Transaction {
+            message,
+            offers,
+            commands: Commands::new(message, offers, header_is_ascii),
+            steps: Vec::with_capacity(message.recipients.len() + 4),
+            sent: 0,
+            answered: 0,
+            results: vec![None; message.recipients.len()],
+            open: needs_reset,
+            accepted: 0,
+            go_ahead: false,
+            dead: false,
+        };
+        if let Some(refusal) = transaction.commands.message_refusal() {
+            transaction.decide_rest(Phase::Mail, &refusal, Verdict::Failed);
+            return transaction;
+        }
+        transaction.steps.extend(needs_reset.then_some(Step::Rset));
+        transaction.steps.push(Step::Mail);
+        for index in 0..message.recipients.len() {
+            match transaction.commands.recipient_refusal(index) {
+                Some(refusal) => transaction.decide(index, Phase::Rcpt, refusal, Verdict::Failed),
+                None => transaction.steps.push(Step::Rcpt(index)),
+            }
+        }
+        if transaction.undecided() == 0 {
+            transaction.steps.clear();
+        } else {
+            transaction.steps.extend([Step::Data, Step::Dot]);
+        }
+        transaction
+    }
+
+    /// Puts what is to be written next into `out` (for [`Next::Content`] nothing: the content is the
+    /// connection's). All replies to what was written before have been fed.
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
+        if self.dead || self.sent == self.steps.len() {
+            return Next::Done;
+        }
+        if self.steps[self.sent] == Step::Dot {
+            return match (self.go_ahead, self.accepted) {
+                (false, _) => Next::Done,
+                // The host waits for content although it took no recipient. RFC 2920 §3.1: send nothing but the dot.
+                (true, 0) => {
+                    out.extend_from_slice(b".\r\n");
+                    self.sent += 1;
+                    Next::Exchange
+                }
+                (true, _) => Next::Content,
+            };
+        }
+        let in_flight_max = if self.offers.pipelining { COMMANDS_IN_FLIGHT_MAX } else { 1 };
+        while self.sent - self.answered < in_flight_max {
+            let step = self.steps[self.sent];
+            let none_left = match step {
+                Step::Rset | Step::Mail => false,
+                Step::Rcpt(_) => self.undecided() == 0,
+                // With RCPTs still in flight it is too early to tell.
+                Step::Data => self.sent == self.answered && self.accepted == 0,
+                Step::Dot => break,
+            };
+            if none_left {
+                self.sent = self.steps.len();
+                self.answered = self.sent;
+                break;
+            }
+            self.write(step, out);
+            self.sent += 1;
+        }
+        if self.sent == self.answered { Next::Done } else { Next::Exchange }
+    }
+
+    /// The phase of the oldest command without a reply; none where there is none.
+    pub(super) fn awaits(&self) -> Option<Phase> {
+        let waiting = !self.dead && self.answered < self.sent;
+        waiting.then(|| self.steps[self.answered].phase())
+    }
+
+    /// The content and its dot are written, all of them.
+    pub(super) fn content_sent(&mut self) {
+        self.sent += 1;
+    }
+
+    /// The reply to the oldest command without one.
+    pub(super) fn take(&mut self, reply: Reply) {
+        let Some(&step) = self.steps.get(self.answered) else { return };
+        self.answered += 1;
+        let phase = step.phase();
+        match (step, meaning(phase, reply.code)) {
+            (_, Meaning::Closing) => self.host_trouble(phase, &reply),
+            (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
+            (_, Meaning::Nonsense) => self.host_trouble(phase, &reply),
+            (Step::Rset, Meaning::Yes) => self.open = false,
+            // A host that cannot even reset: a fresh connection will do better.
+            (Step::Rset, _) => self.host_trouble(phase, &reply),
+            (Step::Mail, Meaning::Yes) => self.open = true,
+            (Step::Rcpt(index), Meaning::Yes) => self.accept(index),
+            (Step::Rcpt(index), refusal) => self.refuse(index, reply, refusal),
+            (Step::Data, Meaning::GoOn) => self.go_ahead = true,
+            (Step::Dot, Meaning::Yes) => {
+                self.open = false;
+                self.deliver(&reply);
+            }
+            (Step::Mail | Step::Data | Step::Dot, refusal) => {
+                self.open = step == Step::Data;
+                self.decide_rest(phase, &reply, refusal_verdict(refusal));
+            }
+        }
+    }
+
+    /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
+    pub(super) fn lost(&mut self, ours: &Reply) {
+        let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
+        if step == Step::Dot && self.sent == self.steps.len() {
+            self.lost_after_dot(ours);
+        } else {
+            self.host_trouble(step.phase(), ours);
+        }
+    }
+
+    /// The content could not be sent whole, through our own fault; the connection has to be cut.
+    pub(super) fn abandon(&mut self, ours: &Reply) {
+        self.dead = true;
+        self.decide_rest(Phase::Dot, ours, Verdict::Deferred);
+    }
+
+    /// The host answered before it had the whole content, and reads no more of it.
+    pub(super) fn take_early(&mut self, reply: &Reply) {
+        self.dead = true;
+        let verdict = match meaning(Phase::Dot, reply.code) {
+            refusal @ (Meaning::NotNow | Meaning::Never) => refusal_verdict(refusal),
+            // It cannot have accepted what it has not seen.
+            _ => Verdict::HostTrouble,
+        };
+        self.decide_rest(Phase::Dot, reply, verdict);
+    }
+
+    /// The results, in the recipients' order, and how the connection is left.
+    pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
+        self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
+        let after = After { usable: !self.dead, needs_reset: self.open };
+        (self.results.into_iter().flatten().collect(), after)
+    }
+
+    fn undecided(&self) -> usize {
+        self.results.iter().filter(|result| result.is_none()).count()
+    }
+
+    /// RCPT was answered with 2xx. The recipient waits for the dot, unless MAIL was refused before.
+    fn accept(&mut self, index: usize) {
+        if self.results[index].is_none() {
+            self.accepted += 1;
+        }
+    }
+
+    fn refuse(&mut self, index: usize, reply: Reply, refusal: Meaning) {
+        let verdict = if self.accepted > 0 && is_too_many_recipients(&reply) {
+            Verdict::NextTransaction
+        } else {
+            refusal_verdict(refusal)
+        };
+        self.decide(index, Phase::Rcpt, reply, verdict);
+    }
+
+    /// The dot was answered with 2xx: all that were accepted are done.
+    fn deliver(&mut self, reply: &Reply) {
+        for index in 0..self.results.len() {
+            let success_asked = self.message.recipients[index].notify.is_some_and(|notify| notify.success);
+            let relayed = success_asked && !self.offers.dsn;
+            let verdict = if relayed { Verdict::Relayed } else { Verdict::Delivered };
+            self.decide(index, Phase::Dot, reply.clone(), verdict);
+        }
+    }
+
+    fn host_trouble(&mut self, phase: Phase, reply: &Reply) {
+        self.dead = true;
+        self.decide_rest(phase, reply, Verdict::HostTrouble);
+    }
+
+    fn lost_after_dot(&mut self, reply: &Reply) {
+        self.dead = true;
+        self.decide_rest(Phase::Dot, reply, Verdict::InDoubt);
+    }
+
+    fn decide_rest(&mut self, phase: Phase, reply: &Reply, verdict: Verdict) {
+        for index in 0..self.results.len() {
+            if self.results[index].is_none() {
+                self.decide(index, phase, reply.clone(), verdict);
+            }
+        }
+    }
+
+    /// The first decision about a recipient stands.
+    fn decide(&mut self, index: usize, phase: Phase, reply: Reply, verdict: Verdict) {
+        self.results[index].get_or_insert(RecipientResult { phase, reply, verdict });
+    }
+
+    fn write(&self, step: Step, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        // Writing to a Vec cannot fail.
+        let _ = match step {
+            Step::Rset => write!(out, "{Rset}"),
+            Step::Mail => write!(out, "{}", self.commands.mail()),
+            Step::Rcpt(index) => self.commands.rcpt(index).map_or(Ok(()), |rcpt| write!(out, "{rcpt}")),
+            Step::Data => write!(out, "{Data}"),
+            Step::Dot => Ok(()),
+        };
+    }
+}
+
+fn refusal_verdict(refusal: Meaning) -> Verdict {
+    if refusal == Meaning::Never { Verdict::Failed } else { Verdict::Deferred }
+}
+
+/// Never seen: every way to the end decides. Temporary, should there be one that does not.
+const UNDECIDED: Reply = Reply::new(451, Enhanced(4, 3, 0), "the transaction ended without an answer");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! The socket under a delivery connection, in the clear or in TLS: bytes out, replies in, and a
+//! limit to how long either may take.
+//!
+//! Every wait ends at the earlier of two moments: the stage's time-out, which holds for a whole
+//! reply however slowly its bytes drip, and the attempt's deadline.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::mail::Reply;
+
+use super::reply_reader::{Malformed, ReplyReader};
+
+/// Why nothing more is to be had from a connection.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The stage took too long.
+    TimedOut,
+    /// The attempt as a whole took too long.
+    Deadline,
+    /// The other side is gone; with the error where there was one.
+    Lost(Option<io::Error>),
+    /// Bytes that are no reply.
+    Malformed(Malformed),
+    /// A reply that was there before it was asked for.
+    OutOfTurn,
+    /// TLS broke.
+    Tls(rustls::Error),
+}
+
+/// How long something may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Of the stage.
+    pub(super) wait: Duration,
+    /// Of the attempt.
+    pub(super) deadline: Instant,
+}
+
+/// One TCP connection to a host.
+#[derive(Debug)]
+pub(super) struct Wire {
+    tcp: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    replies: ReplyReader,
+    /// What the socket's time-outs are set to: most reads need no system call to set them again.
+    read_wait: Option<Duration>,
+    write_wait: Option<Duration>,
+}
+
+impl Wire {
+    /// Opens a connection, from `source` where there is one.
+    pub(super) fn connect(
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        patience: Patience,
+    ) -> Result<Wire, Fault> {
+        let wait = remaining(Instant::now() + patience.wait, patience.deadline)?;
+        let tcp = match source {
+            None => TcpStream::connect_timeout(&address, wait),
+            Some(source) => connect_from(source, address, wait),
+        };
+        let tcp = tcp.map_err(|error| fault_of(error, patience.deadline))?;
+        // Commands are written whole: waiting for more to fill a packet only costs round trips.
+        tcp.set_nodelay(true).map_err(|error| Fault::Lost(Some(error)))?;
+        Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
+    }
+
+    /// The next reply.
+    pub(super) fn reply(&mut self, patience: Patience) -> Result<Reply, Fault> {
+        let mut until = None;
+        loop {
+            if let Some(reply) = self.replies.next().map_err(Fault::Malformed)? {
+                return Ok(reply);
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + patience.wait);
+            if self.read_more(until, patience)? == 0 {
+                return Err(Fault::Lost(None));
+            }
+        }
+    }
+
+    /// Whether bytes of the host wait that it cannot have been asked for yet.
+    pub(super) fn spoke_out_of_turn(&self) -> bool {
+        self.replies.has_bytes()
+    }
+
+    /// Whether the host has closed the connection, or said something, while it was idle.
+    /// Not for use in the middle of a transaction.
+    pub(super) fn is_stale(&self) -> bool {
+        let mut byte = [0];
+        // Encrypted bytes count too: at worst a session ticket makes us open a fresh connection.
+        let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
+        let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.tcp.set_nonblocking(false).is_err() || !silent
+    }
+
+    /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
+    pub(super) fn send(&mut self, mut bytes: &[u8], patience: Patience) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let taken = match &mut self.tls {
+                None => self.write_tcp(bytes, patience)?,
+                Some(tls) => {
+                    let taken = tls.writer().write(bytes).map_err(|error| Fault::Lost(Some(error)))?;
+                    self.flush_tls(patience)?;
+                    taken
+                }
+            };
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// Begins TLS and shakes hands. Bytes that arrived before are an error, never read after it
+    /// (STARTTLS injection, CVE-2011-0411).
+    pub(super) fn start_tls(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        patience: Patience,
+    ) -> Result<&ClientConnection, Fault> {
+        if self.replies.has_bytes() {
+            return Err(Fault::OutOfTurn);
+        }
+        let tls = ClientConnection::new(config, name).map_err(Fault::Tls)?;
+        self.tls = Some(Box::new(tls));
+        let until = Instant::now() + patience.wait;
+        loop {
+            self.flush_tls(patience)?;
+            match &self.tls {
+                Some(tls) if tls.is_handshaking() => {}
+                _ => break,
+            }
+            if self.read_tls(until, patience)? == 0 {
+                return Err(Fault::Lost(None));
+            }
+        }
+        self.tls.as_deref().ok_or(Fault::Lost(None))
+    }
+
+    /// Says that nothing more comes, as far as that can be done without waiting.
+    pub(super) fn close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // The connection is over either way.
+            let _ = self.tcp.set_nonblocking(true).and_then(|()| tls.write_tls(&mut self.tcp));
+        }
+        let _ = self.tcp.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// More bytes into the reply reader; 0: the host closed.
+    fn read_more(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
+        loop {
+            let Some(tls) = &mut self.tls else {
+                self.set_read_wait(until, patience)?;
+                let Wire { replies, tcp, .. } = self;
+                match replies.fill(|room| tcp.read(room)) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    got => return got.map_err(|error| fault_of(error, patience.deadline)),
+                }
+            };
+            match self.replies.fill(|room| tls.reader().read(room)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Closed without a close_notify: common, and to a reply that never came no different.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                got => return got.map_err(|error| Fault::Lost(Some(error))),
+            }
+            self.read_tls(until, patience)?;
+            self.flush_tls(patience)?;
+        }
+    }
+
+    /// Encrypted bytes from the socket into rustls; 0: the host closed.
+    fn read_tls(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
+        self.set_read_wait(until, patience)?;
+        let Some(tls) = &mut self.tls else { return Ok(0) };
+        loop {
+            match tls.read_tls(&mut self.tcp) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(fault_of(error, patience.deadline)),
+                Ok(count) => {
+                    if let Err(error) = tls.process_new_packets() {
+                        // The alert that says why.
+                        let _ = tls.write_tls(&mut self.tcp);
+                        return Err(Fault::Tls(error));
+                    }
+                    return Ok(count);
+                }
+            }
+        }
+    }
+
+    fn flush_tls(&mut self, patience: Patience) -> Result<(), Fault> {
+        while self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
+            self.set_write_wait(patience)?;
+            let Some(tls) = &mut self.tls else { break };
+            match tls.write_tls(&mut self.tcp) {
+                Ok(0) => return Err(Fault::Lost(None)),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(fault_of(error, patience.deadline));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write_tcp(&mut self, bytes: &[u8], patience: Patience) -> Result<usize, Fault> {
+        loop {
+            self.set_write_wait(patience)?;
+            match self.tcp.write(bytes) {
+                Ok(0) => return Err(Fault::Lost(None)),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(fault_of(error, patience.deadline)),
+            }
+        }
+    }
+
+    fn set_read_wait(&mut self, until: Instant, patience: Patience) -> Result<(), Fault> {
+        let mut wait = remaining(until, patience.deadline)?;
+        // The first read of a reply: a few microseconds less than the stage's time-out are the
+        // time-out, and it is set already.
+        if patience.wait.saturating_sub(wait) < Duration::from_millis(1) {
+            wait = patience.wait;
+        }
+        if self.read_wait != Some(wait) {
+            self.tcp.set_read_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.read_wait = Some(wait);
+        }
+        Ok(())
+    }
+
+    fn set_write_wait(&mut self, patience: Patience) -> Result<(), Fault> {
+        let left = remaining(patience.deadline, patience.deadline)?;
+        let wait = left.min(patience.wait);
+        if self.write_wait != Some(wait) {
+            self.tcp.set_write_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.write_wait = Some(wait);
+        }
+        Ok(())
+    }
+}
+
+/// The time until the earlier of both; which of them it is, where it is over.
+fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
+    let now = Instant::now();
+    let left = until.min(deadline).saturating_duration_since(now);
+    if !left.is_zero() {
+        // The kernel counts in microseconds and takes 0 for "for ever".
+        Ok(left.max(Duration::from_millis(1)))
+    } else if deadline <= now {
+        Err(Fault::Deadline)
+    } else {
+        Err(Fault::TimedOut)
+    }
+}
+
+fn fault_of(error: io::Error, deadline: Instant) -> Fault {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if Instant::now() >= deadline => Fault::Deadline,
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Fault::TimedOut,
+        _ => Fault::Lost(Some(error)),
+    }
+}
+
+fn connect_from(source: IpAddr, address: SocketAddr, wait: Duration) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), wait)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,538 @@
+//! The queue for people: looks and changes from outside, with or without the relay running.
+//!
+//! A connection of its own, as anybody with `sqlite3` has; a relay that runs notices within two
+//! seconds. Changes are made in small transactions, so that the relay's own are never long in waiting.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ToSql, params};
+use serde::Serialize;
+
+use crate::mail::Domain;
+
+use super::error::QueueError;
+use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
+use super::{Finished, MessageId, migrate, read};
+
+/// How long somebody else's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Recipients changed in one transaction.
+const ROWS_MAX: i64 = 1_000;
+
+/// A connection of an operator.
+#[derive(Debug)]
+pub struct Admin {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// Which lines of the queue (or of history) are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Recipients of this domain.
+    pub domain: Option<Domain>,
+    /// Messages of this envelope sender; empty for the null sender.
+    pub sender: Option<String>,
+    /// `queued` or `held`, or a state of history; none: all that waits.
+    pub state: Option<String>,
+    /// At most so many lines.
+    pub limit: u32,
+}
+
+/// One recipient, waiting or finished.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// Its message.
+    pub queue_id: String,
+    /// Envelope sender; empty: the null sender.
+    pub sender: String,
+    /// Address.
+    pub recipient: String,
+    /// `queued`, `held`, or a state of history.
+    pub state: String,
+    /// Tries so far.
+    pub attempts: u32,
+    /// UTC, or `held`; none when finished.
+    pub next_attempt: Option<String>,
+    /// What was said last, codes first.
+    pub last_reply: Option<String>,
+    /// Who said it.
+    pub last_mx: Option<String>,
+    /// When its message came, UTC.
+    pub received: String,
+    /// Seconds since then, or until it was finished.
+    pub age: i64,
+    /// Bytes of content.
+    pub size: i64,
+    /// Its id; what its attempts are found by.
+    #[serde(skip)]
+    pub id: i64,
+}
+
+/// One try.
+#[derive(Debug, Clone, Serialize)]
+pub struct Try {
+    /// When it began, UTC.
+    pub at: String,
+    /// How long it took.
+    pub duration_ms: i64,
+    /// Host.
+    pub mx: Option<String>,
+    /// Its address.
+    pub ip: Option<String>,
+    /// `none`, or version and `verified`.
+    pub tls: Option<String>,
+    /// Where it ended.
+    pub phase: String,
+    /// What was said.
+    pub reply: String,
+    /// What that meant.
+    pub outcome: String,
+}
+
+/// A message with all that is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shown {
+    /// Its name.
+    pub queue_id: String,
+    /// The envelope, while it waits; none once it is all finished.
+    pub message: Option<Envelope>,
+    /// Every recipient with its tries.
+    pub recipients: Vec<(Line, Vec<Try>)>,
+    /// The header of its content, as far as it is in the first chunk.
+    pub header: Option<String>,
+}
+
+/// What the `messages` row says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Envelope {
+    /// Empty: the null sender.
+    pub sender: String,
+    /// Who authenticated.
+    pub user: Option<String>,
+    /// Where it came from.
+    pub client: Option<String>,
+    /// What the client called itself.
+    pub helo: Option<String>,
+    /// UTC.
+    pub received: String,
+    /// UTC.
+    pub expires: String,
+    /// Bytes.
+    pub size: i64,
+    /// BODY.
+    pub body: String,
+    /// ENVID.
+    pub envid: Option<String>,
+}
+
+/// All in numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Messages that wait.
+    pub messages: i64,
+    /// Bytes of their content.
+    pub bytes: i64,
+    /// Recipients that wait.
+    pub recipients: i64,
+    /// Of these, held.
+    pub held: i64,
+    /// Of these, due now.
+    pub due: i64,
+    /// The domains with the most waiting.
+    pub domains: Vec<DomainLine>,
+}
+
+/// A line of the view `queue_by_domain`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DomainLine {
+    /// Recipient domain.
+    pub domain: String,
+    /// Recipients that wait, and of these by the age of their messages.
+    pub total: i64,
+    /// Under five minutes.
+    pub under_5m: i64,
+    /// Under an hour.
+    pub under_1h: i64,
+    /// Under six hours.
+    pub under_6h: i64,
+    /// Under a day.
+    pub under_1d: i64,
+    /// Older.
+    pub older: i64,
+    /// Held.
+    pub held: i64,
+    /// UTC.
+    pub next_attempt: Option<String>,
+}
+
+/// Which recipients a change is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Those of one message.
+    Message(MessageId),
+    /// Those of one domain.
+    Domain(Domain),
+    /// All.
+    All,
+}
+
+impl Which {
+    /// A condition on `recipients`, with its ?1.
+    fn condition(&self) -> (&'static str, Box<dyn ToSql>) {
+        match self {
+            Which::Message(id) => ("message_id = ?1", Box::new(id.0)),
+            Which::Domain(domain) => ("domain = ?1", Box::new(domain.as_str().to_owned())),
+            Which::All => ("?1", Box::new(true)),
+        }
+    }
+}
+
+impl Admin {
+    /// To look only.
+    ///
+    /// # Errors
+    /// There is no queue here, or this user may not read it.
+    pub fn to_read(path: &Path) -> Result<Admin, QueueError> {
+        Admin::open(path, false)
+    }
+
+    /// To change.
+    ///
+    /// # Errors
+    /// There is no queue here, or this user may not write it.
+    pub fn to_write(path: &Path) -> Result<Admin, QueueError> {
+        Admin::open(path, true)
+    }
+
+    fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
+        // SQLite's own words for these would not help.
+        std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|source| {
+            QueueError::File {
+                path: path.to_owned(),
+                remedy: match source.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        "no queue here yet: start `postrider serve`, or name its --config"
+                    }
+                    _ => "run this as the user that owns the queue",
+                },
+                source,
+            }
+        })?;
+        let conn = if write {
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        } else {
+            read::open_reader(path)
+        };
+        let admin = Admin { conn: conn.map_err(|error| explain(path, error))?, path: path.to_owned() };
+        admin.try_to(|conn| {
+            conn.busy_timeout(PATIENCE)?;
+            conn.execute_batch(if write {
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF"
+            } else {
+                ""
+            })?;
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        })?;
+        migrate::must_be_current(&admin.conn, path)?;
+        Ok(admin)
+    }
+
+    fn try_to<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, QueueError> {
+        act(&self.conn).map_err(|error| explain(&self.path, error))
+    }
+
+    /// What waits, in the order in which it came; or what of `history` has the state asked for.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
+        let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
+        let (lines, domain) = if finished {
+            // History has the address only: the domain is what follows its last @, as routing sees it.
+            (HISTORY_LINES, "lower(recipient) LIKE '%@' || ?1")
+        } else {
+            (QUEUE_LINES, "domain = ?1")
+        };
+        let sql = format!(
+            "SELECT * FROM ({lines}) WHERE (?1 IS NULL OR {domain}) AND (?2 IS NULL OR sender = ?2)
+                 AND (?3 IS NULL OR state = ?3)
+             ORDER BY message_id, recipient_id LIMIT ?4"
+        );
+        let domain = filter.domain.as_ref().map(Domain::as_str);
+        self.try_to(|conn| {
+            conn.prepare(&sql)?
+                .query_map(params![domain, filter.sender, filter.state, filter.limit], line)?
+                .collect()
+        })
+    }
+
+    /// One message, waiting or finished; none where nothing is known of it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
+        self.try_to(|conn| {
+            let message = conn
+                .query_row(
+                    "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
+                            datetime(expires_at, 'unixepoch'), size, body, envid
+                     FROM messages WHERE id = ?1",
+                    [id.0],
+                    envelope,
+                )
+                .optional()?;
+            let mut recipients = Vec::new();
+            for lines in [QUEUE_LINES, HISTORY_LINES] {
+                let sql = format!("SELECT * FROM ({lines}) WHERE message_id = ?1 ORDER BY recipient_id");
+                for line in conn.prepare(&sql)?.query_map([id.0], line)? {
+                    let line = line?;
+                    let tries = tries(conn, line.id)?;
+                    recipients.push((line, tries));
+                }
+            }
+            let first = read::chunk(conn, id, 0)?;
+            let known = message.is_some() || !recipients.is_empty();
+            let header = first.map(|chunk| header_of(&chunk));
+            Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
+        })
+    }
+
+    /// Numbers, and the `limit` domains with the most waiting.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
+        self.try_to(|conn| {
+            let (messages, bytes) =
+                conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
+            let (recipients, held, due) = conn.query_row(
+                "SELECT count(*), coalesce(sum(state = 'held'), 0),
+                        coalesce(sum(state = 'queued' AND next_attempt_at <= unixepoch()), 0) FROM recipients",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )?;
+            let domains = conn
+                .prepare(
+                    "SELECT domain, total, under_5m, under_1h, under_6h, under_1d, older, held, next_attempt
+                     FROM queue_by_domain LIMIT ?1",
+                )?
+                .query_map([limit], domain_line)?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains })
+        })
+    }
+
+    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn retry(&self, which: &Which) -> Result<usize, QueueError> {
+        let (condition, value) = which.condition();
+        let waiting: u32 = self.try_to(|conn| {
+            conn.execute(
+                &format!("DELETE FROM lanes WHERE lane IN (SELECT domain FROM recipients WHERE {condition})"),
+                [&value],
+            )?;
+            if *which == Which::All {
+                conn.execute("DELETE FROM lanes", [])?;
+            }
+            let sql = format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND {condition}");
+            conn.query_row(&sql, [&value], |row| row.get(0))
+        })?;
+        self.change(
+            which,
+            "next_attempt_at = unixepoch()",
+            "state = 'queued' AND next_attempt_at > unixepoch()",
+        )?;
+        Ok(waiting as usize)
+    }
+
+    /// Keeps them from being tried. Gives how many.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn hold(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(which, "state = 'held'", "state = 'queued'")
+    }
+
+    /// Has held ones tried again, now. Gives how many.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn release(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(which, "state = 'queued', next_attempt_at = unixepoch()", "state = 'held'")
+    }
+
+    fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
+        let (condition, value) = which.condition();
+        let sql = format!(
+            "UPDATE recipients SET {set}
+             WHERE id IN (SELECT id FROM recipients WHERE {of} AND {condition} LIMIT {ROWS_MAX})"
+        );
+        let mut changed = 0;
+        loop {
+            match self.try_to(|conn| conn.execute(&sql, [&value]))? {
+                0 => return Ok(changed),
+                more => changed += more,
+            }
+        }
+    }
+
+    /// Takes them out: to `history` as `removed`, nobody is told. Gives how many. One that is being
+    /// delivered at this moment may still arrive.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn remove(&self, which: &Which) -> Result<usize, QueueError> {
+        let (condition, value) = which.condition();
+        let some = format!("SELECT id, message_id FROM recipients WHERE {condition} LIMIT {ROWS_MAX}");
+        let mut removed = 0;
+        loop {
+            let part = self.try_to(|conn| {
+                let part =
+                    rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
+                let rows = part
+                    .prepare(&some)?
+                    .query_map([&value], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+                for (recipient, message) in &rows {
+                    remove_one(&part, *recipient, *message)?;
+                }
+                part.commit()?;
+                Ok(rows.len())
+            })?;
+            if part == 0 {
+                return Ok(removed);
+            }
+            removed += part;
+        }
+    }
+
+    /// What `PRAGMA quick_check` finds wrong; reads the whole file.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn damage(&self) -> Result<Vec<String>, QueueError> {
+        self.try_to(|conn| {
+            conn.prepare("PRAGMA quick_check")?
+                .query_map([], |row| row.get(0))?
+                .filter(|line| !matches!(line, Ok(line) if line == "ok"))
+                .collect()
+        })
+    }
+}
+
+/// The columns of [`Line`], its message's and its own id behind them.
+const QUEUE_LINES: &str =
+    "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
+    received, age, size, recipient_id, message_id, domain FROM queue";
+const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
+    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, message_id FROM history";
+
+fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
+    Ok(Line {
+        queue_id: row.get(0)?,
+        sender: row.get(1)?,
+        recipient: row.get(2)?,
+        state: row.get(3)?,
+        attempts: row.get(4)?,
+        next_attempt: row.get(5)?,
+        last_reply: row.get(6)?,
+        last_mx: row.get(7)?,
+        received: row.get(8)?,
+        age: row.get(9)?,
+        size: row.get(10)?,
+        id: row.get(11)?,
+    })
+}
+
+fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
+    Ok(Envelope {
+        sender: row.get(0)?,
+        user: row.get(1)?,
+        client: row.get(2)?,
+        helo: row.get(3)?,
+        received: row.get(4)?,
+        expires: row.get(5)?,
+        size: row.get(6)?,
+        body: row.get(7)?,
+        envid: row.get(8)?,
+    })
+}
+
+fn domain_line(row: &Row<'_>) -> rusqlite::Result<DomainLine> {
+    Ok(DomainLine {
+        domain: row.get(0)?,
+        total: row.get(1)?,
+        under_5m: row.get(2)?,
+        under_1h: row.get(3)?,
+        under_6h: row.get(4)?,
+        under_1d: row.get(5)?,
+        older: row.get(6)?,
+        held: row.get(7)?,
+        next_attempt: row.get(8)?,
+    })
+}
+
+fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
+    conn.prepare_cached(
+        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome
+         FROM attempts WHERE recipient_id = ?1 ORDER BY id",
+    )?
+    .query_map([recipient], |row| {
+        Ok(Try {
+            at: row.get(0)?,
+            duration_ms: row.get(1)?,
+            mx: row.get(2)?,
+            ip: row.get(3)?,
+            tls: row.get(4)?,
+            phase: row.get(5)?,
+            reply: row.get(6)?,
+            outcome: row.get(7)?,
+        })
+    })?
+    .collect()
+}
+
+/// Up to the first empty line.
+fn header_of(content: &[u8]) -> String {
+    let content = &content[..content.len().min(CHUNK_BYTES_MAX)];
+    let end = content.windows(4).position(|four| four == b"\r\n\r\n").map_or(content.len(), |at| at + 2);
+    String::from_utf8_lossy(&content[..end]).replace("\r\n", "\n")
+}
+
+fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
+    let state = Finished::Removed.as_str();
+    conn.prepare_cached(INSERT_HISTORY)?.execute(params![
+        recipient,
+        state,
+        super::now_us() / 1_000_000,
+        0,
+        None::<String>,
+        None::<String>,
+    ])?;
+    conn.prepare_cached(DELETE_RECIPIENT)?.execute([recipient])?;
+    if conn.prepare_cached(DELETE_MESSAGE)?.execute([message])? > 0 {
+        conn.prepare_cached(DELETE_CONTENT)?.execute([message])?;
+    }
+    Ok(())
+}
+
+/// In an operator's words, where SQLite's would send them searching.
+fn explain(path: &Path, error: rusqlite::Error) -> QueueError {
+    let (why, remedy) = match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            ("may not be written by this user", "run this as the user that owns the queue")
+        }
+        Some(ErrorCode::DatabaseBusy) => {
+            ("is held by somebody's open transaction", "end that one, then try again")
+        }
+        Some(ErrorCode::NotADatabase) => ("is not a SQLite database", "set another [queue] path"),
+        _ => return error.into(),
+    };
+    QueueError::Unusable { path: path.to_owned(), why: why.to_owned(), remedy }
+}

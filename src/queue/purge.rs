@@ -1,0 +1,68 @@
+//! Forgets history that is old enough, a small part at a time.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Result, params};
+
+use super::shared::now_us;
+
+/// Rows looked at in one transaction.
+const ROWS: i64 = 500;
+/// From the end of one pass to the next.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// A pass through the oldest history, in the order of its key.
+pub(super) struct Purge {
+    keep: Duration,
+    next_pass: Instant,
+    /// The last row looked at, in a pass.
+    at: Option<(i64, i64)>,
+}
+
+impl Purge {
+    pub(super) fn new(keep: Duration) -> Purge {
+        Purge { keep, next_pass: Instant::now(), at: None }
+    }
+
+    /// Looks at the next few rows; false when there is nothing to do for now.
+    ///
+    /// # Errors
+    /// SQLite's; the transaction may still be open.
+    pub(super) fn step(&mut self, conn: &Connection) -> Result<bool> {
+        if self.at.is_none() && Instant::now() < self.next_pass {
+            return Ok(false);
+        }
+        let keep_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
+        let cutoff_us = now_us().saturating_sub(keep_us);
+        let (message, recipient) = self.at.unwrap_or((0, 0));
+        // A message is finished after it came: those older than the cutoff are all that can be old enough.
+        let rows = conn
+            .prepare_cached(
+                "SELECT message_id, recipient_id, finished_at FROM history
+                 WHERE (message_id, recipient_id) > (?1, ?2) AND message_id < ?3
+                 ORDER BY message_id, recipient_id LIMIT ?4",
+            )?
+            .query_map(params![message, recipient, cutoff_us, ROWS], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Result<Vec<(i64, i64, i64)>>>()?;
+        let old: Vec<_> =
+            rows.iter().filter(|(.., finished_at)| *finished_at < cutoff_us / 1_000_000).collect();
+        if !old.is_empty() {
+            conn.execute_batch("BEGIN IMMEDIATE")?;
+            let mut history =
+                conn.prepare_cached("DELETE FROM history WHERE message_id = ? AND recipient_id = ?")?;
+            let mut attempts = conn.prepare_cached("DELETE FROM attempts WHERE recipient_id = ?")?;
+            for (message, recipient, _) in old {
+                history.execute([message, recipient])?;
+                attempts.execute([recipient])?;
+            }
+            conn.execute_batch("COMMIT")?;
+        }
+        self.at = (rows.len() as i64 == ROWS).then(|| rows.last().map(|row| (row.0, row.1))).flatten();
+        if self.at.is_none() {
+            self.next_pass = Instant::now() + EVERY;
+        }
+        Ok(self.at.is_some())
+    }
+}

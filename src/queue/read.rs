@@ -1,0 +1,310 @@
+//! Reading the queue: what is due, whole messages, content.
+//!
+//! Every read is one short statement on a connection of its own: none holds a snapshot while a network
+//! is waited for, which would keep the write-ahead log growing.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use crate::mail::{Address, Body, Domain, Notify, Ret, address};
+
+use super::error::QueueError;
+use super::rows::{Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
+use super::{MessageId, RecipientId};
+
+/// Connections kept open; more are opened while more read at once.
+const KEPT_MAX: usize = 16;
+
+/// Reading connections that nobody uses just now.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    closed: AtomicBool,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path) -> Readers {
+        Readers { path: path.to_owned(), idle: Mutex::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// No connection is kept any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let conn = idle.map_or_else(|| open_reader(&self.path), Ok)?;
+        let found = query(&conn)?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT_MAX && !self.closed.load(Ordering::Relaxed) {
+            idle.push(conn);
+        }
+        Ok(found)
+    }
+}
+
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    conn.busy_timeout(Duration::from_secs(5))?;
+    // What the writer commits makes a reader's cache worthless: a small one does.
+    conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF;")?;
+    Ok(conn)
+}
+
+/// A place in the order in which recipients are due: behind this one. Many can be due in one second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueCursor {
+    /// `next_attempt_at`, Unix seconds.
+    pub at: i64,
+    /// The recipient's id, within that second.
+    pub id: i64,
+}
+
+/// Behind all that is due at this second.
+impl From<i64> for DueCursor {
+    fn from(at: i64) -> DueCursor {
+        DueCursor { at, id: i64::MAX }
+    }
+}
+
+impl Due {
+    /// Behind this one.
+    pub fn cursor(&self) -> DueCursor {
+        DueCursor { at: self.due_at, id: self.recipient.0 }
+    }
+}
+
+const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts";
+
+fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
+    let domain = row.get_ref(2)?.as_str().unwrap_or_default();
+    Ok(Due {
+        recipient: RecipientId(row.get(0)?),
+        message: MessageId(row.get(1)?),
+        domain: domain_from(domain),
+        due_at: row.get(3)?,
+        attempts: row.get(4)?,
+        fresh: None,
+    })
+}
+
+/// A domain that a person has spoilt is looked up as it stands, and fails there.
+fn domain_from(text: &str) -> Domain {
+    Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
+}
+
+/// See [`super::Queue::due`]. Two questions, so that each is one walk along the index.
+pub(super) fn due(
+    conn: &Connection,
+    after: DueCursor,
+    until: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Due>> {
+    let mut found = Vec::new();
+    let same_second = format!(
+        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2
+         ORDER BY next_attempt_at, id LIMIT ?3"
+    );
+    if after.id < i64::MAX && after.at <= until {
+        collect(conn, &same_second, params![after.at, after.id, limit as i64], &mut found)?;
+    }
+    let later = format!(
+        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at > ?1
+             AND next_attempt_at <= ?2
+         ORDER BY next_attempt_at, id LIMIT ?3"
+    );
+    let rest = limit - found.len().min(limit);
+    collect(conn, &later, params![after.at, until, rest as i64], &mut found)?;
+    Ok(found)
+}
+
+/// See [`super::Queue::due_in_domain`].
+pub(super) fn due_in_domain(
+    conn: &Connection,
+    domain: &Domain,
+    after: DueCursor,
+    until: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Due>> {
+    let mut found = Vec::new();
+    let same_second = format!(
+        "SELECT {DUE_COLUMNS} FROM recipients r
+         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3
+         ORDER BY next_attempt_at, id LIMIT ?4"
+    );
+    if after.id < i64::MAX && after.at <= until {
+        collect(conn, &same_second, params![domain.as_str(), after.at, after.id, limit as i64], &mut found)?;
+    }
+    let later = format!(
+        "SELECT {DUE_COLUMNS} FROM recipients r
+         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at > ?2 AND next_attempt_at <= ?3
+         ORDER BY next_attempt_at, id LIMIT ?4"
+    );
+    let rest = limit - found.len().min(limit);
+    collect(conn, &later, params![domain.as_str(), after.at, until, rest as i64], &mut found)?;
+    Ok(found)
+}
+
+/// See [`super::Queue::expired`].
+pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    let sql = format!(
+        "SELECT {DUE_COLUMNS} FROM messages m JOIN recipients r ON r.message_id = m.id
+         WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, r.id LIMIT ?2"
+    );
+    let mut found = Vec::new();
+    collect(conn, &sql, params![now, limit as i64], &mut found)?;
+    Ok(found)
+}
+
+fn collect(
+    conn: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    found: &mut Vec<Due>,
+) -> rusqlite::Result<()> {
+    for due in conn.prepare_cached(sql)?.query_map(params, due_row)? {
+        found.push(due?);
+    }
+    Ok(())
+}
+
+pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached(
+        "SELECT min(next_attempt_at) FROM recipients WHERE state = 'queued' AND next_attempt_at > ?1",
+    )?
+    .query_row([after], |row| row.get(0))
+}
+
+pub(super) fn lanes(conn: &Connection) -> rusqlite::Result<Vec<LaneRow>> {
+    conn.prepare_cached("SELECT lane, failures, backoff_until, last_reply FROM lanes ORDER BY lane")?
+        .query_map([], |row| {
+            Ok(LaneRow {
+                lane: row.get(0)?,
+                failures: row.get(1)?,
+                backoff_until: row.get(2)?,
+                last_reply: row.get(3)?,
+            })
+        })?
+        .collect()
+}
+
+pub(super) fn before_dot(conn: &Connection) -> rusqlite::Result<Vec<(MessageId, Vec<RecipientId>)>> {
+    let mut found: Vec<(MessageId, Vec<RecipientId>)> = Vec::new();
+    let mut statement = conn.prepare(
+        "SELECT message_id, id FROM recipients WHERE dot_at IS NOT NULL AND state = 'queued' ORDER BY message_id, id",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (message, recipient) = (MessageId(row.get(0)?), RecipientId(row.get(1)?));
+        match found.last_mut() {
+            Some((last, recipients)) if *last == message => recipients.push(recipient),
+            _ => found.push((message, vec![recipient])),
+        }
+    }
+    Ok(found)
+}
+
+/// A message as it was read, and what of it cannot be sent since a person has spoilt it.
+pub(super) struct Fetched {
+    pub(super) message: Option<QueuedMessage>,
+    pub(super) spoilt: Vec<RecipientId>,
+}
+
+/// See [`super::Queue::fetch`].
+pub(super) fn fetch(
+    conn: &Connection,
+    id: MessageId,
+    recipients: &[RecipientId],
+) -> rusqlite::Result<Fetched> {
+    let mut fetched = Fetched { message: None, spoilt: Vec::new() };
+    let mut statement = conn.prepare_cached(
+        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid
+         FROM messages WHERE id = ?1",
+    )?;
+    let mut rows = statement.query([id.0])?;
+    let Some(row) = rows.next()? else { return Ok(fetched) };
+    let sender: String = row.get(0)?;
+    // Whatever is read back goes into a command line: it is read as strictly as what a client sent.
+    let sender = match sender.as_str() {
+        "" => Ok(None),
+        text => address::parse(text).map(Some),
+    };
+    let client: Option<String> = row.get(2)?;
+    let body: String = row.get(7)?;
+    let ret: Option<String> = row.get(9)?;
+    let mut message = QueuedMessage {
+        id,
+        sender: None,
+        origin: Origin {
+            user: row.get(1)?,
+            client: client.and_then(|ip| ip.parse().ok()),
+            helo: row.get(3)?,
+        },
+        received_at: row.get(4)?,
+        expires_at: row.get(5)?,
+        size: row.get::<_, i64>(6)?.unsigned_abs(),
+        body: Body::from_word(&body).unwrap_or(Body::EightBitMime),
+        smtputf8: row.get(8)?,
+        ret: ret.as_deref().and_then(Ret::from_word),
+        envid: row.get(10)?,
+        recipients: Vec::with_capacity(recipients.len()),
+        content: None,
+    };
+    let mut statement = conn.prepare_cached(
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND state = 'queued'",
+    )?;
+    for recipient in recipients {
+        let mut rows = statement.query([recipient.0, id.0])?;
+        let Some(row) = rows.next()? else { continue };
+        match address::parse(row.get_ref(0)?.as_str().unwrap_or_default()) {
+            Ok(address) if sender.is_ok() => {
+                message.recipients.push(recipient_row(row, *recipient, address)?)
+            }
+            _ => fetched.spoilt.push(*recipient),
+        }
+    }
+    message.sender = sender.unwrap_or_default();
+    fetched.message = Some(message).filter(|message| !message.recipients.is_empty());
+    Ok(fetched)
+}
+
+fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
+    let notify: Option<String> = row.get(3)?;
+    Ok(QueuedRecipient {
+        id,
+        address,
+        domain: domain_from(row.get_ref(1)?.as_str().unwrap_or_default()),
+        attempts: row.get(2)?,
+        notify: notify.as_deref().and_then(Notify::from_word),
+        orcpt: row.get(4)?,
+        last_reply: row.get(5)?,
+        last_mx: row.get(6)?,
+        warned_at: row.get(7)?,
+    })
+}
+
+pub(super) fn size_of(conn: &Connection, message: MessageId) -> rusqlite::Result<Option<u64>> {
+    let mut statement = conn.prepare_cached("SELECT size FROM messages WHERE id = ?1")?;
+    let mut rows = statement.query([message.0])?;
+    rows.next()?.map(|row| row.get::<_, i64>(0).map(i64::unsigned_abs)).transpose()
+}
+
+pub(super) fn chunk(conn: &Connection, message: MessageId, seq: u32) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut statement = conn.prepare_cached("SELECT data FROM content WHERE message_id = ?1 AND seq = ?2")?;
+    let mut rows = statement.query(params![message.0, seq])?;
+    rows.next()?.map(|row| row.get(0)).transpose()
+}

@@ -1,0 +1,167 @@
+//! What the writer and those who ask it share without asking: its health, ids, lanes that changed, counts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::error::AcceptError;
+use super::id::Ids;
+use super::op::CACHE_BYTES;
+use super::rows::LaneRow;
+use super::space::Space;
+
+/// Lanes to be written (or forgotten): the last word on each.
+pub(super) type Lanes = BTreeMap<String, Option<LaneRow>>;
+
+/// How the writer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Health {
+    Good,
+    Busy,
+    Full,
+    Dead,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    ids: Ids,
+    /// What is left of the cache's budget, in bytes.
+    pub(super) cache: Arc<AtomicUsize>,
+    pub(super) space: Space,
+    health: AtomicU8,
+    writable: Mutex<bool>,
+    writable_again: Condvar,
+    lanes: Mutex<Lanes>,
+    lanes_changed: AtomicBool,
+    refused_busy: AtomicU64,
+    refused_full: AtomicU64,
+}
+
+/// A panic elsewhere leaves these values whole: each is changed in one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(last_id: i64, space: Space) -> Shared {
+        Shared {
+            ids: Ids::after(last_id),
+            cache: Arc::new(AtomicUsize::new(CACHE_BYTES)),
+            space,
+            health: AtomicU8::new(Health::Good as u8),
+            writable: Mutex::new(true),
+            writable_again: Condvar::new(),
+            lanes: Mutex::default(),
+            lanes_changed: AtomicBool::new(false),
+            refused_busy: AtomicU64::new(0),
+            refused_full: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    pub(super) fn take_ids(&self, count: usize) -> i64 {
+        self.ids.take(count, now_us())
+    }
+
+    pub(super) fn last_id(&self) -> i64 {
+        self.ids.last()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Good,
+            1 => Health::Busy,
+            2 => Health::Full,
+            _ => Health::Dead,
+        }
+    }
+
+    pub(super) fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Release);
+    }
+
+    /// What to answer without asking the writer.
+    pub(super) fn refusal(&self) -> Result<(), AcceptError> {
+        let error = match self.health() {
+            Health::Good => return Ok(()),
+            Health::Busy => AcceptError::Busy,
+            Health::Full => AcceptError::Full,
+            Health::Dead => AcceptError::Failed,
+        };
+        self.count_refused(error);
+        Err(error)
+    }
+
+    pub(super) fn count_refused(&self, why: AcceptError) {
+        match why {
+            AcceptError::Busy => self.refused_busy.fetch_add(1, Ordering::Relaxed),
+            AcceptError::Full => self.refused_full.fetch_add(1, Ordering::Relaxed),
+            AcceptError::Failed => 0,
+        };
+    }
+
+    /// How often something was refused because the database was busy, and because the disk was full.
+    pub(super) fn refused(&self) -> (u64, u64) {
+        (self.refused_busy.load(Ordering::Relaxed), self.refused_full.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_writable(&self, writable: bool) {
+        *lock(&self.writable) = writable;
+        self.writable_again.notify_all();
+    }
+
+    pub(super) fn writable(&self) -> bool {
+        *lock(&self.writable)
+    }
+
+    pub(super) fn wait_writable(&self, timeout: Duration) -> bool {
+        let writable = lock(&self.writable);
+        let (writable, _) = self
+            .writable_again
+            .wait_timeout_while(writable, timeout, |writable| !*writable)
+            .unwrap_or_else(PoisonError::into_inner);
+        *writable
+    }
+
+    pub(super) fn lane_changed(&self, lane: String, row: Option<LaneRow>) {
+        lock(&self.lanes).insert(lane, row);
+        self.lanes_changed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn lanes_changed(&self) -> bool {
+        self.lanes_changed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_lanes(&self) -> Lanes {
+        if !self.lanes_changed.swap(false, Ordering::AcqRel) {
+            return Lanes::new();
+        }
+        std::mem::take(&mut lock(&self.lanes))
+    }
+
+    /// They could not be written; what was said since is newer.
+    pub(super) fn keep_lanes(&self, lanes: Lanes) {
+        if lanes.is_empty() {
+            return;
+        }
+        let mut now = lock(&self.lanes);
+        for (lane, row) in lanes {
+            now.entry(lane).or_insert(row);
+        }
+        self.lanes_changed.store(true, Ordering::Release);
+    }
+}
+
+/// The clock in microseconds since 1970; before that, none.
+pub(super) fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_micros()).ok())
+        .unwrap_or(0)
+}

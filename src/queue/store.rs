@@ -1,0 +1,345 @@
+//! The statements that write, prepared once and kept hot, and what each operation does with them.
+//!
+//! Runs inside the writer's transaction. An error leaves that transaction to be rolled back; the
+//! operation itself stays as it was and can be applied again.
+
+use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
+
+use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
+use super::rows::{Fate, Kick, LaneRow};
+use super::{MessageId, RecipientId};
+
+/// Largest chunk of content.
+pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
+const KICK_ROWS_MAX: i64 = 5_000;
+
+/// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx.
+pub(super) const INSERT_HISTORY: &str = "
+    INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
+                         attempts, size, reply, mx)
+    SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
+           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx)
+    FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
+pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
+/// Only once its last recipient is gone.
+pub(super) const DELETE_MESSAGE: &str = "
+    DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
+pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
+
+/// What an operation did, for the answer and the scheduler.
+pub(super) enum Effect {
+    Done,
+    /// Of each recipient of a settlement the time of its next try.
+    Settled(Vec<(RecipientId, Option<i64>)>),
+    /// How many recipients the kick is about, and whether some are still to be moved.
+    Kicked {
+        waiting: usize,
+        more: bool,
+    },
+}
+
+/// Every writing statement of the relay.
+pub(super) struct Store<'c> {
+    conn: &'c Connection,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    save_last_id: Statement<'c>,
+    insert_message: Statement<'c>,
+    insert_recipient: Statement<'c>,
+    insert_content: Statement<'c>,
+    insert_incoming: Statement<'c>,
+    delete_incoming: Statement<'c>,
+    count_chunks: Statement<'c>,
+    discard_content: Statement<'c>,
+    insert_attempt: Statement<'c>,
+    insert_history: Statement<'c>,
+    delete_recipient: Statement<'c>,
+    delete_message: Statement<'c>,
+    delete_content: Statement<'c>,
+    retry: Statement<'c>,
+    hold: Statement<'c>,
+    intend_dot: Statement<'c>,
+    set_lane: Statement<'c>,
+    clear_lane: Statement<'c>,
+}
+
+impl<'c> Store<'c> {
+    pub(super) fn new(conn: &'c Connection) -> Result<Store<'c>> {
+        Ok(Store {
+            conn,
+            begin: conn.prepare("BEGIN IMMEDIATE")?,
+            commit: conn.prepare("COMMIT")?,
+            save_last_id: conn.prepare(
+                "INSERT INTO meta VALUES ('last_id', ?1)
+                 ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+            )?,
+            insert_message: conn.prepare(
+                "INSERT INTO messages (id, queue_id, sender, user, client, helo, received_at, expires_at, size, body,
+                                       smtputf8, ret, envid)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_recipient: conn.prepare(
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
+            insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
+            delete_incoming: conn.prepare("DELETE FROM incoming WHERE message_id = ?")?,
+            count_chunks: conn.prepare("SELECT count(*) FROM content WHERE message_id = ?")?,
+            discard_content: conn.prepare(
+                "DELETE FROM content WHERE message_id = ?1 AND NOT EXISTS (SELECT 1 FROM messages WHERE id = ?1)",
+            )?,
+            insert_attempt: conn.prepare(
+                "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
+                                       outcome)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_history: conn.prepare(INSERT_HISTORY)?,
+            delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
+            delete_message: conn.prepare(DELETE_MESSAGE)?,
+            delete_content: conn.prepare(DELETE_CONTENT)?,
+            retry: conn.prepare(
+                "UPDATE recipients
+                 SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
+                     last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
+                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at), dot_at = NULL
+                 WHERE id = ?1 RETURNING state = 'queued'",
+            )?,
+            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2 WHERE id = ?1")?,
+            intend_dot: conn.prepare("UPDATE recipients SET dot_at = ?2 WHERE id = ?1")?,
+            set_lane: conn.prepare("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, unixepoch())")?,
+            clear_lane: conn.prepare("DELETE FROM lanes WHERE lane = ?")?,
+        })
+    }
+
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.begin.execute([]).map(drop)
+    }
+
+    pub(super) fn commit(&mut self) -> Result<()> {
+        self.commit.execute([]).map(drop)
+    }
+
+    /// After an error; SQLite may have rolled back by itself.
+    pub(super) fn roll_back(&self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            log::error!("queue: rollback: {error}");
+        }
+    }
+
+    /// Remembers the highest id given out, so that none is used twice when the clock steps back.
+    pub(super) fn save_last_id(&mut self, last: i64) -> Result<()> {
+        self.save_last_id.execute([last]).map(drop)
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) -> Result<Effect> {
+        match op {
+            Op::Chunk { message, seq, data, .. } => self.chunk(*message, *seq, data)?,
+            Op::Accept { message, .. } => self.accept(message)?,
+            Op::Discard(message) => self.discard(*message)?,
+            Op::Settle(outcomes) => return self.settle(outcomes).map(Effect::Settled),
+            Op::IntendDot { recipients, at, .. } => {
+                for recipient in recipients {
+                    self.intend_dot.execute(params![recipient.0, at])?;
+                }
+            }
+            Op::Kick { kick, now, .. } => return self.kick(kick, *now),
+            Op::Hold { recipients, why } => {
+                for recipient in recipients {
+                    self.hold.execute(params![recipient.0, why])?;
+                }
+                return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
+            }
+            Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
+            Op::Lanes | Op::Stop => {}
+        }
+        Ok(Effect::Done)
+    }
+
+    fn chunk(&mut self, message: MessageId, seq: u32, data: &[u8]) -> Result<()> {
+        if seq == 0 {
+            self.insert_incoming.execute([message.0])?;
+        }
+        self.insert_content.execute(params![message.0, seq, data]).map(drop)
+    }
+
+    fn discard(&mut self, message: MessageId) -> Result<()> {
+        self.discard_content.execute([message.0])?;
+        self.delete_incoming.execute([message.0]).map(drop)
+    }
+
+    fn accept(&mut self, new: &Incoming) -> Result<()> {
+        let m = &*new.message;
+        if new.chunks_before > 0 {
+            // A message never becomes one with a part of its content missing.
+            let chunks: u32 = self.count_chunks.query_row([m.id.0], |row| row.get(0))?;
+            if chunks != new.chunks_before {
+                return Err(rusqlite::Error::StatementChangedRows(chunks as usize));
+            }
+            self.delete_incoming.execute([m.id.0])?;
+        }
+        self.insert_message.execute(params![
+            m.id.0,
+            new.queue_id,
+            sender_text(m.sender.as_ref()),
+            m.origin.user,
+            new.client,
+            m.origin.helo,
+            m.received_at,
+            m.expires_at,
+            i64::try_from(m.size).unwrap_or(i64::MAX),
+            m.body.as_str(),
+            m.smtputf8,
+            m.ret.map(|ret| ret.as_str()),
+            m.envid,
+        ])?;
+        for (seq, data) in (new.chunks_before..).zip(new.tail().chunks(CHUNK_BYTES_MAX)) {
+            self.insert_content.execute(params![m.id.0, seq, data])?;
+        }
+        for r in &m.recipients {
+            let address: &str = r.address.as_ref();
+            self.insert_recipient.execute(params![
+                r.id.0,
+                m.id.0,
+                address,
+                r.domain.as_str(),
+                m.received_at,
+                r.notify.map(|notify| notify.to_word()),
+                r.orcpt,
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
+        let mut settled = Vec::with_capacity(outcomes.results.len());
+        let mut one_finished = false;
+        for row in &outcomes.results {
+            let next = match row.fate {
+                Fate::Retry(at) => self.stays(row, None, at, outcomes.at)?,
+                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes.at)?,
+                Fate::Finished(how) => {
+                    one_finished = true;
+                    let attempt = row.attempt.as_ref();
+                    self.insert_history.execute(params![
+                        row.recipient.0,
+                        how.as_str(),
+                        outcomes.at,
+                        i64::from(attempt.is_some()),
+                        attempt.map(|attempt| &attempt.reply),
+                        attempt.and_then(|attempt| attempt.mx.as_ref()),
+                    ])?;
+                    // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
+                    self.delete_recipient.execute([row.recipient.0])?;
+                    None
+                }
+            };
+            if let Some(attempt) = &row.attempt {
+                self.attempt(row.recipient, attempt)?;
+            }
+            settled.push((row.recipient, next));
+        }
+        if one_finished && self.delete_message.execute([outcomes.message.0])? > 0 {
+            self.delete_content.execute([outcomes.message.0])?;
+        }
+        for notice in &outcomes.notices {
+            self.accept(notice)?;
+        }
+        Ok(settled)
+    }
+
+    /// The recipient waits on; gives the time of its next try, none when it is held or was removed.
+    fn stays(&mut self, row: &OutcomeRow, state: Option<&str>, next: i64, now: i64) -> Result<Option<i64>> {
+        let attempt = row.attempt.as_ref();
+        let queued: Option<bool> = self
+            .retry
+            .query_row(
+                params![
+                    row.recipient.0,
+                    state,
+                    i64::from(attempt.is_some()),
+                    next,
+                    attempt.map(|attempt| attempt.at),
+                    attempt.map(|attempt| &attempt.reply),
+                    attempt.and_then(|attempt| attempt.mx.as_ref()),
+                    row.warned.then_some(now),
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        Ok(queued.unwrap_or(false).then_some(next))
+    }
+
+    fn attempt(&mut self, recipient: RecipientId, a: &AttemptRow) -> Result<()> {
+        self.insert_attempt
+            .execute(params![
+                a.id,
+                recipient.0,
+                a.at,
+                a.duration_ms,
+                a.mx,
+                a.ip,
+                a.tls,
+                a.phase,
+                a.code,
+                a.enhanced,
+                a.reply,
+                a.outcome,
+            ])
+            .map(drop)
+    }
+
+    /// The first part of a kick, or another: the domains' waiting recipients become due.
+    fn kick(&mut self, kick: &Kick, now: i64) -> Result<Effect> {
+        let (domain, domains) = domains_of(kick);
+        let mut statement =
+            self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
+        statement.execute([domain])?;
+        let waiting =
+            format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND domain IN ({domains})");
+        let waiting: u32 = self.conn.prepare_cached(&waiting)?.query_row([domain], |row| row.get(0))?;
+        let moved = self
+            .conn
+            .prepare_cached(&format!(
+                "UPDATE recipients SET next_attempt_at = ?2 WHERE id IN
+                     (SELECT id FROM recipients
+                      WHERE state = 'queued' AND next_attempt_at > ?2 AND domain IN ({domains}) LIMIT ?3)"
+            ))?
+            .execute(params![domain, now, KICK_ROWS_MAX])?;
+        Ok(Effect::Kicked { waiting: waiting as usize, more: moved as i64 == KICK_ROWS_MAX })
+    }
+
+    /// Writes a lane's backoff, or forgets it.
+    pub(super) fn lane(&mut self, lane: &str, row: Option<&LaneRow>) -> Result<()> {
+        match row {
+            Some(row) => {
+                self.set_lane.execute(params![row.lane, row.failures, row.backoff_until, row.last_reply])
+            }
+            None => self.clear_lane.execute([lane]),
+        }
+        .map(drop)
+    }
+}
+
+/// The domain that is ?1, and the query for the domains (and lanes) that are meant.
+fn domains_of(kick: &Kick) -> (&str, &'static str) {
+    match kick {
+        Kick::Domain(domain) => (domain.as_str(), "SELECT ?1"),
+        // From one domain to the next along the index: as many steps as there are domains, not recipients.
+        // substr, since to LIKE an underscore is a wildcard.
+        Kick::DomainAndBelow(domain) => (
+            domain.as_str(),
+            "WITH RECURSIVE each(name) AS (
+                 SELECT min(domain) FROM recipients
+                 UNION ALL
+                 SELECT (SELECT min(domain) FROM recipients WHERE domain > each.name) FROM each
+                 WHERE each.name IS NOT NULL)
+             SELECT name FROM each
+             WHERE name = ?1 OR substr(name, -length(?1) - 1) = '.' || ?1",
+        ),
+    }
+}

@@ -1,0 +1,58 @@
+//! The sweep: finds what breaks an invariant, repairs what can be repaired without guessing.
+
+use rusqlite::{Connection, Result};
+
+use super::store::DELETE_CONTENT;
+
+/// What the view `stuck` showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sweep {
+    /// Each problem, in the view's words, and how many rows have it. Empty when all is well.
+    pub problems: Vec<(String, u64)>,
+}
+
+/// Counts the problems.
+pub(super) fn look(conn: &Connection) -> Result<Sweep> {
+    let problems = conn
+        .prepare("SELECT problem, count(*) FROM stuck GROUP BY problem ORDER BY problem")?
+        .query_map([], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?.into())))?
+        .collect::<Result<_>>()?;
+    Ok(Sweep { problems })
+}
+
+/// Repairs, inside the writer's transaction.
+pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
+    // Recorded as finished: it must not be delivered again.
+    conn.execute(
+        "DELETE FROM recipients WHERE EXISTS
+             (SELECT 1 FROM history h WHERE h.message_id = recipients.message_id AND h.recipient_id = recipients.id)",
+        [],
+    )?;
+    // Without its message nothing can be sent; what is known of it is kept.
+    conn.execute(
+        "INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
+                              attempts, size, reply, mx)
+         SELECT message_id, id, '', '', address, 'removed', message_id / 1000000, ?1, attempts, 0,
+                'its message was missing', last_mx
+         FROM recipients WHERE message_id NOT IN (SELECT id FROM messages)",
+        [now],
+    )?;
+    conn.execute("DELETE FROM recipients WHERE message_id NOT IN (SELECT id FROM messages)", [])?;
+    let mut done = conn.prepare(
+        "SELECT id FROM messages m WHERE NOT EXISTS (SELECT 1 FROM recipients r WHERE r.message_id = m.id)",
+    )?;
+    let done = done.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
+    for message in done {
+        conn.execute(DELETE_CONTENT, [message])?;
+        conn.execute("DELETE FROM messages WHERE id = ?1", [message])?;
+    }
+    // Held, not failed: perhaps the operator has the content elsewhere.
+    conn.execute(
+        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing'
+         WHERE state = 'queued' AND message_id IN
+             (SELECT id FROM messages m
+              WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id))",
+        [],
+    )
+    .map(drop)
+}

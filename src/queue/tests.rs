@@ -1,0 +1,192 @@
+//! The queue on real SQLite in a directory of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, unbounded};
+use rusqlite::Connection;
+
+use super::open::{self, Tuning};
+use super::*;
+use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    directory: tempfile::TempDir,
+    queue: Queue,
+    writer: WriterHandle,
+    events: Receiver<Event>,
+}
+
+fn settings(path: PathBuf) -> QueueSettings {
+    QueueSettings { path, history: Duration::from_secs(3600) }
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::tuned(Tuning::default())
+    }
+
+    fn tuned(tuning: Tuning) -> Bench {
+        Bench::open_in(tempfile::tempdir().unwrap(), tuning)
+    }
+
+    fn open_in(directory: tempfile::TempDir, tuning: Tuning) -> Bench {
+        let (sender, events) = unbounded();
+        let (queue, writer) =
+            open::open(&settings(directory.path().join("queue.db")), tuning, sender).unwrap();
+        Bench { directory, queue, writer, events }
+    }
+
+    /// Ends as the process would and starts again.
+    fn restart(self) -> Bench {
+        let Bench { directory, queue, writer, events } = self;
+        writer.stop().unwrap();
+        drop((queue, events));
+        Bench::open_in(directory, Tuning::default())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("queue.db")
+    }
+
+    /// Somebody with `sqlite3`.
+    fn somebody(&self) -> Connection {
+        let conn = Connection::open(self.path()).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        conn
+    }
+
+    fn number(&self, sql: &str) -> i64 {
+        self.somebody().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn text(&self, sql: &str) -> String {
+        self.somebody().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn event(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn accepted(&self) -> Vec<Due> {
+        match self.event() {
+            Event::Accepted(due) => due,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settled(&self) -> Vec<(RecipientId, Option<i64>)> {
+        match self.event() {
+            Event::Settled(settled) => settled,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn accept(&self, to: &[&str]) -> Vec<Due> {
+        self.queue.accept(self.message(to, b"Subject: x\r\n\r\nhello\r\n")).unwrap();
+        self.accepted()
+    }
+
+    fn message(&self, to: &[&str], content: &[u8]) -> NewMessage {
+        let now = now_us() / 1_000_000;
+        NewMessage {
+            id: self.queue.new_message_id(),
+            envelope: Envelope {
+                sender: Some(address::parse("app@example.org").unwrap()),
+                recipients: to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect(),
+                ..Envelope::default()
+            },
+            origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
+            received_at: now,
+            expires_at: now + 1000,
+            size: content.len() as u64,
+            tail: content.to_vec(),
+            chunks_before: 0,
+        }
+    }
+
+    fn is_well(&self) {
+        assert_eq!(self.queue.sweep(0).unwrap(), Sweep::default());
+        assert_eq!(self.text("PRAGMA integrity_check"), "ok");
+        let lost = "SELECT count(*) FROM content WHERE message_id NOT IN (SELECT id FROM messages)";
+        assert_eq!(self.number(lost), 0);
+    }
+}
+
+fn attempt(outcome: Outcome) -> Attempt {
+    let reply = match outcome {
+        Outcome::Delivered => Reply::new(250, Enhanced(2, 0, 0), "taken"),
+        _ => Reply::new(451, Enhanced(4, 7, 1), "come back later"),
+    };
+    Attempt {
+        at: now_us() / 1_000_000,
+        duration_ms: 12,
+        mx: Some("mx.example.com".to_owned()),
+        ip: Some([192, 0, 2, 1].into()),
+        tls: Some("none".to_owned()),
+        phase: Phase::Dot,
+        reply,
+        outcome,
+    }
+}
+
+fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -> Settlement {
+    let result = |(recipient, fate)| {
+        let outcome =
+            if fate == Fate::Finished(Finished::Delivered) { Outcome::Delivered } else { Outcome::Deferred };
+        Settled { recipient, attempt: Some(attempt(outcome)), fate, warned: false }
+    };
+    Settlement {
+        message: message.clone(),
+        at: now_us() / 1_000_000,
+        results: results.into_iter().map(result).collect(),
+        notices: vec![],
+    }
+}
+
+const DELIVERED: Fate = Fate::Finished(Finished::Delivered);
+
+#[test]
+fn a_message_goes_from_accept_to_history() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.net"]);
+    assert_eq!(due.len(), 2);
+    let fresh = due[0].fresh.clone().unwrap();
+    assert_eq!(fresh.content.as_ref().unwrap().bytes, b"Subject: x\r\n\r\nhello\r\n");
+
+    let read = bench.queue.due(i64::MIN, i64::MAX, 10).unwrap();
+    assert_eq!(
+        read.iter().map(|due| due.recipient).collect::<Vec<_>>(),
+        [due[0].recipient, due[1].recipient]
+    );
+    assert_eq!(bench.queue.due_in_domain(&due[1].domain, i64::MAX, 10).unwrap().len(), 1);
+    assert_eq!(bench.queue.next_due_after(0).unwrap(), Some(due[0].due_at));
+
+    let later = due[0].due_at + 60;
+    bench.queue.settle(settlement(
+        &fresh,
+        vec![(due[0].recipient, DELIVERED), (due[1].recipient, Fate::Retry(later))],
+    ));
+    assert_eq!(bench.settled(), [(due[0].recipient, None), (due[1].recipient, Some(later))]);
+    assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'delivered' AND attempts = 1"), 1);
+    assert_eq!(bench.text("SELECT last_reply FROM queue"), "451 4.7.1 come back later");
+    bench.is_well();
+
+    let fetched = bench.queue.fetch(fresh.id, &[due[0].recipient, due[1].recipient]).unwrap().unwrap();
+    assert_eq!(fetched.recipients.len(), 1);
+    assert_eq!((fetched.recipients[0].attempts, fetched.origin.clone()), (1, fresh.origin.clone()));
+    let content: Vec<u8> = bench.queue.content(fresh.id).flat_map(Result::unwrap).collect();
+    assert_eq!(content, b"Subject: x\r\n\r\nhello\r\n");
+
+    bench.queue.settle(settlement(&Arc::new(fetched), vec![(due[1].recipient, DELIVERED)]));
+    assert_eq!(bench.settled(), [(due[1].recipient, None)]);
+    for table in ["messages", "recipients", "content"] {
+        assert_eq!(bench.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+    assert_eq!(bench.number("SELECT count(*) FROM attempts"), 3);
+    assert!(bench.queue.fetch(fresh.id, &[due[1].recipient]).unwrap().is_none());
+    bench.is_well();
+}

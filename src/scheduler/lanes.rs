@@ -1,0 +1,427 @@
+//! Lanes: which job is next (pure: no clock, no thread, no database).
+//!
+//! A lane is one destination's line. Lanes take turns, one transaction a turn, so that ten
+//! thousand newsletters to one domain do not stand before a password reset to another. Each has
+//! a limit of transactions at once, and backs off as a whole when its host is in trouble,
+//! apart from the retry time of each message.
+//!
+//! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
+//! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
+//! is filled again when it runs low. Nothing is lost by forgetting here: the database is the truth.
+//!
+//! ```text
+//!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
+//!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
+//! ```
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::config::SchedulerSettings;
+use crate::mail::Domain;
+use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
+
+use super::retry::Schedule;
+
+/// Recipients of one lane in memory at most.
+pub const LANE_WINDOW: usize = 2_000;
+/// Recipients in memory at most, but for [`LANE_MINIMUM`] a lane.
+pub const WINDOW: usize = 50_000;
+/// What a lane may always hold, so that a full window never locks a lane out.
+const LANE_MINIMUM: usize = 10;
+/// A lane with fewer waiting than this, and more in the database, is filled again.
+const LANE_LOW: usize = 500;
+
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: VecDeque<Due>,
+    /// Transactions under way.
+    busy: usize,
+    /// Troubles in a row; 0 is healthy.
+    failures: u32,
+    backoff_until: i64,
+    /// The database may hold due recipients that are not here.
+    more: bool,
+    /// Stands in the ring of turns.
+    in_ring: bool,
+    /// The domains seen here, for filling from the database: a domain's lane has one.
+    domain: Option<Domain>,
+}
+
+/// A change of a lane's health that belongs on disk and in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneChange {
+    /// Backs off now.
+    BacksOff(LaneRow),
+    /// Works again.
+    Recovered,
+}
+
+/// What a lane needs read from the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refill {
+    /// The lane.
+    pub lane: Arc<str>,
+    /// Its domain, where all of the lane is one domain.
+    pub domain: Option<Domain>,
+    /// How many rows to read: room in the lane plus those that will be recognised as in flight.
+    pub limit: usize,
+}
+
+/// All lanes and what is in flight.
+#[derive(Debug)]
+pub struct Lanes {
+    settings: SchedulerSettings,
+    schedule: Schedule,
+    random: fastrand::Rng,
+    lanes: HashMap<Arc<str>, Lane>,
+    /// Lanes that may have a job, in the order of their turns.
+    ring: VecDeque<Arc<str>>,
+    /// When backoffs end.
+    alarms: BTreeSet<(i64, Arc<str>)>,
+    /// Lanes that said `more`.
+    hungry: HashSet<Arc<str>>,
+    /// Every recipient that waits here or is in flight.
+    known: HashSet<RecipientId>,
+    /// Jobs that only bounce what is past its lifetime; they need no host and go first.
+    expired: VecDeque<Job>,
+    waiting: usize,
+    /// Transactions under way in lanes whose last try met trouble.
+    suspect_busy: usize,
+}
+
+impl Lanes {
+    /// No lanes yet. `seed` determines every jitter.
+    pub fn new(settings: SchedulerSettings, seed: u64) -> Lanes {
+        Lanes {
+            schedule: Schedule::new(settings.schedule.clone()),
+            settings,
+            random: fastrand::Rng::with_seed(seed),
+            lanes: HashMap::new(),
+            ring: VecDeque::new(),
+            alarms: BTreeSet::new(),
+            hungry: HashSet::new(),
+            known: HashSet::new(),
+            expired: VecDeque::new(),
+            waiting: 0,
+            suspect_busy: 0,
+        }
+    }
+
+    /// Takes new settings. What waits is forgotten (the caller reads it again), since lanes may be named anew.
+    pub fn reconfigure(&mut self, settings: SchedulerSettings) {
+        self.schedule = Schedule::new(settings.schedule.clone());
+        self.settings = settings;
+        self.forget_waiting();
+    }
+
+    /// A lane that was backing off when the process ended.
+    pub fn restore(&mut self, row: LaneRow) {
+        let name: Arc<str> = row.lane.into();
+        let lane = self.lanes.entry(name.clone()).or_default();
+        (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
+        self.hungry.insert(name.clone());
+        self.alarms.insert((row.backoff_until, name));
+    }
+
+    /// A recipient is due. Known ones are left as they are.
+    pub fn add(&mut self, due: Due, now: i64) {
+        if self.known.contains(&due.recipient) {
+            return;
+        }
+        let name = self.lane_of(&due.domain);
+        let full = self.waiting >= WINDOW;
+        let lane = self.lanes.entry(name.clone()).or_default();
+        if lane.domain.is_none() && *name == *due.domain.as_str() {
+            lane.domain = Some(due.domain.clone());
+        }
+        let room = if full { LANE_MINIMUM } else { LANE_WINDOW };
+        if lane.backoff_until > now || lane.waiting.len() >= room {
+            lane.more = true;
+            self.hungry.insert(name);
+            return;
+        }
+        self.known.insert(due.recipient);
+        lane.waiting.push_back(due);
+        self.waiting += 1;
+        self.enter_ring(&name, now);
+    }
+
+    /// Recipients past their lifetime (rows of one message follow each other); those at work or in line are left alone.
+    pub fn add_expired(&mut self, rows: Vec<Due>) {
+        for due in rows {
+            if !self.known.insert(due.recipient) {
+                continue;
+            }
+            let entry = (due.recipient, std::time::Duration::ZERO);
+            match self.expired.back_mut() {
+                Some(job) if job.message == due.message => job.recipients.push(entry),
+                _ => {
+                    let lane = self.lane_of(&due.domain);
+                    let (message, recipients) = (due.message, vec![entry]);
+                    self.expired.push_back(Job { lane, message, recipients, fresh: None, expired: true });
+                }
+            }
+        }
+    }
+
+    /// The next job, and its lane's turn is over. None: nothing may start now.
+    pub fn next(&mut self, now: i64) -> Option<Job> {
+        if let Some(job) = self.expired.pop_front() {
+            return Some(job);
+        }
+        for _ in 0..self.ring.len() {
+            let name = self.ring.pop_front()?;
+            let (may_start, suspect) = match self.lanes.get_mut(&name) {
+                Some(lane) => {
+                    lane.in_ring = false;
+                    (may_start(lane, &self.settings, now), lane.failures > 0)
+                }
+                None => continue,
+            };
+            if !may_start {
+                continue;
+            }
+            if suspect && self.suspect_busy >= (self.settings.workers / 2).max(1) {
+                // Its turn stays: the half of the workers that doubtful lanes may have is taken.
+                self.enter_ring(&name, now);
+                continue;
+            }
+            let job = self.take_job(&name);
+            self.enter_ring(&name, now);
+            return job;
+        }
+        None
+    }
+
+    /// Whether [`Lanes::next`] may have something.
+    pub fn has_turns(&self) -> bool {
+        !self.ring.is_empty() || !self.expired.is_empty()
+    }
+
+    fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
+        let lane = self.lanes.get_mut(name)?;
+        let first = lane.waiting.pop_front()?;
+        let message = first.message;
+        let mut recipients = Vec::with_capacity(1);
+        let mut wait = |due: &Due| {
+            (due.recipient, self.schedule.wait(due.attempts.saturating_add(1), self.random.f64()))
+        };
+        recipients.push(wait(&first));
+        while recipients.len() < self.settings.recipients_per_transaction
+            && lane.waiting.front().is_some_and(|due| due.message == message)
+        {
+            let Some(due) = lane.waiting.pop_front() else { break };
+            recipients.push(wait(&due));
+        }
+        lane.busy += 1;
+        self.suspect_busy += usize::from(lane.failures > 0);
+        self.waiting -= recipients.len();
+        Some(Job { lane: name.clone(), message, recipients, fresh: first.fresh, expired: false })
+    }
+
+    /// A job ended. `unsettled` are its recipients that no settlement will name (gone or held meanwhile).
+    pub fn finished(
+        &mut self,
+        job: &Job,
+        health: &Health,
+        unsettled: &[RecipientId],
+        now: i64,
+    ) -> Option<LaneChange> {
+        for recipient in unsettled {
+            self.known.remove(recipient);
+        }
+        if job.expired {
+            return None;
+        }
+        let lane = self.lanes.get_mut(&job.lane)?;
+        lane.busy = lane.busy.saturating_sub(1);
+        if lane.failures > 0 {
+            self.suspect_busy = self.suspect_busy.saturating_sub(1);
+        }
+        let change = match health {
+            Health::Healthy if lane.failures > 0 => {
+                // The others of this lane still under way no longer count as doubtful.
+                self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
+                lane.failures = 0;
+                lane.backoff_until = 0;
+                Some(LaneChange::Recovered)
+            }
+            // Transactions that were under way together fail together: that is one failure.
+            Health::Trouble(reply) if lane.backoff_until <= now => {
+                if lane.failures == 0 {
+                    self.suspect_busy += lane.busy;
+                }
+                lane.failures += 1;
+                let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
+                lane.backoff_until = now + wait;
+                self.alarms.insert((lane.backoff_until, job.lane.clone()));
+                let row = LaneRow {
+                    lane: job.lane.to_string(),
+                    failures: lane.failures,
+                    backoff_until: lane.backoff_until,
+                    last_reply: reply.clone(),
+                };
+                self.park(&job.lane);
+                Some(LaneChange::BacksOff(row))
+            }
+            _ => None,
+        };
+        self.enter_ring(&job.lane, now);
+        self.drop_if_idle(&job.lane);
+        change
+    }
+
+    /// A lane backs off: what waits in it is left to the database until then.
+    fn park(&mut self, name: &Arc<str>) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        self.waiting -= lane.waiting.len();
+        for due in lane.waiting.drain(..) {
+            self.known.remove(&due.recipient);
+        }
+        lane.more = true;
+        self.hungry.insert(name.clone());
+    }
+
+    /// These are no longer in flight: their settlement is on disk.
+    pub fn settled(&mut self, recipients: impl IntoIterator<Item = RecipientId>) {
+        for recipient in recipients {
+            self.known.remove(&recipient);
+        }
+    }
+
+    /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
+    /// until they succeed.
+    pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
+        let meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        for name in meant {
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.backoff_until = lane.backoff_until.min(now);
+            }
+            self.enter_ring(&name, now);
+        }
+    }
+
+    /// Forgets what waits, not what is in flight; the caller reads it again from the database.
+    pub fn forget_waiting(&mut self) {
+        let names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
+        for name in names {
+            self.park(&name);
+        }
+        for job in std::mem::take(&mut self.expired) {
+            self.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+        }
+    }
+
+    /// Lanes that backed off until `now` or earlier take turns again.
+    pub fn wake(&mut self, now: i64) {
+        while let Some((until, _)) = self.alarms.first()
+            && *until <= now
+            && let Some((_, name)) = self.alarms.pop_first()
+        {
+            self.enter_ring(&name, now);
+        }
+    }
+
+    /// When the next backoff ends.
+    pub fn next_alarm(&self) -> Option<i64> {
+        self.alarms.first().map(|(until, _)| *until)
+    }
+
+    /// Lanes that run low and may have more in the database.
+    pub fn refills(&self, now: i64) -> Vec<Refill> {
+        let hungry = self.hungry.iter().filter_map(|name| {
+            let lane = self.lanes.get(name)?;
+            let wanted = lane.more && lane.backoff_until <= now && lane.waiting.len() < LANE_LOW;
+            // Any window that is full must first drain, unless the lane has next to nothing.
+            let allowed = self.waiting < WINDOW || lane.waiting.is_empty();
+            let room = if self.waiting < WINDOW { LANE_WINDOW } else { LANE_MINIMUM };
+            (wanted && allowed).then(|| Refill {
+                lane: name.clone(),
+                domain: lane.domain.clone().or_else(|| self.domain_of_lane(name)),
+                limit: room + lane.waiting.len() + lane.busy * self.settings.recipients_per_transaction,
+            })
+        });
+        hungry.collect()
+    }
+
+    /// The rows of a refill; `all` says that the database has no further due ones for this lane.
+    pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, all: bool, now: i64) {
+        if all {
+            if let Some(lane) = self.lanes.get_mut(&refill.lane) {
+                lane.more = false;
+            }
+            self.hungry.remove(&refill.lane);
+        }
+        // add() sets `more` again should the lane not hold them all.
+        for due in rows {
+            self.add(due, now);
+        }
+        self.drop_if_idle(&refill.lane);
+    }
+
+    /// Whether a due recipient is accounted for: in line, in flight, or left to a lane that will read it.
+    pub fn accounts_for(&self, due: &Due) -> bool {
+        self.known.contains(&due.recipient)
+            || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
+    }
+
+    /// Recipients in line here.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The lane a domain's mail waits in; the name is shared where the lane exists.
+    pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        if self.settings.routes.0.is_empty()
+            && let Some((name, _)) = self.lanes.get_key_value(domain.as_str())
+        {
+            return name.clone();
+        }
+        self.settings.routes.lane(domain)
+    }
+
+    fn domain_of_lane(&self, name: &str) -> Option<Domain> {
+        let domain = Domain::parse(name).ok()?;
+        (*self.settings.routes.lane(&domain) == *name).then_some(domain)
+    }
+
+    fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
+        if let Some(lane) = self.lanes.get_mut(name)
+            && !lane.in_ring
+            && may_start(lane, &self.settings, now)
+        {
+            lane.in_ring = true;
+            self.ring.push_back(name.clone());
+        }
+    }
+
+    fn drop_if_idle(&mut self, name: &Arc<str>) {
+        let idle = self.lanes.get(name).is_some_and(|lane| {
+            lane.waiting.is_empty() && lane.busy == 0 && lane.failures == 0 && !lane.more && !lane.in_ring
+        });
+        if idle {
+            self.lanes.remove(name);
+        }
+    }
+}
+
+fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
+    let at_once = if lane.failures > 0 { 1 } else { settings.connections_per_destination };
+    !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
+}
+
+#[cfg(test)]
+impl Lanes {
+    /// Recounts what is kept as running sums.
+    pub(super) fn check(&self) {
+        let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
+        assert_eq!(waiting, self.waiting, "waiting");
+        let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
+        assert_eq!(suspect, self.suspect_busy, "suspect_busy");
+        for (name, lane) in &self.lanes {
+            assert_eq!(lane.in_ring, self.ring.iter().any(|in_ring| in_ring == name), "{name} in the ring");
+            assert!(!lane.more || self.hungry.contains(name), "{name} says more and is not hungry");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Lanes without a clock, a thread or a database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::lanes::{LANE_WINDOW, LaneChange, Lanes};
+use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
+use crate::mail::Domain;
+use crate::queue::{Due, Health, Job, LaneRow, MessageId, RecipientId};
+
+fn settings() -> SchedulerSettings {
+    SchedulerSettings {
+        workers: 8,
+        connections_per_destination: 2,
+        recipients_per_transaction: 3,
+        schedule: vec![Duration::from_secs(60), Duration::from_secs(600)],
+        routes: Arc::new(Routes::default()),
+    }
+}
+
+fn lanes() -> Lanes {
+    Lanes::new(settings(), 7)
+}
+
+fn due(recipient: i64, message: i64, domain: &str) -> Due {
+    Due {
+        recipient: RecipientId(recipient),
+        message: MessageId(message),
+        domain: Domain::parse(domain).unwrap(),
+        due_at: 0,
+        attempts: 0,
+        fresh: None,
+    }
+}
+
+fn ids(job: &Job) -> Vec<i64> {
+    job.recipients.iter().map(|(recipient, _)| recipient.0).collect()
+}
+
+fn trouble() -> Health {
+    Health::Trouble("421 4.4.1 connection refused".to_owned())
+}
+
+#[test]
+fn lanes_take_turns_whatever_their_length() {
+    let mut lanes = lanes();
+    for n in 0..100 {
+        lanes.add(due(n, n, "big.test"), 0);
+    }
+    lanes.add(due(1000, 1000, "small.test"), 0);
+    let order: Vec<String> = (0..3).map(|_| lanes.next(0).unwrap().lane.to_string()).collect();
+    assert_eq!(order, ["big.test", "small.test", "big.test"]);
+}
+
+#[test]
+fn a_lane_never_has_more_transactions_than_its_limit() {
+    let mut lanes = lanes();
+    for n in 0..10 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let first = lanes.next(0).unwrap();
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none());
+    lanes.finished(&first, &Health::Unchanged, &[], 0);
+    assert!(lanes.next(0).is_some());
+    lanes.check();
+}
+
+#[test]
+fn recipients_of_one_message_go_together_up_to_the_limit() {
+    let mut lanes = lanes();
+    for n in 0..4 {
+        lanes.add(due(n, 1, "a.test"), 0);
+    }
+    lanes.add(due(9, 2, "a.test"), 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [0, 1, 2]);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
+}
+
+#[test]
+fn a_recipient_known_is_not_taken_twice_until_it_is_settled() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(1, 1, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.finished(&job, &Health::Healthy, &[], 0);
+    assert!(lanes.next(0).is_none(), "in flight until its settlement is on disk");
+    lanes.settled([RecipientId(1)]);
+    lanes.add(due(1, 1, "a.test"), 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [1]);
+}
+
+#[test]
+fn a_lane_in_trouble_waits_and_then_probes_with_one() {
+    let mut lanes = lanes();
+    for n in 0..5 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let (one, two) = (lanes.next(0).unwrap(), lanes.next(0).unwrap());
+    let Some(LaneChange::BacksOff(row)) = lanes.finished(&one, &trouble(), &[], 100) else { panic!() };
+    assert_eq!(row.failures, 1);
+    assert!((148..=172).contains(&row.backoff_until), "{}", row.backoff_until);
+    // What was under way at the same time fails for the same reason: not a second failure.
+    assert_eq!(lanes.finished(&two, &trouble(), &[], 101), None);
+    lanes.settled([RecipientId(0), RecipientId(1)]);
+    lanes.check();
+    assert!(lanes.next(110).is_none());
+    assert!(lanes.refills(110).is_empty(), "nothing is read for a lane that backs off");
+    assert_eq!(lanes.next_alarm(), Some(row.backoff_until));
+
+    let later = row.backoff_until;
+    lanes.wake(later);
+    let refill = lanes.refills(later).pop().unwrap();
+    assert_eq!(refill.domain, Some(Domain::parse("a.test").unwrap()));
+    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), true, later);
+    let probe = lanes.next(later).unwrap();
+    assert!(lanes.next(later).is_none(), "one at a time until it succeeds");
+    assert_eq!(lanes.finished(&probe, &Health::Healthy, &[], later), Some(LaneChange::Recovered));
+    lanes.next(later).unwrap();
+    lanes.next(later).unwrap();
+    lanes.check();
+}
+
+#[test]
+fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
+    let mut lanes = lanes();
+    let fail = |lanes: &mut Lanes, n: i64, now: i64, health: Health| {
+        lanes.wake(now);
+        lanes.add(due(n, n, "a.test"), now);
+        let job = lanes.next(now).unwrap();
+        match lanes.finished(&job, &health, &[], now) {
+            Some(LaneChange::BacksOff(row)) => row.backoff_until - now,
+            _ => 0,
+        }
+    };
+    assert!((48..=72).contains(&fail(&mut lanes, 1, 0, trouble())));
+    assert!((480..=720).contains(&fail(&mut lanes, 2, 1000, trouble())));
+    assert_eq!(fail(&mut lanes, 3, 2000, Health::Healthy), 0);
+    assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, trouble())));
+}
+
+#[test]
+fn doubtful_lanes_share_half_of_the_workers() {
+    let mut lanes = lanes();
+    for n in 0..8 {
+        let name = format!("bad{n}.test");
+        lanes.restore(LaneRow {
+            lane: name.clone(),
+            failures: 1,
+            backoff_until: 0,
+            last_reply: String::new(),
+        });
+        lanes.add(due(n, n, &name), 1);
+    }
+    lanes.add(due(100, 100, "good.test"), 1);
+    let started: Vec<Job> = std::iter::from_fn(|| lanes.next(1)).collect();
+    assert_eq!(started.len(), 5);
+    assert!(started.iter().any(|job| &*job.lane == "good.test"));
+    lanes.check();
+    lanes.finished(&started[0], &Health::Unchanged, &[], 1);
+    assert!(lanes.next(1).is_some(), "a place freed is taken by the next doubtful lane");
+}
+
+#[test]
+fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
+    let mut lanes = lanes();
+    let count = LANE_WINDOW as i64 + 10;
+    for n in 0..count {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    assert_eq!(lanes.waiting(), LANE_WINDOW);
+    assert!(lanes.refills(0).is_empty());
+    assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
+    let mut taken = 0;
+    while lanes.refills(0).is_empty() {
+        let job = lanes.next(0).unwrap();
+        taken += job.recipients.len();
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+    }
+    assert!(taken < LANE_WINDOW, "asked before it ran dry");
+    let refill = lanes.refills(0).pop().unwrap();
+    lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), true, 0);
+    assert_eq!(lanes.waiting(), count as usize - taken);
+    lanes.check();
+}
+
+#[test]
+fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(2, 2, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    lanes.forget_waiting();
+    assert!(lanes.next(0).is_none());
+    assert!(!lanes.has_turns() || lanes.next(0).is_none());
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(2, 2, "a.test"), 0);
+    assert_eq!(ids(&job), [1]);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [2]);
+    lanes.check();
+}
+
+#[test]
+fn a_kick_ends_the_backoff_of_its_lane_only() {
+    let mut lanes = lanes();
+    for name in ["a.test", "b.test"] {
+        lanes.restore(LaneRow {
+            lane: name.to_owned(),
+            failures: 3,
+            backoff_until: 999,
+            last_reply: String::new(),
+        });
+    }
+    lanes.end_backoff(5, |lane| lane == "a.test");
+    lanes.add(due(1, 1, "a.test"), 5);
+    lanes.add(due(2, 2, "b.test"), 5);
+    assert_eq!(&*lanes.next(5).unwrap().lane, "a.test");
+    assert!(lanes.next(5).is_none());
+}
+
+#[test]
+fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
+    let mut lanes = lanes();
+    lanes.restore(LaneRow {
+        lane: "a.test".into(),
+        failures: 1,
+        backoff_until: 999,
+        last_reply: String::new(),
+    });
+    lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")]);
+    let job = lanes.next(5).unwrap();
+    assert!(job.expired);
+    assert_eq!(ids(&job), [1, 2]);
+    assert_eq!(lanes.finished(&job, &Health::Unchanged, &[], 5), None);
+    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    assert_eq!(ids(&lanes.next(5).unwrap()), [3]);
+    assert!(lanes.next(5).is_none());
+    lanes.check();
+}
+
+#[test]
+fn a_route_with_relays_is_one_lane_for_all_its_domains() {
+    let relay = RelayHost { host: Domain::parse("relay.test").unwrap(), port: 587 };
+    let route = Route {
+        domain: DomainPattern::Any,
+        relay: vec![relay],
+        tls: RouteTls::Opportunistic,
+        ca_file: None,
+        login: None,
+    };
+    let mut lanes = Lanes::new(SchedulerSettings { routes: Arc::new(Routes(vec![route])), ..settings() }, 1);
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(2, 1, "b.test"), 0);
+    let job = lanes.next(0).unwrap();
+    assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8),
+    Next,
+    Finish(u8, u8),
+    Forget,
+    Pass(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0u8..12).prop_map(Step::Add),
+        4 => Just(Step::Next),
+        4 => (any::<u8>(), 0u8..3).prop_map(|(which, health)| Step::Finish(which, health)),
+        1 => Just(Step::Forget),
+        2 => (1u8..200).prop_map(Step::Pass),
+    ];
+    proptest::collection::vec(step, 1..200)
+}
+
+proptest! {
+    /// Whatever happens in whatever order: limits hold, no recipient is in two jobs, no lane that backs off
+    /// gets a turn, and the running sums are right.
+    #[test]
+    fn invariants_hold_in_any_order(steps in steps()) {
+        let mut lanes = lanes();
+        let (mut now, mut next_id) = (0i64, 0i64);
+        let mut flying: Vec<Job> = Vec::new();
+        let mut backing_off: HashMap<String, i64> = HashMap::new();
+        for step in steps {
+            match step {
+                Step::Add(domain) => {
+                    next_id += 1;
+                    lanes.add(due(next_id, next_id / 2, &format!("d{domain}.test")), now);
+                }
+                Step::Next => if let Some(job) = lanes.next(now) {
+                    prop_assert!(backing_off.get(&*job.lane).is_none_or(|until| *until <= now));
+                    let overlap = flying.iter().flat_map(ids).any(|id| ids(&job).contains(&id));
+                    prop_assert!(!overlap);
+                    flying.push(job);
+                    prop_assert!(flying.len() <= 24);
+                    for job in &flying {
+                        prop_assert!(flying.iter().filter(|other| other.lane == job.lane).count() <= 2);
+                    }
+                },
+                Step::Finish(which, health) if !flying.is_empty() => {
+                    let job = flying.swap_remove(which as usize % flying.len());
+                    let health = [Health::Healthy, Health::Unchanged, trouble()][health as usize].clone();
+                    if let Some(LaneChange::BacksOff(row)) = lanes.finished(&job, &health, &[], now) {
+                        backing_off.insert(row.lane, row.backoff_until);
+                    } else if health == Health::Healthy {
+                        backing_off.remove(&*job.lane);
+                    }
+                    lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+                }
+                Step::Finish(..) => {}
+                Step::Forget => lanes.forget_waiting(),
+                Step::Pass(secs) => {
+                    now += i64::from(secs);
+                    lanes.wake(now);
+                    // The database has nothing more than what was forgotten here.
+                    for refill in lanes.refills(now) {
+                        lanes.refilled(&refill, Vec::new(), true, now);
+                    }
+                }
+            }
+            lanes.check();
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! A command line's bytes read into a [`Command`] (RFC 5321 §4.1): pure, and the only reader of them.
+//!
+//! What comes out holds no control character and is UTF-8. Whether the command is allowed
+//! now is not asked here (see `protocol.rs`). The parameters of MAIL and RCPT are read in
+//! `parameters.rs`.
+
+use crate::mail::address::{self, AddressError};
+use crate::mail::{Address, Body, Domain, Notify, Path, Ret};
+use crate::queue::Kick;
+
+use super::parameters;
+
+/// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
+pub(super) const LINE_BYTES_MAX: usize = 12_286;
+/// RFC 5321 §4.5.3.1.4, without CR LF.
+const COMMAND_BYTES_MAX: usize = 510;
+/// The same for MAIL and RCPT with the room that extensions ask for: SIZE 26 (RFC 1870), BODY 17
+/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461) and those to come.
+const PATH_COMMAND_BYTES_MAX: usize = 2_046;
+
+/// A command as it stood on its line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    /// With what the client calls itself.
+    Helo(String),
+    /// With what the client calls itself.
+    Ehlo(String),
+    Mail(Mail),
+    Rcpt(Rcpt),
+    Data,
+    Rset,
+    Noop,
+    /// With the command it asks about.
+    Help(Option<String>),
+    /// With the name or address it asks about.
+    Vrfy(String),
+    Etrn(Node),
+    Starttls,
+    Auth {
+        /// Upper case.
+        mechanism: String,
+        /// The initial response, still in base 64.
+        initial: Option<String>,
+    },
+    Quit,
+}
+
+/// MAIL.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Mail {
+    /// None: the null sender.
+    pub(super) sender: Option<Address>,
+    /// SIZE, bytes.
+    pub(super) size: Option<u64>,
+    pub(super) body: Body,
+    pub(super) smtputf8: bool,
+    pub(super) ret: Option<Ret>,
+    /// ENVID, xtext.
+    pub(super) envid: Option<String>,
+}
+
+/// RCPT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rcpt {
+    pub(super) to: ForwardPath,
+    pub(super) notify: Option<Notify>,
+    /// ORCPT as given, xtext.
+    pub(super) orcpt: Option<String>,
+}
+
+/// Who a RCPT is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ForwardPath {
+    /// A name without a domain, lower case; `<Postmaster>` is one (RFC 5321 §4.5.1).
+    Local(String),
+    Mailbox(Address),
+}
+
+/// Whom an ETRN is for (RFC 1985 §5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Node {
+    /// `host` or `@domain`.
+    Kick(Kick),
+    /// `#queue`: a name that only this host would know.
+    Queue(String),
+}
+
+/// Why a line is no command; `replies::syntax` says it to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SyntaxError {
+    /// A browser's request: no mail client at all.
+    NotSmtp,
+    /// No such command.
+    Unknown,
+    /// Longer than this command may be.
+    TooLong,
+    /// A bare CR, NUL or another control character.
+    Control,
+    /// A LF without its CR.
+    BareLf,
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// The arguments do not fit; how it is written.
+    Usage(&'static str),
+    /// The address of MAIL.
+    Sender(AddressError),
+    /// The address of RCPT.
+    Recipient(AddressError),
+    /// No such parameter here.
+    UnknownParameter(String),
+    /// A value that this parameter cannot have, or the parameter twice.
+    BadParameter(&'static str),
+    /// A command of the past; what to use instead.
+    Retired(&'static str),
+    /// A command of a standard that is not offered.
+    NotOffered,
+}
+
+/// Each command with how it is written, for HELP and for 501.
+pub(super) const USAGE: &[(&str, &str)] = &[
+    ("HELO", "HELO domain"),
+    ("EHLO", "EHLO domain"),
+    ("MAIL", "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]"),
+    ("RCPT", "RCPT TO:<address> [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=type;address]"),
+    ("DATA", "DATA"),
+    ("RSET", "RSET"),
+    ("NOOP", "NOOP [text]"),
+    ("QUIT", "QUIT"),
+    ("HELP", "HELP [command]"),
+    ("VRFY", "VRFY name-or-address"),
+    ("ETRN", "ETRN host | @domain"),
+    ("STARTTLS", "STARTTLS"),
+    ("AUTH", "AUTH mechanism [initial-response]"),
+];
+
+/// How `verb` (any case) is written; none where there is no such command.
+pub(super) fn usage(verb: &str) -> Option<&'static str> {
+    USAGE.iter().find(|(name, _)| name.eq_ignore_ascii_case(verb)).map(|(_, usage)| *usage)
+}
+
+/// Reads a line without its CR LF.
+///
+/// # Errors
+/// What is wrong with it; the session's state is not touched then.
+pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
+    if line.iter().any(u8::is_ascii_control) {
+        return Err(SyntaxError::Control);
+    }
+    let text = std::str::from_utf8(line).map_err(|_| SyntaxError::NotUtf8)?;
+    // RFC 5321 §4.1.1: white space before the end of the line is to be tolerated.
+    let text = text.trim_end_matches(' ');
+    let (verb, arguments) = text.split_once(' ').unwrap_or((text, ""));
+    let mut upper = [0u8; 8];
+    let upper = match upper.get_mut(..verb.len()) {
+        Some(upper) => {
+            upper.copy_from_slice(verb.as_bytes());
+            upper.make_ascii_uppercase();
+            &*upper
+        }
+        None => return Err(SyntaxError::Unknown),
+    };
+    let bytes_max = match upper {
+        b"AUTH" => LINE_BYTES_MAX,
+        b"MAIL" | b"RCPT" => PATH_COMMAND_BYTES_MAX,
+        _ => COMMAND_BYTES_MAX,
+    };
+    if line.len() > bytes_max {
+        return Err(SyntaxError::TooLong);
+    }
+    match upper {
+        b"EHLO" => client_name(arguments, "EHLO domain").map(Command::Ehlo),
+        b"HELO" => client_name(arguments, "HELO domain").map(Command::Helo),
+        b"MAIL" => mail(arguments).map(Command::Mail),
+        b"RCPT" => rcpt(arguments).map(Command::Rcpt),
+        b"DATA" => without_arguments(Command::Data, arguments, "DATA"),
+        b"RSET" => without_arguments(Command::Rset, arguments, "RSET"),
+        b"QUIT" => without_arguments(Command::Quit, arguments, "QUIT"),
+        b"STARTTLS" => without_arguments(Command::Starttls, arguments, "STARTTLS"),
+        b"NOOP" => Ok(Command::Noop),
+        b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.to_owned()))),
+        b"VRFY" => vrfy(arguments),
+        b"ETRN" => etrn(arguments).map(Command::Etrn),
+        b"AUTH" => auth(arguments),
+        b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
+        b"TURN" => Err(SyntaxError::Retired("use ETRN after AUTH (RFC 1985)")),
+        b"RELAY" => Err(SyntaxError::Retired("use AUTH, then MAIL and RCPT")),
+        b"TLS" => Err(SyntaxError::Retired("use STARTTLS (RFC 3207)")),
+        b"BDAT" | b"EXPN" | b"ATRN" | b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => Err(SyntaxError::NotOffered),
+        b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
+            Err(SyntaxError::NotSmtp)
+        }
+        _ => Err(SyntaxError::Unknown),
+    }
+}
+
+fn without_arguments(command: Command, arguments: &str, usage: &'static str) -> Result<Command, SyntaxError> {
+    if arguments.is_empty() { Ok(command) } else { Err(SyntaxError::Usage(usage)) }
+}
+
+/// The argument of HELO and EHLO. Any one printable word is taken: clients send what their
+/// machine calls itself, and refusing them for it helps nobody. It is proof of nothing.
+fn client_name(arguments: &str, usage: &'static str) -> Result<String, SyntaxError> {
+    let name = arguments.trim_start_matches(' ');
+    let fits = !name.is_empty() && name.len() <= address::DOMAIN_BYTES_MAX;
+    if fits && !name.contains(|c: char| c == ' ' || c.is_control()) {
+        Ok(name.to_owned())
+    } else {
+        Err(SyntaxError::Usage(usage))
+    }
+}
+
+/// What follows `FROM:` or `TO:`. Spaces after the colon are tolerated: many clients send one.
+fn after_keyword<'a>(arguments: &'a str, keyword: &str) -> Option<&'a str> {
+    let arguments = arguments.trim_start_matches(' ');
+    let (head, rest) = arguments.split_at_checked(keyword.len())?;
+    head.eq_ignore_ascii_case(keyword).then(|| rest.trim_start_matches(' '))
+}
+
+fn mail(arguments: &str) -> Result<Mail, SyntaxError> {
+    let path = after_keyword(arguments, "FROM:").ok_or(SyntaxError::Usage("MAIL FROM:<address>"))?;
+    let (path, rest) = address::parse_path(path).map_err(SyntaxError::Sender)?;
+    let sender = match path {
+        Path::Null => None,
+        Path::Postmaster => return Err(SyntaxError::Sender(AddressError::NoDomain)),
+        Path::Mailbox(address) => Some(address),
+    };
+    parameters::of_mail(rest, Mail { sender, ..Mail::default() })
+}
+
+fn rcpt(arguments: &str) -> Result<Rcpt, SyntaxError> {
+    let path = after_keyword(arguments, "TO:").ok_or(SyntaxError::Usage("RCPT TO:<address>"))?;
+    let (to, rest) = match address::parse_path(path) {
+        Ok((Path::Mailbox(address), rest)) => (ForwardPath::Mailbox(address), rest),
+        Ok((Path::Postmaster, rest)) => (ForwardPath::Local("postmaster".to_owned()), rest),
+        Ok((Path::Null, _)) => return Err(SyntaxError::Recipient(AddressError::Local)),
+        Err(AddressError::NoDomain) => {
+            local_path(path).ok_or(SyntaxError::Recipient(AddressError::NoDomain))?
+        }
+        Err(error) => return Err(SyntaxError::Recipient(error)),
+    };
+    parameters::of_rcpt(rest, Rcpt { to, notify: None, orcpt: None })
+}
+
+/// `<root>`: a local name, for cron mail and the like.
+fn local_path(path: &str) -> Option<(ForwardPath, &str)> {
+    let (name, rest) = path.strip_prefix('<')?.split_once('>')?;
+    is_local_name(name).then(|| (ForwardPath::Local(name.to_ascii_lowercase()), rest))
+}
+
+/// The names that `[aliases]` may have.
+pub(super) fn is_local_name(name: &str) -> bool {
+    (1..=address::LOCAL_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
+}
+
+fn vrfy(arguments: &str) -> Result<Command, SyntaxError> {
+    // RFC 6531 §3.7.4.2: VRFY may end in SMTPUTF8; our answers hold no more than was asked.
+    let asked = match arguments.rsplit_once(' ') {
+        Some((asked, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => asked,
+        _ => arguments,
+    };
+    match asked.trim_matches(' ') {
+        "" => Err(SyntaxError::Usage("VRFY name-or-address")),
+        asked => Ok(Command::Vrfy(asked.to_owned())),
+    }
+}
+
+fn etrn(arguments: &str) -> Result<Node, SyntaxError> {
+    let usage = SyntaxError::Usage("ETRN host | @domain");
+    let node = arguments.trim_start_matches(' ');
+    let domain = |text: &str| Domain::parse(text).map_err(|_| usage.clone());
+    match node.as_bytes().first() {
+        Some(b'#') if node.len() > 1 && !node.contains(' ') => Ok(Node::Queue(node.to_owned())),
+        Some(b'@') => Ok(Node::Kick(Kick::DomainAndBelow(domain(&node[1..])?))),
+        _ => Ok(Node::Kick(Kick::Domain(domain(node)?))),
+    }
+}
+
+fn auth(arguments: &str) -> Result<Command, SyntaxError> {
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth {
+            mechanism: mechanism.to_ascii_uppercase(),
+            initial: initial.map(str::to_owned),
+        }),
+        _ => Err(SyntaxError::Usage("AUTH mechanism [initial-response]")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, SyntaxError> {
+        parse(line.as_bytes())
+    }
+
+    fn mailbox(text: &str) -> Address {
+        address::parse(text).unwrap()
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case_with_spaces_at_the_end() {
+        assert_eq!(read("ehlo client.example  "), Ok(Command::Ehlo("client.example".into())));
+        assert_eq!(read("HeLo [192.0.2.1]"), Ok(Command::Helo("[192.0.2.1]".into())));
+        assert_eq!(read("quit "), Ok(Command::Quit));
+        assert_eq!(read("noop whatever it is"), Ok(Command::Noop));
+        assert_eq!(read("HELP mail"), Ok(Command::Help(Some("mail".into()))));
+        let auth = Command::Auth { mechanism: "PLAIN".into(), initial: Some("AGEAYg==".into()) };
+        assert_eq!(read("auth plain AGEAYg=="), Ok(auth));
+        assert_eq!(read("VRFY john doe SMTPUTF8"), Ok(Command::Vrfy("john doe".into())));
+    }
+
+    #[test]
+    fn paths_are_read_with_and_without_a_space_after_the_colon() {
+        for line in ["MAIL FROM:<a@b.example>", "mail from: <a@b.example>", "MAIL  FROM:<a@b.example> "] {
+            let mail = Mail { sender: Some(mailbox("a@b.example")), ..Mail::default() };
+            assert_eq!(read(line), Ok(Command::Mail(mail)), "{line}");
+        }
+        assert_eq!(read("MAIL FROM:<>"), Ok(Command::Mail(Mail::default())));
+        let to = |to| Ok(Command::Rcpt(Rcpt { to, notify: None, orcpt: None }));
+        assert_eq!(read("RCPT TO:<a@b>"), to(ForwardPath::Mailbox(mailbox("a@b"))));
+        assert_eq!(read("RCPT TO:<Postmaster>"), to(ForwardPath::Local("postmaster".into())));
+        assert_eq!(read("RCPT TO: <Root>"), to(ForwardPath::Local("root".into())));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_named() {
+        use SyntaxError::*;
+        for (line, error) in [
+            ("", Unknown),
+            ("HALLO", Unknown),
+            ("STARTTLSX", Unknown),
+            ("EHLO", Usage("EHLO domain")),
+            ("EHLO a b", Usage("EHLO domain")),
+            ("DATA now", Usage("DATA")),
+            ("MAIL", Usage("MAIL FROM:<address>")),
+            ("MAIL FROM <a@b>", Usage("MAIL FROM:<address>")),
+            ("MAIL TO:<a@b>", Usage("MAIL FROM:<address>")),
+            ("MAIL FROM:a@b", Sender(AddressError::Brackets)),
+            ("MAIL FROM:<a>", Sender(AddressError::NoDomain)),
+            ("MAIL FROM:<postmaster>", Sender(AddressError::NoDomain)),
+            ("RCPT TO:<>", Recipient(AddressError::Local)),
+            ("RCPT TO:<a b>", Recipient(AddressError::NoDomain)),
+            ("RCPT TO:<a@b>x", Recipient(AddressError::Brackets)),
+            ("RCPT TO:\"a@b\"", Recipient(AddressError::Brackets)),
+            ("VRFY", Usage("VRFY name-or-address")),
+            ("ETRN", Usage("ETRN host | @domain")),
+            ("ETRN @", Usage("ETRN host | @domain")),
+            ("ETRN a b", Usage("ETRN host | @domain")),
+            ("AUTH", Usage("AUTH mechanism [initial-response]")),
+            ("AUTH PLAIN a b", Usage("AUTH mechanism [initial-response]")),
+            ("GET / HTTP/1.1", NotSmtp),
+            ("TLS", Retired("use STARTTLS (RFC 3207)")),
+            ("BDAT 67 LAST", NotOffered),
+            ("NOOP\0", Control),
+            ("NOOP\rNOOP", Control),
+            ("EHLO\tx", Control),
+        ] {
+            assert_eq!(read(line), Err(error), "{line:?}");
+        }
+        assert_eq!(parse(b"VRFY \xff"), Err(NotUtf8));
+    }
+
+    #[test]
+    fn etrn_reads_host_domain_and_queue() {
+        let domain = Domain::parse("example.com").unwrap();
+        let etrn = |node| Ok(Command::Etrn(node));
+        assert_eq!(read("ETRN Example.com"), etrn(Node::Kick(Kick::Domain(domain.clone()))));
+        assert_eq!(read("ETRN @example.com"), etrn(Node::Kick(Kick::DomainAndBelow(domain))));
+        assert_eq!(read("ETRN #news"), etrn(Node::Queue("#news".into())));
+    }
+
+    #[test]
+    fn each_command_has_its_own_longest_line() {
+        let padded = |head: &str, bytes: usize| format!("{head}{}", "x".repeat(bytes - head.len()));
+        assert!(read(&padded("NOOP ", COMMAND_BYTES_MAX)).is_ok());
+        assert_eq!(read(&padded("NOOP ", COMMAND_BYTES_MAX + 1)), Err(SyntaxError::TooLong));
+        assert!(read(&padded("AUTH PLAIN ", LINE_BYTES_MAX)).is_ok());
+        assert_eq!(read(&padded("AUTH PLAIN ", LINE_BYTES_MAX + 1)), Err(SyntaxError::TooLong));
+        let line = padded("MAIL FROM:<a@b> X", PATH_COMMAND_BYTES_MAX + 1);
+        assert_eq!(read(&line), Err(SyntaxError::TooLong));
+    }
+}

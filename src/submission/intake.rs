@@ -1,0 +1,241 @@
+//! A message on its way into the queue: header fixes, chunks, then `accept`, and only then 250.
+//!
+//! Content shorter than a chunk stays in one buffer; of longer content a chunk is held in
+//! memory, the rest is in the queue already. Until `accept` has said yes none of it is a message:
+//! an intake that is dropped has its chunks discarded.
+
+use std::net::IpAddr;
+
+use crate::mail::{Address, Body, Domain, Envelope, Reply};
+use crate::maillog;
+use crate::queue::{AcceptError, Kick, MessageId, NewMessage, Origin, Queue};
+
+use super::header::{self, HEADER_BYTES_MAX, Protocol, Trace};
+use super::replies;
+
+/// Bytes of content in one row of the queue.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+
+/// What submission asks of the queue; the tests answer it from memory.
+pub(super) trait MessageQueue: Send + Sync {
+    /// An id never given out before.
+    fn new_message_id(&self) -> MessageId;
+    /// Whether a message of so many bytes would fit.
+    fn has_room(&self, bytes: u64) -> bool;
+    /// Takes the next piece of a message to come.
+    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError>;
+    /// Forgets the pieces of a message that will not come.
+    fn discard(&self, id: MessageId);
+    /// Makes it a message; returns once it is on disk.
+    fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
+    /// Makes what waits for a domain due now; gives the number of recipients.
+    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError>;
+}
+
+impl MessageQueue for Queue {
+    fn new_message_id(&self) -> MessageId {
+        Queue::new_message_id(self)
+    }
+    fn has_room(&self, bytes: u64) -> bool {
+        Queue::has_room(self, bytes)
+    }
+    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
+        Queue::append_chunk(self, id, seq, data)
+    }
+    fn discard(&self, id: MessageId) {
+        Queue::discard(self, id);
+    }
+    fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        Queue::accept(self, message)
+    }
+    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
+        Queue::kick(self, kick)
+    }
+}
+
+/// What is known about a message before its content.
+#[derive(Debug, Clone)]
+pub(super) struct Submitted<'a> {
+    pub(super) envelope: Envelope,
+    /// The user, where one authenticated.
+    pub(super) user: Option<String>,
+    pub(super) client: IpAddr,
+    pub(super) helo: String,
+    pub(super) protocol: Protocol,
+    pub(super) hostname: &'a Domain,
+    /// Unix seconds.
+    pub(super) at: i64,
+    pub(super) lifetime_secs: i64,
+    pub(super) message_bytes_max: u64,
+    pub(super) hops_max: usize,
+}
+
+/// A message that is being received.
+pub(super) struct Intake<'a> {
+    queue: &'a dyn MessageQueue,
+    submitted: Submitted<'a>,
+    id: MessageId,
+    /// Content that is not in the queue yet; all of it until the header is fixed.
+    buffer: Vec<u8>,
+    /// How much of `buffer` was looked at.
+    seen: usize,
+    header_fixed: bool,
+    /// Bytes of content as the client sent it.
+    received_bytes: u64,
+    eight_bit: bool,
+    chunks: u32,
+    chunk_bytes: u64,
+    /// Why it will not be queued; the rest is read and forgotten.
+    refusal: Option<Reply>,
+}
+
+impl<'a> Intake<'a> {
+    /// Begins with an id of its own.
+    pub(super) fn new(queue: &'a dyn MessageQueue, submitted: Submitted<'a>) -> Intake<'a> {
+        Intake {
+            queue,
+            submitted,
+            id: queue.new_message_id(),
+            buffer: Vec::with_capacity(8 << 10),
+            seen: 0,
+            header_fixed: false,
+            received_bytes: 0,
+            eight_bit: false,
+            chunks: 0,
+            chunk_bytes: 0,
+            refusal: None,
+        }
+    }
+
+    /// Where the reader of the content appends to, at most a chunk at a time; then [`Intake::advance`].
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Bytes of content so far.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Deals with what was appended.
+    pub(super) fn advance(&mut self) {
+        let new = &self.buffer[self.seen..];
+        self.received_bytes += new.len() as u64;
+        if self.refusal.is_none() {
+            self.eight_bit |= !new.is_ascii();
+            if self.received_bytes > self.submitted.message_bytes_max {
+                self.refusal = Some(replies::TOO_BIG);
+            } else if self.buffer.len() >= CHUNK_BYTES {
+                self.refusal = self.hand_on().err();
+            }
+        }
+        if self.refusal.is_some() {
+            self.buffer.clear();
+        }
+        self.seen = self.buffer.len();
+    }
+
+    /// Streams whole chunks to the queue, once the header is fixed.
+    fn hand_on(&mut self) -> Result<(), Reply> {
+        self.fix_header(false)?;
+        while self.header_fixed && self.buffer.len() >= CHUNK_BYTES {
+            let rest = self.buffer.split_off(CHUNK_BYTES);
+            let chunk = std::mem::replace(&mut self.buffer, rest);
+            let result = self.queue.append_chunk(self.id, self.chunks, chunk);
+            // Counted in any case: what failed half-way is discarded too.
+            self.chunks += 1;
+            self.chunk_bytes += CHUNK_BYTES as u64;
+            result.map_err(replies::not_queued)?;
+        }
+        Ok(())
+    }
+
+    /// Fixes the header, if that is still to do and its end is in sight.
+    fn fix_header(&mut self, complete: bool) -> Result<(), Reply> {
+        if self.header_fixed {
+            return Ok(());
+        }
+        let header = match header::read(&self.buffer, complete) {
+            Some(header) => header,
+            None if self.buffer.len() > HEADER_BYTES_MAX => return Err(replies::HEADER_TOO_BIG),
+            None => return Ok(()),
+        };
+        if header.hops > self.submitted.hops_max {
+            return Err(replies::LOOP);
+        }
+        let for_only: Option<&Address> = match self.submitted.envelope.recipients.as_slice() {
+            [only] => Some(&only.address),
+            _ => None,
+        };
+        let trace = Trace {
+            helo: &self.submitted.helo,
+            client: self.submitted.client,
+            hostname: self.submitted.hostname,
+            with: self.submitted.protocol,
+            id: self.id,
+            for_only,
+            at: self.submitted.at,
+        };
+        self.buffer = header::fix(&self.buffer, &header, &trace);
+        self.header_fixed = true;
+        Ok(())
+    }
+
+    /// The end of the content was seen: queues the message and gives the reply.
+    pub(super) fn finish(mut self) -> Reply {
+        if self.refusal.is_none() {
+            self.refusal = self.fix_header(true).err();
+        }
+        if let Some(refusal) = self.refusal.take() {
+            maillog::turned_away(self.submitted.client, &refusal.to_string());
+            return refusal;
+        }
+        let mut envelope = std::mem::take(&mut self.submitted.envelope);
+        if self.eight_bit && envelope.body == Body::SevenBit {
+            // Eight bits without BODY=8BITMIME, as many clients do: marked for what it is.
+            envelope.body = Body::EightBitMime;
+        }
+        let tail = std::mem::take(&mut self.buffer);
+        let message = NewMessage {
+            id: self.id,
+            envelope,
+            origin: Origin {
+                user: self.submitted.user.take(),
+                client: Some(self.submitted.client),
+                helo: Some(std::mem::take(&mut self.submitted.helo)),
+            },
+            received_at: self.submitted.at,
+            expires_at: self.submitted.at.saturating_add(self.submitted.lifetime_secs),
+            size: self.chunk_bytes + tail.len() as u64,
+            tail,
+            chunks_before: self.chunks,
+        };
+        // The log says it once it is true; the content is not needed for that.
+        let to_log = log::log_enabled!(log::Level::Info).then(|| NewMessage {
+            tail: Vec::new(),
+            envelope: message.envelope.clone(),
+            origin: message.origin.clone(),
+            ..message
+        });
+        match self.queue.accept(message) {
+            Ok(()) => {
+                to_log.iter().for_each(maillog::accepted);
+                self.chunks = 0;
+                replies::queued(self.id)
+            }
+            Err(error) => {
+                let refusal = replies::not_queued(error);
+                maillog::turned_away(self.submitted.client, &refusal.to_string());
+                refusal
+            }
+        }
+    }
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        if self.chunks > 0 {
+            self.queue.discard(self.id);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Every reply that submission sends, by name, each with the RFC it comes from.
+//!
+//! Replies carry enhanced status codes (RFC 2034, 3463, 5248) but for the greeting, EHLO, 334,
+//! 354 and 211 to 221 as those RFCs allow.
+
+use crate::mail::address::AddressError;
+use crate::mail::{Address, Domain, Enhanced, Reply};
+use crate::queue::{AcceptError, MessageId};
+
+use super::command::{self, SyntaxError};
+
+// Sessions.
+
+/// RFC 5321 §3.8.
+pub(super) const BYE: Reply = Reply::new(221, Enhanced(2, 0, 0), "Bye");
+/// RFC 5321 §3.8; the operator stops the relay, or reloads it.
+pub(super) const SHUTTING_DOWN: Reply =
+    Reply::new(421, Enhanced(4, 3, 2), "Service shutting down, try again later");
+/// More sessions than `limits.sessions`.
+pub(super) const TOO_MANY_SESSIONS: Reply =
+    Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
+/// More sessions than `limits.sessions_per_client`.
+pub(super) const TOO_MANY_SESSIONS_FROM_CLIENT: Reply =
+    Reply::new(421, Enhanced(4, 3, 2), "Too many sessions from your address, try again later");
+/// RFC 5321 §4.5.3.2.7.
+pub(super) const TIMED_OUT: Reply = Reply::new(421, Enhanced(4, 4, 2), "Timed out waiting for you");
+/// More errors than `limits.errors`.
+pub(super) const TOO_MANY_ERRORS: Reply = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
+/// A line without end.
+pub(super) const LINE_WITHOUT_END: Reply = Reply::new(421, Enhanced(4, 7, 0), "Line without end");
+/// RFC 5321 §3.1: no mail is taken from what does not speak SMTP.
+pub(super) const NOT_SMTP: Reply = Reply::new(554, Enhanced(5, 5, 2), "This is SMTP, and that was not");
+/// RFC 5321 §4.3.1: 220 and who we are.
+pub(super) fn greeting(hostname: &Domain) -> Reply {
+    Reply::bare(220, "").with_text(format!("{hostname} ESMTP Postrider"))
+}
+
+/// RFC 5321 §4.1.1.1, the answer to HELO.
+pub(super) fn hello(hostname: &Domain, client: &str) -> Reply {
+    Reply::bare(250, "").with_text(format!("{hostname} greets {client}"))
+}
+
+// Any command.
+
+/// RFC 5321 §4.1.1.5.
+pub(super) const RESET: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok");
+/// RFC 5321 §4.1.1.9.
+pub(super) const NOOP: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok");
+/// RFC 5321 §4.1.4.
+pub(super) const EHLO_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say EHLO first");
+/// RFC 4954 §4, RFC 1985 §5.1: not within a mail transaction.
+pub(super) const NOT_IN_TRANSACTION: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Not within a mail transaction; RSET ends it");
+/// RFC 4954 §6.
+pub(super) const AUTH_REQUIRED: Reply = Reply::new(530, Enhanced(5, 7, 0), "Authentication required");
+/// RFC 3207 §4: what is wanted before AUTH.
+pub(super) const STARTTLS_FIRST: Reply = Reply::new(530, Enhanced(5, 7, 0), "Say STARTTLS first, then AUTH");
+
+/// What is wrong with a line (RFC 5321 §4.2.4, §4.3.2).
+pub(super) fn syntax(error: &SyntaxError) -> Reply {
+    const SYNTAX: Enhanced = Enhanced(5, 5, 2);
+    const ARGUMENTS: Enhanced = Enhanced(5, 5, 4);
+    match error {
+        SyntaxError::NotSmtp => NOT_SMTP,
+        SyntaxError::Unknown => Reply::new(500, SYNTAX, "Command not known; HELP lists those that are"),
+        SyntaxError::TooLong => Reply::new(500, SYNTAX, "Line too long"),
+        SyntaxError::Control => Reply::new(500, SYNTAX, "Control characters are not allowed"),
+        SyntaxError::BareLf => Reply::new(500, SYNTAX, "Lines end in CR LF; a LF alone ends nothing"),
+        SyntaxError::NotUtf8 => Reply::new(500, SYNTAX, "Neither ASCII nor UTF-8"),
+        SyntaxError::Usage(usage) => Reply::new(501, ARGUMENTS, "").with_text(format!("Syntax: {usage}")),
+        SyntaxError::Sender(error) => address(error, Enhanced(5, 1, 7)),
+        SyntaxError::Recipient(error) => address(error, Enhanced(5, 1, 3)),
+        SyntaxError::UnknownParameter(keyword) => {
+            Reply::new(555, ARGUMENTS, "").with_text(format!("Parameter {keyword} is not supported"))
+        }
+        SyntaxError::BadParameter(name) => {
+            Reply::new(501, ARGUMENTS, "").with_text(format!("Parameter {name} has a value it cannot have"))
+        }
+        SyntaxError::Retired(instead) => Reply::new(502, Enhanced(5, 5, 1), "")
+            .with_text(format!("This command belongs to the past; {instead}")),
+        SyntaxError::NotOffered => Reply::new(502, Enhanced(5, 5, 1), "Command not offered here"),
+    }
+}
+
+/// RFC 3463 §3.2: 5.1.7 for a sender, 5.1.3 for a recipient.
+fn address(error: &AddressError, enhanced: Enhanced) -> Reply {
+    Reply::new(501, enhanced, "").with_text(format!("Bad address: {error}"))
+}
+
+// STARTTLS (RFC 3207 §4).
+
+pub(super) const TLS_READY: Reply = Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS");
+pub(super) const TLS_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "TLS is already active");
+pub(super) const TLS_NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "STARTTLS is not offered here");
+
+// AUTH (RFC 4954 §4, §6).
+
+pub(super) const CHALLENGE_EMPTY: Reply = Reply::bare(334, "");
+/// `Username:` in base 64.
+pub(super) const CHALLENGE_USERNAME: Reply = Reply::bare(334, "VXNlcm5hbWU6");
+/// `Password:` in base 64.
+pub(super) const CHALLENGE_PASSWORD: Reply = Reply::bare(334, "UGFzc3dvcmQ6");
+pub(super) const AUTH_OK: Reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication succeeded");
+/// The same for a wrong name and a wrong password.
+pub(super) const AUTH_FAILED: Reply = Reply::new(535, Enhanced(5, 7, 8), "Authentication failed");
+pub(super) const AUTH_CANCELLED: Reply = Reply::new(501, Enhanced(5, 7, 0), "Authentication cancelled");
+pub(super) const AUTH_BAD_BASE64: Reply = Reply::new(501, Enhanced(5, 5, 2), "Not base 64");
+pub(super) const AUTH_BAD_RESPONSE: Reply =
+    Reply::new(501, Enhanced(5, 5, 2), "Not a response of this mechanism");
+/// RFC 4954 §4: the line is longer than 12288 bytes.
+pub(super) const AUTH_TOO_LONG: Reply = Reply::new(500, Enhanced(5, 5, 6), "Authentication line too long");
+pub(super) const AUTH_UNKNOWN_MECHANISM: Reply =
+    Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
+pub(super) const AUTH_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
+pub(super) const AUTH_NEEDS_TLS: Reply =
+    Reply::new(538, Enhanced(5, 7, 11), "Encryption required; say STARTTLS first");
+pub(super) const AUTH_NOT_OFFERED: Reply =
+    Reply::new(502, Enhanced(5, 5, 1), "AUTH is not offered here: the connection cannot be encrypted");
+/// More failures from this address than `limits.auth_failures`.
+pub(super) const AUTH_TOO_MANY_FAILURES: Reply =
+    Reply::new(421, Enhanced(4, 7, 0), "Too many failed authentications from your address, try again later");
+
+// MAIL.
+
+/// RFC 5321 §4.1.1.2.
+pub(super) const SENDER_OK: Reply = Reply::new(250, Enhanced(2, 1, 0), "Sender ok");
+pub(super) const NESTED_MAIL: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "A mail transaction is open; RSET ends it");
+/// RFC 1870 §6.1.
+pub(super) const TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "Message too big");
+/// RFC 1870 §6.1: the queue's disk is full, or nearly.
+pub(super) const NO_ROOM: Reply =
+    Reply::new(452, Enhanced(4, 3, 1), "Not enough storage in the queue, try again later");
+/// RFC 6409 §6.1: the user's `senders`.
+pub(super) const SENDER_NOT_YOURS: Reply =
+    Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
+/// RFC 6531 §3.5.
+pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =
+    Reply::new(553, Enhanced(5, 6, 7), "This sender needs the SMTPUTF8 parameter");
+
+// RCPT.
+
+/// RFC 5321 §4.1.1.3.
+pub(super) const RECIPIENT_OK: Reply = Reply::new(250, Enhanced(2, 1, 5), "Recipient ok");
+pub(super) const MAIL_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say MAIL first");
+/// RFC 5321 §4.5.3.1.10.
+pub(super) const TOO_MANY_RECIPIENTS: Reply =
+    Reply::new(452, Enhanced(4, 5, 3), "Too many recipients; send the rest in another transaction");
+pub(super) const NO_SUCH_USER: Reply = Reply::new(550, Enhanced(5, 1, 1), "No such user here");
+pub(super) const ALIAS_LOOP: Reply = Reply::new(550, Enhanced(5, 4, 6), "This alias leads only to itself");
+/// RFC 5321 §3.6.2: no relaying for strangers, on a listener that takes local mail from them.
+pub(super) const NO_RELAYING: Reply = Reply::new(550, Enhanced(5, 7, 1), "Relaying needs authentication");
+/// RFC 6531 §3.5.
+pub(super) const RECIPIENT_NEEDS_SMTPUTF8: Reply =
+    Reply::new(553, Enhanced(5, 6, 7), "This recipient needs the SMTPUTF8 parameter of MAIL");
+
+// DATA.
+
+/// RFC 5321 §4.1.1.4.
+pub(super) const SEND_CONTENT: Reply = Reply::bare(354, "Send the message; end with CR LF . CR LF");
+pub(super) const RCPT_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say RCPT first");
+/// RFC 2920 §3.1: DATA pipelined behind recipients that were all refused.
+pub(super) const NO_VALID_RECIPIENTS: Reply = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
+/// RFC 5321 §6.3.
+pub(super) const LOOP: Reply =
+    Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
+pub(super) const HEADER_TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "Message header too big");
+/// RFC 5321 §4.5.3.2.5: the content came in drips.
+pub(super) const TOO_SLOW: Reply = Reply::new(421, Enhanced(4, 4, 2), "Content came too slowly");
+
+/// The message is on disk.
+pub(super) fn queued(id: MessageId) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), "").with_text(format!("Ok: queued as {id}"))
+}
+
+/// The queue did not take the message; nothing of it is kept.
+pub(super) fn not_queued(error: AcceptError) -> Reply {
+    match error {
+        AcceptError::Full => NO_ROOM,
+        AcceptError::Busy => Reply::new(451, Enhanced(4, 3, 0), "The queue is busy, try again later"),
+        AcceptError::Failed => Reply::new(451, Enhanced(4, 3, 0), "The queue failed, try again later"),
+    }
+}
+
+// VRFY (RFC 5321 §3.5).
+
+/// For strangers, whatever they ask for.
+pub(super) const VRFY_NOT_FOR_STRANGERS: Reply =
+    Reply::new(502, Enhanced(5, 7, 0), "VRFY needs authentication");
+/// RFC 5321 §3.5.3.
+pub(super) const CANNOT_VERIFY: Reply =
+    Reply::new(252, Enhanced(2, 5, 2), "Cannot verify, but the message will be taken and its delivery tried");
+pub(super) const VRFY_BAD_ADDRESS: Reply = Reply::new(553, Enhanced(5, 1, 3), "Not an address");
+
+/// The mailbox of a local name (RFC 5321 §3.5.1).
+pub(super) fn verified(mailbox: &Address) -> Reply {
+    Reply::new(250, Enhanced(2, 1, 5), "").with_text(format!("<{mailbox}>"))
+}
+
+// ETRN (RFC 1985 §5.3).
+
+/// 251 or 253: how much waits, and is tried now.
+pub(super) fn kicked(node: &str, recipients: usize) -> Reply {
+    match recipients {
+        0 => Reply::new(251, Enhanced(2, 0, 0), "").with_text(format!("Ok, no messages waiting for {node}")),
+        n => Reply::new(253, Enhanced(2, 0, 0), "")
+            .with_text(format!("Ok, {n} pending messages for {node} started")),
+    }
+}
+
+/// 458: the queue cannot be asked now.
+pub(super) fn not_kicked(node: &str) -> Reply {
+    Reply::new(458, Enhanced(4, 3, 0), "").with_text(format!("Unable to queue messages for {node}"))
+}
+
+/// 459: no such node here.
+pub(super) fn node_not_allowed(node: &str) -> Reply {
+    Reply::new(459, Enhanced(4, 5, 4), "")
+        .with_text(format!("Node {node} not allowed: there are no named queues here"))
+}
+
+// HELP (RFC 5321 §4.1.1.8).
+
+/// 214 with all commands, or how one is written; 504 for one that is none.
+pub(super) fn help(about: Option<&str>) -> Reply {
+    let Some(about) = about else {
+        let names: Vec<&str> = command::USAGE.iter().map(|(name, _)| *name).collect();
+        let text = format!("Commands: {}\nHELP with a command tells how it is written", names.join(" "));
+        return Reply::new(214, Enhanced(2, 0, 0), "").with_text(text);
+    };
+    match command::usage(about) {
+        Some(usage) => Reply::new(214, Enhanced(2, 0, 0), usage),
+        None => Reply::new(504, Enhanced(5, 5, 4), "No help on that; HELP alone lists the commands"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_of_an_enhanced_code_is_that_of_its_reply() {
+        let id = MessageId(1);
+        let mailbox = crate::mail::address::parse("a@b").unwrap();
+        for reply in [
+            BYE,
+            SHUTTING_DOWN,
+            TIMED_OUT,
+            NOT_SMTP,
+            AUTH_OK,
+            AUTH_FAILED,
+            AUTH_NEEDS_TLS,
+            NO_ROOM,
+            TOO_BIG,
+            TOO_MANY_RECIPIENTS,
+            CANNOT_VERIFY,
+            queued(id),
+            not_queued(AcceptError::Full),
+            not_queued(AcceptError::Busy),
+            verified(&mailbox),
+            kicked("x", 0),
+            kicked("x", 2),
+            not_kicked("x"),
+            node_not_allowed("#x"),
+            help(None),
+            help(Some("mail")),
+            help(Some("XXXX")),
+            syntax(&SyntaxError::Unknown),
+            syntax(&SyntaxError::UnknownParameter("X".into())),
+        ] {
+            assert_eq!(reply.enhanced.map(|e| u16::from(e.0)), Some(reply.code / 100), "{reply}");
+        }
+    }
+}

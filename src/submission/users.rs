@@ -1,0 +1,241 @@
+//! Who may log in: the users file in memory, and passwords checked against it.
+//!
+//! A wrong name costs the same work as a wrong password, so that nobody learns names by the
+//! clock. A right password is remembered for [`REMEMBERED`] (as an HMAC under a secret that
+//! never leaves this process), so that an application that connects for each message pays for
+//! the hashing once. Only so many hashes run at once, so that a flood of wrong passwords cannot
+//! take the processors from the mail.
+//!
+//! The file is read again when it changes: `postrider user add` counts at once.
+
+mod file;
+mod verifier;
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{constant_time, hmac, rand};
+
+pub use file::{Attributes, User, UsersError, add, list, remove};
+use verifier::Verifier;
+
+/// How long a right password is taken without hashing it again.
+pub const REMEMBERED: Duration = Duration::from_secs(300);
+/// Users whose password is remembered at once.
+const REMEMBERED_USERS_MAX: usize = 10_000;
+/// How often the file is looked at, at most.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+
+/// The users, ready to be asked by every session.
+pub struct Users {
+    path: PathBuf,
+    table: RwLock<Table>,
+    remembered: Mutex<HashMap<String, Remembered>>,
+    /// Keys the remembered passwords; random, made at start.
+    secret: hmac::Key,
+    hashing: Turnstile,
+    looked_at: Mutex<Option<Instant>>,
+}
+
+struct Table {
+    users: HashMap<String, Arc<User>>,
+    version: Option<Version>,
+}
+
+/// Differs whenever the file was replaced or written: device-local inode, size, time of change.
+type Version = (u64, u64, i64, i64);
+
+/// A password that was right.
+struct Remembered {
+    password: hmac::Tag,
+    /// The verifier it was right for; another one now, and it counts no more.
+    verifier: Verifier,
+    until: Instant,
+}
+
+impl Users {
+    /// Reads the file; one that does not exist has no users.
+    ///
+    /// # Errors
+    /// The file cannot be read or a line breaks its form; or the system gives no random numbers.
+    pub fn load(path: &Path) -> Result<Users, UsersError> {
+        let secret = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
+            .map_err(|_| UsersError::Random)?;
+        // Half of the processors, so that deliveries and other sessions always have the rest.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Users {
+            path: path.to_owned(),
+            table: RwLock::new(Table::read(path)?),
+            remembered: Mutex::new(HashMap::new()),
+            secret,
+            hashing: Turnstile::new((processors / 2).max(1)),
+            looked_at: Mutex::new(None),
+        })
+    }
+
+    /// The user, if name and password are right. Blocks for one hash (some 10 ms, and its turn)
+    /// unless the same password was right within [`REMEMBERED`].
+    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self.verify_at(name, password, Instant::now())
+    }
+
+    /// [`Users::verify`] at a time of its own.
+    fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
+        self.look_again(now);
+        let given = self.tag(name, password);
+        let user = self.find(name);
+        let verifier = match &user {
+            Some(user) => user.verifier.clone(),
+            None => self.verifier_of_unknown(name),
+        };
+        if user.is_some() && self.remembers(name, &given, &verifier, now) {
+            return user;
+        }
+        let right = self.hashing.pass(|| verifier.accepts(password));
+        let user = user.filter(|_| right)?;
+        self.remember(name, given, verifier, now);
+        Some(user)
+    }
+
+    /// The user of that name.
+    pub fn find(&self, name: &str) -> Option<Arc<User>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).users.len()
+    }
+
+    /// Reads the file again, whether it changed or not (SIGHUP).
+    ///
+    /// # Errors
+    /// As [`Users::load`]; the users stay what they were.
+    pub fn reload(&self) -> Result<(), UsersError> {
+        let table = Table::read(&self.path)?;
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(())
+    }
+
+    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
+    fn look_again(&self, now: Instant) {
+        {
+            let mut looked_at = lock(&self.looked_at);
+            if looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOKED_AT_EVERY) {
+                return;
+            }
+            *looked_at = Some(now);
+        }
+        let version = version(&self.path);
+        if self.table.read().unwrap_or_else(PoisonError::into_inner).version == version {
+            return;
+        }
+        if let Err(error) = self.reload() {
+            log::error!("{error} (the users of before stay)");
+            self.table.write().unwrap_or_else(PoisonError::into_inner).version = version;
+        }
+    }
+
+    /// For a name that does not exist: a verifier that costs what a real one would. The users'
+    /// counts of iterations may differ, so the name picks one of them, always the same.
+    fn verifier_of_unknown(&self, name: &str) -> Verifier {
+        let mut nobody = Verifier::default();
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let pick = hmac::sign(&self.secret, name.as_bytes()).as_ref()[0] as usize;
+        if let Some(user) = table.users.values().nth(pick % table.users.len().max(1)) {
+            nobody.iterations = user.verifier.iterations;
+        }
+        nobody
+    }
+
+    /// The length keeps name and password apart: ("ab", "c") is not ("a", "bc").
+    fn tag(&self, name: &str, password: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.secret);
+        context.update(&(name.len() as u64).to_be_bytes());
+        context.update(name.as_bytes());
+        context.update(password);
+        context.sign()
+    }
+
+    fn remembers(&self, name: &str, given: &hmac::Tag, verifier: &Verifier, now: Instant) -> bool {
+        lock(&self.remembered).get(name).is_some_and(|known| {
+            now < known.until
+                && known.verifier == *verifier
+                && constant_time::verify_slices_are_equal(known.password.as_ref(), given.as_ref()).is_ok()
+        })
+    }
+
+    fn remember(&self, name: &str, password: hmac::Tag, verifier: Verifier, now: Instant) {
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() >= REMEMBERED_USERS_MAX {
+            remembered.retain(|_, known| now < known.until);
+        }
+        if remembered.len() < REMEMBERED_USERS_MAX || remembered.contains_key(name) {
+            remembered.insert(name.to_owned(), Remembered { password, verifier, until: now + REMEMBERED });
+        }
+    }
+}
+
+impl Table {
+    fn read(path: &Path) -> Result<Table, UsersError> {
+        // The version first: a change in between is then seen as one the next time.
+        let version = version(path);
+        let users = list(path)?.into_iter().map(|user| (user.name.clone(), user)).collect();
+        Ok(Table { users, version })
+    }
+}
+
+fn version(path: &Path) -> Option<Version> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// A password for a new user that nobody has to think of: 20 characters, 100 bits.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_password() -> Result<String, UsersError> {
+    verifier::random_password().map_err(|_| UsersError::Random)
+}
+
+/// Names and verifiers belong in no log.
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Users({})", self.path.display())
+    }
+}
+
+/// A panic elsewhere leaves these maps whole: every change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets so many through at once; the others wait their turn.
+struct Turnstile {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turnstile {
+    fn new(places: usize) -> Turnstile {
+        Turnstile { free: Mutex::new(places), freed: Condvar::new() }
+    }
+
+    fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
+        let free = lock(&self.free);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        // Hashing does not panic; if it ever did, its place would be lost with its session.
+        let result = work();
+        *lock(&self.free) += 1;
+        self.freed.notify_one();
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests;

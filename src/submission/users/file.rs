@@ -1,0 +1,304 @@
+//! The users file: one user a line, read as a whole, rewritten as a whole.
+//!
+//! A rewrite keeps every other line as it is, comments too, and replaces the file in one step
+//! (temporary file, fsync, rename), so that a reader sees the old file or the new one. Two
+//! `postrider user` at once wait for each other on a lock of the directory.
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::verifier::Verifier;
+use crate::mail::{Domain, address};
+
+/// Stands at the top of a new file.
+const HEADER: &str = "\
+# Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
+#
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [atrn=…]
+#
+# The second word verifies a password and is not one (RFC 5803). Then, in any order:
+#     operator       may use the private commands
+#     senders=LIST   may send only as these: addresses and *@domain, separated by commas
+#     atrn=LIST      may fetch the mail of these domains, separated by commas
+";
+
+/// A name is for people to read in the log and for `AUTH` to carry.
+const NAME_CHARS_MAX: usize = 64;
+/// More than any mechanism carries in a line (RFC 4954 §4).
+const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// Why the users file cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// The file system said no.
+    #[error("users file {}: cannot {verb}: {source}; run as a user who may, or correct [users] file", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried: read, write.
+        verb: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line breaks the form of the file.
+    #[error("{}:{line}: {what}; correct the line, or remove it and run `postrider user add`", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// Not a name.
+    #[error(
+        "\"{0}\" cannot be a user's name; use 1 to {NAME_CHARS_MAX} printable ASCII characters, \
+         no spaces, no colon, no # at the start"
+    )]
+    Name(String),
+    /// Not a password.
+    #[error(
+        "the password {0}; give one of 1 to {PASSWORD_BYTES_MAX} bytes of UTF-8 without control characters"
+    )]
+    Password(&'static str),
+    /// Not a sender pattern.
+    #[error(
+        "\"{0}\" is not a sender; write an address such as app@example.com, or *@example.com for all of a domain"
+    )]
+    Sender(String),
+    /// Not a domain.
+    #[error("\"{0}\" is not a domain; write one such as example.com")]
+    Atrn(String),
+    /// There already.
+    #[error("user {0} exists already; `postrider user remove {0}` first, or choose another name")]
+    Exists(String),
+    /// Not there.
+    #[error("there is no user {0} in {path}; `postrider user list` shows who there is", path = .1.display())]
+    Missing(String, PathBuf),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers for a salt; try again")]
+    Random,
+}
+
+/// A user of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// As given to AUTH; compared as it is.
+    pub name: String,
+    /// May use the private commands.
+    pub operator: bool,
+    /// Addresses and `*@domain`, domains in [`Domain`]'s form; empty: any sender.
+    pub senders: Vec<String>,
+    /// Domains whose mail waits for this user's ATRN (RFC 2645), in [`Domain`]'s form.
+    pub atrn: Vec<String>,
+    pub(crate) verifier: Verifier,
+}
+
+/// What a user may do beside logging in.
+#[derive(Debug, Clone, Default)]
+pub struct Attributes {
+    /// As in [`User`].
+    pub operator: bool,
+    /// As typed: addresses and `*@domain`.
+    pub senders: Vec<String>,
+    /// As typed: domains.
+    pub atrn: Vec<String>,
+}
+
+impl User {
+    fn line(&self) -> String {
+        let mut line = format!("{} {}", self.name, self.verifier);
+        if self.operator {
+            line.push_str(" operator");
+        }
+        for (attribute, list) in [("senders", &self.senders), ("atrn", &self.atrn)] {
+            if !list.is_empty() {
+                line.push_str(&format!(" {attribute}={}", list.join(",")));
+            }
+        }
+        line
+    }
+
+    fn read(line: &str) -> Result<User, String> {
+        let mut words = line.split_ascii_whitespace();
+        let name = words.next().filter(|name| is_name(name)).ok_or("does not begin with a user's name")?;
+        let verifier = words.next().unwrap_or_default().parse()?;
+        let mut user =
+            User { name: name.to_owned(), operator: false, senders: Vec::new(), atrn: Vec::new(), verifier };
+        for word in words {
+            match word.split_once('=') {
+                None if word == "operator" => user.operator = true,
+                Some(("senders", list)) => {
+                    user.senders = read_list(list, sender).map_err(|error| error.to_string())?;
+                }
+                Some(("atrn", list)) => {
+                    user.atrn = read_list(list, atrn).map_err(|error| error.to_string())?;
+                }
+                _ => return Err(format!("unknown attribute \"{word}\"")),
+            }
+        }
+        Ok(user)
+    }
+}
+
+/// Every user of the file, in its order; a file that does not exist has none.
+///
+/// # Errors
+/// The file cannot be read, or a line breaks its form.
+pub fn list(path: &Path) -> Result<Vec<Arc<User>>, UsersError> {
+    parse(path, &read(path)?)
+}
+
+/// Adds a user. A new file is for its owner and group alone.
+///
+/// # Errors
+/// The name is taken, something given cannot be stored, or the file cannot be written.
+pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> Result<(), UsersError> {
+    if !is_name(name) {
+        return Err(UsersError::Name(name.to_owned()));
+    }
+    let user = User {
+        name: name.to_owned(),
+        operator: attributes.operator,
+        senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
+        atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
+        verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
+    };
+    change(path, |users, mut text| {
+        if users.iter().any(|there| there.name == user.name) {
+            return Err(UsersError::Exists(user.name.clone()));
+        }
+        if text.is_empty() {
+            text.push_str(HEADER);
+        } else if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(text + &user.line() + "\n")
+    })
+}
+
+/// Removes a user.
+///
+/// # Errors
+/// There is none of that name, or the file cannot be written.
+pub fn remove(path: &Path, name: &str) -> Result<(), UsersError> {
+    let is_theirs = |line: &str| line.split_ascii_whitespace().next() == Some(name);
+    change(path, |users, text| {
+        if !users.iter().any(|there| there.name == name) {
+            return Err(UsersError::Missing(name.to_owned(), path.to_owned()));
+        }
+        Ok(text.split_inclusive('\n').filter(|line| !is_theirs(line)).collect())
+    })
+}
+
+/// Reads the file, lets `edit` make the new text of it, and puts that in its place.
+fn change(
+    path: &Path,
+    edit: impl FnOnce(&[Arc<User>], String) -> Result<String, UsersError>,
+) -> Result<(), UsersError> {
+    let fail = |source| UsersError::Io { path: path.to_owned(), verb: "write", source };
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let lock = File::open(directory).map_err(fail)?;
+    lock.lock().map_err(fail)?;
+    let text = read(path)?;
+    let users = parse(path, &text)?;
+    replace(path, directory, &edit(&users, text)?).map_err(fail)?;
+    // The rename is durable when the directory is.
+    lock.sync_all().map_err(fail)
+}
+
+/// Puts `text` in the place of the file. Owner, group and mode stay what they were: the relay
+/// must be able to read what root rewrote.
+fn replace(path: &Path, directory: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".users-").tempfile_in(directory)?;
+    let mode = match std::fs::metadata(path) {
+        Ok(old) => {
+            let new = file.as_file().metadata()?;
+            if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+                fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+            }
+            old.mode() & 0o777
+        }
+        Err(_) => 0o640,
+    };
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    // A link is followed, so that it goes on pointing at the file.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    file.persist(target)?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, UsersError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(UsersError::Io { path: path.to_owned(), verb: "read", source }),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Arc<User>>, UsersError> {
+    let mut users: Vec<Arc<User>> = Vec::new();
+    let mut names = std::collections::HashSet::new();
+    for (at, line) in text.lines().enumerate() {
+        if line.trim_ascii().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let user = User::read(line).and_then(|user| match names.insert(user.name.clone()) {
+            true => Ok(user),
+            false => Err(format!("user {} is there twice", user.name)),
+        });
+        match user {
+            Ok(user) => users.push(Arc::new(user)),
+            Err(what) => return Err(UsersError::Line { path: path.to_owned(), line: at + 1, what }),
+        }
+    }
+    Ok(users)
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME_CHARS_MAX).contains(&name.len())
+        && !name.starts_with('#')
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
+fn check_password(password: &str) -> Result<&[u8], UsersError> {
+    let what = match password {
+        "" => "is empty",
+        _ if password.len() > PASSWORD_BYTES_MAX => "is too long",
+        // RFC 4013 §2.3 prohibits them, and no client sends them.
+        _ if password.chars().any(char::is_control) => "holds a control character",
+        _ => return Ok(password.as_bytes()),
+    };
+    Err(UsersError::Password(what))
+}
+
+fn read_list(list: &str, item: fn(&str) -> Result<String, UsersError>) -> Result<Vec<String>, UsersError> {
+    list.split(',').map(item).collect()
+}
+
+/// `local@domain` or `*@domain`, with the domain in the form it is compared in.
+fn sender(text: &str) -> Result<String, UsersError> {
+    let read = || {
+        let (local, domain) = text.rsplit_once('@')?;
+        let domain = Domain::parse(domain).ok()?;
+        // A quoted local part could hold what separates here.
+        let fits = !text.contains(|c: char| c == ',' || c.is_whitespace()) && address::parse(text).is_ok();
+        fits.then(|| format!("{local}@{domain}"))
+    };
+    read().ok_or_else(|| UsersError::Sender(text.to_owned()))
+}
+
+fn atrn(text: &str) -> Result<String, UsersError> {
+    match Domain::parse(text) {
+        Ok(domain) if domain.ip().is_none() => Ok(domain.to_string()),
+        _ => Err(UsersError::Atrn(text.to_owned())),
+    }
+}

@@ -1,0 +1,232 @@
+//! The users file and the passwords checked against it, with a hand-moved clock.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Dir {
+        Dir(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("users")
+    }
+
+    fn add(&self, name: &str, password: &str) {
+        add(&self.path(), name, password, &Attributes::default()).unwrap();
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap()
+    }
+
+    fn mode(&self) -> u32 {
+        std::fs::metadata(self.path()).unwrap().permissions().mode() & 0o777
+    }
+}
+
+/// RFC 7677's password "pencil", cheap to check.
+const LINE: &str = "user SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
+#[test]
+fn a_user_is_added_verified_and_removed() {
+    let dir = Dir::new();
+    let users = Users::load(&dir.path()).unwrap();
+    let now = Instant::now();
+    assert!(users.verify_at("app", b"secret", now).is_none(), "no file, no users");
+    dir.add("app", "secret");
+    users.reload().unwrap();
+    assert_eq!(users.verify_at("app", b"secret", now).unwrap().name, "app");
+    for (name, password) in [("app", "Secret"), ("app", ""), ("App", "secret"), ("", ""), ("app2", "secret")]
+    {
+        assert!(users.verify_at(name, password.as_bytes(), now).is_none(), "{name} {password}");
+    }
+    remove(&dir.path(), "app").unwrap();
+    users.reload().unwrap();
+    assert!(users.verify_at("app", b"secret", now).is_none(), "a removed user is not remembered");
+    assert!(!dir.text().contains("\napp "));
+}
+
+#[test]
+fn a_right_password_is_remembered_for_five_minutes_and_a_wrong_one_never() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Users::load(&dir.path()).unwrap();
+    let start = Instant::now();
+    let remembered = |password: &[u8], now| {
+        let verifier = users.find("user").unwrap().verifier.clone();
+        users.remembers("user", &users.tag("user", password), &verifier, now)
+    };
+    assert!(users.verify_at("user", b"pen", start).is_none());
+    assert!(!remembered(b"pen", start));
+    assert!(users.verify_at("user", b"pencil", start).is_some());
+    assert!(remembered(b"pencil", start + REMEMBERED - Duration::from_nanos(1)));
+    assert!(!remembered(b"pencil", start + REMEMBERED));
+    assert!(!remembered(b"pen", start));
+    assert!(users.verify_at("user", b"pen", start).is_none(), "a wrong one beside a remembered one");
+}
+
+#[test]
+fn a_new_verifier_ends_what_was_remembered() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Users::load(&dir.path()).unwrap();
+    let start = Instant::now();
+    assert!(users.verify_at("user", b"pencil", start).is_some());
+    remove(&dir.path(), "user").unwrap();
+    dir.add("user", "crayon");
+    assert!(users.verify_at("user", b"pencil", start).is_some(), "the file is looked at once a second");
+    let later = start + LOOKED_AT_EVERY;
+    assert!(users.verify_at("user", b"pencil", later).is_none(), "read again without being told");
+    assert!(users.verify_at("user", b"crayon", later).is_some());
+}
+
+#[test]
+fn a_broken_file_leaves_the_users_of_before() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Users::load(&dir.path()).unwrap();
+    dir.write("nonsense");
+    let start = Instant::now();
+    assert!(users.verify_at("user", b"pencil", start).is_some());
+    let error = users.reload().unwrap_err().to_string();
+    assert!(error.contains("users:1: the verifier is not SCRAM-SHA-256$"), "{error}");
+    assert!(users.verify_at("user", b"pencil", start + REMEMBERED).is_some());
+}
+
+#[test]
+fn an_unknown_name_costs_as_many_iterations_as_a_known_one() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Users::load(&dir.path()).unwrap();
+    assert_eq!(users.verifier_of_unknown("nobody").iterations.get(), 4096);
+    assert!(!users.verifier_of_unknown("nobody").accepts(b"pencil"));
+    assert!(!users.verifier_of_unknown("nobody").accepts(b""));
+}
+
+#[test]
+fn a_rewrite_keeps_comments_attributes_and_mode() {
+    let dir = Dir::new();
+    dir.add("first", "secret");
+    assert_eq!(dir.mode(), 0o640, "a new file is not for everybody");
+    assert!(dir.text().starts_with("# Postrider's users"), "the file explains itself");
+    let added = format!(
+        "{}# mine\n{LINE} operator senders=a@b.example,*@c.example atrn=d.example\n\n# end",
+        dir.text()
+    );
+    dir.write(&added);
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    dir.add("last", "secret");
+    assert!(dir.text().starts_with(&format!("{added}\nlast SCRAM-SHA-256$")), "{}", dir.text());
+    remove(&dir.path(), "first").unwrap();
+    assert_eq!(dir.mode(), 0o600);
+    let users = list(&dir.path()).unwrap();
+    assert_eq!(users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["user", "last"]);
+    assert!(users[0].operator);
+    assert_eq!((users[0].senders.len(), users[0].atrn.len()), (2, 1));
+    assert!(dir.text().contains("# mine\n") && dir.text().contains("# end\n"));
+    assert_eq!(std::fs::read_dir(dir.0.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
+    let dir = Dir::new();
+    let list = |text: &str| vec![text.to_owned()];
+    let add = |name: &str, password: &str, senders: &[String], atrn: &[String]| {
+        let attributes = Attributes { operator: false, senders: senders.to_vec(), atrn: atrn.to_vec() };
+        super::add(&dir.path(), name, password, &attributes).unwrap_err().to_string()
+    };
+    for name in ["", "a b", "a:b", "#a", "a\nb", "ä", &"x".repeat(65)] {
+        assert!(add(name, "secret", &[], &[]).contains("cannot be a user's name"), "{name}");
+    }
+    assert!(add("app", "", &[], &[]).contains("is empty"));
+    assert!(add("app", "a\u{7}", &[], &[]).contains("control character"));
+    assert!(add("app", &"x".repeat(1025), &[], &[]).contains("too long"));
+    for sender in ["nobody", "*", "@x", "\"a,b\"@c", "\"a b\"@c", "a@b,c@d", "a@b\n"] {
+        assert!(add("app", "secret", &list(sender), &[]).contains("is not a sender"), "{sender}");
+    }
+    for domain in ["", "*", "a,b", "a b", "[192.0.2.1]"] {
+        assert!(add("app", "secret", &[], &list(domain)).contains("is not a domain"), "{domain}");
+    }
+    assert!(!dir.path().exists());
+    dir.add("app", "secret");
+    let before = dir.text();
+    assert!(add("app", "other", &[], &[]).contains("user app exists already"));
+    let missing = remove(&dir.path(), "nobody").unwrap_err().to_string();
+    assert!(missing.contains("there is no user nobody"), "{missing}");
+    assert_eq!(dir.text(), before);
+}
+
+#[test]
+fn a_broken_line_is_named() {
+    let dir = Dir::new();
+    for (text, what) in [
+        (format!("{LINE}\n{LINE}"), "users:2: user user is there twice"),
+        (format!("# x\n\n{LINE} admin"), "users:3: unknown attribute \"admin\""),
+        (format!("{LINE} senders="), "users:1: \"\" is not a sender"),
+        (format!("{LINE} operator=yes"), "users:1: unknown attribute"),
+        ("user".to_owned(), "users:1: the verifier is not"),
+        (LINE.replace("user", "us:er"), "users:1: does not begin with a user's name"),
+    ] {
+        dir.write(&text);
+        let error = list(&dir.path()).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
+    let dir = Dir::new();
+    let attributes = Attributes {
+        operator: true,
+        senders: ["App@Example.com", "*@bücher.example"].map(str::to_owned).to_vec(),
+        atrn: vec!["Customer.example.".to_owned()],
+    };
+    add(&dir.path(), "app", "secret", &attributes).unwrap();
+    let user = list(&dir.path()).unwrap().remove(0);
+    assert_eq!(user.senders, ["App@example.com", "*@xn--bcher-kva.example"]);
+    assert_eq!(user.atrn, ["customer.example"]);
+    assert!(user.operator);
+}
+
+#[test]
+fn a_random_password_can_be_used_and_is_new_each_time() {
+    let dir = Dir::new();
+    let password = random_password().unwrap();
+    assert_eq!(password.len(), 20);
+    assert_ne!(password, random_password().unwrap());
+    dir.add("app", &password);
+    assert!(Users::load(&dir.path()).unwrap().verify("app", password.as_bytes()).is_some());
+}
+
+#[test]
+fn only_so_many_hash_at_once() {
+    let turnstile = Turnstile::new(2);
+    let inside = Mutex::new((0, 0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    turnstile.pass(|| {
+                        {
+                            let mut counts = inside.lock().unwrap();
+                            counts.0 += 1;
+                            counts.1 = counts.1.max(counts.0);
+                        }
+                        std::thread::yield_now();
+                        inside.lock().unwrap().0 -= 1;
+                    });
+                }
+            });
+        }
+    });
+    assert!((1..=2).contains(&inside.lock().unwrap().1));
+    assert_eq!(*turnstile.free.lock().unwrap(), 2);
+}

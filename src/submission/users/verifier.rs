@@ -1,0 +1,212 @@
+//! What is kept of a password: a SCRAM-SHA-256 verifier in the form of RFC 5803.
+//!
+//! From it PLAIN, LOGIN and SCRAM-SHA-256 can all be checked, and none of them can be answered:
+//! who steals the file still has to guess (RFC 5802 §9).
+//!
+//! Passwords are used as the bytes that arrive. For printable ASCII that is what SASLprep
+//! (RFC 4013) gives; other text is not normalized here, so a password beyond ASCII works where
+//! the client sends the same bytes that `user add` was given.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+const SCHEME: &str = "SCRAM-SHA-256";
+const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
+const SALT_BYTES: usize = 16;
+const SALT_BYTES_MAX: usize = 64;
+
+/// For new verifiers. One check costs some 10 ms of a processor, which a guesser pays for each
+/// guess and an application once in five minutes (see the cache in `users.rs`). More would let a
+/// flood of logins with wrong passwords from many addresses take the machine.
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(40_000).expect("not zero");
+/// RFC 7677 §4.
+const ITERATIONS_MIN: u32 = 4096;
+/// A slip in the file must not make every login take minutes.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+/// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey` (RFC 5803 §3).
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Verifier {
+    pub(crate) iterations: NonZeroU32,
+    pub(crate) salt: Vec<u8>,
+    pub(crate) stored_key: [u8; KEY_BYTES],
+    pub(crate) server_key: [u8; KEY_BYTES],
+}
+
+impl Verifier {
+    /// Of a new password, with a fresh salt.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub(super) fn of(password: &[u8]) -> Result<Verifier, aws_lc_rs::error::Unspecified> {
+        let mut salt = vec![0; SALT_BYTES];
+        rand::fill(&mut salt)?;
+        Ok(Verifier::derive(password, &salt, ITERATIONS))
+    }
+
+    fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Verifier {
+        let salted = salted_password(password, salt, iterations);
+        let server_key = tag(&salted, b"Server Key");
+        Verifier { iterations, salt: salt.to_owned(), stored_key: stored_key(&salted), server_key }
+    }
+
+    /// Whether this is the password. Takes the same time either way.
+    pub(super) fn accepts(&self, password: &[u8]) -> bool {
+        let salted = salted_password(password, &self.salt, self.iterations);
+        constant_time::verify_slices_are_equal(&stored_key(&salted), &self.stored_key).is_ok()
+    }
+}
+
+/// Of no password: stands in where there is no user, so that a wrong name costs what a wrong
+/// password does.
+impl Default for Verifier {
+    fn default() -> Verifier {
+        Verifier {
+            iterations: ITERATIONS,
+            salt: vec![0; SALT_BYTES],
+            stored_key: [0; KEY_BYTES],
+            server_key: [0; KEY_BYTES],
+        }
+    }
+}
+
+/// A password for a user that nobody had to think of one for: 20 characters without look-alikes, 100 bits.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub(super) fn random_password() -> Result<String, aws_lc_rs::error::Unspecified> {
+    // 32 characters, so that each takes five bits of a byte, and none is likelier than another.
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 20];
+    rand::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect())
+}
+
+/// RFC 5802 §3: `SaltedPassword := Hi(password, salt, i)`.
+fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> hmac::Key {
+    let mut salted = [0; KEY_BYTES];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
+    hmac::Key::new(hmac::HMAC_SHA256, &salted)
+}
+
+/// RFC 5802 §3: `StoredKey := H(HMAC(SaltedPassword, "Client Key"))`.
+fn stored_key(salted: &hmac::Key) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key.copy_from_slice(digest::digest(&digest::SHA256, &tag(salted, b"Client Key")).as_ref());
+    key
+}
+
+fn tag(key: &hmac::Key, data: &[u8]) -> [u8; KEY_BYTES] {
+    let mut bytes = [0; KEY_BYTES];
+    bytes.copy_from_slice(hmac::sign(key, data).as_ref());
+    bytes
+}
+
+impl fmt::Display for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base64 = |bytes: &[u8]| STANDARD.encode(bytes);
+        write!(
+            f,
+            "{SCHEME}${}:{}${}:{}",
+            self.iterations,
+            base64(&self.salt),
+            base64(&self.stored_key),
+            base64(&self.server_key)
+        )
+    }
+}
+
+impl FromStr for Verifier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Verifier, String> {
+        let parts = || {
+            let rest = text.strip_prefix(SCHEME)?.strip_prefix('$')?;
+            let (cost, keys) = rest.split_once('$')?;
+            Some((cost.split_once(':')?, keys.split_once(':')?))
+        };
+        let Some(((iterations, salt), (stored_key, server_key))) = parts() else {
+            return Err(format!("the verifier is not {SCHEME}$iterations:salt$StoredKey:ServerKey"));
+        };
+        let iterations = iterations
+            .parse::<u32>()
+            .ok()
+            .filter(|count| (ITERATIONS_MIN..=ITERATIONS_MAX).contains(count))
+            .and_then(NonZeroU32::new)
+            .ok_or_else(|| format!("the iterations are not between {ITERATIONS_MIN} and {ITERATIONS_MAX}"))?;
+        let bytes = |text: &str| STANDARD.decode(text).ok();
+        let key = |text: &str| bytes(text).and_then(|bytes| bytes.try_into().ok());
+        let salt = bytes(salt).filter(|salt| (1..=SALT_BYTES_MAX).contains(&salt.len()));
+        match (salt, key(stored_key), key(server_key)) {
+            (Some(salt), Some(stored_key), Some(server_key)) => {
+                Ok(Verifier { iterations, salt, stored_key, server_key })
+            }
+            _ => Err("the verifier's salt or keys are not base64 of the right length".to_owned()),
+        }
+    }
+}
+
+/// Nothing of it belongs in a log.
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7677 §3: user "user", password "pencil", and the proof that its client sends.
+    #[test]
+    fn the_example_of_rfc_7677_verifies() {
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let verifier = Verifier::derive(b"pencil", &salt, NonZeroU32::new(4096).unwrap());
+        let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+        let auth_message = format!(
+            "n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}"
+        );
+        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let signature = tag(&key(&verifier.stored_key), auth_message.as_bytes());
+        let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").unwrap();
+        let client_key: Vec<u8> = proof.iter().zip(signature).map(|(a, b)| a ^ b).collect();
+        assert_eq!(digest::digest(&digest::SHA256, &client_key).as_ref(), verifier.stored_key);
+        let server = tag(&key(&verifier.server_key), auth_message.as_bytes());
+        assert_eq!(STANDARD.encode(server), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert!(verifier.accepts(b"pencil"));
+        assert!(!verifier.accepts(b"pencil "));
+    }
+
+    #[test]
+    fn a_verifier_reads_back_and_a_bent_one_is_refused() {
+        let verifier = Verifier::derive(b"secret", &[7; 16], NonZeroU32::new(4096).unwrap());
+        let text = verifier.to_string();
+        assert_eq!(text.parse(), Ok(verifier));
+        for bent in [
+            String::new(),
+            "secret".to_owned(),
+            text.replace("256$4096", "1$4096"),
+            text.replace("$4096:", "$4095:"),
+            text.replace("$4096:", "$1000001:"),
+            text.replace("$4096:", "$:"),
+            text.replacen('=', "", 1),
+            text.trim_end_matches('=').to_owned(),
+            text.replacen(":B", ":*", 1),
+            format!("{text}A"),
+        ] {
+            assert!(bent.parse::<Verifier>().is_err(), "{bent}");
+        }
+    }
+
+    #[test]
+    fn two_verifiers_of_one_password_differ() {
+        let (one, other) = (Verifier::of(b"secret").unwrap(), Verifier::of(b"secret").unwrap());
+        assert_ne!(one.salt, other.salt);
+        assert_ne!(one.stored_key, other.stored_key);
+    }
+}

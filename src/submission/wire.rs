@@ -1,0 +1,320 @@
+//! The connection: lines in, replies out, in the clear or over TLS.
+//!
+//! Replies are written only before a read that may block, so that those of pipelined commands
+//! leave in one write (RFC 2920 §3.2). Reads and writes have time-outs; a line is at most
+//! [`LINE_BYTES_MAX`] long and never ends at a bare LF. What was read ahead of a TLS handshake is
+//! dropped (RFC 3207 §6, CVE-2011-0411).
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memchr::memchr;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::mail::Reply;
+
+use super::command::LINE_BYTES_MAX;
+
+/// One read, and room for the longest line.
+const INPUT_BYTES: usize = 16 << 10;
+/// Replies of pipelined commands are held back up to this.
+const OUTPUT_BYTES_MAX: usize = 16 << 10;
+/// Behind this many bytes of one line the client is beyond hope.
+const LINE_FLOOD_BYTES: usize = 1 << 20;
+/// The first byte of a TLS handshake record (RFC 8446 §5.1), and a control character in SMTP.
+const TLS_HANDSHAKE_BYTE: u8 = 0x16;
+/// No client waits longer for room in its receive buffer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long, and how many bytes, we listen to a client that we have sent away.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
+
+/// A line of input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line<'a> {
+    /// Without its CR LF.
+    Text(&'a [u8]),
+    /// Longer than [`LINE_BYTES_MAX`]; read to its end.
+    TooLong,
+    /// A LF without CR was in it. Nothing up to the next CR LF is a line.
+    BareLf,
+    /// The client began a TLS handshake in the clear.
+    TlsHello,
+}
+
+/// Why there is no more input.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// The client is gone.
+    #[error("connection closed")]
+    Closed,
+    /// The client is silent, or does not read.
+    #[error("timed out")]
+    TimedOut,
+    /// A line without end.
+    #[error("line without end")]
+    Flood,
+    /// The network or TLS.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> WireError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => WireError::TimedOut,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => WireError::Closed,
+            _ => WireError::Io(error),
+        }
+    }
+}
+
+/// A socket that the pool may shut down from outside.
+#[derive(Debug, Clone)]
+struct Socket(Arc<TcpStream>);
+
+impl Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buf)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Stream {
+    Plain(Socket),
+    Tls(Box<StreamOwned<ServerConnection, Socket>>),
+}
+
+impl Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = match self {
+                Stream::Plain(socket) => socket.read(buf),
+                Stream::Tls(stream) => stream.read(buf),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.write_all(bytes),
+            Stream::Tls(stream) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+        }
+    }
+}
+
+/// A connection with its buffers.
+pub(super) struct Wire {
+    stream: Stream,
+    socket: Arc<TcpStream>,
+    input: Box<[u8]>,
+    /// What was read and not used yet is `input[start..end]`.
+    start: usize,
+    end: usize,
+    output: Vec<u8>,
+    /// A bare LF was met, and no CR LF since.
+    tainted: bool,
+    idle: Duration,
+}
+
+impl Wire {
+    /// In the clear. `idle` bounds every read; the socket is blocking.
+    ///
+    /// # Errors
+    /// The socket's options could not be set: it is gone.
+    pub(super) fn new(socket: Arc<TcpStream>, idle: Duration) -> io::Result<Wire> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(idle))?;
+        socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
+        Ok(Wire {
+            stream: Stream::Plain(Socket(Arc::clone(&socket))),
+            socket,
+            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            output: Vec::new(),
+            tainted: false,
+            idle,
+        })
+    }
+
+    /// Puts a reply behind those that wait to be written.
+    ///
+    /// # Errors
+    /// Of writing, where too much waits already.
+    pub(super) fn reply(&mut self, reply: &Reply) -> Result<(), WireError> {
+        reply.write_to(&mut self.output);
+        if self.output.len() > OUTPUT_BYTES_MAX { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes all replies that wait.
+    ///
+    /// # Errors
+    /// `TimedOut` where the client does not read.
+    pub(super) fn flush(&mut self) -> Result<(), WireError> {
+        if !self.output.is_empty() {
+            self.stream.write_all(&self.output)?;
+            self.output.clear();
+        }
+        Ok(())
+    }
+
+    /// The next line, whole, within the idle time-out from now: a byte now and then does not extend it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn read_line(&mut self) -> Result<Line<'_>, WireError> {
+        let deadline = Instant::now() + self.idle;
+        let mut searched = 0;
+        let mut discarded = 0;
+        loop {
+            let pending = &self.input[self.start..self.end];
+            if pending.first() == Some(&TLS_HANDSHAKE_BYTE) && matches!(self.stream, Stream::Plain(_)) {
+                return Ok(Line::TlsHello);
+            }
+            let Some(found) = memchr(b'\n', &pending[searched..]) else {
+                searched = pending.len();
+                if searched > LINE_BYTES_MAX + 1 {
+                    // Too long already: of it only the last byte matters, which may be the CR of its end.
+                    discarded += searched - 1;
+                    if discarded > LINE_FLOOD_BYTES {
+                        return Err(WireError::Flood);
+                    }
+                    self.start = self.end - 1;
+                    searched = 1;
+                }
+                self.fill(deadline)?;
+                continue;
+            };
+            let end = searched + found;
+            if end == 0 || pending[end - 1] != b'\r' {
+                // A LF that ends nothing. Should nothing follow it, its sender waits for an answer.
+                self.tainted = true;
+                searched = end + 1;
+                if searched == pending.len() {
+                    self.start = self.end;
+                    return Ok(Line::BareLf);
+                }
+                continue;
+            }
+            let line = self.start..self.start + end - 1;
+            self.start += end + 1;
+            return Ok(if std::mem::take(&mut self.tainted) {
+                Line::BareLf
+            } else if discarded > 0 || line.len() > LINE_BYTES_MAX {
+                Line::TooLong
+            } else {
+                Line::Text(&self.input[line])
+            });
+        }
+    }
+
+    /// What was read and not used yet; reads where there is nothing. Then [`Wire::consume`].
+    ///
+    /// # Errors
+    /// `TimedOut` past `deadline` or the idle time-out.
+    pub(super) fn input(&mut self, deadline: Instant) -> Result<&[u8], WireError> {
+        if self.start == self.end {
+            self.fill(deadline)?;
+        }
+        Ok(&self.input[self.start..self.end])
+    }
+
+    /// So many bytes of [`Wire::input`] are used.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.start += bytes;
+    }
+
+    /// Reads once, after writing what waits; at least one byte comes.
+    fn fill(&mut self, deadline: Instant) -> Result<(), WireError> {
+        self.flush()?;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.input.len() {
+            self.input.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let read = self.stream.read(&mut self.input[self.end..])?;
+        if read == 0 {
+            return Err(WireError::Closed);
+        }
+        self.end += read;
+        if Instant::now() > deadline { Err(WireError::TimedOut) } else { Ok(()) }
+    }
+
+    /// Does the server's side of a TLS handshake, within the idle time-out in all. What was read
+    /// before is dropped: it came in the clear, and anybody may have written it.
+    ///
+    /// # Errors
+    /// There is no connection to go on with then.
+    pub(super) fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), WireError> {
+        self.flush()?;
+        (self.start, self.end, self.tainted) = (0, 0, false);
+        let deadline = Instant::now() + self.idle;
+        let mut socket = Socket(Arc::clone(&self.socket));
+        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            if connection.wants_write() {
+                connection.write_tls(&mut socket)?;
+                continue;
+            }
+            if connection.read_tls(&mut socket)? == 0 {
+                return Err(WireError::Closed);
+            }
+            if let Err(error) = connection.process_new_packets() {
+                // The alert tells the client why; the connection is over in any case.
+                let _ = connection.write_tls(&mut socket);
+                return Err(WireError::Io(io::Error::other(error)));
+            }
+            if Instant::now() > deadline {
+                return Err(WireError::TimedOut);
+            }
+        }
+        while connection.wants_write() {
+            connection.write_tls(&mut socket)?;
+        }
+        self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, socket)));
+        Ok(())
+    }
+
+    /// Writes what waits and ends the connection. Where the client may still be sending it is listened to
+    /// for a moment: closing on unread bytes would reset the connection and take our last reply with it.
+    pub(super) fn close(mut self, linger: bool) {
+        // Errors change nothing any more: the client is gone then.
+        let _ = self.flush();
+        if let Stream::Tls(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            let _ = stream.conn.complete_io(&mut stream.sock);
+        }
+        let _ = self.socket.shutdown(Shutdown::Write);
+        if linger && self.socket.set_read_timeout(Some(LINGER.0)).is_ok() {
+            let deadline = Instant::now() + LINGER.0;
+            let mut left = LINGER.1;
+            while left > 0 && Instant::now() < deadline {
+                match (&*self.socket).read(&mut self.input) {
+                    Ok(read) if read > 0 => left = left.saturating_sub(read),
+                    _ => break,
+                }
+            }
+        }
+    }
+}

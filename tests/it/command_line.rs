@@ -1,0 +1,242 @@
+//! The command line as a person uses it: users, check, wrong usage, exit codes.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use tempfile::TempDir;
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn postrider(directory: &Path) -> Command {
+    let mut command = cargo_bin_cmd!("postrider");
+    command.current_dir(directory);
+    command
+}
+
+fn run(directory: &Path, arguments: &[&str], stdin: &str) -> Ran {
+    let output = postrider(directory).args(arguments).write_stdin(stdin).output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A directory with a good config: two listeners, a certificate that holds for the hostname.
+fn good() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "relay.example.com";
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let write = |file: &str, text: &str| {
+        std::fs::write(dir.path().join(file), text).unwrap();
+        std::fs::set_permissions(dir.path().join(file), std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("cert.pem", &made.cert.pem());
+    write("key.pem", &made.signing_key.serialize_pem());
+    write(
+        "postrider.toml",
+        "hostname = 'relay.example.com'\n\
+         [queue]\npath = 'queue.db'\n\
+         [[listen]]\naddress = '127.0.0.1:2525'\n\
+         [tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\n\
+         [users]\nfile = 'users'\n\
+         [limits]\nsessions = 10\n\
+         [delivery]\nworkers = 4\n",
+    );
+    dir
+}
+
+#[test]
+fn a_user_is_added_listed_and_removed() {
+    let dir = good();
+    let path = dir.path();
+    let added = run(
+        path,
+        &["user", "add", "app", "--password-stdin", "--senders", "*@Example.com"],
+        "secret\nmore\n",
+    );
+    assert_eq!((added.code, added.stderr.as_str()), (Some(0), ""), "{}", added.stdout);
+    assert_eq!(added.stdout, "user app added to users\n");
+    let users = postrider::submission::users::Users::load(&path.join("users")).unwrap();
+    assert!(users.verify("app", b"secret").is_some(), "the first line, without its end, is the password");
+
+    let listed = run(path, &["user", "list"], "");
+    assert_eq!((listed.code, listed.stdout.as_str()), (Some(0), "app  senders *@example.com\n"));
+    let json: serde_json::Value =
+        serde_json::from_str(&run(path, &["user", "list", "--json"], "").stdout).unwrap();
+    assert_eq!(json["users"][0]["name"], "app");
+    assert_eq!(json["users"][0]["senders"][0], "*@example.com");
+    assert!(!json.to_string().contains("SCRAM"), "a list shows no verifier");
+
+    let again = run(path, &["user", "add", "app", "--password-stdin"], "other\n");
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.starts_with("postrider: user app exists already; "), "{}", again.stderr);
+
+    let removed = run(path, &["user", "remove", "app"], "");
+    assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), "user app removed from users\n"));
+    let twice = run(path, &["user", "remove", "app"], "");
+    assert_eq!((twice.code, twice.stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        twice.stderr,
+        "postrider: there is no user app in users; `postrider user list` shows who there is\n"
+    );
+    assert_eq!(run(path, &["user", "list"], "").stdout, "");
+}
+
+#[test]
+fn what_cannot_be_a_user_is_one_line_and_writes_nothing() {
+    let dir = good();
+    for (arguments, stdin, code, said) in [
+        (&["a b", "--password-stdin"] as &[_], "secret\n", 1, "\"a b\" cannot be a user's name; use 1 to 64"),
+        (&["app", "--password-stdin"], "\n", 1, "the password is empty; "),
+        (&["app", "--password-stdin"], "", 1, "the password is empty; "),
+        (&["app"], "secret\n", 2, "there is no terminal to ask for the password on; "),
+        (&["app", "--password-stdin", "--senders", "x"], "secret\n", 1, "\"x\" is not a sender; "),
+        (&["app", "--password-stdin", "--operator"], "secret\n", 2, "--operator is not supported yet; "),
+        (&["app", "--password-stdin", "--atrn", "a.example"], "secret\n", 2, "--atrn is not supported yet; "),
+        (&["app", "--password-stdin", "--cram-md5"], "secret\n", 2, "--cram-md5 is not supported yet; "),
+    ] {
+        let ran = run(dir.path(), &[&["user", "add"], arguments].concat(), stdin);
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        assert!(ran.stderr.starts_with(&format!("postrider: {said}")), "{}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        assert!(!dir.path().join("users").exists());
+    }
+}
+
+#[test]
+fn without_a_config_the_state_is_local_and_private() {
+    let dir = tempfile::tempdir().unwrap();
+    if Path::new("/etc/postrider/postrider.toml").exists() {
+        return;
+    }
+    let checked = run(dir.path(), &["check"], "");
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+    assert!(!dir.path().join("postrider-data").exists(), "check creates nothing");
+    assert!(checked.stdout.contains("nobody can send mail; `postrider user add NAME`"), "{}", checked.stdout);
+    let added = run(dir.path(), &["user", "add", "app", "--password-stdin"], "secret\n");
+    assert_eq!(added.stdout, "user app added to postrider-data/users\n", "{}", added.stderr);
+    let mode = |file: &str| std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("postrider-data"), 0o700);
+    assert_eq!(mode("postrider-data/users"), 0o640);
+}
+
+#[test]
+fn a_good_config_is_told_line_by_line() {
+    let dir = good();
+    run(dir.path(), &["user", "add", "app", "--password-stdin"], "secret\n");
+    let checked = run(dir.path(), &["check"], "");
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{}", checked.stdout);
+    for line in [
+        "ok       config: ",
+        "ok       hostname: ",
+        "ok       certificate: cert.pem holds until ",
+        "ok       users: 1 in",
+    ] {
+        assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
+    }
+    assert!(!checked.stdout.contains("warning") && !checked.stdout.contains("problem"), "{}", checked.stdout);
+    let json: serde_json::Value =
+        serde_json::from_str(&run(dir.path(), &["check", "--json"], "").stdout).unwrap();
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["findings"][0]["level"], "ok");
+}
+
+#[test]
+fn a_problem_outside_the_config_is_exit_code_1() {
+    let (dir, other) = (good(), good());
+    std::fs::copy(other.path().join("key.pem"), dir.path().join("key.pem")).unwrap();
+    std::fs::write(dir.path().join("users"), "app secret\n").unwrap();
+    let checked = run(dir.path(), &["check"], "");
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(1), ""));
+    assert!(
+        checked.stdout.contains("problem  certificate: key.pem is not the key of cert.pem; "),
+        "{}",
+        checked.stdout
+    );
+    assert!(
+        checked.stdout.contains("problem  users: users:1: the verifier is not SCRAM-SHA-256$"),
+        "{}",
+        checked.stdout
+    );
+}
+
+#[test]
+fn a_bad_config_can_be_read_by_a_program_too() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("postrider.toml"), "colour = 1\n").unwrap();
+    let checked = run(dir.path(), &["check", "--json"], "");
+    assert_eq!(checked.code, Some(2));
+    let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!(json["ok"], false);
+    assert_eq!(json["findings"][0]["level"], "problem");
+}
+
+#[test]
+fn config_may_stand_before_or_after_the_command() {
+    let dir = good();
+    std::fs::rename(dir.path().join("postrider.toml"), dir.path().join("other.toml")).unwrap();
+    for arguments in [
+        &["--config", "other.toml", "check"] as &[&str],
+        &["check", "--config", "other.toml"],
+        &["--config=other.toml", "user", "list"],
+        &["user", "--config", "other.toml", "list"],
+        &["user", "list", "--config", "other.toml"],
+    ] {
+        let ran = run(dir.path(), arguments, "");
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {}", ran.stderr);
+        let shown = ran.stdout + &ran.stderr;
+        assert!(
+            shown.contains("other.toml") || shown.contains("no users in users"),
+            "{arguments:?}: {shown}"
+        );
+    }
+    let missing = run(dir.path(), &["--config", "none.toml", "check"], "");
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.stderr.starts_with("none.toml: cannot be read: "), "{}", missing.stderr);
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, said) in [
+        (
+            &["chek"] as &[&str],
+            "postrider: unrecognized subcommand 'chek'; a similar subcommand exists: 'check'\n",
+        ),
+        (
+            &["user", "remove"],
+            "postrider: the following required arguments were not provided: <NAME>; `postrider --help` shows how\n",
+        ),
+        (
+            &["check", "--jsn"],
+            "postrider: unexpected argument '--jsn' found; a similar argument exists: '--json'\n",
+        ),
+    ] {
+        let ran = run(dir.path(), arguments, "");
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(2), said));
+    }
+    assert_eq!(run(dir.path(), &[], "").code, Some(2));
+    assert_eq!(run(dir.path(), &["--help"], "").code, Some(0));
+    assert_eq!(run(dir.path(), &["--version"], "").code, Some(0));
+}
+
+#[test]
+fn the_printed_reference_is_a_config() {
+    let dir = good();
+    let reference = run(dir.path(), &["check", "--reference"], "");
+    assert_eq!(reference.code, Some(0));
+    let tls = "#certificate = \"/etc/postrider/tls/fullchain.pem\"";
+    assert!(reference.stdout.contains(tls));
+    let key = "#key = \"/etc/postrider/tls/key.pem\"";
+    let text = reference.stdout.replace(tls, "certificate = 'cert.pem'").replace(key, "key = 'key.pem'");
+    std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
+    let listed = run(dir.path(), &["user", "list"], "");
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+}

@@ -1,0 +1,680 @@
+//! A scripted receiving host: it says what the test tells it to, and remembers what it was told.
+//!
+//! ```text
+//! let mx = FakeMx::start(Script::new().on(At::Rcpt("bad@"), Act::Say("550 5.1.1 no such user")));
+//! … deliver to mx.address …
+//! let messages = mx.wait_for_messages(1, SOON);
+//! ```
+//!
+//! Without rules it greets, offers PIPELINING, SIZE, 8BITMIME and DSN, and takes everything. A rule
+//! says what happens instead of the ordinary answer at one place of the dialogue; the first rule that
+//! fits (and is not used up) holds. Real sockets on port 0, one thread a connection; nothing sleeps but [`Act::Later`].
+
+#![allow(dead_code, reason = "a tool box: not every test uses every tool")]
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// Long enough for anything that should happen at once, even on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A place in the dialogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// Before the client has said anything.
+    Greeting,
+    Ehlo,
+    Helo,
+    Starttls,
+    /// Instead of the handshake, once the client has begun it; the connection is over then.
+    Handshake,
+    Auth,
+    Mail,
+    /// RCPT whose line holds this text.
+    Rcpt(&'static str),
+    Data,
+    /// After so many bytes of content, before its end. With `Act::Say` the rest is still read.
+    Content(usize),
+    /// After the final dot.
+    Dot,
+    Rset,
+    Quit,
+}
+
+/// What happens there instead of the ordinary answer.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// A reply; CR LF is put behind it. A 2xx or 354 means to this host what it says.
+    Say(&'static str),
+    /// These bytes as they are.
+    Raw(Vec<u8>),
+    /// Nothing; the connection is closed, after what the client still has to say was read.
+    Close,
+    /// Nothing; the connection is reset: whatever the client says next fails.
+    Reset,
+    /// A reply, then the connection is closed.
+    SayAndClose(&'static str),
+    /// Nothing; the connection stays open and silent until the client closes it or the fake stops.
+    Stall,
+    /// Nothing more is read or said until the fake stops.
+    Asleep,
+    /// One byte of an endless reply each time this passes.
+    Drip(Duration),
+    /// After this time, the other.
+    Later(Duration, Box<Act>),
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    at: At,
+    /// How many times more it holds, over all connections; none: always.
+    times: Option<Arc<AtomicUsize>>,
+    act: Act,
+}
+
+/// How a fake behaves on a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    offers: Vec<String>,
+    rules: Vec<Rule>,
+    tls: Option<Arc<ServerConfig>>,
+    implicit: bool,
+}
+
+impl Script {
+    /// Takes everything.
+    pub(crate) fn new() -> Script {
+        let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
+        Script { offers: offers.map(str::to_owned).to_vec(), rules: Vec::new(), tls: None, implicit: false }
+    }
+
+    /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
+    pub(crate) fn offering(mut self, keywords: &[&str]) -> Script {
+        self.offers = keywords.iter().map(|keyword| (*keyword).to_owned()).collect();
+        self
+    }
+
+    /// Offers STARTTLS too, with this certificate.
+    pub(crate) fn tls(mut self, certificate: &Certificate) -> Script {
+        self.tls = Some(Arc::clone(&certificate.config));
+        self
+    }
+
+    /// TLS from the first byte.
+    pub(crate) fn implicit_tls(self, certificate: &Certificate) -> Script {
+        Script { implicit: true, ..self.tls(certificate) }
+    }
+
+    /// Always, at this place.
+    pub(crate) fn on(mut self, at: At, act: Act) -> Script {
+        self.rules.push(Rule { at, times: None, act });
+        self
+    }
+
+    /// The first `times` times, at this place, counted over all connections; then the next rule
+    /// or the ordinary answer.
+    pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
+        self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        self
+    }
+
+    fn act(&self, fits: impl Fn(At) -> bool) -> Option<Act> {
+        let used = |times: &Arc<AtomicUsize>| {
+            times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        };
+        self.rules
+            .iter()
+            .find(|rule| fits(rule.at) && rule.times.as_ref().is_none_or(used))
+            .map(|rule| rule.act.clone())
+    }
+}
+
+/// A certificate for some names, and the CA that vouches for it.
+pub(crate) struct Certificate {
+    config: Arc<ServerConfig>,
+    /// The CA's certificate, for `ca_file`.
+    pub(crate) ca_pem: String,
+}
+
+impl Certificate {
+    /// Good for these names (or addresses), and for no others.
+    pub(crate) fn for_names(names: &[&str]) -> Certificate {
+        Certificate::with_groups(names, rustls::crypto::aws_lc_rs::default_provider())
+    }
+
+    /// The same, on a server that knows no post-quantum key exchange.
+    pub(crate) fn classical(names: &[&str]) -> Certificate {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+        Certificate::with_groups(names, provider)
+    }
+
+    fn with_groups(names: &[&str], provider: rustls::crypto::CryptoProvider) -> Certificate {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .unwrap();
+        Certificate { config: Arc::new(config), ca_pem }
+    }
+}
+
+/// A message that the fake answered for with 2xx.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// The connection it came on, counted from 0.
+    pub(crate) connection: usize,
+    /// Whether it came in TLS.
+    pub(crate) tls: bool,
+    /// The whole MAIL line.
+    pub(crate) mail: String,
+    /// The whole RCPT lines that were accepted.
+    pub(crate) rcpts: Vec<String>,
+    /// The content, dots undone, without the final dot.
+    pub(crate) content: Vec<u8>,
+}
+
+/// What happened on one connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// The client's IP address.
+    pub(crate) client: String,
+    /// Every command line without its end, in order; challenge answers of AUTH too.
+    pub(crate) commands: Vec<String>,
+    /// What each read from the socket brought, before TLS is undone; shows what left in one write.
+    pub(crate) reads: Vec<usize>,
+    /// TLS was established.
+    pub(crate) tls: bool,
+    /// What the client wrote between 354 and the reply to the dot, as it came, the final dot too.
+    pub(crate) raw_content: Vec<u8>,
+    /// The connection is over.
+    pub(crate) closed: bool,
+}
+
+impl Seen {
+    /// The verbs of the commands: `["EHLO", "MAIL", …]`.
+    pub(crate) fn verbs(&self) -> Vec<&str> {
+        self.commands.iter().map(|line| line.split(' ').next().unwrap_or("")).collect()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Seen>,
+    messages: Vec<Message>,
+    /// Of the connections that are open.
+    sockets: Vec<Option<TcpStream>>,
+    stopping: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait_until<T>(&self, limit: Duration, what: &str, done: impl Fn(&State) -> Option<T>) -> T {
+        let until = Instant::now() + limit;
+        let mut state = self.state.lock().unwrap();
+        loop {
+            if let Some(result) = done(&state) {
+                return result;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let seen = std::mem::take(&mut state.seen);
+                drop(state);
+                panic!("waited {limit:?} for {what}; seen: {seen:#?}");
+            }
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+/// The running host; stops when dropped.
+pub(crate) struct FakeMx {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl FakeMx {
+    /// Behaves by `script` on every connection.
+    pub(crate) fn start(script: Script) -> FakeMx {
+        FakeMx::start_each(vec![script])
+    }
+
+    /// Behaves by the first script on the first connection and so on; the last holds for all that follow.
+    pub(crate) fn start_each(scripts: Vec<Script>) -> FakeMx {
+        FakeMx::start_at("127.0.0.1:0".parse().unwrap(), scripts)
+    }
+
+    /// The same, at this address (`127.0.0.2:2525`: hosts that share a port, as MX hosts do).
+    pub(crate) fn start_at(address: SocketAddr, scripts: Vec<Script>) -> FakeMx {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let listener = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &scripts, &shared)
+        });
+        FakeMx { address, shared, listener: Some(listener) }
+    }
+
+    /// The messages taken so far, as soon as there are `count` of them. Panics after `limit`.
+    pub(crate) fn wait_for_messages(&self, count: usize, limit: Duration) -> Vec<Message> {
+        self.shared.wait_until(limit, &format!("{count} messages"), |state| {
+            (state.messages.len() >= count).then(|| state.messages.clone())
+        })
+    }
+
+    /// The messages taken so far.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        self.shared.state.lock().unwrap().messages.clone()
+    }
+
+    /// What happened on each connection so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.shared.state.lock().unwrap().seen.clone()
+    }
+
+    /// The same, as soon as there were `count` connections and all are over. Panics after `limit`.
+    pub(crate) fn wait_for_closed(&self, count: usize, limit: Duration) -> Vec<Seen> {
+        self.shared.wait_until(limit, &format!("{count} closed connections"), |state| {
+            let closed = state.seen.iter().filter(|seen| seen.closed).count();
+            (closed >= count && closed == state.seen.len()).then(|| state.seen.clone())
+        })
+    }
+
+    /// As soon as the fake has seen a command that begins with `start`, on any connection. Panics after `limit`.
+    pub(crate) fn wait_for_command(&self, start: &str, limit: Duration) {
+        self.shared.wait_until(limit, start, |state| {
+            state
+                .seen
+                .iter()
+                .flat_map(|seen| &seen.commands)
+                .any(|line| line.starts_with(start))
+                .then_some(())
+        });
+    }
+}
+
+impl Drop for FakeMx {
+    fn drop(&mut self) {
+        self.shared.change(|state| {
+            state.stopping = true;
+            for socket in state.sockets.iter().flatten() {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        });
+        let _ = TcpStream::connect(self.address); // wakes accept()
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
+    let mut sessions = Vec::new();
+    for tcp in listener.incoming() {
+        let Ok(tcp) = tcp else { break };
+        let number = {
+            let mut state = shared.state.lock().unwrap();
+            if state.stopping {
+                break;
+            }
+            state.sockets.push(Some(tcp.try_clone().unwrap()));
+            let client = tcp.peer_addr().map_or_else(|_| String::new(), |peer| peer.ip().to_string());
+            state.seen.push(Seen { client, ..Seen::default() });
+            state.seen.len() - 1
+        };
+        shared.changed.notify_all();
+        let script = scripts[number.min(scripts.len() - 1)].clone();
+        let shared = Arc::clone(shared);
+        sessions.push(std::thread::spawn(move || {
+            tcp.set_nodelay(true).unwrap();
+            let stream = Stream { plain: Some(tcp), tls: None };
+            let mut session = Session {
+                number,
+                script,
+                shared,
+                stream,
+                ahead: Vec::new(),
+                mail: None,
+                rcpts: Vec::new(),
+                reset: false,
+            };
+            // However it ended: the test looks at what was seen.
+            let _ = session.run();
+            if !session.reset {
+                session.stream.shutdown();
+            }
+            let Session { shared, stream, .. } = session;
+            drop(shared.state.lock().unwrap().sockets[number].take());
+            drop(stream);
+            shared.change(|state| state.seen[number].closed = true);
+        }));
+    }
+    for session in sessions {
+        session.join().unwrap();
+    }
+}
+
+struct Stream {
+    plain: Option<TcpStream>,
+    tls: Option<StreamOwned<ServerConnection, TcpStream>>,
+}
+
+impl Stream {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match (&mut self.tls, &mut self.plain) {
+            (Some(tls), _) => tls.read(room),
+            (None, Some(tcp)) => tcp.read(room),
+            (None, None) => Ok(0),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match (&mut self.tls, &mut self.plain) {
+            (Some(tls), _) => tls.write_all(bytes).and_then(|()| tls.flush()),
+            (None, Some(tcp)) => tcp.write_all(bytes),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.tls.as_ref().map(|tls| &tls.sock).or(self.plain.as_ref())
+    }
+
+    fn shutdown(&self) {
+        if let Some(tcp) = self.tcp() {
+            let _ = tcp.shutdown(Shutdown::Write);
+            // What the client has sent and nobody read would turn the close into a reset, which can
+            // overtake the last reply.
+            let _ = tcp.set_read_timeout(Some(Duration::from_millis(500)));
+            let mut reader = tcp;
+            let _ = io::copy(&mut reader, &mut io::sink());
+        }
+    }
+}
+
+/// The end of a connection.
+struct Over;
+
+impl From<io::Error> for Over {
+    fn from(_: io::Error) -> Over {
+        Over
+    }
+}
+
+struct Session {
+    number: usize,
+    script: Script,
+    shared: Arc<Shared>,
+    stream: Stream,
+    /// Bytes read and not yet used.
+    ahead: Vec<u8>,
+    mail: Option<String>,
+    rcpts: Vec<String>,
+    /// To be cut off rudely.
+    reset: bool,
+}
+
+impl Session {
+    fn run(&mut self) -> Result<(), Over> {
+        if self.script.implicit {
+            self.handshake()?;
+        }
+        self.answer(|at| at == At::Greeting, "220 fake.example ESMTP")?;
+        loop {
+            let line = self.line()?;
+            let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
+            match verb.as_str() {
+                "EHLO" => {
+                    let mut lines = vec!["fake.example".to_owned()];
+                    lines.extend(self.script.offers.iter().cloned());
+                    if self.script.tls.is_some() && self.stream.tls.is_none() {
+                        lines.push("STARTTLS".to_owned());
+                    }
+                    let last = lines.pop().unwrap_or_default();
+                    let mut reply: String = lines.iter().map(|line| format!("250-{line}\r\n")).collect();
+                    reply.push_str(&format!("250 {last}"));
+                    self.answer(|at| at == At::Ehlo, &reply)?;
+                }
+                "HELO" => drop(self.answer(|at| at == At::Helo, "250 fake.example")?),
+                "STARTTLS" => {
+                    if self.answer(|at| at == At::Starttls, "220 go ahead")?.starts_with('2') {
+                        self.handshake()?;
+                    }
+                }
+                "AUTH" => self.auth(&line)?,
+                "MAIL" => {
+                    if self.answer(|at| at == At::Mail, "250 2.1.0 sender ok")?.starts_with('2') {
+                        self.mail = Some(line);
+                    }
+                }
+                "RCPT" if self.mail.is_none() => self.say("503 5.5.1 MAIL first")?,
+                "RCPT" => {
+                    let fits = |at| matches!(at, At::Rcpt(text) if line.contains(text));
+                    if self.answer(fits, "250 2.1.5 recipient ok")?.starts_with('2') {
+                        self.rcpts.push(line);
+                    }
+                }
+                "DATA" => self.data()?,
+                "RSET" => {
+                    self.answer(|at| at == At::Rset, "250 2.0.0 reset")?;
+                    (self.mail, self.rcpts) = (None, Vec::new());
+                }
+                "QUIT" => {
+                    self.answer(|at| at == At::Quit, "221 2.0.0 bye")?;
+                    return Ok(());
+                }
+                _ => self.say("500 5.5.2 what?")?,
+            }
+        }
+    }
+
+    fn handshake(&mut self) -> Result<(), Over> {
+        if let Some(act) = self.script.act(|at| at == At::Handshake) {
+            self.more()?;
+            self.perform(act)?;
+            return Err(Over);
+        }
+        let (Some(config), Some(tcp)) = (self.script.tls.clone(), self.stream.plain.take()) else {
+            return Err(Over);
+        };
+        let tls = ServerConnection::new(config).map_err(|_| Over)?;
+        let mut tls = StreamOwned::new(tls, tcp);
+        tls.flush()?;
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        self.stream.tls = Some(tls);
+        self.ahead.clear();
+        self.see(|seen| seen.tls = true);
+        Ok(())
+    }
+
+    fn auth(&mut self, line: &str) -> Result<(), Over> {
+        if line.eq_ignore_ascii_case("AUTH LOGIN") {
+            for challenge in ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"] {
+                self.say(challenge)?;
+                self.line()?;
+            }
+        }
+        self.answer(|at| at == At::Auth, "235 2.7.0 welcome").map(drop)
+    }
+
+    fn data(&mut self) -> Result<(), Over> {
+        let nobody = self.rcpts.is_empty();
+        let ordinary = if nobody { "554 5.5.1 no valid recipients" } else { "354 go ahead" };
+        if !self.answer(|at| at == At::Data, ordinary)?.starts_with('3') {
+            return Ok(());
+        }
+        let content = self.content()?;
+        let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
+        let message =
+            Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
+        self.answer_and(
+            |at| at == At::Dot,
+            "250 2.0.0 queued",
+            |state, yes| state.messages.extend(yes.then_some(message)),
+        )
+        .map(drop)
+    }
+
+    /// Reads lines to the one that is a dot alone.
+    fn content(&mut self) -> Result<Vec<u8>, Over> {
+        let mut content = Vec::new();
+        let mut interrupted = false;
+        loop {
+            let line = self.raw_line()?;
+            self.see(|seen| seen.raw_content.extend_from_slice(&line));
+            if line == b".\r\n" {
+                return Ok(content);
+            }
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+            if !interrupted
+                && let Some(act) =
+                    self.script.act(|at| matches!(at, At::Content(after) if content.len() >= after))
+            {
+                interrupted = true;
+                self.perform(act)?;
+            }
+        }
+    }
+
+    /// Gives the answer of the script, or the ordinary one; the words that were said.
+    fn answer(&mut self, fits: impl Fn(At) -> bool, ordinary: &str) -> Result<String, Over> {
+        self.answer_and(fits, ordinary, |_, _| ())
+    }
+
+    /// The same; `record` gets to know whether they mean yes before the client can hear them.
+    fn answer_and(
+        &mut self,
+        fits: impl Fn(At) -> bool,
+        ordinary: &str,
+        record: impl FnOnce(&mut State, bool),
+    ) -> Result<String, Over> {
+        let mut act = self.script.act(fits);
+        while let Some(Act::Later(pause, next)) = act {
+            self.pause(pause)?;
+            act = Some(*next);
+        }
+        let words = match &act {
+            None => ordinary.to_owned(),
+            Some(Act::Say(reply) | Act::SayAndClose(reply)) => (*reply).to_owned(),
+            Some(Act::Raw(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+            Some(_) => String::new(),
+        };
+        self.shared.change(|state| record(state, words.starts_with('2')));
+        match act {
+            None => self.say(ordinary)?,
+            Some(act) => self.perform(act)?,
+        }
+        Ok(words)
+    }
+
+    fn perform(&mut self, act: Act) -> Result<(), Over> {
+        match act {
+            Act::Say(reply) => self.say(reply),
+            Act::Raw(bytes) => Ok(self.stream.write(&bytes)?),
+            Act::Close => Err(Over),
+            Act::Reset => {
+                if let Some(tcp) = self.stream.tcp() {
+                    socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO))?;
+                }
+                self.reset = true;
+                Err(Over)
+            }
+            Act::SayAndClose(reply) => {
+                self.say(reply)?;
+                Err(Over)
+            }
+            Act::Stall => loop {
+                self.more()?;
+                self.ahead.clear();
+            },
+            Act::Asleep => loop {
+                self.pause(Duration::from_secs(3600))?;
+            },
+            Act::Drip(pause) => loop {
+                self.stream.write(b"2")?;
+                self.pause(pause)?;
+            },
+            Act::Later(pause, act) => {
+                self.pause(pause)?;
+                self.perform(*act)
+            }
+        }
+    }
+
+    /// Waits, but not past the end of the fake.
+    fn pause(&self, pause: Duration) -> Result<(), Over> {
+        let state = self.shared.state.lock().unwrap();
+        let (state, _) =
+            self.shared.changed.wait_timeout_while(state, pause, |state| !state.stopping).unwrap();
+        if state.stopping { Err(Over) } else { Ok(()) }
+    }
+
+    fn say(&mut self, reply: &str) -> Result<(), Over> {
+        Ok(self.stream.write(format!("{reply}\r\n").as_bytes())?)
+    }
+
+    /// The next command.
+    fn line(&mut self) -> Result<String, Over> {
+        let line = self.raw_line()?;
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        self.see(|seen| seen.commands.push(text.clone()));
+        Ok(text)
+    }
+
+    fn raw_line(&mut self) -> Result<Vec<u8>, Over> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.ahead[searched..].windows(2).position(|pair| pair == b"\r\n") {
+                return Ok(self.ahead.drain(..searched + end + 2).collect());
+            }
+            searched = self.ahead.len().saturating_sub(1);
+            self.more()?;
+        }
+    }
+
+    fn more(&mut self) -> Result<(), Over> {
+        let mut room = [0; 64 * 1024];
+        let count = self.stream.read(&mut room)?;
+        if count == 0 {
+            return Err(Over);
+        }
+        self.see(|seen| seen.reads.push(count));
+        self.ahead.extend_from_slice(&room[..count]);
+        Ok(())
+    }
+
+    fn see(&self, change: impl FnOnce(&mut Seen)) {
+        self.shared.change(|state| change(&mut state.seen[self.number]));
+    }
+}
