@@ -115,6 +115,10 @@ impl Session<'_> {
             Line::TooLong => protocol::step(state, Err(SyntaxError::TooLong), &here),
             Line::BareLf => protocol::step(state, Err(SyntaxError::BareLf), &here),
         };
+        let step = match step.action {
+            Action::Reserve(bytes) if !self.queue.has_room(bytes) => protocol::no_room(step.state),
+            _ => step,
+        };
         let Step { state, reply, action } = step;
         if let Some(reply) = &reply {
             errors.count(verb, reply);
@@ -127,12 +131,6 @@ impl Session<'_> {
     }
 
     fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
-        if let Action::Reserve(bytes) = action {
-            // The reply holds only if there is room.
-            if !self.queue.has_room(bytes) {
-                return self.answer(protocol::no_room(state));
-            }
-        }
         if let Some(reply) = &reply {
             self.say(reply)?;
         }
