@@ -206,6 +206,19 @@ impl Player {
         }
     }
 
+    /// As [`Player::send`], to a server that may be gone.
+    pub(super) fn send_quietly(&mut self, bytes: &[u8]) {
+        if let ClientStream::Plain(stream) = self.stream.get_mut() {
+            let _ = stream.write_all(bytes);
+        }
+    }
+
+    /// The handshake was an abbreviated one.
+    pub(super) fn resumed(&self) -> bool {
+        let ClientStream::Tls(stream) = self.stream.get_ref() else { return false };
+        stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
     /// A line without its CR LF; none at the end of the connection.
     pub(super) fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
