@@ -26,6 +26,8 @@ mod wire;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod room_tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -169,7 +171,11 @@ impl Submission {
     /// # Errors
     /// Nothing has changed then.
     pub fn reload(&self, settings: &SubmissionSettings, users: Arc<Users>) -> Result<(), StartError> {
-        let service = Service::new(settings, verify_with(users))?;
+        self.reload_with(settings, verify_with(users))
+    }
+
+    fn reload_with(&self, settings: &SubmissionSettings, verify: Verify) -> Result<(), StartError> {
+        let service = Service::new(settings, verify)?;
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
