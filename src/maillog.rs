@@ -59,8 +59,8 @@ pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase
 }
 
 /// A recipient ran out of time without a further try.
-pub fn expired(id: MessageId, recipient: &Address, last_reply: &str) {
-    log::warn!("{id}: expired to=<{recipient}> last reply: {last_reply}");
+pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
+    log::warn!("{id}: expired to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
 }
 
 /// A bounce, warning or report was written and queued with the outcome that caused it.
@@ -70,8 +70,11 @@ pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
 }
 
 /// A bounce could not be delivered; nobody is left to be told (RFC 5321 §4.5.5).
-pub fn dead_end(id: MessageId, recipient: &Address, why: &str) {
-    log::warn!("{id}: bounce to <{recipient}> could not be delivered and is dropped: {why}");
+pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
+    log::warn!(
+        "{id}: mail from <> to <{recipient}> could not be delivered, nobody is told: {}",
+        why.unwrap_or("no answer")
+    );
 }
 
 /// A destination is in trouble and its lane waits.

@@ -5,9 +5,8 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use crate::config::{RouteTls, Settings};
@@ -94,12 +93,7 @@ pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> E
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
-pub fn run(
-    recipient: &str,
-    json: bool,
-    settings: &Settings,
-    out: &mut dyn Write,
-) -> anyhow::Result<ExitCode> {
+pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
     let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
@@ -108,8 +102,14 @@ pub fn run(
     let explanations: Vec<Explanation> =
         addresses.iter().map(|address| explain(address, settings, &resolver)).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
-    let all_routed = explanations.iter().all(|explanation| explanation.refusal.is_none());
-    Ok(if all_routed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
+    if unrouted > 0 {
+        bail!(
+            "{unrouted} of {} addresses cannot be routed now; the last lines above say why",
+            explanations.len()
+        );
+    }
+    Ok(())
 }
 
 /// JSON: a list with an object for each address.

@@ -12,7 +12,7 @@ pub mod serve;
 pub mod user;
 
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,12 +69,28 @@ enum Command {
     /// differently, sends real messages, and shows the queue as it moves.
     Demo,
     /// Look at the queue and act on it, with or without the relay running
-    Queue(queue::Arguments),
+    Queue(queue::QueueArgs),
     /// Say who may log in and send mail
     #[command(subcommand)]
     User(user::Verb),
     /// Show how mail for an address would be routed, step by step
-    Explain(explain::Arguments),
+    Explain {
+        /// The recipient, such as somebody@example.com, or a name of [aliases]
+        address: String,
+        /// A list of objects
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
+    let settings = config::load(config)?.settings;
+    Ok(queue::run(arguments, &settings.queue.path, &mut std::io::stdout().lock())?)
+}
+
+fn explain_command(config: Option<&Path>, address: &str, json: bool) -> anyhow::Result<()> {
+    let settings = config::load(config)?.settings;
+    explain::run(address, json, &settings, &mut std::io::stdout().lock())
 }
 
 /// The command was used in a way that its arguments' types cannot tell. Exit code 2.
@@ -103,10 +119,10 @@ pub fn run() -> ExitCode {
             log_to_stderr("off");
             demo::run()
         }
-        Command::Check(arguments) => check::run(config, &arguments, &check::Probes::default()),
-        Command::Queue(arguments) => queue::run(config, arguments),
+        Command::Check(arguments) => check::run(config, &arguments),
+        Command::Queue(arguments) => queue_command(config, &arguments),
         Command::User(verb) => user::run(config, verb),
-        Command::Explain(arguments) => explain::run(config, &arguments),
+        Command::Explain { address, json } => explain_command(config, &address, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

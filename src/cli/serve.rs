@@ -1,11 +1,266 @@
-//! To be built.
+//! `postrider serve`: wires the rooms, tells systemd, hears signals, drains at the end.
+//!
+//! [`Relay`] is the whole relay in one value; `demo` and the tests start the same one.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// Runs the relay.
+use anyhow::{Context as _, bail};
+use crossbeam_channel::{Receiver, bounded, select, tick};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::check;
+use crate::clock::Clock;
+use crate::config::{self, Settings};
+use crate::delivery::connection::Connector;
+use crate::delivery::dns::Resolver;
+use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
+use crate::queue::{Health, Job, Queue, RecipientId, WriterHandle};
+use crate::scheduler::Scheduler;
+use crate::submission::Submission;
+use crate::submission::users::{self, Attributes, Users};
+
+/// Attempts under way get this long to end after SIGTERM (systemd's TimeoutStopSec is longer).
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// The user of a start without a config file.
+const FIRST_USER: &str = "app";
+/// Events that the queue's writer may be ahead of the scheduler.
+const EVENTS_MAX: usize = 4096;
+
+/// A relay that runs.
+pub struct Relay {
+    queue: Queue,
+    writer: WriterHandle,
+    scheduler: Scheduler,
+    scheduler_thread: JoinHandle<()>,
+    workers: Workers,
+    submission: Submission,
+}
+
+impl Relay {
+    /// Starts everything; returns when every listener listens.
+    ///
+    /// # Errors
+    /// Says which room could not start and what to do.
+    pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Relay> {
+        let (events_to, events) = bounded(EVENTS_MAX);
+        let (queue, writer) = Queue::open(&settings.queue, events_to)?;
+        let setup = setup(settings)?;
+        settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
+        let (scheduler, scheduler_thread) =
+            Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
+        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        let submission = Submission::start(&settings.submission, users, queue.clone())?;
+        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, submission })
+    }
+
+    /// Where it listens, in the order of the config (a port 0 is shown as what it became).
+    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.submission.addresses()
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Takes new settings; listeners and the queue's path stay as they are.
+    ///
+    /// # Errors
+    /// As [`Relay::start`]; the old settings stay then.
+    pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
+        let setup = setup(settings)?;
+        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        self.submission.reload(&settings.submission, users)?;
+        self.workers.reconfigure(setup);
+        self.scheduler.reconfigure(settings.scheduler.clone());
+        Ok(())
+    }
+
+    /// No new mail, no new attempts; what is under way may end until `patience` is over. Then the queue closes.
+    ///
+    /// # Errors
+    /// Where the queue's writer failed.
+    pub fn stop(self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        self.scheduler.stop();
+        self.submission.stop(patience);
+        let left = self.workers.drain(deadline);
+        if left > 0 {
+            log::warn!("{left} attempts were still under way after {patience:?}; their mail stays queued");
+        }
+        // The thread hears of the stop at its next tick.
+        let _ = self.scheduler_thread.join();
+        self.writer.stop()?;
+        Ok(())
+    }
+}
+
+/// What an attempt needs, from the settings.
+fn setup(settings: &Settings) -> anyhow::Result<Setup> {
+    Ok(Setup {
+        settings: settings.delivery.clone(),
+        routes: settings.routes.clone(),
+        lookup: Box::new(Resolver::new(&settings.dns).context("[dns]")?),
+        connector: Connector::new(&settings.delivery)?,
+    })
+}
+
+/// The scheduler is where workers get their jobs.
+impl Jobs for Scheduler {
+    fn next(&self, patience: Duration) -> Option<Job> {
+        Scheduler::next(self, patience)
+    }
+
+    fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+        Scheduler::finished(self, job, health, unsettled);
+    }
+
+    fn stopping(&self) -> bool {
+        Scheduler::stopping(self)
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. `config` is `--config`.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_config: Option<&Path>) -> anyhow::Result<()> {
-    anyhow::bail!("serve is not built yet")
+/// Where it cannot start, or had to stop because the disk failed.
+pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    let loaded = config::load(config)?;
+    loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    raise_descriptor_limit(&loaded.settings);
+    let signals = signals()?;
+    let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
+    let relay = Relay::start(&loaded.settings, Clock::System)?;
+    announce(&relay, loaded.path.as_deref());
+    if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
+        welcome(&password, *address);
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    let pulse = tick(watchdog_interval());
+    let failed = relay.writer.failed().clone();
+    let verdict = loop {
+        select! {
+            recv(signals) -> signal => match signal {
+                Ok(SIGHUP) => reload(&relay, config),
+                Ok(SIGTERM | SIGINT) => break Ok(()),
+                _ => {}
+            },
+            recv(failed) -> why => {
+                break Err(why.unwrap_or_else(|_| "the queue's writer ended".to_owned()));
+            }
+            recv(pulse) -> _ => if relay.scheduler.is_alive() {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        }
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    match verdict {
+        Ok(()) => {
+            log::info!("stopping: no new mail; attempts under way have {} s", DRAIN_MAX.as_secs());
+            relay.stop(DRAIN_MAX)?;
+            log::info!("stopped");
+            Ok(())
+        }
+        // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk holds.
+        Err(why) => {
+            bail!("{why}; stopped at once, nothing acknowledged is lost: mend the disk and start again")
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP as values. A second SIGTERM or SIGINT ends the process at once.
+fn signals() -> anyhow::Result<Receiver<i32>> {
+    let (to, signals) = bounded(8);
+    let mut caught =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("catch signals")?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut asked_to_stop = false;
+        for signal in caught.forever() {
+            if signal != SIGHUP && std::mem::replace(&mut asked_to_stop, true) {
+                log::warn!("asked to stop a second time: stopping at once; what is queued stays queued");
+                std::process::exit(1);
+            }
+            if to.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(signals)
+}
+
+/// SIGHUP: a bad new config is logged, and the old one stays.
+fn reload(relay: &Relay, config: Option<&Path>) {
+    let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
+        loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        relay.reload(&loaded.settings)
+    });
+    match outcome {
+        Ok(()) => log::info!("config reloaded"),
+        Err(error) => log::error!("the new config is not used, the old one stays: {error:#}"),
+    }
+}
+
+fn announce(relay: &Relay, config: Option<&Path>) {
+    let config = config.map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string());
+    log::info!("postrider {} started, config: {config}", env!("CARGO_PKG_VERSION"));
+    for address in relay.addresses() {
+        log::info!("listening on {address}");
+    }
+}
+
+/// Without a config file and without users: makes one, so that a first message can be sent. Gives its password.
+fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
+    let file = &settings.submission.users_file;
+    if !users::list(file)?.is_empty() {
+        return Ok(None);
+    }
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    let password = users::random_password()?;
+    users::add(file, FIRST_USER, &password, &Attributes::default())?;
+    Ok(Some(password))
+}
+
+/// The one thing printed to standard output: what a person needs to send a first message.
+fn welcome(password: &str, address: std::net::SocketAddr) {
+    println!(
+        "Postrider listens on {address} (STARTTLS, self-signed certificate) and keeps its queue in {dir}/queue.db.\n\
+         A first user was made; the password is shown this once:\n\n    \
+         user      {FIRST_USER}\n    password  {password}\n\n\
+         Send a first message:\n\n    \
+         curl --url smtp://{address} --ssl-reqd --insecure --user '{FIRST_USER}:{password}' \\\n         \
+         --mail-from you@example.com --mail-rcpt you@example.com --upload-file message.eml\n\n\
+         Then see what became of it: postrider queue list\n",
+        dir = config::BUILT_IN_DIRECTORY,
+    );
+}
+
+/// See [`check::descriptors_wanted`].
+fn raise_descriptor_limit(settings: &Settings) {
+    let wanted = check::descriptors_wanted(settings);
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit < wanted => log::warn!(
+            "only {limit} descriptors are allowed, {wanted} may be needed: raise LimitNOFILE or lower [limits] sessions"
+        ),
+        Ok(_) => {}
+        Err(error) => log::warn!("cannot raise the limit of descriptors: {error}"),
+    }
+}
+
+/// Where there is no systemd this does nothing.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("cannot notify systemd: {error}");
+    }
+}
+
+/// Half of what systemd asks for; a slow pulse where it asks for nothing.
+fn watchdog_interval() -> Duration {
+    sd_notify::watchdog_enabled().map_or(Duration::from_secs(60), |asked| asked / 2)
 }

@@ -64,12 +64,17 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
             _ => return from_file(candidate),
         }
     }
-    let directory = PathBuf::from(BUILT_IN_DIRECTORY);
-    let (settings, warnings) = load::read(
-        Path::new("built-in defaults"),
-        BUILT_IN,
-        Some(&CertificateSettings::SelfSigned { directory }),
-    )?;
+    built_in(Path::new(""))
+}
+
+/// The built-in defaults, with the state in [`BUILT_IN_DIRECTORY`] below `parent`.
+///
+/// # Errors
+/// None is known: the built-in config is a good one.
+pub fn built_in(parent: &Path) -> Result<Loaded, Problems> {
+    let directory = parent.join(BUILT_IN_DIRECTORY);
+    let certificate = CertificateSettings::SelfSigned { directory };
+    let (settings, warnings) = load::read(&parent.join("built-in defaults"), BUILT_IN, Some(&certificate))?;
     Ok(Loaded { settings, path: None, warnings })
 }
 

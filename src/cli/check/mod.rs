@@ -13,7 +13,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::print;
-use crate::config::{self, BUILT_IN_DIRECTORY, DnsSettings, Loaded, Problems, Settings};
+use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
+use crate::delivery::dns::{DnsError, Resolver};
+use crate::queue::admin::Admin;
 use crate::submission::users;
 
 /// `postrider check`.
@@ -25,15 +27,6 @@ pub struct Arguments {
     /// One JSON object, for programs
     #[arg(long)]
     json: bool,
-}
-
-/// What other rooms know how to look at; each gives a sentence on what it found.
-#[derive(Default)]
-pub struct Probes {
-    /// Opens the database for reading, and says its version and how much waits.
-    pub database: Option<fn(&Path) -> anyhow::Result<String>>,
-    /// Asks a question of every name server.
-    pub dns: Option<fn(&DnsSettings) -> anyhow::Result<String>>,
 }
 
 /// Problems were found and are printed: exit code 1 without a word more.
@@ -76,7 +69,7 @@ impl Finding {
 ///
 /// # Errors
 /// A bad config, or that problems were found.
-pub fn run(config: Option<&Path>, arguments: &Arguments, probes: &Probes) -> anyhow::Result<()> {
+pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.reference {
         return print(&config::reference());
     }
@@ -89,7 +82,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments, probes: &Probes) -> any
             return Err(problems.into());
         }
     };
-    let findings = look_at(&loaded, probes);
+    let findings = look_at(&loaded);
     print(&if arguments.json { json(&findings)? } else { lines(&findings) })?;
     match findings.iter().any(|finding| finding.level == Level::Problem) {
         true => Err(Found.into()),
@@ -101,7 +94,7 @@ fn findings_of(problems: &Problems) -> Vec<Finding> {
     problems.0.iter().map(|problem| Finding::problem("config", problem.to_string())).collect()
 }
 
-fn look_at(loaded: &Loaded, probes: &Probes) -> Vec<Finding> {
+fn look_at(loaded: &Loaded) -> Vec<Finding> {
     let settings = &loaded.settings;
     let mut findings = Vec::new();
     findings.push(match &loaded.path {
@@ -116,11 +109,8 @@ fn look_at(loaded: &Loaded, probes: &Probes) -> Vec<Finding> {
         findings.extend(certificate::look_at(tls, &settings.hostname));
     }
     findings.extend(users_of(settings));
-    findings.push(database(settings, probes));
-    findings.extend(probes.dns.map(|ask| match ask(&settings.dns) {
-        Ok(text) => Finding::ok("dns", text),
-        Err(error) => Finding::problem("dns", format!("{error:#}")),
-    }));
+    findings.push(database(settings));
+    findings.push(name_servers(settings));
     findings.push(descriptors(settings));
     findings
 }
@@ -166,15 +156,17 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-fn database(settings: &Settings, probes: &Probes) -> Finding {
+fn database(settings: &Settings) -> Finding {
     let about = "database";
     let path = &settings.queue.path;
     let name = path.display();
     match path.try_exists() {
-        Ok(true) => match probes.database.map(|open| open(path)) {
-            Some(Ok(text)) => Finding::ok(about, format!("{name}: {text}")),
-            Some(Err(error)) => Finding::problem(about, format!("{name}: {error:#}")),
-            None => Finding::ok(about, format!("{name} is there")),
+        Ok(true) => match Admin::to_read(path).and_then(|queue| queue.summary(0)) {
+            Ok(all) => Finding::ok(
+                about,
+                format!("{name}: {} messages, {} recipients wait", all.messages, all.recipients),
+            ),
+            Err(error) => Finding::problem(about, error.to_string()),
         },
         Ok(false) => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -193,6 +185,26 @@ fn database(settings: &Settings, probes: &Probes) -> Finding {
             }
         }
         Err(error) => Finding::problem(about, format!("{name}: {error}; run as the relay's user")),
+    }
+}
+
+/// Any answer will do, also that there is no such name: it says that somebody answers.
+fn name_servers(settings: &Settings) -> Finding {
+    let about = "dns";
+    let resolver = match Resolver::new(&settings.dns) {
+        Ok(resolver) => resolver,
+        Err(error) => return Finding::problem(about, format!("cannot ask: {error}; set [dns] servers")),
+    };
+    let servers: Vec<String> = resolver.servers().iter().map(ToString::to_string).collect();
+    let servers = servers.join(", ");
+    match resolver.mx(settings.hostname.as_str()) {
+        Err(DnsError::Temporary(why)) => Finding::problem(
+            about,
+            format!("{servers}: {why}; mail by MX waits until this works; mend it or set [dns] servers"),
+        ),
+        Ok(_) | Err(DnsError::NoSuchDomain | DnsError::NoData) => {
+            Finding::ok(about, format!("{servers} answers"))
+        }
     }
 }
 

@@ -1,0 +1,252 @@
+//! One attempt: from recipients to what was said about each, over as many hosts as it takes.
+//!
+//! The loop over hosts lives here and decides nothing about replies: `transaction` says what each means,
+//! `connection` what went wrong with a host. Whoever has no answer when the hosts are used up is
+//! deferred with the last host's words, or refused where every host said that it takes no mail.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::config::InDoubt;
+use crate::mail::{Enhanced, Outcome, Phase, Reply};
+use crate::maillog;
+use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
+
+use super::Setup;
+use super::pool::{Line, Pool};
+use super::route::{self, Endpoint};
+use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+
+/// What was said about one recipient, and by whom.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) outcome: Outcome,
+    pub(super) phase: Phase,
+    pub(super) reply: Reply,
+    pub(super) mx: Option<String>,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) tls: Option<String>,
+}
+
+impl Answer {
+    /// An answer given by a host.
+    fn from_host(
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        phase: Phase,
+        reply: Reply,
+        tls: Option<String>,
+    ) -> Answer {
+        let (mx, ip) = (Some(endpoint.host.clone()), Some(endpoint.address.ip()));
+        Answer { outcome, phase, reply, mx, ip, tls }
+    }
+
+    /// Our own words, where no host was asked.
+    pub(super) fn ours(outcome: Outcome, reply: Reply, mx: Option<String>) -> Answer {
+        Answer { outcome, phase: Phase::Dns, reply, mx, ip: None, tls: None }
+    }
+}
+
+/// An answer for each recipient, in order, and what was learnt about the lane.
+pub(super) struct Answers {
+    pub(super) answers: Vec<Answer>,
+    pub(super) health: Health,
+}
+
+/// Carries the message to a host of its lane.
+pub(super) fn attempt(
+    setup: &Setup,
+    queue: &Queue,
+    pool: &Pool,
+    job: &Job,
+    message: &QueuedMessage,
+) -> Answers {
+    let deadline = Instant::now() + setup.settings.attempt_deadline;
+    let mut round = Round { setup, queue, message, deadline, answers: vec![None; message.recipients.len()] };
+
+    // A connection left open by the job before. Should it have died since, nothing is held against the host.
+    if let Some(line) = pool.take(&job.lane)
+        && round.transact(line, pool, job).is_none()
+    {
+        return round.finish(None);
+    }
+
+    let domain = &message.recipients[0].domain;
+    let mut random = |below: usize| fastrand::usize(..below.max(1));
+    let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
+    let plan = route::plan(domain, &setup.routes, &setup.settings, &*setup.lookup, &mut random, &mut trace);
+    let endpoints = match plan {
+        Ok(endpoints) => endpoints,
+        Err(none) => {
+            let outcome = if none.permanent { Outcome::Failed } else { Outcome::Deferred };
+            return round.finish(Some(Answer::ours(outcome, none.reply, none.mx)));
+        }
+    };
+
+    let mut last: Option<Answer> = None;
+    let mut all_refuse = true;
+    for endpoint in endpoints {
+        if Instant::now() >= deadline {
+            all_refuse = false;
+            break;
+        }
+        let opened = setup.connector.open(&endpoint, deadline);
+        let (answer, refuses) = match opened {
+            Ok(connection) => {
+                match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
+                    None => return round.finish(None),
+                    Some(answer) => (answer, false),
+                }
+            }
+            Err(trouble) => {
+                let refuses = trouble.kind == TroubleKind::HostRefuses && !endpoint.relay;
+                let answer = Answer::from_host(
+                    &endpoint,
+                    Outcome::Deferred,
+                    trouble.phase,
+                    trouble.reply,
+                    trouble.tls,
+                );
+                (answer, refuses)
+            }
+        };
+        maillog::host_trouble(message.id, &endpoint.host, endpoint.address, answer.phase, &answer.reply);
+        all_refuse &= refuses;
+        last = Some(answer);
+    }
+    let outcome = if all_refuse { Outcome::Failed } else { Outcome::Deferred };
+    round.finish(last.map(|answer| Answer { outcome, ..answer }))
+}
+
+/// The state of an attempt: the answers so far.
+struct Round<'a> {
+    setup: &'a Setup,
+    queue: &'a Queue,
+    message: &'a QueuedMessage,
+    deadline: Instant,
+    answers: Vec<Option<Answer>>,
+}
+
+impl Round<'_> {
+    /// Transactions on one connection until every recipient has its answer; then the connection is kept for the
+    /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
+    fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+        loop {
+            let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            if open.is_empty() {
+                let most = self.setup.settings.messages_per_connection;
+                if line.connection.is_usable() && line.connection.messages() < most {
+                    pool.put(&job.lane, line);
+                } else {
+                    line.connection.quit();
+                }
+                return None;
+            }
+            let results = self.deliver(&mut line, &open);
+            let (mut trouble, mut answered) = (None, false);
+            for (at, result) in open.into_iter().zip(results) {
+                match outcome_of(result.verdict) {
+                    Some(outcome) => {
+                        answered = true;
+                        self.answers[at] = Some(self.answer(&line, outcome, result));
+                    }
+                    None if result.verdict == Verdict::HostTrouble => {
+                        trouble.get_or_insert_with(|| self.answer(&line, Outcome::Deferred, result));
+                    }
+                    // In the next transaction, on this connection if it lives.
+                    None => {}
+                }
+            }
+            if trouble.is_some() {
+                line.connection.quit();
+                return trouble;
+            }
+            // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
+            if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
+                let reply =
+                    Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
+                let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
+                let answer = self.answer(&line, Outcome::Deferred, result);
+                line.connection.quit();
+                return Some(answer);
+            }
+        }
+    }
+
+    fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
+        let tls = Some(line.connection.tls().to_owned());
+        Answer::from_host(&line.endpoint, outcome, result.phase, result.reply, tls)
+    }
+
+    fn deliver(&self, line: &mut Line, open: &[usize]) -> Vec<RecipientResult> {
+        let message = self.message;
+        let recipients: Vec<&QueuedRecipient> = open.iter().map(|at| &message.recipients[*at]).collect();
+        let outgoing = Outgoing {
+            sender: message.sender.as_ref(),
+            recipients: &recipients,
+            body: message.body,
+            smtputf8: message.smtputf8,
+            size: message.size,
+            ret: message.ret,
+            envid: message.envid.as_deref(),
+        };
+        let mut before_dot = || match self.setup.settings.in_doubt {
+            InDoubt::Retry => Ok(()),
+            // The intent is on disk before the dot is on the wire, so that a crash in between is recognised.
+            InDoubt::Hold | InDoubt::AssumeDelivered => {
+                let ids: Vec<RecipientId> = recipients.iter().map(|recipient| recipient.id).collect();
+                self.queue.intend_dot(&ids).map_err(io::Error::other)
+            }
+        };
+        match &message.content {
+            Some(content) => {
+                let mut whole = Some(Cow::Borrowed(content.bytes.as_slice()));
+                let mut next = || Ok(whole.take());
+                line.connection.deliver(&outgoing, &mut next, &mut before_dot, self.deadline)
+            }
+            None => {
+                let mut chunks = self.queue.content(message.id);
+                let mut next =
+                    || chunks.next().transpose().map(|chunk| chunk.map(Cow::Owned)).map_err(io::Error::other);
+                line.connection.deliver(&outgoing, &mut next, &mut before_dot, self.deadline)
+            }
+        }
+    }
+
+    /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.
+    fn finish(self, rest: Option<Answer>) -> Answers {
+        let without = self.answers.iter().any(Option::is_none);
+        let taken = |answer: &Answer| matches!(answer.outcome, Outcome::Delivered | Outcome::Relayed);
+        let rest = rest.unwrap_or_else(|| {
+            let reply = Reply::new(
+                451,
+                Enhanced(4, 4, 7),
+                "the attempt's deadline passed before a host could be asked",
+            );
+            Answer::ours(Outcome::Deferred, reply, None)
+        });
+        let health = if without && rest.outcome == Outcome::Deferred {
+            Health::Trouble(rest.reply.to_string())
+        } else if self.answers.iter().flatten().any(taken) {
+            Health::Healthy
+        } else {
+            Health::Unchanged
+        };
+        let answers = self.answers.into_iter().map(|answer| answer.unwrap_or_else(|| rest.clone())).collect();
+        Answers { answers, health }
+    }
+}
+
+/// What a verdict means for the recipient; none where nothing was decided.
+fn outcome_of(verdict: Verdict) -> Option<Outcome> {
+    match verdict {
+        Verdict::Delivered => Some(Outcome::Delivered),
+        Verdict::Relayed => Some(Outcome::Relayed),
+        Verdict::Deferred => Some(Outcome::Deferred),
+        Verdict::Failed => Some(Outcome::Failed),
+        Verdict::InDoubt => Some(Outcome::InDoubt),
+        Verdict::NextTransaction | Verdict::HostTrouble => None,
+    }
+}

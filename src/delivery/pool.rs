@@ -1,0 +1,78 @@
+//! Connections that are open and idle, kept a few seconds for the next job of their lane.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::route::Endpoint;
+
+/// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+/// A connection is taken to be alive for this long after its last use.
+const TRUSTED: Duration = Duration::from_millis(20);
+
+/// A connection and whom it leads to.
+pub(super) struct Line {
+    pub(super) endpoint: Endpoint,
+    pub(super) connection: Connection,
+}
+
+/// Idle connections by lane. A lane has at most as many as it may have transactions at once, since each was
+/// one a moment ago.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<HashMap<Arc<str>, Vec<(Line, Instant)>>>,
+}
+
+impl Pool {
+    /// An idle connection of this lane, the one used last (the least likely to have been closed), unless its host
+    /// closed it: then the next.
+    pub(super) fn take(&self, lane: &Arc<str>) -> Option<Line> {
+        loop {
+            let (line, since) = self.pop(lane)?;
+            // The look costs system calls; a connection used a moment ago is tried as it is.
+            if since.elapsed() < TRUSTED || !line.connection.is_stale() {
+                return Some(line);
+            }
+        }
+    }
+
+    fn pop(&self, lane: &Arc<str>) -> Option<(Line, Instant)> {
+        let mut idle = self.lock();
+        let lines = idle.get_mut(lane)?;
+        let popped = lines.pop();
+        if lines.is_empty() {
+            idle.remove(lane);
+        }
+        popped
+    }
+
+    /// Keeps a connection for the lane's next job.
+    pub(super) fn put(&self, lane: &Arc<str>, line: Line) {
+        self.lock().entry(lane.clone()).or_default().push((line, Instant::now()));
+    }
+
+    /// Says QUIT on every connection that has been idle too long.
+    pub(super) fn close_idle(&self) {
+        let mut old = Vec::new();
+        self.lock().retain(|_, connections| {
+            // Oldest first, since the last is taken and put back.
+            let fresh_from = connections.partition_point(|(_, since)| since.elapsed() >= IDLE_MAX);
+            old.extend(connections.drain(..fresh_from));
+            !connections.is_empty()
+        });
+        // Outside the lock: a QUIT may block.
+        old.into_iter().for_each(|(line, _)| line.connection.quit());
+    }
+
+    /// Says QUIT on all.
+    pub(super) fn close_all(&self) {
+        let all = std::mem::take(&mut *self.lock());
+        all.into_values().flatten().for_each(|(line, _)| line.connection.quit());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<(Line, Instant)>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,264 @@
+//! From answers to a settlement: what becomes of each recipient, and whom to tell.
+//!
+//! Everything a job causes is one settlement and so one transaction on disk: outcomes, next tries, history
+//! and the bounce that follows from them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::config::{DeliverySettings, InDoubt};
+use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
+use crate::maillog;
+use crate::queue::{
+    Fate, Finished, Health, Job, NewMessage, Origin, Queue, QueuedMessage, QueuedRecipient, RecipientId,
+    Settled, Settlement,
+};
+
+use super::Setup;
+use super::attempt::{self, Answer};
+use super::bounce::{self, Notice, Report, Told};
+use super::pool::Pool;
+
+/// What the jobs' source hears.
+pub(super) struct Done {
+    pub(super) health: Health,
+    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile.
+    pub(super) unsettled: Vec<RecipientId>,
+}
+
+/// One job: read the message, try it, settle it.
+pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock, job: &Job) -> Done {
+    let message = match load(queue, job) {
+        Ok(Some(message)) => message,
+        Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
+        Err(error) => {
+            log::error!("{}: cannot be read from the queue: {error}", job.message);
+            return Done { health: Health::Unchanged, unsettled: ids_of(job) };
+        }
+    };
+    let (began, at) = (Instant::now(), clock.now());
+    let (results, health) = if job.expired {
+        (expire(&message), Health::Unchanged)
+    } else {
+        let answers = attempt::attempt(setup, queue, pool, job, &message);
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
+        (decide.all(&message, answers.answers), answers.health)
+    };
+    let now = clock.now();
+    let notices = notices(setup, queue, now, &message, &results);
+    let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
+    let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
+    queue.settle(Settlement { message, at: now, results, notices });
+    Done { health, unsettled }
+}
+
+fn ids_of(job: &Job) -> Vec<RecipientId> {
+    job.recipients.iter().map(|(recipient, _)| *recipient).collect()
+}
+
+/// The message with the job's recipients: from memory while it is fresh, otherwise from the database.
+fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::queue::QueueError> {
+    match &job.fresh {
+        Some(fresh) if fresh.recipients.len() == job.recipients.len() => Ok(Some(fresh.clone())),
+        Some(fresh) => {
+            // Its recipients are divided over several lanes or transactions: this job has a part of them.
+            let mut part = QueuedMessage::clone(fresh);
+            part.recipients.retain(|recipient| job.recipients.iter().any(|(id, _)| *id == recipient.id));
+            Ok(Some(Arc::new(part)))
+        }
+        None => {
+            let message = queue.fetch(job.message, &ids_of(job))?;
+            Ok(message.filter(|message| !message.recipients.is_empty()).map(Arc::new))
+        }
+    }
+}
+
+/// What answers mean for the rows.
+struct Decide<'a> {
+    job: &'a Job,
+    now: i64,
+    at: i64,
+    duration_ms: u64,
+    settings: &'a DeliverySettings,
+}
+
+impl Decide<'_> {
+    fn all(&self, message: &QueuedMessage, answers: Vec<Answer>) -> Vec<Settled> {
+        let pairs = message.recipients.iter().zip(answers);
+        pairs.map(|(recipient, answer)| self.one(message, recipient, answer)).collect()
+    }
+
+    fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
+        let fate = self.fate(message, recipient, &mut answer);
+        let (next_secs, warned) = match fate {
+            Fate::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
+            _ => (None, false),
+        };
+        let attempt = Attempt {
+            at: self.at,
+            duration_ms: self.duration_ms,
+            mx: answer.mx,
+            ip: answer.ip,
+            tls: answer.tls,
+            phase: answer.phase,
+            reply: answer.reply,
+            outcome: answer.outcome,
+        };
+        maillog::attempted(message.id, &recipient.address, &attempt, next_secs);
+        Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned }
+    }
+
+    /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
+    fn fate(&self, message: &QueuedMessage, recipient: &QueuedRecipient, answer: &mut Answer) -> Fate {
+        match answer.outcome {
+            Outcome::Delivered => Fate::Finished(Finished::Delivered),
+            Outcome::Relayed => Fate::Finished(Finished::Relayed),
+            Outcome::Failed => Fate::Finished(Finished::Failed),
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => Fate::Hold,
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
+                Fate::Finished(Finished::Delivered)
+            }
+            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired if self.now >= message.expires_at => {
+                answer.outcome = Outcome::Expired;
+                Fate::Finished(Finished::Expired)
+            }
+            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
+                let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
+                let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
+                let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
+                // The last try is at the end of the lifetime, not somewhere before it.
+                Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+            }
+        }
+    }
+
+    fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
+        let Some(after) = self.settings.delay_warning else { return false };
+        recipient.warned_at.is_none()
+            && message.sender.is_some()
+            && recipient.notify.unwrap_or(Notify::DEFAULT).delay
+            && self.now - message.received_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Recipients past their lifetime, without a further try.
+fn expire(message: &QueuedMessage) -> Vec<Settled> {
+    let expired = message.recipients.iter().map(|recipient| {
+        maillog::expired(message.id, &recipient.address, recipient.last_reply.as_deref());
+        let fate = Fate::Finished(Finished::Expired);
+        Settled { recipient: recipient.id, attempt: None, fate, warned: false }
+    });
+    expired.collect()
+}
+
+/// The bounce, the warning and the report that these results cause: at most one each.
+fn notices(
+    setup: &Setup,
+    queue: &Queue,
+    now: i64,
+    message: &QueuedMessage,
+    results: &[Settled],
+) -> Vec<NewMessage> {
+    let mut told = Vec::new();
+    for (recipient, result) in message.recipients.iter().zip(results) {
+        let outcome = match result.fate {
+            Fate::Finished(Finished::Delivered) => Outcome::Delivered,
+            Fate::Finished(Finished::Relayed) => Outcome::Relayed,
+            Fate::Finished(Finished::Failed) => Outcome::Failed,
+            Fate::Finished(Finished::Expired) => Outcome::Expired,
+            Fate::Retry(_) if result.warned => Outcome::Deferred,
+            Fate::Retry(_) | Fate::Hold | Fate::Finished(Finished::Removed) => continue,
+        };
+        if message.sender.is_none() && matches!(outcome, Outcome::Failed | Outcome::Expired) {
+            let why = result.attempt.as_ref().map(|attempt| attempt.reply.to_string());
+            maillog::dead_end(
+                message.id,
+                &recipient.address,
+                why.as_deref().or(recipient.last_reply.as_deref()),
+            );
+        }
+        // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
+        if outcome != Outcome::Delivered && bounce::wanted(recipient.notify, outcome) {
+            told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
+        }
+    }
+    if told.is_empty() || message.sender.is_none() {
+        return Vec::new();
+    }
+    let original = beginning(queue, message);
+    let kinds: [(&str, Write); 3] = [
+        ("bounce", bounce::bounce),
+        ("delay warning", bounce::delay_warning),
+        ("delivery report", bounce::success_report),
+    ];
+    let written = kinds.into_iter().filter_map(|(what, write)| {
+        let id = queue.new_message_id();
+        let hostname = &setup.settings.hostname;
+        let report = write(&Notice { id, hostname, now, message, told: &told, original: &original })?;
+        let notice = NewMessage {
+            id,
+            envelope: report.envelope,
+            origin: Origin::default(),
+            received_at: now,
+            expires_at: now + i64::try_from(setup.settings.bounce_lifetime.as_secs()).unwrap_or(i64::MAX / 2),
+            size: report.content.len() as u64,
+            tail: report.content,
+            chunks_before: 0,
+        };
+        maillog::notified(message.id, &notice, what);
+        Some(notice)
+    });
+    written.collect()
+}
+
+/// Writes one kind of report; none where nobody is to be told.
+type Write = fn(&Notice<'_>) -> Option<Report>;
+
+/// As much of the content as a report may return.
+fn beginning(queue: &Queue, message: &QueuedMessage) -> Vec<u8> {
+    let mut beginning = match &message.content {
+        Some(content) => content.bytes.clone(),
+        // A report without the original is better than none.
+        None => queue.content(message.id).next().and_then(Result::ok).unwrap_or_default(),
+    };
+    beginning.truncate(bounce::RETURNED_BYTES_MAX);
+    beginning
+}
+
+/// Recipients whose final dot was about to be sent when the last process ended, settled as `[delivery] in_doubt`
+/// says. To be called before the first attempt; what it does is on disk when it returns.
+///
+/// # Errors
+/// Where the queue cannot be read or written.
+pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), crate::queue::QueueError> {
+    let fate = match policy {
+        // They are due: that is all there is to it.
+        InDoubt::Retry => return Ok(()),
+        InDoubt::Hold => Fate::Hold,
+        InDoubt::AssumeDelivered => Fate::Finished(Finished::Delivered),
+    };
+    for (id, recipients) in queue.in_doubt()? {
+        let Some(message) = queue.fetch(id, &recipients)? else { continue };
+        let reply = Reply::new(451, Enhanced(4, 4, 2), "the relay ended between the final dot and its reply");
+        let results = message.recipients.iter().map(|recipient| {
+            let attempt = Attempt {
+                at: now,
+                duration_ms: 0,
+                mx: None,
+                ip: None,
+                tls: None,
+                phase: Phase::Dot,
+                reply: reply.clone(),
+                outcome: Outcome::InDoubt,
+            };
+            maillog::attempted(id, &recipient.address, &attempt, None);
+            Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned: false }
+        });
+        let results = results.collect();
+        queue.settle(Settlement { message: Arc::new(message), at: now, results, notices: Vec::new() });
+    }
+    // Groups are written in order: when this empty one is on disk, so are they.
+    queue.intend_dot(&[]).map_err(|error| crate::queue::QueueError::Writer(error.to_string()))
+}
