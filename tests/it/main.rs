@@ -2,10 +2,17 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod cli;
+mod clients;
 mod command_line;
 mod config;
 mod connection;
+mod crash;
+mod delivery;
 mod dns;
 mod explain;
 mod fakemx;
 mod house;
+mod mails;
+mod relay;
+mod sink;
