@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 
-use crate::mail::{Address, Body, Domain, Notify, Ret, address};
+use crate::mail::{
+    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, address,
+};
 
 use super::error::QueueError;
 use super::rows::{Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
@@ -87,7 +89,7 @@ impl Due {
     }
 }
 
-const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts";
+const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority";
 
 fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
@@ -97,6 +99,7 @@ fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
         domain: domain_from(domain),
         due_at: row.get(3)?,
         attempts: row.get(4)?,
+        priority: Priority::clamped(row.get(5)?),
         fresh: None,
     })
 }
@@ -131,30 +134,48 @@ pub(super) fn due(
     Ok(found)
 }
 
-/// See [`super::Queue::due_in_domain`].
+/// See [`super::Queue::due_in_domain`]. A question for each priority that waits there (nearly always one), the
+/// highest first; each is one walk along the index, whatever waits below it.
 pub(super) fn due_in_domain(
     conn: &Connection,
     domain: &Domain,
-    after: DueCursor,
     until: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
+    let mut next_below = conn.prepare_cached(
+        "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2",
+    )?;
+    let of_priority = format!(
+        "SELECT {DUE_COLUMNS} FROM recipients r
+         WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3
+         ORDER BY next_attempt_at, id LIMIT ?4"
+    );
     let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
-    if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![domain.as_str(), after.at, after.id, limit as i64], &mut found)?;
+    let mut below = i64::MAX;
+    while found.len() < limit {
+        let priority =
+            next_below.query_row(params![domain.as_str(), below], |row| row.get::<_, Option<i64>>(0));
+        let Some(priority) = priority? else { break };
+        let rest = (limit - found.len()) as i64;
+        collect(conn, &of_priority, params![domain.as_str(), priority, until, rest], &mut found)?;
+        below = priority;
     }
-    let later = format!(
+    Ok(found)
+}
+
+/// See [`super::Queue::urgent`].
+pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    // Highest first; within one priority in order of time. `priority <> 0` lets SQLite see that the index serves.
+    let sql = format!(
         "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at > ?2 AND next_attempt_at <= ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
+         WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2
+         ORDER BY next_attempt_at, id LIMIT ?3"
     );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![domain.as_str(), after.at, until, rest as i64], &mut found)?;
+    let mut found = Vec::new();
+    for priority in (1..=9).rev() {
+        let rest = (limit - found.len().min(limit)) as i64;
+        collect(conn, &sql, params![priority, until, rest], &mut found)?;
+    }
     Ok(found)
 }
 
@@ -231,7 +252,8 @@ pub(super) fn fetch(
 ) -> rusqlite::Result<Fetched> {
     let mut fetched = Fetched { message: None, spoilt: Vec::new() };
     let mut statement = conn.prepare_cached(
-        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid
+        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid, priority,
+                require_tls, release_at, release_asked, deliver_by, deliver_by_mode
          FROM messages WHERE id = ?1",
     )?;
     let mut rows = statement.query([id.0])?;
@@ -260,6 +282,7 @@ pub(super) fn fetch(
         smtputf8: row.get(8)?,
         ret: ret.as_deref().and_then(Ret::from_word),
         envid: row.get(10)?,
+        handling: handling(row)?,
         recipients: Vec::with_capacity(recipients.len()),
         content: None,
     };
@@ -280,6 +303,21 @@ pub(super) fn fetch(
     message.sender = sender.unwrap_or_default();
     fetched.message = Some(message).filter(|message| !message.recipients.is_empty());
     Ok(fetched)
+}
+
+/// From column 11 on. What a person has spoilt asks for nothing; but for REQUIRETLS, where any number but 0 asks.
+fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
+    let release_at: Option<i64> = row.get(13)?;
+    let asked: Option<String> = row.get(14)?;
+    let by: Option<i64> = row.get(15)?;
+    let mode: Option<String> = row.get(16)?;
+    let release = release_at.map(|at| {
+        let asked = asked.as_deref().and_then(Hold::from_word).unwrap_or(Hold::Until(at));
+        Release { at, asked }
+    });
+    let mode = mode.as_deref().and_then(DeliverBy::read_mode);
+    let deliver_by = by.zip(mode).map(|(at, (returns, trace))| DeliverBy { at, returns, trace });
+    Ok(Handling { priority: Priority::clamped(row.get(11)?), require_tls: row.get(12)?, release, deliver_by })
 }
 
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {

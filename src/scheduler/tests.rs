@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::lanes::{LANE_WINDOW, LaneChange, Lanes};
 use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
-use crate::mail::Domain;
+use crate::mail::{Domain, Priority};
 use crate::queue::{Due, Health, Job, LaneRow, MessageId, RecipientId};
 
 fn settings() -> SchedulerSettings {
@@ -32,6 +32,7 @@ fn due(recipient: i64, message: i64, domain: &str) -> Due {
         domain: Domain::parse(domain).unwrap(),
         due_at: 0,
         attempts: 0,
+        priority: Priority::NORMAL,
         fresh: None,
     }
 }

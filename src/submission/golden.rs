@@ -30,7 +30,7 @@ use super::intake::MessageQueue;
 use super::users::User;
 use super::{Submission, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Ret, address};
+use crate::mail::{Domain, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Kick, MessageId, NewMessage};
 
 /// The queue's double.
@@ -92,12 +92,18 @@ impl MessageQueue for MemoryQueue {
 /// Everybody's password is `secret`.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let senders: &[&str] = match name {
-        "app" => &[],
+        "app" | "vip" | "bulk" => &[],
         "news" => &["news@example.com", "*@news.example"],
         _ => return None,
     };
     let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
-    (password == b"secret").then(|| Arc::new(User { name: name.into(), senders, ..User::default() }))
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
+    let user = User { name: name.into(), senders, priority, priority_max, ..User::default() };
+    (password == b"secret").then(|| Arc::new(user))
 }
 
 /// Settings with one listener on a free port of loopback.
@@ -129,6 +135,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
     }
@@ -331,6 +338,8 @@ fn shown(message: &NewMessage) -> String {
         envelope.body.as_str()
     );
     let user = message.origin.user.as_deref();
+    let (priority, by) = (envelope.handling.priority, envelope.handling.deliver_by);
+    let released_at = envelope.handling.released_at(message.received_at);
     let parameters = [
         ("user", user.map(str::to_owned)),
         ("smtputf8", envelope.smtputf8.then(|| "1".to_owned())),
@@ -338,6 +347,11 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
+        ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
+        ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
+        // Seconds from the release: a session takes one or two in a busy machine.
+        ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {

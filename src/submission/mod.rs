@@ -12,6 +12,7 @@ mod aliases;
 mod auth;
 mod command;
 mod content;
+mod extensions;
 mod header;
 mod intake;
 mod listener;

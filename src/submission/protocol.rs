@@ -12,6 +12,7 @@ use crate::queue::Kick;
 use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
 use super::command::{Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
+use super::extensions;
 use super::replies;
 use super::users::User;
 
@@ -85,6 +86,10 @@ pub(super) struct Here<'a> {
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
+    /// FUTURERELEASE: how long a message may be held; none where it is not offered.
+    pub(super) hold_secs_max: Option<i64>,
+    /// Unix seconds.
+    pub(super) now: i64,
     pub(super) aliases: Aliases<'a>,
 }
 
@@ -100,7 +105,7 @@ pub(super) enum Tls {
 }
 
 impl Here<'_> {
-    fn auth_offered(&self) -> bool {
+    pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
             Tls::Offered => false,
@@ -109,7 +114,7 @@ impl Here<'_> {
     }
 
     /// May have mail relayed, and be told of what is here.
-    fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
+    pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
     }
 
@@ -252,35 +257,14 @@ impl State {
 fn hello(state: State, name: String, extended: bool, here: &Here<'_>) -> Step {
     let user = state.user().cloned();
     let reply = replies::hello(here.hostname, &name);
-    let reply = if extended { with_extensions(reply, user.as_ref(), here) } else { reply };
+    let reply = if extended {
+        let lines = extensions::offered(user.as_ref(), here).join("\n");
+        let text = format!("{}\n{lines}", reply.text);
+        reply.with_text(text)
+    } else {
+        reply
+    };
     Step::reply(State::Ready(Client { name, extended, user }), reply)
-}
-
-/// Adds the extensions that hold for this client at this moment, and no others.
-fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> Reply {
-    let welcome = here.is_welcome(user);
-    let mut text = hello.text.clone().into_owned();
-    text.push_str(&format!("\nPIPELINING\nSIZE {}", here.message_size_max));
-    for (holds, keyword) in [
-        (true, "8BITMIME"),
-        (true, "SMTPUTF8"),
-        (true, "DSN"),
-        (true, "ENHANCEDSTATUSCODES"),
-        (welcome, "ETRN"),
-        (welcome, "VRFY"),
-        (here.tls == Tls::Offered, "STARTTLS"),
-    ] {
-        if holds {
-            text.push('\n');
-            text.push_str(keyword);
-        }
-    }
-    if here.auth_offered() && user.is_none() {
-        text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
-    }
-    text.push_str("\nHELP");
-    hello.with_text(text)
 }
 
 fn starttls(state: State, here: &Here<'_>) -> Step {
@@ -374,9 +358,12 @@ fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
         state => return Step::reply(state, replies::NESTED_MAIL),
     };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
+    let granted = mail_allowed(&client, &mail, here)
+        .and_then(|()| extensions::granted(&mail, client.user.as_ref(), here));
+    let (handling, reply) = match granted {
+        Ok(granted) => granted,
+        Err(reply) => return Step::reply(State::Ready(client), reply),
+    };
     let size = mail.size.unwrap_or(0);
     let envelope = Envelope {
         sender: mail.sender,
@@ -385,10 +372,11 @@ fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         smtputf8: mail.smtputf8,
         ret: mail.ret,
         envid: mail.envid,
+        handling,
     };
     Step {
         state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
+        reply: Some(reply),
         action: Action::Reserve(size),
     }
 }

@@ -165,6 +165,8 @@ impl World {
             auth_required: true,
             message_size_max: 1000,
             recipients_max: 2,
+            hold_secs_max: Some(86_400),
+            now: 1_795_262_400,
             aliases: Aliases { names: &self.names, hostname: &self.hostname },
         }
     }

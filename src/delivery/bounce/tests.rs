@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{Enhanced, Phase, Reply, address};
+use crate::mail::{DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, address};
 use crate::queue::{Origin, RecipientId};
 
 /// Sat, 21 Nov 2026 12:00:00 +0000.
@@ -27,6 +27,7 @@ fn message(sender: Option<&str>) -> QueuedMessage {
         smtputf8: false,
         ret: None,
         envid: None,
+        handling: Handling::default(),
         recipients: Vec::new(),
         content: None,
     }

@@ -107,6 +107,8 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         size: 100,
         ret: None,
         envid: None,
+        handling: Handling::default(),
+        now: 0,
     }
 }
 
