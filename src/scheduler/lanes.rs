@@ -466,6 +466,11 @@ fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
 
 #[cfg(test)]
 impl Lanes {
+    /// Entries in the rings, void ones too.
+    pub(super) fn turns_kept(&self) -> usize {
+        self.rings.values().map(VecDeque::len).sum()
+    }
+
     /// Recounts what is kept as running sums.
     pub(super) fn check(&self) {
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();

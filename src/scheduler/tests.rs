@@ -261,9 +261,77 @@ fn a_route_with_relays_is_one_lane_for_all_its_domains() {
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
 }
 
+fn urgent(recipient: i64, domain: &str, priority: i64) -> Due {
+    Due { priority: Priority::clamped(priority), ..due(recipient, recipient, domain) }
+}
+
+#[test]
+fn the_urgent_goes_before_the_ordinary_of_its_lane_and_each_in_the_order_of_coming() {
+    let mut lanes = Lanes::new(SchedulerSettings { connections_per_destination: 99, ..settings() }, 7);
+    for (recipient, priority) in [(1, -4), (2, 0), (3, 5), (4, 0), (5, -4), (6, 5), (7, 9)] {
+        lanes.add(urgent(recipient, "a.test", priority), 0);
+    }
+    let order: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    assert_eq!(order, [7, 3, 6, 2, 4, 1, 5]);
+    lanes.check();
+}
+
+#[test]
+fn lanes_with_urgent_mail_take_their_turns_first() {
+    let mut lanes = lanes();
+    for n in 0..100 {
+        lanes.add(urgent(n, &format!("d{n}.test"), -1), 0);
+    }
+    // One of them has been waiting for its turn already, the other is new.
+    lanes.add(urgent(1000, "d77.test", 3), 0);
+    lanes.add(urgent(1001, "new.test", 3), 0);
+    lanes.check();
+    let first: Vec<i64> = (0..2).flat_map(|_| ids(&lanes.next(0).unwrap())).collect();
+    assert_eq!(first, [1000, 1001]);
+    // The ordinary of that lane kept a turn, and only one.
+    let rest: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    assert_eq!(rest.len(), 100);
+    assert_eq!(rest.iter().filter(|id| **id == 77).count(), 1);
+    lanes.check();
+}
+
+#[test]
+fn a_full_lane_makes_room_for_the_urgent() {
+    let mut lanes = lanes();
+    let count = LANE_WINDOW as i64;
+    for n in 0..count {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    lanes.add(urgent(count, "a.test", 1), 0);
+    lanes.add(due(count + 1, count + 1, "a.test"), 0);
+    assert_eq!(lanes.waiting(), LANE_WINDOW);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [count]);
+    // Whoever made room is left to the database.
+    assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
+    lanes.add(due(count - 1, count - 1, "a.test"), 0);
+    assert_eq!(lanes.waiting(), LANE_WINDOW, "it was forgotten, and found its place again");
+    lanes.check();
+}
+
+#[test]
+fn turns_that_were_given_up_for_better_ones_do_not_pile_up() {
+    let mut lanes = lanes();
+    lanes.add(due(0, 0, "a.test"), 0);
+    for n in 1..10_000 {
+        lanes.add(urgent(n, "a.test", 5), 0);
+        let job = lanes.next(0).unwrap();
+        assert_eq!(ids(&job), [n]);
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.settled([RecipientId(n)]);
+    }
+    lanes.check();
+    assert!(lanes.turns_kept() < 200, "{}", lanes.turns_kept());
+    assert_eq!(ids(&lanes.next(0).unwrap()), [0]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Add(u8),
+    Add(u8, i8),
     Next,
     Finish(u8, u8),
     Forget,
@@ -272,7 +340,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0u8..12).prop_map(Step::Add),
+        4 => (0u8..12, -2i8..3).prop_map(|(domain, priority)| Step::Add(domain, priority)),
         4 => Just(Step::Next),
         4 => (any::<u8>(), 0u8..3).prop_map(|(which, health)| Step::Finish(which, health)),
         1 => Just(Step::Forget),
@@ -292,9 +360,10 @@ proptest! {
         let mut backing_off: HashMap<String, i64> = HashMap::new();
         for step in steps {
             match step {
-                Step::Add(domain) => {
+                Step::Add(domain, priority) => {
                     next_id += 1;
-                    lanes.add(due(next_id, next_id / 2, &format!("d{domain}.test")), now);
+                    let due = due(next_id, next_id / 2, &format!("d{domain}.test"));
+                    lanes.add(Due { priority: Priority::clamped(priority.into()), ..due }, now);
                 }
                 Step::Next => if let Some(job) = lanes.next(now) {
                     prop_assert!(backing_off.get(&*job.lane).is_none_or(|until| *until <= now));

@@ -11,6 +11,7 @@ mod crash;
 mod delivery;
 mod dns;
 mod explain;
+mod extensions;
 mod fakemx;
 mod house;
 mod mails;

@@ -1,6 +1,7 @@
 //! The way of a message: accept, due, fetch, settle, history; over restarts; in chunks.
 
 use super::*;
+use crate::mail::{DeliverBy, Handling, Hold, Priority, Release};
 
 #[test]
 fn a_message_goes_from_accept_to_history() {
@@ -309,4 +310,88 @@ fn old_history_goes_with_its_attempts() {
     assert!(!purge.step(&somebody).unwrap());
     assert_eq!(bench.text("SELECT address FROM history"), "b@example.com");
     assert_eq!(bench.number("SELECT recipient_id FROM attempts"), due[1].recipient.0);
+}
+
+/// Puts `count` recipients of a domain into the queue, due at once.
+fn crowd(bench: &Bench, count: i64, domain: &str, priority: i64) {
+    let message = bench.accept(&["first@example.com"]).remove(0).message;
+    bench
+        .somebody()
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, priority)
+             SELECT i, ?2, 'u' || i || '@' || ?3, ?3, 1000 + i / 10, ?4 FROM n",
+            rusqlite::params![count, message.0, domain, priority],
+        )
+        .unwrap();
+}
+
+/// How SQLite finds them: what a question costs must not depend on what else waits.
+fn plan(bench: &Bench, sql: &str) -> String {
+    let conn = bench.somebody();
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
+    rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn the_urgent_is_found_behind_a_hundred_thousand_others() {
+    let bench = Bench::new();
+    crowd(&bench, 100_000, "big.example", -3);
+    let mut message = bench.message(&["you@big.example"], b"x\r\n");
+    message.envelope.handling.priority = Priority::clamped(4);
+    bench.queue.accept(message).unwrap();
+    let urgent = bench.accepted().remove(0);
+    assert_eq!(urgent.priority, Priority::clamped(4));
+    let ordinary = bench.accept(&["me@big.example"]).remove(0);
+    let ids = |rows: Vec<Due>| rows.iter().map(|due| due.recipient).collect::<Vec<_>>();
+    let page = bench.queue.due_in_domain(&urgent.domain, i64::MAX, 4).unwrap();
+    assert_eq!(ids(page), [urgent.recipient, ordinary.recipient, RecipientId(1), RecipientId(2)]);
+    assert_eq!(ids(bench.queue.urgent(i64::MAX, 9).unwrap()), [urgent.recipient]);
+    assert!(bench.queue.urgent(urgent.due_at - 1, 9).unwrap().is_empty(), "not before it is due");
+    for (sql, index) in [
+        (
+            "SELECT max(priority) FROM recipients WHERE domain = 'x' AND state = 'queued' AND priority < 5",
+            "recipients_of_domain (domain=? AND state=? AND priority<?)",
+        ),
+        (
+            "SELECT * FROM recipients WHERE domain = 'x' AND state = 'queued' AND priority = 1
+             AND next_attempt_at <= 5 ORDER BY next_attempt_at, id LIMIT 5",
+            "recipients_of_domain (domain=? AND state=? AND priority=? AND next_attempt_at<?)",
+        ),
+        (
+            "SELECT * FROM recipients WHERE state = 'queued' AND priority <> 0 AND priority = 5
+             AND next_attempt_at <= 5 ORDER BY next_attempt_at, id LIMIT 5",
+            "recipients_ranked (priority=? AND next_attempt_at<?)",
+        ),
+    ] {
+        let plan = plan(&bench, sql);
+        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+#[test]
+fn handling_comes_back_as_it_was_given() {
+    let bench = Bench::new();
+    let mut message = bench.message(&["a@example.com"], b"x\r\n");
+    let now = message.received_at;
+    let handling = Handling {
+        priority: Priority::clamped(-9),
+        require_tls: true,
+        release: Some(Release { at: now + 500, asked: Hold::Until(now + 500) }),
+        deliver_by: Some(DeliverBy { at: now + 900, returns: true, trace: true }),
+    };
+    message.envelope.handling = handling;
+    let id = message.id;
+    bench.queue.accept(message).unwrap();
+    let due = bench.accepted().remove(0);
+    assert_eq!((due.due_at, due.fresh.is_some()), (now + 500, false), "not due, and kept in no memory");
+    let fetched = bench.queue.fetch(id, &[due.recipient]).unwrap().unwrap();
+    assert_eq!(fetched.handling, handling);
+    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
+    assert_eq!(bench.queue.due(i64::MIN, now + 500, 9).unwrap().len(), 1);
+    // A kick does not free what is held until its release.
+    assert_eq!(bench.queue.kick(&Kick::Domain(due.domain)).unwrap(), 1);
+    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
+    bench.is_well();
 }
