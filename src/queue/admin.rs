@@ -326,7 +326,8 @@ impl Admin {
         })
     }
 
-    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    /// Makes them due now and forgets the backoff of their lanes; what its sender has held until a later time
+    /// (RFC 4865) is not: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -346,7 +347,8 @@ impl Admin {
         self.change(
             which,
             "next_attempt_at = unixepoch()",
-            "state = 'queued' AND next_attempt_at > unixepoch()",
+            "state = 'queued' AND next_attempt_at > unixepoch()
+             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
         Ok(waiting as usize)
     }

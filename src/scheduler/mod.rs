@@ -82,15 +82,7 @@ impl Scheduler {
         for row in queue.lanes()? {
             lanes.restore(row);
         }
-        let inner = Inner {
-            lanes: Mutex::new(lanes),
-            work: Condvar::new(),
-            queue,
-            clock,
-            stopping: AtomicBool::new(false),
-            pulse: Mutex::new(Instant::now()),
-        };
-        let scheduler = Scheduler { inner: Arc::new(inner) };
+        let scheduler = Scheduler { inner: Arc::new(Inner::new(lanes, queue, clock)) };
         let mut thread = Thread::new(scheduler.inner.clone());
         let handle = std::thread::Builder::new()
             .name("scheduler".to_owned())
@@ -173,6 +165,17 @@ impl Scheduler {
 }
 
 impl Inner {
+    fn new(lanes: Lanes, queue: Queue, clock: Clock) -> Inner {
+        Inner {
+            lanes: Mutex::new(lanes),
+            work: Condvar::new(),
+            queue,
+            clock,
+            stopping: AtomicBool::new(false),
+            pulse: Mutex::new(Instant::now()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // A panic under the lock leaves at worst a count off by one job; the queue on disk is untouched.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)

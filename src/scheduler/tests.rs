@@ -1,15 +1,18 @@
-//! Lanes without a clock, a thread or a database.
+//! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
-use super::lanes::{LANE_WINDOW, LaneChange, Lanes};
-use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
-use crate::mail::{Domain, Priority};
-use crate::queue::{Due, Health, Job, LaneRow, MessageId, RecipientId};
+use super::lanes::{LANE_WINDOW, LaneChange, Lanes, Refill};
+use super::{Inner, Scheduler, Thread};
+use crate::clock::Clock;
+use crate::config::{DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
+use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
+use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
 
 fn settings() -> SchedulerSettings {
     SchedulerSettings {
@@ -244,17 +247,21 @@ fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     lanes.check();
 }
 
-#[test]
-fn a_route_with_relays_is_one_lane_for_all_its_domains() {
+fn relay_for_all() -> Route {
     let relay = RelayHost { host: Domain::parse("relay.test").unwrap(), port: 587 };
-    let route = Route {
+    Route {
         domain: DomainPattern::Any,
         relay: vec![relay],
         tls: RouteTls::Opportunistic,
         ca_file: None,
         login: None,
-    };
-    let mut lanes = Lanes::new(SchedulerSettings { routes: Arc::new(Routes(vec![route])), ..settings() }, 1);
+    }
+}
+
+#[test]
+fn a_route_with_relays_is_one_lane_for_all_its_domains() {
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let mut lanes = Lanes::new(SchedulerSettings { routes, ..settings() }, 1);
     lanes.add(due(1, 1, "a.test"), 0);
     lanes.add(due(2, 1, "b.test"), 0);
     let job = lanes.next(0).unwrap();
@@ -311,6 +318,73 @@ fn a_full_lane_makes_room_for_the_urgent() {
     lanes.add(due(count - 1, count - 1, "a.test"), 0);
     assert_eq!(lanes.waiting(), LANE_WINDOW, "it was forgotten, and found its place again");
     lanes.check();
+}
+
+/// A queue with so many newsletters for `big.test`, then a message of ordinary and one of high priority.
+fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Receiver<Event>) {
+    let path = folder.join("queue.db");
+    let settings = QueueSettings { path, history: Duration::from_secs(60) };
+    let (events_in, events) = crossbeam_channel::unbounded();
+    let (queue, writer) = Queue::open(&settings, events_in).unwrap();
+    let accept = |received_at: i64, to: &[String], priority: i64| {
+        let handling = Handling { priority: Priority::clamped(priority), ..Handling::default() };
+        let recipients = to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect();
+        let message = NewMessage {
+            id: queue.new_message_id(),
+            envelope: Envelope { recipients, handling, ..Envelope::default() },
+            origin: Origin::default(),
+            received_at,
+            expires_at: i64::MAX,
+            size: 3,
+            tail: b"x\r\n".to_vec(),
+            chunks_before: 0,
+        };
+        queue.accept(message).unwrap();
+    };
+    accept(1_000, &(0..count).map(|n| format!("u{n}@big.test")).collect::<Vec<_>>(), -3);
+    accept(5_000, &["ordinary@big.test".to_owned()], 0);
+    accept(5_000, &["urgent@big.test".to_owned()], 4);
+    // It goes on as long as the queue does.
+    std::mem::forget(writer);
+    (queue, events)
+}
+
+/// The first rows by their priority.
+fn priorities(rows: &[Due]) -> Vec<i8> {
+    rows.iter().take(4).map(|due| due.priority.value()).collect()
+}
+
+#[test]
+fn a_relay_s_lane_is_filled_with_the_urgent_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, _events) = queue_with_newsletters(folder.path(), 10_000);
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let lanes = Lanes::new(SchedulerSettings { routes, ..settings() }, 1);
+    let thread = Thread::new(Arc::new(Inner::new(lanes, queue, Clock::System)));
+    let refill = Refill { lane: "route:*".into(), domain: None, limit: 100 };
+    let (rows, all) = thread.rows_of_lane(&refill, 9_000).unwrap();
+    assert_eq!((priorities(&rows), all), (vec![4, 0, -3, -3], false));
+    let wide = Refill { limit: 20_000, ..refill };
+    let (rows, all) = thread.rows_of_lane(&wide, 9_000).unwrap();
+    assert_eq!((rows.len(), all), (10_002, true));
+}
+
+#[test]
+fn after_a_start_a_password_reset_is_the_first_job_before_ten_thousand_newsletters() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, events) = queue_with_newsletters(folder.path(), 10_000);
+    // As if the process had just started: it knows nothing but the database.
+    while events.try_recv().is_ok() {}
+    let (scheduler, thread) = Scheduler::start(settings(), queue.clone(), events, Clock::System).unwrap();
+    let job = scheduler.next(Duration::from_secs(20)).unwrap();
+    let message = queue.fetch(job.message, &ids_of(&job)).unwrap().unwrap();
+    assert_eq!(message.recipients[0].address.to_string(), "urgent@big.test");
+    scheduler.stop();
+    thread.join().unwrap();
+}
+
+fn ids_of(job: &Job) -> Vec<RecipientId> {
+    job.recipients.iter().map(|(recipient, _)| *recipient).collect()
 }
 
 #[test]
