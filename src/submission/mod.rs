@@ -1,7 +1,7 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
 //! and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
 //! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
