@@ -3,6 +3,8 @@
 //! A connection of its own, as anybody with `sqlite3` has; a relay that runs notices within two
 //! seconds. Changes are made in small transactions, so that the relay's own are never long in waiting.
 
+mod kicks;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use crate::mail::Domain;
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
 use super::{Finished, MessageId, migrate, read};
+
+pub use kicks::KickLine;
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,6 +146,8 @@ pub struct Summary {
     pub due: i64,
     /// The domains with the most waiting.
     pub domains: Vec<DomainLine>,
+    /// Kicks (ETRN and `queue retry`) of the last hour.
+    pub kicks_last_hour: i64,
 }
 
 /// A line of the view `queue_by_domain`.
@@ -322,11 +328,13 @@ impl Admin {
                 )?
                 .query_map([limit], domain_line)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains })
+            let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
+            let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour })
         })
     }
 
-    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -348,6 +356,7 @@ impl Admin {
             "next_attempt_at = unixepoch()",
             "state = 'queued' AND next_attempt_at > unixepoch()",
         )?;
+        self.record_kick(which, waiting)?;
         Ok(waiting as usize)
     }
 

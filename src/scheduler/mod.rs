@@ -21,7 +21,7 @@ use crate::config::SchedulerSettings;
 use crate::maillog;
 use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes, Refill};
+use lanes::{LaneChange, LaneState, Lanes, Refill};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
@@ -151,6 +151,16 @@ impl Scheduler {
         self.inner.lock().reconfigure(settings);
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.inner.lock().states()
+    }
+
+    /// How one lane is.
+    pub fn lane(&self, name: &str) -> LaneState {
+        self.inner.lock().state(name)
+    }
+
     /// Whether [`Scheduler::stop`] was called.
     pub fn stopping(&self) -> bool {
         self.inner.stopping.load(Ordering::Relaxed)
@@ -245,8 +255,10 @@ impl Thread {
                     lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
                 }
                 Event::Kicked(kick) => {
-                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                    let own = lanes.lane_of(domain);
+                    let own = match &kick {
+                        Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                        Kick::Lane(lane, _) => lane.as_str().into(),
+                    };
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
                     self.read_again();
                 }
@@ -377,7 +389,7 @@ fn next_page(rows: &[Due]) -> Option<DueCursor> {
 /// Whether a lane is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
-        Kick::Domain(_) => false,
+        Kick::Domain(_) | Kick::Lane(..) => false,
         Kick::DomainAndBelow(domain) => {
             lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }
