@@ -1,10 +1,10 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
 //! and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
-//! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
+//! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
 //! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
@@ -21,6 +21,7 @@ mod protocol;
 mod replies;
 mod session;
 pub mod tls;
+mod transaction;
 pub mod users;
 mod wire;
 

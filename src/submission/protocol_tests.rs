@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::mail::Recipient;
 use crate::submission::command;
 
 /// On a listener with STARTTLS where MAIL wants AUTH. Within a transaction a stranger can only be where

@@ -247,7 +247,7 @@ fn a_client_that_never_reads_is_dropped() {
 
 #[test]
 fn a_client_that_drips_is_dropped_in_a_command_and_in_content() {
-    let room = room(|settings| settings.limits.idle_timeout = Duration::from_millis(200));
+    let room = room(|settings| settings.limits.idle_timeout = Duration::from_millis(500));
     let drip = |mut player: Player| {
         let start = Instant::now();
         // Each byte comes well within the idle time-out, and the whole does not.
