@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::relay::{Client, Config, Db, Relay, World};
+use crate::relay::{Client, Config, Db, Relay, World, notice};
 use crate::sink;
 
 const CONNECTIONS: u64 = 20;
@@ -99,14 +99,14 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
         acknowledged.iter().filter(|copy| !arrived.contains_key(*copy) && !queued.contains(*copy)).collect();
     let duplicates: u32 = arrived.values().map(|times| times - 1).sum();
     let unasked = arrived.keys().filter(|copy| !acknowledged.contains(*copy)).count();
-    println!(
+    notice(&format!(
         "{KILLS} kills: {} acknowledged, {} delivered, {} still queued, {duplicates} duplicates, \
          {unasked} delivered whose 250 was lost, {:.1} s",
         acknowledged.len(),
         arrived.len(),
         queued.len(),
         began.elapsed().as_secs_f64(),
-    );
+    ));
     assert_eq!(lost, Vec::<&Copy>::new(), "acknowledged and lost");
     assert_eq!(*arrivals.damaged.lock().unwrap(), Vec::<u64>::new(), "arrived damaged");
     assert!(acknowledged.len() > 500, "too little was submitted to prove anything: {}", acknowledged.len());

@@ -66,12 +66,18 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<
     }
 }
 
-/// Whether a program is installed; says so in the test's output where it is not.
+/// Says something that whoever runs the tests should see, also when all goes well: what print macros say is
+/// shown for failed tests only.
+pub fn notice(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Whether a program is installed; says so where it is not.
 pub fn installed(program: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
     if !found {
-        println!("SKIPPED: {program} is not installed");
+        notice(&format!("SKIPPED: {program} is not installed"));
     }
     found
 }
