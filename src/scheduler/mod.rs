@@ -248,6 +248,10 @@ impl Thread {
                     let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
                     let own = lanes.lane_of(domain);
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                    if *own != *domain.as_str() {
+                        // The lane of a route: the queue knows only domains.
+                        inner.queue.clear_lane(&own);
+                    }
                     self.read_again();
                 }
                 Event::ChangedOutside => {
