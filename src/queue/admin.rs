@@ -251,7 +251,7 @@ impl Admin {
         let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
         let (lines, domain) = if finished {
             // History has the address only: the domain is what follows its last @, as routing sees it.
-            (HISTORY_LINES, "lower(recipient) LIKE '%@' || ?1")
+            (HISTORY_LINES, "lower(substr(recipient, -length(?1) - 1)) = '@' || ?1")
         } else {
             (QUEUE_LINES, "domain = ?1")
         };

@@ -116,3 +116,31 @@ impl Trouble {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_pass_is_tried_again() {
+        let of = |code| Trouble::of(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        for (code, trouble) in [
+            (ffi::SQLITE_BUSY, Trouble::Busy),
+            (ffi::SQLITE_BUSY_RECOVERY, Trouble::Busy),
+            (ffi::SQLITE_FULL, Trouble::Full),
+            (ffi::SQLITE_IOERR_SHMSIZE, Trouble::Full),
+            (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, Trouble::Operation),
+            (ffi::SQLITE_ERROR, Trouble::Operation),
+            (ffi::SQLITE_IOERR_FSYNC, Trouble::Fatal),
+            (ffi::SQLITE_IOERR_WRITE, Trouble::Fatal),
+            (ffi::SQLITE_IOERR_READ, Trouble::Fatal),
+            (ffi::SQLITE_CORRUPT, Trouble::Fatal),
+            (ffi::SQLITE_READONLY_DBMOVED, Trouble::Fatal),
+            (ffi::SQLITE_NOMEM, Trouble::Fatal),
+        ] {
+            assert_eq!(of(code), trouble, "{code}");
+        }
+        let at_commit = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CONSTRAINT), None);
+        assert_eq!(Trouble::of_commit(&at_commit), Trouble::Fatal);
+    }
+}

@@ -38,7 +38,7 @@ const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 pub(super) struct Tuning {
     pub(super) busy_patience: Duration,
     /// Done with the writer's connection before it starts.
-    pub(super) prepare: fn(&Connection) -> rusqlite::Result<()>,
+    pub(super) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
 }
 
 impl Default for Tuning {
@@ -103,7 +103,7 @@ pub(super) fn open(
         after_crash(&conn, path)?;
     }
     drop_unfinished(&conn)?;
-    (tuning.prepare)(&conn)?;
+    (tuning.prepare)(&mut conn)?;
 
     let wal_pages = count_wal_pages(&mut conn)?;
     let shared = Arc::new(Shared::new(last_id(&conn)?, Space::new(&directory)));

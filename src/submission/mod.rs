@@ -1,10 +1,10 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
 //! and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
-//! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
+//! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
 //! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
@@ -21,11 +21,14 @@ mod protocol;
 mod replies;
 mod session;
 pub mod tls;
+mod transaction;
 pub mod users;
 mod wire;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod room_tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -169,7 +172,11 @@ impl Submission {
     /// # Errors
     /// Nothing has changed then.
     pub fn reload(&self, settings: &SubmissionSettings, users: Arc<Users>) -> Result<(), StartError> {
-        let service = Service::new(settings, verify_with(users))?;
+        self.reload_with(settings, verify_with(users))
+    }
+
+    fn reload_with(&self, settings: &SubmissionSettings, verify: Verify) -> Result<(), StartError> {
+        let service = Service::new(settings, verify)?;
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();

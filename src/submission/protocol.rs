@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Domain, Envelope, Recipient, Reply, address};
+use crate::mail::{Address, Domain, Envelope, Reply, address};
 use crate::queue::Kick;
 
 use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
-use super::command::{Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
-use super::replies;
+use super::command::{Command, Node, SyntaxError};
 use super::users::User;
+use super::{replies, transaction};
 
 /// Where a session stands.
 ///
@@ -109,12 +109,12 @@ impl Here<'_> {
     }
 
     /// May have mail relayed, and be told of what is here.
-    fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
+    pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
     }
 
     /// The answer to a stranger who has to authenticate first.
-    fn auth_first(&self) -> Reply {
+    pub(super) fn auth_first(&self) -> Reply {
         if self.tls == Tls::Offered { replies::STARTTLS_FIRST } else { replies::AUTH_REQUIRED }
     }
 }
@@ -165,9 +165,9 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Vrfy(asked) => vrfy(state, &asked, here),
         Command::Etrn(node) => etrn(state, node, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
-        Command::Mail(mail) => self::mail(state, mail, here),
-        Command::Rcpt(rcpt) => self::rcpt(state, rcpt, here),
-        Command::Data => data(state),
+        Command::Mail(mail) => transaction::mail(state, mail, here),
+        Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
+        Command::Data => transaction::data(state),
     }
 }
 
@@ -207,7 +207,7 @@ pub(super) fn no_room(state: State) -> Step {
 }
 
 impl Step {
-    fn reply(state: State, reply: Reply) -> Step {
+    pub(super) fn reply(state: State, reply: Reply) -> Step {
         Step { state, reply: Some(reply), action: Action::Continue }
     }
 
@@ -366,129 +366,6 @@ fn etrn(state: State, node: Node, here: &Here<'_>) -> Step {
         }
     };
     Step::reply(state, reply)
-}
-
-fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
-    let client = match state {
-        State::Ready(client) => client,
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::NESTED_MAIL),
-    };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
-    let size = mail.size.unwrap_or(0);
-    let envelope = Envelope {
-        sender: mail.sender,
-        recipients: Vec::new(),
-        body: mail.body,
-        smtputf8: mail.smtputf8,
-        ret: mail.ret,
-        envid: mail.envid,
-    };
-    Step {
-        state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
-        action: Action::Reserve(size),
-    }
-}
-
-fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Reply> {
-    if here.auth_required && !here.is_welcome(client.user.as_ref()) {
-        return Err(here.auth_first());
-    }
-    if mail.size.is_some_and(|size| size > here.message_size_max) {
-        return Err(replies::TOO_BIG);
-    }
-    if mail.sender.as_ref().is_some_and(|sender| !mail.smtputf8 && !is_ascii(sender)) {
-        return Err(replies::SENDER_NEEDS_SMTPUTF8);
-    }
-    match &client.user {
-        Some(user) if !auth::may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
-        _ => Ok(()),
-    }
-}
-
-fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
-    let (client, mut envelope) = match state {
-        State::Mail(client, open) => (client, open.envelope),
-        State::Recipients(client, envelope) => (client, envelope),
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::MAIL_FIRST),
-    };
-    let reply = match recipients_of(&client, &envelope, rcpt, here) {
-        Ok(recipients) => {
-            envelope.recipients.extend(recipients);
-            return Step::reply(State::Recipients(client, envelope), replies::RECIPIENT_OK);
-        }
-        Err(reply) => reply,
-    };
-    let state = if envelope.recipients.is_empty() {
-        State::Mail(client, OpenMail { envelope, refused: true })
-    } else {
-        State::Recipients(client, envelope)
-    };
-    Step::reply(state, reply)
-}
-
-/// The recipients that a RCPT adds: one, or those its alias leads to.
-fn recipients_of(
-    client: &Client,
-    envelope: &Envelope,
-    rcpt: Rcpt,
-    here: &Here<'_>,
-) -> Result<Vec<Recipient>, Reply> {
-    let alias = match &rcpt.to {
-        ForwardPath::Local(name) => Some(name.clone()),
-        ForwardPath::Mailbox(address) => here.aliases.alias_of(address),
-    };
-    let addresses = match (alias, rcpt.to) {
-        (Some(name), _) => {
-            let mut members = here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?;
-            if members.is_empty() {
-                return Err(replies::ALIAS_LOOP);
-            }
-            // Who is a recipient already gets one copy.
-            members.retain(|member| envelope.recipients.iter().all(|known| known.address != *member));
-            members
-        }
-        (None, ForwardPath::Mailbox(_)) if !here.is_welcome(client.user.as_ref()) => {
-            return Err(replies::NO_RELAYING);
-        }
-        (None, ForwardPath::Mailbox(address)) => vec![address],
-        (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
-    };
-    if addresses.iter().any(|address| !envelope.smtputf8 && !is_ascii(address)) {
-        return Err(replies::RECIPIENT_NEEDS_SMTPUTF8);
-    }
-    // A first alias with more members than that is let through: asked again it would be no smaller.
-    let known = envelope.recipients.len();
-    if known > 0 && known + addresses.len() > here.recipients_max {
-        return Err(replies::TOO_MANY_RECIPIENTS);
-    }
-    let recipient = |address| Recipient { address, notify: rcpt.notify, orcpt: rcpt.orcpt.clone() };
-    Ok(addresses.into_iter().map(recipient).collect())
-}
-
-fn data(state: State) -> Step {
-    match state {
-        State::Recipients(client, envelope) => Step {
-            state: State::Ready(client),
-            reply: Some(replies::SEND_CONTENT),
-            action: Action::Receive(envelope),
-        },
-        State::Mail(client, open) if open.refused => {
-            Step::reply(State::Mail(client, open), replies::NO_VALID_RECIPIENTS)
-        }
-        State::Connected => Step::reply(state, replies::EHLO_FIRST),
-        State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
-        state => Step::reply(state, replies::MAIL_FIRST),
-    }
-}
-
-/// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)
-fn is_ascii(address: &Address) -> bool {
-    AsRef::<str>::as_ref(address).is_ascii()
 }
 
 #[cfg(test)]

@@ -1,1 +1,354 @@
+//! Every command in every state, for a stranger in the clear and under TLS, an authenticated client and a
+//! trusted one: the table is written out, each cell with code, enhanced code, action and next state.
 
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::mail::Recipient;
+use crate::submission::command;
+
+/// On a listener with STARTTLS where MAIL wants AUTH. Within a transaction a stranger can only be where
+/// it does not; the cells are the same.
+const TABLE: &str = "
+clear
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 550 5.7.1 -> Refused            | 550 5.7.1                       | 550 5.7.1
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
+AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+
+tls
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 550 5.7.1 -> Refused            | 550 5.7.1                       | 550 5.7.1
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN              | 503 5.5.1              | 334 -> Authenticating           | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                          | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 504 5.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+
+authenticated
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+VRFY b@example.net      | 502 5.7.0              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
+VRFY nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+
+trusted
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 250 2.1.5              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+VRFY b@example.net      | 252 2.5.2              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
+VRFY nobody             | 550 5.1.1              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
+AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+";
+
+/// As the table's headings name them.
+#[derive(Clone, Copy)]
+enum Who {
+    Clear,
+    Tls,
+    Authenticated,
+    Trusted,
+}
+
+struct World {
+    hostname: Domain,
+    names: BTreeMap<String, Vec<Address>>,
+}
+
+impl World {
+    fn new() -> World {
+        let to = |text: &str| vec![address::parse(text).unwrap()];
+        World {
+            hostname: Domain::parse("relay.example").unwrap(),
+            names: BTreeMap::from([("root".to_owned(), to("ops@example.com"))]),
+        }
+    }
+
+    fn here(&self, who: Who) -> Here<'_> {
+        Here {
+            hostname: &self.hostname,
+            tls: match who {
+                Who::Clear | Who::Trusted => Tls::Offered,
+                Who::Tls | Who::Authenticated => Tls::Active,
+            },
+            loopback: false,
+            trusted: matches!(who, Who::Trusted),
+            auth_required: true,
+            message_size_max: 1000,
+            recipients_max: 2,
+            aliases: Aliases { names: &self.names, hostname: &self.hostname },
+        }
+    }
+}
+
+fn client(who: Who) -> Client {
+    let user = matches!(who, Who::Authenticated).then(|| Arc::new(User::default()));
+    Client { name: "c.example".into(), extended: true, user }
+}
+
+fn states(who: Who) -> Vec<State> {
+    let open = |refused| OpenMail { envelope: Envelope::default(), refused };
+    let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
+    vec![
+        State::Connected,
+        State::Ready(client(who)),
+        State::Mail(client(who), open(false)),
+        State::Mail(client(who), open(true)),
+        State::Recipients(client(who), Envelope { recipients, ..Envelope::default() }),
+    ]
+}
+
+fn name(state: &State) -> &'static str {
+    match state {
+        State::Connected => "Connected",
+        State::Ready(_) => "Ready",
+        State::Authenticating(..) => "Authenticating",
+        State::Mail(_, open) if open.refused => "Refused",
+        State::Mail(..) => "Mail",
+        State::Recipients(..) => "Recipients",
+    }
+}
+
+/// A cell: the reply's codes, the action where there is one, the next state where it is another.
+fn cell(before: &State, step: &Step) -> String {
+    let mut parts = Vec::new();
+    if let Some(reply) = &step.reply {
+        parts.push(reply.code.to_string());
+        parts.extend(reply.enhanced.map(|enhanced| enhanced.to_string()));
+    }
+    let action = match step.action {
+        Action::Continue => None,
+        Action::Close => Some("close"),
+        Action::StartTls => Some("starttls"),
+        Action::Reserve(_) => Some("reserve"),
+        Action::Verify(_) => Some("verify"),
+        Action::Receive(_) => Some("receive"),
+        Action::Kick(..) => Some("kick"),
+    };
+    parts.extend(action.map(str::to_owned));
+    if name(before) != name(&step.state) {
+        parts.push(format!("-> {}", name(&step.state)));
+    }
+    parts.join(" ")
+}
+
+const COMMANDS: &[&str] = &[
+    "EHLO c.example",
+    "HELO c.example",
+    "MAIL FROM:<a@b.example>",
+    "MAIL FROM:<> SIZE=1001",
+    "RCPT TO:<b@example.net>",
+    "RCPT TO:<root>",
+    "RCPT TO:<nobody>",
+    "DATA",
+    "RSET",
+    "NOOP",
+    "HELP",
+    "HELP XYZZY",
+    "VRFY root",
+    "VRFY b@example.net",
+    "VRFY nobody",
+    "ETRN example.net",
+    "ETRN #queue",
+    "STARTTLS",
+    "AUTH PLAIN",
+    "AUTH PLAIN AGEAYg==",
+    "AUTH XYZZY",
+    "QUIT",
+    "SEND FROM:<a@b>",
+    "BDAT 1 LAST",
+    "XYZZY",
+    "DATA now",
+    "GET / HTTP/1.1",
+];
+
+/// The table's cells as they are now.
+fn table() -> Vec<Vec<String>> {
+    let world = World::new();
+    let mut rows = Vec::new();
+    for (heading, who) in [
+        ("clear", Who::Clear),
+        ("tls", Who::Tls),
+        ("authenticated", Who::Authenticated),
+        ("trusted", Who::Trusted),
+    ] {
+        rows.push(vec![heading.to_owned()]);
+        let columns = states(who).iter().map(|state| name(state).to_owned()).collect::<Vec<_>>();
+        rows.push([vec![String::new()], columns].concat());
+        for command in COMMANDS {
+            let cells = states(who).into_iter().map(|state| {
+                let read = command::parse(command.as_bytes());
+                cell(&state, &step(state.clone(), read, &world.here(who)))
+            });
+            rows.push([(*command).to_owned()].into_iter().chain(cells).collect());
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_command_in_every_state() {
+    let lines = TABLE.lines().filter(|line| !line.is_empty());
+    let expected: Vec<Vec<&str>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
+    let found = table();
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(expected, found);
+    }
+    assert_eq!(expected.len(), found.len());
+}
+
+fn ready(user: Option<&str>) -> State {
+    let user = user.map(|name| Arc::new(User { name: name.into(), ..User::default() }));
+    State::Ready(Client { name: "c.example".into(), extended: true, user })
+}
+
+#[test]
+fn within_an_auth_exchange_every_line_is_a_response() {
+    let exchange = || State::Authenticating(client(Who::Tls), Exchange::Plain);
+    for (line, expected) in [
+        ("QUIT", "501 5.5.2 -> Ready"),
+        ("NOOP", "501 5.5.2 -> Ready"),
+        ("*", "501 5.7.0 -> Ready"),
+        ("", "501 5.5.2 -> Ready"),
+        ("AGEAYg==", "verify -> Ready"),
+    ] {
+        assert_eq!(cell(&exchange(), &respond(exchange(), line.as_bytes())), expected, "{line}");
+    }
+    let world = World::new();
+    for (error, expected) in
+        [(SyntaxError::TooLong, "500 5.5.6 -> Ready"), (SyntaxError::BareLf, "500 5.5.2 -> Ready")]
+    {
+        let step = step(exchange(), Err(error), &world.here(Who::Tls));
+        assert_eq!(cell(&exchange(), &step), expected);
+    }
+}
+
+#[test]
+fn a_login_is_kept_by_ehlo_and_lost_by_starttls() {
+    let world = World::new();
+    let app = Arc::new(User { name: "app".into(), ..User::default() });
+    let Step { state, reply, .. } = verified(ready(None), Some(app));
+    assert_eq!((state.clone(), reply), (ready(Some("app")), Some(replies::AUTH_OK)));
+    let again = step(state.clone(), command::parse(b"EHLO c.example"), &world.here(Who::Tls));
+    assert_eq!(again.state, ready(Some("app")));
+    let starttls = step(state, Ok(Command::Starttls), &world.here(Who::Clear));
+    assert_eq!(starttls.state, State::Connected);
+    let failed = verified(ready(None), None);
+    assert_eq!((failed.state, failed.reply), (ready(None), Some(replies::AUTH_FAILED)));
+}
+
+#[test]
+fn without_room_the_transaction_does_not_begin() {
+    let world = World::new();
+    let mail = step(ready(Some("app")), command::parse(b"MAIL FROM:<> SIZE=9"), &world.here(Who::Tls));
+    assert_eq!(mail.action, Action::Reserve(9));
+    let refused = no_room(mail.state);
+    assert_eq!((refused.state, refused.reply), (ready(Some("app")), Some(replies::NO_ROOM)));
+}
+
+#[test]
+fn ehlo_names_what_holds_now_and_nothing_else() {
+    let world = World::new();
+    let offered = |tls, loopback, trusted, user| {
+        let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
+        let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
+        let extra = ["ETRN", "VRFY", "STARTTLS", "AUTH PLAIN LOGIN"];
+        extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
+    };
+    assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
+    assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "STARTTLS"]);
+    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY"]);
+    assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
+}

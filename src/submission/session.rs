@@ -14,7 +14,7 @@ use crate::maillog;
 use super::Service;
 use super::aliases::Aliases;
 use super::auth::{Credentials, Failures};
-use super::command::{self, SyntaxError};
+use super::command::{self, Command, SyntaxError};
 use super::content::DataReader;
 use super::header::Protocol;
 use super::intake::{Intake, MessageQueue, Submitted};
@@ -106,14 +106,19 @@ impl Session<'_> {
                 protocol::respond(state, line)
             }
             Line::Text(line) => {
+                let command = command::parse(line);
                 if log {
-                    log_command(self.client, line);
+                    log_command(self.client, line, &command);
                 }
                 verb = Verb::of(line);
-                protocol::step(state, command::parse(line), &here)
+                protocol::step(state, command, &here)
             }
             Line::TooLong => protocol::step(state, Err(SyntaxError::TooLong), &here),
             Line::BareLf => protocol::step(state, Err(SyntaxError::BareLf), &here),
+        };
+        let step = match step.action {
+            Action::Reserve(bytes) if !self.queue.has_room(bytes) => protocol::no_room(step.state),
+            _ => step,
         };
         let Step { state, reply, action } = step;
         if let Some(reply) = &reply {
@@ -127,12 +132,6 @@ impl Session<'_> {
     }
 
     fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
-        if let Action::Reserve(bytes) = action {
-            // The reply holds only if there is room.
-            if !self.queue.has_room(bytes) {
-                return self.answer(protocol::no_room(state));
-            }
-        }
         if let Some(reply) = &reply {
             self.say(reply)?;
         }
@@ -336,12 +335,13 @@ fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, 
     }
 }
 
-/// The dialogue in the debug log; what follows AUTH stays out of it.
-fn log_command(client: IpAddr, line: &[u8]) {
-    let line = String::from_utf8_lossy(line);
-    match line.get(..5) {
-        Some(verb) if verb.eq_ignore_ascii_case("AUTH ") => log::debug!("{client}: C: AUTH …"),
-        _ => log::debug!("{client}: C: {}", line.escape_debug()),
+/// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
+/// command: it may be the password of a client that did not wait for our 504.
+fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxError>) {
+    match command {
+        Ok(Command::Auth { mechanism, .. }) => log::debug!("{client}: C: AUTH {mechanism} …"),
+        Ok(_) => log::debug!("{client}: C: {}", String::from_utf8_lossy(line)),
+        Err(error) => log::debug!("{client}: C: ({} bytes: {error:?})", line.len()),
     }
 }
 

@@ -27,6 +27,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hickory_server", &["cli/demo_dns.rs"]),
     ("tokio", &["delivery/dns.rs", "cli/demo_dns.rs"]),
     ("toml", &["config/"]),
+    ("idna", &["mail/address.rs"]),
+    ("rustix", &["queue/space.rs"]),
+    ("signal_hook", &["cli/serve.rs"]),
+    ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),
     // The library's errors are types; only the binary may say "anyhow".
     ("anyhow", &["main.rs", "cli/"]),

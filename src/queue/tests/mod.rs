@@ -1,5 +1,9 @@
 //! The queue on real SQLite in a directory of its own.
 
+mod flow;
+mod people;
+mod trouble;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,45 +152,3 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -
 }
 
 const DELIVERED: Fate = Fate::Finished(Finished::Delivered);
-
-#[test]
-fn a_message_goes_from_accept_to_history() {
-    let bench = Bench::new();
-    let due = bench.accept(&["a@example.com", "b@example.net"]);
-    assert_eq!(due.len(), 2);
-    let fresh = due[0].fresh.clone().unwrap();
-    assert_eq!(fresh.content.as_ref().unwrap().bytes, b"Subject: x\r\n\r\nhello\r\n");
-
-    let read = bench.queue.due(i64::MIN, i64::MAX, 10).unwrap();
-    assert_eq!(
-        read.iter().map(|due| due.recipient).collect::<Vec<_>>(),
-        [due[0].recipient, due[1].recipient]
-    );
-    assert_eq!(bench.queue.due_in_domain(&due[1].domain, i64::MAX, 10).unwrap().len(), 1);
-    assert_eq!(bench.queue.next_due_after(0).unwrap(), Some(due[0].due_at));
-
-    let later = due[0].due_at + 60;
-    bench.queue.settle(settlement(
-        &fresh,
-        vec![(due[0].recipient, DELIVERED), (due[1].recipient, Fate::Retry(later))],
-    ));
-    assert_eq!(bench.settled(), [(due[0].recipient, None), (due[1].recipient, Some(later))]);
-    assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'delivered' AND attempts = 1"), 1);
-    assert_eq!(bench.text("SELECT last_reply FROM queue"), "451 4.7.1 come back later");
-    bench.is_well();
-
-    let fetched = bench.queue.fetch(fresh.id, &[due[0].recipient, due[1].recipient]).unwrap().unwrap();
-    assert_eq!(fetched.recipients.len(), 1);
-    assert_eq!((fetched.recipients[0].attempts, fetched.origin.clone()), (1, fresh.origin.clone()));
-    let content: Vec<u8> = bench.queue.content(fresh.id).flat_map(Result::unwrap).collect();
-    assert_eq!(content, b"Subject: x\r\n\r\nhello\r\n");
-
-    bench.queue.settle(settlement(&Arc::new(fetched), vec![(due[1].recipient, DELIVERED)]));
-    assert_eq!(bench.settled(), [(due[1].recipient, None)]);
-    for table in ["messages", "recipients", "content"] {
-        assert_eq!(bench.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
-    }
-    assert_eq!(bench.number("SELECT count(*) FROM attempts"), 3);
-    assert!(bench.queue.fetch(fresh.id, &[due[1].recipient]).unwrap().is_none());
-    bench.is_well();
-}

@@ -1,0 +1,316 @@
+//! The way of a message: accept, due, fetch, settle, history; over restarts; in chunks.
+
+use super::*;
+
+#[test]
+fn a_message_goes_from_accept_to_history() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.net"]);
+    assert_eq!(due.len(), 2);
+    let fresh = due[0].fresh.clone().unwrap();
+    assert_eq!(fresh.content.as_ref().unwrap().bytes, b"Subject: x\r\n\r\nhello\r\n");
+
+    let read = bench.queue.due(i64::MIN, i64::MAX, 10).unwrap();
+    assert_eq!(
+        read.iter().map(|due| due.recipient).collect::<Vec<_>>(),
+        [due[0].recipient, due[1].recipient]
+    );
+    assert_eq!(bench.queue.due_in_domain(&due[1].domain, i64::MAX, 10).unwrap().len(), 1);
+    assert_eq!(bench.queue.next_due_after(0).unwrap(), Some(due[0].due_at));
+
+    let later = due[0].due_at + 60;
+    bench.queue.settle(settlement(
+        &fresh,
+        vec![(due[0].recipient, DELIVERED), (due[1].recipient, Fate::Retry(later))],
+    ));
+    assert_eq!(bench.settled(), [(due[0].recipient, None), (due[1].recipient, Some(later))]);
+    assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'delivered' AND attempts = 1"), 1);
+    assert_eq!(bench.text("SELECT last_reply FROM queue"), "451 4.7.1 come back later");
+    bench.is_well();
+
+    let fetched = bench.queue.fetch(fresh.id, &[due[0].recipient, due[1].recipient]).unwrap().unwrap();
+    assert_eq!(fetched.recipients.len(), 1);
+    assert_eq!((fetched.recipients[0].attempts, fetched.origin.clone()), (1, fresh.origin.clone()));
+    let content: Vec<u8> = bench.queue.content(fresh.id).flat_map(Result::unwrap).collect();
+    assert_eq!(content, b"Subject: x\r\n\r\nhello\r\n");
+
+    bench.queue.settle(settlement(&Arc::new(fetched), vec![(due[1].recipient, DELIVERED)]));
+    assert_eq!(bench.settled(), [(due[1].recipient, None)]);
+    for table in ["messages", "recipients", "content"] {
+        assert_eq!(bench.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+    assert_eq!(bench.number("SELECT count(*) FROM attempts"), 3);
+    assert!(bench.queue.fetch(fresh.id, &[due[1].recipient]).unwrap().is_none());
+    bench.is_well();
+}
+
+#[test]
+fn what_was_accepted_is_there_after_a_restart() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com"]);
+    let lane = LaneRow {
+        lane: "example.com".to_owned(),
+        failures: 2,
+        backoff_until: due[0].due_at + 60,
+        last_reply: "421 4.3.2 closing".to_owned(),
+    };
+    bench.queue.set_lane(lane.clone());
+    bench.queue.set_lane(LaneRow { lane: "gone.example".to_owned(), ..lane.clone() });
+    bench.queue.clear_lane("gone.example");
+    let bench = bench.restart();
+    let again = bench.queue.due(0, i64::MAX, 10).unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].recipient, again[0].domain.as_str()), (due[0].recipient, "example.com"));
+    assert!(again[0].fresh.is_none());
+    assert_eq!(bench.queue.lanes().unwrap(), [lane]);
+    assert!(!bench.directory.path().join("queue.db-wal").metadata().is_ok_and(|wal| wal.len() > 1 << 20));
+    bench.is_well();
+}
+
+#[test]
+fn no_id_is_used_twice_when_the_clock_steps_back() {
+    let bench = Bench::new();
+    bench.accept(&["a@example.com"]);
+    let later = now_us() + 3_600_000_000;
+    // As a run would leave it whose clock was an hour ahead and whose mail is all gone.
+    bench.somebody().execute("UPDATE meta SET value = ?", [later]).unwrap();
+    assert!(matches!(bench.event(), Event::ChangedOutside));
+    let bench = bench.restart();
+    assert!(bench.queue.new_message_id().0 > later);
+    bench.accept(&["b@example.com"]);
+    let last = bench.number("SELECT value FROM meta");
+    assert!(last > later, "remembered with the commit");
+    let bench = bench.restart();
+    assert!(bench.queue.new_message_id().0 > last);
+}
+
+#[test]
+fn accept_returns_after_the_commit() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let somebody = bench.somebody();
+                for _ in 0..25 {
+                    let message = bench.message(&["a@example.com"], b"x\r\n");
+                    let id = message.id;
+                    bench.queue.accept(message).unwrap();
+                    let seen =
+                        somebody.query_row("SELECT queue_id FROM messages WHERE id = ?", [id.0], |row| {
+                            row.get::<_, String>(0)
+                        });
+                    assert_eq!(seen.as_deref(), Ok(id.to_string().as_str()));
+                }
+            });
+        }
+    });
+    assert_eq!(bench.number("SELECT count(*) FROM queue"), 200);
+    bench.is_well();
+}
+
+#[test]
+fn a_page_can_end_inside_one_second() {
+    let bench = Bench::new();
+    let to: Vec<String> = (0..5).map(|n| format!("u{n}@example.com")).collect();
+    let due = bench.accept(&to.iter().map(String::as_str).collect::<Vec<_>>());
+    let domain = &due[0].domain;
+    let wanted: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
+    for by_domain in [false, true] {
+        let mut seen = Vec::new();
+        let mut after = DueCursor::from(0);
+        loop {
+            let page = match by_domain {
+                false => bench.queue.due(after, i64::MAX, 2),
+                true => bench.queue.due_in_domain_after(domain, after, i64::MAX, 2),
+            };
+            let page = page.unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.cursor();
+            seen.extend(page.iter().map(|due| due.recipient));
+        }
+        assert_eq!(seen, wanted);
+    }
+    assert!(
+        bench.queue.due(due[0].due_at, i64::MAX, 9).unwrap().is_empty(),
+        "a plain time: behind that second"
+    );
+    assert!(bench.queue.due(0, due[0].due_at - 1, 9).unwrap().is_empty());
+}
+
+#[test]
+fn content_arrives_in_chunks_and_leaves_in_chunks() {
+    let bench = Bench::new();
+    let mut message = bench.message(&["a@example.com"], b"tail\r\n");
+    let chunk = vec![b'x'; 256 << 10];
+    for seq in 0..2 {
+        bench.queue.append_chunk(message.id, seq, chunk.clone()).unwrap();
+    }
+    (message.chunks_before, message.size) = (2, 2 * chunk.len() as u64 + 6);
+    let id = message.id;
+    bench.queue.accept(message).unwrap();
+    assert!(bench.accepted()[0].fresh.is_none(), "only what came in one piece is kept in memory");
+    let chunks: Vec<Vec<u8>> = bench.queue.content(id).map(Result::unwrap).collect();
+    assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [chunk.len(), chunk.len(), 6]);
+
+    // A large notice comes in one piece and is cut.
+    let large = bench.message(&["a@example.com"], &[b'y'; 600 << 10]);
+    let large_id = large.id;
+    bench.queue.accept(large).unwrap();
+    assert_eq!(bench.queue.content(large_id).map(|chunk| chunk.unwrap().len()).sum::<usize>(), 600 << 10);
+    assert_eq!(bench.number("SELECT count(*) FROM incoming"), 0);
+    bench.is_well();
+}
+
+#[test]
+fn what_had_not_arrived_whole_is_no_message() {
+    let bench = Bench::new();
+    let whole = bench.accept(&["a@example.com"])[0].message;
+    let unfinished = bench.queue.new_message_id();
+    bench.queue.append_chunk(unfinished, 0, vec![b'x'; 1000]).unwrap();
+    let discarded = bench.queue.new_message_id();
+    bench.queue.append_chunk(discarded, 0, vec![b'x'; 1000]).unwrap();
+    bench.queue.discard(discarded);
+    bench.queue.discard(whole);
+
+    let mut holed = bench.message(&["a@example.com"], b"x\r\n");
+    holed.chunks_before = 1;
+    assert_eq!(bench.queue.accept(holed), Err(AcceptError::Failed), "its first chunk never came");
+    bench.accept(&["b@example.com"]);
+    assert_eq!(bench.number("SELECT count(*) FROM content"), 3, "two whole ones and the unfinished one");
+
+    let bench = bench.restart();
+    assert_eq!(bench.number("SELECT count(*) FROM content"), 2);
+    bench.is_well();
+}
+
+#[test]
+fn content_that_goes_while_it_is_read_is_an_error_and_not_a_shorter_message() {
+    let bench = Bench::new();
+    let message = bench.message(&["a@example.com"], &[b'y'; 600 << 10]);
+    let id = message.id;
+    bench.queue.accept(message).unwrap();
+    let mut content = bench.queue.content(id);
+    assert!(content.next().unwrap().is_ok());
+    admin::Admin::to_write(&bench.path()).unwrap().remove(&admin::Which::Message(id)).unwrap();
+    assert!(matches!(content.next(), Some(Err(QueueError::ContentGone(gone))) if gone == id));
+    assert!(content.next().is_none());
+}
+
+#[test]
+fn the_cache_takes_no_more_than_its_budget_and_gets_it_back() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let bench = Bench::new();
+    let budget = Arc::new(AtomicUsize::new(10_000));
+    let incoming = |bytes: usize| {
+        op::Incoming::new(
+            bench.message(&["a@example.com"], &vec![b'x'; bytes]),
+            &id::Ids::after(0),
+            0,
+            &budget,
+        )
+    };
+    let first = incoming(5_000);
+    let second = incoming(5_000);
+    assert!(first.message.content.is_some());
+    assert!(second.message.content.is_none() && second.due[0].fresh.is_none());
+    assert_eq!(second.tail().len(), 5_000);
+    drop((first, second));
+    assert_eq!(budget.load(Ordering::Relaxed), 10_000);
+}
+
+#[test]
+fn a_bounce_commits_with_the_outcome_that_causes_it() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com"]);
+    let fresh = due[0].fresh.clone().unwrap();
+    let bounce = bench.message(&["app@example.org"], b"Subject: sorry\r\n\r\n");
+    let bounce_id = bounce.id;
+    let mut settlement = settlement(&fresh, vec![(due[0].recipient, Fate::Finished(Finished::Failed))]);
+    settlement.notices.push(bounce);
+    bench.queue.settle(settlement);
+    assert_eq!(bench.settled(), [(due[0].recipient, None)]);
+    let told = bench.accepted();
+    assert_eq!((told.len(), told[0].message), (1, bounce_id));
+    assert!(told[0].fresh.is_some());
+    bench.is_well();
+}
+
+#[test]
+fn a_kick_makes_all_of_a_domain_due_in_parts() {
+    let bench = Bench::new();
+    let to: Vec<String> = (0..6000).map(|n| format!("u{n}@a_b.example")).collect();
+    let mut to: Vec<&str> = to.iter().map(String::as_str).collect();
+    to.extend(["x@below.a_b.example", "x@axb.example", "x@below.axb.example"]);
+    let message = bench.message(&to, b"x\r\n");
+    bench.queue.accept(message).unwrap();
+    bench.accepted();
+    bench.somebody().execute("UPDATE recipients SET next_attempt_at = next_attempt_at + 9999", []).unwrap();
+    assert!(matches!(bench.event(), Event::ChangedOutside));
+    bench.queue.set_lane(LaneRow {
+        lane: "a_b.example".to_owned(),
+        failures: 1,
+        backoff_until: 0,
+        last_reply: String::new(),
+    });
+
+    let domain = Domain::parse("a_b.example").unwrap();
+    let due = "SELECT count(*) FROM recipients WHERE next_attempt_at <= unixepoch()";
+    assert_eq!(bench.queue.kick(&Kick::Domain(domain.clone())), Ok(6000));
+    // The first part, and the last.
+    for _ in 0..2 {
+        assert!(matches!(bench.event(), Event::Kicked(Kick::Domain(kicked)) if kicked == domain));
+    }
+    assert_eq!(bench.number(due), 6000);
+    assert!(bench.queue.lanes().unwrap().is_empty());
+    assert_eq!(bench.queue.kick(&Kick::DomainAndBelow(domain)), Ok(6001));
+    assert_eq!(bench.number(due), 6001);
+    assert_eq!(bench.queue.kick(&Kick::Domain(Domain::parse("nobody.example").unwrap())), Ok(0));
+}
+
+#[test]
+fn an_intent_to_send_the_dot_outlives_the_process() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.com", "c@example.com"]);
+    let ids: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
+    bench.queue.intend_dot(&ids).unwrap();
+    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(ids[0], Fate::Retry(0))]));
+    bench.settled();
+    let message = due[0].message;
+    drop(due);
+    let bench = bench.restart();
+    assert_eq!(bench.queue.in_doubt().unwrap(), [(message, vec![ids[1], ids[2]])]);
+}
+
+#[test]
+fn expired_ones_are_found_and_held_ones_are_not() {
+    let bench = Bench::new();
+    let mut message = bench.message(&["a@example.com", "b@example.com"], b"x\r\n");
+    message.expires_at = message.received_at - 5;
+    let now = message.received_at;
+    bench.queue.accept(message).unwrap();
+    let due = bench.accepted();
+    bench.accept(&["c@example.com"]);
+    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[1].recipient, Fate::Hold)]));
+    assert_eq!(bench.settled(), [(due[1].recipient, None)]);
+    let expired = bench.queue.expired(now, 10).unwrap();
+    assert_eq!(expired.iter().map(|due| due.recipient).collect::<Vec<_>>(), [due[0].recipient]);
+}
+
+#[test]
+fn old_history_goes_with_its_attempts() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.com"]);
+    let fresh = due[0].fresh.clone().unwrap();
+    bench.queue.settle(settlement(&fresh, due.iter().map(|due| (due.recipient, DELIVERED)).collect()));
+    bench.settled();
+    let somebody = bench.somebody();
+    somebody
+        .execute("UPDATE history SET finished_at = finished_at - 10 WHERE address = 'a@example.com'", [])
+        .unwrap();
+    let mut purge = purge::Purge::new(Duration::from_secs(5));
+    // By when the message came, both may go; by when it was finished, one is too young.
+    somebody.execute("UPDATE history SET message_id = message_id - 10000000", []).unwrap();
+    assert!(!purge.step(&somebody).unwrap());
+    assert_eq!(bench.text("SELECT address FROM history"), "b@example.com");
+    assert_eq!(bench.number("SELECT recipient_id FROM attempts"), due[1].recipient.0);
+}

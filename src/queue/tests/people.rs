@@ -1,0 +1,136 @@
+//! The queue as people see it: the views, and `postrider queue`'s verbs.
+
+use super::admin::{Admin, Filter, Which};
+use super::*;
+
+fn filter() -> Filter {
+    Filter { limit: 100, ..Filter::default() }
+}
+
+#[test]
+fn every_view_tells_something_and_stuck_nothing() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com"]);
+    bench.queue.settle(settlement(
+        due[0].fresh.as_ref().unwrap(),
+        vec![(due[0].recipient, Fate::Retry(9_999_999_999))],
+    ));
+    bench.settled();
+    let line = bench.text(
+        "SELECT sender || ' ' || recipient || ' ' || state || ' ' || attempts || ' ' || next_attempt || ' ' || last_reply
+         FROM queue",
+    );
+    assert_eq!(line, "app@example.org a@example.com queued 1 2286-11-20 17:46:39 451 4.7.1 come back later");
+    assert_eq!(
+        bench.text("SELECT domain || ' ' || total || ' ' || under_5m FROM queue_by_domain"),
+        "example.com 1 1"
+    );
+    let failure = bench
+        .text("SELECT times || ' ' || outcome || ' ' || phase || ' ' || mx || ' ' || reply FROM failures");
+    assert_eq!(failure, "1 deferred dot mx.example.com 451 4.7.1 come back later");
+    assert_eq!(bench.number("SELECT count(*) FROM stuck"), 0);
+}
+
+#[test]
+fn list_and_show_find_waiting_and_finished_ones() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.net"]);
+    bench.accept(&["c@example.com"]);
+    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]));
+    bench.settled();
+    let admin = Admin::to_read(&bench.path()).unwrap();
+    let list = |filter: Filter| -> Vec<String> {
+        admin
+            .list(&filter)
+            .unwrap()
+            .into_iter()
+            .map(|line| format!("{} {}", line.recipient, line.state))
+            .collect()
+    };
+    assert_eq!(list(filter()), ["b@example.net queued", "c@example.com queued"]);
+    assert_eq!(list(Filter { limit: 1, ..filter() }), ["b@example.net queued"]);
+    let com = Domain::parse("example.com").unwrap();
+    assert_eq!(list(Filter { domain: Some(com.clone()), ..filter() }), ["c@example.com queued"]);
+    let delivered = Filter { state: Some("delivered".to_owned()), domain: Some(com), ..filter() };
+    assert_eq!(list(delivered), ["a@example.com delivered"]);
+    assert!(list(Filter { sender: Some(String::new()), ..filter() }).is_empty());
+
+    let shown = admin.show(due[0].message).unwrap().unwrap();
+    assert_eq!(shown.header.as_deref(), Some("Subject: x\n"));
+    assert_eq!(shown.message.unwrap().user.as_deref(), Some("app"));
+    let states: Vec<_> =
+        shown.recipients.iter().map(|(line, tries)| (line.state.as_str(), tries.len())).collect();
+    assert_eq!(states, [("queued", 0), ("delivered", 1)]);
+    assert!(admin.show(MessageId(1)).unwrap().is_none());
+
+    let summary = admin.summary(10).unwrap();
+    assert_eq!((summary.messages, summary.recipients, summary.due, summary.held), (2, 2, 2, 0));
+    assert_eq!(summary.domains.len(), 2);
+    assert!(admin.damage().unwrap().is_empty());
+}
+
+#[test]
+fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@example.com", "b@example.net"]);
+    let now = due[0].due_at;
+    let message = due[0].fresh.as_ref().unwrap();
+    bench.queue.settle(settlement(
+        message,
+        due.iter().map(|due| (due.recipient, Fate::Retry(now + 9999))).collect(),
+    ));
+    bench.settled();
+    bench.queue.set_lane(LaneRow {
+        lane: "example.com".to_owned(),
+        failures: 1,
+        backoff_until: now + 9999,
+        last_reply: "421 4.3.2 no".to_owned(),
+    });
+    while bench.queue.lanes().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let admin = Admin::to_write(&bench.path()).unwrap();
+    let com = Which::Domain(Domain::parse("example.com").unwrap());
+    assert_eq!(admin.retry(&com).unwrap(), 1);
+    assert!(matches!(bench.event(), Event::ChangedOutside));
+    assert!(bench.queue.lanes().unwrap().is_empty());
+    let due_now = |count| assert_eq!(bench.queue.due(0, now_us() / 1_000_000, 9).unwrap().len(), count);
+    due_now(1);
+    assert_eq!(admin.retry(&Which::All).unwrap(), 2);
+    due_now(2);
+    assert_eq!(admin.hold(&Which::Message(message.id)).unwrap(), 2);
+    due_now(0);
+    assert_eq!(admin.release(&com).unwrap(), 1);
+    due_now(1);
+    assert_eq!(admin.remove(&com).unwrap(), 1);
+    bench.is_well();
+    assert_eq!(admin.remove(&Which::All).unwrap(), 1);
+    assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'removed' AND attempts = 1"), 2);
+    assert_eq!(bench.number("SELECT count(*) FROM content"), 0);
+    bench.is_well();
+}
+
+#[test]
+fn the_queue_can_be_looked_at_while_no_relay_runs() {
+    let bench = Bench::new();
+    bench.accept(&["a@example.com"]);
+    let path = bench.path();
+    let Bench { directory, queue, writer, .. } = bench;
+    writer.stop().unwrap();
+    drop(queue);
+    assert_eq!(Admin::to_read(&path).unwrap().list(&filter()).unwrap().len(), 1);
+    assert_eq!(Admin::to_write(&path).unwrap().remove(&Which::All).unwrap(), 1);
+    drop(directory);
+}
+
+#[test]
+fn what_is_no_queue_is_said_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let refusal = || Admin::to_read(&path).unwrap_err().to_string();
+    assert!(refusal().contains("postrider serve"));
+    std::fs::write(&path, "").unwrap();
+    assert!(refusal().contains("is empty"), "{}", refusal());
+    std::fs::write(&path, "no database at all".repeat(100)).unwrap();
+    assert!(refusal().contains("is not a SQLite database"), "{}", refusal());
+}
