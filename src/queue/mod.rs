@@ -57,7 +57,7 @@ pub struct Queue {
     readers: Arc<Readers>,
 }
 
-/// For the room of MAIL and for `check`: how often mail was refused since the start.
+/// How often something was refused since the start, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refused {
     /// The database was busy.
