@@ -255,6 +255,23 @@ fn what_is_undelivered_at_the_end_of_its_life_bounces_with_the_last_reply() {
 }
 
 #[test]
+fn a_sender_is_told_of_a_delay_once() {
+    let (mut world, home) = world_with_sender();
+    let mx = world.host("a.test", Script::new().first(4, At::Rcpt("@"), Act::Say("451 4.7.1 not yet")));
+    let relay = world.relay(Config::new().retry(&["1s"]).set("queue.delay_warning", "\"1s\""));
+    relay.submit(SENDER, &["you@a.test"], &mail("slow"));
+    let messages = home.wait_for_messages(1, SOON);
+    let warning = unfolded(&text(&messages[0]));
+    for part in ["Action: delayed", "Status: 4.7.1", "451 4.7.1 not yet", "Will-Retry-Until:"] {
+        assert!(warning.contains(part), "no {part:?} in:\n{warning}");
+    }
+    mx.wait_for_messages(1, SOON);
+    wait_for_end(&relay, "you@a.test", "delivered");
+    assert!(relay.db().attempts("you@a.test", "deferred") >= 3, "{}", relay.db().dump());
+    assert_eq!(home.messages().len(), 1, "told once, though it was put off again and again");
+}
+
+#[test]
 fn a_null_mx_bounces_at_once() {
     let (mut world, home) = world_with_sender();
     world.zone(|zone| zone.null_mx("nomail.test"));
