@@ -199,5 +199,5 @@ SELECT 'both waiting and finished', r.id, r.message_id
 FROM recipients r JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id
 UNION ALL
 SELECT 'an hour past its lifetime', r.id, r.message_id
-FROM recipients r JOIN messages m ON m.id = r.message_id
+FROM messages m CROSS JOIN recipients r ON r.message_id = m.id  -- CROSS: along messages_expiring
 WHERE r.state = 'queued' AND m.expires_at < unixepoch() - 3600;

@@ -1,8 +1,8 @@
 //! Delivery: from a job to its outcomes. Foreign replies end here.
 //!
 //! The workers are a bounded pool of threads, started as needed; each takes a job, carries it out
-//! ([`attempt`]), settles it and takes the next. A connection that is still good goes to the
-//! [`pool`], where the next job of its lane finds it. A panic ends one attempt: it is logged,
+//! (`attempt`), settles it and takes the next. A connection that is still good goes to the
+//! `pool`, where the next job of its lane finds it. A panic ends one attempt: it is logged,
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;

@@ -58,7 +58,7 @@ pub struct Queue {
     readers: Arc<Readers>,
 }
 
-/// For the room of MAIL and for `check`: how often mail was refused since the start.
+/// How often something was refused since the start, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refused {
     /// The database was busy.
@@ -153,7 +153,7 @@ impl Queue {
     /// The database cannot be read.
     pub fn due(&self, after: impl Into<DueCursor>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         let after = after.into();
-        self.readers.read(|conn| read::due(conn, after, until, limit))
+        self.readers.read(|conn| read::due(conn, None, after, until, limit))
     }
 
     /// The first of one domain that are due at `until` or before.
@@ -176,7 +176,7 @@ impl Queue {
         limit: usize,
     ) -> Result<Vec<Due>, QueueError> {
         let after = after.into();
-        self.readers.read(|conn| read::due_in_domain(conn, domain, after, until, limit))
+        self.readers.read(|conn| read::due(conn, Some(domain), after, until, limit))
     }
 
     /// When the next recipient after `time` is due.

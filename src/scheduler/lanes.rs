@@ -25,7 +25,7 @@ use super::retry::Schedule;
 
 /// Recipients of one lane in memory at most.
 pub const LANE_WINDOW: usize = 2_000;
-/// Recipients in memory at most, but for [`LANE_MINIMUM`] a lane.
+/// Recipients in memory at most, but for `LANE_MINIMUM` a lane.
 pub const WINDOW: usize = 50_000;
 /// What a lane may always hold, so that a full window never locks a lane out.
 const LANE_MINIMUM: usize = 10;

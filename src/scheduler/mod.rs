@@ -33,6 +33,8 @@ const EVENTS_AT_ONCE: usize = 1_000;
 const EXPIRY_SECS: i64 = 60;
 /// How often the sweep runs, and how long overdue a recipient must be for it to care.
 const SWEEP_SECS: i64 = 60;
+/// How often the queue looks for rows that break an invariant; it reads all of them.
+const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
 /// What is due beyond this many pages is read in the next round, so that events are heard in between.
@@ -196,6 +198,7 @@ struct Thread {
     next_due: i64,
     next_expiry: i64,
     next_sweep: i64,
+    next_stuck: i64,
     /// Somebody else wrote: a lane whose row they deleted no longer backs off.
     lanes_changed: bool,
 }
@@ -203,13 +206,13 @@ struct Thread {
 impl Thread {
     fn new(inner: Arc<Inner>) -> Thread {
         let now = inner.clock.now();
-        let next_sweep = now + SWEEP_SECS;
         Thread {
             inner,
             cursor: DueCursor::from(i64::MIN),
             next_due: i64::MIN,
             next_expiry: i64::MIN,
-            next_sweep,
+            next_sweep: now + SWEEP_SECS,
+            next_stuck: now + STUCK_SECS,
             lanes_changed: false,
         }
     }
@@ -260,6 +263,8 @@ impl Thread {
                         Kick::Lane(lane, _) => lane.as_str().into(),
                     };
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                    // The lane of a route, since the queue knows only domains; and a row still on its way there.
+                    inner.queue.clear_lane(&own);
                     self.read_again();
                 }
                 Event::ChangedOutside => {
@@ -303,6 +308,10 @@ impl Thread {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;
             self.sweep(now)?;
+        }
+        if self.next_stuck <= now {
+            self.next_stuck = now + STUCK_SECS;
+            self.inner.queue.sweep(now)?;
         }
         Ok(())
     }

@@ -366,3 +366,23 @@ fn old_history_goes_with_its_attempts() {
     assert_eq!(bench.text("SELECT address FROM history"), "b@example.com");
     assert_eq!(bench.number("SELECT recipient_id FROM attempts"), due[1].recipient.0);
 }
+
+/// What is asked all the time walks along an index: the length of the queue costs nothing.
+#[test]
+fn no_question_of_the_scheduler_reads_the_whole_queue() {
+    let bench = Bench::new();
+    let conn = bench.somebody();
+    let plan = |sql: &str| -> String {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let count = plan.parameter_count();
+        let rows = plan.query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get::<_, String>(3));
+        rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    };
+    for sql in
+        [read::DUE_SAME_SECOND, read::DUE_LATER, read::DOMAIN_SAME_SECOND, read::DOMAIN_LATER, read::EXPIRED]
+    {
+        let plan = plan(sql);
+        assert!(!plan.contains("SCAN"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
+    }
+}
