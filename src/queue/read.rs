@@ -89,8 +89,6 @@ impl Due {
     }
 }
 
-const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority";
-
 fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
     Ok(Due {
@@ -109,7 +107,33 @@ fn domain_from(text: &str) -> Domain {
     Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
 }
 
-/// See [`super::Queue::due`]. Two questions, so that each is one walk along the index.
+// Two questions, so that both are one walk along the index: the rest of a second, and what is later.
+pub(super) const DUE_SAME_SECOND: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_LATER: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+    ORDER BY next_attempt_at, id LIMIT ?3";
+// A question for each priority, so that each is one walk along the index, whatever else waits.
+pub(super) const DOMAIN_NEXT_PRIORITY: &str =
+    "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
+pub(super) const DOMAIN_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3
+    ORDER BY next_attempt_at, id LIMIT ?4";
+/// `priority <> 0` lets SQLite see that the index serves.
+pub(super) const DUE_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2
+    ORDER BY next_attempt_at, id LIMIT ?3";
+/// CROSS: along the index by `expires_at`, not through all that waits.
+pub(super) const EXPIRED: &str = "
+    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority
+    FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
+    WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+
+/// See [`super::Queue::due`].
 pub(super) fn due(
     conn: &Connection,
     after: DueCursor,
@@ -117,47 +141,31 @@ pub(super) fn due(
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
     let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
     if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![after.at, after.id, limit as i64], &mut found)?;
+        collect(conn, DUE_SAME_SECOND, params![after.at, after.id, limit as i64], &mut found)?;
     }
-    let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at > ?1
-             AND next_attempt_at <= ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![after.at, until, rest as i64], &mut found)?;
+    if found.len() < limit {
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DUE_LATER, params![after.at, until, rest], &mut found)?;
+    }
     Ok(found)
 }
 
-/// See [`super::Queue::due_in_domain`]. A question for each priority that waits there (nearly always one), the
-/// highest first; each is one walk along the index, whatever waits below it.
+/// See [`super::Queue::due_in_domain`]. Nearly always there is one priority to ask for.
 pub(super) fn due_in_domain(
     conn: &Connection,
     domain: &Domain,
     until: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
-    let mut next_below = conn.prepare_cached(
-        "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2",
-    )?;
-    let of_priority = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
     let mut found = Vec::new();
     let mut below = i64::MAX;
     while found.len() < limit {
-        let priority =
-            next_below.query_row(params![domain.as_str(), below], |row| row.get::<_, Option<i64>>(0));
-        let Some(priority) = priority? else { break };
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let Some(priority) = priority else { break };
         let rest = (limit - found.len()) as i64;
-        collect(conn, &of_priority, params![domain.as_str(), priority, until, rest], &mut found)?;
+        collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
         below = priority;
     }
     Ok(found)
@@ -165,29 +173,17 @@ pub(super) fn due_in_domain(
 
 /// See [`super::Queue::urgent`].
 pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    // Highest first; within one priority in order of time. `priority <> 0` lets SQLite see that the index serves.
-    let sql = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
     let mut found = Vec::new();
     for priority in (1..=9).rev() {
         let rest = (limit - found.len().min(limit)) as i64;
-        collect(conn, &sql, params![priority, until, rest], &mut found)?;
+        collect(conn, DUE_OF_PRIORITY, params![priority, until, rest], &mut found)?;
     }
     Ok(found)
 }
 
 /// See [`super::Queue::expired`].
 pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    let sql = format!(
-        "SELECT {DUE_COLUMNS} FROM messages m JOIN recipients r ON r.message_id = m.id
-         WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, r.id LIMIT ?2"
-    );
-    let mut found = Vec::new();
-    collect(conn, &sql, params![now, limit as i64], &mut found)?;
-    Ok(found)
+    conn.prepare_cached(EXPIRED)?.query_map(params![now, limit as i64], due_row)?.collect()
 }
 
 fn collect(

@@ -36,6 +36,7 @@ pub(super) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> 
         when(here.tls == Tls::Active, "REQUIRETLS"),
         when(welcome, "ETRN"),
         when(welcome, "VRFY"),
+        when(welcome, "EXPN"),
         when(here.tls == Tls::Offered, "STARTTLS"),
         (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", auth::MECHANISMS)),
         when(true, "HELP"),

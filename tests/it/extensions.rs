@@ -10,8 +10,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::client::{Client, mail, on_the_wire, queue_id};
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
-use crate::relay::{Client, Config, PASSWORD, Relay, USER, World, mail, on_the_wire, queue_id, wait_for};
+use crate::relay::{Config, PASSWORD, Relay, USER, World, wait_for};
 
 const SENDER: &str = "me@app.test";
 

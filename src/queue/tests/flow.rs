@@ -252,16 +252,68 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
 
     let domain = Domain::parse("a_b.example").unwrap();
     let due = "SELECT count(*) FROM recipients WHERE next_attempt_at <= unixepoch()";
-    assert_eq!(bench.queue.kick(&Kick::Domain(domain.clone())), Ok(6000));
+    let asker = Asker { user: Some("app".to_owned()), client: "192.0.2.1".parse().ok() };
+    let kick = |kick: &Kick| bench.queue.kick(kick, &asker);
+    assert_eq!(kick(&Kick::Domain(domain.clone())), Ok(Kicked::InParts(6000)));
     // The first part, and the last.
     for _ in 0..2 {
         assert!(matches!(bench.event(), Event::Kicked(Kick::Domain(kicked)) if kicked == domain));
     }
     assert_eq!(bench.number(due), 6000);
     assert!(bench.queue.lanes().unwrap().is_empty());
-    assert_eq!(bench.queue.kick(&Kick::DomainAndBelow(domain)), Ok(6001));
+    assert_eq!(kick(&Kick::DomainAndBelow(domain.clone())), Ok(Kicked::Started(6001)));
     assert_eq!(bench.number(due), 6001);
-    assert_eq!(bench.queue.kick(&Kick::Domain(Domain::parse("nobody.example").unwrap())), Ok(0));
+    assert_eq!(kick(&Kick::Domain(domain)), Ok(Kicked::UnderWay(6000)));
+    bench.queue.set_lane(LaneRow {
+        lane: "route:*.test".to_owned(),
+        failures: 1,
+        backoff_until: i64::MAX,
+        last_reply: String::new(),
+    });
+    // What is committed next takes the lane's row along.
+    let nobody = Domain::parse("nobody.example").unwrap();
+    assert_eq!(kick(&Kick::Domain(nobody)), Ok(Kicked::Nothing));
+    let lane = ["axb.example", "below.axb.example"].map(|name| Domain::parse(name).unwrap());
+    assert_eq!(kick(&Kick::Lane("route:*.test".to_owned(), lane.to_vec())), Ok(Kicked::Started(2)));
+    assert_eq!(bench.number(due), 6003);
+    assert!(bench.queue.lanes().unwrap().is_empty());
+
+    // Each once, whatever its parts, and who asked.
+    let on_record: Vec<(String, i64)> = bench
+        .somebody()
+        .prepare("SELECT node, recipients FROM kicks WHERE user = 'app' AND client = '192.0.2.1' ORDER BY id")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let expected = [
+        ("a_b.example", 6000),
+        ("@a_b.example", 6001),
+        ("a_b.example", 6000),
+        ("nobody.example", 0),
+        ("#route:*.test", 2),
+    ];
+    assert_eq!(on_record, expected.map(|(node, recipients)| (node.to_owned(), recipients)));
+}
+
+#[test]
+fn a_message_for_two_domains_of_one_lane_is_one_message_in_it() {
+    let bench = Bench::new();
+    bench.accept(&["a@one.test", "b@two.test", "c@other.example"]);
+    bench.accept(&["a@one.test"]);
+    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'two.test'", []).unwrap();
+    let names: Vec<String> = bench.queue.domains().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["one.test", "other.example", "two.test"]);
+    let lane_of = |domain: &Domain| match domain.as_str().ends_with(".test") {
+        true => "route:*.test".into(),
+        false => domain.as_str().into(),
+    };
+    let lanes = bench.queue.waiting_by_lane(lane_of).unwrap();
+    let shown: Vec<_> =
+        lanes.iter().map(|lane| (&*lane.lane, lane.messages, lane.recipients, lane.held)).collect();
+    assert_eq!(shown, [("route:*.test", 2, 3, 1), ("other.example", 1, 1, 0)]);
+    assert!(lanes.iter().all(|lane| lane.next_attempt_at.is_some()), "{lanes:?}");
 }
 
 #[test]
@@ -326,14 +378,6 @@ fn crowd(bench: &Bench, count: i64, domain: &str, priority: i64) {
         .unwrap();
 }
 
-/// How SQLite finds them: what a question costs must not depend on what else waits.
-fn plan(bench: &Bench, sql: &str) -> String {
-    let conn = bench.somebody();
-    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-    let rows = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
-    rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
-}
-
 #[test]
 fn the_urgent_is_found_behind_a_hundred_thousand_others() {
     let bench = Bench::new();
@@ -349,25 +393,6 @@ fn the_urgent_is_found_behind_a_hundred_thousand_others() {
     assert_eq!(ids(page), [urgent.recipient, ordinary.recipient, RecipientId(1), RecipientId(2)]);
     assert_eq!(ids(bench.queue.urgent(i64::MAX, 9).unwrap()), [urgent.recipient]);
     assert!(bench.queue.urgent(urgent.due_at - 1, 9).unwrap().is_empty(), "not before it is due");
-    for (sql, index) in [
-        (
-            "SELECT max(priority) FROM recipients WHERE domain = 'x' AND state = 'queued' AND priority < 5",
-            "recipients_of_domain (domain=? AND state=? AND priority<?)",
-        ),
-        (
-            "SELECT * FROM recipients WHERE domain = 'x' AND state = 'queued' AND priority = 1
-             AND next_attempt_at <= 5 ORDER BY next_attempt_at, id LIMIT 5",
-            "recipients_of_domain (domain=? AND state=? AND priority=? AND next_attempt_at<?)",
-        ),
-        (
-            "SELECT * FROM recipients WHERE state = 'queued' AND priority <> 0 AND priority = 5
-             AND next_attempt_at <= 5 ORDER BY next_attempt_at, id LIMIT 5",
-            "recipients_ranked (priority=? AND next_attempt_at<?)",
-        ),
-    ] {
-        let plan = plan(&bench, sql);
-        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
-    }
 }
 
 #[test]
@@ -391,7 +416,32 @@ fn handling_comes_back_as_it_was_given() {
     assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
     assert_eq!(bench.queue.due(i64::MIN, now + 500, 9).unwrap().len(), 1);
     // A kick does not free what is held until its release.
-    assert_eq!(bench.queue.kick(&Kick::Domain(due.domain)).unwrap(), 1);
+    let kicked = bench.queue.kick(&Kick::Domain(due.domain), &Asker::default()).unwrap();
+    assert_eq!(kicked.waiting(), 1);
     assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
     bench.is_well();
+}
+/// What is asked all the time walks along an index: the length of the queue costs nothing.
+#[test]
+fn no_question_of_the_scheduler_reads_the_whole_queue() {
+    let bench = Bench::new();
+    let conn = bench.somebody();
+    let plan = |sql: &str| -> String {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let count = plan.parameter_count();
+        let rows = plan.query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get::<_, String>(3));
+        rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    };
+    for sql in [
+        read::DUE_SAME_SECOND,
+        read::DUE_LATER,
+        read::DOMAIN_NEXT_PRIORITY,
+        read::DOMAIN_OF_PRIORITY,
+        read::DUE_OF_PRIORITY,
+        read::EXPIRED,
+    ] {
+        let plan = plan(sql);
+        assert!(!plan.contains("SCAN"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
+    }
 }
