@@ -18,6 +18,7 @@ mod fakemx;
 mod house;
 mod mails;
 mod operation;
+mod operators;
 mod reference;
 mod relay;
 mod sink;
