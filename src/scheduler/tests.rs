@@ -74,6 +74,24 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
 }
 
 #[test]
+fn the_state_of_a_lane_tells_trouble_work_and_limit() {
+    let mut lanes = lanes();
+    for n in 0..4 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let job = lanes.next(0).unwrap();
+    let state = lanes.state("a.test");
+    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 2, 3, false));
+    lanes.finished(&job, &trouble(), &[RecipientId(0)], 0);
+    let state = lanes.state("a.test");
+    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (1, 0, 1, 0, true));
+    assert!(state.backoff_until > 0);
+    assert_eq!(lanes.states(), [state]);
+    let idle = lanes.state("idle.test");
+    assert_eq!((&*idle.lane, idle.failures, idle.busy, idle.limit), ("idle.test", 0, 0, 2));
+}
+
+#[test]
 fn recipients_of_one_message_go_together_up_to_the_limit() {
     let mut lanes = lanes();
     for n in 0..4 {

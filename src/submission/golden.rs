@@ -68,6 +68,9 @@ impl MessageQueue for MemoryQueue {
         self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
