@@ -70,7 +70,11 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::q
         }
         None => {
             let message = queue.fetch(job.message, &ids_of(job))?;
-            Ok(message.filter(|message| !message.recipients.is_empty()).map(Arc::new))
+            Ok(message.and_then(|mut message| {
+                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as expired.
+                message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
+                (!message.recipients.is_empty()).then(|| Arc::new(message))
+            }))
         }
     }
 }
@@ -143,11 +147,18 @@ impl Decide<'_> {
     }
 }
 
-/// Recipients past their lifetime, without a further try.
+/// Recipients past their lifetime, and those that an operator wants returned, without a further try.
 fn expire(message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        maillog::expired(message.id, &recipient.address, recipient.last_reply.as_deref());
-        let fate = Fate::Finished(Finished::Expired);
+        let last_reply = recipient.last_reply.as_deref();
+        let how = if recipient.to_bounce {
+            maillog::returned(message.id, &recipient.address, last_reply);
+            Finished::Failed
+        } else {
+            maillog::expired(message.id, &recipient.address, last_reply);
+            Finished::Expired
+        };
+        let fate = Fate::Finished(how);
         Settled { recipient: recipient.id, attempt: None, fate, warned: false }
     });
     expired.collect()

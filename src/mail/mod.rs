@@ -10,4 +10,4 @@ pub mod reply;
 pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
 pub use outcome::{Attempt, Outcome, Phase};
-pub use reply::{Enhanced, Reply};
+pub use reply::{Enhanced, Reply, Speaker};

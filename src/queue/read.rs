@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 
-use crate::mail::{Address, Body, Domain, Notify, Ret, address};
+use crate::mail::{Address, Body, Domain, Notify, Ret, Speaker, address};
 
 use super::error::QueueError;
 use super::rows::{Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
@@ -115,15 +115,16 @@ pub(super) fn due(
 ) -> rusqlite::Result<Vec<Due>> {
     let mut found = Vec::new();
     let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2
+        "SELECT {DUE_COLUMNS} FROM recipients r
+         WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_at IS NULL
          ORDER BY next_attempt_at, id LIMIT ?3"
     );
     if after.id < i64::MAX && after.at <= until {
         collect(conn, &same_second, params![after.at, after.id, limit as i64], &mut found)?;
     }
     let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at > ?1
-             AND next_attempt_at <= ?2
+        "SELECT {DUE_COLUMNS} FROM recipients r
+         WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
          ORDER BY next_attempt_at, id LIMIT ?3"
     );
     let rest = limit - found.len().min(limit);
@@ -142,7 +143,7 @@ pub(super) fn due_in_domain(
     let mut found = Vec::new();
     let same_second = format!(
         "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3
+         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3 AND bounce_at IS NULL
          ORDER BY next_attempt_at, id LIMIT ?4"
     );
     if after.id < i64::MAX && after.at <= until {
@@ -151,6 +152,7 @@ pub(super) fn due_in_domain(
     let later = format!(
         "SELECT {DUE_COLUMNS} FROM recipients r
          WHERE domain = ?1 AND state = 'queued' AND next_attempt_at > ?2 AND next_attempt_at <= ?3
+             AND bounce_at IS NULL
          ORDER BY next_attempt_at, id LIMIT ?4"
     );
     let rest = limit - found.len().min(limit);
@@ -158,14 +160,19 @@ pub(super) fn due_in_domain(
     Ok(found)
 }
 
-/// See [`super::Queue::expired`].
+/// See [`super::Queue::expired`]. Two questions, so that each has its index.
 pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    let asked =
+        format!("SELECT {DUE_COLUMNS} FROM recipients r WHERE bounce_at IS NOT NULL ORDER BY r.id LIMIT ?1");
     let sql = format!(
         "SELECT {DUE_COLUMNS} FROM messages m JOIN recipients r ON r.message_id = m.id
-         WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, r.id LIMIT ?2"
+         WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
+         ORDER BY m.expires_at, r.id LIMIT ?2"
     );
     let mut found = Vec::new();
-    collect(conn, &sql, params![now, limit as i64], &mut found)?;
+    collect(conn, &asked, params![limit as i64], &mut found)?;
+    let rest = limit - found.len().min(limit);
+    collect(conn, &sql, params![now, rest as i64], &mut found)?;
     Ok(found)
 }
 
@@ -264,8 +271,9 @@ pub(super) fn fetch(
         content: None,
     };
     let mut statement = conn.prepare_cached(
-        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at
-         FROM recipients WHERE id = ?1 AND message_id = ?2 AND state = 'queued'",
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
+                bounce_at IS NOT NULL
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
     )?;
     for recipient in recipients {
         let mut rows = statement.query([recipient.0, id.0])?;
@@ -284,6 +292,7 @@ pub(super) fn fetch(
 
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
+    let said_by: Option<String> = row.get(8)?;
     Ok(QueuedRecipient {
         id,
         address,
@@ -294,6 +303,8 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         last_reply: row.get(5)?,
         last_mx: row.get(6)?,
         warned_at: row.get(7)?,
+        last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
+        to_bounce: row.get(9)?,
     })
 }
 

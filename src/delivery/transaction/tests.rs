@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mail::Domain;
-use crate::mail::{Notify, address};
+use crate::mail::{Notify, Speaker, address};
 use crate::queue::RecipientId;
 
 fn parse(text: &str) -> Address {
@@ -20,7 +20,9 @@ fn recipient(text: &str) -> QueuedRecipient {
         orcpt: None,
         last_reply: None,
         last_mx: None,
+        last_said_by: Speaker::Postrider,
         warned_at: None,
+        to_bounce: false,
     }
 }
 
@@ -28,8 +30,8 @@ fn reply(words: &str) -> Reply {
     let (code, text) = words.split_once(' ').unwrap_or((words, ""));
     let code = code.parse().unwrap();
     match Enhanced::split(code, text) {
-        Some((enhanced, rest)) => Reply { code, enhanced: Some(enhanced), text: rest.to_owned().into() },
-        None => Reply { code, enhanced: None, text: text.to_owned().into() },
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).heard(),
+        None => Reply::bare(code, "").with_text(text.to_owned()).heard(),
     }
 }
 
