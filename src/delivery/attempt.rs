@@ -247,7 +247,10 @@ impl Round<'_> {
             );
             Answer::ours(Outcome::Deferred, reply, None)
         });
-        let health = if without && rest.outcome == Outcome::Deferred {
+        // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
+        // though what they refused bounces.
+        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {
             Health::Healthy
