@@ -54,6 +54,11 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
     );
 }
 
+/// A `[[retry.rule]]` decides what becomes of a recipient; counted from 1, in the order of the config.
+pub fn ruled(id: MessageId, recipient: &Address, number: usize, action: &str) {
+    log::info!("{id}: [[retry.rule]] {number} says {action} to=<{recipient}>");
+}
+
 /// A host could not be used in an attempt; the next one is asked, or the recipients are deferred.
 pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase, reply: &Reply) {
     log::info!("{id}: host {host}[{address}] in trouble phase={} reply={reply}", phase.as_str());

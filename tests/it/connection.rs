@@ -28,6 +28,7 @@ fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: SOON,
         delay_warning: None,
+        retry_rules: Vec::new(),
     }
 }
 
