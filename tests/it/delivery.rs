@@ -6,23 +6,23 @@ use crate::fakemx::{Act, At, Certificate, FakeMx, Message, SOON, Script};
 use crate::relay::{Config, Relay, World, installed, mail, wait_for, write_secret};
 
 /// Whoever submits; bounces go there.
-const SENDER: &str = "me@app.test";
+pub const SENDER: &str = "me@app.test";
 /// What the docs promise for changes that another process makes, and a margin for a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2 + 3);
 
 /// A world where the sender's own domain takes bounces.
-fn world_with_sender() -> (World, FakeMx) {
+pub fn world_with_sender() -> (World, FakeMx) {
     let mut world = World::new();
     let home = world.host("app.test", Script::new());
     (world, home)
 }
 
-fn text(message: &Message) -> String {
+pub fn text(message: &Message) -> String {
     String::from_utf8_lossy(&message.content).into_owned()
 }
 
 /// The one bounce that must have come to the sender, as text.
-fn bounce(home: &FakeMx) -> String {
+pub fn bounce(home: &FakeMx) -> String {
     let messages = home.wait_for_messages(1, SOON);
     assert!(messages[0].mail.starts_with("MAIL FROM:<>"), "{}", messages[0].mail);
     assert!(messages[0].rcpts[0].contains(&format!("<{SENDER}>")), "{:?}", messages[0].rcpts);
@@ -30,7 +30,7 @@ fn bounce(home: &FakeMx) -> String {
 }
 
 /// What every bounce must hold (RFC 3464, RFC 6522).
-fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
+pub fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
     for part in [
         "Content-Type: multipart/report",
         "report-type=",
@@ -47,18 +47,18 @@ fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
 }
 
 /// Folded header lines on one line, white space as one space.
-fn unfolded(text: &str) -> String {
+pub fn unfolded(text: &str) -> String {
     text.replace("\r\n ", " ").replace("\r\n\t", " ").replace("  ", " ")
 }
 
 /// Waits until a recipient has ended in this state.
-fn wait_for_end(relay: &Relay, address: &str, state: &str) {
+pub fn wait_for_end(relay: &Relay, address: &str, state: &str) {
     relay.wait_until(&format!("{address} to end"), SOON, |db| db.ended(address));
     assert_eq!(relay.db().ended(address).as_deref(), Some(state), "{}", relay.db().dump());
 }
 
 /// Waits for so many tries with that outcome.
-fn wait_for_attempts(relay: &Relay, address: &str, outcome: &str, count: i64) {
+pub fn wait_for_attempts(relay: &Relay, address: &str, outcome: &str, count: i64) {
     relay.wait_until(&format!("{count} {outcome} tries for {address}"), SOON, |db| {
         (db.attempts(address, outcome) >= count).then_some(())
     });

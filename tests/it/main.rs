@@ -16,4 +16,5 @@ mod fakemx;
 mod house;
 mod mails;
 mod relay;
+mod retries;
 mod sink;
