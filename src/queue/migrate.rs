@@ -9,20 +9,9 @@ use super::error::QueueError;
 /// The schema of a new database.
 const SCHEMA: &str = include_str!("../../queue-schema.sql");
 /// Its version.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 1;
 /// What leads from version n + 1 to the next, in order; a new database has all of them in [`SCHEMA`].
-/// Columns are added behind the last one of their table, there as here. Views hold no data and are not in them:
-/// all are made anew.
-const STEPS: [&str; VERSION as usize - 1] = [
-    // 2: whose words a reply is, and what an operator wants returned to its sender.
-    "ALTER TABLE recipients ADD COLUMN last_said_by TEXT;
-     ALTER TABLE recipients ADD COLUMN bounce_at INTEGER;
-     UPDATE recipients SET last_said_by = CASE WHEN last_mx IS NULL THEN 'postrider' ELSE 'host' END
-         WHERE last_reply IS NOT NULL;
-     CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
-     ALTER TABLE attempts ADD COLUMN said_by TEXT NOT NULL DEFAULT 'host';
-     UPDATE attempts SET said_by = 'postrider' WHERE phase IN ('dns', 'connect');",
-];
+const STEPS: [&str; VERSION as usize - 1] = [];
 
 /// Brings the database to [`VERSION`], all steps in one transaction.
 ///
@@ -42,23 +31,10 @@ pub(super) fn migrate(conn: &Connection, path: &Path) -> Result<(), QueueError> 
         for step in &STEPS[(found - 1) as usize..] {
             conn.execute_batch(step)?;
         }
-        make_views_anew(conn)?;
     }
     conn.pragma_update(None, "user_version", VERSION)?;
     conn.execute_batch("COMMIT")?;
     Ok(())
-}
-
-/// The views of the old version go, those of [`SCHEMA`] come: they are the end of it.
-fn make_views_anew(conn: &Connection) -> rusqlite::Result<()> {
-    let names = conn
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'view'")?
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<Vec<String>>>()?;
-    for name in names {
-        conn.execute_batch(&format!("DROP VIEW \"{name}\""))?;
-    }
-    conn.execute_batch(SCHEMA.find("CREATE VIEW").map_or("", |at| &SCHEMA[at..]))
 }
 
 /// For those who only look: refuses any version but ours.
