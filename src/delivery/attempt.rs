@@ -15,6 +15,7 @@ use crate::maillog;
 use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
 
 use super::Setup;
+use super::connection::Trouble;
 use super::pool::{Line, Pool};
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
@@ -68,7 +69,7 @@ pub(super) fn attempt(
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     if let Some(line) = pool.take(&job.lane)
-        && round.transact(line, pool, job).is_none()
+        && round.use_up(line, pool, job).is_none()
     {
         return round.finish(None);
     }
@@ -95,7 +96,7 @@ pub(super) fn attempt(
         let opened = setup.connector.open(&endpoint, deadline);
         let (answer, refuses) = match opened {
             Ok(connection) => {
-                match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
+                match round.use_up(Line { endpoint: endpoint.clone(), connection }, pool, job) {
                     None => return round.finish(None),
                     Some(answer) => (answer, false),
                 }
@@ -120,6 +121,27 @@ pub(super) fn attempt(
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
 }
 
+/// Carries the message over one connection that is open already and stays so, whatever comes of it.
+pub(super) fn hand_over(
+    setup: &Setup,
+    queue: &Queue,
+    line: &mut Line,
+    message: &QueuedMessage,
+    deadline: Instant,
+) -> Answers {
+    let mut round = Round { setup, queue, message, deadline, answers: vec![None; message.recipients.len()] };
+    let trouble = round.transact(line);
+    round.finish(trouble)
+}
+
+/// What a host that could not be used said, for every recipient.
+pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
+    let health = Health::Trouble(trouble.reply.to_string());
+    let answer =
+        Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
+    Answers { answers: vec![answer; message.recipients.len()], health }
+}
+
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
@@ -130,37 +152,43 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Transactions on one connection until every recipient has its answer; then the connection is kept for the
-    /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
-    fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
+    /// host said, or failed to, when it went wrong.
+    fn use_up(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+        let trouble = self.transact(&mut line);
+        let most = self.setup.settings.messages_per_connection;
+        if trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most {
+            pool.put(&job.lane, line);
+        } else {
+            line.connection.quit();
+        }
+        trouble
+    }
+
+    /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or
+    /// failed to, when it went wrong.
+    fn transact(&mut self, line: &mut Line) -> Option<Answer> {
         loop {
             let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             if open.is_empty() {
-                let most = self.setup.settings.messages_per_connection;
-                if line.connection.is_usable() && line.connection.messages() < most {
-                    pool.put(&job.lane, line);
-                } else {
-                    line.connection.quit();
-                }
                 return None;
             }
-            let results = self.deliver(&mut line, &open);
+            let results = self.deliver(line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
-                        self.answers[at] = Some(self.answer(&line, outcome, result));
+                        self.answers[at] = Some(self.answer(line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
-                        trouble.get_or_insert_with(|| self.answer(&line, Outcome::Deferred, result));
+                        trouble.get_or_insert_with(|| self.answer(line, Outcome::Deferred, result));
                     }
                     // In the next transaction, on this connection if it lives.
                     None => {}
                 }
             }
             if trouble.is_some() {
-                line.connection.quit();
                 return trouble;
             }
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
@@ -168,9 +196,7 @@ impl Round<'_> {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
-                let answer = self.answer(&line, Outcome::Deferred, result);
-                line.connection.quit();
-                return Some(answer);
+                return Some(self.answer(line, Outcome::Deferred, result));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::{DeliverySettings, InDoubt};
+use crate::config::{DeliverySettings, InDoubt, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
@@ -16,9 +16,8 @@ use crate::queue::{
 };
 
 use super::Setup;
-use super::attempt::{self, Answer};
+use super::attempt::{Answer, Answers};
 use super::bounce::{self, Notice, Report, Told};
-use super::pool::Pool;
 
 /// What the jobs' source hears.
 pub(super) struct Done {
@@ -27,8 +26,14 @@ pub(super) struct Done {
     pub(super) unsettled: Vec<RecipientId>,
 }
 
-/// One job: read the message, try it, settle it.
-pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock, job: &Job) -> Done {
+/// One job: read the message, try it with `attempt`, settle it.
+pub(super) fn carry_out(
+    setup: &Setup,
+    queue: &Queue,
+    clock: &Clock,
+    job: &Job,
+    attempt: impl FnOnce(&QueuedMessage) -> Answers,
+) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
         Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
@@ -39,11 +44,14 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
     };
     let (began, at) = (Instant::now(), clock.now());
     let (results, health) = if job.expired {
-        (expire(&message), Health::Unchanged)
+        (expire(job, at, &message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, job, &message);
+        let answers = attempt(&message);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
+        let fetched = atrn::domain_of_lane(&job.lane).is_some();
+        let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
+        let settings = &setup.settings;
+        let decide = Decide { job, now: clock.now(), at, duration_ms, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
@@ -82,6 +90,10 @@ struct Decide<'a> {
     at: i64,
     duration_ms: u64,
     settings: &'a DeliverySettings,
+    /// By somebody who came for it (ATRN) …
+    fetched: bool,
+    /// … and went away in the middle.
+    broke_off: bool,
 }
 
 impl Decide<'_> {
@@ -126,7 +138,12 @@ impl Decide<'_> {
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
-                let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
+                let wait = match answer.outcome {
+                    // They come again when they like, and there is no host to be spared.
+                    Outcome::InDoubt if self.fetched => Duration::ZERO,
+                    _ if self.broke_off => Duration::ZERO,
+                    _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
+                };
                 let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
                 // The last try is at the end of the lifetime, not somewhere before it.
                 Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
@@ -144,13 +161,26 @@ impl Decide<'_> {
 }
 
 /// Recipients past their lifetime, without a further try.
-fn expire(message: &QueuedMessage) -> Vec<Settled> {
+fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        maillog::expired(message.id, &recipient.address, recipient.last_reply.as_deref());
+        let attempt = match (atrn::domain_of_lane(&job.lane), &recipient.last_reply) {
+            (Some(domain), None) => Some(never_fetched(domain, at)),
+            _ => None,
+        };
+        let reply = attempt.as_ref().map(|attempt| attempt.reply.to_string());
+        maillog::expired(message.id, &recipient.address, reply.as_deref().or(recipient.last_reply.as_deref()));
         let fate = Fate::Finished(Finished::Expired);
-        Settled { recipient: recipient.id, attempt: None, fate, warned: false }
+        Settled { recipient: recipient.id, attempt, fate, warned: false }
     });
     expired.collect()
+}
+
+/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463 §3.5).
+fn never_fetched(domain: &str, at: i64) -> Attempt {
+    let text = format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
+    let reply = Reply { code: 451, enhanced: Some(Enhanced(4, 4, 7)), text: text.into() };
+    let (phase, outcome) = (Phase::Connect, Outcome::Expired);
+    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
 }
 
 /// The bounce, the warning and the report that these results cause: at most one each.
