@@ -1,6 +1,6 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers and with the settings of the config file. Nothing is connected to and
+//! It plans with the code that delivers, with the settings of the config file and the users file. Nothing is connected to and
 //! the queue is not read.
 
 use std::fmt;
@@ -9,10 +9,11 @@ use std::io::{self, Write};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::config::{RouteTls, Settings};
+use crate::config::{AtrnDomains, RouteTls, Settings, atrn};
 use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route;
 use crate::mail::{Address, Domain, address};
+use crate::submission::users;
 
 /// How one address would be routed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,10 +56,26 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// Plans for `address`.
-pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> Explanation {
+/// Plans for `address`; `fetched` are the domains whose mail waits for ATRN.
+pub fn explain(
+    address: &Address,
+    settings: &Settings,
+    fetched: &AtrnDomains,
+    lookup: &dyn Lookup,
+) -> Explanation {
     let domain = Domain::of(address);
     let mut steps = Vec::new();
+    if fetched.contains(domain.as_str()) {
+        steps.push(format!("{}: no lookup", fetched.notice(domain.as_str())));
+        return Explanation {
+            address: address.to_string(),
+            lane: atrn::lane(domain.as_str()).to_string(),
+            domain: domain.to_string(),
+            steps,
+            endpoints: Vec::new(),
+            refusal: None,
+        };
+    }
     let plan = route::plan(
         &domain,
         &settings.routes,
@@ -99,8 +116,9 @@ pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
     };
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
+    let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     let explanations: Vec<Explanation> =
-        addresses.iter().map(|address| explain(address, settings, &resolver)).collect();
+        addresses.iter().map(|address| explain(address, settings, &fetched, &resolver)).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
     if unrouted > 0 {

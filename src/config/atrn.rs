@@ -3,7 +3,7 @@
 //! They stand in the users file; whoever asks where mail waits (scheduler, `explain`) is handed them as they are
 //! now. A domain that somebody fetches is never looked up, whatever `[[route]]` says of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the names of such lanes begin with.
@@ -11,20 +11,12 @@ const LANE_PREFIX: &str = "atrn:";
 
 /// Domains in [`crate::mail::Domain`]'s form, each with the users who may fetch its mail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AtrnDomains(BTreeMap<String, Vec<String>>);
+pub struct AtrnDomains(BTreeMap<String, BTreeSet<String>>);
 
 impl AtrnDomains {
     /// One more who may fetch the mail of `domain`.
     pub fn add(&mut self, domain: &str, user: &str) {
-        let users = self.0.entry(domain.to_owned()).or_default();
-        if !users.iter().any(|there| there == user) {
-            users.push(user.to_owned());
-        }
-    }
-
-    /// Who may fetch the mail of `domain`; nobody where it is delivered in the usual way.
-    pub fn users(&self, domain: &str) -> &[String] {
-        self.0.get(domain).map_or(&[], Vec::as_slice)
+        self.0.entry(domain.to_owned()).or_default().insert(user.to_owned());
     }
 
     /// Mail for `domain` waits to be fetched.
@@ -39,7 +31,8 @@ impl AtrnDomains {
 
     /// What a person is told of mail for `domain`: `waits for ATRN by customer`.
     pub fn notice(&self, domain: &str) -> String {
-        format!("waits for ATRN by {}", self.users(domain).join(", "))
+        let users: Vec<&str> = self.0.get(domain).into_iter().flatten().map(String::as_str).collect();
+        format!("waits for ATRN by {}", users.join(", "))
     }
 }
 
@@ -63,7 +56,7 @@ mod tests {
         for user in ["night", "day", "night"] {
             domains.add("a.example", user);
         }
-        assert_eq!(domains.notice("a.example"), "waits for ATRN by night, day");
+        assert_eq!(domains.notice("a.example"), "waits for ATRN by day, night");
         assert!(domains.contains("a.example") && !domains.contains("b.a.example"));
         assert_eq!(domain_of_lane(&lane("a.example")), Some("a.example"));
         assert_eq!(domain_of_lane("route:*"), None);

@@ -137,8 +137,7 @@ pub(super) fn hand_over(
 /// What a host that could not be used said, for every recipient.
 pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
     let health = Health::Trouble(trouble.reply.to_string());
-    let answer =
-        Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
+    let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
     Answers { answers: vec![answer; message.recipients.len()], health }
 }
 

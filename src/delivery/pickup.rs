@@ -63,9 +63,8 @@ impl Workers {
                 if let Some(job) = next() {
                     let (host, address) = (&endpoint.host, endpoint.address);
                     maillog::host_trouble(job.message, host, address, trouble.phase, &trouble.reply);
-                    self.shared.carry_out(&setup, &job, |message| {
-                        attempt::refused(message, &endpoint, trouble)
-                    });
+                    self.shared
+                        .carry_out(&setup, &job, |message| attempt::refused(message, &endpoint, trouble));
                 }
                 return;
             }

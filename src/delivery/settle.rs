@@ -168,7 +168,11 @@ fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
             _ => None,
         };
         let reply = attempt.as_ref().map(|attempt| attempt.reply.to_string());
-        maillog::expired(message.id, &recipient.address, reply.as_deref().or(recipient.last_reply.as_deref()));
+        maillog::expired(
+            message.id,
+            &recipient.address,
+            reply.as_deref().or(recipient.last_reply.as_deref()),
+        );
         let fate = Fate::Finished(Finished::Expired);
         Settled { recipient: recipient.id, attempt, fate, warned: false }
     });
@@ -177,7 +181,8 @@ fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
 
 /// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463 §3.5).
 fn never_fetched(domain: &str, at: i64) -> Attempt {
-    let text = format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
+    let text =
+        format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
     let reply = Reply { code: 451, enhanced: Some(Enhanced(4, 4, 7)), text: text.into() };
     let (phase, outcome) = (Phase::Connect, Outcome::Expired);
     Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }

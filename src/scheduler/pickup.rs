@@ -36,6 +36,12 @@ impl Pickup {
 }
 
 impl Scheduler {
+    /// False while nothing is given to anybody: the relay stops, or outcomes cannot be written, and what is handed
+    /// over would be handed over again.
+    pub fn gives_mail(&self) -> bool {
+        !self.stopping() && self.inner.queue.writable()
+    }
+
     /// Whether [`Scheduler::fetch`] would give something now.
     ///
     /// # Errors
@@ -58,7 +64,7 @@ impl Scheduler {
     /// Where the queue cannot be read.
     pub fn fetch(&self, pickup: &mut Pickup) -> Result<Option<Job>, QueueError> {
         loop {
-            if self.stopping() || !self.inner.queue.writable() {
+            if !self.gives_mail() {
                 return Ok(None);
             }
             if let Some(job) = self.inner.lock().claim(&mut pickup.ahead) {

@@ -8,7 +8,7 @@ use crate::mail::address::{self, AddressError};
 use crate::mail::{Address, Body, Domain, Notify, Path, Ret};
 use crate::queue::Kick;
 
-use super::parameters;
+use super::{atrn, parameters};
 
 /// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
 pub(super) const LINE_BYTES_MAX: usize = 12_286;
@@ -35,6 +35,8 @@ pub(super) enum Command {
     /// With the name or address it asks about.
     Vrfy(String),
     Etrn(Node),
+    /// With the domains that are named.
+    Atrn(Vec<Domain>),
     Starttls,
     Auth {
         /// Upper case.
@@ -129,6 +131,7 @@ pub(super) const USAGE: &[(&str, &str)] = &[
     ("HELP", "HELP [command]"),
     ("VRFY", "VRFY name-or-address"),
     ("ETRN", "ETRN host | @domain"),
+    ("ATRN", "ATRN [domain,domain…]"),
     ("STARTTLS", "STARTTLS"),
     ("AUTH", "AUTH mechanism [initial-response]"),
 ];
@@ -180,12 +183,13 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.to_owned()))),
         b"VRFY" => vrfy(arguments),
         b"ETRN" => etrn(arguments).map(Command::Etrn),
+        b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
         b"AUTH" => auth(arguments),
         b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
         b"TURN" => Err(SyntaxError::Retired("use ETRN after AUTH (RFC 1985)")),
         b"RELAY" => Err(SyntaxError::Retired("use AUTH, then MAIL and RCPT")),
         b"TLS" => Err(SyntaxError::Retired("use STARTTLS (RFC 3207)")),
-        b"BDAT" | b"EXPN" | b"ATRN" | b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => Err(SyntaxError::NotOffered),
+        b"BDAT" | b"EXPN" | b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => Err(SyntaxError::NotOffered),
         b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
             Err(SyntaxError::NotSmtp)
         }

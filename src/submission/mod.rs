@@ -9,6 +9,7 @@
 //! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
 mod aliases;
+mod atrn;
 mod auth;
 mod command;
 mod content;
@@ -41,6 +42,7 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
+pub use atrn::{OnDemand, Turned, Waiting};
 use auth::Failures;
 use intake::MessageQueue;
 use listener::Listener;
@@ -78,6 +80,7 @@ pub enum StartError {
 struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
+    on_demand: Arc<dyn OnDemand>,
     failures: Failures,
     pool: Arc<Pool>,
 }
@@ -123,7 +126,7 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept.
+    /// Binds every `[[listen]]` address and begins to accept. Connections that ATRN turns round go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -131,20 +134,23 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+        Submission::start_with(settings, verify_with(users), Arc::new(queue), on_demand)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         verify: Verify,
         queue: Arc<dyn MessageQueue>,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, verify)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             service: RwLock::new(Arc::new(service)),
             queue,
+            on_demand,
             failures: Failures::default(),
             pool: Pool::new(),
         });

@@ -10,6 +10,7 @@ use crate::mail::{Address, Domain, Envelope, Reply, address};
 use crate::queue::Kick;
 
 use super::aliases::Aliases;
+use super::atrn;
 use super::auth::{self, Credentials, Exchange, Turn};
 use super::command::{Command, Node, SyntaxError};
 use super::users::User;
@@ -108,6 +109,11 @@ impl Here<'_> {
         }
     }
 
+    /// There is a way to authenticate, now or after STARTTLS.
+    pub(super) fn can_authenticate(&self) -> bool {
+        self.tls == Tls::Offered || self.auth_offered()
+    }
+
     /// May have mail relayed, and be told of what is here.
     pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
@@ -145,6 +151,9 @@ pub(super) enum Action {
     Receive(Envelope),
     /// ETRN: kick, answer.
     Kick(Kick, String),
+    /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
+    /// turned round.
+    Turn(Vec<Domain>),
 }
 
 /// Takes a line that was read as a command.
@@ -164,6 +173,7 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Starttls => starttls(state, here),
         Command::Vrfy(asked) => vrfy(state, &asked, here),
         Command::Etrn(node) => etrn(state, node, here),
+        Command::Atrn(domains) => atrn::step(state, domains, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
         Command::Mail(mail) => transaction::mail(state, mail, here),
         Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
@@ -268,6 +278,7 @@ fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> R
         (true, "ENHANCEDSTATUSCODES"),
         (welcome, "ETRN"),
         (welcome, "VRFY"),
+        (user.is_some_and(|user| !user.atrn.is_empty()), "ATRN"),
         (here.tls == Tls::Offered, "STARTTLS"),
     ] {
         if holds {

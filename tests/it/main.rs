@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod atrn;
 mod cli;
 mod clients;
 mod command_line;
