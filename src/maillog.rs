@@ -99,7 +99,7 @@ pub fn turned(user: &str, host: &str, client: IpAddr, domains: &str) {
 
 /// The end of that; what became of each message has a line of its own.
 pub fn fetched(user: &str, messages: usize) {
-    log::info!("atrn: {messages} messages were handed to {user}");
+    log::info!("atrn: {user} was offered {messages} messages");
 }
 
 /// A client was refused for good or sent away.
