@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::config::{AtrnDomains, RouteTls, Settings, atrn};
+use crate::config::{AtrnDomains, DeliverySettings, RouteTls, Routes, Settings, atrn};
 use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route;
 use crate::mail::{Address, Domain, address};
@@ -63,6 +63,17 @@ pub fn explain(
     fetched: &AtrnDomains,
     lookup: &dyn Lookup,
 ) -> Explanation {
+    plan(address, &settings.routes, &settings.delivery, fetched, lookup)
+}
+
+/// As [`explain`], for a relay that runs.
+pub(super) fn plan(
+    address: &Address,
+    routes: &Routes,
+    delivery: &DeliverySettings,
+    fetched: &AtrnDomains,
+    lookup: &dyn Lookup,
+) -> Explanation {
     let domain = Domain::of(address);
     let mut steps = Vec::new();
     if fetched.contains(domain.as_str()) {
@@ -76,14 +87,10 @@ pub fn explain(
             refusal: None,
         };
     }
-    let plan = route::plan(
-        &domain,
-        &settings.routes,
-        &settings.delivery,
-        lookup,
-        &mut |below| fastrand::usize(..below),
-        &mut |step| steps.push(step.to_string()),
-    );
+    let plan =
+        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
+            steps.push(step.to_string())
+        });
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
@@ -97,7 +104,7 @@ pub fn explain(
     });
     Explanation {
         address: address.to_string(),
-        lane: settings.routes.lane(&domain).to_string(),
+        lane: routes.lane(&domain).to_string(),
         domain: domain.to_string(),
         steps,
         endpoints: hops.collect(),

@@ -47,7 +47,7 @@ pub struct Add {
     /// Read the password from one line of stdin instead of asking for it
     #[arg(long)]
     password_stdin: bool,
-    /// Allow the private commands (not supported yet)
+    /// Allow the private commands: XADR, XSTA, XCIR and XGEN
     #[arg(long)]
     operator: bool,
     /// Allow only these senders: an address, or *@example.com; may be given several times
@@ -91,7 +91,7 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
 }
 
 fn refuse_unsupported(arguments: &Add) -> Result<(), WrongUsage> {
-    let asked = [("--operator", arguments.operator), ("--cram-md5", arguments.cram_md5)];
+    let asked = [("--cram-md5", arguments.cram_md5)];
     match asked.into_iter().find(|(_, given)| *given) {
         Some((option, _)) => {
             Err(WrongUsage(format!("{option} is not supported yet; add the user without it")))

@@ -19,10 +19,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::mail::Domain;
 use crate::maillog;
 use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, LaneRow, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes, Refill};
+use lanes::{LaneChange, LaneState, Lanes, Refill};
 pub use pickup::Pickup;
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
@@ -35,6 +36,8 @@ const EVENTS_AT_ONCE: usize = 1_000;
 const EXPIRY_SECS: i64 = 60;
 /// How often the sweep runs, and how long overdue a recipient must be for it to care.
 const SWEEP_SECS: i64 = 60;
+/// How often the queue looks for rows that break an invariant; it reads all of them.
+const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
 /// Until when a lane that waits for ATRN is shown to back off: 9999-12-31 23:59:59.
@@ -179,6 +182,26 @@ impl Scheduler {
         Ok(())
     }
 
+    /// The domains whose mail waits for ATRN.
+    pub fn atrn_domains(&self) -> AtrnDomains {
+        self.inner.lock().atrn().clone()
+    }
+
+    /// The lane that mail for `domain` waits in.
+    pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        self.inner.lock().lane_of(domain)
+    }
+
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.inner.lock().states()
+    }
+
+    /// How one lane is.
+    pub fn lane(&self, name: &str) -> LaneState {
+        self.inner.lock().state(name)
+    }
+
     /// Whether [`Scheduler::stop`] was called.
     pub fn stopping(&self) -> bool {
         self.inner.stopping.load(Ordering::Relaxed)
@@ -220,6 +243,7 @@ struct Thread {
     next_due: i64,
     next_expiry: i64,
     next_sweep: i64,
+    next_stuck: i64,
     /// Somebody else wrote: a lane whose row they deleted no longer backs off.
     lanes_changed: bool,
 }
@@ -227,13 +251,13 @@ struct Thread {
 impl Thread {
     fn new(inner: Arc<Inner>) -> Thread {
         let now = inner.clock.now();
-        let next_sweep = now + SWEEP_SECS;
         Thread {
             inner,
             cursor: DueCursor::from(i64::MIN),
             next_due: i64::MIN,
             next_expiry: i64::MIN,
-            next_sweep,
+            next_sweep: now + SWEEP_SECS,
+            next_stuck: now + STUCK_SECS,
             lanes_changed: false,
         }
     }
@@ -279,9 +303,13 @@ impl Thread {
                     lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
                 }
                 Event::Kicked(kick) => {
-                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                    let own = lanes.lane_of(domain);
+                    let own = match &kick {
+                        Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                        Kick::Lane(lane, _) => lane.as_str().into(),
+                    };
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                    // The lane of a route, since the queue knows only domains; and a row still on its way there.
+                    inner.queue.clear_lane(&own);
                     self.read_again();
                 }
                 Event::ChangedOutside => {
@@ -336,6 +364,10 @@ impl Thread {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;
             self.sweep(now)?;
+        }
+        if self.next_stuck <= now {
+            self.next_stuck = now + STUCK_SECS;
+            self.inner.queue.sweep(now)?;
         }
         Ok(())
     }
@@ -422,7 +454,7 @@ fn next_page(rows: &[Due]) -> Option<DueCursor> {
 /// Whether a lane is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
-        Kick::Domain(_) => false,
+        Kick::Domain(_) | Kick::Lane(..) => false,
         Kick::DomainAndBelow(domain) => {
             lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }

@@ -15,6 +15,9 @@ use super::command::SyntaxError;
 use super::protocol::{Action, Here, State, Step};
 use super::replies;
 
+/// How it is written.
+pub(super) const USAGE: &str = "ATRN [domain,domain…]";
+
 /// Who keeps the mail that is fetched, and delivers it.
 pub trait OnDemand: Send + Sync {
     /// Whether mail waits for one of these domains, and the user may fetch it now.
@@ -73,7 +76,7 @@ pub(super) fn parse(arguments: &str) -> Result<Vec<Domain>, SyntaxError> {
         return Ok(Vec::new());
     }
     let domains: Result<Vec<Domain>, _> = arguments.split(',').map(Domain::parse).collect();
-    domains.map_err(|_| SyntaxError::Usage("ATRN [domain,domain…]"))
+    domains.map_err(|_| SyntaxError::Usage(USAGE))
 }
 
 /// RFC 2645 §5.2: after AUTH, not within a transaction, for domains that are the user's.
@@ -83,11 +86,10 @@ pub(super) fn step(state: State, mut domains: Vec<Domain>, here: &Here<'_>) -> S
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
         state => return Step::reply(state, replies::NOT_IN_TRANSACTION),
     };
-    let not_offered = || replies::syntax(&SyntaxError::NotOffered);
     let reply = match &client.user {
         None if here.can_authenticate() => here.auth_first(),
-        None => not_offered(),
-        Some(user) if user.atrn.is_empty() => not_offered(),
+        None => replies::NOT_OFFERED,
+        Some(user) if user.atrn.is_empty() => replies::NOT_OFFERED,
         Some(user) => {
             if domains.is_empty() {
                 domains.extend(user.atrn.iter().filter_map(|name| Domain::parse(name).ok()));

@@ -13,17 +13,20 @@ mod atrn;
 mod auth;
 mod command;
 mod content;
+mod etrn;
 mod header;
 mod intake;
 mod listener;
 mod parameters;
 mod pool;
+mod private;
 mod protocol;
 mod replies;
 mod session;
 pub mod tls;
 mod transaction;
 pub mod users;
+mod vrfy;
 mod wire;
 
 #[cfg(test)]
@@ -48,6 +51,8 @@ use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
 use users::{User, Users};
+
+pub use private::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -82,6 +87,8 @@ struct Shared {
     queue: Arc<dyn MessageQueue>,
     on_demand: Arc<dyn OnDemand>,
     failures: Failures,
+    kicks: etrn::Recent,
+    insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
 
@@ -126,7 +133,8 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept. Connections that ATRN turns round go to `on_demand`.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators, and connections that
+    /// ATRN turns round go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -134,15 +142,17 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        insight: Arc<dyn Insight>,
         on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue), on_demand)
+        Submission::start_with(settings, verify_with(users), Arc::new(queue), insight, on_demand)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         verify: Verify,
         queue: Arc<dyn MessageQueue>,
+        insight: Arc<dyn Insight>,
         on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, verify)?;
@@ -152,6 +162,8 @@ impl Submission {
             queue,
             on_demand,
             failures: Failures::default(),
+            kicks: etrn::Recent::default(),
+            insight,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();

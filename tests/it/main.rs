@@ -4,16 +4,19 @@
 
 mod atrn;
 mod cli;
+mod client;
 mod clients;
 mod command_line;
 mod config;
 mod connection;
 mod crash;
+mod db;
 mod delivery;
 mod dns;
 mod explain;
 mod fakemx;
 mod house;
 mod mails;
+mod operation;
 mod relay;
 mod sink;
