@@ -334,6 +334,7 @@ impl Thread {
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
         if self.inner.renamed.swap(false, Ordering::AcqRel) {
             self.read_again();
+            self.next_expiry = i64::MIN;
         }
         if std::mem::take(&mut self.lanes_changed) {
             let rows = self.inner.queue.lanes()?;
