@@ -16,6 +16,7 @@ mod offers;
 mod pickup;
 mod pool;
 mod reply_reader;
+mod require_tls;
 pub mod route;
 mod settle;
 mod stuffing;
@@ -172,8 +173,8 @@ impl Shared {
                 self.start_worker();
             }
             let setup = self.setup();
-            self.carry_out(&setup, &job, |message| {
-                attempt::attempt(&setup, &self.queue, &self.pool, &job, message)
+            self.carry_out(&setup, &job, |message, now| {
+                attempt::attempt(&setup, &self.queue, &self.pool, &job, message, now)
             });
             self.idle.fetch_add(1, Ordering::AcqRel);
             idle_since = Instant::now();
@@ -188,7 +189,7 @@ impl Shared {
         &self,
         setup: &Setup,
         job: &Job,
-        attempt: impl FnOnce(&QueuedMessage) -> attempt::Answers,
+        attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             settle::carry_out(setup, &self.queue, &self.clock, job, attempt)

@@ -64,22 +64,22 @@ impl Workers {
                     let (host, address) = (&endpoint.host, endpoint.address);
                     maillog::host_trouble(job.message, host, address, trouble.phase, &trouble.reply);
                     self.shared
-                        .carry_out(&setup, &job, |message| attempt::refused(message, &endpoint, trouble));
+                        .carry_out(&setup, &job, |message, _| attempt::refused(message, &endpoint, trouble));
                 }
                 return;
             }
         };
         let mut line = Line { endpoint, connection };
         let mut usable = true;
-        while usable
-            && line.connection.is_usable()
-            && line.connection.messages() < MESSAGES_MAX
-            && Instant::now() < deadline
-            && let Some(job) = next()
-        {
+        let most = line.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
+        for _ in 0..most {
+            if !usable || !line.connection.is_usable() || Instant::now() >= deadline {
+                break;
+            }
+            let Some(job) = next() else { break };
             let deadline = deadline.min(Instant::now() + setup.settings.attempt_deadline);
-            usable = self.shared.carry_out(&setup, &job, |message| {
-                attempt::hand_over(&setup, &self.shared.queue, &mut line, message, deadline)
+            usable = self.shared.carry_out(&setup, &job, |message, now| {
+                attempt::hand_over(&setup, &self.shared.queue, &mut line, message, deadline, now)
             });
         }
         maillog::fetched(&turned.user, line.connection.messages());

@@ -26,13 +26,13 @@ pub(super) struct Done {
     pub(super) unsettled: Vec<RecipientId>,
 }
 
-/// One job: read the message, try it with `attempt`, settle it.
+/// One job: read the message, try it with `attempt` (which hears the time, Unix seconds), settle it.
 pub(super) fn carry_out(
     setup: &Setup,
     queue: &Queue,
     clock: &Clock,
     job: &Job,
-    attempt: impl FnOnce(&QueuedMessage) -> Answers,
+    attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
 ) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
@@ -43,10 +43,12 @@ pub(super) fn carry_out(
         }
     };
     let (began, at) = (Instant::now(), clock.now());
-    let (results, health) = if job.expired {
+    // Not delivered any more once it is to be returned (RFC 2852 §4).
+    let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
+    let (results, health) = if job.expired || is_late {
         (expire(job, at, &message), Health::Unchanged)
     } else {
-        let answers = attempt(&message);
+        let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let fetched = atrn::domain_of_lane(&job.lane).is_some();
         let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
@@ -145,25 +147,34 @@ impl Decide<'_> {
                     _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
                 };
                 let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
-                // The last try is at the end of the lifetime, not somewhere before it.
+                // The last try is at the end of the lifetime, not somewhere before it; and there is one when the
+                // sender wants to be told.
+                let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+                let next = next.min(notifies_at.unwrap_or(i64::MAX));
                 Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
             }
         }
     }
 
     fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
-        let Some(after) = self.settings.delay_warning else { return false };
-        recipient.warned_at.is_none()
+        let released_at = message.handling.released_at(message.received_at);
+        let is_delayed = self.settings.delay_warning.is_some_and(|after| {
+            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+        });
+        // RFC 2852 §4.1.2: the time of BY=…;N is over.
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        (is_delayed || is_late)
+            && recipient.warned_at.is_none()
             && message.sender.is_some()
             && recipient.notify.unwrap_or(Notify::DEFAULT).delay
-            && self.now - message.received_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
     }
 }
 
 /// Recipients past their lifetime, without a further try.
 fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        let attempt = match (atrn::domain_of_lane(&job.lane), &recipient.last_reply) {
+        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired);
+        let attempt = match (lane, &recipient.last_reply) {
             (Some(domain), None) => Some(never_fetched(domain, at)),
             _ => None,
         };
@@ -215,7 +226,7 @@ fn notices(
             );
         }
         // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
-        if outcome != Outcome::Delivered && bounce::wanted(recipient.notify, outcome) {
+        if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
             told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
         }
     }

@@ -1,13 +1,13 @@
 //! Mail that is fetched (ATRN, RFC 2645): read from the database as it is asked for, claimed under the lanes' lock.
 //!
 //! Several may fetch one domain at once: what one has claimed is in flight, and no other gets it. What is not due
-//! (deferred, held) is not given. Each recipient is given once in a pickup at most, unless it comes due again
-//! while the pickup lasts.
+//! (deferred, held) is not given; the urgent comes first. What was claimed no longer counts, so each page is read from
+//! the start of what is left.
 
 use std::collections::VecDeque;
 
 use crate::mail::Domain;
-use crate::queue::{Due, DueCursor, Job, QueueError};
+use crate::queue::{Due, Job, QueueError};
 
 use super::Scheduler;
 
@@ -19,19 +19,14 @@ const PAGE: usize = 200;
 pub struct Pickup {
     /// Those not yet empty; the first is being fetched.
     domains: VecDeque<Domain>,
-    cursor: DueCursor,
-    /// Read and not yet looked at.
+    /// Read, and not in flight then.
     ahead: VecDeque<Due>,
 }
 
 impl Pickup {
     /// Of these domains, one after the other.
     pub fn of(domains: &[Domain]) -> Pickup {
-        Pickup {
-            domains: domains.iter().cloned().collect(),
-            cursor: DueCursor::from(i64::MIN),
-            ahead: VecDeque::new(),
-        }
+        Pickup { domains: domains.iter().cloned().collect(), ahead: VecDeque::new() }
     }
 }
 
@@ -47,14 +42,7 @@ impl Scheduler {
     /// # Errors
     /// Where the queue cannot be read.
     pub fn has_mail(&self, domains: &[Domain]) -> Result<bool, QueueError> {
-        let mut pickup = Pickup::of(domains);
-        while self.read_ahead(&mut pickup)? {
-            let lanes = self.inner.lock();
-            if pickup.ahead.drain(..).any(|due| lanes.may_claim(&due)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.read_ahead(&mut Pickup::of(domains))
     }
 
     /// The next job of a pickup; [`Scheduler::finished`] must hear of its end. None: there is no more, or none may
@@ -76,18 +64,26 @@ impl Scheduler {
         }
     }
 
-    /// The next page, from the next domain where one is at its end; false at the end of the last.
+    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
     fn read_ahead(&self, pickup: &mut Pickup) -> Result<bool, QueueError> {
         let now = self.inner.clock.now();
+        let mut limit = PAGE;
         while let Some(domain) = pickup.domains.front() {
-            let rows = self.inner.queue.due_in_domain_after(domain, pickup.cursor, now, PAGE)?;
-            if let Some(last) = rows.last() {
-                pickup.cursor = last.cursor();
-                pickup.ahead.extend(rows);
+            let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
+            let all = rows.len() < limit;
+            let lanes = self.inner.lock();
+            pickup.ahead.extend(rows.into_iter().filter(|due| lanes.may_claim(due)));
+            drop(lanes);
+            if !pickup.ahead.is_empty() {
                 return Ok(true);
             }
-            pickup.domains.pop_front();
-            pickup.cursor = DueCursor::from(i64::MIN);
+            if all {
+                pickup.domains.pop_front();
+                limit = PAGE;
+            } else {
+                // A page full of what others have claimed.
+                limit = limit.saturating_mul(2);
+            }
         }
         Ok(false)
     }
