@@ -27,7 +27,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::intake::MessageQueue;
-use super::users::User;
+use super::users::{Directory, Known, User, Verifier};
 use super::{Submission, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Domain, Notify, Ret, address};
@@ -86,6 +86,22 @@ impl MessageQueue for MemoryQueue {
         }
         self.kicked.lock().unwrap().push(kick.clone());
         Ok(if format!("{kick:?}").contains("waiting.example") { 7 } else { 0 })
+    }
+}
+
+/// Passwords alone: all that most tests want.
+impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self(name, password)
+    }
+    fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
+        None
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        Known { user: None, verifier: Verifier::default() }
+    }
+    fn has_cram_md5(&self) -> bool {
+        false
     }
 }
 

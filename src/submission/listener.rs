@@ -13,7 +13,7 @@ use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
-use super::session::Session;
+use super::session::{Course, Session};
 use super::wire::Wire;
 use super::{Shared, StartError, replies};
 
@@ -167,7 +167,9 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             listener: &session_listener,
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
+            rates: &session_shared.rates,
             presence: &place.presence,
+            course: Course::default(),
         }
         .run();
     };

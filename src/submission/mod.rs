@@ -6,22 +6,26 @@
 //!
 //! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
-//! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
+//! guessed passwords (`auth`, `failures`), others' addresses (`senders`), floods of messages (`rates`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
 mod aliases;
 mod auth;
 mod command;
 mod content;
+mod failures;
 mod header;
 mod intake;
 mod listener;
 mod parameters;
 mod pool;
 mod protocol;
+mod rates;
 mod replies;
+mod senders;
 mod session;
 pub mod tls;
 pub mod users;
+mod window;
 mod wire;
 
 #[cfg(test)]
@@ -32,7 +36,7 @@ mod room_tests;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
@@ -40,11 +44,12 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
-use auth::Failures;
+use failures::Failures;
 use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
-use users::{User, Users};
+use rates::Rates;
+use users::{Directory, Users};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -78,10 +83,9 @@ struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
     failures: Failures,
+    rates: Rates,
     pool: Arc<Pool>,
 }
-
-type Verify = Box<dyn Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync>;
 
 /// What a session has to go by; a reload makes a new one for the sessions that begin after it.
 struct Service {
@@ -90,11 +94,11 @@ struct Service {
     limits: Limits,
     aliases: BTreeMap<String, Vec<Address>>,
     lifetime: Duration,
-    verify: Verify,
+    users: Box<dyn Directory>,
 }
 
 impl Service {
-    fn new(settings: &SubmissionSettings, verify: Verify) -> Result<Service, StartError> {
+    fn new(settings: &SubmissionSettings, users: Box<dyn Directory>) -> Result<Service, StartError> {
         let tls = match &settings.tls {
             Some(certificate) => Some(tls::server_config(certificate, &settings.hostname)?),
             None => None,
@@ -109,7 +113,7 @@ impl Service {
             limits: settings.limits.clone(),
             aliases: settings.aliases.clone(),
             lifetime: settings.lifetime,
-            verify,
+            users,
         })
     }
 }
@@ -131,20 +135,21 @@ impl Submission {
         users: Arc<Users>,
         queue: Queue,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+        Submission::start_with(settings, Box::new(users), Arc::new(queue))
     }
 
     fn start_with(
         settings: &SubmissionSettings,
-        verify: Verify,
+        users: Box<dyn Directory>,
         queue: Arc<dyn MessageQueue>,
     ) -> Result<Submission, StartError> {
-        let service = Service::new(settings, verify)?;
+        let service = Service::new(settings, users)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             service: RwLock::new(Arc::new(service)),
             queue,
-            failures: Failures::default(),
+            failures: Failures::new(Instant::now()),
+            rates: Rates::new(Instant::now()),
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();
@@ -171,11 +176,15 @@ impl Submission {
     /// # Errors
     /// Nothing has changed then.
     pub fn reload(&self, settings: &SubmissionSettings, users: Arc<Users>) -> Result<(), StartError> {
-        self.reload_with(settings, verify_with(users))
+        self.reload_with(settings, Box::new(users))
     }
 
-    fn reload_with(&self, settings: &SubmissionSettings, verify: Verify) -> Result<(), StartError> {
-        let service = Service::new(settings, verify)?;
+    fn reload_with(
+        &self,
+        settings: &SubmissionSettings,
+        users: Box<dyn Directory>,
+    ) -> Result<(), StartError> {
+        let service = Service::new(settings, users)?;
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
@@ -218,10 +227,6 @@ impl Submission {
     fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn verify_with(users: Arc<Users>) -> Verify {
-    Box::new(move |name, password| users.verify(name, password))
 }
 
 /// Binds the addresses of `listen` that are not among `known`, all or none.

@@ -10,9 +10,11 @@ use crate::mail::{Address, Domain, Envelope, Recipient, Reply, address};
 use crate::queue::Kick;
 
 use super::aliases::Aliases;
-use super::auth::{self, Credentials, Exchange, Turn};
+use super::auth::{self, Exchange, Offer, Question, Turn};
 use super::command::{Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
+use super::rates::TooMany;
 use super::replies;
+use super::senders::may_send_as;
 use super::users::User;
 
 /// Where a session stands.
@@ -82,6 +84,8 @@ pub(super) struct Here<'a> {
     pub(super) trusted: bool,
     /// MAIL wants AUTH before it.
     pub(super) auth_required: bool,
+    /// Which mechanisms AUTH has, where it is offered.
+    pub(super) auth: Offer,
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
@@ -137,10 +141,15 @@ pub(super) enum Action {
     Close,
     /// Drop what was read ahead, do the handshake, go on with the state of the step.
     StartTls,
-    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step.
+    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
+    /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
-    /// AUTH: [`verified`] goes on.
-    Verify(Credentials),
+    /// AUTH: put it to the users, [`turn`] goes on.
+    Ask(Question),
+    /// AUTH: the client has proven to be its user.
+    Welcome,
+    /// AUTH: it has not; count it as a failure of this name.
+    Failed(String),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// ETRN: kick, answer.
@@ -186,24 +195,42 @@ fn unreadable(state: State, error: &SyntaxError) -> Step {
 /// Takes a line that answers a challenge; in another state than `Authenticating` it is a caller's mistake.
 pub(super) fn respond(state: State, line: &[u8]) -> Step {
     match state {
-        State::Authenticating(client, exchange) => turn(client, auth::answer(exchange, line)),
+        State::Authenticating(client, exchange) => turn(State::Ready(client), auth::answer(exchange, line)),
         state => Step::reply(state, replies::AUTH_BAD_RESPONSE),
     }
 }
 
-/// Takes the result of [`Action::Verify`].
-pub(super) fn verified(state: State, user: Option<Arc<User>>) -> Step {
-    match (state, user) {
-        (State::Ready(client), Some(user)) => {
-            Step::reply(State::Ready(Client { user: Some(user), ..client }), replies::AUTH_OK)
+/// Goes on with an exchange, also with what came of an [`Action::Ask`]; in another state than `Ready` it is a
+/// caller's mistake.
+pub(super) fn turn(state: State, turn: Turn) -> Step {
+    let State::Ready(client) = state else { return Step::reply(state, replies::AUTH_BAD_RESPONSE) };
+    match turn {
+        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
+        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
+        Turn::Ask(question) => {
+            Step { state: State::Ready(client), reply: None, action: Action::Ask(question) }
         }
-        (state, _) => Step::reply(state, replies::AUTH_FAILED),
+        Turn::Right(user) => Step {
+            state: State::Ready(Client { user: Some(user), ..client }),
+            reply: Some(replies::AUTH_OK),
+            action: Action::Welcome,
+        },
+        Turn::Wrong(name) => Step {
+            state: State::Ready(client),
+            reply: Some(replies::AUTH_FAILED),
+            action: Action::Failed(name),
+        },
     }
 }
 
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
+}
+
+/// The user may send no more within this hour.
+pub(super) fn too_many(state: State, TooMany(an_hour): TooMany) -> Step {
+    Step::reply(state.without_transaction(), replies::too_many_messages(an_hour))
 }
 
 impl Step {
@@ -277,7 +304,7 @@ fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> R
     }
     if here.auth_offered() && user.is_none() {
         text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
+        text.push_str(&here.auth.mechanisms());
     }
     text.push_str("\nHELP");
     hello.with_text(text)
@@ -303,21 +330,11 @@ fn authenticate(state: State, mechanism: &str, initial: Option<&str>, here: &Her
     if client.user.is_some() {
         Step::reply(State::Ready(client), replies::AUTH_ALREADY)
     } else if here.auth_offered() {
-        turn(client, auth::begin(mechanism, initial))
+        turn(State::Ready(client), auth::begin(mechanism, initial, &here.auth, here.hostname))
     } else if here.tls == Tls::Offered {
         Step::reply(State::Ready(client), replies::AUTH_NEEDS_TLS)
     } else {
         Step::reply(State::Ready(client), replies::AUTH_NOT_OFFERED)
-    }
-}
-
-fn turn(client: Client, turn: Turn) -> Step {
-    match turn {
-        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
-        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
-        Turn::Verify(credentials) => {
-            Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
-        }
     }
 }
 
@@ -404,7 +421,7 @@ fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Rep
         return Err(replies::SENDER_NEEDS_SMTPUTF8);
     }
     match &client.user {
-        Some(user) if !auth::may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
+        Some(user) if !may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
         _ => Ok(()),
     }
 }

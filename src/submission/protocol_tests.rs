@@ -60,7 +60,7 @@ ETRN example.net        | 503 5.5.1              | 530 5.7.0                    
 ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 334 -> Authenticating           | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                          | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | ask                             | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 504 5.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
@@ -163,6 +163,7 @@ impl World {
             loopback: false,
             trusted: matches!(who, Who::Trusted),
             auth_required: true,
+            auth: Offer { channel: None, cram_md5: false, nonce: || Some("nonce".to_owned()) },
             message_size_max: 1000,
             recipients_max: 2,
             aliases: Aliases { names: &self.names, hostname: &self.hostname },
@@ -210,7 +211,9 @@ fn cell(before: &State, step: &Step) -> String {
         Action::Close => Some("close"),
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
-        Action::Verify(_) => Some("verify"),
+        Action::Ask(_) => Some("ask"),
+        Action::Welcome => Some("welcome"),
+        Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
         Action::Kick(..) => Some("kick"),
     };
@@ -299,7 +302,7 @@ fn within_an_auth_exchange_every_line_is_a_response() {
         ("NOOP", "501 5.5.2 -> Ready"),
         ("*", "501 5.7.0 -> Ready"),
         ("", "501 5.5.2 -> Ready"),
-        ("AGEAYg==", "verify -> Ready"),
+        ("AGEAYg==", "ask -> Ready"),
     ] {
         assert_eq!(cell(&exchange(), &respond(exchange(), line.as_bytes())), expected, "{line}");
     }
@@ -316,14 +319,15 @@ fn within_an_auth_exchange_every_line_is_a_response() {
 fn a_login_is_kept_by_ehlo_and_lost_by_starttls() {
     let world = World::new();
     let app = Arc::new(User { name: "app".into(), ..User::default() });
-    let Step { state, reply, .. } = verified(ready(None), Some(app));
+    let Step { state, reply, .. } = turn(ready(None), Turn::Right(app));
     assert_eq!((state.clone(), reply), (ready(Some("app")), Some(replies::AUTH_OK)));
     let again = step(state.clone(), command::parse(b"EHLO c.example"), &world.here(Who::Tls));
     assert_eq!(again.state, ready(Some("app")));
     let starttls = step(state, Ok(Command::Starttls), &world.here(Who::Clear));
     assert_eq!(starttls.state, State::Connected);
-    let failed = verified(ready(None), None);
+    let failed = turn(ready(None), Turn::Wrong("app".into()));
     assert_eq!((failed.state, failed.reply), (ready(None), Some(replies::AUTH_FAILED)));
+    assert_eq!(failed.action, Action::Failed("app".into()));
 }
 
 #[test]
@@ -341,13 +345,13 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     let offered = |tls, loopback, trusted, user| {
         let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
         let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
-        let extra = ["ETRN", "VRFY", "STARTTLS", "AUTH PLAIN LOGIN"];
+        let extra = ["ETRN", "VRFY", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
         extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
     };
     assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
     assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "STARTTLS"]);
-    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY"]);
-    assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
 }

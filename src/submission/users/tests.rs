@@ -106,9 +106,9 @@ fn an_unknown_name_costs_as_many_iterations_as_a_known_one() {
     let dir = Dir::new();
     dir.write(LINE);
     let users = Users::load(&dir.path()).unwrap();
-    assert_eq!(users.verifier_of_unknown("nobody").iterations.get(), 4096);
-    assert!(!users.verifier_of_unknown("nobody").accepts(b"pencil"));
-    assert!(!users.verifier_of_unknown("nobody").accepts(b""));
+    assert_eq!(users.decoy("nobody").iterations.get(), 4096);
+    assert!(!users.decoy("nobody").accepts(b"pencil"));
+    assert!(!users.decoy("nobody").accepts(b""));
 }
 
 #[test]
@@ -140,7 +140,8 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     let dir = Dir::new();
     let list = |text: &str| vec![text.to_owned()];
     let add = |name: &str, password: &str, senders: &[String], atrn: &[String]| {
-        let attributes = Attributes { operator: false, senders: senders.to_vec(), atrn: atrn.to_vec() };
+        let attributes =
+            Attributes { senders: senders.to_vec(), atrn: atrn.to_vec(), ..Attributes::default() };
         super::add(&dir.path(), name, password, &attributes).unwrap_err().to_string()
     };
     for name in ["", "a b", "a:b", "#a", "a\nb", "ä", &"x".repeat(65)] {
@@ -188,6 +189,7 @@ fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
         operator: true,
         senders: ["App@Example.com", "*@bücher.example"].map(str::to_owned).to_vec(),
         atrn: vec!["Customer.example.".to_owned()],
+        ..Attributes::default()
     };
     add(&dir.path(), "app", "secret", &attributes).unwrap();
     let user = list(&dir.path()).unwrap().remove(0);
