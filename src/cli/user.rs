@@ -177,8 +177,7 @@ struct Shown<'a> {
     name: &'a str,
     operator: bool,
     senders: &'a [String],
-    /// Messages an hour.
-    rate: Option<NonZeroU32>,
+    rate_per_hour: Option<NonZeroU32>,
     atrn: &'a [String],
     cram_md5: bool,
 }
@@ -202,7 +201,7 @@ impl Shown<'_> {
             name: &user.name,
             operator: user.operator,
             senders: &user.senders,
-            rate: user.rate,
+            rate_per_hour: user.rate,
             atrn: &user.atrn,
             cram_md5: user.has_cram_md5(),
         }
@@ -216,7 +215,7 @@ impl Shown<'_> {
                 line.push_str(attribute);
             }
         }
-        if let Some(rate) = self.rate {
+        if let Some(rate) = self.rate_per_hour {
             line.push_str(&format!("  rate {rate}/h"));
         }
         for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn)] {

@@ -98,6 +98,7 @@ impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
         None
     }
     fn with_scram(&self, _name: &str) -> Known {
+        // Not even that of a user, as if somebody had stolen it: every proof is wrong.
         Known { user: None, verifier: Verifier::default() }
     }
     fn has_cram_md5(&self) -> bool {
@@ -108,12 +109,13 @@ impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
 /// Everybody's password is `secret`.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let senders: &[&str] = match name {
-        "app" => &[],
+        "app" | "slow" => &[],
         "news" => &["news@example.com", "*@news.example"],
         _ => return None,
     };
     let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
-    (password == b"secret").then(|| Arc::new(User { name: name.into(), senders, ..User::default() }))
+    let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    (password == b"secret").then(|| Arc::new(User { name: name.into(), senders, rate, ..User::default() }))
 }
 
 /// Settings with one listener on a free port of loopback.

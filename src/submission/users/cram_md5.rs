@@ -39,9 +39,13 @@ impl CramMd5 {
 
     /// Whether this is the digest of `challenge` under the password. Takes the same time either way.
     pub(super) fn accepts(&self, challenge: &[u8], digest: &[u8; STATE_BYTES]) -> bool {
+        constant_time::verify_slices_are_equal(&self.digest(challenge), digest).is_ok()
+    }
+
+    /// HMAC-MD5.
+    pub(super) fn digest(&self, challenge: &[u8]) -> [u8; STATE_BYTES] {
         let inner = after(&self.inner).chain_update(challenge).finalize();
-        let outer = after(&self.outer).chain_update(inner).finalize();
-        constant_time::verify_slices_are_equal(&outer, digest).is_ok()
+        after(&self.outer).chain_update(inner).finalize().into()
     }
 }
 
