@@ -14,5 +14,6 @@ mod explain;
 mod fakemx;
 mod house;
 mod mails;
+mod mechanisms;
 mod relay;
 mod sink;

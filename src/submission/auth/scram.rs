@@ -99,7 +99,8 @@ impl First {
         let nonce = attributes.next().and_then(|text| text.strip_prefix("r=")).filter(|text| is_nonce(text));
         let (Some(name), Some(nonce)) = (name, nonce) else { return Err(Flaw::Malformed) };
         let same = authzid.strip_prefix("a=").and_then(sasl_name).is_some_and(|authzid| authzid == name);
-        if !(authzid.is_empty() || same) {
+        // "a=" alone is no authzid in the grammar, and what gsasl sends for none.
+        if !(matches!(authzid, "" | "a=") || same) {
             // Nobody may act for another here.
             return Err(Flaw::Malformed);
         }

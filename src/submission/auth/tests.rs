@@ -173,7 +173,9 @@ fn scram_proves_both_to_each_other() {
         assert_eq!(who(stage.scram("n,,", name, "secret", None)), Ok(name.into()));
     }
     assert_eq!(who(stage.scram("y,,", "app", "secret", None)), Ok("app".into()));
-    assert_eq!(who(stage.scram("n,a=app,", "app", "secret", None)), Ok("app".into()));
+    for header in ["n,a=app,", "n,a=,"] {
+        assert_eq!(who(stage.scram(header, "app", "secret", None)), Ok("app".into()), "{header}");
+    }
     assert_eq!(who(stage.scram("n,,", "app", "Secret", None)), wrong("app"));
     assert_eq!(who(stage.scram("n,,", "nobody", "secret", None)), wrong("nobody"));
     let Turn::Challenge(reply, exchange) = stage.begin("SCRAM-SHA-256", None, None) else {
