@@ -160,12 +160,20 @@ pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> 
 
 /// A TLS client that trusts only the certificate made in `certificates`.
 pub(super) fn tls_client(certificates: &Path) -> Arc<ClientConfig> {
+    tls_client_of(certificates, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with these versions of TLS alone.
+pub(super) fn tls_client_of(
+    certificates: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let (certificate, _) = tls::self_signed_paths(certificates);
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -199,6 +207,23 @@ impl Player {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// From an address of its own, such as another one of 127.0.0.0/8.
+    pub(super) fn connect_from(source: [u8; 4], address: SocketAddr) -> Player {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// RFC 9266, from the client's side.
+    pub(super) fn channel_binding(&self) -> [u8; 32] {
+        let ClientStream::Tls(stream) = self.stream.get_ref() else { panic!("no TLS") };
+        stream.conn.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap()
     }
 
     pub(super) fn start_tls(&mut self, config: Arc<ClientConfig>) {

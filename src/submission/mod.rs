@@ -31,6 +31,8 @@ mod wire;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod login_tests;
+#[cfg(test)]
 mod room_tests;
 
 use std::collections::BTreeMap;

@@ -156,7 +156,7 @@ pub(super) const SENDER_NOT_YOURS: Reply =
 /// RFC 6409 §3.4: the user's `rate`.
 pub(super) fn too_many_messages(an_hour: u32) -> Reply {
     Reply::new(450, Enhanced(4, 7, 1), "")
-        .with_text(format!("You may send {an_hour} messages an hour and have; try again later"))
+        .with_text(format!("Your rate of {an_hour}/h is reached, try again later"))
 }
 /// RFC 6531 §3.5.
 pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =

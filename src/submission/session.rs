@@ -75,6 +75,8 @@ impl<'a> Session<'a> {
     /// Runs to the end of the connection.
     pub(super) fn run(mut self) {
         let end = self.converse();
+        // Before the client can see the end and come again.
+        self.course.counted = None;
         match end {
             End::Quit => self.wire.close(false),
             End::SentAway => self.wire.close(true),

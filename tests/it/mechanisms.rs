@@ -203,6 +203,9 @@ fn gsasl_speaks_every_mechanism() {
         assert_eq!(stage.spoken(), [format!("{mechanism} 235")], "{}", said(&output));
         println!("gsasl: {mechanism}");
     }
+    let output = login(&stage, "SCRAM-SHA-256", CRAM_USER, PASSWORD, &[]);
+    assert_eq!(stage.spoken(), ["SCRAM-SHA-256 535"], "{}", said(&output));
+    assert!(said(&output).contains("SCRAM-SHA-256-PLUS was offered"), "{}", said(&output));
     // The server's proof is checked by it: a wrong password fails at ours.
     let output = login(&stage, "SCRAM-SHA-256-PLUS", CRAM_USER, "wrong", &[]);
     assert_eq!(stage.spoken(), ["SCRAM-SHA-256-PLUS 535"], "{}", said(&output));
