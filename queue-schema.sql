@@ -115,6 +115,17 @@ CREATE TABLE lanes (
     changed_at    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.
+CREATE TABLE kicks (
+    id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
+    at         INTEGER NOT NULL,
+    node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
+    user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
+    client     TEXT,                       -- IP address it was asked from; NULL: the command line
+    recipients INTEGER NOT NULL            -- how many waited
+);
+CREATE INDEX kicks_by_time ON kicks (at);
+
 -- What the relay has to remember about itself.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again
@@ -188,5 +199,5 @@ SELECT 'both waiting and finished', r.id, r.message_id
 FROM recipients r JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id
 UNION ALL
 SELECT 'an hour past its lifetime', r.id, r.message_id
-FROM recipients r JOIN messages m ON m.id = r.message_id
+FROM messages m CROSS JOIN recipients r ON r.message_id = m.id  -- CROSS: along messages_expiring
 WHERE r.state = 'queued' AND m.expires_at < unixepoch() - 3600;

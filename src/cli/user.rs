@@ -48,7 +48,7 @@ pub struct Add {
     /// Read the password from one line of stdin instead of asking for it
     #[arg(long)]
     password_stdin: bool,
-    /// Allow the private commands, which tell of the queue and its destinations
+    /// Allow the private commands: XADR, XSTA, XCIR and XGEN
     #[arg(long)]
     operator: bool,
     /// Allow only these senders: an address, or *@example.com; may be given several times

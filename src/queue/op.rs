@@ -13,7 +13,8 @@ use crate::mail::{Address, Domain};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
-    CachedContent, Due, Fate, Kick, NewMessage, QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage, QueuedRecipient, Settled,
+    Settlement,
 };
 use super::{MessageId, RecipientId};
 
@@ -40,7 +41,7 @@ pub(super) enum Op {
     /// The final dot is about to be sent for these.
     IntendDot { recipients: Vec<RecipientId>, at: i64, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
-    Kick { kick: Kick, now: i64, ack: Option<Ack<usize>> },
+    Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// Repair what the view `stuck` shows.

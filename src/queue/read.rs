@@ -87,8 +87,6 @@ impl Due {
     }
 }
 
-const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts";
-
 fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
     Ok(Due {
@@ -106,76 +104,69 @@ fn domain_from(text: &str) -> Domain {
     Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
 }
 
-/// See [`super::Queue::due`]. Two questions, so that each is one walk along the index.
+// Two questions each, so that both are one walk along the index: the rest of a second, and what is later.
+pub(super) const DUE_SAME_SECOND: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_LATER: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DOMAIN_SAME_SECOND: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
+    WHERE domain = ?4 AND state = 'queued' AND next_attempt_at = ?1 AND id > ?2
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DOMAIN_LATER: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
+    WHERE domain = ?4 AND state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+    ORDER BY next_attempt_at, id LIMIT ?3";
+/// CROSS: along the index by `expires_at`, not through all that waits.
+pub(super) const EXPIRED: &str = "
+    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts
+    FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
+    WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+
+/// See [`super::Queue::due`] and [`super::Queue::due_in_domain`].
 pub(super) fn due(
     conn: &Connection,
+    domain: Option<&Domain>,
     after: DueCursor,
     until: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
+    let (same_second, later) = match domain {
+        None => (DUE_SAME_SECOND, DUE_LATER),
+        Some(_) => (DOMAIN_SAME_SECOND, DOMAIN_LATER),
+    };
     let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
     if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![after.at, after.id, limit as i64], &mut found)?;
+        collect(conn, same_second, (after.at, after.id, limit), domain, &mut found)?;
     }
-    let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at > ?1
-             AND next_attempt_at <= ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![after.at, until, rest as i64], &mut found)?;
-    Ok(found)
-}
-
-/// See [`super::Queue::due_in_domain`].
-pub(super) fn due_in_domain(
-    conn: &Connection,
-    domain: &Domain,
-    after: DueCursor,
-    until: i64,
-    limit: usize,
-) -> rusqlite::Result<Vec<Due>> {
-    let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
-    if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![domain.as_str(), after.at, after.id, limit as i64], &mut found)?;
+    if found.len() < limit {
+        collect(conn, later, (after.at, until, limit - found.len()), domain, &mut found)?;
     }
-    let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at > ?2 AND next_attempt_at <= ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![domain.as_str(), after.at, until, rest as i64], &mut found)?;
     Ok(found)
 }
 
 /// See [`super::Queue::expired`].
 pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    let sql = format!(
-        "SELECT {DUE_COLUMNS} FROM messages m JOIN recipients r ON r.message_id = m.id
-         WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, r.id LIMIT ?2"
-    );
-    let mut found = Vec::new();
-    collect(conn, &sql, params![now, limit as i64], &mut found)?;
-    Ok(found)
+    conn.prepare_cached(EXPIRED)?.query_map(params![now, limit as i64], due_row)?.collect()
 }
 
 fn collect(
     conn: &Connection,
     sql: &str,
-    params: impl rusqlite::Params,
+    (first, second, limit): (i64, i64, usize),
+    domain: Option<&Domain>,
     found: &mut Vec<Due>,
 ) -> rusqlite::Result<()> {
-    for due in conn.prepare_cached(sql)?.query_map(params, due_row)? {
+    let mut statement = conn.prepare_cached(sql)?;
+    let limit = limit as i64;
+    let rows = match domain {
+        None => statement.query_map(params![first, second, limit], due_row)?,
+        Some(domain) => statement.query_map(params![first, second, limit, domain.as_str()], due_row)?,
+    };
+    for due in rows {
         found.push(due?);
     }
     Ok(())

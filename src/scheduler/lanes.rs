@@ -25,7 +25,7 @@ use super::retry::Schedule;
 
 /// Recipients of one lane in memory at most.
 pub const LANE_WINDOW: usize = 2_000;
-/// Recipients in memory at most, but for [`LANE_MINIMUM`] a lane.
+/// Recipients in memory at most, but for `LANE_MINIMUM` a lane.
 pub const WINDOW: usize = 50_000;
 /// What a lane may always hold, so that a full window never locks a lane out.
 const LANE_MINIMUM: usize = 10;
@@ -55,6 +55,25 @@ pub enum LaneChange {
     BacksOff(LaneRow),
     /// Works again.
     Recovered,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
 }
 
 /// What a lane needs read from the database.
@@ -366,6 +385,31 @@ impl Lanes {
             || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that nothing is known of is healthy and idle.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => self.state_of(&name.into(), &Lane::default()),
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: at_once(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
+    }
+
     /// Recipients in line here.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -407,8 +451,12 @@ impl Lanes {
 }
 
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let at_once = if lane.failures > 0 { 1 } else { settings.connections_per_destination };
-    !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings) && lane.backoff_until <= now
+}
+
+/// A lane whose last try met trouble is probed with one.
+fn at_once(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    if lane.failures > 0 { 1 } else { settings.connections_per_destination }
 }
 
 #[cfg(test)]

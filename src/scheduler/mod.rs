@@ -21,7 +21,7 @@ use crate::config::SchedulerSettings;
 use crate::maillog;
 use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes, Refill};
+use lanes::{LaneChange, LaneState, Lanes, Refill};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ const EVENTS_AT_ONCE: usize = 1_000;
 const EXPIRY_SECS: i64 = 60;
 /// How often the sweep runs, and how long overdue a recipient must be for it to care.
 const SWEEP_SECS: i64 = 60;
+/// How often the queue looks for rows that break an invariant; it reads all of them.
+const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
 /// What is due beyond this many pages is read in the next round, so that events are heard in between.
@@ -151,6 +153,16 @@ impl Scheduler {
         self.inner.lock().reconfigure(settings);
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.inner.lock().states()
+    }
+
+    /// How one lane is.
+    pub fn lane(&self, name: &str) -> LaneState {
+        self.inner.lock().state(name)
+    }
+
     /// Whether [`Scheduler::stop`] was called.
     pub fn stopping(&self) -> bool {
         self.inner.stopping.load(Ordering::Relaxed)
@@ -186,6 +198,7 @@ struct Thread {
     next_due: i64,
     next_expiry: i64,
     next_sweep: i64,
+    next_stuck: i64,
     /// Somebody else wrote: a lane whose row they deleted no longer backs off.
     lanes_changed: bool,
 }
@@ -193,13 +206,13 @@ struct Thread {
 impl Thread {
     fn new(inner: Arc<Inner>) -> Thread {
         let now = inner.clock.now();
-        let next_sweep = now + SWEEP_SECS;
         Thread {
             inner,
             cursor: DueCursor::from(i64::MIN),
             next_due: i64::MIN,
             next_expiry: i64::MIN,
-            next_sweep,
+            next_sweep: now + SWEEP_SECS,
+            next_stuck: now + STUCK_SECS,
             lanes_changed: false,
         }
     }
@@ -245,9 +258,13 @@ impl Thread {
                     lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
                 }
                 Event::Kicked(kick) => {
-                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                    let own = lanes.lane_of(domain);
+                    let own = match &kick {
+                        Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                        Kick::Lane(lane, _) => lane.as_str().into(),
+                    };
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                    // The lane of a route, since the queue knows only domains; and a row still on its way there.
+                    inner.queue.clear_lane(&own);
                     self.read_again();
                 }
                 Event::ChangedOutside => {
@@ -291,6 +308,10 @@ impl Thread {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;
             self.sweep(now)?;
+        }
+        if self.next_stuck <= now {
+            self.next_stuck = now + STUCK_SECS;
+            self.inner.queue.sweep(now)?;
         }
         Ok(())
     }
@@ -377,7 +398,7 @@ fn next_page(rows: &[Due]) -> Option<DueCursor> {
 /// Whether a lane is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
-        Kick::Domain(_) => false,
+        Kick::Domain(_) | Kick::Lane(..) => false,
         Kick::DomainAndBelow(domain) => {
             lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }

@@ -1,7 +1,7 @@
 //! AUTH (RFC 4954): the exchanges of all mechanisms as pure steps, base 64 and all.
 //!
 //! PLAIN (RFC 4616) and LOGIN are here, SCRAM and CRAM-MD5 in files of their own. What only the users file can
-//! answer is a [`Question`]; the session puts it to a [`Directory`] and goes on with the [`Turn`] that comes of it.
+//! answer is a [`Claim`]; the session puts it to a [`Directory`] and goes on with the [`Turn`] that comes of it.
 //!
 //! # Bugs
 //! CRAM-MD5 is offered to everybody once somebody has it. A client that prefers it, of a user who has not,
@@ -94,9 +94,9 @@ pub(super) enum Exchange {
     ScramEnd(Arc<User>),
 }
 
-/// What only the users file knows.
+/// Who a client claims to be, and with what proof; only the users file knows what is true of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Claim {
     /// PLAIN, LOGIN: whether this is the password.
     Password(Credentials),
     /// CRAM-MD5: whether this is the digest.
@@ -110,8 +110,8 @@ pub(super) enum Question {
 pub(super) enum Turn {
     /// Send this, then wait for the next response.
     Challenge(Reply, Exchange),
-    /// Ask the users; [`Question::put`] goes on.
-    Ask(Question),
+    /// Ask the users; [`Claim::put_to`] goes on.
+    Verify(Claim),
     /// It ends: this user has proven to be who they say.
     Right(Arc<User>),
     /// It ends: wrong name or wrong proof. Whose name it was.
@@ -166,17 +166,17 @@ pub(super) fn answer(exchange: Exchange, line: &[u8]) -> Turn {
 
 fn respond(exchange: Exchange, response: Vec<u8>) -> Turn {
     let turn = match exchange {
-        Exchange::Plain => plain(&response).map(|credentials| Turn::Ask(Question::Password(credentials))),
+        Exchange::Plain => plain(&response).map(|credentials| Turn::Verify(Claim::Password(credentials))),
         Exchange::LoginName => String::from_utf8(response)
             .ok()
             .map(|name| Turn::Challenge(replies::CHALLENGE_PASSWORD, Exchange::LoginPassword { name })),
         Exchange::LoginPassword { name } => {
-            Some(Turn::Ask(Question::Password(Credentials { name, password: response })))
+            Some(Turn::Verify(Claim::Password(Credentials { name, password: response })))
         }
         Exchange::CramMd5 { challenge } => cram_md5::Response::read(&response, challenge)
-            .map(|response| Turn::Ask(Question::CramMd5(response))),
+            .map(|response| Turn::Verify(Claim::CramMd5(response))),
         Exchange::ScramFirst(start) => match scram::First::read(&response, start) {
-            Ok(first) => Some(Turn::Ask(Question::Scram(first))),
+            Ok(first) => Some(Turn::Verify(Claim::Scram(first))),
             Err(scram::Flaw::Malformed) => None,
             Err(scram::Flaw::Downgraded) => Some(Turn::Refuse(replies::AUTH_DOWNGRADED)),
         },
@@ -195,20 +195,20 @@ fn respond(exchange: Exchange, response: Vec<u8>) -> Turn {
     turn.unwrap_or(Turn::Refuse(replies::AUTH_BAD_RESPONSE))
 }
 
-impl Question {
+impl Claim {
     /// Asks `users` and says how the exchange goes on. A password may take its 10 ms, and its turn.
-    pub(super) fn put(self, users: &dyn Directory) -> Turn {
+    pub(super) fn put_to(self, users: &dyn Directory) -> Turn {
         let judged = |name, user: Option<Arc<User>>| user.map_or(Turn::Wrong(name), Turn::Right);
         match self {
-            Question::Password(Credentials { name, password }) => {
+            Claim::Password(Credentials { name, password }) => {
                 let user = users.with_password(&name, &password);
                 judged(name, user)
             }
-            Question::CramMd5(cram_md5::Response { name, challenge, digest }) => {
+            Claim::CramMd5(cram_md5::Response { name, challenge, digest }) => {
                 let user = users.with_cram_md5(&name, challenge.as_bytes(), &digest);
                 judged(name, user)
             }
-            Question::Scram(first) => {
+            Claim::Scram(first) => {
                 let known = users.with_scram(&first.name);
                 let (challenge, last) = first.challenge(known);
                 Turn::Challenge(replies::challenge(&challenge), Exchange::ScramLast(Box::new(last)))

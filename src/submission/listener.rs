@@ -168,6 +168,8 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
             rates: &session_shared.rates,
+            kicks: &session_shared.kicks,
+            insight: &*session_shared.insight,
             presence: &place.presence,
             course: Course::default(),
         }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Submission;
-use super::golden::{MemoryQueue, Player, settings, tls_client, tls_client_of};
+use super::golden::{Echo, MemoryQueue, Player, settings, tls_client, tls_client_of};
 use super::users::{self, Attributes, Directory as _, Users};
 
 struct Room {
@@ -27,7 +27,8 @@ fn room() -> Room {
     let users = Arc::new(Users::load(&path).unwrap());
     let settings = settings(directory.path());
     let queue = Arc::new(MemoryQueue::default());
-    let submission = Submission::start_with(&settings, Box::new(Arc::clone(&users)), queue).unwrap();
+    let submission =
+        Submission::start_with(&settings, Box::new(Arc::clone(&users)), queue, Arc::new(Echo)).unwrap();
     Room { directory, users, submission }
 }
 

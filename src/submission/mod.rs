@@ -1,30 +1,35 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
 //! and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
-//! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
+//! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
-//! guessed passwords (`auth`, `failures`), others' addresses (`senders`), floods of messages (`rates`), loops (`header`), floods of sessions (`pool`), silence (`session`).
+//! guessed passwords (`failures`), others' addresses (`senders`), floods of messages (`rates`) and of sessions
+//! (`pool`), loops (`header`), silence (`session`).
 
 mod aliases;
 mod auth;
 mod command;
 mod content;
+mod etrn;
 mod failures;
 mod header;
 mod intake;
 mod listener;
 mod parameters;
 mod pool;
+mod private;
 mod protocol;
 mod rates;
 mod replies;
 mod senders;
 mod session;
 pub mod tls;
+mod transaction;
 pub mod users;
+mod vrfy;
 mod window;
 mod wire;
 
@@ -52,6 +57,8 @@ use listener::Listener;
 use pool::Pool;
 use rates::Rates;
 use users::{Directory, Users};
+
+pub use private::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -86,6 +93,8 @@ struct Shared {
     queue: Arc<dyn MessageQueue>,
     failures: Failures,
     rates: Rates,
+    kicks: etrn::Recent,
+    insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
 
@@ -128,7 +137,7 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -136,14 +145,16 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, Box::new(users), Arc::new(queue))
+        Submission::start_with(settings, Box::new(users), Arc::new(queue), insight)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
         queue: Arc<dyn MessageQueue>,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, users)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
@@ -152,6 +163,8 @@ impl Submission {
             queue,
             failures: Failures::new(Instant::now()),
             rates: Rates::new(Instant::now()),
+            kicks: etrn::Recent::default(),
+            insight,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();

@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Domain, Envelope, Recipient, Reply, address};
-use crate::queue::Kick;
+use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
-use super::auth::{self, Exchange, Offer, Question, Turn};
-use super::command::{Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
+use super::auth::{self, Claim, Exchange, Offer, Turn};
+use super::command::{Command, SyntaxError};
+use super::etrn::{self, Node};
+use super::private::{self, Question};
 use super::rates::TooMany;
-use super::replies;
-use super::senders::may_send_as;
 use super::users::User;
+use super::{replies, transaction, vrfy};
 
 /// Where a session stands.
 ///
@@ -113,12 +113,12 @@ impl Here<'_> {
     }
 
     /// May have mail relayed, and be told of what is here.
-    fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
+    pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
     }
 
     /// The answer to a stranger who has to authenticate first.
-    fn auth_first(&self) -> Reply {
+    pub(super) fn auth_first(&self) -> Reply {
         if self.tls == Tls::Offered { replies::STARTTLS_FIRST } else { replies::AUTH_REQUIRED }
     }
 }
@@ -145,7 +145,7 @@ pub(super) enum Action {
     /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
     /// AUTH: put it to the users, [`turn`] goes on.
-    Ask(Question),
+    Verify(Claim),
     /// AUTH: the client has proven to be its user.
     Welcome,
     /// AUTH: it has not; count it as a failure of this name.
@@ -153,7 +153,9 @@ pub(super) enum Action {
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// ETRN: kick, answer.
-    Kick(Kick, String),
+    Kick(Node),
+    /// A private command: answer.
+    Ask(Question),
 }
 
 /// Takes a line that was read as a command.
@@ -167,16 +169,21 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Ehlo(name) => hello(state, name, true, here),
         Command::Helo(name) => hello(state, name, false, here),
         Command::Noop => Step::reply(state, replies::NOOP),
-        Command::Help(about) => Step::reply(state, replies::help(about.as_deref())),
+        Command::Help(about) => {
+            let operator = state.user().is_some_and(|user| user.operator);
+            Step::reply(state, replies::help(about.as_deref(), operator))
+        }
         Command::Quit => Step::close(state, replies::BYE),
         Command::Rset => Step::reply(state.without_transaction(), replies::RESET),
         Command::Starttls => starttls(state, here),
-        Command::Vrfy(asked) => vrfy(state, &asked, here),
-        Command::Etrn(node) => etrn(state, node, here),
+        Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
+        Command::Expn(asked) => vrfy::expn(state, &asked, here),
+        Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
-        Command::Mail(mail) => self::mail(state, mail, here),
-        Command::Rcpt(rcpt) => self::rcpt(state, rcpt, here),
-        Command::Data => data(state),
+        Command::Mail(mail) => transaction::mail(state, mail, here),
+        Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
+        Command::Data => transaction::data(state),
     }
 }
 
@@ -200,15 +207,15 @@ pub(super) fn respond(state: State, line: &[u8]) -> Step {
     }
 }
 
-/// Goes on with an exchange, also with what came of an [`Action::Ask`]; in another state than `Ready` it is a
+/// Goes on with an exchange, also with what came of an [`Action::Verify`]; in another state than `Ready` it is a
 /// caller's mistake.
 pub(super) fn turn(state: State, turn: Turn) -> Step {
     let State::Ready(client) = state else { return Step::reply(state, replies::AUTH_BAD_RESPONSE) };
     match turn {
         Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
         Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
-        Turn::Ask(question) => {
-            Step { state: State::Ready(client), reply: None, action: Action::Ask(question) }
+        Turn::Verify(claim) => {
+            Step { state: State::Ready(client), reply: None, action: Action::Verify(claim) }
         }
         Turn::Right(user) => Step {
             state: State::Ready(Client { user: Some(user), ..client }),
@@ -234,7 +241,7 @@ pub(super) fn too_many(state: State, TooMany(an_hour): TooMany) -> Step {
 }
 
 impl Step {
-    fn reply(state: State, reply: Reply) -> Step {
+    pub(super) fn reply(state: State, reply: Reply) -> Step {
         Step { state, reply: Some(reply), action: Action::Continue }
     }
 
@@ -260,7 +267,8 @@ impl State {
         matches!(self, State::Mail(..) | State::Recipients(..))
     }
 
-    fn user(&self) -> Option<&Arc<User>> {
+    /// Who authenticated.
+    pub(super) fn user(&self) -> Option<&Arc<User>> {
         self.client().and_then(|client| client.user.as_ref())
     }
 
@@ -295,6 +303,7 @@ fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> R
         (true, "ENHANCEDSTATUSCODES"),
         (welcome, "ETRN"),
         (welcome, "VRFY"),
+        (welcome, "EXPN"),
         (here.tls == Tls::Offered, "STARTTLS"),
     ] {
         if holds {
@@ -336,176 +345,6 @@ fn authenticate(state: State, mechanism: &str, initial: Option<&str>, here: &Her
     } else {
         Step::reply(State::Ready(client), replies::AUTH_NOT_OFFERED)
     }
-}
-
-/// RFC 5321 §3.5. A stranger learns nothing: the answer is the same whatever exists.
-fn vrfy(state: State, asked: &str, here: &Here<'_>) -> Step {
-    let reply = if here.is_welcome(state.user()) {
-        verify_name(asked, &here.aliases)
-    } else {
-        replies::VRFY_NOT_FOR_STRANGERS
-    };
-    Step::reply(state, reply)
-}
-
-fn verify_name(asked: &str, aliases: &Aliases<'_>) -> Reply {
-    let asked = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
-    let name = if asked.contains('@') {
-        let Ok(address) = address::parse(asked) else { return replies::VRFY_BAD_ADDRESS };
-        match aliases.alias_of(&address) {
-            Some(name) => name,
-            None => return replies::CANNOT_VERIFY,
-        }
-    } else {
-        asked.to_ascii_lowercase()
-    };
-    match aliases.members(&name) {
-        Some([mailbox]) => replies::verified(mailbox),
-        // A list: EXPN names its members, VRFY the list (RFC 5321 §3.5.1).
-        Some(_) => replies::verified(&Address::new_dangerous(name, aliases.hostname.as_str())),
-        None => replies::NO_SUCH_USER,
-    }
-}
-
-/// RFC 1985 §5.1: after EHLO, not within a transaction.
-fn etrn(state: State, node: Node, here: &Here<'_>) -> Step {
-    let reply = match (&state, node) {
-        (State::Connected, _) => replies::EHLO_FIRST,
-        (state, _) if state.in_transaction() => replies::NOT_IN_TRANSACTION,
-        (state, _) if !here.is_welcome(state.user()) => here.auth_first(),
-        (_, Node::Queue(name)) => replies::node_not_allowed(&name),
-        (_, Node::Kick(kick)) => {
-            let node = match &kick {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            return Step { state, reply: None, action: Action::Kick(kick, node) };
-        }
-    };
-    Step::reply(state, reply)
-}
-
-fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
-    let client = match state {
-        State::Ready(client) => client,
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::NESTED_MAIL),
-    };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
-    let size = mail.size.unwrap_or(0);
-    let envelope = Envelope {
-        sender: mail.sender,
-        recipients: Vec::new(),
-        body: mail.body,
-        smtputf8: mail.smtputf8,
-        ret: mail.ret,
-        envid: mail.envid,
-    };
-    Step {
-        state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
-        action: Action::Reserve(size),
-    }
-}
-
-fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Reply> {
-    if here.auth_required && !here.is_welcome(client.user.as_ref()) {
-        return Err(here.auth_first());
-    }
-    if mail.size.is_some_and(|size| size > here.message_size_max) {
-        return Err(replies::TOO_BIG);
-    }
-    if mail.sender.as_ref().is_some_and(|sender| !mail.smtputf8 && !is_ascii(sender)) {
-        return Err(replies::SENDER_NEEDS_SMTPUTF8);
-    }
-    match &client.user {
-        Some(user) if !may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
-        _ => Ok(()),
-    }
-}
-
-fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
-    let (client, mut envelope) = match state {
-        State::Mail(client, open) => (client, open.envelope),
-        State::Recipients(client, envelope) => (client, envelope),
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::MAIL_FIRST),
-    };
-    let reply = match recipients_of(&client, &envelope, rcpt, here) {
-        Ok(recipients) => {
-            envelope.recipients.extend(recipients);
-            return Step::reply(State::Recipients(client, envelope), replies::RECIPIENT_OK);
-        }
-        Err(reply) => reply,
-    };
-    let state = if envelope.recipients.is_empty() {
-        State::Mail(client, OpenMail { envelope, refused: true })
-    } else {
-        State::Recipients(client, envelope)
-    };
-    Step::reply(state, reply)
-}
-
-/// The recipients that a RCPT adds: one, or those its alias leads to.
-fn recipients_of(
-    client: &Client,
-    envelope: &Envelope,
-    rcpt: Rcpt,
-    here: &Here<'_>,
-) -> Result<Vec<Recipient>, Reply> {
-    let alias = match &rcpt.to {
-        ForwardPath::Local(name) => Some(name.clone()),
-        ForwardPath::Mailbox(address) => here.aliases.alias_of(address),
-    };
-    let addresses = match (alias, rcpt.to) {
-        (Some(name), _) => {
-            let mut members = here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?;
-            if members.is_empty() {
-                return Err(replies::ALIAS_LOOP);
-            }
-            // Who is a recipient already gets one copy.
-            members.retain(|member| envelope.recipients.iter().all(|known| known.address != *member));
-            members
-        }
-        (None, ForwardPath::Mailbox(_)) if !here.is_welcome(client.user.as_ref()) => {
-            return Err(replies::NO_RELAYING);
-        }
-        (None, ForwardPath::Mailbox(address)) => vec![address],
-        (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
-    };
-    if addresses.iter().any(|address| !envelope.smtputf8 && !is_ascii(address)) {
-        return Err(replies::RECIPIENT_NEEDS_SMTPUTF8);
-    }
-    // A first alias with more members than that is let through: asked again it would be no smaller.
-    let known = envelope.recipients.len();
-    if known > 0 && known + addresses.len() > here.recipients_max {
-        return Err(replies::TOO_MANY_RECIPIENTS);
-    }
-    let recipient = |address| Recipient { address, notify: rcpt.notify, orcpt: rcpt.orcpt.clone() };
-    Ok(addresses.into_iter().map(recipient).collect())
-}
-
-fn data(state: State) -> Step {
-    match state {
-        State::Recipients(client, envelope) => Step {
-            state: State::Ready(client),
-            reply: Some(replies::SEND_CONTENT),
-            action: Action::Receive(envelope),
-        },
-        State::Mail(client, open) if open.refused => {
-            Step::reply(State::Mail(client, open), replies::NO_VALID_RECIPIENTS)
-        }
-        State::Connected => Step::reply(state, replies::EHLO_FIRST),
-        State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
-        state => Step::reply(state, replies::MAIL_FIRST),
-    }
-}
-
-/// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)
-fn is_ascii(address: &Address) -> bool {
-    AsRef::<str>::as_ref(address).is_ascii()
 }
 
 #[cfg(test)]

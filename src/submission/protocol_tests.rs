@@ -1,9 +1,10 @@
-//! Every command in every state, for a stranger in the clear and under TLS, an authenticated client and a
-//! trusted one: the table is written out, each cell with code, enhanced code, action and next state.
+//! Every command in every state, for a stranger in the clear and under TLS, an authenticated client, a
+//! trusted one and an operator: the table is written out, each cell with code, enhanced code, action and next state.
 
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::mail::{Address, Recipient, address};
 use crate::submission::command;
 
 /// On a listener with STARTTLS where MAIL wants AUTH. Within a transaction a stranger can only be where
@@ -26,14 +27,28 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -56,14 +71,28 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 334 -> Authenticating           | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-AUTH PLAIN AGEAYg==     | 503 5.5.1              | ask                             | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                          | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 504 5.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -76,7 +105,7 @@ HELO c.example          | 250 -> Ready           | 250                          
 MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
-RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
 RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
 DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
 RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
@@ -86,14 +115,28 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
 VRFY b@example.net      | 502 5.7.0              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
 VRFY nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
 ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -106,7 +149,7 @@ HELO c.example          | 250 -> Ready           | 250                          
 MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
-RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
 RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
 DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
 RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
@@ -116,14 +159,72 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 250 2.1.5              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
 VRFY b@example.net      | 252 2.5.2              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
 VRFY nobody             | 550 5.1.1              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 250 2.1.5              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 550 5.1.1              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
 ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+
+operator
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+VRFY b@example.net      | 502 5.7.0              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
+VRFY nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XADR                    | 502 5.5.1              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+XSTA                    | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XCIR a.example          | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XGEN                    | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -137,6 +238,7 @@ enum Who {
     Tls,
     Authenticated,
     Trusted,
+    Operator,
 }
 
 struct World {
@@ -158,7 +260,7 @@ impl World {
             hostname: &self.hostname,
             tls: match who {
                 Who::Clear | Who::Trusted => Tls::Offered,
-                Who::Tls | Who::Authenticated => Tls::Active,
+                Who::Tls | Who::Authenticated | Who::Operator => Tls::Active,
             },
             loopback: false,
             trusted: matches!(who, Who::Trusted),
@@ -172,7 +274,11 @@ impl World {
 }
 
 fn client(who: Who) -> Client {
-    let user = matches!(who, Who::Authenticated).then(|| Arc::new(User::default()));
+    let user = match who {
+        Who::Authenticated => Some(Arc::new(User::default())),
+        Who::Operator => Some(Arc::new(User { operator: true, ..User::default() })),
+        Who::Clear | Who::Tls | Who::Trusted => None,
+    };
     Client { name: "c.example".into(), extended: true, user }
 }
 
@@ -211,11 +317,12 @@ fn cell(before: &State, step: &Step) -> String {
         Action::Close => Some("close"),
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
-        Action::Ask(_) => Some("ask"),
+        Action::Verify(_) => Some("verify"),
         Action::Welcome => Some("welcome"),
         Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
-        Action::Kick(..) => Some("kick"),
+        Action::Kick(_) => Some("kick"),
+        Action::Ask(_) => Some("ask"),
     };
     parts.extend(action.map(str::to_owned));
     if name(before) != name(&step.state) {
@@ -240,14 +347,28 @@ const COMMANDS: &[&str] = &[
     "VRFY root",
     "VRFY b@example.net",
     "VRFY nobody",
+    "EXPN root",
+    "EXPN nobody",
     "ETRN example.net",
-    "ETRN #queue",
+    "ETRN @example.net",
+    "ETRN #lane",
+    "ETRN -bad-",
     "STARTTLS",
     "AUTH PLAIN",
     "AUTH PLAIN AGEAYg==",
     "AUTH XYZZY",
     "QUIT",
+    "XADR b@example.net",
+    "XADR",
+    "XSTA",
+    "XCIR a.example",
+    "XGEN",
     "SEND FROM:<a@b>",
+    "SOML FROM:<a@b>",
+    "SAML FROM:<a@b>",
+    "TURN",
+    "RELAY",
+    "TLS",
     "BDAT 1 LAST",
     "XYZZY",
     "DATA now",
@@ -263,6 +384,7 @@ fn table() -> Vec<Vec<String>> {
         ("tls", Who::Tls),
         ("authenticated", Who::Authenticated),
         ("trusted", Who::Trusted),
+        ("operator", Who::Operator),
     ] {
         rows.push(vec![heading.to_owned()]);
         let columns = states(who).iter().map(|state| name(state).to_owned()).collect::<Vec<_>>();
@@ -302,7 +424,7 @@ fn within_an_auth_exchange_every_line_is_a_response() {
         ("NOOP", "501 5.5.2 -> Ready"),
         ("*", "501 5.7.0 -> Ready"),
         ("", "501 5.5.2 -> Ready"),
-        ("AGEAYg==", "ask -> Ready"),
+        ("AGEAYg==", "verify -> Ready"),
     ] {
         assert_eq!(cell(&exchange(), &respond(exchange(), line.as_bytes())), expected, "{line}");
     }
@@ -345,13 +467,13 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     let offered = |tls, loopback, trusted, user| {
         let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
         let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
-        let extra = ["ETRN", "VRFY", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
+        let extra = ["ETRN", "VRFY", "EXPN", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
         extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
     };
     assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
-    assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "STARTTLS"]);
+    assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "EXPN", "STARTTLS"]);
     assert_eq!(offered(Tls::Active, false, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
-    assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY"]);
+    assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY", "EXPN"]);
     assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
 }

@@ -13,16 +13,19 @@ use base64::engine::general_purpose::STANDARD;
 use crate::config::{ListenSettings, ListenTls};
 use crate::mail::{Envelope, Reply};
 use crate::maillog;
+use crate::queue::Asker;
 
 use super::Service;
 use super::aliases::Aliases;
-use super::auth::{ChannelBinding, Offer, Question};
+use super::auth::{ChannelBinding, Claim, Offer};
 use super::command::{self, Command, SyntaxError};
 use super::content::DataReader;
+use super::etrn::{self, Recent};
 use super::failures::Failures;
 use super::header::Protocol;
 use super::intake::{Intake, MessageQueue, Submitted};
 use super::pool::Presence;
+use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::rates::{Counted, Rates};
 use super::replies;
@@ -42,6 +45,8 @@ pub(super) struct Session<'a> {
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
     pub(super) rates: &'a Rates,
+    pub(super) kicks: &'a Recent,
+    pub(super) insight: &'a dyn Insight,
     pub(super) presence: &'a Presence,
     /// What this session has been through.
     pub(super) course: Course<'a>,
@@ -195,7 +200,7 @@ impl<'a> Session<'a> {
                 *encrypted = true;
                 Ok(state)
             }
-            Action::Ask(question) => self.ask(state, question, encrypted),
+            Action::Verify(claim) => self.verify(state, claim, encrypted),
             Action::Welcome => {
                 self.welcome(&state);
                 Ok(state)
@@ -209,29 +214,28 @@ impl<'a> Session<'a> {
                 self.say(&reply)?;
                 Ok(state)
             }
-            Action::Kick(kick, node) => {
-                let reply = match self.queue.kick(&kick) {
-                    Ok(recipients) => {
-                        let user = state.client().and_then(|client| client.user.as_ref());
-                        let by = user.map_or_else(|| self.client.to_string(), |user| user.name.clone());
-                        maillog::kicked(&node, recipients, &by);
-                        replies::kicked(&node, recipients)
-                    }
-                    Err(_) => replies::not_kicked(&node),
-                };
+            Action::Kick(node) => {
+                let user = state.user().map(|user| user.name.clone());
+                let asker = Asker { user, client: Some(self.client) };
+                let reply = etrn::kick(&node, &asker, self.kicks, self.queue, self.insight);
+                self.say(&reply)?;
+                Ok(state)
+            }
+            Action::Ask(question) => {
+                let reply = private::told(self.insight.answer(&question));
                 self.say(&reply)?;
                 Ok(state)
             }
         }
     }
 
-    fn ask(&mut self, state: State, question: Question, encrypted: &mut bool) -> Flow {
+    fn verify(&mut self, state: State, claim: Claim, encrypted: &mut bool) -> Flow {
         let failures_max = self.service.limits.auth_failures;
         if self.failures.count(self.client, Instant::now()) >= failures_max {
             maillog::turned_away(self.client, "too many failed authentications");
             return Err(self.send_away(&replies::AUTH_TOO_MANY_FAILURES));
         }
-        let Step { state, reply, action } = protocol::turn(state, question.put(&*self.service.users));
+        let Step { state, reply, action } = protocol::turn(state, claim.put_to(&*self.service.users));
         self.perform(state, reply, action, encrypted)
     }
 
@@ -293,8 +297,10 @@ impl<'a> Session<'a> {
             intake.advance();
             if fed.ended {
                 let reply = intake.finish();
-                if reply.is_positive() {
-                    self.course.counted.take().map(Counted::keep);
+                if reply.is_positive()
+                    && let Some(counted) = self.course.counted.take()
+                {
+                    counted.keep();
                 }
                 return Ok(reply);
             }

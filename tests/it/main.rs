@@ -3,11 +3,13 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
 mod cli;
+mod client;
 mod clients;
 mod command_line;
 mod config;
 mod connection;
 mod crash;
+mod db;
 mod delivery;
 mod dns;
 mod explain;
@@ -15,5 +17,6 @@ mod fakemx;
 mod house;
 mod mails;
 mod mechanisms;
+mod operation;
 mod relay;
 mod sink;

@@ -255,16 +255,68 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
 
     let domain = Domain::parse("a_b.example").unwrap();
     let due = "SELECT count(*) FROM recipients WHERE next_attempt_at <= unixepoch()";
-    assert_eq!(bench.queue.kick(&Kick::Domain(domain.clone())), Ok(6000));
+    let asker = Asker { user: Some("app".to_owned()), client: "192.0.2.1".parse().ok() };
+    let kick = |kick: &Kick| bench.queue.kick(kick, &asker);
+    assert_eq!(kick(&Kick::Domain(domain.clone())), Ok(Kicked::InParts(6000)));
     // The first part, and the last.
     for _ in 0..2 {
         assert!(matches!(bench.event(), Event::Kicked(Kick::Domain(kicked)) if kicked == domain));
     }
     assert_eq!(bench.number(due), 6000);
     assert!(bench.queue.lanes().unwrap().is_empty());
-    assert_eq!(bench.queue.kick(&Kick::DomainAndBelow(domain)), Ok(6001));
+    assert_eq!(kick(&Kick::DomainAndBelow(domain.clone())), Ok(Kicked::Started(6001)));
     assert_eq!(bench.number(due), 6001);
-    assert_eq!(bench.queue.kick(&Kick::Domain(Domain::parse("nobody.example").unwrap())), Ok(0));
+    assert_eq!(kick(&Kick::Domain(domain)), Ok(Kicked::UnderWay(6000)));
+    bench.queue.set_lane(LaneRow {
+        lane: "route:*.test".to_owned(),
+        failures: 1,
+        backoff_until: i64::MAX,
+        last_reply: String::new(),
+    });
+    // What is committed next takes the lane's row along.
+    let nobody = Domain::parse("nobody.example").unwrap();
+    assert_eq!(kick(&Kick::Domain(nobody)), Ok(Kicked::Nothing));
+    let lane = ["axb.example", "below.axb.example"].map(|name| Domain::parse(name).unwrap());
+    assert_eq!(kick(&Kick::Lane("route:*.test".to_owned(), lane.to_vec())), Ok(Kicked::Started(2)));
+    assert_eq!(bench.number(due), 6003);
+    assert!(bench.queue.lanes().unwrap().is_empty());
+
+    // Each once, whatever its parts, and who asked.
+    let on_record: Vec<(String, i64)> = bench
+        .somebody()
+        .prepare("SELECT node, recipients FROM kicks WHERE user = 'app' AND client = '192.0.2.1' ORDER BY id")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let expected = [
+        ("a_b.example", 6000),
+        ("@a_b.example", 6001),
+        ("a_b.example", 6000),
+        ("nobody.example", 0),
+        ("#route:*.test", 2),
+    ];
+    assert_eq!(on_record, expected.map(|(node, recipients)| (node.to_owned(), recipients)));
+}
+
+#[test]
+fn a_message_for_two_domains_of_one_lane_is_one_message_in_it() {
+    let bench = Bench::new();
+    bench.accept(&["a@one.test", "b@two.test", "c@other.example"]);
+    bench.accept(&["a@one.test"]);
+    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'two.test'", []).unwrap();
+    let names: Vec<String> = bench.queue.domains().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["one.test", "other.example", "two.test"]);
+    let lane_of = |domain: &Domain| match domain.as_str().ends_with(".test") {
+        true => "route:*.test".into(),
+        false => domain.as_str().into(),
+    };
+    let lanes = bench.queue.waiting_by_lane(lane_of).unwrap();
+    let shown: Vec<_> =
+        lanes.iter().map(|lane| (&*lane.lane, lane.messages, lane.recipients, lane.held)).collect();
+    assert_eq!(shown, [("route:*.test", 2, 3, 1), ("other.example", 1, 1, 0)]);
+    assert!(lanes.iter().all(|lane| lane.next_attempt_at.is_some()), "{lanes:?}");
 }
 
 #[test]
@@ -313,4 +365,24 @@ fn old_history_goes_with_its_attempts() {
     assert!(!purge.step(&somebody).unwrap());
     assert_eq!(bench.text("SELECT address FROM history"), "b@example.com");
     assert_eq!(bench.number("SELECT recipient_id FROM attempts"), due[1].recipient.0);
+}
+
+/// What is asked all the time walks along an index: the length of the queue costs nothing.
+#[test]
+fn no_question_of_the_scheduler_reads_the_whole_queue() {
+    let bench = Bench::new();
+    let conn = bench.somebody();
+    let plan = |sql: &str| -> String {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let count = plan.parameter_count();
+        let rows = plan.query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get::<_, String>(3));
+        rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    };
+    for sql in
+        [read::DUE_SAME_SECOND, read::DUE_LATER, read::DOMAIN_SAME_SECOND, read::DOMAIN_LATER, read::EXPIRED]
+    {
+        let plan = plan(sql);
+        assert!(!plan.contains("SCAN"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
+    }
 }

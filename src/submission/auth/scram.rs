@@ -86,11 +86,9 @@ impl First {
         let (flag, rest) = text.split_once(',').ok_or(Flaw::Malformed)?;
         let (authzid, bare) = rest.split_once(',').ok_or(Flaw::Malformed)?;
         let binding = match (flag, start.plus, start.channel) {
-            ("n", false, _) | ("y", false, None) => &[][..],
+            ("n", false, _) | ("y", false, None) => Vec::new(),
             ("y", false, Some(_)) => return Err(Flaw::Downgraded),
-            (flag, true, Some(ref channel)) if flag.strip_prefix("p=") == Some(BINDING_TYPE) => {
-                &channel.clone()[..]
-            }
+            (flag, true, Some(channel)) if flag.strip_prefix("p=") == Some(BINDING_TYPE) => channel.to_vec(),
             _ => return Err(Flaw::Malformed),
         };
         let mut attributes = bare.split(',');
@@ -106,7 +104,7 @@ impl First {
         }
         let header = &text[..text.len() - bare.len()];
         Ok(First {
-            bound: [header.as_bytes(), binding].concat(),
+            bound: [header.as_bytes(), &binding].concat(),
             nonce: format!("{nonce}{}", start.nonce),
             bare: bare.to_owned(),
             name,

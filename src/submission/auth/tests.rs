@@ -40,7 +40,7 @@ impl Stage {
     /// Asks the users where they have to be asked.
     fn settle(&self, turn: Turn) -> Turn {
         match turn {
-            Turn::Ask(question) => question.put(&self.users),
+            Turn::Verify(claim) => claim.put_to(&self.users),
             turn => turn,
         }
     }
@@ -81,7 +81,6 @@ impl Stage {
         };
         let challenge = text(&reply);
         assert_eq!(challenge, format!("<{NONCE}@relay.example>"));
-        // lettre's and everybody else's HMAC: here it is the slow way.
         let digest = hmac_md5(password.as_bytes(), challenge.as_bytes());
         self.answer(exchange, &format!("{name} {digest}"))
     }
