@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::{WrongUsage, print};
 use crate::config::{self, BUILT_IN_DIRECTORY};
+use crate::mail::Priority;
 use crate::submission::users::{self, Attributes, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -65,6 +66,12 @@ pub struct Add {
     /// Let the user fetch the mail of this domain with ATRN (not supported yet)
     #[arg(long, value_name = "DOMAIN")]
     atrn: Vec<String>,
+    /// The priority of the user's mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority: Option<Priority>,
+    /// The highest priority that the user's mail may ask for; otherwise --priority, or 0
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority_max: Option<Priority>,
     /// Allow CRAM-MD5; needs a secret in the users file that is as good as the password
     ///
     /// For clients that know nothing better. Whoever reads the users file can then log in as this
@@ -121,13 +128,15 @@ fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
-    let Add { name, password_stdin, operator, senders, rate, atrn, cram_md5 } = arguments;
+    let Add { name, password_stdin, operator, senders, rate, atrn, priority, priority_max, cram_md5 } =
+        arguments;
     if users::list(file)?.iter().any(|user| user.name == name) {
         // Said before anybody types a password.
         return Err(users::UsersError::Exists(name).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
-    users::add(file, &name, &password, &Attributes { operator, senders, atrn, rate, cram_md5 })?;
+    let attributes = Attributes { operator, senders, atrn, rate, priority, priority_max, cram_md5 };
+    users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
         eprintln!(
             "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
@@ -142,6 +151,10 @@ fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
         );
     }
     print(&format!("user {name} added to {}\n", file.display()))
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    Priority::from_word(text).ok_or_else(|| "a priority is a whole number from -9 to 9".to_owned())
 }
 
 /// One line, without its line end.
@@ -180,6 +193,9 @@ struct Shown<'a> {
     rate_per_hour: Option<NonZeroU32>,
     atrn: &'a [String],
     cram_md5: bool,
+    /// Of mail that asks for none, and the highest that may be asked for.
+    priority: i8,
+    priority_max: i8,
 }
 
 fn list(file: &Path, json: bool) -> anyhow::Result<()> {
@@ -197,6 +213,7 @@ fn list(file: &Path, json: bool) -> anyhow::Result<()> {
 
 impl Shown<'_> {
     fn of(user: &User) -> Shown<'_> {
+        let (priority, priority_max) = user.priorities();
         Shown {
             name: &user.name,
             operator: user.operator,
@@ -204,6 +221,8 @@ impl Shown<'_> {
             rate_per_hour: user.rate,
             atrn: &user.atrn,
             cram_md5: user.has_cram_md5(),
+            priority: priority.value(),
+            priority_max: priority_max.value(),
         }
     }
 
@@ -222,6 +241,9 @@ impl Shown<'_> {
             if !list.is_empty() {
                 line.push_str(&format!("  {attribute} {}", list.join(", ")));
             }
+        }
+        if (self.priority, self.priority_max) != (0, 0) {
+            line.push_str(&format!("  priority {} (at most {})", self.priority, self.priority_max));
         }
         line + "\n"
     }

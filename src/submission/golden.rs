@@ -31,7 +31,7 @@ use super::private::{Insight, Question};
 use super::users::{Directory, Known, User, Verifier};
 use super::{Submission, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Ret, address};
+use crate::mail::{Domain, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 
 /// The queue's double.
@@ -68,6 +68,9 @@ impl MessageQueue for MemoryQueue {
         self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
@@ -133,14 +136,20 @@ impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
 /// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let senders: &[&str] = match name {
-        "app" | "op" | "slow" => &[],
+        "app" | "op" | "slow" | "vip" | "bulk" => &[],
         "news" => &["news@example.com", "*@news.example"],
         _ => return None,
     };
     let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
     let operator = name == "op";
     let rate = (name == "slow").then(|| 2.try_into().unwrap());
-    let user = User { name: name.into(), operator, senders, rate, ..User::default() };
+    let name = name.to_owned();
+    let user = User { name, operator, senders, rate, priority, priority_max, ..User::default() };
     (password == b"secret").then(|| Arc::new(user))
 }
 
@@ -174,6 +183,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
     }
@@ -401,6 +411,8 @@ fn shown(message: &NewMessage) -> String {
         envelope.body.as_str()
     );
     let user = message.origin.user.as_deref();
+    let (priority, by) = (envelope.handling.priority, envelope.handling.deliver_by);
+    let released_at = envelope.handling.released_at(message.received_at);
     let parameters = [
         ("user", user.map(str::to_owned)),
         ("smtputf8", envelope.smtputf8.then(|| "1".to_owned())),
@@ -408,6 +420,11 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
+        ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
+        ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
+        // Seconds from the release: a session takes one or two in a busy machine.
+        ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {

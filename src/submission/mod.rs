@@ -14,6 +14,7 @@ mod auth;
 mod command;
 mod content;
 mod etrn;
+mod extensions;
 mod failures;
 mod header;
 mod intake;

@@ -1,4 +1,4 @@
-//! How many messages a user sends: `user add --rate`, counted over a sliding hour (RFC 6409 §3.4).
+//! How many messages a user sends: `user add --rate`, counted over a sliding hour.
 //!
 //! A message counts from its MAIL on, so that parallel sessions cannot go over the limit together,
 //! and not at all where it was not queued in the end. The counts are kept over a reload of the config and

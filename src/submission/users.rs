@@ -7,7 +7,7 @@
 //! take the processors from the mail. (SCRAM and CRAM-MD5 cost microseconds here and need neither:
 //! in SCRAM the client does the hashing.)
 //!
-//! The file is read again when it changes: `postrider user add` counts at once.
+//! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once.
 
 mod cram_md5;
 mod decoy;
@@ -32,7 +32,7 @@ pub(super) use verifier::Verifier;
 pub const REMEMBERED: Duration = Duration::from_secs(300);
 /// Users whose password is remembered at once.
 const REMEMBERED_USERS_MAX: usize = 10_000;
-/// How often the file is looked at, at most.
+/// How often the file is looked at, at most, where nobody logs in.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// The users, ready to be asked by every session.
@@ -117,7 +117,7 @@ impl Users {
 
     /// [`Users::verify`] at a time of its own.
     fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
-        self.look_again(now);
+        self.look_again();
         let given = self.tag(name, password);
         let user = self.find(name);
         let verifier = match &user {
@@ -136,31 +136,6 @@ impl Users {
     /// The user of that name.
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
-    }
-
-    /// [`Directory::with_cram_md5`] at a time of its own.
-    fn cram_md5_at(
-        &self,
-        name: &str,
-        challenge: &[u8],
-        digest: &[u8; 16],
-        now: Instant,
-    ) -> Option<Arc<User>> {
-        self.look_again(now);
-        let user = self.find(name);
-        let nobody = CramMd5::default();
-        let secret = user.as_ref().and_then(|user| user.cram_md5.as_ref());
-        let right = secret.unwrap_or(&nobody).accepts(challenge, digest);
-        user.filter(|user| right && user.has_cram_md5())
-    }
-
-    /// [`Directory::with_scram`] at a time of its own.
-    fn scram_at(&self, name: &str, now: Instant) -> Known {
-        self.look_again(now);
-        let decoy = self.decoy(name);
-        let user = self.find(name);
-        let verifier = user.as_ref().map_or(decoy, |user| user.verifier.clone());
-        Known { user, verifier }
     }
 
     fn decoy(&self, name: &str) -> Verifier {
@@ -182,8 +157,8 @@ impl Users {
         Ok(())
     }
 
-    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
-    fn look_again(&self, now: Instant) {
+    /// [`Users::look_again`] now and then: for every line that anybody sends.
+    fn glance(&self, now: Instant) {
         {
             let mut looked_at = lock(&self.looked_at);
             if looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOKED_AT_EVERY) {
@@ -191,6 +166,11 @@ impl Users {
             }
             *looked_at = Some(now);
         }
+        self.look_again();
+    }
+
+    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
+    fn look_again(&self) {
         let version = version(&self.path);
         if self.table.read().unwrap_or_else(PoisonError::into_inner).version == version {
             return;
@@ -235,15 +215,24 @@ impl Directory for Arc<Users> {
     }
 
     fn with_cram_md5(&self, name: &str, challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>> {
-        self.cram_md5_at(name, challenge, digest, Instant::now())
+        self.look_again();
+        let user = self.find(name);
+        let nobody = CramMd5::default();
+        let secret = user.as_ref().and_then(|user| user.cram_md5.as_ref());
+        let right = secret.unwrap_or(&nobody).accepts(challenge, digest);
+        user.filter(|user| right && user.has_cram_md5())
     }
 
     fn with_scram(&self, name: &str) -> Known {
-        self.scram_at(name, Instant::now())
+        self.look_again();
+        let decoy = self.decoy(name);
+        let user = self.find(name);
+        let verifier = user.as_ref().map_or(decoy, |user| user.verifier.clone());
+        Known { user, verifier }
     }
 
     fn has_cram_md5(&self) -> bool {
-        self.look_again(Instant::now());
+        self.glance(Instant::now());
         self.table.read().unwrap_or_else(PoisonError::into_inner).has_cram_md5
     }
 }

@@ -14,19 +14,22 @@ use std::sync::Arc;
 use super::cram_md5::CramMd5;
 use super::decoy::DecoySecret;
 use super::verifier::Verifier;
-use crate::mail::{Domain, address};
+use crate::mail::{Domain, Priority, address};
 
 /// Stands at the top of a new file.
 const HEADER: &str = "\
 # Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
 #
-#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…] [cram-md5=…]
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…]
+#         [priority=…] [priority-max=…] [cram-md5=…]                                  (on the same line)
 #
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
 #     rate=N/h       may send so many messages an hour
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
+#     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)
+#     priority-max=N the highest that it may ask for (otherwise its own priority, at least 0)
 #     cram-md5=HEX   may log in with CRAM-MD5; as good as the password for that, so keep the file to yourself
 #
 # The line that begins with : is what SCRAM's answers to wrong names are made from. Keep it: with another
@@ -85,6 +88,9 @@ pub enum UsersError {
     /// Not a rate.
     #[error("\"{0}\" is not a rate; write messages an hour such as 100/h")]
     Rate(String),
+    /// The default is above the ceiling.
+    #[error("the priority {0} is above the highest that the user may ask for, {1}; raise --priority-max")]
+    Priority(Priority, Priority),
     /// There already.
     #[error("user {0} exists already; `postrider user remove {0}` first, or choose another name")]
     Exists(String),
@@ -109,6 +115,10 @@ pub struct User {
     pub atrn: Vec<String>,
     /// Messages an hour at most; none: any number.
     pub rate: Option<NonZeroU32>,
+    /// MT-PRIORITY of mail that asks for none.
+    pub priority: Option<Priority>,
+    /// The highest MT-PRIORITY that its mail may ask for.
+    pub priority_max: Option<Priority>,
     pub(crate) verifier: Verifier,
     /// Where CRAM-MD5 is allowed.
     pub(crate) cram_md5: Option<CramMd5>,
@@ -125,6 +135,10 @@ pub struct Attributes {
     pub atrn: Vec<String>,
     /// As typed: `N/h`.
     pub rate: Option<String>,
+    /// As in [`User`].
+    pub priority: Option<Priority>,
+    /// As in [`User`].
+    pub priority_max: Option<Priority>,
     /// Store what CRAM-MD5 needs, which is as good as the password for CRAM-MD5.
     pub cram_md5: bool,
 }
@@ -133,6 +147,13 @@ impl User {
     /// May log in with CRAM-MD5.
     pub fn has_cram_md5(&self) -> bool {
         self.cram_md5.is_some()
+    }
+
+    /// The priority of mail that asks for none, and the highest that may be asked for. Who was given no ceiling may
+    /// step back and not push forward.
+    pub(crate) fn priorities(&self) -> (Priority, Priority) {
+        let default = self.priority.unwrap_or_default();
+        (default, self.priority_max.unwrap_or_else(|| default.max(Priority::NORMAL)))
     }
 
     fn line(&self) -> String {
@@ -144,6 +165,9 @@ impl User {
             if !list.is_empty() {
                 line.push_str(&format!(" {attribute}={}", list.join(",")));
             }
+        }
+        for (attribute, value) in [("priority", self.priority), ("priority-max", self.priority_max)] {
+            line.extend(value.map(|value| format!(" {attribute}={value}")));
         }
         if let Some(rate) = self.rate {
             line.push_str(&format!(" rate={rate}/h"));
@@ -170,11 +194,22 @@ impl User {
                 }
                 Some(("rate", text)) => user.rate = Some(rate(text).map_err(|error| error.to_string())?),
                 Some(("cram-md5", text)) => user.cram_md5 = Some(text.parse()?),
+                Some(("priority", value)) => user.priority = Some(priority(value)?),
+                Some(("priority-max", value)) => user.priority_max = Some(priority(value)?),
                 _ => return Err(format!("unknown attribute \"{word}\"")),
             }
         }
-        Ok(user)
+        match user.priorities() {
+            (default, ceiling) if default > ceiling => {
+                Err(format!("priority={default} is above priority-max={ceiling}"))
+            }
+            _ => Ok(user),
+        }
     }
+}
+
+fn priority(value: &str) -> Result<Priority, String> {
+    Priority::from_word(value).ok_or_else(|| format!("\"{value}\" is not a priority from -9 to 9"))
 }
 
 /// All that a users file says.
@@ -213,9 +248,16 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
         senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
         atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
         rate: attributes.rate.as_deref().map(rate).transpose()?,
+        priority: attributes.priority,
+        priority_max: attributes.priority_max,
         verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
         cram_md5: attributes.cram_md5.then(|| CramMd5::of(password.as_bytes())),
     };
+    if let (default, ceiling) = user.priorities()
+        && default > ceiling
+    {
+        return Err(UsersError::Priority(default, ceiling));
+    }
     change(path, |there, mut text| {
         if there.users.iter().any(|there| there.name == user.name) {
             return Err(UsersError::Exists(user.name.clone()));

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::mail::Priority;
 
 struct Dir(tempfile::TempDir);
 
@@ -82,10 +83,25 @@ fn a_new_verifier_ends_what_was_remembered() {
     assert!(users.verify_at("user", b"pencil", start).is_some());
     remove(&dir.path(), "user").unwrap();
     dir.add("user", "crayon");
-    assert!(users.verify_at("user", b"pencil", start).is_some(), "the file is looked at once a second");
-    let later = start + LOOKED_AT_EVERY;
-    assert!(users.verify_at("user", b"pencil", later).is_none(), "read again without being told");
-    assert!(users.verify_at("user", b"crayon", later).is_some());
+    assert!(users.verify_at("user", b"pencil", start).is_none(), "read again without being told");
+    assert!(users.verify_at("user", b"crayon", start).is_some());
+}
+
+/// A client that looks at what is offered must not keep who has just been added waiting.
+#[test]
+fn the_file_is_looked_at_by_every_login_and_by_others_once_a_second() {
+    let dir = Dir::new();
+    let users = Arc::new(Users::load(&dir.path()).unwrap());
+    let start = Instant::now();
+    users.glance(start);
+    dir.add("app", "secret");
+    users.glance(start);
+    assert_eq!(users.count(), 0);
+    users.glance(start + LOOKED_AT_EVERY);
+    assert_eq!(users.count(), 1);
+    users.glance(start + 2 * LOOKED_AT_EVERY);
+    dir.add("other", "secret");
+    assert!(users.with_scram("other").user.is_some());
 }
 
 #[test]
@@ -198,6 +214,8 @@ fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
         operator: true,
         senders: ["App@Example.com", "*@bücher.example"].map(str::to_owned).to_vec(),
         atrn: vec!["Customer.example.".to_owned()],
+        priority: Priority::new(-5),
+        priority_max: Priority::new(3),
         ..Attributes::default()
     };
     add(&dir.path(), "app", "secret", &attributes).unwrap();
@@ -205,6 +223,26 @@ fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
     assert_eq!(user.senders, ["App@example.com", "*@xn--bcher-kva.example"]);
     assert_eq!(user.atrn, ["customer.example"]);
     assert!(user.operator);
+    assert_eq!(user.priorities(), (Priority::clamped(-5), Priority::clamped(3)));
+}
+
+#[test]
+fn without_a_ceiling_a_user_may_step_back_and_not_push_forward() {
+    let user = |priority: Option<i64>| User { priority: priority.map(Priority::clamped), ..User::default() };
+    let of = |priority| user(priority).priorities();
+    assert_eq!(of(None), (Priority::NORMAL, Priority::NORMAL));
+    assert_eq!(of(Some(-4)), (Priority::clamped(-4), Priority::NORMAL));
+    assert_eq!(of(Some(4)), (Priority::clamped(4), Priority::clamped(4)));
+}
+
+#[test]
+fn a_priority_above_its_ceiling_is_refused() {
+    let dir = Dir::new();
+    let attributes =
+        Attributes { priority: Priority::new(5), priority_max: Priority::new(3), ..Attributes::default() };
+    let error = add(&dir.path(), "app", "secret", &attributes).unwrap_err();
+    assert!(error.to_string().starts_with("the priority 5 is above"), "{error}");
+    assert!(!dir.path().exists());
 }
 
 #[test]
