@@ -15,6 +15,7 @@ mod offers;
 mod pool;
 mod reply_reader;
 mod require_tls;
+mod retry_rules;
 pub mod route;
 mod settle;
 mod stuffing;
