@@ -106,9 +106,10 @@ impl Users {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
     }
 
-    /// The domains whose mail is fetched, as the file has them now.
+    /// The domains whose mail is fetched, as the file has them now. Looks at it each time, and leaves alone when
+    /// [`Users::verify`] does: who was just added may log in at once.
     pub fn atrn_domains(&self) -> AtrnDomains {
-        self.look_again(Instant::now());
+        self.look();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         atrn_domains_of(table.users.values())
     }
@@ -137,6 +138,10 @@ impl Users {
             }
             *looked_at = Some(now);
         }
+        self.look();
+    }
+
+    fn look(&self) {
         let version = version(&self.path);
         if self.table.read().unwrap_or_else(PoisonError::into_inner).version == version {
             return;

@@ -26,7 +26,6 @@ const NEVER: &[(u16, &str)] = &[
     (441, "in no standard; a host that does not answer is found after the mail was taken"),
     (442, "in no standard; who lost the connection cannot be told so on it"),
     (446, "in no standard; a loop is for good: 554 5.4.6"),
-    (450, "no mailbox is here that could be busy"),
     (454, "as for STARTTLS"),
     (455, "a parameter is either supported, or 555"),
     (471, "in no standard; this relay filters nothing"),
@@ -50,7 +49,11 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("AUTH", &[502, 503, 504], "RFC 4954 §4: not here, not now, not this mechanism"),
     ("MAIL", &[530], "RFC 4954 §6: authenticate first"),
     ("ETRN", &[250, 251, 252, 253, 458, 459, 503, 530], "RFC 1985 §5.3"),
-    ("ATRN", &[502], "not offered yet"),
+    (
+        "ATRN",
+        &[250, 450, 451, 453, 502, 503, 530],
+        "RFC 2645 §5.2.1; §5.1: after AUTH, not within a transaction",
+    ),
     ("BDAT", &[502], "not offered yet"),
     ("XADR", &[250, 451, 502, 550, 553], "private: by agreement"),
     ("XSTA", &[250, 451, 502], "private: by agreement"),
@@ -64,7 +67,8 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("TLS", &[502], "RFC 5321 §4.2.4"),
 ];
 
-/// A relay with names, users and limits for the rows; one message waits for `waiting.test`.
+/// A relay with names, users and limits for the rows; one message waits for `waiting.test`, and one
+/// for whoever fetches the mail of `fetched.test`.
 fn relay() -> (World, Relay) {
     let mut world = World::new();
     world.closed_mx("waiting.test", 10, "mx.waiting.test");
@@ -75,13 +79,20 @@ fn relay() -> (World, Relay) {
         .set("aliases.mail-list", "[\"user1@client.net\", \"user2@relay.test\", \"user3@client.net\"]")
         .set("aliases.\"müller\"", "[\"müller@client.net\"]");
     let relay = world.relay(config);
-    for (name, option) in [("op", &["--operator"][..]), ("news", &["--senders", "news@client.net"])] {
+    for (name, option) in [
+        ("op", &["--operator"][..]),
+        ("news", &["--senders", "news@client.net"]),
+        ("customer", &["--atrn", "client.com", "--atrn", "fetched.test"]),
+    ] {
         let arguments = [&["user", "add", name, "--password-stdin"], option].concat();
         let added = run_to_end(relay.command(&arguments), PASSWORD.as_bytes());
         assert!(added.status.success(), "{name}: {}", String::from_utf8_lossy(&added.stderr));
     }
     relay.submit("test@client.net", &["user@waiting.test"], b"Subject: x\r\n\r\nx\r\n");
     relay.wait_until("the first try", SOON, |db| db.row("SELECT 1 FROM recipients WHERE attempts = 1", []));
+    let fetched = "SELECT 1 FROM lanes WHERE lane = 'atrn:fetched.test'";
+    relay.wait_until("mail for fetched.test to wait for ATRN", SOON, |db| db.row(fetched, []));
+    relay.submit("test@client.net", &["user@fetched.test"], b"Subject: x\r\n\r\nx\r\n");
     (world, relay)
 }
 
