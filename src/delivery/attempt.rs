@@ -224,8 +224,15 @@ impl Round<'_> {
                     None => {}
                 }
             }
-            if trouble.is_some() {
-                return trouble;
+            if let Some(trouble) = trouble {
+                if trouble.phase == Phase::Dot && !self.recall_dot() {
+                    // Nobody else is asked with the doubt on record: the next attempt begins without it.
+                    for answer in self.answers.iter_mut().filter(|answer| answer.is_none()) {
+                        *answer = Some(trouble.clone());
+                    }
+                    return None;
+                }
+                return Some(trouble);
             }
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
             if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
@@ -235,6 +242,18 @@ impl Round<'_> {
                 return Some(self.answer(line, Outcome::Deferred, result));
             }
         }
+    }
+
+    /// The host refused after the dot (421), and the next one is asked: nothing is in doubt until its own dot.
+    /// False: that could not be recorded.
+    fn recall_dot(&self) -> bool {
+        if self.setup.settings.in_doubt == InDoubt::Retry {
+            return true;
+        }
+        let undecided =
+            self.message.recipients.iter().zip(&self.answers).filter(|(_, answer)| answer.is_none());
+        let ids: Vec<RecipientId> = undecided.map(|(recipient, _)| recipient.id).collect();
+        self.queue.recall_dot(&ids).is_ok()
     }
 
     fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
@@ -256,11 +275,12 @@ impl Round<'_> {
             handling: message.handling,
             now: self.now,
         };
-        let mut before_dot = || match self.setup.settings.in_doubt {
+        let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
             // The intent is on disk before the dot is on the wire, so that a crash in between is recognised.
+            // Of those whom the host refused there is nothing to be in doubt about.
             InDoubt::Hold | InDoubt::AssumeDelivered => {
-                let ids: Vec<RecipientId> = recipients.iter().map(|recipient| recipient.id).collect();
+                let ids: Vec<RecipientId> = accepted.iter().map(|at| recipients[*at].id).collect();
                 self.queue.intend_dot(&ids).map_err(io::Error::other)
             }
         };
@@ -291,7 +311,10 @@ impl Round<'_> {
             );
             Answer::ours(Outcome::Deferred, reply, None)
         });
-        let health = if without && rest.outcome == Outcome::Deferred {
+        // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
+        // though what they refused bounces.
+        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {
             Health::Healthy

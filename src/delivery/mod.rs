@@ -17,6 +17,7 @@ mod pickup;
 mod pool;
 mod reply_reader;
 mod require_tls;
+mod retry_rules;
 pub mod route;
 mod settle;
 mod stuffing;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::{DeliverySettings, InDoubt, atrn};
+use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
@@ -18,6 +18,7 @@ use crate::queue::{
 use super::Setup;
 use super::attempt::{Answer, Answers};
 use super::bounce::{self, Notice, Report, Told};
+use super::retry_rules;
 
 /// What the jobs' source hears.
 pub(super) struct Done {
@@ -50,10 +51,11 @@ pub(super) fn carry_out(
     } else {
         let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (now, spread) = (clock.now(), fastrand::f64());
         let fetched = atrn::domain_of_lane(&job.lane).is_some();
         let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
         let settings = &setup.settings;
-        let decide = Decide { job, now: clock.now(), at, duration_ms, settings, fetched, broke_off };
+        let decide = Decide { job, now, at, duration_ms, spread, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
@@ -80,7 +82,11 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::q
         }
         None => {
             let message = queue.fetch(job.message, &ids_of(job))?;
-            Ok(message.filter(|message| !message.recipients.is_empty()).map(Arc::new))
+            Ok(message.and_then(|mut message| {
+                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as expired.
+                message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
+                (!message.recipients.is_empty()).then(|| Arc::new(message))
+            }))
         }
     }
 }
@@ -91,6 +97,8 @@ struct Decide<'a> {
     now: i64,
     at: i64,
     duration_ms: u64,
+    /// In 0..1: where in the range of ±20 % a rule's delay falls.
+    spread: f64,
     settings: &'a DeliverySettings,
     /// By somebody who came for it (ATRN) …
     fetched: bool,
@@ -105,7 +113,8 @@ impl Decide<'_> {
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
-        let fate = self.fate(message, recipient, &mut answer);
+        let ruled = self.ruled(message, recipient, &mut answer);
+        let fate = ruled.unwrap_or_else(|| self.fate(message, recipient, &mut answer));
         let (next_secs, warned) = match fate {
             Fate::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
             _ => (None, false),
@@ -122,6 +131,43 @@ impl Decide<'_> {
         };
         maillog::attempted(message.id, &recipient.address, &attempt, next_secs);
         Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned }
+    }
+
+    /// What a `[[retry.rule]]` makes of a failure, where one has a say; a delay past the lifetime has none.
+    fn ruled(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: &mut Answer,
+    ) -> Option<Fate> {
+        let permanent = match answer.outcome {
+            Outcome::Failed => true,
+            Outcome::Deferred => false,
+            _ => return None,
+        };
+        let rules = &self.settings.retry_rules;
+        let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
+        let (outcome, fate, word) = match action {
+            RuleAction::Retry(_) if self.now >= message.expires_at => return None,
+            RuleAction::Retry(delay) => {
+                let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
+                (Outcome::Deferred, self.retry_after(message, wait), "retry")
+            }
+            RuleAction::Hold => (Outcome::Deferred, Fate::Hold, "hold"),
+            RuleAction::Bounce => (Outcome::Failed, Fate::Finished(Finished::Failed), "bounce"),
+        };
+        answer.outcome = outcome;
+        maillog::ruled(message.id, &recipient.address, number, word);
+        Some(fate)
+    }
+
+    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> Fate {
+        let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
+        // There is a try when the sender wants to be told (RFC 2852), and the last one is at the end of the
+        // lifetime, not somewhere before it.
+        let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+        let next = next.min(notifies_at.unwrap_or(i64::MAX));
+        Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
     }
 
     /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
@@ -146,12 +192,7 @@ impl Decide<'_> {
                     _ if self.broke_off => Duration::ZERO,
                     _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
                 };
-                let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
-                // The last try is at the end of the lifetime, not somewhere before it; and there is one when the
-                // sender wants to be told.
-                let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
-                let next = next.min(notifies_at.unwrap_or(i64::MAX));
-                Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+                self.retry_after(message, wait)
             }
         }
     }
@@ -170,22 +211,24 @@ impl Decide<'_> {
     }
 }
 
-/// Recipients past their lifetime, without a further try.
+/// Recipients past their lifetime, and those that an operator wants returned, without a further try.
 fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired);
+        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired && !recipient.to_bounce);
         let attempt = match (lane, &recipient.last_reply) {
             (Some(domain), None) => Some(never_fetched(domain, at)),
             _ => None,
         };
         let reply = attempt.as_ref().map(|attempt| attempt.reply.to_string());
-        maillog::expired(
-            message.id,
-            &recipient.address,
-            reply.as_deref().or(recipient.last_reply.as_deref()),
-        );
-        let fate = Fate::Finished(Finished::Expired);
-        Settled { recipient: recipient.id, attempt, fate, warned: false }
+        let last_reply = reply.as_deref().or(recipient.last_reply.as_deref());
+        let how = if recipient.to_bounce {
+            maillog::returned(message.id, &recipient.address, last_reply);
+            Finished::Failed
+        } else {
+            maillog::expired(message.id, &recipient.address, last_reply);
+            Finished::Expired
+        };
+        Settled { recipient: recipient.id, attempt, fate: Fate::Finished(how), warned: false }
     });
     expired.collect()
 }
@@ -194,7 +237,7 @@ fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
 fn never_fetched(domain: &str, at: i64) -> Attempt {
     let text =
         format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
-    let reply = Reply { code: 451, enhanced: Some(Enhanced(4, 4, 7)), text: text.into() };
+    let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
     let (phase, outcome) = (Phase::Connect, Outcome::Expired);
     Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
 }

@@ -245,6 +245,7 @@ struct Thread {
     cursor: DueCursor,
     /// No recipient comes due before this.
     next_due: i64,
+    /// When to look for what bounces without a further try.
     next_expiry: i64,
     next_sweep: i64,
     next_stuck: i64,
@@ -326,6 +327,8 @@ impl Thread {
                 Event::ChangedOutside => {
                     lanes.forget_waiting();
                     self.lanes_changed = true;
+                    // Perhaps an operator wants something returned.
+                    self.next_expiry = i64::MIN;
                     self.read_again();
                 }
             }

@@ -427,15 +427,25 @@ fn table() -> Vec<Vec<String>> {
     rows
 }
 
+/// As it stands above.
+fn written(table: &[Vec<String>]) -> String {
+    let widths = [23, 22, 31, 31, 31, 0];
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join(" | ").trim_end().to_owned()
+    };
+    table.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn every_command_in_every_state() {
     let lines = TABLE.lines().filter(|line| !line.is_empty());
     let expected: Vec<Vec<&str>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
     let found = table();
-    for (expected, found) in expected.iter().zip(&found) {
-        assert_eq!(expected, found);
-    }
-    assert_eq!(expected.len(), found.len());
+    let different = expected.iter().zip(&found).find(|(expected, found)| expected != found);
+    let same = different.is_none() && expected.len() == found.len();
+    assert!(same, "it is now\n{}\nand differs first in\n{different:?}", written(&found));
 }
 
 fn ready(user: Option<&str>) -> State {

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod answers;
 mod atrn;
 mod cli;
 mod client;
@@ -23,4 +24,5 @@ mod operation;
 mod operators;
 mod reference;
 mod relay;
+mod retries;
 mod sink;

@@ -190,6 +190,22 @@ impl Config {
         self
     }
 
+    /// A `[[retry.rule]]` with these lines.
+    #[must_use]
+    pub fn rule(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[retry.rule]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// Leaves a key to Postrider's default.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Config {
+        self.values.remove(key);
+        self
+    }
+
     fn text(&self, listeners: &str) -> String {
         let mut sections: BTreeMap<&str, String> = BTreeMap::new();
         for (key, value) in &self.values {
