@@ -31,7 +31,13 @@ CREATE TABLE messages (
     body        TEXT NOT NULL,             -- 7bit, 8bitmime, binarymime (RFC 6152, RFC 3030)
     smtputf8    INTEGER NOT NULL,          -- 1: needs SMTPUTF8 (RFC 6531)
     ret         TEXT,                      -- FULL or HDRS: what a bounce returns (RFC 3461)
-    envid       TEXT                       -- ENVID, xtext as given (RFC 3461)
+    envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
+    priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
+    require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
+    release_at  INTEGER,                   -- held until then (RFC 4865); lifetime and delays count from it
+    release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
+    deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
+    deliver_by_mode TEXT                   -- R returns it then, N tells the sender; T: each hop reports
 );
 CREATE INDEX messages_expiring ON messages (expires_at);
 
@@ -51,12 +57,15 @@ CREATE TABLE recipients (
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
     warned_at       INTEGER,               -- when the sender was told of the delay
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
     last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
     bounce_at       INTEGER                -- when an operator asked to return it to the sender; done at once
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
-CREATE INDEX recipients_of_domain ON recipients (domain, state, next_attempt_at);
+CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_attempt_at);
+-- Mail of ordinary priority is not in this one.
+CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
 CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
 CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
 

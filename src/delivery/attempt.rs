@@ -16,6 +16,7 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, Recipient
 
 use super::Setup;
 use super::pool::{Line, Pool};
+use super::require_tls;
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
 
@@ -55,19 +56,23 @@ pub(super) struct Answers {
     pub(super) health: Health,
 }
 
-/// Carries the message to a host of its lane.
+/// Carries the message to a host of its lane. `now` is in Unix seconds.
 pub(super) fn attempt(
     setup: &Setup,
     queue: &Queue,
     pool: &Pool,
     job: &Job,
     message: &QueuedMessage,
+    now: i64,
 ) -> Answers {
     let deadline = Instant::now() + setup.settings.attempt_deadline;
-    let mut round = Round { setup, queue, message, deadline, answers: vec![None; message.recipients.len()] };
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, message, deadline, now, answers };
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    if let Some(line) = pool.take(&job.lane)
+    let strict = require_tls::is_strict(message);
+    if !strict
+        && let Some(line) = pool.take(&job.lane)
         && round.transact(line, pool, job).is_none()
     {
         return round.finish(None);
@@ -85,6 +90,18 @@ pub(super) fn attempt(
         }
     };
 
+    let endpoints = if strict {
+        match require_tls::endpoints(endpoints, domain, &*setup.lookup) {
+            Ok(endpoints) => endpoints,
+            Err(reply) => {
+                let outcome = if reply.code / 100 == 5 { Outcome::Failed } else { Outcome::Deferred };
+                return round.finish(Some(Answer::ours(outcome, reply, None)));
+            }
+        }
+    } else {
+        endpoints
+    };
+
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
     for endpoint in endpoints {
@@ -93,6 +110,7 @@ pub(super) fn attempt(
             break;
         }
         let opened = setup.connector.open(&endpoint, deadline);
+        let opened = if strict { require_tls::fit(opened) } else { opened };
         let (answer, refuses) = match opened {
             Ok(connection) => {
                 match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
@@ -101,7 +119,9 @@ pub(super) fn attempt(
                 }
             }
             Err(trouble) => {
-                let refuses = trouble.kind == TroubleKind::HostRefuses && !endpoint.relay;
+                // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
+                let is_unfit = strict && trouble.reply.code / 100 == 5;
+                let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
                 let answer = Answer::from_host(
                     &endpoint,
                     Outcome::Deferred,
@@ -126,6 +146,8 @@ struct Round<'a> {
     queue: &'a Queue,
     message: &'a QueuedMessage,
     deadline: Instant,
+    /// Unix seconds, when the attempt began.
+    now: i64,
     answers: Vec<Option<Answer>>,
 }
 
@@ -134,9 +156,13 @@ impl Round<'_> {
     /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
     fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
         loop {
-            let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            let mut open: Vec<usize> =
+                (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            // RFC 9422 §3: what a host says it will refuse is not tried.
+            let (recipients_max, mails_max) = line.connection.limits();
             if open.is_empty() {
                 let most = self.setup.settings.messages_per_connection;
+                let most = most.min(mails_max.unwrap_or(usize::MAX));
                 if line.connection.is_usable() && line.connection.messages() < most {
                     pool.put(&job.lane, line);
                 } else {
@@ -144,6 +170,7 @@ impl Round<'_> {
                 }
                 return None;
             }
+            open.truncate(recipients_max.unwrap_or(usize::MAX));
             let results = self.deliver(&mut line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
@@ -210,6 +237,8 @@ impl Round<'_> {
             size: message.size,
             ret: message.ret,
             envid: message.envid.as_deref(),
+            handling: message.handling,
+            now: self.now,
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),

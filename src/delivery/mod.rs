@@ -14,6 +14,7 @@ pub mod dns;
 mod offers;
 mod pool;
 mod reply_reader;
+mod require_tls;
 mod retry_rules;
 pub mod route;
 mod settle;

@@ -153,30 +153,24 @@ impl Queue {
     /// The database cannot be read.
     pub fn due(&self, after: impl Into<DueCursor>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         let after = after.into();
-        self.readers.read(|conn| read::due(conn, None, after, until, limit))
+        self.readers.read(|conn| read::due(conn, after, until, limit))
     }
 
-    /// The first of one domain that are due at `until` or before.
+    /// The first of one domain that are due at `until` or before: by priority, the highest first, then by time.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.due_in_domain_after(domain, i64::MIN, until, limit)
+        self.readers.read(|conn| read::due_in_domain(conn, domain, until, limit))
     }
 
-    /// The next page of [`Queue::due_in_domain`].
+    /// The first that are due at `until` or before and have a priority above the normal one, the highest first. However
+    /// many others wait, they are not looked at.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn due_in_domain_after(
-        &self,
-        domain: &Domain,
-        after: impl Into<DueCursor>,
-        until: i64,
-        limit: usize,
-    ) -> Result<Vec<Due>, QueueError> {
-        let after = after.into();
-        self.readers.read(|conn| read::due(conn, Some(domain), after, until, limit))
+    pub fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.readers.read(|conn| read::urgent(conn, until, limit))
     }
 
     /// When the next recipient after `time` is due.

@@ -116,7 +116,9 @@ impl Incoming {
                 to_bounce: false,
             })
             .collect();
-        let (content, tail) = if chunks_before == 0 {
+        let due_at = envelope.handling.released_at(received_at);
+        // What waits for its release is not fresh any more when its time comes.
+        let (content, tail) = if chunks_before == 0 && due_at <= received_at {
             match take_from(cache, tail.capacity(), recipients.len()) {
                 Some(cost) => {
                     (Some(Arc::new(CachedContent { bytes: tail, cost, budget: cache.clone() })), vec![])
@@ -138,6 +140,7 @@ impl Incoming {
             smtputf8: envelope.smtputf8,
             ret: envelope.ret,
             envid: envelope.envid,
+            handling: envelope.handling,
             recipients,
             content,
         });
@@ -148,8 +151,9 @@ impl Incoming {
                 recipient: recipient.id,
                 message: id,
                 domain: recipient.domain.clone(),
-                due_at: received_at,
+                due_at,
                 attempts: 0,
+                priority: message.handling.priority,
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();

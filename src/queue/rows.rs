@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Notify, Ret, Speaker};
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret, Speaker};
 
 use super::id::{MessageId, RecipientId};
 
@@ -64,6 +64,8 @@ pub struct QueuedMessage {
     pub ret: Option<Ret>,
     /// ENVID.
     pub envid: Option<String>,
+    /// MT-PRIORITY, REQUIRETLS, FUTURERELEASE, DELIVERBY.
+    pub handling: Handling,
     /// The recipients asked for, those still waiting (state `queued`).
     pub recipients: Vec<QueuedRecipient>,
     /// The content, while the cache of fresh messages keeps it; otherwise [`super::Queue::content`] reads it.
@@ -126,6 +128,8 @@ pub struct Due {
     pub due_at: i64,
     /// Tries so far.
     pub attempts: u32,
+    /// Its message's.
+    pub priority: Priority,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
 }
@@ -306,7 +310,7 @@ pub struct LaneCount {
 /// What the writer tells the scheduler, in the order of the commits.
 #[derive(Debug)]
 pub enum Event {
-    /// New messages are on disk; every recipient is due now.
+    /// New messages are on disk; their recipients are due now, or when the message is released.
     Accepted(Vec<Due>),
     /// These are no longer in flight; with the next try's time where there is one.
     Settled(Vec<(RecipientId, Option<i64>)>),

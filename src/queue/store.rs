@@ -84,12 +84,13 @@ impl<'c> Store<'c> {
             )?,
             insert_message: conn.prepare(
                 "INSERT INTO messages (id, queue_id, sender, user, client, helo, received_at, expires_at, size, body,
-                                       smtputf8, ret, envid)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       smtputf8, ret, envid, priority, require_tls, release_at, release_asked,
+                                       deliver_by, deliver_by_mode)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
-                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
             insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
@@ -197,6 +198,8 @@ impl<'c> Store<'c> {
             }
             self.delete_incoming.execute([m.id.0])?;
         }
+        let handling = &m.handling;
+        let first_attempt_at = handling.released_at(m.received_at);
         self.insert_message.execute(params![
             m.id.0,
             new.queue_id,
@@ -211,6 +214,12 @@ impl<'c> Store<'c> {
             m.smtputf8,
             m.ret.map(|ret| ret.as_str()),
             m.envid,
+            handling.priority.value(),
+            handling.require_tls,
+            handling.release.map(|release| release.at),
+            handling.release.map(|release| release.asked.to_string()),
+            handling.deliver_by.map(|by| by.at),
+            handling.deliver_by.map(|by| by.mode()),
         ])?;
         for (seq, data) in (new.chunks_before..).zip(new.tail().chunks(CHUNK_BYTES_MAX)) {
             self.insert_content.execute(params![m.id.0, seq, data])?;
@@ -222,9 +231,10 @@ impl<'c> Store<'c> {
                 m.id.0,
                 address,
                 r.domain.as_str(),
-                m.received_at,
+                first_attempt_at,
                 r.notify.map(|notify| notify.to_word()),
                 r.orcpt,
+                handling.priority.value(),
             ])?;
         }
         Ok(())
@@ -310,7 +320,8 @@ impl<'c> Store<'c> {
             .map(drop)
     }
 
-    /// The first part of a kick, or another: the domains' waiting recipients become due.
+    /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held until
+    /// its release (RFC 4865).
     fn kick(&mut self, kick: &Kick, now: i64) -> Result<(Kicked, bool)> {
         let (domain, domains) = domains_of(kick);
         let mut statement =
@@ -326,8 +337,9 @@ impl<'c> Store<'c> {
             .conn
             .prepare_cached(&format!(
                 "UPDATE recipients SET next_attempt_at = ?2 WHERE id IN
-                     (SELECT id FROM recipients
-                      WHERE state = 'queued' AND next_attempt_at > ?2 AND domain IN ({domains}) LIMIT ?3)"
+                     (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
+                      WHERE r.state = 'queued' AND r.next_attempt_at > ?2 AND r.domain IN ({domains})
+                          AND coalesce(m.release_at, 0) <= ?2 LIMIT ?3)"
             ))?
             .execute(params![domain, now, KICK_ROWS_MAX])?;
         let (waiting, more) = (waiting as usize, moved as i64 == KICK_ROWS_MAX);

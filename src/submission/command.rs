@@ -5,7 +5,7 @@
 //! `parameters.rs`.
 
 use crate::mail::address::{self, AddressError};
-use crate::mail::{Address, Body, Domain, Notify, Path, Ret};
+use crate::mail::{Address, Body, Domain, Hold, Notify, Path, Priority, Ret};
 use crate::queue::Kick;
 
 use super::etrn::Node;
@@ -18,7 +18,8 @@ pub(super) const LINE_BYTES_MAX: usize = 12_286;
 /// RFC 5321 §4.5.3.1.4, without CR LF.
 const COMMAND_BYTES_MAX: usize = 510;
 /// The same for MAIL and RCPT with the room that extensions ask for: SIZE 26 (RFC 1870), BODY 17
-/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461) and those to come.
+/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461), FUTURERELEASE 34 (RFC 4865),
+/// BY 17 (RFC 2852), MT-PRIORITY 15 (RFC 6710), REQUIRETLS 11 (RFC 8689) and those to come.
 const PATH_COMMAND_BYTES_MAX: usize = 2_046;
 
 /// A command as it stood on its line.
@@ -63,6 +64,23 @@ pub(super) struct Mail {
     pub(super) ret: Option<Ret>,
     /// ENVID, xtext.
     pub(super) envid: Option<String>,
+    /// HOLDFOR or HOLDUNTIL.
+    pub(super) hold: Option<Hold>,
+    pub(super) by: Option<By>,
+    /// MT-PRIORITY.
+    pub(super) priority: Option<Priority>,
+    pub(super) require_tls: bool,
+}
+
+/// BY (RFC 2852 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct By {
+    /// From now; positive where it is to be returned.
+    pub(super) secs: i64,
+    /// `R`, not `N`.
+    pub(super) returns: bool,
+    /// `T`.
+    pub(super) trace: bool,
 }
 
 /// RCPT.
@@ -117,7 +135,11 @@ pub(super) enum SyntaxError {
 pub(super) const USAGE: &[(&str, &str)] = &[
     ("HELO", "HELO domain"),
     ("EHLO", "EHLO domain"),
-    ("MAIL", "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]"),
+    (
+        "MAIL",
+        "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]\n\
+         [HOLDFOR=seconds|HOLDUNTIL=time] [BY=seconds;R|N[T]] [MT-PRIORITY=-9...9] [REQUIRETLS]",
+    ),
     ("RCPT", "RCPT TO:<address> [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=type;address]"),
     ("DATA", "DATA"),
     ("RSET", "RSET"),

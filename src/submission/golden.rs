@@ -31,7 +31,7 @@ use super::private::{Insight, Question};
 use super::users::User;
 use super::{Submission, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Ret, address};
+use crate::mail::{Domain, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 
 /// The queue's double.
@@ -68,6 +68,9 @@ impl MessageQueue for MemoryQueue {
         self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
@@ -116,14 +119,19 @@ impl Insight for Echo {
 /// Everybody's password is `secret`; `op` is an operator.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let senders: &[&str] = match name {
-        "app" | "op" => &[],
+        "app" | "op" | "vip" | "bulk" => &[],
         "news" => &["news@example.com", "*@news.example"],
         _ => return None,
     };
     let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
     let operator = name == "op";
-    (password == b"secret")
-        .then(|| Arc::new(User { name: name.into(), operator, senders, ..User::default() }))
+    let user = User { name: name.into(), operator, senders, priority, priority_max, ..User::default() };
+    (password == b"secret").then(|| Arc::new(user))
 }
 
 /// Settings with one listener on a free port of loopback.
@@ -156,6 +164,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
     }
@@ -358,6 +367,8 @@ fn shown(message: &NewMessage) -> String {
         envelope.body.as_str()
     );
     let user = message.origin.user.as_deref();
+    let (priority, by) = (envelope.handling.priority, envelope.handling.deliver_by);
+    let released_at = envelope.handling.released_at(message.received_at);
     let parameters = [
         ("user", user.map(str::to_owned)),
         ("smtputf8", envelope.smtputf8.then(|| "1".to_owned())),
@@ -365,6 +376,11 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
+        ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
+        ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
+        // Seconds from the release: a session takes one or two in a busy machine.
+        ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {

@@ -195,6 +195,7 @@ impl<'a> Intake<'a> {
             // Eight bits without BODY=8BITMIME, as many clients do: marked for what it is.
             envelope.body = Body::EightBitMime;
         }
+        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
         let tail = std::mem::take(&mut self.buffer);
         let message = NewMessage {
             id: self.id,
@@ -205,7 +206,7 @@ impl<'a> Intake<'a> {
                 helo: Some(std::mem::take(&mut self.submitted.helo)),
             },
             received_at: self.submitted.at,
-            expires_at: self.submitted.at.saturating_add(self.submitted.lifetime_secs),
+            expires_at,
             size: self.chunk_bytes + tail.len() as u64,
             tail,
             chunks_before: self.chunks,

@@ -13,6 +13,7 @@ mod auth;
 mod command;
 mod content;
 mod etrn;
+mod extensions;
 mod header;
 mod intake;
 mod listener;

@@ -12,6 +12,7 @@ use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
 use super::command::{Command, SyntaxError};
 use super::etrn::{self, Node};
+use super::extensions;
 use super::private::{self, Question};
 use super::users::User;
 use super::{replies, transaction, vrfy};
@@ -86,6 +87,10 @@ pub(super) struct Here<'a> {
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
+    /// FUTURERELEASE: how long a message may be held; none where it is not offered.
+    pub(super) hold_secs_max: Option<i64>,
+    /// Unix seconds.
+    pub(super) now: i64,
     pub(super) aliases: Aliases<'a>,
 }
 
@@ -101,7 +106,7 @@ pub(super) enum Tls {
 }
 
 impl Here<'_> {
-    fn auth_offered(&self) -> bool {
+    pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
             Tls::Offered => false,
@@ -261,36 +266,14 @@ impl State {
 fn hello(state: State, name: String, extended: bool, here: &Here<'_>) -> Step {
     let user = state.user().cloned();
     let reply = replies::hello(here.hostname, &name);
-    let reply = if extended { with_extensions(reply, user.as_ref(), here) } else { reply };
+    let reply = if extended {
+        let lines = extensions::offered(user.as_ref(), here).join("\n");
+        let text = format!("{}\n{lines}", reply.text);
+        reply.with_text(text)
+    } else {
+        reply
+    };
     Step::reply(State::Ready(Client { name, extended, user }), reply)
-}
-
-/// Adds the extensions that hold for this client at this moment, and no others.
-fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> Reply {
-    let welcome = here.is_welcome(user);
-    let mut text = hello.text.clone().into_owned();
-    text.push_str(&format!("\nPIPELINING\nSIZE {}", here.message_size_max));
-    for (holds, keyword) in [
-        (true, "8BITMIME"),
-        (true, "SMTPUTF8"),
-        (true, "DSN"),
-        (true, "ENHANCEDSTATUSCODES"),
-        (welcome, "ETRN"),
-        (welcome, "VRFY"),
-        (welcome, "EXPN"),
-        (here.tls == Tls::Offered, "STARTTLS"),
-    ] {
-        if holds {
-            text.push('\n');
-            text.push_str(keyword);
-        }
-    }
-    if here.auth_offered() && user.is_none() {
-        text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
-    }
-    text.push_str("\nHELP");
-    hello.with_text(text)
 }
 
 fn starttls(state: State, here: &Here<'_>) -> Step {

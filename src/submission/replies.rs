@@ -4,7 +4,7 @@
 //! 354 and 211 to 221 as those RFCs allow.
 
 use crate::mail::address::AddressError;
-use crate::mail::{Address, Domain, Enhanced, Reply};
+use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
 use crate::queue::{AcceptError, Kicked, MessageId};
 
 use super::command::{self, SyntaxError};
@@ -143,6 +143,14 @@ pub(super) const NO_ROOM: Reply =
 /// RFC 6409 §6.1: the user's `senders`.
 pub(super) const SENDER_NOT_YOURS: Reply =
     Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
+/// RFC 4865 §4: later than EHLO said.
+pub(super) const HELD_TOO_LONG: Reply =
+    Reply::new(501, Enhanced(5, 5, 4), "Cannot be held for so long; EHLO says for how long");
+/// RFC 6710 §4.1: the sender may not have the priority that it asked for. The text begins with the new one.
+pub(super) fn priority_lowered(to: Priority) -> Reply {
+    Reply::new(250, Enhanced(2, 3, 6), "")
+        .with_text(format!("{to} is the priority it gets; yours may not be higher"))
+}
 /// RFC 6531 §3.5.
 pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =
     Reply::new(553, Enhanced(5, 6, 7), "This sender needs the SMTPUTF8 parameter");
@@ -324,6 +332,7 @@ mod tests {
             cannot_tell("x"),
             not_kicked("x"),
             no_such_lane("#x"),
+            priority_lowered(Priority::NORMAL),
             help(None, false),
             help(Some("mail"), false),
             help(Some("XXXX"), true),

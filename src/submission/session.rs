@@ -335,6 +335,8 @@ fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, 
         auth_required: listener.auth_required,
         message_size_max: service.limits.message_size,
         recipients_max: service.limits.recipients,
+        hold_secs_max: service.limits.future_release.map(|max| max.as_secs().try_into().unwrap_or(i64::MAX)),
+        now: unix_now(),
         aliases: Aliases { names: &service.aliases, hostname: &service.hostname },
     }
 }

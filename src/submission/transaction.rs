@@ -7,6 +7,7 @@ use crate::mail::{Address, Envelope, Notify, Recipient, Reply};
 use super::aliases::same_mailbox;
 use super::auth;
 use super::command::{ForwardPath, Mail, Rcpt};
+use super::extensions;
 use super::protocol::{Action, Client, Here, OpenMail, State, Step};
 use super::replies;
 
@@ -16,9 +17,12 @@ pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
         state => return Step::reply(state, replies::NESTED_MAIL),
     };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
+    let granted = mail_allowed(&client, &mail, here)
+        .and_then(|()| extensions::granted(&mail, client.user.as_ref(), here));
+    let (handling, reply) = match granted {
+        Ok(granted) => granted,
+        Err(reply) => return Step::reply(State::Ready(client), reply),
+    };
     let size = mail.size.unwrap_or(0);
     let envelope = Envelope {
         sender: mail.sender,
@@ -27,10 +31,11 @@ pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         smtputf8: mail.smtputf8,
         ret: mail.ret,
         envid: mail.envid,
+        handling,
     };
     Step {
         state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
+        reply: Some(reply),
         action: Action::Reserve(size),
     }
 }

@@ -193,7 +193,8 @@ impl Admin {
         })
     }
 
-    /// Makes them due now, forgets the backoff of their lanes and records the kick. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
+    /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -213,7 +214,8 @@ impl Admin {
         self.change(
             which,
             "next_attempt_at = unixepoch(), bounce_at = NULL",
-            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_at IS NOT NULL)",
+            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_at IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
         self.record_kick(which, waiting)?;
         Ok(waiting as usize)

@@ -1,6 +1,7 @@
 //! The way of a message: accept, due, fetch, settle, history; over restarts; in chunks.
 
 use super::*;
+use crate::mail::{DeliverBy, Handling, Hold, Priority, Release};
 
 #[test]
 fn a_message_goes_from_accept_to_history() {
@@ -115,21 +116,17 @@ fn a_page_can_end_inside_one_second() {
     let due = bench.accept(&to.iter().map(String::as_str).collect::<Vec<_>>());
     let domain = &due[0].domain;
     let wanted: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
-    for by_domain in [false, true] {
-        let mut seen = Vec::new();
-        let mut after = DueCursor::from(0);
-        loop {
-            let page = match by_domain {
-                false => bench.queue.due(after, i64::MAX, 2),
-                true => bench.queue.due_in_domain_after(domain, after, i64::MAX, 2),
-            };
-            let page = page.unwrap();
-            let Some(last) = page.last() else { break };
-            after = last.cursor();
-            seen.extend(page.iter().map(|due| due.recipient));
-        }
-        assert_eq!(seen, wanted);
+    let mut seen = Vec::new();
+    let mut after = DueCursor::from(0);
+    loop {
+        let page = bench.queue.due(after, i64::MAX, 2).unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.cursor();
+        seen.extend(page.iter().map(|due| due.recipient));
     }
+    assert_eq!(seen, wanted);
+    let of_domain = bench.queue.due_in_domain(domain, i64::MAX, 9).unwrap();
+    assert_eq!(of_domain.iter().map(|due| due.recipient).collect::<Vec<_>>(), wanted);
     assert!(
         bench.queue.due(due[0].due_at, i64::MAX, 9).unwrap().is_empty(),
         "a plain time: behind that second"
@@ -367,6 +364,63 @@ fn old_history_goes_with_its_attempts() {
     assert_eq!(bench.number("SELECT recipient_id FROM attempts"), due[1].recipient.0);
 }
 
+/// Puts `count` recipients of a domain into the queue, due at once.
+fn crowd(bench: &Bench, count: i64, domain: &str, priority: i64) {
+    let message = bench.accept(&["first@example.com"]).remove(0).message;
+    bench
+        .somebody()
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, priority)
+             SELECT i, ?2, 'u' || i || '@' || ?3, ?3, 1000 + i / 10, ?4 FROM n",
+            rusqlite::params![count, message.0, domain, priority],
+        )
+        .unwrap();
+}
+
+#[test]
+fn the_urgent_is_found_behind_a_hundred_thousand_others() {
+    let bench = Bench::new();
+    crowd(&bench, 100_000, "big.example", -3);
+    let mut message = bench.message(&["you@big.example"], b"x\r\n");
+    message.envelope.handling.priority = Priority::clamped(4);
+    bench.queue.accept(message).unwrap();
+    let urgent = bench.accepted().remove(0);
+    assert_eq!(urgent.priority, Priority::clamped(4));
+    let ordinary = bench.accept(&["me@big.example"]).remove(0);
+    let ids = |rows: Vec<Due>| rows.iter().map(|due| due.recipient).collect::<Vec<_>>();
+    let page = bench.queue.due_in_domain(&urgent.domain, i64::MAX, 4).unwrap();
+    assert_eq!(ids(page), [urgent.recipient, ordinary.recipient, RecipientId(1), RecipientId(2)]);
+    assert_eq!(ids(bench.queue.urgent(i64::MAX, 9).unwrap()), [urgent.recipient]);
+    assert!(bench.queue.urgent(urgent.due_at - 1, 9).unwrap().is_empty(), "not before it is due");
+}
+
+#[test]
+fn handling_comes_back_as_it_was_given() {
+    let bench = Bench::new();
+    let mut message = bench.message(&["a@example.com"], b"x\r\n");
+    let now = message.received_at;
+    let handling = Handling {
+        priority: Priority::clamped(-9),
+        require_tls: true,
+        release: Some(Release { at: now + 500, asked: Hold::Until(now + 500) }),
+        deliver_by: Some(DeliverBy { at: now + 900, returns: true, trace: true }),
+    };
+    message.envelope.handling = handling;
+    let id = message.id;
+    bench.queue.accept(message).unwrap();
+    let due = bench.accepted().remove(0);
+    assert_eq!((due.due_at, due.fresh.is_some()), (now + 500, false), "not due, and kept in no memory");
+    let fetched = bench.queue.fetch(id, &[due.recipient]).unwrap().unwrap();
+    assert_eq!(fetched.handling, handling);
+    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
+    assert_eq!(bench.queue.due(i64::MIN, now + 500, 9).unwrap().len(), 1);
+    // A kick does not free what is held until its release.
+    let kicked = bench.queue.kick(&Kick::Domain(due.domain), &Asker::default()).unwrap();
+    assert_eq!(kicked.waiting(), 1);
+    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
+    bench.is_well();
+}
 /// What is asked all the time walks along an index: the length of the queue costs nothing.
 #[test]
 fn no_question_of_the_scheduler_reads_the_whole_queue() {
@@ -378,9 +432,14 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
         let rows = plan.query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get::<_, String>(3));
         rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
-    for sql in
-        [read::DUE_SAME_SECOND, read::DUE_LATER, read::DOMAIN_SAME_SECOND, read::DOMAIN_LATER, read::EXPIRED]
-    {
+    for sql in [
+        read::DUE_SAME_SECOND,
+        read::DUE_LATER,
+        read::DOMAIN_NEXT_PRIORITY,
+        read::DOMAIN_OF_PRIORITY,
+        read::DUE_OF_PRIORITY,
+        read::EXPIRED,
+    ] {
         let plan = plan(sql);
         assert!(!plan.contains("SCAN"), "{sql}: {plan}");
         assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
