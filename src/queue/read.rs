@@ -121,14 +121,12 @@ pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
 pub(super) const DOMAIN_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3
-        AND bounce_at IS NULL
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?4";
 /// `priority <> 0` lets SQLite see that the index serves.
 pub(super) const DUE_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2
-        AND bounce_at IS NULL
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients

@@ -170,6 +170,7 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             kicks: &session_shared.kicks,
             insight: &*session_shared.insight,
             presence: &place.presence,
+            on_demand: &*session_shared.on_demand,
         }
         .run();
     };
