@@ -28,6 +28,8 @@ pub(super) struct Offer {
     pub(super) channel: Option<ChannelBinding>,
     /// At least one user can use CRAM-MD5.
     pub(super) cram_md5: bool,
+    /// At least one user may fetch mail with ATRN once authenticated.
+    pub(super) atrn: bool,
     /// Text that nobody can guess and that is new each time; none where the system has no random numbers.
     pub(super) nonce: fn() -> Option<String>,
 }

@@ -36,7 +36,8 @@ pub(super) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> 
         when(welcome, "ETRN"),
         when(welcome, "VRFY"),
         when(welcome, "EXPN"),
-        when(user.is_some_and(|user| !user.atrn.is_empty()), "ATRN"),
+        // RFC 2645 §5: before AUTH too, since clients look for it there; it is 530 until then.
+        when(user.map_or(here.auth_offered() && here.auth.atrn, |user| !user.atrn.is_empty()), "ATRN"),
         when(here.tls == Tls::Offered, "STARTTLS"),
         (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", here.auth.mechanisms())),
         when(true, "HELP"),

@@ -157,6 +157,9 @@ impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
     fn has_cram_md5(&self) -> bool {
         false
     }
+    fn has_atrn(&self) -> bool {
+        false
+    }
 }
 
 /// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.

@@ -285,7 +285,7 @@ impl World {
             loopback: false,
             trusted: matches!(who, Who::Trusted),
             auth_required: true,
-            auth: Offer { channel: None, cram_md5: false, nonce: || Some("nonce".to_owned()) },
+            auth: Offer { channel: None, cram_md5: false, atrn: false, nonce: || Some("nonce".to_owned()) },
             message_size_max: 1000,
             recipients_max: 2,
             hold_secs_max: Some(86_400),
@@ -578,6 +578,10 @@ fn who_has_domains_may_turn_the_connection_round_for_them() {
     assert_eq!(codes(say(with(&[]), "ATRN a.example", &here)), "502 5.5.1");
     let no_tls = Here { tls: Tls::No, ..world.here(Who::Trusted) };
     assert_eq!(codes(say(ready(None), "ATRN a.example", &no_tls)), "502 5.5.1");
+    // Before AUTH its clients look for it, too.
+    let before = Here { auth: Offer { atrn: true, ..here.auth }, ..world.here(Who::Tls) };
+    let text = say(ready(None), "EHLO x", &before).reply.unwrap().text;
+    assert!(text.lines().any(|line| line == "ATRN"), "{text}");
     let shown = |state| say(state, "EHLO x", &here).reply.unwrap().text.lines().any(|line| line == "ATRN");
     assert!(shown(with(&["a.example"])) && !shown(with(&[])) && !shown(ready(None)));
 }

@@ -477,7 +477,8 @@ fn here<'a>(
 fn offer(service: &Service, channel: Option<ChannelBinding>, state: &State) -> Offer {
     let anonymous = state.client().is_none_or(|client| client.user.is_none());
     // Asked only where the answer can matter.
-    Offer { channel, cram_md5: anonymous && service.users.has_cram_md5(), nonce }
+    let cram_md5 = anonymous && service.users.has_cram_md5();
+    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce }
 }
 
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no

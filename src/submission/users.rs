@@ -53,6 +53,7 @@ struct Table {
     users: HashMap<String, Arc<User>>,
     decoys: Decoys,
     has_cram_md5: bool,
+    has_atrn: bool,
     version: Option<Version>,
 }
 
@@ -66,6 +67,8 @@ pub(super) trait Directory: Send + Sync {
     fn with_scram(&self, name: &str) -> Known;
     /// At least one user can use CRAM-MD5.
     fn has_cram_md5(&self) -> bool;
+    /// Whether anybody may fetch mail with ATRN.
+    fn has_atrn(&self) -> bool;
 }
 
 /// A name as SCRAM sees it.
@@ -240,6 +243,11 @@ impl Directory for Arc<Users> {
         Known { user, verifier }
     }
 
+    fn has_atrn(&self) -> bool {
+        self.glance(Instant::now());
+        self.table.read().unwrap_or_else(PoisonError::into_inner).has_atrn
+    }
+
     fn has_cram_md5(&self) -> bool {
         self.glance(Instant::now());
         self.table.read().unwrap_or_else(PoisonError::into_inner).has_cram_md5
@@ -257,7 +265,8 @@ impl Table {
         );
         let has_cram_md5 = contents.users.iter().any(|user| user.has_cram_md5());
         let users = contents.users.into_iter().map(|user| (user.name.clone(), user)).collect();
-        Ok(Table { users, decoys, has_cram_md5, version })
+        let has_atrn = contents.users.iter().any(|user| !user.atrn.is_empty());
+        Ok(Table { users, decoys, has_cram_md5, has_atrn, version })
     }
 }
 

@@ -14,7 +14,7 @@ struct Stage {
 const NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAA";
 
 fn offer(channel: Option<ChannelBinding>) -> Offer {
-    Offer { channel, cram_md5: true, nonce: || Some(NONCE.to_owned()) }
+    Offer { channel, cram_md5: true, atrn: false, nonce: || Some(NONCE.to_owned()) }
 }
 
 impl Stage {
