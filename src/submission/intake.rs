@@ -117,6 +117,11 @@ impl<'a> Intake<'a> {
         self.received_bytes
     }
 
+    /// It will not be queued; [`Intake::finish`] says why.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     /// Deals with what was appended.
     pub(super) fn advance(&mut self) {
         let new = &self.buffer[self.seen..];
@@ -181,7 +186,8 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// The end of the content was seen: queues the message and gives the reply.
+    /// The end of the content was seen: queues the message and gives the reply. Before the end, where it
+    /// is refused: the refusal.
     pub(super) fn finish(mut self) -> Reply {
         if self.refusal.is_none() {
             self.refusal = self.fix_header(true).err();

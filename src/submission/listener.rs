@@ -168,6 +168,7 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
             presence: &place.presence,
+            incoming: None,
         }
         .run();
     };

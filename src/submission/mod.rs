@@ -1,8 +1,8 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
-//! and `intake` take the message, and 250 is said once the queue has it on disk.
+//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`,
+//! `chunk` and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
 //! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
@@ -10,6 +10,7 @@
 
 mod aliases;
 mod auth;
+mod chunk;
 mod command;
 mod content;
 mod header;
@@ -21,6 +22,7 @@ mod protocol;
 mod replies;
 mod session;
 pub mod tls;
+mod transfer;
 pub mod users;
 mod wire;
 

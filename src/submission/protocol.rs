@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Domain, Envelope, Recipient, Reply, address};
+use crate::mail::{Address, Body, Domain, Envelope, Recipient, Reply, address};
 use crate::queue::Kick;
 
 use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
-use super::command::{Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
+use super::command::{Chunk, Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
 use super::replies;
 use super::users::User;
 
@@ -33,8 +33,11 @@ use super::users::User;
 ///  |           v
 ///  |      Recipients ---+ RCPT
 ///  |           |   ^----+
+///  |           |-----------> Chunks ---+ BDAT: a chunk, its reply
+///  |           | BDAT         |  ^-----+
+///  |           |              | BDAT LAST: a chunk, the message's reply; a chunk refused
 ///  |           | DATA: 354, the content, its reply
-///  +-----------+
+///  +-----------+--------------+
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
@@ -48,6 +51,8 @@ pub(super) enum State {
     Mail(Client, OpenMail),
     /// At least one recipient was accepted.
     Recipients(Client, Envelope),
+    /// BDAT has brought content, and there is more to come. The envelope went with the first chunk.
+    Chunks(Client),
 }
 
 /// Who speaks, as far as we were told.
@@ -143,6 +148,11 @@ pub(super) enum Action {
     Verify(Credentials),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
+    /// BDAT: read a chunk, answer; the envelope comes with the first. Where the answer is a refusal, the
+    /// transaction is over ([`chunk_refused`]). With the last chunk, queue the message.
+    ReceiveChunk(Chunk, Option<Envelope>),
+    /// BDAT that is refused: read so many bytes and forget them, and only then reply (RFC 3030 §2).
+    Skip(u64),
     /// ETRN: kick, answer.
     Kick(Kick, String),
 }
@@ -152,6 +162,8 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
     let command = match command {
         Ok(command) => command,
         Err(SyntaxError::NotSmtp) => return Step::close(state, replies::NOT_SMTP),
+        // What follows is content: somebody else's words, and none of them a command.
+        Err(error @ SyntaxError::ChunkSize) => return Step::close(state, replies::syntax(&error)),
         Err(error) => return unreadable(state, &error),
     };
     match command {
@@ -168,6 +180,7 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Mail(mail) => self::mail(state, mail, here),
         Command::Rcpt(rcpt) => self::rcpt(state, rcpt, here),
         Command::Data => data(state),
+        Command::Bdat(chunk) => bdat(state, chunk),
     }
 }
 
@@ -201,6 +214,11 @@ pub(super) fn verified(state: State, user: Option<Arc<User>>) -> Step {
     }
 }
 
+/// A chunk was refused: the rest of the message is, too (RFC 3030 §2).
+pub(super) fn chunk_refused(state: State) -> State {
+    state.without_transaction()
+}
+
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
@@ -224,13 +242,14 @@ impl State {
             State::Ready(client)
             | State::Authenticating(client, _)
             | State::Mail(client, _)
-            | State::Recipients(client, _) => Some(client),
+            | State::Recipients(client, _)
+            | State::Chunks(client) => Some(client),
         }
     }
 
     /// A mail transaction is open.
     pub(super) fn in_transaction(&self) -> bool {
-        matches!(self, State::Mail(..) | State::Recipients(..))
+        matches!(self, State::Mail(..) | State::Recipients(..) | State::Chunks(..))
     }
 
     fn user(&self) -> Option<&Arc<User>> {
@@ -243,7 +262,8 @@ impl State {
             State::Ready(client)
             | State::Authenticating(client, _)
             | State::Mail(client, _)
-            | State::Recipients(client, _) => State::Ready(client),
+            | State::Recipients(client, _)
+            | State::Chunks(client) => State::Ready(client),
         }
     }
 }
@@ -266,6 +286,8 @@ fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> R
         (true, "SMTPUTF8"),
         (true, "DSN"),
         (true, "ENHANCEDSTATUSCODES"),
+        (true, "CHUNKING"),
+        (true, "BINARYMIME"),
         (welcome, "ETRN"),
         (welcome, "VRFY"),
         (here.tls == Tls::Offered, "STARTTLS"),
@@ -414,6 +436,7 @@ fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
         State::Mail(client, open) => (client, open.envelope),
         State::Recipients(client, envelope) => (client, envelope),
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
+        State::Chunks(_) => return Step::reply(state, replies::CHUNKS_BEGUN),
         state => return Step::reply(state, replies::MAIL_FIRST),
     };
     let reply = match recipients_of(&client, &envelope, rcpt, here) {
@@ -472,6 +495,9 @@ fn recipients_of(
 
 fn data(state: State) -> Step {
     match state {
+        State::Recipients(_, ref envelope) if envelope.body == Body::BinaryMime => {
+            Step::reply(state, replies::BINARY_NEEDS_BDAT)
+        }
         State::Recipients(client, envelope) => Step {
             state: State::Ready(client),
             reply: Some(replies::SEND_CONTENT),
@@ -482,8 +508,28 @@ fn data(state: State) -> Step {
         }
         State::Connected => Step::reply(state, replies::EHLO_FIRST),
         State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
+        State::Chunks(_) => Step::reply(state, replies::CHUNKS_BEGUN),
         state => Step::reply(state, replies::MAIL_FIRST),
     }
+}
+
+/// RFC 3030 §2. A chunk follows whatever we think of it, and must not be read as commands.
+fn bdat(state: State, chunk: Chunk) -> Step {
+    let (client, envelope) = match state {
+        State::Recipients(client, envelope) => (client, Some(envelope)),
+        State::Chunks(client) => (client, None),
+        state => {
+            let reply = match &state {
+                State::Connected => replies::EHLO_FIRST,
+                State::Mail(_, open) if open.refused => replies::NO_VALID_RECIPIENTS,
+                State::Mail(..) => replies::RCPT_FIRST,
+                _ => replies::MAIL_FIRST,
+            };
+            return Step { state, reply: Some(reply), action: Action::Skip(chunk.bytes) };
+        }
+    };
+    let state = if chunk.last { State::Ready(client) } else { State::Chunks(client) };
+    Step { state, reply: None, action: Action::ReceiveChunk(chunk, envelope) }
 }
 
 /// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)

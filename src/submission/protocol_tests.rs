@@ -34,7 +34,7 @@ AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                   
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -64,7 +64,7 @@ AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                       
 AUTH XYZZY              | 503 5.5.1              | 504 5.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -94,7 +94,7 @@ AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                    
 AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -124,7 +124,7 @@ AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                   
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -195,6 +195,7 @@ fn name(state: &State) -> &'static str {
         State::Mail(_, open) if open.refused => "Refused",
         State::Mail(..) => "Mail",
         State::Recipients(..) => "Recipients",
+        State::Chunks(_) => "Chunks",
     }
 }
 
@@ -212,6 +213,8 @@ fn cell(before: &State, step: &Step) -> String {
         Action::Reserve(_) => Some("reserve"),
         Action::Verify(_) => Some("verify"),
         Action::Receive(_) => Some("receive"),
+        Action::ReceiveChunk(..) => Some("chunk"),
+        Action::Skip(_) => Some("skip"),
         Action::Kick(..) => Some("kick"),
     };
     parts.extend(action.map(str::to_owned));
@@ -350,4 +353,51 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY"]);
     assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
+}
+
+/// RFC 3030 §2 for what is said between two chunks.
+#[test]
+fn between_chunks() {
+    let world = World::new();
+    for (command, expected) in [
+        ("EHLO c.example", "250 -> Ready"),
+        ("HELO c.example", "250 -> Ready"),
+        ("MAIL FROM:<a@b.example>", "503 5.5.1"),
+        ("RCPT TO:<b@example.net>", "503 5.5.1"),
+        ("DATA", "503 5.5.1"),
+        ("BDAT 1", "chunk"),
+        ("BDAT 1 LAST", "chunk -> Ready"),
+        ("BDAT 0 LAST", "chunk -> Ready"),
+        ("BDAT", "501 5.5.4 close"),
+        ("BDAT x LAST", "501 5.5.4 close"),
+        ("RSET", "250 2.0.0 -> Ready"),
+        ("NOOP", "250 2.0.0"),
+        ("HELP", "214 2.0.0"),
+        ("VRFY root", "250 2.1.5"),
+        ("ETRN example.net", "503 5.5.1"),
+        ("AUTH PLAIN", "503 5.5.1"),
+        ("STARTTLS", "503 5.5.1"),
+        ("QUIT", "221 2.0.0 close"),
+        ("XYZZY", "500 5.5.2"),
+    ] {
+        let state = State::Chunks(client(Who::Authenticated));
+        let step = step(state.clone(), command::parse(command.as_bytes()), &world.here(Who::Authenticated));
+        assert_eq!(cell(&state, &step), expected, "{command}");
+    }
+    let starttls = step(State::Chunks(client(Who::Clear)), Ok(Command::Starttls), &world.here(Who::Clear));
+    assert_eq!(starttls.state, State::Connected);
+}
+
+#[test]
+fn binarymime_needs_bdat_and_the_envelope_goes_with_the_first_chunk() {
+    let world = World::new();
+    let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
+    let envelope = Envelope { recipients, body: Body::BinaryMime, ..Envelope::default() };
+    let state = State::Recipients(client(Who::Tls), envelope.clone());
+    let data = step(state.clone(), Ok(Command::Data), &world.here(Who::Tls));
+    assert_eq!((data.state, data.reply), (state.clone(), Some(replies::BINARY_NEEDS_BDAT)));
+    let first = step(state, command::parse(b"BDAT 5"), &world.here(Who::Tls));
+    assert_eq!(first.action, Action::ReceiveChunk(Chunk { bytes: 5, last: false }, Some(envelope)));
+    let next = step(first.state, command::parse(b"BDAT 0 LAST"), &world.here(Who::Tls));
+    assert_eq!(next.action, Action::ReceiveChunk(Chunk { bytes: 0, last: true }, None));
 }

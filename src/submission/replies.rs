@@ -76,6 +76,11 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         SyntaxError::BadParameter(name) => {
             Reply::new(501, ARGUMENTS, "").with_text(format!("Parameter {name} has a value it cannot have"))
         }
+        SyntaxError::ChunkSize => Reply::new(
+            501,
+            ARGUMENTS,
+            "Syntax: BDAT size [LAST]; without a size its content cannot be skipped",
+        ),
         SyntaxError::Retired(instead) => Reply::new(502, Enhanced(5, 5, 1), "")
             .with_text(format!("This command belongs to the past; {instead}")),
         SyntaxError::NotOffered => Reply::new(502, Enhanced(5, 5, 1), "Command not offered here"),
@@ -161,6 +166,12 @@ pub(super) const SEND_CONTENT: Reply = Reply::bare(354, "Send the message; end w
 pub(super) const RCPT_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say RCPT first");
 /// RFC 2920 §3.1: DATA pipelined behind recipients that were all refused.
 pub(super) const NO_VALID_RECIPIENTS: Reply = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
+/// RFC 3030 §3: BODY=BINARYMIME.
+pub(super) const BINARY_NEEDS_BDAT: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "BINARYMIME content needs BDAT, not DATA");
+/// RFC 3030 §2: DATA, RCPT and the like once a chunk has come.
+pub(super) const CHUNKS_BEGUN: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
 /// RFC 5321 §6.3.
 pub(super) const LOOP: Reply =
     Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
@@ -171,6 +182,11 @@ pub(super) const TOO_SLOW: Reply = Reply::new(421, Enhanced(4, 4, 2), "Content c
 /// The message is on disk.
 pub(super) fn queued(id: MessageId) -> Reply {
     Reply::new(250, Enhanced(2, 0, 0), "").with_text(format!("Ok: queued as {id}"))
+}
+
+/// RFC 3030 §2: a chunk that was not the last.
+pub(super) fn chunk_received(bytes: u64) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), "").with_text(format!("{bytes} octets received"))
 }
 
 /// The queue did not take the message; nothing of it is kept.

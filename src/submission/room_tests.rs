@@ -333,3 +333,34 @@ fn lettre_submits_with_starttls_and_auth() {
     assert!(!content.contains("c@example.net") && !content.contains("\tfor "), "{content}");
     assert!(content.contains("hello\r\n.\r\nthere\r\n"), "{content}");
 }
+
+#[test]
+fn chunks_go_to_the_queue_as_they_come_and_a_reset_or_a_lost_client_takes_them_back() {
+    let room = room(|settings| settings.limits.message_size = 10 << 20);
+    let body = b"0123456789abcdef0123456789abcd\r\n".repeat(20_000);
+    let begin = |player: &mut Player| {
+        player.command("EHLO client.example");
+        player.command("MAIL FROM:<a@client.example>");
+        player.command("RCPT TO:<b@example.net>");
+        player.send(b"BDAT 30\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n");
+        assert_eq!(player.reply(), "250 2.0.0 30 octets received");
+        player.send(format!("BDAT {}\r\n", body.len()).as_bytes());
+        player.send(&body);
+        assert_eq!(player.reply(), format!("250 2.0.0 {} octets received", body.len()));
+    };
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(room.queue.chunk_bytes() >= 512 << 10, "a session holds a chunk, not a message");
+    assert!(player.command("RSET").starts_with("250 "));
+    assert_eq!(room.queue.chunk_bytes(), 0, "after RSET");
+    begin(&mut player);
+    drop(player);
+    room.wait_for_sessions(0);
+    assert_eq!(room.queue.chunk_bytes(), 0, "after the client is gone");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(player.command("BDAT 0 LAST").starts_with("250 2.0.0 Ok: queued as "));
+    let accepted = room.queue.accepted.lock().unwrap();
+    assert!(accepted[0].1.ends_with(&[b"\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n", &body[..]].concat()));
+}

@@ -5,26 +5,22 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{ListenSettings, ListenTls};
-use crate::mail::{Envelope, Reply};
+use crate::mail::Reply;
 use crate::maillog;
 
 use super::Service;
 use super::aliases::Aliases;
 use super::auth::{Credentials, Failures};
 use super::command::{self, Command, SyntaxError};
-use super::content::DataReader;
-use super::header::Protocol;
-use super::intake::{Intake, MessageQueue, Submitted};
+use super::intake::MessageQueue;
 use super::pool::Presence;
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::replies;
+use super::transfer::Incoming;
 use super::wire::{Line, Wire, WireError};
-
-/// The slowest pace of content that is waited for, beyond twice the idle time-out.
-const CONTENT_BYTES_PER_SEC_MIN: u64 = 1 << 10;
 
 /// All that a session works with.
 pub(super) struct Session<'a> {
@@ -36,10 +32,12 @@ pub(super) struct Session<'a> {
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
     pub(super) presence: &'a Presence,
+    /// The message that chunks are coming of.
+    pub(super) incoming: Option<Incoming<'a>>,
 }
 
 /// Why a session ends. The reply that says so was given already.
-enum End {
+pub(super) enum End {
     /// QUIT.
     Quit,
     /// We sent the client away; it may not have noticed yet.
@@ -49,7 +47,7 @@ enum End {
 }
 
 /// How the session's loop goes on.
-type Flow = Result<State, End>;
+pub(super) type Flow = Result<State, End>;
 
 impl Session<'_> {
     /// Runs to the end of the connection.
@@ -120,6 +118,9 @@ impl Session<'_> {
             Action::Reserve(bytes) if !self.queue.has_room(bytes) => protocol::no_room(step.state),
             _ => step,
         };
+        if !matches!(step.state, State::Chunks(_)) && !matches!(step.action, Action::ReceiveChunk(..)) {
+            self.incoming = None;
+        }
         let Step { state, reply, action } = step;
         if let Some(reply) = &reply {
             errors.count(verb, reply);
@@ -132,15 +133,18 @@ impl Session<'_> {
     }
 
     fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
+        if let Action::Skip(bytes) = action {
+            self.skip(bytes)?;
+        }
         if let Some(reply) = &reply {
             self.say(reply)?;
         }
         match action {
-            Action::Continue | Action::Reserve(_) => Ok(state),
+            Action::Continue | Action::Reserve(_) | Action::Skip(_) => Ok(state),
             Action::Close => Err(match reply {
                 Some(reply) if reply.is_positive() => End::Quit,
                 _ => {
-                    maillog::turned_away(self.client, "not SMTP");
+                    maillog::turned_away(self.client, "what came could not be read as SMTP");
                     End::SentAway
                 }
             }),
@@ -155,6 +159,7 @@ impl Session<'_> {
                 self.say(&reply)?;
                 Ok(state)
             }
+            Action::ReceiveChunk(chunk, envelope) => self.receive_chunk(state, chunk, envelope, *encrypted),
             Action::Kick(kick, node) => {
                 let reply = match self.queue.kick(&kick) {
                     Ok(recipients) => {
@@ -193,47 +198,6 @@ impl Session<'_> {
         self.answer(protocol::verified(state, user))
     }
 
-    /// Reads the content behind a 354, queues the message and gives the reply.
-    fn receive(&mut self, state: &State, envelope: Envelope, encrypted: bool) -> Result<Reply, End> {
-        let client = state.client();
-        let user = client.and_then(|client| client.user.as_ref());
-        let protocol = Protocol {
-            extended: client.is_some_and(|client| client.extended),
-            tls: encrypted,
-            authenticated: user.is_some(),
-            smtputf8: envelope.smtputf8,
-        };
-        let submitted = Submitted {
-            envelope,
-            user: user.map(|user| user.name.clone()),
-            client: self.client,
-            helo: client.map(|client| client.name.clone()).unwrap_or_default(),
-            protocol,
-            hostname: &self.service.hostname,
-            at: unix_now(),
-            lifetime_secs: self.service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
-            message_bytes_max: self.service.limits.message_size,
-            hops_max: self.service.limits.received_hops,
-        };
-        let mut intake = Intake::new(self.queue, submitted);
-        let mut reader = DataReader::new();
-        let begin = Instant::now() + 2 * self.service.limits.idle_timeout;
-        loop {
-            let allowed = Duration::from_secs(intake.received_bytes() / CONTENT_BYTES_PER_SEC_MIN);
-            let input = match self.wire.input(begin + allowed) {
-                Ok(input) => input,
-                Err(WireError::TimedOut) => return Err(self.send_away(&replies::TOO_SLOW)),
-                Err(error) => return Err(self.no_more_input(error)),
-            };
-            let fed = reader.feed(input, intake.buffer());
-            self.wire.consume(fed.consumed);
-            intake.advance();
-            if fed.ended {
-                return Ok(intake.finish());
-            }
-        }
-    }
-
     fn start_tls(&mut self) -> Result<(), End> {
         // A listener with TLS has a certificate: Service::new sees to that.
         let Some(config) = &self.service.tls else { return Err(End::Lost) };
@@ -243,20 +207,20 @@ impl Session<'_> {
         })
     }
 
-    fn say(&mut self, reply: &Reply) -> Result<(), End> {
+    pub(super) fn say(&mut self, reply: &Reply) -> Result<(), End> {
         log::debug!("{}: S: {reply}", self.client);
         self.wire.reply(reply).map_err(|_| End::Lost)
     }
 
     /// A last reply before we close.
-    fn send_away(&mut self, reply: &Reply) -> End {
+    pub(super) fn send_away(&mut self, reply: &Reply) -> End {
         match self.say(reply) {
             Ok(()) => End::SentAway,
             Err(end) => end,
         }
     }
 
-    fn no_more_input(&mut self, error: WireError) -> End {
+    pub(super) fn no_more_input(&mut self, error: WireError) -> End {
         match error {
             WireError::Flood => {
                 maillog::turned_away(self.client, "line without end");
@@ -276,6 +240,7 @@ enum Verb {
     Mail,
     Rcpt,
     Data,
+    Bdat,
     Other,
 }
 
@@ -286,13 +251,14 @@ impl Verb {
             () if is(b"MAIL") => Verb::Mail,
             () if is(b"RCPT") => Verb::Rcpt,
             () if is(b"DATA") => Verb::Data,
+            () if is(b"BDAT") => Verb::Bdat,
             () => Verb::Other,
         }
     }
 }
 
 /// Counts commands that could not be understood, were out of order or not allowed. Not counted is what an
-/// honest client meets: a recipient refused, and what it pipelined behind a MAIL that was refused.
+/// honest client meets: a recipient refused, and what it pipelined behind a MAIL or a chunk that was refused.
 #[derive(Debug, Default)]
 struct Errors {
     bad: usize,
@@ -303,13 +269,15 @@ impl Errors {
     fn count(&mut self, verb: Verb, reply: &Reply) {
         match verb {
             Verb::Mail => self.mail_refused = reply.code >= 400,
-            Verb::Rcpt | Verb::Data => {}
+            Verb::Rcpt | Verb::Data | Verb::Bdat => {}
             Verb::Other => self.mail_refused = false,
         }
         let counts = match (verb, reply.code) {
             (_, ..=499) => false,
+            // RFC 3030 §2: pipelined behind a chunk that was refused, or behind anything else.
+            (Verb::Bdat, 503) => false,
             (Verb::Rcpt | Verb::Data, 503) => !self.mail_refused,
-            (Verb::Rcpt, 501) | (Verb::Mail | Verb::Rcpt | Verb::Data, 550..=554) => false,
+            (Verb::Rcpt, 501) | (Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat, 550..=554) => false,
             // Failed authentications have a count of their own.
             (Verb::Other, 535) => false,
             _ => true,
@@ -346,7 +314,7 @@ fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxErro
 }
 
 /// Unix seconds.
-fn unix_now() -> i64 {
+pub(super) fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs().try_into().unwrap_or(i64::MAX)
 }

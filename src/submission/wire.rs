@@ -228,15 +228,17 @@ impl Wire {
         }
     }
 
-    /// What was read and not used yet; reads where there is nothing. Then [`Wire::consume`].
+    /// Reads where nothing is left of what was read; then there is [`Wire::input`].
     ///
     /// # Errors
     /// `TimedOut` past `deadline` or the idle time-out.
-    pub(super) fn input(&mut self, deadline: Instant) -> Result<&[u8], WireError> {
-        if self.start == self.end {
-            self.fill(deadline)?;
-        }
-        Ok(&self.input[self.start..self.end])
+    pub(super) fn wait_for_input(&mut self, deadline: Instant) -> Result<(), WireError> {
+        if self.start == self.end { self.fill(deadline) } else { Ok(()) }
+    }
+
+    /// What was read and not used yet. Then [`Wire::consume`].
+    pub(super) fn input(&self) -> &[u8] {
+        &self.input[self.start..self.end]
     }
 
     /// So many bytes of [`Wire::input`] are used.
