@@ -193,6 +193,13 @@ pub(super) const DEFS: &[Def] = &[
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
     ),
     def(
+        "limits.session_timeout",
+        Duration("100ms", "7d"),
+        Is("\"2h\""),
+        "A session ends after so long, whatever its client does: nobody holds a place for ever with a byte now \
+         and then. A message of the largest size must fit in.",
+    ),
+    def(
         "dns.servers",
         Sockets(53),
         Example("[\"127.0.0.1:53\"]"),

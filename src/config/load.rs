@@ -192,6 +192,7 @@ fn submission<'t>(
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            session_timeout: reading.get(&limits, "session_timeout", value::duration),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
     }

@@ -11,6 +11,8 @@ mod commands;
 pub mod connection;
 mod connector;
 pub mod dns;
+#[doc(hidden)]
+pub mod fuzzing;
 mod offers;
 mod pool;
 mod reply_reader;

@@ -13,6 +13,8 @@ mod auth;
 mod chunk;
 mod command;
 mod content;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod intake;
 mod listener;

@@ -24,6 +24,9 @@ pub(super) const TOO_MANY_SESSIONS_FROM_CLIENT: Reply =
     Reply::new(421, Enhanced(4, 3, 2), "Too many sessions from your address, try again later");
 /// RFC 5321 §4.5.3.2.7.
 pub(super) const TIMED_OUT: Reply = Reply::new(421, Enhanced(4, 4, 2), "Timed out waiting for you");
+/// Longer than `limits.session_timeout`.
+pub(super) const SESSION_TOO_LONG: Reply =
+    Reply::new(421, Enhanced(4, 4, 2), "Your session has lasted long enough, connect again");
 /// More errors than `limits.errors`.
 pub(super) const TOO_MANY_ERRORS: Reply = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
 /// A line without end.

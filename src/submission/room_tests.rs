@@ -364,3 +364,51 @@ fn chunks_go_to_the_queue_as_they_come_and_a_reset_or_a_lost_client_takes_them_b
     let accepted = room.queue.accepted.lock().unwrap();
     assert!(accepted[0].1.ends_with(&[b"\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n", &body[..]].concat()));
 }
+
+/// rustls reads on until a record is whole: the deadline has to hold below it.
+#[test]
+fn a_client_that_drips_within_a_tls_record_is_dropped() {
+    use std::io::Write as _;
+    let room = room(|settings| {
+        settings.listen[0].tls = ListenTls::Implicit;
+        settings.limits.idle_timeout = Duration::from_millis(300);
+    });
+    let mut player = room.player();
+    player.start_tls(tls_client(room.certificates.path()));
+    assert!(player.reply().starts_with("220 "));
+    let (record, mut socket) = player.sealed(&b"NOOP\r\n".repeat(200));
+    let start = Instant::now();
+    for byte in record {
+        if room.submission.sessions() == 0 {
+            break;
+        }
+        let _ = socket.write_all(&[byte]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_session_ends_after_its_time_whatever_its_client_does() {
+    let room = room(|settings| settings.limits.session_timeout = Duration::from_millis(300));
+    let mut busy = room.greeted();
+    let mut sending = room.at_data();
+    let start = Instant::now();
+    let last = loop {
+        sending.send_quietly(b"a line of content that comes fast enough for the content's own deadline\r\n");
+        let reply = busy.command("NOOP");
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+    };
+    assert_eq!(last, "421 4.4.2 Your session has lasted long enough, connect again");
+    assert_eq!(busy.line(), None);
+    while room.submission.sessions() > 0 {
+        sending.send_quietly(b"x");
+        thread::yield_now();
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(sending.reply(), "421 4.4.2 Your session has lasted long enough, connect again");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}

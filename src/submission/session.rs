@@ -228,6 +228,10 @@ impl Session<'_> {
             }
             // The pool ended our reading.
             WireError::Closed if self.presence.is_stopping() => self.send_away(&replies::SHUTTING_DOWN),
+            WireError::TimedOut if self.wire.is_over() => {
+                maillog::turned_away(self.client, "session too long");
+                self.send_away(&replies::SESSION_TOO_LONG)
+            }
             WireError::TimedOut => self.send_away(&replies::TIMED_OUT),
             WireError::Closed | WireError::Io(_) => End::Lost,
         }

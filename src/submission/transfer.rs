@@ -111,7 +111,7 @@ impl<'a> Session<'a> {
         let deadline = begin + patience + Duration::from_secs(bytes / CONTENT_BYTES_PER_SEC_MIN);
         match self.wire.wait_for_input(deadline) {
             Ok(()) => Ok(self.wire.input()),
-            Err(WireError::TimedOut) => Err(self.send_away(&replies::TOO_SLOW)),
+            Err(WireError::TimedOut) if !self.wire.is_over() => Err(self.send_away(&replies::TOO_SLOW)),
             Err(error) => Err(self.no_more_input(error)),
         }
     }

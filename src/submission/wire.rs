@@ -1,7 +1,7 @@
 //! The connection: lines in, replies out, in the clear or over TLS.
 //!
 //! Replies are written only before a read that may block, so that those of pipelined commands
-//! leave in one write (RFC 2920 §3.2). Reads and writes have time-outs; a line is at most
+//! leave in one write (RFC 2920 §3.2). Reads and writes have time-outs, and so has the session; a line is at most
 //! [`LINE_BYTES_MAX`] long and never ends at a bare LF. What was read ahead of a TLS handshake is
 //! dropped (RFC 3207 §6, CVE-2011-0411).
 
@@ -25,7 +25,7 @@ const OUTPUT_BYTES_MAX: usize = 16 << 10;
 const LINE_FLOOD_BYTES: usize = 1 << 20;
 /// The first byte of a TLS handshake record (RFC 8446 §5.1), and a control character in SMTP.
 const TLS_HANDSHAKE_BYTE: u8 = 0x16;
-/// No client waits longer for room in its receive buffer.
+/// No client takes longer to read what we have for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and how many bytes, we listen to a client that we have sent away.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
@@ -74,18 +74,33 @@ impl From<io::Error> for WireError {
 }
 
 /// A socket that the pool may shut down from outside.
-#[derive(Debug, Clone)]
-struct Socket(Arc<TcpStream>);
+///
+/// The deadline is kept down here because rustls reads and writes until a record is whole: a client that
+/// sends a byte of one now and then would never let it return to where deadlines are looked at.
+#[derive(Debug)]
+struct Socket {
+    tcp: Arc<TcpStream>,
+    /// Nothing is begun after it.
+    until: Instant,
+}
+
+impl Socket {
+    fn check(&self) -> io::Result<()> {
+        if Instant::now() > self.until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buf)
+        self.check()?;
+        (&*self.tcp).read(buf)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(buf)
+        self.check()?;
+        (&*self.tcp).write(buf)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -98,6 +113,14 @@ enum Stream {
 }
 
 impl Stream {
+    /// Reads and writes until then.
+    fn set_deadline(&mut self, until: Instant) {
+        match self {
+            Stream::Plain(socket) => socket.until = until,
+            Stream::Tls(stream) => stream.sock.until = until,
+        }
+    }
+
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = match self {
@@ -134,19 +157,22 @@ pub(super) struct Wire {
     /// A bare LF was met, and no CR LF since.
     tainted: bool,
     idle: Duration,
+    /// Nothing is read after it.
+    session_end: Instant,
 }
 
 impl Wire {
-    /// In the clear. `idle` bounds every read; the socket is blocking.
+    /// In the clear. `idle` bounds every read, `lifetime` all of them together; the socket is blocking.
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone.
-    pub(super) fn new(socket: Arc<TcpStream>, idle: Duration) -> io::Result<Wire> {
+    pub(super) fn new(socket: Arc<TcpStream>, idle: Duration, lifetime: Duration) -> io::Result<Wire> {
+        let session_end = Instant::now() + lifetime;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(idle))?;
         socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
         Ok(Wire {
-            stream: Stream::Plain(Socket(Arc::clone(&socket))),
+            stream: Stream::Plain(Socket { tcp: Arc::clone(&socket), until: session_end }),
             socket,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             start: 0,
@@ -154,6 +180,7 @@ impl Wire {
             output: Vec::new(),
             tainted: false,
             idle,
+            session_end,
         })
     }
 
@@ -172,6 +199,7 @@ impl Wire {
     /// `TimedOut` where the client does not read.
     pub(super) fn flush(&mut self) -> Result<(), WireError> {
         if !self.output.is_empty() {
+            self.stream.set_deadline(Instant::now() + self.idle.min(WRITE_TIMEOUT));
             self.stream.write_all(&self.output)?;
             self.output.clear();
         }
@@ -236,6 +264,11 @@ impl Wire {
         if self.start == self.end { self.fill(deadline) } else { Ok(()) }
     }
 
+    /// The session has lasted as long as a session may.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() > self.session_end
+    }
+
     /// What was read and not used yet. Then [`Wire::consume`].
     pub(super) fn input(&self) -> &[u8] {
         &self.input[self.start..self.end]
@@ -255,6 +288,8 @@ impl Wire {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
+        let deadline = deadline.min(self.session_end);
+        self.stream.set_deadline(deadline);
         let read = self.stream.read(&mut self.input[self.end..])?;
         if read == 0 {
             return Err(WireError::Closed);
@@ -271,8 +306,8 @@ impl Wire {
     pub(super) fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
-        let deadline = Instant::now() + self.idle;
-        let mut socket = Socket(Arc::clone(&self.socket));
+        let deadline = self.session_end.min(Instant::now() + self.idle);
+        let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             if connection.wants_write() {
