@@ -7,6 +7,7 @@
 
 mod attempt;
 pub mod bounce;
+mod chunking;
 mod commands;
 pub mod connection;
 mod connector;

@@ -5,7 +5,9 @@
 //! RFC 3030 §2 asks for CR LF line ends; lines are mended exactly as `content.rs` mends those of DATA (a
 //! bare LF becomes CR LF, a bare CR a space), and a last line without an end gets one, since behind
 //! DATA there is none either. Otherwise what is harmless here would be smuggled on by a host behind
-//! us that speaks DATA. BODY=BINARYMIME content has no lines (§3) and is kept byte for byte.
+//! us that speaks DATA. BODY=BINARYMIME content need have no lines (§3) and is kept byte for byte; where it
+//! turns out to be nothing but lines after all, it is marked so. Some clients say BINARYMIME of everything where
+//! it is offered, and few hosts of the world take it: their mail would come back for the word alone.
 
 use memchr::memchr2;
 
@@ -14,8 +16,9 @@ use crate::mail::Body;
 /// Reads the chunks of one message.
 #[derive(Debug)]
 pub(super) struct ChunkReader {
-    /// No lines: nothing is mended.
-    binary: bool,
+    body: Body,
+    /// Of BINARYMIME: how far it is in lines nevertheless.
+    lines: LineCheck,
     /// Behind a CR that is still to be judged; the LF may be in the next chunk.
     cr: bool,
     /// Within a line.
@@ -25,12 +28,13 @@ pub(super) struct ChunkReader {
 impl ChunkReader {
     /// At the start of the content.
     pub(super) fn new(body: Body) -> ChunkReader {
-        ChunkReader { binary: body == Body::BinaryMime, cr: false, open_line: false }
+        ChunkReader { body, lines: LineCheck::default(), cr: false, open_line: false }
     }
 
     /// Appends what `input` holds to `out`: at most twice as many bytes, and one.
     pub(super) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        if self.binary {
+        if self.body == Body::BinaryMime {
+            self.lines.feed(input);
             out.extend_from_slice(input);
             return;
         }
@@ -67,11 +71,46 @@ impl ChunkReader {
         }
     }
 
-    /// The last chunk is read: ends the last line.
-    pub(super) fn finish(self, out: &mut Vec<u8>) {
+    /// The last chunk is read: ends the last line, and says what the content is. (7BIT for all that is in
+    /// lines; whether there are eight bits in them is not asked here.)
+    pub(super) fn finish(self, out: &mut Vec<u8>) -> Body {
         if self.cr || self.open_line {
             out.extend_from_slice(b"\r\n");
         }
+        if self.body == Body::BinaryMime && self.lines.hold() { Body::SevenBit } else { self.body }
+    }
+}
+
+/// Whether bytes could have come behind DATA as they are: whole lines with CR LF, none longer than RFC 5322
+/// §2.1.1 allows, and no NUL.
+#[derive(Debug, Default)]
+struct LineCheck {
+    broken: bool,
+    line_bytes: usize,
+    cr: bool,
+}
+
+impl LineCheck {
+    const LINE_BYTES_MAX: usize = 998;
+
+    fn feed(&mut self, input: &[u8]) {
+        if self.broken {
+            return;
+        }
+        for byte in input {
+            let line_end = *byte == b'\n';
+            if self.cr != line_end || *byte == 0 {
+                self.broken = true;
+                return;
+            }
+            self.cr = *byte == b'\r';
+            self.line_bytes = if line_end { 0 } else { self.line_bytes + 1 };
+            self.broken |= self.line_bytes > Self::LINE_BYTES_MAX + usize::from(self.cr);
+        }
+    }
+
+    fn hold(&self) -> bool {
+        !self.broken && self.line_bytes == 0
     }
 }
 
@@ -102,6 +141,22 @@ mod tests {
             (b"..\r\n.\r\n.\n.\r", b"..\r\n.\r\n.\r\n.\r\n"),
         ] {
             assert_eq!(read(Body::EightBitMime, [input]), content, "{:?}", input.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn binary_content_in_lines_is_marked_as_what_it_is() {
+        let body = |input: &[u8]| {
+            let mut reader = ChunkReader::new(Body::BinaryMime);
+            input.chunks(3).for_each(|chunk| reader.feed(chunk, &mut Vec::new()));
+            reader.finish(&mut Vec::new())
+        };
+        let line = |bytes: usize| [vec![b'x'; bytes], b"\r\n".to_vec()].concat();
+        for lines in [&b""[..], b"a\r\n", b"\r\n.\r\n\xff\r\n", &line(998)] {
+            assert_eq!(body(lines), Body::SevenBit, "{:?}", lines.escape_ascii().to_string());
+        }
+        for binary in [&b"a"[..], b"a\n", b"a\r", b"\n\r\n", b"a\rb\r\n", b"\r\r\n", b"a\0\r\n", &line(999)] {
+            assert_eq!(body(binary), Body::BinaryMime, "{:?}", binary.escape_ascii().to_string());
         }
     }
 

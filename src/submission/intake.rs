@@ -112,6 +112,11 @@ impl<'a> Intake<'a> {
         &mut self.buffer
     }
 
+    /// What the content turned out to be, where that is not what MAIL said.
+    pub(super) fn set_body(&mut self, body: Body) {
+        self.submitted.envelope.body = body;
+    }
+
     /// Bytes of content so far.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes

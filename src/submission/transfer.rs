@@ -79,7 +79,8 @@ impl<'a> Session<'a> {
             intake.advance();
         }
         if chunk.last {
-            reader.finish(intake.buffer());
+            let body = reader.finish(intake.buffer());
+            intake.set_body(body);
             intake.advance();
             self.say(&intake.finish())?;
             Ok(state)

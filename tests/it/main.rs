@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod binary;
 mod cli;
 mod clients;
 mod command_line;
@@ -16,3 +17,4 @@ mod house;
 mod mails;
 mod relay;
 mod sink;
+mod unwelcome;

@@ -183,6 +183,15 @@ impl Config {
         self
     }
 
+    /// One more `[[listen]]` with these lines.
+    #[must_use]
+    pub fn listener(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[listen]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
     fn text(&self, listeners: &str) -> String {
         let mut sections: BTreeMap<&str, String> = BTreeMap::new();
         for (key, value) in &self.values {
@@ -579,6 +588,19 @@ impl Client {
     /// Writes these bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.reader.get_mut().write_all(bytes)
+    }
+
+    /// The connection under it.
+    pub fn stream(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    /// Whether the relay has closed the connection, having said nothing more.
+    pub fn is_closed(&mut self) -> bool {
+        match self.reader.fill_buf() {
+            Ok(bytes) => bytes.is_empty(),
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 
     /// Reads a whole reply.
