@@ -67,7 +67,7 @@ fn nothing_but_the_true_end_of_data_ends_it_whole_or_in_pieces() {
         begin(&mut client);
         client.expect("DATA", "354");
         let whole = format!("Subject: {number}\r\n\r\nouter{look_alike}{SMUGGLED}.\r\n");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             client.write(whole.as_bytes()).unwrap();
         } else {
             // Each byte round the look-alike in a packet of its own.
