@@ -168,6 +168,7 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             listener: &session_listener,
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
+            handshakes: &session_shared.handshakes,
             presence: &place.presence,
             incoming: None,
         }

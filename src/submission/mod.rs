@@ -15,6 +15,7 @@ mod command;
 mod content;
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshake;
 mod header;
 mod intake;
 mod listener;
@@ -45,6 +46,7 @@ use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
 use auth::Failures;
+use handshake::Handshakes;
 use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
@@ -69,6 +71,9 @@ pub enum StartError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The system gives no threads.
+    #[error("starting threads: {0} (raise TasksMax)")]
+    Threads(#[source] std::io::Error),
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -82,6 +87,7 @@ struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
     failures: Failures,
+    handshakes: Handshakes,
     pool: Arc<Pool>,
 }
 
@@ -149,6 +155,7 @@ impl Submission {
             service: RwLock::new(Arc::new(service)),
             queue,
             failures: Failures::default(),
+            handshakes: Handshakes::start().map_err(StartError::Threads)?,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();

@@ -15,6 +15,7 @@ use super::Service;
 use super::aliases::Aliases;
 use super::auth::{Credentials, Failures};
 use super::command::{self, Command, SyntaxError};
+use super::handshake::Handshakes;
 use super::intake::MessageQueue;
 use super::pool::Presence;
 use super::protocol::{self, Action, Here, State, Step, Tls};
@@ -31,6 +32,7 @@ pub(super) struct Session<'a> {
     pub(super) listener: &'a ListenSettings,
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
+    pub(super) handshakes: &'a Handshakes,
     pub(super) presence: &'a Presence,
     /// The message that chunks are coming of.
     pub(super) incoming: Option<Incoming<'a>>,
@@ -201,7 +203,7 @@ impl Session<'_> {
     fn start_tls(&mut self) -> Result<(), End> {
         // A listener with TLS has a certificate: Service::new sees to that.
         let Some(config) = &self.service.tls else { return Err(End::Lost) };
-        self.wire.start_tls(Arc::clone(config)).map_err(|error| {
+        self.wire.start_tls(Arc::clone(config), self.handshakes).map_err(|error| {
             maillog::turned_away(self.client, &format!("TLS handshake failed: {error}"));
             End::Lost
         })

@@ -16,9 +16,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::mail::Reply;
 
 use super::command::LINE_BYTES_MAX;
+use super::handshake::Handshakes;
 
-/// One read, and room for the longest line.
+/// One read of content, and room for the longest line.
 const INPUT_BYTES: usize = 16 << 10;
+/// One read of commands: what an idle session holds.
+const INPUT_BYTES_IDLE: usize = 2 << 10;
 /// Replies of pipelined commands are held back up to this.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// Behind this many bytes of one line the client is beyond hope.
@@ -149,7 +152,8 @@ impl Stream {
 pub(super) struct Wire {
     stream: Stream,
     socket: Arc<TcpStream>,
-    input: Box<[u8]>,
+    /// All of it is room to read into, [`INPUT_BYTES_IDLE`] or [`INPUT_BYTES`].
+    input: Vec<u8>,
     /// What was read and not used yet is `input[start..end]`.
     start: usize,
     end: usize,
@@ -174,7 +178,7 @@ impl Wire {
         Ok(Wire {
             stream: Stream::Plain(Socket { tcp: Arc::clone(&socket), until: session_end }),
             socket,
-            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            input: vec![0; INPUT_BYTES_IDLE],
             start: 0,
             end: 0,
             output: Vec::new(),
@@ -201,7 +205,9 @@ impl Wire {
         if !self.output.is_empty() {
             self.stream.set_deadline(Instant::now() + self.idle.min(WRITE_TIMEOUT));
             self.stream.write_all(&self.output)?;
+            // Most replies are short; what a flood of them took is given back.
             self.output.clear();
+            self.output.shrink_to(INPUT_BYTES_IDLE);
         }
         Ok(())
     }
@@ -211,6 +217,11 @@ impl Wire {
     /// # Errors
     /// There is none.
     pub(super) fn read_line(&mut self) -> Result<Line<'_>, WireError> {
+        if self.start == self.end && self.input.len() > INPUT_BYTES_IDLE {
+            self.input.truncate(INPUT_BYTES_IDLE);
+            self.input.shrink_to_fit();
+            (self.start, self.end) = (0, 0);
+        }
         let deadline = Instant::now() + self.idle;
         let mut searched = 0;
         let mut discarded = 0;
@@ -261,7 +272,11 @@ impl Wire {
     /// # Errors
     /// `TimedOut` past `deadline` or the idle time-out.
     pub(super) fn wait_for_input(&mut self, deadline: Instant) -> Result<(), WireError> {
-        if self.start == self.end { self.fill(deadline) } else { Ok(()) }
+        if self.start < self.end {
+            return Ok(());
+        }
+        self.input.resize(INPUT_BYTES, 0);
+        self.fill(deadline)
     }
 
     /// The session has lasted as long as a session may.
@@ -284,6 +299,9 @@ impl Wire {
         self.flush()?;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+        } else if self.start == 0 && self.end == self.input.len() {
+            // Never past INPUT_BYTES: read_line makes room before a line is so long.
+            self.input.resize(INPUT_BYTES, 0);
         } else if self.end == self.input.len() {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -303,12 +321,16 @@ impl Wire {
     ///
     /// # Errors
     /// There is no connection to go on with then.
-    pub(super) fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), WireError> {
+    pub(super) fn start_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        handshakes: &Handshakes,
+    ) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
         let deadline = self.session_end.min(Instant::now() + self.idle);
         let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
-        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        let mut connection = Box::new(ServerConnection::new(config).map_err(io::Error::other)?);
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;
@@ -317,7 +339,9 @@ impl Wire {
             if connection.read_tls(&mut socket)? == 0 {
                 return Err(WireError::Closed);
             }
-            if let Err(error) = connection.process_new_packets() {
+            let processed;
+            (connection, processed) = handshakes.process(connection)?;
+            if let Err(error) = processed {
                 // The alert tells the client why; the connection is over in any case.
                 let _ = connection.write_tls(&mut socket);
                 return Err(WireError::Io(io::Error::other(error)));
@@ -329,7 +353,7 @@ impl Wire {
         while connection.wants_write() {
             connection.write_tls(&mut socket)?;
         }
-        self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, socket)));
+        self.stream = Stream::Tls(Box::new(StreamOwned::new(*connection, socket)));
         Ok(())
     }
 
