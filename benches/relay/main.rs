@@ -45,7 +45,7 @@ fn main() {
         for &sessions in &sessions {
             // One session is bound by latency: fewer messages say the same.
             let messages = if sessions == 1 { messages / 5 } else { messages };
-            let ours = row("postrider", sessions, &only, || peer::postrider(), messages, pipeline);
+            let ours = row("postrider", sessions, &only, peer::postrider, messages, pipeline);
             let theirs = row("postfix", sessions, &only, peer::postfix, messages, pipeline);
             row("sink alone", sessions, &only, || Some(Peer::sink_alone()), messages, pipeline);
             if let (Some(ours), Some(theirs)) = (ours, theirs) {

@@ -90,8 +90,10 @@ pub(crate) fn postrider() -> Option<Peer> {
     // The mail log is part of the work: written, as in production, but to a file.
     let log = fs::File::create(directory.path().join("log")).expect("create the log");
     let child = command.stderr(log).spawn().expect("start postrider");
-    let address = wait_for_port(port)?;
-    Some(Peer { address, sink, process: Process::Ours(child), directory: Some(directory) })
+    let process = Process::Ours(child);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let peer = Peer { address, sink, process, directory: Some(directory) };
+    wait_for_port(port).map(|_| peer)
 }
 
 /// Debian's Postfix with a config and queue of its own that relays to the sink.

@@ -362,9 +362,9 @@ const NO_AUTH: Reply =
     Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
 
 fn tls_words(text: String) -> Reply {
-    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 5)), text: text.into() }
+    Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
 }
 
 fn auth_words(text: String) -> Reply {
-    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 0)), text: text.into() }
+    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
 }

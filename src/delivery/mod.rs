@@ -1,8 +1,8 @@
 //! Delivery: from a job to its outcomes. Foreign replies end here.
 //!
 //! The workers are a bounded pool of threads, started as needed; each takes a job, carries it out
-//! ([`attempt`]), settles it and takes the next. A connection that is still good goes to the
-//! [`pool`], where the next job of its lane finds it. A panic ends one attempt: it is logged,
+//! (`attempt`), settles it and takes the next. A connection that is still good goes to the
+//! `pool`, where the next job of its lane finds it. A panic ends one attempt: it is logged,
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
@@ -17,6 +17,8 @@ pub mod fuzzing;
 mod offers;
 mod pool;
 mod reply_reader;
+mod require_tls;
+mod retry_rules;
 pub mod route;
 mod settle;
 mod stuffing;
@@ -67,7 +69,8 @@ pub struct Setup {
     pub connector: Connector,
 }
 
-/// The workers.
+/// The workers; a clone is another handle to the same ones.
+#[derive(Clone)]
 pub struct Workers {
     shared: Arc<Shared>,
 }
@@ -104,6 +107,11 @@ impl Workers {
     pub fn reconfigure(&self, setup: Setup) {
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
+    }
+
+    /// What attempts that begin now go by.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.shared.setup()
     }
 
     /// Waits until every attempt under way has ended, at most until `deadline`; the caller has told the

@@ -18,11 +18,14 @@ pub(super) struct Line {
     pub(super) connection: Connection,
 }
 
-/// Idle connections by lane. A lane has at most as many as it may have transactions at once, since each was
+/// By lane; each with when it was last used, the latest at the end.
+type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
+
+/// Idle connections. A lane has at most as many as it may have transactions at once, since each was
 /// one a moment ago.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: Mutex<HashMap<Arc<str>, Vec<(Line, Instant)>>>,
+    idle: Mutex<Idle>,
 }
 
 impl Pool {
@@ -72,7 +75,7 @@ impl Pool {
         all.into_values().flatten().for_each(|(line, _)| line.connection.quit());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<(Line, Instant)>>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

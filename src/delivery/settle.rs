@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::{DeliverySettings, InDoubt};
+use crate::config::{DeliverySettings, InDoubt, RuleAction};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
@@ -19,6 +19,7 @@ use super::Setup;
 use super::attempt::{self, Answer};
 use super::bounce::{self, Notice, Report, Told};
 use super::pool::Pool;
+use super::retry_rules;
 
 /// What the jobs' source hears.
 pub(super) struct Done {
@@ -38,12 +39,15 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
         }
     };
     let (began, at) = (Instant::now(), clock.now());
-    let (results, health) = if job.expired {
+    // Not delivered any more once it is to be returned (RFC 2852 §4).
+    let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
+    let (results, health) = if job.expired || is_late {
         (expire(&message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, job, &message);
+        let answers = attempt::attempt(setup, queue, pool, job, &message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
+        let (now, spread) = (clock.now(), fastrand::f64());
+        let decide = Decide { job, now, at, duration_ms, spread, settings: &setup.settings };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
@@ -70,7 +74,11 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::q
         }
         None => {
             let message = queue.fetch(job.message, &ids_of(job))?;
-            Ok(message.filter(|message| !message.recipients.is_empty()).map(Arc::new))
+            Ok(message.and_then(|mut message| {
+                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as expired.
+                message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
+                (!message.recipients.is_empty()).then(|| Arc::new(message))
+            }))
         }
     }
 }
@@ -81,6 +89,8 @@ struct Decide<'a> {
     now: i64,
     at: i64,
     duration_ms: u64,
+    /// In 0..1: where in the range of ±20 % a rule's delay falls.
+    spread: f64,
     settings: &'a DeliverySettings,
 }
 
@@ -91,7 +101,8 @@ impl Decide<'_> {
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
-        let fate = self.fate(message, recipient, &mut answer);
+        let ruled = self.ruled(message, recipient, &mut answer);
+        let fate = ruled.unwrap_or_else(|| self.fate(message, recipient, &mut answer));
         let (next_secs, warned) = match fate {
             Fate::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
             _ => (None, false),
@@ -108,6 +119,43 @@ impl Decide<'_> {
         };
         maillog::attempted(message.id, &recipient.address, &attempt, next_secs);
         Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned }
+    }
+
+    /// What a `[[retry.rule]]` makes of a failure, where one has a say; a delay past the lifetime has none.
+    fn ruled(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: &mut Answer,
+    ) -> Option<Fate> {
+        let permanent = match answer.outcome {
+            Outcome::Failed => true,
+            Outcome::Deferred => false,
+            _ => return None,
+        };
+        let rules = &self.settings.retry_rules;
+        let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
+        let (outcome, fate, word) = match action {
+            RuleAction::Retry(_) if self.now >= message.expires_at => return None,
+            RuleAction::Retry(delay) => {
+                let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
+                (Outcome::Deferred, self.retry_after(message, wait), "retry")
+            }
+            RuleAction::Hold => (Outcome::Deferred, Fate::Hold, "hold"),
+            RuleAction::Bounce => (Outcome::Failed, Fate::Finished(Finished::Failed), "bounce"),
+        };
+        answer.outcome = outcome;
+        maillog::ruled(message.id, &recipient.address, number, word);
+        Some(fate)
+    }
+
+    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> Fate {
+        let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
+        // There is a try when the sender wants to be told (RFC 2852), and the last one is at the end of the
+        // lifetime, not somewhere before it.
+        let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+        let next = next.min(notifies_at.unwrap_or(i64::MAX));
+        Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
     }
 
     /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
@@ -127,27 +175,37 @@ impl Decide<'_> {
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
                 let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
-                let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
-                // The last try is at the end of the lifetime, not somewhere before it.
-                Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+                self.retry_after(message, wait)
             }
         }
     }
 
     fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
-        let Some(after) = self.settings.delay_warning else { return false };
-        recipient.warned_at.is_none()
+        let released_at = message.handling.released_at(message.received_at);
+        let is_delayed = self.settings.delay_warning.is_some_and(|after| {
+            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+        });
+        // RFC 2852 §4.1.2: the time of BY=…;N is over.
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        (is_delayed || is_late)
+            && recipient.warned_at.is_none()
             && message.sender.is_some()
             && recipient.notify.unwrap_or(Notify::DEFAULT).delay
-            && self.now - message.received_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
     }
 }
 
-/// Recipients past their lifetime, without a further try.
+/// Recipients past their lifetime, and those that an operator wants returned, without a further try.
 fn expire(message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        maillog::expired(message.id, &recipient.address, recipient.last_reply.as_deref());
-        let fate = Fate::Finished(Finished::Expired);
+        let last_reply = recipient.last_reply.as_deref();
+        let how = if recipient.to_bounce {
+            maillog::returned(message.id, &recipient.address, last_reply);
+            Finished::Failed
+        } else {
+            maillog::expired(message.id, &recipient.address, last_reply);
+            Finished::Expired
+        };
+        let fate = Fate::Finished(how);
         Settled { recipient: recipient.id, attempt: None, fate, warned: false }
     });
     expired.collect()
@@ -180,7 +238,7 @@ fn notices(
             );
         }
         // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
-        if outcome != Outcome::Delivered && bounce::wanted(recipient.notify, outcome) {
+        if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
             told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
         }
     }

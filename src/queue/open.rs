@@ -106,7 +106,9 @@ pub(super) fn open(
     (tuning.prepare)(&mut conn)?;
 
     let wal_pages = count_wal_pages(&mut conn)?;
-    let shared = Arc::new(Shared::new(last_id(&conn)?, Space::new(&directory)));
+    let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let space = Space::new(&directory, wal_pages.clone(), page_bytes);
+    let shared = Arc::new(Shared::new(last_id(&conn)?, space));
     let readers = Arc::new(Readers::new(path));
     let (ops, waiting) = bounded(OPS_WAITING_MAX);
     let (report, failed) = bounded(1);

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 
-use crate::mail::{Address, Body, Domain, Notify, Ret, address};
+use crate::mail::{
+    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, Speaker, address,
+};
 
 use super::error::QueueError;
 use super::rows::{Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
@@ -87,8 +89,6 @@ impl Due {
     }
 }
 
-const DUE_COLUMNS: &str = "r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts";
-
 fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
     Ok(Due {
@@ -97,6 +97,7 @@ fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
         domain: domain_from(domain),
         due_at: row.get(3)?,
         attempts: row.get(4)?,
+        priority: Priority::clamped(row.get(5)?),
         fresh: None,
     })
 }
@@ -106,7 +107,38 @@ fn domain_from(text: &str) -> Domain {
     Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
 }
 
-/// See [`super::Queue::due`]. Two questions, so that each is one walk along the index.
+// Two questions, so that both are one walk along the index: the rest of a second, and what is later.
+pub(super) const DUE_SAME_SECOND: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_LATER: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+// A question for each priority, so that each is one walk along the index, whatever else waits.
+pub(super) const DOMAIN_NEXT_PRIORITY: &str =
+    "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
+pub(super) const DOMAIN_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?4";
+/// `priority <> 0` lets SQLite see that the index serves.
+pub(super) const DUE_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const TO_BOUNCE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE bounce_at IS NOT NULL ORDER BY id LIMIT ?1";
+/// CROSS: along the index by `expires_at`, not through all that waits.
+pub(super) const EXPIRED: &str = "
+    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority
+    FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
+    WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
+    ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+
+/// See [`super::Queue::due`].
 pub(super) fn due(
     conn: &Connection,
     after: DueCursor,
@@ -114,58 +146,54 @@ pub(super) fn due(
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
     let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
     if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![after.at, after.id, limit as i64], &mut found)?;
+        collect(conn, DUE_SAME_SECOND, params![after.at, after.id, limit as i64], &mut found)?;
     }
-    let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r WHERE state = 'queued' AND next_attempt_at > ?1
-             AND next_attempt_at <= ?2
-         ORDER BY next_attempt_at, id LIMIT ?3"
-    );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![after.at, until, rest as i64], &mut found)?;
+    if found.len() < limit {
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DUE_LATER, params![after.at, until, rest], &mut found)?;
+    }
     Ok(found)
 }
 
-/// See [`super::Queue::due_in_domain`].
+/// See [`super::Queue::due_in_domain`]. Nearly always there is one priority to ask for.
 pub(super) fn due_in_domain(
     conn: &Connection,
     domain: &Domain,
-    after: DueCursor,
     until: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
     let mut found = Vec::new();
-    let same_second = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at = ?2 AND id > ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
-    if after.id < i64::MAX && after.at <= until {
-        collect(conn, &same_second, params![domain.as_str(), after.at, after.id, limit as i64], &mut found)?;
+    let mut below = i64::MAX;
+    while found.len() < limit {
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let Some(priority) = priority else { break };
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
+        below = priority;
     }
-    let later = format!(
-        "SELECT {DUE_COLUMNS} FROM recipients r
-         WHERE domain = ?1 AND state = 'queued' AND next_attempt_at > ?2 AND next_attempt_at <= ?3
-         ORDER BY next_attempt_at, id LIMIT ?4"
-    );
-    let rest = limit - found.len().min(limit);
-    collect(conn, &later, params![domain.as_str(), after.at, until, rest as i64], &mut found)?;
     Ok(found)
 }
 
-/// See [`super::Queue::expired`].
-pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    let sql = format!(
-        "SELECT {DUE_COLUMNS} FROM messages m JOIN recipients r ON r.message_id = m.id
-         WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, r.id LIMIT ?2"
-    );
+/// See [`super::Queue::urgent`].
+pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
     let mut found = Vec::new();
-    collect(conn, &sql, params![now, limit as i64], &mut found)?;
+    for priority in (1..=9).rev() {
+        let rest = (limit - found.len().min(limit)) as i64;
+        collect(conn, DUE_OF_PRIORITY, params![priority, until, rest], &mut found)?;
+    }
+    Ok(found)
+}
+
+/// See [`super::Queue::expired`]. Two questions, so that each has its index.
+pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    let mut statement = conn.prepare_cached(TO_BOUNCE)?;
+    let mut found = statement.query_map([limit as i64], due_row)?.collect::<rusqlite::Result<Vec<Due>>>()?;
+    let rest = limit - found.len().min(limit);
+    for due in conn.prepare_cached(EXPIRED)?.query_map(params![now, rest as i64], due_row)? {
+        found.push(due?);
+    }
     Ok(found)
 }
 
@@ -231,7 +259,8 @@ pub(super) fn fetch(
 ) -> rusqlite::Result<Fetched> {
     let mut fetched = Fetched { message: None, spoilt: Vec::new() };
     let mut statement = conn.prepare_cached(
-        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid
+        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid, priority,
+                require_tls, release_at, release_asked, deliver_by, deliver_by_mode
          FROM messages WHERE id = ?1",
     )?;
     let mut rows = statement.query([id.0])?;
@@ -260,12 +289,14 @@ pub(super) fn fetch(
         smtputf8: row.get(8)?,
         ret: ret.as_deref().and_then(Ret::from_word),
         envid: row.get(10)?,
+        handling: handling(row)?,
         recipients: Vec::with_capacity(recipients.len()),
         content: None,
     };
     let mut statement = conn.prepare_cached(
-        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at
-         FROM recipients WHERE id = ?1 AND message_id = ?2 AND state = 'queued'",
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
+                bounce_at IS NOT NULL
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
     )?;
     for recipient in recipients {
         let mut rows = statement.query([recipient.0, id.0])?;
@@ -282,8 +313,24 @@ pub(super) fn fetch(
     Ok(fetched)
 }
 
+/// From column 11 on. What a person has spoilt asks for nothing; but for REQUIRETLS, where any number but 0 asks.
+fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
+    let release_at: Option<i64> = row.get(13)?;
+    let asked: Option<String> = row.get(14)?;
+    let by: Option<i64> = row.get(15)?;
+    let mode: Option<String> = row.get(16)?;
+    let release = release_at.map(|at| {
+        let asked = asked.as_deref().and_then(Hold::from_word).unwrap_or(Hold::Until(at));
+        Release { at, asked }
+    });
+    let mode = mode.as_deref().and_then(DeliverBy::read_mode);
+    let deliver_by = by.zip(mode).map(|(at, (returns, trace))| DeliverBy { at, returns, trace });
+    Ok(Handling { priority: Priority::clamped(row.get(11)?), require_tls: row.get(12)?, release, deliver_by })
+}
+
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
+    let said_by: Option<String> = row.get(8)?;
     Ok(QueuedRecipient {
         id,
         address,
@@ -294,6 +341,8 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         last_reply: row.get(5)?,
         last_mx: row.get(6)?,
         warned_at: row.get(7)?,
+        last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
+        to_bounce: row.get(9)?,
     })
 }
 

@@ -4,7 +4,8 @@
 //! (452 4.3.1) while there is still room for what is already here.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Kept free at most; on a small file system a tenth of it.
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
@@ -15,11 +16,19 @@ pub(super) struct Space {
     directory: PathBuf,
     /// Free pages inside the database, in bytes: the writer counts them now and then.
     free_in_database: AtomicU64,
+    /// Pages in the write-ahead log that the database has still to find room for.
+    log_pages: Arc<AtomicU32>,
+    page_bytes: u64,
 }
 
 impl Space {
-    pub(super) fn new(directory: &Path) -> Space {
-        Space { directory: directory.to_owned(), free_in_database: AtomicU64::new(0) }
+    pub(super) fn new(directory: &Path, log_pages: Arc<AtomicU32>, page_bytes: u32) -> Space {
+        Space {
+            directory: directory.to_owned(),
+            free_in_database: AtomicU64::new(0),
+            log_pages,
+            page_bytes: page_bytes.into(),
+        }
     }
 
     pub(super) fn set_free_in_database(&self, bytes: u64) {
@@ -29,12 +38,15 @@ impl Space {
     /// Whether `bytes` more of mail leave the reserve alone.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         match rustix::fs::statvfs(&self.directory) {
-            Ok(fs) => fits(
-                fs.f_bavail.saturating_mul(fs.f_frsize),
-                fs.f_blocks.saturating_mul(fs.f_frsize),
-                self.free_in_database.load(Ordering::Relaxed),
-                bytes,
-            ),
+            Ok(fs) => {
+                let in_log = u64::from(self.log_pages.load(Ordering::Relaxed)) * self.page_bytes;
+                fits(
+                    fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(in_log),
+                    fs.f_blocks.saturating_mul(fs.f_frsize),
+                    self.free_in_database.load(Ordering::Relaxed),
+                    bytes,
+                )
+            }
             Err(error) => {
                 log::debug!("queue: {}: {error}", self.directory.display());
                 true

@@ -27,6 +27,8 @@ use super::store::{Effect, Store};
 /// Operations and content bytes of one group at most; what comes later makes the next one.
 const GROUP_OPS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Outcomes that are tried one by one, twice a second, while the disk is full.
+const TRIED_WHILE_FULL: usize = 32;
 /// How often the writer looks round: changes from outside, free pages, history.
 const TICK: Duration = Duration::from_millis(500);
 /// How long BEGIN waits for somebody else's transaction before the writer sees to those who wait.
@@ -180,29 +182,28 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    /// The disk is full: an outcome alone may still fit, since it frees what its message took.
+    /// The disk is full: an outcome alone may still fit, since it frees what its message took. Some are
+    /// tried each time; those that do not fit go to the end.
     fn write_one_by_one(&mut self) -> Result<(), String> {
-        let mut kept = Vec::new();
-        let mut trouble = None;
-        for op in std::mem::take(&mut self.group) {
-            let mut alone = vec![op];
-            match self.commit(&mut alone) {
-                Ok(()) => {}
-                Err((Trouble::Busy | Trouble::Full, error)) => trouble = Some(error),
-                Err((_, error)) => return Err(error.to_string()),
+        for _ in 0..self.group.len().clamp(1, TRIED_WHILE_FULL) {
+            // Where nothing is left to be tried: whether anything can be written at all.
+            let mut alone: Vec<Op> = self.group.drain(..self.group.len().min(1)).collect();
+            if alone.is_empty() {
+                self.parts.shared.take_ids(1);
             }
-            kept.append(&mut alone);
-        }
-        self.group = kept;
-        if trouble.is_none() {
-            // Nothing was left to be tried: try whether anything can be written at all.
-            self.parts.shared.take_ids(1);
-            match self.commit(&mut Vec::new()) {
-                Ok(()) => self.recovered(),
+            let written = self.commit(&mut alone);
+            self.group.append(&mut alone);
+            match written {
+                // What is left goes as a group again.
+                Ok(()) => {
+                    self.recovered();
+                    break;
+                }
                 Err((Trouble::Busy | Trouble::Full, _)) => {}
                 Err((_, error)) => return Err(error.to_string()),
             }
         }
+        self.group_bytes = self.group.iter().map(Op::bytes).sum();
         Ok(())
     }
 
@@ -287,15 +288,15 @@ impl<'c> Writer<'c> {
                 }
             }
             (Op::Hold { .. }, Effect::Settled(settled)) => self.tell(Event::Settled(settled)),
-            (Op::Kick { kick, now, ack }, Effect::Kicked { waiting, more }) => {
+            (Op::Kick { kick, asker, now, ack }, Effect::Kicked { kicked, more }) => {
                 if ack.is_some() || !more {
                     self.tell(Event::Kicked(kick.clone()));
                 }
                 if more {
-                    self.group.push(Op::Kick { kick, now, ack: None });
+                    self.group.push(Op::Kick { kick, asker, now, ack: None });
                 }
                 if let Some(ack) = ack {
-                    let _ = ack.send(Ok(waiting));
+                    let _ = ack.send(Ok(kicked));
                 }
             }
             // The scheduler knows nothing of what the sweep finds.

@@ -5,6 +5,9 @@
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
 //! apart from the retry time of each message.
 //!
+//! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
+//! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
+//!
 //! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
 //! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
 //! is filled again when it runs low. Nothing is lost by forgetting here: the database is the truth.
@@ -14,26 +17,30 @@
 //!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::config::SchedulerSettings;
-use crate::mail::Domain;
+use crate::mail::{Domain, Priority};
 use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
 
 /// Recipients of one lane in memory at most.
 pub const LANE_WINDOW: usize = 2_000;
-/// Recipients in memory at most, but for [`LANE_MINIMUM`] a lane.
+/// Recipients in memory at most, but for `LANE_MINIMUM` a lane.
 pub const WINDOW: usize = 50_000;
 /// What a lane may always hold, so that a full window never locks a lane out.
 const LANE_MINIMUM: usize = 10;
+/// Void entries that a ring may hold beside as many as there are lanes.
+const RING_SLACK: usize = 64;
 /// A lane with fewer waiting than this, and more in the database, is filled again.
 const LANE_LOW: usize = 500;
 
 #[derive(Debug, Default)]
 struct Lane {
+    /// By priority, the highest first, and in the order of coming.
     waiting: VecDeque<Due>,
     /// Transactions under way.
     busy: usize,
@@ -42,8 +49,8 @@ struct Lane {
     backoff_until: i64,
     /// The database may hold due recipients that are not here.
     more: bool,
-    /// Stands in the ring of turns.
-    in_ring: bool,
+    /// Its place in the rings of turns: the ring and the ticket. Entries with other tickets are void.
+    turn: Option<(Priority, u64)>,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     domain: Option<Domain>,
 }
@@ -55,6 +62,25 @@ pub enum LaneChange {
     BacksOff(LaneRow),
     /// Works again.
     Recovered,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
 }
 
 /// What a lane needs read from the database.
@@ -75,8 +101,10 @@ pub struct Lanes {
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that may have a job, in the order of their turns.
-    ring: VecDeque<Arc<str>>,
+    /// Lanes that may have a job, in the order of their turns; a ring for each priority that waits.
+    rings: BTreeMap<Reverse<Priority>, VecDeque<(Arc<str>, u64)>>,
+    /// The last ticket given out.
+    tickets: u64,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
     /// Lanes that said `more`.
@@ -98,7 +126,8 @@ impl Lanes {
             settings,
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            ring: VecDeque::new(),
+            rings: BTreeMap::new(),
+            tickets: 0,
             alarms: BTreeSet::new(),
             hungry: HashSet::new(),
             known: HashSet::new(),
@@ -136,13 +165,22 @@ impl Lanes {
             lane.domain = Some(due.domain.clone());
         }
         let room = if full { LANE_MINIMUM } else { LANE_WINDOW };
-        if lane.backoff_until > now || lane.waiting.len() >= room {
+        let backs_off = lane.backoff_until > now;
+        if backs_off || lane.waiting.len() >= room {
             lane.more = true;
-            self.hungry.insert(name);
-            return;
+            self.hungry.insert(name.clone());
+            // The last in line goes back to the database where it is less urgent.
+            let gives_way = |last: &Due| !backs_off && last.priority < due.priority;
+            if !lane.waiting.back().is_some_and(gives_way) {
+                return;
+            }
+            let Some(last) = lane.waiting.pop_back() else { return };
+            self.known.remove(&last.recipient);
+            self.waiting -= 1;
         }
         self.known.insert(due.recipient);
-        lane.waiting.push_back(due);
+        let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
+        lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
@@ -170,13 +208,11 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
-        for _ in 0..self.ring.len() {
-            let name = self.ring.pop_front()?;
-            let (may_start, suspect) = match self.lanes.get_mut(&name) {
-                Some(lane) => {
-                    lane.in_ring = false;
-                    (may_start(lane, &self.settings, now), lane.failures > 0)
-                }
+        let mut kept = Vec::new();
+        let job = loop {
+            let Some(name) = self.next_turn() else { break None };
+            let (may_start, suspect) = match self.lanes.get(&name) {
+                Some(lane) => (may_start(lane, &self.settings, now), lane.failures > 0),
                 None => continue,
             };
             if !may_start {
@@ -184,19 +220,37 @@ impl Lanes {
             }
             if suspect && self.suspect_busy >= (self.settings.workers / 2).max(1) {
                 // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                self.enter_ring(&name, now);
+                kept.push(name);
                 continue;
             }
             let job = self.take_job(&name);
             self.enter_ring(&name, now);
-            return job;
+            break job;
+        };
+        kept.iter().for_each(|name| self.enter_ring(name, now));
+        job
+    }
+
+    /// Takes the next lane out of the rings, void entries with it.
+    fn next_turn(&mut self) -> Option<Arc<str>> {
+        loop {
+            let mut ring = self.rings.first_entry()?;
+            let Some((name, ticket)) = ring.get_mut().pop_front() else {
+                ring.remove();
+                continue;
+            };
+            if let Some(lane) = self.lanes.get_mut(&name)
+                && lane.turn.is_some_and(|(_, valid)| valid == ticket)
+            {
+                lane.turn = None;
+                return Some(name);
+            }
         }
-        None
     }
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
-        !self.ring.is_empty() || !self.expired.is_empty()
+        self.rings.values().any(|ring| !ring.is_empty()) || !self.expired.is_empty()
     }
 
     fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
@@ -366,6 +420,31 @@ impl Lanes {
             || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that nothing is known of is healthy and idle.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => self.state_of(&name.into(), &Lane::default()),
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: at_once(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
+    }
+
     /// Recipients in line here.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -387,18 +466,39 @@ impl Lanes {
     }
 
     fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
-        if let Some(lane) = self.lanes.get_mut(name)
-            && !lane.in_ring
-            && may_start(lane, &self.settings, now)
-        {
-            lane.in_ring = true;
-            self.ring.push_back(name.clone());
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
+        // One that stands in the ring of a lower priority moves up.
+        let stands = lane.turn.is_some_and(|(ring, _)| ring >= priority);
+        if stands || !may_start(lane, &self.settings, now) {
+            return;
+        }
+        self.tickets += 1;
+        let void = lane.turn.replace((priority, self.tickets));
+        self.rings.entry(Reverse(priority)).or_default().push_back((name.clone(), self.tickets));
+        if let Some((ring, _)) = void {
+            self.sweep_ring(ring);
+        }
+    }
+
+    /// Drops void entries once they are the larger part of a ring, so that it never grows without end.
+    fn sweep_ring(&mut self, priority: Priority) {
+        let Some(ring) = self.rings.get_mut(&Reverse(priority)) else { return };
+        if ring.len() > 2 * self.lanes.len() + RING_SLACK {
+            let lanes = &self.lanes;
+            ring.retain(|(name, ticket)| {
+                lanes.get(name).and_then(|lane| lane.turn).is_some_and(|(_, valid)| valid == *ticket)
+            });
         }
     }
 
     fn drop_if_idle(&mut self, name: &Arc<str>) {
         let idle = self.lanes.get(name).is_some_and(|lane| {
-            lane.waiting.is_empty() && lane.busy == 0 && lane.failures == 0 && !lane.more && !lane.in_ring
+            lane.waiting.is_empty()
+                && lane.busy == 0
+                && lane.failures == 0
+                && !lane.more
+                && lane.turn.is_none()
         });
         if idle {
             self.lanes.remove(name);
@@ -407,12 +507,21 @@ impl Lanes {
 }
 
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let at_once = if lane.failures > 0 { 1 } else { settings.connections_per_destination };
-    !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings) && lane.backoff_until <= now
+}
+
+/// A lane whose last try met trouble is probed with one.
+fn at_once(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    if lane.failures > 0 { 1 } else { settings.connections_per_destination }
 }
 
 #[cfg(test)]
 impl Lanes {
+    /// Entries in the rings, void ones too.
+    pub(super) fn turns_kept(&self) -> usize {
+        self.rings.values().map(VecDeque::len).sum()
+    }
+
     /// Recounts what is kept as running sums.
     pub(super) fn check(&self) {
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
@@ -420,7 +529,15 @@ impl Lanes {
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
         assert_eq!(suspect, self.suspect_busy, "suspect_busy");
         for (name, lane) in &self.lanes {
-            assert_eq!(lane.in_ring, self.ring.iter().any(|in_ring| in_ring == name), "{name} in the ring");
+            let valid =
+                |at: &(Arc<str>, u64)| lane.turn.is_some_and(|(_, ticket)| at.0 == *name && at.1 == ticket);
+            let entries = self.rings.values().flatten().filter(|at| valid(at)).count();
+            assert_eq!(entries, usize::from(lane.turn.is_some()), "{name} in the rings");
+            let ordered = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
+            assert!(
+                ordered.clone().all(|(one, next)| one.priority >= next.priority),
+                "{name} is out of order"
+            );
             assert!(!lane.more || self.hungry.contains(name), "{name} says more and is not hungry");
         }
     }

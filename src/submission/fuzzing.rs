@@ -28,6 +28,8 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
         auth_required: true,
         message_size_max: 1 << 20,
         recipients_max: 100,
+        hold_secs_max: Some(86_400),
+        now: 1_795_000_000,
         aliases: Aliases { names: &names, hostname: &hostname },
     };
     let mut state = State::Connected;

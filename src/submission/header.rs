@@ -1,7 +1,8 @@
 //! The header fixes of RFC 6409 §8 and the trace field of RFC 5321 §4.4: pure.
 //!
 //! Added, in front: Received, and Date and Message-ID where they are missing. Removed: Bcc and
-//! Return-Path with their folded lines. Nothing else is touched; whatever follows the header stays
+//! Return-Path with their folded lines, and the separator (`From `, a date) that a mailbox has in front
+//! of a message. Nothing else is touched; whatever follows the header stays
 //! byte for byte, and a message whose first line is no header field is all body.
 
 use std::net::IpAddr;
@@ -77,6 +78,7 @@ pub(super) struct Header {
 /// sight and `complete` does not say that nothing more follows.
 pub(super) fn read(content: &[u8], complete: bool) -> Option<Header> {
     let mut header = Header::default();
+    let mut has_fields = false;
     let mut removing = false;
     let mut at = 0;
     while at < content.len() {
@@ -87,13 +89,19 @@ pub(super) fn read(content: &[u8], complete: bool) -> Option<Header> {
         };
         let line = &content[at..end];
         let folded = matches!(line[0], b' ' | b'\t') && at > 0;
-        // A mailbox's separator line in front is left alone: what follows it is a header.
-        let separator = at == 0 && line.starts_with(b"From ");
-        if !folded && !separator {
+        if at == 0 && line.starts_with(b"From ") {
+            // A mailbox's separator, if a header follows. It is no part of the message, and behind our
+            // Received field it would be the end of the header for whoever reads that strictly.
+            removing = true;
+        } else if !folded {
             let Some(name) = field_name(line) else {
-                header.all_body = at == 0 && line != b"\r\n";
+                if !has_fields {
+                    header.removed.clear();
+                    header.all_body = at > 0 || line != b"\r\n";
+                }
                 return Some(header);
             };
+            has_fields = true;
             let is = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
             removing = is("Bcc") || is("Return-Path");
             header.has_date |= is("Date");
@@ -107,6 +115,10 @@ pub(super) fn read(content: &[u8], complete: bool) -> Option<Header> {
             }
         }
         at = end;
+    }
+    if !has_fields && !content.is_empty() {
+        header.removed.clear();
+        header.all_body = true;
     }
     complete.then_some(header)
 }
@@ -238,6 +250,9 @@ mod tests {
             ("\u{fc}ber: x\r\n", "\r\n"),
             (": no name\r\n", "\r\n"),
             ("two words: x\r\n", "\r\n"),
+            ("From here on it is text\r\nand no header\r\n", "\r\n"),
+            ("From here\r\n\r\n", "\r\n"),
+            ("From here", "\r\n"),
         ] {
             assert_eq!(fixed(content), [&added, between, content].concat(), "{content:?}");
         }
@@ -246,7 +261,7 @@ mod tests {
     #[test]
     fn odd_headers_pass_unharmed() {
         let with_separator = "From me Sat Jan  1 00:00:00 2000\r\nDate: x\r\nMessage-ID: <m>\r\n\r\nbody\r\n";
-        assert_eq!(fixed(with_separator), with_separator);
+        assert_eq!(fixed(with_separator), "Date: x\r\nMessage-ID: <m>\r\n\r\nbody\r\n");
         // Without an empty line the body begins where the fields end, and what is there stays.
         let unseparated = "Date: x\r\nMessage-ID: <m>\r\nHi John\r\nBcc: in the body\r\n";
         assert_eq!(fixed(unseparated), unseparated);

@@ -169,6 +169,8 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
             handshakes: &session_shared.handshakes,
+            kicks: &session_shared.kicks,
+            insight: &*session_shared.insight,
             presence: &place.presence,
             incoming: None,
         }

@@ -1,10 +1,10 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! [`wire`] reads lines, `command` understands them, `protocol` decides, `session` acts, `content`,
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`,
 //! `chunk` and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
-//! What is refused here, and where: relaying for strangers (`protocol`), smuggled ends of data
+//! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
 //! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
@@ -13,6 +13,8 @@ mod auth;
 mod chunk;
 mod command;
 mod content;
+mod etrn;
+mod extensions;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshake;
@@ -21,12 +23,15 @@ mod intake;
 mod listener;
 mod parameters;
 mod pool;
+mod private;
 mod protocol;
 mod replies;
 mod session;
 pub mod tls;
+mod transaction;
 mod transfer;
 pub mod users;
+mod vrfy;
 mod wire;
 
 #[cfg(test)]
@@ -51,6 +56,8 @@ use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
 use users::{User, Users};
+
+pub use private::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -88,6 +95,8 @@ struct Shared {
     queue: Arc<dyn MessageQueue>,
     failures: Failures,
     handshakes: Handshakes,
+    kicks: etrn::Recent,
+    insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
 
@@ -132,7 +141,7 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -140,14 +149,16 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+        Submission::start_with(settings, verify_with(users), Arc::new(queue), insight)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         verify: Verify,
         queue: Arc<dyn MessageQueue>,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, verify)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
@@ -156,6 +167,8 @@ impl Submission {
             queue,
             failures: Failures::default(),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,
+            kicks: etrn::Recent::default(),
+            insight,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Body, Domain, Envelope, Recipient, Reply, address};
-use crate::queue::Kick;
+use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
-use super::command::{Chunk, Command, ForwardPath, Mail, Node, Rcpt, SyntaxError};
-use super::replies;
+use super::command::{Chunk, Command, SyntaxError};
+use super::etrn::{self, Node};
+use super::extensions;
+use super::private::{self, Question};
 use super::users::User;
+use super::{replies, transaction, vrfy};
 
 /// Where a session stands.
 ///
@@ -90,6 +92,10 @@ pub(super) struct Here<'a> {
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
+    /// FUTURERELEASE: how long a message may be held; none where it is not offered.
+    pub(super) hold_secs_max: Option<i64>,
+    /// Unix seconds.
+    pub(super) now: i64,
     pub(super) aliases: Aliases<'a>,
 }
 
@@ -105,7 +111,7 @@ pub(super) enum Tls {
 }
 
 impl Here<'_> {
-    fn auth_offered(&self) -> bool {
+    pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
             Tls::Offered => false,
@@ -114,12 +120,12 @@ impl Here<'_> {
     }
 
     /// May have mail relayed, and be told of what is here.
-    fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
+    pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
     }
 
     /// The answer to a stranger who has to authenticate first.
-    fn auth_first(&self) -> Reply {
+    pub(super) fn auth_first(&self) -> Reply {
         if self.tls == Tls::Offered { replies::STARTTLS_FIRST } else { replies::AUTH_REQUIRED }
     }
 }
@@ -154,7 +160,9 @@ pub(super) enum Action {
     /// BDAT that is refused: read so many bytes and forget them, and only then reply (RFC 3030 §2).
     Skip(u64),
     /// ETRN: kick, answer.
-    Kick(Kick, String),
+    Kick(Node),
+    /// A private command: answer.
+    Ask(Question),
 }
 
 /// Takes a line that was read as a command.
@@ -170,17 +178,22 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Ehlo(name) => hello(state, name, true, here),
         Command::Helo(name) => hello(state, name, false, here),
         Command::Noop => Step::reply(state, replies::NOOP),
-        Command::Help(about) => Step::reply(state, replies::help(about.as_deref())),
+        Command::Help(about) => {
+            let operator = state.user().is_some_and(|user| user.operator);
+            Step::reply(state, replies::help(about.as_deref(), operator))
+        }
         Command::Quit => Step::close(state, replies::BYE),
         Command::Rset => Step::reply(state.without_transaction(), replies::RESET),
         Command::Starttls => starttls(state, here),
-        Command::Vrfy(asked) => vrfy(state, &asked, here),
-        Command::Etrn(node) => etrn(state, node, here),
+        Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
+        Command::Expn(asked) => vrfy::expn(state, &asked, here),
+        Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
-        Command::Mail(mail) => self::mail(state, mail, here),
-        Command::Rcpt(rcpt) => self::rcpt(state, rcpt, here),
-        Command::Data => data(state),
-        Command::Bdat(chunk) => bdat(state, chunk),
+        Command::Mail(mail) => transaction::mail(state, mail, here),
+        Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
+        Command::Data => transaction::data(state),
+        Command::Bdat(chunk) => transaction::bdat(state, chunk),
     }
 }
 
@@ -225,7 +238,7 @@ pub(super) fn no_room(state: State) -> Step {
 }
 
 impl Step {
-    fn reply(state: State, reply: Reply) -> Step {
+    pub(super) fn reply(state: State, reply: Reply) -> Step {
         Step { state, reply: Some(reply), action: Action::Continue }
     }
 
@@ -252,7 +265,8 @@ impl State {
         matches!(self, State::Mail(..) | State::Recipients(..) | State::Chunks(..))
     }
 
-    fn user(&self) -> Option<&Arc<User>> {
+    /// Who authenticated.
+    pub(super) fn user(&self) -> Option<&Arc<User>> {
         self.client().and_then(|client| client.user.as_ref())
     }
 
@@ -272,37 +286,14 @@ impl State {
 fn hello(state: State, name: String, extended: bool, here: &Here<'_>) -> Step {
     let user = state.user().cloned();
     let reply = replies::hello(here.hostname, &name);
-    let reply = if extended { with_extensions(reply, user.as_ref(), here) } else { reply };
+    let reply = if extended {
+        let lines = extensions::offered(user.as_ref(), here).join("\n");
+        let text = format!("{}\n{lines}", reply.text);
+        reply.with_text(text)
+    } else {
+        reply
+    };
     Step::reply(State::Ready(Client { name, extended, user }), reply)
-}
-
-/// Adds the extensions that hold for this client at this moment, and no others.
-fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> Reply {
-    let welcome = here.is_welcome(user);
-    let mut text = hello.text.clone().into_owned();
-    text.push_str(&format!("\nPIPELINING\nSIZE {}", here.message_size_max));
-    for (holds, keyword) in [
-        (true, "8BITMIME"),
-        (true, "SMTPUTF8"),
-        (true, "DSN"),
-        (true, "ENHANCEDSTATUSCODES"),
-        (true, "CHUNKING"),
-        (true, "BINARYMIME"),
-        (welcome, "ETRN"),
-        (welcome, "VRFY"),
-        (here.tls == Tls::Offered, "STARTTLS"),
-    ] {
-        if holds {
-            text.push('\n');
-            text.push_str(keyword);
-        }
-    }
-    if here.auth_offered() && user.is_none() {
-        text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
-    }
-    text.push_str("\nHELP");
-    hello.with_text(text)
 }
 
 fn starttls(state: State, here: &Here<'_>) -> Step {
@@ -341,200 +332,6 @@ fn turn(client: Client, turn: Turn) -> Step {
             Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
         }
     }
-}
-
-/// RFC 5321 §3.5. A stranger learns nothing: the answer is the same whatever exists.
-fn vrfy(state: State, asked: &str, here: &Here<'_>) -> Step {
-    let reply = if here.is_welcome(state.user()) {
-        verify_name(asked, &here.aliases)
-    } else {
-        replies::VRFY_NOT_FOR_STRANGERS
-    };
-    Step::reply(state, reply)
-}
-
-fn verify_name(asked: &str, aliases: &Aliases<'_>) -> Reply {
-    let asked = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
-    let name = if asked.contains('@') {
-        let Ok(address) = address::parse(asked) else { return replies::VRFY_BAD_ADDRESS };
-        match aliases.alias_of(&address) {
-            Some(name) => name,
-            None => return replies::CANNOT_VERIFY,
-        }
-    } else {
-        asked.to_ascii_lowercase()
-    };
-    match aliases.members(&name) {
-        Some([mailbox]) => replies::verified(mailbox),
-        // A list: EXPN names its members, VRFY the list (RFC 5321 §3.5.1).
-        Some(_) => replies::verified(&Address::new_dangerous(name, aliases.hostname.as_str())),
-        None => replies::NO_SUCH_USER,
-    }
-}
-
-/// RFC 1985 §5.1: after EHLO, not within a transaction.
-fn etrn(state: State, node: Node, here: &Here<'_>) -> Step {
-    let reply = match (&state, node) {
-        (State::Connected, _) => replies::EHLO_FIRST,
-        (state, _) if state.in_transaction() => replies::NOT_IN_TRANSACTION,
-        (state, _) if !here.is_welcome(state.user()) => here.auth_first(),
-        (_, Node::Queue(name)) => replies::node_not_allowed(&name),
-        (_, Node::Kick(kick)) => {
-            let node = match &kick {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            return Step { state, reply: None, action: Action::Kick(kick, node) };
-        }
-    };
-    Step::reply(state, reply)
-}
-
-fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
-    let client = match state {
-        State::Ready(client) => client,
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::NESTED_MAIL),
-    };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
-    let size = mail.size.unwrap_or(0);
-    let envelope = Envelope {
-        sender: mail.sender,
-        recipients: Vec::new(),
-        body: mail.body,
-        smtputf8: mail.smtputf8,
-        ret: mail.ret,
-        envid: mail.envid,
-    };
-    Step {
-        state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
-        action: Action::Reserve(size),
-    }
-}
-
-fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Reply> {
-    if here.auth_required && !here.is_welcome(client.user.as_ref()) {
-        return Err(here.auth_first());
-    }
-    if mail.size.is_some_and(|size| size > here.message_size_max) {
-        return Err(replies::TOO_BIG);
-    }
-    if mail.sender.as_ref().is_some_and(|sender| !mail.smtputf8 && !is_ascii(sender)) {
-        return Err(replies::SENDER_NEEDS_SMTPUTF8);
-    }
-    match &client.user {
-        Some(user) if !auth::may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
-        _ => Ok(()),
-    }
-}
-
-fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
-    let (client, mut envelope) = match state {
-        State::Mail(client, open) => (client, open.envelope),
-        State::Recipients(client, envelope) => (client, envelope),
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        State::Chunks(_) => return Step::reply(state, replies::CHUNKS_BEGUN),
-        state => return Step::reply(state, replies::MAIL_FIRST),
-    };
-    let reply = match recipients_of(&client, &envelope, rcpt, here) {
-        Ok(recipients) => {
-            envelope.recipients.extend(recipients);
-            return Step::reply(State::Recipients(client, envelope), replies::RECIPIENT_OK);
-        }
-        Err(reply) => reply,
-    };
-    let state = if envelope.recipients.is_empty() {
-        State::Mail(client, OpenMail { envelope, refused: true })
-    } else {
-        State::Recipients(client, envelope)
-    };
-    Step::reply(state, reply)
-}
-
-/// The recipients that a RCPT adds: one, or those its alias leads to.
-fn recipients_of(
-    client: &Client,
-    envelope: &Envelope,
-    rcpt: Rcpt,
-    here: &Here<'_>,
-) -> Result<Vec<Recipient>, Reply> {
-    let alias = match &rcpt.to {
-        ForwardPath::Local(name) => Some(name.clone()),
-        ForwardPath::Mailbox(address) => here.aliases.alias_of(address),
-    };
-    let addresses = match (alias, rcpt.to) {
-        (Some(name), _) => {
-            let mut members = here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?;
-            if members.is_empty() {
-                return Err(replies::ALIAS_LOOP);
-            }
-            // Who is a recipient already gets one copy.
-            members.retain(|member| envelope.recipients.iter().all(|known| known.address != *member));
-            members
-        }
-        (None, ForwardPath::Mailbox(_)) if !here.is_welcome(client.user.as_ref()) => {
-            return Err(replies::NO_RELAYING);
-        }
-        (None, ForwardPath::Mailbox(address)) => vec![address],
-        (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
-    };
-    if addresses.iter().any(|address| !envelope.smtputf8 && !is_ascii(address)) {
-        return Err(replies::RECIPIENT_NEEDS_SMTPUTF8);
-    }
-    // A first alias with more members than that is let through: asked again it would be no smaller.
-    let known = envelope.recipients.len();
-    if known > 0 && known + addresses.len() > here.recipients_max {
-        return Err(replies::TOO_MANY_RECIPIENTS);
-    }
-    let recipient = |address| Recipient { address, notify: rcpt.notify, orcpt: rcpt.orcpt.clone() };
-    Ok(addresses.into_iter().map(recipient).collect())
-}
-
-fn data(state: State) -> Step {
-    match state {
-        State::Recipients(_, ref envelope) if envelope.body == Body::BinaryMime => {
-            Step::reply(state, replies::BINARY_NEEDS_BDAT)
-        }
-        State::Recipients(client, envelope) => Step {
-            state: State::Ready(client),
-            reply: Some(replies::SEND_CONTENT),
-            action: Action::Receive(envelope),
-        },
-        State::Mail(client, open) if open.refused => {
-            Step::reply(State::Mail(client, open), replies::NO_VALID_RECIPIENTS)
-        }
-        State::Connected => Step::reply(state, replies::EHLO_FIRST),
-        State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
-        State::Chunks(_) => Step::reply(state, replies::CHUNKS_BEGUN),
-        state => Step::reply(state, replies::MAIL_FIRST),
-    }
-}
-
-/// RFC 3030 §2. A chunk follows whatever we think of it, and must not be read as commands.
-fn bdat(state: State, chunk: Chunk) -> Step {
-    let (client, envelope) = match state {
-        State::Recipients(client, envelope) => (client, Some(envelope)),
-        State::Chunks(client) => (client, None),
-        state => {
-            let reply = match &state {
-                State::Connected => replies::EHLO_FIRST,
-                State::Mail(_, open) if open.refused => replies::NO_VALID_RECIPIENTS,
-                State::Mail(..) => replies::RCPT_FIRST,
-                _ => replies::MAIL_FIRST,
-            };
-            return Step { state, reply: Some(reply), action: Action::Skip(chunk.bytes) };
-        }
-    };
-    let state = if chunk.last { State::Ready(client) } else { State::Chunks(client) };
-    Step { state, reply: None, action: Action::ReceiveChunk(chunk, envelope) }
-}
-
-/// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)
-fn is_ascii(address: &Address) -> bool {
-    AsRef::<str>::as_ref(address).is_ascii()
 }
 
 #[cfg(test)]

@@ -10,14 +10,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
+use crate::queue::Asker;
 
 use super::Service;
 use super::aliases::Aliases;
 use super::auth::{Credentials, Failures};
 use super::command::{self, Command, SyntaxError};
+use super::etrn::{self, Recent};
 use super::handshake::Handshakes;
 use super::intake::MessageQueue;
 use super::pool::Presence;
+use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::replies;
 use super::transfer::Incoming;
@@ -32,6 +35,8 @@ pub(super) struct Session<'a> {
     pub(super) listener: &'a ListenSettings,
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
+    pub(super) kicks: &'a Recent,
+    pub(super) insight: &'a dyn Insight,
     pub(super) handshakes: &'a Handshakes,
     pub(super) presence: &'a Presence,
     /// The message that chunks are coming of.
@@ -162,16 +167,15 @@ impl Session<'_> {
                 Ok(state)
             }
             Action::ReceiveChunk(chunk, envelope) => self.receive_chunk(state, chunk, envelope, *encrypted),
-            Action::Kick(kick, node) => {
-                let reply = match self.queue.kick(&kick) {
-                    Ok(recipients) => {
-                        let user = state.client().and_then(|client| client.user.as_ref());
-                        let by = user.map_or_else(|| self.client.to_string(), |user| user.name.clone());
-                        maillog::kicked(&node, recipients, &by);
-                        replies::kicked(&node, recipients)
-                    }
-                    Err(_) => replies::not_kicked(&node),
-                };
+            Action::Kick(node) => {
+                let user = state.user().map(|user| user.name.clone());
+                let asker = Asker { user, client: Some(self.client) };
+                let reply = etrn::kick(&node, &asker, self.kicks, self.queue, self.insight);
+                self.say(&reply)?;
+                Ok(state)
+            }
+            Action::Ask(question) => {
+                let reply = private::told(self.insight.answer(&question));
                 self.say(&reply)?;
                 Ok(state)
             }
@@ -305,6 +309,8 @@ fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, 
         auth_required: listener.auth_required,
         message_size_max: service.limits.message_size,
         recipients_max: service.limits.recipients,
+        hold_secs_max: service.limits.future_release.map(|max| max.as_secs().try_into().unwrap_or(i64::MAX)),
+        now: unix_now(),
         aliases: Aliases { names: &service.aliases, hostname: &service.hostname },
     }
 }

@@ -177,7 +177,7 @@ fn the_demo_shows_the_main_job_in_time() {
         "451 4.7.1",
         "550 5.1.1",
         "ETRN grey.test",
-        "Action: failed",
+        "Content-Type: multipart/report",
         "sqlite3",
         "queue.db",
     ] {

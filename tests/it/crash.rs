@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::relay::{Client, Config, Db, Relay, World};
+use crate::relay::{Client, Config, Db, Relay, World, notice};
 use crate::sink;
 
 const CONNECTIONS: u64 = 20;
@@ -99,14 +99,14 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
         acknowledged.iter().filter(|copy| !arrived.contains_key(*copy) && !queued.contains(*copy)).collect();
     let duplicates: u32 = arrived.values().map(|times| times - 1).sum();
     let unasked = arrived.keys().filter(|copy| !acknowledged.contains(*copy)).count();
-    println!(
+    notice(&format!(
         "{KILLS} kills: {} acknowledged, {} delivered, {} still queued, {duplicates} duplicates, \
          {unasked} delivered whose 250 was lost, {:.1} s",
         acknowledged.len(),
         arrived.len(),
         queued.len(),
         began.elapsed().as_secs_f64(),
-    );
+    ));
     assert_eq!(lost, Vec::<&Copy>::new(), "acknowledged and lost");
     assert_eq!(*arrivals.damaged.lock().unwrap(), Vec::<u64>::new(), "arrived damaged");
     assert!(acknowledged.len() > 500, "too little was submitted to prove anything: {}", acknowledged.len());
@@ -171,7 +171,7 @@ fn submit_until(stop: &AtomicBool, address: SocketAddr, number: u64, seed: u64) 
 
 /// The content of a message, all of it from its id, so that the receiver knows what it must be.
 fn content(id: u64) -> Vec<u8> {
-    let lines = if id % LONG_EVERY == 0 { 6_000 } else { 5 + id % 30 };
+    let lines = if id.is_multiple_of(LONG_EVERY) { 6_000 } else { 5 + id % 30 };
     let mut text =
         format!("Date: Mon, 3 Nov 2025 10:00:00 +0000\r\nMessage-ID: <{id}@app.test>\r\nX-Id: {id}\r\n\r\n");
     for line in 0..lines {
@@ -189,7 +189,7 @@ fn id_of(content: &[u8]) -> Option<u64> {
 fn start_sink(address: SocketAddr, domain: &'static str, arrivals: &Arc<Arrivals>) {
     let asked = AtomicU64::new(0);
     let judge = move |_: &str| {
-        let puts_off = domain == "grey.test" && asked.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let puts_off = domain == "grey.test" && asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         if puts_off { "451 4.7.1 Greylisted" } else { "250 2.1.5 Ok" }
     };
     let arrivals = Arc::clone(arrivals);

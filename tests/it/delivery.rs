@@ -3,26 +3,24 @@
 use std::time::{Duration, Instant};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, Message, SOON, Script};
-use crate::relay::{Config, Relay, World, installed, mail, wait_for, write_secret};
+use crate::relay::{Config, Relay, World, installed, mail, write_secret};
 
 /// Whoever submits; bounces go there.
-const SENDER: &str = "me@app.test";
-/// What the docs promise for changes that another process makes, and a margin for a busy machine.
-const NOTICED_WITHIN: Duration = Duration::from_secs(2 + 3);
+pub const SENDER: &str = "me@app.test";
 
 /// A world where the sender's own domain takes bounces.
-fn world_with_sender() -> (World, FakeMx) {
+pub fn world_with_sender() -> (World, FakeMx) {
     let mut world = World::new();
     let home = world.host("app.test", Script::new());
     (world, home)
 }
 
-fn text(message: &Message) -> String {
+pub fn text(message: &Message) -> String {
     String::from_utf8_lossy(&message.content).into_owned()
 }
 
 /// The one bounce that must have come to the sender, as text.
-fn bounce(home: &FakeMx) -> String {
+pub fn bounce(home: &FakeMx) -> String {
     let messages = home.wait_for_messages(1, SOON);
     assert!(messages[0].mail.starts_with("MAIL FROM:<>"), "{}", messages[0].mail);
     assert!(messages[0].rcpts[0].contains(&format!("<{SENDER}>")), "{:?}", messages[0].rcpts);
@@ -30,7 +28,7 @@ fn bounce(home: &FakeMx) -> String {
 }
 
 /// What every bounce must hold (RFC 3464, RFC 6522).
-fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
+pub fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
     for part in [
         "Content-Type: multipart/report",
         "report-type=",
@@ -47,18 +45,18 @@ fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
 }
 
 /// Folded header lines on one line, white space as one space.
-fn unfolded(text: &str) -> String {
+pub fn unfolded(text: &str) -> String {
     text.replace("\r\n ", " ").replace("\r\n\t", " ").replace("  ", " ")
 }
 
 /// Waits until a recipient has ended in this state.
-fn wait_for_end(relay: &Relay, address: &str, state: &str) {
+pub fn wait_for_end(relay: &Relay, address: &str, state: &str) {
     relay.wait_until(&format!("{address} to end"), SOON, |db| db.ended(address));
     assert_eq!(relay.db().ended(address).as_deref(), Some(state), "{}", relay.db().dump());
 }
 
 /// Waits for so many tries with that outcome.
-fn wait_for_attempts(relay: &Relay, address: &str, outcome: &str, count: i64) {
+pub fn wait_for_attempts(relay: &Relay, address: &str, outcome: &str, count: i64) {
     relay.wait_until(&format!("{count} {outcome} tries for {address}"), SOON, |db| {
         (db.attempts(address, outcome) >= count).then_some(())
     });
@@ -254,6 +252,23 @@ fn what_is_undelivered_at_the_end_of_its_life_bounces_with_the_last_reply() {
     assert_report(&bounce, "you@a.test", "4.", "451 4.2.2 mailbox full since May");
     wait_for_end(&relay, "you@a.test", "expired");
     assert!(relay.db().attempts("you@a.test", "deferred") >= 1, "{}", relay.db().dump());
+}
+
+#[test]
+fn a_sender_is_told_of_a_delay_once() {
+    let (mut world, home) = world_with_sender();
+    let mx = world.host("a.test", Script::new().first(4, At::Rcpt("@"), Act::Say("451 4.7.1 not yet")));
+    let relay = world.relay(Config::new().retry(&["1s"]).set("queue.delay_warning", "\"1s\""));
+    relay.submit(SENDER, &["you@a.test"], &mail("slow"));
+    let messages = home.wait_for_messages(1, SOON);
+    let warning = unfolded(&text(&messages[0]));
+    for part in ["Action: delayed", "Status: 4.7.1", "451 4.7.1 not yet", "Will-Retry-Until:"] {
+        assert!(warning.contains(part), "no {part:?} in:\n{warning}");
+    }
+    mx.wait_for_messages(1, SOON);
+    wait_for_end(&relay, "you@a.test", "delivered");
+    assert!(relay.db().attempts("you@a.test", "deferred") >= 3, "{}", relay.db().dump());
+    assert_eq!(home.messages().len(), 1, "told once, though it was put off again and again");
 }
 
 #[test]
@@ -509,204 +524,6 @@ fn a_relay_whose_certificate_does_not_hold_gets_no_password_and_no_mail() {
     assert!(
         !commands.iter().any(|line| line.starts_with("AUTH") || line.starts_with("MAIL")),
         "{commands:?}"
-    );
-}
-
-/// A relay with one recipient that was put off for an hour, and the host that will take it now.
-fn put_off() -> (World, FakeMx, Relay) {
-    let mut world = World::new();
-    let mx = world.host("a.test", Script::new().first(1, At::Rcpt("@"), Act::Say("451 4.7.1 later")));
-    let relay = world.relay(Config::new());
-    relay.submit(SENDER, &["you@a.test"], &mail("waits"));
-    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
-    (world, mx, relay)
-}
-
-#[test]
-fn etrn_kicks_a_domain_at_once_and_says_how_many_wait() {
-    let (_world, mx, relay) = put_off();
-    let mut client = relay.client();
-    // RFC 1985 §5: 251 nothing waits, 253 so many do.
-    client.expect("ETRN other.test", "251");
-    let began = Instant::now();
-    let reply = client.expect("ETRN a.test", "25");
-    assert!(matches!(reply.code, 250 | 253), "{reply:?}");
-    let count = reply.text.split_whitespace().any(|word| word == "1");
-    assert!(count, "the count is missing: {reply:?}");
-    mx.wait_for_messages(1, SOON);
-    assert!(began.elapsed() < NOTICED_WITHIN, "{:?}", began.elapsed());
-    wait_for_end(&relay, "you@a.test", "delivered");
-    client.expect("ETRN a.test", "251");
-}
-
-#[test]
-fn a_next_attempt_that_another_process_writes_is_noticed() {
-    let (_world, mx, relay) = put_off();
-    let began = Instant::now();
-    let changed = relay
-        .db_for_writing()
-        .execute("UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = 'a.test'", []);
-    assert_eq!(changed, 1);
-    mx.wait_for_messages(1, SOON);
-    assert!(began.elapsed() < NOTICED_WITHIN, "{:?}", began.elapsed());
-    wait_for_end(&relay, "you@a.test", "delivered");
-}
-
-#[test]
-fn a_recipient_that_another_process_holds_is_not_tried_until_released() {
-    let mut world = World::new();
-    let mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say("451 4.7.1 later")));
-    let relay = world.relay(Config::new().retry(&["1s"]));
-    relay.submit(SENDER, &["held@a.test"], &mail("held"));
-    relay.submit(SENDER, &["free@a.test"], &mail("free"));
-    wait_for_attempts(&relay, "held@a.test", "deferred", 1);
-    let db = relay.db_for_writing();
-    assert_eq!(db.execute("UPDATE recipients SET state = 'held' WHERE address = 'held@a.test'", []), 1);
-    // A try that was due before the change was noticed may still happen; then no more.
-    let before = relay.db().attempts("free@a.test", "deferred");
-    wait_for_attempts(&relay, "free@a.test", "deferred", before + 3);
-    let held = relay.db().attempts("held@a.test", "deferred");
-    wait_for_attempts(&relay, "free@a.test", "deferred", before + 5);
-    assert_eq!(relay.db().attempts("held@a.test", "deferred"), held, "it is held:\n{}", relay.db().dump());
-    db.execute("UPDATE recipients SET state = 'queued' WHERE address = 'held@a.test'", []);
-    wait_for_attempts(&relay, "held@a.test", "deferred", held + 1);
-    drop(mx);
-}
-
-#[test]
-fn sigterm_lets_attempts_end_and_takes_no_new_mail() {
-    let mut world = World::new();
-    let slow = Act::Later(Duration::from_secs(2), Box::new(Act::Say("250 2.0.0 at last")));
-    let mx = world.host("a.test", Script::new().on(At::Dot, slow));
-    let mut relay = world.relay(Config::new());
-    let mut idle = relay.client();
-    relay.submit(SENDER, &["you@a.test"], &mail("slow"));
-    mx.wait_for_command("DATA", SOON);
-    relay.signal("TERM");
-    // A session that is open hears of it (421) or is closed, and so is whoever comes now.
-    wait_for("submission to end", SOON, || match idle.say("NOOP") {
-        Ok(reply) if reply.code == 421 => Some(()),
-        Ok(_) => None,
-        Err(_) => Some(()),
-    });
-    let status = relay.wait_for_exit(Duration::from_secs(30));
-    assert!(status.success(), "{status}");
-    assert_eq!(mx.messages().len(), 1);
-    assert_eq!(relay.db().ended("you@a.test").as_deref(), Some("delivered"), "{}", relay.db().dump());
-}
-
-#[test]
-fn sigterm_does_not_wait_for_a_host_that_stalls_and_loses_nothing() {
-    let mut world = World::new();
-    let mx = world.host("a.test", Script::new().on(At::Mail, Act::Stall));
-    let mut relay = world.relay(Config::new().set("delivery.reply_timeout", "\"5m\""));
-    relay.submit(SENDER, &["you@a.test"], &mail("stalled"));
-    mx.wait_for_command("MAIL", SOON);
-    // 30 s of patience (DESIGN, issue 1), and a margin.
-    relay.stop_within(Duration::from_secs(35));
-    assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE state = 'queued'", []), 1);
-}
-
-/// The SIZE that EHLO offers, on a new session.
-fn size_offered(relay: &Relay) -> String {
-    let mut client = crate::relay::Client::connect(relay.clear).unwrap();
-    let reply = client.say("EHLO app.test").unwrap();
-    let size = reply.text.lines().find_map(|line| line.strip_prefix("SIZE "));
-    size.unwrap_or_else(|| panic!("no SIZE in {reply:?}")).to_owned()
-}
-
-#[test]
-fn sighup_takes_new_limits_and_keeps_the_old_ones_when_the_config_is_bad() {
-    let mut world = World::new();
-    let mx = world.host("a.test", Script::new());
-    let relay = world.relay(Config::new().set("limits.message_size", "\"1MiB\""));
-    assert_eq!(size_offered(&relay), "1048576");
-    relay.write_config(&relay.config().set("limits.message_size", "\"64KiB\""));
-    relay.signal("HUP");
-    wait_for("the new limit", SOON, || (size_offered(&relay) == "65536").then_some(()));
-
-    let bad = relay.config().set("limits.message_size", "\"2MiB\"").set("limits.mesage_sise", "\"1MiB\"");
-    relay.write_config(&bad);
-    relay.signal("HUP");
-    wait_for("the error in the log", SOON, || relay.log().contains("mesage_sise").then_some(()));
-    assert_eq!(size_offered(&relay), "65536", "the old limits stay");
-    relay.submit(SENDER, &["you@a.test"], &mail("still here"));
-    mx.wait_for_messages(1, SOON);
-}
-
-#[test]
-fn a_queue_that_waited_is_delivered_after_a_restart() {
-    let (_world, mx, mut relay) = put_off();
-    relay.stop();
-    relay.db_for_writing().execute("UPDATE recipients SET next_attempt_at = unixepoch() - 10", []);
-    relay.spawn();
-    relay.wait_until_ready();
-    mx.wait_for_messages(1, SOON);
-    wait_for_end(&relay, "you@a.test", "delivered");
-}
-
-#[test]
-fn sqlite3_answers_what_waits_for_whom_and_why_while_the_relay_runs() {
-    let (_world, _mx, relay) = put_off();
-    let id = relay.db().row("SELECT queue_id FROM messages", []).unwrap();
-    let sql = "SELECT queue_id, sender, recipient, state, attempts, last_reply, last_mx FROM queue";
-    let wanted = format!("{id}|{SENDER}|you@a.test|queued|1|451 4.7.1 later|mx.a.test");
-    assert_eq!(relay.db().rows(sql, []), [wanted.as_str()]);
-    assert_eq!(
-        relay.db().rows("SELECT domain, total, under_5m, held FROM queue_by_domain", []),
-        ["a.test|1|1|0"]
-    );
-    assert_eq!(
-        relay.db().rows("SELECT times, recipients, outcome, phase, mx, reply FROM failures", []),
-        ["1|1|deferred|rcpt|mx.a.test|451 4.7.1 later"]
-    );
-    assert_eq!(relay.db().rows("SELECT * FROM stuck", []), Vec::<String>::new());
-    if !installed("sqlite3") {
-        return;
-    }
-    let output = std::process::Command::new("sqlite3").arg(relay.path("queue.db")).arg(sql).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), wanted);
-}
-
-#[test]
-fn somebodys_open_write_transaction_is_answered_451_in_time_and_loses_nothing() {
-    let mut world = World::new();
-    let slow = Act::Later(Duration::from_secs(1), Box::new(Act::Say("250 2.0.0 ok")));
-    let mx = world.host("a.test", Script::new().on(At::Dot, slow));
-    let relay = world.relay(Config::new());
-    // Under way when the database is locked: taken by the host while nobody can write that down.
-    relay.submit(SENDER, &["before@a.test"], &mail("before"));
-    mx.wait_for_command("DATA", SOON);
-    let other = relay.db_for_writing();
-    other.0.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut client = relay.client();
-    let began = Instant::now();
-    let reply = client.transact(SENDER, "", &["during@a.test"], &mail("during")).unwrap();
-    let took = began.elapsed();
-    assert!(reply.code == 451 && reply.text.starts_with("4.3.0"), "{reply:?}");
-    assert!(took < Duration::from_secs(12), "{took:?}");
-    mx.wait_for_messages(1, SOON);
-    other.0.execute_batch("ROLLBACK").unwrap();
-
-    // The session goes on, and both the old and the new are delivered, once.
-    let again = wait_for("submission to work again", SOON, || {
-        let reply = client.transact(SENDER, "", &["after@a.test"], &mail("after")).unwrap();
-        client.expect("RSET", "250");
-        (reply.code == 250).then_some(reply)
-    });
-    assert!(!again.text.is_empty());
-    wait_for_end(&relay, "before@a.test", "delivered");
-    wait_for_end(&relay, "after@a.test", "delivered");
-    relay.wait_until_empty();
-    let mut got: Vec<String> = mx.messages().into_iter().flat_map(|message| message.rcpts).collect();
-    got.sort();
-    assert_eq!(got.len(), 2, "{got:?}");
-    assert!(got[0].contains("after@") && got[1].contains("before@"), "{got:?}");
-    assert!(
-        relay.log().to_lowercase().contains("busy") || relay.log().to_lowercase().contains("lock"),
-        "it is logged"
     );
 }
 

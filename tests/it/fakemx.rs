@@ -12,8 +12,9 @@
 
 #![allow(dead_code, reason = "a tool box: not every test uses every tool")]
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -195,6 +196,8 @@ pub(crate) struct Message {
 pub(crate) struct Seen {
     /// The client's IP address.
     pub(crate) client: String,
+    /// The address of ours that it connected to.
+    pub(crate) host: Option<IpAddr>,
     /// Every command line without its end, in order; challenge answers of AUTH too.
     pub(crate) commands: Vec<String>,
     /// What each read from the socket brought, before TLS is undone; shows what left in one write.
@@ -274,12 +277,29 @@ impl FakeMx {
 
     /// The same, at this address (`127.0.0.2:2525`: hosts that share a port, as MX hosts do).
     pub(crate) fn start_at(address: SocketAddr, scripts: Vec<Script>) -> FakeMx {
+        FakeMx::start_choosing(address, move |number, _| scripts[number.min(scripts.len() - 1)].clone())
+    }
+
+    /// Many hosts in one: behaves on every loopback address as `scripts` says for it.
+    pub(crate) fn start_everywhere(port: u16, scripts: HashMap<IpAddr, Script>) -> FakeMx {
+        let choose = move |_, host| match scripts.get(&host) {
+            Some(script) => script.clone(),
+            None => panic!("nobody is meant to be at {host}"),
+        };
+        FakeMx::start_choosing((Ipv4Addr::UNSPECIFIED, port).into(), choose)
+    }
+
+    /// The script for a connection: by its number, and the address of ours that it came to.
+    fn start_choosing(
+        address: SocketAddr,
+        choose: impl Fn(usize, IpAddr) -> Script + Send + 'static,
+    ) -> FakeMx {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let listener = std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &scripts, &shared)
+            move || accept(&listener, &choose, &shared)
         });
         FakeMx { address, shared, listener: Some(listener) }
     }
@@ -337,10 +357,11 @@ impl Drop for FakeMx {
     }
 }
 
-fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shared: &Arc<Shared>) {
     let mut sessions = Vec::new();
     for tcp in listener.incoming() {
         let Ok(tcp) = tcp else { break };
+        let Ok(host) = tcp.local_addr().map(|address| address.ip()) else { continue };
         let number = {
             let mut state = shared.state.lock().unwrap();
             if state.stopping {
@@ -348,11 +369,11 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
             }
             state.sockets.push(Some(tcp.try_clone().unwrap()));
             let client = tcp.peer_addr().map_or_else(|_| String::new(), |peer| peer.ip().to_string());
-            state.seen.push(Seen { client, ..Seen::default() });
+            state.seen.push(Seen { client, host: Some(host), ..Seen::default() });
             state.seen.len() - 1
         };
         shared.changed.notify_all();
-        let script = scripts[number.min(scripts.len() - 1)].clone();
+        let script = choose(number, host);
         let shared = Arc::clone(shared);
         sessions.push(std::thread::spawn(move || {
             tcp.set_nodelay(true).unwrap();

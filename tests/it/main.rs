@@ -2,19 +2,28 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod answers;
 mod binary;
 mod cli;
+mod client;
 mod clients;
 mod command_line;
 mod config;
 mod connection;
 mod crash;
+mod db;
 mod delivery;
+mod dialogue;
 mod dns;
 mod explain;
+mod extensions;
 mod fakemx;
 mod house;
 mod mails;
+mod operation;
+mod operators;
+mod reference;
 mod relay;
+mod retries;
 mod sink;
 mod unwelcome;

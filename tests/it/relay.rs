@@ -15,7 +15,7 @@
 #![allow(dead_code, reason = "a tool box: not every test uses every tool")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -23,9 +23,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Zone};
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
 
+pub use crate::client::{Client, mail};
+pub use crate::db::Db;
 use crate::fakemx::{FakeMx, SOON, Script};
 
 /// What the relay calls itself.
@@ -66,12 +67,18 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<
     }
 }
 
-/// Whether a program is installed; says so in the test's output where it is not.
+/// Says something that whoever runs the tests should see, also when all goes well: what print macros say is
+/// shown for failed tests only.
+pub fn notice(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Whether a program is installed; says so where it is not.
 pub fn installed(program: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
     if !found {
-        println!("SKIPPED: {program} is not installed");
+        notice(&format!("SKIPPED: {program} is not installed"));
     }
     found
 }
@@ -189,6 +196,22 @@ impl Config {
         self.routes.push_str("\n[[listen]]\n");
         self.routes.push_str(lines);
         self.routes.push('\n');
+        self
+    }
+
+    /// A `[[retry.rule]]` with these lines.
+    #[must_use]
+    pub fn rule(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[retry.rule]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// Leaves a key to Postrider's default.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Config {
+        self.values.remove(key);
         self
     }
 
@@ -475,237 +498,4 @@ pub fn run_to_end(mut command: Command, input: &[u8]) -> Output {
     drop(done);
     watchdog.join().unwrap();
     output
-}
-
-/// The database, as anybody opens it.
-pub struct Db(pub Connection);
-
-impl Db {
-    fn open(path: &Path, flags: OpenFlags) -> Db {
-        let connection = Connection::open_with_flags(path, flags).unwrap();
-        connection.busy_timeout(SOON).unwrap();
-        Db(connection)
-    }
-
-    /// One number; 0 for NULL or no row.
-    pub fn number(&self, sql: &str, parameters: impl rusqlite::Params) -> i64 {
-        match self.0.query_row(sql, parameters, |row| row.get::<_, Option<i64>>(0)) {
-            Ok(number) => number.unwrap_or(0),
-            Err(rusqlite::Error::QueryReturnedNoRows) => 0,
-            Err(error) => panic!("{sql}: {error}"),
-        }
-    }
-
-    /// All rows, each as its columns joined by `|`, as `sqlite3` prints them.
-    pub fn rows(&self, sql: &str, parameters: impl rusqlite::Params) -> Vec<String> {
-        let mut statement = self.0.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let columns = statement.column_count();
-        let rows = statement.query_map(parameters, |row| {
-            let cells: rusqlite::Result<Vec<String>> =
-                (0..columns).map(|at| row.get_ref(at).map(shown)).collect();
-            Ok(cells?.join("|"))
-        });
-        rows.unwrap().map(|row| row.unwrap_or_else(|error| panic!("{sql}: {error}"))).collect()
-    }
-
-    /// The first row, if there is one.
-    pub fn row(&self, sql: &str, parameters: impl rusqlite::Params) -> Option<String> {
-        self.rows(sql, parameters).into_iter().next()
-    }
-
-    /// Writes; how many rows changed.
-    pub fn execute(&self, sql: &str, parameters: impl rusqlite::Params) -> usize {
-        self.0.execute(sql, parameters).unwrap_or_else(|error| panic!("{sql}: {error}"))
-    }
-
-    /// The state in which a finished recipient ended.
-    pub fn ended(&self, address: &str) -> Option<String> {
-        self.row("SELECT state FROM history WHERE address = ?", [address])
-    }
-
-    /// How many tries of an outcome there were for an address, finished or not.
-    pub fn attempts(&self, address: &str, outcome: &str) -> i64 {
-        self.number(
-            "SELECT count(*) FROM attempts WHERE outcome = ?2 AND recipient_id IN \
-             (SELECT id FROM recipients WHERE address = ?1 UNION SELECT recipient_id FROM history WHERE address = ?1)",
-            [address, outcome],
-        )
-    }
-
-    /// What a person would want to see when a test fails.
-    pub fn dump(&self) -> String {
-        let mut text = String::new();
-        for sql in [
-            "SELECT * FROM queue",
-            "SELECT * FROM lanes",
-            "SELECT queue_id, sender, address, state, attempts, reply, mx FROM history",
-            "SELECT recipient_id, mx, ip, tls, phase, reply, outcome FROM attempts",
-            "SELECT * FROM stuck",
-        ] {
-            text.push_str(&format!("  {sql}\n"));
-            self.rows(sql, []).iter().for_each(|row| text.push_str(&format!("    {row}\n")));
-        }
-        text
-    }
-}
-
-fn shown(cell: ValueRef<'_>) -> String {
-    match cell {
-        ValueRef::Null => String::new(),
-        ValueRef::Integer(number) => number.to_string(),
-        ValueRef::Real(number) => number.to_string(),
-        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
-    }
-}
-
-/// A reply: its code and its whole text, lines joined by a line feed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    pub code: u16,
-    pub text: String,
-}
-
-/// The plainest SMTP client: says what it is told to.
-pub struct Client {
-    reader: BufReader<TcpStream>,
-}
-
-impl Client {
-    /// Connects and takes the greeting; an error where nobody listens or who listens is not welcoming.
-    pub fn connect(address: SocketAddr) -> std::io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&address, SOON)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
-        stream.set_nodelay(true)?;
-        let mut client = Client { reader: BufReader::new(stream) };
-        let greeting = client.reply()?;
-        if greeting.code != 220 {
-            return Err(std::io::Error::other(format!("{} {}", greeting.code, greeting.text)));
-        }
-        Ok(client)
-    }
-
-    /// Writes these bytes as they are.
-    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.reader.get_mut().write_all(bytes)
-    }
-
-    /// The connection under it.
-    pub fn stream(&self) -> &TcpStream {
-        self.reader.get_ref()
-    }
-
-    /// Whether the relay has closed the connection, having said nothing more.
-    pub fn is_closed(&mut self) -> bool {
-        match self.reader.fill_buf() {
-            Ok(bytes) => bytes.is_empty(),
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-        }
-    }
-
-    /// Reads a whole reply.
-    pub fn reply(&mut self) -> std::io::Result<Reply> {
-        let mut text = String::new();
-        loop {
-            let mut line = Vec::new();
-            if self.reader.read_until(b'\n', &mut line)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            let line = String::from_utf8_lossy(&line);
-            let line = line.strip_suffix("\r\n").unwrap_or_else(|| panic!("a reply without CR LF: {line:?}"));
-            let code = line.get(..3).and_then(|code| code.parse::<u16>().ok());
-            let code = code.unwrap_or_else(|| panic!("no reply: {line:?}"));
-            text.push_str(line.get(4..).unwrap_or(""));
-            if line.as_bytes().get(3) != Some(&b'-') {
-                return Ok(Reply { code, text });
-            }
-            text.push('\n');
-        }
-    }
-
-    /// Says a line and reads the reply.
-    pub fn say(&mut self, line: &str) -> std::io::Result<Reply> {
-        self.write(format!("{line}\r\n").as_bytes())?;
-        self.reply()
-    }
-
-    /// The same, where the reply must begin with `code` (`"250"`, `"25"`, `"451 4.3.0"`).
-    pub fn expect(&mut self, line: &str, code: &str) -> Reply {
-        let reply = self.say(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let text = format!("{} {}", reply.code, reply.text);
-        assert!(text.starts_with(code), "{line}: wanted {code}, got {text}");
-        reply
-    }
-
-    /// A whole transaction; the reply that decided about it. `content` is sent as [`on_the_wire`] makes it.
-    pub fn transact(
-        &mut self,
-        sender: &str,
-        parameters: &str,
-        recipients: &[&str],
-        content: &[u8],
-    ) -> std::io::Result<Reply> {
-        let mail = self.say(&format!("MAIL FROM:<{sender}>{parameters}"))?;
-        if mail.code != 250 {
-            return Ok(mail);
-        }
-        for recipient in recipients {
-            let rcpt = self.say(&format!("RCPT TO:<{recipient}>"))?;
-            if rcpt.code != 250 {
-                return Ok(rcpt);
-            }
-        }
-        let data = self.say("DATA")?;
-        if data.code != 354 {
-            return Ok(data);
-        }
-        self.write(&on_the_wire(content))?;
-        self.reply()
-    }
-
-    /// Submits a message that must be taken; the queue id.
-    pub fn submit(&mut self, sender: &str, recipients: &[&str], content: &[u8]) -> String {
-        let eight_bit = if content.is_ascii() { "" } else { " BODY=8BITMIME" };
-        let reply = self.transact(sender, eight_bit, recipients, content).unwrap();
-        assert_eq!(reply.code, 250, "{}", reply.text);
-        queue_id(&reply.text)
-    }
-}
-
-/// The queue id in the text of the 250 reply: its last word.
-pub fn queue_id(text: &str) -> String {
-    let id = text.split_whitespace().last().unwrap_or_default();
-    assert!(id.len() == 11 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "no queue id in {text:?}");
-    id.to_owned()
-}
-
-/// Content as DATA sends it: a dot in front of each dot behind CR LF, CR LF at the end if there is none,
-/// then the final dot. Bare CR and LF stay bare.
-pub fn on_the_wire(content: &[u8]) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(content.len() + 64);
-    let mut line_start = true;
-    for (at, byte) in content.iter().enumerate() {
-        if line_start && *byte == b'.' {
-            wire.push(b'.');
-        }
-        wire.push(*byte);
-        line_start = *byte == b'\n' && at > 0 && content[at - 1] == b'\r';
-    }
-    if !line_start {
-        wire.extend_from_slice(b"\r\n");
-    }
-    wire.extend_from_slice(b".\r\n");
-    wire
-}
-
-/// A small message with this subject.
-pub fn mail(subject: &str) -> Vec<u8> {
-    format!("From: <me@app.test>\r\nSubject: {subject}\r\n\r\nThis is {subject}.\r\n").into_bytes()
-}
-
-#[test]
-fn only_dots_behind_a_true_line_end_are_doubled() {
-    assert_eq!(on_the_wire(b".a\r\n..b\n.c\r.d\r\n"), b"..a\r\n...b\n.c\r.d\r\n.\r\n");
-    assert_eq!(on_the_wire(b""), b".\r\n");
-    assert_eq!(on_the_wire(b"a\n"), b"a\n\r\n.\r\n");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,22 +18,24 @@ pub(super) enum Manner {
 }
 
 /// A host that listens until the process ends, and the mail it took.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Host {
     mail: Arc<(Mutex<Vec<String>>, Condvar)>,
+    /// A recipient was named before.
+    seen_before: Arc<AtomicBool>,
 }
 
 impl Host {
     /// Listens on `address` under `name`.
     pub(super) fn start(name: &'static str, address: SocketAddr, manner: Manner) -> std::io::Result<Host> {
         let listener = TcpListener::bind(address)?;
-        let host = Host { mail: Arc::default() };
+        let host = Host::default();
         let serving = host.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut seen_before = false;
             for stream in listener.incoming().flatten() {
-                // One connection after the other is enough here. An error ends that connection only.
-                let _ = serving.serve(&stream, name, manner, &mut seen_before);
+                let serving = serving.clone();
+                // An error ends that connection only.
+                std::thread::spawn(move || serving.serve(&stream, name, manner));
             }
         })?;
         Ok(host)
@@ -46,13 +49,7 @@ impl Host {
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    fn serve(
-        &self,
-        stream: &TcpStream,
-        name: &str,
-        manner: Manner,
-        seen_before: &mut bool,
-    ) -> std::io::Result<()> {
+    fn serve(&self, stream: &TcpStream, name: &str, manner: Manner) -> std::io::Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut writer = stream;
         let mut lines = BufReader::new(stream);
@@ -68,7 +65,7 @@ impl Host {
                 "EHLO" => format!("250-{name}\r\n250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME"),
                 "RCPT" => match manner {
                     Manner::Refuses => "550 5.1.1 No such user here".to_owned(),
-                    Manner::Greylists if !std::mem::replace(seen_before, true) => {
+                    Manner::Greylists if !self.seen_before.swap(true, Ordering::Relaxed) => {
                         "451 4.7.1 Greylisted, please try again in a moment".to_owned()
                     }
                     _ => "250 2.1.5 Recipient ok".to_owned(),

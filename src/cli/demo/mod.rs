@@ -192,8 +192,8 @@ impl Stage {
         let mail = self.hosts[0].wait_for(2, STEP_MAX);
         let bounce = mail.iter().find(|mail| mail.contains("multipart/report"));
         let Some(bounce) = bounce else { bail!("no bounce arrived at {SENDER}") };
-        let header_and_text = bounce.lines().take_while(|line| !line.starts_with("Content-Type: message/"));
-        header_and_text.take(40).for_each(|line| println!("  | {line}"));
+        let told = bounce.lines().take_while(|line| !line.starts_with("Content-Type: text/rfc822-headers"));
+        told.for_each(|line| println!("  | {line}"));
         Ok(())
     }
 

@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ToSql, params};
-use serde::Serialize;
 
 use crate::mail::Domain;
+
+mod kicks;
+mod rows;
+
+pub use kicks::KickLine;
+pub use rows::{DomainLine, Envelope, Filter, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
@@ -25,146 +30,6 @@ const ROWS_MAX: i64 = 1_000;
 pub struct Admin {
     conn: Connection,
     path: PathBuf,
-}
-
-/// Which lines of the queue (or of history) are listed.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Recipients of this domain.
-    pub domain: Option<Domain>,
-    /// Messages of this envelope sender; empty for the null sender.
-    pub sender: Option<String>,
-    /// `queued` or `held`, or a state of history; none: all that waits.
-    pub state: Option<String>,
-    /// At most so many lines.
-    pub limit: u32,
-}
-
-/// One recipient, waiting or finished.
-#[derive(Debug, Clone, Serialize)]
-pub struct Line {
-    /// Its message.
-    pub queue_id: String,
-    /// Envelope sender; empty: the null sender.
-    pub sender: String,
-    /// Address.
-    pub recipient: String,
-    /// `queued`, `held`, or a state of history.
-    pub state: String,
-    /// Tries so far.
-    pub attempts: u32,
-    /// UTC, or `held`; none when finished.
-    pub next_attempt: Option<String>,
-    /// What was said last, codes first.
-    pub last_reply: Option<String>,
-    /// Who said it.
-    pub last_mx: Option<String>,
-    /// When its message came, UTC.
-    pub received: String,
-    /// Seconds since then, or until it was finished.
-    pub age: i64,
-    /// Bytes of content.
-    pub size: i64,
-    /// Its id; what its attempts are found by.
-    #[serde(skip)]
-    pub id: i64,
-}
-
-/// One try.
-#[derive(Debug, Clone, Serialize)]
-pub struct Try {
-    /// When it began, UTC.
-    pub at: String,
-    /// How long it took.
-    pub duration_ms: i64,
-    /// Host.
-    pub mx: Option<String>,
-    /// Its address.
-    pub ip: Option<String>,
-    /// `none`, or version and `verified`.
-    pub tls: Option<String>,
-    /// Where it ended.
-    pub phase: String,
-    /// What was said.
-    pub reply: String,
-    /// What that meant.
-    pub outcome: String,
-}
-
-/// A message with all that is known of it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Shown {
-    /// Its name.
-    pub queue_id: String,
-    /// The envelope, while it waits; none once it is all finished.
-    pub message: Option<Envelope>,
-    /// Every recipient with its tries.
-    pub recipients: Vec<(Line, Vec<Try>)>,
-    /// The header of its content, as far as it is in the first chunk.
-    pub header: Option<String>,
-}
-
-/// What the `messages` row says.
-#[derive(Debug, Clone, Serialize)]
-pub struct Envelope {
-    /// Empty: the null sender.
-    pub sender: String,
-    /// Who authenticated.
-    pub user: Option<String>,
-    /// Where it came from.
-    pub client: Option<String>,
-    /// What the client called itself.
-    pub helo: Option<String>,
-    /// UTC.
-    pub received: String,
-    /// UTC.
-    pub expires: String,
-    /// Bytes.
-    pub size: i64,
-    /// BODY.
-    pub body: String,
-    /// ENVID.
-    pub envid: Option<String>,
-}
-
-/// All in numbers.
-#[derive(Debug, Clone, Serialize)]
-pub struct Summary {
-    /// Messages that wait.
-    pub messages: i64,
-    /// Bytes of their content.
-    pub bytes: i64,
-    /// Recipients that wait.
-    pub recipients: i64,
-    /// Of these, held.
-    pub held: i64,
-    /// Of these, due now.
-    pub due: i64,
-    /// The domains with the most waiting.
-    pub domains: Vec<DomainLine>,
-}
-
-/// A line of the view `queue_by_domain`.
-#[derive(Debug, Clone, Serialize)]
-pub struct DomainLine {
-    /// Recipient domain.
-    pub domain: String,
-    /// Recipients that wait, and of these by the age of their messages.
-    pub total: i64,
-    /// Under five minutes.
-    pub under_5m: i64,
-    /// Under an hour.
-    pub under_1h: i64,
-    /// Under six hours.
-    pub under_6h: i64,
-    /// Under a day.
-    pub under_1d: i64,
-    /// Older.
-    pub older: i64,
-    /// Held.
-    pub held: i64,
-    /// UTC.
-    pub next_attempt: Option<String>,
 }
 
 /// Which recipients a change is for.
@@ -322,11 +187,14 @@ impl Admin {
                 )?
                 .query_map([limit], domain_line)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains })
+            let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
+            let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour })
         })
     }
 
-    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
+    /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -345,9 +213,11 @@ impl Admin {
         })?;
         self.change(
             which,
-            "next_attempt_at = unixepoch()",
-            "state = 'queued' AND next_attempt_at > unixepoch()",
+            "next_attempt_at = unixepoch(), bounce_at = NULL",
+            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_at IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
+        self.record_kick(which, waiting)?;
         Ok(waiting as usize)
     }
 
@@ -356,7 +226,7 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn hold(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, "state = 'held'", "state = 'queued'")
+        self.change(which, "state = 'held', bounce_at = NULL", "(state = 'queued' OR bounce_at IS NOT NULL)")
     }
 
     /// Has held ones tried again, now. Gives how many.
@@ -364,7 +234,20 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn release(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, "state = 'queued', next_attempt_at = unixepoch()", "state = 'held'")
+        self.change(
+            which,
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_at = NULL",
+            "state = 'held'",
+        )
+    }
+
+    /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
+    /// alone can write the bounce. Gives how many. One that is being delivered at this moment may still arrive.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(which, RETURN, "bounce_at IS NULL")
     }
 
     fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
@@ -426,6 +309,10 @@ impl Admin {
     }
 }
 
+/// RFC 3463 §3.4: 5.3.0, a status of our own mail system. What the world said last stays legible behind it.
+const RETURN: &str = "bounce_at = unixepoch(), last_said_by = 'postrider',
+    last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
+
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
@@ -480,7 +367,7 @@ fn domain_line(row: &Row<'_>) -> rusqlite::Result<DomainLine> {
 
 fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
     conn.prepare_cached(
-        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome
+        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, said_by
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -493,6 +380,7 @@ fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
             phase: row.get(5)?,
             reply: row.get(6)?,
             outcome: row.get(7)?,
+            said_by: row.get(8)?,
         })
     })?
     .collect()
