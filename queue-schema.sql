@@ -120,7 +120,8 @@ CREATE TABLE history (
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
--- Lanes (destinations) that are backing off; a healthy lane has no row.
+-- Lanes (destinations) that are backing off; a healthy lane has no row. 'atrn:' and a domain: its mail is not
+-- sent anywhere but waits until a user fetches it with ATRN (last_reply says who may).
 CREATE TABLE lanes (
     lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
     failures      INTEGER NOT NULL,        -- in a row
@@ -155,8 +156,9 @@ SELECT m.queue_id,
        r.attempts,
        CASE WHEN r.bounce_at IS NOT NULL THEN 'bounce'
             WHEN r.state = 'held' THEN 'held'
+            WHEN a.lane IS NOT NULL THEN 'ATRN'  -- when it is fetched
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
-       coalesce(r.last_reply, l.last_reply) AS last_reply,
+       coalesce(r.last_reply, a.last_reply, l.last_reply) AS last_reply,
        datetime(m.received_at, 'unixepoch') AS received,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
@@ -166,7 +168,8 @@ SELECT m.queue_id,
        r.id AS recipient_id
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
-LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch();
+LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch()
+LEFT JOIN lanes a ON a.lane = 'atrn:' || r.domain;
 
 -- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
 CREATE VIEW queue_by_domain AS
@@ -179,7 +182,9 @@ SELECT r.domain,
        sum(unixepoch() - m.received_at >= 86400) AS older,
        sum(r.state = 'held') AS held,
        datetime(min(m.received_at), 'unixepoch') AS oldest,
-       datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') AS next_attempt
+       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || r.domain) THEN 'ATRN'
+            ELSE datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') END
+           AS next_attempt
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
 GROUP BY r.domain

@@ -103,6 +103,16 @@ pub fn kicked(what: &str, recipients: usize, by: &str) {
     log::info!("kick {what}: {recipients} recipients due now, asked by {by}");
 }
 
+/// A user turned the connection round to fetch the mail of these domains (ATRN).
+pub fn turned(user: &str, host: &str, client: IpAddr, domains: &str) {
+    log::info!("atrn: {user} fetches {domains} to {host}[{client}]");
+}
+
+/// The end of that; what became of each message has a line of its own.
+pub fn fetched(user: &str, messages: usize) {
+    log::info!("atrn: {user} was offered {messages} messages");
+}
+
 /// A client was refused for good or sent away.
 pub fn turned_away(client: IpAddr, why: &str) {
     log::warn!("client {client}: {why}");

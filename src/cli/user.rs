@@ -57,7 +57,10 @@ pub struct Add {
     /// app+tag@example.com is another sender than app@example.com.
     #[arg(long, value_name = "PATTERN")]
     senders: Vec<String>,
-    /// Let the user fetch the mail of this domain with ATRN (not supported yet)
+    /// Let the user fetch the mail of this domain with ATRN; may be given several times
+    ///
+    /// Mail for it then waits until the user comes for it (RFC 2645, On-Demand Mail Relay), and is not
+    /// delivered to its mail hosts any more.
     #[arg(long, value_name = "DOMAIN")]
     atrn: Vec<String>,
     /// The priority of the user's mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first
@@ -95,7 +98,7 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
 }
 
 fn refuse_unsupported(arguments: &Add) -> Result<(), WrongUsage> {
-    let asked = [("--atrn", !arguments.atrn.is_empty()), ("--cram-md5", arguments.cram_md5)];
+    let asked = [("--cram-md5", arguments.cram_md5)];
     match asked.into_iter().find(|(_, given)| *given) {
         Some((option, _)) => {
             Err(WrongUsage(format!("{option} is not supported yet; add the user without it")))

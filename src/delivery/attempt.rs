@@ -15,6 +15,7 @@ use crate::maillog;
 use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
 
 use super::Setup;
+use super::connection::Trouble;
 use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
@@ -73,7 +74,7 @@ pub(super) fn attempt(
     let strict = require_tls::is_strict(message);
     if !strict
         && let Some(line) = pool.take(&job.lane)
-        && round.transact(line, pool, job).is_none()
+        && round.use_up(line, pool, job).is_none()
     {
         return round.finish(None);
     }
@@ -113,7 +114,7 @@ pub(super) fn attempt(
         let opened = if strict { require_tls::fit(opened) } else { opened };
         let (answer, refuses) = match opened {
             Ok(connection) => {
-                match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
+                match round.use_up(Line { endpoint: endpoint.clone(), connection }, pool, job) {
                     None => return round.finish(None),
                     Some(answer) => (answer, false),
                 }
@@ -140,6 +141,35 @@ pub(super) fn attempt(
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
 }
 
+/// Carries the message over one connection that is open already and stays so, whatever comes of it.
+pub(super) fn hand_over(
+    setup: &Setup,
+    queue: &Queue,
+    line: &mut Line,
+    message: &QueuedMessage,
+    deadline: Instant,
+    now: i64,
+) -> Answers {
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, message, deadline, now, answers };
+    if require_tls::is_strict(message)
+        && let Some(reply) = require_tls::turned_unfit(&line.connection)
+    {
+        let tls = Some(line.connection.tls().to_owned());
+        let refusal = Answer::from_host(&line.endpoint, Outcome::Failed, Phase::Ehlo, reply, tls);
+        return round.finish(Some(refusal));
+    }
+    let trouble = round.transact(line);
+    round.finish(trouble)
+}
+
+/// What a host that could not be used said, for every recipient.
+pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
+    let health = Health::Trouble(trouble.reply.to_string());
+    let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
+    Answers { answers: vec![answer; message.recipients.len()], health }
+}
+
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
@@ -152,42 +182,49 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Transactions on one connection until every recipient has its answer; then the connection is kept for the
-    /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
-    fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
+    /// host said, or failed to, when it went wrong.
+    fn use_up(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+        let trouble = self.transact(&mut line);
+        let most = self.setup.settings.messages_per_connection;
+        // RFC 9422 §3, as below.
+        let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
+        if trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most {
+            pool.put(&job.lane, line);
+        } else {
+            line.connection.quit();
+        }
+        trouble
+    }
+
+    /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or
+    /// failed to, when it went wrong.
+    fn transact(&mut self, line: &mut Line) -> Option<Answer> {
         loop {
             let mut open: Vec<usize> =
                 (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             // RFC 9422 §3: what a host says it will refuse is not tried.
-            let (recipients_max, mails_max) = line.connection.limits();
+            let (recipients_max, _) = line.connection.limits();
             if open.is_empty() {
-                let most = self.setup.settings.messages_per_connection;
-                let most = most.min(mails_max.unwrap_or(usize::MAX));
-                if line.connection.is_usable() && line.connection.messages() < most {
-                    pool.put(&job.lane, line);
-                } else {
-                    line.connection.quit();
-                }
                 return None;
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
-            let results = self.deliver(&mut line, &open);
+            let results = self.deliver(line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
-                        self.answers[at] = Some(self.answer(&line, outcome, result));
+                        self.answers[at] = Some(self.answer(line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
-                        trouble.get_or_insert_with(|| self.answer(&line, Outcome::Deferred, result));
+                        trouble.get_or_insert_with(|| self.answer(line, Outcome::Deferred, result));
                     }
                     // In the next transaction, on this connection if it lives.
                     None => {}
                 }
             }
             if let Some(trouble) = trouble {
-                line.connection.quit();
                 if trouble.phase == Phase::Dot && !self.recall_dot() {
                     // Nobody else is asked with the doubt on record: the next attempt begins without it.
                     for answer in self.answers.iter_mut().filter(|answer| answer.is_none()) {
@@ -202,9 +239,7 @@ impl Round<'_> {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
-                let answer = self.answer(&line, Outcome::Deferred, result);
-                line.connection.quit();
-                return Some(answer);
+                return Some(self.answer(line, Outcome::Deferred, result));
             }
         }
     }

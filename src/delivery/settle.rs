@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::{DeliverySettings, InDoubt, RuleAction};
+use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
@@ -16,9 +16,8 @@ use crate::queue::{
 };
 
 use super::Setup;
-use super::attempt::{self, Answer};
+use super::attempt::{Answer, Answers};
 use super::bounce::{self, Notice, Report, Told};
-use super::pool::Pool;
 use super::retry_rules;
 
 /// What the jobs' source hears.
@@ -28,8 +27,14 @@ pub(super) struct Done {
     pub(super) unsettled: Vec<RecipientId>,
 }
 
-/// One job: read the message, try it, settle it.
-pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock, job: &Job) -> Done {
+/// One job: read the message, try it with `attempt` (which hears the time, Unix seconds), settle it.
+pub(super) fn carry_out(
+    setup: &Setup,
+    queue: &Queue,
+    clock: &Clock,
+    job: &Job,
+    attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
+) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
         Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
@@ -42,12 +47,15 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
     // Not delivered any more once it is to be returned (RFC 2852 §4).
     let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
     let (results, health) = if job.expired || is_late {
-        (expire(&message), Health::Unchanged)
+        (expire(job, at, &message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, job, &message, at);
+        let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (now, spread) = (clock.now(), fastrand::f64());
-        let decide = Decide { job, now, at, duration_ms, spread, settings: &setup.settings };
+        let fetched = atrn::domain_of_lane(&job.lane).is_some();
+        let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
+        let settings = &setup.settings;
+        let decide = Decide { job, now, at, duration_ms, spread, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
@@ -92,6 +100,10 @@ struct Decide<'a> {
     /// In 0..1: where in the range of ±20 % a rule's delay falls.
     spread: f64,
     settings: &'a DeliverySettings,
+    /// By somebody who came for it (ATRN) …
+    fetched: bool,
+    /// … and went away in the middle.
+    broke_off: bool,
 }
 
 impl Decide<'_> {
@@ -174,7 +186,12 @@ impl Decide<'_> {
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
-                let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
+                let wait = match answer.outcome {
+                    // They come again when they like, and there is no host to be spared.
+                    Outcome::InDoubt if self.fetched => Duration::ZERO,
+                    _ if self.broke_off => Duration::ZERO,
+                    _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
+                };
                 self.retry_after(message, wait)
             }
         }
@@ -195,9 +212,15 @@ impl Decide<'_> {
 }
 
 /// Recipients past their lifetime, and those that an operator wants returned, without a further try.
-fn expire(message: &QueuedMessage) -> Vec<Settled> {
+fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        let last_reply = recipient.last_reply.as_deref();
+        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired && !recipient.to_bounce);
+        let attempt = match (lane, &recipient.last_reply) {
+            (Some(domain), None) => Some(never_fetched(domain, at)),
+            _ => None,
+        };
+        let reply = attempt.as_ref().map(|attempt| attempt.reply.to_string());
+        let last_reply = reply.as_deref().or(recipient.last_reply.as_deref());
         let how = if recipient.to_bounce {
             maillog::returned(message.id, &recipient.address, last_reply);
             Finished::Failed
@@ -205,10 +228,18 @@ fn expire(message: &QueuedMessage) -> Vec<Settled> {
             maillog::expired(message.id, &recipient.address, last_reply);
             Finished::Expired
         };
-        let fate = Fate::Finished(how);
-        Settled { recipient: recipient.id, attempt: None, fate, warned: false }
+        Settled { recipient: recipient.id, attempt, fate: Fate::Finished(how), warned: false }
     });
     expired.collect()
+}
+
+/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463 §3.5).
+fn never_fetched(domain: &str, at: i64) -> Attempt {
+    let text =
+        format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
+    let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
+    let (phase, outcome) = (Phase::Connect, Outcome::Expired);
+    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
 }
 
 /// The bounce, the warning and the report that these results cause: at most one each.

@@ -39,6 +39,7 @@ pub(super) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> 
         when(welcome, "ETRN"),
         when(welcome, "VRFY"),
         when(welcome, "EXPN"),
+        when(user.is_some_and(|user| !user.atrn.is_empty()), "ATRN"),
         when(here.tls == Tls::Offered, "STARTTLS"),
         (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", auth::MECHANISMS)),
         when(true, "HELP"),

@@ -29,7 +29,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::intake::MessageQueue;
 use super::private::{Insight, Question};
 use super::users::User;
-use super::{Submission, tls};
+use super::{OnDemand, Submission, Turned, Waiting, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Domain, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
@@ -116,21 +116,49 @@ impl Insight for Echo {
     }
 }
 
+/// Who keeps the mail that is fetched: `waiting.example` has some, `busy.example` cannot be read, and
+/// `lost.example` was taken from its user meanwhile.
+pub(super) struct Shelf;
+
+impl OnDemand for Shelf {
+    fn look(&self, _user: &str, domains: &[Domain]) -> Waiting {
+        let named = |name: &str| domains.iter().any(|domain| domain.as_str() == name);
+        match () {
+            () if named("lost.example") => Waiting::NotTheirs,
+            () if named("busy.example") => Waiting::Unknown,
+            () if named("waiting.example") => Waiting::Mail,
+            () => Waiting::Nothing,
+        }
+    }
+
+    /// Takes the greeting and says what it was given, in the clear only.
+    fn hand_over(&self, turned: Turned) {
+        let mut greeting = String::new();
+        let mut socket = &*turned.socket;
+        BufReader::new(socket).read_line(&mut greeting).unwrap();
+        let domains: Vec<&str> = turned.domains.iter().map(Domain::as_str).collect();
+        let (user, name) = (turned.user, turned.name);
+        write!(socket, "{user} at {name} fetches {} after {greeting}", domains.join(",")).unwrap();
+    }
+}
+
 /// Everybody's password is `secret`; `op` is an operator.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
-    let senders: &[&str] = match name {
-        "app" | "op" | "vip" | "bulk" => &[],
-        "news" => &["news@example.com", "*@news.example"],
+    let (senders, atrn): (&[&str], &[&str]) = match name {
+        "app" | "op" | "vip" | "bulk" => (&[], &[]),
+        "news" => (&["news@example.com", "*@news.example"], &[]),
+        "customer" => (&[], &["waiting.example", "empty.example"]),
+        "unlucky" => (&[], &["busy.example", "lost.example"]),
         _ => return None,
     };
-    let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let [senders, atrn] = [senders, atrn].map(|list| list.iter().map(|&text| text.to_owned()).collect());
     let (priority, priority_max) = match name {
         "vip" => (None, Priority::new(5)),
         "bulk" => (Priority::new(-4), None),
         _ => (None, None),
     };
     let operator = name == "op";
-    let user = User { name: name.into(), operator, senders, priority, priority_max, ..User::default() };
+    let user = User { name: name.into(), operator, senders, atrn, priority, priority_max, ..User::default() };
     (password == b"secret").then(|| Arc::new(user))
 }
 
@@ -174,7 +202,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
 /// Starts submission with the double.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
     let queue: Arc<MemoryQueue> = Arc::clone(queue);
-    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo)).unwrap()
+    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap()
 }
 
 /// A TLS client that trusts only the certificate made in `certificates`.

@@ -173,6 +173,7 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             insight: &*session_shared.insight,
             presence: &place.presence,
             incoming: None,
+            on_demand: &*session_shared.on_demand,
         }
         .run();
     };

@@ -9,6 +9,7 @@
 //! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
 
 mod aliases;
+mod atrn;
 mod auth;
 mod chunk;
 mod command;
@@ -50,6 +51,7 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
+pub use atrn::{OnDemand, Turned, Waiting};
 use auth::Failures;
 use handshake::Handshakes;
 use intake::MessageQueue;
@@ -93,6 +95,7 @@ pub enum StartError {
 struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
+    on_demand: Arc<dyn OnDemand>,
     failures: Failures,
     handshakes: Handshakes,
     kicks: etrn::Recent,
@@ -141,7 +144,8 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators, and connections that
+    /// ATRN turns round go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -150,8 +154,9 @@ impl Submission {
         users: Arc<Users>,
         queue: Queue,
         insight: Arc<dyn Insight>,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue), insight)
+        Submission::start_with(settings, verify_with(users), Arc::new(queue), insight, on_demand)
     }
 
     fn start_with(
@@ -159,12 +164,14 @@ impl Submission {
         verify: Verify,
         queue: Arc<dyn MessageQueue>,
         insight: Arc<dyn Insight>,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, verify)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             service: RwLock::new(Arc::new(service)),
             queue,
+            on_demand,
             failures: Failures::default(),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,
             kicks: etrn::Recent::default(),

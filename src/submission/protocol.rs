@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
+use super::atrn;
 use super::auth::{self, Credentials, Exchange, Turn};
 use super::command::{Chunk, Command, SyntaxError};
 use super::etrn::{self, Node};
@@ -119,6 +120,11 @@ impl Here<'_> {
         }
     }
 
+    /// There is a way to authenticate, now or after STARTTLS.
+    pub(super) fn can_authenticate(&self) -> bool {
+        self.tls == Tls::Offered || self.auth_offered()
+    }
+
     /// May have mail relayed, and be told of what is here.
     pub(super) fn is_welcome(&self, user: Option<&Arc<User>>) -> bool {
         self.trusted || user.is_some()
@@ -161,6 +167,9 @@ pub(super) enum Action {
     Skip(u64),
     /// ETRN: kick, answer.
     Kick(Node),
+    /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
+    /// turned round.
+    Turn(Vec<Domain>),
     /// A private command: answer.
     Ask(Question),
 }
@@ -188,6 +197,7 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
         Command::Expn(asked) => vrfy::expn(state, &asked, here),
         Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Atrn(domains) => atrn::step(state, domains, here),
         Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
         Command::Mail(mail) => transaction::mail(state, mail, here),

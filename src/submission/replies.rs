@@ -95,7 +95,6 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         ),
         SyntaxError::Retired(instead) => Reply::new(502, Enhanced(5, 5, 1), "")
             .with_text(format!("This command belongs to the past; {instead}")),
-        SyntaxError::NotOffered => NOT_OFFERED,
     }
 }
 
@@ -291,6 +290,20 @@ pub(super) fn cannot_tell(why: &str) -> Reply {
     Reply::new(451, Enhanced(4, 3, 0), "").with_text(format!("Cannot tell now: {why}"))
 }
 
+// ATRN (RFC 2645 §5.2.1).
+
+/// The last reply before the roles change.
+pub(super) const TURNING: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok, now reversing the connection");
+/// A domain is not the user's: no mail at all then.
+pub(super) const ATRN_REFUSED: Reply =
+    Reply::new(450, Enhanced(4, 7, 1), "ATRN request refused: not all of these domains are yours");
+pub(super) const ATRN_NOT_NOW: Reply =
+    Reply::new(451, Enhanced(4, 3, 0), "Unable to process ATRN request now");
+pub(super) const NO_MAIL: Reply = Reply::new(453, Enhanced(4, 0, 0), "You have no mail");
+/// Something stands behind it that could be taken for an answer of the server to be.
+pub(super) const ATRN_NOT_LAST: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
+
 // HELP (RFC 5321 §4.1.1.8).
 
 /// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
@@ -350,6 +363,11 @@ mod tests {
             told(String::new()),
             cannot_tell("x"),
             not_kicked("x"),
+            TURNING,
+            ATRN_REFUSED,
+            ATRN_NOT_NOW,
+            NO_MAIL,
+            ATRN_NOT_LAST,
             no_such_lane("#x"),
             priority_lowered(Priority::NORMAL),
             help(None, false),

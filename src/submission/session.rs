@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{ListenSettings, ListenTls};
-use crate::mail::Reply;
+use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::queue::Asker;
 
 use super::Service;
 use super::aliases::Aliases;
+use super::atrn::{OnDemand, Turned, Waiting};
 use super::auth::{Credentials, Failures};
 use super::command::{self, Command, SyntaxError};
 use super::etrn::{self, Recent};
@@ -39,6 +40,7 @@ pub(super) struct Session<'a> {
     pub(super) insight: &'a dyn Insight,
     pub(super) handshakes: &'a Handshakes,
     pub(super) presence: &'a Presence,
+    pub(super) on_demand: &'a dyn OnDemand,
     /// The message that chunks are coming of.
     pub(super) incoming: Option<Incoming<'a>>,
 }
@@ -51,6 +53,15 @@ pub(super) enum End {
     SentAway,
     /// The connection ended by itself.
     Lost,
+    /// The client is to be the server from now on.
+    Turned(Turning),
+}
+
+/// Whose mail is to be handed over, and to whom.
+pub(super) struct Turning {
+    name: String,
+    user: String,
+    domains: Vec<Domain>,
 }
 
 /// How the session's loop goes on.
@@ -64,6 +75,7 @@ impl Session<'_> {
             End::Quit => self.wire.close(false),
             End::SentAway => self.wire.close(true),
             End::Lost => {}
+            End::Turned(turning) => self.hand_over(turning),
         }
     }
 
@@ -167,6 +179,7 @@ impl Session<'_> {
                 Ok(state)
             }
             Action::ReceiveChunk(chunk, envelope) => self.receive_chunk(state, chunk, envelope, *encrypted),
+            Action::Turn(domains) => self.turn_round(state, domains),
             Action::Kick(node) => {
                 let user = state.user().map(|user| user.name.clone());
                 let asker = Asker { user, client: Some(self.client) };
@@ -180,6 +193,31 @@ impl Session<'_> {
                 Ok(state)
             }
         }
+    }
+
+    /// ATRN: whatever there is to be refused is refused here; a connection turns round only for mail that waits.
+    fn turn_round(&mut self, state: State, domains: Vec<Domain>) -> Flow {
+        let Some((name, user)) = state
+            .client()
+            .and_then(|client| client.user.as_ref().map(|user| (client.name.clone(), user.name.clone())))
+        else {
+            return Ok(state);
+        };
+        if self.wire.has_input() {
+            self.say(&replies::ATRN_NOT_LAST)?;
+            return Ok(state);
+        }
+        let waiting = self.on_demand.look(&user, &domains);
+        self.say(&waiting.reply())?;
+        if waiting == Waiting::Mail { Err(End::Turned(Turning { name, user, domains })) } else { Ok(state) }
+    }
+
+    fn hand_over(self, turning: Turning) {
+        let Turning { name, user, domains } = turning;
+        // The client is gone already where this fails.
+        let Ok((socket, tls)) = self.wire.into_parts() else { return };
+        let client = self.client;
+        self.on_demand.hand_over(Turned { socket, tls, client, name, user, domains });
     }
 
     fn answer(&mut self, step: Step) -> Flow {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::config::AtrnDomains;
 use aws_lc_rs::{constant_time, hmac, rand};
 
 pub use file::{Attributes, User, UsersError, add, list, remove};
@@ -105,6 +106,13 @@ impl Users {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
     }
 
+    /// The domains whose mail is fetched, as the file has them now.
+    pub fn atrn_domains(&self) -> AtrnDomains {
+        self.look_again(Instant::now());
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        atrn_domains_of(table.users.values())
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.len()
@@ -191,6 +199,15 @@ impl Table {
 fn version(path: &Path) -> Option<Version> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// The domains whose mail is fetched by these users.
+pub fn atrn_domains_of<'u>(users: impl IntoIterator<Item = &'u Arc<User>>) -> AtrnDomains {
+    let mut domains = AtrnDomains::default();
+    for user in users {
+        user.atrn.iter().for_each(|domain| domains.add(domain, &user.name));
+    }
+    domains
 }
 
 /// A password for a new user that nobody has to think of: 20 characters, 100 bits.

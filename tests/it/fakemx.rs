@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 /// Long enough for anything that should happen at once, even on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -304,6 +304,26 @@ impl FakeMx {
         FakeMx { address, shared, listener: Some(listener) }
     }
 
+    /// No listener: behaves by `script` on this one connection.
+    pub(crate) fn turned(opened: Opened, script: Script) -> FakeMx {
+        let stream = match opened {
+            Opened::Clear(tcp) => Stream { plain: Some(tcp), tls: None, turned: None },
+            Opened::Tls(tls) => Stream { plain: None, tls: None, turned: Some(*tls) },
+        };
+        let shared = Arc::new(Shared::default());
+        let tcp = stream.tcp().unwrap().try_clone().unwrap();
+        let address = tcp.local_addr().unwrap();
+        shared.change(|state| {
+            state.sockets.push(Some(tcp));
+            state.seen.push(Seen { tls: stream.turned.is_some(), ..Seen::default() });
+        });
+        let listener = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || play(0, script, shared, stream)
+        });
+        FakeMx { address, shared, listener: Some(listener) }
+    }
+
     /// The messages taken so far, as soon as there are `count` of them. Panics after `limit`.
     pub(crate) fn wait_for_messages(&self, count: usize, limit: Duration) -> Vec<Message> {
         self.shared.wait_until(limit, &format!("{count} messages"), |state| {
@@ -377,26 +397,7 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
         let shared = Arc::clone(shared);
         sessions.push(std::thread::spawn(move || {
             tcp.set_nodelay(true).unwrap();
-            let stream = Stream { plain: Some(tcp), tls: None };
-            let mut session = Session {
-                number,
-                script,
-                shared,
-                stream,
-                ahead: Vec::new(),
-                mail: None,
-                rcpts: Vec::new(),
-                reset: false,
-            };
-            // However it ended: the test looks at what was seen.
-            let _ = session.run();
-            if !session.reset {
-                session.stream.shutdown();
-            }
-            let Session { shared, stream, .. } = session;
-            drop(shared.state.lock().unwrap().sockets[number].take());
-            drop(stream);
-            shared.change(|state| state.seen[number].closed = true);
+            play(number, script, shared, Stream { plain: Some(tcp), tls: None, turned: None });
         }));
     }
     for session in sessions {
@@ -404,13 +405,39 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
     }
 }
 
+/// One connection from greeting to end.
+fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream) {
+    let (ahead, rcpts) = (Vec::new(), Vec::new());
+    let mut session = Session { number, script, shared, stream, ahead, mail: None, rcpts, reset: false };
+    // However it ended: the test looks at what was seen.
+    let _ = session.run();
+    if !session.reset {
+        session.stream.shutdown();
+    }
+    let Session { shared, stream, .. } = session;
+    drop(shared.state.lock().unwrap().sockets[number].take());
+    drop(stream);
+    shared.change(|state| state.seen[number].closed = true);
+}
+
 struct Stream {
     plain: Option<TcpStream>,
     tls: Option<StreamOwned<ServerConnection, TcpStream>>,
+    /// A connection that this host opened as a client and turned round.
+    turned: Option<StreamOwned<ClientConnection, TcpStream>>,
+}
+
+/// What a client has in its hands when it turns a connection round (ATRN).
+pub(crate) enum Opened {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if let Some(turned) = &mut self.turned {
+            return turned.read(room);
+        }
         match (&mut self.tls, &mut self.plain) {
             (Some(tls), _) => tls.read(room),
             (None, Some(tcp)) => tcp.read(room),
@@ -419,6 +446,9 @@ impl Stream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(turned) = &mut self.turned {
+            return turned.write_all(bytes).and_then(|()| turned.flush());
+        }
         match (&mut self.tls, &mut self.plain) {
             (Some(tls), _) => tls.write_all(bytes).and_then(|()| tls.flush()),
             (None, Some(tcp)) => tcp.write_all(bytes),
@@ -427,7 +457,8 @@ impl Stream {
     }
 
     fn tcp(&self) -> Option<&TcpStream> {
-        self.tls.as_ref().map(|tls| &tls.sock).or(self.plain.as_ref())
+        let turned = self.turned.as_ref().map(|turned| &turned.sock);
+        turned.or(self.tls.as_ref().map(|tls| &tls.sock)).or(self.plain.as_ref())
     }
 
     fn shutdown(&self) {

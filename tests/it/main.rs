@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
 mod answers;
+mod atrn;
 mod binary;
 mod cli;
 mod client;

@@ -51,7 +51,7 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("MAIL", &[530], "RFC 4954 §6: authenticate first"),
     ("ETRN", &[250, 251, 252, 253, 458, 459, 503, 530], "RFC 1985 §5.3"),
     ("ATRN", &[502], "not offered yet"),
-    ("BDAT", &[502], "not offered yet"),
+    ("BDAT", &[250, 421, 451, 452, 501, 503, 552, 554], "RFC 3030 §2: as DATA, chunk by chunk"),
     ("XADR", &[250, 451, 502, 550, 553], "private: by agreement"),
     ("XSTA", &[250, 451, 502], "private: by agreement"),
     ("XCIR", &[250, 451, 502], "private: by agreement"),

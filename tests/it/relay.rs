@@ -351,8 +351,13 @@ impl Relay {
     }
 
     fn add_user(&self) {
-        let output =
-            run_to_end(self.command(&["user", "add", USER, "--password-stdin"]), PASSWORD.as_bytes());
+        self.add_user_with(USER, &[]);
+    }
+
+    /// `user add`, with more arguments; the password is [`PASSWORD`].
+    pub fn add_user_with(&self, name: &str, arguments: &[&str]) {
+        let arguments = [&["user", "add", name, "--password-stdin"], arguments].concat();
+        let output = run_to_end(self.command(&arguments), PASSWORD.as_bytes());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "user add: {}: {stderr}", output.status);
     }

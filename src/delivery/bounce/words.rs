@@ -105,6 +105,8 @@ fn meaning(outcome: Outcome, status: Enhanced, by: Speaker) -> Vec<&'static str>
                 "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
             ];
         }
+        // What was waited for stands in our own words below; perhaps nothing was tried at all.
+        Outcome::Expired if (status.1, status.2) == (4, 7) => None,
         Outcome::Expired => Some("We tried again and again, until the time for it was over."),
         Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
     };
@@ -122,6 +124,7 @@ fn meaning(outcome: Outcome, status: Enhanced, by: Speaker) -> Vec<&'static str>
         (4, 6) => {
             "Mail to this address goes round in a circle. The operators of the domain have to repair that."
         }
+        (4, 7) => "It waited here until the time for it was over.",
         (4, _) => "The receiving host could not be reached, or the connection to it broke.",
         (6, _) => "The receiving host does not accept this kind of content.",
         (7, _) if ours => {
