@@ -28,7 +28,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::intake::MessageQueue;
 use super::private::{Insight, Question};
-use super::users::User;
+use super::users::{Directory, Known, User, Verifier};
 use super::{OnDemand, Submission, Turned, Waiting, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Domain, Notify, Priority, Ret, address};
@@ -142,10 +142,27 @@ impl OnDemand for Shelf {
     }
 }
 
-/// Everybody's password is `secret`; `op` is an operator.
+/// Passwords alone: all that most tests want.
+impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self(name, password)
+    }
+    fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
+        None
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        // Not even that of a user, as if somebody had stolen it: every proof is wrong.
+        Known { user: None, verifier: Verifier::default() }
+    }
+    fn has_cram_md5(&self) -> bool {
+        false
+    }
+}
+
+/// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let (senders, atrn): (&[&str], &[&str]) = match name {
-        "app" | "op" | "vip" | "bulk" => (&[], &[]),
+        "app" | "op" | "slow" | "vip" | "bulk" => (&[], &[]),
         "news" => (&["news@example.com", "*@news.example"], &[]),
         "customer" => (&[], &["waiting.example", "empty.example"]),
         "unlucky" => (&[], &["busy.example", "lost.example"]),
@@ -158,7 +175,9 @@ pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
         _ => (None, None),
     };
     let operator = name == "op";
-    let user = User { name: name.into(), operator, senders, atrn, priority, priority_max, ..User::default() };
+    let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    let name = name.to_owned();
+    let user = User { name, operator, senders, atrn, rate, priority, priority_max, ..User::default() };
     (password == b"secret").then(|| Arc::new(user))
 }
 
@@ -207,12 +226,20 @@ pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> 
 
 /// A TLS client that trusts only the certificate made in `certificates`.
 pub(super) fn tls_client(certificates: &Path) -> Arc<ClientConfig> {
+    tls_client_of(certificates, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with these versions of TLS alone.
+pub(super) fn tls_client_of(
+    certificates: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let (certificate, _) = tls::self_signed_paths(certificates);
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -246,6 +273,23 @@ impl Player {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// From an address of its own, such as another one of 127.0.0.0/8.
+    pub(super) fn connect_from(source: [u8; 4], address: SocketAddr) -> Player {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// RFC 9266, from the client's side.
+    pub(super) fn channel_binding(&self) -> [u8; 32] {
+        let ClientStream::Tls(stream) = self.stream.get_ref() else { panic!("no TLS") };
+        stream.conn.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap()
     }
 
     pub(super) fn start_tls(&mut self, config: Arc<ClientConfig>) {

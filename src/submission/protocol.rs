@@ -10,11 +10,12 @@ use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
 use super::atrn;
-use super::auth::{self, Credentials, Exchange, Turn};
+use super::auth::{self, Claim, Exchange, Offer, Turn};
 use super::command::{Chunk, Command, SyntaxError};
 use super::etrn::{self, Node};
 use super::extensions;
 use super::private::{self, Question};
+use super::rates::TooMany;
 use super::users::User;
 use super::{replies, transaction, vrfy};
 
@@ -90,6 +91,8 @@ pub(super) struct Here<'a> {
     pub(super) trusted: bool,
     /// MAIL wants AUTH before it.
     pub(super) auth_required: bool,
+    /// Which mechanisms AUTH has, where it is offered.
+    pub(super) auth: Offer,
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
@@ -154,10 +157,15 @@ pub(super) enum Action {
     Close,
     /// Drop what was read ahead, do the handshake, go on with the state of the step.
     StartTls,
-    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step.
+    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
+    /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
-    /// AUTH: [`verified`] goes on.
-    Verify(Credentials),
+    /// AUTH: put it to the users, [`turn`] goes on.
+    Verify(Claim),
+    /// AUTH: the client has proven to be its user.
+    Welcome,
+    /// AUTH: it has not; count it as a failure of this name.
+    Failed(String),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// BDAT: read a chunk, answer; the envelope comes with the first. Where the answer is a refusal, the
@@ -222,18 +230,31 @@ fn unreadable(state: State, error: &SyntaxError) -> Step {
 /// Takes a line that answers a challenge; in another state than `Authenticating` it is a caller's mistake.
 pub(super) fn respond(state: State, line: &[u8]) -> Step {
     match state {
-        State::Authenticating(client, exchange) => turn(client, auth::answer(exchange, line)),
+        State::Authenticating(client, exchange) => turn(State::Ready(client), auth::answer(exchange, line)),
         state => Step::reply(state, replies::AUTH_BAD_RESPONSE),
     }
 }
 
-/// Takes the result of [`Action::Verify`].
-pub(super) fn verified(state: State, user: Option<Arc<User>>) -> Step {
-    match (state, user) {
-        (State::Ready(client), Some(user)) => {
-            Step::reply(State::Ready(Client { user: Some(user), ..client }), replies::AUTH_OK)
+/// Goes on with an exchange, also with what came of an [`Action::Verify`]; in another state than `Ready` it is a
+/// caller's mistake.
+pub(super) fn turn(state: State, turn: Turn) -> Step {
+    let State::Ready(client) = state else { return Step::reply(state, replies::AUTH_BAD_RESPONSE) };
+    match turn {
+        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
+        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
+        Turn::Verify(claim) => {
+            Step { state: State::Ready(client), reply: None, action: Action::Verify(claim) }
         }
-        (state, _) => Step::reply(state, replies::AUTH_FAILED),
+        Turn::Right(user) => Step {
+            state: State::Ready(Client { user: Some(user), ..client }),
+            reply: Some(replies::AUTH_OK),
+            action: Action::Welcome,
+        },
+        Turn::Wrong(name) => Step {
+            state: State::Ready(client),
+            reply: Some(replies::AUTH_FAILED),
+            action: Action::Failed(name),
+        },
     }
 }
 
@@ -245,6 +266,11 @@ pub(super) fn chunk_refused(state: State) -> State {
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
+}
+
+/// The user may send no more within this hour.
+pub(super) fn too_many(state: State, TooMany(an_hour): TooMany) -> Step {
+    Step::reply(state.without_transaction(), replies::too_many_messages(an_hour))
 }
 
 impl Step {
@@ -326,21 +352,11 @@ fn authenticate(state: State, mechanism: &str, initial: Option<&str>, here: &Her
     if client.user.is_some() {
         Step::reply(State::Ready(client), replies::AUTH_ALREADY)
     } else if here.auth_offered() {
-        turn(client, auth::begin(mechanism, initial))
+        turn(State::Ready(client), auth::begin(mechanism, initial, &here.auth, here.hostname))
     } else if here.tls == Tls::Offered {
         Step::reply(State::Ready(client), replies::AUTH_NEEDS_TLS)
     } else {
         Step::reply(State::Ready(client), replies::AUTH_NOT_OFFERED)
-    }
-}
-
-fn turn(client: Client, turn: Turn) -> Step {
-    match turn {
-        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
-        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
-        Turn::Verify(credentials) => {
-            Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
-        }
     }
 }
 

@@ -285,6 +285,7 @@ impl World {
             loopback: false,
             trusted: matches!(who, Who::Trusted),
             auth_required: true,
+            auth: Offer { channel: None, cram_md5: false, nonce: || Some("nonce".to_owned()) },
             message_size_max: 1000,
             recipients_max: 2,
             hold_secs_max: Some(86_400),
@@ -343,6 +344,8 @@ fn cell(before: &State, step: &Step) -> String {
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
         Action::Verify(_) => Some("verify"),
+        Action::Welcome => Some("welcome"),
+        Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
         Action::ReceiveChunk(..) => Some("chunk"),
         Action::Skip(_) => Some("skip"),
@@ -481,14 +484,15 @@ fn within_an_auth_exchange_every_line_is_a_response() {
 fn a_login_is_kept_by_ehlo_and_lost_by_starttls() {
     let world = World::new();
     let app = Arc::new(User { name: "app".into(), ..User::default() });
-    let Step { state, reply, .. } = verified(ready(None), Some(app));
+    let Step { state, reply, .. } = turn(ready(None), Turn::Right(app));
     assert_eq!((state.clone(), reply), (ready(Some("app")), Some(replies::AUTH_OK)));
     let again = step(state.clone(), command::parse(b"EHLO c.example"), &world.here(Who::Tls));
     assert_eq!(again.state, ready(Some("app")));
     let starttls = step(state, Ok(Command::Starttls), &world.here(Who::Clear));
     assert_eq!(starttls.state, State::Connected);
-    let failed = verified(ready(None), None);
+    let failed = turn(ready(None), Turn::Wrong("app".into()));
     assert_eq!((failed.state, failed.reply), (ready(None), Some(replies::AUTH_FAILED)));
+    assert_eq!(failed.action, Action::Failed("app".into()));
 }
 
 #[test]
@@ -540,14 +544,14 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     let offered = |tls, loopback, trusted, user| {
         let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
         let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
-        let extra = ["ETRN", "VRFY", "EXPN", "ATRN", "STARTTLS", "AUTH PLAIN LOGIN"];
+        let extra = ["ETRN", "VRFY", "EXPN", "ATRN", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
         extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
     };
     assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
     assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "EXPN", "STARTTLS"]);
-    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY", "EXPN"]);
-    assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
 }
 

@@ -45,7 +45,7 @@ impl<'a> Session<'a> {
             self.wire.consume(fed.consumed);
             intake.advance();
             if fed.ended {
-                return Ok(intake.finish());
+                return Ok(self.finish(intake));
             }
         }
     }
@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
                 let reader = ChunkReader::new(envelope.body);
                 Some(Incoming { intake: self.intake(&state, envelope, encrypted), reader })
             }
-            None => self.incoming.take(),
+            None => self.course.incoming.take(),
         };
         // The protocol sends no envelope only behind a chunk that left a message here.
         let Some(Incoming { mut intake, mut reader }) = incoming else { return Err(End::Lost) };
@@ -82,16 +82,28 @@ impl<'a> Session<'a> {
             let body = reader.finish(intake.buffer());
             intake.set_body(body);
             intake.advance();
-            self.say(&intake.finish())?;
+            let reply = self.finish(intake);
+            self.say(&reply)?;
             Ok(state)
         } else if intake.is_refused() {
             self.say(&intake.finish())?;
             Ok(protocol::chunk_refused(state))
         } else {
-            self.incoming = Some(Incoming { intake, reader });
+            self.course.incoming = Some(Incoming { intake, reader });
             self.say(&replies::chunk_received(chunk.bytes))?;
             Ok(state)
         }
+    }
+
+    /// Queues the message, and counts it where it was.
+    fn finish(&mut self, intake: Intake<'a>) -> Reply {
+        let reply = intake.finish();
+        if reply.is_positive()
+            && let Some(counted) = self.course.counted.take()
+        {
+            counted.keep();
+        }
+        reply
     }
 
     /// Reads so many bytes of content that nobody wants.

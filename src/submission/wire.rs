@@ -382,6 +382,19 @@ impl Wire {
         Ok(())
     }
 
+    /// What both ends know of this TLS connection and nobody between can (RFC 9266 §2); none in the clear.
+    ///
+    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does not say
+    /// whether there is one.
+    pub(super) fn channel_binding(&self) -> Option<[u8; 32]> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        let connection = &stream.conn;
+        if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
+    }
+
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to
     /// for a moment: closing on unread bytes would reset the connection and take our last reply with it.
     pub(super) fn close(mut self, linger: bool) {

@@ -21,6 +21,7 @@ mod extensions;
 mod fakemx;
 mod house;
 mod mails;
+mod mechanisms;
 mod operation;
 mod operators;
 mod reference;

@@ -364,9 +364,16 @@ impl Relay {
 
     /// Starts the process; it may not listen yet.
     pub fn spawn(&mut self) {
+        self.spawn_logging("info");
+    }
+
+    /// The same, with this much in the log: `debug` shows the dialogues.
+    pub fn spawn_logging(&mut self, level: &str) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = self.command(&["serve"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let mut command = self.command(&["serve"]);
+        command.env("RUST_LOG", level);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
 
