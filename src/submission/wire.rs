@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::mail::Reply;
 
@@ -348,14 +348,13 @@ impl Wire {
     /// There is no connection to go on with then.
     pub(super) fn start_tls(
         &mut self,
-        config: Arc<ServerConfig>,
+        mut connection: Box<ServerConnection>,
         handshakes: &Handshakes,
     ) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
         let deadline = self.session_end.min(Instant::now() + self.idle);
         let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
-        let mut connection = Box::new(ServerConnection::new(config).map_err(io::Error::other)?);
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;
