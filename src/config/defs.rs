@@ -197,6 +197,13 @@ pub(super) const DEFS: &[Def] = &[
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
     ),
     def(
+        "limits.session_timeout",
+        Duration("100ms", "7d"),
+        Is("\"2h\""),
+        "A session ends after so long, whatever its client does: nobody holds a place for ever with a byte now \
+         and then. A message of the largest size must fit in.",
+    ),
+    def(
         "limits.future_release",
         DurationOrOff("1s", "3650d"),
         Is("\"30d\""),

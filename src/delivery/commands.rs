@@ -49,8 +49,8 @@ impl<'a> Commands<'a> {
             let text = format!("the message has {} bytes, and the host takes {max} at most", message.size);
             return Some(TOO_BIG.with_text(text));
         }
-        if message.body == Body::BinaryMime {
-            return Some(BINARY); // RFC 3030 §3: never through DATA.
+        if message.body == Body::BinaryMime && !(offers.chunking && offers.binary_mime) {
+            return Some(BINARY); // RFC 3030 §3: never through DATA, and not to a host that would not know it.
         }
         if message.smtputf8 && !offers.smtputf8 && !self.header_is_ascii {
             return Some(UTF8_HEADER);
@@ -84,6 +84,10 @@ impl<'a> Commands<'a> {
         // Without the offer the content goes out as it is: that is what works (RFC 6152 §3 would have it converted).
         if offers.eight_bit && message.body == Body::EightBitMime {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+        }
+        if message.body == Body::BinaryMime {
+            let keyword = verbatim("BODY", "BINARYMIME");
+            parameters.push(MailParameter::Other { keyword, value: None });
         }
         if self.utf8_parameter {
             parameters.push(MailParameter::SmtpUtfEight);
@@ -186,7 +190,8 @@ const BAD_RECIPIENT: Refusals = Refusals {
 };
 const UTF8_HEADER: Reply =
     Reply::new(554, Enhanced(5, 6, 9), "the host has no SMTPUTF8, which the message's header needs");
-const BINARY: Reply = Reply::new(554, Enhanced(5, 6, 3), "binary content cannot be sent to this host");
+const BINARY: Reply =
+    Reply::new(554, Enhanced(5, 6, 3), "the host has no BINARYMIME and CHUNKING, which the content needs");
 /// RFC 3463 §3.4, §3.5.
 const NO_DELIVERBY: Reply = Reply::new(
     554,

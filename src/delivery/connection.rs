@@ -17,6 +17,7 @@ use lettre::transport::smtp::commands::Quit;
 
 use crate::mail::{Enhanced, Phase, Reply};
 
+use super::chunking::Chunk;
 use super::offers::Offers;
 use super::stuffing::Stuffer;
 use super::transaction::{
@@ -184,22 +185,17 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
-                Next::Content => match self.send_content(
-                    first_chunk.take(),
-                    content,
-                    &mut || before_dot(&transaction.accepted()),
-                    deadline,
-                ) {
-                    Ok(()) => {
-                        transaction.content_sent();
-                        self.take_replies(&mut transaction, Ok(()), deadline);
-                    }
-                    Err(Unsent::Ours(error)) => transaction.abandon(&our_fault(&error)),
-                    Err(Unsent::Wire(fault)) => match self.last_words(deadline) {
-                        Some(reply) => transaction.take_early(&reply),
-                        None => transaction.lost(&words(&fault, SENDING_CONTENT)),
-                    },
-                },
+                Next::Content => {
+                    let mut before = || before_dot(&transaction.accepted());
+                    let sent = self.send_content(first_chunk.take(), content, &mut before, deadline);
+                    self.settle_content(&mut transaction, sent, deadline);
+                }
+                Next::Chunk => {
+                    let mut before = || before_dot(&transaction.accepted());
+                    let piece = first_chunk.take();
+                    let sent = self.send_chunk(message.size, piece, content, &mut before, deadline);
+                    self.settle_content(&mut transaction, sent, deadline);
+                }
             }
         }
         let (results, after) = transaction.finish();
@@ -320,6 +316,26 @@ impl Connection {
         }
     }
 
+    /// Takes the reply to the content, or what came of it instead.
+    fn settle_content(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        sent: Result<(), Unsent>,
+        deadline: Instant,
+    ) {
+        match sent {
+            Ok(()) => {
+                transaction.content_sent();
+                self.take_replies(transaction, Ok(()), deadline);
+            }
+            Err(Unsent::Ours(error)) => transaction.abandon(&our_fault(&error)),
+            Err(Unsent::Wire(fault)) => match self.last_words(deadline) {
+                Some(reply) => transaction.take_early(&reply),
+                None => transaction.lost(&words(&fault, SENDING_CONTENT)),
+            },
+        }
+    }
+
     /// What the host said before it stopped listening.
     fn last_words(&mut self, deadline: Instant) -> Option<Reply> {
         let patience = Patience { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
@@ -345,6 +361,31 @@ impl Connection {
             stuffer.stuff(&chunk, out, &mut write)?;
         }
         stuffer.finish(out);
+        before_dot().map_err(Unsent::Ours)?;
+        write(out)
+    }
+
+    /// As `send_content`, by BDAT.
+    fn send_chunk(
+        &mut self,
+        size: u64,
+        first_chunk: Option<Cow<'_, [u8]>>,
+        content: Content<'_, '_>,
+        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        deadline: Instant,
+    ) -> Result<(), Unsent> {
+        let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
+        let Connection { wire, out, .. } = self;
+        let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+        out.clear();
+        let mut chunk = Chunk::begin(size, out);
+        if let Some(piece) = first_chunk {
+            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        }
+        while let Some(piece) = content().map_err(Unsent::Ours)? {
+            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        }
+        chunk.finish().map_err(Unsent::Ours)?;
         before_dot().map_err(Unsent::Ours)?;
         write(out)
     }

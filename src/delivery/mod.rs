@@ -8,10 +8,13 @@
 
 mod attempt;
 pub mod bounce;
+mod chunking;
 mod commands;
 pub mod connection;
 mod connector;
 pub mod dns;
+#[doc(hidden)]
+pub mod fuzzing;
 mod offers;
 mod pickup;
 mod pool;

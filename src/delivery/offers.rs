@@ -13,6 +13,10 @@ pub(super) struct Offers {
     pub(super) size_max: Option<u64>,
     /// 8BITMIME (RFC 6152).
     pub(super) eight_bit: bool,
+    /// CHUNKING (RFC 3030).
+    pub(super) chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub(super) binary_mime: bool,
     /// SMTPUTF8 (RFC 6531).
     pub(super) smtputf8: bool,
     /// DSN (RFC 3461).
@@ -49,6 +53,8 @@ impl Offers {
             match keyword.to_ascii_uppercase().as_str() {
                 "PIPELINING" => offers.pipelining = true,
                 "8BITMIME" => offers.eight_bit = true,
+                "CHUNKING" => offers.chunking = true,
+                "BINARYMIME" => offers.binary_mime = true,
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "DSN" => offers.dsn = true,
                 "STARTTLS" => offers.starttls = true,
@@ -97,10 +103,12 @@ mod tests {
     fn keywords_are_read_in_any_case_and_from_the_second_line_on() {
         let reply = Reply::bare(
             250,
-            "pipelining.example DSN\npipelining\nSize 1000\nAUTH=LOGIN\nauth cram-md5 Plain\nX-ODD thing\n",
+            "pipelining.example DSN\npipelining\nChunking\nBINARYMIME\nSize 1000\nAUTH=LOGIN\nauth cram-md5 Plain\nX-ODD thing\n",
         );
         let expected = Offers {
             pipelining: true,
+            chunking: true,
+            binary_mime: true,
             size: true,
             size_max: Some(1000),
             auth_plain: true,

@@ -167,6 +167,8 @@ pub(super) enum Next {
     Exchange,
     /// Send the content and its dot, call [`Transaction::content_sent`], feed the reply.
     Content,
+    /// The same with BDAT, the content as it is and all in one chunk.
+    Chunk,
     /// Nothing; every recipient has its result.
     Done,
 }
@@ -187,6 +189,8 @@ pub(super) struct After {
 ///            |        |        |      |         steps[..sent] are written
 ///           4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
 /// ```
+///
+/// A BINARYMIME message has no DATA: its "dot" is the end of the chunk that BDAT announced (RFC 3030 §3).
 pub(super) struct Transaction<'a> {
     message: &'a Outgoing<'a>,
     offers: &'a Offers,
@@ -242,7 +246,8 @@ impl<'a> Transaction<'a> {
         if transaction.undecided() == 0 {
             transaction.steps.clear();
         } else {
-            transaction.steps.extend([Step::Data, Step::Dot]);
+            transaction.steps.extend((!transaction.in_a_chunk()).then_some(Step::Data));
+            transaction.steps.push(Step::Dot);
         }
         transaction
     }
@@ -252,6 +257,9 @@ impl<'a> Transaction<'a> {
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
         if self.dead || self.sent == self.steps.len() {
             return Next::Done;
+        }
+        if self.steps[self.sent] == Step::Dot && self.in_a_chunk() {
+            return if self.accepted > 0 { Next::Chunk } else { Next::Done };
         }
         if self.steps[self.sent] == Step::Dot {
             return match (self.go_ahead, self.accepted) {
@@ -361,6 +369,11 @@ impl<'a> Transaction<'a> {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
         let after = After { usable: !self.dead, needs_reset: self.open };
         (self.results.into_iter().flatten().collect(), after)
+    }
+
+    /// The content goes by BDAT; `Commands` has refused it where the host offers none.
+    fn in_a_chunk(&self) -> bool {
+        self.message.body == Body::BinaryMime
     }
 
     fn undecided(&self) -> usize {

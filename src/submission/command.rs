@@ -32,6 +32,7 @@ pub(super) enum Command {
     Mail(Mail),
     Rcpt(Rcpt),
     Data,
+    Bdat(Chunk),
     Rset,
     Noop,
     /// With the command it asks about.
@@ -94,6 +95,15 @@ pub(super) struct Rcpt {
     pub(super) orcpt: Option<String>,
 }
 
+/// BDAT (RFC 3030 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chunk {
+    /// Bytes of content that follow the command's line.
+    pub(super) bytes: u64,
+    /// LAST: the message is complete with them.
+    pub(super) last: bool,
+}
+
 /// Who a RCPT is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ForwardPath {
@@ -127,10 +137,10 @@ pub(super) enum SyntaxError {
     UnknownParameter(String),
     /// A value that this parameter cannot have, or the parameter twice.
     BadParameter(&'static str),
+    /// BDAT without a size that can be read: where its content ends and commands go on cannot be told.
+    ChunkSize,
     /// A command of the past; what to use instead.
     Retired(&'static str),
-    /// A command of a standard that is not offered.
-    NotOffered,
 }
 
 /// Each command with how it is written, for HELP and for 501.
@@ -139,11 +149,12 @@ pub(super) const USAGE: &[(&str, &str)] = &[
     ("EHLO", "EHLO domain"),
     (
         "MAIL",
-        "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]\n\
+        "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME|BINARYMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]\n\
          [HOLDFOR=seconds|HOLDUNTIL=time] [BY=seconds;R|N[T]] [MT-PRIORITY=-9...9] [REQUIRETLS]",
     ),
     ("RCPT", "RCPT TO:<address> [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=type;address]"),
     ("DATA", "DATA"),
+    ("BDAT", "BDAT size [LAST]"),
     ("RSET", "RSET"),
     ("NOOP", "NOOP [text]"),
     ("QUIT", "QUIT"),
@@ -195,6 +206,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"MAIL" => mail(arguments).map(Command::Mail),
         b"RCPT" => rcpt(arguments).map(Command::Rcpt),
         b"DATA" => without_arguments(Command::Data, arguments, "DATA"),
+        b"BDAT" => bdat(arguments).map(Command::Bdat),
         b"RSET" => without_arguments(Command::Rset, arguments, "RSET"),
         b"QUIT" => without_arguments(Command::Quit, arguments, "QUIT"),
         b"STARTTLS" => without_arguments(Command::Starttls, arguments, "STARTTLS"),
@@ -212,7 +224,6 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => {
             Ok(Command::Private(private::parse(&verb.to_ascii_uppercase(), arguments)))
         }
-        b"BDAT" => Err(SyntaxError::NotOffered),
         b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
             Err(SyntaxError::NotSmtp)
         }
@@ -278,6 +289,17 @@ fn local_path(path: &str) -> Option<(ForwardPath, &str)> {
 pub(super) fn is_local_name(name: &str) -> bool {
     (1..=address::LOCAL_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
+}
+
+/// A size that fits no message still says how much follows; the protocol refuses it, having skipped that.
+fn bdat(arguments: &str) -> Result<Chunk, SyntaxError> {
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
+    let bytes = words.next().and_then(parameters::size).ok_or(SyntaxError::ChunkSize)?;
+    match (words.next(), words.next()) {
+        (None, None) => Ok(Chunk { bytes, last: false }),
+        (Some(last), None) if last.eq_ignore_ascii_case("LAST") => Ok(Chunk { bytes, last: true }),
+        _ => Err(SyntaxError::ChunkSize),
+    }
 }
 
 /// What VRFY and EXPN ask about. RFC 6531 §3.7.4.2: they may end in SMTPUTF8.
@@ -386,7 +408,14 @@ mod tests {
             ("AUTH PLAIN a b", Usage("AUTH mechanism [initial-response]")),
             ("GET / HTTP/1.1", NotSmtp),
             ("TLS", Retired("use STARTTLS (RFC 3207)")),
-            ("BDAT 67 LAST", NotOffered),
+            ("BDAT", ChunkSize),
+            ("BDAT LAST", ChunkSize),
+            ("BDAT -1", ChunkSize),
+            ("BDAT +1", ChunkSize),
+            ("BDAT 0x10", ChunkSize),
+            ("BDAT 5 FIRST", ChunkSize),
+            ("BDAT 5 LAST LAST", ChunkSize),
+            ("BDAT 111111111111111111111", ChunkSize),
             ("NOOP\0", Control),
             ("NOOP\rNOOP", Control),
             ("EHLO\tx", Control),
@@ -394,6 +423,15 @@ mod tests {
             assert_eq!(read(line), Err(error), "{line:?}");
         }
         assert_eq!(parse(b"VRFY \xff"), Err(NotUtf8));
+    }
+
+    #[test]
+    fn bdat_reads_a_size_and_last() {
+        let bdat = |bytes, last| Ok(Command::Bdat(Chunk { bytes, last }));
+        assert_eq!(read("BDAT 67"), bdat(67, false));
+        assert_eq!(read("bdat 0 last"), bdat(0, true));
+        assert_eq!(read("BDAT 007  LAST "), bdat(7, true));
+        assert_eq!(read("BDAT 99999999999999999999"), bdat(u64::MAX, false));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> 
         when(true, "SMTPUTF8"),
         when(true, "DSN"),
         when(true, "ENHANCEDSTATUSCODES"),
+        when(true, "CHUNKING"),
+        when(true, "BINARYMIME"),
         when(true, "DELIVERBY"),
         // RFC 9422 §3. There is no limit of transactions in a session, and so no MAILMAX.
         Some(format!("LIMITS RCPTMAX={}", here.recipients_max)),

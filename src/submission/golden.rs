@@ -7,7 +7,7 @@
 //! `S: ` a line the server must send, `…` at its end standing for anything. `* ` a directive:
 //!
 //! - `listen KEY=VALUE…` before all else: `tls=starttls|off|implicit`, `auth=optional`, `trusted`, and the
-//!   limits `size errors recipients hops idle_ms auth_failures`;
+//!   limits `size errors recipients hops idle_ms session_ms auth_failures`;
 //! - `starttls`: the client's handshake; `closed`: the server has ended the connection; `reconnect`: another one;
 //! - `full`, `room`: the queue has room or not; `fails`, `works`: whether accepting works;
 //! - `nothing queued`; `queued from=<…> to=<…>,<…> body=… …` followed by `Q: ` lines, the content behind our
@@ -214,6 +214,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            session_timeout: Duration::from_secs(600),
             future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
@@ -324,6 +325,17 @@ impl Player {
         }
     }
 
+    /// What would go over the wire for these bytes, and the socket under TLS to send it on as slowly as one likes.
+    pub(super) fn sealed(&mut self, bytes: &[u8]) -> (Vec<u8>, TcpStream) {
+        let ClientStream::Tls(stream) = self.stream.get_mut() else { panic!("no TLS") };
+        stream.conn.writer().write_all(bytes).unwrap();
+        let mut sealed = Vec::new();
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut sealed).unwrap();
+        }
+        (sealed, stream.sock.try_clone().unwrap())
+    }
+
     /// The handshake was an abbreviated one.
     pub(super) fn resumed(&self) -> bool {
         let ClientStream::Tls(stream) = self.stream.get_ref() else { return false };
@@ -384,6 +396,9 @@ fn set_up(listen: &str) -> Stage {
             ("recipients", _) => settings.limits.recipients = number(),
             ("hops", _) => settings.limits.received_hops = number(),
             ("auth_failures", _) => settings.limits.auth_failures = number(),
+            ("session_ms", _) => {
+                settings.limits.session_timeout = Duration::from_millis(value.parse().unwrap());
+            }
             ("idle_ms", _) => settings.limits.idle_timeout = Duration::from_millis(value.parse().unwrap()),
             _ => panic!("unknown option {option}"),
         }

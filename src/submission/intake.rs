@@ -112,9 +112,19 @@ impl<'a> Intake<'a> {
         &mut self.buffer
     }
 
+    /// What the content turned out to be, where that is not what MAIL said.
+    pub(super) fn set_body(&mut self, body: Body) {
+        self.submitted.envelope.body = body;
+    }
+
     /// Bytes of content so far.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes
+    }
+
+    /// It will not be queued; [`Intake::finish`] says why.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
     }
 
     /// Deals with what was appended.
@@ -181,7 +191,8 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// The end of the content was seen: queues the message and gives the reply.
+    /// The end of the content was seen: queues the message and gives the reply. Before the end, where it
+    /// is refused: the refusal.
     pub(super) fn finish(mut self) -> Reply {
         if self.refusal.is_none() {
             self.refusal = self.fix_header(true).err();

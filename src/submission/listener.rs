@@ -159,7 +159,8 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
         (Arc::clone(shared), Arc::clone(&socket), Arc::clone(&listener));
     let job = move || {
         // The client is gone already where this fails.
-        let Ok(wire) = Wire::new(session_socket, service.limits.idle_timeout) else { return };
+        let limits = &service.limits;
+        let Ok(wire) = Wire::new(session_socket, limits.idle_timeout, limits.session_timeout) else { return };
         Session {
             wire,
             client,
@@ -168,6 +169,7 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
             rates: &session_shared.rates,
+            handshakes: &session_shared.handshakes,
             kicks: &session_shared.kicks,
             insight: &*session_shared.insight,
             presence: &place.presence,

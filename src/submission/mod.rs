@@ -1,8 +1,8 @@
 //! Submission: mail is taken from applications here, and hostile bytes end here.
 //!
 //! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`
-//! and `intake` take the message, and 250 is said once the queue has it on disk.
+//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`,
+//! `chunk` and `intake` take the message, and 250 is said once the queue has it on disk.
 //!
 //! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
@@ -12,11 +12,15 @@
 mod aliases;
 mod atrn;
 mod auth;
+mod chunk;
 mod command;
 mod content;
 mod etrn;
 mod extensions;
 mod failures;
+#[doc(hidden)]
+pub mod fuzzing;
+mod handshake;
 mod header;
 mod intake;
 mod listener;
@@ -30,6 +34,7 @@ mod senders;
 mod session;
 pub mod tls;
 mod transaction;
+mod transfer;
 pub mod users;
 mod vrfy;
 mod window;
@@ -55,6 +60,7 @@ use crate::queue::Queue;
 
 pub use atrn::{OnDemand, Turned, Waiting};
 use failures::Failures;
+use handshake::Handshakes;
 use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
@@ -82,6 +88,9 @@ pub enum StartError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The system gives no threads.
+    #[error("starting threads: {0} (raise TasksMax)")]
+    Threads(#[source] std::io::Error),
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -97,6 +106,7 @@ struct Shared {
     on_demand: Arc<dyn OnDemand>,
     failures: Failures,
     rates: Rates,
+    handshakes: Handshakes,
     kicks: etrn::Recent,
     insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
@@ -171,6 +181,7 @@ impl Submission {
             on_demand,
             failures: Failures::new(Instant::now()),
             rates: Rates::new(Instant::now()),
+            handshakes: Handshakes::start().map_err(StartError::Threads)?,
             kicks: etrn::Recent::default(),
             insight,
             pool: Pool::new(),

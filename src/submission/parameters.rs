@@ -19,11 +19,7 @@ pub(super) fn of_mail(text: &str, mut mail: Mail) -> Result<Mail, SyntaxError> {
         let bad = |name| SyntaxError::BadParameter(name);
         match keyword {
             "SIZE" => mail.size = Some(value.and_then(size).ok_or(bad("SIZE"))?),
-            // BINARYMIME needs BDAT (RFC 3030 §3).
-            "BODY" => match value.and_then(Body::from_word) {
-                Some(body @ (Body::SevenBit | Body::EightBitMime)) => mail.body = body,
-                _ => return Err(bad("BODY")),
-            },
+            "BODY" => mail.body = value.and_then(Body::from_word).ok_or(bad("BODY"))?,
             "SMTPUTF8" => match value {
                 None => mail.smtputf8 = true,
                 Some(_) => return Err(bad("SMTPUTF8")),
@@ -107,8 +103,8 @@ fn is_keyword(word: &str) -> bool {
         && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// RFC 1870 §3: 1 to 20 digits; what exceeds 64 bits exceeds every limit too.
-fn size(value: &str) -> Option<u64> {
+/// RFC 1870 §3: 1 to 20 digits; what exceeds 64 bits exceeds every limit too. BDAT's size is read alike.
+pub(super) fn size(value: &str) -> Option<u64> {
     let digits = (1..=20).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| value.parse().unwrap_or(u64::MAX))
 }
@@ -201,6 +197,7 @@ mod tests {
         assert_eq!(read.ret, Some(Ret::Hdrs));
         assert_eq!(read.envid.as_deref(), Some("QQ+2B314159"));
         assert_eq!(mail(" SIZE=99999999999999999999").unwrap().size, Some(u64::MAX));
+        assert_eq!(mail(" BODY=BinaryMime").unwrap().body, Body::BinaryMime);
         assert_eq!(mail(""), Ok(Mail::default()));
     }
 
@@ -235,7 +232,7 @@ mod tests {
             (" SIZE=-1", BadParameter("SIZE")),
             (" SIZE=1x", BadParameter("SIZE")),
             (" SIZE=111111111111111111111", BadParameter("SIZE")),
-            (" BODY=BINARYMIME", BadParameter("BODY")),
+            (" BODY=BINARY", BadParameter("BODY")),
             (" BODY", BadParameter("BODY")),
             (" SMTPUTF8=YES", BadParameter("SMTPUTF8")),
             (" AUTH=a=b", BadParameter("AUTH")),

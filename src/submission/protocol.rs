@@ -11,7 +11,7 @@ use crate::mail::{Domain, Envelope, Reply};
 use super::aliases::Aliases;
 use super::atrn;
 use super::auth::{self, Claim, Exchange, Offer, Turn};
-use super::command::{Command, SyntaxError};
+use super::command::{Chunk, Command, SyntaxError};
 use super::etrn::{self, Node};
 use super::extensions;
 use super::private::{self, Question};
@@ -37,8 +37,11 @@ use super::{replies, transaction, vrfy};
 ///  |           v
 ///  |      Recipients ---+ RCPT
 ///  |           |   ^----+
+///  |           |-----------> Chunks ---+ BDAT: a chunk, its reply
+///  |           | BDAT         |  ^-----+
+///  |           |              | BDAT LAST: a chunk, the message's reply; a chunk refused
 ///  |           | DATA: 354, the content, its reply
-///  +-----------+
+///  +-----------+--------------+
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
@@ -52,6 +55,8 @@ pub(super) enum State {
     Mail(Client, OpenMail),
     /// At least one recipient was accepted.
     Recipients(Client, Envelope),
+    /// BDAT has brought content, and there is more to come. The envelope went with the first chunk.
+    Chunks(Client),
 }
 
 /// Who speaks, as far as we were told.
@@ -165,6 +170,11 @@ pub(super) enum Action {
     Failed(String),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
+    /// BDAT: read a chunk, answer; the envelope comes with the first. Where the answer is a refusal, the
+    /// transaction is over ([`chunk_refused`]). With the last chunk, queue the message.
+    ReceiveChunk(Chunk, Option<Envelope>),
+    /// BDAT that is refused: read so many bytes and forget them, and only then reply (RFC 3030 §2).
+    Skip(u64),
     /// ETRN: kick, answer.
     Kick(Node),
     /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
@@ -179,6 +189,8 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
     let command = match command {
         Ok(command) => command,
         Err(SyntaxError::NotSmtp) => return Step::close(state, replies::NOT_SMTP),
+        // What follows is content: somebody else's words, and none of them a command.
+        Err(error @ SyntaxError::ChunkSize) => return Step::close(state, replies::syntax(&error)),
         Err(error) => return unreadable(state, &error),
     };
     match command {
@@ -201,6 +213,7 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Mail(mail) => transaction::mail(state, mail, here),
         Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
         Command::Data => transaction::data(state),
+        Command::Bdat(chunk) => transaction::bdat(state, chunk),
     }
 }
 
@@ -247,6 +260,11 @@ pub(super) fn turn(state: State, turn: Turn) -> Step {
     }
 }
 
+/// A chunk was refused: the rest of the message is, too (RFC 3030 §2).
+pub(super) fn chunk_refused(state: State) -> State {
+    state.without_transaction()
+}
+
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
@@ -275,13 +293,14 @@ impl State {
             State::Ready(client)
             | State::Authenticating(client, _)
             | State::Mail(client, _)
-            | State::Recipients(client, _) => Some(client),
+            | State::Recipients(client, _)
+            | State::Chunks(client) => Some(client),
         }
     }
 
     /// A mail transaction is open.
     pub(super) fn in_transaction(&self) -> bool {
-        matches!(self, State::Mail(..) | State::Recipients(..))
+        matches!(self, State::Mail(..) | State::Recipients(..) | State::Chunks(..))
     }
 
     /// Who authenticated.
@@ -295,7 +314,8 @@ impl State {
             State::Ready(client)
             | State::Authenticating(client, _)
             | State::Mail(client, _)
-            | State::Recipients(client, _) => State::Ready(client),
+            | State::Recipients(client, _)
+            | State::Chunks(client) => State::Ready(client),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::mail::{Address, Recipient, address};
+use crate::mail::{Address, Body, Recipient, address};
 use crate::submission::command;
 
 /// On a listener with STARTTLS where MAIL wants AUTH. Within a transaction a stranger can only be where
@@ -53,7 +53,7 @@ SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                    
 TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -101,7 +101,7 @@ SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                    
 TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -149,7 +149,7 @@ SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                    
 TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -197,7 +197,7 @@ SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                    
 TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -245,7 +245,7 @@ SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                    
 TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
-BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 503 5.5.1 skip         | 503 5.5.1 skip                  | 503 5.5.1 skip                  | 554 5.5.1 skip                  | chunk -> Ready
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
@@ -327,6 +327,7 @@ fn name(state: &State) -> &'static str {
         State::Mail(_, open) if open.refused => "Refused",
         State::Mail(..) => "Mail",
         State::Recipients(..) => "Recipients",
+        State::Chunks(_) => "Chunks",
     }
 }
 
@@ -346,6 +347,8 @@ fn cell(before: &State, step: &Step) -> String {
         Action::Welcome => Some("welcome"),
         Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
+        Action::ReceiveChunk(..) => Some("chunk"),
+        Action::Skip(_) => Some("skip"),
         Action::Kick(_) => Some("kick"),
         Action::Ask(_) => Some("ask"),
         Action::Turn(_) => Some("turn"),
@@ -550,6 +553,53 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY", "EXPN"]);
     assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
+}
+
+/// RFC 3030 §2 for what is said between two chunks.
+#[test]
+fn between_chunks() {
+    let world = World::new();
+    for (command, expected) in [
+        ("EHLO c.example", "250 -> Ready"),
+        ("HELO c.example", "250 -> Ready"),
+        ("MAIL FROM:<a@b.example>", "503 5.5.1"),
+        ("RCPT TO:<b@example.net>", "503 5.5.1"),
+        ("DATA", "503 5.5.1"),
+        ("BDAT 1", "chunk"),
+        ("BDAT 1 LAST", "chunk -> Ready"),
+        ("BDAT 0 LAST", "chunk -> Ready"),
+        ("BDAT", "501 5.5.4 close"),
+        ("BDAT x LAST", "501 5.5.4 close"),
+        ("RSET", "250 2.0.0 -> Ready"),
+        ("NOOP", "250 2.0.0"),
+        ("HELP", "214 2.0.0"),
+        ("VRFY root", "250 2.1.5"),
+        ("ETRN example.net", "503 5.5.1"),
+        ("AUTH PLAIN", "503 5.5.1"),
+        ("STARTTLS", "503 5.5.1"),
+        ("QUIT", "221 2.0.0 close"),
+        ("XYZZY", "500 5.5.2"),
+    ] {
+        let state = State::Chunks(client(Who::Authenticated));
+        let step = step(state.clone(), command::parse(command.as_bytes()), &world.here(Who::Authenticated));
+        assert_eq!(cell(&state, &step), expected, "{command}");
+    }
+    let starttls = step(State::Chunks(client(Who::Clear)), Ok(Command::Starttls), &world.here(Who::Clear));
+    assert_eq!(starttls.state, State::Connected);
+}
+
+#[test]
+fn binarymime_needs_bdat_and_the_envelope_goes_with_the_first_chunk() {
+    let world = World::new();
+    let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
+    let envelope = Envelope { recipients, body: Body::BinaryMime, ..Envelope::default() };
+    let state = State::Recipients(client(Who::Tls), envelope.clone());
+    let data = step(state.clone(), Ok(Command::Data), &world.here(Who::Tls));
+    assert_eq!((data.state, data.reply), (state.clone(), Some(replies::BINARY_NEEDS_BDAT)));
+    let first = step(state, command::parse(b"BDAT 5"), &world.here(Who::Tls));
+    assert_eq!(first.action, Action::ReceiveChunk(Chunk { bytes: 5, last: false }, Some(envelope)));
+    let next = step(first.state, command::parse(b"BDAT 0 LAST"), &world.here(Who::Tls));
+    assert_eq!(next.action, Action::ReceiveChunk(Chunk { bytes: 0, last: true }, None));
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub(super) const TOO_MANY_SESSIONS_FROM_CLIENT: Reply =
     Reply::new(421, Enhanced(4, 3, 2), "Too many sessions from your address, try again later");
 /// RFC 5321 §4.5.3.2.7.
 pub(super) const TIMED_OUT: Reply = Reply::new(421, Enhanced(4, 4, 2), "Timed out waiting for you");
+/// Longer than `limits.session_timeout`.
+pub(super) const SESSION_TOO_LONG: Reply =
+    Reply::new(421, Enhanced(4, 4, 2), "Your session has lasted long enough, connect again");
 /// More errors than `limits.errors`.
 pub(super) const TOO_MANY_ERRORS: Reply = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
 /// A line without end.
@@ -88,9 +91,13 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         SyntaxError::BadParameter(name) => {
             Reply::new(501, ARGUMENTS, "").with_text(format!("Parameter {name} has a value it cannot have"))
         }
+        SyntaxError::ChunkSize => Reply::new(
+            501,
+            ARGUMENTS,
+            "Syntax: BDAT size [LAST]; without a size its content cannot be skipped",
+        ),
         SyntaxError::Retired(instead) => Reply::new(502, Enhanced(5, 5, 1), "")
             .with_text(format!("This command belongs to the past; {instead}")),
-        SyntaxError::NotOffered => NOT_OFFERED,
     }
 }
 
@@ -208,6 +215,12 @@ pub(super) const SEND_CONTENT: Reply = Reply::bare(354, "Send the message; end w
 pub(super) const RCPT_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say RCPT first");
 /// RFC 2920 §3.1: DATA pipelined behind recipients that were all refused.
 pub(super) const NO_VALID_RECIPIENTS: Reply = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
+/// RFC 3030 §3: BODY=BINARYMIME.
+pub(super) const BINARY_NEEDS_BDAT: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "BINARYMIME content needs BDAT, not DATA");
+/// RFC 3030 §2: DATA, RCPT and the like once a chunk has come.
+pub(super) const CHUNKS_BEGUN: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
 /// RFC 5321 §6.3.
 pub(super) const LOOP: Reply =
     Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
@@ -218,6 +231,11 @@ pub(super) const TOO_SLOW: Reply = Reply::new(421, Enhanced(4, 4, 2), "Content c
 /// The message is on disk.
 pub(super) fn queued(id: MessageId) -> Reply {
     Reply::new(250, Enhanced(2, 0, 0), "").with_text(format!("Ok: queued as {id}"))
+}
+
+/// RFC 3030 §2: a chunk that was not the last.
+pub(super) fn chunk_received(bytes: u64) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), "").with_text(format!("{bytes} octets received"))
 }
 
 /// The queue did not take the message; nothing of it is kept.

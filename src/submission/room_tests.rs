@@ -354,3 +354,82 @@ fn lettre_submits_with_starttls_and_auth() {
     assert!(!content.contains("c@example.net") && !content.contains("\tfor "), "{content}");
     assert!(content.contains("hello\r\n.\r\nthere\r\n"), "{content}");
 }
+
+#[test]
+fn chunks_go_to_the_queue_as_they_come_and_a_reset_or_a_lost_client_takes_them_back() {
+    let room = room(|settings| settings.limits.message_size = 10 << 20);
+    let body = b"0123456789abcdef0123456789abcd\r\n".repeat(20_000);
+    let begin = |player: &mut Player| {
+        player.command("EHLO client.example");
+        player.command("MAIL FROM:<a@client.example>");
+        player.command("RCPT TO:<b@example.net>");
+        player.send(b"BDAT 30\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n");
+        assert_eq!(player.reply(), "250 2.0.0 30 octets received");
+        player.send(format!("BDAT {}\r\n", body.len()).as_bytes());
+        player.send(&body);
+        assert_eq!(player.reply(), format!("250 2.0.0 {} octets received", body.len()));
+    };
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(room.queue.chunk_bytes() >= 512 << 10, "a session holds a chunk, not a message");
+    assert!(player.command("RSET").starts_with("250 "));
+    assert_eq!(room.queue.chunk_bytes(), 0, "after RSET");
+    begin(&mut player);
+    drop(player);
+    room.wait_for_sessions(0);
+    assert_eq!(room.queue.chunk_bytes(), 0, "after the client is gone");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(player.command("BDAT 0 LAST").starts_with("250 2.0.0 Ok: queued as "));
+    let accepted = room.queue.accepted.lock().unwrap();
+    assert!(accepted[0].1.ends_with(&[b"\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n", &body[..]].concat()));
+}
+
+/// rustls reads on until a record is whole: the deadline has to hold below it.
+#[test]
+fn a_client_that_drips_within_a_tls_record_is_dropped() {
+    use std::io::Write as _;
+    let room = room(|settings| {
+        settings.listen[0].tls = ListenTls::Implicit;
+        settings.limits.idle_timeout = Duration::from_millis(300);
+    });
+    let mut player = room.player();
+    player.start_tls(tls_client(room.certificates.path()));
+    assert!(player.reply().starts_with("220 "));
+    let (record, mut socket) = player.sealed(&b"NOOP\r\n".repeat(200));
+    let start = Instant::now();
+    for byte in record {
+        if room.submission.sessions() == 0 {
+            break;
+        }
+        let _ = socket.write_all(&[byte]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_session_ends_after_its_time_whatever_its_client_does() {
+    let room = room(|settings| settings.limits.session_timeout = Duration::from_millis(300));
+    let mut busy = room.greeted();
+    let mut sending = room.at_data();
+    let start = Instant::now();
+    let last = loop {
+        sending.send_quietly(b"a line of content that comes fast enough for the content's own deadline\r\n");
+        let reply = busy.command("NOOP");
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+    };
+    assert_eq!(last, "421 4.4.2 Your session has lasted long enough, connect again");
+    assert_eq!(busy.line(), None);
+    while room.submission.sessions() > 0 {
+        sending.send_quietly(b"x");
+        thread::yield_now();
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(sending.reply(), "421 4.4.2 Your session has lasted long enough, connect again");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}

@@ -5,14 +5,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConnection;
 
 use crate::config::{ListenSettings, ListenTls};
-use crate::mail::{Domain, Envelope, Reply};
+use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::queue::Asker;
 
@@ -21,21 +21,18 @@ use super::aliases::Aliases;
 use super::atrn::{OnDemand, Turned, Waiting};
 use super::auth::{ChannelBinding, Claim, Offer};
 use super::command::{self, Command, SyntaxError};
-use super::content::DataReader;
 use super::etrn::{self, Recent};
 use super::failures::Failures;
-use super::header::Protocol;
-use super::intake::{Intake, MessageQueue, Submitted};
+use super::handshake::Handshakes;
+use super::intake::MessageQueue;
 use super::pool::Presence;
 use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::rates::{Counted, Rates};
 use super::replies;
+use super::transfer::Incoming;
 use super::users;
 use super::wire::{Line, Wire, WireError};
-
-/// The slowest pace of content that is waited for, beyond twice the idle time-out.
-const CONTENT_BYTES_PER_SEC_MIN: u64 = 1 << 10;
 
 /// All that a session works with.
 pub(super) struct Session<'a> {
@@ -49,6 +46,7 @@ pub(super) struct Session<'a> {
     pub(super) rates: &'a Rates,
     pub(super) kicks: &'a Recent,
     pub(super) insight: &'a dyn Insight,
+    pub(super) handshakes: &'a Handshakes,
     pub(super) presence: &'a Presence,
     pub(super) on_demand: &'a dyn OnDemand,
     /// What this session has been through.
@@ -63,13 +61,15 @@ pub(super) struct Course<'a> {
     /// Of the TLS connection.
     channel: Option<ChannelBinding>,
     /// The message under way, in its user's rate.
-    counted: Option<Counted<'a>>,
+    pub(super) counted: Option<Counted<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.
     failed: (String, u32),
+    /// The message that chunks are coming of.
+    pub(super) incoming: Option<Incoming<'a>>,
 }
 
 /// Why a session ends. The reply that says so was given already.
-enum End {
+pub(super) enum End {
     /// QUIT.
     Quit,
     /// We sent the client away; it may not have noticed yet.
@@ -81,14 +81,14 @@ enum End {
 }
 
 /// Whose mail is to be handed over, and to whom.
-struct Turning {
+pub(super) struct Turning {
     name: String,
     user: String,
     domains: Vec<Domain>,
 }
 
 /// How the session's loop goes on.
-type Flow = Result<State, End>;
+pub(super) type Flow = Result<State, End>;
 
 impl<'a> Session<'a> {
     /// Runs to the end of the connection.
@@ -173,6 +173,9 @@ impl<'a> Session<'a> {
             Action::Reserve(bytes) => self.reserve(step, bytes),
             _ => step,
         };
+        if !matches!(step.state, State::Chunks(_)) && !matches!(step.action, Action::ReceiveChunk(..)) {
+            self.course.incoming = None;
+        }
         let Step { state, reply, action } = step;
         if let Some(reply) = &reply {
             errors.count(verb, reply);
@@ -208,15 +211,18 @@ impl<'a> Session<'a> {
     }
 
     fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
+        if let Action::Skip(bytes) = action {
+            self.skip(bytes)?;
+        }
         if let Some(reply) = &reply {
             self.say(reply)?;
         }
         match action {
-            Action::Continue | Action::Reserve(_) => Ok(state),
+            Action::Continue | Action::Reserve(_) | Action::Skip(_) => Ok(state),
             Action::Close => Err(match reply {
                 Some(reply) if reply.is_positive() => End::Quit,
                 _ => {
-                    maillog::turned_away(self.client, "not SMTP");
+                    maillog::turned_away(self.client, "what came could not be read as SMTP");
                     End::SentAway
                 }
             }),
@@ -239,6 +245,7 @@ impl<'a> Session<'a> {
                 self.say(&reply)?;
                 Ok(state)
             }
+            Action::ReceiveChunk(chunk, envelope) => self.receive_chunk(state, chunk, envelope, *encrypted),
             Action::Turn(domains) => self.turn_round(state, domains),
             Action::Kick(node) => {
                 let user = state.user().map(|user| user.name.clone());
@@ -311,53 +318,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads the content behind a 354, queues the message and gives the reply.
-    fn receive(&mut self, state: &State, envelope: Envelope, encrypted: bool) -> Result<Reply, End> {
-        let client = state.client();
-        let user = client.and_then(|client| client.user.as_ref());
-        let protocol = Protocol {
-            extended: client.is_some_and(|client| client.extended),
-            tls: encrypted,
-            authenticated: user.is_some(),
-            smtputf8: envelope.smtputf8,
-        };
-        let submitted = Submitted {
-            envelope,
-            user: user.map(|user| user.name.clone()),
-            client: self.client,
-            helo: client.map(|client| client.name.clone()).unwrap_or_default(),
-            protocol,
-            hostname: &self.service.hostname,
-            at: unix_now(),
-            lifetime_secs: self.service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
-            message_bytes_max: self.service.limits.message_size,
-            hops_max: self.service.limits.received_hops,
-        };
-        let mut intake = Intake::new(self.queue, submitted);
-        let mut reader = DataReader::new();
-        let begin = Instant::now() + 2 * self.service.limits.idle_timeout;
-        loop {
-            let allowed = Duration::from_secs(intake.received_bytes() / CONTENT_BYTES_PER_SEC_MIN);
-            let input = match self.wire.input(begin + allowed) {
-                Ok(input) => input,
-                Err(WireError::TimedOut) => return Err(self.send_away(&replies::TOO_SLOW)),
-                Err(error) => return Err(self.no_more_input(error)),
-            };
-            let fed = reader.feed(input, intake.buffer());
-            self.wire.consume(fed.consumed);
-            intake.advance();
-            if fed.ended {
-                let reply = intake.finish();
-                if reply.is_positive()
-                    && let Some(counted) = self.course.counted.take()
-                {
-                    counted.keep();
-                }
-                return Ok(reply);
-            }
-        }
-    }
-
     fn start_tls(&mut self) -> Result<(), End> {
         let client = self.client;
         let failed = |error: &dyn std::fmt::Display| {
@@ -365,28 +325,28 @@ impl<'a> Session<'a> {
             End::Lost
         };
         let connection = match self.course.handshake.take() {
-            Some(prepared) => *prepared,
-            None => tls_connection(self.service).map_err(|error| failed(&error))?,
+            Some(prepared) => prepared,
+            None => Box::new(tls_connection(self.service).map_err(|error| failed(&error))?),
         };
-        self.wire.start_tls(connection).map_err(|error| failed(&error))?;
+        self.wire.start_tls(connection, self.handshakes).map_err(|error| failed(&error))?;
         self.course.channel = self.wire.channel_binding();
         Ok(())
     }
 
-    fn say(&mut self, reply: &Reply) -> Result<(), End> {
+    pub(super) fn say(&mut self, reply: &Reply) -> Result<(), End> {
         log::debug!("{}: S: {reply}", self.client);
         self.wire.reply(reply).map_err(|_| End::Lost)
     }
 
     /// A last reply before we close.
-    fn send_away(&mut self, reply: &Reply) -> End {
+    pub(super) fn send_away(&mut self, reply: &Reply) -> End {
         match self.say(reply) {
             Ok(()) => End::SentAway,
             Err(end) => end,
         }
     }
 
-    fn no_more_input(&mut self, error: WireError) -> End {
+    pub(super) fn no_more_input(&mut self, error: WireError) -> End {
         match error {
             WireError::Flood => {
                 maillog::turned_away(self.client, "line without end");
@@ -394,6 +354,10 @@ impl<'a> Session<'a> {
             }
             // The pool ended our reading.
             WireError::Closed if self.presence.is_stopping() => self.send_away(&replies::SHUTTING_DOWN),
+            WireError::TimedOut if self.wire.is_over() => {
+                maillog::turned_away(self.client, "session too long");
+                self.send_away(&replies::SESSION_TOO_LONG)
+            }
             WireError::TimedOut => self.send_away(&replies::TIMED_OUT),
             WireError::Closed | WireError::Io(_) => End::Lost,
         }
@@ -406,6 +370,7 @@ enum Verb {
     Mail,
     Rcpt,
     Data,
+    Bdat,
     Other,
 }
 
@@ -416,13 +381,14 @@ impl Verb {
             () if is(b"MAIL") => Verb::Mail,
             () if is(b"RCPT") => Verb::Rcpt,
             () if is(b"DATA") => Verb::Data,
+            () if is(b"BDAT") => Verb::Bdat,
             () => Verb::Other,
         }
     }
 }
 
 /// Counts commands that could not be understood, were out of order or not allowed. Not counted is what an
-/// honest client meets: a recipient refused, and what it pipelined behind a MAIL that was refused.
+/// honest client meets: a recipient refused, and what it pipelined behind a MAIL or a chunk that was refused.
 #[derive(Debug, Default)]
 struct Errors {
     bad: usize,
@@ -433,13 +399,15 @@ impl Errors {
     fn count(&mut self, verb: Verb, reply: &Reply) {
         match verb {
             Verb::Mail => self.mail_refused = reply.code >= 400,
-            Verb::Rcpt | Verb::Data => {}
+            Verb::Rcpt | Verb::Data | Verb::Bdat => {}
             Verb::Other => self.mail_refused = false,
         }
         let counts = match (verb, reply.code) {
             (_, ..=499) => false,
+            // RFC 3030 §2: pipelined behind a chunk that was refused, or behind anything else.
+            (Verb::Bdat, 503) => false,
             (Verb::Rcpt | Verb::Data, 503) => !self.mail_refused,
-            (Verb::Rcpt, 501) | (Verb::Mail | Verb::Rcpt | Verb::Data, 550..=554) => false,
+            (Verb::Rcpt, 501) | (Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat, 550..=554) => false,
             // Failed authentications have a count of their own.
             (Verb::Other, 535) => false,
             _ => true,
@@ -508,7 +476,7 @@ fn tls_connection(service: &Service) -> Result<ServerConnection, rustls::Error> 
 }
 
 /// Unix seconds.
-fn unix_now() -> i64 {
+pub(super) fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs().try_into().unwrap_or(i64::MAX)
 }

@@ -1,11 +1,11 @@
-//! The mail transaction: MAIL, RCPT and DATA (RFC 5321 §3.3, RFC 6409). Pure, a part of `protocol.rs`.
+//! The mail transaction: MAIL, RCPT, DATA and BDAT (RFC 5321 §3.3, RFC 6409, RFC 3030). Pure, a part of `protocol.rs`.
 //!
 //! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
 
-use crate::mail::{Address, Envelope, Notify, Recipient, Reply};
+use crate::mail::{Address, Body, Envelope, Notify, Recipient, Reply};
 
 use super::aliases::same_mailbox;
-use super::command::{ForwardPath, Mail, Rcpt};
+use super::command::{Chunk, ForwardPath, Mail, Rcpt};
 use super::extensions;
 use super::protocol::{Action, Client, Here, OpenMail, State, Step};
 use super::replies;
@@ -61,6 +61,7 @@ pub(super) fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
         State::Mail(client, open) => (client, open.envelope),
         State::Recipients(client, envelope) => (client, envelope),
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
+        State::Chunks(_) => return Step::reply(state, replies::CHUNKS_BEGUN),
         state => return Step::reply(state, replies::MAIL_FIRST),
     };
     let reply = match add_recipients(&client, &mut envelope, rcpt, here) {
@@ -145,6 +146,9 @@ fn either(one: Option<Notify>, other: Option<Notify>) -> Option<Notify> {
 
 pub(super) fn data(state: State) -> Step {
     match state {
+        State::Recipients(_, ref envelope) if envelope.body == Body::BinaryMime => {
+            Step::reply(state, replies::BINARY_NEEDS_BDAT)
+        }
         State::Recipients(client, envelope) => Step {
             state: State::Ready(client),
             reply: Some(replies::SEND_CONTENT),
@@ -155,8 +159,28 @@ pub(super) fn data(state: State) -> Step {
         }
         State::Connected => Step::reply(state, replies::EHLO_FIRST),
         State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
+        State::Chunks(_) => Step::reply(state, replies::CHUNKS_BEGUN),
         state => Step::reply(state, replies::MAIL_FIRST),
     }
+}
+
+/// RFC 3030 §2. A chunk follows whatever we think of it, and must not be read as commands.
+pub(super) fn bdat(state: State, chunk: Chunk) -> Step {
+    let (client, envelope) = match state {
+        State::Recipients(client, envelope) => (client, Some(envelope)),
+        State::Chunks(client) => (client, None),
+        state => {
+            let reply = match &state {
+                State::Connected => replies::EHLO_FIRST,
+                State::Mail(_, open) if open.refused => replies::NO_VALID_RECIPIENTS,
+                State::Mail(..) => replies::RCPT_FIRST,
+                _ => replies::MAIL_FIRST,
+            };
+            return Step { state, reply: Some(reply), action: Action::Skip(chunk.bytes) };
+        }
+    };
+    let state = if chunk.last { State::Ready(client) } else { State::Chunks(client) };
+    Step { state, reply: None, action: Action::ReceiveChunk(chunk, envelope) }
 }
 
 /// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)

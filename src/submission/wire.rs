@@ -1,7 +1,7 @@
 //! The connection: lines in, replies out, in the clear or over TLS.
 //!
 //! Replies are written only before a read that may block, so that those of pipelined commands
-//! leave in one write (RFC 2920 §3.2). Reads and writes have time-outs; a line is at most
+//! leave in one write (RFC 2920 §3.2). Reads and writes have time-outs, and so has the session; a line is at most
 //! [`LINE_BYTES_MAX`] long and never ends at a bare LF. What was read ahead of a TLS handshake is
 //! dropped (RFC 3207 §6, CVE-2011-0411).
 
@@ -16,16 +16,19 @@ use rustls::{ServerConnection, StreamOwned};
 use crate::mail::Reply;
 
 use super::command::LINE_BYTES_MAX;
+use super::handshake::Handshakes;
 
-/// One read, and room for the longest line.
+/// One read of content, and room for the longest line.
 const INPUT_BYTES: usize = 16 << 10;
+/// One read of commands: what an idle session holds.
+const INPUT_BYTES_IDLE: usize = 2 << 10;
 /// Replies of pipelined commands are held back up to this.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// Behind this many bytes of one line the client is beyond hope.
 const LINE_FLOOD_BYTES: usize = 1 << 20;
 /// The first byte of a TLS handshake record (RFC 8446 §5.1), and a control character in SMTP.
 const TLS_HANDSHAKE_BYTE: u8 = 0x16;
-/// No client waits longer for room in its receive buffer.
+/// No client takes longer to read what we have for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and how many bytes, we listen to a client that we have sent away.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
@@ -74,18 +77,33 @@ impl From<io::Error> for WireError {
 }
 
 /// A socket that the pool may shut down from outside.
-#[derive(Debug, Clone)]
-struct Socket(Arc<TcpStream>);
+///
+/// The deadline is kept down here because rustls reads and writes until a record is whole: a client that
+/// sends a byte of one now and then would never let it return to where deadlines are looked at.
+#[derive(Debug)]
+struct Socket {
+    tcp: Arc<TcpStream>,
+    /// Nothing is begun after it.
+    until: Instant,
+}
+
+impl Socket {
+    fn check(&self) -> io::Result<()> {
+        if Instant::now() > self.until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buf)
+        self.check()?;
+        (&*self.tcp).read(buf)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(buf)
+        self.check()?;
+        (&*self.tcp).write(buf)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -98,6 +116,14 @@ enum Stream {
 }
 
 impl Stream {
+    /// Reads and writes until then.
+    fn set_deadline(&mut self, until: Instant) {
+        match self {
+            Stream::Plain(socket) => socket.until = until,
+            Stream::Tls(stream) => stream.sock.until = until,
+        }
+    }
+
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = match self {
@@ -126,7 +152,8 @@ impl Stream {
 pub(super) struct Wire {
     stream: Stream,
     socket: Arc<TcpStream>,
-    input: Box<[u8]>,
+    /// All of it is room to read into, [`INPUT_BYTES_IDLE`] or [`INPUT_BYTES`].
+    input: Vec<u8>,
     /// What was read and not used yet is `input[start..end]`.
     start: usize,
     end: usize,
@@ -134,26 +161,30 @@ pub(super) struct Wire {
     /// A bare LF was met, and no CR LF since.
     tainted: bool,
     idle: Duration,
+    /// Nothing is read after it.
+    session_end: Instant,
 }
 
 impl Wire {
-    /// In the clear. `idle` bounds every read; the socket is blocking.
+    /// In the clear. `idle` bounds every read, `lifetime` all of them together; the socket is blocking.
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone.
-    pub(super) fn new(socket: Arc<TcpStream>, idle: Duration) -> io::Result<Wire> {
+    pub(super) fn new(socket: Arc<TcpStream>, idle: Duration, lifetime: Duration) -> io::Result<Wire> {
+        let session_end = Instant::now() + lifetime;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(idle))?;
         socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
         Ok(Wire {
-            stream: Stream::Plain(Socket(Arc::clone(&socket))),
+            stream: Stream::Plain(Socket { tcp: Arc::clone(&socket), until: session_end }),
             socket,
-            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            input: vec![0; INPUT_BYTES_IDLE],
             start: 0,
             end: 0,
             output: Vec::new(),
             tainted: false,
             idle,
+            session_end,
         })
     }
 
@@ -172,8 +203,11 @@ impl Wire {
     /// `TimedOut` where the client does not read.
     pub(super) fn flush(&mut self) -> Result<(), WireError> {
         if !self.output.is_empty() {
+            self.stream.set_deadline(Instant::now() + self.idle.min(WRITE_TIMEOUT));
             self.stream.write_all(&self.output)?;
+            // Most replies are short; what a flood of them took is given back.
             self.output.clear();
+            self.output.shrink_to(INPUT_BYTES_IDLE);
         }
         Ok(())
     }
@@ -183,6 +217,11 @@ impl Wire {
     /// # Errors
     /// There is none.
     pub(super) fn read_line(&mut self) -> Result<Line<'_>, WireError> {
+        if self.start == self.end && self.input.len() > INPUT_BYTES_IDLE {
+            self.input.truncate(INPUT_BYTES_IDLE);
+            self.input.shrink_to_fit();
+            (self.start, self.end) = (0, 0);
+        }
         let deadline = Instant::now() + self.idle;
         let mut searched = 0;
         let mut discarded = 0;
@@ -228,15 +267,26 @@ impl Wire {
         }
     }
 
-    /// What was read and not used yet; reads where there is nothing. Then [`Wire::consume`].
+    /// Reads where nothing is left of what was read; then there is [`Wire::input`].
     ///
     /// # Errors
     /// `TimedOut` past `deadline` or the idle time-out.
-    pub(super) fn input(&mut self, deadline: Instant) -> Result<&[u8], WireError> {
-        if self.start == self.end {
-            self.fill(deadline)?;
+    pub(super) fn wait_for_input(&mut self, deadline: Instant) -> Result<(), WireError> {
+        if self.start < self.end {
+            return Ok(());
         }
-        Ok(&self.input[self.start..self.end])
+        self.input.resize(INPUT_BYTES, 0);
+        self.fill(deadline)
+    }
+
+    /// The session has lasted as long as a session may.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() > self.session_end
+    }
+
+    /// What was read and not used yet. Then [`Wire::consume`].
+    pub(super) fn input(&self) -> &[u8] {
+        &self.input[self.start..self.end]
     }
 
     /// So many bytes of [`Wire::input`] are used.
@@ -249,10 +299,15 @@ impl Wire {
         self.flush()?;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+        } else if self.start == 0 && self.end == self.input.len() {
+            // Never past INPUT_BYTES: read_line makes room before a line is so long.
+            self.input.resize(INPUT_BYTES, 0);
         } else if self.end == self.input.len() {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
+        let deadline = deadline.min(self.session_end);
+        self.stream.set_deadline(deadline);
         let read = self.stream.read(&mut self.input[self.end..])?;
         if read == 0 {
             return Err(WireError::Closed);
@@ -291,11 +346,15 @@ impl Wire {
     ///
     /// # Errors
     /// There is no connection to go on with then.
-    pub(super) fn start_tls(&mut self, mut connection: ServerConnection) -> Result<(), WireError> {
+    pub(super) fn start_tls(
+        &mut self,
+        mut connection: Box<ServerConnection>,
+        handshakes: &Handshakes,
+    ) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
-        let deadline = Instant::now() + self.idle;
-        let mut socket = Socket(Arc::clone(&self.socket));
+        let deadline = self.session_end.min(Instant::now() + self.idle);
+        let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;
@@ -304,7 +363,9 @@ impl Wire {
             if connection.read_tls(&mut socket)? == 0 {
                 return Err(WireError::Closed);
             }
-            if let Err(error) = connection.process_new_packets() {
+            let processed;
+            (connection, processed) = handshakes.process(connection)?;
+            if let Err(error) = processed {
                 // The alert tells the client why; the connection is over in any case.
                 let _ = connection.write_tls(&mut socket);
                 return Err(WireError::Io(io::Error::other(error)));
@@ -316,7 +377,7 @@ impl Wire {
         while connection.wants_write() {
             connection.write_tls(&mut socket)?;
         }
-        self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, socket)));
+        self.stream = Stream::Tls(Box::new(StreamOwned::new(*connection, socket)));
         Ok(())
     }
 

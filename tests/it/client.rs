@@ -37,6 +37,19 @@ impl Client {
         self.reader.get_mut().write_all(bytes)
     }
 
+    /// The connection under it.
+    pub fn stream(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    /// Whether the relay has closed the connection, having said nothing more.
+    pub fn is_closed(&mut self) -> bool {
+        match self.reader.fill_buf() {
+            Ok(bytes) => bytes.is_empty(),
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Reads a whole reply.
     pub fn reply(&mut self) -> std::io::Result<Reply> {
         let mut text = String::new();

@@ -798,3 +798,47 @@ fn a_refused_login_is_never_permanent() {
         assert_eq!(trouble.reply.to_string(), words);
     }
 }
+
+// ---- BDAT -------------------------------------------------------------------------------------
+
+#[test]
+fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
+    let mx = FakeMx::start(Script::new().offering(&["PIPELINING", "CHUNKING", "BINARYMIME"]));
+    let mut connection = open(&mx).unwrap();
+    let big = [b"Subject: big\r\n\r\n".to_vec(), (0..=255).collect::<Vec<u8>>().repeat(8192)].concat();
+    for content in [&b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r"[..], &big] {
+        let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+        let to = [&to];
+        let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to, content) };
+        let results = deliver(&mut connection, &message, content);
+        assert_eq!(only(&results), (Phase::Dot, Verdict::Delivered, "250 2.0.0 queued".to_owned()));
+    }
+    connection.quit();
+    let messages = mx.messages();
+    assert_eq!(messages[0].mail, "MAIL FROM:<a@example.org> BODY=BINARYMIME");
+    assert_eq!(messages[0].content, b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r");
+    assert!(messages[1].content == big, "{} bytes", messages[1].content.len());
+    let seen = &mx.wait_for_closed(1, SOON)[0];
+    assert_eq!(seen.verbs(), ["EHLO", "MAIL", "RCPT", "BDAT", "MAIL", "RCPT", "BDAT", "QUIT"]);
+    // EHLO, the commands, the chunk.
+    assert_eq!(seen.reads[2], "BDAT 23 LAST\r\n".len() + 23, "{:?}", &seen.reads[..4]);
+}
+
+/// The host was promised a size. What is other than that must not be made up for with the next commands.
+#[test]
+fn binary_content_of_another_size_than_was_said_cuts_the_connection() {
+    for (said, verdict) in [(10, Verdict::Deferred), (100, Verdict::Deferred)] {
+        let mx = FakeMx::start(Script::new().offering(&["CHUNKING", "BINARYMIME"]));
+        let mut connection = open(&mx).unwrap();
+        let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+        let to = [&to];
+        let content = b"Subject: hi\r\n\r\nhello\r\n";
+        let message = Outgoing { body: Body::BinaryMime, size: said, ..outgoing(&sender, &to, content) };
+        let results = deliver(&mut connection, &message, content);
+        assert_eq!(results[0].verdict, verdict);
+        assert!(results[0].reply.to_string().starts_with("451 4.3.0 "), "{}", results[0].reply);
+        assert!(!connection.is_usable());
+        mx.wait_for_closed(1, SOON);
+        assert!(mx.messages().is_empty());
+    }
+}

@@ -1,6 +1,6 @@
 //! Plays a dialogue against a relay that runs, and remembers what was answered to which command.
 //!
-//! `C: ` a line that the client says; `S: ` how the whole reply must begin, its lines joined by ` / ` and codes
+//! `C: ` a line that the client says, `C| ` one that goes with the command before it; `S: ` how the whole reply must begin, its lines joined by ` / ` and codes
 //! said once. `* starttls` and `* implicit` connect there instead of to the listener in the clear that trusts
 //! loopback; `* handshake` begins TLS; `* login NAME`; `* closed` expects the end. EHLO is said by the player,
 //! except behind `* silent`. `#` begins a comment.
@@ -92,6 +92,7 @@ impl<'a> Theatre<'a> {
         for line in lines {
             match line.split_at(2) {
                 ("C:", said) => session.say(said.strip_prefix(' ').unwrap_or(said)),
+                ("C|", said) => session.say_more(said.strip_prefix(' ').unwrap_or(said)),
                 ("S:", expected) => {
                     let found = session.read()?;
                     if !found.starts_with(expected.trim_start()) {
@@ -124,6 +125,11 @@ impl Session<'_> {
         if !matches!(self.last_code, 334 | 354) {
             self.verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
         }
+        self.say_more(line);
+    }
+
+    /// A line that is no command.
+    fn say_more(&mut self, line: &str) {
         self.stream.get_mut().say(format!("{line}\r\n").as_bytes()).unwrap();
     }
 

@@ -536,6 +536,7 @@ impl Session {
                     }
                 }
                 "DATA" => self.data()?,
+                "BDAT" => self.bdat(&line)?,
                 "RSET" => {
                     self.answer(|at| at == At::Rset, "250 2.0.0 reset")?;
                     (self.mail, self.rcpts) = (None, Vec::new());
@@ -587,6 +588,28 @@ impl Session {
             return Ok(());
         }
         let content = self.content()?;
+        let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
+        let message =
+            Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
+        self.answer_and(
+            |at| at == At::Dot,
+            "250 2.0.0 queued",
+            |state, yes| state.messages.extend(yes.then_some(message)),
+        )
+        .map(drop)
+    }
+
+    /// One chunk, which must be the last.
+    fn bdat(&mut self, line: &str) -> Result<(), Over> {
+        let size: usize = line.strip_suffix(" LAST").and_then(|line| line[5..].parse().ok()).ok_or(Over)?;
+        while self.ahead.len() < size {
+            self.more()?;
+        }
+        let content: Vec<u8> = self.ahead.drain(..size).collect();
+        if self.rcpts.is_empty() {
+            return self.say("554 5.5.1 no valid recipients");
+        }
+        self.see(|seen| seen.raw_content.extend_from_slice(&content));
         let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
         let message =
             Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };

@@ -4,6 +4,7 @@
 
 mod answers;
 mod atrn;
+mod binary;
 mod cli;
 mod client;
 mod clients;
@@ -27,3 +28,4 @@ mod reference;
 mod relay;
 mod retries;
 mod sink;
+mod unwelcome;

@@ -55,7 +55,7 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
         &[250, 450, 451, 453, 502, 503, 530],
         "RFC 2645 §5.2.1; §5.1: after AUTH, not within a transaction",
     ),
-    ("BDAT", &[502], "not offered yet"),
+    ("BDAT", &[250, 421, 451, 452, 501, 503, 552, 554], "RFC 3030 §2: as DATA, chunk by chunk"),
     ("XADR", &[250, 451, 502, 550, 553], "private: by agreement"),
     ("XSTA", &[250, 451, 502], "private: by agreement"),
     ("XCIR", &[250, 451, 502], "private: by agreement"),

@@ -190,6 +190,15 @@ impl Config {
         self
     }
 
+    /// One more `[[listen]]` with these lines.
+    #[must_use]
+    pub fn listener(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[listen]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
     /// A `[[retry.rule]]` with these lines.
     #[must_use]
     pub fn rule(mut self, lines: &str) -> Config {

@@ -72,8 +72,9 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
-            Next::Content => {
-                writes.push("<content>".to_owned());
+            next @ (Next::Content | Next::Chunk) => {
+                let shown = if next == Next::Chunk { "<chunk>" } else { "<content>" };
+                writes.push(shown.to_owned());
                 transaction.content_sent();
             }
         }
@@ -440,6 +441,46 @@ fn an_address_that_a_hand_broke_never_reaches_the_wire() {
     let run = run_message(&outgoing(&sender, &to), &pipelining(), false, &[]);
     assert!(run.writes.is_empty());
     assert!(run.results[0].reply.to_string().starts_with("553 5.1.3"));
+}
+
+#[test]
+fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
+    let (sender, b, c) = (parse("a@x"), recipient("b@y"), recipient("c@y"));
+    let to = [&b, &c];
+    let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to) };
+    let says = |words: &[&'static str]| words.iter().map(|words| Then::Says(words)).collect::<Vec<_>>();
+    for offers in [
+        PLAIN(),
+        Offers { chunking: true, ..PLAIN() },
+        Offers { binary_mime: true, eight_bit: true, ..pipelining() },
+    ] {
+        let run = run_message(&message, &offers, false, &[]);
+        assert!(run.writes.is_empty());
+        assert!(run.results[0].reply.to_string().starts_with("554 5.6.3"), "{offers:?}");
+        assert_eq!(run.verdicts(), [Verdict::Failed; 2]);
+    }
+    let able = Offers { chunking: true, binary_mime: true, ..PLAIN() };
+    let piped = Offers { pipelining: true, ..able.clone() };
+    const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
+    let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
+    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<chunk>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
+    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<chunk>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
+    let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
+    assert_eq!(run.writes.len(), 1);
+    assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
+    assert_eq!(run.after, After { usable: true, needs_reset: true });
+    let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
+    assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
+    // What the host says to the chunk means what it means to the dot.
+    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "452 4.3.1 full"]));
+    assert_eq!(run.verdicts(), [Verdict::Deferred; 2]);
+    let lost = [&says(&["250", "250", "250"])[..], &[Then::Lost]].concat();
+    assert_eq!(run_message(&message, &piped, false, &lost).verdicts(), [Verdict::InDoubt; 2]);
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! The door through which `fuzz/` reaches what reads hostile bytes in this room. Nothing else uses it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::mail::{Body, Domain, address};
+use crate::queue::MessageId;
+
+use super::aliases::Aliases;
+use super::auth::Offer;
+use super::chunk::ChunkReader;
+use super::command::{self, LINE_BYTES_MAX};
+use super::content::DataReader;
+use super::header::{self, Protocol, Trace};
+use super::protocol::{self, Here, State, Tls};
+use super::users::{Directory, Known, User, Verifier};
+
+/// Says `lines` to the protocol as a trusted client over TLS: the code of each reply, 0 where the reply
+/// would be the world's. No action is carried out but AUTH, of a user `app` whose password is `secret`.
+pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
+    let Ok(hostname) = Domain::parse("relay.example") else { return Vec::new() };
+    let names = match address::parse("ops@example.com") {
+        Ok(ops) => BTreeMap::from([("root".to_owned(), vec![ops])]),
+        Err(_) => BTreeMap::new(),
+    };
+    let here = Here {
+        hostname: &hostname,
+        tls: Tls::Active,
+        loopback: true,
+        trusted: true,
+        auth_required: true,
+        message_size_max: 1 << 20,
+        auth: Offer { channel: Some([7; 32]), cram_md5: true, nonce: || Some("nonce".to_owned()) },
+        recipients_max: 100,
+        hold_secs_max: Some(86_400),
+        now: 1_795_000_000,
+        aliases: Aliases { names: &names, hostname: &hostname },
+    };
+    let mut state = State::Connected;
+    let mut codes = Vec::new();
+    for line in lines {
+        let line = &line[..line.len().min(LINE_BYTES_MAX)];
+        let step = match state {
+            State::Authenticating(..) => protocol::respond(state, line),
+            _ => protocol::step(state, command::parse(line), &here),
+        };
+        let step = match step.action {
+            protocol::Action::Verify(claim) => protocol::turn(step.state, claim.put_to(&App)),
+            _ => step,
+        };
+        codes.push(step.reply.map_or(0, |reply| reply.code));
+        state = step.state;
+    }
+    codes
+}
+
+/// One user; nobody has the proof for SCRAM.
+struct App;
+
+impl Directory for App {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        (name == "app" && password == b"secret").then(Arc::default)
+    }
+    fn with_cram_md5(&self, name: &str, _challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>> {
+        (name == "app" && digest[0] == 0).then(Arc::default)
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        let (stored_key, server_key) = ([0; 32], [0; 32]);
+        let verifier = Verifier { iterations: NonZeroU32::MIN, salt: vec![0; 16], stored_key, server_key };
+        Known { user: None, verifier }
+    }
+    fn has_cram_md5(&self) -> bool {
+        true
+    }
+}
+
+/// Reads DATA's content from `pieces`: what it is, and behind how many bytes it ended, if it did.
+pub fn read_data<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, Option<usize>) {
+    let (mut reader, mut out, mut read) = (DataReader::new(), Vec::new(), 0);
+    for piece in pieces {
+        let fed = reader.feed(piece, &mut out);
+        read += fed.consumed;
+        if fed.ended {
+            return (out, Some(read));
+        }
+    }
+    (out, None)
+}
+
+/// Reads BDAT's content from `pieces`.
+pub fn read_chunks<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, body: Body) -> Vec<u8> {
+    let (mut reader, mut out) = (ChunkReader::new(body), Vec::new());
+    pieces.into_iter().for_each(|piece| reader.feed(piece, &mut out));
+    reader.finish(&mut out);
+    out
+}
+
+/// The content with the header fixed, as the queue would have it.
+pub fn fix_header(content: &[u8]) -> Option<Vec<u8>> {
+    let hostname = Domain::parse("relay.example").ok()?;
+    let trace = Trace {
+        helo: "client.example",
+        client: [192, 0, 2, 7].into(),
+        hostname: &hostname,
+        with: Protocol { extended: true, tls: true, authenticated: true, smtputf8: false },
+        id: MessageId(1),
+        for_only: None,
+        at: 0,
+    };
+    header::read(content, true).map(|header| header::fix(content, &header, &trace))
+}
