@@ -18,8 +18,9 @@ pub fn reference() -> String {
         text.push_str(&entry(def, ""));
     }
     for section in defs::sections() {
-        // A [[route]] at its defaults would be a route; the other tables are harmless as they stand.
-        let off = if section == "route" { "#" } else { "" };
+        // A [[route]] at its defaults would be a route, a [[destination]] says nothing; the other tables are
+        // harmless as they stand.
+        let off = if ["route", "destination"].contains(&section) { "#" } else { "" };
         text.push_str(&format!("\n{off}{}\n", header(section)));
         if section == defs::ALIASES {
             comment(&mut text, defs::ALIASES_DOC);

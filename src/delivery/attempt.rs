@@ -3,21 +3,32 @@
 //! The loop over hosts lives here and decides nothing about replies: `transaction` says what each means,
 //! `connection` what went wrong with a host. Whoever has no answer when the hosts are used up is
 //! deferred with the last host's words, or refused where every host said that it takes no mail.
+//!
+//! A host that has as much of us as it may (`hosts`) is passed over for one of the same preference; the backup
+//! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
+//! no backoff, another try in a second or so.
 
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::config::InDoubt;
 use crate::mail::{Enhanced, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
 
 use super::Setup;
+use super::complaint::{Complaint, complaint};
+use super::connection::Trouble;
+use super::hosts::Slot;
 use super::pool::{Line, Pool};
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+
+/// How long those wait whom a host sent away with "too many connections".
+const CROWDED_WAIT: Duration = Duration::from_secs(2);
 
 /// What was said about one recipient, and by whom.
 #[derive(Debug, Clone)]
@@ -49,9 +60,9 @@ impl Answer {
     }
 }
 
-/// An answer for each recipient, in order, and what was learnt about the lane.
+/// An answer for each recipient, in order, and what was learnt about the lane. Who has none is put back.
 pub(super) struct Answers {
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<Option<Answer>>,
     pub(super) health: Health,
 }
 
@@ -60,17 +71,27 @@ pub(super) fn attempt(
     setup: &Setup,
     queue: &Queue,
     pool: &Pool,
+    clock: &Clock,
     job: &Job,
     message: &QueuedMessage,
 ) -> Answers {
-    let deadline = Instant::now() + setup.settings.attempt_deadline;
-    let mut round = Round { setup, queue, message, deadline, answers: vec![None; message.recipients.len()] };
+    let settings = &setup.settings;
+    let deadline = Instant::now() + settings.attempt_deadline;
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, clock, message, deadline, answers };
+    if let Err(wait) = pool.hosts.start_in_lane(&job.lane, settings) {
+        return round.put_back(wait);
+    }
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    if let Some(line) = pool.take(&job.lane)
-        && round.transact(line, pool, job).is_none()
-    {
-        return round.finish(None);
+    if let Some(line) = pool.take(&job.lane) {
+        if let Err(wait) = line.slot.start(&line.endpoint, settings) {
+            pool.put(&job.lane, line);
+            return round.put_back(wait);
+        }
+        if round.transact(line, pool, job).is_none() {
+            return round.finish(None);
+        }
     }
 
     let domain = &message.recipients[0].domain;
@@ -87,20 +108,44 @@ pub(super) fn attempt(
 
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
+    let mut full: Option<Full> = None;
     for endpoint in endpoints {
+        if full.as_ref().is_some_and(|full| endpoint.preference > full.preference) {
+            break;
+        }
         if Instant::now() >= deadline {
             all_refuse = false;
             break;
         }
-        let opened = setup.connector.open(&endpoint, deadline);
-        let (answer, refuses) = match opened {
-            Ok(connection) => {
-                match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
-                    None => return round.finish(None),
-                    Some(answer) => (answer, false),
+        let opened = match pool.hosts.enter(&endpoint, &job.lane, settings) {
+            Ok(slot) => match setup.connector.open(&endpoint, deadline) {
+                Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot }),
+                Err(trouble) => Err((slot, trouble)),
+            },
+            // A connection that another lane left open will do: it counts already.
+            Err(wait) => match pool.take_of_host(&endpoint) {
+                Some(line) if line.slot.start(&line.endpoint, settings).is_ok() => Ok(line),
+                spare => {
+                    if let Some(line) = spare {
+                        pool.put(&job.lane, line);
+                    }
+                    full = Some(Full { preference: endpoint.preference, wait });
+                    continue;
                 }
-            }
-            Err(trouble) => {
+            },
+        };
+        let (answer, refuses) = match opened {
+            Ok(line) => match round.transact(line, pool, job) {
+                None => return round.finish(None),
+                Some(answer) => (answer, false),
+            },
+            Err((slot, trouble)) => {
+                if round.is_our_crowd(&slot, trouble.phase, &trouble.reply) {
+                    let Trouble { phase, reply, .. } = &trouble;
+                    maillog::host_trouble(message.id, &endpoint.host, endpoint.address, *phase, reply);
+                    full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
+                    continue;
+                }
                 let refuses = trouble.kind == TroubleKind::HostRefuses && !endpoint.relay;
                 let answer = Answer::from_host(
                     &endpoint,
@@ -116,14 +161,24 @@ pub(super) fn attempt(
         all_refuse &= refuses;
         last = Some(answer);
     }
+    if let Some(full) = full {
+        return round.put_back(full.wait);
+    }
     let outcome = if all_refuse { Outcome::Failed } else { Outcome::Deferred };
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
+}
+
+/// A host that has as much of us as it may.
+struct Full {
+    preference: u16,
+    wait: Duration,
 }
 
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
     queue: &'a Queue,
+    clock: &'a Clock,
     message: &'a QueuedMessage,
     deadline: Instant,
     answers: Vec<Option<Answer>>,
@@ -137,7 +192,8 @@ impl Round<'_> {
             let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             if open.is_empty() {
                 let most = self.setup.settings.messages_per_connection;
-                if line.connection.is_usable() && line.connection.messages() < most {
+                let good = line.connection.is_usable() && line.connection.messages() < most;
+                if good && !line.slot.is_wanted(&job.lane) {
                     pool.put(&job.lane, line);
                 } else {
                     line.connection.quit();
@@ -150,6 +206,9 @@ impl Round<'_> {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
+                        if matches!(outcome, Outcome::Delivered | Outcome::Relayed) {
+                            line.slot.went_well(&self.setup.settings, self.queue, self.clock.now());
+                        }
                         self.answers[at] = Some(self.answer(&line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
@@ -176,6 +235,9 @@ impl Round<'_> {
     }
 
     fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
+        if outcome == Outcome::Deferred {
+            self.hear_complaint(&line.slot, result.phase, &result.reply);
+        }
         let tls = Some(line.connection.tls().to_owned());
         Answer::from_host(&line.endpoint, outcome, result.phase, result.reply, tls)
     }
@@ -215,6 +277,26 @@ impl Round<'_> {
         }
     }
 
+    /// Whether the host complains that we have too many connections there, and we do have others: then this
+    /// one was ours to avoid, and the host is well.
+    fn is_our_crowd(&self, slot: &Slot, phase: Phase, reply: &Reply) -> bool {
+        match self.hear_complaint(slot, phase, reply) {
+            Some((Complaint::Connections | Complaint::Unsaid, others)) => others > 0,
+            _ => false,
+        }
+    }
+
+    /// What a reply complains of, noted, and how many other connections we have at that host.
+    fn hear_complaint(&self, slot: &Slot, phase: Phase, reply: &Reply) -> Option<(Complaint, usize)> {
+        let what = complaint(phase, reply)?;
+        Some((what, slot.complained(what, reply, self.queue, self.clock.now())))
+    }
+
+    /// Whoever has no answer yet waits a little, and this was no attempt for them.
+    fn put_back(self, wait: Duration) -> Answers {
+        Answers { answers: self.answers, health: Health::Crowded(wait) }
+    }
+
     /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.
     fn finish(self, rest: Option<Answer>) -> Answers {
         let without = self.answers.iter().any(Option::is_none);
@@ -234,7 +316,7 @@ impl Round<'_> {
         } else {
             Health::Unchanged
         };
-        let answers = self.answers.into_iter().map(|answer| answer.unwrap_or_else(|| rest.clone())).collect();
+        let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
         Answers { answers, health }
     }
 }

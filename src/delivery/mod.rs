@@ -8,10 +8,13 @@
 mod attempt;
 pub mod bounce;
 mod commands;
+mod complaint;
 pub mod connection;
 mod connector;
 pub mod dns;
+mod hosts;
 mod offers;
+mod pace;
 mod pool;
 mod reply_reader;
 pub mod route;
@@ -31,6 +34,7 @@ use crate::queue::{Health, Job, Queue, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
+use hosts::Hosts;
 use pool::Pool;
 
 pub use settle::settle_doubts;
@@ -84,12 +88,17 @@ struct Shared {
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
     pub fn start(setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+        // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
+        let learnt = queue.destinations().unwrap_or_else(|error| {
+            log::error!("what was learnt about destinations cannot be read: {error}");
+            Vec::new()
+        });
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
-            pool: Pool::default(),
+            pool: Pool::new(Hosts::new(learnt)),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });

@@ -23,7 +23,7 @@ use super::pool::Pool;
 /// What the jobs' source hears.
 pub(super) struct Done {
     pub(super) health: Health,
-    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile.
+    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or put back.
     pub(super) unsettled: Vec<RecipientId>,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
     let (results, health) = if job.expired {
         (expire(&message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, job, &message);
+        let answers = attempt::attempt(setup, queue, pool, clock, job, &message);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
         (decide.all(&message, answers.answers), answers.health)
@@ -50,6 +50,9 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
     let notices = notices(setup, queue, now, &message, &results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
+    if results.is_empty() {
+        return Done { health, unsettled };
+    }
     queue.settle(Settlement { message, at: now, results, notices });
     Done { health, unsettled }
 }
@@ -85,9 +88,9 @@ struct Decide<'a> {
 }
 
 impl Decide<'_> {
-    fn all(&self, message: &QueuedMessage, answers: Vec<Answer>) -> Vec<Settled> {
+    fn all(&self, message: &QueuedMessage, answers: Vec<Option<Answer>>) -> Vec<Settled> {
         let pairs = message.recipients.iter().zip(answers);
-        pairs.map(|(recipient, answer)| self.one(message, recipient, answer)).collect()
+        pairs.filter_map(|(recipient, answer)| Some(self.one(message, recipient, answer?))).collect()
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {

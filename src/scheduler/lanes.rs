@@ -3,7 +3,8 @@
 //! A lane is one destination's line. Lanes take turns, one transaction a turn, so that ten
 //! thousand newsletters to one domain do not stand before a password reset to another. Each has
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
-//! apart from the retry time of each message.
+//! apart from the retry time of each message. A lane whose hosts have no room for more of us keeps
+//! what it has for a moment; who found no room is read from the database again.
 //!
 //! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
 //! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
@@ -40,6 +41,10 @@ struct Lane {
     /// Troubles in a row; 0 is healthy.
     failures: u32,
     backoff_until: i64,
+    /// Transactions at once, where the operator says so in `[[destination]]`.
+    at_once: Option<usize>,
+    /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
+    crowded: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     more: bool,
     /// Stands in the ring of turns.
@@ -112,13 +117,16 @@ impl Lanes {
     pub fn reconfigure(&mut self, settings: SchedulerSettings) {
         self.schedule = Schedule::new(settings.schedule.clone());
         self.settings = settings;
+        for (name, lane) in &mut self.lanes {
+            lane.at_once = at_once(&self.settings, name);
+        }
         self.forget_waiting();
     }
 
     /// A lane that was backing off when the process ended.
     pub fn restore(&mut self, row: LaneRow) {
         let name: Arc<str> = row.lane.into();
-        let lane = self.lanes.entry(name.clone()).or_default();
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
         self.hungry.insert(name.clone());
         self.alarms.insert((row.backoff_until, name));
@@ -131,7 +139,7 @@ impl Lanes {
         }
         let name = self.lane_of(&due.domain);
         let full = self.waiting >= WINDOW;
-        let lane = self.lanes.entry(name.clone()).or_default();
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
@@ -264,6 +272,16 @@ impl Lanes {
                 };
                 self.park(&job.lane);
                 Some(LaneChange::BacksOff(row))
+            }
+            Health::Crowded(wait) => {
+                // Its other transactions go on; one more is tried when the time is over. Who was put back is
+                // read again: of a job not everything that waits in line is known.
+                let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
+                lane.crowded = Some((until, lane.busy));
+                lane.more = true;
+                self.hungry.insert(job.lane.clone());
+                self.alarms.insert((until, job.lane.clone()));
+                None
             }
             _ => None,
         };
@@ -406,8 +424,24 @@ impl Lanes {
     }
 }
 
+impl Lane {
+    fn new(settings: &SchedulerSettings, name: &str) -> Lane {
+        Lane { at_once: at_once(settings, name), ..Lane::default() }
+    }
+}
+
+/// What the operator says of this lane.
+fn at_once(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
+    settings.destinations.of_lane(lane).and_then(|destination| destination.connections)
+}
+
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let at_once = if lane.failures > 0 { 1 } else { settings.connections_per_destination };
+    let most =
+        if lane.failures > 0 { 1 } else { lane.at_once.unwrap_or(settings.connections_per_destination) };
+    let at_once = match lane.crowded {
+        Some((until, room)) if now < until => room.min(most),
+        _ => most,
+    };
     !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
 }
 

@@ -18,6 +18,7 @@ fn settings() -> SchedulerSettings {
         recipients_per_transaction: 3,
         schedule: vec![Duration::from_secs(60), Duration::from_secs(600)],
         routes: Arc::new(Routes::default()),
+        destinations: Arc::default(),
     }
 }
 

@@ -85,13 +85,15 @@ pub(crate) struct Script {
     rules: Vec<Rule>,
     tls: Option<Arc<ServerConfig>>,
     implicit: bool,
+    at_most: Option<(usize, &'static str)>,
 }
 
 impl Script {
     /// Takes everything.
     pub(crate) fn new() -> Script {
         let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
-        Script { offers: offers.map(str::to_owned).to_vec(), rules: Vec::new(), tls: None, implicit: false }
+        let offers = offers.map(str::to_owned).to_vec();
+        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None }
     }
 
     /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
@@ -111,6 +113,12 @@ impl Script {
         Script { implicit: true, ..self.tls(certificate) }
     }
 
+    /// So many connections at once; those beyond hear this instead of a greeting.
+    pub(crate) fn at_most(mut self, connections: usize, reply: &'static str) -> Script {
+        self.at_most = Some((connections, reply));
+        self
+    }
+
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
         self.rules.push(Rule { at, times: None, act });
@@ -121,6 +129,12 @@ impl Script {
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
         self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        self
+    }
+
+    /// Before all other rules.
+    fn at_once(mut self, at: At, act: Act) -> Script {
+        self.rules.insert(0, Rule { at, times: None, act });
         self
     }
 
@@ -221,6 +235,10 @@ struct State {
     /// Of the connections that are open.
     sockets: Vec<Option<TcpStream>>,
     stopping: bool,
+    /// Connections in dialogue, those not counted that were sent away; and the most there were.
+    open: usize,
+    most_open: usize,
+    sent_away: usize,
 }
 
 #[derive(Default)]
@@ -309,6 +327,16 @@ impl FakeMx {
         })
     }
 
+    /// The most connections that were in dialogue at once.
+    pub(crate) fn most_open(&self) -> usize {
+        self.shared.state.lock().unwrap().most_open
+    }
+
+    /// How many connections were too many for [`Script::at_most`].
+    pub(crate) fn sent_away(&self) -> usize {
+        self.shared.state.lock().unwrap().sent_away
+    }
+
     /// As soon as the fake has seen a command that begins with `start`, on any connection. Panics after `limit`.
     pub(crate) fn wait_for_command(&self, start: &str, limit: Duration) {
         self.shared.wait_until(limit, start, |state| {
@@ -341,7 +369,7 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
     let mut sessions = Vec::new();
     for tcp in listener.incoming() {
         let Ok(tcp) = tcp else { break };
-        let number = {
+        let (number, away) = {
             let mut state = shared.state.lock().unwrap();
             if state.stopping {
                 break;
@@ -349,10 +377,19 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
             state.sockets.push(Some(tcp.try_clone().unwrap()));
             let client = tcp.peer_addr().map_or_else(|_| String::new(), |peer| peer.ip().to_string());
             state.seen.push(Seen { client, ..Seen::default() });
-            state.seen.len() - 1
+            let number = state.seen.len() - 1;
+            let at_most = scripts[number.min(scripts.len() - 1)].at_most;
+            let away = at_most.filter(|(most, _)| state.open >= *most).map(|(_, reply)| reply);
+            state.open += usize::from(away.is_none());
+            state.sent_away += usize::from(away.is_some());
+            state.most_open = state.most_open.max(state.open);
+            (number, away)
         };
         shared.changed.notify_all();
-        let script = scripts[number.min(scripts.len() - 1)].clone();
+        let mut script = scripts[number.min(scripts.len() - 1)].clone();
+        if let Some(reply) = away {
+            script = script.at_once(At::Greeting, Act::SayAndClose(reply));
+        }
         let shared = Arc::clone(shared);
         sessions.push(std::thread::spawn(move || {
             tcp.set_nodelay(true).unwrap();
@@ -369,6 +406,7 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
             };
             // However it ended: the test looks at what was seen.
             let _ = session.run();
+            session.shared.change(|state| state.open -= usize::from(away.is_none()));
             if !session.reset {
                 session.stream.shutdown();
             }

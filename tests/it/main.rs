@@ -15,6 +15,7 @@ mod dns;
 mod explain;
 mod fakemx;
 mod house;
+mod limits;
 mod mails;
 mod operation;
 mod relay;

@@ -190,6 +190,15 @@ impl Config {
         self
     }
 
+    /// A `[[destination]]` with these lines.
+    #[must_use]
+    pub fn destination(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[destination]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
     fn text(&self, listeners: &str) -> String {
         let mut sections: BTreeMap<&str, String> = BTreeMap::new();
         for (key, value) in &self.values {

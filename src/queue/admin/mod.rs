@@ -12,7 +12,7 @@ use crate::mail::Domain;
 
 mod rows;
 
-pub use rows::{DomainLine, Envelope, Filter, Line, Shown, Summary, Try};
+pub use rows::{DomainLine, Envelope, Filter, LimitLine, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
@@ -185,7 +185,21 @@ impl Admin {
                 )?
                 .query_map([limit], domain_line)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains })
+            let limits = conn
+                .prepare(
+                    "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
+                     ORDER BY changed_at DESC, mx LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(LimitLine {
+                        mx: row.get(0)?,
+                        connections: row.get(1)?,
+                        messages_per_minute: row.get(2)?,
+                        last_reply: row.get(3)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains, limits })
         })
     }
 
