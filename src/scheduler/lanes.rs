@@ -41,6 +41,9 @@ struct Lane {
     /// Troubles in a row; 0 is healthy.
     failures: u32,
     backoff_until: i64,
+    /// A transaction ended in an answer since the lane is here. Until then it has one at a time, so that
+    /// many hosts that accept connections and never speak do not take all the workers at once.
+    answered: bool,
     /// Transactions at once, where the operator says so in `[[destination]]`.
     at_once: Option<usize>,
     /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
@@ -247,6 +250,7 @@ impl Lanes {
         if lane.failures > 0 {
             self.suspect_busy = self.suspect_busy.saturating_sub(1);
         }
+        lane.answered |= matches!(health, Health::Healthy | Health::Unchanged);
         let change = match health {
             Health::Healthy if lane.failures > 0 => {
                 // The others of this lane still under way no longer count as doubtful.
@@ -436,8 +440,11 @@ fn at_once(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
 }
 
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let most =
-        if lane.failures > 0 { 1 } else { lane.at_once.unwrap_or(settings.connections_per_destination) };
+    let most = if lane.failures > 0 || !lane.answered {
+        1
+    } else {
+        lane.at_once.unwrap_or(settings.connections_per_destination)
+    };
     let at_once = match lane.crowded {
         Some((until, room)) if now < until => room.min(most),
         _ => most,
