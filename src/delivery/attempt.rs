@@ -294,7 +294,15 @@ impl Round<'_> {
 
     /// Whoever has no answer yet waits a little, and this was no attempt for them.
     fn put_back(self, wait: Duration) -> Answers {
-        Answers { answers: self.answers, health: Health::Crowded(wait) }
+        let health = Health::Crowded(wait);
+        if self.clock.now() < self.message.expires_at {
+            return Answers { answers: self.answers, health };
+        }
+        // Past its lifetime it must not be put back for ever: a deferral is what ends it.
+        let reply =
+            Reply::new(451, Enhanced(4, 4, 5), "the host had no room for more connections or messages");
+        let rest = Answer::ours(Outcome::Deferred, reply, None);
+        Answers { health, ..self.finish(Some(rest)) }
     }
 
     /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.

@@ -7,6 +7,10 @@
 //!
 //! What a host complained of (`complaint`) and earned back (`pace`) is told to the queue, which remembers it
 //! across restarts. What the operator wrote in `[[destination]]` holds instead.
+//!
+//! # Bugs
+//! A message that found its lane's pace free and its host full has used the lane's turn up: a domain with a pace
+//! of its own can be somewhat slower than that while its host is full.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
