@@ -31,7 +31,13 @@ CREATE TABLE messages (
     body        TEXT NOT NULL,             -- 7bit, 8bitmime, binarymime (RFC 6152, RFC 3030)
     smtputf8    INTEGER NOT NULL,          -- 1: needs SMTPUTF8 (RFC 6531)
     ret         TEXT,                      -- FULL or HDRS: what a bounce returns (RFC 3461)
-    envid       TEXT                       -- ENVID, xtext as given (RFC 3461)
+    envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
+    priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
+    require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
+    release_at  INTEGER,                   -- held until then (RFC 4865); lifetime and delays count from it
+    release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
+    deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
+    deliver_by_mode TEXT                   -- R returns it then, N tells the sender; T: each hop reports
 );
 CREATE INDEX messages_expiring ON messages (expires_at);
 
@@ -50,11 +56,14 @@ CREATE TABLE recipients (
     notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
     warned_at       INTEGER,               -- when the sender was told of the delay
-    dot_at          INTEGER                -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
-CREATE INDEX recipients_of_domain ON recipients (domain, state, next_attempt_at);
+CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_attempt_at);
+-- Mail of ordinary priority is not in this one.
+CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
 CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
@@ -126,6 +135,17 @@ CREATE TABLE destinations (
     last_reply          TEXT,              -- the last complaint
     changed_at          INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.
+CREATE TABLE kicks (
+    id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
+    at         INTEGER NOT NULL,
+    node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
+    user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
+    client     TEXT,                       -- IP address it was asked from; NULL: the command line
+    recipients INTEGER NOT NULL            -- how many waited
+);
+CREATE INDEX kicks_by_time ON kicks (at);
 
 -- What the relay has to remember about itself.
 CREATE TABLE meta (

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::config::{RouteTls, Settings};
+use crate::config::{DeliverySettings, RouteTls, Routes, Settings};
 use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route;
 use crate::mail::{Address, Domain, address};
@@ -57,16 +57,22 @@ pub struct Refusal {
 
 /// Plans for `address`.
 pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> Explanation {
+    plan(address, &settings.routes, &settings.delivery, lookup)
+}
+
+/// As [`explain`], for a relay that runs.
+pub(super) fn plan(
+    address: &Address,
+    routes: &Routes,
+    delivery: &DeliverySettings,
+    lookup: &dyn Lookup,
+) -> Explanation {
     let domain = Domain::of(address);
     let mut steps = Vec::new();
-    let plan = route::plan(
-        &domain,
-        &settings.routes,
-        &settings.delivery,
-        lookup,
-        &mut |below| fastrand::usize(..below),
-        &mut |step| steps.push(step.to_string()),
-    );
+    let plan =
+        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
+            steps.push(step.to_string())
+        });
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
@@ -80,7 +86,7 @@ pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> E
     });
     Explanation {
         address: address.to_string(),
-        lane: settings.routes.lane(&domain).to_string(),
+        lane: routes.lane(&domain).to_string(),
         domain: domain.to_string(),
         steps,
         endpoints: hops.collect(),

@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod demo_dns;
 pub mod explain;
+mod insight;
 pub mod queue;
 pub mod serve;
 pub mod user;

@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, Filter, Line, Shown, Summary, Which};
+use crate::queue::admin::{Admin, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::{MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
@@ -58,6 +58,15 @@ enum Verb {
     Remove(Selection),
     /// Return to the sender now (not supported yet)
     Bounce(Selection),
+    /// List who asked for what to be tried now, by ETRN or with `queue retry`, the latest first
+    Kicks {
+        /// At most this many lines
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Count what waits, in all and by domain
     Summary {
         /// At most this many domains
@@ -136,6 +145,10 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
             if *json { json_text(&shown) + "\n" } else { show_text(&shown) }
+        }
+        Verb::Kicks { limit, json } => {
+            let kicks = Admin::to_read(path)?.kicks(*limit)?;
+            if *json { kicks.iter().map(|kick| json_text(kick) + "\n").collect() } else { kicks_text(&kicks) }
         }
         Verb::Summary { limit, json } => {
             let summary = Admin::to_read(path)?.summary(*limit)?;
@@ -250,7 +263,7 @@ fn show_text(shown: &Shown) -> String {
 }
 
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, limits } = summary;
+    let Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -284,7 +297,23 @@ fn summary_text(summary: &Summary) -> String {
         text += "hosts that complained and are given less for now:\n";
         text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
     }
+    if *kicks_last_hour > 0 {
+        let _ =
+            writeln!(text, "{kicks_last_hour} kicks in the last hour; `postrider queue kicks` shows them");
+    }
     text
+}
+
+fn kicks_text(kicks: &[KickLine]) -> String {
+    if kicks.is_empty() {
+        return "none\n".to_owned();
+    }
+    let rows = kicks.iter().map(|kick| {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let client = kick.client.clone().unwrap_or_else(|| "queue retry".to_owned());
+        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
+    });
+    table(&["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
 }
 
 /// Columns as wide as their widest cell; no blanks at the end of a line.

@@ -3,7 +3,7 @@
 //! [`Relay`] is the whole relay in one value; `demo` and the tests start the same one.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
+use super::insight::{Generation, Office};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::connection::Connector;
@@ -36,6 +37,7 @@ pub struct Relay {
     scheduler: Scheduler,
     scheduler_thread: JoinHandle<()>,
     workers: Workers,
+    office: Arc<Office>,
     submission: Submission,
 }
 
@@ -53,8 +55,15 @@ impl Relay {
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
-        let submission = Submission::start(&settings.submission, users, queue.clone())?;
-        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, submission })
+        let office = Arc::new(Office {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            workers: workers.clone(),
+            generation: Mutex::new(Generation::first(clock.now())),
+            clock,
+        });
+        let submission = Submission::start(&settings.submission, users, queue.clone(), office.clone())?;
+        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, office, submission })
     }
 
     /// Where it listens, in the order of the config (a port 0 is shown as what it became).
@@ -77,6 +86,7 @@ impl Relay {
         self.submission.reload(&settings.submission, users)?;
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
+        self.office.generation().advance(self.office.clock.now());
         Ok(())
     }
 
@@ -135,6 +145,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let signals = signals()?;
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
     let relay = Relay::start(&loaded.settings, Clock::System)?;
+    relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
         welcome(&password, *address);
@@ -197,7 +208,9 @@ fn signals() -> anyhow::Result<Receiver<i32>> {
 fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        relay.reload(&loaded.settings)
+        relay.reload(&loaded.settings)?;
+        relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
+        Ok(())
     });
     match outcome {
         Ok(()) => log::info!("config reloaded"),

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{WrongUsage, print};
 use crate::config::{self, BUILT_IN_DIRECTORY};
+use crate::mail::Priority;
 use crate::submission::users::{self, Attributes, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -47,7 +48,7 @@ pub struct Add {
     /// Read the password from one line of stdin instead of asking for it
     #[arg(long)]
     password_stdin: bool,
-    /// Allow the private commands (not supported yet)
+    /// Allow the private commands: XADR, XSTA, XCIR and XGEN
     #[arg(long)]
     operator: bool,
     /// Allow only these senders: an address, or *@example.com; may be given several times
@@ -59,6 +60,12 @@ pub struct Add {
     /// Let the user fetch the mail of this domain with ATRN (not supported yet)
     #[arg(long, value_name = "DOMAIN")]
     atrn: Vec<String>,
+    /// The priority of the user's mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority: Option<Priority>,
+    /// The highest priority that the user's mail may ask for; otherwise --priority, or 0
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority_max: Option<Priority>,
     /// Store what CRAM-MD5 needs, too (not supported yet)
     #[arg(long)]
     cram_md5: bool,
@@ -88,11 +95,7 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
 }
 
 fn refuse_unsupported(arguments: &Add) -> Result<(), WrongUsage> {
-    let asked = [
-        ("--operator", arguments.operator),
-        ("--atrn", !arguments.atrn.is_empty()),
-        ("--cram-md5", arguments.cram_md5),
-    ];
+    let asked = [("--atrn", !arguments.atrn.is_empty()), ("--cram-md5", arguments.cram_md5)];
     match asked.into_iter().find(|(_, given)| *given) {
         Some((option, _)) => {
             Err(WrongUsage(format!("{option} is not supported yet; add the user without it")))
@@ -113,13 +116,13 @@ fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
-    let Add { name, password_stdin, operator, senders, atrn, .. } = arguments;
+    let Add { name, password_stdin, operator, senders, atrn, priority, priority_max, .. } = arguments;
     if users::list(file)?.iter().any(|user| user.name == name) {
         // Said before anybody types a password.
         return Err(users::UsersError::Exists(name).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
-    users::add(file, &name, &password, &Attributes { operator, senders, atrn })?;
+    users::add(file, &name, &password, &Attributes { operator, senders, atrn, priority, priority_max })?;
     if !password.is_ascii() {
         eprintln!(
             "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
@@ -127,6 +130,10 @@ fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
         );
     }
     print(&format!("user {name} added to {}\n", file.display()))
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    Priority::from_word(text).ok_or_else(|| "a priority is a whole number from -9 to 9".to_owned())
 }
 
 /// One line, without its line end.
@@ -163,6 +170,9 @@ struct Shown<'a> {
     operator: bool,
     senders: &'a [String],
     atrn: &'a [String],
+    /// Of mail that asks for none, and the highest that may be asked for.
+    priority: i8,
+    priority_max: i8,
 }
 
 fn list(file: &Path, json: bool) -> anyhow::Result<()> {
@@ -180,7 +190,15 @@ fn list(file: &Path, json: bool) -> anyhow::Result<()> {
 
 impl Shown<'_> {
     fn of(user: &User) -> Shown<'_> {
-        Shown { name: &user.name, operator: user.operator, senders: &user.senders, atrn: &user.atrn }
+        let (priority, priority_max) = user.priorities();
+        Shown {
+            name: &user.name,
+            operator: user.operator,
+            senders: &user.senders,
+            atrn: &user.atrn,
+            priority: priority.value(),
+            priority_max: priority_max.value(),
+        }
     }
 
     fn line(&self) -> String {
@@ -192,6 +210,9 @@ impl Shown<'_> {
             if !list.is_empty() {
                 line.push_str(&format!("  {attribute} {}", list.join(", ")));
             }
+        }
+        if (self.priority, self.priority_max) != (0, 0) {
+            line.push_str(&format!("  priority {} (at most {})", self.priority, self.priority_max));
         }
         line + "\n"
     }

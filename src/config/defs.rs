@@ -193,6 +193,13 @@ pub(super) const DEFS: &[Def] = &[
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
     ),
     def(
+        "limits.future_release",
+        DurationOrOff("1s", "3650d"),
+        Is("\"30d\""),
+        "How long a client may have a message held before its delivery begins (HOLDFOR and HOLDUNTIL of \
+         FUTURERELEASE, RFC 4865); the lifetime counts from then. \"off\": not offered.",
+    ),
+    def(
         "dns.servers",
         Sockets(53),
         Example("[\"127.0.0.1:53\"]"),

@@ -201,6 +201,7 @@ fn submission<'t>(
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            future_release: reading.get(&limits, "future_release", value::duration_or_off),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
     }

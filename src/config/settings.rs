@@ -118,6 +118,8 @@ pub struct Limits {
     pub received_hops: usize,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// How long a message may be held (FUTURERELEASE); none: not offered.
+    pub future_release: Option<Duration>,
 }
 
 /// `[dns]`.

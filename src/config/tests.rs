@@ -195,6 +195,7 @@ fn the_defaults_are_the_documented_ones() {
         auth_failures: 5,
         received_hops: 50,
         idle_timeout: secs(300),
+        future_release: Some(hours(30 * 24)),
     };
     assert_eq!(submission.limits, limits);
     assert_eq!(settings.dns, DnsSettings { servers: Vec::new(), timeout: secs(5) });

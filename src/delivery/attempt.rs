@@ -24,6 +24,7 @@ use super::complaint::{Complaint, complaint};
 use super::connection::Trouble;
 use super::hosts::Slot;
 use super::pool::{Line, Pool};
+use super::require_tls;
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
 
@@ -66,7 +67,7 @@ pub(super) struct Answers {
     pub(super) health: Health,
 }
 
-/// Carries the message to a host of its lane.
+/// Carries the message to a host of its lane. `now` is in Unix seconds.
 pub(super) fn attempt(
     setup: &Setup,
     queue: &Queue,
@@ -74,17 +75,19 @@ pub(super) fn attempt(
     clock: &Clock,
     job: &Job,
     message: &QueuedMessage,
+    now: i64,
 ) -> Answers {
     let settings = &setup.settings;
     let deadline = Instant::now() + settings.attempt_deadline;
     let answers = vec![None; message.recipients.len()];
-    let mut round = Round { setup, queue, clock, message, deadline, answers };
+    let mut round = Round { setup, queue, clock, message, deadline, now, answers };
     if let Err(wait) = pool.hosts.start_in_lane(&job.lane, settings) {
         return round.put_back(wait);
     }
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    if let Some(line) = pool.take(&job.lane) {
+    let strict = require_tls::is_strict(message);
+    if !strict && let Some(line) = pool.take(&job.lane) {
         if let Err(wait) = line.slot.start(&line.endpoint, settings) {
             pool.put(&job.lane, line);
             return round.put_back(wait);
@@ -106,6 +109,18 @@ pub(super) fn attempt(
         }
     };
 
+    let endpoints = if strict {
+        match require_tls::endpoints(endpoints, domain, &*setup.lookup) {
+            Ok(endpoints) => endpoints,
+            Err(reply) => {
+                let outcome = if reply.code / 100 == 5 { Outcome::Failed } else { Outcome::Deferred };
+                return round.finish(Some(Answer::ours(outcome, reply, None)));
+            }
+        }
+    } else {
+        endpoints
+    };
+
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
     let mut full: Option<Full> = None;
@@ -118,12 +133,15 @@ pub(super) fn attempt(
             break;
         }
         let opened = match pool.hosts.enter(&endpoint, &job.lane, settings) {
-            Ok(slot) => match setup.connector.open(&endpoint, deadline) {
-                Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot }),
-                Err(trouble) => Err((slot, trouble)),
-            },
+            Ok(slot) => {
+                let opened = setup.connector.open(&endpoint, deadline);
+                match if strict { require_tls::fit(opened) } else { opened } {
+                    Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot }),
+                    Err(trouble) => Err((slot, trouble)),
+                }
+            }
             // A connection that another lane left open will do: it counts already.
-            Err(wait) => match pool.take_of_host(&endpoint) {
+            Err(wait) => match (!strict).then(|| pool.take_of_host(&endpoint)).flatten() {
                 Some(line) if line.slot.start(&line.endpoint, settings).is_ok() => Ok(line),
                 spare => {
                     if let Some(line) = spare {
@@ -146,7 +164,9 @@ pub(super) fn attempt(
                     full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
                     continue;
                 }
-                let refuses = trouble.kind == TroubleKind::HostRefuses && !endpoint.relay;
+                // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
+                let is_unfit = strict && trouble.reply.code / 100 == 5;
+                let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
                 let answer = Answer::from_host(
                     &endpoint,
                     Outcome::Deferred,
@@ -181,6 +201,8 @@ struct Round<'a> {
     clock: &'a Clock,
     message: &'a QueuedMessage,
     deadline: Instant,
+    /// Unix seconds, when the attempt began.
+    now: i64,
     answers: Vec<Option<Answer>>,
 }
 
@@ -189,9 +211,13 @@ impl Round<'_> {
     /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
     fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
         loop {
-            let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            let mut open: Vec<usize> =
+                (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            // RFC 9422 §3: what a host says it will refuse is not tried.
+            let (recipients_max, mails_max) = line.connection.limits();
             if open.is_empty() {
                 let most = self.setup.settings.messages_per_connection;
+                let most = most.min(mails_max.unwrap_or(usize::MAX));
                 let good = line.connection.is_usable() && line.connection.messages() < most;
                 if good && !line.slot.is_wanted(&job.lane) {
                     pool.put(&job.lane, line);
@@ -200,6 +226,7 @@ impl Round<'_> {
                 }
                 return None;
             }
+            open.truncate(recipients_max.unwrap_or(usize::MAX));
             let results = self.deliver(&mut line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
@@ -253,6 +280,8 @@ impl Round<'_> {
             size: message.size,
             ret: message.ret,
             envid: message.envid.as_deref(),
+            handling: message.handling,
+            now: self.now,
         };
         let mut before_dot = || match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),

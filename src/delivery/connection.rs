@@ -217,6 +217,22 @@ impl Connection {
         self.wire.spoke_out_of_turn() || self.wire.is_stale()
     }
 
+    /// Whether a message that requires TLS may be handed over here (RFC 8689 §4.2.1): the certificate holds, and
+    /// the host says that it keeps the requirement.
+    pub fn keeps_require_tls(&self) -> bool {
+        self.is_verified() && self.offers.require_tls
+    }
+
+    /// Whether the certificate was verified.
+    pub fn is_verified(&self) -> bool {
+        self.tls.ends_with(" verified")
+    }
+
+    /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
+    pub fn limits(&self) -> (Option<usize>, Option<usize>) {
+        (self.offers.recipients_max, self.offers.mails_max)
+    }
+
     /// Messages tried on it so far.
     pub fn messages(&self) -> usize {
         self.messages

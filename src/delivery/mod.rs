@@ -17,6 +17,7 @@ mod offers;
 mod pace;
 mod pool;
 mod reply_reader;
+mod require_tls;
 pub mod route;
 mod settle;
 mod stuffing;
@@ -68,7 +69,8 @@ pub struct Setup {
     pub connector: Connector,
 }
 
-/// The workers.
+/// The workers; a clone is another handle to the same ones.
+#[derive(Clone)]
 pub struct Workers {
     shared: Arc<Shared>,
 }
@@ -110,6 +112,11 @@ impl Workers {
     pub fn reconfigure(&self, setup: Setup) {
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
+    }
+
+    /// What attempts that begin now go by.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.shared.setup()
     }
 
     /// Waits until every attempt under way has ended, at most until `deadline`; the caller has told the

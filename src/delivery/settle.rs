@@ -38,10 +38,12 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
         }
     };
     let (began, at) = (Instant::now(), clock.now());
-    let (results, health) = if job.expired {
+    // Not delivered any more once it is to be returned (RFC 2852 §4).
+    let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
+    let (results, health) = if job.expired || is_late {
         (expire(&message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, clock, job, &message);
+        let answers = attempt::attempt(setup, queue, pool, clock, job, &message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
         (decide.all(&message, answers.answers), answers.health)
@@ -131,18 +133,26 @@ impl Decide<'_> {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
                 let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
                 let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
-                // The last try is at the end of the lifetime, not somewhere before it.
+                // The last try is at the end of the lifetime, not somewhere before it; and there is one when the
+                // sender wants to be told.
+                let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+                let next = next.min(notifies_at.unwrap_or(i64::MAX));
                 Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
             }
         }
     }
 
     fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
-        let Some(after) = self.settings.delay_warning else { return false };
-        recipient.warned_at.is_none()
+        let released_at = message.handling.released_at(message.received_at);
+        let is_delayed = self.settings.delay_warning.is_some_and(|after| {
+            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+        });
+        // RFC 2852 §4.1.2: the time of BY=…;N is over.
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        (is_delayed || is_late)
+            && recipient.warned_at.is_none()
             && message.sender.is_some()
             && recipient.notify.unwrap_or(Notify::DEFAULT).delay
-            && self.now - message.received_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
     }
 }
 
@@ -183,7 +193,7 @@ fn notices(
             );
         }
         // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
-        if outcome != Outcome::Delivered && bounce::wanted(recipient.notify, outcome) {
+        if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
             told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
         }
     }

@@ -13,8 +13,8 @@ use crate::mail::{Address, Domain};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
-    CachedContent, DestinationRow, Due, Fate, Kick, NewMessage, QueuedMessage, QueuedRecipient, Settled,
-    Settlement,
+    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
 use super::{MessageId, RecipientId};
 
@@ -41,7 +41,7 @@ pub(super) enum Op {
     /// The final dot is about to be sent for these.
     IntendDot { recipients: Vec<RecipientId>, at: i64, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
-    Kick { kick: Kick, now: i64, ack: Option<Ack<usize>> },
+    Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// What a host that complained is given; none: nothing is to be remembered of it any more.
@@ -116,7 +116,9 @@ impl Incoming {
                 warned_at: None,
             })
             .collect();
-        let (content, tail) = if chunks_before == 0 {
+        let due_at = envelope.handling.released_at(received_at);
+        // What waits for its release is not fresh any more when its time comes.
+        let (content, tail) = if chunks_before == 0 && due_at <= received_at {
             match take_from(cache, tail.capacity(), recipients.len()) {
                 Some(cost) => {
                     (Some(Arc::new(CachedContent { bytes: tail, cost, budget: cache.clone() })), vec![])
@@ -138,6 +140,7 @@ impl Incoming {
             smtputf8: envelope.smtputf8,
             ret: envelope.ret,
             envid: envelope.envid,
+            handling: envelope.handling,
             recipients,
             content,
         });
@@ -148,8 +151,9 @@ impl Incoming {
                 recipient: recipient.id,
                 message: id,
                 domain: recipient.domain.clone(),
-                due_at: received_at,
+                due_at,
                 attempts: 0,
+                priority: message.handling.priority,
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();

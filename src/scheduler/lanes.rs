@@ -6,6 +6,9 @@
 //! apart from the retry time of each message. A lane whose hosts have no room for more of us keeps
 //! what it has for a moment; who found no room is read from the database again.
 //!
+//! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
+//! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
+//!
 //! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
 //! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
 //! is filled again when it runs low. Nothing is lost by forgetting here: the database is the truth.
@@ -15,11 +18,12 @@
 //!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::config::SchedulerSettings;
-use crate::mail::Domain;
+use crate::mail::{Domain, Priority};
 use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
@@ -30,11 +34,14 @@ pub const LANE_WINDOW: usize = 2_000;
 pub const WINDOW: usize = 50_000;
 /// What a lane may always hold, so that a full window never locks a lane out.
 const LANE_MINIMUM: usize = 10;
+/// Void entries that a ring may hold beside as many as there are lanes.
+const RING_SLACK: usize = 64;
 /// A lane with fewer waiting than this, and more in the database, is filled again.
 const LANE_LOW: usize = 500;
 
 #[derive(Debug, Default)]
 struct Lane {
+    /// By priority, the highest first, and in the order of coming.
     waiting: VecDeque<Due>,
     /// Transactions under way.
     busy: usize,
@@ -50,8 +57,8 @@ struct Lane {
     crowded: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     more: bool,
-    /// Stands in the ring of turns.
-    in_ring: bool,
+    /// Its place in the rings of turns: the ring and the ticket. Entries with other tickets are void.
+    turn: Option<(Priority, u64)>,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     domain: Option<Domain>,
 }
@@ -63,6 +70,25 @@ pub enum LaneChange {
     BacksOff(LaneRow),
     /// Works again.
     Recovered,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
 }
 
 /// What a lane needs read from the database.
@@ -83,8 +109,10 @@ pub struct Lanes {
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that may have a job, in the order of their turns.
-    ring: VecDeque<Arc<str>>,
+    /// Lanes that may have a job, in the order of their turns; a ring for each priority that waits.
+    rings: BTreeMap<Reverse<Priority>, VecDeque<(Arc<str>, u64)>>,
+    /// The last ticket given out.
+    tickets: u64,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
     /// Lanes that said `more`.
@@ -106,7 +134,8 @@ impl Lanes {
             settings,
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            ring: VecDeque::new(),
+            rings: BTreeMap::new(),
+            tickets: 0,
             alarms: BTreeSet::new(),
             hungry: HashSet::new(),
             known: HashSet::new(),
@@ -121,7 +150,7 @@ impl Lanes {
         self.schedule = Schedule::new(settings.schedule.clone());
         self.settings = settings;
         for (name, lane) in &mut self.lanes {
-            lane.at_once = at_once(&self.settings, name);
+            lane.at_once = given(&self.settings, name);
         }
         self.forget_waiting();
     }
@@ -147,13 +176,22 @@ impl Lanes {
             lane.domain = Some(due.domain.clone());
         }
         let room = if full { LANE_MINIMUM } else { LANE_WINDOW };
-        if lane.backoff_until > now || lane.waiting.len() >= room {
+        let backs_off = lane.backoff_until > now;
+        if backs_off || lane.waiting.len() >= room {
             lane.more = true;
-            self.hungry.insert(name);
-            return;
+            self.hungry.insert(name.clone());
+            // The last in line goes back to the database where it is less urgent.
+            let gives_way = |last: &Due| !backs_off && last.priority < due.priority;
+            if !lane.waiting.back().is_some_and(gives_way) {
+                return;
+            }
+            let Some(last) = lane.waiting.pop_back() else { return };
+            self.known.remove(&last.recipient);
+            self.waiting -= 1;
         }
         self.known.insert(due.recipient);
-        lane.waiting.push_back(due);
+        let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
+        lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
@@ -181,13 +219,11 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
-        for _ in 0..self.ring.len() {
-            let name = self.ring.pop_front()?;
-            let (may_start, suspect) = match self.lanes.get_mut(&name) {
-                Some(lane) => {
-                    lane.in_ring = false;
-                    (may_start(lane, &self.settings, now), lane.failures > 0)
-                }
+        let mut kept = Vec::new();
+        let job = loop {
+            let Some(name) = self.next_turn() else { break None };
+            let (may_start, suspect) = match self.lanes.get(&name) {
+                Some(lane) => (may_start(lane, &self.settings, now), lane.failures > 0),
                 None => continue,
             };
             if !may_start {
@@ -195,19 +231,37 @@ impl Lanes {
             }
             if suspect && self.suspect_busy >= (self.settings.workers / 2).max(1) {
                 // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                self.enter_ring(&name, now);
+                kept.push(name);
                 continue;
             }
             let job = self.take_job(&name);
             self.enter_ring(&name, now);
-            return job;
+            break job;
+        };
+        kept.iter().for_each(|name| self.enter_ring(name, now));
+        job
+    }
+
+    /// Takes the next lane out of the rings, void entries with it.
+    fn next_turn(&mut self) -> Option<Arc<str>> {
+        loop {
+            let mut ring = self.rings.first_entry()?;
+            let Some((name, ticket)) = ring.get_mut().pop_front() else {
+                ring.remove();
+                continue;
+            };
+            if let Some(lane) = self.lanes.get_mut(&name)
+                && lane.turn.is_some_and(|(_, valid)| valid == ticket)
+            {
+                lane.turn = None;
+                return Some(name);
+            }
         }
-        None
     }
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
-        !self.ring.is_empty() || !self.expired.is_empty()
+        self.rings.values().any(|ring| !ring.is_empty()) || !self.expired.is_empty()
     }
 
     fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
@@ -388,6 +442,31 @@ impl Lanes {
             || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that nothing is known of is healthy and idle.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => self.state_of(&name.into(), &Lane::new(&self.settings, name)),
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: limit(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
+    }
+
     /// Recipients in line here.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -409,18 +488,39 @@ impl Lanes {
     }
 
     fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
-        if let Some(lane) = self.lanes.get_mut(name)
-            && !lane.in_ring
-            && may_start(lane, &self.settings, now)
-        {
-            lane.in_ring = true;
-            self.ring.push_back(name.clone());
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
+        // One that stands in the ring of a lower priority moves up.
+        let stands = lane.turn.is_some_and(|(ring, _)| ring >= priority);
+        if stands || !may_start(lane, &self.settings, now) {
+            return;
+        }
+        self.tickets += 1;
+        let void = lane.turn.replace((priority, self.tickets));
+        self.rings.entry(Reverse(priority)).or_default().push_back((name.clone(), self.tickets));
+        if let Some((ring, _)) = void {
+            self.sweep_ring(ring);
+        }
+    }
+
+    /// Drops void entries once they are the larger part of a ring, so that it never grows without end.
+    fn sweep_ring(&mut self, priority: Priority) {
+        let Some(ring) = self.rings.get_mut(&Reverse(priority)) else { return };
+        if ring.len() > 2 * self.lanes.len() + RING_SLACK {
+            let lanes = &self.lanes;
+            ring.retain(|(name, ticket)| {
+                lanes.get(name).and_then(|lane| lane.turn).is_some_and(|(_, valid)| valid == *ticket)
+            });
         }
     }
 
     fn drop_if_idle(&mut self, name: &Arc<str>) {
         let idle = self.lanes.get(name).is_some_and(|lane| {
-            lane.waiting.is_empty() && lane.busy == 0 && lane.failures == 0 && !lane.more && !lane.in_ring
+            lane.waiting.is_empty()
+                && lane.busy == 0
+                && lane.failures == 0
+                && !lane.more
+                && lane.turn.is_none()
         });
         if idle {
             self.lanes.remove(name);
@@ -430,30 +530,43 @@ impl Lanes {
 
 impl Lane {
     fn new(settings: &SchedulerSettings, name: &str) -> Lane {
-        Lane { at_once: at_once(settings, name), ..Lane::default() }
+        Lane { at_once: given(settings, name), ..Lane::default() }
     }
 }
 
 /// What the operator says of this lane.
-fn at_once(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
+fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
     settings.destinations.of_lane(lane).and_then(|destination| destination.connections)
 }
 
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let most = if lane.failures > 0 || !lane.answered {
-        1
-    } else {
-        lane.at_once.unwrap_or(settings.connections_per_destination)
-    };
-    let at_once = match lane.crowded {
-        Some((until, room)) if now < until => room.min(most),
-        _ => most,
-    };
-    !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings, now) && lane.backoff_until <= now
+}
+
+/// How many transactions it may have at once just now.
+fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
+    let limit = if lane.answered { limit(lane, settings) } else { 1 };
+    match lane.crowded {
+        Some((until, room)) if now < until => room.min(limit),
+        _ => limit,
+    }
+}
+
+/// A lane whose last try met trouble is probed with one.
+fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    match lane.failures {
+        0 => lane.at_once.unwrap_or(settings.connections_per_destination),
+        _ => 1,
+    }
 }
 
 #[cfg(test)]
 impl Lanes {
+    /// Entries in the rings, void ones too.
+    pub(super) fn turns_kept(&self) -> usize {
+        self.rings.values().map(VecDeque::len).sum()
+    }
+
     /// Recounts what is kept as running sums.
     pub(super) fn check(&self) {
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
@@ -461,7 +574,15 @@ impl Lanes {
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
         assert_eq!(suspect, self.suspect_busy, "suspect_busy");
         for (name, lane) in &self.lanes {
-            assert_eq!(lane.in_ring, self.ring.iter().any(|in_ring| in_ring == name), "{name} in the ring");
+            let valid =
+                |at: &(Arc<str>, u64)| lane.turn.is_some_and(|(_, ticket)| at.0 == *name && at.1 == ticket);
+            let entries = self.rings.values().flatten().filter(|at| valid(at)).count();
+            assert_eq!(entries, usize::from(lane.turn.is_some()), "{name} in the rings");
+            let ordered = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
+            assert!(
+                ordered.clone().all(|(one, next)| one.priority >= next.priority),
+                "{name} is out of order"
+            );
             assert!(!lane.more || self.hungry.contains(name), "{name} says more and is not hungry");
         }
     }

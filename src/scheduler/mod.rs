@@ -9,7 +9,8 @@ pub mod retry;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,10 +19,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::Clock;
 use crate::config::SchedulerSettings;
+use crate::mail::Priority;
 use crate::maillog;
 use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes, Refill};
+use lanes::{LaneChange, LaneState, Lanes, Refill, WINDOW};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
@@ -82,15 +84,7 @@ impl Scheduler {
         for row in queue.lanes()? {
             lanes.restore(row);
         }
-        let inner = Inner {
-            lanes: Mutex::new(lanes),
-            work: Condvar::new(),
-            queue,
-            clock,
-            stopping: AtomicBool::new(false),
-            pulse: Mutex::new(Instant::now()),
-        };
-        let scheduler = Scheduler { inner: Arc::new(inner) };
+        let scheduler = Scheduler { inner: Arc::new(Inner::new(lanes, queue, clock)) };
         let mut thread = Thread::new(scheduler.inner.clone());
         let handle = std::thread::Builder::new()
             .name("scheduler".to_owned())
@@ -105,7 +99,7 @@ impl Scheduler {
         let mut lanes = inner.lock();
         let deadline = Instant::now() + patience;
         loop {
-            if inner.stopping.load(Ordering::Relaxed) {
+            if inner.stopping.load(Relaxed) {
                 return None;
             }
             // While outcomes cannot be written, nothing new is tried: it would be delivered over and over.
@@ -153,9 +147,19 @@ impl Scheduler {
         self.inner.lock().reconfigure(settings);
     }
 
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.inner.lock().states()
+    }
+
+    /// How one lane is.
+    pub fn lane(&self, name: &str) -> LaneState {
+        self.inner.lock().state(name)
+    }
+
     /// Whether [`Scheduler::stop`] was called.
     pub fn stopping(&self) -> bool {
-        self.inner.stopping.load(Ordering::Relaxed)
+        self.inner.stopping.load(Relaxed)
     }
 
     /// Whether the thread has looked at the queue lately: what the watchdog asks.
@@ -166,13 +170,24 @@ impl Scheduler {
 
     /// No further jobs; workers that wait are let go, and the thread ends.
     pub fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.store(true, Relaxed);
         drop(self.inner.lock());
         self.inner.work.notify_all();
     }
 }
 
 impl Inner {
+    fn new(lanes: Lanes, queue: Queue, clock: Clock) -> Inner {
+        Inner {
+            lanes: Mutex::new(lanes),
+            work: Condvar::new(),
+            queue,
+            clock,
+            stopping: AtomicBool::new(false),
+            pulse: Mutex::new(Instant::now()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // A panic under the lock leaves at worst a count off by one job; the queue on disk is untouched.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -208,7 +223,7 @@ impl Thread {
     }
 
     fn run(&mut self, events: &Receiver<Event>) {
-        while !self.inner.stopping.load(Ordering::Relaxed) {
+        while !self.inner.stopping.load(Relaxed) {
             *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let now = self.inner.clock.now();
             if let Err(error) = self.look(now) {
@@ -239,22 +254,29 @@ impl Thread {
         let mut lanes = inner.lock();
         for event in events {
             match event {
-                Event::Accepted(rows) => rows.into_iter().for_each(|due| lanes.add(due, now)),
+                Event::Accepted(rows) => {
+                    for due in rows {
+                        if due.due_at > now {
+                            self.comes_due(due.due_at);
+                        } else {
+                            lanes.add(due, now);
+                        }
+                    }
+                }
                 Event::Settled(rows) => {
                     for next in rows.iter().filter_map(|(_, next)| *next) {
-                        self.next_due = self.next_due.min(next);
-                        self.cursor = self.cursor.min(DueCursor::from(next - 1));
+                        self.comes_due(next);
                     }
                     lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
                 }
                 Event::Kicked(kick) => {
-                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                    let own = lanes.lane_of(domain);
+                    let own = match &kick {
+                        Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                        Kick::Lane(lane, _) => lane.as_str().into(),
+                    };
                     lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
-                    if *own != *domain.as_str() {
-                        // The lane of a route: the queue knows only domains.
-                        inner.queue.clear_lane(&own);
-                    }
+                    // The lane of a route, since the queue knows only domains; and a row still on its way there.
+                    inner.queue.clear_lane(&own);
                     self.read_again();
                 }
                 Event::ChangedOutside => {
@@ -267,6 +289,12 @@ impl Thread {
         if lanes.has_turns() {
             inner.work.notify_one();
         }
+    }
+
+    /// A recipient is to be read when this time comes.
+    fn comes_due(&mut self, at: i64) {
+        self.next_due = self.next_due.min(at);
+        self.cursor = self.cursor.min(DueCursor::from(at - 1));
     }
 
     /// Whatever is due is read from the start.
@@ -307,6 +335,12 @@ impl Thread {
     }
 
     fn read_due(&mut self, now: i64) -> Result<(), QueueError> {
+        if self.cursor == DueCursor::from(i64::MIN) {
+            // From the start it may be a long way: the urgent go first.
+            let urgent = self.inner.queue.urgent(now, WINDOW)?;
+            let mut lanes = self.inner.lock();
+            urgent.into_iter().for_each(|due| lanes.add(due, now));
+        }
         for _ in 0..PAGES_PER_TICK {
             let rows = self.inner.queue.due(self.cursor, now, PAGE)?;
             let next_page = next_page(&rows);
@@ -340,19 +374,46 @@ impl Thread {
 
     /// A route's lane gathers many domains: its rows are picked out of everything that is due.
     fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, bool), QueueError> {
-        let mut found = Vec::new();
+        let of_lane = |rows: Vec<Due>| {
+            let lanes = self.inner.lock();
+            rows.into_iter().filter(|due| lanes.lane_of(&due.domain) == refill.lane).collect::<Vec<Due>>()
+        };
+        // The urgent first: in the order of time they could stand behind everything else.
+        let urgent = self.inner.queue.urgent(now, WINDOW)?;
+        let all_urgent = urgent.len() < WINDOW;
+        let mut found = of_lane(urgent);
+        found.truncate(refill.limit);
+        let mut low = Vec::new();
         let mut cursor = DueCursor::from(i64::MIN);
-        loop {
+        for pages in 0.. {
+            if found.len() >= refill.limit {
+                return Ok((found, false));
+            }
+            if low.len() >= refill.limit && pages >= PAGES_PER_TICK {
+                // Far enough behind the low ones: there is plenty to do, and what comes due later finds its place.
+                break;
+            }
             let rows = self.inner.queue.due(cursor, now, PAGE)?;
             let next = next_page(&rows);
-            let lanes = self.inner.lock();
-            found.extend(rows.into_iter().filter(|due| lanes.lane_of(&due.domain) == refill.lane));
-            drop(lanes);
+            for due in of_lane(rows) {
+                match due.priority.cmp(&Priority::NORMAL) {
+                    Ordering::Less if low.len() < refill.limit => low.push(due),
+                    Ordering::Equal => found.push(due),
+                    // The urgent are there already.
+                    Ordering::Less | Ordering::Greater => {}
+                }
+            }
             match next {
-                Some(next) if found.len() < refill.limit => cursor = next,
-                _ => return Ok((found, next.is_none())),
+                Some(next) => cursor = next,
+                None => {
+                    let all = all_urgent && found.len() + low.len() <= refill.limit;
+                    found.extend(low);
+                    return Ok((found, all));
+                }
             }
         }
+        found.extend(low);
+        Ok((found, false))
     }
 
     /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
@@ -388,7 +449,7 @@ fn next_page(rows: &[Due]) -> Option<DueCursor> {
 /// Whether a lane is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
-        Kick::Domain(_) => false,
+        Kick::Domain(_) | Kick::Lane(..) => false,
         Kick::DomainAndBelow(domain) => {
             lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }

@@ -11,7 +11,7 @@
 //! - `starttls`: the client's handshake; `closed`: the server has ended the connection; `reconnect`: another one;
 //! - `full`, `room`: the queue has room or not; `fails`, `works`: whether accepting works;
 //! - `nothing queued`; `queued from=<…> to=<…>,<…> body=… …` followed by `Q: ` lines, the content behind our
-//!   Received field; `kicked …`: what the queue was asked to try.
+//!   Received field; `kicked … by …`: what the queue was asked to try, and by whom.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,18 +27,19 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::intake::MessageQueue;
+use super::private::{Insight, Question};
 use super::users::User;
 use super::{Submission, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Ret, address};
-use crate::queue::{AcceptError, Kick, MessageId, NewMessage};
+use crate::mail::{Domain, Notify, Priority, Ret, address};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 
 /// The queue's double.
 #[derive(Default)]
 pub(super) struct MemoryQueue {
     pub(super) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
     chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
-    kicked: Mutex<Vec<Kick>>,
+    kicked: Mutex<Vec<(Kick, Asker)>>,
     last_id: AtomicI64,
     pub(super) full: AtomicBool,
     pub(super) failing: AtomicBool,
@@ -67,6 +68,9 @@ impl MessageQueue for MemoryQueue {
         self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
@@ -80,24 +84,54 @@ impl MessageQueue for MemoryQueue {
         self.accepted.lock().unwrap().push((message, content));
         Ok(())
     }
-    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
-        self.kicked.lock().unwrap().push(kick.clone());
-        Ok(if format!("{kick:?}").contains("waiting.example") { 7 } else { 0 })
+        self.kicked.lock().unwrap().push((kick.clone(), asker.clone()));
+        Ok(match kick.to_string().trim_start_matches('@') {
+            "waiting.example" | "#route:*" => Kicked::Started(7),
+            "busy.example" => Kicked::UnderWay(7),
+            "many.example" => Kicked::InParts(7000),
+            _ => Kicked::Nothing,
+        })
     }
 }
 
-/// Everybody's password is `secret`.
+/// The other rooms' double: says what it was asked.
+pub(super) struct Echo;
+
+impl Insight for Echo {
+    fn answer(&self, question: &Question) -> Result<Vec<String>, String> {
+        match question {
+            Question::Route(addresses) => Ok(addresses.iter().map(|to| format!("route of {to}")).collect()),
+            Question::Waiting(None) => Ok((1..=60).map(|n| format!("lane {n}: 1 messages")).collect()),
+            Question::Waiting(Some(lane)) if lane == "broken" => Err("the database is busy".to_owned()),
+            other => Ok(vec![format!("{other:?}")]),
+        }
+    }
+
+    fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
+        Ok((lane == "route:*").then(|| vec![Domain::parse("waiting.example").unwrap()]))
+    }
+}
+
+/// Everybody's password is `secret`; `op` is an operator.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let senders: &[&str] = match name {
-        "app" => &[],
+        "app" | "op" | "vip" | "bulk" => &[],
         "news" => &["news@example.com", "*@news.example"],
         _ => return None,
     };
     let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
-    (password == b"secret").then(|| Arc::new(User { name: name.into(), senders, ..User::default() }))
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
+    let operator = name == "op";
+    let user = User { name: name.into(), operator, senders, priority, priority_max, ..User::default() };
+    (password == b"secret").then(|| Arc::new(user))
 }
 
 /// Settings with one listener on a free port of loopback.
@@ -119,6 +153,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             ("maverick".to_owned(), vec![to("j.maverick@server.example")]),
             ("team".to_owned(), vec![to("a@example.com"), to("root@relay.example"), to("b@example.com")]),
             ("circle".to_owned(), vec![to("circle@relay.example")]),
+            ("müller".to_owned(), vec![to("müller@example.com")]),
         ]),
         limits: Limits {
             message_size: 1 << 20,
@@ -129,6 +164,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
     }
@@ -137,7 +173,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
 /// Starts submission with the double.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
     let queue: Arc<MemoryQueue> = Arc::clone(queue);
-    Submission::start_with(settings, Box::new(verify), queue).unwrap()
+    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo)).unwrap()
 }
 
 /// A TLS client that trusts only the certificate made in `certificates`.
@@ -331,6 +367,8 @@ fn shown(message: &NewMessage) -> String {
         envelope.body.as_str()
     );
     let user = message.origin.user.as_deref();
+    let (priority, by) = (envelope.handling.priority, envelope.handling.deliver_by);
+    let released_at = envelope.handling.released_at(message.received_at);
     let parameters = [
         ("user", user.map(str::to_owned)),
         ("smtputf8", envelope.smtputf8.then(|| "1".to_owned())),
@@ -338,6 +376,11 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
+        ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
+        ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
+        // Seconds from the release: a session takes one or two in a busy machine.
+        ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {
@@ -438,11 +481,9 @@ fn direct(stage: &mut Stage, directive: &str, content: &[String], at: &str) {
         "kicked" => {
             let mut kicked = stage.queue.kicked.lock().unwrap();
             assert!(!kicked.is_empty(), "{at}\nbut nothing was kicked");
-            let kick = match kicked.remove(0) {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            assert_eq!(format!("kicked {kick}"), directive, "{at}");
+            let (kick, asker) = kicked.remove(0);
+            let by = asker.user.unwrap_or_else(|| asker.client.unwrap().to_string());
+            assert_eq!(format!("kicked {kick} by {by}"), directive, "{at}");
         }
         _ => panic!("{at}\nis no directive"),
     }

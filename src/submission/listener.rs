@@ -167,6 +167,8 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             listener: &session_listener,
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
+            kicks: &session_shared.kicks,
+            insight: &*session_shared.insight,
             presence: &place.presence,
         }
         .run();

@@ -12,17 +12,21 @@ mod aliases;
 mod auth;
 mod command;
 mod content;
+mod etrn;
+mod extensions;
 mod header;
 mod intake;
 mod listener;
 mod parameters;
 mod pool;
+mod private;
 mod protocol;
 mod replies;
 mod session;
 pub mod tls;
 mod transaction;
 pub mod users;
+mod vrfy;
 mod wire;
 
 #[cfg(test)]
@@ -46,6 +50,8 @@ use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
 use users::{User, Users};
+
+pub use private::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -79,6 +85,8 @@ struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
     failures: Failures,
+    kicks: etrn::Recent,
+    insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
 
@@ -123,7 +131,7 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -131,14 +139,16 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+        Submission::start_with(settings, verify_with(users), Arc::new(queue), insight)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         verify: Verify,
         queue: Arc<dyn MessageQueue>,
+        insight: Arc<dyn Insight>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, verify)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
@@ -146,6 +156,8 @@ impl Submission {
             service: RwLock::new(Arc::new(service)),
             queue,
             failures: Failures::default(),
+            kicks: etrn::Recent::default(),
+            insight,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Domain, Envelope, Reply, address};
-use crate::queue::Kick;
+use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
 use super::auth::{self, Credentials, Exchange, Turn};
-use super::command::{Command, Node, SyntaxError};
+use super::command::{Command, SyntaxError};
+use super::etrn::{self, Node};
+use super::extensions;
+use super::private::{self, Question};
 use super::users::User;
-use super::{replies, transaction};
+use super::{replies, transaction, vrfy};
 
 /// Where a session stands.
 ///
@@ -85,6 +87,10 @@ pub(super) struct Here<'a> {
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
+    /// FUTURERELEASE: how long a message may be held; none where it is not offered.
+    pub(super) hold_secs_max: Option<i64>,
+    /// Unix seconds.
+    pub(super) now: i64,
     pub(super) aliases: Aliases<'a>,
 }
 
@@ -100,7 +106,7 @@ pub(super) enum Tls {
 }
 
 impl Here<'_> {
-    fn auth_offered(&self) -> bool {
+    pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
             Tls::Offered => false,
@@ -144,7 +150,9 @@ pub(super) enum Action {
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// ETRN: kick, answer.
-    Kick(Kick, String),
+    Kick(Node),
+    /// A private command: answer.
+    Ask(Question),
 }
 
 /// Takes a line that was read as a command.
@@ -158,12 +166,17 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Ehlo(name) => hello(state, name, true, here),
         Command::Helo(name) => hello(state, name, false, here),
         Command::Noop => Step::reply(state, replies::NOOP),
-        Command::Help(about) => Step::reply(state, replies::help(about.as_deref())),
+        Command::Help(about) => {
+            let operator = state.user().is_some_and(|user| user.operator);
+            Step::reply(state, replies::help(about.as_deref(), operator))
+        }
         Command::Quit => Step::close(state, replies::BYE),
         Command::Rset => Step::reply(state.without_transaction(), replies::RESET),
         Command::Starttls => starttls(state, here),
-        Command::Vrfy(asked) => vrfy(state, &asked, here),
-        Command::Etrn(node) => etrn(state, node, here),
+        Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
+        Command::Expn(asked) => vrfy::expn(state, &asked, here),
+        Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
         Command::Mail(mail) => transaction::mail(state, mail, here),
         Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
@@ -233,7 +246,8 @@ impl State {
         matches!(self, State::Mail(..) | State::Recipients(..))
     }
 
-    fn user(&self) -> Option<&Arc<User>> {
+    /// Who authenticated.
+    pub(super) fn user(&self) -> Option<&Arc<User>> {
         self.client().and_then(|client| client.user.as_ref())
     }
 
@@ -252,35 +266,14 @@ impl State {
 fn hello(state: State, name: String, extended: bool, here: &Here<'_>) -> Step {
     let user = state.user().cloned();
     let reply = replies::hello(here.hostname, &name);
-    let reply = if extended { with_extensions(reply, user.as_ref(), here) } else { reply };
+    let reply = if extended {
+        let lines = extensions::offered(user.as_ref(), here).join("\n");
+        let text = format!("{}\n{lines}", reply.text);
+        reply.with_text(text)
+    } else {
+        reply
+    };
     Step::reply(State::Ready(Client { name, extended, user }), reply)
-}
-
-/// Adds the extensions that hold for this client at this moment, and no others.
-fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> Reply {
-    let welcome = here.is_welcome(user);
-    let mut text = hello.text.clone().into_owned();
-    text.push_str(&format!("\nPIPELINING\nSIZE {}", here.message_size_max));
-    for (holds, keyword) in [
-        (true, "8BITMIME"),
-        (true, "SMTPUTF8"),
-        (true, "DSN"),
-        (true, "ENHANCEDSTATUSCODES"),
-        (welcome, "ETRN"),
-        (welcome, "VRFY"),
-        (here.tls == Tls::Offered, "STARTTLS"),
-    ] {
-        if holds {
-            text.push('\n');
-            text.push_str(keyword);
-        }
-    }
-    if here.auth_offered() && user.is_none() {
-        text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
-    }
-    text.push_str("\nHELP");
-    hello.with_text(text)
 }
 
 fn starttls(state: State, here: &Here<'_>) -> Step {
@@ -319,53 +312,6 @@ fn turn(client: Client, turn: Turn) -> Step {
             Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
         }
     }
-}
-
-/// RFC 5321 §3.5. A stranger learns nothing: the answer is the same whatever exists.
-fn vrfy(state: State, asked: &str, here: &Here<'_>) -> Step {
-    let reply = if here.is_welcome(state.user()) {
-        verify_name(asked, &here.aliases)
-    } else {
-        replies::VRFY_NOT_FOR_STRANGERS
-    };
-    Step::reply(state, reply)
-}
-
-fn verify_name(asked: &str, aliases: &Aliases<'_>) -> Reply {
-    let asked = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
-    let name = if asked.contains('@') {
-        let Ok(address) = address::parse(asked) else { return replies::VRFY_BAD_ADDRESS };
-        match aliases.alias_of(&address) {
-            Some(name) => name,
-            None => return replies::CANNOT_VERIFY,
-        }
-    } else {
-        asked.to_ascii_lowercase()
-    };
-    match aliases.members(&name) {
-        Some([mailbox]) => replies::verified(mailbox),
-        // A list: EXPN names its members, VRFY the list (RFC 5321 §3.5.1).
-        Some(_) => replies::verified(&Address::new_dangerous(name, aliases.hostname.as_str())),
-        None => replies::NO_SUCH_USER,
-    }
-}
-
-/// RFC 1985 §5.1: after EHLO, not within a transaction.
-fn etrn(state: State, node: Node, here: &Here<'_>) -> Step {
-    let reply = match (&state, node) {
-        (State::Connected, _) => replies::EHLO_FIRST,
-        (state, _) if state.in_transaction() => replies::NOT_IN_TRANSACTION,
-        (state, _) if !here.is_welcome(state.user()) => here.auth_first(),
-        (_, Node::Queue(name)) => replies::node_not_allowed(&name),
-        (_, Node::Kick(kick)) => {
-            let node = match &kick {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            return Step { state, reply: None, action: Action::Kick(kick, node) };
-        }
-    };
-    Step::reply(state, reply)
 }
 
 #[cfg(test)]

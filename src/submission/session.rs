@@ -10,15 +10,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{ListenSettings, ListenTls};
 use crate::mail::{Envelope, Reply};
 use crate::maillog;
+use crate::queue::Asker;
 
 use super::Service;
 use super::aliases::Aliases;
 use super::auth::{Credentials, Failures};
 use super::command::{self, Command, SyntaxError};
 use super::content::DataReader;
+use super::etrn::{self, Recent};
 use super::header::Protocol;
 use super::intake::{Intake, MessageQueue, Submitted};
 use super::pool::Presence;
+use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::replies;
 use super::wire::{Line, Wire, WireError};
@@ -35,6 +38,8 @@ pub(super) struct Session<'a> {
     pub(super) listener: &'a ListenSettings,
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
+    pub(super) kicks: &'a Recent,
+    pub(super) insight: &'a dyn Insight,
     pub(super) presence: &'a Presence,
 }
 
@@ -155,16 +160,15 @@ impl Session<'_> {
                 self.say(&reply)?;
                 Ok(state)
             }
-            Action::Kick(kick, node) => {
-                let reply = match self.queue.kick(&kick) {
-                    Ok(recipients) => {
-                        let user = state.client().and_then(|client| client.user.as_ref());
-                        let by = user.map_or_else(|| self.client.to_string(), |user| user.name.clone());
-                        maillog::kicked(&node, recipients, &by);
-                        replies::kicked(&node, recipients)
-                    }
-                    Err(_) => replies::not_kicked(&node),
-                };
+            Action::Kick(node) => {
+                let user = state.user().map(|user| user.name.clone());
+                let asker = Asker { user, client: Some(self.client) };
+                let reply = etrn::kick(&node, &asker, self.kicks, self.queue, self.insight);
+                self.say(&reply)?;
+                Ok(state)
+            }
+            Action::Ask(question) => {
+                let reply = private::told(self.insight.answer(&question));
                 self.say(&reply)?;
                 Ok(state)
             }
@@ -331,6 +335,8 @@ fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, 
         auth_required: listener.auth_required,
         message_size_max: service.limits.message_size,
         recipients_max: service.limits.recipients,
+        hold_secs_max: service.limits.future_release.map(|max| max.as_secs().try_into().unwrap_or(i64::MAX)),
+        now: unix_now(),
         aliases: Aliases { names: &service.aliases, hostname: &service.hostname },
     }
 }

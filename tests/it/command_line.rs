@@ -98,7 +98,6 @@ fn what_cannot_be_a_user_is_one_line_and_writes_nothing() {
         (&["app", "--password-stdin"], "", 1, "the password is empty; "),
         (&["app"], "secret\n", 2, "there is no terminal to ask for the password on; "),
         (&["app", "--password-stdin", "--senders", "x"], "secret\n", 1, "\"x\" is not a sender; "),
-        (&["app", "--password-stdin", "--operator"], "secret\n", 2, "--operator is not supported yet; "),
         (&["app", "--password-stdin", "--atrn", "a.example"], "secret\n", 2, "--atrn is not supported yet; "),
         (&["app", "--password-stdin", "--cram-md5"], "secret\n", 2, "--cram-md5 is not supported yet; "),
     ] {

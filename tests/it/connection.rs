@@ -9,7 +9,7 @@ use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::route::Endpoint;
 use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
-use postrider::mail::{Address, Body, Domain, Notify, Phase, Ret, address};
+use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Ret, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
@@ -87,6 +87,8 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         size: content.len() as u64,
         ret: None,
         envid: None,
+        handling: Handling::default(),
+        now: 0,
     }
 }
 

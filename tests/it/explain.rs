@@ -30,6 +30,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 auth_failures: 0,
                 received_hops: 0,
                 idle_timeout: Duration::ZERO,
+                future_release: None,
             },
             lifetime: Duration::ZERO,
         },

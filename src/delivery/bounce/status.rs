@@ -26,6 +26,12 @@ pub(super) fn fields(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> Vec
         field(&mut out, "Original-Envelope-Id", &envid);
     }
     field(&mut out, "Arrival-Date", &date(message.received_at));
+    if let Some(release) = message.handling.release {
+        field(&mut out, "Future-Release-Request", &release.asked.to_string());
+    }
+    if let Some(by) = message.handling.deliver_by {
+        field(&mut out, "Deliver-By-Date", &date(by.at));
+    }
     field(&mut out, "X-Postrider-Queue-ID", &message.id.to_string());
     for told in told {
         out.push_str("\r\n");
@@ -48,7 +54,11 @@ fn recipient(out: &mut String, kind: Kind, notice: &Notice<'_>, told: &Told<'_>)
     };
     let said = Said::of(told);
     field(out, "Action", action);
-    field(out, "Status", &said.status(told.outcome).to_string());
+    // RFC 2852 §4.1.3: what ended is the time that the sender gave, whatever stood in the way.
+    let late = told.outcome == Outcome::Expired
+        && notice.message.handling.returns_at().is_some_and(|at| at <= notice.now);
+    let status = if late { Enhanced(5, 4, 7) } else { said.status(told.outcome) };
+    field(out, "Status", &status.to_string());
     match said.host {
         // Where no host answered, the words are ours and no MTA's (RFC 3464 §2.3.5).
         Some(host) if said.is_foreign => {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{Enhanced, Phase, Reply, address};
+use crate::mail::{DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, address};
 use crate::queue::{Origin, RecipientId};
 
 /// Sat, 21 Nov 2026 12:00:00 +0000.
@@ -27,6 +27,7 @@ fn message(sender: Option<&str>) -> QueuedMessage {
         smtputf8: false,
         ret: None,
         envid: None,
+        handling: Handling::default(),
         recipients: Vec::new(),
         content: None,
     }
@@ -449,4 +450,30 @@ proptest! {
         let notice = Notice { now, original: &original, ..notice(&message, &hostname, &told) };
         check(&bounce(&notice).unwrap(), 1);
     }
+}
+
+#[test]
+fn a_report_repeats_the_times_that_were_asked_for() {
+    let handling = Handling {
+        release: Some(Release { at: NOW - 60, asked: Hold::For(3540) }),
+        deliver_by: Some(DeliverBy { at: NOW - 1, returns: true, trace: false }),
+        priority: Priority::clamped(3),
+        require_tls: true,
+    };
+    let message = QueuedMessage { handling, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
+    let recipient = recipient("bob@a.test");
+    let told = [Told { recipient: &recipient, attempt: None, outcome: Outcome::Expired }];
+    let hostname = hostname();
+    let id = MessageId(1_795_000_000_000_001);
+    let notice =
+        Notice { id, hostname: &hostname, now: NOW, message: &message, told: &told, original: ORIGINAL };
+    let report = bounce(&notice).unwrap();
+    let text = String::from_utf8(report.content).unwrap();
+    assert!(text.contains("Future-Release-Request: for;3540\r\n"), "{text}");
+    assert!(text.contains("Deliver-By-Date: Sat, 21 Nov 2026 11:59:59 +0000\r\n"), "{text}");
+    assert!(text.contains("Status: 5.4.7\r\n"), "{text}");
+    // RFC 8689 §5: protected as the message was, and without its body.
+    assert!(text.contains("Subject: lunch") && !text.contains("At noon?"), "{text}");
+    let wanted = Handling { priority: Priority::clamped(3), require_tls: true, ..Handling::default() };
+    assert_eq!(report.envelope.handling, wanted);
 }

@@ -10,8 +10,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, To
 
 use crate::mail::Domain;
 
+mod kicks;
 mod rows;
 
+pub use kicks::KickLine;
 pub use rows::{DomainLine, Envelope, Filter, LimitLine, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
@@ -199,11 +201,14 @@ impl Admin {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains, limits })
+            let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
+            let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour })
         })
     }
 
-    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
+    /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -223,8 +228,10 @@ impl Admin {
         self.change(
             which,
             "next_attempt_at = unixepoch()",
-            "state = 'queued' AND next_attempt_at > unixepoch()",
+            "state = 'queued' AND next_attempt_at > unixepoch()
+             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
+        self.record_kick(which, waiting)?;
         Ok(waiting as usize)
     }
 

@@ -134,6 +134,8 @@ pub struct Summary {
     pub domains: Vec<DomainLine>,
     /// Hosts that complained of too many connections or too much mail.
     pub limits: Vec<LimitLine>,
+    /// Kicks (ETRN and `queue retry`) of the last hour.
+    pub kicks_last_hour: i64,
 }
 
 /// A line of the view `queue_by_domain`.

@@ -11,18 +11,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::verifier::Verifier;
-use crate::mail::{Domain, address};
+use crate::mail::{Domain, Priority, address};
 
 /// Stands at the top of a new file.
 const HEADER: &str = "\
 # Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
 #
-#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [atrn=…]
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [atrn=…] [priority=…]
 #
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
+#     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)
+#     priority-max=N the highest that it may ask for (otherwise its own priority, at least 0)
 ";
 
 /// A name is for people to read in the log and for `AUTH` to carry.
@@ -72,6 +74,9 @@ pub enum UsersError {
     /// Not a domain.
     #[error("\"{0}\" is not a domain; write one such as example.com")]
     Atrn(String),
+    /// The default is above the ceiling.
+    #[error("the priority {0} is above the highest that the user may ask for, {1}; raise --priority-max")]
+    Priority(Priority, Priority),
     /// There already.
     #[error("user {0} exists already; `postrider user remove {0}` first, or choose another name")]
     Exists(String),
@@ -94,6 +99,10 @@ pub struct User {
     pub senders: Vec<String>,
     /// Domains whose mail waits for this user's ATRN (RFC 2645), in [`Domain`]'s form.
     pub atrn: Vec<String>,
+    /// MT-PRIORITY of mail that asks for none.
+    pub priority: Option<Priority>,
+    /// The highest MT-PRIORITY that its mail may ask for.
+    pub priority_max: Option<Priority>,
     pub(crate) verifier: Verifier,
 }
 
@@ -106,9 +115,20 @@ pub struct Attributes {
     pub senders: Vec<String>,
     /// As typed: domains.
     pub atrn: Vec<String>,
+    /// As in [`User`].
+    pub priority: Option<Priority>,
+    /// As in [`User`].
+    pub priority_max: Option<Priority>,
 }
 
 impl User {
+    /// The priority of mail that asks for none, and the highest that may be asked for. Who was given no ceiling may
+    /// step back and not push forward.
+    pub(crate) fn priorities(&self) -> (Priority, Priority) {
+        let default = self.priority.unwrap_or_default();
+        (default, self.priority_max.unwrap_or_else(|| default.max(Priority::NORMAL)))
+    }
+
     fn line(&self) -> String {
         let mut line = format!("{} {}", self.name, self.verifier);
         if self.operator {
@@ -119,6 +139,9 @@ impl User {
                 line.push_str(&format!(" {attribute}={}", list.join(",")));
             }
         }
+        for (attribute, value) in [("priority", self.priority), ("priority-max", self.priority_max)] {
+            line.extend(value.map(|value| format!(" {attribute}={value}")));
+        }
         line
     }
 
@@ -126,8 +149,7 @@ impl User {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().filter(|name| is_name(name)).ok_or("does not begin with a user's name")?;
         let verifier = words.next().unwrap_or_default().parse()?;
-        let mut user =
-            User { name: name.to_owned(), operator: false, senders: Vec::new(), atrn: Vec::new(), verifier };
+        let mut user = User { name: name.to_owned(), verifier, ..User::default() };
         for word in words {
             match word.split_once('=') {
                 None if word == "operator" => user.operator = true,
@@ -137,11 +159,22 @@ impl User {
                 Some(("atrn", list)) => {
                     user.atrn = read_list(list, atrn).map_err(|error| error.to_string())?;
                 }
+                Some(("priority", value)) => user.priority = Some(priority(value)?),
+                Some(("priority-max", value)) => user.priority_max = Some(priority(value)?),
                 _ => return Err(format!("unknown attribute \"{word}\"")),
             }
         }
-        Ok(user)
+        match user.priorities() {
+            (default, ceiling) if default > ceiling => {
+                Err(format!("priority={default} is above priority-max={ceiling}"))
+            }
+            _ => Ok(user),
+        }
     }
+}
+
+fn priority(value: &str) -> Result<Priority, String> {
+    Priority::from_word(value).ok_or_else(|| format!("\"{value}\" is not a priority from -9 to 9"))
 }
 
 /// Every user of the file, in its order; a file that does not exist has none.
@@ -165,8 +198,15 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
         operator: attributes.operator,
         senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
         atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
+        priority: attributes.priority,
+        priority_max: attributes.priority_max,
         verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
     };
+    if let (default, ceiling) = user.priorities()
+        && default > ceiling
+    {
+        return Err(UsersError::Priority(default, ceiling));
+    }
     change(path, |users, mut text| {
         if users.iter().any(|there| there.name == user.name) {
             return Err(UsersError::Exists(user.name.clone()));

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::mail::Priority;
 
 struct Dir(tempfile::TempDir);
 
@@ -140,7 +141,8 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     let dir = Dir::new();
     let list = |text: &str| vec![text.to_owned()];
     let add = |name: &str, password: &str, senders: &[String], atrn: &[String]| {
-        let attributes = Attributes { operator: false, senders: senders.to_vec(), atrn: atrn.to_vec() };
+        let attributes =
+            Attributes { senders: senders.to_vec(), atrn: atrn.to_vec(), ..Attributes::default() };
         super::add(&dir.path(), name, password, &attributes).unwrap_err().to_string()
     };
     for name in ["", "a b", "a:b", "#a", "a\nb", "ä", &"x".repeat(65)] {
@@ -188,12 +190,34 @@ fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
         operator: true,
         senders: ["App@Example.com", "*@bücher.example"].map(str::to_owned).to_vec(),
         atrn: vec!["Customer.example.".to_owned()],
+        priority: Priority::new(-5),
+        priority_max: Priority::new(3),
     };
     add(&dir.path(), "app", "secret", &attributes).unwrap();
     let user = list(&dir.path()).unwrap().remove(0);
     assert_eq!(user.senders, ["App@example.com", "*@xn--bcher-kva.example"]);
     assert_eq!(user.atrn, ["customer.example"]);
     assert!(user.operator);
+    assert_eq!(user.priorities(), (Priority::clamped(-5), Priority::clamped(3)));
+}
+
+#[test]
+fn without_a_ceiling_a_user_may_step_back_and_not_push_forward() {
+    let user = |priority: Option<i64>| User { priority: priority.map(Priority::clamped), ..User::default() };
+    let of = |priority| user(priority).priorities();
+    assert_eq!(of(None), (Priority::NORMAL, Priority::NORMAL));
+    assert_eq!(of(Some(-4)), (Priority::clamped(-4), Priority::NORMAL));
+    assert_eq!(of(Some(4)), (Priority::clamped(4), Priority::clamped(4)));
+}
+
+#[test]
+fn a_priority_above_its_ceiling_is_refused() {
+    let dir = Dir::new();
+    let attributes =
+        Attributes { priority: Priority::new(5), priority_max: Priority::new(3), ..Attributes::default() };
+    let error = add(&dir.path(), "app", "secret", &attributes).unwrap_err();
+    assert!(error.to_string().starts_with("the priority 5 is above"), "{error}");
+    assert!(!dir.path().exists());
 }
 
 #[test]
