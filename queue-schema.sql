@@ -6,7 +6,8 @@
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM destinations;       hosts that want less of us at once
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
--- at once; SET state = 'held' holds, 'queued' releases. The relay notices within two seconds.
+-- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
+-- sender. The relay notices within two seconds.
 --
 -- Times are Unix seconds (UTC) in the tables; the views show them readable too.
 -- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
@@ -52,11 +53,13 @@ CREATE TABLE recipients (
     next_attempt_at INTEGER NOT NULL,
     last_attempt_at INTEGER,
     last_reply      TEXT,                  -- what was said last, in their words, codes first
-    last_mx         TEXT,                  -- who said it
+    last_mx         TEXT,                  -- the host that it is about
     notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
     warned_at       INTEGER,               -- when the sender was told of the delay
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
+    bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
     priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
@@ -65,6 +68,7 @@ CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_a
 -- Mail of ordinary priority is not in this one.
 CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
 CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
+CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
 -- Whole: SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
@@ -94,7 +98,8 @@ CREATE TABLE attempts (
     code         INTEGER NOT NULL,
     enhanced     TEXT,
     reply        TEXT NOT NULL,            -- codes and text on one line
-    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
+    outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
+    said_by      TEXT NOT NULL DEFAULT 'host' -- whose words the reply is: 'host', or 'postrider' where it gave none
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
@@ -116,7 +121,8 @@ CREATE TABLE history (
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
--- Lanes (destinations) that are backing off; a healthy lane has no row.
+-- Lanes (destinations) that are backing off; a healthy lane has no row. 'atrn:' and a domain: its mail is not
+-- sent anywhere but waits until a user fetches it with ATRN (last_reply says who may).
 CREATE TABLE lanes (
     lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
     failures      INTEGER NOT NULL,        -- in a row
@@ -160,9 +166,11 @@ SELECT m.queue_id,
        r.address AS recipient,
        r.state,
        r.attempts,
-       CASE WHEN r.state = 'held' THEN 'held'
+       CASE WHEN r.bounce_at IS NOT NULL THEN 'bounce'
+            WHEN r.state = 'held' THEN 'held'
+            WHEN a.lane IS NOT NULL THEN 'ATRN'  -- when it is fetched
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
-       coalesce(r.last_reply, l.last_reply) AS last_reply,
+       coalesce(r.last_reply, a.last_reply, l.last_reply) AS last_reply,
        datetime(m.received_at, 'unixepoch') AS received,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
@@ -172,7 +180,8 @@ SELECT m.queue_id,
        r.id AS recipient_id
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
-LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch();
+LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch()
+LEFT JOIN lanes a ON a.lane = 'atrn:' || r.domain;
 
 -- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
 CREATE VIEW queue_by_domain AS
@@ -185,7 +194,9 @@ SELECT r.domain,
        sum(unixepoch() - m.received_at >= 86400) AS older,
        sum(r.state = 'held') AS held,
        datetime(min(m.received_at), 'unixepoch') AS oldest,
-       datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') AS next_attempt
+       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || r.domain) THEN 'ATRN'
+            ELSE datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') END
+           AS next_attempt
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
 GROUP BY r.domain
@@ -199,10 +210,11 @@ SELECT count(*) AS times,
        a.phase,
        a.mx,
        a.reply,
+       a.said_by,
        datetime(max(a.at), 'unixepoch') AS last
 FROM attempts a
 WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered', 'relayed')
-GROUP BY a.outcome, a.phase, a.mx, a.reply
+GROUP BY a.outcome, a.phase, a.mx, a.reply, a.said_by
 ORDER BY times DESC, last DESC;
 
 -- Rows that break an invariant. Always empty; a line here is a bug or a hand that slipped.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::explain;
 use crate::clock::Clock;
-use crate::config::{self, Loaded, Routes};
+use crate::config::{self, Loaded, Routes, atrn};
 use crate::delivery::Workers;
 use crate::mail::{Address, Domain};
 use crate::queue::{LaneCount, Queue, QueueError};
@@ -96,7 +96,9 @@ impl Office {
 
     fn route(&self, addresses: &[Address]) -> Vec<String> {
         let setup = self.workers.setup();
-        let explain = |address| explain::plan(address, &setup.routes, &setup.settings, &*setup.lookup);
+        let fetched = self.scheduler.atrn_domains();
+        let explain =
+            |address| explain::plan(address, &setup.routes, &setup.settings, &fetched, &*setup.lookup);
         addresses
             .iter()
             .flat_map(|address| explain(address).to_string().lines().map(str::to_owned).collect::<Vec<_>>())
@@ -104,8 +106,7 @@ impl Office {
     }
 
     fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
-        let setup = self.workers.setup();
-        let mut lanes = self.queue.waiting_by_lane(|domain| setup.routes.lane(domain))?;
+        let mut lanes = self.queue.waiting_by_lane(|domain| self.scheduler.lane_of(domain))?;
         if let Some(name) = lane {
             lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
             return Ok(match lanes.first() {
@@ -126,8 +127,14 @@ impl Office {
             let said = said.iter().find(|row| *row.lane == *state.lane).map(|row| row.last_reply.as_str());
             lane_line(state, said, now)
         };
+        let fetched = self.scheduler.atrn_domains();
+        let fetched_line = |domain: &str| format!("{}: {}", atrn::lane(domain), fetched.notice(domain));
         if let Some(name) = lane {
-            return Ok(vec![line(&self.scheduler.lane(&name.to_ascii_lowercase()))]);
+            let name = name.to_ascii_lowercase();
+            return Ok(vec![match atrn::domain_of_lane(&name) {
+                Some(domain) if fetched.contains(domain) => fetched_line(domain),
+                _ => line(&self.scheduler.lane(&name)),
+            }]);
         }
         let mut lanes = self.scheduler.lanes();
         // Trouble first, then work.
@@ -139,6 +146,7 @@ impl Office {
         let mut lines =
             vec![format!("{} lanes, {in_trouble} in trouble, {busy} connections busy", lanes.len())];
         lines.extend(lanes.iter().map(line));
+        lines.extend(fetched.names().map(fetched_line));
         Ok(lines)
     }
 }
@@ -156,11 +164,13 @@ impl Insight for Office {
 
     fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
         let routes = self.workers.setup().routes.clone();
-        if !is_lane(&routes, lane) {
+        let is_fetched =
+            atrn::domain_of_lane(lane).is_some_and(|domain| self.scheduler.atrn_domains().contains(domain));
+        if !is_fetched && !is_lane(&routes, lane) {
             return Ok(None);
         }
         let mut domains = self.queue.domains().map_err(|error| error.to_string())?;
-        domains.retain(|domain| *routes.lane(domain) == *lane);
+        domains.retain(|domain| *self.scheduler.lane_of(domain) == *lane);
         Ok(Some(domains))
     }
 }

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod demo_dns;
 pub mod explain;
 mod insight;
+mod on_demand;
 pub mod queue;
 pub mod serve;
 pub mod user;

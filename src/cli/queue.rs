@@ -56,7 +56,7 @@ enum Verb {
     Release(Selection),
     /// Take out of the queue; nobody is told
     Remove(Selection),
-    /// Return to the sender now (not supported yet)
+    /// Return to the sender now, with what was said last
     Bounce(Selection),
     /// List who asked for what to be tried now, by ETRN or with `queue retry`, the latest first
     Kicks {
@@ -114,9 +114,6 @@ pub enum QueueCommandError {
     /// Nothing is known of this message.
     #[error("{0} is not in the queue (any more): see `postrider queue list`")]
     Unknown(MessageId),
-    /// For a later version.
-    #[error("queue bounce is not supported yet: use `queue remove`, and tell the sender")]
-    Bounce,
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -158,7 +155,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
         Verb::Release(selection) => change(path, selection, Admin::release, "released")?,
         Verb::Remove(selection) => change(path, selection, Admin::remove, "removed")?,
-        Verb::Bounce(_) => return Err(QueueCommandError::Bounce),
+        Verb::Bounce(selection) => change(path, selection, Admin::bounce, "to be returned")?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -248,7 +245,7 @@ fn show_text(shown: &Shown) -> String {
                 format!("tls {}", one.tls.as_deref().unwrap_or("-")),
                 one.phase.clone(),
                 one.outcome.clone(),
-                one.reply.clone(),
+                if one.said_by == "host" { one.reply.clone() } else { format!("(our words) {}", one.reply) },
             ]
         });
         text += &table(&[], rows.collect());

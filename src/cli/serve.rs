@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
 use super::insight::{Generation, Office};
+use super::on_demand::OnDemand;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::connection::Connector;
@@ -39,6 +40,7 @@ pub struct Relay {
     workers: Workers,
     office: Arc<Office>,
     submission: Submission,
+    on_demand: Arc<OnDemand>,
 }
 
 impl Relay {
@@ -51,10 +53,13 @@ impl Relay {
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
         let setup = setup(settings)?;
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
+        let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        // Before the first worker: mail that is fetched must not go out in between.
+        scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
-        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        let on_demand = OnDemand::start(users.clone(), scheduler.clone(), workers.clone())?;
         let office = Arc::new(Office {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
@@ -62,8 +67,9 @@ impl Relay {
             generation: Mutex::new(Generation::first(clock.now())),
             clock,
         });
-        let submission = Submission::start(&settings.submission, users, queue.clone(), office.clone())?;
-        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, office, submission })
+        let submission =
+            Submission::start(&settings.submission, users, queue.clone(), office.clone(), on_demand.clone())?;
+        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, office, submission, on_demand })
     }
 
     /// Where it listens, in the order of the config (a port 0 is shown as what it became).
@@ -83,7 +89,8 @@ impl Relay {
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
         let setup = setup(settings)?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
-        self.submission.reload(&settings.submission, users)?;
+        self.submission.reload(&settings.submission, users.clone())?;
+        self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
         self.office.generation().advance(self.office.clock.now());
@@ -96,6 +103,7 @@ impl Relay {
     /// Where the queue's writer failed.
     pub fn stop(self, patience: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
+        self.on_demand.stop();
         self.scheduler.stop();
         self.submission.stop(patience);
         let left = self.workers.drain(deadline);

@@ -2,9 +2,11 @@
 //!
 //! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
 //! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell;
-//! `reference.rs` writes the table as a commented config file. Every problem of a file is
+//! `reference.rs` writes the table as a commented config file; `atrn.rs` is what the users file says that others
+//! have to know. Every problem of a file is
 //! reported at once, each with its line, its key, what is wrong and what to do.
 
+pub mod atrn;
 mod cross;
 mod defs;
 mod load;
@@ -17,6 +19,7 @@ mod value;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use atrn::AtrnDomains;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use settings::*;

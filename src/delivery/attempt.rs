@@ -88,11 +88,11 @@ pub(super) fn attempt(
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     let strict = require_tls::is_strict(message);
     if !strict && let Some(line) = pool.take(&job.lane) {
-        if let Err(wait) = line.slot.start(&line.endpoint, settings) {
+        if let Err(wait) = line.start(settings) {
             pool.put(&job.lane, line);
             return round.put_back(wait);
         }
-        if round.transact(line, pool, job).is_none() {
+        if round.use_up(line, pool, job).is_none() {
             return round.finish(None);
         }
     }
@@ -136,13 +136,13 @@ pub(super) fn attempt(
             Ok(slot) => {
                 let opened = setup.connector.open(&endpoint, deadline);
                 match if strict { require_tls::fit(opened) } else { opened } {
-                    Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot }),
+                    Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot: Some(slot) }),
                     Err(trouble) => Err((slot, trouble)),
                 }
             }
             // A connection that another lane left open will do: it counts already.
             Err(wait) => match (!strict).then(|| pool.take_of_host(&endpoint)).flatten() {
-                Some(line) if line.slot.start(&line.endpoint, settings).is_ok() => Ok(line),
+                Some(line) if line.start(settings).is_ok() => Ok(line),
                 spare => {
                     if let Some(line) = spare {
                         pool.put(&job.lane, line);
@@ -153,7 +153,7 @@ pub(super) fn attempt(
             },
         };
         let (answer, refuses) = match opened {
-            Ok(line) => match round.transact(line, pool, job) {
+            Ok(line) => match round.use_up(line, pool, job) {
                 None => return round.finish(None),
                 Some(answer) => (answer, false),
             },
@@ -194,6 +194,37 @@ struct Full {
     wait: Duration,
 }
 
+/// Carries the message over one connection that is open already and stays so, whatever comes of it. Nobody is put
+/// back: whoever turned the connection round asked for what there is, as fast as it goes.
+pub(super) fn hand_over(
+    setup: &Setup,
+    queue: &Queue,
+    clock: &Clock,
+    line: &mut Line,
+    message: &QueuedMessage,
+    deadline: Instant,
+    now: i64,
+) -> Answers {
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, clock, message, deadline, now, answers };
+    if require_tls::is_strict(message)
+        && let Some(reply) = require_tls::turned_unfit(&line.connection)
+    {
+        let tls = Some(line.connection.tls().to_owned());
+        let refusal = Answer::from_host(&line.endpoint, Outcome::Failed, Phase::Ehlo, reply, tls);
+        return round.finish(Some(refusal));
+    }
+    let trouble = round.transact(line);
+    round.finish(trouble)
+}
+
+/// What a host that could not be used said, for every recipient.
+pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
+    let health = Health::Trouble(trouble.reply.to_string());
+    let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
+    Answers { answers: vec![Some(answer); message.recipients.len()], health }
+}
+
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
@@ -207,63 +238,91 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Transactions on one connection until every recipient has its answer; then the connection is kept for the
-    /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
-    fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
+    /// host said, or failed to, when it went wrong.
+    fn use_up(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+        let trouble = self.transact(&mut line);
+        let most = self.setup.settings.messages_per_connection;
+        // RFC 9422 §3, as below.
+        let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
+        let good = trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most;
+        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(&job.lane)) {
+            pool.put(&job.lane, line);
+        } else {
+            line.connection.quit();
+        }
+        trouble
+    }
+
+    /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or
+    /// failed to, when it went wrong.
+    fn transact(&mut self, line: &mut Line) -> Option<Answer> {
         loop {
             let mut open: Vec<usize> =
                 (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             // RFC 9422 §3: what a host says it will refuse is not tried.
-            let (recipients_max, mails_max) = line.connection.limits();
+            let (recipients_max, _) = line.connection.limits();
             if open.is_empty() {
-                let most = self.setup.settings.messages_per_connection;
-                let most = most.min(mails_max.unwrap_or(usize::MAX));
-                let good = line.connection.is_usable() && line.connection.messages() < most;
-                if good && !line.slot.is_wanted(&job.lane) {
-                    pool.put(&job.lane, line);
-                } else {
-                    line.connection.quit();
-                }
                 return None;
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
-            let results = self.deliver(&mut line, &open);
+            let results = self.deliver(line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
-                        if matches!(outcome, Outcome::Delivered | Outcome::Relayed) {
-                            line.slot.went_well(&self.setup.settings, self.queue, self.clock.now());
+                        if matches!(outcome, Outcome::Delivered | Outcome::Relayed)
+                            && let Some(slot) = &line.slot
+                        {
+                            slot.went_well(&self.setup.settings, self.queue, self.clock.now());
                         }
-                        self.answers[at] = Some(self.answer(&line, outcome, result));
+                        self.answers[at] = Some(self.answer(line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
-                        trouble.get_or_insert_with(|| self.answer(&line, Outcome::Deferred, result));
+                        trouble.get_or_insert_with(|| self.answer(line, Outcome::Deferred, result));
                     }
                     // In the next transaction, on this connection if it lives.
                     None => {}
                 }
             }
-            if trouble.is_some() {
-                line.connection.quit();
-                return trouble;
+            if let Some(trouble) = trouble {
+                if trouble.phase == Phase::Dot && !self.recall_dot() {
+                    // Nobody else is asked with the doubt on record: the next attempt begins without it.
+                    for answer in self.answers.iter_mut().filter(|answer| answer.is_none()) {
+                        *answer = Some(trouble.clone());
+                    }
+                    return None;
+                }
+                return Some(trouble);
             }
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
             if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
-                let answer = self.answer(&line, Outcome::Deferred, result);
-                line.connection.quit();
-                return Some(answer);
+                return Some(self.answer(line, Outcome::Deferred, result));
             }
         }
     }
 
+    /// The host refused after the dot (421), and the next one is asked: nothing is in doubt until its own dot.
+    /// False: that could not be recorded.
+    fn recall_dot(&self) -> bool {
+        if self.setup.settings.in_doubt == InDoubt::Retry {
+            return true;
+        }
+        let undecided =
+            self.message.recipients.iter().zip(&self.answers).filter(|(_, answer)| answer.is_none());
+        let ids: Vec<RecipientId> = undecided.map(|(recipient, _)| recipient.id).collect();
+        self.queue.recall_dot(&ids).is_ok()
+    }
+
     fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
-        if outcome == Outcome::Deferred {
-            self.hear_complaint(&line.slot, result.phase, &result.reply);
+        if outcome == Outcome::Deferred
+            && let Some(slot) = &line.slot
+        {
+            self.hear_complaint(slot, result.phase, &result.reply);
         }
         let tls = Some(line.connection.tls().to_owned());
         Answer::from_host(&line.endpoint, outcome, result.phase, result.reply, tls)
@@ -283,11 +342,12 @@ impl Round<'_> {
             handling: message.handling,
             now: self.now,
         };
-        let mut before_dot = || match self.setup.settings.in_doubt {
+        let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
             // The intent is on disk before the dot is on the wire, so that a crash in between is recognised.
+            // Of those whom the host refused there is nothing to be in doubt about.
             InDoubt::Hold | InDoubt::AssumeDelivered => {
-                let ids: Vec<RecipientId> = recipients.iter().map(|recipient| recipient.id).collect();
+                let ids: Vec<RecipientId> = accepted.iter().map(|at| recipients[*at].id).collect();
                 self.queue.intend_dot(&ids).map_err(io::Error::other)
             }
         };
@@ -346,7 +406,10 @@ impl Round<'_> {
             );
             Answer::ours(Outcome::Deferred, reply, None)
         });
-        let health = if without && rest.outcome == Outcome::Deferred {
+        // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
+        // though what they refused bounces.
+        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {
             Health::Healthy

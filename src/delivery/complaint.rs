@@ -4,7 +4,7 @@
 //! words below are those that widespread hosts use. What is not recognised is no complaint: it is
 //! retried like any other temporary answer. Greylisting and full mailboxes speak of something else.
 
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Enhanced, Phase, Reply, Speaker};
 
 /// What a host has too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const TOO_MANY: [&str; 5] = ["too many", "limit", "maximum", "exceed", "simultan
 
 /// What the reply, given in `phase`, complains of; none: of nothing.
 pub(super) fn complaint(phase: Phase, reply: &Reply) -> Option<Complaint> {
-    if reply.code / 100 != 4 {
+    if reply.code / 100 != 4 || reply.said_by != Speaker::Host {
         return None;
     }
     let subject = reply.enhanced.map(|Enhanced(_, subject, _)| subject);
@@ -61,7 +61,7 @@ pub(super) fn complaint(phase: Phase, reply: &Reply) -> Option<Complaint> {
     match (reply.enhanced, reply.code) {
         // RFC 3463 §3.5: mail system congestion.
         (Some(Enhanced(4, 4, 5)), _) => Some(Complaint::Rate),
-        // 4.4.x: a connection was lost, in a host's words or in ours.
+        // 4.4.x: a connection was lost, which is not ours to avoid.
         (Some(Enhanced(4, 4, _)), _) => None,
         // Policy (RFC 3463 §3.8) that closes the channel: what we sent just now was too much for it.
         (Some(Enhanced(4, 7, _)), 421) if phase > Phase::Ehlo => Some(Complaint::Rate),
@@ -81,7 +81,7 @@ mod tests {
             Some((enhanced, text)) => (Some(enhanced), text.to_owned()),
             None => (None, text.to_owned()),
         };
-        complaint(phase, &Reply { code, enhanced, text: text.into() })
+        complaint(phase, &Reply { code, enhanced, text: text.into(), said_by: Speaker::Host })
     }
 
     /// The wordings are rebuilt after what hosts of many makes say; names and numbers are made up.
@@ -136,6 +136,13 @@ mod tests {
         ] {
             assert_eq!(complains(Phase::Rcpt, line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn our_own_words_are_no_complaint() {
+        let ours = Reply::new(451, Enhanced(4, 4, 5), "too many connections");
+        assert_eq!(complaint(Phase::Greeting, &ours), None);
+        assert_eq!(complaint(Phase::Greeting, &ours.heard()), Some(Complaint::Connections));
     }
 
     #[test]

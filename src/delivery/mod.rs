@@ -2,7 +2,8 @@
 //!
 //! The workers are a bounded pool of threads, started as needed; each takes a job, carries it out
 //! (`attempt`), settles it and takes the next. A connection that is still good goes to the
-//! `pool`, where the next job of its lane finds it. A panic ends one attempt: it is logged,
+//! `pool`, where the next job of its lane finds it. Mail that somebody comes for (ATRN) goes out on the
+//! connection that they turned round, in their own thread (`pickup`). A panic ends one attempt: it is logged,
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
@@ -15,9 +16,11 @@ pub mod dns;
 mod hosts;
 mod offers;
 mod pace;
+mod pickup;
 mod pool;
 mod reply_reader;
 mod require_tls;
+mod retry_rules;
 pub mod route;
 mod settle;
 mod stuffing;
@@ -31,13 +34,14 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
-use crate::queue::{Health, Job, Queue, RecipientId};
+use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
 use hosts::Hosts;
 use pool::Pool;
 
+pub use pickup::Turned;
 pub use settle::settle_doubts;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
@@ -178,7 +182,10 @@ impl Shared {
             if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
                 self.start_worker();
             }
-            self.carry_out(&job);
+            let setup = self.setup();
+            self.carry_out(&setup, &job, |message, now| {
+                attempt::attempt(&setup, &self.queue, &self.pool, &self.clock, &job, message, now)
+            });
             self.idle.fetch_add(1, Ordering::AcqRel);
             idle_since = Instant::now();
         }
@@ -186,13 +193,22 @@ impl Shared {
         self.alive.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// One job from its first byte to its settlement. Whatever happens in it, the jobs hear that it ended.
-    fn carry_out(self: &Arc<Self>, job: &Job) {
+    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear that
+    /// it ended. False: the connection it went over is not to be used any more.
+    fn carry_out(
+        &self,
+        setup: &Setup,
+        job: &Job,
+        attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
+    ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(&self.setup(), &self.queue, &self.pool, &self.clock, job)
+            settle::carry_out(setup, &self.queue, &self.clock, job, attempt)
         }));
         match outcome {
-            Ok(done) => self.jobs.finished(job, &done.health, &done.unsettled),
+            Ok(done) => {
+                self.jobs.finished(job, &done.health, &done.unsettled);
+                !matches!(done.health, Health::Trouble(_))
+            }
             Err(_) => {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
                 // queued as they were, and the backoff keeps a message that does this from doing it at once again.
@@ -204,6 +220,7 @@ impl Shared {
                 let all: Vec<RecipientId> = job.recipients.iter().map(|(recipient, _)| *recipient).collect();
                 let health = Health::Trouble("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &all);
+                false
             }
         }
     }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::DeliverySettings;
+
 use super::connection::Connection;
 use super::hosts::{Hosts, Slot};
 use super::route::Endpoint;
@@ -17,8 +19,18 @@ const TRUSTED: Duration = Duration::from_millis(20);
 pub(super) struct Line {
     pub(super) endpoint: Endpoint,
     pub(super) connection: Connection,
-    /// Behind the connection: it is free when that is closed.
-    pub(super) slot: Slot,
+    /// Behind the connection: it is free when that is closed. None where the other side opened it (ATRN).
+    pub(super) slot: Option<Slot>,
+}
+
+impl Line {
+    /// Whether one more message may go over it now.
+    ///
+    /// # Errors
+    /// How long to wait before asking again.
+    pub(super) fn start(&self, settings: &DeliverySettings) -> Result<(), Duration> {
+        self.slot.as_ref().map_or(Ok(()), |slot| slot.start(&self.endpoint, settings))
+    }
 }
 
 /// By lane; each with when it was last used, the latest at the end.

@@ -75,6 +75,16 @@ pub(super) fn fit(opened: Result<Connection, Trouble>) -> Result<Connection, Tro
     }
 }
 
+/// What speaks against a connection that a user turned round (ATRN). Who is there was proved by AUTH within TLS, in
+/// the place of a name and its certificate.
+pub(super) fn turned_unfit(connection: &Connection) -> Option<Reply> {
+    match connection.tls() {
+        "none" => Some(NO_TLS),
+        _ if connection.offers.require_tls => None,
+        _ => Some(NOT_OFFERED),
+    }
+}
+
 /// RFC 8689 §4.2.1 and its registration: 5.7.30 where the requirement is not known, 5.7.10 where TLS is not to be had.
 const NOT_OFFERED: Reply =
     Reply::new(550, Enhanced(5, 7, 30), "REQUIRETLS support required, and the host does not offer it");

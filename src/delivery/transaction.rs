@@ -292,6 +292,11 @@ impl<'a> Transaction<'a> {
         waiting.then(|| self.steps[self.answered].phase())
     }
 
+    /// The recipients that the dot is about, by their place in [`Outgoing::recipients`]: accepted, undecided yet.
+    pub(super) fn accepted(&self) -> Vec<usize> {
+        (0..self.results.len()).filter(|index| self.results[*index].is_none()).collect()
+    }
+
     /// The content and its dot are written, all of them.
     pub(super) fn content_sent(&mut self) {
         self.sent += 1;

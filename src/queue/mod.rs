@@ -181,7 +181,8 @@ impl Queue {
         self.readers.read(|conn| read::next_due_after(conn, time))
     }
 
-    /// Recipients (state `queued`) whose message is past its lifetime, the oldest first.
+    /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
+    /// `queued`) whose message is past its lifetime, the oldest first.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -274,8 +275,18 @@ impl Queue {
     /// It was not written: the dot must not be sent.
     pub fn intend_dot(&self, recipients: &[RecipientId]) -> Result<(), AcceptError> {
         self.shared.refusal()?;
-        let (recipients, at) = (recipients.to_vec(), now_us() / 1_000_000);
+        let (recipients, at) = (recipients.to_vec(), Some(now_us() / 1_000_000));
         self.ask(|ack| Op::IntendDot { recipients, at, ack })
+    }
+
+    /// Takes [`Queue::intend_dot`] back, for those who were refused after it; on disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written: no other dot may be sent for them before they are settled.
+    pub fn recall_dot(&self, recipients: &[RecipientId]) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        let recipients = recipients.to_vec();
+        self.ask(|ack| Op::IntendDot { recipients, at: None, ack })
     }
 
     /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Speaker};
 
 use super::error::AcceptError;
 use super::id::Ids;
@@ -38,8 +38,8 @@ pub(super) enum Op {
     Discard(MessageId),
     /// What came of a job.
     Settle(Box<Outcomes>),
-    /// The final dot is about to be sent for these.
-    IntendDot { recipients: Vec<RecipientId>, at: i64, ack: Ack<()> },
+    /// The final dot is about to be sent for these; without a time: it was, and refused.
+    IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
     Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
     /// Something is wrong with these: the operator has to look.
@@ -113,7 +113,9 @@ impl Incoming {
                 orcpt: recipient.orcpt,
                 last_reply: None,
                 last_mx: None,
+                last_said_by: Speaker::Postrider,
                 warned_at: None,
+                to_bounce: false,
             })
             .collect();
         let due_at = envelope.handling.released_at(received_at);
@@ -203,6 +205,7 @@ pub(super) struct AttemptRow {
     pub(super) enhanced: Option<String>,
     pub(super) reply: String,
     pub(super) outcome: &'static str,
+    pub(super) said_by: &'static str,
 }
 
 impl Outcomes {
@@ -230,6 +233,7 @@ impl OutcomeRow {
             enhanced: attempt.reply.enhanced.map(|enhanced| enhanced.to_string()),
             reply: attempt.reply.to_string(),
             outcome: attempt.outcome.as_str(),
+            said_by: attempt.reply.said_by.as_str(),
         });
         OutcomeRow { recipient, attempt, fate, warned }
     }

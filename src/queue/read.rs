@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use crate::mail::{
-    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, address,
+    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, Speaker, address,
 };
 
 use super::error::QueueError;
@@ -110,28 +110,33 @@ fn domain_from(text: &str) -> Domain {
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
 pub(super) const DUE_SAME_SECOND: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 ORDER BY next_attempt_at, id LIMIT ?3";
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const DUE_LATER: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 // A question for each priority, so that each is one walk along the index, whatever else waits.
 pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
 pub(super) const DOMAIN_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?4";
 /// `priority <> 0` lets SQLite see that the index serves.
 pub(super) const DUE_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const TO_BOUNCE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE bounce_at IS NOT NULL ORDER BY id LIMIT ?1";
 /// CROSS: along the index by `expires_at`, not through all that waits.
 pub(super) const EXPIRED: &str = "
     SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority
     FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
-    WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+    WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
+    ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
 
 /// See [`super::Queue::due`].
 pub(super) fn due(
@@ -181,9 +186,15 @@ pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::R
     Ok(found)
 }
 
-/// See [`super::Queue::expired`].
+/// See [`super::Queue::expired`]. Two questions, so that each has its index.
 pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    conn.prepare_cached(EXPIRED)?.query_map(params![now, limit as i64], due_row)?.collect()
+    let mut statement = conn.prepare_cached(TO_BOUNCE)?;
+    let mut found = statement.query_map([limit as i64], due_row)?.collect::<rusqlite::Result<Vec<Due>>>()?;
+    let rest = limit - found.len().min(limit);
+    for due in conn.prepare_cached(EXPIRED)?.query_map(params![now, rest as i64], due_row)? {
+        found.push(due?);
+    }
+    Ok(found)
 }
 
 fn collect(
@@ -299,8 +310,9 @@ pub(super) fn fetch(
         content: None,
     };
     let mut statement = conn.prepare_cached(
-        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at
-         FROM recipients WHERE id = ?1 AND message_id = ?2 AND state = 'queued'",
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
+                bounce_at IS NOT NULL
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
     )?;
     for recipient in recipients {
         let mut rows = statement.query([recipient.0, id.0])?;
@@ -334,6 +346,7 @@ fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
 
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
+    let said_by: Option<String> = row.get(8)?;
     Ok(QueuedRecipient {
         id,
         address,
@@ -344,6 +357,8 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         last_reply: row.get(5)?,
         last_mx: row.get(6)?,
         warned_at: row.get(7)?,
+        last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
+        to_bounce: row.get(9)?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret};
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret, Speaker};
 
 use super::id::{MessageId, RecipientId};
 
@@ -105,10 +105,14 @@ pub struct QueuedRecipient {
     pub orcpt: Option<String>,
     /// What was said last.
     pub last_reply: Option<String>,
-    /// Who said it.
+    /// The host that it was about.
     pub last_mx: Option<String>,
+    /// Whose words `last_reply` is.
+    pub last_said_by: Speaker,
     /// When the sender was told of the delay.
     pub warned_at: Option<i64>,
+    /// An operator wants it returned to the sender: it bounces, without a further try.
+    pub to_bounce: bool,
 }
 
 /// A recipient whose time has come: all that the scheduler keeps of it.
@@ -141,7 +145,8 @@ pub struct Job {
     pub recipients: Vec<(RecipientId, Duration)>,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
-    /// Past its lifetime: bounce it with what was said last, without another try.
+    /// Past its lifetime, or to be returned by an operator's wish: bounce it with what was said last, without
+    /// another try.
     pub expired: bool,
 }
 

@@ -101,8 +101,8 @@ impl<'c> Store<'c> {
             )?,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
-                                       outcome)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       outcome, said_by)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
@@ -112,10 +112,11 @@ impl<'c> Store<'c> {
                 "UPDATE recipients
                  SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
-                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at), dot_at = NULL
+                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
+                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
-            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2 WHERE id = ?1")?,
+            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_said_by = 'postrider' WHERE id = ?1")?,
             intend_dot: conn.prepare("UPDATE recipients SET dot_at = ?2 WHERE id = ?1")?,
             set_lane: conn.prepare("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, unixepoch())")?,
             clear_lane: conn.prepare("DELETE FROM lanes WHERE lane = ?")?,
@@ -292,6 +293,7 @@ impl<'c> Store<'c> {
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
                     row.warned.then_some(now),
+                    attempt.map(|attempt| attempt.said_by),
                 ],
                 |row| row.get(0),
             )
@@ -314,6 +316,7 @@ impl<'c> Store<'c> {
                 a.enhanced,
                 a.reply,
                 a.outcome,
+                a.said_by,
             ])
             .map(drop)
     }

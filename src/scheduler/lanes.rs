@@ -17,12 +17,16 @@
 //!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
 //!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
 //! ```
+//!
+//! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
+//! somebody who fetches it claims it, which puts it in flight as a turn does.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::SchedulerSettings;
+use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::{Domain, Priority};
 use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
 
@@ -106,6 +110,8 @@ pub struct Refill {
 #[derive(Debug)]
 pub struct Lanes {
     settings: SchedulerSettings,
+    /// Domains whose mail is fetched.
+    atrn: AtrnDomains,
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
@@ -132,6 +138,7 @@ impl Lanes {
         Lanes {
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
+            atrn: AtrnDomains::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
             rings: BTreeMap::new(),
@@ -155,8 +162,23 @@ impl Lanes {
         self.forget_waiting();
     }
 
+    /// Takes the domains whose mail is fetched; gives those of before. What waits is forgotten (the caller reads it
+    /// again), since lanes are named anew.
+    pub fn set_atrn(&mut self, domains: AtrnDomains) -> AtrnDomains {
+        self.forget_waiting();
+        std::mem::replace(&mut self.atrn, domains)
+    }
+
+    /// The domains whose mail is fetched.
+    pub fn atrn(&self) -> &AtrnDomains {
+        &self.atrn
+    }
+
     /// A lane that was backing off when the process ended.
     pub fn restore(&mut self, row: LaneRow) {
+        if atrn::domain_of_lane(&row.lane).is_some() {
+            return;
+        }
         let name: Arc<str> = row.lane.into();
         let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
@@ -166,7 +188,7 @@ impl Lanes {
 
     /// A recipient is due. Known ones are left as they are.
     pub fn add(&mut self, due: Due, now: i64) {
-        if self.known.contains(&due.recipient) {
+        if self.known.contains(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
         }
         let name = self.lane_of(&due.domain);
@@ -202,7 +224,7 @@ impl Lanes {
             if !self.known.insert(due.recipient) {
                 continue;
             }
-            let entry = (due.recipient, std::time::Duration::ZERO);
+            let entry = (due.recipient, Duration::ZERO);
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
@@ -257,6 +279,40 @@ impl Lanes {
                 return Some(name);
             }
         }
+    }
+
+    /// Whether [`Lanes::claim`] would take this recipient.
+    pub fn may_claim(&self, due: &Due) -> bool {
+        self.atrn.contains(due.domain.as_str()) && !self.known.contains(&due.recipient)
+    }
+
+    /// The next job for somebody who fetches mail, from the front of `rows`; what is in flight already, or no longer
+    /// to be fetched, is passed over. None: `rows` is used up.
+    pub fn claim(&mut self, rows: &mut VecDeque<Due>) -> Option<Job> {
+        let first = loop {
+            let due = rows.pop_front()?;
+            if self.may_claim(&due) {
+                break due;
+            }
+        };
+        let lane = atrn::lane(first.domain.as_str());
+        let mut claimed = vec![(first.recipient, self.wait(&first))];
+        self.known.insert(first.recipient);
+        while claimed.len() < self.settings.recipients_per_transaction
+            && let Some(due) = rows.front()
+            && due.message == first.message
+            && due.domain == first.domain
+            && self.may_claim(due)
+        {
+            let Some(due) = rows.pop_front() else { break };
+            claimed.push((due.recipient, self.wait(&due)));
+            self.known.insert(due.recipient);
+        }
+        Some(Job { lane, message: first.message, recipients: claimed, fresh: first.fresh, expired: false })
+    }
+
+    fn wait(&mut self, due: &Due) -> Duration {
+        self.schedule.wait(due.attempts.saturating_add(1), self.random.f64())
     }
 
     /// Whether [`Lanes::next`] may have something.
@@ -408,7 +464,11 @@ impl Lanes {
     pub fn refills(&self, now: i64) -> Vec<Refill> {
         let hungry = self.hungry.iter().filter_map(|name| {
             let lane = self.lanes.get(name)?;
-            let wanted = lane.more && lane.backoff_until <= now && lane.waiting.len() < LANE_LOW;
+            let wanted = lane.more
+                && lane.backoff_until <= now
+                && lane.waiting.len() < LANE_LOW
+                // Of before its mail was to be fetched: nothing enters it any more.
+                && !self.atrn.contains(name);
             // Any window that is full must first drain, unless the lane has next to nothing.
             let allowed = self.waiting < WINDOW || lane.waiting.is_empty();
             let room = if self.waiting < WINDOW { LANE_WINDOW } else { LANE_MINIMUM };
@@ -436,9 +496,10 @@ impl Lanes {
         self.drop_if_idle(&refill.lane);
     }
 
-    /// Whether a due recipient is accounted for: in line, in flight, or left to a lane that will read it.
+    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that will read it.
     pub fn accounts_for(&self, due: &Due) -> bool {
         self.known.contains(&due.recipient)
+            || self.atrn.contains(due.domain.as_str())
             || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
     }
 
@@ -474,6 +535,9 @@ impl Lanes {
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.
     pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        if self.atrn.contains(domain.as_str()) {
+            return atrn::lane(domain.as_str());
+        }
         if self.settings.routes.0.is_empty()
             && let Some((name, _)) = self.lanes.get_key_value(domain.as_str())
         {

@@ -5,6 +5,7 @@
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
 pub mod lanes;
+mod pickup;
 pub mod retry;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::Clock;
-use crate::config::SchedulerSettings;
-use crate::mail::Priority;
+use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::mail::{Domain, Priority};
 use crate::maillog;
-use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
+use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, LaneRow, Queue, QueueError, RecipientId};
 
 use lanes::{LaneChange, LaneState, Lanes, Refill, WINDOW};
+pub use pickup::Pickup;
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,6 +41,8 @@ const SWEEP_SECS: i64 = 60;
 const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
+/// Until when a lane that waits for ATRN is shown to back off: 9999-12-31 23:59:59.
+const FOR_EVER: i64 = 253_402_300_799;
 /// What is due beyond this many pages is read in the next round, so that events are heard in between.
 const PAGES_PER_TICK: usize = 50;
 
@@ -65,6 +69,8 @@ struct Inner {
     queue: Queue,
     clock: Clock,
     stopping: AtomicBool,
+    /// Lanes are named anew: the thread is to read what is due from the start.
+    renamed: AtomicBool,
     /// When the thread last began a round.
     pulse: Mutex<Instant>,
 }
@@ -145,6 +151,37 @@ impl Scheduler {
     /// Takes new settings (SIGHUP).
     pub fn reconfigure(&self, settings: SchedulerSettings) {
         self.inner.lock().reconfigure(settings);
+        self.inner.renamed.store(true, Relaxed);
+    }
+
+    /// Takes the domains whose mail waits for ATRN from now on: they get no turns, and what waits in them is shown
+    /// to do so. What is under way by MX ends there.
+    ///
+    /// # Errors
+    /// Where the lanes cannot be read; the domains hold all the same, only people do not see it.
+    pub fn set_atrn(&self, domains: AtrnDomains) -> Result<(), QueueError> {
+        let inner = &*self.inner;
+        let before = inner.lock().set_atrn(domains);
+        inner.renamed.store(true, Relaxed);
+        let rows = inner.queue.lanes()?;
+        let lanes = inner.lock();
+        // Those of the last process too.
+        let known = rows.iter().filter_map(|row| atrn::domain_of_lane(&row.lane)).chain(before.names());
+        for gone in known.filter(|domain| !lanes.atrn().contains(domain)) {
+            inner.queue.clear_lane(&atrn::lane(gone));
+        }
+        lanes.atrn().names().for_each(|domain| inner.show_waiting(lanes.atrn(), domain));
+        Ok(())
+    }
+
+    /// The domains whose mail waits for ATRN.
+    pub fn atrn_domains(&self) -> AtrnDomains {
+        self.inner.lock().atrn().clone()
+    }
+
+    /// The lane that mail for `domain` waits in.
+    pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        self.inner.lock().lane_of(domain)
     }
 
     /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
@@ -177,6 +214,12 @@ impl Scheduler {
 }
 
 impl Inner {
+    /// Writes the row of `lanes` by which people see that the mail of a domain waits for ATRN.
+    fn show_waiting(&self, domains: &AtrnDomains, domain: &str) {
+        let (lane, last_reply) = (atrn::lane(domain).to_string(), domains.notice(domain));
+        self.queue.set_lane(LaneRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });
+    }
+
     fn new(lanes: Lanes, queue: Queue, clock: Clock) -> Inner {
         Inner {
             lanes: Mutex::new(lanes),
@@ -184,6 +227,7 @@ impl Inner {
             queue,
             clock,
             stopping: AtomicBool::new(false),
+            renamed: AtomicBool::new(false),
             pulse: Mutex::new(Instant::now()),
         }
     }
@@ -201,6 +245,7 @@ struct Thread {
     cursor: DueCursor,
     /// No recipient comes due before this.
     next_due: i64,
+    /// When to look for what bounces without a further try.
     next_expiry: i64,
     next_sweep: i64,
     next_stuck: i64,
@@ -282,6 +327,8 @@ impl Thread {
                 Event::ChangedOutside => {
                     lanes.forget_waiting();
                     self.lanes_changed = true;
+                    // Perhaps an operator wants something returned.
+                    self.next_expiry = i64::MIN;
                     self.read_again();
                 }
             }
@@ -305,9 +352,21 @@ impl Thread {
 
     /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime.
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
+        if self.inner.renamed.swap(false, Relaxed) {
+            self.read_again();
+            self.next_expiry = i64::MIN;
+        }
         if std::mem::take(&mut self.lanes_changed) {
             let rows = self.inner.queue.lanes()?;
-            self.inner.lock().end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+            let mut lanes = self.inner.lock();
+            lanes.end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+            for domain in lanes.atrn().names() {
+                let lane = atrn::lane(domain);
+                // In the order of their names.
+                if rows.binary_search_by(|row| row.lane.as_str().cmp(&lane)).is_err() {
+                    self.inner.show_waiting(lanes.atrn(), domain);
+                }
+            }
         }
         self.inner.lock().wake(now);
         if self.next_due <= now {

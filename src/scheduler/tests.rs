@@ -1,6 +1,6 @@
 //! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use super::lanes::{LANE_WINDOW, LaneChange, Lanes, Refill};
 use super::{Inner, Scheduler, Thread};
 use crate::clock::Clock;
-use crate::config::{DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
+use crate::config::{
+    AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
+};
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
 use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
 
@@ -63,6 +65,75 @@ fn lanes_take_turns_whatever_their_length() {
     };
     let order: Vec<String> = (0..3).map(|_| turn()).collect();
     assert_eq!(order, ["big.test", "small.test", "big.test"]);
+}
+
+/// `fetched` is fetched with ATRN.
+fn lanes_without(fetched: &str) -> Lanes {
+    let mut lanes = lanes();
+    let mut domains = AtrnDomains::default();
+    domains.add(fetched, "customer");
+    lanes.set_atrn(domains);
+    lanes
+}
+
+#[test]
+fn mail_that_is_fetched_gets_no_turn_and_takes_no_memory() {
+    let mut lanes = lanes_without("a.test");
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(2, 1, "b.test"), 0);
+    assert_eq!(lanes.next(0).map(|job| ids(&job)), Some(vec![2]));
+    assert!(lanes.next(0).is_none());
+    assert_eq!(lanes.waiting(), 0);
+    assert!(lanes.accounts_for(&due(1, 1, "a.test")), "the database holds it");
+    // It expires as all mail does, in its own lane.
+    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    let expired = lanes.next(0).unwrap();
+    assert_eq!((&*expired.lane, expired.expired), ("atrn:a.test", true));
+    lanes.check();
+}
+
+#[test]
+fn a_claim_takes_recipients_of_one_message_and_domain_once() {
+    let mut lanes = lanes_without("a.test");
+    let rows = || -> VecDeque<Due> {
+        let same = (0..5).map(|n| due(n, 1, "a.test"));
+        same.chain([due(9, 1, "b.test"), due(10, 2, "a.test")]).collect()
+    };
+    let (mut first, mut second) = (rows(), rows());
+    let one = lanes.claim(&mut first).unwrap();
+    assert_eq!((&*one.lane, ids(&one)), ("atrn:a.test", vec![0, 1, 2]));
+    // Somebody else at the same time gets the rest, and the first who comes back nothing of it.
+    assert_eq!(ids(&lanes.claim(&mut second).unwrap()), [3, 4]);
+    assert_eq!(ids(&lanes.claim(&mut second).unwrap()), [10]);
+    assert!(lanes.claim(&mut second).is_none());
+    assert!(lanes.claim(&mut first).is_none());
+    // What was given back may be claimed again. There is no backing off from who comes by himself.
+    lanes.settled([RecipientId(0)]);
+    assert!(lanes.finished(&one, &trouble(), &[RecipientId(1)], 0).is_none());
+    assert_eq!(ids(&lanes.claim(&mut rows()).unwrap()), [0, 1]);
+    lanes.check();
+}
+
+#[test]
+fn a_domain_that_is_fetched_from_now_on_leaves_its_lane() {
+    let mut lanes = lanes();
+    for n in 0..3 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let under_way = lanes.next(0).unwrap();
+    let mut domains = AtrnDomains::default();
+    domains.add("a.test", "customer");
+    assert_eq!(lanes.set_atrn(domains), AtrnDomains::default());
+    assert!(lanes.next(0).is_none());
+    assert_eq!(lanes.refills(0), [], "nothing is read for it");
+    assert!(!lanes.may_claim(&due(0, 0, "a.test")), "what is under way ends where it is");
+    assert!(lanes.may_claim(&due(1, 1, "a.test")));
+    lanes.finished(&under_way, &trouble(), &[RecipientId(0)], 0);
+    assert_eq!(lanes.refills(9_999), []);
+    // And back.
+    lanes.set_atrn(AtrnDomains::default());
+    assert!(!lanes.may_claim(&due(1, 1, "a.test")));
+    lanes.check();
 }
 
 #[test]

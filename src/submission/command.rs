@@ -9,9 +9,9 @@ use crate::mail::{Address, Body, Domain, Hold, Notify, Path, Priority, Ret};
 use crate::queue::Kick;
 
 use super::etrn::Node;
-use super::parameters;
 use super::private::{self, Private};
 use super::vrfy::Asked;
+use super::{atrn, parameters};
 
 /// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
 pub(super) const LINE_BYTES_MAX: usize = 12_286;
@@ -41,6 +41,8 @@ pub(super) enum Command {
     /// With the list it asks about.
     Expn(Asked),
     Etrn(Node),
+    /// With the domains that are named.
+    Atrn(Vec<Domain>),
     Private(Private),
     Starttls,
     Auth {
@@ -149,6 +151,7 @@ pub(super) const USAGE: &[(&str, &str)] = &[
     ("VRFY", "VRFY name-or-address [SMTPUTF8]"),
     ("EXPN", "EXPN list [SMTPUTF8]"),
     ("ETRN", ETRN_USAGE),
+    ("ATRN", atrn::USAGE),
     ("STARTTLS", "STARTTLS"),
     ("AUTH", "AUTH mechanism [initial-response]"),
 ];
@@ -200,6 +203,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"VRFY" => asked(arguments, "VRFY name-or-address").map(Command::Vrfy),
         b"EXPN" => asked(arguments, "EXPN list").map(Command::Expn),
         b"ETRN" => etrn(arguments).map(Command::Etrn),
+        b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
         b"AUTH" => auth(arguments),
         b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
         b"TURN" => Err(SyntaxError::Retired("use ETRN after AUTH (RFC 1985)")),
@@ -208,7 +212,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => {
             Ok(Command::Private(private::parse(&verb.to_ascii_uppercase(), arguments)))
         }
-        b"BDAT" | b"ATRN" => Err(SyntaxError::NotOffered),
+        b"BDAT" => Err(SyntaxError::NotOffered),
         b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
             Err(SyntaxError::NotSmtp)
         }

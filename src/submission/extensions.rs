@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::mail::handling::utc;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release, Reply};
 
-use super::auth;
 use super::command::{Mail, SyntaxError};
 use super::protocol::{Here, Tls};
 use super::replies;
@@ -37,8 +36,9 @@ pub(super) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> 
         when(welcome, "ETRN"),
         when(welcome, "VRFY"),
         when(welcome, "EXPN"),
+        when(user.is_some_and(|user| !user.atrn.is_empty()), "ATRN"),
         when(here.tls == Tls::Offered, "STARTTLS"),
-        (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", auth::MECHANISMS)),
+        (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", here.auth.mechanisms())),
         when(true, "HELP"),
     ]
     .into_iter()

@@ -28,8 +28,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::intake::MessageQueue;
 use super::private::{Insight, Question};
-use super::users::User;
-use super::{Submission, tls};
+use super::users::{Directory, Known, User, Verifier};
+use super::{OnDemand, Submission, Turned, Waiting, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Domain, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
@@ -116,21 +116,68 @@ impl Insight for Echo {
     }
 }
 
-/// Everybody's password is `secret`; `op` is an operator.
+/// Who keeps the mail that is fetched: `waiting.example` has some, `busy.example` cannot be read, and
+/// `lost.example` was taken from its user meanwhile.
+pub(super) struct Shelf;
+
+impl OnDemand for Shelf {
+    fn look(&self, _user: &str, domains: &[Domain]) -> Waiting {
+        let named = |name: &str| domains.iter().any(|domain| domain.as_str() == name);
+        match () {
+            () if named("lost.example") => Waiting::NotTheirs,
+            () if named("busy.example") => Waiting::Unknown,
+            () if named("waiting.example") => Waiting::Mail,
+            () => Waiting::Nothing,
+        }
+    }
+
+    /// Takes the greeting and says what it was given, in the clear only.
+    fn hand_over(&self, turned: Turned) {
+        let mut greeting = String::new();
+        let mut socket = &*turned.socket;
+        BufReader::new(socket).read_line(&mut greeting).unwrap();
+        let domains: Vec<&str> = turned.domains.iter().map(Domain::as_str).collect();
+        let (user, name) = (turned.user, turned.name);
+        write!(socket, "{user} at {name} fetches {} after {greeting}", domains.join(",")).unwrap();
+    }
+}
+
+/// Passwords alone: all that most tests want.
+impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self(name, password)
+    }
+    fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
+        None
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        // Not even that of a user, as if somebody had stolen it: every proof is wrong.
+        Known { user: None, verifier: Verifier::default() }
+    }
+    fn has_cram_md5(&self) -> bool {
+        false
+    }
+}
+
+/// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
-    let senders: &[&str] = match name {
-        "app" | "op" | "vip" | "bulk" => &[],
-        "news" => &["news@example.com", "*@news.example"],
+    let (senders, atrn): (&[&str], &[&str]) = match name {
+        "app" | "op" | "slow" | "vip" | "bulk" => (&[], &[]),
+        "news" => (&["news@example.com", "*@news.example"], &[]),
+        "customer" => (&[], &["waiting.example", "empty.example"]),
+        "unlucky" => (&[], &["busy.example", "lost.example"]),
         _ => return None,
     };
-    let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let [senders, atrn] = [senders, atrn].map(|list| list.iter().map(|&text| text.to_owned()).collect());
     let (priority, priority_max) = match name {
         "vip" => (None, Priority::new(5)),
         "bulk" => (Priority::new(-4), None),
         _ => (None, None),
     };
     let operator = name == "op";
-    let user = User { name: name.into(), operator, senders, priority, priority_max, ..User::default() };
+    let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    let name = name.to_owned();
+    let user = User { name, operator, senders, atrn, rate, priority, priority_max, ..User::default() };
     (password == b"secret").then(|| Arc::new(user))
 }
 
@@ -173,17 +220,25 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
 /// Starts submission with the double.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
     let queue: Arc<MemoryQueue> = Arc::clone(queue);
-    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo)).unwrap()
+    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap()
 }
 
 /// A TLS client that trusts only the certificate made in `certificates`.
 pub(super) fn tls_client(certificates: &Path) -> Arc<ClientConfig> {
+    tls_client_of(certificates, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with these versions of TLS alone.
+pub(super) fn tls_client_of(
+    certificates: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let (certificate, _) = tls::self_signed_paths(certificates);
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -217,6 +272,23 @@ impl Player {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// From an address of its own, such as another one of 127.0.0.0/8.
+    pub(super) fn connect_from(source: [u8; 4], address: SocketAddr) -> Player {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// RFC 9266, from the client's side.
+    pub(super) fn channel_binding(&self) -> [u8; 32] {
+        let ClientStream::Tls(stream) = self.stream.get_ref() else { panic!("no TLS") };
+        stream.conn.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap()
     }
 
     pub(super) fn start_tls(&mut self, config: Arc<ClientConfig>) {

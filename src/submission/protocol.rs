@@ -9,11 +9,13 @@ use std::sync::Arc;
 use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
-use super::auth::{self, Credentials, Exchange, Turn};
+use super::atrn;
+use super::auth::{self, Claim, Exchange, Offer, Turn};
 use super::command::{Command, SyntaxError};
 use super::etrn::{self, Node};
 use super::extensions;
 use super::private::{self, Question};
+use super::rates::TooMany;
 use super::users::User;
 use super::{replies, transaction, vrfy};
 
@@ -84,6 +86,8 @@ pub(super) struct Here<'a> {
     pub(super) trusted: bool,
     /// MAIL wants AUTH before it.
     pub(super) auth_required: bool,
+    /// Which mechanisms AUTH has, where it is offered.
+    pub(super) auth: Offer,
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
@@ -112,6 +116,11 @@ impl Here<'_> {
             Tls::Offered => false,
             Tls::No => self.loopback,
         }
+    }
+
+    /// There is a way to authenticate, now or after STARTTLS.
+    pub(super) fn can_authenticate(&self) -> bool {
+        self.tls == Tls::Offered || self.auth_offered()
     }
 
     /// May have mail relayed, and be told of what is here.
@@ -143,14 +152,22 @@ pub(super) enum Action {
     Close,
     /// Drop what was read ahead, do the handshake, go on with the state of the step.
     StartTls,
-    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step.
+    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
+    /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
-    /// AUTH: [`verified`] goes on.
-    Verify(Credentials),
+    /// AUTH: put it to the users, [`turn`] goes on.
+    Verify(Claim),
+    /// AUTH: the client has proven to be its user.
+    Welcome,
+    /// AUTH: it has not; count it as a failure of this name.
+    Failed(String),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// ETRN: kick, answer.
     Kick(Node),
+    /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
+    /// turned round.
+    Turn(Vec<Domain>),
     /// A private command: answer.
     Ask(Question),
 }
@@ -176,6 +193,7 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
         Command::Expn(asked) => vrfy::expn(state, &asked, here),
         Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Atrn(domains) => atrn::step(state, domains, here),
         Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
         Command::Mail(mail) => transaction::mail(state, mail, here),
@@ -199,24 +217,42 @@ fn unreadable(state: State, error: &SyntaxError) -> Step {
 /// Takes a line that answers a challenge; in another state than `Authenticating` it is a caller's mistake.
 pub(super) fn respond(state: State, line: &[u8]) -> Step {
     match state {
-        State::Authenticating(client, exchange) => turn(client, auth::answer(exchange, line)),
+        State::Authenticating(client, exchange) => turn(State::Ready(client), auth::answer(exchange, line)),
         state => Step::reply(state, replies::AUTH_BAD_RESPONSE),
     }
 }
 
-/// Takes the result of [`Action::Verify`].
-pub(super) fn verified(state: State, user: Option<Arc<User>>) -> Step {
-    match (state, user) {
-        (State::Ready(client), Some(user)) => {
-            Step::reply(State::Ready(Client { user: Some(user), ..client }), replies::AUTH_OK)
+/// Goes on with an exchange, also with what came of an [`Action::Verify`]; in another state than `Ready` it is a
+/// caller's mistake.
+pub(super) fn turn(state: State, turn: Turn) -> Step {
+    let State::Ready(client) = state else { return Step::reply(state, replies::AUTH_BAD_RESPONSE) };
+    match turn {
+        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
+        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
+        Turn::Verify(claim) => {
+            Step { state: State::Ready(client), reply: None, action: Action::Verify(claim) }
         }
-        (state, _) => Step::reply(state, replies::AUTH_FAILED),
+        Turn::Right(user) => Step {
+            state: State::Ready(Client { user: Some(user), ..client }),
+            reply: Some(replies::AUTH_OK),
+            action: Action::Welcome,
+        },
+        Turn::Wrong(name) => Step {
+            state: State::Ready(client),
+            reply: Some(replies::AUTH_FAILED),
+            action: Action::Failed(name),
+        },
     }
 }
 
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
+}
+
+/// The user may send no more within this hour.
+pub(super) fn too_many(state: State, TooMany(an_hour): TooMany) -> Step {
+    Step::reply(state.without_transaction(), replies::too_many_messages(an_hour))
 }
 
 impl Step {
@@ -296,21 +332,11 @@ fn authenticate(state: State, mechanism: &str, initial: Option<&str>, here: &Her
     if client.user.is_some() {
         Step::reply(State::Ready(client), replies::AUTH_ALREADY)
     } else if here.auth_offered() {
-        turn(client, auth::begin(mechanism, initial))
+        turn(State::Ready(client), auth::begin(mechanism, initial, &here.auth, here.hostname))
     } else if here.tls == Tls::Offered {
         Step::reply(State::Ready(client), replies::AUTH_NEEDS_TLS)
     } else {
         Step::reply(State::Ready(client), replies::AUTH_NOT_OFFERED)
-    }
-}
-
-fn turn(client: Client, turn: Turn) -> Step {
-    match turn {
-        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
-        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
-        Turn::Verify(credentials) => {
-            Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
-        }
     }
 }
 

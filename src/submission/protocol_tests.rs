@@ -33,6 +33,10 @@ ETRN example.net        | 503 5.5.1              | 530 5.7.0                    
 ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
@@ -77,6 +81,10 @@ ETRN example.net        | 503 5.5.1              | 530 5.7.0                    
 ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 334 -> Authenticating           | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                          | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
@@ -121,6 +129,10 @@ ETRN example.net        | 503 5.5.1              | kick                         
 ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | turn                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | turn                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 450 4.7.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
@@ -165,6 +177,10 @@ ETRN example.net        | 503 5.5.1              | kick                         
 ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
@@ -209,6 +225,10 @@ ETRN example.net        | 503 5.5.1              | kick                         
 ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
@@ -265,6 +285,7 @@ impl World {
             loopback: false,
             trusted: matches!(who, Who::Trusted),
             auth_required: true,
+            auth: Offer { channel: None, cram_md5: false, nonce: || Some("nonce".to_owned()) },
             message_size_max: 1000,
             recipients_max: 2,
             hold_secs_max: Some(86_400),
@@ -276,7 +297,10 @@ impl World {
 
 fn client(who: Who) -> Client {
     let user = match who {
-        Who::Authenticated => Some(Arc::new(User::default())),
+        Who::Authenticated => {
+            let atrn = vec!["d.example".to_owned(), "e.example".to_owned()];
+            Some(Arc::new(User { atrn, ..User::default() }))
+        }
         Who::Operator => Some(Arc::new(User { operator: true, ..User::default() })),
         Who::Clear | Who::Tls | Who::Trusted => None,
     };
@@ -319,9 +343,12 @@ fn cell(before: &State, step: &Step) -> String {
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
         Action::Verify(_) => Some("verify"),
+        Action::Welcome => Some("welcome"),
+        Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
         Action::Kick(_) => Some("kick"),
         Action::Ask(_) => Some("ask"),
+        Action::Turn(_) => Some("turn"),
     };
     parts.extend(action.map(str::to_owned));
     if name(before) != name(&step.state) {
@@ -352,6 +379,10 @@ const COMMANDS: &[&str] = &[
     "ETRN @example.net",
     "ETRN #lane",
     "ETRN -bad-",
+    "ATRN",
+    "ATRN d.example",
+    "ATRN d.example,x.example",
+    "ATRN d.example,",
     "STARTTLS",
     "AUTH PLAIN",
     "AUTH PLAIN AGEAYg==",
@@ -450,14 +481,15 @@ fn within_an_auth_exchange_every_line_is_a_response() {
 fn a_login_is_kept_by_ehlo_and_lost_by_starttls() {
     let world = World::new();
     let app = Arc::new(User { name: "app".into(), ..User::default() });
-    let Step { state, reply, .. } = verified(ready(None), Some(app));
+    let Step { state, reply, .. } = turn(ready(None), Turn::Right(app));
     assert_eq!((state.clone(), reply), (ready(Some("app")), Some(replies::AUTH_OK)));
     let again = step(state.clone(), command::parse(b"EHLO c.example"), &world.here(Who::Tls));
     assert_eq!(again.state, ready(Some("app")));
     let starttls = step(state, Ok(Command::Starttls), &world.here(Who::Clear));
     assert_eq!(starttls.state, State::Connected);
-    let failed = verified(ready(None), None);
+    let failed = turn(ready(None), Turn::Wrong("app".into()));
     assert_eq!((failed.state, failed.reply), (ready(None), Some(replies::AUTH_FAILED)));
+    assert_eq!(failed.action, Action::Failed("app".into()));
 }
 
 #[test]
@@ -509,13 +541,43 @@ fn ehlo_names_what_holds_now_and_nothing_else() {
     let offered = |tls, loopback, trusted, user| {
         let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
         let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
-        let extra = ["ETRN", "VRFY", "EXPN", "STARTTLS", "AUTH PLAIN LOGIN"];
+        let extra = ["ETRN", "VRFY", "EXPN", "ATRN", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
         extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
     };
     assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
     assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "EXPN", "STARTTLS"]);
-    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY", "EXPN"]);
-    assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
+}
+
+#[test]
+fn who_has_domains_may_turn_the_connection_round_for_them() {
+    let world = World::new();
+    let with = |atrn: &[&str]| {
+        let atrn = atrn.iter().map(|&domain| domain.to_owned()).collect();
+        let user = Some(Arc::new(User { atrn, ..User::default() }));
+        State::Ready(Client { name: "c.example".into(), extended: true, user })
+    };
+    let say = |state: State, line: &str, here: &Here<'_>| step(state, command::parse(line.as_bytes()), here);
+    let turn = |names: &[&str]| Action::Turn(names.iter().map(|name| Domain::parse(name).unwrap()).collect());
+    let here = world.here(Who::Tls);
+    for (line, expected) in [
+        ("ATRN", turn(&["a.example", "b.example"])),
+        ("atrn B.example", turn(&["b.example"])),
+        ("ATRN b.example,a.example,B.EXAMPLE", turn(&["a.example", "b.example"])),
+    ] {
+        let step = say(with(&["b.example", "a.example"]), line, &here);
+        assert_eq!((step.reply, step.action), (None, expected), "{line}");
+    }
+    let codes = |step: Step| cell(&step.state.clone(), &step);
+    // Below a domain is another domain.
+    assert_eq!(codes(say(with(&["a.example"]), "ATRN x.a.example", &here)), "450 4.7.1");
+    // Not offered: to a user without domains, and where nobody can authenticate.
+    assert_eq!(codes(say(with(&[]), "ATRN a.example", &here)), "502 5.5.1");
+    let no_tls = Here { tls: Tls::No, ..world.here(Who::Trusted) };
+    assert_eq!(codes(say(ready(None), "ATRN a.example", &no_tls)), "502 5.5.1");
+    let shown = |state| say(state, "EHLO x", &here).reply.unwrap().text.lines().any(|line| line == "ATRN");
+    assert!(shown(with(&["a.example"])) && !shown(with(&[])) && !shown(ready(None)));
 }

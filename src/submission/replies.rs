@@ -3,6 +3,9 @@
 //! Replies carry enhanced status codes (RFC 2034, 3463, 5248) but for the greeting, EHLO, 334,
 //! 354 and 211 to 221 as those RFCs allow.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::mail::address::AddressError;
 use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
 use crate::queue::{AcceptError, Kicked, MessageId};
@@ -109,6 +112,10 @@ pub(super) const CHALLENGE_EMPTY: Reply = Reply::bare(334, "");
 pub(super) const CHALLENGE_USERNAME: Reply = Reply::bare(334, "VXNlcm5hbWU6");
 /// `Password:` in base 64.
 pub(super) const CHALLENGE_PASSWORD: Reply = Reply::bare(334, "UGFzc3dvcmQ6");
+/// A challenge of any mechanism.
+pub(super) fn challenge(text: &str) -> Reply {
+    Reply::bare(334, "").with_text(STANDARD.encode(text))
+}
 pub(super) const AUTH_OK: Reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication succeeded");
 /// The same for a wrong name and a wrong password.
 pub(super) const AUTH_FAILED: Reply = Reply::new(535, Enhanced(5, 7, 8), "Authentication failed");
@@ -118,6 +125,18 @@ pub(super) const AUTH_BAD_RESPONSE: Reply =
     Reply::new(501, Enhanced(5, 5, 2), "Not a response of this mechanism");
 /// RFC 4954 §4: the line is longer than 12288 bytes.
 pub(super) const AUTH_TOO_LONG: Reply = Reply::new(500, Enhanced(5, 5, 6), "Authentication line too long");
+/// RFC 4954 §4: a mechanism in which the server speaks first.
+pub(super) const AUTH_NO_INITIAL_RESPONSE: Reply =
+    Reply::new(501, Enhanced(5, 7, 0), "This mechanism has no initial response");
+/// RFC 5802 §6.
+pub(super) const AUTH_DOWNGRADED: Reply = Reply::new(
+    535,
+    Enhanced(5, 7, 8),
+    "SCRAM-SHA-256-PLUS was offered and did not reach you: somebody may sit between us",
+);
+/// RFC 4954 §4: the system has no random numbers for a challenge.
+pub(super) const AUTH_NOT_NOW: Reply =
+    Reply::new(454, Enhanced(4, 7, 0), "Authentication failed on our side, try again later");
 pub(super) const AUTH_UNKNOWN_MECHANISM: Reply =
     Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
 pub(super) const AUTH_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
@@ -143,6 +162,11 @@ pub(super) const NO_ROOM: Reply =
 /// RFC 6409 §6.1: the user's `senders`.
 pub(super) const SENDER_NOT_YOURS: Reply =
     Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
+/// RFC 3463 §3.8: the user's `rate`.
+pub(super) fn too_many_messages(an_hour: u32) -> Reply {
+    Reply::new(450, Enhanced(4, 7, 1), "")
+        .with_text(format!("Your rate of {an_hour}/h is reached, try again later"))
+}
 /// RFC 4865 §4: later than EHLO said.
 pub(super) const HELD_TOO_LONG: Reply =
     Reply::new(501, Enhanced(5, 5, 4), "Cannot be held for so long; EHLO says for how long");
@@ -272,6 +296,20 @@ pub(super) fn cannot_tell(why: &str) -> Reply {
     Reply::new(451, Enhanced(4, 3, 0), "").with_text(format!("Cannot tell now: {why}"))
 }
 
+// ATRN (RFC 2645 §5.2.1).
+
+/// The last reply before the roles change.
+pub(super) const TURNING: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok, now reversing the connection");
+/// A domain is not the user's: no mail at all then.
+pub(super) const ATRN_REFUSED: Reply =
+    Reply::new(450, Enhanced(4, 7, 1), "ATRN request refused: not all of these domains are yours");
+pub(super) const ATRN_NOT_NOW: Reply =
+    Reply::new(451, Enhanced(4, 3, 0), "Unable to process ATRN request now");
+pub(super) const NO_MAIL: Reply = Reply::new(453, Enhanced(4, 0, 0), "You have no mail");
+/// Something stands behind it that could be taken for an answer of the server to be.
+pub(super) const ATRN_NOT_LAST: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
+
 // HELP (RFC 5321 §4.1.1.8).
 
 /// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
@@ -311,6 +349,10 @@ mod tests {
             AUTH_OK,
             AUTH_FAILED,
             AUTH_NEEDS_TLS,
+            AUTH_NO_INITIAL_RESPONSE,
+            AUTH_DOWNGRADED,
+            AUTH_NOT_NOW,
+            too_many_messages(1),
             NO_ROOM,
             TOO_BIG,
             TOO_MANY_RECIPIENTS,
@@ -331,6 +373,11 @@ mod tests {
             told(String::new()),
             cannot_tell("x"),
             not_kicked("x"),
+            TURNING,
+            ATRN_REFUSED,
+            ATRN_NOT_NOW,
+            NO_MAIL,
+            ATRN_NOT_LAST,
             no_such_lane("#x"),
             priority_lowered(Priority::NORMAL),
             help(None, false),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::golden::{Echo, MemoryQueue, Player, settings, start, tls_client, verify};
+use super::golden::{Echo, MemoryQueue, Player, Shelf, settings, start, tls_client, verify};
 use super::{StartError, Submission};
 use crate::config::{ListenTls, SubmissionSettings};
 use crate::mail::address;
@@ -162,7 +162,9 @@ fn a_listener_with_tls_needs_a_certificate() {
     let mut settings = settings(certificates.path());
     settings.tls = None;
     let queue = Arc::new(MemoryQueue::default());
-    let error = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo)).err().unwrap();
+    let error = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("no [tls] certificate"), "{error}");
 }
 
@@ -173,7 +175,8 @@ fn a_panic_ends_one_session_and_leaves_nothing_behind() {
     settings.limits.sessions = 1;
     let queue = Arc::new(MemoryQueue::default());
     let verify = |_: &str, _: &[u8]| panic!("a verifier that panics");
-    let submission = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo)).unwrap();
+    let submission =
+        Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap();
     let mut player = Player::connect(submission.addresses()[0]);
     player.reply();
     player.command("EHLO client.example");

@@ -5,11 +5,11 @@
 use crate::mail::{Address, Envelope, Notify, Recipient, Reply};
 
 use super::aliases::same_mailbox;
-use super::auth;
 use super::command::{ForwardPath, Mail, Rcpt};
 use super::extensions;
 use super::protocol::{Action, Client, Here, OpenMail, State, Step};
 use super::replies;
+use super::senders::may_send_as;
 
 pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
     let client = match state {
@@ -51,7 +51,7 @@ fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Rep
         return Err(replies::SENDER_NEEDS_SMTPUTF8);
     }
     match &client.user {
-        Some(user) if !auth::may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
+        Some(user) if !may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
         _ => Ok(()),
     }
 }

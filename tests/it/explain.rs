@@ -51,6 +51,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             ca_file: None,
             bounce_lifetime: Duration::ZERO,
             delay_warning: None,
+            retry_rules: Vec::new(),
         },
         scheduler: SchedulerSettings {
             workers: 1,

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod answers;
+mod atrn;
 mod cli;
 mod client;
 mod clients;
@@ -19,8 +21,10 @@ mod fakemx;
 mod house;
 mod limits;
 mod mails;
+mod mechanisms;
 mod operation;
 mod operators;
 mod reference;
 mod relay;
+mod retries;
 mod sink;

@@ -1,7 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
 use super::*;
-use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, address};
+use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
 use crate::queue::RecipientId;
 
 fn parse(text: &str) -> Address {
@@ -19,7 +19,9 @@ fn recipient(text: &str) -> QueuedRecipient {
         orcpt: None,
         last_reply: None,
         last_mx: None,
+        last_said_by: Speaker::Postrider,
         warned_at: None,
+        to_bounce: false,
     }
 }
 
@@ -27,8 +29,8 @@ fn reply(words: &str) -> Reply {
     let (code, text) = words.split_once(' ').unwrap_or((words, ""));
     let code = code.parse().unwrap();
     match Enhanced::split(code, text) {
-        Some((enhanced, rest)) => Reply { code, enhanced: Some(enhanced), text: rest.to_owned().into() },
-        None => Reply { code, enhanced: None, text: text.to_owned().into() },
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).heard(),
+        None => Reply::bare(code, "").with_text(text.to_owned()).heard(),
     }
 }
 
