@@ -145,7 +145,8 @@ impl Decide<'_> {
     ) -> Option<Fate> {
         let permanent = match answer.outcome {
             Outcome::Failed => true,
-            Outcome::Deferred => false,
+            // Who fetches mail and breaks off has said nothing of it: it is there when they come again.
+            Outcome::Deferred if !self.broke_off => false,
             _ => return None,
         };
         let rules = &self.settings.retry_rules;

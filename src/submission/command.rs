@@ -206,7 +206,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
         b"AUTH" => auth(arguments),
         b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
-        b"TURN" => Err(SyntaxError::Retired("use ETRN after AUTH (RFC 1985)")),
+        b"TURN" => Err(SyntaxError::Retired("use ATRN after AUTH (RFC 2645)")),
         b"RELAY" => Err(SyntaxError::Retired("use AUTH, then MAIL and RCPT")),
         b"TLS" => Err(SyntaxError::Retired("use STARTTLS (RFC 3207)")),
         b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => {

@@ -105,6 +105,8 @@ pub(super) enum Tls {
     Active,
     /// To be had with STARTTLS.
     Offered,
+    /// To be had on this listener, but the certificate cannot be used just now.
+    Unusable,
     /// Not on this listener.
     No,
 }
@@ -113,7 +115,7 @@ impl Here<'_> {
     pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
-            Tls::Offered => false,
+            Tls::Offered | Tls::Unusable => false,
             Tls::No => self.loopback,
         }
     }
@@ -316,6 +318,7 @@ fn starttls(state: State, here: &Here<'_>) -> Step {
     match here.tls {
         Tls::Active => Step::reply(state, replies::TLS_ALREADY),
         Tls::No => Step::reply(state, replies::TLS_NOT_OFFERED),
+        Tls::Unusable => Step::reply(state, replies::TLS_UNUSABLE),
         Tls::Offered => {
             Step { state: State::Connected, reply: Some(replies::TLS_READY), action: Action::StartTls }
         }

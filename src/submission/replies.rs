@@ -103,6 +103,8 @@ fn address(error: &AddressError, enhanced: Enhanced) -> Reply {
 
 pub(super) const TLS_READY: Reply = Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS");
 pub(super) const TLS_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "TLS is already active");
+pub(super) const TLS_UNUSABLE: Reply =
+    Reply::new(454, Enhanced(4, 7, 0), "TLS not available due to temporary reason, try again later");
 pub(super) const TLS_NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "STARTTLS is not offered here");
 
 // AUTH (RFC 4954 §4, §6).

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ServerConnection;
 
 use crate::config::{ListenSettings, ListenTls};
 use crate::mail::{Domain, Envelope, Reply};
@@ -57,6 +58,8 @@ pub(super) struct Session<'a> {
 /// What changes in the course of a session and is not the protocol's state.
 #[derive(Default)]
 pub(super) struct Course<'a> {
+    /// Made before the 220 to STARTTLS, for the handshake behind it.
+    handshake: Option<Box<ServerConnection>>,
     /// Of the TLS connection.
     channel: Option<ChannelBinding>,
     /// The message under way, in its user's rate.
@@ -133,7 +136,7 @@ impl<'a> Session<'a> {
         };
         self.presence.wait_ends();
         let auth = offer(self.service, self.course.channel, &state);
-        let here = here(self.service, self.listener, self.client, *encrypted, auth);
+        let mut here = here(self.service, self.listener, self.client, *encrypted, auth);
         let log = log::log_enabled!(log::Level::Debug);
         let is_response = matches!(state, State::Authenticating(..));
         let mut verb = Verb::Other;
@@ -151,6 +154,16 @@ impl<'a> Session<'a> {
                     log_command(self.client, line, &command);
                 }
                 verb = Verb::of(line);
+                if here.tls == Tls::Offered && command == Ok(Command::Starttls) {
+                    // Before the 220 is said: behind it there is only a handshake or the end (RFC 3207 §4).
+                    match tls_connection(self.service) {
+                        Ok(connection) => self.course.handshake = Some(Box::new(connection)),
+                        Err(error) => {
+                            log::error!("the certificate cannot be used: {error}; mend [tls] and reload");
+                            here.tls = Tls::Unusable;
+                        }
+                    }
+                }
                 protocol::step(state, command, &here)
             }
             Line::TooLong => protocol::step(state, Err(SyntaxError::TooLong), &here),
@@ -346,12 +359,16 @@ impl<'a> Session<'a> {
     }
 
     fn start_tls(&mut self) -> Result<(), End> {
-        // A listener with TLS has a certificate: Service::new sees to that.
-        let Some(config) = &self.service.tls else { return Err(End::Lost) };
-        self.wire.start_tls(Arc::clone(config)).map_err(|error| {
-            maillog::turned_away(self.client, &format!("TLS handshake failed: {error}"));
+        let client = self.client;
+        let failed = |error: &dyn std::fmt::Display| {
+            maillog::turned_away(client, &format!("TLS handshake failed: {error}"));
             End::Lost
-        })?;
+        };
+        let connection = match self.course.handshake.take() {
+            Some(prepared) => *prepared,
+            None => tls_connection(self.service).map_err(|error| failed(&error))?,
+        };
+        self.wire.start_tls(connection).map_err(|error| failed(&error))?;
         self.course.channel = self.wire.channel_binding();
         Ok(())
     }
@@ -478,6 +495,15 @@ fn nonce() -> Option<String> {
     let mut bytes = [0; 18];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
     Some(STANDARD.encode(bytes))
+}
+
+/// The server's side of a TLS connection to be.
+fn tls_connection(service: &Service) -> Result<ServerConnection, rustls::Error> {
+    match &service.tls {
+        Some(config) => ServerConnection::new(Arc::clone(config)),
+        // A listener with TLS has a certificate: Service::new sees to that.
+        None => Err(rustls::Error::General("there is no [tls] certificate".to_owned())),
+    }
 }
 
 /// Unix seconds.

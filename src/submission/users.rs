@@ -139,7 +139,8 @@ impl Users {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
     }
 
-    /// The domains whose mail is fetched, as the file has them now.
+    /// The domains whose mail is fetched, as the file has them now. Looks at it each time, and leaves alone when
+    /// [`Users::verify`] does: who was just added may log in at once.
     pub fn atrn_domains(&self) -> AtrnDomains {
         self.look_again();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::mail::Reply;
 
@@ -291,12 +291,11 @@ impl Wire {
     ///
     /// # Errors
     /// There is no connection to go on with then.
-    pub(super) fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), WireError> {
+    pub(super) fn start_tls(&mut self, mut connection: ServerConnection) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
         let deadline = Instant::now() + self.idle;
         let mut socket = Socket(Arc::clone(&self.socket));
-        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;

@@ -24,6 +24,7 @@ fn relay(world: &World, config: Config) -> Relay {
     let mut relay = Relay::prepare(world.configured(config));
     relay.add_user_with(CUSTOMER, &["--atrn", "shop.test", "--atrn", "too.test"]);
     relay.add_user_with("neighbour", &["--atrn", "other.test"]);
+    relay.add_user_with("op", &["--operator"]);
     relay.spawn();
     relay.wait_until_ready();
     relay
@@ -156,6 +157,19 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
     let explained = relay.run_ok(&["explain", "one@shop.test"]);
     assert!(explained.contains("waits for ATRN by customer: no lookup"), "{explained}");
     assert!(explained.contains("lane: atrn:shop.test"), "{explained}");
+    let mut operator = relay.client();
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("\0op\0{PASSWORD}"));
+    operator.expect(&format!("AUTH PLAIN {login}"), "235");
+    for (asked, told) in [
+        ("XADR one@shop.test", "waits for ATRN by customer: no lookup"),
+        ("XSTA atrn:other.test", "atrn:other.test: 1 messages, 1 recipients"),
+        ("XCIR", "atrn:shop.test: waits for ATRN by customer"),
+        ("XCIR atrn:too.test", "atrn:too.test: waits for ATRN by customer"),
+        ("ETRN #atrn:too.test", "too.test"),
+    ] {
+        let reply = operator.expect(asked, "25");
+        assert!(reply.text.contains(told), "{asked}: {}", reply.text);
+    }
     // Whatever people do to the rows, there is no other way out.
     relay.run_ok(&["queue", "retry", "--all"]);
 

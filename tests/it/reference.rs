@@ -50,7 +50,11 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("MAIL", &[530], "RFC 4954 §6: authenticate first"),
     ("MAIL", &[450], "RFC 3463 §3.8: the user has sent as much within the hour as may be"),
     ("ETRN", &[250, 251, 252, 253, 458, 459, 503, 530], "RFC 1985 §5.3"),
-    ("ATRN", &[502], "not offered yet"),
+    (
+        "ATRN",
+        &[250, 450, 451, 453, 502, 503, 530],
+        "RFC 2645 §5.2.1; §5.1: after AUTH, not within a transaction",
+    ),
     ("BDAT", &[502], "not offered yet"),
     ("XADR", &[250, 451, 502, 550, 553], "private: by agreement"),
     ("XSTA", &[250, 451, 502], "private: by agreement"),
@@ -64,7 +68,8 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("TLS", &[502], "RFC 5321 §4.2.4"),
 ];
 
-/// A relay with names, users and limits for the rows; one message waits for `waiting.test`.
+/// A relay with names, users and limits for the rows; one message waits for `waiting.test`, and one
+/// for whoever fetches the mail of `fetched.test`.
 fn relay() -> (World, Relay) {
     let mut world = World::new();
     world.closed_mx("waiting.test", 10, "mx.waiting.test");
@@ -75,13 +80,20 @@ fn relay() -> (World, Relay) {
         .set("aliases.mail-list", "[\"user1@client.net\", \"user2@relay.test\", \"user3@client.net\"]")
         .set("aliases.\"müller\"", "[\"müller@client.net\"]");
     let relay = world.relay(config);
-    for (name, option) in [("op", &["--operator"][..]), ("news", &["--senders", "news@client.net"])] {
+    for (name, option) in [
+        ("op", &["--operator"][..]),
+        ("news", &["--senders", "news@client.net"]),
+        ("customer", &["--atrn", "client.com", "--atrn", "fetched.test"]),
+    ] {
         let arguments = [&["user", "add", name, "--password-stdin"], option].concat();
         let added = run_to_end(relay.command(&arguments), PASSWORD.as_bytes());
         assert!(added.status.success(), "{name}: {}", String::from_utf8_lossy(&added.stderr));
     }
     relay.submit("test@client.net", &["user@waiting.test"], b"Subject: x\r\n\r\nx\r\n");
     relay.wait_until("the first try", SOON, |db| db.row("SELECT 1 FROM recipients WHERE attempts = 1", []));
+    let fetched = "SELECT 1 FROM lanes WHERE lane = 'atrn:fetched.test'";
+    relay.wait_until("mail for fetched.test to wait for ATRN", SOON, |db| db.row(fetched, []));
+    relay.submit("test@client.net", &["user@fetched.test"], b"Subject: x\r\n\r\nx\r\n");
     (world, relay)
 }
 
