@@ -23,7 +23,7 @@ use super::retry_rules;
 /// What the jobs' source hears.
 pub(super) struct Done {
     pub(super) health: Health,
-    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile.
+    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or put back.
     pub(super) unsettled: Vec<RecipientId>,
 }
 
@@ -62,6 +62,9 @@ pub(super) fn carry_out(
     let notices = notices(setup, queue, now, &message, &results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
+    if results.is_empty() {
+        return Done { health, unsettled };
+    }
     queue.settle(Settlement { message, at: now, results, notices });
     Done { health, unsettled }
 }
@@ -107,9 +110,9 @@ struct Decide<'a> {
 }
 
 impl Decide<'_> {
-    fn all(&self, message: &QueuedMessage, answers: Vec<Answer>) -> Vec<Settled> {
+    fn all(&self, message: &QueuedMessage, answers: Vec<Option<Answer>>) -> Vec<Settled> {
         let pairs = message.recipients.iter().zip(answers);
-        pairs.map(|(recipient, answer)| self.one(message, recipient, answer)).collect()
+        pairs.filter_map(|(recipient, answer)| Some(self.one(message, recipient, answer?))).collect()
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {

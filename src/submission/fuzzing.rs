@@ -31,7 +31,12 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
         trusted: true,
         auth_required: true,
         message_size_max: 1 << 20,
-        auth: Offer { channel: Some([7; 32]), cram_md5: true, nonce: || Some("nonce".to_owned()) },
+        auth: Offer {
+            channel: Some([7; 32]),
+            cram_md5: true,
+            atrn: true,
+            nonce: || Some("nonce".to_owned()),
+        },
         recipients_max: 100,
         hold_secs_max: Some(86_400),
         now: 1_795_000_000,
@@ -69,6 +74,9 @@ impl Directory for App {
         let (stored_key, server_key) = ([0; 32], [0; 32]);
         let verifier = Verifier { iterations: NonZeroU32::MIN, salt: vec![0; 16], stored_key, server_key };
         Known { user: None, verifier }
+    }
+    fn has_atrn(&self) -> bool {
+        false
     }
     fn has_cram_md5(&self) -> bool {
         true

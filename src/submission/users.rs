@@ -263,9 +263,9 @@ impl Table {
             contents.users.iter().map(|user| &user.verifier),
             contents.decoy_secret.as_ref().unwrap_or(passing),
         );
+        let has_atrn = contents.users.iter().any(|user| !user.atrn.is_empty());
         let has_cram_md5 = contents.users.iter().any(|user| user.has_cram_md5());
         let users = contents.users.into_iter().map(|user| (user.name.clone(), user)).collect();
-        let has_atrn = contents.users.iter().any(|user| !user.atrn.is_empty());
         Ok(Table { users, decoys, has_cram_md5, has_atrn, version })
     }
 }
