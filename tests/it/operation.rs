@@ -75,6 +75,28 @@ fn a_recipient_that_another_process_holds_is_not_tried_until_released() {
 }
 
 #[test]
+fn systemd_hears_ready_when_it_listens_a_pulse_and_stopping() {
+    let world = World::new();
+    let mut relay = Relay::prepare(world.configured(Config::new()));
+    let socket = std::os::unix::net::UnixDatagram::bind(relay.path("notify")).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let hear = || {
+        let mut said = [0; 256];
+        let length = socket.recv(&mut said).unwrap();
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    };
+    let notify = relay.path("notify").display().to_string();
+    relay.spawn_with(&[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "400000")]);
+    assert!(hear().contains("READY=1"));
+    // READY was said: a connection is taken at once, not after a while.
+    std::net::TcpStream::connect(relay.clear).unwrap();
+    assert!(hear().contains("WATCHDOG=1"));
+    relay.signal("TERM");
+    while !hear().contains("STOPPING=1") {}
+    assert!(relay.wait_for_exit(Duration::from_secs(30)).success());
+}
+
+#[test]
 fn sigterm_lets_attempts_end_and_takes_no_new_mail() {
     let mut world = World::new();
     let slow = Act::Later(Duration::from_secs(2), Box::new(Act::Say("250 2.0.0 at last")));

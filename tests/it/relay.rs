@@ -378,10 +378,15 @@ impl Relay {
 
     /// The same, with this much in the log: `debug` shows the dialogues.
     pub fn spawn_logging(&mut self, level: &str) {
+        self.spawn_with(&[("RUST_LOG", level)]);
+    }
+
+    /// With these in its environment.
+    pub fn spawn_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(&["serve"]);
-        command.env("RUST_LOG", level);
+        command.envs(environment.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
