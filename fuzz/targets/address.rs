@@ -26,7 +26,11 @@ fn check(read: &postrider::mail::Address) {
     assert!(!text.contains(char::is_control), "{text:?}");
     assert_eq!(address::parse(&text).as_ref(), Ok(read));
     let path = format!("<{text}> SIZE=1");
-    assert_eq!(address::parse_path(&path), Ok((Path::Mailbox(read.clone()), " SIZE=1")), "ends at its bracket");
+    assert_eq!(
+        address::parse_path(&path),
+        Ok((Path::Mailbox(read.clone()), " SIZE=1")),
+        "ends at its bracket"
+    );
     // Looked up and compared in one form, whoever wrote it.
     Domain::of(read);
 }

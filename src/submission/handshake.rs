@@ -42,7 +42,7 @@ impl Handshakes {
         Ok(Handshakes { jobs })
     }
 
-    /// [`ServerConnection::process_new_packets`] of a connection in its handshake.
+    /// `process_new_packets` of a connection in its handshake.
     ///
     /// # Errors
     /// TLS's; or the computation panicked, and there is no connection any more.
