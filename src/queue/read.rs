@@ -73,6 +73,13 @@ pub struct DueCursor {
     pub id: i64,
 }
 
+/// Before everything.
+impl Default for DueCursor {
+    fn default() -> DueCursor {
+        DueCursor::from(i64::MIN)
+    }
+}
+
 /// Behind all that is due at this second.
 impl From<i64> for DueCursor {
     fn from(at: i64) -> DueCursor {
@@ -120,11 +127,23 @@ pub(super) const DOMAIN_LATER: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
     WHERE domain = ?4 AND state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
     ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
+pub(super) const OLDEST_OF_DOMAIN: &str =
+    "SELECT min(next_attempt_at) FROM recipients WHERE domain = ?1 AND state = 'queued'";
 /// CROSS: along the index by `expires_at`, not through all that waits.
 pub(super) const EXPIRED: &str = "
     SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts
     FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
     WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+
+/// Domains that have recipients due, in the order of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDomains {
+    /// Each domain, and when its first recipient was due (Unix seconds).
+    pub due: Vec<(Domain, i64)>,
+    /// The last domain looked at; none at the end.
+    pub searched: Option<String>,
+}
 
 /// See [`super::Queue::due`] and [`super::Queue::due_in_domain`].
 pub(super) fn due(
@@ -170,6 +189,28 @@ fn collect(
         found.push(due?);
     }
     Ok(())
+}
+
+/// See [`super::Queue::due_domains`]. From one domain to the next along the index: as many steps as there are
+/// domains, however many recipients.
+pub(super) fn due_domains(
+    conn: &Connection,
+    after: &str,
+    until: i64,
+    max: usize,
+) -> rusqlite::Result<DueDomains> {
+    let mut next = conn.prepare_cached(NEXT_DOMAIN)?;
+    let mut oldest = conn.prepare_cached(OLDEST_OF_DOMAIN)?;
+    let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
+    for _ in 0..max {
+        found.searched = next.query_row([&found.searched], |row| row.get(0))?;
+        let Some(name) = &found.searched else { break };
+        let at: Option<i64> = oldest.query_row([name], |row| row.get(0))?;
+        if let Some(at) = at.filter(|at| *at <= until) {
+            found.due.push((domain_from(name), at));
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {

@@ -7,19 +7,24 @@
 //!
 //! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
 //! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
-//! is filled again when it runs low. Nothing is lost by forgetting here: the database is the truth.
+//! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
+//! database too, so that a lane's turns are in the order of due time. Nothing is lost by forgetting
+//! here: the database is the truth.
+//!
+//! No step costs more the more lanes or recipients wait: who is hungry, who may take a turn and whose
+//! backoff ends are lists of their own.
 //!
 //! ```text
 //!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
 //!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
 //! ```
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::config::SchedulerSettings;
 use crate::mail::Domain;
-use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
+use crate::queue::{Due, DueCursor, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
 
@@ -42,7 +47,15 @@ struct Lane {
     backoff_until: i64,
     /// The database may hold due recipients that are not here.
     more: bool,
-    /// Stands in the ring of turns.
+    /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
+    read_to: DueCursor,
+    /// How often something was left to the database, so that a read that it crossed is known.
+    times_left: u64,
+    /// Stands among the hungry.
+    asked: bool,
+    /// Recipients in flight, until their settlement is on disk.
+    flying: usize,
+    /// Stands in the ring of turns, or on the bench.
     in_ring: bool,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     domain: Option<Domain>,
@@ -64,8 +77,13 @@ pub struct Refill {
     pub lane: Arc<str>,
     /// Its domain, where all of the lane is one domain.
     pub domain: Option<Domain>,
-    /// How many rows to read: room in the lane plus those that will be recognised as in flight.
-    pub limit: usize,
+    /// Where the lane's rows begin that are not here.
+    pub after: DueCursor,
+    /// How many rows there is room for.
+    pub room: usize,
+    /// How many due rows may be read that are here already.
+    pub known: usize,
+    times_left: u64,
 }
 
 /// All lanes and what is in flight.
@@ -77,12 +95,16 @@ pub struct Lanes {
     lanes: HashMap<Arc<str>, Lane>,
     /// Lanes that may have a job, in the order of their turns.
     ring: VecDeque<Arc<str>>,
+    /// Doubtful lanes whose turn has come while the workers that doubtful lanes may have are all taken. They go
+    /// and the ring alternate when one comes free.
+    bench: VecDeque<Arc<str>>,
+    bench_is_next: bool,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
-    /// Lanes that said `more`.
-    hungry: HashSet<Arc<str>>,
-    /// Every recipient that waits here or is in flight.
-    known: HashSet<RecipientId>,
+    /// Lanes that run low and have more in the database, in the order in which they said so.
+    hungry: VecDeque<Arc<str>>,
+    /// Every recipient that waits here or is in flight, and its lane.
+    known: HashMap<RecipientId, Arc<str>>,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
@@ -99,9 +121,11 @@ impl Lanes {
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
             ring: VecDeque::new(),
+            bench: VecDeque::new(),
+            bench_is_next: false,
             alarms: BTreeSet::new(),
-            hungry: HashSet::new(),
-            known: HashSet::new(),
+            hungry: VecDeque::new(),
+            known: HashMap::new(),
             expired: VecDeque::new(),
             waiting: 0,
             suspect_busy: 0,
@@ -120,44 +144,92 @@ impl Lanes {
         let name: Arc<str> = row.lane.into();
         let lane = self.lanes.entry(name.clone()).or_default();
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
-        self.hungry.insert(name.clone());
-        self.alarms.insert((row.backoff_until, name));
+        self.alarms.insert((row.backoff_until, name.clone()));
+        self.ask(&name);
     }
 
     /// A recipient is due. Known ones are left as they are.
     pub fn add(&mut self, due: Due, now: i64) {
-        if self.known.contains(&due.recipient) {
+        self.line_up(due, false, now);
+    }
+
+    /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
+    fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
+        if self.known.contains_key(&due.recipient) {
             return;
         }
         let name = self.lane_of(&due.domain);
-        let full = self.waiting >= WINDOW;
+        let room = self.room();
         let lane = self.lanes.entry(name.clone()).or_default();
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
-        let room = if full { LANE_MINIMUM } else { LANE_WINDOW };
-        if lane.backoff_until > now || lane.waiting.len() >= room {
-            lane.more = true;
-            self.hungry.insert(name);
+        // What is fresh and in memory does not wait for a backlog to be read.
+        let overtakes = lane.more && !in_order && due.fresh.is_none();
+        if lane.backoff_until > now || lane.waiting.len() >= room || overtakes {
+            self.leave(&name, DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() });
             return;
         }
-        self.known.insert(due.recipient);
+        self.known.insert(due.recipient, name.clone());
         lane.waiting.push_back(due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
 
+    /// How many a lane may hold.
+    fn room(&self) -> usize {
+        if self.waiting >= WINDOW { LANE_MINIMUM } else { LANE_WINDOW }
+    }
+
+    /// The lane has something in the database, behind `after`.
+    fn leave(&mut self, name: &Arc<str>, after: DueCursor) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
+        lane.more = true;
+        lane.times_left += 1;
+        self.ask(name);
+    }
+
+    /// A domain has recipients due that may not be here, the first of them at `oldest`.
+    pub fn has_due(&mut self, domain: &Domain, oldest: i64) {
+        let name = self.lane_of(domain);
+        let lane = self.lanes.entry(name.clone()).or_default();
+        if lane.domain.is_none() && *name == *domain.as_str() {
+            lane.domain = Some(domain.clone());
+        }
+        self.leave(&name, DueCursor::from(oldest.saturating_sub(1)));
+    }
+
+    /// Puts a lane among the hungry, if it is.
+    fn ask(&mut self, name: &Arc<str>) {
+        let full = self.waiting >= WINDOW;
+        if let Some(lane) = self.lanes.get_mut(name)
+            && lane.more
+            && !lane.asked
+            && lane.waiting.len() < LANE_LOW
+            // A window that is full must first drain, unless the lane has nothing.
+            && (!full || lane.waiting.is_empty())
+        {
+            lane.asked = true;
+            self.hungry.push_back(name.clone());
+        }
+    }
+
     /// Recipients past their lifetime (rows of one message follow each other); those at work or in line are left alone.
     pub fn add_expired(&mut self, rows: Vec<Due>) {
         for due in rows {
-            if !self.known.insert(due.recipient) {
+            if self.known.contains_key(&due.recipient) {
                 continue;
+            }
+            let lane = self.lane_of(&due.domain);
+            self.known.insert(due.recipient, lane.clone());
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.flying += 1;
             }
             let entry = (due.recipient, std::time::Duration::ZERO);
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
-                    let lane = self.lane_of(&due.domain);
                     let (message, recipients) = (due.message, vec![entry]);
                     self.expired.push_back(Job { lane, message, recipients, fresh: None, expired: true });
                 }
@@ -170,8 +242,7 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
-        for _ in 0..self.ring.len() {
-            let name = self.ring.pop_front()?;
+        while let Some(name) = self.next_turn() {
             let (may_start, suspect) = match self.lanes.get_mut(&name) {
                 Some(lane) => {
                     lane.in_ring = false;
@@ -182,21 +253,33 @@ impl Lanes {
             if !may_start {
                 continue;
             }
-            if suspect && self.suspect_busy >= (self.settings.workers / 2).max(1) {
+            if suspect && !self.may_doubt() {
                 // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                self.enter_ring(&name, now);
+                if let Some(lane) = self.lanes.get_mut(&name) {
+                    lane.in_ring = true;
+                }
+                self.bench.push_back(name);
                 continue;
             }
             let job = self.take_job(&name);
             self.enter_ring(&name, now);
+            self.ask(&name);
             return job;
         }
         None
     }
 
+    /// Whose turn it is. Ends: who cannot start leaves the ring, who may not goes to the bench.
+    fn next_turn(&mut self) -> Option<Arc<str>> {
+        let from_bench = self.may_doubt() && (self.bench_is_next || self.ring.is_empty());
+        self.bench_is_next = !from_bench;
+        from_bench.then(|| self.bench.pop_front()).flatten().or_else(|| self.ring.pop_front())
+    }
+
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
-        !self.ring.is_empty() || !self.expired.is_empty()
+        let bench_may = self.may_doubt() && !self.bench.is_empty();
+        !self.ring.is_empty() || bench_may || !self.expired.is_empty()
     }
 
     fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
@@ -215,6 +298,7 @@ impl Lanes {
             recipients.push(wait(&due));
         }
         lane.busy += 1;
+        lane.flying += recipients.len();
         self.suspect_busy += usize::from(lane.failures > 0);
         self.waiting -= recipients.len();
         Some(Job { lane: name.clone(), message, recipients, fresh: first.fresh, expired: false })
@@ -228,8 +312,10 @@ impl Lanes {
         unsettled: &[RecipientId],
         now: i64,
     ) -> Option<LaneChange> {
-        for recipient in unsettled {
-            self.known.remove(recipient);
+        if !unsettled.is_empty() {
+            // Whatever became of them, the database knows; they may still be due.
+            self.settled(unsettled.iter().copied());
+            self.leave(&job.lane, DueCursor::from(i64::MIN));
         }
         if job.expired {
             return None;
@@ -245,6 +331,9 @@ impl Lanes {
                 self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
                 lane.failures = 0;
                 lane.backoff_until = 0;
+                let benched = self.bench.len();
+                self.bench.retain(|name| *name != job.lane);
+                lane.in_ring &= self.bench.len() == benched;
                 Some(LaneChange::Recovered)
             }
             // Transactions that were under way together fail together: that is one failure.
@@ -276,17 +365,21 @@ impl Lanes {
     fn park(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         self.waiting -= lane.waiting.len();
+        let mut first = DueCursor::from(i64::MAX);
         for due in lane.waiting.drain(..) {
             self.known.remove(&due.recipient);
+            first = first.min(DueCursor::from(due.due_at.saturating_sub(1)));
         }
-        lane.more = true;
-        self.hungry.insert(name.clone());
+        self.leave(name, first);
     }
 
     /// These are no longer in flight: their settlement is on disk.
     pub fn settled(&mut self, recipients: impl IntoIterator<Item = RecipientId>) {
         for recipient in recipients {
-            self.known.remove(&recipient);
+            let Some(name) = self.known.remove(&recipient) else { continue };
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.flying = lane.flying.saturating_sub(1);
+            }
         }
     }
 
@@ -299,6 +392,7 @@ impl Lanes {
                 lane.backoff_until = lane.backoff_until.min(now);
             }
             self.enter_ring(&name, now);
+            self.ask(&name);
         }
     }
 
@@ -320,6 +414,7 @@ impl Lanes {
             && let Some((_, name)) = self.alarms.pop_first()
         {
             self.enter_ring(&name, now);
+            self.ask(&name);
         }
     }
 
@@ -328,42 +423,69 @@ impl Lanes {
         self.alarms.first().map(|(until, _)| *until)
     }
 
-    /// Lanes that run low and may have more in the database.
-    pub fn refills(&self, now: i64) -> Vec<Refill> {
-        let hungry = self.hungry.iter().filter_map(|name| {
-            let lane = self.lanes.get(name)?;
-            let wanted = lane.more && lane.backoff_until <= now && lane.waiting.len() < LANE_LOW;
-            // Any window that is full must first drain, unless the lane has next to nothing.
-            let allowed = self.waiting < WINDOW || lane.waiting.is_empty();
-            let room = if self.waiting < WINDOW { LANE_WINDOW } else { LANE_MINIMUM };
-            (wanted && allowed).then(|| Refill {
-                lane: name.clone(),
-                domain: lane.domain.clone().or_else(|| self.domain_of_lane(name)),
-                limit: room + lane.waiting.len() + lane.busy * self.settings.recipients_per_transaction,
-            })
-        });
-        hungry.collect()
+    /// Lanes that run low and may have more in the database, `max` at most: the caller reads it and says what
+    /// it [found](Lanes::refilled).
+    pub fn refills(&mut self, max: usize, now: i64) -> Vec<Refill> {
+        let mut refills = Vec::new();
+        while refills.len() < max
+            && let Some(name) = self.hungry.pop_front()
+        {
+            let room = self.room();
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            lane.asked = false;
+            // One that backs off asks again when that ends.
+            if !lane.more || lane.backoff_until > now || lane.waiting.len() >= room {
+                continue;
+            }
+            let (after, known) = (lane.read_to, lane.waiting.len() + lane.flying);
+            let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
+            let domain = lane.domain.clone().or_else(|| self.domain_of_lane(&name));
+            refills.push(Refill { lane: name, domain, after, room, known, times_left });
+        }
+        refills
     }
 
-    /// The rows of a refill; `all` says that the database has no further due ones for this lane.
-    pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, all: bool, now: i64) {
-        if all {
-            if let Some(lane) = self.lanes.get_mut(&refill.lane) {
-                lane.more = false;
-            }
-            self.hungry.remove(&refill.lane);
+    /// Whether lanes wait to be filled.
+    pub fn is_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
+    /// The rows of a refill, and up to where the database was searched: to the end of what is due, where none.
+    pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, searched: Option<DueCursor>, now: i64) {
+        let before = self.known.len();
+        if let Some(lane) = self.lanes.get_mut(&refill.lane)
+            // Otherwise something was left to the database while it was read: what is behind it is read again.
+            && lane.times_left == refill.times_left
+        {
+            lane.more = searched.is_some();
+            lane.read_to = searched.unwrap_or(lane.read_to);
         }
-        // add() sets `more` again should the lane not hold them all.
+        // line_up() sets `more` again should the lane not hold them all.
         for due in rows {
-            self.add(due, now);
+            self.line_up(due, true, now);
+        }
+        if refill.domain.is_some() && searched.is_some() && self.known.len() == before {
+            // Nothing new for now: those past their lifetime stand before it. Not at once again.
+            self.alarms.insert((now + 1, refill.lane.clone()));
+        } else {
+            self.ask(&refill.lane);
         }
         self.drop_if_idle(&refill.lane);
     }
 
+    /// Whether it waits here or is in flight.
+    pub fn knows(&self, due: &Due) -> bool {
+        self.known.contains_key(&due.recipient)
+    }
+
+    /// Whether all that a domain has due is left to a lane that will read it.
+    pub fn will_read(&self, domain: &Domain) -> bool {
+        self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
+    }
+
     /// Whether a due recipient is accounted for: in line, in flight, or left to a lane that will read it.
     pub fn accounts_for(&self, due: &Due) -> bool {
-        self.known.contains(&due.recipient)
-            || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
+        self.knows(due) || self.will_read(&due.domain)
     }
 
     /// Recipients in line here.
@@ -396,9 +518,20 @@ impl Lanes {
         }
     }
 
+    /// Whether a doubtful lane may have one more of the workers.
+    fn may_doubt(&self) -> bool {
+        self.suspect_busy < (self.settings.workers / 2).max(1)
+    }
+
     fn drop_if_idle(&mut self, name: &Arc<str>) {
         let idle = self.lanes.get(name).is_some_and(|lane| {
-            lane.waiting.is_empty() && lane.busy == 0 && lane.failures == 0 && !lane.more && !lane.in_ring
+            lane.waiting.is_empty()
+                && lane.busy == 0
+                && lane.flying == 0
+                && lane.failures == 0
+                && !lane.more
+                && !lane.asked
+                && !lane.in_ring
         });
         if idle {
             self.lanes.remove(name);
@@ -420,8 +553,13 @@ impl Lanes {
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
         assert_eq!(suspect, self.suspect_busy, "suspect_busy");
         for (name, lane) in &self.lanes {
-            assert_eq!(lane.in_ring, self.ring.iter().any(|in_ring| in_ring == name), "{name} in the ring");
-            assert!(!lane.more || self.hungry.contains(name), "{name} says more and is not hungry");
+            let stands = self.ring.iter().chain(&self.bench).filter(|stands| *stands == name).count();
+            assert_eq!(usize::from(lane.in_ring), stands, "{name} in the ring or on the bench");
+            let asked = self.hungry.iter().filter(|asked| *asked == name).count();
+            assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
+            let will_ask =
+                lane.asked || !lane.waiting.is_empty() || self.alarms.iter().any(|(_, at)| at == name);
+            assert!(!lane.more || will_ask, "{name} has more and will never ask for it");
         }
     }
 }

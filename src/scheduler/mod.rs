@@ -37,8 +37,13 @@ const SWEEP_SECS: i64 = 60;
 const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
-/// What is due beyond this many pages is read in the next round, so that events are heard in between.
-const PAGES_PER_TICK: usize = 50;
+/// Pages read in one look, so that events are heard in between. When more than that is due at once, the rest is
+/// found lane by lane.
+const PAGES_PER_LOOK: usize = 20;
+/// Lanes filled in one look.
+const REFILLS_PER_LOOK: usize = 50;
+/// Domains surveyed in one look, in ten times as many steps of an index.
+const DOMAINS_PER_LOOK: usize = 2_000;
 
 /// Why the scheduler cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,8 @@ struct Inner {
     queue: Queue,
     clock: Clock,
     stopping: AtomicBool,
+    /// Lanes are named anew: the thread is to read what is due from the start.
+    renamed: AtomicBool,
     /// When the thread last began a round.
     pulse: Mutex<Instant>,
 }
@@ -88,6 +95,7 @@ impl Scheduler {
             queue,
             clock,
             stopping: AtomicBool::new(false),
+            renamed: AtomicBool::new(false),
             pulse: Mutex::new(Instant::now()),
         };
         let scheduler = Scheduler { inner: Arc::new(inner) };
@@ -151,6 +159,7 @@ impl Scheduler {
     /// Takes new settings (SIGHUP).
     pub fn reconfigure(&self, settings: SchedulerSettings) {
         self.inner.lock().reconfigure(settings);
+        self.inner.renamed.store(true, Ordering::Release);
     }
 
     /// Whether [`Scheduler::stop`] was called.
@@ -186,9 +195,15 @@ struct Thread {
     cursor: DueCursor,
     /// No recipient comes due before this.
     next_due: i64,
+    /// So much was due at once that it is looked for domain by domain: the last one looked at.
+    survey: Option<String>,
     next_expiry: i64,
+    /// The last domain that the sweep looked at, while it runs.
+    sweep: Option<String>,
     next_sweep: i64,
     next_stuck: i64,
+    /// The queue is looking for stuck rows.
+    stuck: Option<JoinHandle<()>>,
     /// Somebody else wrote: a lane whose row they deleted no longer backs off.
     lanes_changed: bool,
 }
@@ -200,6 +215,9 @@ impl Thread {
             inner,
             cursor: DueCursor::from(i64::MIN),
             next_due: i64::MIN,
+            survey: None,
+            sweep: None,
+            stuck: None,
             next_expiry: i64::MIN,
             next_sweep: now + SWEEP_SECS,
             next_stuck: now + STUCK_SECS,
@@ -212,8 +230,11 @@ impl Thread {
             *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let now = self.inner.clock.now();
             if let Err(error) = self.look(now) {
-                // Nothing is lost: the rows stay due and are read at the next tick.
+                // Nothing is lost: the rows stay due and are read from the start.
                 log::error!("the queue cannot be read: {error}");
+                self.inner.lock().forget_waiting();
+                self.read_again();
+                std::thread::sleep(TICK);
             }
             self.inner.work.notify_one();
             match events.recv_timeout(self.patience(now)) {
@@ -228,9 +249,12 @@ impl Thread {
     }
 
     fn patience(&self, now: i64) -> Duration {
-        let alarm = self.inner.lock().next_alarm().unwrap_or(i64::MAX);
-        let wake = self.next_due.min(alarm);
-        if wake <= now { Duration::from_millis(50) } else { TICK }
+        let lanes = self.inner.lock();
+        if lanes.is_hungry() || self.survey.is_some() {
+            return Duration::ZERO;
+        }
+        let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
+        if wake <= now || self.sweep.is_some() { Duration::from_millis(50) } else { TICK }
     }
 
     fn hear(&mut self, events: impl Iterator<Item = Event>) {
@@ -273,10 +297,14 @@ impl Thread {
     fn read_again(&mut self) {
         self.cursor = DueCursor::from(i64::MIN);
         self.next_due = i64::MIN;
+        self.survey = None;
     }
 
     /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime.
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
+        if self.inner.renamed.swap(false, Ordering::AcqRel) {
+            self.read_again();
+        }
         if std::mem::take(&mut self.lanes_changed) {
             let rows = self.inner.queue.lanes()?;
             self.inner.lock().end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
@@ -285,7 +313,10 @@ impl Thread {
         if self.next_due <= now {
             self.read_due(now)?;
         }
-        let refills = self.inner.lock().refills(now);
+        if let Some(after) = self.survey.take() {
+            self.survey = self.survey(&after, now)?;
+        }
+        let refills = self.inner.lock().refills(REFILLS_PER_LOOK, now);
         for refill in refills {
             self.refill(&refill, now)?;
         }
@@ -297,17 +328,20 @@ impl Thread {
         }
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;
-            self.sweep(now)?;
+            self.sweep.get_or_insert_default();
+        }
+        if let Some(after) = self.sweep.take() {
+            self.sweep = self.sweep(&after, now)?;
         }
         if self.next_stuck <= now {
             self.next_stuck = now + STUCK_SECS;
-            self.inner.queue.sweep(now)?;
+            self.look_for_stuck(now);
         }
         Ok(())
     }
 
     fn read_due(&mut self, now: i64) -> Result<(), QueueError> {
-        for _ in 0..PAGES_PER_TICK {
+        for _ in 0..PAGES_PER_LOOK {
             let rows = self.inner.queue.due(self.cursor, now, PAGE)?;
             let next_page = next_page(&rows);
             let mut lanes = self.inner.lock();
@@ -317,57 +351,83 @@ impl Thread {
             self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
             if next_page.is_none() {
                 self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
-                break;
+                return Ok(());
             }
         }
+        // A long backlog; perhaps all of one dead lane. What else is due must not wait until it has been read.
+        self.survey = Some(String::new());
+        self.cursor = DueCursor::from(now);
+        self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
         Ok(())
     }
 
+    /// Has the lanes of the domains after this one read what they have due; says how far it came.
+    fn survey(&self, after: &str, now: i64) -> Result<Option<String>, QueueError> {
+        let mut found = self.inner.queue.due_domains(after, now, DOMAINS_PER_LOOK)?;
+        found.due.sort_by_key(|(_, oldest)| *oldest);
+        let mut lanes = self.inner.lock();
+        found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest));
+        Ok(found.searched)
+    }
+
     fn refill(&self, refill: &Refill, now: i64) -> Result<(), QueueError> {
-        let queue = &self.inner.queue;
-        let (rows, all) = match &refill.domain {
+        let (rows, searched) = match &refill.domain {
             Some(domain) => {
-                let rows = queue.due_in_domain(domain, now, refill.limit)?;
-                let all = rows.len() < refill.limit;
-                (rows, all)
+                // From the start: those that are here already are passed over.
+                let limit = refill.room + refill.known;
+                let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
+                let searched = rows.last().filter(|_| rows.len() == limit).map(Due::cursor);
+                (rows, searched)
             }
             None => self.rows_of_lane(refill, now)?,
         };
-        self.inner.lock().refilled(refill, rows, all, now);
+        self.inner.lock().refilled(refill, rows, searched, now);
         self.inner.work.notify_one();
         Ok(())
     }
 
-    /// A route's lane gathers many domains: its rows are picked out of everything that is due.
-    fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, bool), QueueError> {
-        let mut found = Vec::new();
-        let mut cursor = DueCursor::from(i64::MIN);
-        loop {
+    /// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time.
+    fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, Option<DueCursor>), QueueError> {
+        let (mut found, mut cursor) = (Vec::new(), refill.after);
+        for _ in 0..PAGES_PER_LOOK {
             let rows = self.inner.queue.due(cursor, now, PAGE)?;
             let next = next_page(&rows);
             let lanes = self.inner.lock();
-            found.extend(rows.into_iter().filter(|due| lanes.lane_of(&due.domain) == refill.lane));
+            let of_lane = |due: &Due| lanes.lane_of(&due.domain) == refill.lane && !lanes.knows(due);
+            found.extend(rows.into_iter().filter(of_lane));
             drop(lanes);
+            if found.len() > refill.room {
+                found.truncate(refill.room);
+                return Ok((found.clone(), found.last().map(Due::cursor).or(Some(cursor))));
+            }
             match next {
-                Some(next) if found.len() < refill.limit => cursor = next,
-                _ => return Ok((found, next.is_none())),
+                Some(next) => cursor = next,
+                None => return Ok((found, None)),
             }
         }
+        Ok((found, Some(cursor)))
     }
 
     /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
-    /// accounted for. What is not is put in line, logged as an error and so seen.
-    fn sweep(&self, now: i64) -> Result<(), QueueError> {
-        let mut page = Some(DueCursor::from(i64::MIN));
+    /// accounted for. What is not is put in line, logged as an error and so seen. A part of the domains each
+    /// time; what a lane is going to read is not read here too.
+    fn sweep(&self, after: &str, now: i64) -> Result<Option<String>, QueueError> {
+        let queue = &self.inner.queue;
+        let found = queue.due_domains(after, now - SWEEP_SECS, DOMAINS_PER_LOOK)?;
         let mut forgotten = 0usize;
-        while let Some(cursor) = page {
-            let rows = self.inner.queue.due(cursor, now - SWEEP_SECS, PAGE)?;
-            page = next_page(&rows);
-            let mut lanes = self.inner.lock();
-            for due in rows {
-                if !lanes.accounts_for(&due) {
-                    forgotten += 1;
-                    lanes.add(due, now);
+        for (domain, _) in &found.due {
+            let mut page = Some(DueCursor::default());
+            while let Some(cursor) = page
+                && !self.inner.lock().will_read(domain)
+            {
+                let rows = queue.due_in_domain_after(domain, cursor, now - SWEEP_SECS, PAGE)?;
+                page = next_page(&rows);
+                let mut lanes = self.inner.lock();
+                for due in rows {
+                    if !lanes.accounts_for(&due) {
+                        forgotten += 1;
+                        lanes.add(due, now);
+                    }
                 }
             }
         }
@@ -376,7 +436,24 @@ impl Thread {
                 "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
             );
         }
-        Ok(())
+        Ok(found.searched)
+    }
+
+    /// Has the queue look for stuck rows: it reads all of them, so a thread of its own waits for that.
+    fn look_for_stuck(&mut self, now: i64) {
+        if self.stuck.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return;
+        }
+        let queue = self.inner.queue.clone();
+        let look = move || {
+            if let Err(error) = queue.sweep(now) {
+                log::error!("the queue cannot be looked through: {error}");
+            }
+        };
+        match std::thread::Builder::new().name("stuck".to_owned()).spawn(look) {
+            Ok(looking) => self.stuck = Some(looking),
+            Err(error) => log::error!("cannot start the look for stuck rows ({error})"),
+        }
     }
 }
 

@@ -109,14 +109,14 @@ fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     lanes.settled([RecipientId(0), RecipientId(1)]);
     lanes.check();
     assert!(lanes.next(110).is_none());
-    assert!(lanes.refills(110).is_empty(), "nothing is read for a lane that backs off");
+    assert!(lanes.refills(9, 110).is_empty(), "nothing is read for a lane that backs off");
     assert_eq!(lanes.next_alarm(), Some(row.backoff_until));
 
     let later = row.backoff_until;
     lanes.wake(later);
-    let refill = lanes.refills(later).pop().unwrap();
+    let refill = lanes.refills(9, later).pop().unwrap();
     assert_eq!(refill.domain, Some(Domain::parse("a.test").unwrap()));
-    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), true, later);
+    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), None, later);
     let probe = lanes.next(later).unwrap();
     assert!(lanes.next(later).is_none(), "one at a time until it succeeds");
     assert_eq!(lanes.finished(&probe, &Health::Healthy, &[], later), Some(LaneChange::Recovered));
@@ -130,7 +130,9 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     let mut lanes = lanes();
     let fail = |lanes: &mut Lanes, n: i64, now: i64, health: Health| {
         lanes.wake(now);
-        lanes.add(due(n, n, "a.test"), now);
+        lanes.has_due(&Domain::parse("a.test").unwrap(), now);
+        let refill = lanes.refills(9, now).pop().unwrap();
+        lanes.refilled(&refill, vec![due(n, n, "a.test")], None, now);
         let job = lanes.next(now).unwrap();
         match lanes.finished(&job, &health, &[], now) {
             Some(LaneChange::BacksOff(row)) => row.backoff_until - now,
@@ -155,6 +157,7 @@ fn doubtful_lanes_share_half_of_the_workers() {
             last_reply: String::new(),
         });
         lanes.add(due(n, n, &name), 1);
+        lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
     }
     lanes.add(due(100, 100, "good.test"), 1);
     let started: Vec<Job> = std::iter::from_fn(|| lanes.next(1)).collect();
@@ -173,20 +176,81 @@ fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
         lanes.add(due(n, n, "a.test"), 0);
     }
     assert_eq!(lanes.waiting(), LANE_WINDOW);
-    assert!(lanes.refills(0).is_empty());
+    assert!(lanes.refills(9, 0).is_empty());
     assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
     let mut taken = 0;
-    while lanes.refills(0).is_empty() {
+    let refill = loop {
+        if let Some(refill) = lanes.refills(9, 0).pop() {
+            break refill;
+        }
         let job = lanes.next(0).unwrap();
         taken += job.recipients.len();
         lanes.finished(&job, &Health::Healthy, &[], 0);
         lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
-    }
+    };
     assert!(taken < LANE_WINDOW, "asked before it ran dry");
-    let refill = lanes.refills(0).pop().unwrap();
-    lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), true, 0);
+    lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), None, 0);
     assert_eq!(lanes.waiting(), count as usize - taken);
     lanes.check();
+}
+
+#[test]
+fn what_comes_due_later_stands_behind_what_was_left_to_the_database() {
+    let mut lanes = lanes();
+    let count = LANE_WINDOW as i64 + 1;
+    for n in 0..count {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    for _ in 0..2 {
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+    }
+    lanes.add(due(count, count, "a.test"), 0);
+    assert_eq!(lanes.waiting(), LANE_WINDOW - 2, "there is room, but another was due before it");
+    lanes.check();
+}
+
+#[test]
+fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
+    let mut lanes = lanes();
+    for n in 0..1000 {
+        let name = format!("bad{n}.test");
+        let row = LaneRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
+        lanes.restore(row);
+        lanes.add(due(n, n, &name), 1);
+        lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
+    }
+    lanes.add(due(5000, 5000, "good.test"), 1);
+    let bad: Vec<Job> = (0..4).map(|_| lanes.next(1).unwrap()).collect();
+    assert_eq!(&*lanes.next(1).unwrap().lane, "good.test");
+    assert!(!lanes.has_turns(), "nobody is woken for those on the bench");
+    lanes.check();
+    lanes.finished(&bad[0], &Health::Healthy, &[], 1);
+    lanes.check();
+    lanes.add(due(5001, 5001, "good.test"), 1);
+    let next: Vec<Job> = (0..2).map(|_| lanes.next(1).unwrap()).collect();
+    assert!(next.iter().any(|job| &*job.lane == "good.test"), "bench and ring take turns");
+    assert!(next.iter().any(|job| &*job.lane == "bad4.test"), "the bench in its order");
+}
+
+#[test]
+fn what_no_settlement_names_is_read_again() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    lanes.finished(&job, &Health::Unchanged, &[RecipientId(1)], 0);
+    assert_eq!(lanes.refills(9, 0).len(), 1);
+}
+
+#[test]
+fn a_read_that_something_crossed_is_not_taken_for_all() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.forget_waiting();
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.forget_waiting();
+    lanes.refilled(&refill, Vec::new(), None, 0);
+    assert_eq!(lanes.refills(9, 0).len(), 1, "it has more still");
 }
 
 #[test]
@@ -198,8 +262,8 @@ fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
     lanes.forget_waiting();
     assert!(lanes.next(0).is_none());
     assert!(!lanes.has_turns() || lanes.next(0).is_none());
-    lanes.add(due(1, 1, "a.test"), 0);
-    lanes.add(due(2, 2, "a.test"), 0);
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test"), due(2, 2, "a.test")], None, 0);
     assert_eq!(ids(&job), [1]);
     assert_eq!(ids(&lanes.next(0).unwrap()), [2]);
     lanes.check();
@@ -217,7 +281,10 @@ fn a_kick_ends_the_backoff_of_its_lane_only() {
         });
     }
     lanes.end_backoff(5, |lane| lane == "a.test");
-    lanes.add(due(1, 1, "a.test"), 5);
+    assert_eq!(lanes.refills(9, 5).len(), 1);
+    lanes.has_due(&Domain::parse("a.test").unwrap(), 5);
+    let refill = lanes.refills(9, 5).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 5);
     lanes.add(due(2, 2, "b.test"), 5);
     assert_eq!(&*lanes.next(5).unwrap().lane, "a.test");
     assert!(lanes.next(5).is_none());
@@ -321,8 +388,8 @@ proptest! {
                     now += i64::from(secs);
                     lanes.wake(now);
                     // The database has nothing more than what was forgotten here.
-                    for refill in lanes.refills(now) {
-                        lanes.refilled(&refill, Vec::new(), true, now);
+                    for refill in lanes.refills(9, now) {
+                        lanes.refilled(&refill, Vec::new(), None, now);
                     }
                 }
             }

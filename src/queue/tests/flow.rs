@@ -326,11 +326,30 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
         let rows = plan.query_map(rusqlite::params_from_iter(vec![1; count]), |row| row.get::<_, String>(3));
         rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
-    for sql in
-        [read::DUE_SAME_SECOND, read::DUE_LATER, read::DOMAIN_SAME_SECOND, read::DOMAIN_LATER, read::EXPIRED]
-    {
+    for sql in [
+        read::DUE_SAME_SECOND,
+        read::DUE_LATER,
+        read::DOMAIN_SAME_SECOND,
+        read::DOMAIN_LATER,
+        read::NEXT_DOMAIN,
+        read::OLDEST_OF_DOMAIN,
+        read::EXPIRED,
+    ] {
         let plan = plan(sql);
         assert!(!plan.contains("SCAN"), "{sql}: {plan}");
         assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
     }
+}
+
+#[test]
+fn domains_with_something_due_are_found_a_part_at_a_time() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@c.test", "a@a.test", "b@a.test", "a@b.test"]);
+    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'b.test'", []).unwrap();
+    let (now, domain) = (due[0].due_at, |at: usize| due[at].domain.clone());
+    let first = bench.queue.due_domains("", now, 2).unwrap();
+    assert_eq!((first.due, first.searched.as_deref()), (vec![(domain(1), now)], Some("b.test")));
+    let rest = bench.queue.due_domains("b.test", now, 2).unwrap();
+    assert_eq!((rest.due, rest.searched), (vec![(domain(0), now)], None));
+    assert!(bench.queue.due_domains("", now - 1, 9).unwrap().due.is_empty(), "not yet due");
 }
