@@ -33,6 +33,8 @@ use connection::Connector;
 use dns::Lookup;
 use pool::Pool;
 
+#[cfg(test)]
+pub(crate) use settle::decide;
 pub use settle::settle_doubts;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.

@@ -143,6 +143,22 @@ impl Decide<'_> {
     }
 }
 
+/// For the simulation: what a scripted host's answers mean, by the code that decides it for real ones.
+#[cfg(test)]
+pub(crate) fn decide(
+    job: &Job,
+    message: &QueuedMessage,
+    settings: &DeliverySettings,
+    now: i64,
+    said: Vec<(Outcome, Reply)>,
+) -> Vec<Settled> {
+    if job.expired {
+        return expire(message);
+    }
+    let answers = said.into_iter().map(|(outcome, reply)| Answer::ours(outcome, reply, None)).collect();
+    Decide { job, now, at: now, duration_ms: 0, settings }.all(message, answers)
+}
+
 /// Recipients past their lifetime, without a further try.
 fn expire(message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {

@@ -5,8 +5,8 @@
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
 //! apart from the retry time of each message.
 //!
-//! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
-//! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
+//! Memory holds a window: of each lane's due recipients at most [`Windows::lane`], of all
+//! together about [`Windows::all`]. A lane that had to leave some in the database says so (`more`) and
 //! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
 //! database too, so that a lane's turns are in the order of due time. Nothing is lost by forgetting
 //! here: the database is the truth.
@@ -28,14 +28,24 @@ use crate::queue::{Due, DueCursor, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
 
-/// Recipients of one lane in memory at most.
-pub const LANE_WINDOW: usize = 2_000;
-/// Recipients in memory at most, but for `LANE_MINIMUM` a lane.
-pub const WINDOW: usize = 50_000;
-/// What a lane may always hold, so that a full window never locks a lane out.
-const LANE_MINIMUM: usize = 10;
-/// A lane with fewer waiting than this, and more in the database, is filled again.
-const LANE_LOW: usize = 500;
+/// How much is held in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    /// Recipients of one lane at most.
+    pub(crate) lane: usize,
+    /// Recipients at most, but for `minimum` a lane.
+    pub(crate) all: usize,
+    /// What a lane may always hold, so that a full window never locks a lane out.
+    pub(crate) minimum: usize,
+    /// A lane with fewer waiting than this, and more in the database, is filled again.
+    pub(crate) low: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Windows {
+        Windows { lane: 2_000, all: 50_000, minimum: 10, low: 500 }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -89,6 +99,7 @@ pub struct Refill {
 /// All lanes and what is in flight.
 #[derive(Debug)]
 pub struct Lanes {
+    windows: Windows,
     settings: SchedulerSettings,
     schedule: Schedule,
     random: fastrand::Rng,
@@ -115,7 +126,13 @@ pub struct Lanes {
 impl Lanes {
     /// No lanes yet. `seed` determines every jitter.
     pub fn new(settings: SchedulerSettings, seed: u64) -> Lanes {
+        Lanes::with_windows(settings, Windows::default(), seed)
+    }
+
+    /// The same with windows of another size, for tests.
+    pub(crate) fn with_windows(settings: SchedulerSettings, windows: Windows, seed: u64) -> Lanes {
         Lanes {
+            windows,
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
             random: fastrand::Rng::with_seed(seed),
@@ -178,7 +195,7 @@ impl Lanes {
 
     /// How many a lane may hold.
     fn room(&self) -> usize {
-        if self.waiting >= WINDOW { LANE_MINIMUM } else { LANE_WINDOW }
+        if self.waiting >= self.windows.all { self.windows.minimum } else { self.windows.lane }
     }
 
     /// The lane has something in the database, behind `after`.
@@ -202,13 +219,15 @@ impl Lanes {
 
     /// Puts a lane among the hungry, if it is.
     fn ask(&mut self, name: &Arc<str>) {
-        let full = self.waiting >= WINDOW;
+        let full = self.waiting >= self.windows.all;
         if let Some(lane) = self.lanes.get_mut(name)
             && lane.more
             && !lane.asked
-            && lane.waiting.len() < LANE_LOW
+            && lane.waiting.len() < self.windows.low
             // A window that is full must first drain, unless the lane has nothing.
             && (!full || lane.waiting.is_empty())
+            // One that backs off asks when that ends.
+            && (lane.failures == 0 || !self.alarms.contains(&(lane.backoff_until, name.clone())))
         {
             lane.asked = true;
             self.hungry.push_back(name.clone());
@@ -386,7 +405,8 @@ impl Lanes {
     /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
     /// until they succeed.
     pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
-        let meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        let mut meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.sort_unstable(); // not in a random order, so that a simulation comes again
         for name in meant {
             if let Some(lane) = self.lanes.get_mut(&name) {
                 lane.backoff_until = lane.backoff_until.min(now);
@@ -398,7 +418,8 @@ impl Lanes {
 
     /// Forgets what waits, not what is in flight; the caller reads it again from the database.
     pub fn forget_waiting(&mut self) {
-        let names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
+        let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
+        names.sort_unstable(); // as in end_backoff
         for name in names {
             self.park(&name);
         }
@@ -440,6 +461,12 @@ impl Lanes {
             let (after, known) = (lane.read_to, lane.waiting.len() + lane.flying);
             let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
             let domain = lane.domain.clone().or_else(|| self.domain_of_lane(&name));
+            if domain.as_ref().is_some_and(|domain| self.lane_of(domain) != name) {
+                // Of before the lanes were named anew: its domain's mail waits in another.
+                self.lanes.entry(name.clone()).and_modify(|lane| lane.more = false);
+                self.drop_if_idle(&name);
+                continue;
+            }
             refills.push(Refill { lane: name, domain, after, room, known, times_left });
         }
         refills
@@ -546,8 +573,15 @@ fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
 
 #[cfg(test)]
 impl Lanes {
+    /// Lanes whose turn can come now, those that wait for a doubtful lane's share left out.
+    pub(crate) fn ready(&self, now: i64) -> Vec<Arc<str>> {
+        let ready =
+            |lane: &Lane| may_start(lane, &self.settings, now) && (lane.failures == 0 || self.may_doubt());
+        self.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Recounts what is kept as running sums.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
         assert_eq!(waiting, self.waiting, "waiting");
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();

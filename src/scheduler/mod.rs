@@ -5,6 +5,7 @@
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
 pub mod lanes;
+pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
 mod tests;
@@ -19,31 +20,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::clock::Clock;
 use crate::config::SchedulerSettings;
 use crate::maillog;
-use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, Queue, QueueError, RecipientId};
+use crate::queue::{Event, Health, Job, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes, Refill};
+use lanes::{LaneChange, Lanes};
+use reader::{Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
-/// Rows read at a time.
-const PAGE: usize = 1_000;
 /// Events taken in one go, so that one lock serves many.
 const EVENTS_AT_ONCE: usize = 1_000;
-/// How often what is past its lifetime is looked for.
-const EXPIRY_SECS: i64 = 60;
-/// How often the sweep runs, and how long overdue a recipient must be for it to care.
-const SWEEP_SECS: i64 = 60;
 /// How often the queue looks for rows that break an invariant; it reads all of them.
 const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
-/// Pages read in one look, so that events are heard in between. When more than that is due at once, the rest is
-/// found lane by lane.
-const PAGES_PER_LOOK: usize = 20;
-/// Lanes filled in one look.
-const REFILLS_PER_LOOK: usize = 50;
-/// Domains surveyed in one look, in ten times as many steps of an index.
-const DOMAINS_PER_LOOK: usize = 2_000;
 
 /// Why the scheduler cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -188,24 +177,13 @@ impl Inner {
     }
 }
 
-/// What only the thread knows.
+/// The thread: hears events, and looks.
 struct Thread {
     inner: Arc<Inner>,
-    /// Everything due up to here has been seen.
-    cursor: DueCursor,
-    /// No recipient comes due before this.
-    next_due: i64,
-    /// So much was due at once that it is looked for domain by domain: the last one looked at.
-    survey: Option<String>,
-    next_expiry: i64,
-    /// The last domain that the sweep looked at, while it runs.
-    sweep: Option<String>,
-    next_sweep: i64,
+    reader: Reader,
     next_stuck: i64,
     /// The queue is looking for stuck rows.
     stuck: Option<JoinHandle<()>>,
-    /// Somebody else wrote: a lane whose row they deleted no longer backs off.
-    lanes_changed: bool,
 }
 
 impl Thread {
@@ -213,15 +191,9 @@ impl Thread {
         let now = inner.clock.now();
         Thread {
             inner,
-            cursor: DueCursor::from(i64::MIN),
-            next_due: i64::MIN,
-            survey: None,
-            sweep: None,
-            stuck: None,
-            next_expiry: i64::MIN,
-            next_sweep: now + SWEEP_SECS,
+            reader: Reader::new(Portions::default(), now),
             next_stuck: now + STUCK_SECS,
-            lanes_changed: false,
+            stuck: None,
         }
     }
 
@@ -232,12 +204,12 @@ impl Thread {
             if let Err(error) = self.look(now) {
                 // Nothing is lost: the rows stay due and are read from the start.
                 log::error!("the queue cannot be read: {error}");
-                self.inner.lock().forget_waiting();
-                self.read_again();
+                self.reader.start_again(&self.inner.lanes);
                 std::thread::sleep(TICK);
             }
             self.inner.work.notify_one();
-            match events.recv_timeout(self.patience(now)) {
+            let wake = self.reader.patience(&self.inner.lanes, now).min(TICK);
+            match events.recv_timeout(wake) {
                 Ok(first) => {
                     let more = events.try_iter().take(EVENTS_AT_ONCE);
                     self.hear(std::iter::once(first).chain(more));
@@ -248,44 +220,12 @@ impl Thread {
         }
     }
 
-    fn patience(&self, now: i64) -> Duration {
-        let lanes = self.inner.lock();
-        if lanes.is_hungry() || self.survey.is_some() {
-            return Duration::ZERO;
-        }
-        let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
-        if wake <= now || self.sweep.is_some() { Duration::from_millis(50) } else { TICK }
-    }
-
     fn hear(&mut self, events: impl Iterator<Item = Event>) {
         let inner = self.inner.clone();
-        let now = inner.clock.now();
         let mut lanes = inner.lock();
         for event in events {
-            match event {
-                Event::Accepted(rows) => rows.into_iter().for_each(|due| lanes.add(due, now)),
-                Event::Settled(rows) => {
-                    for next in rows.iter().filter_map(|(_, next)| *next) {
-                        self.next_due = self.next_due.min(next);
-                        self.cursor = self.cursor.min(DueCursor::from(next - 1));
-                    }
-                    lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
-                }
-                Event::Kicked(kick) => {
-                    let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                    let own = lanes.lane_of(domain);
-                    lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
-                    if *own != *domain.as_str() {
-                        // The lane of a route: the queue knows only domains.
-                        inner.queue.clear_lane(&own);
-                    }
-                    self.read_again();
-                }
-                Event::ChangedOutside => {
-                    lanes.forget_waiting();
-                    self.lanes_changed = true;
-                    self.read_again();
-                }
+            if let Some(recovered) = self.reader.hear(event, &mut lanes, inner.clock.now()) {
+                inner.queue.clear_lane(&recovered);
             }
         }
         if lanes.has_turns() {
@@ -293,150 +233,22 @@ impl Thread {
         }
     }
 
-    /// Whatever is due is read from the start.
-    fn read_again(&mut self) {
-        self.cursor = DueCursor::from(i64::MIN);
-        self.next_due = i64::MIN;
-        self.survey = None;
-    }
-
-    /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime.
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
         if self.inner.renamed.swap(false, Ordering::AcqRel) {
-            self.read_again();
+            self.reader.start_again(&self.inner.lanes);
         }
-        if std::mem::take(&mut self.lanes_changed) {
-            let rows = self.inner.queue.lanes()?;
-            self.inner.lock().end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
-        }
-        self.inner.lock().wake(now);
-        if self.next_due <= now {
-            self.read_due(now)?;
-        }
-        if let Some(after) = self.survey.take() {
-            self.survey = self.survey(&after, now)?;
-        }
-        let refills = self.inner.lock().refills(REFILLS_PER_LOOK, now);
-        for refill in refills {
-            self.refill(&refill, now)?;
-        }
-        if self.next_expiry <= now {
-            let rows = self.inner.queue.expired(now, PAGE)?;
-            // A full page: the rest at the next look.
-            self.next_expiry = if rows.len() < PAGE { now + EXPIRY_SECS } else { now };
-            self.inner.lock().add_expired(rows);
-        }
-        if self.next_sweep <= now {
-            self.next_sweep = now + SWEEP_SECS;
-            self.sweep.get_or_insert_default();
-        }
-        if let Some(after) = self.sweep.take() {
-            self.sweep = self.sweep(&after, now)?;
+        let forgotten =
+            self.reader.look(&self.inner.queue, &self.inner.lanes, &|| self.inner.work.notify_one(), now)?;
+        if forgotten > 0 {
+            log::error!(
+                "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
+            );
         }
         if self.next_stuck <= now {
             self.next_stuck = now + STUCK_SECS;
             self.look_for_stuck(now);
         }
         Ok(())
-    }
-
-    fn read_due(&mut self, now: i64) -> Result<(), QueueError> {
-        for _ in 0..PAGES_PER_LOOK {
-            let rows = self.inner.queue.due(self.cursor, now, PAGE)?;
-            let next_page = next_page(&rows);
-            let mut lanes = self.inner.lock();
-            rows.into_iter().for_each(|due| lanes.add(due, now));
-            drop(lanes);
-            self.inner.work.notify_one();
-            self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
-            if next_page.is_none() {
-                self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
-                return Ok(());
-            }
-        }
-        // A long backlog; perhaps all of one dead lane. What else is due must not wait until it has been read.
-        self.survey = Some(String::new());
-        self.cursor = DueCursor::from(now);
-        self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
-        Ok(())
-    }
-
-    /// Has the lanes of the domains after this one read what they have due; says how far it came.
-    fn survey(&self, after: &str, now: i64) -> Result<Option<String>, QueueError> {
-        let mut found = self.inner.queue.due_domains(after, now, DOMAINS_PER_LOOK)?;
-        found.due.sort_by_key(|(_, oldest)| *oldest);
-        let mut lanes = self.inner.lock();
-        found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest));
-        Ok(found.searched)
-    }
-
-    fn refill(&self, refill: &Refill, now: i64) -> Result<(), QueueError> {
-        let (rows, searched) = match &refill.domain {
-            Some(domain) => {
-                // From the start: those that are here already are passed over.
-                let limit = refill.room + refill.known;
-                let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
-                let searched = rows.last().filter(|_| rows.len() == limit).map(Due::cursor);
-                (rows, searched)
-            }
-            None => self.rows_of_lane(refill, now)?,
-        };
-        self.inner.lock().refilled(refill, rows, searched, now);
-        self.inner.work.notify_one();
-        Ok(())
-    }
-
-    /// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time.
-    fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, Option<DueCursor>), QueueError> {
-        let (mut found, mut cursor) = (Vec::new(), refill.after);
-        for _ in 0..PAGES_PER_LOOK {
-            let rows = self.inner.queue.due(cursor, now, PAGE)?;
-            let next = next_page(&rows);
-            let lanes = self.inner.lock();
-            let of_lane = |due: &Due| lanes.lane_of(&due.domain) == refill.lane && !lanes.knows(due);
-            found.extend(rows.into_iter().filter(of_lane));
-            drop(lanes);
-            if found.len() > refill.room {
-                found.truncate(refill.room);
-                return Ok((found.clone(), found.last().map(Due::cursor).or(Some(cursor))));
-            }
-            match next {
-                Some(next) => cursor = next,
-                None => return Ok((found, None)),
-            }
-        }
-        Ok((found, Some(cursor)))
-    }
-
-    /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
-    /// accounted for. What is not is put in line, logged as an error and so seen. A part of the domains each
-    /// time; what a lane is going to read is not read here too.
-    fn sweep(&self, after: &str, now: i64) -> Result<Option<String>, QueueError> {
-        let queue = &self.inner.queue;
-        let found = queue.due_domains(after, now - SWEEP_SECS, DOMAINS_PER_LOOK)?;
-        let mut forgotten = 0usize;
-        for (domain, _) in &found.due {
-            let mut page = Some(DueCursor::default());
-            while let Some(cursor) = page
-                && !self.inner.lock().will_read(domain)
-            {
-                let rows = queue.due_in_domain_after(domain, cursor, now - SWEEP_SECS, PAGE)?;
-                page = next_page(&rows);
-                let mut lanes = self.inner.lock();
-                for due in rows {
-                    if !lanes.accounts_for(&due) {
-                        forgotten += 1;
-                        lanes.add(due, now);
-                    }
-                }
-            }
-        }
-        if forgotten > 0 {
-            log::error!(
-                "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
-            );
-        }
-        Ok(found.searched)
     }
 
     /// Has the queue look for stuck rows: it reads all of them, so a thread of its own waits for that.
@@ -453,21 +265,6 @@ impl Thread {
         match std::thread::Builder::new().name("stuck".to_owned()).spawn(look) {
             Ok(looking) => self.stuck = Some(looking),
             Err(error) => log::error!("cannot start the look for stuck rows ({error})"),
-        }
-    }
-}
-
-/// Where the next page begins; none behind the last.
-fn next_page(rows: &[Due]) -> Option<DueCursor> {
-    rows.last().filter(|_| rows.len() == PAGE).map(Due::cursor)
-}
-
-/// Whether a lane is below the domain of an ETRN `@domain`.
-fn is_below(kick: &Kick, lane: &str) -> bool {
-    match kick {
-        Kick::Domain(_) => false,
-        Kick::DomainAndBelow(domain) => {
-            lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::lanes::{LANE_WINDOW, LaneChange, Lanes};
+use super::lanes::{LaneChange, Lanes};
+
+/// Of one lane.
+const WINDOW: usize = 2_000;
 use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
 use crate::mail::Domain;
 use crate::queue::{Due, Health, Job, LaneRow, MessageId, RecipientId};
@@ -171,11 +174,11 @@ fn doubtful_lanes_share_half_of_the_workers() {
 #[test]
 fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
     let mut lanes = lanes();
-    let count = LANE_WINDOW as i64 + 10;
+    let count = WINDOW as i64 + 10;
     for n in 0..count {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    assert_eq!(lanes.waiting(), LANE_WINDOW);
+    assert_eq!(lanes.waiting(), WINDOW);
     assert!(lanes.refills(9, 0).is_empty());
     assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
     let mut taken = 0;
@@ -188,7 +191,7 @@ fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
         lanes.finished(&job, &Health::Healthy, &[], 0);
         lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
     };
-    assert!(taken < LANE_WINDOW, "asked before it ran dry");
+    assert!(taken < WINDOW, "asked before it ran dry");
     lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), None, 0);
     assert_eq!(lanes.waiting(), count as usize - taken);
     lanes.check();
@@ -197,7 +200,7 @@ fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
 #[test]
 fn what_comes_due_later_stands_behind_what_was_left_to_the_database() {
     let mut lanes = lanes();
-    let count = LANE_WINDOW as i64 + 1;
+    let count = WINDOW as i64 + 1;
     for n in 0..count {
         lanes.add(due(n, n, "a.test"), 0);
     }
@@ -206,7 +209,7 @@ fn what_comes_due_later_stands_behind_what_was_left_to_the_database() {
         lanes.finished(&job, &Health::Healthy, &[], 0);
     }
     lanes.add(due(count, count, "a.test"), 0);
-    assert_eq!(lanes.waiting(), LANE_WINDOW - 2, "there is room, but another was due before it");
+    assert_eq!(lanes.waiting(), WINDOW - 2, "there is room, but another was due before it");
     lanes.check();
 }
 
