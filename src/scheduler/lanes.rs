@@ -161,8 +161,7 @@ impl Lanes {
         let name: Arc<str> = row.lane.into();
         let lane = self.lanes.entry(name.clone()).or_default();
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
-        self.alarms.insert((row.backoff_until, name.clone()));
-        self.ask(&name);
+        self.alarms.insert((row.backoff_until, name));
     }
 
     /// A recipient is due. Known ones are left as they are.

@@ -160,6 +160,7 @@ fn doubtful_lanes_share_half_of_the_workers() {
             last_reply: String::new(),
         });
         lanes.add(due(n, n, &name), 1);
+        lanes.wake(1);
         lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
     }
     lanes.add(due(100, 100, "good.test"), 1);
@@ -221,6 +222,7 @@ fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
         let row = LaneRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
         lanes.restore(row);
         lanes.add(due(n, n, &name), 1);
+        lanes.wake(1);
         lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
     }
     lanes.add(due(5000, 5000, "good.test"), 1);
