@@ -5,7 +5,8 @@
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
--- at once; SET state = 'held' holds, 'queued' releases. The relay notices within two seconds.
+-- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
+-- sender. The relay notices within two seconds.
 --
 -- Times are Unix seconds (UTC) in the tables; the views show them readable too.
 -- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
@@ -30,7 +31,13 @@ CREATE TABLE messages (
     body        TEXT NOT NULL,             -- 7bit, 8bitmime, binarymime (RFC 6152, RFC 3030)
     smtputf8    INTEGER NOT NULL,          -- 1: needs SMTPUTF8 (RFC 6531)
     ret         TEXT,                      -- FULL or HDRS: what a bounce returns (RFC 3461)
-    envid       TEXT                       -- ENVID, xtext as given (RFC 3461)
+    envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
+    priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
+    require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
+    release_at  INTEGER,                   -- held until then (RFC 4865); lifetime and delays count from it
+    release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
+    deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
+    deliver_by_mode TEXT                   -- R returns it then, N tells the sender; T: each hop reports
 );
 CREATE INDEX messages_expiring ON messages (expires_at);
 
@@ -45,16 +52,22 @@ CREATE TABLE recipients (
     next_attempt_at INTEGER NOT NULL,
     last_attempt_at INTEGER,
     last_reply      TEXT,                  -- what was said last, in their words, codes first
-    last_mx         TEXT,                  -- who said it
+    last_mx         TEXT,                  -- the host that it is about
     notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
     warned_at       INTEGER,               -- when the sender was told of the delay
-    dot_at          INTEGER                -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
+    bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
+    priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
-CREATE INDEX recipients_of_domain ON recipients (domain, state, next_attempt_at);
+CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_attempt_at);
+-- Mail of ordinary priority is not in this one.
+CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
 CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
+CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
 -- Whole: SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
@@ -84,7 +97,8 @@ CREATE TABLE attempts (
     code         INTEGER NOT NULL,
     enhanced     TEXT,
     reply        TEXT NOT NULL,            -- codes and text on one line
-    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
+    outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
+    said_by      TEXT NOT NULL DEFAULT 'host' -- whose words the reply is: 'host', or 'postrider' where it gave none
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
@@ -106,7 +120,8 @@ CREATE TABLE history (
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
--- Lanes (destinations) that are backing off; a healthy lane has no row.
+-- Lanes (destinations) that are backing off; a healthy lane has no row. 'atrn:' and a domain: its mail is not
+-- sent anywhere but waits until a user fetches it with ATRN (last_reply says who may).
 CREATE TABLE lanes (
     lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
     failures      INTEGER NOT NULL,        -- in a row
@@ -114,6 +129,17 @@ CREATE TABLE lanes (
     last_reply    TEXT NOT NULL,
     changed_at    INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.
+CREATE TABLE kicks (
+    id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
+    at         INTEGER NOT NULL,
+    node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
+    user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
+    client     TEXT,                       -- IP address it was asked from; NULL: the command line
+    recipients INTEGER NOT NULL            -- how many waited
+);
+CREATE INDEX kicks_by_time ON kicks (at);
 
 -- What the relay has to remember about itself.
 CREATE TABLE meta (
@@ -128,9 +154,11 @@ SELECT m.queue_id,
        r.address AS recipient,
        r.state,
        r.attempts,
-       CASE WHEN r.state = 'held' THEN 'held'
+       CASE WHEN r.bounce_at IS NOT NULL THEN 'bounce'
+            WHEN r.state = 'held' THEN 'held'
+            WHEN a.lane IS NOT NULL THEN 'ATRN'  -- when it is fetched
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
-       coalesce(r.last_reply, l.last_reply) AS last_reply,
+       coalesce(r.last_reply, a.last_reply, l.last_reply) AS last_reply,
        datetime(m.received_at, 'unixepoch') AS received,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
@@ -140,7 +168,8 @@ SELECT m.queue_id,
        r.id AS recipient_id
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
-LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch();
+LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch()
+LEFT JOIN lanes a ON a.lane = 'atrn:' || r.domain;
 
 -- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
 CREATE VIEW queue_by_domain AS
@@ -153,7 +182,9 @@ SELECT r.domain,
        sum(unixepoch() - m.received_at >= 86400) AS older,
        sum(r.state = 'held') AS held,
        datetime(min(m.received_at), 'unixepoch') AS oldest,
-       datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') AS next_attempt
+       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || r.domain) THEN 'ATRN'
+            ELSE datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') END
+           AS next_attempt
 FROM recipients r
 JOIN messages m ON m.id = r.message_id
 GROUP BY r.domain
@@ -167,10 +198,11 @@ SELECT count(*) AS times,
        a.phase,
        a.mx,
        a.reply,
+       a.said_by,
        datetime(max(a.at), 'unixepoch') AS last
 FROM attempts a
 WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered', 'relayed')
-GROUP BY a.outcome, a.phase, a.mx, a.reply
+GROUP BY a.outcome, a.phase, a.mx, a.reply, a.said_by
 ORDER BY times DESC, last DESC;
 
 -- Rows that break an invariant. Always empty; a line here is a bug or a hand that slipped.

@@ -44,13 +44,19 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
     let next = next_secs.map_or_else(String::new, |secs| format!(" next={secs}s"));
     log::log!(
         level,
-        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} reply={}",
+        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} said_by={} reply={}",
         attempt.outcome.as_str(),
         attempt.tls.as_deref().unwrap_or("none"),
         attempt.phase.as_str(),
         attempt.duration_ms,
+        attempt.reply.said_by.as_str(),
         attempt.reply,
     );
+}
+
+/// A `[[retry.rule]]` decides what becomes of a recipient; counted from 1, in the order of the config.
+pub fn ruled(id: MessageId, recipient: &Address, number: usize, action: &str) {
+    log::info!("{id}: [[retry.rule]] {number} says {action} to=<{recipient}>");
 }
 
 /// A host could not be used in an attempt; the next one is asked, or the recipients are deferred.
@@ -61,6 +67,11 @@ pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase
 /// A recipient ran out of time without a further try.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!("{id}: expired to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
+}
+
+/// A recipient was returned to the sender, as an operator asked (`postrider queue bounce`).
+pub fn returned(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
+    log::warn!("{id}: returned to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
 }
 
 /// A bounce, warning or report was written and queued with the outcome that caused it.
@@ -90,6 +101,16 @@ pub fn lane_recovered(lane: &str) {
 /// ETRN or the command line asked for an attempt now.
 pub fn kicked(what: &str, recipients: usize, by: &str) {
     log::info!("kick {what}: {recipients} recipients due now, asked by {by}");
+}
+
+/// A user turned the connection round to fetch the mail of these domains (ATRN).
+pub fn turned(user: &str, host: &str, client: IpAddr, domains: &str) {
+    log::info!("atrn: {user} fetches {domains} to {host}[{client}]");
+}
+
+/// The end of that; what became of each message has a line of its own.
+pub fn fetched(user: &str, messages: usize) {
+    log::info!("atrn: {user} was offered {messages} messages");
 }
 
 /// A client was refused for good or sent away.

@@ -1,6 +1,6 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers and with the settings of the config file. Nothing is connected to and
+//! It plans with the code that delivers, with the settings of the config file and the users file. Nothing is connected to and
 //! the queue is not read.
 
 use std::fmt;
@@ -9,10 +9,11 @@ use std::io::{self, Write};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::config::{RouteTls, Settings};
+use crate::config::{AtrnDomains, DeliverySettings, RouteTls, Routes, Settings, atrn};
 use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route;
 use crate::mail::{Address, Domain, address};
+use crate::submission::users;
 
 /// How one address would be routed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,18 +56,41 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// Plans for `address`.
-pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> Explanation {
+/// Plans for `address`; `fetched` are the domains whose mail waits for ATRN.
+pub fn explain(
+    address: &Address,
+    settings: &Settings,
+    fetched: &AtrnDomains,
+    lookup: &dyn Lookup,
+) -> Explanation {
+    plan(address, &settings.routes, &settings.delivery, fetched, lookup)
+}
+
+/// As [`explain`], for a relay that runs.
+pub(super) fn plan(
+    address: &Address,
+    routes: &Routes,
+    delivery: &DeliverySettings,
+    fetched: &AtrnDomains,
+    lookup: &dyn Lookup,
+) -> Explanation {
     let domain = Domain::of(address);
     let mut steps = Vec::new();
-    let plan = route::plan(
-        &domain,
-        &settings.routes,
-        &settings.delivery,
-        lookup,
-        &mut |below| fastrand::usize(..below),
-        &mut |step| steps.push(step.to_string()),
-    );
+    if fetched.contains(domain.as_str()) {
+        steps.push(format!("{}: no lookup", fetched.notice(domain.as_str())));
+        return Explanation {
+            address: address.to_string(),
+            lane: atrn::lane(domain.as_str()).to_string(),
+            domain: domain.to_string(),
+            steps,
+            endpoints: Vec::new(),
+            refusal: None,
+        };
+    }
+    let plan =
+        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
+            steps.push(step.to_string())
+        });
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
@@ -80,7 +104,7 @@ pub fn explain(address: &Address, settings: &Settings, lookup: &dyn Lookup) -> E
     });
     Explanation {
         address: address.to_string(),
-        lane: settings.routes.lane(&domain).to_string(),
+        lane: routes.lane(&domain).to_string(),
         domain: domain.to_string(),
         steps,
         endpoints: hops.collect(),
@@ -99,8 +123,9 @@ pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
     };
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
+    let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     let explanations: Vec<Explanation> =
-        addresses.iter().map(|address| explain(address, settings, &resolver)).collect();
+        addresses.iter().map(|address| explain(address, settings, &fetched, &resolver)).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
     if unrouted > 0 {

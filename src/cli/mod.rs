@@ -7,6 +7,8 @@ pub mod check;
 pub mod demo;
 pub mod demo_dns;
 pub mod explain;
+mod insight;
+mod on_demand;
 pub mod queue;
 pub mod serve;
 pub mod user;

@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, Filter, Line, Shown, Summary, Which};
+use crate::queue::admin::{Admin, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::{MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
@@ -56,8 +56,17 @@ enum Verb {
     Release(Selection),
     /// Take out of the queue; nobody is told
     Remove(Selection),
-    /// Return to the sender now (not supported yet)
+    /// Return to the sender now, with what was said last
     Bounce(Selection),
+    /// List who asked for what to be tried now, by ETRN or with `queue retry`, the latest first
+    Kicks {
+        /// At most this many lines
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Count what waits, in all and by domain
     Summary {
         /// At most this many domains
@@ -105,9 +114,6 @@ pub enum QueueCommandError {
     /// Nothing is known of this message.
     #[error("{0} is not in the queue (any more): see `postrider queue list`")]
     Unknown(MessageId),
-    /// For a later version.
-    #[error("queue bounce is not supported yet: use `queue remove`, and tell the sender")]
-    Bounce,
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -137,6 +143,10 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
             if *json { json_text(&shown) + "\n" } else { show_text(&shown) }
         }
+        Verb::Kicks { limit, json } => {
+            let kicks = Admin::to_read(path)?.kicks(*limit)?;
+            if *json { kicks.iter().map(|kick| json_text(kick) + "\n").collect() } else { kicks_text(&kicks) }
+        }
         Verb::Summary { limit, json } => {
             let summary = Admin::to_read(path)?.summary(*limit)?;
             if *json { json_text(&summary) + "\n" } else { summary_text(&summary) }
@@ -145,7 +155,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
         Verb::Release(selection) => change(path, selection, Admin::release, "released")?,
         Verb::Remove(selection) => change(path, selection, Admin::remove, "removed")?,
-        Verb::Bounce(_) => return Err(QueueCommandError::Bounce),
+        Verb::Bounce(selection) => change(path, selection, Admin::bounce, "to be returned")?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -235,7 +245,7 @@ fn show_text(shown: &Shown) -> String {
                 format!("tls {}", one.tls.as_deref().unwrap_or("-")),
                 one.phase.clone(),
                 one.outcome.clone(),
-                one.reply.clone(),
+                if one.said_by == "host" { one.reply.clone() } else { format!("(our words) {}", one.reply) },
             ]
         });
         text += &table(&[], rows.collect());
@@ -250,7 +260,7 @@ fn show_text(shown: &Shown) -> String {
 }
 
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains } = summary;
+    let Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -275,7 +285,23 @@ fn summary_text(summary: &Summary) -> String {
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
         text += &table(&head, rows.collect());
     }
+    if *kicks_last_hour > 0 {
+        let _ =
+            writeln!(text, "{kicks_last_hour} kicks in the last hour; `postrider queue kicks` shows them");
+    }
     text
+}
+
+fn kicks_text(kicks: &[KickLine]) -> String {
+    if kicks.is_empty() {
+        return "none\n".to_owned();
+    }
+    let rows = kicks.iter().map(|kick| {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let client = kick.client.clone().unwrap_or_else(|| "queue retry".to_owned());
+        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
+    });
+    table(&["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
 }
 
 /// Columns as wide as their widest cell; no blanks at the end of a line.

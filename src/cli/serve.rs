@@ -3,7 +3,7 @@
 //! [`Relay`] is the whole relay in one value; `demo` and the tests start the same one.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
+use super::insight::{Generation, Office};
+use super::on_demand::OnDemand;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::connection::Connector;
@@ -36,7 +38,9 @@ pub struct Relay {
     scheduler: Scheduler,
     scheduler_thread: JoinHandle<()>,
     workers: Workers,
+    office: Arc<Office>,
     submission: Submission,
+    on_demand: Arc<OnDemand>,
 }
 
 impl Relay {
@@ -49,12 +53,23 @@ impl Relay {
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
         let setup = setup(settings)?;
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
+        let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        // Before the first worker: mail that is fetched must not go out in between.
+        scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
-        let users = Arc::new(Users::load(&settings.submission.users_file)?);
-        let submission = Submission::start(&settings.submission, users, queue.clone())?;
-        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, submission })
+        let on_demand = OnDemand::start(users.clone(), scheduler.clone(), workers.clone())?;
+        let office = Arc::new(Office {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            workers: workers.clone(),
+            generation: Mutex::new(Generation::first(clock.now())),
+            clock,
+        });
+        let submission =
+            Submission::start(&settings.submission, users, queue.clone(), office.clone(), on_demand.clone())?;
+        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, office, submission, on_demand })
     }
 
     /// Where it listens, in the order of the config (a port 0 is shown as what it became).
@@ -74,9 +89,11 @@ impl Relay {
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
         let setup = setup(settings)?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
-        self.submission.reload(&settings.submission, users)?;
+        self.submission.reload(&settings.submission, users.clone())?;
+        self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
+        self.office.generation().advance(self.office.clock.now());
         Ok(())
     }
 
@@ -86,6 +103,7 @@ impl Relay {
     /// Where the queue's writer failed.
     pub fn stop(self, patience: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
+        self.on_demand.stop();
         self.scheduler.stop();
         self.submission.stop(patience);
         let left = self.workers.drain(deadline);
@@ -135,6 +153,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let signals = signals()?;
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
     let relay = Relay::start(&loaded.settings, Clock::System)?;
+    relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
         welcome(&password, *address);
@@ -197,7 +216,9 @@ fn signals() -> anyhow::Result<Receiver<i32>> {
 fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        relay.reload(&loaded.settings)
+        relay.reload(&loaded.settings)?;
+        relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
+        Ok(())
     });
     match outcome {
         Ok(()) => log::info!("config reloaded"),

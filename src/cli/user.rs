@@ -4,6 +4,7 @@
 //! an argument, which every user of the machine could read.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::num::NonZeroU32;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::{WrongUsage, print};
 use crate::config::{self, BUILT_IN_DIRECTORY};
+use crate::mail::Priority;
 use crate::submission::users::{self, Attributes, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -47,7 +49,7 @@ pub struct Add {
     /// Read the password from one line of stdin instead of asking for it
     #[arg(long)]
     password_stdin: bool,
-    /// Allow the private commands (not supported yet)
+    /// Allow the private commands: XADR, XSTA, XCIR and XGEN
     #[arg(long)]
     operator: bool,
     /// Allow only these senders: an address, or *@example.com; may be given several times
@@ -56,10 +58,30 @@ pub struct Add {
     /// app+tag@example.com is another sender than app@example.com.
     #[arg(long, value_name = "PATTERN")]
     senders: Vec<String>,
-    /// Let the user fetch the mail of this domain with ATRN (not supported yet)
+    /// Take at most so many messages an hour: 100/h
+    ///
+    /// More are answered 450 and may be tried again later.
+    #[arg(long, value_name = "N/h")]
+    rate: Option<String>,
+    /// Let the user fetch the mail of this domain with ATRN; may be given several times
+    ///
+    /// Mail for it then waits until the user comes for it (RFC 2645, On-Demand Mail Relay), and is not
+    /// delivered to its mail hosts any more.
     #[arg(long, value_name = "DOMAIN")]
     atrn: Vec<String>,
-    /// Store what CRAM-MD5 needs, too (not supported yet)
+    /// The priority of the user's mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority: Option<Priority>,
+    /// The highest priority that the user's mail may ask for; otherwise --priority, or 0
+    #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
+    priority_max: Option<Priority>,
+    /// Allow CRAM-MD5; needs a secret in the users file that is as good as the password
+    ///
+    /// For clients that know nothing better. Whoever reads the users file can then log in as this
+    /// user with CRAM-MD5, here and wherever else the password is used, and can guess the password at the
+    /// speed of MD5; without this option they can do neither. Clients see CRAM-MD5 offered as soon as
+    /// one user has it; those that prefer it to PLAIN are refused for users who have not, and must
+    /// try PLAIN themselves. SCRAM-SHA-256 needs no option and costs nothing of this.
     #[arg(long)]
     cram_md5: bool,
 }
@@ -71,7 +93,6 @@ pub struct Add {
 pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Add(arguments) => {
-            refuse_unsupported(&arguments)?;
             let file = users_file(config, true)?;
             add(&file, arguments)
         }
@@ -87,20 +108,6 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-fn refuse_unsupported(arguments: &Add) -> Result<(), WrongUsage> {
-    let asked = [
-        ("--operator", arguments.operator),
-        ("--atrn", !arguments.atrn.is_empty()),
-        ("--cram-md5", arguments.cram_md5),
-    ];
-    match asked.into_iter().find(|(_, given)| *given) {
-        Some((option, _)) => {
-            Err(WrongUsage(format!("{option} is not supported yet; add the user without it")))
-        }
-        None => Ok(()),
-    }
-}
-
 /// Where the users are; with built-in defaults the directory is made when it is first needed.
 fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
     let loaded = config::load(config)?;
@@ -113,20 +120,33 @@ fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
-    let Add { name, password_stdin, operator, senders, atrn, .. } = arguments;
+    let Add { name, password_stdin, operator, senders, rate, atrn, priority, priority_max, cram_md5 } =
+        arguments;
     if users::list(file)?.iter().any(|user| user.name == name) {
         // Said before anybody types a password.
         return Err(users::UsersError::Exists(name).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
-    users::add(file, &name, &password, &Attributes { operator, senders, atrn })?;
+    let attributes = Attributes { operator, senders, atrn, rate, priority, priority_max, cram_md5 };
+    users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
         eprintln!(
             "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
              (composed or decomposed) cannot log in with it"
         );
     }
+    if cram_md5 {
+        eprintln!(
+            "postrider: {} now holds a secret that is as good as {name}'s password for CRAM-MD5: whoever reads \
+             the file can log in with it; keep it from everybody but the relay",
+            file.display()
+        );
+    }
     print(&format!("user {name} added to {}\n", file.display()))
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    Priority::from_word(text).ok_or_else(|| "a priority is a whole number from -9 to 9".to_owned())
 }
 
 /// One line, without its line end.
@@ -162,7 +182,12 @@ struct Shown<'a> {
     name: &'a str,
     operator: bool,
     senders: &'a [String],
+    rate_per_hour: Option<NonZeroU32>,
     atrn: &'a [String],
+    cram_md5: bool,
+    /// Of mail that asks for none, and the highest that may be asked for.
+    priority: i8,
+    priority_max: i8,
 }
 
 fn list(file: &Path, json: bool) -> anyhow::Result<()> {
@@ -180,18 +205,37 @@ fn list(file: &Path, json: bool) -> anyhow::Result<()> {
 
 impl Shown<'_> {
     fn of(user: &User) -> Shown<'_> {
-        Shown { name: &user.name, operator: user.operator, senders: &user.senders, atrn: &user.atrn }
+        let (priority, priority_max) = user.priorities();
+        Shown {
+            name: &user.name,
+            operator: user.operator,
+            senders: &user.senders,
+            rate_per_hour: user.rate,
+            atrn: &user.atrn,
+            cram_md5: user.has_cram_md5(),
+            priority: priority.value(),
+            priority_max: priority_max.value(),
+        }
     }
 
     fn line(&self) -> String {
         let mut line = self.name.to_owned();
-        if self.operator {
-            line.push_str("  operator");
+        for (attribute, has) in [("operator", self.operator), ("cram-md5", self.cram_md5)] {
+            if has {
+                line.push_str("  ");
+                line.push_str(attribute);
+            }
+        }
+        if let Some(rate) = self.rate_per_hour {
+            line.push_str(&format!("  rate {rate}/h"));
         }
         for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn)] {
             if !list.is_empty() {
                 line.push_str(&format!("  {attribute} {}", list.join(", ")));
             }
+        }
+        if (self.priority, self.priority_max) != (0, 0) {
+            line.push_str(&format!("  priority {} (at most {})", self.priority, self.priority_max));
         }
         line + "\n"
     }

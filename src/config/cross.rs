@@ -219,6 +219,27 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
     }
 }
 
+/// One `[[retry.rule]]`: a delay belongs to `retry`, and to nothing else; a rule without conditions is a slip.
+pub(super) fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>, action: &str) {
+    if reading.is_bad(section, "action") {
+        return;
+    }
+    if action == "retry" && !section.gives("delay") {
+        let text = "is missing; say how long to wait, or give action = \"hold\" or \"bounce\"";
+        reading.problem(section, "delay", text.to_owned());
+    } else if action != "retry" && section.gives("delay") {
+        let text = format!("is not used with action = \"{action}\"; remove one of the two");
+        reading.problem(section, "delay", text);
+    }
+    if !["domain", "code", "enhanced", "text"].iter().any(|key| section.gives(key)) {
+        let text = format!(
+            "\"{action}\" is for every temporary failure, since the rule names no domain, code, \
+                            enhanced or text; name what it is for, or domain = \"*\" if it is for all"
+        );
+        reading.problem(section, "action", text);
+    }
+}
+
 /// Times that make each other pointless.
 pub(super) fn times<'t>(
     reading: &mut Reading<'t>,

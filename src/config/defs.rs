@@ -60,6 +60,10 @@ pub(super) enum Kind {
     Pattern,
     /// A list of `host:port`.
     Relays,
+    /// `421`, `4xx`: three digits, x for any.
+    CodePattern,
+    /// `4.7.1`, `x.7.x`: three numbers, x for any.
+    EnhancedPattern,
 }
 
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
@@ -72,7 +76,7 @@ mail: name = list of addresses.";
 pub(super) const ALIASES_EXAMPLE: &str = "root = [\"ops@example.com\"]";
 
 /// The tables of the file that may stand several times, written `[[listen]]`.
-pub(super) const REPEATED: [&str; 2] = ["listen", "route"];
+pub(super) const REPEATED: [&str; 3] = ["listen", "route", "retry.rule"];
 
 use Kind::*;
 use Preset::{Example, Is};
@@ -193,6 +197,13 @@ pub(super) const DEFS: &[Def] = &[
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
     ),
     def(
+        "limits.future_release",
+        DurationOrOff("1s", "3650d"),
+        Is("\"30d\""),
+        "How long a client may have a message held before its delivery begins (HOLDFOR and HOLDUNTIL of \
+         FUTURERELEASE, RFC 4865); the lifetime counts from then. \"off\": not offered.",
+    ),
+    def(
         "dns.servers",
         Sockets(53),
         Example("[\"127.0.0.1:53\"]"),
@@ -278,6 +289,47 @@ pub(super) const DEFS: &[Def] = &[
          over. Each is varied by up to 20 %, so that messages that failed together do not return together.",
     ),
     def(
+        "retry.rule.domain",
+        Pattern,
+        Is("\"*\""),
+        "Whose answers this rule is about: a recipient domain, \"*.example.com\" or \"*\". A rule applies to \
+         a failed attempt that everything it names fits; the first [[retry.rule]] that does wins. One that names \
+         only a domain is about temporary failures, the others about permanent ones too.",
+    ),
+    def(
+        "retry.rule.code",
+        CodePattern,
+        Example("\"4xx\""),
+        "The reply code, x for any digit. Where a host gave no answer, our own words have a code too: 421 for a \
+         connection that broke or took too long, 451 for one that could not be used.",
+    ),
+    def(
+        "retry.rule.enhanced",
+        EnhancedPattern,
+        Example("\"x.7.1\""),
+        "The enhanced code (RFC 3463), x for any number.",
+    ),
+    def(
+        "retry.rule.text",
+        Text,
+        Example("\"try again in * minutes\""),
+        "Words that stand in the reply's text, * for whatever is between; upper and lower case are the same.",
+    ),
+    def(
+        "retry.rule.action",
+        Choice(&["retry", "hold", "bounce"]),
+        Is("\"retry\""),
+        "retry: try again after delay, a permanent failure too. hold: wait for the operator (postrider queue \
+         release). bounce: return it to the sender now.",
+    ),
+    def(
+        "retry.rule.delay",
+        Duration("1s", "30d"),
+        Example("\"10m\""),
+        "For retry: how long to wait instead of what schedule says, each time, varied by up to 20 %. The backoff \
+         of a destination in trouble stays as schedule says.",
+    ),
+    def(
         "route.domain",
         Pattern,
         Is("\"*\""),
@@ -315,14 +367,14 @@ pub(super) const DEFS: &[Def] = &[
 ];
 
 impl Def {
-    /// The table it stands in; empty for the top level.
+    /// The table it stands in (`retry.rule` in `retry`); empty for the top level.
     pub(super) fn section(&self) -> &'static str {
-        self.name.split_once('.').map_or("", |(section, _)| section)
+        self.name.rsplit_once('.').map_or("", |(section, _)| section)
     }
 
     /// The name without its table.
     pub(super) fn key(&self) -> &'static str {
-        self.name.split_once('.').map_or(self.name, |(_, key)| key)
+        self.name.rsplit_once('.').map_or(self.name, |(_, key)| key)
     }
 }
 
@@ -380,6 +432,10 @@ impl Kind {
             }
             Relays => {
                 "a list of hosts with ports such as [\"smtp.example.com:587\", \"[192.0.2.1]:25\"]".to_owned()
+            }
+            CodePattern => "a reply code such as \"421\", or \"4xx\" with x for any digit".to_owned(),
+            EnhancedPattern => {
+                "an enhanced code such as \"4.7.1\", or \"x.7.x\" with x for any number".to_owned()
             }
         }
     }

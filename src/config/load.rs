@@ -78,10 +78,11 @@ fn settings<'t>(
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
     let retry = reading.section(&root, "retry");
+    let retry_rules = retry_rules(reading, &retry);
     let schedule = reading.get(&retry, "schedule", value::durations);
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
-    let delivery = delivery(reading, &delivery_section, &queue, &hostname);
+    let delivery = delivery(reading, &delivery_section, &queue, &hostname, retry_rules);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
         queue: queue_settings,
@@ -192,6 +193,7 @@ fn submission<'t>(
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            future_release: reading.get(&limits, "future_release", value::duration_or_off),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
     }
@@ -250,6 +252,7 @@ fn delivery<'t>(
     section: &Section<'t>,
     queue: &Section<'t>,
     hostname: &Domain,
+    retry_rules: Vec<RetryRule>,
 ) -> DeliverySettings {
     let ca_file =
         reading.get(section, "ca_file", value::file_or_none).map(|path| reading.beside_config(path));
@@ -275,6 +278,32 @@ fn delivery<'t>(
         ca_file,
         bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
         delay_warning: reading.get(queue, "delay_warning", value::duration_or_off),
+        retry_rules,
+    }
+}
+
+fn retry_rules<'t>(reading: &mut Reading<'t>, retry: &Section<'t>) -> Vec<RetryRule> {
+    let sections = reading.sections(retry, "rule").unwrap_or_default();
+    sections.into_iter().map(|section| retry_rule(reading, &section)).collect()
+}
+
+fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> RetryRule {
+    let action = reading.get(section, "action", value::choice);
+    let delay = reading.given(section, "delay", value::duration);
+    cross::retry_rule(reading, section, action);
+    let text = reading.given(section, "text", value::plain).unwrap_or_default();
+    let pieces = text.split('*').filter(|piece| !piece.is_empty());
+    RetryRule {
+        domain: reading.get(section, "domain", value::pattern),
+        code: reading.given(section, "code", value::code_pattern),
+        enhanced: reading.given(section, "enhanced", value::enhanced_pattern),
+        text: pieces.map(str::to_lowercase).collect(),
+        action: match (action, delay) {
+            ("hold", _) => RuleAction::Hold,
+            ("bounce", _) => RuleAction::Bounce,
+            // Without a delay it is refused: see cross.rs.
+            (_, delay) => RuleAction::Retry(delay.unwrap_or_default()),
+        },
     }
 }
 

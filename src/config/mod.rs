@@ -2,9 +2,11 @@
 //!
 //! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
 //! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell;
-//! `reference.rs` writes the table as a commented config file. Every problem of a file is
+//! `reference.rs` writes the table as a commented config file; `atrn.rs` is what the users file says that others
+//! have to know. Every problem of a file is
 //! reported at once, each with its line, its key, what is wrong and what to do.
 
+pub mod atrn;
 mod cross;
 mod defs;
 mod load;
@@ -17,6 +19,7 @@ mod value;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use atrn::AtrnDomains;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use settings::*;
@@ -47,6 +50,8 @@ pub struct Loaded {
     pub path: Option<PathBuf>,
     /// What is allowed, and probably not meant.
     pub warnings: Vec<Problem>,
+    /// The bytes of the file; none for the built-in defaults.
+    pub source: Vec<u8>,
 }
 
 /// Reads the config: `path` (`--config`), else the first of [`SEARCH`] that exists, else the
@@ -55,16 +60,16 @@ pub struct Loaded {
 /// # Errors
 /// Every problem of the file, or that it cannot be read.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
-    if let Some(path) = path {
-        return from_file(path);
+    match find(path) {
+        Some(path) => from_file(&path),
+        None => built_in(Path::new("")),
     }
-    for candidate in SEARCH.map(Path::new) {
-        match candidate.try_exists() {
-            Ok(false) => {}
-            _ => return from_file(candidate),
-        }
-    }
-    built_in(Path::new(""))
+}
+
+/// The file that [`load`] would read now; none: the built-in defaults.
+pub fn find(path: Option<&Path>) -> Option<PathBuf> {
+    let exists = |candidate: &&Path| !matches!(candidate.try_exists(), Ok(false));
+    path.or_else(|| SEARCH.map(Path::new).into_iter().find(exists)).map(Path::to_owned)
 }
 
 /// The built-in defaults, with the state in [`BUILT_IN_DIRECTORY`] below `parent`.
@@ -75,7 +80,7 @@ pub fn built_in(parent: &Path) -> Result<Loaded, Problems> {
     let directory = parent.join(BUILT_IN_DIRECTORY);
     let certificate = CertificateSettings::SelfSigned { directory };
     let (settings, warnings) = load::read(&parent.join("built-in defaults"), BUILT_IN, Some(&certificate))?;
-    Ok(Loaded { settings, path: None, warnings })
+    Ok(Loaded { settings, path: None, warnings, source: Vec::new() })
 }
 
 fn from_file(path: &Path) -> Result<Loaded, Problems> {
@@ -93,7 +98,7 @@ fn from_file(path: &Path) -> Result<Loaded, Problems> {
         Problems(vec![Problem { file: path.to_owned(), line: Some(line), key: String::new(), text }])
     })?;
     let (settings, warnings) = load::read(path, text, None)?;
-    Ok(Loaded { settings, path: Some(path.to_owned()), warnings })
+    Ok(Loaded { settings, path: Some(path.to_owned()), warnings, source: bytes })
 }
 
 #[cfg(test)]

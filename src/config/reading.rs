@@ -89,9 +89,11 @@ impl<'t> Reading<'t> {
         }
     }
 
-    /// The tables `[[name]]`, in order; none where the name stands for something else.
-    pub(super) fn sections(&mut self, root: &Section<'t>, name: &'static str) -> Option<Vec<Section<'t>>> {
-        let Some((span, value)) = root.entry(name) else { return Some(Vec::new()) };
+    /// The tables `[[name]]` of `parent`, in order; none where the name stands for something else.
+    pub(super) fn sections(&mut self, parent: &Section<'t>, name: &'static str) -> Option<Vec<Section<'t>>> {
+        let Some((span, value)) = parent.entry(name) else { return Some(Vec::new()) };
+        let dotted = parent.dotted(name);
+        let name = defs::REPEATED.into_iter().find(|known| *known == dotted).unwrap_or(name);
         let tables: Option<Vec<_>> = value.get_ref().as_array().and_then(|array| {
             array.iter().map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()
         });
@@ -109,10 +111,16 @@ impl<'t> Reading<'t> {
     fn known_keys(&mut self, name: &'static str, table: &'t DeTable<'t>, line: usize) -> Section<'t> {
         let section = Section { name, table: Some(table), line: Some(line) };
         if name != defs::ALIASES {
-            for (key, at, _) in section.entries() {
-                if defs::find(&section.dotted(key)).is_none() {
-                    self.problem_at(at, &section.dotted(key), format!("unknown key; {}", nearest(name, key)));
+            for (key, at, value) in section.entries() {
+                let dotted = section.dotted(key);
+                if defs::find(&dotted).is_some() || defs::sections().contains(&dotted.as_str()) {
+                    continue;
                 }
+                let text = match nearest_below(name, &dotted) {
+                    Some(table) if is_tables(value) => format!("unknown table; did you mean {table}?"),
+                    _ => format!("unknown key; {}", nearest(name, key)),
+                };
+                self.problem_at(at, &dotted, text);
             }
         }
         section
@@ -121,7 +129,7 @@ impl<'t> Reading<'t> {
     /// Tells which keys and tables of the top level do not exist.
     pub(super) fn known_tables(&mut self, root: &Section<'t>) {
         for (key, at, value) in root.entries() {
-            let known = defs::sections().contains(&key)
+            let known = (defs::sections().contains(&key) && !key.contains('.'))
                 || defs::find(key).is_some_and(|def| def.section().is_empty());
             if known {
                 continue;
@@ -246,6 +254,19 @@ fn nearest_table(name: &str) -> String {
             format!("the tables are {}", headers.join(", "))
         }
     }
+}
+
+/// Whether this is `[name]` or `[[name]]`.
+fn is_tables(value: &DeValue<'_>) -> bool {
+    let first = value.as_array().and_then(|array| array.first());
+    value.is_table() || first.is_some_and(|first| first.get_ref().is_table())
+}
+
+/// The table inside the table `section` whose dotted name is near this one.
+fn nearest_below(section: &str, dotted: &str) -> Option<String> {
+    let inside = |known: &&str| known.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+    let near = |known: &&str| strsim::damerau_levenshtein(known, dotted) <= 2;
+    defs::sections().into_iter().filter(inside).find(near).map(header)
 }
 
 /// `[queue]`, `[[listen]]`.

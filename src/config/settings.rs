@@ -118,6 +118,8 @@ pub struct Limits {
     pub received_hops: usize,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// How long a message may be held (FUTURERELEASE); none: not offered.
+    pub future_release: Option<Duration>,
 }
 
 /// `[dns]`.
@@ -158,6 +160,34 @@ pub struct DeliverySettings {
     pub bounce_lifetime: Duration,
     /// When a sender is told of a delay; none: never.
     pub delay_warning: Option<Duration>,
+    /// `[[retry.rule]]`, in order.
+    pub retry_rules: Vec<RetryRule>,
+}
+
+/// One `[[retry.rule]]`: what becomes of failed attempts that all of its conditions fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryRule {
+    /// The recipient's domain.
+    pub domain: DomainPattern,
+    /// The reply code, three digits; none of them stands for any.
+    pub code: Option<[Option<u8>; 3]>,
+    /// The enhanced code; a number left out stands for any.
+    pub enhanced: Option<[Option<u16>; 3]>,
+    /// Pieces of the reply's text in their order, in lower case; never an empty one.
+    pub text: Vec<String>,
+    /// What becomes of the recipient.
+    pub action: RuleAction,
+}
+
+/// `[[retry.rule]] action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Try again after this.
+    Retry(Duration),
+    /// Wait for the operator.
+    Hold,
+    /// Return it to the sender.
+    Bounce,
 }
 
 /// `[delivery] in_doubt`.

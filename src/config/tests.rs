@@ -54,6 +54,10 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
             ("ca_file", "'ca.pem'"),
         ],
     );
+    // A delay is for retry alone.
+    let other_action = section == "retry.rule" && lines.iter().any(|(key, _)| *key == "action");
+    let delay: &[(&str, &str)] = if other_action { &[] } else { &[("delay", "'10m'")] };
+    table("retry.rule", &[&[("domain", "'a.example'")], delay].concat());
     for name in ["queue", "users", "limits", "dns", "delivery", "retry", ALIASES] {
         table(name, &[]);
     }
@@ -82,6 +86,8 @@ fn another(kind: &Kind) -> &'static str {
         Kind::Networks => "['192.0.2.0/24']",
         Kind::Pattern => "'*.other.example'",
         Kind::Relays => "['other.example:26', '[2001:db8::7]:27']",
+        Kind::CodePattern => "'45x'",
+        Kind::EnhancedPattern => "'x.7.1'",
     }
 }
 
@@ -189,6 +195,7 @@ fn the_defaults_are_the_documented_ones() {
         auth_failures: 5,
         received_hops: 50,
         idle_timeout: secs(300),
+        future_release: Some(hours(30 * 24)),
     };
     assert_eq!(submission.limits, limits);
     assert_eq!(settings.dns, DnsSettings { servers: Vec::new(), timeout: secs(5) });
@@ -198,6 +205,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((delivery.attempt_deadline, delivery.connect_timeout), (secs(1200), secs(30)));
     assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
     assert_eq!(delivery.delay_warning, Some(hours(4)));
+    assert_eq!(delivery.retry_rules, []);
     assert!(delivery.source_addresses.is_empty());
     let networks: Vec<String> = delivery.prohibited_networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
@@ -268,8 +276,8 @@ fn warnings_do_not_stop_the_start() {
 }
 
 #[test]
-fn only_listen_and_route_repeat() {
-    assert_eq!(REPEATED, ["listen", "route"]);
+fn only_listen_route_and_retry_rule_repeat() {
+    assert_eq!(REPEATED, ["listen", "route", "retry.rule"]);
     let defaulted =
         |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");

@@ -251,6 +251,37 @@ pub(super) fn pattern(kind: &Kind, value: &DeValue<'_>) -> Read<DomainPattern> {
     read.or_else(|_| wrong(format_args!("\"{text}\" is not a domain"), kind))
 }
 
+/// [`Kind::CodePattern`].
+pub(super) fn code_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option<u8>; 3]> {
+    let text = text(kind, value)?;
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(Some(byte - b'0')),
+        b'x' | b'X' => Some(None),
+        _ => None,
+    };
+    let digits: Option<Vec<Option<u8>>> = text.as_bytes().iter().map(digit).collect();
+    match digits.and_then(|digits| digits.try_into().ok()) {
+        Some(pattern) => Ok(pattern),
+        None => wrong(format_args!("\"{text}\" is not a reply code"), kind),
+    }
+}
+
+/// [`Kind::EnhancedPattern`].
+pub(super) fn enhanced_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option<u16>; 3]> {
+    let text = text(kind, value)?;
+    let number = |part: &str| match part {
+        "x" | "X" => Some(None),
+        // RFC 3463 §2: at most three digits.
+        _ if part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit()) => part.parse().ok().map(Some),
+        _ => None,
+    };
+    let numbers: Option<Vec<Option<u16>>> = text.split('.').map(number).collect();
+    match numbers.and_then(|numbers| numbers.try_into().ok()) {
+        Some(pattern) => Ok(pattern),
+        None => wrong(format_args!("\"{text}\" is not an enhanced code"), kind),
+    }
+}
+
 /// [`Kind::Relays`].
 pub(super) fn relays(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<RelayHost>> {
     list(kind, value, relay)
@@ -365,6 +396,22 @@ mod tests {
             "",
         ] {
             assert!(relay(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn codes_have_three_places_and_x_in_any_of_them() {
+        let code = |text| code_pattern(&Kind::CodePattern, &string(text));
+        assert_eq!(code("421"), Ok([Some(4), Some(2), Some(1)]));
+        assert_eq!(code("4xX"), Ok([Some(4), None, None]));
+        for bad in ["", "42", "4210", "4*1", "4.7.1", "٤٢١"] {
+            assert!(code(bad).is_err(), "{bad}");
+        }
+        let enhanced = |text| enhanced_pattern(&Kind::EnhancedPattern, &string(text));
+        assert_eq!(enhanced("4.7.123"), Ok([Some(4), Some(7), Some(123)]));
+        assert_eq!(enhanced("x.7.x"), Ok([None, Some(7), None]));
+        for bad in ["", "4.7", "4.7.1.1", "4.7.1234", "4..1", "4.+7.1", "450"] {
+            assert!(enhanced(bad).is_err(), "{bad}");
         }
     }
 

@@ -15,7 +15,9 @@ use crate::maillog;
 use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
 
 use super::Setup;
+use super::connection::Trouble;
 use super::pool::{Line, Pool};
+use super::require_tls;
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
 
@@ -55,20 +57,24 @@ pub(super) struct Answers {
     pub(super) health: Health,
 }
 
-/// Carries the message to a host of its lane.
+/// Carries the message to a host of its lane. `now` is in Unix seconds.
 pub(super) fn attempt(
     setup: &Setup,
     queue: &Queue,
     pool: &Pool,
     job: &Job,
     message: &QueuedMessage,
+    now: i64,
 ) -> Answers {
     let deadline = Instant::now() + setup.settings.attempt_deadline;
-    let mut round = Round { setup, queue, message, deadline, answers: vec![None; message.recipients.len()] };
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, message, deadline, now, answers };
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    if let Some(line) = pool.take(&job.lane)
-        && round.transact(line, pool, job).is_none()
+    let strict = require_tls::is_strict(message);
+    if !strict
+        && let Some(line) = pool.take(&job.lane)
+        && round.use_up(line, pool, job).is_none()
     {
         return round.finish(None);
     }
@@ -85,6 +91,18 @@ pub(super) fn attempt(
         }
     };
 
+    let endpoints = if strict {
+        match require_tls::endpoints(endpoints, domain, &*setup.lookup) {
+            Ok(endpoints) => endpoints,
+            Err(reply) => {
+                let outcome = if reply.code / 100 == 5 { Outcome::Failed } else { Outcome::Deferred };
+                return round.finish(Some(Answer::ours(outcome, reply, None)));
+            }
+        }
+    } else {
+        endpoints
+    };
+
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
     for endpoint in endpoints {
@@ -93,15 +111,18 @@ pub(super) fn attempt(
             break;
         }
         let opened = setup.connector.open(&endpoint, deadline);
+        let opened = if strict { require_tls::fit(opened) } else { opened };
         let (answer, refuses) = match opened {
             Ok(connection) => {
-                match round.transact(Line { endpoint: endpoint.clone(), connection }, pool, job) {
+                match round.use_up(Line { endpoint: endpoint.clone(), connection }, pool, job) {
                     None => return round.finish(None),
                     Some(answer) => (answer, false),
                 }
             }
             Err(trouble) => {
-                let refuses = trouble.kind == TroubleKind::HostRefuses && !endpoint.relay;
+                // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
+                let is_unfit = strict && trouble.reply.code / 100 == 5;
+                let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
                 let answer = Answer::from_host(
                     &endpoint,
                     Outcome::Deferred,
@@ -120,59 +141,119 @@ pub(super) fn attempt(
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
 }
 
+/// Carries the message over one connection that is open already and stays so, whatever comes of it.
+pub(super) fn hand_over(
+    setup: &Setup,
+    queue: &Queue,
+    line: &mut Line,
+    message: &QueuedMessage,
+    deadline: Instant,
+    now: i64,
+) -> Answers {
+    let answers = vec![None; message.recipients.len()];
+    let mut round = Round { setup, queue, message, deadline, now, answers };
+    if require_tls::is_strict(message)
+        && let Some(reply) = require_tls::turned_unfit(&line.connection)
+    {
+        let tls = Some(line.connection.tls().to_owned());
+        let refusal = Answer::from_host(&line.endpoint, Outcome::Failed, Phase::Ehlo, reply, tls);
+        return round.finish(Some(refusal));
+    }
+    let trouble = round.transact(line);
+    round.finish(trouble)
+}
+
+/// What a host that could not be used said, for every recipient.
+pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
+    let health = Health::Trouble(trouble.reply.to_string());
+    let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
+    Answers { answers: vec![answer; message.recipients.len()], health }
+}
+
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
     queue: &'a Queue,
     message: &'a QueuedMessage,
     deadline: Instant,
+    /// Unix seconds, when the attempt began.
+    now: i64,
     answers: Vec<Option<Answer>>,
 }
 
 impl Round<'_> {
-    /// Transactions on one connection until every recipient has its answer; then the connection is kept for the
-    /// next job if it is still good. Otherwise gives what the host said, or failed to, when it went wrong.
-    fn transact(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
+    /// host said, or failed to, when it went wrong.
+    fn use_up(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
+        let trouble = self.transact(&mut line);
+        let most = self.setup.settings.messages_per_connection;
+        // RFC 9422 §3, as below.
+        let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
+        if trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most {
+            pool.put(&job.lane, line);
+        } else {
+            line.connection.quit();
+        }
+        trouble
+    }
+
+    /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or
+    /// failed to, when it went wrong.
+    fn transact(&mut self, line: &mut Line) -> Option<Answer> {
         loop {
-            let open: Vec<usize> = (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            let mut open: Vec<usize> =
+                (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
+            // RFC 9422 §3: what a host says it will refuse is not tried.
+            let (recipients_max, _) = line.connection.limits();
             if open.is_empty() {
-                let most = self.setup.settings.messages_per_connection;
-                if line.connection.is_usable() && line.connection.messages() < most {
-                    pool.put(&job.lane, line);
-                } else {
-                    line.connection.quit();
-                }
                 return None;
             }
-            let results = self.deliver(&mut line, &open);
+            open.truncate(recipients_max.unwrap_or(usize::MAX));
+            let results = self.deliver(line, &open);
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
-                        self.answers[at] = Some(self.answer(&line, outcome, result));
+                        self.answers[at] = Some(self.answer(line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
-                        trouble.get_or_insert_with(|| self.answer(&line, Outcome::Deferred, result));
+                        trouble.get_or_insert_with(|| self.answer(line, Outcome::Deferred, result));
                     }
                     // In the next transaction, on this connection if it lives.
                     None => {}
                 }
             }
-            if trouble.is_some() {
-                line.connection.quit();
-                return trouble;
+            if let Some(trouble) = trouble {
+                if trouble.phase == Phase::Dot && !self.recall_dot() {
+                    // Nobody else is asked with the doubt on record: the next attempt begins without it.
+                    for answer in self.answers.iter_mut().filter(|answer| answer.is_none()) {
+                        *answer = Some(trouble.clone());
+                    }
+                    return None;
+                }
+                return Some(trouble);
             }
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
             if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
-                let answer = self.answer(&line, Outcome::Deferred, result);
-                line.connection.quit();
-                return Some(answer);
+                return Some(self.answer(line, Outcome::Deferred, result));
             }
         }
+    }
+
+    /// The host refused after the dot (421), and the next one is asked: nothing is in doubt until its own dot.
+    /// False: that could not be recorded.
+    fn recall_dot(&self) -> bool {
+        if self.setup.settings.in_doubt == InDoubt::Retry {
+            return true;
+        }
+        let undecided =
+            self.message.recipients.iter().zip(&self.answers).filter(|(_, answer)| answer.is_none());
+        let ids: Vec<RecipientId> = undecided.map(|(recipient, _)| recipient.id).collect();
+        self.queue.recall_dot(&ids).is_ok()
     }
 
     fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
@@ -191,12 +272,15 @@ impl Round<'_> {
             size: message.size,
             ret: message.ret,
             envid: message.envid.as_deref(),
+            handling: message.handling,
+            now: self.now,
         };
-        let mut before_dot = || match self.setup.settings.in_doubt {
+        let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
             // The intent is on disk before the dot is on the wire, so that a crash in between is recognised.
+            // Of those whom the host refused there is nothing to be in doubt about.
             InDoubt::Hold | InDoubt::AssumeDelivered => {
-                let ids: Vec<RecipientId> = recipients.iter().map(|recipient| recipient.id).collect();
+                let ids: Vec<RecipientId> = accepted.iter().map(|at| recipients[*at].id).collect();
                 self.queue.intend_dot(&ids).map_err(io::Error::other)
             }
         };
@@ -227,7 +311,10 @@ impl Round<'_> {
             );
             Answer::ours(Outcome::Deferred, reply, None)
         });
-        let health = if without && rest.outcome == Outcome::Deferred {
+        // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
+        // though what they refused bounces.
+        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {
             Health::Healthy

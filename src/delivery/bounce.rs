@@ -29,7 +29,7 @@ use lettre::message::header::{
 use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
 use memchr::memmem;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Notify, Outcome, Recipient, Ret};
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Outcome, Recipient, Ret};
 use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
 
 /// How much of the original a report returns at most. The caller need not read more of it.
@@ -103,8 +103,15 @@ pub fn success_report(notice: &Notice<'_>) -> Option<Report> {
     report(Kind::Success, notice)
 }
 
+/// Whether a report of `outcome` is asked for by a recipient's NOTIFY, or by the message's trace.
+pub fn wanted_of(message: &QueuedMessage, notify: Option<Notify>, outcome: Outcome) -> bool {
+    let traced = message.handling.deliver_by.is_some_and(|by| by.trace);
+    let trace = traced && outcome == Outcome::Relayed && notify != Some(Notify::NEVER);
+    trace || wanted(notify, outcome)
+}
+
 /// Whether a recipient's NOTIFY asks for a report of `outcome` (RFC 3461 §4.1).
-pub fn wanted(notify: Option<Notify>, outcome: Outcome) -> bool {
+fn wanted(notify: Option<Notify>, outcome: Outcome) -> bool {
     let notify = notify.unwrap_or(Notify::DEFAULT);
     match outcome {
         Outcome::Delivered | Outcome::Relayed => notify.success,
@@ -138,7 +145,9 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
     let told: Vec<&Told<'_>> = notice
         .told
         .iter()
-        .filter(|told| kind.covers(told.outcome) && wanted(told.recipient.notify, told.outcome))
+        .filter(|told| {
+            kind.covers(told.outcome) && wanted_of(notice.message, told.recipient.notify, told.outcome)
+        })
         .collect();
     if told.is_empty() {
         return None;
@@ -184,6 +193,12 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         recipients: vec![Recipient { notify: Some(Notify::NEVER), ..Recipient::new(to) }],
         ret: None,
         envid: None,
+        // RFC 8689 §5: what protected the message protects the report of it. As urgent as the message.
+        handling: Handling {
+            priority: notice.message.handling.priority,
+            require_tls: notice.message.handling.require_tls,
+            ..Handling::default()
+        },
     };
     Some(Report { envelope, content })
 }
@@ -203,7 +218,9 @@ fn original(kind: Kind, notice: &Notice<'_>) -> Option<SinglePart> {
     let header = header_of(original);
     // `message/rfc822` cannot be encoded (RFC 2046 §5.2.1) and its header is ASCII.
     let fits = has_lines(original) && header.is_ascii();
-    if kind == Kind::Bounce && message.ret == Some(Ret::Full) && whole && fits {
+    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says.
+    let full = message.ret == Some(Ret::Full) && !message.handling.require_tls;
+    if kind == Kind::Bounce && full && whole && fits {
         // The builder would re-encode; these bytes are returned as they came.
         let encoding = match original.is_ascii() {
             true => ContentTransferEncoding::SevenBit,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use lettre::transport::smtp::commands::{Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 
-use crate::mail::{Address, Body, Domain, Enhanced, Reply, address};
+use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address};
 
 use super::offers::Offers;
 use super::transaction::Outgoing;
@@ -55,7 +55,18 @@ impl<'a> Commands<'a> {
         if message.smtputf8 && !offers.smtputf8 && !self.header_is_ascii {
             return Some(UTF8_HEADER);
         }
-        self.sender.as_ref()?.as_ref().err().cloned()
+        self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().cloned())
+    }
+
+    /// RFC 2852 §4.1.4: what has to be returned when its time is over goes only to a host that promises to do so, and
+    /// that has enough time.
+    fn late_refusal(&self) -> Option<Reply> {
+        let returns_at = self.message.handling.returns_at()?;
+        match self.offers.deliver_by {
+            None => Some(NO_DELIVERBY),
+            Some(min) if returns_at - self.message.now < min.max(1) => Some(TOO_LATE),
+            Some(_) => None,
+        }
     }
 
     /// Why the host cannot be told of this recipient.
@@ -77,11 +88,23 @@ impl<'a> Commands<'a> {
         if self.utf8_parameter {
             parameters.push(MailParameter::SmtpUtfEight);
         }
+        let handling = &message.handling;
+        if offers.require_tls && handling.require_tls {
+            parameters.push(word("REQUIRETLS".to_owned()));
+        }
+        if offers.mt_priority && handling.priority != Priority::NORMAL {
+            parameters.push(word(verbatim("MT-PRIORITY", &handling.priority.to_string())));
+        }
+        if let (Some(_), Some(by)) = (offers.deliver_by, &handling.deliver_by) {
+            // RFC 2852 §4: up to 9 digits.
+            let left = by.at.saturating_sub(message.now).clamp(-999_999_999, 999_999_999);
+            parameters.push(word(format!("BY={left};{}", by.mode())));
+        }
         if offers.dsn {
             let ret = message.ret.map(|ret| verbatim("RET", ret.as_str()));
             let envid = message.envid.filter(|envid| is_xtext(envid)).map(|envid| verbatim("ENVID", envid));
             for keyword in ret.into_iter().chain(envid) {
-                parameters.push(MailParameter::Other { keyword, value: None });
+                parameters.push(word(keyword));
             }
         }
         let sender = self.sender.as_ref().and_then(|sender| sender.as_deref().ok()).cloned();
@@ -107,6 +130,10 @@ impl<'a> Commands<'a> {
     fn is_orcpt(&self, orcpt: &str) -> bool {
         is_xtext(orcpt) || self.utf8_parameter && !orcpt.contains(|c: char| c.is_control() || c == ' ')
     }
+}
+
+fn word(keyword: String) -> MailParameter {
+    MailParameter::Other { keyword, value: None }
 }
 
 /// `KEYWORD=value` as one word: lettre would encode the value as xtext, and it is xtext already.
@@ -160,4 +187,12 @@ const BAD_RECIPIENT: Refusals = Refusals {
 const UTF8_HEADER: Reply =
     Reply::new(554, Enhanced(5, 6, 9), "the host has no SMTPUTF8, which the message's header needs");
 const BINARY: Reply = Reply::new(554, Enhanced(5, 6, 3), "binary content cannot be sent to this host");
+/// RFC 3463 §3.4, §3.5.
+const NO_DELIVERBY: Reply = Reply::new(
+    554,
+    Enhanced(5, 3, 3),
+    "the host has no DELIVERBY, and the sender wants the message back rather than late",
+);
+const TOO_LATE: Reply =
+    Reply::new(554, Enhanced(5, 4, 7), "the host cannot deliver in what is left of the sender's time");
 const TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "the message is larger than the host takes");

@@ -103,7 +103,7 @@ pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
         Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
         Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
     };
-    Reply { code, enhanced: Some(enhanced), text: text.into() }
+    Reply::new(code, enhanced, "").with_text(text)
 }
 
 /// Gives the content, a chunk a call, none at its end. Chunks in memory are borrowed, others owned.
@@ -148,14 +148,14 @@ impl Connection {
     /// Hands one message over and gives a result for each recipient, in their order.
     ///
     /// `content` is called only once the host wants it; `before_dot` right before the write that holds
-    /// the final dot, for whoever has to record that an answer is about to be in doubt. If either
-    /// fails, the connection is cut so that the host takes nothing, and the recipients are deferred.
+    /// the final dot, with the places of the recipients that the host accepted, for whoever has to record
+    /// that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes nothing, and the recipients are deferred.
     /// Nothing is waited for past `deadline`.
     pub fn deliver(
         &mut self,
         message: &Outgoing<'_>,
         content: Content<'_, '_>,
-        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        before_dot: &mut dyn FnMut(&[usize]) -> io::Result<()>,
         deadline: Instant,
     ) -> Vec<RecipientResult> {
         self.messages += 1;
@@ -184,7 +184,12 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
-                Next::Content => match self.send_content(first_chunk.take(), content, before_dot, deadline) {
+                Next::Content => match self.send_content(
+                    first_chunk.take(),
+                    content,
+                    &mut || before_dot(&transaction.accepted()),
+                    deadline,
+                ) {
                     Ok(()) => {
                         transaction.content_sent();
                         self.take_replies(&mut transaction, Ok(()), deadline);
@@ -215,6 +220,22 @@ impl Connection {
     /// calls: for connections that were idle for a while.
     pub fn is_stale(&self) -> bool {
         self.wire.spoke_out_of_turn() || self.wire.is_stale()
+    }
+
+    /// Whether a message that requires TLS may be handed over here (RFC 8689 §4.2.1): the certificate holds, and
+    /// the host says that it keeps the requirement.
+    pub fn keeps_require_tls(&self) -> bool {
+        self.is_verified() && self.offers.require_tls
+    }
+
+    /// Whether the certificate was verified.
+    pub fn is_verified(&self) -> bool {
+        self.tls.ends_with(" verified")
+    }
+
+    /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
+    pub fn limits(&self) -> (Option<usize>, Option<usize>) {
+        (self.offers.recipients_max, self.offers.mails_max)
     }
 
     /// Messages tried on it so far.
@@ -332,7 +353,7 @@ impl Connection {
 /// 451 4.3.0: our own mail system is at fault (RFC 3463 §3.4).
 fn our_fault(error: &io::Error) -> Reply {
     let text = format!("Postrider could not send the content: {error}");
-    Reply { code: 451, enhanced: Some(Enhanced(4, 3, 0)), text: text.into() }
+    Reply::new(451, Enhanced(4, 3, 0), "").with_text(text)
 }
 
 /// Whether the header in the first chunk is plain ASCII. A header longer than a chunk is judged by

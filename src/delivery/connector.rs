@@ -112,6 +112,24 @@ impl Connector {
         }
     }
 
+    /// Makes a connection that a host opened and turned round ready for MAIL: its greeting, our EHLO. `tls` is what
+    /// it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
+    pub(super) fn welcome(
+        &self,
+        wire: Wire,
+        tls: &str,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
+        let mut connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
+        tls.clone_into(&mut connection.tls);
+        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        match opening.run(Rung::Clear, false) {
+            Ok(_) => Ok(opening.connection),
+            Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
+        }
+    }
+
     /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
     fn open_at(
         &self,
@@ -362,9 +380,9 @@ const NO_AUTH: Reply =
     Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
 
 fn tls_words(text: String) -> Reply {
-    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 5)), text: text.into() }
+    Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
 }
 
 fn auth_words(text: String) -> Reply {
-    Reply { code: 451, enhanced: Some(Enhanced(4, 7, 0)), text: text.into() }
+    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
 }

@@ -39,6 +39,8 @@ use crate::config::DnsSettings;
 
 /// Answers kept, of all types together; the least used go first.
 const CACHED_ANSWERS_MAX: u64 = 8192;
+/// The same for answers that were proved, with the keys that took part.
+const PROVED_ANSWERS_MAX: u64 = 512;
 /// RFC 2308 §5 has one to three hours; a domain that was just repaired should not wait longer.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
 /// Questions on their way over one TCP connection to a server.
@@ -67,6 +69,15 @@ pub trait Lookup {
     /// See [`DnsError`]; never an empty list.
     fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError>;
 
+    /// Whether DNSSEC proves the MX records of a domain (RFC 8689 §4.2.1 asks for it).
+    ///
+    /// # Errors
+    /// See [`DnsError`]: it could not be found out.
+    fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+        let _ = domain;
+        Ok(false)
+    }
+
     /// The A and AAAA records of each host, in the order of `hosts`.
     ///
     /// # Errors
@@ -91,6 +102,8 @@ struct Servers {
     /// Each on its own, where there are more than one. hickory ends a question at the first server that refuses
     /// it; a lame server beside a good one would make every lookup fail, where resolv.conf(5) goes on to the next.
     each: Vec<TokioResolver>,
+    /// Asks for signatures and checks them up to the root; few want to know.
+    proving: TokioResolver,
     timeout: Duration,
 }
 
@@ -165,6 +178,12 @@ impl Resolver {
 const STOPPED: &str = "the resolver has stopped";
 
 impl Lookup for Resolver {
+    fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+        let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
+        self.wait(async move { servers.mx_is_signed(&name).await })
+            .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
+    }
+
     fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
         Resolver::mx(self, domain)
     }
@@ -215,7 +234,10 @@ impl Servers {
         let address = |server: &NameServerConfig| {
             SocketAddr::new(server.ip, server.connections.first().map_or(53, |connection| connection.port))
         };
+        let mut proving = options.clone();
+        (proving.validate, proving.cache_size) = (true, PROVED_ANSWERS_MAX);
         Ok(Servers {
+            proving: of(servers.clone(), &proving)?,
             addresses: servers.iter().map(address).collect(),
             all: of(servers, &options)?,
             each,
@@ -229,6 +251,17 @@ impl Servers {
             _ => None,
         })
         .await
+    }
+
+    /// False too where a signature does not hold: then nothing proves the records.
+    async fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+        let name = absolute(domain).ok_or(DnsError::NoSuchDomain)?;
+        match tokio::time::timeout(self.timeout, self.proving.lookup(name, RecordType::MX)).await {
+            Ok(Ok(lookup)) => Ok(lookup.answers().iter().all(|record| record.proof.is_secure())),
+            Ok(Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus))) => Ok(false),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
+        }
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {

@@ -2,7 +2,8 @@
 //!
 //! The workers are a bounded pool of threads, started as needed; each takes a job, carries it out
 //! (`attempt`), settles it and takes the next. A connection that is still good goes to the
-//! `pool`, where the next job of its lane finds it. A panic ends one attempt: it is logged,
+//! `pool`, where the next job of its lane finds it. Mail that somebody comes for (ATRN) goes out on the
+//! connection that they turned round, in their own thread (`pickup`). A panic ends one attempt: it is logged,
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
@@ -12,8 +13,11 @@ pub mod connection;
 mod connector;
 pub mod dns;
 mod offers;
+mod pickup;
 mod pool;
 mod reply_reader;
+mod require_tls;
+mod retry_rules;
 pub mod route;
 mod settle;
 mod stuffing;
@@ -27,12 +31,13 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
-use crate::queue::{Health, Job, Queue, RecipientId};
+use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
 use pool::Pool;
 
+pub use pickup::Turned;
 #[cfg(test)]
 pub(crate) use settle::decide;
 pub use settle::settle_doubts;
@@ -66,7 +71,8 @@ pub struct Setup {
     pub connector: Connector,
 }
 
-/// The workers.
+/// The workers; a clone is another handle to the same ones.
+#[derive(Clone)]
 pub struct Workers {
     shared: Arc<Shared>,
 }
@@ -103,6 +109,11 @@ impl Workers {
     pub fn reconfigure(&self, setup: Setup) {
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
+    }
+
+    /// What attempts that begin now go by.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.shared.setup()
     }
 
     /// Waits until every attempt under way has ended, at most until `deadline`; the caller has told the
@@ -164,7 +175,10 @@ impl Shared {
             if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
                 self.start_worker();
             }
-            self.carry_out(&job);
+            let setup = self.setup();
+            self.carry_out(&setup, &job, |message, now| {
+                attempt::attempt(&setup, &self.queue, &self.pool, &job, message, now)
+            });
             self.idle.fetch_add(1, Ordering::AcqRel);
             idle_since = Instant::now();
         }
@@ -172,13 +186,22 @@ impl Shared {
         self.alive.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// One job from its first byte to its settlement. Whatever happens in it, the jobs hear that it ended.
-    fn carry_out(self: &Arc<Self>, job: &Job) {
+    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear that
+    /// it ended. False: the connection it went over is not to be used any more.
+    fn carry_out(
+        &self,
+        setup: &Setup,
+        job: &Job,
+        attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
+    ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(&self.setup(), &self.queue, &self.pool, &self.clock, job)
+            settle::carry_out(setup, &self.queue, &self.clock, job, attempt)
         }));
         match outcome {
-            Ok(done) => self.jobs.finished(job, &done.health, &done.unsettled),
+            Ok(done) => {
+                self.jobs.finished(job, &done.health, &done.unsettled);
+                !matches!(done.health, Health::Trouble(_))
+            }
             Err(_) => {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
                 // queued as they were, and the backoff keeps a message that does this from doing it at once again.
@@ -190,6 +213,7 @@ impl Shared {
                 let all: Vec<RecipientId> = job.recipients.iter().map(|(recipient, _)| *recipient).collect();
                 let health = Health::Trouble("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &all);
+                false
             }
         }
     }

@@ -19,6 +19,15 @@ pub(super) struct Offers {
     pub(super) dsn: bool,
     /// STARTTLS (RFC 3207).
     pub(super) starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub(super) require_tls: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub(super) mt_priority: bool,
+    /// DELIVERBY (RFC 2852), with the shortest time that the host promises to keep, in seconds.
+    pub(super) deliver_by: Option<i64>,
+    /// LIMITS (RFC 9422): recipients of a transaction, and transactions on a connection.
+    pub(super) recipients_max: Option<usize>,
+    pub(super) mails_max: Option<usize>,
     /// AUTH PLAIN (RFC 4616).
     pub(super) auth_plain: bool,
     /// AUTH LOGIN (nowhere standardised, widely asked for).
@@ -31,6 +40,10 @@ impl Offers {
         let mut offers = Offers::default();
         for line in ehlo.text.split('\n').skip(1) {
             // "AUTH=LOGIN" is how it looked before RFC 2554; hosts that still write it exist.
+            if let Some(limits) = line.get(..7).filter(|word| word.eq_ignore_ascii_case("LIMITS ")) {
+                offers.read_limits(&line[limits.len()..]);
+                continue;
+            }
             let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
             let Some(keyword) = words.next() else { continue };
             match keyword.to_ascii_uppercase().as_str() {
@@ -39,6 +52,13 @@ impl Offers {
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "DSN" => offers.dsn = true,
                 "STARTTLS" => offers.starttls = true,
+                "REQUIRETLS" => offers.require_tls = true,
+                "MT-PRIORITY" => offers.mt_priority = true,
+                // RFC 2852 §2: a list of options, of which only the first is defined.
+                "DELIVERBY" => {
+                    let min = words.next().and_then(|options| options.split(',').next());
+                    offers.deliver_by = Some(min.and_then(|min| min.parse().ok()).unwrap_or(0));
+                }
                 "SIZE" => {
                     offers.size = true;
                     // RFC 1870 §4: 0, like no number at all, is no limit.
@@ -54,6 +74,18 @@ impl Offers {
             }
         }
         offers
+    }
+
+    /// RFC 9422 §3: `NAME=value` words; what is no number from 1 on limits nothing (§3.1.1: it must be ignored).
+    fn read_limits(&mut self, limits: &str) {
+        for (name, value) in limits.split(' ').filter_map(|word| word.split_once('=')) {
+            let value = value.parse().ok().filter(|value| *value > 0);
+            match name.to_ascii_uppercase().as_str() {
+                "RCPTMAX" => self.recipients_max = value,
+                "MAILMAX" => self.mails_max = value,
+                _ => {}
+            }
+        }
     }
 }
 
@@ -76,6 +108,19 @@ mod tests {
             ..Offers::default()
         };
         assert_eq!(Offers::read(&reply), expected);
+        let reply = Reply::bare(
+            250,
+            "x\nDELIVERBY 240\nMt-Priority MIXER\nREQUIRETLS\nlimits RCPTMAX=20 MAILMAX=0 X=1",
+        );
+        let expected = Offers {
+            deliver_by: Some(240),
+            mt_priority: true,
+            require_tls: true,
+            recipients_max: Some(20),
+            ..Offers::default()
+        };
+        assert_eq!(Offers::read(&reply), expected);
+        assert_eq!(Offers::read(&Reply::bare(250, "x\nDELIVERBY")).deliver_by, Some(0));
         for unlimited in ["x\nSIZE", "x\nSIZE 0", "x\nSIZE many"] {
             let offers = Offers::read(&Reply::bare(250, unlimited));
             assert_eq!((offers.size, offers.size_max), (true, None), "{unlimited}");

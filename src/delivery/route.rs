@@ -343,11 +343,7 @@ impl Planner<'_> {
     }
 
     fn refuse(&mut self, (code, enhanced): (u16, Enhanced), text: String, mx: Option<String>) -> NoRoute {
-        NoRoute {
-            reply: Reply { code, enhanced: Some(enhanced), text: text.into() },
-            permanent: code >= 500,
-            mx,
-        }
+        NoRoute { reply: Reply::new(code, enhanced, "").with_text(text), permanent: code >= 500, mx }
     }
 }
 

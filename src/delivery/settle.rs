@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::{DeliverySettings, InDoubt};
+use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
@@ -16,9 +16,9 @@ use crate::queue::{
 };
 
 use super::Setup;
-use super::attempt::{self, Answer};
+use super::attempt::{Answer, Answers};
 use super::bounce::{self, Notice, Report, Told};
-use super::pool::Pool;
+use super::retry_rules;
 
 /// What the jobs' source hears.
 pub(super) struct Done {
@@ -27,8 +27,14 @@ pub(super) struct Done {
     pub(super) unsettled: Vec<RecipientId>,
 }
 
-/// One job: read the message, try it, settle it.
-pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock, job: &Job) -> Done {
+/// One job: read the message, try it with `attempt` (which hears the time, Unix seconds), settle it.
+pub(super) fn carry_out(
+    setup: &Setup,
+    queue: &Queue,
+    clock: &Clock,
+    job: &Job,
+    attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
+) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
         Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
@@ -38,12 +44,18 @@ pub(super) fn carry_out(setup: &Setup, queue: &Queue, pool: &Pool, clock: &Clock
         }
     };
     let (began, at) = (Instant::now(), clock.now());
-    let (results, health) = if job.expired {
-        (expire(&message), Health::Unchanged)
+    // Not delivered any more once it is to be returned (RFC 2852 §4).
+    let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
+    let (results, health) = if job.expired || is_late {
+        (expire(job, at, &message), Health::Unchanged)
     } else {
-        let answers = attempt::attempt(setup, queue, pool, job, &message);
+        let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let decide = Decide { job, now: clock.now(), at, duration_ms, settings: &setup.settings };
+        let (now, spread) = (clock.now(), fastrand::f64());
+        let fetched = atrn::domain_of_lane(&job.lane).is_some();
+        let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
+        let settings = &setup.settings;
+        let decide = Decide { job, now, at, duration_ms, spread, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
@@ -70,7 +82,11 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::q
         }
         None => {
             let message = queue.fetch(job.message, &ids_of(job))?;
-            Ok(message.filter(|message| !message.recipients.is_empty()).map(Arc::new))
+            Ok(message.and_then(|mut message| {
+                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as expired.
+                message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
+                (!message.recipients.is_empty()).then(|| Arc::new(message))
+            }))
         }
     }
 }
@@ -81,7 +97,13 @@ struct Decide<'a> {
     now: i64,
     at: i64,
     duration_ms: u64,
+    /// In 0..1: where in the range of ±20 % a rule's delay falls.
+    spread: f64,
     settings: &'a DeliverySettings,
+    /// By somebody who came for it (ATRN) …
+    fetched: bool,
+    /// … and went away in the middle.
+    broke_off: bool,
 }
 
 impl Decide<'_> {
@@ -91,7 +113,8 @@ impl Decide<'_> {
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
-        let fate = self.fate(message, recipient, &mut answer);
+        let ruled = self.ruled(message, recipient, &mut answer);
+        let fate = ruled.unwrap_or_else(|| self.fate(message, recipient, &mut answer));
         let (next_secs, warned) = match fate {
             Fate::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
             _ => (None, false),
@@ -110,6 +133,44 @@ impl Decide<'_> {
         Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned }
     }
 
+    /// What a `[[retry.rule]]` makes of a failure, where one has a say; a delay past the lifetime has none.
+    fn ruled(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: &mut Answer,
+    ) -> Option<Fate> {
+        let permanent = match answer.outcome {
+            Outcome::Failed => true,
+            // Who fetches mail and breaks off has said nothing of it: it is there when they come again.
+            Outcome::Deferred if !self.broke_off => false,
+            _ => return None,
+        };
+        let rules = &self.settings.retry_rules;
+        let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
+        let (outcome, fate, word) = match action {
+            RuleAction::Retry(_) if self.now >= message.expires_at => return None,
+            RuleAction::Retry(delay) => {
+                let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
+                (Outcome::Deferred, self.retry_after(message, wait), "retry")
+            }
+            RuleAction::Hold => (Outcome::Deferred, Fate::Hold, "hold"),
+            RuleAction::Bounce => (Outcome::Failed, Fate::Finished(Finished::Failed), "bounce"),
+        };
+        answer.outcome = outcome;
+        maillog::ruled(message.id, &recipient.address, number, word);
+        Some(fate)
+    }
+
+    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> Fate {
+        let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
+        // There is a try when the sender wants to be told (RFC 2852), and the last one is at the end of the
+        // lifetime, not somewhere before it.
+        let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+        let next = next.min(notifies_at.unwrap_or(i64::MAX));
+        Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+    }
+
     /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
     fn fate(&self, message: &QueuedMessage, recipient: &QueuedRecipient, answer: &mut Answer) -> Fate {
         match answer.outcome {
@@ -126,20 +187,28 @@ impl Decide<'_> {
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
-                let wait = planned.map_or(Duration::from_secs(60), |(_, wait)| *wait);
-                let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
-                // The last try is at the end of the lifetime, not somewhere before it.
-                Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+                let wait = match answer.outcome {
+                    // They come again when they like, and there is no host to be spared.
+                    Outcome::InDoubt if self.fetched => Duration::ZERO,
+                    _ if self.broke_off => Duration::ZERO,
+                    _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
+                };
+                self.retry_after(message, wait)
             }
         }
     }
 
     fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
-        let Some(after) = self.settings.delay_warning else { return false };
-        recipient.warned_at.is_none()
+        let released_at = message.handling.released_at(message.received_at);
+        let is_delayed = self.settings.delay_warning.is_some_and(|after| {
+            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+        });
+        // RFC 2852 §4.1.2: the time of BY=…;N is over.
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        (is_delayed || is_late)
+            && recipient.warned_at.is_none()
             && message.sender.is_some()
             && recipient.notify.unwrap_or(Notify::DEFAULT).delay
-            && self.now - message.received_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
     }
 }
 
@@ -153,20 +222,43 @@ pub(crate) fn decide(
     said: Vec<(Outcome, Reply)>,
 ) -> Vec<Settled> {
     if job.expired {
-        return expire(message);
+        return expire(job, now, message);
     }
     let answers = said.into_iter().map(|(outcome, reply)| Answer::ours(outcome, reply, None)).collect();
-    Decide { job, now, at: now, duration_ms: 0, settings }.all(message, answers)
+    let (fetched, broke_off) = (false, false);
+    Decide { job, now, at: now, duration_ms: 0, spread: 0.5, settings, fetched, broke_off }
+        .all(message, answers)
 }
 
-/// Recipients past their lifetime, without a further try.
-fn expire(message: &QueuedMessage) -> Vec<Settled> {
+/// Recipients past their lifetime, and those that an operator wants returned, without a further try.
+fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
-        maillog::expired(message.id, &recipient.address, recipient.last_reply.as_deref());
-        let fate = Fate::Finished(Finished::Expired);
-        Settled { recipient: recipient.id, attempt: None, fate, warned: false }
+        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired && !recipient.to_bounce);
+        let attempt = match (lane, &recipient.last_reply) {
+            (Some(domain), None) => Some(never_fetched(domain, at)),
+            _ => None,
+        };
+        let reply = attempt.as_ref().map(|attempt| attempt.reply.to_string());
+        let last_reply = reply.as_deref().or(recipient.last_reply.as_deref());
+        let how = if recipient.to_bounce {
+            maillog::returned(message.id, &recipient.address, last_reply);
+            Finished::Failed
+        } else {
+            maillog::expired(message.id, &recipient.address, last_reply);
+            Finished::Expired
+        };
+        Settled { recipient: recipient.id, attempt, fate: Fate::Finished(how), warned: false }
     });
     expired.collect()
+}
+
+/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463 §3.5).
+fn never_fetched(domain: &str, at: i64) -> Attempt {
+    let text =
+        format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
+    let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
+    let (phase, outcome) = (Phase::Connect, Outcome::Expired);
+    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
 }
 
 /// The bounce, the warning and the report that these results cause: at most one each.
@@ -196,7 +288,7 @@ fn notices(
             );
         }
         // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
-        if outcome != Outcome::Delivered && bounce::wanted(recipient.notify, outcome) {
+        if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
             told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
         }
     }

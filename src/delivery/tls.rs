@@ -104,11 +104,7 @@ impl Trust {
 
     /// A finished handshake in words: `TLSv1.3 verified`, `TLSv1.2`.
     pub(super) fn describe(&self, connection: &ClientConnection, name: &ServerName<'_>) -> String {
-        let version = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            _ => "TLS",
-        };
+        let version = version_word(connection.protocol_version());
         let verified = connection.peer_certificates().and_then(|chain| chain.split_first()).is_some_and(
             |(end_entity, intermediates)| {
                 self.verifier
@@ -117,6 +113,15 @@ impl Trust {
             },
         );
         if verified { format!("{version} verified") } else { version.to_owned() }
+    }
+}
+
+/// The version in words: `TLSv1.3`.
+pub(super) fn version_word(version: Option<ProtocolVersion>) -> &'static str {
+    match version {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLS",
     }
 }
 

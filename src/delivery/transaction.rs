@@ -11,7 +11,7 @@
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
-use crate::mail::{Address, Body, Enhanced, Phase, Reply, Ret};
+use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
 use super::commands::Commands;
@@ -38,6 +38,10 @@ pub struct Outgoing<'a> {
     pub ret: Option<Ret>,
     /// ENVID, xtext as given.
     pub envid: Option<&'a str>,
+    /// MT-PRIORITY, REQUIRETLS, DELIVERBY.
+    pub handling: Handling,
+    /// Unix seconds: what is left of BY counts from here.
+    pub now: i64,
 }
 
 /// What came of one recipient at one host.
@@ -56,7 +60,8 @@ pub struct RecipientResult {
 pub enum Verdict {
     /// The host took it and is responsible from here on.
     Delivered,
-    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2).
+    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a trace
+    /// that was asked for (`BY=…;NT`, RFC 2852 §4).
     Relayed,
     /// Try again later.
     Deferred,
@@ -287,6 +292,11 @@ impl<'a> Transaction<'a> {
         waiting.then(|| self.steps[self.answered].phase())
     }
 
+    /// The recipients that the dot is about, by their place in [`Outgoing::recipients`]: accepted, undecided yet.
+    pub(super) fn accepted(&self) -> Vec<usize> {
+        (0..self.results.len()).filter(|index| self.results[*index].is_none()).collect()
+    }
+
     /// The content and its dot are written, all of them.
     pub(super) fn content_sent(&mut self) {
         self.sent += 1;
@@ -376,8 +386,10 @@ impl<'a> Transaction<'a> {
     /// The dot was answered with 2xx: all that were accepted are done.
     fn deliver(&mut self, reply: &Reply) {
         for index in 0..self.results.len() {
-            let success_asked = self.message.recipients[index].notify.is_some_and(|notify| notify.success);
-            let relayed = success_asked && !self.offers.dsn;
+            let notify = self.message.recipients[index].notify;
+            let success_asked = notify.is_some_and(|notify| notify.success);
+            let traced = self.message.handling.deliver_by.is_some_and(|by| by.trace);
+            let relayed = success_asked && !self.offers.dsn || traced && notify != Some(Notify::NEVER);
             let verdict = if relayed { Verdict::Relayed } else { Verdict::Delivered };
             self.decide(index, Phase::Dot, reply.clone(), verdict);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
 use crate::mail::Reply;
 
@@ -42,11 +42,12 @@ pub(super) struct Patience {
     pub(super) deadline: Instant,
 }
 
-/// One TCP connection to a host.
+/// One TCP connection to a host, or from one that turned it round.
 #[derive(Debug)]
 pub(super) struct Wire {
     tcp: TcpStream,
-    tls: Option<Box<ClientConnection>>,
+    /// Ours is the client's side, but for a connection that was turned round.
+    tls: Option<Box<rustls::Connection>>,
     replies: ReplyReader,
     /// What the socket's time-outs are set to: most reads need no system call to set them again.
     read_wait: Option<Duration>,
@@ -69,6 +70,12 @@ impl Wire {
         // Commands are written whole: waiting for more to fill a packet only costs round trips.
         tcp.set_nodelay(true).map_err(|error| Fault::Lost(Some(error)))?;
         Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
+    }
+
+    /// A connection that the other side opened, in TLS or not. Of what it said before nothing is known here.
+    pub(super) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
+        let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
+        Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
     }
 
     /// The next reply.
@@ -128,7 +135,7 @@ impl Wire {
             return Err(Fault::OutOfTurn);
         }
         let tls = ClientConnection::new(config, name).map_err(Fault::Tls)?;
-        self.tls = Some(Box::new(tls));
+        self.tls = Some(Box::new(rustls::Connection::Client(tls)));
         let until = Instant::now() + patience.wait;
         loop {
             self.flush_tls(patience)?;
@@ -140,7 +147,10 @@ impl Wire {
                 return Err(Fault::Lost(None));
             }
         }
-        self.tls.as_deref().ok_or(Fault::Lost(None))
+        match self.tls.as_deref() {
+            Some(rustls::Connection::Client(tls)) => Ok(tls),
+            _ => Err(Fault::Lost(None)),
+        }
     }
 
     /// Says that nothing more comes, as far as that can be done without waiting.

@@ -1,6 +1,6 @@
 //! An envelope: who sends, to whom, and the parameters of MAIL and RCPT that travel with a message.
 
-use super::Address;
+use super::{Address, Handling};
 
 /// How the content's bytes may look (RFC 6152, RFC 3030).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,6 +131,8 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// ENVID, xtext as given (RFC 3461 §4.4).
     pub envid: Option<String>,
+    /// MT-PRIORITY, REQUIRETLS, FUTURERELEASE, DELIVERBY.
+    pub handling: Handling,
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 
 pub mod address;
 pub mod envelope;
+pub mod handling;
 pub mod outcome;
 pub mod reply;
 
 pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
+pub use handling::{DeliverBy, Handling, Hold, Priority, Release};
 pub use outcome::{Attempt, Outcome, Phase};
-pub use reply::{Enhanced, Reply};
+pub use reply::{Enhanced, Reply, Speaker};

@@ -42,6 +42,32 @@ impl Enhanced {
     }
 }
 
+/// Whose words a reply is. Our own stand where no host gave an answer: a time-out, a lost connection, a name that
+/// DNS does not know. They must never be quoted as if the host had said them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speaker {
+    /// Ours.
+    #[default]
+    Postrider,
+    /// A foreign host's.
+    Host,
+}
+
+impl Speaker {
+    /// The word in `attempts.said_by`, `recipients.last_said_by` and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Speaker::Postrider => "postrider",
+            Speaker::Host => "host",
+        }
+    }
+
+    /// Reads the word; whatever else stands there is nobody's words but ours.
+    pub fn from_word(word: &str) -> Speaker {
+        if word == Speaker::Host.as_str() { Speaker::Host } else { Speaker::Postrider }
+    }
+}
+
 /// A reply: three digits, perhaps an enhanced code, and text of one or more lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -51,23 +77,32 @@ pub struct Reply {
     pub enhanced: Option<Enhanced>,
     /// The text without codes; lines are separated by `\n`, never `\r`.
     pub text: Cow<'static, str>,
+    /// Whose words these are.
+    pub said_by: Speaker,
 }
 
 impl Reply {
     /// A constant reply with an enhanced code.
     pub const fn new(code: u16, enhanced: Enhanced, text: &'static str) -> Reply {
-        Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text) }
+        Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text), said_by: Speaker::Postrider }
     }
 
     /// A constant reply of the kinds that carry no enhanced code (greeting, EHLO, 334, 354).
     pub const fn bare(code: u16, text: &'static str) -> Reply {
-        Reply { code, enhanced: None, text: Cow::Borrowed(text) }
+        Reply { code, enhanced: None, text: Cow::Borrowed(text), said_by: Speaker::Postrider }
     }
 
     /// The same reply with another text.
     #[must_use]
     pub fn with_text(mut self, text: impl Into<Cow<'static, str>>) -> Reply {
         self.text = text.into();
+        self
+    }
+
+    /// The same reply as the words of a foreign host.
+    #[must_use]
+    pub const fn heard(mut self) -> Reply {
+        self.said_by = Speaker::Host;
         self
     }
 

@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod content;
+mod counts;
 mod error;
 pub mod id;
 mod migrate;
@@ -40,8 +41,8 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains};
 pub use rows::{
-    CachedContent, Due, Event, Fate, Finished, Health, Job, Kick, LaneRow, NewMessage, Origin, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount, LaneRow,
+    NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;
 
@@ -152,30 +153,24 @@ impl Queue {
     /// The database cannot be read.
     pub fn due(&self, after: impl Into<DueCursor>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         let after = after.into();
-        self.readers.read(|conn| read::due(conn, None, after, until, limit))
+        self.readers.read(|conn| read::due(conn, after, until, limit))
     }
 
-    /// The first of one domain that are due at `until` or before.
+    /// The first of one domain that are due at `until` or before: by priority, the highest first, then by time.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.due_in_domain_after(domain, i64::MIN, until, limit)
+        self.readers.read(|conn| read::due_in_domain(conn, domain, until, limit))
     }
 
-    /// The next page of [`Queue::due_in_domain`].
+    /// The first that are due at `until` or before and have a priority above the normal one, the highest first. However
+    /// many others wait, they are not looked at.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn due_in_domain_after(
-        &self,
-        domain: &Domain,
-        after: impl Into<DueCursor>,
-        until: i64,
-        limit: usize,
-    ) -> Result<Vec<Due>, QueueError> {
-        let after = after.into();
-        self.readers.read(|conn| read::due(conn, Some(domain), after, until, limit))
+    pub fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.readers.read(|conn| read::urgent(conn, until, limit))
     }
 
     /// Of the next `max` domains after the name `after` those that have recipients (state `queued`) due at `until`
@@ -195,7 +190,8 @@ impl Queue {
         self.readers.read(|conn| read::next_due_after(conn, time))
     }
 
-    /// Recipients (state `queued`) whose message is past its lifetime, the oldest first.
+    /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
+    /// `queued`) whose message is past its lifetime, the oldest first.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -268,8 +264,18 @@ impl Queue {
     /// It was not written: the dot must not be sent.
     pub fn intend_dot(&self, recipients: &[RecipientId]) -> Result<(), AcceptError> {
         self.shared.refusal()?;
-        let (recipients, at) = (recipients.to_vec(), now_us() / 1_000_000);
+        let (recipients, at) = (recipients.to_vec(), Some(now_us() / 1_000_000));
         self.ask(|ack| Op::IntendDot { recipients, at, ack })
+    }
+
+    /// Takes [`Queue::intend_dot`] back, for those who were refused after it; on disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written: no other dot may be sent for them before they are settled.
+    pub fn recall_dot(&self, recipients: &[RecipientId]) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        let recipients = recipients.to_vec();
+        self.ask(|ack| Op::IntendDot { recipients, at: None, ack })
     }
 
     /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only
@@ -283,15 +289,36 @@ impl Queue {
         ))));
     }
 
-    /// Makes what waits for these domains due now and forgets the backoff of their lanes. Gives how many
-    /// recipients wait.
+    /// Makes what waits for these domains due now, forgets the backoff of their lanes and records who asked
+    /// (table `kicks`).
     ///
     /// # Errors
     /// It was not written.
-    pub fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
+    pub fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         self.shared.refusal()?;
-        let (kick, now) = (kick.clone(), now_us() / 1_000_000);
-        self.ask(|ack| Op::Kick { kick, now, ack: Some(ack) })
+        let (kick, asker, now) = (kick.clone(), asker.clone(), now_us() / 1_000_000);
+        self.ask(|ack| Op::Kick { kick, asker, now, ack: Some(ack) })
+    }
+
+    // Counting, for operators: these read the whole queue.
+
+    /// The domains that somebody waits for, in order.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn domains(&self) -> Result<Vec<Domain>, QueueError> {
+        self.readers.read(counts::domains)
+    }
+
+    /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn waiting_by_lane(
+        &self,
+        lane_of: impl Fn(&Domain) -> Arc<str>,
+    ) -> Result<Vec<LaneCount>, QueueError> {
+        self.readers.read(|conn| counts::by_lane(conn, lane_of))
     }
 
     /// False while outcomes cannot be written: start no attempts then, they would be repeated.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Speaker};
 
 use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
-    CachedContent, Due, Fate, Kick, NewMessage, QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage, QueuedRecipient, Settled,
+    Settlement,
 };
 use super::{MessageId, RecipientId};
 
@@ -37,10 +38,10 @@ pub(super) enum Op {
     Discard(MessageId),
     /// What came of a job.
     Settle(Box<Outcomes>),
-    /// The final dot is about to be sent for these.
-    IntendDot { recipients: Vec<RecipientId>, at: i64, ack: Ack<()> },
+    /// The final dot is about to be sent for these; without a time: it was, and refused.
+    IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
-    Kick { kick: Kick, now: i64, ack: Option<Ack<usize>> },
+    Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// Repair what the view `stuck` shows.
@@ -110,10 +111,14 @@ impl Incoming {
                 orcpt: recipient.orcpt,
                 last_reply: None,
                 last_mx: None,
+                last_said_by: Speaker::Postrider,
                 warned_at: None,
+                to_bounce: false,
             })
             .collect();
-        let (content, tail) = if chunks_before == 0 {
+        let due_at = envelope.handling.released_at(received_at);
+        // What waits for its release is not fresh any more when its time comes.
+        let (content, tail) = if chunks_before == 0 && due_at <= received_at {
             match take_from(cache, tail.capacity(), recipients.len()) {
                 Some(cost) => {
                     (Some(Arc::new(CachedContent { bytes: tail, cost, budget: cache.clone() })), vec![])
@@ -135,6 +140,7 @@ impl Incoming {
             smtputf8: envelope.smtputf8,
             ret: envelope.ret,
             envid: envelope.envid,
+            handling: envelope.handling,
             recipients,
             content,
         });
@@ -145,8 +151,9 @@ impl Incoming {
                 recipient: recipient.id,
                 message: id,
                 domain: recipient.domain.clone(),
-                due_at: received_at,
+                due_at,
                 attempts: 0,
+                priority: message.handling.priority,
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();
@@ -196,6 +203,7 @@ pub(super) struct AttemptRow {
     pub(super) enhanced: Option<String>,
     pub(super) reply: String,
     pub(super) outcome: &'static str,
+    pub(super) said_by: &'static str,
 }
 
 impl Outcomes {
@@ -223,6 +231,7 @@ impl OutcomeRow {
             enhanced: attempt.reply.enhanced.map(|enhanced| enhanced.to_string()),
             reply: attempt.reply.to_string(),
             outcome: attempt.outcome.as_str(),
+            said_by: attempt.reply.said_by.as_str(),
         });
         OutcomeRow { recipient, attempt, fate, warned }
     }

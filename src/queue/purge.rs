@@ -1,4 +1,4 @@
-//! Forgets history that is old enough, a small part at a time.
+//! Forgets history and kicks that are old enough, a small part at a time.
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ impl Purge {
         }
         let keep_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
         let cutoff_us = now_us().saturating_sub(keep_us);
+        if self.at.is_none() {
+            conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
+        }
         let (message, recipient) = self.at.unwrap_or((0, 0));
         // A message is finished after it came: those older than the cutoff are all that can be old enough.
         let rows = conn

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
-use crate::mail::{Address, Body, Domain, Notify, Ret, address};
+use crate::mail::{
+    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, Speaker, address,
+};
 
 use super::error::QueueError;
 use super::rows::{Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
@@ -102,6 +104,7 @@ fn due_row(row: &Row<'_>) -> rusqlite::Result<Due> {
         domain: domain_from(domain),
         due_at: row.get(3)?,
         attempts: row.get(4)?,
+        priority: Priority::clamped(row.get(5)?),
         fresh: None,
     })
 }
@@ -111,30 +114,41 @@ fn domain_from(text: &str) -> Domain {
     Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
 }
 
-// Two questions each, so that both are one walk along the index: the rest of a second, and what is later.
+// Two questions, so that both are one walk along the index: the rest of a second, and what is later.
 pub(super) const DUE_SAME_SECOND: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
-    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 ORDER BY next_attempt_at, id LIMIT ?3";
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const DUE_LATER: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
-    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
-pub(super) const DOMAIN_SAME_SECOND: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
-    WHERE domain = ?4 AND state = 'queued' AND next_attempt_at = ?1 AND id > ?2
-    ORDER BY next_attempt_at, id LIMIT ?3";
-pub(super) const DOMAIN_LATER: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts FROM recipients
-    WHERE domain = ?4 AND state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2
+// A question for each priority, so that each is one walk along the index, whatever else waits.
+pub(super) const DOMAIN_NEXT_PRIORITY: &str =
+    "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
+pub(super) const DOMAIN_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?4";
+/// `priority <> 0` lets SQLite see that the index serves.
+pub(super) const DUE_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
-pub(super) const OLDEST_OF_DOMAIN: &str =
-    "SELECT min(next_attempt_at) FROM recipients WHERE domain = ?1 AND state = 'queued'";
+pub(super) const OLDEST_OF_PRIORITY: &str = "
+    SELECT next_attempt_at FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at LIMIT 1";
+pub(super) const TO_BOUNCE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE bounce_at IS NOT NULL ORDER BY id LIMIT ?1";
 /// CROSS: along the index by `expires_at`, not through all that waits.
 pub(super) const EXPIRED: &str = "
-    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts
+    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority
     FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
-    WHERE m.expires_at <= ?1 AND r.state = 'queued' ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+    WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
+    ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
 
 /// Domains that have recipients due, in the order of their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,54 +159,79 @@ pub struct DueDomains {
     pub searched: Option<String>,
 }
 
-/// See [`super::Queue::due`] and [`super::Queue::due_in_domain`].
+/// See [`super::Queue::due`].
 pub(super) fn due(
     conn: &Connection,
-    domain: Option<&Domain>,
     after: DueCursor,
     until: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<Due>> {
-    let (same_second, later) = match domain {
-        None => (DUE_SAME_SECOND, DUE_LATER),
-        Some(_) => (DOMAIN_SAME_SECOND, DOMAIN_LATER),
-    };
     let mut found = Vec::new();
     if after.id < i64::MAX && after.at <= until {
-        collect(conn, same_second, (after.at, after.id, limit), domain, &mut found)?;
+        collect(conn, DUE_SAME_SECOND, params![after.at, after.id, limit as i64], &mut found)?;
     }
     if found.len() < limit {
-        collect(conn, later, (after.at, until, limit - found.len()), domain, &mut found)?;
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DUE_LATER, params![after.at, until, rest], &mut found)?;
     }
     Ok(found)
 }
 
-/// See [`super::Queue::expired`].
+/// See [`super::Queue::due_in_domain`]. Nearly always there is one priority to ask for.
+pub(super) fn due_in_domain(
+    conn: &Connection,
+    domain: &Domain,
+    until: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Due>> {
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
+    let mut found = Vec::new();
+    let mut below = i64::MAX;
+    while found.len() < limit {
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let Some(priority) = priority else { break };
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
+        below = priority;
+    }
+    Ok(found)
+}
+
+/// See [`super::Queue::urgent`].
+pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    let mut found = Vec::new();
+    for priority in (1..=9).rev() {
+        let rest = (limit - found.len().min(limit)) as i64;
+        collect(conn, DUE_OF_PRIORITY, params![priority, until, rest], &mut found)?;
+    }
+    Ok(found)
+}
+
+/// See [`super::Queue::expired`]. Two questions, so that each has its index.
 pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    conn.prepare_cached(EXPIRED)?.query_map(params![now, limit as i64], due_row)?.collect()
+    let mut statement = conn.prepare_cached(TO_BOUNCE)?;
+    let mut found = statement.query_map([limit as i64], due_row)?.collect::<rusqlite::Result<Vec<Due>>>()?;
+    let rest = limit - found.len().min(limit);
+    for due in conn.prepare_cached(EXPIRED)?.query_map(params![now, rest as i64], due_row)? {
+        found.push(due?);
+    }
+    Ok(found)
 }
 
 fn collect(
     conn: &Connection,
     sql: &str,
-    (first, second, limit): (i64, i64, usize),
-    domain: Option<&Domain>,
+    params: impl rusqlite::Params,
     found: &mut Vec<Due>,
 ) -> rusqlite::Result<()> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let limit = limit as i64;
-    let rows = match domain {
-        None => statement.query_map(params![first, second, limit], due_row)?,
-        Some(domain) => statement.query_map(params![first, second, limit, domain.as_str()], due_row)?,
-    };
-    for due in rows {
+    for due in conn.prepare_cached(sql)?.query_map(params, due_row)? {
         found.push(due?);
     }
     Ok(())
 }
 
 /// See [`super::Queue::due_domains`]. From one domain to the next along the index: as many steps as there are
-/// domains, however many recipients.
+/// domains, and priorities in each, however many recipients.
 pub(super) fn due_domains(
     conn: &Connection,
     after: &str,
@@ -200,13 +239,19 @@ pub(super) fn due_domains(
     max: usize,
 ) -> rusqlite::Result<DueDomains> {
     let mut next = conn.prepare_cached(NEXT_DOMAIN)?;
-    let mut oldest = conn.prepare_cached(OLDEST_OF_DOMAIN)?;
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
+    let mut oldest_of = conn.prepare_cached(OLDEST_OF_PRIORITY)?;
     let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
     for _ in 0..max {
         found.searched = next.query_row([&found.searched], |row| row.get(0))?;
         let Some(name) = &found.searched else { break };
-        let at: Option<i64> = oldest.query_row([name], |row| row.get(0))?;
-        if let Some(at) = at.filter(|at| *at <= until) {
+        let (mut oldest, mut below): (Option<i64>, i64) = (None, i64::MAX);
+        while let Some(priority) = next_priority.query_row(params![name, below], |row| row.get(0))? {
+            let at = oldest_of.query_row(params![name, priority], |row| row.get(0)).optional()?;
+            oldest = oldest.into_iter().chain(at).min();
+            below = priority;
+        }
+        if let Some(at) = oldest.filter(|at| *at <= until) {
             found.due.push((domain_from(name), at));
         }
     }
@@ -263,7 +308,8 @@ pub(super) fn fetch(
 ) -> rusqlite::Result<Fetched> {
     let mut fetched = Fetched { message: None, spoilt: Vec::new() };
     let mut statement = conn.prepare_cached(
-        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid
+        "SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid, priority,
+                require_tls, release_at, release_asked, deliver_by, deliver_by_mode
          FROM messages WHERE id = ?1",
     )?;
     let mut rows = statement.query([id.0])?;
@@ -292,12 +338,14 @@ pub(super) fn fetch(
         smtputf8: row.get(8)?,
         ret: ret.as_deref().and_then(Ret::from_word),
         envid: row.get(10)?,
+        handling: handling(row)?,
         recipients: Vec::with_capacity(recipients.len()),
         content: None,
     };
     let mut statement = conn.prepare_cached(
-        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at
-         FROM recipients WHERE id = ?1 AND message_id = ?2 AND state = 'queued'",
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
+                bounce_at IS NOT NULL
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
     )?;
     for recipient in recipients {
         let mut rows = statement.query([recipient.0, id.0])?;
@@ -314,8 +362,24 @@ pub(super) fn fetch(
     Ok(fetched)
 }
 
+/// From column 11 on. What a person has spoilt asks for nothing; but for REQUIRETLS, where any number but 0 asks.
+fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
+    let release_at: Option<i64> = row.get(13)?;
+    let asked: Option<String> = row.get(14)?;
+    let by: Option<i64> = row.get(15)?;
+    let mode: Option<String> = row.get(16)?;
+    let release = release_at.map(|at| {
+        let asked = asked.as_deref().and_then(Hold::from_word).unwrap_or(Hold::Until(at));
+        Release { at, asked }
+    });
+    let mode = mode.as_deref().and_then(DeliverBy::read_mode);
+    let deliver_by = by.zip(mode).map(|(at, (returns, trace))| DeliverBy { at, returns, trace });
+    Ok(Handling { priority: Priority::clamped(row.get(11)?), require_tls: row.get(12)?, release, deliver_by })
+}
+
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
+    let said_by: Option<String> = row.get(8)?;
     Ok(QueuedRecipient {
         id,
         address,
@@ -326,6 +390,8 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         last_reply: row.get(5)?,
         last_mx: row.get(6)?,
         warned_at: row.get(7)?,
+        last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
+        to_bounce: row.get(9)?,
     })
 }
 

@@ -1,10 +1,11 @@
 //! What goes into the queue and comes out of it: the row types that the other rooms share.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Notify, Ret};
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret, Speaker};
 
 use super::id::{MessageId, RecipientId};
 
@@ -63,6 +64,8 @@ pub struct QueuedMessage {
     pub ret: Option<Ret>,
     /// ENVID.
     pub envid: Option<String>,
+    /// MT-PRIORITY, REQUIRETLS, FUTURERELEASE, DELIVERBY.
+    pub handling: Handling,
     /// The recipients asked for, those still waiting (state `queued`).
     pub recipients: Vec<QueuedRecipient>,
     /// The content, while the cache of fresh messages keeps it; otherwise [`super::Queue::content`] reads it.
@@ -102,10 +105,14 @@ pub struct QueuedRecipient {
     pub orcpt: Option<String>,
     /// What was said last.
     pub last_reply: Option<String>,
-    /// Who said it.
+    /// The host that it was about.
     pub last_mx: Option<String>,
+    /// Whose words `last_reply` is.
+    pub last_said_by: Speaker,
     /// When the sender was told of the delay.
     pub warned_at: Option<i64>,
+    /// An operator wants it returned to the sender: it bounces, without a further try.
+    pub to_bounce: bool,
 }
 
 /// A recipient whose time has come: all that the scheduler keeps of it.
@@ -121,6 +128,8 @@ pub struct Due {
     pub due_at: i64,
     /// Tries so far.
     pub attempts: u32,
+    /// Its message's.
+    pub priority: Priority,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
 }
@@ -136,7 +145,8 @@ pub struct Job {
     pub recipients: Vec<(RecipientId, Duration)>,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
-    /// Past its lifetime: bounce it with what was said last, without another try.
+    /// Past its lifetime, or to be returned by an operator's wish: bounce it with what was said last, without
+    /// another try.
     pub expired: bool,
 }
 
@@ -229,19 +239,78 @@ pub struct LaneRow {
     pub last_reply: String,
 }
 
-/// Whose mail an ETRN or the command line asks to have tried now.
+/// Whose mail an ETRN asks to have tried now. Shown as it is asked for (RFC 1985 §5.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kick {
     /// This domain (ETRN `example.com`).
     Domain(Domain),
     /// This domain and all below it (ETRN `@example.com`, RFC 1985 §5).
     DomainAndBelow(Domain),
+    /// A lane by its name, and the domains whose mail waits in it (ETRN `#lane`).
+    Lane(String, Vec<Domain>),
+}
+
+impl fmt::Display for Kick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kick::Domain(domain) => write!(f, "{domain}"),
+            Kick::DomainAndBelow(domain) => write!(f, "@{domain}"),
+            Kick::Lane(lane, _) => write!(f, "#{lane}"),
+        }
+    }
+}
+
+/// Who asks for a kick; recorded with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asker {
+    /// Who authenticated; none on a trusted network.
+    pub user: Option<String>,
+    /// Where they are.
+    pub client: Option<IpAddr>,
+}
+
+/// What a kick came to; the number is how many recipients wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kicked {
+    /// Nothing waits.
+    Nothing,
+    /// All were due before, and no lane of theirs backed off: they are in line or under way.
+    UnderWay(usize),
+    /// All are due now.
+    Started(usize),
+    /// More than one transaction moves: they become due part by part.
+    InParts(usize),
+}
+
+impl Kicked {
+    /// How many recipients wait.
+    pub fn waiting(self) -> usize {
+        match self {
+            Kicked::Nothing => 0,
+            Kicked::UnderWay(waiting) | Kicked::Started(waiting) | Kicked::InParts(waiting) => waiting,
+        }
+    }
+}
+
+/// What waits in one lane: a line of XSTA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneCount {
+    /// The lane's name.
+    pub lane: String,
+    /// Messages with a recipient in it.
+    pub messages: u64,
+    /// Recipients, held ones among them.
+    pub recipients: u64,
+    /// Recipients that are held.
+    pub held: u64,
+    /// Unix seconds: when the first of them is due; none where all are held.
+    pub next_attempt_at: Option<i64>,
 }
 
 /// What the writer tells the scheduler, in the order of the commits.
 #[derive(Debug)]
 pub enum Event {
-    /// New messages are on disk; every recipient is due now.
+    /// New messages are on disk; their recipients are due now, or when the message is released.
     Accepted(Vec<Due>),
     /// These are no longer in flight; with the next try's time where there is one.
     Settled(Vec<(RecipientId, Option<i64>)>),

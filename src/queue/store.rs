@@ -3,10 +3,14 @@
 //! Runs inside the writer's transaction. An error leaves that transaction to be rolled back; the
 //! operation itself stays as it was and can be applied again.
 
+use std::borrow::Cow;
+
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
+use crate::mail::Domain;
+
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{Fate, Kick, LaneRow};
+use super::rows::{Asker, Fate, Kick, Kicked, LaneRow};
 use super::{MessageId, RecipientId};
 
 /// Largest chunk of content.
@@ -26,6 +30,9 @@ pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1"
 /// Only once its last recipient is gone.
 pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
+/// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients.
+pub(super) const INSERT_KICK: &str =
+    "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
 
 /// What an operation did, for the answer and the scheduler.
@@ -33,9 +40,9 @@ pub(super) enum Effect {
     Done,
     /// Of each recipient of a settlement the time of its next try.
     Settled(Vec<(RecipientId, Option<i64>)>),
-    /// How many recipients the kick is about, and whether some are still to be moved.
+    /// What the kick came to, and whether some recipients are still to be moved.
     Kicked {
-        waiting: usize,
+        kicked: Kicked,
         more: bool,
     },
 }
@@ -77,12 +84,13 @@ impl<'c> Store<'c> {
             )?,
             insert_message: conn.prepare(
                 "INSERT INTO messages (id, queue_id, sender, user, client, helo, received_at, expires_at, size, body,
-                                       smtputf8, ret, envid)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       smtputf8, ret, envid, priority, require_tls, release_at, release_asked,
+                                       deliver_by, deliver_by_mode)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
-                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
             insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
@@ -93,8 +101,8 @@ impl<'c> Store<'c> {
             )?,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
-                                       outcome)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       outcome, said_by)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
@@ -104,10 +112,11 @@ impl<'c> Store<'c> {
                 "UPDATE recipients
                  SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
-                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at), dot_at = NULL
+                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
+                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
-            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2 WHERE id = ?1")?,
+            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_said_by = 'postrider' WHERE id = ?1")?,
             intend_dot: conn.prepare("UPDATE recipients SET dot_at = ?2 WHERE id = ?1")?,
             set_lane: conn.prepare("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, unixepoch())")?,
             clear_lane: conn.prepare("DELETE FROM lanes WHERE lane = ?")?,
@@ -147,7 +156,14 @@ impl<'c> Store<'c> {
                     self.intend_dot.execute(params![recipient.0, at])?;
                 }
             }
-            Op::Kick { kick, now, ack } => return self.kick(kick, *now, ack.is_some()),
+            Op::Kick { kick, asker, now, ack } => {
+                let (kicked, more) = self.kick(kick, *now, ack.is_some())?;
+                // Its further parts are the same kick.
+                if ack.is_some() {
+                    self.record_kick(kick, asker, *now, kicked)?;
+                }
+                return Ok(Effect::Kicked { kicked, more });
+            }
             Op::Hold { recipients, why } => {
                 for recipient in recipients {
                     self.hold.execute(params![recipient.0, why])?;
@@ -182,6 +198,8 @@ impl<'c> Store<'c> {
             }
             self.delete_incoming.execute([m.id.0])?;
         }
+        let handling = &m.handling;
+        let first_attempt_at = handling.released_at(m.received_at);
         self.insert_message.execute(params![
             m.id.0,
             new.queue_id,
@@ -196,6 +214,12 @@ impl<'c> Store<'c> {
             m.smtputf8,
             m.ret.map(|ret| ret.as_str()),
             m.envid,
+            handling.priority.value(),
+            handling.require_tls,
+            handling.release.map(|release| release.at),
+            handling.release.map(|release| release.asked.to_string()),
+            handling.deliver_by.map(|by| by.at),
+            handling.deliver_by.map(|by| by.mode()),
         ])?;
         for (seq, data) in (new.chunks_before..).zip(new.tail().chunks(CHUNK_BYTES_MAX)) {
             self.insert_content.execute(params![m.id.0, seq, data])?;
@@ -207,9 +231,10 @@ impl<'c> Store<'c> {
                 m.id.0,
                 address,
                 r.domain.as_str(),
-                m.received_at,
+                first_attempt_at,
                 r.notify.map(|notify| notify.to_word()),
                 r.orcpt,
+                handling.priority.value(),
             ])?;
         }
         Ok(())
@@ -267,6 +292,7 @@ impl<'c> Store<'c> {
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
                     row.warned.then_some(now),
+                    attempt.map(|attempt| attempt.said_by),
                 ],
                 |row| row.get(0),
             )
@@ -289,21 +315,26 @@ impl<'c> Store<'c> {
                 a.enhanced,
                 a.reply,
                 a.outcome,
+                a.said_by,
             ])
             .map(drop)
     }
 
-    /// The first part of a kick, or another: the domains' waiting recipients become due.
-    fn kick(&mut self, kick: &Kick, now: i64, is_first: bool) -> Result<Effect> {
+    /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held until
+    /// its release (RFC 4865).
+    fn kick(&mut self, kick: &Kick, now: i64, is_first: bool) -> Result<(Kicked, bool)> {
         let (domain, domains) = domains_of(kick);
         let mut statement =
             self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
-        statement.execute([domain])?;
+        let mut backed_off = statement.execute([&domain])?;
+        if let Kick::Lane(lane, _) = kick {
+            backed_off += self.clear_lane.execute([lane])?;
+        }
         // Somebody waits for the number; the parts that follow need not count all of them again.
         let waiting: u32 = if is_first {
             let count =
                 format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND domain IN ({domains})");
-            self.conn.prepare_cached(&count)?.query_row([domain], |row| row.get(0))?
+            self.conn.prepare_cached(&count)?.query_row([&domain], |row| row.get(0))?
         } else {
             0
         };
@@ -311,11 +342,27 @@ impl<'c> Store<'c> {
             .conn
             .prepare_cached(&format!(
                 "UPDATE recipients SET next_attempt_at = ?2 WHERE id IN
-                     (SELECT id FROM recipients
-                      WHERE state = 'queued' AND next_attempt_at > ?2 AND domain IN ({domains}) LIMIT ?3)"
+                     (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
+                      WHERE r.state = 'queued' AND r.next_attempt_at > ?2 AND r.domain IN ({domains})
+                          AND coalesce(m.release_at, 0) <= ?2 LIMIT ?3)"
             ))?
             .execute(params![domain, now, KICK_ROWS_MAX])?;
-        Ok(Effect::Kicked { waiting: waiting as usize, more: moved as i64 == KICK_ROWS_MAX })
+        let (waiting, more) = (waiting as usize, moved as i64 == KICK_ROWS_MAX);
+        let kicked = match waiting {
+            0 => Kicked::Nothing,
+            _ if more => Kicked::InParts(waiting),
+            _ if moved == 0 && backed_off == 0 => Kicked::UnderWay(waiting),
+            _ => Kicked::Started(waiting),
+        };
+        Ok((kicked, more))
+    }
+
+    fn record_kick(&mut self, kick: &Kick, asker: &Asker, now: i64, kicked: Kicked) -> Result<()> {
+        let client = asker.client.map(|ip| ip.to_string());
+        self.conn
+            .prepare_cached(INSERT_KICK)?
+            .execute(params![now, kick.to_string(), asker.user, client, kicked.waiting() as i64])
+            .map(drop)
     }
 
     /// Writes a lane's backoff, or forgets it.
@@ -330,14 +377,18 @@ impl<'c> Store<'c> {
     }
 }
 
-/// The domain that is ?1, and the query for the domains (and lanes) that are meant.
-fn domains_of(kick: &Kick) -> (&str, &'static str) {
+/// What is ?1, and the query for the domains (and lanes) that are meant.
+fn domains_of(kick: &Kick) -> (Cow<'_, str>, &'static str) {
     match kick {
-        Kick::Domain(domain) => (domain.as_str(), "SELECT ?1"),
+        Kick::Domain(domain) => (domain.as_str().into(), "SELECT ?1"),
+        Kick::Lane(_, domains) => {
+            let names = domains.iter().map(Domain::as_str);
+            (super::counts::json_list(names).into(), "SELECT value FROM json_each(?1)")
+        }
         // From one domain to the next along the index: as many steps as there are domains, not recipients.
         // substr, since to LIKE an underscore is a wildcard.
         Kick::DomainAndBelow(domain) => (
-            domain.as_str(),
+            domain.as_str().into(),
             "WITH RECURSIVE each(name) AS (
                  SELECT min(domain) FROM recipients
                  UNION ALL

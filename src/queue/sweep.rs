@@ -64,7 +64,7 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     }
     // Held, not failed: perhaps the operator has the content elsewhere.
     conn.execute(
-        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing'
+        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing', last_said_by = 'postrider'
          WHERE state = 'queued' AND message_id IN
              (SELECT id FROM messages m
               WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id))",

@@ -288,15 +288,15 @@ impl<'c> Writer<'c> {
                 }
             }
             (Op::Hold { .. }, Effect::Settled(settled)) => self.tell(Event::Settled(settled)),
-            (Op::Kick { kick, now, ack }, Effect::Kicked { waiting, more }) => {
+            (Op::Kick { kick, asker, now, ack }, Effect::Kicked { kicked, more }) => {
                 if ack.is_some() || !more {
                     self.tell(Event::Kicked(kick.clone()));
                 }
                 if more {
-                    self.group.push(Op::Kick { kick, now, ack: None });
+                    self.group.push(Op::Kick { kick, asker, now, ack: None });
                 }
                 if let Some(ack) = ack {
-                    let _ = ack.send(Ok(waiting));
+                    let _ = ack.send(Ok(kicked));
                 }
             }
             // The scheduler knows nothing of what the sweep finds.

@@ -5,10 +5,14 @@
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
 //! apart from the retry time of each message.
 //!
+//! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
+//! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
+//!
 //! Memory holds a window: of each lane's due recipients at most [`Windows::lane`], of all
 //! together about [`Windows::all`]. A lane that had to leave some in the database says so (`more`) and
 //! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
-//! database too, so that a lane's turns are in the order of due time. Nothing is lost by forgetting
+//! database too, so that a lane's turns are in the order of due time; only the urgent, and what is more urgent than
+//! the last in line, joins the line at once. Nothing is lost by forgetting
 //! here: the database is the truth.
 //!
 //! No step costs more the more lanes or recipients wait: who is hungry, who may take a turn and whose
@@ -18,15 +22,20 @@
 //!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
 //!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
 //! ```
+//!
+//! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
+//! somebody who fetches it claims it, which puts it in flight as a turn does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::SchedulerSettings;
-use crate::mail::Domain;
+use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::mail::{Domain, Priority};
 use crate::queue::{Due, DueCursor, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
+use super::turns::Turns;
 
 /// How much is held in memory.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +58,7 @@ impl Default for Windows {
 
 #[derive(Debug, Default)]
 struct Lane {
+    /// By priority, the highest first, and in the order of coming.
     waiting: VecDeque<Due>,
     /// Transactions under way.
     busy: usize,
@@ -65,10 +75,18 @@ struct Lane {
     asked: bool,
     /// Recipients in flight, until their settlement is on disk.
     flying: usize,
-    /// Stands in the ring of turns, or on the bench.
-    in_ring: bool,
+    /// Its place in the rings of turns, or on the bench. Entries there with other tickets are void.
+    turn: Option<Turn>,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     domain: Option<Domain>,
+}
+
+/// A lane's place among those that wait for a turn.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    priority: Priority,
+    ticket: u64,
+    benched: bool,
 }
 
 /// A change of a lane's health that belongs on disk and in the log.
@@ -78,6 +96,25 @@ pub enum LaneChange {
     BacksOff(LaneRow),
     /// Works again.
     Recovered,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
 }
 
 /// What a lane needs read from the database.
@@ -101,15 +138,19 @@ pub struct Refill {
 pub struct Lanes {
     windows: Windows,
     settings: SchedulerSettings,
+    /// Domains whose mail is fetched.
+    atrn: AtrnDomains,
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
     /// Lanes that may have a job, in the order of their turns.
-    ring: VecDeque<Arc<str>>,
-    /// Doubtful lanes whose turn has come while the workers that doubtful lanes may have are all taken. They go
-    /// and the ring alternate when one comes free.
-    bench: VecDeque<Arc<str>>,
+    rings: Turns,
+    /// Doubtful lanes whose turn has come while the workers that doubtful lanes may have are all taken. When one
+    /// comes free, they and the rings alternate, where the priority is the same.
+    bench: Turns,
     bench_is_next: bool,
+    /// The last ticket given out.
+    tickets: u64,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
     /// Lanes that run low and have more in the database, in the order in which they said so.
@@ -135,11 +176,13 @@ impl Lanes {
             windows,
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
+            atrn: AtrnDomains::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            ring: VecDeque::new(),
-            bench: VecDeque::new(),
+            rings: Turns::default(),
+            bench: Turns::default(),
             bench_is_next: false,
+            tickets: 0,
             alarms: BTreeSet::new(),
             hungry: VecDeque::new(),
             known: HashMap::new(),
@@ -156,8 +199,23 @@ impl Lanes {
         self.forget_waiting();
     }
 
+    /// Takes the domains whose mail is fetched; gives those of before. What waits is forgotten (the caller reads it
+    /// again), since lanes are named anew.
+    pub fn set_atrn(&mut self, domains: AtrnDomains) -> AtrnDomains {
+        self.forget_waiting();
+        std::mem::replace(&mut self.atrn, domains)
+    }
+
+    /// The domains whose mail is fetched.
+    pub fn atrn(&self) -> &AtrnDomains {
+        &self.atrn
+    }
+
     /// A lane that was backing off when the process ended.
     pub fn restore(&mut self, row: LaneRow) {
+        if atrn::domain_of_lane(&row.lane).is_some() {
+            return;
+        }
         let name: Arc<str> = row.lane.into();
         let lane = self.lanes.entry(name.clone()).or_default();
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
@@ -171,7 +229,7 @@ impl Lanes {
 
     /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
     fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
-        if self.known.contains_key(&due.recipient) {
+        if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
         }
         let name = self.lane_of(&due.domain);
@@ -180,14 +238,25 @@ impl Lanes {
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
-        // What is fresh and in memory does not wait for a backlog to be read.
-        let overtakes = lane.more && !in_order && due.fresh.is_none();
-        if lane.backoff_until > now || lane.waiting.len() >= room || overtakes {
-            self.leave(&name, DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() });
+        let goes_before_last = lane.waiting.back().is_some_and(|last| last.priority < due.priority);
+        // What is fresh and in memory, or urgent, does not wait for a backlog to be read.
+        let waits_for_nothing =
+            in_order || due.fresh.is_some() || due.priority > Priority::NORMAL || goes_before_last;
+        let is_full = lane.waiting.len() >= room;
+        if lane.backoff_until > now || is_full && !goes_before_last || lane.more && !waits_for_nothing {
+            self.leave(&name, just_before(&due));
             return;
         }
+        // The last in line goes back to the database where it is less urgent.
+        if is_full && let Some(last) = lane.waiting.pop_back() {
+            self.known.remove(&last.recipient);
+            self.waiting -= 1;
+            self.leave(&name, just_before(&last));
+        }
+        let Some(lane) = self.lanes.get_mut(&name) else { return };
         self.known.insert(due.recipient, name.clone());
-        lane.waiting.push_back(due);
+        let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
+        lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
@@ -208,6 +277,9 @@ impl Lanes {
 
     /// A domain has recipients due that may not be here, the first of them at `oldest`.
     pub fn has_due(&mut self, domain: &Domain, oldest: i64) {
+        if self.atrn.contains(domain.as_str()) {
+            return;
+        }
         let name = self.lane_of(domain);
         let lane = self.lanes.entry(name.clone()).or_default();
         if lane.domain.is_none() && *name == *domain.as_str() {
@@ -244,7 +316,7 @@ impl Lanes {
             if let Some(lane) = self.lanes.get_mut(&lane) {
                 lane.flying += 1;
             }
-            let entry = (due.recipient, std::time::Duration::ZERO);
+            let entry = (due.recipient, Duration::ZERO);
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
@@ -261,22 +333,19 @@ impl Lanes {
             return Some(job);
         }
         while let Some(name) = self.next_turn() {
-            let (may_start, suspect) = match self.lanes.get_mut(&name) {
-                Some(lane) => {
-                    lane.in_ring = false;
-                    (may_start(lane, &self.settings, now), lane.failures > 0)
-                }
-                None => continue,
-            };
+            let may_doubt = self.may_doubt();
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            let turn = lane.turn.take();
+            let (may_start, suspect) = (may_start(lane, &self.settings, now), lane.failures > 0);
             if !may_start {
                 continue;
             }
-            if suspect && !self.may_doubt() {
+            if suspect && !may_doubt {
                 // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                if let Some(lane) = self.lanes.get_mut(&name) {
-                    lane.in_ring = true;
+                lane.turn = turn.map(|turn| Turn { benched: true, ..turn });
+                if let Some(turn) = turn {
+                    self.bench.push(turn.priority, name, turn.ticket);
                 }
-                self.bench.push_back(name);
                 continue;
             }
             let job = self.take_job(&name);
@@ -287,17 +356,54 @@ impl Lanes {
         None
     }
 
-    /// Whose turn it is. Ends: who cannot start leaves the ring, who may not goes to the bench.
+    /// Whose turn it is. Ends: who cannot start leaves the rings, who may not goes to the bench.
     fn next_turn(&mut self) -> Option<Arc<str>> {
-        let from_bench = self.may_doubt() && (self.bench_is_next || self.ring.is_empty());
+        let may_doubt = self.may_doubt();
+        let ring = self.rings.highest(is_valid(&self.lanes));
+        let bench = if may_doubt { self.bench.highest(is_valid(&self.lanes)) } else { None };
+        let from_bench = bench.is_some() && (bench > ring || bench == ring && self.bench_is_next);
         self.bench_is_next = !from_bench;
-        from_bench.then(|| self.bench.pop_front()).flatten().or_else(|| self.ring.pop_front())
+        if from_bench { self.bench.pop() } else { self.rings.pop() }
+    }
+
+    /// Whether [`Lanes::claim`] would take this recipient.
+    pub fn may_claim(&self, due: &Due) -> bool {
+        self.atrn.contains(due.domain.as_str()) && !self.knows(due)
+    }
+
+    /// The next job for somebody who fetches mail, from the front of `rows`; what is in flight already, or no longer
+    /// to be fetched, is passed over. None: `rows` is used up.
+    pub fn claim(&mut self, rows: &mut VecDeque<Due>) -> Option<Job> {
+        let first = loop {
+            let due = rows.pop_front()?;
+            if self.may_claim(&due) {
+                break due;
+            }
+        };
+        let lane = atrn::lane(first.domain.as_str());
+        let mut claimed = vec![(first.recipient, self.wait(&first))];
+        self.known.insert(first.recipient, lane.clone());
+        while claimed.len() < self.settings.recipients_per_transaction
+            && let Some(due) = rows.front()
+            && due.message == first.message
+            && due.domain == first.domain
+            && self.may_claim(due)
+        {
+            let Some(due) = rows.pop_front() else { break };
+            claimed.push((due.recipient, self.wait(&due)));
+            self.known.insert(due.recipient, lane.clone());
+        }
+        Some(Job { lane, message: first.message, recipients: claimed, fresh: first.fresh, expired: false })
+    }
+
+    fn wait(&mut self, due: &Due) -> Duration {
+        self.schedule.wait(due.attempts.saturating_add(1), self.random.f64())
     }
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
         let bench_may = self.may_doubt() && !self.bench.is_empty();
-        !self.ring.is_empty() || bench_may || !self.expired.is_empty()
+        !self.rings.is_empty() || bench_may || !self.expired.is_empty()
     }
 
     fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
@@ -333,7 +439,11 @@ impl Lanes {
         if !unsettled.is_empty() {
             // Whatever became of them, the database knows; they may still be due.
             self.settled(unsettled.iter().copied());
-            self.leave(&job.lane, DueCursor::from(i64::MIN));
+            match atrn::domain_of_lane(&job.lane).map(Domain::parse) {
+                // Perhaps no longer to be fetched.
+                Some(Ok(domain)) => self.has_due(&domain, i64::MIN),
+                _ => self.leave(&job.lane, DueCursor::from(i64::MIN)),
+            }
         }
         if job.expired {
             return None;
@@ -349,9 +459,7 @@ impl Lanes {
                 self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
                 lane.failures = 0;
                 lane.backoff_until = 0;
-                let benched = self.bench.len();
-                self.bench.retain(|name| *name != job.lane);
-                lane.in_ring &= self.bench.len() == benched;
+                lane.turn = lane.turn.filter(|turn| !turn.benched);
                 Some(LaneChange::Recovered)
             }
             // Transactions that were under way together fail together: that is one failure.
@@ -388,6 +496,8 @@ impl Lanes {
             self.known.remove(&due.recipient);
             first = first.min(DueCursor::from(due.due_at.saturating_sub(1)));
         }
+        let void = lane.turn.take();
+        self.sweep_turns(void);
         self.leave(name, first);
     }
 
@@ -504,14 +614,45 @@ impl Lanes {
         self.known.contains_key(&due.recipient)
     }
 
-    /// Whether all that a domain has due is left to a lane that will read it.
+    /// Whether all that a domain has due is left to a lane that will read it, or to who fetches it.
     pub fn will_read(&self, domain: &Domain) -> bool {
-        self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
+        self.atrn.contains(domain.as_str())
+            || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
     }
 
-    /// Whether a due recipient is accounted for: in line, in flight, or left to a lane that will read it.
+    /// How many recipients of a domain may be here or in flight.
+    pub fn known_of(&self, domain: &Domain) -> usize {
+        self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.flying)
+    }
+
+    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that will read it.
     pub fn accounts_for(&self, due: &Due) -> bool {
         self.knows(due) || self.will_read(&due.domain)
+    }
+
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that nothing is known of is healthy and idle.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => self.state_of(&name.into(), &Lane::default()),
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: at_once(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
     }
 
     /// Recipients in line here.
@@ -521,6 +662,9 @@ impl Lanes {
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.
     pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        if self.atrn.contains(domain.as_str()) {
+            return atrn::lane(domain.as_str());
+        }
         if self.settings.routes.0.is_empty()
             && let Some((name, _)) = self.lanes.get_key_value(domain.as_str())
         {
@@ -535,12 +679,24 @@ impl Lanes {
     }
 
     fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
-        if let Some(lane) = self.lanes.get_mut(name)
-            && !lane.in_ring
-            && may_start(lane, &self.settings, now)
-        {
-            lane.in_ring = true;
-            self.ring.push_back(name.clone());
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
+        // One that stands in the ring of a lower priority moves up.
+        let stands = lane.turn.is_some_and(|turn| turn.priority >= priority);
+        if stands || !may_start(lane, &self.settings, now) {
+            return;
+        }
+        self.tickets += 1;
+        let void = lane.turn.replace(Turn { priority, ticket: self.tickets, benched: false });
+        self.rings.push(priority, name.clone(), self.tickets);
+        self.sweep_turns(void);
+    }
+
+    /// An entry became void.
+    fn sweep_turns(&mut self, void: Option<Turn>) {
+        if let Some(Turn { priority, benched, .. }) = void {
+            let turns = if benched { &mut self.bench } else { &mut self.rings };
+            turns.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
         }
     }
 
@@ -557,7 +713,7 @@ impl Lanes {
                 && lane.failures == 0
                 && !lane.more
                 && !lane.asked
-                && !lane.in_ring
+                && lane.turn.is_none()
         });
         if idle {
             self.lanes.remove(name);
@@ -566,17 +722,37 @@ impl Lanes {
 }
 
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    let at_once = if lane.failures > 0 { 1 } else { settings.connections_per_destination };
-    !lane.waiting.is_empty() && lane.busy < at_once && lane.backoff_until <= now
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings) && lane.backoff_until <= now
+}
+
+/// A lane whose last try met trouble is probed with one.
+fn at_once(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    if lane.failures > 0 { 1 } else { settings.connections_per_destination }
+}
+
+/// Whether a ticket is the one that a lane holds.
+fn is_valid(lanes: &HashMap<Arc<str>, Lane>) -> impl Fn(&str, u64) -> bool + '_ {
+    |name, ticket| lanes.get(name).and_then(|lane| lane.turn).is_some_and(|turn| turn.ticket == ticket)
+}
+
+/// The place in the order of time that this one is the next behind.
+fn just_before(due: &Due) -> DueCursor {
+    DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
 }
 
 #[cfg(test)]
 impl Lanes {
-    /// Lanes whose turn can come now, those that wait for a doubtful lane's share left out.
-    pub(crate) fn ready(&self, now: i64) -> Vec<Arc<str>> {
+    /// Lanes whose turn can come now and the priority of it, those that wait for a doubtful lane's share left out.
+    pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
         let ready =
             |lane: &Lane| may_start(lane, &self.settings, now) && (lane.failures == 0 || self.may_doubt());
-        self.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(name, _)| name.clone()).collect()
+        let lanes = self.lanes.iter().filter(|(_, lane)| ready(lane));
+        lanes.filter_map(|(name, lane)| Some((name.clone(), lane.waiting.front()?.priority))).collect()
+    }
+
+    /// Entries in the rings and on the bench, void ones too.
+    pub(super) fn turns_kept(&self) -> usize {
+        self.rings.entries().count() + self.bench.entries().count()
     }
 
     /// Recounts what is kept as running sums.
@@ -586,8 +762,19 @@ impl Lanes {
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
         assert_eq!(suspect, self.suspect_busy, "suspect_busy");
         for (name, lane) in &self.lanes {
-            let stands = self.ring.iter().chain(&self.bench).filter(|stands| *stands == name).count();
-            assert_eq!(usize::from(lane.in_ring), stands, "{name} in the ring or on the bench");
+            let held = |turns: &Turns, benched| {
+                let held = |(priority, at, ticket): &(Priority, &str, u64)| {
+                    let is_held = |turn: Turn| {
+                        (turn.priority, turn.ticket, turn.benched) == (*priority, *ticket, benched)
+                    };
+                    *at == &**name && lane.turn.is_some_and(is_held)
+                };
+                turns.entries().filter(held).count()
+            };
+            let stands = held(&self.rings, false) + held(&self.bench, true);
+            assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} in the rings or on the bench");
+            let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
+            assert!(line.all(|(one, next)| one.priority >= next.priority), "{name} is out of order");
             let asked = self.hungry.iter().filter(|asked| *asked == name).count();
             assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
             let will_ask =

@@ -5,12 +5,14 @@
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
 pub mod lanes;
+mod pickup;
 pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,11 +20,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::Clock;
-use crate::config::SchedulerSettings;
+use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{Event, Health, Job, Queue, QueueError, RecipientId};
+use crate::queue::{Event, Health, Job, LaneRow, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, Lanes};
+use lanes::{LaneChange, LaneState, Lanes};
+pub use pickup::Pickup;
 use reader::{Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
@@ -33,6 +37,8 @@ const EVENTS_AT_ONCE: usize = 1_000;
 const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
+/// Until when a lane that waits for ATRN is shown to back off: 9999-12-31 23:59:59.
+const FOR_EVER: i64 = 253_402_300_799;
 
 /// Why the scheduler cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -78,16 +84,7 @@ impl Scheduler {
         for row in queue.lanes()? {
             lanes.restore(row);
         }
-        let inner = Inner {
-            lanes: Mutex::new(lanes),
-            work: Condvar::new(),
-            queue,
-            clock,
-            stopping: AtomicBool::new(false),
-            renamed: AtomicBool::new(false),
-            pulse: Mutex::new(Instant::now()),
-        };
-        let scheduler = Scheduler { inner: Arc::new(inner) };
+        let scheduler = Scheduler { inner: Arc::new(Inner::new(lanes, queue, clock)) };
         let mut thread = Thread::new(scheduler.inner.clone());
         let handle = std::thread::Builder::new()
             .name("scheduler".to_owned())
@@ -102,7 +99,7 @@ impl Scheduler {
         let mut lanes = inner.lock();
         let deadline = Instant::now() + patience;
         loop {
-            if inner.stopping.load(Ordering::Relaxed) {
+            if inner.stopping.load(Relaxed) {
                 return None;
             }
             // While outcomes cannot be written, nothing new is tried: it would be delivered over and over.
@@ -148,12 +145,52 @@ impl Scheduler {
     /// Takes new settings (SIGHUP).
     pub fn reconfigure(&self, settings: SchedulerSettings) {
         self.inner.lock().reconfigure(settings);
-        self.inner.renamed.store(true, Ordering::Release);
+        self.inner.renamed.store(true, Relaxed);
+    }
+
+    /// Takes the domains whose mail waits for ATRN from now on: they get no turns, and what waits in them is shown
+    /// to do so. What is under way by MX ends there.
+    ///
+    /// # Errors
+    /// Where the lanes cannot be read; the domains hold all the same, only people do not see it.
+    pub fn set_atrn(&self, domains: AtrnDomains) -> Result<(), QueueError> {
+        let inner = &*self.inner;
+        let before = inner.lock().set_atrn(domains);
+        inner.renamed.store(true, Relaxed);
+        let rows = inner.queue.lanes()?;
+        let lanes = inner.lock();
+        // Those of the last process too.
+        let known = rows.iter().filter_map(|row| atrn::domain_of_lane(&row.lane)).chain(before.names());
+        for gone in known.filter(|domain| !lanes.atrn().contains(domain)) {
+            inner.queue.clear_lane(&atrn::lane(gone));
+        }
+        lanes.atrn().names().for_each(|domain| inner.show_waiting(lanes.atrn(), domain));
+        Ok(())
+    }
+
+    /// The domains whose mail waits for ATRN.
+    pub fn atrn_domains(&self) -> AtrnDomains {
+        self.inner.lock().atrn().clone()
+    }
+
+    /// The lane that mail for `domain` waits in.
+    pub fn lane_of(&self, domain: &Domain) -> Arc<str> {
+        self.inner.lock().lane_of(domain)
+    }
+
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.inner.lock().states()
+    }
+
+    /// How one lane is.
+    pub fn lane(&self, name: &str) -> LaneState {
+        self.inner.lock().state(name)
     }
 
     /// Whether [`Scheduler::stop`] was called.
     pub fn stopping(&self) -> bool {
-        self.inner.stopping.load(Ordering::Relaxed)
+        self.inner.stopping.load(Relaxed)
     }
 
     /// Whether the thread has looked at the queue lately: what the watchdog asks.
@@ -164,13 +201,45 @@ impl Scheduler {
 
     /// No further jobs; workers that wait are let go, and the thread ends.
     pub fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.store(true, Relaxed);
         drop(self.inner.lock());
         self.inner.work.notify_all();
     }
 }
 
 impl Inner {
+    /// Writes the row of `lanes` by which people see that the mail of a domain waits for ATRN.
+    fn show_waiting(&self, domains: &AtrnDomains, domain: &str) {
+        let (lane, last_reply) = (atrn::lane(domain).to_string(), domains.notice(domain));
+        self.queue.set_lane(LaneRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });
+    }
+
+    /// Writes those rows again that somebody deleted.
+    fn show_missing(&self) -> Result<(), QueueError> {
+        let rows = self.queue.lanes()?;
+        let lanes = self.lock();
+        for domain in lanes.atrn().names() {
+            let lane = atrn::lane(domain);
+            // In the order of their names.
+            if rows.binary_search_by(|row| row.lane.as_str().cmp(&lane)).is_err() {
+                self.show_waiting(lanes.atrn(), domain);
+            }
+        }
+        Ok(())
+    }
+
+    fn new(lanes: Lanes, queue: Queue, clock: Clock) -> Inner {
+        Inner {
+            lanes: Mutex::new(lanes),
+            work: Condvar::new(),
+            queue,
+            clock,
+            stopping: AtomicBool::new(false),
+            renamed: AtomicBool::new(false),
+            pulse: Mutex::new(Instant::now()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // A panic under the lock leaves at worst a count off by one job; the queue on disk is untouched.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -198,7 +267,7 @@ impl Thread {
     }
 
     fn run(&mut self, events: &Receiver<Event>) {
-        while !self.inner.stopping.load(Ordering::Relaxed) {
+        while !self.inner.stopping.load(Relaxed) {
             *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let now = self.inner.clock.now();
             if let Err(error) = self.look(now) {
@@ -234,8 +303,11 @@ impl Thread {
     }
 
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
-        if self.inner.renamed.swap(false, Ordering::AcqRel) {
+        if self.inner.renamed.swap(false, Relaxed) {
             self.reader.start_again(&self.inner.lanes);
+        }
+        if self.reader.lanes_changed() {
+            self.inner.show_missing()?;
         }
         let forgotten =
             self.reader.look(&self.inner.queue, &self.inner.lanes, &|| self.inner.work.notify_one(), now)?;

@@ -3,11 +3,13 @@
 //!
 //! A look never reads more than a bounded part, so that events are heard in between however much is due.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::mail::Domain;
-use crate::queue::{Due, DueCursor, DueDomains, Event, Kick, LaneRow, Queue, QueueError};
+use crate::mail::{Domain, Priority};
+use crate::queue::{Due, DueCursor, DueDomains, Event, Kick, LaneRow, Queue, QueueError, RecipientId};
 
 use super::lanes::{Lanes, Refill};
 
@@ -39,14 +41,10 @@ impl Default for Portions {
 pub(crate) trait Rows {
     /// [`Queue::due`]
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
-    /// [`Queue::due_in_domain_after`]
-    fn due_in_domain(
-        &self,
-        domain: &Domain,
-        after: DueCursor,
-        until: i64,
-        limit: usize,
-    ) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::due_in_domain`]
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::urgent`]
+    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
     /// [`Queue::due_domains`]
     fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError>;
     /// [`Queue::next_due_after`]
@@ -62,14 +60,12 @@ impl Rows for Queue {
         Queue::due(self, after, until, limit)
     }
 
-    fn due_in_domain(
-        &self,
-        domain: &Domain,
-        after: DueCursor,
-        until: i64,
-        limit: usize,
-    ) -> Result<Vec<Due>, QueueError> {
-        self.due_in_domain_after(domain, after, until, limit)
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::due_in_domain(self, domain, until, limit)
+    }
+
+    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::urgent(self, until, limit)
     }
 
     fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
@@ -99,6 +95,7 @@ pub(crate) struct Reader {
     next_due: i64,
     /// So much was due at once that it is looked for domain by domain: the last one looked at.
     survey: Option<String>,
+    /// When to look for what bounces without a further try.
     next_expiry: i64,
     /// The last domain that the sweep looked at, while it runs.
     sweep: Option<String>,
@@ -136,37 +133,58 @@ impl Reader {
         if wake <= now || self.sweep.is_some() { Duration::from_millis(50) } else { Duration::MAX }
     }
 
-    /// Takes one event. Gives the lane of a route that a kick meant: the queue knows only domains, and its row is
-    /// to be cleared.
+    /// Takes one event. Gives the lane that a kick meant, whose row is to be cleared: the queue knows only domains
+    /// and not the lane of a route, and a row may still be on its way there.
     pub(crate) fn hear(&mut self, event: Event, lanes: &mut Lanes, now: i64) -> Option<String> {
         match event {
-            Event::Accepted(rows) => rows.into_iter().for_each(|due| lanes.add(due, now)),
-            Event::Settled(rows) => {
-                for next in rows.iter().filter_map(|(_, next)| *next) {
-                    self.next_due = self.next_due.min(next);
-                    self.cursor = self.cursor.min(DueCursor::from(next - 1));
+            Event::Accepted(rows) => {
+                for due in rows {
+                    if due.due_at > now {
+                        self.comes_due(due.due_at);
+                    } else {
+                        lanes.add(due, now);
+                    }
                 }
+            }
+            Event::Settled(rows) => {
+                rows.iter().filter_map(|(_, next)| *next).for_each(|next| self.comes_due(next));
                 lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
             }
             Event::Kicked(kick) => {
-                let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = &kick;
-                let own = lanes.lane_of(domain);
+                let own = match &kick {
+                    Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                    Kick::Lane(lane, _) => lane.as_str().into(),
+                };
                 lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
                 self.read_again();
-                return (*own != *domain.as_str()).then(|| own.to_string());
+                return Some(own.to_string());
             }
             Event::ChangedOutside => {
                 lanes.forget_waiting();
                 self.lanes_changed = true;
+                // Perhaps an operator wants something returned.
+                self.next_expiry = i64::MIN;
                 self.read_again();
             }
         }
         None
     }
 
+    /// Somebody else wrote, and perhaps to the lanes: true until the next look.
+    pub(crate) fn lanes_changed(&self) -> bool {
+        self.lanes_changed
+    }
+
+    /// A recipient is to be read when this time comes.
+    fn comes_due(&mut self, at: i64) {
+        self.next_due = self.next_due.min(at);
+        self.cursor = self.cursor.min(DueCursor::from(at - 1));
+    }
+
     /// What was read is not relied on any more: whatever is due is read from the start.
     pub(crate) fn start_again(&mut self, lanes: &Mutex<Lanes>) {
         lock(lanes).forget_waiting();
+        self.next_expiry = i64::MIN;
         self.read_again();
     }
 
@@ -225,6 +243,12 @@ impl Reader {
         ready: &dyn Fn(),
         now: i64,
     ) -> Result<(), QueueError> {
+        if self.cursor == DueCursor::default() {
+            // From the start it may be a long way: the urgent go first.
+            let urgent = rows.urgent(now, self.portions.page * self.portions.pages)?;
+            let mut locked = lock(lanes);
+            urgent.into_iter().for_each(|due| locked.add(due, now));
+        }
         for _ in 0..self.portions.pages {
             let page = rows.due(self.cursor, now, self.portions.page)?;
             let next_page = next_page(&page, self.portions.page);
@@ -272,7 +296,7 @@ fn fill(
         Some(domain) => {
             // From the start: those that are here already are passed over.
             let limit = refill.room + refill.known;
-            let found = rows.due_in_domain(domain, DueCursor::default(), now, limit)?;
+            let found = rows.due_in_domain(domain, now, limit)?;
             let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
             (found, searched)
         }
@@ -282,32 +306,39 @@ fn fill(
     Ok(())
 }
 
-/// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time.
-fn rows_of_lane(
+/// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time. The
+/// urgent first, wherever they stand; then the ordinary before the low ones, as far as this part goes.
+pub(super) fn rows_of_lane(
     rows: &impl Rows,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     refill: &Refill,
     now: i64,
 ) -> Result<(Vec<Due>, Option<DueCursor>), QueueError> {
-    let (mut found, mut cursor) = (Vec::new(), refill.after);
+    let of_lane = |rows: Vec<Due>| {
+        let lanes = lock(lanes);
+        let is_wanted = |due: &Due| lanes.lane_of(&due.domain) == refill.lane && !lanes.knows(due);
+        rows.into_iter().filter(is_wanted).collect::<Vec<Due>>()
+    };
+    let mut found = of_lane(rows.urgent(now, portions.page * portions.pages)?);
+    let urgent: HashSet<RecipientId> = found.iter().map(|due| due.recipient).collect();
+    let (mut searched, mut enough) = (Some(refill.after), found.len());
     for _ in 0..portions.pages {
+        // What is low waits for the ordinary behind it.
+        let Some(cursor) = searched.filter(|_| enough <= refill.room) else { break };
         let page = rows.due(cursor, now, portions.page)?;
-        let next = next_page(&page, portions.page);
-        let locked = lock(lanes);
-        let of_lane = |due: &Due| locked.lane_of(&due.domain) == refill.lane && !locked.knows(due);
-        found.extend(page.into_iter().filter(of_lane));
-        drop(locked);
-        if found.len() > refill.room {
-            found.truncate(refill.room);
-            return Ok((found.clone(), found.last().map(Due::cursor).or(Some(cursor))));
-        }
-        match next {
-            Some(next) => cursor = next,
-            None => return Ok((found, None)),
-        }
+        searched = next_page(&page, portions.page);
+        let behind = of_lane(page).into_iter().filter(|due| !urgent.contains(&due.recipient));
+        let known = found.len();
+        found.extend(behind);
+        enough += found[known..].iter().filter(|due| due.priority >= Priority::NORMAL).count();
     }
-    Ok((found, Some(cursor)))
+    found.sort_by_key(|due| Reverse(due.priority));
+    // What finds no room is read again, and so is all that stands behind it.
+    let left = found.split_off(refill.room.min(found.len()));
+    let first_left =
+        left.iter().map(|due| DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }).min();
+    Ok((found, first_left.into_iter().chain(searched).min()))
 }
 
 /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
@@ -323,18 +354,20 @@ fn sweep(
     let found = rows.due_domains(after, now - SWEEP_SECS, portions.domains)?;
     let mut forgotten = 0usize;
     for (domain, _) in &found.due {
-        let mut page = Some(DueCursor::default());
-        while let Some(cursor) = page
-            && !lock(lanes).will_read(domain)
-        {
-            let overdue = rows.due_in_domain(domain, cursor, now - SWEEP_SECS, portions.page)?;
-            page = next_page(&overdue, portions.page);
-            let mut locked = lock(lanes);
-            for due in overdue {
-                if !locked.accounts_for(&due) {
-                    forgotten += 1;
-                    locked.add(due, now);
-                }
+        let known = {
+            let lanes = lock(lanes);
+            if lanes.will_read(domain) {
+                continue;
+            }
+            lanes.known_of(domain)
+        };
+        // Past all that is here there is nothing, or there is a bug and more of it is found in the next round.
+        let overdue = rows.due_in_domain(domain, now - SWEEP_SECS, known + portions.page)?;
+        let mut lanes = lock(lanes);
+        for due in overdue {
+            if !lanes.accounts_for(&due) {
+                forgotten += 1;
+                lanes.add(due, now);
             }
         }
     }
@@ -349,7 +382,7 @@ fn next_page(rows: &[Due], page: usize) -> Option<DueCursor> {
 /// Whether a lane is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
-        Kick::Domain(_) => false,
+        Kick::Domain(_) | Kick::Lane(..) => false,
         Kick::DomainAndBelow(domain) => {
             lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
         }

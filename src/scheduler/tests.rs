@@ -1,18 +1,24 @@
-//! Lanes without a clock, a thread or a database.
+//! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
 use super::lanes::{LaneChange, Lanes};
+use super::reader::Portions;
+use super::{Scheduler, reader};
+use crate::clock::Clock;
+use crate::config::{
+    AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
+};
+use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
+use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
 
 /// Of one lane.
 const WINDOW: usize = 2_000;
-use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes, SchedulerSettings};
-use crate::mail::Domain;
-use crate::queue::{Due, Health, Job, LaneRow, MessageId, RecipientId};
 
 fn settings() -> SchedulerSettings {
     SchedulerSettings {
@@ -35,6 +41,7 @@ fn due(recipient: i64, message: i64, domain: &str) -> Due {
         domain: Domain::parse(domain).unwrap(),
         due_at: 0,
         attempts: 0,
+        priority: Priority::NORMAL,
         fresh: None,
     }
 }
@@ -58,6 +65,75 @@ fn lanes_take_turns_whatever_their_length() {
     assert_eq!(order, ["big.test", "small.test", "big.test"]);
 }
 
+/// `fetched` is fetched with ATRN.
+fn lanes_without(fetched: &str) -> Lanes {
+    let mut lanes = lanes();
+    let mut domains = AtrnDomains::default();
+    domains.add(fetched, "customer");
+    lanes.set_atrn(domains);
+    lanes
+}
+
+#[test]
+fn mail_that_is_fetched_gets_no_turn_and_takes_no_memory() {
+    let mut lanes = lanes_without("a.test");
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.add(due(2, 1, "b.test"), 0);
+    assert_eq!(lanes.next(0).map(|job| ids(&job)), Some(vec![2]));
+    assert!(lanes.next(0).is_none());
+    assert_eq!(lanes.waiting(), 0);
+    assert!(lanes.accounts_for(&due(1, 1, "a.test")), "the database holds it");
+    // It expires as all mail does, in its own lane.
+    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    let expired = lanes.next(0).unwrap();
+    assert_eq!((&*expired.lane, expired.expired), ("atrn:a.test", true));
+    lanes.check();
+}
+
+#[test]
+fn a_claim_takes_recipients_of_one_message_and_domain_once() {
+    let mut lanes = lanes_without("a.test");
+    let rows = || -> VecDeque<Due> {
+        let same = (0..5).map(|n| due(n, 1, "a.test"));
+        same.chain([due(9, 1, "b.test"), due(10, 2, "a.test")]).collect()
+    };
+    let (mut first, mut second) = (rows(), rows());
+    let one = lanes.claim(&mut first).unwrap();
+    assert_eq!((&*one.lane, ids(&one)), ("atrn:a.test", vec![0, 1, 2]));
+    // Somebody else at the same time gets the rest, and the first who comes back nothing of it.
+    assert_eq!(ids(&lanes.claim(&mut second).unwrap()), [3, 4]);
+    assert_eq!(ids(&lanes.claim(&mut second).unwrap()), [10]);
+    assert!(lanes.claim(&mut second).is_none());
+    assert!(lanes.claim(&mut first).is_none());
+    // What was given back may be claimed again. There is no backing off from who comes by himself.
+    lanes.settled([RecipientId(0)]);
+    assert!(lanes.finished(&one, &trouble(), &[RecipientId(1)], 0).is_none());
+    assert_eq!(ids(&lanes.claim(&mut rows()).unwrap()), [0, 1]);
+    lanes.check();
+}
+
+#[test]
+fn a_domain_that_is_fetched_from_now_on_leaves_its_lane() {
+    let mut lanes = lanes();
+    for n in 0..3 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let under_way = lanes.next(0).unwrap();
+    let mut domains = AtrnDomains::default();
+    domains.add("a.test", "customer");
+    assert_eq!(lanes.set_atrn(domains), AtrnDomains::default());
+    assert!(lanes.next(0).is_none());
+    assert_eq!(lanes.refills(9, 0), [], "nothing is read for it");
+    assert!(!lanes.may_claim(&due(0, 0, "a.test")), "what is under way ends where it is");
+    assert!(lanes.may_claim(&due(1, 1, "a.test")));
+    lanes.finished(&under_way, &trouble(), &[RecipientId(0)], 0);
+    assert_eq!(lanes.refills(9, 9_999), []);
+    // And back.
+    lanes.set_atrn(AtrnDomains::default());
+    assert!(!lanes.may_claim(&due(1, 1, "a.test")));
+    lanes.check();
+}
+
 #[test]
 fn a_lane_never_has_more_transactions_than_its_limit() {
     let mut lanes = lanes();
@@ -70,6 +146,24 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
     lanes.finished(&first, &Health::Unchanged, &[], 0);
     assert!(lanes.next(0).is_some());
     lanes.check();
+}
+
+#[test]
+fn the_state_of_a_lane_tells_trouble_work_and_limit() {
+    let mut lanes = lanes();
+    for n in 0..4 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let job = lanes.next(0).unwrap();
+    let state = lanes.state("a.test");
+    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 2, 3, false));
+    lanes.finished(&job, &trouble(), &[RecipientId(0)], 0);
+    let state = lanes.state("a.test");
+    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (1, 0, 1, 0, true));
+    assert!(state.backoff_until > 0);
+    assert_eq!(lanes.states(), [state]);
+    let idle = lanes.state("idle.test");
+    assert_eq!((&*idle.lane, idle.failures, idle.busy, idle.limit), ("idle.test", 0, 0, 2));
 }
 
 #[test]
@@ -315,26 +409,174 @@ fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     lanes.check();
 }
 
-#[test]
-fn a_route_with_relays_is_one_lane_for_all_its_domains() {
+fn relay_for_all() -> Route {
     let relay = RelayHost { host: Domain::parse("relay.test").unwrap(), port: 587 };
-    let route = Route {
+    Route {
         domain: DomainPattern::Any,
         relay: vec![relay],
         tls: RouteTls::Opportunistic,
         ca_file: None,
         login: None,
-    };
-    let mut lanes = Lanes::new(SchedulerSettings { routes: Arc::new(Routes(vec![route])), ..settings() }, 1);
+    }
+}
+
+#[test]
+fn a_route_with_relays_is_one_lane_for_all_its_domains() {
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let mut lanes = Lanes::new(SchedulerSettings { routes, ..settings() }, 1);
     lanes.add(due(1, 1, "a.test"), 0);
     lanes.add(due(2, 1, "b.test"), 0);
     let job = lanes.next(0).unwrap();
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
 }
 
+fn urgent(recipient: i64, domain: &str, priority: i64) -> Due {
+    Due { priority: Priority::clamped(priority), ..due(recipient, recipient, domain) }
+}
+
+#[test]
+fn the_urgent_goes_before_the_ordinary_of_its_lane_and_each_in_the_order_of_coming() {
+    let mut lanes = Lanes::new(SchedulerSettings { connections_per_destination: 99, ..settings() }, 7);
+    for (recipient, priority) in [(1, -4), (2, 0), (3, 5), (4, 0), (5, -4), (6, 5), (7, 9)] {
+        lanes.add(urgent(recipient, "a.test", priority), 0);
+    }
+    let order: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    assert_eq!(order, [7, 3, 6, 2, 4, 1, 5]);
+    lanes.check();
+}
+
+#[test]
+fn lanes_with_urgent_mail_take_their_turns_first() {
+    let mut lanes = lanes();
+    for n in 0..100 {
+        lanes.add(urgent(n, &format!("d{n}.test"), -1), 0);
+    }
+    // One of them has been waiting for its turn already, the other is new.
+    lanes.add(urgent(1000, "d77.test", 3), 0);
+    lanes.add(urgent(1001, "new.test", 3), 0);
+    lanes.check();
+    let first: Vec<i64> = (0..2).flat_map(|_| ids(&lanes.next(0).unwrap())).collect();
+    assert_eq!(first, [1000, 1001]);
+    // The ordinary of that lane kept a turn, and only one.
+    let rest: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    assert_eq!(rest.len(), 100);
+    assert_eq!(rest.iter().filter(|id| **id == 77).count(), 1);
+    lanes.check();
+}
+
+#[test]
+fn a_full_lane_makes_room_for_the_urgent() {
+    let mut lanes = lanes();
+    let count = WINDOW as i64;
+    for n in 0..count {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    lanes.add(urgent(count, "a.test", 1), 0);
+    lanes.add(due(count + 1, count + 1, "a.test"), 0);
+    assert_eq!(lanes.waiting(), WINDOW);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [count]);
+    // Whoever made room is left to the database.
+    assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
+    lanes.add(due(count - 1, count - 1, "a.test"), 0);
+    assert_eq!(lanes.waiting(), WINDOW - 1, "its place is where the lane is read on");
+    lanes.add(urgent(count + 2, "a.test", 1), 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [count + 2], "the urgent does not wait for that");
+    lanes.check();
+}
+
+/// A queue with so many newsletters for `big.test`, then a message of ordinary and one of high priority.
+fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Receiver<Event>) {
+    let path = folder.join("queue.db");
+    let settings = QueueSettings { path, history: Duration::from_secs(60) };
+    let (events_in, events) = crossbeam_channel::unbounded();
+    let (queue, writer) = Queue::open(&settings, events_in).unwrap();
+    let accept = |received_at: i64, to: &[String], priority: i64| {
+        let handling = Handling { priority: Priority::clamped(priority), ..Handling::default() };
+        let recipients = to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect();
+        let message = NewMessage {
+            id: queue.new_message_id(),
+            envelope: Envelope { recipients, handling, ..Envelope::default() },
+            origin: Origin::default(),
+            received_at,
+            expires_at: i64::MAX,
+            size: 3,
+            tail: b"x\r\n".to_vec(),
+            chunks_before: 0,
+        };
+        queue.accept(message).unwrap();
+    };
+    accept(1_000, &(0..count).map(|n| format!("u{n}@big.test")).collect::<Vec<_>>(), -3);
+    accept(5_000, &["ordinary@big.test".to_owned()], 0);
+    accept(5_000, &["urgent@big.test".to_owned()], 4);
+    // It goes on as long as the queue does.
+    std::mem::forget(writer);
+    (queue, events)
+}
+
+/// The first rows by their priority.
+fn priorities(rows: &[Due]) -> Vec<i8> {
+    rows.iter().take(4).map(|due| due.priority.value()).collect()
+}
+
+#[test]
+fn a_relay_s_lane_is_filled_with_the_urgent_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, _events) = queue_with_newsletters(folder.path(), 10_000);
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let lanes = Mutex::new(Lanes::new(SchedulerSettings { routes, ..settings() }, 1));
+    // It knows that it has something, and not what.
+    lanes.lock().unwrap().has_due(&Domain::parse("big.test").unwrap(), 1_000);
+    let refill = lanes.lock().unwrap().refills(1, 9_000).pop().unwrap();
+    let fill = |room: usize| {
+        let mut refill = refill.clone();
+        refill.room = room;
+        reader::rows_of_lane(&queue, &lanes, Portions::default(), &refill, 9_000).unwrap()
+    };
+    let (rows, searched) = fill(100);
+    assert_eq!((priorities(&rows), rows.len()), (vec![4, 0, -3, -3], 100));
+    // It is read on where the first stands that found no room.
+    assert_eq!(searched.map(|place| (place.at, place.id + 1)), Some((1_000, rows[99].recipient.0 + 1)));
+    let (rows, searched) = fill(20_000);
+    assert_eq!((rows.len(), searched), (10_002, None));
+}
+
+#[test]
+fn after_a_start_a_password_reset_is_the_first_job_before_ten_thousand_newsletters() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, events) = queue_with_newsletters(folder.path(), 10_000);
+    // As if the process had just started: it knows nothing but the database.
+    while events.try_recv().is_ok() {}
+    let (scheduler, thread) = Scheduler::start(settings(), queue.clone(), events, Clock::System).unwrap();
+    let job = scheduler.next(Duration::from_secs(20)).unwrap();
+    let message = queue.fetch(job.message, &ids_of(&job)).unwrap().unwrap();
+    assert_eq!(message.recipients[0].address.to_string(), "urgent@big.test");
+    scheduler.stop();
+    thread.join().unwrap();
+}
+
+fn ids_of(job: &Job) -> Vec<RecipientId> {
+    job.recipients.iter().map(|(recipient, _)| *recipient).collect()
+}
+
+#[test]
+fn turns_that_were_given_up_for_better_ones_do_not_pile_up() {
+    let mut lanes = lanes();
+    lanes.add(due(0, 0, "a.test"), 0);
+    for n in 1..10_000 {
+        lanes.add(urgent(n, "a.test", 5), 0);
+        let job = lanes.next(0).unwrap();
+        assert_eq!(ids(&job), [n]);
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.settled([RecipientId(n)]);
+    }
+    lanes.check();
+    assert!(lanes.turns_kept() < 200, "{}", lanes.turns_kept());
+    assert_eq!(ids(&lanes.next(0).unwrap()), [0]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Add(u8),
+    Add(u8, i8),
     Next,
     Finish(u8, u8),
     Forget,
@@ -343,7 +585,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0u8..12).prop_map(Step::Add),
+        4 => (0u8..12, -2i8..3).prop_map(|(domain, priority)| Step::Add(domain, priority)),
         4 => Just(Step::Next),
         4 => (any::<u8>(), 0u8..3).prop_map(|(which, health)| Step::Finish(which, health)),
         1 => Just(Step::Forget),
@@ -363,9 +605,10 @@ proptest! {
         let mut backing_off: HashMap<String, i64> = HashMap::new();
         for step in steps {
             match step {
-                Step::Add(domain) => {
+                Step::Add(domain, priority) => {
                     next_id += 1;
-                    lanes.add(due(next_id, next_id / 2, &format!("d{domain}.test")), now);
+                    let due = due(next_id, next_id / 2, &format!("d{domain}.test"));
+                    lanes.add(Due { priority: Priority::clamped(priority.into()), ..due }, now);
                 }
                 Step::Next => if let Some(job) = lanes.next(now) {
                     prop_assert!(backing_off.get(&*job.lane).is_none_or(|until| *until <= now));

@@ -8,12 +8,12 @@ use crate::config::{
     DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::delivery;
-use crate::mail::{Domain, Enhanced, Outcome, Reply};
+use crate::mail::{Domain, Enhanced, Outcome, Priority, Reply};
 use crate::queue::{Event, Finished, Health, Job, Kick, QueuedMessage, RecipientId, Settled};
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
 use crate::scheduler::reader::{Portions, Reader};
 
-use super::model::Model;
+use super::model::{self, Model};
 
 const DOMAINS: usize = 9;
 const LIFETIME_SECS: i64 = 2 * 3600;
@@ -57,8 +57,8 @@ pub(super) struct World {
     events: VecDeque<Event>,
     /// Since when each lane is in trouble, as we see it: until when it backs off.
     troubled: BTreeMap<Arc<str>, i64>,
-    /// Turns that others had while a lane was ready.
-    passed_over: BTreeMap<Arc<str>, usize>,
+    /// Turns that others of the same priority had while a lane was ready.
+    passed_over: BTreeMap<(Arc<str>, Priority), usize>,
     accepted: BTreeSet<i64>,
 }
 
@@ -190,16 +190,20 @@ impl World {
         );
     }
 
-    /// No lane that is ready waits for more turns than there are lanes, twice since bench and ring alternate.
-    fn is_fair(&mut self, job: &Job, ready: &[Arc<str>]) {
+    /// Nobody is before the more urgent; and among equals no lane that is ready waits for more turns than there are
+    /// lanes, twice since bench and rings alternate.
+    fn is_fair(&mut self, job: &Job, ready: &[(Arc<str>, Priority)]) {
         if job.expired {
             return;
         }
+        let priority = model::priority(job.message);
+        let highest = ready.iter().map(|(_, priority)| *priority).max();
+        assert_eq!(Some(priority), highest, "{} has a turn before the more urgent", job.lane);
         self.passed_over.retain(|lane, _| ready.contains(lane));
-        for lane in ready {
+        for lane in ready.iter().filter(|(_, equal)| *equal == priority) {
             let turns = self.passed_over.entry(lane.clone()).or_default();
-            *turns = if *lane == job.lane { 0 } else { *turns + 1 };
-            assert!(*turns <= 2 * (DOMAINS + 2), "{lane} was ready and passed over {turns} times");
+            *turns = if lane.0 == job.lane { 0 } else { *turns + 1 };
+            assert!(*turns <= 2 * (DOMAINS + 2), "{} was ready and passed over {turns} times", lane.0);
         }
     }
 

@@ -3,7 +3,7 @@
 //! A name is local where it has no domain or the domain is our own; a name at our own domain
 //! that is no alias is an address like any other and goes where its MX records say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::mail::{Address, Domain};
 
@@ -18,20 +18,23 @@ pub(super) struct Aliases<'a> {
 
 impl<'a> Aliases<'a> {
     /// Where the alias `name` leads in the end, in order and each address once; empty where its
-    /// aliases only lead to one another. None where it is no alias.
+    /// aliases only lead to one another. None where it is no alias. Bounded by what `[aliases]` holds.
     pub(super) fn expand(&self, name: &str) -> Option<Vec<Address>> {
         let mut found = Vec::new();
-        let mut visited = vec![name.to_ascii_lowercase()];
+        let mut seen = HashSet::new();
+        let mut visited = HashSet::from([name.to_lowercase()]);
         let mut waiting: Vec<&Address> = self.members(name)?.iter().rev().collect();
         while let Some(address) = waiting.pop() {
             match self.alias_of(address) {
                 Some(name) if visited.contains(&name) => {}
                 Some(name) => {
                     waiting.extend(self.members(&name).into_iter().flatten().rev());
-                    visited.push(name);
+                    visited.insert(name);
                 }
-                None if found.contains(address) => {}
-                None => found.push(address.clone()),
+                None if seen.insert((address.user(), address.domain().to_ascii_lowercase())) => {
+                    found.push(address.clone())
+                }
+                None => {}
             }
         }
         Some(found)
@@ -39,14 +42,19 @@ impl<'a> Aliases<'a> {
 
     /// Where an alias leads by one step.
     pub(super) fn members(&self, name: &str) -> Option<&'a [Address]> {
-        self.names.get(&name.to_ascii_lowercase()).map(Vec::as_slice)
+        self.names.get(&name.to_lowercase()).map(Vec::as_slice)
     }
 
     /// The name of the alias that `address` is at our own domain.
     pub(super) fn alias_of(&self, address: &Address) -> Option<String> {
-        let name = address.user().to_ascii_lowercase();
+        let name = address.user().to_lowercase();
         (self.names.contains_key(&name) && Domain::of(address) == *self.hostname).then_some(name)
     }
+}
+
+/// The local part as it is (RFC 5321 §2.4), the domain without regard to case.
+pub(super) fn same_mailbox(one: &Address, other: &Address) -> bool {
+    one.user() == other.user() && one.domain().eq_ignore_ascii_case(other.domain())
 }
 
 #[cfg(test)]

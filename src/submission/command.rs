@@ -5,17 +5,21 @@
 //! `parameters.rs`.
 
 use crate::mail::address::{self, AddressError};
-use crate::mail::{Address, Body, Domain, Notify, Path, Ret};
+use crate::mail::{Address, Body, Domain, Hold, Notify, Path, Priority, Ret};
 use crate::queue::Kick;
 
-use super::parameters;
+use super::etrn::Node;
+use super::private::{self, Private};
+use super::vrfy::Asked;
+use super::{atrn, parameters};
 
 /// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
 pub(super) const LINE_BYTES_MAX: usize = 12_286;
 /// RFC 5321 §4.5.3.1.4, without CR LF.
 const COMMAND_BYTES_MAX: usize = 510;
 /// The same for MAIL and RCPT with the room that extensions ask for: SIZE 26 (RFC 1870), BODY 17
-/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461) and those to come.
+/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461), FUTURERELEASE 34 (RFC 4865),
+/// BY 17 (RFC 2852), MT-PRIORITY 15 (RFC 6710), REQUIRETLS 11 (RFC 8689) and those to come.
 const PATH_COMMAND_BYTES_MAX: usize = 2_046;
 
 /// A command as it stood on its line.
@@ -33,8 +37,13 @@ pub(super) enum Command {
     /// With the command it asks about.
     Help(Option<String>),
     /// With the name or address it asks about.
-    Vrfy(String),
+    Vrfy(Asked),
+    /// With the list it asks about.
+    Expn(Asked),
     Etrn(Node),
+    /// With the domains that are named.
+    Atrn(Vec<Domain>),
+    Private(Private),
     Starttls,
     Auth {
         /// Upper case.
@@ -57,6 +66,23 @@ pub(super) struct Mail {
     pub(super) ret: Option<Ret>,
     /// ENVID, xtext.
     pub(super) envid: Option<String>,
+    /// HOLDFOR or HOLDUNTIL.
+    pub(super) hold: Option<Hold>,
+    pub(super) by: Option<By>,
+    /// MT-PRIORITY.
+    pub(super) priority: Option<Priority>,
+    pub(super) require_tls: bool,
+}
+
+/// BY (RFC 2852 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct By {
+    /// From now; positive where it is to be returned.
+    pub(super) secs: i64,
+    /// `R`, not `N`.
+    pub(super) returns: bool,
+    /// `T`.
+    pub(super) trace: bool,
 }
 
 /// RCPT.
@@ -74,15 +100,6 @@ pub(super) enum ForwardPath {
     /// A name without a domain, lower case; `<Postmaster>` is one (RFC 5321 §4.5.1).
     Local(String),
     Mailbox(Address),
-}
-
-/// Whom an ETRN is for (RFC 1985 §5.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Node {
-    /// `host` or `@domain`.
-    Kick(Kick),
-    /// `#queue`: a name that only this host would know.
-    Queue(String),
 }
 
 /// Why a line is no command; `replies::syntax` says it to the client.
@@ -120,23 +137,28 @@ pub(super) enum SyntaxError {
 pub(super) const USAGE: &[(&str, &str)] = &[
     ("HELO", "HELO domain"),
     ("EHLO", "EHLO domain"),
-    ("MAIL", "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]"),
+    (
+        "MAIL",
+        "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=id]\n\
+         [HOLDFOR=seconds|HOLDUNTIL=time] [BY=seconds;R|N[T]] [MT-PRIORITY=-9...9] [REQUIRETLS]",
+    ),
     ("RCPT", "RCPT TO:<address> [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=type;address]"),
     ("DATA", "DATA"),
     ("RSET", "RSET"),
     ("NOOP", "NOOP [text]"),
     ("QUIT", "QUIT"),
     ("HELP", "HELP [command]"),
-    ("VRFY", "VRFY name-or-address"),
-    ("ETRN", "ETRN host | @domain"),
+    ("VRFY", "VRFY name-or-address [SMTPUTF8]"),
+    ("EXPN", "EXPN list [SMTPUTF8]"),
+    ("ETRN", ETRN_USAGE),
+    ("ATRN", atrn::USAGE),
     ("STARTTLS", "STARTTLS"),
     ("AUTH", "AUTH mechanism [initial-response]"),
 ];
 
-/// How `verb` (any case) is written; none where there is no such command.
-pub(super) fn usage(verb: &str) -> Option<&'static str> {
-    USAGE.iter().find(|(name, _)| name.eq_ignore_ascii_case(verb)).map(|(_, usage)| *usage)
-}
+/// Of `#lane`: a lane is `route:` and a pattern at most. Our replies repeat it.
+const LANE_BYTES_MAX: usize = 300;
+const ETRN_USAGE: &str = "ETRN host | @domain | #lane";
 
 /// Reads a line without its CR LF.
 ///
@@ -178,14 +200,19 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"STARTTLS" => without_arguments(Command::Starttls, arguments, "STARTTLS"),
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.to_owned()))),
-        b"VRFY" => vrfy(arguments),
+        b"VRFY" => asked(arguments, "VRFY name-or-address").map(Command::Vrfy),
+        b"EXPN" => asked(arguments, "EXPN list").map(Command::Expn),
         b"ETRN" => etrn(arguments).map(Command::Etrn),
+        b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
         b"AUTH" => auth(arguments),
         b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
-        b"TURN" => Err(SyntaxError::Retired("use ETRN after AUTH (RFC 1985)")),
+        b"TURN" => Err(SyntaxError::Retired("use ATRN after AUTH (RFC 2645)")),
         b"RELAY" => Err(SyntaxError::Retired("use AUTH, then MAIL and RCPT")),
         b"TLS" => Err(SyntaxError::Retired("use STARTTLS (RFC 3207)")),
-        b"BDAT" | b"EXPN" | b"ATRN" | b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => Err(SyntaxError::NotOffered),
+        b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => {
+            Ok(Command::Private(private::parse(&verb.to_ascii_uppercase(), arguments)))
+        }
+        b"BDAT" => Err(SyntaxError::NotOffered),
         b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
             Err(SyntaxError::NotSmtp)
         }
@@ -253,24 +280,26 @@ pub(super) fn is_local_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
 }
 
-fn vrfy(arguments: &str) -> Result<Command, SyntaxError> {
-    // RFC 6531 §3.7.4.2: VRFY may end in SMTPUTF8; our answers hold no more than was asked.
-    let asked = match arguments.rsplit_once(' ') {
-        Some((asked, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => asked,
-        _ => arguments,
+/// What VRFY and EXPN ask about. RFC 6531 §3.7.4.2: they may end in SMTPUTF8.
+fn asked(arguments: &str, usage: &'static str) -> Result<Asked, SyntaxError> {
+    let (name, utf8) = match arguments.rsplit_once(' ') {
+        Some((name, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => (name, true),
+        _ => (arguments, false),
     };
-    match asked.trim_matches(' ') {
-        "" => Err(SyntaxError::Usage("VRFY name-or-address")),
-        asked => Ok(Command::Vrfy(asked.to_owned())),
+    match name.trim_matches(' ') {
+        "" => Err(SyntaxError::Usage(usage)),
+        name => Ok(Asked { name: name.to_owned(), utf8 }),
     }
 }
 
 fn etrn(arguments: &str) -> Result<Node, SyntaxError> {
-    let usage = SyntaxError::Usage("ETRN host | @domain");
+    let usage = SyntaxError::Usage(ETRN_USAGE);
     let node = arguments.trim_start_matches(' ');
     let domain = |text: &str| Domain::parse(text).map_err(|_| usage.clone());
     match node.as_bytes().first() {
-        Some(b'#') if node.len() > 1 && !node.contains(' ') => Ok(Node::Queue(node.to_owned())),
+        Some(b'#') if (2..=LANE_BYTES_MAX).contains(&node.len()) && !node.contains(' ') => {
+            Ok(Node::Lane(node[1..].to_owned()))
+        }
         Some(b'@') => Ok(Node::Kick(Kick::DomainAndBelow(domain(&node[1..])?))),
         _ => Ok(Node::Kick(Kick::Domain(domain(node)?))),
     }
@@ -308,7 +337,12 @@ mod tests {
         assert_eq!(read("HELP mail"), Ok(Command::Help(Some("mail".into()))));
         let auth = Command::Auth { mechanism: "PLAIN".into(), initial: Some("AGEAYg==".into()) };
         assert_eq!(read("auth plain AGEAYg=="), Ok(auth));
-        assert_eq!(read("VRFY john doe SMTPUTF8"), Ok(Command::Vrfy("john doe".into())));
+        let asked = |name: &str, utf8| Asked { name: name.into(), utf8 };
+        assert_eq!(read("VRFY john doe SMTPUTF8"), Ok(Command::Vrfy(asked("john doe", true))));
+        assert_eq!(read("expn team"), Ok(Command::Expn(asked("team", false))));
+        assert_eq!(read("xsta  route:*"), Ok(Command::Private(Private::Xsta(Some("route:*".into())))));
+        assert_eq!(read("XGEN now"), Ok(Command::Private(Private::Misused("XGEN"))));
+        assert_eq!(read("XADR"), Ok(Command::Private(Private::Misused("XADR address"))));
     }
 
     #[test]
@@ -345,9 +379,9 @@ mod tests {
             ("RCPT TO:<a@b>x", Recipient(AddressError::Brackets)),
             ("RCPT TO:\"a@b\"", Recipient(AddressError::Brackets)),
             ("VRFY", Usage("VRFY name-or-address")),
-            ("ETRN", Usage("ETRN host | @domain")),
-            ("ETRN @", Usage("ETRN host | @domain")),
-            ("ETRN a b", Usage("ETRN host | @domain")),
+            ("ETRN", Usage(ETRN_USAGE)),
+            ("ETRN @", Usage(ETRN_USAGE)),
+            ("ETRN a b", Usage(ETRN_USAGE)),
             ("AUTH", Usage("AUTH mechanism [initial-response]")),
             ("AUTH PLAIN a b", Usage("AUTH mechanism [initial-response]")),
             ("GET / HTTP/1.1", NotSmtp),
@@ -368,7 +402,7 @@ mod tests {
         let etrn = |node| Ok(Command::Etrn(node));
         assert_eq!(read("ETRN Example.com"), etrn(Node::Kick(Kick::Domain(domain.clone()))));
         assert_eq!(read("ETRN @example.com"), etrn(Node::Kick(Kick::DomainAndBelow(domain))));
-        assert_eq!(read("ETRN #news"), etrn(Node::Queue("#news".into())));
+        assert_eq!(read("ETRN #news"), etrn(Node::Lane("news".into())));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! - `starttls`: the client's handshake; `closed`: the server has ended the connection; `reconnect`: another one;
 //! - `full`, `room`: the queue has room or not; `fails`, `works`: whether accepting works;
 //! - `nothing queued`; `queued from=<…> to=<…>,<…> body=… …` followed by `Q: ` lines, the content behind our
-//!   Received field; `kicked …`: what the queue was asked to try.
+//!   Received field; `kicked … by …`: what the queue was asked to try, and by whom.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,18 +27,19 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::intake::MessageQueue;
-use super::users::User;
-use super::{Submission, tls};
+use super::private::{Insight, Question};
+use super::users::{Directory, Known, User, Verifier};
+use super::{OnDemand, Submission, Turned, Waiting, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Ret, address};
-use crate::queue::{AcceptError, Kick, MessageId, NewMessage};
+use crate::mail::{Domain, Notify, Priority, Ret, address};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 
 /// The queue's double.
 #[derive(Default)]
 pub(super) struct MemoryQueue {
     pub(super) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
     chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
-    kicked: Mutex<Vec<Kick>>,
+    kicked: Mutex<Vec<(Kick, Asker)>>,
     last_id: AtomicI64,
     pub(super) full: AtomicBool,
     pub(super) failing: AtomicBool,
@@ -67,6 +68,9 @@ impl MessageQueue for MemoryQueue {
         self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
@@ -80,24 +84,101 @@ impl MessageQueue for MemoryQueue {
         self.accepted.lock().unwrap().push((message, content));
         Ok(())
     }
-    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         if self.failing.load(Ordering::SeqCst) {
             return Err(AcceptError::Busy);
         }
-        self.kicked.lock().unwrap().push(kick.clone());
-        Ok(if format!("{kick:?}").contains("waiting.example") { 7 } else { 0 })
+        self.kicked.lock().unwrap().push((kick.clone(), asker.clone()));
+        Ok(match kick.to_string().trim_start_matches('@') {
+            "waiting.example" | "#route:*" => Kicked::Started(7),
+            "busy.example" => Kicked::UnderWay(7),
+            "many.example" => Kicked::InParts(7000),
+            _ => Kicked::Nothing,
+        })
     }
 }
 
-/// Everybody's password is `secret`.
+/// The other rooms' double: says what it was asked.
+pub(super) struct Echo;
+
+impl Insight for Echo {
+    fn answer(&self, question: &Question) -> Result<Vec<String>, String> {
+        match question {
+            Question::Route(addresses) => Ok(addresses.iter().map(|to| format!("route of {to}")).collect()),
+            Question::Waiting(None) => Ok((1..=60).map(|n| format!("lane {n}: 1 messages")).collect()),
+            Question::Waiting(Some(lane)) if lane == "broken" => Err("the database is busy".to_owned()),
+            other => Ok(vec![format!("{other:?}")]),
+        }
+    }
+
+    fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
+        Ok((lane == "route:*").then(|| vec![Domain::parse("waiting.example").unwrap()]))
+    }
+}
+
+/// Who keeps the mail that is fetched: `waiting.example` has some, `busy.example` cannot be read, and
+/// `lost.example` was taken from its user meanwhile.
+pub(super) struct Shelf;
+
+impl OnDemand for Shelf {
+    fn look(&self, _user: &str, domains: &[Domain]) -> Waiting {
+        let named = |name: &str| domains.iter().any(|domain| domain.as_str() == name);
+        match () {
+            () if named("lost.example") => Waiting::NotTheirs,
+            () if named("busy.example") => Waiting::Unknown,
+            () if named("waiting.example") => Waiting::Mail,
+            () => Waiting::Nothing,
+        }
+    }
+
+    /// Takes the greeting and says what it was given, in the clear only.
+    fn hand_over(&self, turned: Turned) {
+        let mut greeting = String::new();
+        let mut socket = &*turned.socket;
+        BufReader::new(socket).read_line(&mut greeting).unwrap();
+        let domains: Vec<&str> = turned.domains.iter().map(Domain::as_str).collect();
+        let (user, name) = (turned.user, turned.name);
+        write!(socket, "{user} at {name} fetches {} after {greeting}", domains.join(",")).unwrap();
+    }
+}
+
+/// Passwords alone: all that most tests want.
+impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self(name, password)
+    }
+    fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
+        None
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        // Not even that of a user, as if somebody had stolen it: every proof is wrong.
+        Known { user: None, verifier: Verifier::default() }
+    }
+    fn has_cram_md5(&self) -> bool {
+        false
+    }
+}
+
+/// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
-    let senders: &[&str] = match name {
-        "app" => &[],
-        "news" => &["news@example.com", "*@news.example"],
+    let (senders, atrn): (&[&str], &[&str]) = match name {
+        "app" | "op" | "slow" | "vip" | "bulk" => (&[], &[]),
+        "news" => (&["news@example.com", "*@news.example"], &[]),
+        "customer" => (&[], &["waiting.example", "empty.example"]),
+        "unlucky" => (&[], &["busy.example", "lost.example"]),
         _ => return None,
     };
-    let senders = senders.iter().map(|pattern| (*pattern).to_owned()).collect();
-    (password == b"secret").then(|| Arc::new(User { name: name.into(), senders, ..User::default() }))
+    let [senders, atrn] = [senders, atrn].map(|list| list.iter().map(|&text| text.to_owned()).collect());
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
+    let operator = name == "op";
+    let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    let name = name.to_owned();
+    let user = User { name, operator, senders, atrn, rate, priority, priority_max, ..User::default() };
+    (password == b"secret").then(|| Arc::new(user))
 }
 
 /// Settings with one listener on a free port of loopback.
@@ -119,6 +200,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             ("maverick".to_owned(), vec![to("j.maverick@server.example")]),
             ("team".to_owned(), vec![to("a@example.com"), to("root@relay.example"), to("b@example.com")]),
             ("circle".to_owned(), vec![to("circle@relay.example")]),
+            ("müller".to_owned(), vec![to("müller@example.com")]),
         ]),
         limits: Limits {
             message_size: 1 << 20,
@@ -129,6 +211,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
     }
@@ -137,17 +220,25 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
 /// Starts submission with the double.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
     let queue: Arc<MemoryQueue> = Arc::clone(queue);
-    Submission::start_with(settings, Box::new(verify), queue).unwrap()
+    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap()
 }
 
 /// A TLS client that trusts only the certificate made in `certificates`.
 pub(super) fn tls_client(certificates: &Path) -> Arc<ClientConfig> {
+    tls_client_of(certificates, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with these versions of TLS alone.
+pub(super) fn tls_client_of(
+    certificates: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let (certificate, _) = tls::self_signed_paths(certificates);
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -181,6 +272,23 @@ impl Player {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// From an address of its own, such as another one of 127.0.0.0/8.
+    pub(super) fn connect_from(source: [u8; 4], address: SocketAddr) -> Player {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// RFC 9266, from the client's side.
+    pub(super) fn channel_binding(&self) -> [u8; 32] {
+        let ClientStream::Tls(stream) = self.stream.get_ref() else { panic!("no TLS") };
+        stream.conn.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap()
     }
 
     pub(super) fn start_tls(&mut self, config: Arc<ClientConfig>) {
@@ -331,6 +439,8 @@ fn shown(message: &NewMessage) -> String {
         envelope.body.as_str()
     );
     let user = message.origin.user.as_deref();
+    let (priority, by) = (envelope.handling.priority, envelope.handling.deliver_by);
+    let released_at = envelope.handling.released_at(message.received_at);
     let parameters = [
         ("user", user.map(str::to_owned)),
         ("smtputf8", envelope.smtputf8.then(|| "1".to_owned())),
@@ -338,6 +448,11 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
+        ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
+        ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
+        // Seconds from the release: a session takes one or two in a busy machine.
+        ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {
@@ -438,11 +553,9 @@ fn direct(stage: &mut Stage, directive: &str, content: &[String], at: &str) {
         "kicked" => {
             let mut kicked = stage.queue.kicked.lock().unwrap();
             assert!(!kicked.is_empty(), "{at}\nbut nothing was kicked");
-            let kick = match kicked.remove(0) {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            assert_eq!(format!("kicked {kick}"), directive, "{at}");
+            let (kick, asker) = kicked.remove(0);
+            let by = asker.user.unwrap_or_else(|| asker.client.unwrap().to_string());
+            assert_eq!(format!("kicked {kick} by {by}"), directive, "{at}");
         }
         _ => panic!("{at}\nis no directive"),
     }

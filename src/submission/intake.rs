@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::mail::{Address, Body, Domain, Envelope, Reply};
 use crate::maillog;
-use crate::queue::{AcceptError, Kick, MessageId, NewMessage, Origin, Queue};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Origin, Queue};
 
 use super::header::{self, HEADER_BYTES_MAX, Protocol, Trace};
 use super::replies;
@@ -28,8 +28,8 @@ pub(super) trait MessageQueue: Send + Sync {
     fn discard(&self, id: MessageId);
     /// Makes it a message; returns once it is on disk.
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
-    /// Makes what waits for a domain due now; gives the number of recipients.
-    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError>;
+    /// Makes what waits for a domain due now, and records who asked.
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
 }
 
 impl MessageQueue for Queue {
@@ -48,8 +48,8 @@ impl MessageQueue for Queue {
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         Queue::accept(self, message)
     }
-    fn kick(&self, kick: &Kick) -> Result<usize, AcceptError> {
-        Queue::kick(self, kick)
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
+        Queue::kick(self, kick, asker)
     }
 }
 
@@ -195,6 +195,7 @@ impl<'a> Intake<'a> {
             // Eight bits without BODY=8BITMIME, as many clients do: marked for what it is.
             envelope.body = Body::EightBitMime;
         }
+        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
         let tail = std::mem::take(&mut self.buffer);
         let message = NewMessage {
             id: self.id,
@@ -205,7 +206,7 @@ impl<'a> Intake<'a> {
                 helo: Some(std::mem::take(&mut self.submitted.helo)),
             },
             received_at: self.submitted.at,
-            expires_at: self.submitted.at.saturating_add(self.submitted.lifetime_secs),
+            expires_at,
             size: self.chunk_bytes + tail.len() as u64,
             tail,
             chunks_before: self.chunks,

@@ -13,7 +13,7 @@ use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
-use super::session::Session;
+use super::session::{Course, Session};
 use super::wire::Wire;
 use super::{Shared, StartError, replies};
 
@@ -167,7 +167,12 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             listener: &session_listener,
             queue: &*session_shared.queue,
             failures: &session_shared.failures,
+            rates: &session_shared.rates,
+            kicks: &session_shared.kicks,
+            insight: &*session_shared.insight,
             presence: &place.presence,
+            on_demand: &*session_shared.on_demand,
+            course: Course::default(),
         }
         .run();
     };

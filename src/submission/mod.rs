@@ -6,34 +6,46 @@
 //!
 //! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
 //! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
-//! guessed passwords (`auth`), loops (`header`), floods of sessions (`pool`), silence (`session`).
+//! guessed passwords (`failures`), others' addresses (`senders`), floods of messages (`rates`) and of sessions
+//! (`pool`), loops (`header`), silence (`session`).
 
 mod aliases;
+mod atrn;
 mod auth;
 mod command;
 mod content;
+mod etrn;
+mod extensions;
+mod failures;
 mod header;
 mod intake;
 mod listener;
 mod parameters;
 mod pool;
+mod private;
 mod protocol;
+mod rates;
 mod replies;
+mod senders;
 mod session;
 pub mod tls;
 mod transaction;
 pub mod users;
+mod vrfy;
+mod window;
 mod wire;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 mod room_tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
@@ -41,11 +53,15 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
-use auth::Failures;
+pub use atrn::{OnDemand, Turned, Waiting};
+use failures::Failures;
 use intake::MessageQueue;
 use listener::Listener;
 use pool::Pool;
-use users::{User, Users};
+use rates::Rates;
+use users::{Directory, Users};
+
+pub use private::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -78,11 +94,13 @@ pub enum StartError {
 struct Shared {
     service: RwLock<Arc<Service>>,
     queue: Arc<dyn MessageQueue>,
+    on_demand: Arc<dyn OnDemand>,
     failures: Failures,
+    rates: Rates,
+    kicks: etrn::Recent,
+    insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
-
-type Verify = Box<dyn Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync>;
 
 /// What a session has to go by; a reload makes a new one for the sessions that begin after it.
 struct Service {
@@ -91,11 +109,11 @@ struct Service {
     limits: Limits,
     aliases: BTreeMap<String, Vec<Address>>,
     lifetime: Duration,
-    verify: Verify,
+    users: Box<dyn Directory>,
 }
 
 impl Service {
-    fn new(settings: &SubmissionSettings, verify: Verify) -> Result<Service, StartError> {
+    fn new(settings: &SubmissionSettings, users: Box<dyn Directory>) -> Result<Service, StartError> {
         let tls = match &settings.tls {
             Some(certificate) => Some(tls::server_config(certificate, &settings.hostname)?),
             None => None,
@@ -110,7 +128,7 @@ impl Service {
             limits: settings.limits.clone(),
             aliases: settings.aliases.clone(),
             lifetime: settings.lifetime,
-            verify,
+            users,
         })
     }
 }
@@ -123,7 +141,8 @@ impl Shared {
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept.
+    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators, and connections that
+    /// ATRN turns round go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -131,21 +150,29 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
+        insight: Arc<dyn Insight>,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, verify_with(users), Arc::new(queue))
+        Submission::start_with(settings, Box::new(users), Arc::new(queue), insight, on_demand)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
-        verify: Verify,
+        users: Box<dyn Directory>,
         queue: Arc<dyn MessageQueue>,
+        insight: Arc<dyn Insight>,
+        on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
-        let service = Service::new(settings, verify)?;
+        let service = Service::new(settings, users)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             service: RwLock::new(Arc::new(service)),
             queue,
-            failures: Failures::default(),
+            on_demand,
+            failures: Failures::new(Instant::now()),
+            rates: Rates::new(Instant::now()),
+            kicks: etrn::Recent::default(),
+            insight,
             pool: Pool::new(),
         });
         let mut listeners = Vec::new();
@@ -172,11 +199,15 @@ impl Submission {
     /// # Errors
     /// Nothing has changed then.
     pub fn reload(&self, settings: &SubmissionSettings, users: Arc<Users>) -> Result<(), StartError> {
-        self.reload_with(settings, verify_with(users))
+        self.reload_with(settings, Box::new(users))
     }
 
-    fn reload_with(&self, settings: &SubmissionSettings, verify: Verify) -> Result<(), StartError> {
-        let service = Service::new(settings, verify)?;
+    fn reload_with(
+        &self,
+        settings: &SubmissionSettings,
+        users: Box<dyn Directory>,
+    ) -> Result<(), StartError> {
+        let service = Service::new(settings, users)?;
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
@@ -219,10 +250,6 @@ impl Submission {
     fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn verify_with(users: Arc<Users>) -> Verify {
-    Box::new(move |name, password| users.verify(name, password))
 }
 
 /// Binds the addresses of `listen` that are not among `known`, all or none.

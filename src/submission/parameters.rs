@@ -1,11 +1,12 @@
-//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, NOTIFY, ORCPT.
+//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, HOLDFOR, HOLDUNTIL,
+//! BY, MT-PRIORITY, REQUIRETLS, NOTIFY, ORCPT.
 //!
 //! A further extension is one more arm of [`of_mail`] or [`of_rcpt`] and a field to put it in.
 //! A parameter that is not offered is 555, a value that it cannot have 501; each stands once.
 
-use crate::mail::{Body, Notify, Ret};
+use crate::mail::{Body, DeliverBy, Hold, Notify, Priority, Ret};
 
-use super::command::{Mail, Rcpt, SyntaxError};
+use super::command::{By, Mail, Rcpt, SyntaxError};
 
 /// RFC 3461 §4.4.
 const ENVID_BYTES_MAX: usize = 100;
@@ -38,6 +39,21 @@ pub(super) fn of_mail(text: &str, mut mail: Mail) -> Result<Mail, SyntaxError> {
                     mail.envid = Some(value.to_owned());
                 }
                 _ => return Err(bad("ENVID")),
+            },
+            "HOLDFOR" | "HOLDUNTIL" if mail.hold.is_some() => {
+                // RFC 4865 §4.
+                return Err(SyntaxError::Usage("HOLDFOR or HOLDUNTIL, not both"));
+            }
+            "HOLDFOR" => mail.hold = Some(value.and_then(hold_for).ok_or(bad("HOLDFOR"))?),
+            "HOLDUNTIL" => mail.hold = Some(value.and_then(hold_until).ok_or(bad("HOLDUNTIL"))?),
+            "BY" => mail.by = Some(value.and_then(by).ok_or(bad("BY"))?),
+            "MT-PRIORITY" => {
+                let priority = value.and_then(Priority::from_word);
+                mail.priority = Some(priority.ok_or(bad("MT-PRIORITY"))?);
+            }
+            "REQUIRETLS" => match value {
+                None => mail.require_tls = true,
+                Some(_) => return Err(bad("REQUIRETLS")),
             },
             _ => return Err(SyntaxError::UnknownParameter(keyword.to_owned())),
         }
@@ -95,6 +111,32 @@ fn is_keyword(word: &str) -> bool {
 fn size(value: &str) -> Option<u64> {
     let digits = (1..=20).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| value.parse().unwrap_or(u64::MAX))
+}
+
+/// RFC 4865 §4: 1 to 9 digits, the first of them not zero.
+fn hold_for(value: &str) -> Option<Hold> {
+    let digits = (1..=9).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
+    (digits && !value.starts_with('0')).then(|| value.parse().ok().map(Hold::For)).flatten()
+}
+
+/// RFC 4865 §4: a date and time of RFC 3339, `2026-11-21T08:00:00Z`; an offset in place of the Z is understood too.
+fn hold_until(value: &str) -> Option<Hold> {
+    let bytes = value.as_bytes();
+    let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
+    // The parser knows more forms than the RFC allows.
+    let shaped = is(4, b'-') && is(7, b'-') && (is(10, b'T') || is(10, b't')) && is(13, b':') && is(16, b':');
+    let time = shaped.then(|| value.parse::<jiff::Timestamp>().ok()).flatten()?;
+    Some(Hold::Until(time.as_second()))
+}
+
+/// RFC 2852 §4: seconds (up to 9 digits, perhaps with a sign), a semicolon, the mode. `R` has no time that is over.
+fn by(value: &str) -> Option<By> {
+    let (secs, mode) = value.split_once(';')?;
+    let (returns, trace) = DeliverBy::read_mode(mode)?;
+    let digits = secs.strip_prefix(['+', '-']).unwrap_or(secs);
+    let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let secs: i64 = fits.then(|| secs.parse().ok()).flatten()?;
+    (secs > 0 || !returns).then_some(By { secs, returns, trace })
 }
 
 /// RFC 3461 §4: printable ASCII but `+` and `=`, or `+` and two upper-case hexadecimal digits.
@@ -163,6 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn what_mail_asks_of_its_handling_is_read() {
+        let read = mail(" REQUIRETLS MT-PRIORITY=-3 BY=+600;rt HOLDFOR=999999999").unwrap();
+        assert!(read.require_tls);
+        assert_eq!(read.priority, Priority::new(-3));
+        assert_eq!(read.by, Some(By { secs: 600, returns: true, trace: true }));
+        assert_eq!(read.hold, Some(Hold::For(999_999_999)));
+        assert_eq!(mail(" BY=-30;N").unwrap().by, Some(By { secs: -30, returns: false, trace: false }));
+        for time in ["2026-11-21T12:00:00Z", "2026-11-21T13:00:00+01:00", "2026-11-21T12:00:00.25Z"] {
+            let read = mail(&format!(" HOLDUNTIL={time}")).unwrap();
+            assert_eq!(read.hold, Some(Hold::Until(1_795_262_400)), "{time}");
+        }
+    }
+
+    #[test]
     fn the_parameters_of_rcpt_are_read() {
         let read = rcpt(" NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Bob+2Bx@Example.com").unwrap();
         assert_eq!(read.notify, Some(Notify { success: true, failure: false, delay: true }));
@@ -187,7 +243,34 @@ mod tests {
             (" ENVID=a+0D+0Ab", BadParameter("ENVID")),
             (" ENVID=a+4", BadParameter("ENVID")),
             (" ENVID=a+4g", BadParameter("ENVID")),
-            (" MT-PRIORITY=3", UnknownParameter("MT-PRIORITY".into())),
+            (" HOLDFOR", BadParameter("HOLDFOR")),
+            (" HOLDFOR=0", BadParameter("HOLDFOR")),
+            (" HOLDFOR=060", BadParameter("HOLDFOR")),
+            (" HOLDFOR=-60", BadParameter("HOLDFOR")),
+            (" HOLDFOR=1000000000", BadParameter("HOLDFOR")),
+            (" HOLDUNTIL", BadParameter("HOLDUNTIL")),
+            (" HOLDUNTIL=tomorrow", BadParameter("HOLDUNTIL")),
+            (" HOLDUNTIL=2026-11-21", BadParameter("HOLDUNTIL")),
+            (" HOLDUNTIL=2026-11-21T08:00:00", BadParameter("HOLDUNTIL")),
+            (" HOLDUNTIL=2026-13-21T08:00:00Z", BadParameter("HOLDUNTIL")),
+            (" HOLDUNTIL=20261121T080000Z", BadParameter("HOLDUNTIL")),
+            (" HOLDFOR=60 HOLDUNTIL=2026-11-21T08:00:00Z", Usage("HOLDFOR or HOLDUNTIL, not both")),
+            (" BY", BadParameter("BY")),
+            (" BY=600", BadParameter("BY")),
+            (" BY=600;", BadParameter("BY")),
+            (" BY=600;X", BadParameter("BY")),
+            (" BY=600;TR", BadParameter("BY")),
+            (" BY=;R", BadParameter("BY")),
+            (" BY=0;R", BadParameter("BY")),
+            (" BY=-5;R", BadParameter("BY")),
+            (" BY=1234567890;N", BadParameter("BY")),
+            (" MT-PRIORITY", BadParameter("MT-PRIORITY")),
+            (" MT-PRIORITY=10", BadParameter("MT-PRIORITY")),
+            (" MT-PRIORITY=-0", BadParameter("MT-PRIORITY")),
+            (" MT-PRIORITY=+3", BadParameter("MT-PRIORITY")),
+            (" MT-PRIORITY=high", BadParameter("MT-PRIORITY")),
+            (" REQUIRETLS=YES", BadParameter("REQUIRETLS")),
+            (" XPRIORITY=3", UnknownParameter("XPRIORITY".into())),
             (" NOTIFY=NEVER", UnknownParameter("NOTIFY".into())),
             (" SIZE=1 SIZE=2", Usage("each parameter stands once")),
             (" =x", Usage("parameters are KEYWORD or KEYWORD=value")),

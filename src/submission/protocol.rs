@@ -6,14 +6,18 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Address, Domain, Envelope, Reply, address};
-use crate::queue::Kick;
+use crate::mail::{Domain, Envelope, Reply};
 
 use super::aliases::Aliases;
-use super::auth::{self, Credentials, Exchange, Turn};
-use super::command::{Command, Node, SyntaxError};
+use super::atrn;
+use super::auth::{self, Claim, Exchange, Offer, Turn};
+use super::command::{Command, SyntaxError};
+use super::etrn::{self, Node};
+use super::extensions;
+use super::private::{self, Question};
+use super::rates::TooMany;
 use super::users::User;
-use super::{replies, transaction};
+use super::{replies, transaction, vrfy};
 
 /// Where a session stands.
 ///
@@ -82,9 +86,15 @@ pub(super) struct Here<'a> {
     pub(super) trusted: bool,
     /// MAIL wants AUTH before it.
     pub(super) auth_required: bool,
+    /// Which mechanisms AUTH has, where it is offered.
+    pub(super) auth: Offer,
     /// Bytes.
     pub(super) message_size_max: u64,
     pub(super) recipients_max: usize,
+    /// FUTURERELEASE: how long a message may be held; none where it is not offered.
+    pub(super) hold_secs_max: Option<i64>,
+    /// Unix seconds.
+    pub(super) now: i64,
     pub(super) aliases: Aliases<'a>,
 }
 
@@ -95,17 +105,24 @@ pub(super) enum Tls {
     Active,
     /// To be had with STARTTLS.
     Offered,
+    /// To be had on this listener, but the certificate cannot be used just now.
+    Unusable,
     /// Not on this listener.
     No,
 }
 
 impl Here<'_> {
-    fn auth_offered(&self) -> bool {
+    pub(super) fn auth_offered(&self) -> bool {
         match self.tls {
             Tls::Active => true,
-            Tls::Offered => false,
+            Tls::Offered | Tls::Unusable => false,
             Tls::No => self.loopback,
         }
+    }
+
+    /// There is a way to authenticate, now or after STARTTLS.
+    pub(super) fn can_authenticate(&self) -> bool {
+        self.tls == Tls::Offered || self.auth_offered()
     }
 
     /// May have mail relayed, and be told of what is here.
@@ -137,14 +154,24 @@ pub(super) enum Action {
     Close,
     /// Drop what was read ahead, do the handshake, go on with the state of the step.
     StartTls,
-    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step.
+    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
+    /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
-    /// AUTH: [`verified`] goes on.
-    Verify(Credentials),
+    /// AUTH: put it to the users, [`turn`] goes on.
+    Verify(Claim),
+    /// AUTH: the client has proven to be its user.
+    Welcome,
+    /// AUTH: it has not; count it as a failure of this name.
+    Failed(String),
     /// DATA: read the content, queue it, answer.
     Receive(Envelope),
     /// ETRN: kick, answer.
-    Kick(Kick, String),
+    Kick(Node),
+    /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
+    /// turned round.
+    Turn(Vec<Domain>),
+    /// A private command: answer.
+    Ask(Question),
 }
 
 /// Takes a line that was read as a command.
@@ -158,12 +185,18 @@ pub(super) fn step(state: State, command: Result<Command, SyntaxError>, here: &H
         Command::Ehlo(name) => hello(state, name, true, here),
         Command::Helo(name) => hello(state, name, false, here),
         Command::Noop => Step::reply(state, replies::NOOP),
-        Command::Help(about) => Step::reply(state, replies::help(about.as_deref())),
+        Command::Help(about) => {
+            let operator = state.user().is_some_and(|user| user.operator);
+            Step::reply(state, replies::help(about.as_deref(), operator))
+        }
         Command::Quit => Step::close(state, replies::BYE),
         Command::Rset => Step::reply(state.without_transaction(), replies::RESET),
         Command::Starttls => starttls(state, here),
-        Command::Vrfy(asked) => vrfy(state, &asked, here),
-        Command::Etrn(node) => etrn(state, node, here),
+        Command::Vrfy(asked) => vrfy::vrfy(state, &asked, here),
+        Command::Expn(asked) => vrfy::expn(state, &asked, here),
+        Command::Etrn(node) => etrn::etrn(state, node, here),
+        Command::Atrn(domains) => atrn::step(state, domains, here),
+        Command::Private(command) => private::private(state, command, here),
         Command::Auth { mechanism, initial } => authenticate(state, &mechanism, initial.as_deref(), here),
         Command::Mail(mail) => transaction::mail(state, mail, here),
         Command::Rcpt(rcpt) => transaction::rcpt(state, rcpt, here),
@@ -186,24 +219,42 @@ fn unreadable(state: State, error: &SyntaxError) -> Step {
 /// Takes a line that answers a challenge; in another state than `Authenticating` it is a caller's mistake.
 pub(super) fn respond(state: State, line: &[u8]) -> Step {
     match state {
-        State::Authenticating(client, exchange) => turn(client, auth::answer(exchange, line)),
+        State::Authenticating(client, exchange) => turn(State::Ready(client), auth::answer(exchange, line)),
         state => Step::reply(state, replies::AUTH_BAD_RESPONSE),
     }
 }
 
-/// Takes the result of [`Action::Verify`].
-pub(super) fn verified(state: State, user: Option<Arc<User>>) -> Step {
-    match (state, user) {
-        (State::Ready(client), Some(user)) => {
-            Step::reply(State::Ready(Client { user: Some(user), ..client }), replies::AUTH_OK)
+/// Goes on with an exchange, also with what came of an [`Action::Verify`]; in another state than `Ready` it is a
+/// caller's mistake.
+pub(super) fn turn(state: State, turn: Turn) -> Step {
+    let State::Ready(client) = state else { return Step::reply(state, replies::AUTH_BAD_RESPONSE) };
+    match turn {
+        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
+        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
+        Turn::Verify(claim) => {
+            Step { state: State::Ready(client), reply: None, action: Action::Verify(claim) }
         }
-        (state, _) => Step::reply(state, replies::AUTH_FAILED),
+        Turn::Right(user) => Step {
+            state: State::Ready(Client { user: Some(user), ..client }),
+            reply: Some(replies::AUTH_OK),
+            action: Action::Welcome,
+        },
+        Turn::Wrong(name) => Step {
+            state: State::Ready(client),
+            reply: Some(replies::AUTH_FAILED),
+            action: Action::Failed(name),
+        },
     }
 }
 
 /// The queue has no room for the message that [`Action::Reserve`] announced.
 pub(super) fn no_room(state: State) -> Step {
     Step::reply(state.without_transaction(), replies::NO_ROOM)
+}
+
+/// The user may send no more within this hour.
+pub(super) fn too_many(state: State, TooMany(an_hour): TooMany) -> Step {
+    Step::reply(state.without_transaction(), replies::too_many_messages(an_hour))
 }
 
 impl Step {
@@ -233,7 +284,8 @@ impl State {
         matches!(self, State::Mail(..) | State::Recipients(..))
     }
 
-    fn user(&self) -> Option<&Arc<User>> {
+    /// Who authenticated.
+    pub(super) fn user(&self) -> Option<&Arc<User>> {
         self.client().and_then(|client| client.user.as_ref())
     }
 
@@ -252,41 +304,21 @@ impl State {
 fn hello(state: State, name: String, extended: bool, here: &Here<'_>) -> Step {
     let user = state.user().cloned();
     let reply = replies::hello(here.hostname, &name);
-    let reply = if extended { with_extensions(reply, user.as_ref(), here) } else { reply };
+    let reply = if extended {
+        let lines = extensions::offered(user.as_ref(), here).join("\n");
+        let text = format!("{}\n{lines}", reply.text);
+        reply.with_text(text)
+    } else {
+        reply
+    };
     Step::reply(State::Ready(Client { name, extended, user }), reply)
-}
-
-/// Adds the extensions that hold for this client at this moment, and no others.
-fn with_extensions(hello: Reply, user: Option<&Arc<User>>, here: &Here<'_>) -> Reply {
-    let welcome = here.is_welcome(user);
-    let mut text = hello.text.clone().into_owned();
-    text.push_str(&format!("\nPIPELINING\nSIZE {}", here.message_size_max));
-    for (holds, keyword) in [
-        (true, "8BITMIME"),
-        (true, "SMTPUTF8"),
-        (true, "DSN"),
-        (true, "ENHANCEDSTATUSCODES"),
-        (welcome, "ETRN"),
-        (welcome, "VRFY"),
-        (here.tls == Tls::Offered, "STARTTLS"),
-    ] {
-        if holds {
-            text.push('\n');
-            text.push_str(keyword);
-        }
-    }
-    if here.auth_offered() && user.is_none() {
-        text.push_str("\nAUTH ");
-        text.push_str(auth::MECHANISMS);
-    }
-    text.push_str("\nHELP");
-    hello.with_text(text)
 }
 
 fn starttls(state: State, here: &Here<'_>) -> Step {
     match here.tls {
         Tls::Active => Step::reply(state, replies::TLS_ALREADY),
         Tls::No => Step::reply(state, replies::TLS_NOT_OFFERED),
+        Tls::Unusable => Step::reply(state, replies::TLS_UNUSABLE),
         Tls::Offered => {
             Step { state: State::Connected, reply: Some(replies::TLS_READY), action: Action::StartTls }
         }
@@ -303,69 +335,12 @@ fn authenticate(state: State, mechanism: &str, initial: Option<&str>, here: &Her
     if client.user.is_some() {
         Step::reply(State::Ready(client), replies::AUTH_ALREADY)
     } else if here.auth_offered() {
-        turn(client, auth::begin(mechanism, initial))
+        turn(State::Ready(client), auth::begin(mechanism, initial, &here.auth, here.hostname))
     } else if here.tls == Tls::Offered {
         Step::reply(State::Ready(client), replies::AUTH_NEEDS_TLS)
     } else {
         Step::reply(State::Ready(client), replies::AUTH_NOT_OFFERED)
     }
-}
-
-fn turn(client: Client, turn: Turn) -> Step {
-    match turn {
-        Turn::Challenge(reply, exchange) => Step::reply(State::Authenticating(client, exchange), reply),
-        Turn::Refuse(reply) => Step::reply(State::Ready(client), reply),
-        Turn::Verify(credentials) => {
-            Step { state: State::Ready(client), reply: None, action: Action::Verify(credentials) }
-        }
-    }
-}
-
-/// RFC 5321 §3.5. A stranger learns nothing: the answer is the same whatever exists.
-fn vrfy(state: State, asked: &str, here: &Here<'_>) -> Step {
-    let reply = if here.is_welcome(state.user()) {
-        verify_name(asked, &here.aliases)
-    } else {
-        replies::VRFY_NOT_FOR_STRANGERS
-    };
-    Step::reply(state, reply)
-}
-
-fn verify_name(asked: &str, aliases: &Aliases<'_>) -> Reply {
-    let asked = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
-    let name = if asked.contains('@') {
-        let Ok(address) = address::parse(asked) else { return replies::VRFY_BAD_ADDRESS };
-        match aliases.alias_of(&address) {
-            Some(name) => name,
-            None => return replies::CANNOT_VERIFY,
-        }
-    } else {
-        asked.to_ascii_lowercase()
-    };
-    match aliases.members(&name) {
-        Some([mailbox]) => replies::verified(mailbox),
-        // A list: EXPN names its members, VRFY the list (RFC 5321 §3.5.1).
-        Some(_) => replies::verified(&Address::new_dangerous(name, aliases.hostname.as_str())),
-        None => replies::NO_SUCH_USER,
-    }
-}
-
-/// RFC 1985 §5.1: after EHLO, not within a transaction.
-fn etrn(state: State, node: Node, here: &Here<'_>) -> Step {
-    let reply = match (&state, node) {
-        (State::Connected, _) => replies::EHLO_FIRST,
-        (state, _) if state.in_transaction() => replies::NOT_IN_TRANSACTION,
-        (state, _) if !here.is_welcome(state.user()) => here.auth_first(),
-        (_, Node::Queue(name)) => replies::node_not_allowed(&name),
-        (_, Node::Kick(kick)) => {
-            let node = match &kick {
-                Kick::Domain(domain) => domain.to_string(),
-                Kick::DomainAndBelow(domain) => format!("@{domain}"),
-            };
-            return Step { state, reply: None, action: Action::Kick(kick, node) };
-        }
-    };
-    Step::reply(state, reply)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Every command in every state, for a stranger in the clear and under TLS, an authenticated client and a
-//! trusted one: the table is written out, each cell with code, enhanced code, action and next state.
+//! Every command in every state, for a stranger in the clear and under TLS, an authenticated client, a
+//! trusted one and an operator: the table is written out, each cell with code, enhanced code, action and next state.
 
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::mail::Recipient;
+use crate::mail::{Address, Recipient, address};
 use crate::submission::command;
 
 /// On a listener with STARTTLS where MAIL wants AUTH. Within a transaction a stranger can only be where
@@ -27,14 +27,32 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -57,14 +75,32 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY b@example.net      | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 VRFY nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN root               | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
+EXPN nobody             | 502 5.7.0              | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0                       | 502 5.7.0
 ETRN example.net        | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 334 -> Authenticating           | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | verify                          | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 504 5.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -77,7 +113,7 @@ HELO c.example          | 250 -> Ready           | 250                          
 MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
-RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
 RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
 DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
 RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
@@ -87,14 +123,32 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
 VRFY b@example.net      | 502 5.7.0              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
 VRFY nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
 ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | turn                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | turn                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 450 4.7.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -107,7 +161,7 @@ HELO c.example          | 250 -> Ready           | 250                          
 MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
-RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
 RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
 DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
 RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
@@ -117,14 +171,80 @@ HELP XYZZY              | 504 5.5.4              | 504 5.5.4                    
 VRFY root               | 250 2.1.5              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
 VRFY b@example.net      | 252 2.5.2              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
 VRFY nobody             | 550 5.1.1              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 250 2.1.5              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 550 5.1.1              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
 ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
-ETRN #queue             | 503 5.5.1              | 459 4.5.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 530 5.7.0                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
 STARTTLS                | 220 2.0.0 starttls     | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected | 220 2.0.0 starttls -> Connected
 AUTH PLAIN              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH PLAIN AGEAYg==     | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 AUTH XYZZY              | 503 5.5.1              | 538 5.7.11                      | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
 QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XADR                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XSTA                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XCIR a.example          | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XGEN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
+DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+GET / HTTP/1.1          | 554 5.5.2 close        | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close                 | 554 5.5.2 close
+
+operator
+                        | Connected              | Ready                           | Mail                            | Refused                         | Recipients
+EHLO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+HELO c.example          | 250 -> Ready           | 250                             | 250 -> Ready                    | 250 -> Ready                    | 250 -> Ready
+MAIL FROM:<a@b.example> | 503 5.5.1              | 250 2.1.0 reserve -> Mail       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+MAIL FROM:<> SIZE=1001  | 503 5.5.1              | 552 5.3.4                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+RCPT TO:<b@example.net> | 503 5.5.1              | 503 5.5.1                       | 250 2.1.5 -> Recipients         | 250 2.1.5 -> Recipients         | 250 2.1.5
+RCPT TO:<root>          | 503 5.5.1              | 503 5.5.1                       | 251 2.1.5 -> Recipients         | 251 2.1.5 -> Recipients         | 251 2.1.5
+RCPT TO:<nobody>        | 503 5.5.1              | 503 5.5.1                       | 550 5.1.1 -> Refused            | 550 5.1.1                       | 550 5.1.1
+DATA                    | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 554 5.5.1                       | 354 receive -> Ready
+RSET                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready              | 250 2.0.0 -> Ready
+NOOP                    | 250 2.0.0              | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0                       | 250 2.0.0
+HELP                    | 214 2.0.0              | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0                       | 214 2.0.0
+HELP XYZZY              | 504 5.5.4              | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4                       | 504 5.5.4
+VRFY root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+VRFY b@example.net      | 502 5.7.0              | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2                       | 252 2.5.2
+VRFY nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+EXPN root               | 502 5.7.0              | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5                       | 250 2.1.5
+EXPN nobody             | 502 5.7.0              | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1                       | 550 5.1.1
+ETRN example.net        | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN @example.net       | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN #lane              | 503 5.5.1              | kick                            | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ETRN -bad-              | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+ATRN                    | 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example          | 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,x.example| 503 5.5.1              | 502 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+ATRN d.example,         | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+STARTTLS                | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH PLAIN AGEAYg==     | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+AUTH XYZZY              | 503 5.5.1              | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1                       | 503 5.5.1
+QUIT                    | 221 2.0.0 close        | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close                 | 221 2.0.0 close
+XADR b@example.net      | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XADR                    | 502 5.5.1              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
+XSTA                    | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XCIR a.example          | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+XGEN                    | 502 5.5.1              | ask                             | ask                             | ask                             | ask
+SEND FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SOML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+SAML FROM:<a@b>         | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TURN                    | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+RELAY                   | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
+TLS                     | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 BDAT 1 LAST             | 502 5.5.1              | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1                       | 502 5.5.1
 XYZZY                   | 500 5.5.2              | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2                       | 500 5.5.2
 DATA now                | 501 5.5.4              | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4                       | 501 5.5.4
@@ -138,6 +258,7 @@ enum Who {
     Tls,
     Authenticated,
     Trusted,
+    Operator,
 }
 
 struct World {
@@ -159,20 +280,30 @@ impl World {
             hostname: &self.hostname,
             tls: match who {
                 Who::Clear | Who::Trusted => Tls::Offered,
-                Who::Tls | Who::Authenticated => Tls::Active,
+                Who::Tls | Who::Authenticated | Who::Operator => Tls::Active,
             },
             loopback: false,
             trusted: matches!(who, Who::Trusted),
             auth_required: true,
+            auth: Offer { channel: None, cram_md5: false, nonce: || Some("nonce".to_owned()) },
             message_size_max: 1000,
             recipients_max: 2,
+            hold_secs_max: Some(86_400),
+            now: 1_795_262_400,
             aliases: Aliases { names: &self.names, hostname: &self.hostname },
         }
     }
 }
 
 fn client(who: Who) -> Client {
-    let user = matches!(who, Who::Authenticated).then(|| Arc::new(User::default()));
+    let user = match who {
+        Who::Authenticated => {
+            let atrn = vec!["d.example".to_owned(), "e.example".to_owned()];
+            Some(Arc::new(User { atrn, ..User::default() }))
+        }
+        Who::Operator => Some(Arc::new(User { operator: true, ..User::default() })),
+        Who::Clear | Who::Tls | Who::Trusted => None,
+    };
     Client { name: "c.example".into(), extended: true, user }
 }
 
@@ -212,8 +343,12 @@ fn cell(before: &State, step: &Step) -> String {
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
         Action::Verify(_) => Some("verify"),
+        Action::Welcome => Some("welcome"),
+        Action::Failed(_) => Some("failed"),
         Action::Receive(_) => Some("receive"),
-        Action::Kick(..) => Some("kick"),
+        Action::Kick(_) => Some("kick"),
+        Action::Ask(_) => Some("ask"),
+        Action::Turn(_) => Some("turn"),
     };
     parts.extend(action.map(str::to_owned));
     if name(before) != name(&step.state) {
@@ -238,14 +373,32 @@ const COMMANDS: &[&str] = &[
     "VRFY root",
     "VRFY b@example.net",
     "VRFY nobody",
+    "EXPN root",
+    "EXPN nobody",
     "ETRN example.net",
-    "ETRN #queue",
+    "ETRN @example.net",
+    "ETRN #lane",
+    "ETRN -bad-",
+    "ATRN",
+    "ATRN d.example",
+    "ATRN d.example,x.example",
+    "ATRN d.example,",
     "STARTTLS",
     "AUTH PLAIN",
     "AUTH PLAIN AGEAYg==",
     "AUTH XYZZY",
     "QUIT",
+    "XADR b@example.net",
+    "XADR",
+    "XSTA",
+    "XCIR a.example",
+    "XGEN",
     "SEND FROM:<a@b>",
+    "SOML FROM:<a@b>",
+    "SAML FROM:<a@b>",
+    "TURN",
+    "RELAY",
+    "TLS",
     "BDAT 1 LAST",
     "XYZZY",
     "DATA now",
@@ -261,6 +414,7 @@ fn table() -> Vec<Vec<String>> {
         ("tls", Who::Tls),
         ("authenticated", Who::Authenticated),
         ("trusted", Who::Trusted),
+        ("operator", Who::Operator),
     ] {
         rows.push(vec![heading.to_owned()]);
         let columns = states(who).iter().map(|state| name(state).to_owned()).collect::<Vec<_>>();
@@ -276,15 +430,25 @@ fn table() -> Vec<Vec<String>> {
     rows
 }
 
+/// As it stands above.
+fn written(table: &[Vec<String>]) -> String {
+    let widths = [23, 22, 31, 31, 31, 0];
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join(" | ").trim_end().to_owned()
+    };
+    table.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn every_command_in_every_state() {
     let lines = TABLE.lines().filter(|line| !line.is_empty());
     let expected: Vec<Vec<&str>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
     let found = table();
-    for (expected, found) in expected.iter().zip(&found) {
-        assert_eq!(expected, found);
-    }
-    assert_eq!(expected.len(), found.len());
+    let different = expected.iter().zip(&found).find(|(expected, found)| expected != found);
+    let same = different.is_none() && expected.len() == found.len();
+    assert!(same, "it is now\n{}\nand differs first in\n{different:?}", written(&found));
 }
 
 fn ready(user: Option<&str>) -> State {
@@ -317,14 +481,15 @@ fn within_an_auth_exchange_every_line_is_a_response() {
 fn a_login_is_kept_by_ehlo_and_lost_by_starttls() {
     let world = World::new();
     let app = Arc::new(User { name: "app".into(), ..User::default() });
-    let Step { state, reply, .. } = verified(ready(None), Some(app));
+    let Step { state, reply, .. } = turn(ready(None), Turn::Right(app));
     assert_eq!((state.clone(), reply), (ready(Some("app")), Some(replies::AUTH_OK)));
     let again = step(state.clone(), command::parse(b"EHLO c.example"), &world.here(Who::Tls));
     assert_eq!(again.state, ready(Some("app")));
     let starttls = step(state, Ok(Command::Starttls), &world.here(Who::Clear));
     assert_eq!(starttls.state, State::Connected);
-    let failed = verified(ready(None), None);
+    let failed = turn(ready(None), Turn::Wrong("app".into()));
     assert_eq!((failed.state, failed.reply), (ready(None), Some(replies::AUTH_FAILED)));
+    assert_eq!(failed.action, Action::Failed("app".into()));
 }
 
 #[test]
@@ -337,18 +502,82 @@ fn without_room_the_transaction_does_not_begin() {
 }
 
 #[test]
+fn extensions_are_offered_only_to_those_they_are_granted_to() {
+    let world = World::new();
+    let offered = |tls, trusted, auth_required, user, hold_secs_max| {
+        let here = Here { tls, trusted, auth_required, hold_secs_max, ..world.here(Who::Clear) };
+        let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
+        assert!(text.lines().any(|line| line == "LIMITS RCPTMAX=2"), "{text}");
+        assert!(text.lines().any(|line| line == "DELIVERBY"), "{text}");
+        let extra = ["FUTURERELEASE 60 2026-11-21T12:01:00Z", "MT-PRIORITY", "REQUIRETLS"];
+        let shown = extra.map(|word| text.lines().any(|line| line == word));
+        // Each is refused as unknown exactly where it is not shown.
+        let asked = ["HOLDFOR=60", "MT-PRIORITY=-1", "REQUIRETLS"];
+        let welcome = here.is_welcome(user.map(|_| Arc::new(User::default())).as_ref()) || !auth_required;
+        for (parameter, shown) in asked.into_iter().zip(shown).filter(|_| welcome) {
+            let line = format!("MAIL FROM:<> {parameter}");
+            let code = step(ready(user), command::parse(line.as_bytes()), &here).reply.unwrap().code;
+            assert_eq!(code, if shown { 250 } else { 555 }, "{line}");
+        }
+        shown
+    };
+    use Tls::{Active, No, Offered};
+    assert_eq!(offered(Offered, false, true, None, Some(60)), [true, true, false], "AUTH comes before MAIL");
+    assert_eq!(offered(Active, false, true, None, Some(60)), [true, true, true]);
+    assert_eq!(offered(Active, false, true, Some("app"), Some(60)), [true, true, true]);
+    assert_eq!(offered(Active, false, true, Some("app"), None), [false, true, true], "switched off");
+    assert_eq!(
+        offered(No, false, false, None, Some(60)),
+        [false, false, false],
+        "a stranger with local mail"
+    );
+    assert_eq!(offered(No, true, false, None, Some(60)), [true, true, false]);
+    assert_eq!(offered(No, false, false, Some("app"), Some(60)), [true, true, false]);
+}
+
+#[test]
 fn ehlo_names_what_holds_now_and_nothing_else() {
     let world = World::new();
     let offered = |tls, loopback, trusted, user| {
         let here = Here { tls, loopback, trusted, ..world.here(Who::Clear) };
         let text = step(ready(user), command::parse(b"EHLO x"), &here).reply.unwrap().text;
-        let extra = ["ETRN", "VRFY", "STARTTLS", "AUTH PLAIN LOGIN"];
+        let extra = ["ETRN", "VRFY", "EXPN", "ATRN", "STARTTLS", "AUTH SCRAM-SHA-256 PLAIN LOGIN"];
         extra.into_iter().filter(|word| text.lines().any(|line| line == *word)).collect::<Vec<_>>()
     };
     assert_eq!(offered(Tls::Offered, false, false, None), ["STARTTLS"]);
-    assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "STARTTLS"]);
-    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH PLAIN LOGIN"]);
-    assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY"]);
-    assert_eq!(offered(Tls::No, true, false, None), ["AUTH PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Offered, true, true, None), ["ETRN", "VRFY", "EXPN", "STARTTLS"]);
+    assert_eq!(offered(Tls::Active, false, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
+    assert_eq!(offered(Tls::Active, false, false, Some("app")), ["ETRN", "VRFY", "EXPN"]);
+    assert_eq!(offered(Tls::No, true, false, None), ["AUTH SCRAM-SHA-256 PLAIN LOGIN"]);
     assert_eq!(offered(Tls::No, false, false, None), [""; 0]);
+}
+
+#[test]
+fn who_has_domains_may_turn_the_connection_round_for_them() {
+    let world = World::new();
+    let with = |atrn: &[&str]| {
+        let atrn = atrn.iter().map(|&domain| domain.to_owned()).collect();
+        let user = Some(Arc::new(User { atrn, ..User::default() }));
+        State::Ready(Client { name: "c.example".into(), extended: true, user })
+    };
+    let say = |state: State, line: &str, here: &Here<'_>| step(state, command::parse(line.as_bytes()), here);
+    let turn = |names: &[&str]| Action::Turn(names.iter().map(|name| Domain::parse(name).unwrap()).collect());
+    let here = world.here(Who::Tls);
+    for (line, expected) in [
+        ("ATRN", turn(&["a.example", "b.example"])),
+        ("atrn B.example", turn(&["b.example"])),
+        ("ATRN b.example,a.example,B.EXAMPLE", turn(&["a.example", "b.example"])),
+    ] {
+        let step = say(with(&["b.example", "a.example"]), line, &here);
+        assert_eq!((step.reply, step.action), (None, expected), "{line}");
+    }
+    let codes = |step: Step| cell(&step.state.clone(), &step);
+    // Below a domain is another domain.
+    assert_eq!(codes(say(with(&["a.example"]), "ATRN x.a.example", &here)), "450 4.7.1");
+    // Not offered: to a user without domains, and where nobody can authenticate.
+    assert_eq!(codes(say(with(&[]), "ATRN a.example", &here)), "502 5.5.1");
+    let no_tls = Here { tls: Tls::No, ..world.here(Who::Trusted) };
+    assert_eq!(codes(say(ready(None), "ATRN a.example", &no_tls)), "502 5.5.1");
+    let shown = |state| say(state, "EHLO x", &here).reply.unwrap().text.lines().any(|line| line == "ATRN");
+    assert!(shown(with(&["a.example"])) && !shown(with(&[])) && !shown(ready(None)));
 }

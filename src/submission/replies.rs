@@ -3,11 +3,15 @@
 //! Replies carry enhanced status codes (RFC 2034, 3463, 5248) but for the greeting, EHLO, 334,
 //! 354 and 211 to 221 as those RFCs allow.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::mail::address::AddressError;
-use crate::mail::{Address, Domain, Enhanced, Reply};
-use crate::queue::{AcceptError, MessageId};
+use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
+use crate::queue::{AcceptError, Kicked, MessageId};
 
 use super::command::{self, SyntaxError};
+use super::private;
 
 // Sessions.
 
@@ -56,6 +60,14 @@ pub(super) const AUTH_REQUIRED: Reply = Reply::new(530, Enhanced(5, 7, 0), "Auth
 /// RFC 3207 §4: what is wanted before AUTH.
 pub(super) const STARTTLS_FIRST: Reply = Reply::new(530, Enhanced(5, 7, 0), "Say STARTTLS first, then AUTH");
 
+/// RFC 5321 §4.2.4: not on this service, or not for this client.
+pub(super) const NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "Command not offered here");
+
+/// How a command is written.
+pub(super) fn usage(usage: &str) -> Reply {
+    Reply::new(501, Enhanced(5, 5, 4), "").with_text(format!("Syntax: {usage}"))
+}
+
 /// What is wrong with a line (RFC 5321 §4.2.4, §4.3.2).
 pub(super) fn syntax(error: &SyntaxError) -> Reply {
     const SYNTAX: Enhanced = Enhanced(5, 5, 2);
@@ -67,7 +79,7 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         SyntaxError::Control => Reply::new(500, SYNTAX, "Control characters are not allowed"),
         SyntaxError::BareLf => Reply::new(500, SYNTAX, "Lines end in CR LF; a LF alone ends nothing"),
         SyntaxError::NotUtf8 => Reply::new(500, SYNTAX, "Neither ASCII nor UTF-8"),
-        SyntaxError::Usage(usage) => Reply::new(501, ARGUMENTS, "").with_text(format!("Syntax: {usage}")),
+        SyntaxError::Usage(written) => usage(written),
         SyntaxError::Sender(error) => address(error, Enhanced(5, 1, 7)),
         SyntaxError::Recipient(error) => address(error, Enhanced(5, 1, 3)),
         SyntaxError::UnknownParameter(keyword) => {
@@ -78,7 +90,7 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         }
         SyntaxError::Retired(instead) => Reply::new(502, Enhanced(5, 5, 1), "")
             .with_text(format!("This command belongs to the past; {instead}")),
-        SyntaxError::NotOffered => Reply::new(502, Enhanced(5, 5, 1), "Command not offered here"),
+        SyntaxError::NotOffered => NOT_OFFERED,
     }
 }
 
@@ -91,6 +103,8 @@ fn address(error: &AddressError, enhanced: Enhanced) -> Reply {
 
 pub(super) const TLS_READY: Reply = Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS");
 pub(super) const TLS_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "TLS is already active");
+pub(super) const TLS_UNUSABLE: Reply =
+    Reply::new(454, Enhanced(4, 7, 0), "TLS not available due to temporary reason, try again later");
 pub(super) const TLS_NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "STARTTLS is not offered here");
 
 // AUTH (RFC 4954 §4, §6).
@@ -100,6 +114,10 @@ pub(super) const CHALLENGE_EMPTY: Reply = Reply::bare(334, "");
 pub(super) const CHALLENGE_USERNAME: Reply = Reply::bare(334, "VXNlcm5hbWU6");
 /// `Password:` in base 64.
 pub(super) const CHALLENGE_PASSWORD: Reply = Reply::bare(334, "UGFzc3dvcmQ6");
+/// A challenge of any mechanism.
+pub(super) fn challenge(text: &str) -> Reply {
+    Reply::bare(334, "").with_text(STANDARD.encode(text))
+}
 pub(super) const AUTH_OK: Reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication succeeded");
 /// The same for a wrong name and a wrong password.
 pub(super) const AUTH_FAILED: Reply = Reply::new(535, Enhanced(5, 7, 8), "Authentication failed");
@@ -109,6 +127,18 @@ pub(super) const AUTH_BAD_RESPONSE: Reply =
     Reply::new(501, Enhanced(5, 5, 2), "Not a response of this mechanism");
 /// RFC 4954 §4: the line is longer than 12288 bytes.
 pub(super) const AUTH_TOO_LONG: Reply = Reply::new(500, Enhanced(5, 5, 6), "Authentication line too long");
+/// RFC 4954 §4: a mechanism in which the server speaks first.
+pub(super) const AUTH_NO_INITIAL_RESPONSE: Reply =
+    Reply::new(501, Enhanced(5, 7, 0), "This mechanism has no initial response");
+/// RFC 5802 §6.
+pub(super) const AUTH_DOWNGRADED: Reply = Reply::new(
+    535,
+    Enhanced(5, 7, 8),
+    "SCRAM-SHA-256-PLUS was offered and did not reach you: somebody may sit between us",
+);
+/// RFC 4954 §4: the system has no random numbers for a challenge.
+pub(super) const AUTH_NOT_NOW: Reply =
+    Reply::new(454, Enhanced(4, 7, 0), "Authentication failed on our side, try again later");
 pub(super) const AUTH_UNKNOWN_MECHANISM: Reply =
     Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
 pub(super) const AUTH_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
@@ -134,6 +164,19 @@ pub(super) const NO_ROOM: Reply =
 /// RFC 6409 §6.1: the user's `senders`.
 pub(super) const SENDER_NOT_YOURS: Reply =
     Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
+/// RFC 3463 §3.8: the user's `rate`.
+pub(super) fn too_many_messages(an_hour: u32) -> Reply {
+    Reply::new(450, Enhanced(4, 7, 1), "")
+        .with_text(format!("Your rate of {an_hour}/h is reached, try again later"))
+}
+/// RFC 4865 §4: later than EHLO said.
+pub(super) const HELD_TOO_LONG: Reply =
+    Reply::new(501, Enhanced(5, 5, 4), "Cannot be held for so long; EHLO says for how long");
+/// RFC 6710 §4.1: the sender may not have the priority that it asked for. The text begins with the new one.
+pub(super) fn priority_lowered(to: Priority) -> Reply {
+    Reply::new(250, Enhanced(2, 3, 6), "")
+        .with_text(format!("{to} is the priority it gets; yours may not be higher"))
+}
 /// RFC 6531 §3.5.
 pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =
     Reply::new(553, Enhanced(5, 6, 7), "This sender needs the SMTPUTF8 parameter");
@@ -142,6 +185,10 @@ pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =
 
 /// RFC 5321 §4.1.1.3.
 pub(super) const RECIPIENT_OK: Reply = Reply::new(250, Enhanced(2, 1, 5), "Recipient ok");
+/// RFC 5321 §3.4: who reads a local name's mail, to clients that may know.
+pub(super) fn forwarded(mailbox: &Address) -> Reply {
+    Reply::new(251, Enhanced(2, 1, 5), "").with_text(format!("User not local; will forward to <{mailbox}>"))
+}
 pub(super) const MAIL_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say MAIL first");
 /// RFC 5321 §4.5.3.1.10.
 pub(super) const TOO_MANY_RECIPIENTS: Reply =
@@ -182,30 +229,51 @@ pub(super) fn not_queued(error: AcceptError) -> Reply {
     }
 }
 
-// VRFY (RFC 5321 §3.5).
+// VRFY and EXPN (RFC 5321 §3.5).
 
 /// For strangers, whatever they ask for.
 pub(super) const VRFY_NOT_FOR_STRANGERS: Reply =
     Reply::new(502, Enhanced(5, 7, 0), "VRFY needs authentication");
+/// For strangers, whatever they ask for.
+pub(super) const EXPN_NOT_FOR_STRANGERS: Reply =
+    Reply::new(502, Enhanced(5, 7, 0), "EXPN needs authentication");
+/// RFC 5321 §3.5.2.
+pub(super) const NO_SUCH_LIST: Reply = Reply::new(550, Enhanced(5, 1, 1), "No such list here");
+/// RFC 6531 §3.7.4.2: it could only be shown in UTF-8, and SMTPUTF8 was not said.
+pub(super) const NEEDS_UTF8_REPLY: Reply = Reply::new(
+    252,
+    Enhanced(2, 6, 8),
+    "It is here, but can only be named in UTF-8: ask again with SMTPUTF8 at the end",
+);
 /// RFC 5321 §3.5.3.
 pub(super) const CANNOT_VERIFY: Reply =
     Reply::new(252, Enhanced(2, 5, 2), "Cannot verify, but the message will be taken and its delivery tried");
 pub(super) const VRFY_BAD_ADDRESS: Reply = Reply::new(553, Enhanced(5, 1, 3), "Not an address");
 
-/// The mailbox of a local name (RFC 5321 §3.5.1).
-pub(super) fn verified(mailbox: &Address) -> Reply {
-    Reply::new(250, Enhanced(2, 1, 5), "").with_text(format!("<{mailbox}>"))
+/// What a local name stands for, a mailbox a line (RFC 5321 §3.5.1).
+pub(super) fn mailboxes(mailboxes: &[Address]) -> Reply {
+    let lines: Vec<String> = mailboxes.iter().map(|mailbox| format!("<{mailbox}>")).collect();
+    Reply::new(250, Enhanced(2, 1, 5), "").with_text(lines.join("\n"))
 }
 
 // ETRN (RFC 1985 §5.3).
 
-/// 251 or 253: how much waits, and is tried now.
-pub(super) fn kicked(node: &str, recipients: usize) -> Reply {
-    match recipients {
-        0 => Reply::new(251, Enhanced(2, 0, 0), "").with_text(format!("Ok, no messages waiting for {node}")),
-        n => Reply::new(253, Enhanced(2, 0, 0), "")
-            .with_text(format!("Ok, {n} pending messages for {node} started")),
-    }
+/// 250 to 253: what waits is tried now. 253 says how much; 252 where it is so much that it is done in parts;
+/// 250 where all of it was due before.
+pub(super) fn kicked(node: &str, kicked: Kicked) -> Reply {
+    let (code, text) = match kicked {
+        Kicked::Nothing => (251, format!("Ok, no messages waiting for {node}")),
+        Kicked::UnderWay(_) => (250, format!("Ok, queuing for {node} started")),
+        Kicked::Started(waiting) => (253, format!("Ok, {waiting} pending messages for {node} started")),
+        Kicked::InParts(_) => (252, format!("Ok, pending messages for {node} started")),
+    };
+    Reply::new(code, Enhanced(2, 0, 0), "").with_text(text)
+}
+
+/// 458: this client asked for the same within the last minute, or for too much.
+pub(super) fn kicked_already(node: &str) -> Reply {
+    Reply::new(458, Enhanced(4, 7, 1), "")
+        .with_text(format!("Unable to queue messages for {node}: asked too often, try again in a minute"))
 }
 
 /// 458: the queue cannot be asked now.
@@ -214,21 +282,54 @@ pub(super) fn not_kicked(node: &str) -> Reply {
 }
 
 /// 459: no such node here.
-pub(super) fn node_not_allowed(node: &str) -> Reply {
-    Reply::new(459, Enhanced(4, 5, 4), "")
-        .with_text(format!("Node {node} not allowed: there are no named queues here"))
+pub(super) fn no_such_lane(node: &str) -> Reply {
+    Reply::new(459, Enhanced(4, 5, 4), "").with_text(format!("Node {node} not allowed: no such lane here"))
 }
+
+// Private commands.
+
+/// What an operator asked for.
+pub(super) fn told(text: String) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), "").with_text(text)
+}
+
+/// RFC 5321 §4.2.3: what would be told cannot be read just now.
+pub(super) fn cannot_tell(why: &str) -> Reply {
+    Reply::new(451, Enhanced(4, 3, 0), "").with_text(format!("Cannot tell now: {why}"))
+}
+
+// ATRN (RFC 2645 §5.2.1).
+
+/// The last reply before the roles change.
+pub(super) const TURNING: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok, now reversing the connection");
+/// A domain is not the user's: no mail at all then.
+pub(super) const ATRN_REFUSED: Reply =
+    Reply::new(450, Enhanced(4, 7, 1), "ATRN request refused: not all of these domains are yours");
+pub(super) const ATRN_NOT_NOW: Reply =
+    Reply::new(451, Enhanced(4, 3, 0), "Unable to process ATRN request now");
+pub(super) const NO_MAIL: Reply = Reply::new(453, Enhanced(4, 0, 0), "You have no mail");
+/// Something stands behind it that could be taken for an answer of the server to be.
+pub(super) const ATRN_NOT_LAST: Reply =
+    Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
 
 // HELP (RFC 5321 §4.1.1.8).
 
-/// 214 with all commands, or how one is written; 504 for one that is none.
-pub(super) fn help(about: Option<&str>) -> Reply {
+/// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
+pub(super) fn help(about: Option<&str>, operator: bool) -> Reply {
+    let private: &[(&str, &str)] = if operator { private::USAGE } else { &[] };
     let Some(about) = about else {
-        let names: Vec<&str> = command::USAGE.iter().map(|(name, _)| *name).collect();
-        let text = format!("Commands: {}\nHELP with a command tells how it is written", names.join(" "));
+        let names = |usages: &[(&'static str, &str)]| -> String {
+            usages.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+        };
+        let mut text = format!("Commands: {}\n", names(command::USAGE));
+        if operator {
+            text.push_str(&format!("For operators: {}\n", names(private)));
+        }
+        text.push_str("HELP with a command tells how it is written");
         return Reply::new(214, Enhanced(2, 0, 0), "").with_text(text);
     };
-    match command::usage(about) {
+    let usages = command::USAGE.iter().chain(private);
+    match usages.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(about)).map(|(_, usage)| *usage) {
         Some(usage) => Reply::new(214, Enhanced(2, 0, 0), usage),
         None => Reply::new(504, Enhanced(5, 5, 4), "No help on that; HELP alone lists the commands"),
     }
@@ -250,6 +351,10 @@ mod tests {
             AUTH_OK,
             AUTH_FAILED,
             AUTH_NEEDS_TLS,
+            AUTH_NO_INITIAL_RESPONSE,
+            AUTH_DOWNGRADED,
+            AUTH_NOT_NOW,
+            too_many_messages(1),
             NO_ROOM,
             TOO_BIG,
             TOO_MANY_RECIPIENTS,
@@ -257,14 +362,29 @@ mod tests {
             queued(id),
             not_queued(AcceptError::Full),
             not_queued(AcceptError::Busy),
-            verified(&mailbox),
-            kicked("x", 0),
-            kicked("x", 2),
+            mailboxes(&[mailbox.clone(), mailbox.clone()]),
+            forwarded(&mailbox),
+            NEEDS_UTF8_REPLY,
+            EXPN_NOT_FOR_STRANGERS,
+            NOT_OFFERED,
+            kicked("x", Kicked::Nothing),
+            kicked("x", Kicked::UnderWay(2)),
+            kicked("x", Kicked::Started(2)),
+            kicked("x", Kicked::InParts(2)),
+            kicked_already("x"),
+            told(String::new()),
+            cannot_tell("x"),
             not_kicked("x"),
-            node_not_allowed("#x"),
-            help(None),
-            help(Some("mail")),
-            help(Some("XXXX")),
+            TURNING,
+            ATRN_REFUSED,
+            ATRN_NOT_NOW,
+            NO_MAIL,
+            ATRN_NOT_LAST,
+            no_such_lane("#x"),
+            priority_lowered(Priority::NORMAL),
+            help(None, false),
+            help(Some("mail"), false),
+            help(Some("XXXX"), true),
             syntax(&SyntaxError::Unknown),
             syntax(&SyntaxError::UnknownParameter("X".into())),
         ] {

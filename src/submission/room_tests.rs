@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::golden::{MemoryQueue, Player, settings, start, tls_client, verify};
-use super::{StartError, Submission};
+use rustls::ServerConfig;
+
+use super::golden::{Echo, MemoryQueue, Player, Shelf, settings, start, tls_client, verify};
+use super::{Service, StartError, Submission};
 use crate::config::{ListenTls, SubmissionSettings};
 use crate::mail::address;
 
@@ -162,7 +164,9 @@ fn a_listener_with_tls_needs_a_certificate() {
     let mut settings = settings(certificates.path());
     settings.tls = None;
     let queue = Arc::new(MemoryQueue::default());
-    let error = Submission::start_with(&settings, Box::new(verify), queue).err().unwrap();
+    let error = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("no [tls] certificate"), "{error}");
 }
 
@@ -173,7 +177,8 @@ fn a_panic_ends_one_session_and_leaves_nothing_behind() {
     settings.limits.sessions = 1;
     let queue = Arc::new(MemoryQueue::default());
     let verify = |_: &str, _: &[u8]| panic!("a verifier that panics");
-    let submission = Submission::start_with(&settings, Box::new(verify), queue).unwrap();
+    let submission =
+        Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap();
     let mut player = Player::connect(submission.addresses()[0]);
     player.reply();
     player.command("EHLO client.example");
@@ -297,6 +302,22 @@ fn a_session_resumes_tls() {
         assert_eq!(player.line(), None);
         assert_eq!(player.resumed(), connection > 0);
     }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_454_and_the_session_goes_on() {
+    let room = room(|settings| settings.listen[0].tls = ListenTls::Starttls);
+    // What rustls takes as a configuration and then refuses to make a connection with.
+    let tls = room.submission.shared.service().tls.clone().unwrap();
+    let mut broken = ServerConfig::clone(&tls);
+    broken.max_fragment_size = Some(1);
+    let service = Service::new(&room.settings, Box::new(verify)).unwrap();
+    let service = Service { tls: Some(Arc::new(broken)), ..service };
+    *room.submission.shared.service.write().unwrap() = Arc::new(service);
+    let mut player = room.greeted();
+    player.command("EHLO client.example");
+    assert!(player.command("STARTTLS").starts_with("454 4.7.0 "));
+    assert!(player.command("MAIL FROM:<a@client.example>").starts_with("250 "), "the EHLO still counts");
 }
 
 #[test]

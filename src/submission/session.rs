@@ -7,20 +7,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::ServerConnection;
+
 use crate::config::{ListenSettings, ListenTls};
-use crate::mail::{Envelope, Reply};
+use crate::mail::{Domain, Envelope, Reply};
 use crate::maillog;
+use crate::queue::Asker;
 
 use super::Service;
 use super::aliases::Aliases;
-use super::auth::{Credentials, Failures};
+use super::atrn::{OnDemand, Turned, Waiting};
+use super::auth::{ChannelBinding, Claim, Offer};
 use super::command::{self, Command, SyntaxError};
 use super::content::DataReader;
+use super::etrn::{self, Recent};
+use super::failures::Failures;
 use super::header::Protocol;
 use super::intake::{Intake, MessageQueue, Submitted};
 use super::pool::Presence;
+use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
+use super::rates::{Counted, Rates};
 use super::replies;
+use super::users;
 use super::wire::{Line, Wire, WireError};
 
 /// The slowest pace of content that is waited for, beyond twice the idle time-out.
@@ -35,7 +46,26 @@ pub(super) struct Session<'a> {
     pub(super) listener: &'a ListenSettings,
     pub(super) queue: &'a dyn MessageQueue,
     pub(super) failures: &'a Failures,
+    pub(super) rates: &'a Rates,
+    pub(super) kicks: &'a Recent,
+    pub(super) insight: &'a dyn Insight,
     pub(super) presence: &'a Presence,
+    pub(super) on_demand: &'a dyn OnDemand,
+    /// What this session has been through.
+    pub(super) course: Course<'a>,
+}
+
+/// What changes in the course of a session and is not the protocol's state.
+#[derive(Default)]
+pub(super) struct Course<'a> {
+    /// Made before the 220 to STARTTLS, for the handshake behind it.
+    handshake: Option<Box<ServerConnection>>,
+    /// Of the TLS connection.
+    channel: Option<ChannelBinding>,
+    /// The message under way, in its user's rate.
+    counted: Option<Counted<'a>>,
+    /// The name that failed to authenticate last, and how many times in a row.
+    failed: (String, u32),
 }
 
 /// Why a session ends. The reply that says so was given already.
@@ -46,19 +76,31 @@ enum End {
     SentAway,
     /// The connection ended by itself.
     Lost,
+    /// The client is to be the server from now on.
+    Turned(Turning),
+}
+
+/// Whose mail is to be handed over, and to whom.
+struct Turning {
+    name: String,
+    user: String,
+    domains: Vec<Domain>,
 }
 
 /// How the session's loop goes on.
 type Flow = Result<State, End>;
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     /// Runs to the end of the connection.
     pub(super) fn run(mut self) {
         let end = self.converse();
+        // Before the client can see the end and come again.
+        self.course.counted = None;
         match end {
             End::Quit => self.wire.close(false),
             End::SentAway => self.wire.close(true),
             End::Lost => {}
+            End::Turned(turning) => self.hand_over(turning),
         }
     }
 
@@ -93,7 +135,8 @@ impl Session<'_> {
             Err(error) => return Err(self.no_more_input(error)),
         };
         self.presence.wait_ends();
-        let here = here(self.service, self.listener, self.client, *encrypted);
+        let auth = offer(self.service, self.course.channel, &state);
+        let mut here = here(self.service, self.listener, self.client, *encrypted, auth);
         let log = log::log_enabled!(log::Level::Debug);
         let is_response = matches!(state, State::Authenticating(..));
         let mut verb = Verb::Other;
@@ -111,13 +154,23 @@ impl Session<'_> {
                     log_command(self.client, line, &command);
                 }
                 verb = Verb::of(line);
+                if here.tls == Tls::Offered && command == Ok(Command::Starttls) {
+                    // Before the 220 is said: behind it there is only a handshake or the end (RFC 3207 §4).
+                    match tls_connection(self.service) {
+                        Ok(connection) => self.course.handshake = Some(Box::new(connection)),
+                        Err(error) => {
+                            log::error!("the certificate cannot be used: {error}; mend [tls] and reload");
+                            here.tls = Tls::Unusable;
+                        }
+                    }
+                }
                 protocol::step(state, command, &here)
             }
             Line::TooLong => protocol::step(state, Err(SyntaxError::TooLong), &here),
             Line::BareLf => protocol::step(state, Err(SyntaxError::BareLf), &here),
         };
         let step = match step.action {
-            Action::Reserve(bytes) if !self.queue.has_room(bytes) => protocol::no_room(step.state),
+            Action::Reserve(bytes) => self.reserve(step, bytes),
             _ => step,
         };
         let Step { state, reply, action } = step;
@@ -128,7 +181,30 @@ impl Session<'_> {
             maillog::turned_away(self.client, "too many errors");
             return Err(self.send_away(&replies::TOO_MANY_ERRORS));
         }
-        self.perform(state, reply, action, encrypted)
+        let next = self.perform(state, reply, action, encrypted)?;
+        if !next.in_transaction() {
+            // Whatever is not queued by now does not count.
+            self.course.counted = None;
+        }
+        Ok(next)
+    }
+
+    /// MAIL was fine; whether there is room for the message, in the queue and in its user's rate.
+    fn reserve(&mut self, step: Step, bytes: u64) -> Step {
+        if !self.queue.has_room(bytes) {
+            return protocol::no_room(step.state);
+        }
+        let Some(user) = step.state.client().and_then(|client| client.user.as_ref()) else { return step };
+        match self.rates.count(user, Instant::now()) {
+            Ok(counted) => {
+                self.course.counted = counted;
+                step
+            }
+            Err(too_many) => {
+                maillog::turned_away(self.client, &format!("user {}: more messages than may be", user.name));
+                protocol::too_many(step.state, too_many)
+            }
+        }
     }
 
     fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
@@ -149,48 +225,90 @@ impl Session<'_> {
                 *encrypted = true;
                 Ok(state)
             }
-            Action::Verify(credentials) => self.verify(state, &credentials),
+            Action::Verify(claim) => self.verify(state, claim, encrypted),
+            Action::Welcome => {
+                self.welcome(&state);
+                Ok(state)
+            }
+            Action::Failed(name) => {
+                self.failed(name);
+                Ok(state)
+            }
             Action::Receive(envelope) => {
                 let reply = self.receive(&state, envelope, *encrypted)?;
                 self.say(&reply)?;
                 Ok(state)
             }
-            Action::Kick(kick, node) => {
-                let reply = match self.queue.kick(&kick) {
-                    Ok(recipients) => {
-                        let user = state.client().and_then(|client| client.user.as_ref());
-                        let by = user.map_or_else(|| self.client.to_string(), |user| user.name.clone());
-                        maillog::kicked(&node, recipients, &by);
-                        replies::kicked(&node, recipients)
-                    }
-                    Err(_) => replies::not_kicked(&node),
-                };
+            Action::Turn(domains) => self.turn_round(state, domains),
+            Action::Kick(node) => {
+                let user = state.user().map(|user| user.name.clone());
+                let asker = Asker { user, client: Some(self.client) };
+                let reply = etrn::kick(&node, &asker, self.kicks, self.queue, self.insight);
+                self.say(&reply)?;
+                Ok(state)
+            }
+            Action::Ask(question) => {
+                let reply = private::told(self.insight.answer(&question));
                 self.say(&reply)?;
                 Ok(state)
             }
         }
     }
 
-    fn answer(&mut self, step: Step) -> Flow {
-        if let Some(reply) = &step.reply {
-            self.say(reply)?;
+    /// ATRN: whatever there is to be refused is refused here; a connection turns round only for mail that waits.
+    fn turn_round(&mut self, state: State, domains: Vec<Domain>) -> Flow {
+        let Some((name, user)) = state
+            .client()
+            .and_then(|client| client.user.as_ref().map(|user| (client.name.clone(), user.name.clone())))
+        else {
+            return Ok(state);
+        };
+        if self.wire.has_input() {
+            self.say(&replies::ATRN_NOT_LAST)?;
+            return Ok(state);
         }
-        Ok(step.state)
+        let waiting = self.on_demand.look(&user, &domains);
+        self.say(&waiting.reply())?;
+        if waiting == Waiting::Mail { Err(End::Turned(Turning { name, user, domains })) } else { Ok(state) }
     }
 
-    fn verify(&mut self, state: State, credentials: &Credentials) -> Flow {
+    fn hand_over(self, turning: Turning) {
+        let Turning { name, user, domains } = turning;
+        // The client is gone already where this fails.
+        let Ok((socket, tls)) = self.wire.into_parts() else { return };
+        let client = self.client;
+        self.on_demand.hand_over(Turned { socket, tls, client, name, user, domains });
+    }
+
+    fn verify(&mut self, state: State, claim: Claim, encrypted: &mut bool) -> Flow {
         let failures_max = self.service.limits.auth_failures;
         if self.failures.count(self.client, Instant::now()) >= failures_max {
             maillog::turned_away(self.client, "too many failed authentications");
             return Err(self.send_away(&replies::AUTH_TOO_MANY_FAILURES));
         }
-        let user = (self.service.verify)(&credentials.name, &credentials.password);
-        if user.is_none() {
-            self.failures.record(self.client, Instant::now());
-            let why = format!("authentication failed for {:?}", credentials.name);
-            maillog::turned_away(self.client, &why);
+        let Step { state, reply, action } = protocol::turn(state, claim.put_to(&*self.service.users));
+        self.perform(state, reply, action, encrypted)
+    }
+
+    fn failed(&mut self, name: String) {
+        self.failures.record(self.client, Instant::now());
+        let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
+        maillog::turned_away(self.client, &format!("authentication failed for {shown:?}"));
+        match &mut self.course.failed {
+            (last, times) if *last == name => *times += 1,
+            // A name that is too long is no user's, and never makes it good.
+            failed => *failed = (shown, 1),
         }
-        self.answer(protocol::verified(state, user))
+    }
+
+    /// Who fails and then has the password after all did not guess it: a client that prefers CRAM-MD5 does so
+    /// each time where its user has PLAIN only, and must not be shut out for it.
+    fn welcome(&mut self, state: &State) {
+        let (name, times) = std::mem::take(&mut self.course.failed);
+        let user = state.client().and_then(|client| client.user.as_ref());
+        if times > 0 && user.is_some_and(|user| user.name == name) {
+            self.failures.forgive(self.client, times);
+        }
     }
 
     /// Reads the content behind a 354, queues the message and gives the reply.
@@ -229,18 +347,30 @@ impl Session<'_> {
             self.wire.consume(fed.consumed);
             intake.advance();
             if fed.ended {
-                return Ok(intake.finish());
+                let reply = intake.finish();
+                if reply.is_positive()
+                    && let Some(counted) = self.course.counted.take()
+                {
+                    counted.keep();
+                }
+                return Ok(reply);
             }
         }
     }
 
     fn start_tls(&mut self) -> Result<(), End> {
-        // A listener with TLS has a certificate: Service::new sees to that.
-        let Some(config) = &self.service.tls else { return Err(End::Lost) };
-        self.wire.start_tls(Arc::clone(config)).map_err(|error| {
-            maillog::turned_away(self.client, &format!("TLS handshake failed: {error}"));
+        let client = self.client;
+        let failed = |error: &dyn std::fmt::Display| {
+            maillog::turned_away(client, &format!("TLS handshake failed: {error}"));
             End::Lost
-        })
+        };
+        let connection = match self.course.handshake.take() {
+            Some(prepared) => *prepared,
+            None => tls_connection(self.service).map_err(|error| failed(&error))?,
+        };
+        self.wire.start_tls(connection).map_err(|error| failed(&error))?;
+        self.course.channel = self.wire.channel_binding();
+        Ok(())
     }
 
     fn say(&mut self, reply: &Reply) -> Result<(), End> {
@@ -318,7 +448,13 @@ impl Errors {
     }
 }
 
-fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, encrypted: bool) -> Here<'a> {
+fn here<'a>(
+    service: &'a Service,
+    listener: &'a ListenSettings,
+    client: IpAddr,
+    encrypted: bool,
+    auth: Offer,
+) -> Here<'a> {
     Here {
         hostname: &service.hostname,
         tls: match listener.tls {
@@ -329,10 +465,19 @@ fn here<'a>(service: &'a Service, listener: &'a ListenSettings, client: IpAddr, 
         loopback: listener.address.ip().to_canonical().is_loopback(),
         trusted: listener.trusted.iter().any(|network| network.contains(&client)),
         auth_required: listener.auth_required,
+        auth,
         message_size_max: service.limits.message_size,
         recipients_max: service.limits.recipients,
+        hold_secs_max: service.limits.future_release.map(|max| max.as_secs().try_into().unwrap_or(i64::MAX)),
+        now: unix_now(),
         aliases: Aliases { names: &service.aliases, hostname: &service.hostname },
     }
+}
+
+fn offer(service: &Service, channel: Option<ChannelBinding>, state: &State) -> Offer {
+    let anonymous = state.client().is_none_or(|client| client.user.is_none());
+    // Asked only where the answer can matter.
+    Offer { channel, cram_md5: anonymous && service.users.has_cram_md5(), nonce }
 }
 
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
@@ -342,6 +487,22 @@ fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxErro
         Ok(Command::Auth { mechanism, .. }) => log::debug!("{client}: C: AUTH {mechanism} …"),
         Ok(_) => log::debug!("{client}: C: {}", String::from_utf8_lossy(line)),
         Err(error) => log::debug!("{client}: C: ({} bytes: {error:?})", line.len()),
+    }
+}
+
+/// 144 random bits, in characters that a message id and a SCRAM nonce may hold.
+fn nonce() -> Option<String> {
+    let mut bytes = [0; 18];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(STANDARD.encode(bytes))
+}
+
+/// The server's side of a TLS connection to be.
+fn tls_connection(service: &Service) -> Result<ServerConnection, rustls::Error> {
+    match &service.tls {
+        Some(config) => ServerConnection::new(Arc::clone(config)),
+        // A listener with TLS has a certificate: Service::new sees to that.
+        None => Err(rustls::Error::General("there is no [tls] certificate".to_owned())),
     }
 }
 

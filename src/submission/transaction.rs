@@ -2,12 +2,14 @@
 //!
 //! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
 
-use crate::mail::{Address, Envelope, Recipient, Reply};
+use crate::mail::{Address, Envelope, Notify, Recipient, Reply};
 
-use super::auth;
+use super::aliases::same_mailbox;
 use super::command::{ForwardPath, Mail, Rcpt};
+use super::extensions;
 use super::protocol::{Action, Client, Here, OpenMail, State, Step};
 use super::replies;
+use super::senders::may_send_as;
 
 pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
     let client = match state {
@@ -15,9 +17,12 @@ pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
         state => return Step::reply(state, replies::NESTED_MAIL),
     };
-    if let Err(reply) = mail_allowed(&client, &mail, here) {
-        return Step::reply(State::Ready(client), reply);
-    }
+    let granted = mail_allowed(&client, &mail, here)
+        .and_then(|()| extensions::granted(&mail, client.user.as_ref(), here));
+    let (handling, reply) = match granted {
+        Ok(granted) => granted,
+        Err(reply) => return Step::reply(State::Ready(client), reply),
+    };
     let size = mail.size.unwrap_or(0);
     let envelope = Envelope {
         sender: mail.sender,
@@ -26,10 +31,11 @@ pub(super) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
         smtputf8: mail.smtputf8,
         ret: mail.ret,
         envid: mail.envid,
+        handling,
     };
     Step {
         state: State::Mail(client, OpenMail { envelope, refused: false }),
-        reply: Some(replies::SENDER_OK),
+        reply: Some(reply),
         action: Action::Reserve(size),
     }
 }
@@ -45,7 +51,7 @@ fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Rep
         return Err(replies::SENDER_NEEDS_SMTPUTF8);
     }
     match &client.user {
-        Some(user) if !auth::may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
+        Some(user) if !may_send_as(user, mail.sender.as_ref()) => Err(replies::SENDER_NOT_YOURS),
         _ => Ok(()),
     }
 }
@@ -57,11 +63,8 @@ pub(super) fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
         State::Connected => return Step::reply(state, replies::EHLO_FIRST),
         state => return Step::reply(state, replies::MAIL_FIRST),
     };
-    let reply = match recipients_of(&client, &envelope, rcpt, here) {
-        Ok(recipients) => {
-            envelope.recipients.extend(recipients);
-            return Step::reply(State::Recipients(client, envelope), replies::RECIPIENT_OK);
-        }
+    let reply = match add_recipients(&client, &mut envelope, rcpt, here) {
+        Ok(reply) => return Step::reply(State::Recipients(client, envelope), reply),
         Err(reply) => reply,
     };
     let state = if envelope.recipients.is_empty() {
@@ -72,43 +75,72 @@ pub(super) fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
     Step::reply(state, reply)
 }
 
-/// The recipients that a RCPT adds: one, or those its alias leads to.
-fn recipients_of(
+/// Adds whom a RCPT is for: one, or those its alias leads to.
+fn add_recipients(
     client: &Client,
-    envelope: &Envelope,
+    envelope: &mut Envelope,
     rcpt: Rcpt,
     here: &Here<'_>,
-) -> Result<Vec<Recipient>, Reply> {
+) -> Result<Reply, Reply> {
     let alias = match &rcpt.to {
         ForwardPath::Local(name) => Some(name.clone()),
         ForwardPath::Mailbox(address) => here.aliases.alias_of(address),
     };
+    let welcome = here.is_welcome(client.user.as_ref());
+    let is_alias = alias.is_some();
     let addresses = match (alias, rcpt.to) {
-        (Some(name), _) => {
-            let mut members = here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?;
-            if members.is_empty() {
-                return Err(replies::ALIAS_LOOP);
-            }
-            // Who is a recipient already gets one copy.
-            members.retain(|member| envelope.recipients.iter().all(|known| known.address != *member));
-            members
-        }
-        (None, ForwardPath::Mailbox(_)) if !here.is_welcome(client.user.as_ref()) => {
-            return Err(replies::NO_RELAYING);
-        }
+        (Some(name), _) => here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?,
+        (None, ForwardPath::Mailbox(_)) if !welcome => return Err(replies::NO_RELAYING),
         (None, ForwardPath::Mailbox(address)) => vec![address],
         (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
+    };
+    let reply = match addresses.as_slice() {
+        [] => return Err(replies::ALIAS_LOOP),
+        // RFC 5321 §3.4: strangers are not told.
+        [mailbox] if is_alias && welcome => replies::forwarded(mailbox),
+        _ => replies::RECIPIENT_OK,
     };
     if addresses.iter().any(|address| !envelope.smtputf8 && !is_ascii(address)) {
         return Err(replies::RECIPIENT_NEEDS_SMTPUTF8);
     }
+    let known = &envelope.recipients;
+    let place_of = |address| known.iter().position(|known| same_mailbox(&known.address, address));
+    let places: Vec<Option<usize>> = addresses.iter().map(place_of).collect();
     // A first alias with more members than that is let through: asked again it would be no smaller.
-    let known = envelope.recipients.len();
-    if known > 0 && known + addresses.len() > here.recipients_max {
+    let new = places.iter().filter(|place| place.is_none()).count();
+    if !known.is_empty() && known.len() + new > here.recipients_max {
         return Err(replies::TOO_MANY_RECIPIENTS);
     }
-    let recipient = |address| Recipient { address, notify: rcpt.notify, orcpt: rcpt.orcpt.clone() };
-    Ok(addresses.into_iter().map(recipient).collect())
+    for (recipient, place) in addressed(addresses, rcpt.notify, rcpt.orcpt.as_ref()).into_iter().zip(places) {
+        // Who is a recipient already gets one copy, and the sender every report asked for.
+        match place.and_then(|place| envelope.recipients.get_mut(place)) {
+            Some(known) => known.notify = either(known.notify, recipient.notify),
+            None => envelope.recipients.push(recipient),
+        }
+    }
+    Ok(reply)
+}
+
+/// The parameters of a RCPT, for those its alias leads to. RFC 3461 §5.2.7.2: one address takes them all over.
+/// §5.2.7.3: several take them over but for SUCCESS, which stays with the first, so that the sender hears once
+/// that the mail arrived. NEVER holds for all.
+fn addressed(addresses: Vec<Address>, notify: Option<Notify>, orcpt: Option<&String>) -> Vec<Recipient> {
+    let others = notify.map(|notify| Notify { success: false, ..notify });
+    let notify_of = |place: usize| if place == 0 { notify } else { others };
+    let recipient = |(place, address)| Recipient { address, notify: notify_of(place), orcpt: orcpt.cloned() };
+    addresses.into_iter().enumerate().map(recipient).collect()
+}
+
+fn either(one: Option<Notify>, other: Option<Notify>) -> Option<Notify> {
+    if one.is_none() && other.is_none() {
+        return None;
+    }
+    let (one, other) = (one.unwrap_or(Notify::DEFAULT), other.unwrap_or(Notify::DEFAULT));
+    Some(Notify {
+        success: one.success || other.success,
+        failure: one.failure || other.failure,
+        delay: one.delay || other.delay,
+    })
 }
 
 pub(super) fn data(state: State) -> Step {
@@ -130,4 +162,33 @@ pub(super) fn data(state: State) -> Step {
 /// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)
 fn is_ascii(address: &Address) -> bool {
     AsRef::<str>::as_ref(address).is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address;
+
+    #[test]
+    fn of_a_list_one_member_reports_success_and_never_holds_for_all() {
+        let to = ["a@x.example", "b@x.example"].map(|text| address::parse(text).unwrap());
+        let orcpt = "rfc822;team@x.example".to_owned();
+        let words = |notify: &str| -> Vec<String> {
+            let recipients = addressed(to.to_vec(), Notify::from_word(notify), Some(&orcpt));
+            assert!(recipients.iter().all(|recipient| recipient.orcpt.as_ref() == Some(&orcpt)));
+            recipients.iter().map(|recipient| recipient.notify.unwrap().to_word()).collect()
+        };
+        assert_eq!(words("SUCCESS"), ["SUCCESS", "NEVER"]);
+        assert_eq!(words("SUCCESS,FAILURE"), ["SUCCESS,FAILURE", "FAILURE"]);
+        assert_eq!(words("NEVER"), ["NEVER", "NEVER"]);
+        assert!(addressed(to.to_vec(), None, None).iter().all(|recipient| recipient.notify.is_none()));
+    }
+
+    #[test]
+    fn a_recipient_named_twice_has_every_report_asked_for() {
+        let word = |one, other| either(Notify::from_word(one), Notify::from_word(other)).map(Notify::to_word);
+        assert_eq!(word("NEVER", "SUCCESS").as_deref(), Some("SUCCESS"));
+        assert_eq!(word("NEVER", "").as_deref(), Some("FAILURE,DELAY"));
+        assert_eq!(word("", ""), None);
+    }
 }

@@ -4,10 +4,13 @@
 //! clock. A right password is remembered for [`REMEMBERED`] (as an HMAC under a secret that
 //! never leaves this process), so that an application that connects for each message pays for
 //! the hashing once. Only so many hashes run at once, so that a flood of wrong passwords cannot
-//! take the processors from the mail.
+//! take the processors from the mail. (SCRAM and CRAM-MD5 cost microseconds here and need neither:
+//! in SCRAM the client does the hashing.)
 //!
-//! The file is read again when it changes: `postrider user add` counts at once.
+//! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once.
 
+mod cram_md5;
+mod decoy;
 mod file;
 mod verifier;
 
@@ -17,16 +20,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::config::AtrnDomains;
 use aws_lc_rs::{constant_time, hmac, rand};
 
+use cram_md5::CramMd5;
+use decoy::{DecoySecret, Decoys};
+pub(super) use file::NAME_CHARS_MAX;
 pub use file::{Attributes, User, UsersError, add, list, remove};
-use verifier::Verifier;
+pub(super) use verifier::Verifier;
 
 /// How long a right password is taken without hashing it again.
 pub const REMEMBERED: Duration = Duration::from_secs(300);
 /// Users whose password is remembered at once.
 const REMEMBERED_USERS_MAX: usize = 10_000;
-/// How often the file is looked at, at most.
+/// How often the file is looked at, at most, where nobody logs in.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// The users, ready to be asked by every session.
@@ -36,13 +43,38 @@ pub struct Users {
     remembered: Mutex<HashMap<String, Remembered>>,
     /// Keys the remembered passwords; random, made at start.
     secret: hmac::Key,
+    /// Makes decoys where the file has no secret for them; they change with the next start.
+    passing: DecoySecret,
     hashing: Turnstile,
     looked_at: Mutex<Option<Instant>>,
 }
 
 struct Table {
     users: HashMap<String, Arc<User>>,
+    decoys: Decoys,
+    has_cram_md5: bool,
     version: Option<Version>,
+}
+
+/// What a session asks about users.
+pub(super) trait Directory: Send + Sync {
+    /// The user, if this is the password. May block for a hash.
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>>;
+    /// The user, if this is the digest of `challenge` under the password.
+    fn with_cram_md5(&self, name: &str, challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>>;
+    /// What a proof of this name is held against, there being such a user or not.
+    fn with_scram(&self, name: &str) -> Known;
+    /// At least one user can use CRAM-MD5.
+    fn has_cram_md5(&self) -> bool;
+}
+
+/// A name as SCRAM sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// None: there is no such user, and the verifier is a decoy.
+    pub(super) user: Option<Arc<User>>,
+    /// For a name always the same, so that two questions tell nothing.
+    pub(super) verifier: Verifier,
 }
 
 /// Differs whenever the file was replaced or written: device-local inode, size, time of change.
@@ -64,13 +96,15 @@ impl Users {
     pub fn load(path: &Path) -> Result<Users, UsersError> {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
             .map_err(|_| UsersError::Random)?;
+        let passing = DecoySecret::new().map_err(|_| UsersError::Random)?;
         // Half of the processors, so that deliveries and other sessions always have the rest.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Users {
             path: path.to_owned(),
-            table: RwLock::new(Table::read(path)?),
+            table: RwLock::new(Table::read(path, &passing)?),
             remembered: Mutex::new(HashMap::new()),
             secret,
+            passing,
             hashing: Turnstile::new((processors / 2).max(1)),
             looked_at: Mutex::new(None),
         })
@@ -84,12 +118,12 @@ impl Users {
 
     /// [`Users::verify`] at a time of its own.
     fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
-        self.look_again(now);
+        self.look_again();
         let given = self.tag(name, password);
         let user = self.find(name);
         let verifier = match &user {
             Some(user) => user.verifier.clone(),
-            None => self.verifier_of_unknown(name),
+            None => self.decoy(name),
         };
         if user.is_some() && self.remembers(name, &given, &verifier, now) {
             return user;
@@ -105,6 +139,18 @@ impl Users {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
     }
 
+    /// The domains whose mail is fetched, as the file has them now. Looks at it each time, and leaves alone when
+    /// [`Users::verify`] does: who was just added may log in at once.
+    pub fn atrn_domains(&self) -> AtrnDomains {
+        self.look_again();
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        atrn_domains_of(table.users.values())
+    }
+
+    fn decoy(&self, name: &str) -> Verifier {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).decoys.verifier(name)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.table.read().unwrap_or_else(PoisonError::into_inner).users.len()
@@ -115,13 +161,13 @@ impl Users {
     /// # Errors
     /// As [`Users::load`]; the users stay what they were.
     pub fn reload(&self) -> Result<(), UsersError> {
-        let table = Table::read(&self.path)?;
+        let table = Table::read(&self.path, &self.passing)?;
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         Ok(())
     }
 
-    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
-    fn look_again(&self, now: Instant) {
+    /// [`Users::look_again`] now and then: for every line that anybody sends.
+    fn glance(&self, now: Instant) {
         {
             let mut looked_at = lock(&self.looked_at);
             if looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOKED_AT_EVERY) {
@@ -129,6 +175,11 @@ impl Users {
             }
             *looked_at = Some(now);
         }
+        self.look_again();
+    }
+
+    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
+    fn look_again(&self) {
         let version = version(&self.path);
         if self.table.read().unwrap_or_else(PoisonError::into_inner).version == version {
             return;
@@ -137,18 +188,6 @@ impl Users {
             log::error!("{error} (the users of before stay)");
             self.table.write().unwrap_or_else(PoisonError::into_inner).version = version;
         }
-    }
-
-    /// For a name that does not exist: a verifier that costs what a real one would. The users'
-    /// counts of iterations may differ, so the name picks one of them, always the same.
-    fn verifier_of_unknown(&self, name: &str) -> Verifier {
-        let mut nobody = Verifier::default();
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let pick = hmac::sign(&self.secret, name.as_bytes()).as_ref()[0] as usize;
-        if let Some(user) = table.users.values().nth(pick % table.users.len().max(1)) {
-            nobody.iterations = user.verifier.iterations;
-        }
-        nobody
     }
 
     /// The length keeps name and password apart: ("ab", "c") is not ("a", "bc").
@@ -179,18 +218,61 @@ impl Users {
     }
 }
 
+impl Directory for Arc<Users> {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self.verify(name, password)
+    }
+
+    fn with_cram_md5(&self, name: &str, challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>> {
+        self.look_again();
+        let user = self.find(name);
+        let nobody = CramMd5::default();
+        let secret = user.as_ref().and_then(|user| user.cram_md5.as_ref());
+        let right = secret.unwrap_or(&nobody).accepts(challenge, digest);
+        user.filter(|user| right && user.has_cram_md5())
+    }
+
+    fn with_scram(&self, name: &str) -> Known {
+        self.look_again();
+        let decoy = self.decoy(name);
+        let user = self.find(name);
+        let verifier = user.as_ref().map_or(decoy, |user| user.verifier.clone());
+        Known { user, verifier }
+    }
+
+    fn has_cram_md5(&self) -> bool {
+        self.glance(Instant::now());
+        self.table.read().unwrap_or_else(PoisonError::into_inner).has_cram_md5
+    }
+}
+
 impl Table {
-    fn read(path: &Path) -> Result<Table, UsersError> {
+    fn read(path: &Path, passing: &DecoySecret) -> Result<Table, UsersError> {
         // The version first: a change in between is then seen as one the next time.
         let version = version(path);
-        let users = list(path)?.into_iter().map(|user| (user.name.clone(), user)).collect();
-        Ok(Table { users, version })
+        let contents = file::load(path)?;
+        let decoys = Decoys::like(
+            contents.users.iter().map(|user| &user.verifier),
+            contents.decoy_secret.as_ref().unwrap_or(passing),
+        );
+        let has_cram_md5 = contents.users.iter().any(|user| user.has_cram_md5());
+        let users = contents.users.into_iter().map(|user| (user.name.clone(), user)).collect();
+        Ok(Table { users, decoys, has_cram_md5, version })
     }
 }
 
 fn version(path: &Path) -> Option<Version> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// The domains whose mail is fetched by these users.
+pub fn atrn_domains_of<'u>(users: impl IntoIterator<Item = &'u Arc<User>>) -> AtrnDomains {
+    let mut domains = AtrnDomains::default();
+    for user in users {
+        user.atrn.iter().for_each(|domain| domains.add(domain, &user.name));
+    }
+    domains
 }
 
 /// A password for a new user that nobody has to think of: 20 characters, 100 bits.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::mail::Reply;
 
@@ -261,17 +261,41 @@ impl Wire {
         if Instant::now() > deadline { Err(WireError::TimedOut) } else { Ok(()) }
     }
 
+    /// Whether the client has said more than was read as lines. What is still in the network cannot be seen.
+    pub(super) fn has_input(&mut self) -> bool {
+        self.start < self.end
+            || match &mut self.stream {
+                Stream::Plain(_) => false,
+                Stream::Tls(stream) => {
+                    let state = stream.conn.process_new_packets();
+                    state.map_or(true, |state| state.plaintext_bytes_to_read() > 0)
+                }
+            }
+    }
+
+    /// Writes what waits and gives the connection away.
+    ///
+    /// # Errors
+    /// It could not be written: there is nothing to give away.
+    pub(super) fn into_parts(mut self) -> Result<(Arc<TcpStream>, Option<Box<ServerConnection>>), WireError> {
+        self.flush()?;
+        let tls = match self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => Some(Box::new(stream.into_parts().0)),
+        };
+        Ok((self.socket, tls))
+    }
+
     /// Does the server's side of a TLS handshake, within the idle time-out in all. What was read
     /// before is dropped: it came in the clear, and anybody may have written it.
     ///
     /// # Errors
     /// There is no connection to go on with then.
-    pub(super) fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), WireError> {
+    pub(super) fn start_tls(&mut self, mut connection: ServerConnection) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
         let deadline = Instant::now() + self.idle;
         let mut socket = Socket(Arc::clone(&self.socket));
-        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;
@@ -294,6 +318,19 @@ impl Wire {
         }
         self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, socket)));
         Ok(())
+    }
+
+    /// What both ends know of this TLS connection and nobody between can (RFC 9266 §2); none in the clear.
+    ///
+    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does not say
+    /// whether there is one.
+    pub(super) fn channel_binding(&self) -> Option<[u8; 32]> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        let connection = &stream.conn;
+        if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
     }
 
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to

@@ -85,7 +85,7 @@ impl Client {
         }
         for recipient in recipients {
             let rcpt = self.say(&format!("RCPT TO:<{recipient}>"))?;
-            if rcpt.code != 250 {
+            if !matches!(rcpt.code, 250 | 251) {
                 return Ok(rcpt);
             }
         }

@@ -90,6 +90,32 @@ fn a_user_is_added_listed_and_removed() {
 }
 
 #[test]
+fn what_a_user_may_is_listed_and_cram_md5_says_what_it_costs() {
+    let dir = good();
+    let path = dir.path();
+    let all = ["--operator", "--rate", "100/h", "--cram-md5", "--senders", "*@a.example"];
+    let added = run(path, &[&["user", "add", "app", "--password-stdin"], &all[..]].concat(), "secret\n");
+    assert_eq!((added.code, added.stdout.as_str()), (Some(0), "user app added to users\n"));
+    assert_eq!(added.stderr.lines().count(), 1, "{}", added.stderr);
+    assert!(added.stderr.contains("as good as app's password for CRAM-MD5"), "{}", added.stderr);
+    run(path, &["user", "add", "plain", "--password-stdin"], "secret\n");
+    let listed = run(path, &["user", "list"], "").stdout;
+    assert_eq!(listed, "app  operator  cram-md5  rate 100/h  senders *@a.example\nplain\n");
+    let json = run(path, &["user", "list", "--json"], "").stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (app, plain) = (&json["users"][0], &json["users"][1]);
+    assert_eq!(
+        (&app["operator"], &app["cram_md5"], &app["rate_per_hour"]),
+        (&true.into(), &true.into(), &100.into())
+    );
+    assert_eq!((&plain["operator"], &plain["cram_md5"]), (&false.into(), &false.into()));
+    assert!(plain["rate_per_hour"].is_null());
+    let help = run(path, &["user", "add", "--help"], "").stdout;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("as good as the password") && help.contains("at the speed of MD5"), "{help}");
+}
+
+#[test]
 fn what_cannot_be_a_user_is_one_line_and_writes_nothing() {
     let dir = good();
     for (arguments, stdin, code, said) in [
@@ -98,9 +124,8 @@ fn what_cannot_be_a_user_is_one_line_and_writes_nothing() {
         (&["app", "--password-stdin"], "", 1, "the password is empty; "),
         (&["app"], "secret\n", 2, "there is no terminal to ask for the password on; "),
         (&["app", "--password-stdin", "--senders", "x"], "secret\n", 1, "\"x\" is not a sender; "),
-        (&["app", "--password-stdin", "--operator"], "secret\n", 2, "--operator is not supported yet; "),
-        (&["app", "--password-stdin", "--atrn", "a.example"], "secret\n", 2, "--atrn is not supported yet; "),
-        (&["app", "--password-stdin", "--cram-md5"], "secret\n", 2, "--cram-md5 is not supported yet; "),
+        (&["app", "--password-stdin", "--atrn", "a b"], "secret\n", 1, "\"a b\" is not a domain; "),
+        (&["app", "--password-stdin", "--rate", "10"], "secret\n", 1, "\"10\" is not a rate; "),
     ] {
         let ran = run(dir.path(), &[&["user", "add"], arguments].concat(), stdin);
         assert_eq!(ran.code, Some(code), "{}", ran.stderr);

@@ -8,7 +8,7 @@ use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::route::Endpoint;
 use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
-use postrider::mail::{Address, Body, Domain, Notify, Phase, Ret, address};
+use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Ret, Speaker, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
@@ -28,6 +28,7 @@ fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: SOON,
         delay_warning: None,
+        retry_rules: Vec::new(),
     }
 }
 
@@ -70,7 +71,9 @@ fn recipient(address: &str) -> QueuedRecipient {
         orcpt: None,
         last_reply: None,
         last_mx: None,
+        last_said_by: Speaker::Postrider,
         warned_at: None,
+        to_bounce: false,
     }
 }
 
@@ -83,6 +86,8 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         size: content.len() as u64,
         ret: None,
         envid: None,
+        handling: Handling::default(),
+        now: 0,
     }
 }
 
@@ -90,7 +95,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
 fn deliver(connection: &mut Connection, message: &Outgoing<'_>, content: &[u8]) -> Vec<RecipientResult> {
     let mut chunks = content.chunks(4 << 20);
     let mut next = || Ok(chunks.next().map(Cow::Borrowed));
-    connection.deliver(message, &mut next, &mut || Ok(()), soon())
+    connection.deliver(message, &mut next, &mut |_: &[usize]| Ok(()), soon())
 }
 
 /// A small message from a@example.org to these.
@@ -499,7 +504,8 @@ fn content_that_cannot_be_read_defers_and_sends_no_dot() {
                 (_, false) => Ok(None),
             }
         };
-        let mut before_dot = || if content_fails { Ok(()) } else { Err(io::Error::other("disk on fire")) };
+        let mut before_dot =
+            |_: &[usize]| if content_fails { Ok(()) } else { Err(io::Error::other("disk on fire")) };
         let to = [&to];
         let message = outgoing(&sender, &to, b"x\r\n");
         let outcome = only(&connection.deliver(&message, &mut content, &mut before_dot, soon()));

@@ -9,18 +9,18 @@ use crate::relay::{Config, Relay, World, installed, mail, write_secret};
 pub const SENDER: &str = "me@app.test";
 
 /// A world where the sender's own domain takes bounces.
-fn world_with_sender() -> (World, FakeMx) {
+pub fn world_with_sender() -> (World, FakeMx) {
     let mut world = World::new();
     let home = world.host("app.test", Script::new());
     (world, home)
 }
 
-fn text(message: &Message) -> String {
+pub fn text(message: &Message) -> String {
     String::from_utf8_lossy(&message.content).into_owned()
 }
 
 /// The one bounce that must have come to the sender, as text.
-fn bounce(home: &FakeMx) -> String {
+pub fn bounce(home: &FakeMx) -> String {
     let messages = home.wait_for_messages(1, SOON);
     assert!(messages[0].mail.starts_with("MAIL FROM:<>"), "{}", messages[0].mail);
     assert!(messages[0].rcpts[0].contains(&format!("<{SENDER}>")), "{:?}", messages[0].rcpts);
@@ -28,7 +28,7 @@ fn bounce(home: &FakeMx) -> String {
 }
 
 /// What every bounce must hold (RFC 3464, RFC 6522).
-fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
+pub fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
     for part in [
         "Content-Type: multipart/report",
         "report-type=",
@@ -45,7 +45,7 @@ fn assert_report(bounce: &str, recipient: &str, status: &str, quoted: &str) {
 }
 
 /// Folded header lines on one line, white space as one space.
-fn unfolded(text: &str) -> String {
+pub fn unfolded(text: &str) -> String {
     text.replace("\r\n ", " ").replace("\r\n\t", " ").replace("  ", " ")
 }
 

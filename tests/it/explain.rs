@@ -30,6 +30,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 auth_failures: 0,
                 received_hops: 0,
                 idle_timeout: Duration::ZERO,
+                future_release: None,
             },
             lifetime: Duration::ZERO,
         },
@@ -48,6 +49,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             ca_file: None,
             bounce_lifetime: Duration::ZERO,
             delay_warning: None,
+            retry_rules: Vec::new(),
         },
         scheduler: SchedulerSettings {
             workers: 1,

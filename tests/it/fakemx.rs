@@ -12,14 +12,15 @@
 
 #![allow(dead_code, reason = "a tool box: not every test uses every tool")]
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 /// Long enough for anything that should happen at once, even on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -195,6 +196,8 @@ pub(crate) struct Message {
 pub(crate) struct Seen {
     /// The client's IP address.
     pub(crate) client: String,
+    /// The address of ours that it connected to.
+    pub(crate) host: Option<IpAddr>,
     /// Every command line without its end, in order; challenge answers of AUTH too.
     pub(crate) commands: Vec<String>,
     /// What each read from the socket brought, before TLS is undone; shows what left in one write.
@@ -274,12 +277,49 @@ impl FakeMx {
 
     /// The same, at this address (`127.0.0.2:2525`: hosts that share a port, as MX hosts do).
     pub(crate) fn start_at(address: SocketAddr, scripts: Vec<Script>) -> FakeMx {
+        FakeMx::start_choosing(address, move |number, _| scripts[number.min(scripts.len() - 1)].clone())
+    }
+
+    /// Many hosts in one: behaves on every loopback address as `scripts` says for it.
+    pub(crate) fn start_everywhere(port: u16, scripts: HashMap<IpAddr, Script>) -> FakeMx {
+        let choose = move |_, host| match scripts.get(&host) {
+            Some(script) => script.clone(),
+            None => panic!("nobody is meant to be at {host}"),
+        };
+        FakeMx::start_choosing((Ipv4Addr::UNSPECIFIED, port).into(), choose)
+    }
+
+    /// The script for a connection: by its number, and the address of ours that it came to.
+    fn start_choosing(
+        address: SocketAddr,
+        choose: impl Fn(usize, IpAddr) -> Script + Send + 'static,
+    ) -> FakeMx {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let listener = std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &scripts, &shared)
+            move || accept(&listener, &choose, &shared)
+        });
+        FakeMx { address, shared, listener: Some(listener) }
+    }
+
+    /// No listener: behaves by `script` on this one connection.
+    pub(crate) fn turned(opened: Opened, script: Script) -> FakeMx {
+        let stream = match opened {
+            Opened::Clear(tcp) => Stream { plain: Some(tcp), tls: None, turned: None },
+            Opened::Tls(tls) => Stream { plain: None, tls: None, turned: Some(*tls) },
+        };
+        let shared = Arc::new(Shared::default());
+        let tcp = stream.tcp().unwrap().try_clone().unwrap();
+        let address = tcp.local_addr().unwrap();
+        shared.change(|state| {
+            state.sockets.push(Some(tcp));
+            state.seen.push(Seen { tls: stream.turned.is_some(), ..Seen::default() });
+        });
+        let listener = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || play(0, script, shared, stream)
         });
         FakeMx { address, shared, listener: Some(listener) }
     }
@@ -337,10 +377,11 @@ impl Drop for FakeMx {
     }
 }
 
-fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shared: &Arc<Shared>) {
     let mut sessions = Vec::new();
     for tcp in listener.incoming() {
         let Ok(tcp) = tcp else { break };
+        let Ok(host) = tcp.local_addr().map(|address| address.ip()) else { continue };
         let number = {
             let mut state = shared.state.lock().unwrap();
             if state.stopping {
@@ -348,34 +389,15 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
             }
             state.sockets.push(Some(tcp.try_clone().unwrap()));
             let client = tcp.peer_addr().map_or_else(|_| String::new(), |peer| peer.ip().to_string());
-            state.seen.push(Seen { client, ..Seen::default() });
+            state.seen.push(Seen { client, host: Some(host), ..Seen::default() });
             state.seen.len() - 1
         };
         shared.changed.notify_all();
-        let script = scripts[number.min(scripts.len() - 1)].clone();
+        let script = choose(number, host);
         let shared = Arc::clone(shared);
         sessions.push(std::thread::spawn(move || {
             tcp.set_nodelay(true).unwrap();
-            let stream = Stream { plain: Some(tcp), tls: None };
-            let mut session = Session {
-                number,
-                script,
-                shared,
-                stream,
-                ahead: Vec::new(),
-                mail: None,
-                rcpts: Vec::new(),
-                reset: false,
-            };
-            // However it ended: the test looks at what was seen.
-            let _ = session.run();
-            if !session.reset {
-                session.stream.shutdown();
-            }
-            let Session { shared, stream, .. } = session;
-            drop(shared.state.lock().unwrap().sockets[number].take());
-            drop(stream);
-            shared.change(|state| state.seen[number].closed = true);
+            play(number, script, shared, Stream { plain: Some(tcp), tls: None, turned: None });
         }));
     }
     for session in sessions {
@@ -383,13 +405,39 @@ fn accept(listener: &TcpListener, scripts: &[Script], shared: &Arc<Shared>) {
     }
 }
 
+/// One connection from greeting to end.
+fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream) {
+    let (ahead, rcpts) = (Vec::new(), Vec::new());
+    let mut session = Session { number, script, shared, stream, ahead, mail: None, rcpts, reset: false };
+    // However it ended: the test looks at what was seen.
+    let _ = session.run();
+    if !session.reset {
+        session.stream.shutdown();
+    }
+    let Session { shared, stream, .. } = session;
+    drop(shared.state.lock().unwrap().sockets[number].take());
+    drop(stream);
+    shared.change(|state| state.seen[number].closed = true);
+}
+
 struct Stream {
     plain: Option<TcpStream>,
     tls: Option<StreamOwned<ServerConnection, TcpStream>>,
+    /// A connection that this host opened as a client and turned round.
+    turned: Option<StreamOwned<ClientConnection, TcpStream>>,
+}
+
+/// What a client has in its hands when it turns a connection round (ATRN).
+pub(crate) enum Opened {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if let Some(turned) = &mut self.turned {
+            return turned.read(room);
+        }
         match (&mut self.tls, &mut self.plain) {
             (Some(tls), _) => tls.read(room),
             (None, Some(tcp)) => tcp.read(room),
@@ -398,6 +446,9 @@ impl Stream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(turned) = &mut self.turned {
+            return turned.write_all(bytes).and_then(|()| turned.flush());
+        }
         match (&mut self.tls, &mut self.plain) {
             (Some(tls), _) => tls.write_all(bytes).and_then(|()| tls.flush()),
             (None, Some(tcp)) => tcp.write_all(bytes),
@@ -406,7 +457,8 @@ impl Stream {
     }
 
     fn tcp(&self) -> Option<&TcpStream> {
-        self.tls.as_ref().map(|tls| &tls.sock).or(self.plain.as_ref())
+        let turned = self.turned.as_ref().map(|turned| &turned.sock);
+        turned.or(self.tls.as_ref().map(|tls| &tls.sock)).or(self.plain.as_ref())
     }
 
     fn shutdown(&self) {

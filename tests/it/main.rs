@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing; pub is what the other modules use")]
 
+mod answers;
+mod atrn;
 mod cli;
 mod client;
 mod clients;
@@ -11,11 +13,17 @@ mod connection;
 mod crash;
 mod db;
 mod delivery;
+mod dialogue;
 mod dns;
 mod explain;
+mod extensions;
 mod fakemx;
 mod house;
 mod mails;
+mod mechanisms;
 mod operation;
+mod operators;
+mod reference;
 mod relay;
+mod retries;
 mod sink;

@@ -33,7 +33,10 @@ fn etrn_kicks_a_domain_at_once_and_says_how_many_wait() {
     mx.wait_for_messages(1, SOON);
     assert!(began.elapsed() < NOTICED_WITHIN, "{:?}", began.elapsed());
     wait_for_end(&relay, "you@a.test", "delivered");
-    client.expect("ETRN a.test", "251");
+    // Once a minute for one client and one domain.
+    client.expect("ETRN a.test", "458");
+    let kicks = relay.run_ok(&["queue", "kicks", "--json"]);
+    assert!(kicks.lines().count() == 2 && kicks.contains("\"node\":\"a.test\""), "{kicks}");
 }
 
 #[test]

@@ -190,6 +190,22 @@ impl Config {
         self
     }
 
+    /// A `[[retry.rule]]` with these lines.
+    #[must_use]
+    pub fn rule(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[retry.rule]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// Leaves a key to Postrider's default.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Config {
+        self.values.remove(key);
+        self
+    }
+
     fn text(&self, listeners: &str) -> String {
         let mut sections: BTreeMap<&str, String> = BTreeMap::new();
         for (key, value) in &self.values {
@@ -326,17 +342,29 @@ impl Relay {
     }
 
     fn add_user(&self) {
-        let output =
-            run_to_end(self.command(&["user", "add", USER, "--password-stdin"]), PASSWORD.as_bytes());
+        self.add_user_with(USER, &[]);
+    }
+
+    /// `user add`, with more arguments; the password is [`PASSWORD`].
+    pub fn add_user_with(&self, name: &str, arguments: &[&str]) {
+        let arguments = [&["user", "add", name, "--password-stdin"], arguments].concat();
+        let output = run_to_end(self.command(&arguments), PASSWORD.as_bytes());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "user add: {}: {stderr}", output.status);
     }
 
     /// Starts the process; it may not listen yet.
     pub fn spawn(&mut self) {
+        self.spawn_logging("info");
+    }
+
+    /// The same, with this much in the log: `debug` shows the dialogues.
+    pub fn spawn_logging(&mut self, level: &str) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = self.command(&["serve"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let mut command = self.command(&["serve"]);
+        command.env("RUST_LOG", level);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
 

@@ -148,9 +148,12 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
     }];
     let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o007 != 0 {
-        let text = format!(
-            "{name} can be read by every user of this machine, who can guess passwords then; chmod o= {name}"
-        );
+        let harm = match users.iter().find(|user| user.has_cram_md5()) {
+            Some(user) => format!("log in as {} with CRAM-MD5", user.name),
+            None => "guess passwords".to_owned(),
+        };
+        let text =
+            format!("{name} can be read by every user of this machine, who can {harm} then; chmod o= {name}");
         findings.push(Finding::warning(about, text));
     }
     findings

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::mail::{Address, Domain, Enhanced, Outcome, Phase, Reply};
+use crate::mail::{Address, Domain, Enhanced, Outcome, Phase, Reply, Speaker};
 
 use super::{Kind, Notice, Told};
 
@@ -26,6 +26,12 @@ pub(super) fn fields(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> Vec
         field(&mut out, "Original-Envelope-Id", &envid);
     }
     field(&mut out, "Arrival-Date", &date(message.received_at));
+    if let Some(release) = message.handling.release {
+        field(&mut out, "Future-Release-Request", &release.asked.to_string());
+    }
+    if let Some(by) = message.handling.deliver_by {
+        field(&mut out, "Deliver-By-Date", &date(by.at));
+    }
     field(&mut out, "X-Postrider-Queue-ID", &message.id.to_string());
     for told in told {
         out.push_str("\r\n");
@@ -48,13 +54,17 @@ fn recipient(out: &mut String, kind: Kind, notice: &Notice<'_>, told: &Told<'_>)
     };
     let said = Said::of(told);
     field(out, "Action", action);
-    field(out, "Status", &said.status(told.outcome).to_string());
+    // RFC 2852 §4.1.3: what ended is the time that the sender gave, whatever stood in the way.
+    let late = told.outcome == Outcome::Expired
+        && notice.message.handling.returns_at().is_some_and(|at| at <= notice.now);
+    let status = if late { Enhanced(5, 4, 7) } else { said.status(told.outcome) };
+    field(out, "Status", &status.to_string());
     match said.host {
-        // Where no host answered, the words are ours and no MTA's (RFC 3464 §2.3.5).
-        Some(host) if said.is_foreign => {
+        Some(host) if said.by == Speaker::Host => {
             field(out, "Remote-MTA", &format!("dns; {}", bracketed(host)));
             field(out, "Diagnostic-Code", &format!("smtp; {}", said.reply));
         }
+        // Where no host answered, the words are ours and no MTA's (RFC 3464 §2.3.5 and §2.3.6).
         _ => field(out, "Diagnostic-Code", &format!("x-postrider; {}", said.reply)),
     }
     if let Some(attempt) = told.attempt {
@@ -70,8 +80,8 @@ pub(super) struct Said<'a> {
     pub(super) reply: Reply,
     pub(super) host: Option<&'a str>,
     pub(super) phase: Option<Phase>,
-    /// A host was spoken to, so the words are most likely its own.
-    pub(super) is_foreign: bool,
+    /// Whose words the reply is: only a host's are quoted as such.
+    pub(super) by: Speaker,
 }
 
 impl<'a> Said<'a> {
@@ -81,7 +91,7 @@ impl<'a> Said<'a> {
                 reply: attempt.reply.clone(),
                 host: attempt.mx.as_deref(),
                 phase: Some(attempt.phase),
-                is_foreign: attempt.mx.is_some() && !matches!(attempt.phase, Phase::Dns | Phase::Connect),
+                by: attempt.reply.said_by,
             };
         }
         let host = told.recipient.last_mx.as_deref();
@@ -89,7 +99,7 @@ impl<'a> Said<'a> {
             Some(line) => parsed(line),
             None => Reply::new(451, Enhanced(4, 4, 7), "the message waited too long"),
         };
-        Said { reply, host, phase: None, is_foreign: host.is_some() }
+        Said { reply, host, phase: None, by: told.recipient.last_said_by }
     }
 
     /// The status code, of the class that the outcome has (RFC 3463 §2, RFC 3464 §2.3.4). What expired keeps the
@@ -109,12 +119,12 @@ impl<'a> Said<'a> {
 fn parsed(line: &str) -> Reply {
     let code = line.get(..3).and_then(|digits| digits.parse::<u16>().ok());
     let Some(code) = code else {
-        return Reply { code: 451, enhanced: None, text: line.to_owned().into() };
+        return Reply::bare(451, "").with_text(line.to_owned());
     };
     let text = line[3..].trim_start();
     match Enhanced::split(code, text) {
-        Some((enhanced, rest)) => Reply { code, enhanced: Some(enhanced), text: rest.to_owned().into() },
-        None => Reply { code, enhanced: None, text: text.to_owned().into() },
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()),
+        None => Reply::bare(code, "").with_text(text.to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{Enhanced, Phase, Reply, address};
+use crate::mail::{DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, Speaker, address};
 use crate::queue::{Origin, RecipientId};
 
 /// Sat, 21 Nov 2026 12:00:00 +0000.
@@ -27,6 +27,7 @@ fn message(sender: Option<&str>) -> QueuedMessage {
         smtputf8: false,
         ret: None,
         envid: None,
+        handling: Handling::default(),
         recipients: Vec::new(),
         content: None,
     }
@@ -43,11 +44,15 @@ fn recipient(text: &str) -> QueuedRecipient {
         orcpt: None,
         last_reply: None,
         last_mx: None,
+        last_said_by: Speaker::Postrider,
         warned_at: None,
+        to_bounce: false,
     }
 }
 
+/// Where there was a host to say it, it said so.
 fn attempt(phase: Phase, reply: Reply, outcome: Outcome) -> Attempt {
+    let reply = if matches!(phase, Phase::Dns | Phase::Connect) { reply } else { reply.heard() };
     Attempt {
         at: NOW - 5,
         duration_ms: 100,
@@ -205,6 +210,7 @@ fn a_bounce_says_who_refused_what_in_their_words() {
         QueuedRecipient {
             last_reply: Some("451 4.7.1 Greylisted, come back later".to_owned()),
             last_mx: Some("192.0.2.7".to_owned()),
+            last_said_by: Speaker::Host,
             ..recipient("dora@b.test")
         },
     );
@@ -230,6 +236,46 @@ fn a_bounce_says_who_refused_what_in_their_words() {
     assert_eq!(String::from_utf8(report.content).unwrap(), golden(include_str!("golden/bounce.eml")));
 }
 
+/// A host that fell silent has said nothing: what we say of it is never put in its mouth.
+#[test]
+fn our_own_words_are_not_a_hosts() {
+    let message = message(Some("ann@sender.test"));
+    let bob = recipient("bob@a.test");
+    let silence = Reply::new(421, Enhanced(4, 4, 2), "timed out while waiting for the reply to the content");
+    for (phase, who) in [
+        (Phase::Dot, "This relay about mx1.a.test [192.0.2.1], after the message was sent (end of DATA):"),
+        (Phase::Connect, "This relay, when it tried to connect to mx1.a.test [192.0.2.1]:"),
+    ] {
+        let attempt = Attempt { reply: silence.clone(), ..attempt(phase, silence.clone(), Outcome::Expired) };
+        let content = about(bounce, &message, &bob, &attempt);
+        assert!(content.replace("\r\n    ", " ").contains(who), "{content}");
+        assert!(content.contains("Diagnostic-Code: x-postrider; 421 4.4.2 timed out"), "{content}");
+        assert!(!content.contains("smtp;") && !content.contains("Remote-MTA"), "{content}");
+        // The same words, heard.
+        let attempt = Attempt { reply: silence.clone().heard(), ..attempt };
+        let content = about(bounce, &message, &bob, &attempt);
+        assert!(content.contains("Diagnostic-Code: smtp; 421 4.4.2 timed out"), "{content}");
+        assert!(content.contains("Remote-MTA: dns; mx1.a.test"), "{content}");
+    }
+    // From the row, without an attempt at hand: what an operator returned.
+    let returned = QueuedRecipient {
+        last_reply: Some("554 5.3.0 returned by the operator of this relay; last reply: 451 busy".to_owned()),
+        last_mx: Some("mx1.a.test".to_owned()),
+        ..recipient("bob@a.test")
+    };
+    let told = [Told { recipient: &returned, attempt: None, outcome: Outcome::Failed }];
+    let hostname = hostname();
+    let report = bounce(&notice(&message, &hostname, &told)).unwrap();
+    check(&report, 1);
+    let content = String::from_utf8(report.content).unwrap();
+    assert!(content.contains("The operator of this relay returned it.\r\n"), "{content}");
+    assert!(content.contains("This relay about mx1.a.test:"), "{content}");
+    assert!(
+        content.contains("Status: 5.3.0\r\nDiagnostic-Code: x-postrider; 554 5.3.0 returned"),
+        "{content}"
+    );
+}
+
 #[test]
 fn a_warning_says_until_when_we_try() {
     let message = message(Some("ann@sender.test"));
@@ -245,7 +291,7 @@ fn a_success_report_says_delivered_or_relayed() {
     message.ret = Some(Ret::Full);
     let asked = |text| QueuedRecipient { notify: Notify::from_word("SUCCESS"), ..recipient(text) };
     let (bob, carl) = (asked("bob@a.test"), asked("carl@a.test"));
-    let ok = Reply { code: 250, enhanced: Some(Enhanced(2, 0, 0)), text: "queued as 1234".into() };
+    let ok = Reply::new(250, Enhanced(2, 0, 0), "queued as 1234");
     let (delivered, relayed) =
         (attempt(Phase::Dot, ok.clone(), Outcome::Delivered), attempt(Phase::Dot, ok, Outcome::Relayed));
     let told = [
@@ -402,7 +448,8 @@ fn odd_but_lawful_hosts_and_senders_get_their_bounce() {
 #[test]
 fn the_status_has_the_class_of_the_outcome() {
     let status = |code, enhanced, outcome| {
-        let attempt = attempt(Phase::Rcpt, Reply { code, enhanced, text: "x".into() }, outcome);
+        let attempt =
+            attempt(Phase::Rcpt, Reply { code, enhanced, text: "x".into(), said_by: Speaker::Host }, outcome);
         let bob = recipient("bob@a.test");
         status::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome })
             .status(outcome)
@@ -442,11 +489,37 @@ proptest! {
         let attempt = Attempt {
             mx,
             at: now,
-            ..attempt(Phase::Data, Reply { code: 550, enhanced: None, text: text.into() }, Outcome::Failed)
+            ..attempt(Phase::Data, Reply::bare(550, "").with_text(text), Outcome::Failed)
         };
         let told = [Told { recipient: &bob, attempt: tried.then_some(&attempt), outcome: Outcome::Failed }];
         let hostname = hostname();
         let notice = Notice { now, original: &original, ..notice(&message, &hostname, &told) };
         check(&bounce(&notice).unwrap(), 1);
     }
+}
+
+#[test]
+fn a_report_repeats_the_times_that_were_asked_for() {
+    let handling = Handling {
+        release: Some(Release { at: NOW - 60, asked: Hold::For(3540) }),
+        deliver_by: Some(DeliverBy { at: NOW - 1, returns: true, trace: false }),
+        priority: Priority::clamped(3),
+        require_tls: true,
+    };
+    let message = QueuedMessage { handling, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
+    let recipient = recipient("bob@a.test");
+    let told = [Told { recipient: &recipient, attempt: None, outcome: Outcome::Expired }];
+    let hostname = hostname();
+    let id = MessageId(1_795_000_000_000_001);
+    let notice =
+        Notice { id, hostname: &hostname, now: NOW, message: &message, told: &told, original: ORIGINAL };
+    let report = bounce(&notice).unwrap();
+    let text = String::from_utf8(report.content).unwrap();
+    assert!(text.contains("Future-Release-Request: for;3540\r\n"), "{text}");
+    assert!(text.contains("Deliver-By-Date: Sat, 21 Nov 2026 11:59:59 +0000\r\n"), "{text}");
+    assert!(text.contains("Status: 5.4.7\r\n"), "{text}");
+    // RFC 8689 §5: protected as the message was, and without its body.
+    assert!(text.contains("Subject: lunch") && !text.contains("At noon?"), "{text}");
+    let wanted = Handling { priority: Priority::clamped(3), require_tls: true, ..Handling::default() };
+    assert_eq!(report.envelope.handling, wanted);
 }

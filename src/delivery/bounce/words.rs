@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::mail::{Enhanced, Outcome, Phase};
+use crate::mail::{Enhanced, Outcome, Phase, Speaker};
 
 use super::status::{Said, bracketed, date, folded, printable};
 use super::{Kind, Notice, Told};
@@ -51,7 +51,7 @@ fn recipient(out: &mut String, told: &Told<'_>) {
     let address = told.recipient.address.to_string();
     // As it was written, in its own script. Writing to a String cannot fail.
     let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
-    for sentence in meaning(told.outcome, said.status(told.outcome)) {
+    for sentence in meaning(told.outcome, said.status(told.outcome), said.by) {
         paragraph(out, "    ", sentence);
     }
     let host = said.host.map(|name| match told.attempt.and_then(|attempt| attempt.ip) {
@@ -59,9 +59,11 @@ fn recipient(out: &mut String, told: &Told<'_>) {
         _ => bracketed(name),
     });
     let who = match (host, said.phase) {
-        (Some(host), Some(phase)) if said.is_foreign => format!("{host}, {}:", stage(phase)),
+        (Some(host), Some(phase)) if said.by == Speaker::Host => format!("{host}, {}:", stage(phase)),
+        (Some(host), None) if said.by == Speaker::Host => format!("{host}:"),
         (Some(host), Some(Phase::Connect)) => format!("This relay, when it tried to connect to {host}:"),
-        (Some(host), _) => format!("{host}:"),
+        (Some(host), Some(phase)) => format!("This relay about {host}, {}:", stage(phase)),
+        (Some(host), None) => format!("This relay about {host}:"),
         (None, Some(Phase::Dns)) => "This relay, when it looked for the receiving host:".to_owned(),
         (None, _) => "This relay:".to_owned(),
     };
@@ -94,7 +96,8 @@ fn stage(phase: Phase) -> &'static str {
 }
 
 /// The outcome and the status code (RFC 3463 §3) in plain words; first what happened, then what to do.
-fn meaning(outcome: Outcome, status: Enhanced) -> Vec<&'static str> {
+fn meaning(outcome: Outcome, status: Enhanced, by: Speaker) -> Vec<&'static str> {
+    let ours = by == Speaker::Postrider;
     let happened = match outcome {
         Outcome::Delivered => return vec!["The receiving host has taken it."],
         Outcome::Relayed => {
@@ -102,6 +105,8 @@ fn meaning(outcome: Outcome, status: Enhanced) -> Vec<&'static str> {
                 "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
             ];
         }
+        // What was waited for stands in our own words below; perhaps nothing was tried at all.
+        Outcome::Expired if (status.1, status.2) == (4, 7) => None,
         Outcome::Expired => Some("We tried again and again, until the time for it was over."),
         Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
     };
@@ -113,13 +118,18 @@ fn meaning(outcome: Outcome, status: Enhanced) -> Vec<&'static str> {
         (2, 1) => "This mailbox is closed.",
         (2, 2) => "This mailbox is full. The recipient has to make room.",
         (2, 3) | (3, 4) => "The message is larger than the receiving host accepts. Send less, or a link.",
+        (3, 0) if ours && outcome == Outcome::Failed => "The operator of this relay returned it.",
         (4, 3) => "The domain could not be looked up.",
         (4, 4) => "No way to deliver to this domain was found. Check how the part after the @ is spelled.",
         (4, 6) => {
             "Mail to this address goes round in a circle. The operators of the domain have to repair that."
         }
+        (4, 7) => "It waited here until the time for it was over.",
         (4, _) => "The receiving host could not be reached, or the connection to it broke.",
         (6, _) => "The receiving host does not accept this kind of content.",
+        (7, _) if ours => {
+            "No connection to the receiving host could be made that is as secure as it must be."
+        }
         (7, _) => {
             "The receiving host does not accept this message, by a rule of its own that it explains below."
         }

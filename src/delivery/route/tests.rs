@@ -74,6 +74,7 @@ fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: Duration::ZERO,
         delay_warning: None,
+        retry_rules: Vec::new(),
     }
 }
 

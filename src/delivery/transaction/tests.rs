@@ -1,8 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
 use super::*;
-use crate::mail::Domain;
-use crate::mail::{Notify, address};
+use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
 use crate::queue::RecipientId;
 
 fn parse(text: &str) -> Address {
@@ -20,7 +19,9 @@ fn recipient(text: &str) -> QueuedRecipient {
         orcpt: None,
         last_reply: None,
         last_mx: None,
+        last_said_by: Speaker::Postrider,
         warned_at: None,
+        to_bounce: false,
     }
 }
 
@@ -28,8 +29,8 @@ fn reply(words: &str) -> Reply {
     let (code, text) = words.split_once(' ').unwrap_or((words, ""));
     let code = code.parse().unwrap();
     match Enhanced::split(code, text) {
-        Some((enhanced, rest)) => Reply { code, enhanced: Some(enhanced), text: rest.to_owned().into() },
-        None => Reply { code, enhanced: None, text: text.to_owned().into() },
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).heard(),
+        None => Reply::bare(code, "").with_text(text.to_owned()).heard(),
     }
 }
 
@@ -107,6 +108,8 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         size: 100,
         ret: None,
         envid: None,
+        handling: Handling::default(),
+        now: 0,
     }
 }
 
@@ -437,4 +440,58 @@ fn an_address_that_a_hand_broke_never_reaches_the_wire() {
     let run = run_message(&outgoing(&sender, &to), &pipelining(), false, &[]);
     assert!(run.writes.is_empty());
     assert!(run.results[0].reply.to_string().starts_with("553 5.1.3"));
+}
+
+#[test]
+fn handling_is_passed_on_where_it_is_understood() {
+    let sender = parse("a@x");
+    let to = recipient("b@y");
+    let to = [&to];
+    let handling = Handling {
+        priority: Priority::clamped(-2),
+        require_tls: true,
+        deliver_by: Some(DeliverBy { at: 1_000, returns: false, trace: true }),
+        ..Handling::default()
+    };
+    let message = Outgoing { handling, now: 1_100, ..outgoing(&sender, &to) };
+    let all = Offers {
+        require_tls: true,
+        mt_priority: true,
+        deliver_by: Some(0),
+        pipelining: true,
+        ..Offers::default()
+    };
+    let written = |offers: &Offers, message: &Outgoing<'_>| {
+        let mut out = Vec::new();
+        Transaction::new(message, offers, false, true).next(&mut out);
+        String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
+    };
+    assert_eq!(written(&all, &message), "MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=-2 BY=-100;NT");
+    assert_eq!(written(&Offers::default(), &message), "MAIL FROM:<a@x>");
+    let plain = Outgoing { handling: Handling::default(), ..message };
+    assert_eq!(written(&all, &plain), "MAIL FROM:<a@x>");
+}
+
+#[test]
+fn what_must_be_in_time_is_not_given_to_a_host_that_cannot_be() {
+    let sender = parse("a@x");
+    let to = recipient("b@y");
+    let to = [&to];
+    let by = DeliverBy { at: 1_060, returns: true, trace: false };
+    let handling = Handling { deliver_by: Some(by), ..Handling::default() };
+    let message = Outgoing { handling, now: 1_000, ..outgoing(&sender, &to) };
+    let answer = |deliver_by: Option<i64>, message: &Outgoing<'_>| {
+        let offers = Offers { deliver_by, ..Offers::default() };
+        let mut transaction = Transaction::new(message, &offers, false, true);
+        let next = transaction.next(&mut Vec::new());
+        match next {
+            Next::Done => transaction.finish().0[0].reply.enhanced,
+            _ => None,
+        }
+    };
+    assert_eq!(answer(None, &message), Some(Enhanced(5, 3, 3)));
+    assert_eq!(answer(Some(61), &message), Some(Enhanced(5, 4, 7)));
+    assert_eq!(answer(Some(60), &message), None);
+    let late = Outgoing { now: 1_060, ..message };
+    assert_eq!(answer(Some(0), &late), Some(Enhanced(5, 4, 7)), "no time is left");
 }

@@ -10,8 +10,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, To
 
 use crate::mail::Domain;
 
+mod kicks;
 mod rows;
 
+pub use kicks::KickLine;
 pub use rows::{DomainLine, Envelope, Filter, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
@@ -185,11 +187,14 @@ impl Admin {
                 )?
                 .query_map([limit], domain_line)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains })
+            let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
+            let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
+            Ok(Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour })
         })
     }
 
-    /// Makes them due now and forgets the backoff of their lanes. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
+    /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -208,9 +213,11 @@ impl Admin {
         })?;
         self.change(
             which,
-            "next_attempt_at = unixepoch()",
-            "state = 'queued' AND next_attempt_at > unixepoch()",
+            "next_attempt_at = unixepoch(), bounce_at = NULL",
+            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_at IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
+        self.record_kick(which, waiting)?;
         Ok(waiting as usize)
     }
 
@@ -219,7 +226,7 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn hold(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, "state = 'held'", "state = 'queued'")
+        self.change(which, "state = 'held', bounce_at = NULL", "(state = 'queued' OR bounce_at IS NOT NULL)")
     }
 
     /// Has held ones tried again, now. Gives how many.
@@ -227,7 +234,20 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn release(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, "state = 'queued', next_attempt_at = unixepoch()", "state = 'held'")
+        self.change(
+            which,
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_at = NULL",
+            "state = 'held'",
+        )
+    }
+
+    /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
+    /// alone can write the bounce. Gives how many. One that is being delivered at this moment may still arrive.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(which, RETURN, "bounce_at IS NULL")
     }
 
     fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
@@ -289,6 +309,10 @@ impl Admin {
     }
 }
 
+/// RFC 3463 §3.4: 5.3.0, a status of our own mail system. What the world said last stays legible behind it.
+const RETURN: &str = "bounce_at = unixepoch(), last_said_by = 'postrider',
+    last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
+
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
@@ -343,7 +367,7 @@ fn domain_line(row: &Row<'_>) -> rusqlite::Result<DomainLine> {
 
 fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
     conn.prepare_cached(
-        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome
+        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, said_by
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -356,6 +380,7 @@ fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
             phase: row.get(5)?,
             reply: row.get(6)?,
             outcome: row.get(7)?,
+            said_by: row.get(8)?,
         })
     })?
     .collect()

@@ -30,7 +30,7 @@ pub struct Line {
     pub state: String,
     /// Tries so far.
     pub attempts: u32,
-    /// UTC, or `held`; none when finished.
+    /// UTC, `held` or `bounce`; none when finished.
     pub next_attempt: Option<String>,
     /// What was said last, codes first.
     pub last_reply: Option<String>,
@@ -66,6 +66,8 @@ pub struct Try {
     pub reply: String,
     /// What that meant.
     pub outcome: String,
+    /// Whose words the reply is: `host` or `postrider`.
+    pub said_by: String,
 }
 
 /// A message with all that is known of it.
@@ -119,6 +121,8 @@ pub struct Summary {
     pub due: i64,
     /// The domains with the most waiting.
     pub domains: Vec<DomainLine>,
+    /// Kicks (ETRN and `queue retry`) of the last hour.
+    pub kicks_last_hour: i64,
 }
 
 /// A line of the view `queue_by_domain`.

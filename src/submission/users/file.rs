@@ -6,27 +6,40 @@
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write as _};
+use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cram_md5::CramMd5;
+use super::decoy::DecoySecret;
 use super::verifier::Verifier;
-use crate::mail::{Domain, address};
+use crate::mail::{Domain, Priority, address};
 
 /// Stands at the top of a new file.
 const HEADER: &str = "\
 # Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
 #
-#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [atrn=…]
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…]
+#         [priority=…] [priority-max=…] [cram-md5=…]                                  (on the same line)
 #
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
+#     rate=N/h       may send so many messages an hour
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
+#     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)
+#     priority-max=N the highest that it may ask for (otherwise its own priority, at least 0)
+#     cram-md5=HEX   may log in with CRAM-MD5; as good as the password for that, so keep the file to yourself
+#
+# The line that begins with : is what SCRAM's answers to wrong names are made from. Keep it: with another
+# one, or none, the answers change and give away which names are wrong.
 ";
 
 /// A name is for people to read in the log and for `AUTH` to carry.
-const NAME_CHARS_MAX: usize = 64;
+pub(in crate::submission) const NAME_CHARS_MAX: usize = 64;
+/// Begins the line of the [`DecoySecret`]; no name holds a colon.
+const DECOY: &str = ":decoy-secret";
 /// More than any mechanism carries in a line (RFC 4954 §4).
 const PASSWORD_BYTES_MAX: usize = 1024;
 
@@ -72,6 +85,12 @@ pub enum UsersError {
     /// Not a domain.
     #[error("\"{0}\" is not a domain; write one such as example.com")]
     Atrn(String),
+    /// Not a rate.
+    #[error("\"{0}\" is not a rate; write messages an hour such as 100/h")]
+    Rate(String),
+    /// The default is above the ceiling.
+    #[error("the priority {0} is above the highest that the user may ask for, {1}; raise --priority-max")]
+    Priority(Priority, Priority),
     /// There already.
     #[error("user {0} exists already; `postrider user remove {0}` first, or choose another name")]
     Exists(String),
@@ -94,7 +113,15 @@ pub struct User {
     pub senders: Vec<String>,
     /// Domains whose mail waits for this user's ATRN (RFC 2645), in [`Domain`]'s form.
     pub atrn: Vec<String>,
+    /// Messages an hour at most; none: any number.
+    pub rate: Option<NonZeroU32>,
+    /// MT-PRIORITY of mail that asks for none.
+    pub priority: Option<Priority>,
+    /// The highest MT-PRIORITY that its mail may ask for.
+    pub priority_max: Option<Priority>,
     pub(crate) verifier: Verifier,
+    /// Where CRAM-MD5 is allowed.
+    pub(crate) cram_md5: Option<CramMd5>,
 }
 
 /// What a user may do beside logging in.
@@ -106,9 +133,29 @@ pub struct Attributes {
     pub senders: Vec<String>,
     /// As typed: domains.
     pub atrn: Vec<String>,
+    /// As typed: `N/h`.
+    pub rate: Option<String>,
+    /// As in [`User`].
+    pub priority: Option<Priority>,
+    /// As in [`User`].
+    pub priority_max: Option<Priority>,
+    /// Store what CRAM-MD5 needs, which is as good as the password for CRAM-MD5.
+    pub cram_md5: bool,
 }
 
 impl User {
+    /// May log in with CRAM-MD5.
+    pub fn has_cram_md5(&self) -> bool {
+        self.cram_md5.is_some()
+    }
+
+    /// The priority of mail that asks for none, and the highest that may be asked for. Who was given no ceiling may
+    /// step back and not push forward.
+    pub(crate) fn priorities(&self) -> (Priority, Priority) {
+        let default = self.priority.unwrap_or_default();
+        (default, self.priority_max.unwrap_or_else(|| default.max(Priority::NORMAL)))
+    }
+
     fn line(&self) -> String {
         let mut line = format!("{} {}", self.name, self.verifier);
         if self.operator {
@@ -119,6 +166,15 @@ impl User {
                 line.push_str(&format!(" {attribute}={}", list.join(",")));
             }
         }
+        for (attribute, value) in [("priority", self.priority), ("priority-max", self.priority_max)] {
+            line.extend(value.map(|value| format!(" {attribute}={value}")));
+        }
+        if let Some(rate) = self.rate {
+            line.push_str(&format!(" rate={rate}/h"));
+        }
+        if let Some(secret) = &self.cram_md5 {
+            line.push_str(&format!(" cram-md5={secret}"));
+        }
         line
     }
 
@@ -126,8 +182,7 @@ impl User {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().filter(|name| is_name(name)).ok_or("does not begin with a user's name")?;
         let verifier = words.next().unwrap_or_default().parse()?;
-        let mut user =
-            User { name: name.to_owned(), operator: false, senders: Vec::new(), atrn: Vec::new(), verifier };
+        let mut user = User { name: name.to_owned(), verifier, ..User::default() };
         for word in words {
             match word.split_once('=') {
                 None if word == "operator" => user.operator = true,
@@ -137,11 +192,33 @@ impl User {
                 Some(("atrn", list)) => {
                     user.atrn = read_list(list, atrn).map_err(|error| error.to_string())?;
                 }
+                Some(("rate", text)) => user.rate = Some(rate(text).map_err(|error| error.to_string())?),
+                Some(("cram-md5", text)) => user.cram_md5 = Some(text.parse()?),
+                Some(("priority", value)) => user.priority = Some(priority(value)?),
+                Some(("priority-max", value)) => user.priority_max = Some(priority(value)?),
                 _ => return Err(format!("unknown attribute \"{word}\"")),
             }
         }
-        Ok(user)
+        match user.priorities() {
+            (default, ceiling) if default > ceiling => {
+                Err(format!("priority={default} is above priority-max={ceiling}"))
+            }
+            _ => Ok(user),
+        }
     }
+}
+
+fn priority(value: &str) -> Result<Priority, String> {
+    Priority::from_word(value).ok_or_else(|| format!("\"{value}\" is not a priority from -9 to 9"))
+}
+
+/// All that a users file says.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// In the file's order.
+    pub(super) users: Vec<Arc<User>>,
+    /// None in a file that was written by hand.
+    pub(super) decoy_secret: Option<DecoySecret>,
 }
 
 /// Every user of the file, in its order; a file that does not exist has none.
@@ -149,6 +226,11 @@ impl User {
 /// # Errors
 /// The file cannot be read, or a line breaks its form.
 pub fn list(path: &Path) -> Result<Vec<Arc<User>>, UsersError> {
+    Ok(load(path)?.users)
+}
+
+/// The same, with what else is in the file.
+pub(super) fn load(path: &Path) -> Result<Contents, UsersError> {
     parse(path, &read(path)?)
 }
 
@@ -165,16 +247,29 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
         operator: attributes.operator,
         senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
         atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
+        rate: attributes.rate.as_deref().map(rate).transpose()?,
+        priority: attributes.priority,
+        priority_max: attributes.priority_max,
         verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
+        cram_md5: attributes.cram_md5.then(|| CramMd5::of(password.as_bytes())),
     };
-    change(path, |users, mut text| {
-        if users.iter().any(|there| there.name == user.name) {
+    if let (default, ceiling) = user.priorities()
+        && default > ceiling
+    {
+        return Err(UsersError::Priority(default, ceiling));
+    }
+    change(path, |there, mut text| {
+        if there.users.iter().any(|there| there.name == user.name) {
             return Err(UsersError::Exists(user.name.clone()));
         }
         if text.is_empty() {
             text.push_str(HEADER);
         } else if !text.ends_with('\n') {
             text.push('\n');
+        }
+        if there.decoy_secret.is_none() {
+            let secret = DecoySecret::new().map_err(|_| UsersError::Random)?;
+            text.push_str(&format!("{DECOY} {secret}\n"));
         }
         Ok(text + &user.line() + "\n")
     })
@@ -186,8 +281,8 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
 /// There is none of that name, or the file cannot be written.
 pub fn remove(path: &Path, name: &str) -> Result<(), UsersError> {
     let is_theirs = |line: &str| line.split_ascii_whitespace().next() == Some(name);
-    change(path, |users, text| {
-        if !users.iter().any(|there| there.name == name) {
+    change(path, |there, text| {
+        if !there.users.iter().any(|there| there.name == name) {
             return Err(UsersError::Missing(name.to_owned(), path.to_owned()));
         }
         Ok(text.split_inclusive('\n').filter(|line| !is_theirs(line)).collect())
@@ -197,7 +292,7 @@ pub fn remove(path: &Path, name: &str) -> Result<(), UsersError> {
 /// Reads the file, lets `edit` make the new text of it, and puts that in its place.
 fn change(
     path: &Path,
-    edit: impl FnOnce(&[Arc<User>], String) -> Result<String, UsersError>,
+    edit: impl FnOnce(&Contents, String) -> Result<String, UsersError>,
 ) -> Result<(), UsersError> {
     let fail = |source| UsersError::Io { path: path.to_owned(), verb: "write", source };
     let directory = match path.parent() {
@@ -207,8 +302,8 @@ fn change(
     let lock = File::open(directory).map_err(fail)?;
     lock.lock().map_err(fail)?;
     let text = read(path)?;
-    let users = parse(path, &text)?;
-    replace(path, directory, &edit(&users, text)?).map_err(fail)?;
+    let there = parse(path, &text)?;
+    replace(path, directory, &edit(&there, text)?).map_err(fail)?;
     // The rename is durable when the directory is.
     lock.sync_all().map_err(fail)
 }
@@ -244,11 +339,16 @@ fn read(path: &Path) -> Result<String, UsersError> {
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<Arc<User>>, UsersError> {
-    let mut users: Vec<Arc<User>> = Vec::new();
+fn parse(path: &Path, text: &str) -> Result<Contents, UsersError> {
+    let mut contents = Contents::default();
     let mut names = std::collections::HashSet::new();
     for (at, line) in text.lines().enumerate() {
         if line.trim_ascii().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let broken = |what| UsersError::Line { path: path.to_owned(), line: at + 1, what };
+        if let Some(secret) = line.strip_prefix(DECOY) {
+            contents.decoy_secret = Some(secret.trim_ascii().parse().map_err(broken)?);
             continue;
         }
         let user = User::read(line).and_then(|user| match names.insert(user.name.clone()) {
@@ -256,11 +356,11 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Arc<User>>, UsersError> {
             false => Err(format!("user {} is there twice", user.name)),
         });
         match user {
-            Ok(user) => users.push(Arc::new(user)),
-            Err(what) => return Err(UsersError::Line { path: path.to_owned(), line: at + 1, what }),
+            Ok(user) => contents.users.push(Arc::new(user)),
+            Err(what) => return Err(broken(what)),
         }
     }
-    Ok(users)
+    Ok(contents)
 }
 
 fn is_name(name: &str) -> bool {
@@ -301,4 +401,10 @@ fn atrn(text: &str) -> Result<String, UsersError> {
         Ok(domain) if domain.ip().is_none() => Ok(domain.to_string()),
         _ => Err(UsersError::Atrn(text.to_owned())),
     }
+}
+
+/// `N/h`.
+fn rate(text: &str) -> Result<NonZeroU32, UsersError> {
+    let number = text.strip_suffix("/h").filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    number.and_then(|number| number.parse().ok()).ok_or_else(|| UsersError::Rate(text.to_owned()))
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::mail::Priority;
 
 struct Dir(tempfile::TempDir);
 
@@ -82,10 +83,25 @@ fn a_new_verifier_ends_what_was_remembered() {
     assert!(users.verify_at("user", b"pencil", start).is_some());
     remove(&dir.path(), "user").unwrap();
     dir.add("user", "crayon");
-    assert!(users.verify_at("user", b"pencil", start).is_some(), "the file is looked at once a second");
-    let later = start + LOOKED_AT_EVERY;
-    assert!(users.verify_at("user", b"pencil", later).is_none(), "read again without being told");
-    assert!(users.verify_at("user", b"crayon", later).is_some());
+    assert!(users.verify_at("user", b"pencil", start).is_none(), "read again without being told");
+    assert!(users.verify_at("user", b"crayon", start).is_some());
+}
+
+/// A client that looks at what is offered must not keep who has just been added waiting.
+#[test]
+fn the_file_is_looked_at_by_every_login_and_by_others_once_a_second() {
+    let dir = Dir::new();
+    let users = Arc::new(Users::load(&dir.path()).unwrap());
+    let start = Instant::now();
+    users.glance(start);
+    dir.add("app", "secret");
+    users.glance(start);
+    assert_eq!(users.count(), 0);
+    users.glance(start + LOOKED_AT_EVERY);
+    assert_eq!(users.count(), 1);
+    users.glance(start + 2 * LOOKED_AT_EVERY);
+    dir.add("other", "secret");
+    assert!(users.with_scram("other").user.is_some());
 }
 
 #[test]
@@ -106,9 +122,9 @@ fn an_unknown_name_costs_as_many_iterations_as_a_known_one() {
     let dir = Dir::new();
     dir.write(LINE);
     let users = Users::load(&dir.path()).unwrap();
-    assert_eq!(users.verifier_of_unknown("nobody").iterations.get(), 4096);
-    assert!(!users.verifier_of_unknown("nobody").accepts(b"pencil"));
-    assert!(!users.verifier_of_unknown("nobody").accepts(b""));
+    assert_eq!(users.decoy("nobody").iterations.get(), 4096);
+    assert!(!users.decoy("nobody").accepts(b"pencil"));
+    assert!(!users.decoy("nobody").accepts(b""));
 }
 
 #[test]
@@ -140,7 +156,8 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     let dir = Dir::new();
     let list = |text: &str| vec![text.to_owned()];
     let add = |name: &str, password: &str, senders: &[String], atrn: &[String]| {
-        let attributes = Attributes { operator: false, senders: senders.to_vec(), atrn: atrn.to_vec() };
+        let attributes =
+            Attributes { senders: senders.to_vec(), atrn: atrn.to_vec(), ..Attributes::default() };
         super::add(&dir.path(), name, password, &attributes).unwrap_err().to_string()
     };
     for name in ["", "a b", "a:b", "#a", "a\nb", "ä", &"x".repeat(65)] {
@@ -149,6 +166,11 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     assert!(add("app", "", &[], &[]).contains("is empty"));
     assert!(add("app", "a\u{7}", &[], &[]).contains("control character"));
     assert!(add("app", &"x".repeat(1025), &[], &[]).contains("too long"));
+    for rate in ["", "10", "0/h", "-1/h", "+1/h", "1/d", "1 /h", "4294967296/h"] {
+        let attributes = Attributes { rate: Some(rate.to_owned()), ..Attributes::default() };
+        let error = super::add(&dir.path(), "app", "secret", &attributes).unwrap_err().to_string();
+        assert!(error.contains("is not a rate; write messages an hour such as 100/h"), "{error}");
+    }
     for sender in ["nobody", "*", "@x", "\"a,b\"@c", "\"a b\"@c", "a@b,c@d", "a@b\n"] {
         assert!(add("app", "secret", &list(sender), &[]).contains("is not a sender"), "{sender}");
     }
@@ -172,6 +194,10 @@ fn a_broken_line_is_named() {
         (format!("# x\n\n{LINE} admin"), "users:3: unknown attribute \"admin\""),
         (format!("{LINE} senders="), "users:1: \"\" is not a sender"),
         (format!("{LINE} operator=yes"), "users:1: unknown attribute"),
+        (format!("{LINE} rate=10"), "users:1: \"10\" is not a rate"),
+        (format!("{LINE} cram-md5=00"), "users:1: cram-md5= is not 64 hexadecimal digits"),
+        (format!("\n:decoy-secret x\n{LINE}"), "users:2: the decoy secret is not base64 of 32 bytes"),
+        (format!(":other\n{LINE}"), "users:1: does not begin with a user's name"),
         ("user".to_owned(), "users:1: the verifier is not"),
         (LINE.replace("user", "us:er"), "users:1: does not begin with a user's name"),
     ] {
@@ -188,12 +214,82 @@ fn senders_and_domains_are_kept_in_the_form_they_are_compared_in() {
         operator: true,
         senders: ["App@Example.com", "*@bücher.example"].map(str::to_owned).to_vec(),
         atrn: vec!["Customer.example.".to_owned()],
+        priority: Priority::new(-5),
+        priority_max: Priority::new(3),
+        ..Attributes::default()
     };
     add(&dir.path(), "app", "secret", &attributes).unwrap();
     let user = list(&dir.path()).unwrap().remove(0);
     assert_eq!(user.senders, ["App@example.com", "*@xn--bcher-kva.example"]);
     assert_eq!(user.atrn, ["customer.example"]);
     assert!(user.operator);
+    assert_eq!(user.priorities(), (Priority::clamped(-5), Priority::clamped(3)));
+}
+
+#[test]
+fn without_a_ceiling_a_user_may_step_back_and_not_push_forward() {
+    let user = |priority: Option<i64>| User { priority: priority.map(Priority::clamped), ..User::default() };
+    let of = |priority| user(priority).priorities();
+    assert_eq!(of(None), (Priority::NORMAL, Priority::NORMAL));
+    assert_eq!(of(Some(-4)), (Priority::clamped(-4), Priority::NORMAL));
+    assert_eq!(of(Some(4)), (Priority::clamped(4), Priority::clamped(4)));
+}
+
+#[test]
+fn a_priority_above_its_ceiling_is_refused() {
+    let dir = Dir::new();
+    let attributes =
+        Attributes { priority: Priority::new(5), priority_max: Priority::new(3), ..Attributes::default() };
+    let error = add(&dir.path(), "app", "secret", &attributes).unwrap_err();
+    assert!(error.to_string().starts_with("the priority 5 is above"), "{error}");
+    assert!(!dir.path().exists());
+}
+
+#[test]
+fn a_decoy_stays_the_same_over_restarts_and_other_users() {
+    let dir = Dir::new();
+    dir.add("app", "secret");
+    let decoy = || Arc::new(Users::load(&dir.path()).unwrap()).with_scram("nobody");
+    let first = decoy();
+    assert!(first.user.is_none());
+    dir.add("other", "secret");
+    remove(&dir.path(), "app").unwrap();
+    assert_eq!(decoy().verifier, first.verifier);
+    assert_eq!(dir.text().matches("\n:decoy-secret ").count(), 1);
+    // A file written by hand gets the secret when it is next added to.
+    dir.write(LINE);
+    let without = decoy().verifier;
+    assert_ne!(decoy().verifier, without, "as long as it has none decoys change with each start");
+    dir.add("app", "secret");
+    assert_eq!(decoy().verifier, decoy().verifier);
+}
+
+#[test]
+fn a_user_who_is_known_has_their_own_verifier_and_cram_md5_if_it_was_asked_for() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Arc::new(Users::load(&dir.path()).unwrap());
+    assert_eq!(users.with_scram("user").verifier, users.find("user").unwrap().verifier);
+    assert!(!users.has_cram_md5());
+    let attributes = Attributes { cram_md5: true, rate: Some("10/h".into()), ..Attributes::default() };
+    add(&dir.path(), "tim", "tanstaaftanstaaf", &attributes).unwrap();
+    users.reload().unwrap();
+    assert!(users.has_cram_md5());
+    let tim = users.find("tim").unwrap();
+    assert_eq!((tim.rate.map(|rate| rate.get()), tim.has_cram_md5()), (Some(10), true));
+    // RFC 2195 §2.
+    let challenge = b"<1896.697170952@postoffice.reston.mci.net>";
+    let digest = 0xb913a602c7eda7a495b4e6e7334d3890_u128.to_be_bytes();
+    assert_eq!(users.with_cram_md5("tim", challenge, &digest).unwrap().name, "tim");
+    assert!(users.with_cram_md5("user", challenge, &digest).is_none());
+    assert!(users.with_cram_md5("nobody", challenge, &digest).is_none());
+    // What stands in for a secret is no secret.
+    let digest = CramMd5::default().digest(challenge);
+    assert!(users.with_cram_md5("user", challenge, &digest).is_none());
+    assert!(users.with_cram_md5("nobody", challenge, &digest).is_none());
+    remove(&dir.path(), "tim").unwrap();
+    users.reload().unwrap();
+    assert!(!users.has_cram_md5());
 }
 
 #[test]

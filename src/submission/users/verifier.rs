@@ -17,13 +17,13 @@ use base64::engine::general_purpose::STANDARD;
 
 const SCHEME: &str = "SCRAM-SHA-256";
 const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
-const SALT_BYTES: usize = 16;
-const SALT_BYTES_MAX: usize = 64;
+pub(super) const SALT_BYTES: usize = 16;
+pub(super) const SALT_BYTES_MAX: usize = 64;
 
 /// For new verifiers. One check costs some 10 ms of a processor, which a guesser pays for each
 /// guess and an application once in five minutes (see the cache in `users.rs`). More would let a
 /// flood of logins with wrong passwords from many addresses take the machine.
-const ITERATIONS: NonZeroU32 = NonZeroU32::new(40_000).expect("not zero");
+pub(super) const ITERATIONS: NonZeroU32 = NonZeroU32::new(40_000).expect("not zero");
 /// RFC 7677 §4.
 const ITERATIONS_MIN: u32 = 4096;
 /// A slip in the file must not make every login take minutes.
@@ -59,6 +59,31 @@ impl Verifier {
     pub(super) fn accepts(&self, password: &[u8]) -> bool {
         let salted = salted_password(password, &self.salt, self.iterations);
         constant_time::verify_slices_are_equal(&stored_key(&salted), &self.stored_key).is_ok()
+    }
+
+    /// Whether `proof` shows that its sender has the password (RFC 5802 §3):
+    /// `H(ClientProof XOR HMAC(StoredKey, AuthMessage)) = StoredKey`. Takes the same time either way.
+    pub(in crate::submission) fn is_proven(&self, auth_message: &[u8], proof: &[u8]) -> bool {
+        let mut client_key = tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.stored_key), auth_message);
+        client_key.iter_mut().zip(proof).for_each(|(byte, proof)| *byte ^= proof);
+        let stored_key = digest::digest(&digest::SHA256, &client_key);
+        let same = constant_time::verify_slices_are_equal(stored_key.as_ref(), &self.stored_key).is_ok();
+        same && proof.len() == KEY_BYTES
+    }
+
+    /// What proves us to the client: `HMAC(ServerKey, AuthMessage)`.
+    pub(in crate::submission) fn signature(&self, auth_message: &[u8]) -> [u8; KEY_BYTES] {
+        tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.server_key), auth_message)
+    }
+
+    /// What a client that has the password sends.
+    #[cfg(test)]
+    pub(in crate::submission) fn proof(&self, password: &[u8], auth_message: &[u8]) -> [u8; KEY_BYTES] {
+        let salted = salted_password(password, &self.salt, self.iterations);
+        let mut proof = tag(&salted, b"Client Key");
+        let signature = tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.stored_key), auth_message);
+        proof.iter_mut().zip(signature).for_each(|(byte, signature)| *byte ^= signature);
+        proof
     }
 }
 
@@ -171,12 +196,12 @@ mod tests {
         let auth_message = format!(
             "n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}"
         );
-        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
-        let signature = tag(&key(&verifier.stored_key), auth_message.as_bytes());
         let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").unwrap();
-        let client_key: Vec<u8> = proof.iter().zip(signature).map(|(a, b)| a ^ b).collect();
-        assert_eq!(digest::digest(&digest::SHA256, &client_key).as_ref(), verifier.stored_key);
-        let server = tag(&key(&verifier.server_key), auth_message.as_bytes());
+        assert_eq!(verifier.proof(b"pencil", auth_message.as_bytes())[..], proof);
+        assert!(verifier.is_proven(auth_message.as_bytes(), &proof));
+        assert!(!verifier.is_proven(auth_message.as_bytes(), &proof[..31]));
+        assert!(!verifier.is_proven(b"another", &proof));
+        let server = verifier.signature(auth_message.as_bytes());
         assert_eq!(STANDARD.encode(server), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert!(verifier.accepts(b"pencil"));
         assert!(!verifier.accepts(b"pencil "));

@@ -1,0 +1,288 @@
+//! What operators are told over SMTP by XADR, XSTA, XCIR and XGEN: lines for a person.
+//!
+//! Submission knows neither lanes nor routes; the rooms that do are asked here. Nothing is changed.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::explain;
+use crate::clock::Clock;
+use crate::config::{self, Loaded, Routes, atrn};
+use crate::delivery::Workers;
+use crate::mail::{Address, Domain};
+use crate::queue::{LaneCount, Queue, QueueError};
+use crate::scheduler::Scheduler;
+use crate::scheduler::lanes::LaneState;
+use crate::submission::{Insight, Question};
+
+/// Asks the rooms.
+pub(super) struct Office {
+    pub(super) queue: Queue,
+    pub(super) scheduler: Scheduler,
+    pub(super) workers: Workers,
+    pub(super) clock: Clock,
+    pub(super) generation: Mutex<Generation>,
+}
+
+/// The config in use.
+#[derive(Debug, Clone)]
+pub(super) struct Generation {
+    /// 1 at the start, one more with each reload.
+    number: u32,
+    /// Unix seconds.
+    loaded_at: i64,
+    /// `--config`; none: it is searched for.
+    asked_for: Option<PathBuf>,
+    /// The file it was read from; none: the built-in defaults.
+    path: Option<PathBuf>,
+    /// What the file said.
+    source: Vec<u8>,
+}
+
+impl Generation {
+    /// The first, of settings that are nobody's file.
+    pub(super) fn first(now: i64) -> Generation {
+        Generation { number: 1, loaded_at: now, asked_for: None, path: None, source: Vec::new() }
+    }
+
+    /// This file's.
+    pub(super) fn read_from(&mut self, loaded: &Loaded, asked_for: Option<PathBuf>) {
+        self.path = loaded.path.clone();
+        self.source = loaded.source.clone();
+        self.asked_for = asked_for;
+    }
+
+    /// The next, loaded at `now`.
+    pub(super) fn advance(&mut self, now: i64) {
+        self.number += 1;
+        self.loaded_at = now;
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let config = match &self.path {
+            Some(path) => path.display().to_string(),
+            None => "built-in defaults".to_owned(),
+        };
+        let on_disk = config::find(self.asked_for.as_deref());
+        let file = match (&on_disk, &self.path) {
+            (Some(found), _) => match std::fs::read(found) {
+                Ok(bytes) if Some(found) == self.path.as_ref() && bytes == self.source => {
+                    "as it was loaded".to_owned()
+                }
+                Ok(_) => format!("{} differs from what is loaded: SIGHUP loads it", found.display()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    format!("{} is gone: what was loaded goes on", found.display())
+                }
+                Err(error) => format!("{} cannot be read: {error}", found.display()),
+            },
+            (None, Some(path)) => format!("{} is gone: what was loaded goes on", path.display()),
+            (None, None) => "none, as when it was loaded".to_owned(),
+        };
+        vec![
+            format!("postrider {}", env!("CARGO_PKG_VERSION")),
+            format!("config: {config}, generation {}, loaded {}", self.number, utc(self.loaded_at)),
+            format!("file on disk: {file}"),
+            "character set: UTF-8 (SMTPUTF8)".to_owned(),
+        ]
+    }
+}
+
+impl Office {
+    pub(super) fn generation(&self) -> MutexGuard<'_, Generation> {
+        // Changed by single assignments: there is nothing half done behind a poisoned lock.
+        self.generation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn route(&self, addresses: &[Address]) -> Vec<String> {
+        let setup = self.workers.setup();
+        let fetched = self.scheduler.atrn_domains();
+        let explain =
+            |address| explain::plan(address, &setup.routes, &setup.settings, &fetched, &*setup.lookup);
+        addresses
+            .iter()
+            .flat_map(|address| explain(address).to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+
+    fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
+        let mut lanes = self.queue.waiting_by_lane(|domain| self.scheduler.lane_of(domain))?;
+        if let Some(name) = lane {
+            lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
+            return Ok(match lanes.first() {
+                Some(count) => vec![waiting_line(count, self.clock.now())],
+                None => vec![format!("{name}: nothing waits")],
+            });
+        }
+        let recipients: u64 = lanes.iter().map(|count| count.recipients).sum();
+        let mut lines = vec![format!("{} lanes, {recipients} recipients wait", lanes.len())];
+        lines.extend(lanes.iter().map(|count| waiting_line(count, self.clock.now())));
+        Ok(lines)
+    }
+
+    fn lanes(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
+        let now = self.clock.now();
+        let said = self.queue.lanes()?;
+        let line = |state: &LaneState| {
+            let said = said.iter().find(|row| *row.lane == *state.lane).map(|row| row.last_reply.as_str());
+            lane_line(state, said, now)
+        };
+        let fetched = self.scheduler.atrn_domains();
+        let fetched_line = |domain: &str| format!("{}: {}", atrn::lane(domain), fetched.notice(domain));
+        if let Some(name) = lane {
+            let name = name.to_ascii_lowercase();
+            return Ok(vec![match atrn::domain_of_lane(&name) {
+                Some(domain) if fetched.contains(domain) => fetched_line(domain),
+                _ => line(&self.scheduler.lane(&name)),
+            }]);
+        }
+        let mut lanes = self.scheduler.lanes();
+        // Trouble first, then work.
+        lanes.sort_by(|a, b| {
+            (b.failures, b.busy, b.waiting).cmp(&(a.failures, a.busy, a.waiting)).then(a.lane.cmp(&b.lane))
+        });
+        let in_trouble = lanes.iter().filter(|state| state.failures > 0).count();
+        let busy: usize = lanes.iter().map(|state| state.busy).sum();
+        let mut lines =
+            vec![format!("{} lanes, {in_trouble} in trouble, {busy} connections busy", lanes.len())];
+        lines.extend(lanes.iter().map(line));
+        lines.extend(fetched.names().map(fetched_line));
+        Ok(lines)
+    }
+}
+
+impl Insight for Office {
+    fn answer(&self, question: &Question) -> Result<Vec<String>, String> {
+        let lines = match question {
+            Question::Route(addresses) => Ok(self.route(addresses)),
+            Question::Waiting(lane) => self.waiting(lane.as_deref()),
+            Question::Lanes(lane) => self.lanes(lane.as_deref()),
+            Question::Generation => Ok(self.generation().clone().lines()),
+        };
+        lines.map_err(|error| error.to_string())
+    }
+
+    fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
+        let routes = self.workers.setup().routes.clone();
+        let is_fetched =
+            atrn::domain_of_lane(lane).is_some_and(|domain| self.scheduler.atrn_domains().contains(domain));
+        if !is_fetched && !is_lane(&routes, lane) {
+            return Ok(None);
+        }
+        let mut domains = self.queue.domains().map_err(|error| error.to_string())?;
+        domains.retain(|domain| *self.scheduler.lane_of(domain) == *lane);
+        Ok(Some(domains))
+    }
+}
+
+/// Whether mail can wait in a lane of this name.
+fn is_lane(routes: &Routes, name: &str) -> bool {
+    let of_route = |pattern: &str| {
+        routes.0.iter().any(|route| !route.relay.is_empty() && route.domain.to_string() == pattern)
+    };
+    match name.strip_prefix("route:") {
+        Some(pattern) => of_route(pattern),
+        None => Domain::parse(name).is_ok_and(|domain| *routes.lane(&domain) == *name),
+    }
+}
+
+fn waiting_line(count: &LaneCount, now: i64) -> String {
+    let LaneCount { lane, messages, recipients, held, next_attempt_at } = count;
+    let held = if *held > 0 { format!(" ({held} held)") } else { String::new() };
+    let next = match next_attempt_at {
+        Some(at) if *at <= now => ", due now".to_owned(),
+        Some(at) => format!(", next due {}", utc(*at)),
+        None => String::new(),
+    };
+    format!("{lane}: {messages} messages, {recipients} recipients{held}{next}")
+}
+
+fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
+    let LaneState { lane, failures, backoff_until, busy, limit, waiting, more } = state;
+    let how = match failures {
+        0 => "open".to_owned(),
+        n if *backoff_until > now => format!("backing off until {}, {n} failures", utc(*backoff_until)),
+        n => format!("probing, {n} failures"),
+    };
+    let more = if *more { " and more" } else { "" };
+    let said = match said {
+        Some(said) if *failures > 0 => format!(": {said}"),
+        _ => String::new(),
+    };
+    format!("{lane}: {how}, {busy} of {limit} connections busy, {waiting}{more} in line{said}")
+}
+
+/// `2026-01-02 03:04:05 UTC`.
+fn utc(secs: i64) -> String {
+    match jiff::Timestamp::from_second(secs) {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        // Years beyond 9999.
+        Err(_) => format!("{secs} s after 1970"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_reads_as_a_sentence() {
+        let mut state = LaneState {
+            lane: "a.test".into(),
+            failures: 0,
+            backoff_until: 0,
+            busy: 1,
+            limit: 8,
+            waiting: 3,
+            more: false,
+        };
+        assert_eq!(lane_line(&state, None, 100), "a.test: open, 1 of 8 connections busy, 3 in line");
+        (state.failures, state.backoff_until, state.busy, state.limit) = (2, 160, 0, 1);
+        (state.waiting, state.more) = (0, true);
+        assert_eq!(
+            lane_line(&state, Some("421 no"), 100),
+            "a.test: backing off until 1970-01-01 00:02:40 UTC, 2 failures, 0 of 1 connections busy, \
+             0 and more in line: 421 no"
+        );
+        assert!(lane_line(&state, None, 160).starts_with("a.test: probing, 2 failures, 0 of 1"));
+    }
+
+    #[test]
+    fn a_count_reads_as_a_sentence() {
+        let mut count = LaneCount {
+            lane: "route:*".to_owned(),
+            messages: 2,
+            recipients: 3,
+            held: 1,
+            next_attempt_at: Some(60),
+        };
+        assert_eq!(
+            waiting_line(&count, 0),
+            "route:*: 2 messages, 3 recipients (1 held), next due 1970-01-01 00:01:00 UTC"
+        );
+        (count.held, count.next_attempt_at) = (0, Some(0));
+        assert_eq!(waiting_line(&count, 0), "route:*: 2 messages, 3 recipients, due now");
+    }
+
+    #[test]
+    fn a_config_file_that_changed_or_went_away_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postrider.toml");
+        std::fs::write(
+            &path,
+            "hostname = \"relay.test\"\n[[listen]]\ntls = \"off\"\naddress = \"127.0.0.1:0\"\n",
+        )
+        .unwrap();
+        let loaded = config::load(Some(&path)).unwrap();
+        let mut generation = Generation::first(0);
+        generation.read_from(&loaded, Some(path.clone()));
+        generation.advance(60);
+        let lines = generation.lines();
+        assert!(lines[1].ends_with("generation 2, loaded 1970-01-01 00:01:00 UTC"), "{lines:?}");
+        assert_eq!(lines[2], "file on disk: as it was loaded");
+        std::fs::write(&path, "hostname = \"other.test\"\n").unwrap();
+        assert!(generation.lines()[2].contains("differs"), "{:?}", generation.lines());
+        std::fs::remove_file(&path).unwrap();
+        assert!(generation.lines()[2].contains("is gone"), "{:?}", generation.lines());
+    }
+}

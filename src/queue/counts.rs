@@ -1,0 +1,66 @@
+//! Counting what waits, for operators: by domain and by lane. Reads the whole queue.
+//!
+//! A lane is a domain or a route that gathers many. Routes are not the queue's affair: it is handed the
+//! name of each domain's lane, and does the counting in SQL, so that a message with recipients in two
+//! domains of one lane is one message there.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Result};
+use serde_json::{Map, Value};
+
+use super::rows::LaneCount;
+use crate::mail::Domain;
+
+/// From one domain to the next along the index: as many steps as there are domains, not recipients.
+const DOMAINS: &str = "
+    WITH RECURSIVE each(name) AS (
+        SELECT min(domain) FROM recipients
+        UNION ALL
+        SELECT (SELECT min(domain) FROM recipients WHERE domain > each.name) FROM each WHERE each.name IS NOT NULL)
+    SELECT name FROM each WHERE name IS NOT NULL";
+
+/// ?1: an object of domains and their lanes, where these are not the same.
+const BY_LANE: &str = "
+    WITH lane_of(domain, lane) AS MATERIALIZED (SELECT key, value FROM json_each(?1))
+    SELECT coalesce(l.lane, r.domain) AS lane, count(DISTINCT r.message_id), count(*), sum(r.state = 'held'),
+           min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END)
+    FROM recipients r LEFT JOIN lane_of l ON l.domain = r.domain
+    GROUP BY 1 ORDER BY count(*) DESC, lane";
+
+/// See [`super::Queue::domains`]. What a person wrote into the column and is no domain is left out.
+pub(super) fn domains(conn: &Connection) -> Result<Vec<Domain>> {
+    let mut found = Vec::new();
+    for name in conn.prepare_cached(DOMAINS)?.query_map([], |row| row.get::<_, String>(0))? {
+        found.extend(Domain::parse(&name?).ok());
+    }
+    Ok(found)
+}
+
+/// See [`super::Queue::waiting_by_lane`].
+pub(super) fn by_lane(conn: &Connection, lane_of: impl Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>> {
+    let mut lanes = Map::new();
+    for domain in domains(conn)? {
+        let lane = lane_of(&domain);
+        if *lane != *domain.as_str() {
+            lanes.insert(domain.as_str().to_owned(), Value::from(&*lane));
+        }
+    }
+    let count = |number: i64| number.unsigned_abs();
+    conn.prepare_cached(BY_LANE)?
+        .query_map([Value::from(lanes).to_string()], |row| {
+            Ok(LaneCount {
+                lane: row.get(0)?,
+                messages: row.get(1).map(count)?,
+                recipients: row.get(2).map(count)?,
+                held: row.get(3).map(count)?,
+                next_attempt_at: row.get(4)?,
+            })
+        })?
+        .collect()
+}
+
+/// A JSON list for `json_each`.
+pub(super) fn json_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    Value::from(names.map(Value::from).collect::<Vec<_>>()).to_string()
+}

@@ -1,0 +1,90 @@
+//! Mail that is fetched (ATRN, RFC 2645): read from the database as it is asked for, claimed under the lanes' lock.
+//!
+//! Several may fetch one domain at once: what one has claimed is in flight, and no other gets it. What is not due
+//! (deferred, held) is not given; the urgent comes first. What was claimed no longer counts, so each page is read from
+//! the start of what is left.
+
+use std::collections::VecDeque;
+
+use crate::mail::Domain;
+use crate::queue::{Due, Job, QueueError};
+
+use super::Scheduler;
+
+/// Rows read at a time.
+const PAGE: usize = 200;
+
+/// How far somebody has got who fetches mail.
+#[derive(Debug)]
+pub struct Pickup {
+    /// Those not yet empty; the first is being fetched.
+    domains: VecDeque<Domain>,
+    /// Read, and not in flight then.
+    ahead: VecDeque<Due>,
+}
+
+impl Pickup {
+    /// Of these domains, one after the other.
+    pub fn of(domains: &[Domain]) -> Pickup {
+        Pickup { domains: domains.iter().cloned().collect(), ahead: VecDeque::new() }
+    }
+}
+
+impl Scheduler {
+    /// False while nothing is given to anybody: the relay stops, or outcomes cannot be written, and what is handed
+    /// over would be handed over again.
+    pub fn gives_mail(&self) -> bool {
+        !self.stopping() && self.inner.queue.writable()
+    }
+
+    /// Whether [`Scheduler::fetch`] would give something now.
+    ///
+    /// # Errors
+    /// Where the queue cannot be read.
+    pub fn has_mail(&self, domains: &[Domain]) -> Result<bool, QueueError> {
+        self.read_ahead(&mut Pickup::of(domains))
+    }
+
+    /// The next job of a pickup; [`Scheduler::finished`] must hear of its end. None: there is no more, or none may
+    /// start now.
+    ///
+    /// # Errors
+    /// Where the queue cannot be read.
+    pub fn fetch(&self, pickup: &mut Pickup) -> Result<Option<Job>, QueueError> {
+        loop {
+            if !self.gives_mail() {
+                return Ok(None);
+            }
+            if let Some(job) = self.inner.lock().claim(&mut pickup.ahead) {
+                return Ok(Some(job));
+            }
+            if !self.read_ahead(pickup)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
+    fn read_ahead(&self, pickup: &mut Pickup) -> Result<bool, QueueError> {
+        let now = self.inner.clock.now();
+        let mut limit = PAGE;
+        while let Some(domain) = pickup.domains.front() {
+            let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
+            let all = rows.len() < limit;
+            let lanes = self.inner.lock();
+            pickup.ahead.extend(rows.into_iter().filter(|due| lanes.may_claim(due)));
+            drop(lanes);
+            if !pickup.ahead.is_empty() {
+                return Ok(true);
+            }
+            if all {
+                pickup.domains.pop_front();
+                limit = PAGE;
+            } else {
+                // A page full of what others have claimed.
+                limit = limit.saturating_mul(2);
+            }
+        }
+        Ok(false)
+    }
+}
