@@ -4,6 +4,7 @@
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
+--     SELECT * FROM destinations;       hosts that want less of us at once
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
@@ -128,6 +129,17 @@ CREATE TABLE lanes (
     backoff_until INTEGER NOT NULL,
     last_reply    TEXT NOT NULL,
     changed_at    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Hosts that complained of too many connections or too much mail, and what they are given for now: half after
+-- each complaint, a little more after each minute that goes well; no row once they have all back. Deleted
+-- rows are forgotten at the next start; [[destination]] in the config holds whatever stands here.
+CREATE TABLE destinations (
+    mx                  TEXT PRIMARY KEY,  -- the host's name; a relay's with its port
+    connections         INTEGER,           -- at once; NULL: as the config says
+    messages_per_minute INTEGER,           -- NULL: as fast as it goes
+    last_reply          TEXT,              -- the last complaint
+    changed_at          INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 -- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.

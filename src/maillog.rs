@@ -98,6 +98,20 @@ pub fn lane_recovered(lane: &str) {
     log::info!("lane {lane} works again");
 }
 
+/// A host is given less after a complaint, or more since; none of both: as the config says.
+pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u32>, complaint: Option<&str>) {
+    let connections = connections.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
+    let per_minute = per_minute.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
+    match complaint {
+        Some(reply) => log::warn!(
+            "host {host} is given less: connections={connections} messages_per_minute={per_minute}: {reply}"
+        ),
+        None => log::info!(
+            "host {host} is given more: connections={connections} messages_per_minute={per_minute}"
+        ),
+    }
+}
+
 /// ETRN or the command line asked for an attempt now.
 pub fn kicked(what: &str, recipients: usize, by: &str) {
     log::info!("kick {what}: {recipients} recipients due now, asked by {by}");

@@ -260,7 +260,7 @@ fn show_text(shown: &Shown) -> String {
 }
 
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour } = summary;
+    let Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -284,6 +284,15 @@ fn summary_text(summary: &Summary) -> String {
         });
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
         text += &table(&head, rows.collect());
+    }
+    if !limits.is_empty() {
+        let shown = |limit: Option<i64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+        let rows = limits.iter().map(|line| {
+            let reply = line.last_reply.clone().unwrap_or_default();
+            vec![line.mx.clone(), shown(line.connections), shown(line.messages_per_minute), reply]
+        });
+        text += "hosts that complained and are given less for now:\n";
+        text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
     }
     if *kicks_last_hour > 0 {
         let _ =

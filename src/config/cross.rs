@@ -219,6 +219,17 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
     }
 }
 
+/// One `[[destination]]`.
+pub(super) fn destination<'t>(reading: &mut Reading<'t>, section: &Section<'t>) {
+    let (key, text) = match (section.gives("domain"), section.gives("mx")) {
+        (true, true) => ("mx", "stands beside domain; write a [[destination]] for each"),
+        (false, false) => ("domain", "is missing, and mx too; say for whom these limits are"),
+        _ if section.gives("connections") || section.gives("messages_per_minute") => return,
+        _ => ("connections", "is missing, and messages_per_minute too; give one of them, or both"),
+    };
+    reading.problem(section, key, text.to_owned());
+}
+
 /// One `[[retry.rule]]`: a delay belongs to `retry`, and to nothing else; a rule without conditions is a slip.
 pub(super) fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>, action: &str) {
     if reading.is_bad(section, "action") {

@@ -76,7 +76,7 @@ mail: name = list of addresses.";
 pub(super) const ALIASES_EXAMPLE: &str = "root = [\"ops@example.com\"]";
 
 /// The tables of the file that may stand several times, written `[[listen]]`.
-pub(super) const REPEATED: [&str; 3] = ["listen", "route", "retry.rule"];
+pub(super) const REPEATED: [&str; 4] = ["listen", "route", "destination", "retry.rule"];
 
 use Kind::*;
 use Preset::{Example, Is};
@@ -221,7 +221,9 @@ pub(super) const DEFS: &[Def] = &[
         "delivery.connections_per_destination",
         Number(1, 1000),
         Is("8"),
-        "Connections at once to one destination: a recipient domain, or a route's relay.",
+        "Connections at once to one destination (a recipient domain, or a route's relay), and to one MX host, \
+         however many domains it serves. A host that complains is given fewer for a while; [[destination]] \
+         sets another limit.",
     ),
     def(
         "delivery.recipients_per_transaction",
@@ -363,6 +365,35 @@ pub(super) const DEFS: &[Def] = &[
         File,
         Example("\"/etc/postrider/upstream.secret\""),
         "The first line of this file is the password. Keep it readable for Postrider alone.",
+    ),
+    def(
+        "destination.domain",
+        Pattern,
+        Example("\"example.com\""),
+        "Whose mail these limits are for: a recipient domain, \"*.example.com\" for each domain below one, or \
+         \"*\" for each; for the mail of a [[route]] with relays, what that route says in domain. Either this or \
+         mx; the first [[destination]] that matches holds.",
+    ),
+    def(
+        "destination.mx",
+        Pattern,
+        Example("\"*.mx.example.net\""),
+        "Which hosts these limits are for, whatever domains they serve: the name of an MX host or a relay, \
+         \"*.example.net\" for each host below a domain, or \"*\" for each. Either this or domain.",
+    ),
+    def(
+        "destination.connections",
+        Number(1, 1000),
+        Example("2"),
+        "Connections at once to each of them, instead of delivery.connections_per_destination and of what was \
+         learnt from complaints.",
+    ),
+    def(
+        "destination.messages_per_minute",
+        Number(1, 1_000_000),
+        Example("60"),
+        "Messages a minute to each of them, instead of what was learnt from complaints; one for many recipients \
+         counts once a transaction. Default: as fast as it goes.",
     ),
 ];
 

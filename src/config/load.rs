@@ -77,12 +77,20 @@ fn settings<'t>(
     cross::routes(reading, &routes);
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
+    let destinations: Vec<Destination> = reading
+        .sections(&root, "destination")
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|section| destination(reading, section))
+        .collect();
+    let destinations = Arc::new(Destinations(destinations));
+
     let retry = reading.section(&root, "retry");
     let retry_rules = retry_rules(reading, &retry);
     let schedule = reading.get(&retry, "schedule", value::durations);
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
-    let delivery = delivery(reading, &delivery_section, &queue, &hostname, retry_rules);
+    let delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
         queue: queue_settings,
@@ -90,10 +98,11 @@ fn settings<'t>(
         dns: dns(reading, &root),
         scheduler: SchedulerSettings {
             workers: delivery.workers,
-            connections_per_destination: count(reading, &delivery_section, "connections_per_destination"),
+            connections_per_destination: delivery.connections_per_destination,
             recipients_per_transaction: count(reading, &delivery_section, "recipients_per_transaction"),
             schedule,
             routes: routes.clone(),
+            destinations,
         },
         delivery,
         routes,
@@ -252,6 +261,7 @@ fn delivery<'t>(
     section: &Section<'t>,
     queue: &Section<'t>,
     hostname: &Domain,
+    destinations: &Arc<Destinations>,
     retry_rules: Vec<RetryRule>,
 ) -> DeliverySettings {
     let ca_file =
@@ -264,6 +274,8 @@ fn delivery<'t>(
         hostname: hostname.clone(),
         port: u16::try_from(port).unwrap_or(u16::MAX),
         workers: count(reading, section, "workers"),
+        connections_per_destination: count(reading, section, "connections_per_destination"),
+        destinations: destinations.clone(),
         messages_per_connection: count(reading, section, "messages_per_connection"),
         in_doubt: match reading.get(section, "in_doubt", value::choice) {
             "hold" => InDoubt::Hold,
@@ -305,6 +317,20 @@ fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> RetryRule
             (_, delay) => RuleAction::Retry(delay.unwrap_or_default()),
         },
     }
+}
+
+/// One `[[destination]]`; none where it does not say for whom it is, or says so badly.
+fn destination<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Option<Destination> {
+    let domain = reading.given(section, "domain", value::pattern);
+    let mx = reading.given(section, "mx", value::pattern);
+    let connections = reading.given(section, "connections", value::number);
+    let per_minute = reading.given(section, "messages_per_minute", value::number);
+    cross::destination(reading, section);
+    Some(Destination {
+        whom: domain.map(Whom::Domain).or(mx.map(Whom::Mx))?,
+        connections: connections.map(|number| usize::try_from(number).unwrap_or(usize::MAX)),
+        messages_per_minute: per_minute.map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
+    })
 }
 
 fn routes<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, Route)> {

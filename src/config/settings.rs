@@ -142,6 +142,10 @@ pub struct DeliverySettings {
     pub workers: usize,
     /// Messages on one connection.
     pub messages_per_connection: usize,
+    /// Connections at once to one host.
+    pub connections_per_destination: usize,
+    /// `[[destination]]`.
+    pub destinations: Arc<Destinations>,
     /// What a lost answer after the dot means.
     pub in_doubt: InDoubt,
     /// Absolute, for one attempt.
@@ -214,6 +218,52 @@ pub struct SchedulerSettings {
     pub schedule: Vec<Duration>,
     /// What forms the lanes.
     pub routes: Arc<Routes>,
+    /// `[[destination]]`.
+    pub destinations: Arc<Destinations>,
+}
+
+/// `[[destination]]` in order; the first match holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Destinations(pub Vec<Destination>);
+
+/// One `[[destination]]`: the operator's own limits for a lane or a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// For whom.
+    pub whom: Whom,
+    /// Connections at once.
+    pub connections: Option<usize>,
+    /// Messages (transactions) a minute.
+    pub messages_per_minute: Option<u32>,
+}
+
+/// For whom a `[[destination]]` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// Each lane of these domains.
+    Domain(DomainPattern),
+    /// Each MX host or relay with such a name.
+    Mx(DomainPattern),
+}
+
+impl Destinations {
+    /// The limits of a lane, by its name.
+    pub fn of_lane(&self, lane: &str) -> Option<&Destination> {
+        self.0.iter().find(|destination| match &destination.whom {
+            // A route's lane is named after the pattern of the route.
+            Whom::Domain(pattern) => match lane.strip_prefix(Routes::LANE_PREFIX) {
+                Some(route) => *pattern == DomainPattern::Any || pattern.to_string() == route,
+                None => pattern.matches(lane),
+            },
+            Whom::Mx(_) => false,
+        })
+    }
+
+    /// The limits of a host, by its name.
+    pub fn of_mx(&self, host: &str) -> Option<&Destination> {
+        let is_meant = |whom: &Whom| matches!(whom, Whom::Mx(pattern) if pattern.matches(host));
+        self.0.iter().find(|destination| is_meant(&destination.whom))
+    }
 }
 
 /// `[[route]]` in order; the first match wins.
@@ -309,6 +359,9 @@ impl std::fmt::Display for DomainPattern {
 }
 
 impl Routes {
+    /// What the names of the lanes of routes begin with.
+    const LANE_PREFIX: &str = "route:";
+
     /// The first route that matches.
     pub fn find(&self, domain: &Domain) -> Option<&Route> {
         self.0.iter().find(|route| route.domain.matches(domain.as_str()))
@@ -318,7 +371,7 @@ impl Routes {
     /// route with relays matches, the domain itself otherwise.
     pub fn lane(&self, domain: &Domain) -> Arc<str> {
         match self.find(domain) {
-            Some(route) if !route.relay.is_empty() => format!("route:{}", route.domain).into(),
+            Some(route) if !route.relay.is_empty() => format!("{}{}", Self::LANE_PREFIX, route.domain).into(),
             _ => domain.as_str().into(),
         }
     }
@@ -336,5 +389,30 @@ mod tests {
         assert!(!below.matches("example.com"));
         assert!(!below.matches("notexample.com"));
         assert!(!below.matches(".example.com"));
+    }
+
+    #[test]
+    fn limits_are_found_by_lane_or_by_host_and_the_first_match_holds() {
+        let given = |whom, connections| Destination {
+            whom,
+            connections: Some(connections),
+            messages_per_minute: None,
+        };
+        let below = |name: &str| DomainPattern::Below(name.to_owned());
+        let exactly = |name: &str| DomainPattern::Exactly(name.to_owned());
+        let destinations = Destinations(vec![
+            given(Whom::Domain(exactly("a.test")), 1),
+            given(Whom::Domain(below("test")), 2),
+            given(Whom::Mx(below("test")), 3),
+            given(Whom::Domain(DomainPattern::Any), 4),
+        ]);
+        let lane = |name| destinations.of_lane(name).and_then(|given| given.connections);
+        let mx = |name| destinations.of_mx(name).and_then(|given| given.connections);
+        assert_eq!([lane("a.test"), lane("b.test"), lane("b.example")], [Some(1), Some(2), Some(4)]);
+        assert_eq!(
+            [lane("route:*.test"), lane("route:b.test"), lane("route:*")],
+            [Some(2), Some(4), Some(4)]
+        );
+        assert_eq!([mx("mx.a.test"), mx("mx.example")], [Some(3), None]);
     }
 }

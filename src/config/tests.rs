@@ -54,6 +54,10 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
             ("ca_file", "'ca.pem'"),
         ],
     );
+    // For a domain or for hosts, not for both.
+    let whom =
+        if section == "destination" && lines.iter().any(|(key, _)| *key == "mx") { "mx" } else { "domain" };
+    table("destination", &[(whom, "'a.example'"), ("connections", "3")]);
     // A delay is for retry alone.
     let other_action = section == "retry.rule" && lines.iter().any(|(key, _)| *key == "action");
     let delay: &[(&str, &str)] = if other_action { &[] } else { &[("delay", "'10m'")] };
@@ -154,6 +158,8 @@ fn the_examples_of_the_reference_are_good() {
     let uncommented: String = reference_in(&dir)
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        // One [[destination]] is not for a domain and for hosts at once.
+        .map(|line| line.replace("mx = ", "connections = 1\n[[destination]]\nmx = "))
         .map(|line| line.replace("/etc/postrider/upstream-ca.pem", "ca.pem"))
         .map(|line| line.replace("/etc/postrider/upstream.secret", "secret"))
         .map(|line| line.replace("relay = []", "relay = ['smtp.upstream.example:587']") + "\n")
@@ -213,6 +219,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((scheduler.connections_per_destination, scheduler.recipients_per_transaction), (8, 100));
     assert_eq!(scheduler.schedule, [60, 300, 900, 1800, 3600, 7200, 14_400].map(secs));
     assert!(settings.routes.0.is_empty());
+    assert!(scheduler.destinations.0.is_empty() && delivery.destinations.0.is_empty());
+    assert_eq!(delivery.connections_per_destination, 8);
 }
 
 #[test]
@@ -276,8 +284,8 @@ fn warnings_do_not_stop_the_start() {
 }
 
 #[test]
-fn only_listen_route_and_retry_rule_repeat() {
-    assert_eq!(REPEATED, ["listen", "route", "retry.rule"]);
+fn only_listen_route_destination_and_retry_rule_repeat() {
+    assert_eq!(REPEATED, ["listen", "route", "destination", "retry.rule"]);
     let defaulted =
         |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");

@@ -3,23 +3,33 @@
 //! The loop over hosts lives here and decides nothing about replies: `transaction` says what each means,
 //! `connection` what went wrong with a host. Whoever has no answer when the hosts are used up is
 //! deferred with the last host's words, or refused where every host said that it takes no mail.
+//!
+//! A host that has as much of us as it may (`hosts`) is passed over for one of the same preference; the backup
+//! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
+//! no backoff, another try in a second or so.
 
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::config::InDoubt;
 use crate::mail::{Enhanced, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId};
 
 use super::Setup;
+use super::complaint::{Complaint, complaint};
 use super::connection::Trouble;
+use super::hosts::Slot;
 use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+
+/// How long those wait whom a host sent away with "too many connections".
+const CROWDED_WAIT: Duration = Duration::from_secs(2);
 
 /// What was said about one recipient, and by whom.
 #[derive(Debug, Clone)]
@@ -51,9 +61,9 @@ impl Answer {
     }
 }
 
-/// An answer for each recipient, in order, and what was learnt about the lane.
+/// An answer for each recipient, in order, and what was learnt about the lane. Who has none is put back.
 pub(super) struct Answers {
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<Option<Answer>>,
     pub(super) health: Health,
 }
 
@@ -62,21 +72,29 @@ pub(super) fn attempt(
     setup: &Setup,
     queue: &Queue,
     pool: &Pool,
+    clock: &Clock,
     job: &Job,
     message: &QueuedMessage,
     now: i64,
 ) -> Answers {
-    let deadline = Instant::now() + setup.settings.attempt_deadline;
+    let settings = &setup.settings;
+    let deadline = Instant::now() + settings.attempt_deadline;
     let answers = vec![None; message.recipients.len()];
-    let mut round = Round { setup, queue, message, deadline, now, answers };
+    let mut round = Round { setup, queue, clock, message, deadline, now, answers };
+    if let Err(wait) = pool.hosts.start_in_lane(&job.lane, settings) {
+        return round.put_back(wait);
+    }
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     let strict = require_tls::is_strict(message);
-    if !strict
-        && let Some(line) = pool.take(&job.lane)
-        && round.use_up(line, pool, job).is_none()
-    {
-        return round.finish(None);
+    if !strict && let Some(line) = pool.take(&job.lane) {
+        if let Err(wait) = line.start(settings) {
+            pool.put(&job.lane, line);
+            return round.put_back(wait);
+        }
+        if round.use_up(line, pool, job).is_none() {
+            return round.finish(None);
+        }
     }
 
     let domain = &message.recipients[0].domain;
@@ -105,21 +123,47 @@ pub(super) fn attempt(
 
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
+    let mut full: Option<Full> = None;
     for endpoint in endpoints {
+        if full.as_ref().is_some_and(|full| endpoint.preference > full.preference) {
+            break;
+        }
         if Instant::now() >= deadline {
             all_refuse = false;
             break;
         }
-        let opened = setup.connector.open(&endpoint, deadline);
-        let opened = if strict { require_tls::fit(opened) } else { opened };
-        let (answer, refuses) = match opened {
-            Ok(connection) => {
-                match round.use_up(Line { endpoint: endpoint.clone(), connection }, pool, job) {
-                    None => return round.finish(None),
-                    Some(answer) => (answer, false),
+        let opened = match pool.hosts.enter(&endpoint, &job.lane, settings) {
+            Ok(slot) => {
+                let opened = setup.connector.open(&endpoint, deadline);
+                match if strict { require_tls::fit(opened) } else { opened } {
+                    Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot: Some(slot) }),
+                    Err(trouble) => Err((slot, trouble)),
                 }
             }
-            Err(trouble) => {
+            // A connection that another lane left open will do: it counts already.
+            Err(wait) => match (!strict).then(|| pool.take_of_host(&endpoint)).flatten() {
+                Some(line) if line.start(settings).is_ok() => Ok(line),
+                spare => {
+                    if let Some(line) = spare {
+                        pool.put(&job.lane, line);
+                    }
+                    full = Some(Full { preference: endpoint.preference, wait });
+                    continue;
+                }
+            },
+        };
+        let (answer, refuses) = match opened {
+            Ok(line) => match round.use_up(line, pool, job) {
+                None => return round.finish(None),
+                Some(answer) => (answer, false),
+            },
+            Err((slot, trouble)) => {
+                if round.is_our_crowd(&slot, trouble.phase, &trouble.reply) {
+                    let Trouble { phase, reply, .. } = &trouble;
+                    maillog::host_trouble(message.id, &endpoint.host, endpoint.address, *phase, reply);
+                    full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
+                    continue;
+                }
                 // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
                 let is_unfit = strict && trouble.reply.code / 100 == 5;
                 let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
@@ -137,21 +181,32 @@ pub(super) fn attempt(
         all_refuse &= refuses;
         last = Some(answer);
     }
+    if let Some(full) = full {
+        return round.put_back(full.wait);
+    }
     let outcome = if all_refuse { Outcome::Failed } else { Outcome::Deferred };
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
 }
 
-/// Carries the message over one connection that is open already and stays so, whatever comes of it.
+/// A host that has as much of us as it may.
+struct Full {
+    preference: u16,
+    wait: Duration,
+}
+
+/// Carries the message over one connection that is open already and stays so, whatever comes of it. Nobody is put
+/// back: whoever turned the connection round asked for what there is, as fast as it goes.
 pub(super) fn hand_over(
     setup: &Setup,
     queue: &Queue,
+    clock: &Clock,
     line: &mut Line,
     message: &QueuedMessage,
     deadline: Instant,
     now: i64,
 ) -> Answers {
     let answers = vec![None; message.recipients.len()];
-    let mut round = Round { setup, queue, message, deadline, now, answers };
+    let mut round = Round { setup, queue, clock, message, deadline, now, answers };
     if require_tls::is_strict(message)
         && let Some(reply) = require_tls::turned_unfit(&line.connection)
     {
@@ -167,13 +222,14 @@ pub(super) fn hand_over(
 pub(super) fn refused(message: &QueuedMessage, endpoint: &Endpoint, trouble: Trouble) -> Answers {
     let health = Health::Trouble(trouble.reply.to_string());
     let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
-    Answers { answers: vec![answer; message.recipients.len()], health }
+    Answers { answers: vec![Some(answer); message.recipients.len()], health }
 }
 
 /// The state of an attempt: the answers so far.
 struct Round<'a> {
     setup: &'a Setup,
     queue: &'a Queue,
+    clock: &'a Clock,
     message: &'a QueuedMessage,
     deadline: Instant,
     /// Unix seconds, when the attempt began.
@@ -189,7 +245,8 @@ impl Round<'_> {
         let most = self.setup.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
-        if trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most {
+        let good = trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most;
+        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(&job.lane)) {
             pool.put(&job.lane, line);
         } else {
             line.connection.quit();
@@ -215,6 +272,11 @@ impl Round<'_> {
                 match outcome_of(result.verdict) {
                     Some(outcome) => {
                         answered = true;
+                        if matches!(outcome, Outcome::Delivered | Outcome::Relayed)
+                            && let Some(slot) = &line.slot
+                        {
+                            slot.went_well(&self.setup.settings, self.queue, self.clock.now());
+                        }
                         self.answers[at] = Some(self.answer(line, outcome, result));
                     }
                     None if result.verdict == Verdict::HostTrouble => {
@@ -257,6 +319,11 @@ impl Round<'_> {
     }
 
     fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
+        if outcome == Outcome::Deferred
+            && let Some(slot) = &line.slot
+        {
+            self.hear_complaint(slot, result.phase, &result.reply);
+        }
         let tls = Some(line.connection.tls().to_owned());
         Answer::from_host(&line.endpoint, outcome, result.phase, result.reply, tls)
     }
@@ -299,6 +366,34 @@ impl Round<'_> {
         }
     }
 
+    /// Whether the host complains that we have too many connections there, and we do have others: then this
+    /// one was ours to avoid, and the host is well.
+    fn is_our_crowd(&self, slot: &Slot, phase: Phase, reply: &Reply) -> bool {
+        match self.hear_complaint(slot, phase, reply) {
+            Some((Complaint::Connections | Complaint::Unsaid, others)) => others > 0,
+            _ => false,
+        }
+    }
+
+    /// What a reply complains of, noted, and how many other connections we have at that host.
+    fn hear_complaint(&self, slot: &Slot, phase: Phase, reply: &Reply) -> Option<(Complaint, usize)> {
+        let what = complaint(phase, reply)?;
+        Some((what, slot.complained(what, reply, self.queue, self.clock.now())))
+    }
+
+    /// Whoever has no answer yet waits a little, and this was no attempt for them.
+    fn put_back(self, wait: Duration) -> Answers {
+        let health = Health::Crowded(wait);
+        if self.clock.now() < self.message.expires_at {
+            return Answers { answers: self.answers, health };
+        }
+        // Past its lifetime it must not be put back for ever: a deferral is what ends it.
+        let reply =
+            Reply::new(451, Enhanced(4, 4, 5), "the host had no room for more connections or messages");
+        let rest = Answer::ours(Outcome::Deferred, reply, None);
+        Answers { health, ..self.finish(Some(rest)) }
+    }
+
     /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.
     fn finish(self, rest: Option<Answer>) -> Answers {
         let without = self.answers.iter().any(Option::is_none);
@@ -321,7 +416,7 @@ impl Round<'_> {
         } else {
             Health::Unchanged
         };
-        let answers = self.answers.into_iter().map(|answer| answer.unwrap_or_else(|| rest.clone())).collect();
+        let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
         Answers { answers, health }
     }
 }

@@ -9,10 +9,13 @@
 mod attempt;
 pub mod bounce;
 mod commands;
+mod complaint;
 pub mod connection;
 mod connector;
 pub mod dns;
+mod hosts;
 mod offers;
+mod pace;
 mod pickup;
 mod pool;
 mod reply_reader;
@@ -35,6 +38,7 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
+use hosts::Hosts;
 use pool::Pool;
 
 pub use pickup::Turned;
@@ -92,12 +96,17 @@ struct Shared {
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
     pub fn start(setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+        // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
+        let learnt = queue.destinations().unwrap_or_else(|error| {
+            log::error!("what was learnt about destinations cannot be read: {error}");
+            Vec::new()
+        });
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
-            pool: Pool::default(),
+            pool: Pool::new(Hosts::new(learnt)),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -177,7 +186,7 @@ impl Shared {
             }
             let setup = self.setup();
             self.carry_out(&setup, &job, |message, now| {
-                attempt::attempt(&setup, &self.queue, &self.pool, &job, message, now)
+                attempt::attempt(&setup, &self.queue, &self.pool, &self.clock, &job, message, now)
             });
             self.idle.fetch_add(1, Ordering::AcqRel);
             idle_since = Instant::now();

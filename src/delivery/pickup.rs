@@ -54,6 +54,7 @@ impl Workers {
             login: None,
             // Nothing that is said before MAIL is a bounce: it is about the client, who may come again.
             relay: true,
+            preference: 0,
         };
         let wire = Wire::turned(turned.tcp, turned.tls);
         let connection = match setup.connector.welcome(wire, tls, &endpoint, deadline) {
@@ -69,7 +70,8 @@ impl Workers {
                 return;
             }
         };
-        let mut line = Line { endpoint, connection };
+        // Its client opened it: it takes no room of ours at a host.
+        let mut line = Line { endpoint, connection, slot: None };
         let mut usable = true;
         let most = line.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
         for _ in 0..most {
@@ -79,7 +81,15 @@ impl Workers {
             let Some(job) = next() else { break };
             let deadline = deadline.min(Instant::now() + setup.settings.attempt_deadline);
             usable = self.shared.carry_out(&setup, &job, |message, now| {
-                attempt::hand_over(&setup, &self.shared.queue, &mut line, message, deadline, now)
+                attempt::hand_over(
+                    &setup,
+                    &self.shared.queue,
+                    &self.shared.clock,
+                    &mut line,
+                    message,
+                    deadline,
+                    now,
+                )
             });
         }
         maillog::fetched(&turned.user, line.connection.messages());

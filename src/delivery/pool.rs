@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::DeliverySettings;
+
 use super::connection::Connection;
+use super::hosts::{Hosts, Slot};
 use super::route::Endpoint;
 
 /// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
@@ -16,6 +19,18 @@ const TRUSTED: Duration = Duration::from_millis(20);
 pub(super) struct Line {
     pub(super) endpoint: Endpoint,
     pub(super) connection: Connection,
+    /// Behind the connection: it is free when that is closed. None where the other side opened it (ATRN).
+    pub(super) slot: Option<Slot>,
+}
+
+impl Line {
+    /// Whether one more message may go over it now.
+    ///
+    /// # Errors
+    /// How long to wait before asking again.
+    pub(super) fn start(&self, settings: &DeliverySettings) -> Result<(), Duration> {
+        self.slot.as_ref().map_or(Ok(()), |slot| slot.start(&self.endpoint, settings))
+    }
 }
 
 /// By lane; each with when it was last used, the latest at the end.
@@ -23,12 +38,18 @@ type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
 
 /// Idle connections. A lane has at most as many as it may have transactions at once, since each was
 /// one a moment ago.
-#[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Idle>,
+    /// How many there may be to each host.
+    pub(super) hosts: Hosts,
 }
 
 impl Pool {
+    /// Without a connection.
+    pub(super) fn new(hosts: Hosts) -> Pool {
+        Pool { idle: Mutex::default(), hosts }
+    }
+
     /// An idle connection of this lane, the one used last (the least likely to have been closed), unless its host
     /// closed it: then the next.
     pub(super) fn take(&self, lane: &Arc<str>) -> Option<Line> {
@@ -39,6 +60,24 @@ impl Pool {
                 return Some(line);
             }
         }
+    }
+
+    /// An idle connection of another lane that leads to this endpoint's host and was opened as this one would be.
+    /// Looks at all: for when no connection may be opened.
+    pub(super) fn take_of_host(&self, endpoint: &Endpoint) -> Option<Line> {
+        let mut idle = self.lock();
+        let found = idle.iter().find_map(|(lane, lines)| {
+            let at = lines.iter().position(|(line, _)| line.endpoint.is_same_host(endpoint))?;
+            Some((lane.clone(), at))
+        });
+        let (lane, at) = found?;
+        let lines = idle.get_mut(&lane)?;
+        let (line, _) = lines.remove(at);
+        if lines.is_empty() {
+            idle.remove(&lane);
+        }
+        drop(idle);
+        (!line.connection.is_stale()).then_some(line)
     }
 
     fn pop(&self, lane: &Arc<str>) -> Option<(Line, Instant)> {
@@ -58,6 +97,7 @@ impl Pool {
 
     /// Says QUIT on every connection that has been idle too long.
     pub(super) fn close_idle(&self) {
+        self.hosts.forget_unused();
         let mut old = Vec::new();
         self.lock().retain(|_, connections| {
             // Oldest first, since the last is taken and put back.

@@ -116,7 +116,8 @@ mod tests {
 
     fn endpoint(host: &str, tls: RouteTls, relay: bool) -> Endpoint {
         let address = "192.0.2.1:25".parse().unwrap();
-        Endpoint { host: host.to_owned(), address, tls, ca_file: None, login: None, relay }
+        let (ca_file, login) = (None, None);
+        Endpoint { host: host.to_owned(), address, tls, ca_file, login, relay, preference: 10 }
     }
 
     fn checked(

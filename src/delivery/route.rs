@@ -39,6 +39,19 @@ pub struct Endpoint {
     pub login: Option<Login>,
     /// A configured relay: nothing it says before MAIL is ever a bounce.
     pub relay: bool,
+    /// Less is better; hosts of the same preference stand in for each other. Relays have none alike.
+    pub preference: u16,
+}
+
+impl Endpoint {
+    /// Whether a connection to the other would be one to the same host, opened in the same way.
+    pub(super) fn is_same_host(&self, other: &Endpoint) -> bool {
+        let Endpoint { host, address, tls, ca_file, login, relay, preference: _ } = self;
+        *host == other.host
+            && address.port() == other.address.port()
+            && (*tls, *relay) == (other.tls, other.relay)
+            && (ca_file, login) == (&other.ca_file, &other.login)
+    }
 }
 
 /// Why there is nobody to try: what phase `dns` says.
@@ -96,6 +109,7 @@ struct Host {
     name: String,
     port: u16,
     addresses: Vec<IpAddr>,
+    preference: u16,
 }
 
 /// The first reason of each kind why a host is of no use.
@@ -124,15 +138,16 @@ impl Planner<'_> {
         let mut found = self.lookup.addresses(&named).into_iter();
         let mut setbacks = Setbacks::default();
         let mut hosts = Vec::new();
-        for relay in relays {
+        for (turn, relay) in (0..).zip(relays) {
             let name = relay.host.as_str();
             let port = relay.port;
             if let Some(ip) = relay.host.ip() {
-                hosts.push(Host { name: ip.to_string(), port, addresses: vec![ip] });
+                let (name, addresses) = (ip.to_string(), vec![ip]);
+                hosts.push(Host { name, port, addresses, preference: turn });
                 continue;
             }
             match found.next().unwrap_or(Err(DnsError::NoData)) {
-                Ok(addresses) => hosts.push(self.host(name, port, addresses)),
+                Ok(addresses) => hosts.push(Host { preference: turn, ..self.host(name, port, addresses) }),
                 Err(error) => {
                     (self.trace)(format_args!("{name}: {error}"));
                     setbacks.note(error_is_about_the_name(&error), name, error.to_string());
@@ -196,10 +211,10 @@ impl Planner<'_> {
             self.cut(&mut hosts, preference)?;
         }
         let mut usable = Vec::new();
-        for (_, host) in hosts {
+        for (preference, host) in hosts {
             let name = host.name.clone();
             match self.permitted(host) {
-                Ok(host) => usable.push(host),
+                Ok(host) => usable.push(Host { preference, ..host }),
                 Err(why) => setbacks.note(true, &name, why),
             }
         }
@@ -291,7 +306,7 @@ impl Planner<'_> {
         shuffle(&mut v4, self.random);
         let turns = v6.len().max(v4.len());
         let addresses = (0..turns).flat_map(|turn| [v6.get(turn), v4.get(turn)]).flatten().copied().collect();
-        Host { name: name.to_owned(), port, addresses }
+        Host { name: name.to_owned(), port, addresses, preference: 0 }
     }
 
     /// The host without the addresses that are never delivered to; says so where none is left.
@@ -325,6 +340,7 @@ impl Planner<'_> {
                     ca_file: self.route.and_then(|route| route.ca_file.clone()),
                     login: self.route.filter(|_| relay).and_then(|route| route.login.clone()),
                     relay,
+                    preference: host.preference,
                 });
             }
         }

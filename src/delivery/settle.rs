@@ -23,7 +23,7 @@ use super::retry_rules;
 /// What the jobs' source hears.
 pub(super) struct Done {
     pub(super) health: Health,
-    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile.
+    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or put back.
     pub(super) unsettled: Vec<RecipientId>,
 }
 
@@ -62,6 +62,9 @@ pub(super) fn carry_out(
     let notices = notices(setup, queue, now, &message, &results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
+    if results.is_empty() {
+        return Done { health, unsettled };
+    }
     queue.settle(Settlement { message, at: now, results, notices });
     Done { health, unsettled }
 }
@@ -107,9 +110,9 @@ struct Decide<'a> {
 }
 
 impl Decide<'_> {
-    fn all(&self, message: &QueuedMessage, answers: Vec<Answer>) -> Vec<Settled> {
+    fn all(&self, message: &QueuedMessage, answers: Vec<Option<Answer>>) -> Vec<Settled> {
         let pairs = message.recipients.iter().zip(answers);
-        pairs.map(|(recipient, answer)| self.one(message, recipient, answer)).collect()
+        pairs.filter_map(|(recipient, answer)| Some(self.one(message, recipient, answer?))).collect()
     }
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
@@ -224,7 +227,7 @@ pub(crate) fn decide(
     if job.expired {
         return expire(job, now, message);
     }
-    let answers = said.into_iter().map(|(outcome, reply)| Answer::ours(outcome, reply, None)).collect();
+    let answers = said.into_iter().map(|(outcome, reply)| Some(Answer::ours(outcome, reply, None))).collect();
     let (fetched, broke_off) = (false, false);
     Decide { job, now, at: now, duration_ms: 0, spread: 0.5, settings, fetched, broke_off }
         .all(message, answers)

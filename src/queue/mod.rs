@@ -41,8 +41,8 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains};
 pub use rows::{
-    Asker, CachedContent, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount, LaneRow,
-    NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
+    LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;
 
@@ -229,6 +229,26 @@ impl Queue {
     pub fn clear_lane(&self, lane: &str) {
         self.shared.lane_changed(lane.to_owned(), None);
         let _ = self.ops.try_send(Op::Lanes);
+    }
+
+    // Destinations.
+
+    /// What hosts that complained are given.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
+        self.readers.read(read::destinations)
+    }
+
+    /// Remembers what a host is given. Waits only while very much else waits.
+    pub fn remember_destination(&self, row: DestinationRow) {
+        self.tell(Op::Destination { mx: row.mx.clone(), row: Some(row) });
+    }
+
+    /// Forgets that a host ever complained.
+    pub fn forget_destination(&self, mx: &str) {
+        self.tell(Op::Destination { mx: mx.to_owned(), row: None });
     }
 
     // Delivering.

@@ -13,8 +13,8 @@ use crate::mail::{Address, Domain, Speaker};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage, QueuedRecipient, Settled,
-    Settlement,
+    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
 use super::{MessageId, RecipientId};
 
@@ -44,6 +44,8 @@ pub(super) enum Op {
     Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
+    /// What a host that complained is given; none: nothing is to be remembered of it any more.
+    Destination { mx: String, row: Option<DestinationRow> },
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Lanes changed: look into [`super::Shared::lanes`].

@@ -159,6 +159,9 @@ pub enum Health {
     Unchanged,
     /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
     Trouble(String),
+    /// The destination has as much of us as it may: those of the job that no settlement names wait this long and
+    /// are tried then. It was no attempt, and the lane goes on with what it has.
+    Crowded(Duration),
 }
 
 /// How a recipient leaves an attempt.
@@ -237,6 +240,21 @@ pub struct LaneRow {
     pub backoff_until: i64,
     /// What was said.
     pub last_reply: String,
+}
+
+/// What a host that complained is given: a row of `destinations`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationRow {
+    /// The host's name; a relay's with its port.
+    pub mx: String,
+    /// Connections at once; none: as the config says.
+    pub connections: Option<u32>,
+    /// Messages a minute; none: as fast as it goes.
+    pub messages_per_minute: Option<u32>,
+    /// The complaint; none leaves what is there.
+    pub last_reply: Option<String>,
+    /// Unix seconds.
+    pub changed_at: i64,
 }
 
 /// Whose mail an ETRN asks to have tried now. Shown as it is asked for (RFC 1985 §5.1).

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 use crate::mail::Domain;
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{Asker, Fate, Kick, Kicked, LaneRow};
+use super::rows::{Asker, DestinationRow, Fate, Kick, Kicked, LaneRow};
 use super::{MessageId, RecipientId};
 
 /// Largest chunk of content.
@@ -170,6 +170,7 @@ impl<'c> Store<'c> {
                 }
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
+            Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Lanes | Op::Stop => {}
         }
@@ -363,6 +364,28 @@ impl<'c> Store<'c> {
             .prepare_cached(INSERT_KICK)?
             .execute(params![now, kick.to_string(), asker.user, client, kicked.waiting() as i64])
             .map(drop)
+    }
+
+    /// Writes what a host is given, or forgets it. Rare: prepared when first used.
+    fn destination(&mut self, mx: &str, row: Option<&DestinationRow>) -> Result<()> {
+        match row {
+            Some(row) => self
+                .conn
+                .prepare_cached(
+                    "INSERT INTO destinations VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (mx) DO UPDATE
+                     SET connections = ?2, messages_per_minute = ?3, last_reply = coalesce(?4, last_reply),
+                         changed_at = ?5",
+                )?
+                .execute(params![
+                    mx,
+                    row.connections,
+                    row.messages_per_minute,
+                    row.last_reply,
+                    row.changed_at
+                ]),
+            None => self.conn.prepare_cached("DELETE FROM destinations WHERE mx = ?")?.execute([mx]),
+        }
+        .map(drop)
     }
 
     /// Writes a lane's backoff, or forgets it.

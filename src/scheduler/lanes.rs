@@ -3,7 +3,8 @@
 //! A lane is one destination's line. Lanes take turns, one transaction a turn, so that ten
 //! thousand newsletters to one domain do not stand before a password reset to another. Each has
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
-//! apart from the retry time of each message.
+//! apart from the retry time of each message. A lane whose hosts have no room for more of us keeps
+//! what it has for a moment; who found no room is read from the database again.
 //!
 //! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
 //! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
@@ -65,6 +66,13 @@ struct Lane {
     /// Troubles in a row; 0 is healthy.
     failures: u32,
     backoff_until: i64,
+    /// A transaction ended in an answer since the lane is here. Until then it has one at a time, so that
+    /// many hosts that accept connections and never speak do not take all the workers at once.
+    answered: bool,
+    /// Transactions at once, where the operator says so in `[[destination]]`.
+    at_once: Option<usize>,
+    /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
+    crowded: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     more: bool,
     /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
@@ -196,6 +204,9 @@ impl Lanes {
     pub fn reconfigure(&mut self, settings: SchedulerSettings) {
         self.schedule = Schedule::new(settings.schedule.clone());
         self.settings = settings;
+        for (name, lane) in &mut self.lanes {
+            lane.at_once = given(&self.settings, name);
+        }
         self.forget_waiting();
     }
 
@@ -217,7 +228,7 @@ impl Lanes {
             return;
         }
         let name: Arc<str> = row.lane.into();
-        let lane = self.lanes.entry(name.clone()).or_default();
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
         self.alarms.insert((row.backoff_until, name));
     }
@@ -234,7 +245,7 @@ impl Lanes {
         }
         let name = self.lane_of(&due.domain);
         let room = self.room();
-        let lane = self.lanes.entry(name.clone()).or_default();
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
@@ -281,7 +292,7 @@ impl Lanes {
             return;
         }
         let name = self.lane_of(domain);
-        let lane = self.lanes.entry(name.clone()).or_default();
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }
@@ -453,6 +464,7 @@ impl Lanes {
         if lane.failures > 0 {
             self.suspect_busy = self.suspect_busy.saturating_sub(1);
         }
+        lane.answered |= matches!(health, Health::Healthy | Health::Unchanged);
         let change = match health {
             Health::Healthy if lane.failures > 0 => {
                 // The others of this lane still under way no longer count as doubtful.
@@ -479,6 +491,14 @@ impl Lanes {
                 };
                 self.park(&job.lane);
                 Some(LaneChange::BacksOff(row))
+            }
+            Health::Crowded(wait) => {
+                // Its other transactions go on; one more is tried when the time is over. Who was put back is
+                // read again: of a job not everything that waits in line is known.
+                let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
+                lane.crowded = Some((until, lane.busy));
+                self.alarms.insert((until, job.lane.clone()));
+                None
             }
             _ => None,
         };
@@ -639,7 +659,7 @@ impl Lanes {
     pub fn state(&self, name: &str) -> LaneState {
         match self.lanes.get_key_value(name) {
             Some((name, lane)) => self.state_of(name, lane),
-            None => self.state_of(&name.into(), &Lane::default()),
+            None => self.state_of(&name.into(), &Lane::new(&self.settings, name)),
         }
     }
 
@@ -649,7 +669,7 @@ impl Lanes {
             failures: lane.failures,
             backoff_until: lane.backoff_until,
             busy: lane.busy,
-            limit: at_once(lane, &self.settings),
+            limit: limit(lane, &self.settings),
             waiting: lane.waiting.len(),
             more: lane.more,
         }
@@ -721,13 +741,36 @@ impl Lanes {
     }
 }
 
+impl Lane {
+    fn new(settings: &SchedulerSettings, name: &str) -> Lane {
+        Lane { at_once: given(settings, name), ..Lane::default() }
+    }
+}
+
+/// What the operator says of this lane.
+fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
+    settings.destinations.of_lane(lane).and_then(|destination| destination.connections)
+}
+
 fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings) && lane.backoff_until <= now
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings, now) && lane.backoff_until <= now
+}
+
+/// How many transactions it may have at once just now.
+fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
+    let limit = if lane.answered { limit(lane, settings) } else { 1 };
+    match lane.crowded {
+        Some((until, room)) if now < until => room.min(limit),
+        _ => limit,
+    }
 }
 
 /// A lane whose last try met trouble is probed with one.
-fn at_once(lane: &Lane, settings: &SchedulerSettings) -> usize {
-    if lane.failures > 0 { 1 } else { settings.connections_per_destination }
+fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    match lane.failures {
+        0 => lane.at_once.unwrap_or(settings.connections_per_destination),
+        _ => 1,
+    }
 }
 
 /// Whether a ticket is the one that a lane holds.
@@ -742,11 +785,16 @@ fn just_before(due: &Due) -> DueCursor {
 
 #[cfg(test)]
 impl Lanes {
-    /// Lanes whose turn can come now and the priority of it, those that wait for a doubtful lane's share left out.
+    /// Lanes whose turn can come now and the priority of it. Left out are those that wait for a doubtful lane's
+    /// share, and those whose crowded time is over and that have not been woken.
     pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
-        let ready =
-            |lane: &Lane| may_start(lane, &self.settings, now) && (lane.failures == 0 || self.may_doubt());
-        let lanes = self.lanes.iter().filter(|(_, lane)| ready(lane));
+        let ready = |(name, lane): &(&Arc<str>, &Lane)| {
+            let is_woken =
+                lane.crowded.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
+            let may_doubt = lane.failures == 0 || self.may_doubt();
+            may_start(lane, &self.settings, now) && may_doubt && is_woken
+        };
+        let lanes = self.lanes.iter().filter(ready);
         lanes.filter_map(|(name, lane)| Some((name.clone(), lane.waiting.front()?.priority))).collect()
     }
 

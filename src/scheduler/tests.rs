@@ -27,6 +27,7 @@ fn settings() -> SchedulerSettings {
         recipients_per_transaction: 3,
         schedule: vec![Duration::from_secs(60), Duration::from_secs(600)],
         routes: Arc::new(Routes::default()),
+        destinations: Arc::default(),
     }
 }
 
@@ -61,7 +62,12 @@ fn lanes_take_turns_whatever_their_length() {
         lanes.add(due(n, n, "big.test"), 0);
     }
     lanes.add(due(1000, 1000, "small.test"), 0);
-    let order: Vec<String> = (0..3).map(|_| lanes.next(0).unwrap().lane.to_string()).collect();
+    let mut turn = || {
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &Health::Unchanged, &[], 0);
+        job.lane.to_string()
+    };
+    let order: Vec<String> = (0..3).map(|_| turn()).collect();
     assert_eq!(order, ["big.test", "small.test", "big.test"]);
 }
 
@@ -140,11 +146,97 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    let first = lanes.next(0).unwrap();
+    let first = answered(&mut lanes, "a.test");
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none());
     lanes.finished(&first, &Health::Unchanged, &[], 0);
     assert!(lanes.next(0).is_some());
+    lanes.check();
+}
+
+/// The first of two transactions of a lane whose first ended well.
+fn answered(lanes: &mut Lanes, lane: &str) -> Job {
+    let job = lanes.next(0).unwrap();
+    assert_eq!(&*job.lane, lane);
+    lanes.finished(&job, &Health::Healthy, &[], 0);
+    lanes.next(0).unwrap()
+}
+
+#[test]
+fn a_lane_has_one_transaction_until_its_host_has_answered_something() {
+    let mut lanes = lanes();
+    for n in 0..10 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let first = lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none(), "it may be one that never speaks");
+    lanes.finished(&first, &Health::Unchanged, &[], 0);
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_some());
+    lanes.check();
+}
+
+#[test]
+fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
+    let mut lanes = lanes();
+    for n in 0..10 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let good = answered(&mut lanes, "a.test");
+    let crowded = lanes.next(0).unwrap();
+    let back = [crowded.recipients[0].0];
+    let wait = Health::Crowded(Duration::from_millis(200));
+    assert_eq!(lanes.finished(&crowded, &wait, &back, 0), None, "no trouble, and nothing for the disk");
+    assert!(lanes.next(0).is_none(), "what it has is one");
+    lanes.finished(&good, &Health::Healthy, &[], 0);
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none(), "one for one");
+    // Who was put back is read again, in the order of the queue.
+    assert!(lanes.accounts_for(&due(back[0].0, back[0].0, "a.test")));
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(back[0].0, back[0].0, "a.test")], None, 0);
+    assert!(lanes.next(0).is_none());
+    lanes.wake(1);
+    assert!(lanes.next(1).is_some(), "one more");
+    lanes.check();
+}
+
+#[test]
+fn a_crowded_lane_without_any_transaction_is_woken() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    lanes.finished(&job, &Health::Crowded(Duration::from_secs(5)), &[RecipientId(1)], 0);
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 0);
+    lanes.wake(4);
+    assert!(lanes.next(4).is_none());
+    assert_eq!(lanes.next_alarm(), Some(5));
+    lanes.wake(5);
+    assert_eq!(ids(&lanes.next(5).unwrap()), [1]);
+}
+
+#[test]
+fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
+    let pattern = DomainPattern::Exactly("a.test".to_owned());
+    let limited = |connections| {
+        let whom = crate::config::Whom::Domain(pattern.clone());
+        let given =
+            crate::config::Destination { whom, connections: Some(connections), messages_per_minute: None };
+        SchedulerSettings { destinations: Arc::new(crate::config::Destinations(vec![given])), ..settings() }
+    };
+    let mut lanes = Lanes::new(limited(1), 7);
+    for n in 0..10 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    answered(&mut lanes, "a.test");
+    assert!(lanes.next(0).is_none(), "one and not two");
+    lanes.reconfigure(limited(3));
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, (10..20).map(|n| due(n, n, "a.test")).collect(), None, 0);
+    lanes.next(0).unwrap();
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none(), "three");
     lanes.check();
 }
 
@@ -173,7 +265,9 @@ fn recipients_of_one_message_go_together_up_to_the_limit() {
         lanes.add(due(n, 1, "a.test"), 0);
     }
     lanes.add(due(9, 2, "a.test"), 0);
-    assert_eq!(ids(&lanes.next(0).unwrap()), [0, 1, 2]);
+    let first = lanes.next(0).unwrap();
+    assert_eq!(ids(&first), [0, 1, 2]);
+    lanes.finished(&first, &Health::Unchanged, &[], 0);
     assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
 }
 
@@ -194,10 +288,10 @@ fn a_recipient_known_is_not_taken_twice_until_it_is_settled() {
 #[test]
 fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     let mut lanes = lanes();
-    for n in 0..5 {
+    for n in [9, 0, 1, 2, 3, 4] {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    let (one, two) = (lanes.next(0).unwrap(), lanes.next(0).unwrap());
+    let (one, two) = (answered(&mut lanes, "a.test"), lanes.next(0).unwrap());
     let Some(LaneChange::BacksOff(row)) = lanes.finished(&one, &trouble(), &[], 100) else { panic!() };
     assert_eq!(row.failures, 1);
     assert!((148..=172).contains(&row.backoff_until), "{}", row.backoff_until);
@@ -321,8 +415,10 @@ fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
     }
     lanes.add(due(5000, 5000, "good.test"), 1);
     let bad: Vec<Job> = (0..4).map(|_| lanes.next(1).unwrap()).collect();
-    assert_eq!(&*lanes.next(1).unwrap().lane, "good.test");
+    let good = lanes.next(1).unwrap();
+    assert_eq!(&*good.lane, "good.test");
     assert!(!lanes.has_turns(), "nobody is woken for those on the bench");
+    lanes.finished(&good, &Health::Healthy, &[], 1);
     lanes.check();
     lanes.finished(&bad[0], &Health::Healthy, &[], 1);
     lanes.check();
@@ -361,6 +457,7 @@ fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
     lanes.forget_waiting();
     assert!(lanes.next(0).is_none());
     assert!(!lanes.has_turns() || lanes.next(0).is_none());
+    lanes.finished(&job, &Health::Unchanged, &[], 0);
     let refill = lanes.refills(9, 0).pop().unwrap();
     lanes.refilled(&refill, vec![due(1, 1, "a.test"), due(2, 2, "a.test")], None, 0);
     assert_eq!(ids(&job), [1]);
@@ -430,6 +527,13 @@ fn a_route_with_relays_is_one_lane_for_all_its_domains() {
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
 }
 
+/// The next job, answered at once.
+fn one_turn(lanes: &mut Lanes) -> Option<Vec<i64>> {
+    let job = lanes.next(0)?;
+    lanes.finished(&job, &Health::Unchanged, &[], 0);
+    Some(ids(&job))
+}
+
 fn urgent(recipient: i64, domain: &str, priority: i64) -> Due {
     Due { priority: Priority::clamped(priority), ..due(recipient, recipient, domain) }
 }
@@ -440,7 +544,7 @@ fn the_urgent_goes_before_the_ordinary_of_its_lane_and_each_in_the_order_of_comi
     for (recipient, priority) in [(1, -4), (2, 0), (3, 5), (4, 0), (5, -4), (6, 5), (7, 9)] {
         lanes.add(urgent(recipient, "a.test", priority), 0);
     }
-    let order: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    let order: Vec<i64> = std::iter::from_fn(|| one_turn(&mut lanes)).flatten().collect();
     assert_eq!(order, [7, 3, 6, 2, 4, 1, 5]);
     lanes.check();
 }
@@ -455,10 +559,10 @@ fn lanes_with_urgent_mail_take_their_turns_first() {
     lanes.add(urgent(1000, "d77.test", 3), 0);
     lanes.add(urgent(1001, "new.test", 3), 0);
     lanes.check();
-    let first: Vec<i64> = (0..2).flat_map(|_| ids(&lanes.next(0).unwrap())).collect();
+    let first: Vec<i64> = (0..2).flat_map(|_| one_turn(&mut lanes).unwrap()).collect();
     assert_eq!(first, [1000, 1001]);
     // The ordinary of that lane kept a turn, and only one.
-    let rest: Vec<i64> = std::iter::from_fn(|| lanes.next(0)).flat_map(|job| ids(&job)).collect();
+    let rest: Vec<i64> = std::iter::from_fn(|| one_turn(&mut lanes)).flatten().collect();
     assert_eq!(rest.len(), 100);
     assert_eq!(rest.iter().filter(|id| **id == 77).count(), 1);
     lanes.check();
@@ -474,7 +578,7 @@ fn a_full_lane_makes_room_for_the_urgent() {
     lanes.add(urgent(count, "a.test", 1), 0);
     lanes.add(due(count + 1, count + 1, "a.test"), 0);
     assert_eq!(lanes.waiting(), WINDOW);
-    assert_eq!(ids(&lanes.next(0).unwrap()), [count]);
+    assert_eq!(one_turn(&mut lanes), Some(vec![count]));
     // Whoever made room is left to the database.
     assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
     lanes.add(due(count - 1, count - 1, "a.test"), 0);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
@@ -19,6 +20,8 @@ fn settings() -> DeliverySettings {
         port: 25,
         workers: 1,
         messages_per_connection: 100,
+        connections_per_destination: 8,
+        destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
@@ -45,6 +48,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         ca_file: None,
         login: None,
         relay: false,
+        preference: 10,
     }
 }
 

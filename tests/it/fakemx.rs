@@ -86,13 +86,15 @@ pub(crate) struct Script {
     rules: Vec<Rule>,
     tls: Option<Arc<ServerConfig>>,
     implicit: bool,
+    at_most: Option<(usize, &'static str)>,
 }
 
 impl Script {
     /// Takes everything.
     pub(crate) fn new() -> Script {
         let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
-        Script { offers: offers.map(str::to_owned).to_vec(), rules: Vec::new(), tls: None, implicit: false }
+        let offers = offers.map(str::to_owned).to_vec();
+        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None }
     }
 
     /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
@@ -112,6 +114,12 @@ impl Script {
         Script { implicit: true, ..self.tls(certificate) }
     }
 
+    /// So many connections at once; those beyond hear this instead of a greeting.
+    pub(crate) fn at_most(mut self, connections: usize, reply: &'static str) -> Script {
+        self.at_most = Some((connections, reply));
+        self
+    }
+
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
         self.rules.push(Rule { at, times: None, act });
@@ -122,6 +130,12 @@ impl Script {
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
         self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        self
+    }
+
+    /// Before all other rules.
+    fn at_once(mut self, at: At, act: Act) -> Script {
+        self.rules.insert(0, Rule { at, times: None, act });
         self
     }
 
@@ -224,6 +238,10 @@ struct State {
     /// Of the connections that are open.
     sockets: Vec<Option<TcpStream>>,
     stopping: bool,
+    /// Connections in dialogue, those not counted that were sent away; and the most there were.
+    open: usize,
+    most_open: usize,
+    sent_away: usize,
 }
 
 #[derive(Default)]
@@ -319,7 +337,7 @@ impl FakeMx {
         });
         let listener = std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || play(0, script, shared, stream)
+            move || play(0, script, shared, stream, false)
         });
         FakeMx { address, shared, listener: Some(listener) }
     }
@@ -347,6 +365,16 @@ impl FakeMx {
             let closed = state.seen.iter().filter(|seen| seen.closed).count();
             (closed >= count && closed == state.seen.len()).then(|| state.seen.clone())
         })
+    }
+
+    /// The most connections that were in dialogue at once.
+    pub(crate) fn most_open(&self) -> usize {
+        self.shared.state.lock().unwrap().most_open
+    }
+
+    /// How many connections were too many for [`Script::at_most`].
+    pub(crate) fn sent_away(&self) -> usize {
+        self.shared.state.lock().unwrap().sent_away
     }
 
     /// As soon as the fake has seen a command that begins with `start`, on any connection. Panics after `limit`.
@@ -392,12 +420,25 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
             state.seen.push(Seen { client, host: Some(host), ..Seen::default() });
             state.seen.len() - 1
         };
+        // Outside the lock: it may panic.
+        let mut script = choose(number, host);
+        let away = {
+            let mut state = shared.state.lock().unwrap();
+            let away = script.at_most.filter(|(most, _)| state.open >= *most).map(|(_, reply)| reply);
+            state.open += usize::from(away.is_none());
+            state.sent_away += usize::from(away.is_some());
+            state.most_open = state.most_open.max(state.open);
+            away
+        };
         shared.changed.notify_all();
-        let script = choose(number, host);
+        if let Some(reply) = away {
+            script = script.at_once(At::Greeting, Act::SayAndClose(reply));
+        }
         let shared = Arc::clone(shared);
         sessions.push(std::thread::spawn(move || {
             tcp.set_nodelay(true).unwrap();
-            play(number, script, shared, Stream { plain: Some(tcp), tls: None, turned: None });
+            let stream = Stream { plain: Some(tcp), tls: None, turned: None };
+            play(number, script, shared, stream, away.is_none());
         }));
     }
     for session in sessions {
@@ -405,12 +446,13 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
     }
 }
 
-/// One connection from greeting to end.
-fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream) {
+/// One connection from greeting to end; `counts` says whether it is one of [`State::open`].
+fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream, counts: bool) {
     let (ahead, rcpts) = (Vec::new(), Vec::new());
     let mut session = Session { number, script, shared, stream, ahead, mail: None, rcpts, reset: false };
     // However it ended: the test looks at what was seen.
     let _ = session.run();
+    session.shared.change(|state| state.open -= usize::from(counts));
     if !session.reset {
         session.stream.shutdown();
     }

@@ -19,6 +19,7 @@ mod explain;
 mod extensions;
 mod fakemx;
 mod house;
+mod limits;
 mod mails;
 mod mechanisms;
 mod operation;

@@ -190,6 +190,15 @@ impl Config {
         self
     }
 
+    /// A `[[destination]]` with these lines.
+    #[must_use]
+    pub fn destination(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[destination]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
     /// A `[[retry.rule]]` with these lines.
     #[must_use]
     pub fn rule(mut self, lines: &str) -> Config {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -65,6 +66,8 @@ fn settings() -> DeliverySettings {
         port: 25,
         workers: 1,
         messages_per_connection: 1,
+        connections_per_destination: 1,
+        destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
         attempt_deadline: Duration::ZERO,
         source_addresses: vec!["192.0.2.99".parse().unwrap()],

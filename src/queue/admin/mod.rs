@@ -14,7 +14,7 @@ mod kicks;
 mod rows;
 
 pub use kicks::KickLine;
-pub use rows::{DomainLine, Envelope, Filter, Line, Shown, Summary, Try};
+pub use rows::{DomainLine, Envelope, Filter, LimitLine, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
@@ -187,9 +187,23 @@ impl Admin {
                 )?
                 .query_map([limit], domain_line)?
                 .collect::<rusqlite::Result<_>>()?;
+            let limits = conn
+                .prepare(
+                    "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
+                     ORDER BY changed_at DESC, mx LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(LimitLine {
+                        mx: row.get(0)?,
+                        connections: row.get(1)?,
+                        messages_per_minute: row.get(2)?,
+                        last_reply: row.get(3)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
             let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
             let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains, kicks_last_hour })
+            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour })
         })
     }
 

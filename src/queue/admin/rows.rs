@@ -106,6 +106,19 @@ pub struct Envelope {
     pub envid: Option<String>,
 }
 
+/// A host that complained, and what it is given for now: a row of `destinations`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitLine {
+    /// The host.
+    pub mx: String,
+    /// Connections at once; none: as the config says.
+    pub connections: Option<i64>,
+    /// None: as fast as it goes.
+    pub messages_per_minute: Option<i64>,
+    /// The complaint.
+    pub last_reply: Option<String>,
+}
+
 /// All in numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
@@ -121,6 +134,8 @@ pub struct Summary {
     pub due: i64,
     /// The domains with the most waiting.
     pub domains: Vec<DomainLine>,
+    /// Hosts that complained of too many connections or too much mail.
+    pub limits: Vec<LimitLine>,
     /// Kicks (ETRN and `queue retry`) of the last hour.
     pub kicks_last_hour: i64,
 }
