@@ -13,4 +13,6 @@ pub mod mail;
 pub mod maillog;
 pub mod queue;
 pub mod scheduler;
+#[cfg(test)]
+mod simulation;
 pub mod submission;

@@ -10,6 +10,7 @@
 //! `PIPELINE=1` lets the generator pipeline, `ONLY=postrider` leaves the peers out.
 
 mod load;
+#[allow(dead_code, reason = "the backlog's bench has uses of its own for it")]
 mod peer;
 mod sink;
 

@@ -54,6 +54,21 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Resident memory now, of our own relay.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        match &self.process {
+            Process::Ours(child) => mib(child.id(), "VmRSS:"),
+            Process::Postfix(_) | Process::None => 0.0,
+        }
+    }
+
+    /// The database of our own relay.
+    pub(crate) fn database(&self) -> Option<std::path::PathBuf> {
+        self.directory.as_ref().map(|directory| directory.path().join("queue.db"))
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         match &mut self.process {
@@ -73,16 +88,22 @@ impl Drop for Peer {
 
 /// The binary of this build with a config of its own, a fresh queue on disk.
 pub(crate) fn postrider() -> Option<Peer> {
-    let (sink, directory, port) = (Sink::start(), directory(), free_port());
+    let sink = Sink::start();
+    let route = format!("[[route]]\ndomain = \"*\"\n{}", sink.as_relay());
+    postrider_on(directory(), sink, &route)
+}
+
+/// The same with a queue that is there already, and with other routes.
+pub(crate) fn postrider_on(directory: tempfile::TempDir, sink: Sink, routes: &str) -> Option<Peer> {
+    let port = free_port();
     let config = directory.path().join("postrider.toml");
     let text = format!(
         "hostname = \"relay.test\"\n\
          [queue]\npath = \"{}\"\n\
          [[listen]]\naddress = \"127.0.0.1:{port}\"\ntls = \"off\"\nauth = \"optional\"\ntrusted = [\"127.0.0.0/8\"]\n\
          [limits]\nsessions_per_client = 500\n\
-         [[route]]\ndomain = \"*\"\nrelay = [\"[127.0.0.1]:{}\"]\ntls = \"off\"\n",
+         {routes}",
         directory.path().join("queue.db").display(),
-        sink.address.port()
     );
     fs::write(&config, text).expect("write the config");
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
@@ -163,7 +184,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(status.is_ok_and(|status| status.success()), "{program} {arguments:?} failed");
 }
 
-fn directory() -> tempfile::TempDir {
+pub(crate) fn directory() -> tempfile::TempDir {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
     tempfile::tempdir_in(parent).expect("a directory for the queue")
 }
@@ -203,8 +224,13 @@ fn cpu_ms(pid: u32, with_dead_children: bool) -> f64 {
 }
 
 fn peak_mib(pid: u32) -> f64 {
+    mib(pid, "VmHWM:")
+}
+
+/// A line of proc(5)'s `status`.
+fn mib(pid: u32, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
 }
 

@@ -26,6 +26,11 @@ impl Sink {
         Sink { address, count }
     }
 
+    /// The part of a `[[route]]` that leads here.
+    pub(crate) fn as_relay(&self) -> String {
+        format!("relay = [\"[127.0.0.1]:{}\"]\ntls = \"off\"\n", self.address.port())
+    }
+
     pub(crate) fn count(&self) -> usize {
         *self.count.0.lock().expect("count")
     }

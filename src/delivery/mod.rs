@@ -45,6 +45,8 @@ use hosts::Hosts;
 use pool::Pool;
 
 pub use pickup::Turned;
+#[cfg(test)]
+pub(crate) use settle::decide;
 pub use settle::settle_doubts;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.

@@ -215,6 +215,24 @@ impl Decide<'_> {
     }
 }
 
+/// For the simulation: what a scripted host's answers mean, by the code that decides it for real ones.
+#[cfg(test)]
+pub(crate) fn decide(
+    job: &Job,
+    message: &QueuedMessage,
+    settings: &DeliverySettings,
+    now: i64,
+    said: Vec<(Outcome, Reply)>,
+) -> Vec<Settled> {
+    if job.expired {
+        return expire(job, now, message);
+    }
+    let answers = said.into_iter().map(|(outcome, reply)| Some(Answer::ours(outcome, reply, None))).collect();
+    let (fetched, broke_off) = (false, false);
+    Decide { job, now, at: now, duration_ms: 0, spread: 0.5, settings, fetched, broke_off }
+        .all(message, answers)
+}
+
 /// Recipients past their lifetime, and those that an operator wants returned, without a further try.
 fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {

@@ -39,7 +39,7 @@ pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
 pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
-pub use read::DueCursor;
+pub use read::{DueCursor, DueDomains};
 pub use rows::{
     Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
     LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
@@ -171,6 +171,15 @@ impl Queue {
     /// The database cannot be read.
     pub fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         self.readers.read(|conn| read::urgent(conn, until, limit))
+    }
+
+    /// Of the next `max` domains after the name `after` those that have recipients (state `queued`) due at `until`
+    /// or before. Costs a step a domain, however many recipients each has.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
+        self.readers.read(|conn| read::due_domains(conn, after, until, max))
     }
 
     /// When the next recipient after `time` is due.
@@ -342,13 +351,17 @@ impl Queue {
         self.shared.wait_writable(timeout)
     }
 
-    /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue:
-    /// for once an hour.
+    /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue, in short
+    /// statements: seconds where it is long, for once an hour and a thread that has the time.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn sweep(&self, now: i64) -> Result<Sweep, QueueError> {
-        let sweep = self.readers.read(sweep::look)?;
+        let mut sweep = Sweep::default();
+        let mut from = Some(i64::MIN);
+        while let Some(first) = from {
+            from = self.readers.read(|conn| sweep::look(conn, first, &mut sweep))?;
+        }
         for (problem, count) in &sweep.problems {
             log::error!("queue: {problem}: {count} (SELECT * FROM stuck)");
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::mail::{
     Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, Speaker, address,
@@ -75,6 +75,13 @@ pub struct DueCursor {
     pub id: i64,
 }
 
+/// Before everything.
+impl Default for DueCursor {
+    fn default() -> DueCursor {
+        DueCursor::from(i64::MIN)
+    }
+}
+
 /// Behind all that is due at this second.
 impl From<i64> for DueCursor {
     fn from(at: i64) -> DueCursor {
@@ -128,6 +135,11 @@ pub(super) const DUE_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
+pub(super) const OLDEST_OF_PRIORITY: &str = "
+    SELECT next_attempt_at FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_at IS NULL
+    ORDER BY next_attempt_at LIMIT 1";
 pub(super) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE bounce_at IS NOT NULL ORDER BY id LIMIT ?1";
@@ -137,6 +149,15 @@ pub(super) const EXPIRED: &str = "
     FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
     WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
     ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+
+/// Domains that have recipients due, in the order of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDomains {
+    /// Each domain, and when its first recipient was due (Unix seconds).
+    pub due: Vec<(Domain, i64)>,
+    /// The last domain looked at; none at the end.
+    pub searched: Option<String>,
+}
 
 /// See [`super::Queue::due`].
 pub(super) fn due(
@@ -207,6 +228,34 @@ fn collect(
         found.push(due?);
     }
     Ok(())
+}
+
+/// See [`super::Queue::due_domains`]. From one domain to the next along the index: as many steps as there are
+/// domains, and priorities in each, however many recipients.
+pub(super) fn due_domains(
+    conn: &Connection,
+    after: &str,
+    until: i64,
+    max: usize,
+) -> rusqlite::Result<DueDomains> {
+    let mut next = conn.prepare_cached(NEXT_DOMAIN)?;
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
+    let mut oldest_of = conn.prepare_cached(OLDEST_OF_PRIORITY)?;
+    let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
+    for _ in 0..max {
+        found.searched = next.query_row([&found.searched], |row| row.get(0))?;
+        let Some(name) = &found.searched else { break };
+        let (mut oldest, mut below): (Option<i64>, i64) = (None, i64::MAX);
+        while let Some(priority) = next_priority.query_row(params![name, below], |row| row.get(0))? {
+            let at = oldest_of.query_row(params![name, priority], |row| row.get(0)).optional()?;
+            oldest = oldest.into_iter().chain(at).min();
+            below = priority;
+        }
+        if let Some(at) = oldest.filter(|at| *at <= until) {
+            found.due.push((domain_from(name), at));
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {

@@ -1,6 +1,6 @@
 //! The sweep: finds what breaks an invariant, repairs what can be repaired without guessing.
 
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, OptionalExtension as _, Result};
 
 use super::store::DELETE_CONTENT;
 
@@ -11,13 +11,29 @@ pub struct Sweep {
     pub problems: Vec<(String, u64)>,
 }
 
-/// Counts the problems.
-pub(super) fn look(conn: &Connection) -> Result<Sweep> {
-    let problems = conn
-        .prepare("SELECT problem, count(*) FROM stuck GROUP BY problem ORDER BY problem")?
-        .query_map([], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?.into())))?
-        .collect::<Result<_>>()?;
-    Ok(Sweep { problems })
+/// Messages looked at in one statement, so that none holds a snapshot for long.
+const MESSAGES: i64 = 5_000;
+
+/// Counts the problems of the messages from this id on, and of their recipients; says where the next part begins.
+pub(super) fn look(conn: &Connection, first: i64, sweep: &mut Sweep) -> Result<Option<i64>> {
+    let next: Option<i64> = conn
+        .prepare_cached("SELECT id FROM messages WHERE id >= ?1 ORDER BY id LIMIT 1 OFFSET ?2")?
+        .query_row([first, MESSAGES], |row| row.get(0))
+        .optional()?;
+    let mut statement = conn.prepare_cached(
+        "SELECT problem, count(*) FROM stuck WHERE message_id >= ?1 AND message_id < ?2 GROUP BY problem",
+    )?;
+    // No id is ever as large as that.
+    let mut rows = statement.query([first, next.unwrap_or(i64::MAX)])?;
+    while let Some(row) = rows.next()? {
+        let (problem, count): (String, u32) = (row.get(0)?, row.get(1)?);
+        match sweep.problems.iter_mut().find(|(known, _)| *known == problem) {
+            Some((_, sum)) => *sum += u64::from(count),
+            None => sweep.problems.push((problem, count.into())),
+        }
+    }
+    sweep.problems.sort();
+    Ok(next)
 }
 
 /// Repairs, inside the writer's transaction.

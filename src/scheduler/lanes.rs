@@ -9,9 +9,15 @@
 //! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
 //! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
 //!
-//! Memory holds a window: of each lane's due recipients at most [`LANE_WINDOW`], of all
-//! together about [`WINDOW`]. A lane that had to leave some in the database says so (`more`) and
-//! is filled again when it runs low. Nothing is lost by forgetting here: the database is the truth.
+//! Memory holds a window: of each lane's due recipients at most [`Windows::lane`], of all
+//! together about [`Windows::all`]. A lane that had to leave some in the database says so (`more`) and
+//! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
+//! database too, so that a lane's turns are in the order of due time; only the urgent, and what is more urgent than
+//! the last in line, joins the line at once. Nothing is lost by forgetting
+//! here: the database is the truth.
+//!
+//! No step costs more the more lanes or recipients wait: who is hungry, who may take a turn and whose
+//! backoff ends are lists of their own.
 //!
 //! ```text
 //!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
@@ -21,27 +27,35 @@
 //! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
 //! somebody who fetches it claims it, which puts it in flight as a turn does.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
+use crate::queue::{Due, DueCursor, Health, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
+use super::turns::Turns;
 
-/// Recipients of one lane in memory at most.
-pub const LANE_WINDOW: usize = 2_000;
-/// Recipients in memory at most, but for `LANE_MINIMUM` a lane.
-pub const WINDOW: usize = 50_000;
-/// What a lane may always hold, so that a full window never locks a lane out.
-const LANE_MINIMUM: usize = 10;
-/// Void entries that a ring may hold beside as many as there are lanes.
-const RING_SLACK: usize = 64;
-/// A lane with fewer waiting than this, and more in the database, is filled again.
-const LANE_LOW: usize = 500;
+/// How much is held in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    /// Recipients of one lane at most.
+    pub(crate) lane: usize,
+    /// Recipients at most, but for `minimum` a lane.
+    pub(crate) all: usize,
+    /// What a lane may always hold, so that a full window never locks a lane out.
+    pub(crate) minimum: usize,
+    /// A lane with fewer waiting than this, and more in the database, is filled again.
+    pub(crate) low: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Windows {
+        Windows { lane: 2_000, all: 50_000, minimum: 10, low: 500 }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -61,10 +75,26 @@ struct Lane {
     crowded: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     more: bool,
-    /// Its place in the rings of turns: the ring and the ticket. Entries with other tickets are void.
-    turn: Option<(Priority, u64)>,
+    /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
+    read_to: DueCursor,
+    /// How often something was left to the database, so that a read that it crossed is known.
+    times_left: u64,
+    /// Stands among the hungry.
+    asked: bool,
+    /// Recipients in flight, until their settlement is on disk.
+    flying: usize,
+    /// Its place in the rings of turns, or on the bench. Entries there with other tickets are void.
+    turn: Option<Turn>,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     domain: Option<Domain>,
+}
+
+/// A lane's place among those that wait for a turn.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    priority: Priority,
+    ticket: u64,
+    benched: bool,
 }
 
 /// A change of a lane's health that belongs on disk and in the log.
@@ -102,29 +132,39 @@ pub struct Refill {
     pub lane: Arc<str>,
     /// Its domain, where all of the lane is one domain.
     pub domain: Option<Domain>,
-    /// How many rows to read: room in the lane plus those that will be recognised as in flight.
-    pub limit: usize,
+    /// Where the lane's rows begin that are not here.
+    pub after: DueCursor,
+    /// How many rows there is room for.
+    pub room: usize,
+    /// How many due rows may be read that are here already.
+    pub known: usize,
+    times_left: u64,
 }
 
 /// All lanes and what is in flight.
 #[derive(Debug)]
 pub struct Lanes {
+    windows: Windows,
     settings: SchedulerSettings,
     /// Domains whose mail is fetched.
     atrn: AtrnDomains,
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that may have a job, in the order of their turns; a ring for each priority that waits.
-    rings: BTreeMap<Reverse<Priority>, VecDeque<(Arc<str>, u64)>>,
+    /// Lanes that may have a job, in the order of their turns.
+    rings: Turns,
+    /// Doubtful lanes whose turn has come while the workers that doubtful lanes may have are all taken. When one
+    /// comes free, they and the rings alternate, where the priority is the same.
+    bench: Turns,
+    bench_is_next: bool,
     /// The last ticket given out.
     tickets: u64,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
-    /// Lanes that said `more`.
-    hungry: HashSet<Arc<str>>,
-    /// Every recipient that waits here or is in flight.
-    known: HashSet<RecipientId>,
+    /// Lanes that run low and have more in the database, in the order in which they said so.
+    hungry: VecDeque<Arc<str>>,
+    /// Every recipient that waits here or is in flight, and its lane.
+    known: HashMap<RecipientId, Arc<str>>,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
@@ -135,17 +175,25 @@ pub struct Lanes {
 impl Lanes {
     /// No lanes yet. `seed` determines every jitter.
     pub fn new(settings: SchedulerSettings, seed: u64) -> Lanes {
+        Lanes::with_windows(settings, Windows::default(), seed)
+    }
+
+    /// The same with windows of another size, for tests.
+    pub(crate) fn with_windows(settings: SchedulerSettings, windows: Windows, seed: u64) -> Lanes {
         Lanes {
+            windows,
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
             atrn: AtrnDomains::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            rings: BTreeMap::new(),
+            rings: Turns::default(),
+            bench: Turns::default(),
+            bench_is_next: false,
             tickets: 0,
             alarms: BTreeSet::new(),
-            hungry: HashSet::new(),
-            known: HashSet::new(),
+            hungry: VecDeque::new(),
+            known: HashMap::new(),
             expired: VecDeque::new(),
             waiting: 0,
             suspect_busy: 0,
@@ -182,53 +230,107 @@ impl Lanes {
         let name: Arc<str> = row.lane.into();
         let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
-        self.hungry.insert(name.clone());
         self.alarms.insert((row.backoff_until, name));
     }
 
     /// A recipient is due. Known ones are left as they are.
     pub fn add(&mut self, due: Due, now: i64) {
-        if self.known.contains(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
+        self.line_up(due, false, now);
+    }
+
+    /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
+    fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
+        if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
         }
         let name = self.lane_of(&due.domain);
-        let full = self.waiting >= WINDOW;
+        let room = self.room();
         let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
-        let room = if full { LANE_MINIMUM } else { LANE_WINDOW };
-        let backs_off = lane.backoff_until > now;
-        if backs_off || lane.waiting.len() >= room {
-            lane.more = true;
-            self.hungry.insert(name.clone());
-            // The last in line goes back to the database where it is less urgent.
-            let gives_way = |last: &Due| !backs_off && last.priority < due.priority;
-            if !lane.waiting.back().is_some_and(gives_way) {
-                return;
-            }
-            let Some(last) = lane.waiting.pop_back() else { return };
+        let goes_before_last = lane.waiting.back().is_some_and(|last| last.priority < due.priority);
+        // What is fresh and in memory, or urgent, does not wait for a backlog to be read.
+        let waits_for_nothing =
+            in_order || due.fresh.is_some() || due.priority > Priority::NORMAL || goes_before_last;
+        let is_full = lane.waiting.len() >= room;
+        if lane.backoff_until > now || is_full && !goes_before_last || lane.more && !waits_for_nothing {
+            self.leave(&name, just_before(&due));
+            return;
+        }
+        // The last in line goes back to the database where it is less urgent.
+        if is_full && let Some(last) = lane.waiting.pop_back() {
             self.known.remove(&last.recipient);
             self.waiting -= 1;
+            self.leave(&name, just_before(&last));
         }
-        self.known.insert(due.recipient);
+        let Some(lane) = self.lanes.get_mut(&name) else { return };
+        self.known.insert(due.recipient, name.clone());
         let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
 
+    /// How many a lane may hold.
+    fn room(&self) -> usize {
+        if self.waiting >= self.windows.all { self.windows.minimum } else { self.windows.lane }
+    }
+
+    /// The lane has something in the database, behind `after`.
+    fn leave(&mut self, name: &Arc<str>, after: DueCursor) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
+        lane.more = true;
+        lane.times_left += 1;
+        self.ask(name);
+    }
+
+    /// A domain has recipients due that may not be here, the first of them at `oldest`.
+    pub fn has_due(&mut self, domain: &Domain, oldest: i64) {
+        if self.atrn.contains(domain.as_str()) {
+            return;
+        }
+        let name = self.lane_of(domain);
+        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
+        if lane.domain.is_none() && *name == *domain.as_str() {
+            lane.domain = Some(domain.clone());
+        }
+        self.leave(&name, DueCursor::from(oldest.saturating_sub(1)));
+    }
+
+    /// Puts a lane among the hungry, if it is.
+    fn ask(&mut self, name: &Arc<str>) {
+        let full = self.waiting >= self.windows.all;
+        if let Some(lane) = self.lanes.get_mut(name)
+            && lane.more
+            && !lane.asked
+            && lane.waiting.len() < self.windows.low
+            // A window that is full must first drain, unless the lane has nothing.
+            && (!full || lane.waiting.is_empty())
+            // One that backs off asks when that ends.
+            && (lane.failures == 0 || !self.alarms.contains(&(lane.backoff_until, name.clone())))
+        {
+            lane.asked = true;
+            self.hungry.push_back(name.clone());
+        }
+    }
+
     /// Recipients past their lifetime (rows of one message follow each other); those at work or in line are left alone.
     pub fn add_expired(&mut self, rows: Vec<Due>) {
         for due in rows {
-            if !self.known.insert(due.recipient) {
+            if self.known.contains_key(&due.recipient) {
                 continue;
+            }
+            let lane = self.lane_of(&due.domain);
+            self.known.insert(due.recipient, lane.clone());
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.flying += 1;
             }
             let entry = (due.recipient, Duration::ZERO);
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
-                    let lane = self.lane_of(&due.domain);
                     let (message, recipients) = (due.message, vec![entry]);
                     self.expired.push_back(Job { lane, message, recipients, fresh: None, expired: true });
                 }
@@ -241,49 +343,43 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
-        let mut kept = Vec::new();
-        let job = loop {
-            let Some(name) = self.next_turn() else { break None };
-            let (may_start, suspect) = match self.lanes.get(&name) {
-                Some(lane) => (may_start(lane, &self.settings, now), lane.failures > 0),
-                None => continue,
-            };
+        while let Some(name) = self.next_turn() {
+            let may_doubt = self.may_doubt();
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            let turn = lane.turn.take();
+            let (may_start, suspect) = (may_start(lane, &self.settings, now), lane.failures > 0);
             if !may_start {
                 continue;
             }
-            if suspect && self.suspect_busy >= (self.settings.workers / 2).max(1) {
+            if suspect && !may_doubt {
                 // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                kept.push(name);
+                lane.turn = turn.map(|turn| Turn { benched: true, ..turn });
+                if let Some(turn) = turn {
+                    self.bench.push(turn.priority, name, turn.ticket);
+                }
                 continue;
             }
             let job = self.take_job(&name);
             self.enter_ring(&name, now);
-            break job;
-        };
-        kept.iter().for_each(|name| self.enter_ring(name, now));
-        job
+            self.ask(&name);
+            return job;
+        }
+        None
     }
 
-    /// Takes the next lane out of the rings, void entries with it.
+    /// Whose turn it is. Ends: who cannot start leaves the rings, who may not goes to the bench.
     fn next_turn(&mut self) -> Option<Arc<str>> {
-        loop {
-            let mut ring = self.rings.first_entry()?;
-            let Some((name, ticket)) = ring.get_mut().pop_front() else {
-                ring.remove();
-                continue;
-            };
-            if let Some(lane) = self.lanes.get_mut(&name)
-                && lane.turn.is_some_and(|(_, valid)| valid == ticket)
-            {
-                lane.turn = None;
-                return Some(name);
-            }
-        }
+        let may_doubt = self.may_doubt();
+        let ring = self.rings.highest(is_valid(&self.lanes));
+        let bench = if may_doubt { self.bench.highest(is_valid(&self.lanes)) } else { None };
+        let from_bench = bench.is_some() && (bench > ring || bench == ring && self.bench_is_next);
+        self.bench_is_next = !from_bench;
+        if from_bench { self.bench.pop() } else { self.rings.pop() }
     }
 
     /// Whether [`Lanes::claim`] would take this recipient.
     pub fn may_claim(&self, due: &Due) -> bool {
-        self.atrn.contains(due.domain.as_str()) && !self.known.contains(&due.recipient)
+        self.atrn.contains(due.domain.as_str()) && !self.knows(due)
     }
 
     /// The next job for somebody who fetches mail, from the front of `rows`; what is in flight already, or no longer
@@ -297,7 +393,7 @@ impl Lanes {
         };
         let lane = atrn::lane(first.domain.as_str());
         let mut claimed = vec![(first.recipient, self.wait(&first))];
-        self.known.insert(first.recipient);
+        self.known.insert(first.recipient, lane.clone());
         while claimed.len() < self.settings.recipients_per_transaction
             && let Some(due) = rows.front()
             && due.message == first.message
@@ -306,7 +402,7 @@ impl Lanes {
         {
             let Some(due) = rows.pop_front() else { break };
             claimed.push((due.recipient, self.wait(&due)));
-            self.known.insert(due.recipient);
+            self.known.insert(due.recipient, lane.clone());
         }
         Some(Job { lane, message: first.message, recipients: claimed, fresh: first.fresh, expired: false })
     }
@@ -317,7 +413,8 @@ impl Lanes {
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
-        self.rings.values().any(|ring| !ring.is_empty()) || !self.expired.is_empty()
+        let bench_may = self.may_doubt() && !self.bench.is_empty();
+        !self.rings.is_empty() || bench_may || !self.expired.is_empty()
     }
 
     fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
@@ -336,6 +433,7 @@ impl Lanes {
             recipients.push(wait(&due));
         }
         lane.busy += 1;
+        lane.flying += recipients.len();
         self.suspect_busy += usize::from(lane.failures > 0);
         self.waiting -= recipients.len();
         Some(Job { lane: name.clone(), message, recipients, fresh: first.fresh, expired: false })
@@ -349,8 +447,14 @@ impl Lanes {
         unsettled: &[RecipientId],
         now: i64,
     ) -> Option<LaneChange> {
-        for recipient in unsettled {
-            self.known.remove(recipient);
+        if !unsettled.is_empty() {
+            // Whatever became of them, the database knows; they may still be due.
+            self.settled(unsettled.iter().copied());
+            match atrn::domain_of_lane(&job.lane).map(Domain::parse) {
+                // Perhaps no longer to be fetched.
+                Some(Ok(domain)) => self.has_due(&domain, i64::MIN),
+                _ => self.leave(&job.lane, DueCursor::from(i64::MIN)),
+            }
         }
         if job.expired {
             return None;
@@ -367,6 +471,7 @@ impl Lanes {
                 self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
                 lane.failures = 0;
                 lane.backoff_until = 0;
+                lane.turn = lane.turn.filter(|turn| !turn.benched);
                 Some(LaneChange::Recovered)
             }
             // Transactions that were under way together fail together: that is one failure.
@@ -392,8 +497,6 @@ impl Lanes {
                 // read again: of a job not everything that waits in line is known.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
                 lane.crowded = Some((until, lane.busy));
-                lane.more = true;
-                self.hungry.insert(job.lane.clone());
                 self.alarms.insert((until, job.lane.clone()));
                 None
             }
@@ -408,35 +511,44 @@ impl Lanes {
     fn park(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         self.waiting -= lane.waiting.len();
+        let mut first = DueCursor::from(i64::MAX);
         for due in lane.waiting.drain(..) {
             self.known.remove(&due.recipient);
+            first = first.min(DueCursor::from(due.due_at.saturating_sub(1)));
         }
-        lane.more = true;
-        self.hungry.insert(name.clone());
+        let void = lane.turn.take();
+        self.sweep_turns(void);
+        self.leave(name, first);
     }
 
     /// These are no longer in flight: their settlement is on disk.
     pub fn settled(&mut self, recipients: impl IntoIterator<Item = RecipientId>) {
         for recipient in recipients {
-            self.known.remove(&recipient);
+            let Some(name) = self.known.remove(&recipient) else { continue };
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.flying = lane.flying.saturating_sub(1);
+            }
         }
     }
 
     /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
     /// until they succeed.
     pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
-        let meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        let mut meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.sort_unstable(); // not in a random order, so that a simulation comes again
         for name in meant {
             if let Some(lane) = self.lanes.get_mut(&name) {
                 lane.backoff_until = lane.backoff_until.min(now);
             }
             self.enter_ring(&name, now);
+            self.ask(&name);
         }
     }
 
     /// Forgets what waits, not what is in flight; the caller reads it again from the database.
     pub fn forget_waiting(&mut self) {
-        let names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
+        let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
+        names.sort_unstable(); // as in end_backoff
         for name in names {
             self.park(&name);
         }
@@ -452,6 +564,7 @@ impl Lanes {
             && let Some((_, name)) = self.alarms.pop_first()
         {
             self.enter_ring(&name, now);
+            self.ask(&name);
         }
     }
 
@@ -460,47 +573,81 @@ impl Lanes {
         self.alarms.first().map(|(until, _)| *until)
     }
 
-    /// Lanes that run low and may have more in the database.
-    pub fn refills(&self, now: i64) -> Vec<Refill> {
-        let hungry = self.hungry.iter().filter_map(|name| {
-            let lane = self.lanes.get(name)?;
-            let wanted = lane.more
-                && lane.backoff_until <= now
-                && lane.waiting.len() < LANE_LOW
-                // Of before its mail was to be fetched: nothing enters it any more.
-                && !self.atrn.contains(name);
-            // Any window that is full must first drain, unless the lane has next to nothing.
-            let allowed = self.waiting < WINDOW || lane.waiting.is_empty();
-            let room = if self.waiting < WINDOW { LANE_WINDOW } else { LANE_MINIMUM };
-            (wanted && allowed).then(|| Refill {
-                lane: name.clone(),
-                domain: lane.domain.clone().or_else(|| self.domain_of_lane(name)),
-                limit: room + lane.waiting.len() + lane.busy * self.settings.recipients_per_transaction,
-            })
-        });
-        hungry.collect()
+    /// Lanes that run low and may have more in the database, `max` at most: the caller reads it and says what
+    /// it [found](Lanes::refilled).
+    pub fn refills(&mut self, max: usize, now: i64) -> Vec<Refill> {
+        let mut refills = Vec::new();
+        while refills.len() < max
+            && let Some(name) = self.hungry.pop_front()
+        {
+            let room = self.room();
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            lane.asked = false;
+            // One that backs off asks again when that ends.
+            if !lane.more || lane.backoff_until > now || lane.waiting.len() >= room {
+                continue;
+            }
+            let (after, known) = (lane.read_to, lane.waiting.len() + lane.flying);
+            let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
+            let domain = lane.domain.clone().or_else(|| self.domain_of_lane(&name));
+            if domain.as_ref().is_some_and(|domain| self.lane_of(domain) != name) {
+                // Of before the lanes were named anew: its domain's mail waits in another.
+                self.lanes.entry(name.clone()).and_modify(|lane| lane.more = false);
+                self.drop_if_idle(&name);
+                continue;
+            }
+            refills.push(Refill { lane: name, domain, after, room, known, times_left });
+        }
+        refills
     }
 
-    /// The rows of a refill; `all` says that the database has no further due ones for this lane.
-    pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, all: bool, now: i64) {
-        if all {
-            if let Some(lane) = self.lanes.get_mut(&refill.lane) {
-                lane.more = false;
-            }
-            self.hungry.remove(&refill.lane);
+    /// Whether lanes wait to be filled.
+    pub fn is_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
+    /// The rows of a refill, and up to where the database was searched: to the end of what is due, where none.
+    pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, searched: Option<DueCursor>, now: i64) {
+        let before = self.known.len();
+        if let Some(lane) = self.lanes.get_mut(&refill.lane)
+            // Otherwise something was left to the database while it was read: what is behind it is read again.
+            && lane.times_left == refill.times_left
+        {
+            lane.more = searched.is_some();
+            lane.read_to = searched.unwrap_or(lane.read_to);
         }
-        // add() sets `more` again should the lane not hold them all.
+        // line_up() sets `more` again should the lane not hold them all.
         for due in rows {
-            self.add(due, now);
+            self.line_up(due, true, now);
+        }
+        if refill.domain.is_some() && searched.is_some() && self.known.len() == before {
+            // Nothing new for now: those past their lifetime stand before it. Not at once again.
+            self.alarms.insert((now + 1, refill.lane.clone()));
+        } else {
+            self.ask(&refill.lane);
         }
         self.drop_if_idle(&refill.lane);
     }
 
+    /// Whether it waits here or is in flight.
+    pub fn knows(&self, due: &Due) -> bool {
+        self.known.contains_key(&due.recipient)
+    }
+
+    /// Whether all that a domain has due is left to a lane that will read it, or to who fetches it.
+    pub fn will_read(&self, domain: &Domain) -> bool {
+        self.atrn.contains(domain.as_str())
+            || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
+    }
+
+    /// How many recipients of a domain may be here or in flight.
+    pub fn known_of(&self, domain: &Domain) -> usize {
+        self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.flying)
+    }
+
     /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that will read it.
     pub fn accounts_for(&self, due: &Due) -> bool {
-        self.known.contains(&due.recipient)
-            || self.atrn.contains(due.domain.as_str())
-            || self.lanes.get(&self.lane_of(&due.domain)).is_some_and(|lane| lane.more)
+        self.knows(due) || self.will_read(&due.domain)
     }
 
     /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
@@ -555,35 +702,37 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
         // One that stands in the ring of a lower priority moves up.
-        let stands = lane.turn.is_some_and(|(ring, _)| ring >= priority);
+        let stands = lane.turn.is_some_and(|turn| turn.priority >= priority);
         if stands || !may_start(lane, &self.settings, now) {
             return;
         }
         self.tickets += 1;
-        let void = lane.turn.replace((priority, self.tickets));
-        self.rings.entry(Reverse(priority)).or_default().push_back((name.clone(), self.tickets));
-        if let Some((ring, _)) = void {
-            self.sweep_ring(ring);
+        let void = lane.turn.replace(Turn { priority, ticket: self.tickets, benched: false });
+        self.rings.push(priority, name.clone(), self.tickets);
+        self.sweep_turns(void);
+    }
+
+    /// An entry became void.
+    fn sweep_turns(&mut self, void: Option<Turn>) {
+        if let Some(Turn { priority, benched, .. }) = void {
+            let turns = if benched { &mut self.bench } else { &mut self.rings };
+            turns.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
         }
     }
 
-    /// Drops void entries once they are the larger part of a ring, so that it never grows without end.
-    fn sweep_ring(&mut self, priority: Priority) {
-        let Some(ring) = self.rings.get_mut(&Reverse(priority)) else { return };
-        if ring.len() > 2 * self.lanes.len() + RING_SLACK {
-            let lanes = &self.lanes;
-            ring.retain(|(name, ticket)| {
-                lanes.get(name).and_then(|lane| lane.turn).is_some_and(|(_, valid)| valid == *ticket)
-            });
-        }
+    /// Whether a doubtful lane may have one more of the workers.
+    fn may_doubt(&self) -> bool {
+        self.suspect_busy < (self.settings.workers / 2).max(1)
     }
 
     fn drop_if_idle(&mut self, name: &Arc<str>) {
         let idle = self.lanes.get(name).is_some_and(|lane| {
             lane.waiting.is_empty()
                 && lane.busy == 0
+                && lane.flying == 0
                 && lane.failures == 0
                 && !lane.more
+                && !lane.asked
                 && lane.turn.is_none()
         });
         if idle {
@@ -624,30 +773,61 @@ fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
     }
 }
 
+/// Whether a ticket is the one that a lane holds.
+fn is_valid(lanes: &HashMap<Arc<str>, Lane>) -> impl Fn(&str, u64) -> bool + '_ {
+    |name, ticket| lanes.get(name).and_then(|lane| lane.turn).is_some_and(|turn| turn.ticket == ticket)
+}
+
+/// The place in the order of time that this one is the next behind.
+fn just_before(due: &Due) -> DueCursor {
+    DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
+}
+
 #[cfg(test)]
 impl Lanes {
-    /// Entries in the rings, void ones too.
+    /// Lanes whose turn can come now and the priority of it. Left out are those that wait for a doubtful lane's
+    /// share, and those whose crowded time is over and that have not been woken.
+    pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
+        let ready = |(name, lane): &(&Arc<str>, &Lane)| {
+            let is_woken =
+                lane.crowded.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
+            let may_doubt = lane.failures == 0 || self.may_doubt();
+            may_start(lane, &self.settings, now) && may_doubt && is_woken
+        };
+        let lanes = self.lanes.iter().filter(ready);
+        lanes.filter_map(|(name, lane)| Some((name.clone(), lane.waiting.front()?.priority))).collect()
+    }
+
+    /// Entries in the rings and on the bench, void ones too.
     pub(super) fn turns_kept(&self) -> usize {
-        self.rings.values().map(VecDeque::len).sum()
+        self.rings.entries().count() + self.bench.entries().count()
     }
 
     /// Recounts what is kept as running sums.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
         assert_eq!(waiting, self.waiting, "waiting");
         let suspect: usize = self.lanes.values().filter(|lane| lane.failures > 0).map(|lane| lane.busy).sum();
         assert_eq!(suspect, self.suspect_busy, "suspect_busy");
         for (name, lane) in &self.lanes {
-            let valid =
-                |at: &(Arc<str>, u64)| lane.turn.is_some_and(|(_, ticket)| at.0 == *name && at.1 == ticket);
-            let entries = self.rings.values().flatten().filter(|at| valid(at)).count();
-            assert_eq!(entries, usize::from(lane.turn.is_some()), "{name} in the rings");
-            let ordered = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
-            assert!(
-                ordered.clone().all(|(one, next)| one.priority >= next.priority),
-                "{name} is out of order"
-            );
-            assert!(!lane.more || self.hungry.contains(name), "{name} says more and is not hungry");
+            let held = |turns: &Turns, benched| {
+                let held = |(priority, at, ticket): &(Priority, &str, u64)| {
+                    let is_held = |turn: Turn| {
+                        (turn.priority, turn.ticket, turn.benched) == (*priority, *ticket, benched)
+                    };
+                    *at == &**name && lane.turn.is_some_and(is_held)
+                };
+                turns.entries().filter(held).count()
+            };
+            let stands = held(&self.rings, false) + held(&self.bench, true);
+            assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} in the rings or on the bench");
+            let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
+            assert!(line.all(|(one, next)| one.priority >= next.priority), "{name} is out of order");
+            let asked = self.hungry.iter().filter(|asked| *asked == name).count();
+            assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
+            let will_ask =
+                lane.asked || !lane.waiting.is_empty() || self.alarms.iter().any(|(_, at)| at == name);
+            assert!(!lane.more || will_ask, "{name} has more and will never ask for it");
         }
     }
 }

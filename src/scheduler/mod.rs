@@ -6,11 +6,12 @@
 
 pub mod lanes;
 mod pickup;
+pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::cmp::Ordering;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,31 +21,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
-use crate::mail::{Domain, Priority};
+use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{Due, DueCursor, Event, Health, Job, Kick, LaneRow, Queue, QueueError, RecipientId};
+use crate::queue::{Event, Health, Job, LaneRow, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, LaneState, Lanes, Refill, WINDOW};
+use lanes::{LaneChange, LaneState, Lanes};
 pub use pickup::Pickup;
+use reader::{Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
-/// Rows read at a time.
-const PAGE: usize = 1_000;
 /// Events taken in one go, so that one lock serves many.
 const EVENTS_AT_ONCE: usize = 1_000;
-/// How often what is past its lifetime is looked for.
-const EXPIRY_SECS: i64 = 60;
-/// How often the sweep runs, and how long overdue a recipient must be for it to care.
-const SWEEP_SECS: i64 = 60;
 /// How often the queue looks for rows that break an invariant; it reads all of them.
 const STUCK_SECS: i64 = 3600;
 /// A thread silent for longer hangs: systemd may restart us.
 const ALIVE_MAX: Duration = Duration::from_secs(60);
 /// Until when a lane that waits for ATRN is shown to back off: 9999-12-31 23:59:59.
 const FOR_EVER: i64 = 253_402_300_799;
-/// What is due beyond this many pages is read in the next round, so that events are heard in between.
-const PAGES_PER_TICK: usize = 50;
 
 /// Why the scheduler cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +214,20 @@ impl Inner {
         self.queue.set_lane(LaneRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });
     }
 
+    /// Writes those rows again that somebody deleted.
+    fn show_missing(&self) -> Result<(), QueueError> {
+        let rows = self.queue.lanes()?;
+        let lanes = self.lock();
+        for domain in lanes.atrn().names() {
+            let lane = atrn::lane(domain);
+            // In the order of their names.
+            if rows.binary_search_by(|row| row.lane.as_str().cmp(&lane)).is_err() {
+                self.show_waiting(lanes.atrn(), domain);
+            }
+        }
+        Ok(())
+    }
+
     fn new(lanes: Lanes, queue: Queue, clock: Clock) -> Inner {
         Inner {
             lanes: Mutex::new(lanes),
@@ -238,19 +246,13 @@ impl Inner {
     }
 }
 
-/// What only the thread knows.
+/// The thread: hears events, and looks.
 struct Thread {
     inner: Arc<Inner>,
-    /// Everything due up to here has been seen.
-    cursor: DueCursor,
-    /// No recipient comes due before this.
-    next_due: i64,
-    /// When to look for what bounces without a further try.
-    next_expiry: i64,
-    next_sweep: i64,
+    reader: Reader,
     next_stuck: i64,
-    /// Somebody else wrote: a lane whose row they deleted no longer backs off.
-    lanes_changed: bool,
+    /// The queue is looking for stuck rows.
+    stuck: Option<JoinHandle<()>>,
 }
 
 impl Thread {
@@ -258,12 +260,9 @@ impl Thread {
         let now = inner.clock.now();
         Thread {
             inner,
-            cursor: DueCursor::from(i64::MIN),
-            next_due: i64::MIN,
-            next_expiry: i64::MIN,
-            next_sweep: now + SWEEP_SECS,
+            reader: Reader::new(Portions::default(), now),
             next_stuck: now + STUCK_SECS,
-            lanes_changed: false,
+            stuck: None,
         }
     }
 
@@ -272,11 +271,14 @@ impl Thread {
             *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             let now = self.inner.clock.now();
             if let Err(error) = self.look(now) {
-                // Nothing is lost: the rows stay due and are read at the next tick.
+                // Nothing is lost: the rows stay due and are read from the start.
                 log::error!("the queue cannot be read: {error}");
+                self.reader.start_again(&self.inner.lanes);
+                std::thread::sleep(TICK);
             }
             self.inner.work.notify_one();
-            match events.recv_timeout(self.patience(now)) {
+            let wake = self.reader.patience(&self.inner.lanes, now).min(TICK);
+            match events.recv_timeout(wake) {
                 Ok(first) => {
                     let more = events.try_iter().take(EVENTS_AT_ONCE);
                     self.hear(std::iter::once(first).chain(more));
@@ -287,50 +289,12 @@ impl Thread {
         }
     }
 
-    fn patience(&self, now: i64) -> Duration {
-        let alarm = self.inner.lock().next_alarm().unwrap_or(i64::MAX);
-        let wake = self.next_due.min(alarm);
-        if wake <= now { Duration::from_millis(50) } else { TICK }
-    }
-
     fn hear(&mut self, events: impl Iterator<Item = Event>) {
         let inner = self.inner.clone();
-        let now = inner.clock.now();
         let mut lanes = inner.lock();
         for event in events {
-            match event {
-                Event::Accepted(rows) => {
-                    for due in rows {
-                        if due.due_at > now {
-                            self.comes_due(due.due_at);
-                        } else {
-                            lanes.add(due, now);
-                        }
-                    }
-                }
-                Event::Settled(rows) => {
-                    for next in rows.iter().filter_map(|(_, next)| *next) {
-                        self.comes_due(next);
-                    }
-                    lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
-                }
-                Event::Kicked(kick) => {
-                    let own = match &kick {
-                        Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
-                        Kick::Lane(lane, _) => lane.as_str().into(),
-                    };
-                    lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
-                    // The lane of a route, since the queue knows only domains; and a row still on its way there.
-                    inner.queue.clear_lane(&own);
-                    self.read_again();
-                }
-                Event::ChangedOutside => {
-                    lanes.forget_waiting();
-                    self.lanes_changed = true;
-                    // Perhaps an operator wants something returned.
-                    self.next_expiry = i64::MIN;
-                    self.read_again();
-                }
+            if let Some(recovered) = self.reader.hear(event, &mut lanes, inner.clock.now()) {
+                inner.queue.clear_lane(&recovered);
             }
         }
         if lanes.has_turns() {
@@ -338,179 +302,41 @@ impl Thread {
         }
     }
 
-    /// A recipient is to be read when this time comes.
-    fn comes_due(&mut self, at: i64) {
-        self.next_due = self.next_due.min(at);
-        self.cursor = self.cursor.min(DueCursor::from(at - 1));
-    }
-
-    /// Whatever is due is read from the start.
-    fn read_again(&mut self) {
-        self.cursor = DueCursor::from(i64::MIN);
-        self.next_due = i64::MIN;
-    }
-
-    /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime.
     fn look(&mut self, now: i64) -> Result<(), QueueError> {
         if self.inner.renamed.swap(false, Relaxed) {
-            self.read_again();
-            self.next_expiry = i64::MIN;
+            self.reader.start_again(&self.inner.lanes);
         }
-        if std::mem::take(&mut self.lanes_changed) {
-            let rows = self.inner.queue.lanes()?;
-            let mut lanes = self.inner.lock();
-            lanes.end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
-            for domain in lanes.atrn().names() {
-                let lane = atrn::lane(domain);
-                // In the order of their names.
-                if rows.binary_search_by(|row| row.lane.as_str().cmp(&lane)).is_err() {
-                    self.inner.show_waiting(lanes.atrn(), domain);
-                }
-            }
+        if self.reader.lanes_changed() {
+            self.inner.show_missing()?;
         }
-        self.inner.lock().wake(now);
-        if self.next_due <= now {
-            self.read_due(now)?;
-        }
-        let refills = self.inner.lock().refills(now);
-        for refill in refills {
-            self.refill(&refill, now)?;
-        }
-        if self.next_expiry <= now {
-            let rows = self.inner.queue.expired(now, PAGE)?;
-            // A full page: the rest at the next look.
-            self.next_expiry = if rows.len() < PAGE { now + EXPIRY_SECS } else { now };
-            self.inner.lock().add_expired(rows);
-        }
-        if self.next_sweep <= now {
-            self.next_sweep = now + SWEEP_SECS;
-            self.sweep(now)?;
-        }
-        if self.next_stuck <= now {
-            self.next_stuck = now + STUCK_SECS;
-            self.inner.queue.sweep(now)?;
-        }
-        Ok(())
-    }
-
-    fn read_due(&mut self, now: i64) -> Result<(), QueueError> {
-        if self.cursor == DueCursor::from(i64::MIN) {
-            // From the start it may be a long way: the urgent go first.
-            let urgent = self.inner.queue.urgent(now, WINDOW)?;
-            let mut lanes = self.inner.lock();
-            urgent.into_iter().for_each(|due| lanes.add(due, now));
-        }
-        for _ in 0..PAGES_PER_TICK {
-            let rows = self.inner.queue.due(self.cursor, now, PAGE)?;
-            let next_page = next_page(&rows);
-            let mut lanes = self.inner.lock();
-            rows.into_iter().for_each(|due| lanes.add(due, now));
-            drop(lanes);
-            self.inner.work.notify_one();
-            self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
-            if next_page.is_none() {
-                self.next_due = self.inner.queue.next_due_after(now)?.unwrap_or(i64::MAX);
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn refill(&self, refill: &Refill, now: i64) -> Result<(), QueueError> {
-        let queue = &self.inner.queue;
-        let (rows, all) = match &refill.domain {
-            Some(domain) => {
-                let rows = queue.due_in_domain(domain, now, refill.limit)?;
-                let all = rows.len() < refill.limit;
-                (rows, all)
-            }
-            None => self.rows_of_lane(refill, now)?,
-        };
-        self.inner.lock().refilled(refill, rows, all, now);
-        self.inner.work.notify_one();
-        Ok(())
-    }
-
-    /// A route's lane gathers many domains: its rows are picked out of everything that is due.
-    fn rows_of_lane(&self, refill: &Refill, now: i64) -> Result<(Vec<Due>, bool), QueueError> {
-        let of_lane = |rows: Vec<Due>| {
-            let lanes = self.inner.lock();
-            rows.into_iter().filter(|due| lanes.lane_of(&due.domain) == refill.lane).collect::<Vec<Due>>()
-        };
-        // The urgent first: in the order of time they could stand behind everything else.
-        let urgent = self.inner.queue.urgent(now, WINDOW)?;
-        let all_urgent = urgent.len() < WINDOW;
-        let mut found = of_lane(urgent);
-        found.truncate(refill.limit);
-        let mut low = Vec::new();
-        let mut cursor = DueCursor::from(i64::MIN);
-        for pages in 0.. {
-            if found.len() >= refill.limit {
-                return Ok((found, false));
-            }
-            if low.len() >= refill.limit && pages >= PAGES_PER_TICK {
-                // Far enough behind the low ones: there is plenty to do, and what comes due later finds its place.
-                break;
-            }
-            let rows = self.inner.queue.due(cursor, now, PAGE)?;
-            let next = next_page(&rows);
-            for due in of_lane(rows) {
-                match due.priority.cmp(&Priority::NORMAL) {
-                    Ordering::Less if low.len() < refill.limit => low.push(due),
-                    Ordering::Equal => found.push(due),
-                    // The urgent are there already.
-                    Ordering::Less | Ordering::Greater => {}
-                }
-            }
-            match next {
-                Some(next) => cursor = next,
-                None => {
-                    let all = all_urgent && found.len() + low.len() <= refill.limit;
-                    found.extend(low);
-                    return Ok((found, all));
-                }
-            }
-        }
-        found.extend(low);
-        Ok((found, false))
-    }
-
-    /// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
-    /// accounted for. What is not is put in line, logged as an error and so seen.
-    fn sweep(&self, now: i64) -> Result<(), QueueError> {
-        let mut page = Some(DueCursor::from(i64::MIN));
-        let mut forgotten = 0usize;
-        while let Some(cursor) = page {
-            let rows = self.inner.queue.due(cursor, now - SWEEP_SECS, PAGE)?;
-            page = next_page(&rows);
-            let mut lanes = self.inner.lock();
-            for due in rows {
-                if !lanes.accounts_for(&due) {
-                    forgotten += 1;
-                    lanes.add(due, now);
-                }
-            }
-        }
+        let forgotten =
+            self.reader.look(&self.inner.queue, &self.inner.lanes, &|| self.inner.work.notify_one(), now)?;
         if forgotten > 0 {
             log::error!(
                 "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
             );
         }
+        if self.next_stuck <= now {
+            self.next_stuck = now + STUCK_SECS;
+            self.look_for_stuck(now);
+        }
         Ok(())
     }
-}
 
-/// Where the next page begins; none behind the last.
-fn next_page(rows: &[Due]) -> Option<DueCursor> {
-    rows.last().filter(|_| rows.len() == PAGE).map(Due::cursor)
-}
-
-/// Whether a lane is below the domain of an ETRN `@domain`.
-fn is_below(kick: &Kick, lane: &str) -> bool {
-    match kick {
-        Kick::Domain(_) | Kick::Lane(..) => false,
-        Kick::DomainAndBelow(domain) => {
-            lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
+    /// Has the queue look for stuck rows: it reads all of them, so a thread of its own waits for that.
+    fn look_for_stuck(&mut self, now: i64) {
+        if self.stuck.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return;
+        }
+        let queue = self.inner.queue.clone();
+        let look = move || {
+            if let Err(error) = queue.sweep(now) {
+                log::error!("the queue cannot be looked through: {error}");
+            }
+        };
+        match std::thread::Builder::new().name("stuck".to_owned()).spawn(look) {
+            Ok(looking) => self.stuck = Some(looking),
+            Err(error) => log::error!("cannot start the look for stuck rows ({error})"),
         }
     }
 }

@@ -1,20 +1,24 @@
 //! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
-use super::lanes::{LANE_WINDOW, LaneChange, Lanes, Refill};
-use super::{Inner, Scheduler, Thread};
+use super::lanes::{LaneChange, Lanes};
+use super::reader::Portions;
+use super::{Scheduler, reader};
 use crate::clock::Clock;
 use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
 use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
+
+/// Of one lane.
+const WINDOW: usize = 2_000;
 
 fn settings() -> SchedulerSettings {
     SchedulerSettings {
@@ -125,11 +129,11 @@ fn a_domain_that_is_fetched_from_now_on_leaves_its_lane() {
     domains.add("a.test", "customer");
     assert_eq!(lanes.set_atrn(domains), AtrnDomains::default());
     assert!(lanes.next(0).is_none());
-    assert_eq!(lanes.refills(0), [], "nothing is read for it");
+    assert_eq!(lanes.refills(9, 0), [], "nothing is read for it");
     assert!(!lanes.may_claim(&due(0, 0, "a.test")), "what is under way ends where it is");
     assert!(lanes.may_claim(&due(1, 1, "a.test")));
     lanes.finished(&under_way, &trouble(), &[RecipientId(0)], 0);
-    assert_eq!(lanes.refills(9_999), []);
+    assert_eq!(lanes.refills(9, 9_999), []);
     // And back.
     lanes.set_atrn(AtrnDomains::default());
     assert!(!lanes.may_claim(&due(1, 1, "a.test")));
@@ -189,8 +193,8 @@ fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
     assert!(lanes.next(0).is_none(), "one for one");
     // Who was put back is read again, in the order of the queue.
     assert!(lanes.accounts_for(&due(back[0].0, back[0].0, "a.test")));
-    let refill = lanes.refills(0).pop().unwrap();
-    lanes.refilled(&refill, vec![due(back[0].0, back[0].0, "a.test")], true, 0);
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(back[0].0, back[0].0, "a.test")], None, 0);
     assert!(lanes.next(0).is_none());
     lanes.wake(1);
     assert!(lanes.next(1).is_some(), "one more");
@@ -203,8 +207,8 @@ fn a_crowded_lane_without_any_transaction_is_woken() {
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
     lanes.finished(&job, &Health::Crowded(Duration::from_secs(5)), &[RecipientId(1)], 0);
-    let refill = lanes.refills(0).pop().unwrap();
-    lanes.refilled(&refill, vec![due(1, 1, "a.test")], true, 0);
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
     assert_eq!(lanes.next_alarm(), Some(5));
@@ -228,9 +232,8 @@ fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
     answered(&mut lanes, "a.test");
     assert!(lanes.next(0).is_none(), "one and not two");
     lanes.reconfigure(limited(3));
-    for n in 10..20 {
-        lanes.add(due(n, n, "a.test"), 0);
-    }
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, (10..20).map(|n| due(n, n, "a.test")).collect(), None, 0);
     lanes.next(0).unwrap();
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "three");
@@ -297,14 +300,14 @@ fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     lanes.settled([RecipientId(0), RecipientId(1)]);
     lanes.check();
     assert!(lanes.next(110).is_none());
-    assert!(lanes.refills(110).is_empty(), "nothing is read for a lane that backs off");
+    assert!(lanes.refills(9, 110).is_empty(), "nothing is read for a lane that backs off");
     assert_eq!(lanes.next_alarm(), Some(row.backoff_until));
 
     let later = row.backoff_until;
     lanes.wake(later);
-    let refill = lanes.refills(later).pop().unwrap();
+    let refill = lanes.refills(9, later).pop().unwrap();
     assert_eq!(refill.domain, Some(Domain::parse("a.test").unwrap()));
-    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), true, later);
+    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), None, later);
     let probe = lanes.next(later).unwrap();
     assert!(lanes.next(later).is_none(), "one at a time until it succeeds");
     assert_eq!(lanes.finished(&probe, &Health::Healthy, &[], later), Some(LaneChange::Recovered));
@@ -318,7 +321,9 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     let mut lanes = lanes();
     let fail = |lanes: &mut Lanes, n: i64, now: i64, health: Health| {
         lanes.wake(now);
-        lanes.add(due(n, n, "a.test"), now);
+        lanes.has_due(&Domain::parse("a.test").unwrap(), now);
+        let refill = lanes.refills(9, now).pop().unwrap();
+        lanes.refilled(&refill, vec![due(n, n, "a.test")], None, now);
         let job = lanes.next(now).unwrap();
         match lanes.finished(&job, &health, &[], now) {
             Some(LaneChange::BacksOff(row)) => row.backoff_until - now,
@@ -343,6 +348,8 @@ fn doubtful_lanes_share_half_of_the_workers() {
             last_reply: String::new(),
         });
         lanes.add(due(n, n, &name), 1);
+        lanes.wake(1);
+        lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
     }
     lanes.add(due(100, 100, "good.test"), 1);
     let started: Vec<Job> = std::iter::from_fn(|| lanes.next(1)).collect();
@@ -356,25 +363,89 @@ fn doubtful_lanes_share_half_of_the_workers() {
 #[test]
 fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
     let mut lanes = lanes();
-    let count = LANE_WINDOW as i64 + 10;
+    let count = WINDOW as i64 + 10;
     for n in 0..count {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    assert_eq!(lanes.waiting(), LANE_WINDOW);
-    assert!(lanes.refills(0).is_empty());
+    assert_eq!(lanes.waiting(), WINDOW);
+    assert!(lanes.refills(9, 0).is_empty());
     assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
     let mut taken = 0;
-    while lanes.refills(0).is_empty() {
+    let refill = loop {
+        if let Some(refill) = lanes.refills(9, 0).pop() {
+            break refill;
+        }
         let job = lanes.next(0).unwrap();
         taken += job.recipients.len();
         lanes.finished(&job, &Health::Healthy, &[], 0);
         lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
-    }
-    assert!(taken < LANE_WINDOW, "asked before it ran dry");
-    let refill = lanes.refills(0).pop().unwrap();
-    lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), true, 0);
+    };
+    assert!(taken < WINDOW, "asked before it ran dry");
+    lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), None, 0);
     assert_eq!(lanes.waiting(), count as usize - taken);
     lanes.check();
+}
+
+#[test]
+fn what_comes_due_later_stands_behind_what_was_left_to_the_database() {
+    let mut lanes = lanes();
+    let count = WINDOW as i64 + 1;
+    for n in 0..count {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    for _ in 0..2 {
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+    }
+    lanes.add(due(count, count, "a.test"), 0);
+    assert_eq!(lanes.waiting(), WINDOW - 2, "there is room, but another was due before it");
+    lanes.check();
+}
+
+#[test]
+fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
+    let mut lanes = lanes();
+    for n in 0..1000 {
+        let name = format!("bad{n}.test");
+        let row = LaneRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
+        lanes.restore(row);
+        lanes.add(due(n, n, &name), 1);
+        lanes.wake(1);
+        lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
+    }
+    lanes.add(due(5000, 5000, "good.test"), 1);
+    let bad: Vec<Job> = (0..4).map(|_| lanes.next(1).unwrap()).collect();
+    let good = lanes.next(1).unwrap();
+    assert_eq!(&*good.lane, "good.test");
+    assert!(!lanes.has_turns(), "nobody is woken for those on the bench");
+    lanes.finished(&good, &Health::Healthy, &[], 1);
+    lanes.check();
+    lanes.finished(&bad[0], &Health::Healthy, &[], 1);
+    lanes.check();
+    lanes.add(due(5001, 5001, "good.test"), 1);
+    let next: Vec<Job> = (0..2).map(|_| lanes.next(1).unwrap()).collect();
+    assert!(next.iter().any(|job| &*job.lane == "good.test"), "bench and ring take turns");
+    assert!(next.iter().any(|job| &*job.lane == "bad4.test"), "the bench in its order");
+}
+
+#[test]
+fn what_no_settlement_names_is_read_again() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    lanes.finished(&job, &Health::Unchanged, &[RecipientId(1)], 0);
+    assert_eq!(lanes.refills(9, 0).len(), 1);
+}
+
+#[test]
+fn a_read_that_something_crossed_is_not_taken_for_all() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    lanes.forget_waiting();
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.forget_waiting();
+    lanes.refilled(&refill, Vec::new(), None, 0);
+    assert_eq!(lanes.refills(9, 0).len(), 1, "it has more still");
 }
 
 #[test]
@@ -387,8 +458,8 @@ fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
     assert!(lanes.next(0).is_none());
     assert!(!lanes.has_turns() || lanes.next(0).is_none());
     lanes.finished(&job, &Health::Unchanged, &[], 0);
-    lanes.add(due(1, 1, "a.test"), 0);
-    lanes.add(due(2, 2, "a.test"), 0);
+    let refill = lanes.refills(9, 0).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test"), due(2, 2, "a.test")], None, 0);
     assert_eq!(ids(&job), [1]);
     assert_eq!(ids(&lanes.next(0).unwrap()), [2]);
     lanes.check();
@@ -406,7 +477,10 @@ fn a_kick_ends_the_backoff_of_its_lane_only() {
         });
     }
     lanes.end_backoff(5, |lane| lane == "a.test");
-    lanes.add(due(1, 1, "a.test"), 5);
+    assert_eq!(lanes.refills(9, 5).len(), 1);
+    lanes.has_due(&Domain::parse("a.test").unwrap(), 5);
+    let refill = lanes.refills(9, 5).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 5);
     lanes.add(due(2, 2, "b.test"), 5);
     assert_eq!(&*lanes.next(5).unwrap().lane, "a.test");
     assert!(lanes.next(5).is_none());
@@ -497,18 +571,20 @@ fn lanes_with_urgent_mail_take_their_turns_first() {
 #[test]
 fn a_full_lane_makes_room_for_the_urgent() {
     let mut lanes = lanes();
-    let count = LANE_WINDOW as i64;
+    let count = WINDOW as i64;
     for n in 0..count {
         lanes.add(due(n, n, "a.test"), 0);
     }
     lanes.add(urgent(count, "a.test", 1), 0);
     lanes.add(due(count + 1, count + 1, "a.test"), 0);
-    assert_eq!(lanes.waiting(), LANE_WINDOW);
-    assert_eq!(ids(&lanes.next(0).unwrap()), [count]);
+    assert_eq!(lanes.waiting(), WINDOW);
+    assert_eq!(one_turn(&mut lanes), Some(vec![count]));
     // Whoever made room is left to the database.
     assert!(lanes.accounts_for(&due(count - 1, count - 1, "a.test")));
     lanes.add(due(count - 1, count - 1, "a.test"), 0);
-    assert_eq!(lanes.waiting(), LANE_WINDOW, "it was forgotten, and found its place again");
+    assert_eq!(lanes.waiting(), WINDOW - 1, "its place is where the lane is read on");
+    lanes.add(urgent(count + 2, "a.test", 1), 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [count + 2], "the urgent does not wait for that");
     lanes.check();
 }
 
@@ -551,14 +627,21 @@ fn a_relay_s_lane_is_filled_with_the_urgent_first() {
     let folder = tempfile::tempdir().unwrap();
     let (queue, _events) = queue_with_newsletters(folder.path(), 10_000);
     let routes = Arc::new(Routes(vec![relay_for_all()]));
-    let lanes = Lanes::new(SchedulerSettings { routes, ..settings() }, 1);
-    let thread = Thread::new(Arc::new(Inner::new(lanes, queue, Clock::System)));
-    let refill = Refill { lane: "route:*".into(), domain: None, limit: 100 };
-    let (rows, all) = thread.rows_of_lane(&refill, 9_000).unwrap();
-    assert_eq!((priorities(&rows), all), (vec![4, 0, -3, -3], false));
-    let wide = Refill { limit: 20_000, ..refill };
-    let (rows, all) = thread.rows_of_lane(&wide, 9_000).unwrap();
-    assert_eq!((rows.len(), all), (10_002, true));
+    let lanes = Mutex::new(Lanes::new(SchedulerSettings { routes, ..settings() }, 1));
+    // It knows that it has something, and not what.
+    lanes.lock().unwrap().has_due(&Domain::parse("big.test").unwrap(), 1_000);
+    let refill = lanes.lock().unwrap().refills(1, 9_000).pop().unwrap();
+    let fill = |room: usize| {
+        let mut refill = refill.clone();
+        refill.room = room;
+        reader::rows_of_lane(&queue, &lanes, Portions::default(), &refill, 9_000).unwrap()
+    };
+    let (rows, searched) = fill(100);
+    assert_eq!((priorities(&rows), rows.len()), (vec![4, 0, -3, -3], 100));
+    // It is read on where the first stands that found no room.
+    assert_eq!(searched.map(|place| (place.at, place.id + 1)), Some((1_000, rows[99].recipient.0 + 1)));
+    let (rows, searched) = fill(20_000);
+    assert_eq!((rows.len(), searched), (10_002, None));
 }
 
 #[test]
@@ -657,8 +740,8 @@ proptest! {
                     now += i64::from(secs);
                     lanes.wake(now);
                     // The database has nothing more than what was forgotten here.
-                    for refill in lanes.refills(now) {
-                        lanes.refilled(&refill, Vec::new(), true, now);
+                    for refill in lanes.refills(9, now) {
+                        lanes.refilled(&refill, Vec::new(), None, now);
                     }
                 }
             }

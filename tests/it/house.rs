@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// itself tells what happened to the caller and in its tables, not in the mail log.
 const FLOORS: &[&[&str]] = &[
     &["main"],
-    &["cli"],
+    // Only in tests; it drives scheduler and delivery together, as serve does.
+    &["cli", "simulation"],
     &["submission", "scheduler", "delivery"],
     &["maillog"],
     &["queue"],

@@ -435,6 +435,8 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
     for sql in [
         read::DUE_SAME_SECOND,
         read::DUE_LATER,
+        read::NEXT_DOMAIN,
+        read::OLDEST_OF_PRIORITY,
         read::DOMAIN_NEXT_PRIORITY,
         read::DOMAIN_OF_PRIORITY,
         read::DUE_OF_PRIORITY,
@@ -446,4 +448,23 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
     }
     // All of an index that holds nothing else, and so most of the time nothing.
     assert_eq!(plan(read::TO_BOUNCE), "SCAN recipients USING INDEX recipients_to_bounce");
+}
+
+#[test]
+fn domains_with_something_due_are_found_a_part_at_a_time() {
+    let bench = Bench::new();
+    let due = bench.accept(&["a@c.test", "a@a.test", "b@a.test", "a@b.test"]);
+    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'b.test'", []).unwrap();
+    let (now, domain) = (due[0].due_at, |at: usize| due[at].domain.clone());
+    let first = bench.queue.due_domains("", now, 2).unwrap();
+    assert_eq!((first.due, first.searched.as_deref()), (vec![(domain(1), now)], Some("b.test")));
+    let rest = bench.queue.due_domains("b.test", now, 2).unwrap();
+    assert_eq!((rest.due, rest.searched), (vec![(domain(0), now)], None));
+    assert!(bench.queue.due_domains("", now - 1, 9).unwrap().due.is_empty(), "not yet due");
+    // What an operator wants returned is not tried, and the oldest counts whatever its priority.
+    let older = "UPDATE recipients SET next_attempt_at = next_attempt_at - 5";
+    bench.somebody().execute(&format!("{older}, bounce_at = 1 WHERE address = 'a@a.test'"), []).unwrap();
+    bench.somebody().execute(&format!("{older}, priority = -3 WHERE domain = 'c.test'"), []).unwrap();
+    let found = bench.queue.due_domains("", now, 9).unwrap();
+    assert_eq!((found.due, found.searched), (vec![(domain(1), now), (domain(0), now - 5)], None));
 }

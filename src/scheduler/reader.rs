@@ -1,0 +1,390 @@
+//! What the scheduler's thread does: it hears from the queue, reads what has come due and what hungry lanes
+//! want, and sweeps. No thread and no clock: the simulation steps it by hand, over a model of the queue.
+//!
+//! A look never reads more than a bounded part, so that events are heard in between however much is due.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::mail::{Domain, Priority};
+use crate::queue::{Due, DueCursor, DueDomains, Event, Kick, LaneRow, Queue, QueueError, RecipientId};
+
+use super::lanes::{Lanes, Refill};
+
+/// How often what is past its lifetime is looked for.
+const EXPIRY_SECS: i64 = 60;
+/// How often the sweep runs, and how long overdue a recipient must be for it to care.
+const SWEEP_SECS: i64 = 60;
+
+/// How much is read at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portions {
+    /// Rows of one statement.
+    pub(crate) page: usize,
+    /// Pages of one look. When more than that is due at once, the rest is found lane by lane.
+    pub(crate) pages: usize,
+    /// Lanes filled in one look.
+    pub(crate) refills: usize,
+    /// Domains surveyed in one look, two steps of an index each.
+    pub(crate) domains: usize,
+}
+
+impl Default for Portions {
+    fn default() -> Portions {
+        Portions { page: 1_000, pages: 20, refills: 50, domains: 2_000 }
+    }
+}
+
+/// What is read: the queue, or the simulation's model of it. See there for what each gives.
+pub(crate) trait Rows {
+    /// [`Queue::due`]
+    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::due_in_domain`]
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::urgent`]
+    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::due_domains`]
+    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError>;
+    /// [`Queue::next_due_after`]
+    fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
+    /// [`Queue::expired`]
+    fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// [`Queue::lanes`]
+    fn lanes(&self) -> Result<Vec<LaneRow>, QueueError>;
+}
+
+impl Rows for Queue {
+    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::due(self, after, until, limit)
+    }
+
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::due_in_domain(self, domain, until, limit)
+    }
+
+    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::urgent(self, until, limit)
+    }
+
+    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
+        Queue::due_domains(self, after, until, max)
+    }
+
+    fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError> {
+        Queue::next_due_after(self, time)
+    }
+
+    fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        Queue::expired(self, now, limit)
+    }
+
+    fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
+        Queue::lanes(self)
+    }
+}
+
+/// How far what is due has been seen.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    portions: Portions,
+    /// Everything due up to here has been seen.
+    cursor: DueCursor,
+    /// No recipient comes due before this.
+    next_due: i64,
+    /// So much was due at once that it is looked for domain by domain: the last one looked at.
+    survey: Option<String>,
+    /// When to look for what bounces without a further try.
+    next_expiry: i64,
+    /// The last domain that the sweep looked at, while it runs.
+    sweep: Option<String>,
+    next_sweep: i64,
+    /// Somebody else wrote: a lane whose row they deleted no longer backs off.
+    lanes_changed: bool,
+}
+
+fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
+    lanes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reader {
+    /// Nothing seen yet.
+    pub(crate) fn new(portions: Portions, now: i64) -> Reader {
+        Reader {
+            portions,
+            cursor: DueCursor::default(),
+            next_due: i64::MIN,
+            survey: None,
+            next_expiry: i64::MIN,
+            sweep: None,
+            next_sweep: now + SWEEP_SECS,
+            lanes_changed: false,
+        }
+    }
+
+    /// How long until the next look where no event comes before; forever, for all that is known here.
+    pub(crate) fn patience(&self, lanes: &Mutex<Lanes>, now: i64) -> Duration {
+        let lanes = lock(lanes);
+        if lanes.is_hungry() || self.survey.is_some() {
+            return Duration::ZERO;
+        }
+        let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
+        if wake <= now || self.sweep.is_some() { Duration::from_millis(50) } else { Duration::MAX }
+    }
+
+    /// Takes one event. Gives the lane that a kick meant, whose row is to be cleared: the queue knows only domains
+    /// and not the lane of a route, and a row may still be on its way there.
+    pub(crate) fn hear(&mut self, event: Event, lanes: &mut Lanes, now: i64) -> Option<String> {
+        match event {
+            Event::Accepted(rows) => {
+                for due in rows {
+                    if due.due_at > now {
+                        self.comes_due(due.due_at);
+                    } else {
+                        lanes.add(due, now);
+                    }
+                }
+            }
+            Event::Settled(rows) => {
+                rows.iter().filter_map(|(_, next)| *next).for_each(|next| self.comes_due(next));
+                lanes.settled(rows.into_iter().map(|(recipient, _)| recipient));
+            }
+            Event::Kicked(kick) => {
+                let own = match &kick {
+                    Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
+                    Kick::Lane(lane, _) => lane.as_str().into(),
+                };
+                lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                self.read_again();
+                return Some(own.to_string());
+            }
+            Event::ChangedOutside => {
+                lanes.forget_waiting();
+                self.lanes_changed = true;
+                // Perhaps an operator wants something returned.
+                self.next_expiry = i64::MIN;
+                self.read_again();
+            }
+        }
+        None
+    }
+
+    /// Somebody else wrote, and perhaps to the lanes: true until the next look.
+    pub(crate) fn lanes_changed(&self) -> bool {
+        self.lanes_changed
+    }
+
+    /// A recipient is to be read when this time comes.
+    fn comes_due(&mut self, at: i64) {
+        self.next_due = self.next_due.min(at);
+        self.cursor = self.cursor.min(DueCursor::from(at - 1));
+    }
+
+    /// What was read is not relied on any more: whatever is due is read from the start.
+    pub(crate) fn start_again(&mut self, lanes: &Mutex<Lanes>) {
+        lock(lanes).forget_waiting();
+        self.next_expiry = i64::MIN;
+        self.read_again();
+    }
+
+    fn read_again(&mut self) {
+        self.cursor = DueCursor::default();
+        self.next_due = i64::MIN;
+        self.survey = None;
+    }
+
+    /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime; tells
+    /// `ready` when there may be work. Says how many recipients the sweep found that were nobody's: a bug.
+    pub(crate) fn look(
+        &mut self,
+        rows: &impl Rows,
+        lanes: &Mutex<Lanes>,
+        ready: &dyn Fn(),
+        now: i64,
+    ) -> Result<usize, QueueError> {
+        if std::mem::take(&mut self.lanes_changed) {
+            let rows = rows.lanes()?;
+            lock(lanes).end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+        }
+        lock(lanes).wake(now);
+        if self.next_due <= now {
+            self.read_due(rows, lanes, ready, now)?;
+        }
+        if let Some(after) = self.survey.take() {
+            self.survey = survey(rows, lanes, self.portions, &after, now)?;
+        }
+        let refills = lock(lanes).refills(self.portions.refills, now);
+        for refill in refills {
+            fill(rows, lanes, self.portions, &refill, now)?;
+            ready();
+        }
+        if self.next_expiry <= now {
+            let rows = rows.expired(now, self.portions.page)?;
+            // A full page: the rest at the next look.
+            self.next_expiry = if rows.len() < self.portions.page { now + EXPIRY_SECS } else { now };
+            lock(lanes).add_expired(rows);
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now + SWEEP_SECS;
+            self.sweep.get_or_insert_default();
+        }
+        // What the survey has not come to is nobody's yet.
+        let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) else { return Ok(0) };
+        let (searched, forgotten) = sweep(rows, lanes, self.portions, &after, now)?;
+        self.sweep = searched;
+        Ok(forgotten)
+    }
+
+    fn read_due(
+        &mut self,
+        rows: &impl Rows,
+        lanes: &Mutex<Lanes>,
+        ready: &dyn Fn(),
+        now: i64,
+    ) -> Result<(), QueueError> {
+        if self.cursor == DueCursor::default() {
+            // From the start it may be a long way: the urgent go first.
+            let urgent = rows.urgent(now, self.portions.page * self.portions.pages)?;
+            let mut locked = lock(lanes);
+            urgent.into_iter().for_each(|due| locked.add(due, now));
+        }
+        for _ in 0..self.portions.pages {
+            let page = rows.due(self.cursor, now, self.portions.page)?;
+            let next_page = next_page(&page, self.portions.page);
+            let mut locked = lock(lanes);
+            page.into_iter().for_each(|due| locked.add(due, now));
+            drop(locked);
+            ready();
+            self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
+            if next_page.is_none() {
+                self.next_due = rows.next_due_after(now)?.unwrap_or(i64::MAX);
+                return Ok(());
+            }
+        }
+        // A long backlog; perhaps all of one dead lane. What else is due must not wait until it has been read.
+        self.survey = Some(String::new());
+        self.cursor = DueCursor::from(now);
+        self.next_due = rows.next_due_after(now)?.unwrap_or(i64::MAX);
+        Ok(())
+    }
+}
+
+/// Has the lanes of the domains after this one read what they have due; says how far it came.
+fn survey(
+    rows: &impl Rows,
+    lanes: &Mutex<Lanes>,
+    portions: Portions,
+    after: &str,
+    now: i64,
+) -> Result<Option<String>, QueueError> {
+    let mut found = rows.due_domains(after, now, portions.domains)?;
+    found.due.sort_by_key(|(_, oldest)| *oldest);
+    let mut lanes = lock(lanes);
+    found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest));
+    Ok(found.searched)
+}
+
+fn fill(
+    rows: &impl Rows,
+    lanes: &Mutex<Lanes>,
+    portions: Portions,
+    refill: &Refill,
+    now: i64,
+) -> Result<(), QueueError> {
+    let (found, searched) = match &refill.domain {
+        Some(domain) => {
+            // From the start: those that are here already are passed over.
+            let limit = refill.room + refill.known;
+            let found = rows.due_in_domain(domain, now, limit)?;
+            let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
+            (found, searched)
+        }
+        None => rows_of_lane(rows, lanes, portions, refill, now)?,
+    };
+    lock(lanes).refilled(refill, found, searched, now);
+    Ok(())
+}
+
+/// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time. The
+/// urgent first, wherever they stand; then the ordinary before the low ones, as far as this part goes.
+pub(super) fn rows_of_lane(
+    rows: &impl Rows,
+    lanes: &Mutex<Lanes>,
+    portions: Portions,
+    refill: &Refill,
+    now: i64,
+) -> Result<(Vec<Due>, Option<DueCursor>), QueueError> {
+    let of_lane = |rows: Vec<Due>| {
+        let lanes = lock(lanes);
+        let is_wanted = |due: &Due| lanes.lane_of(&due.domain) == refill.lane && !lanes.knows(due);
+        rows.into_iter().filter(is_wanted).collect::<Vec<Due>>()
+    };
+    let mut found = of_lane(rows.urgent(now, portions.page * portions.pages)?);
+    let urgent: HashSet<RecipientId> = found.iter().map(|due| due.recipient).collect();
+    let (mut searched, mut enough) = (Some(refill.after), found.len());
+    for _ in 0..portions.pages {
+        // What is low waits for the ordinary behind it.
+        let Some(cursor) = searched.filter(|_| enough <= refill.room) else { break };
+        let page = rows.due(cursor, now, portions.page)?;
+        searched = next_page(&page, portions.page);
+        let behind = of_lane(page).into_iter().filter(|due| !urgent.contains(&due.recipient));
+        let known = found.len();
+        found.extend(behind);
+        enough += found[known..].iter().filter(|due| due.priority >= Priority::NORMAL).count();
+    }
+    found.sort_by_key(|due| Reverse(due.priority));
+    // What finds no room is read again, and so is all that stands behind it.
+    let left = found.split_off(refill.room.min(found.len()));
+    let first_left =
+        left.iter().map(|due| DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }).min();
+    Ok((found, first_left.into_iter().chain(searched).min()))
+}
+
+/// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
+/// accounted for. What is not is put in line, and counted. A part of the domains each
+/// time; what a lane is going to read is not read here too.
+fn sweep(
+    rows: &impl Rows,
+    lanes: &Mutex<Lanes>,
+    portions: Portions,
+    after: &str,
+    now: i64,
+) -> Result<(Option<String>, usize), QueueError> {
+    let found = rows.due_domains(after, now - SWEEP_SECS, portions.domains)?;
+    let mut forgotten = 0usize;
+    for (domain, _) in &found.due {
+        let known = {
+            let lanes = lock(lanes);
+            if lanes.will_read(domain) {
+                continue;
+            }
+            lanes.known_of(domain)
+        };
+        // Past all that is here there is nothing, or there is a bug and more of it is found in the next round.
+        let overdue = rows.due_in_domain(domain, now - SWEEP_SECS, known + portions.page)?;
+        let mut lanes = lock(lanes);
+        for due in overdue {
+            if !lanes.accounts_for(&due) {
+                forgotten += 1;
+                lanes.add(due, now);
+            }
+        }
+    }
+    Ok((found.searched, forgotten))
+}
+
+/// Where the next page begins; none behind the last.
+fn next_page(rows: &[Due], page: usize) -> Option<DueCursor> {
+    rows.last().filter(|_| rows.len() == page).map(Due::cursor)
+}
+
+/// Whether a lane is below the domain of an ETRN `@domain`.
+fn is_below(kick: &Kick, lane: &str) -> bool {
+    match kick {
+        Kick::Domain(_) | Kick::Lane(..) => false,
+        Kick::DomainAndBelow(domain) => {
+            lane.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        }
+    }
+}
