@@ -9,8 +9,8 @@
 //! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
 //! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
 //!
-//! Memory holds a window: of each lane's due recipients at most [`Windows::lane`], of all
-//! together about [`Windows::all`]. A lane that had to leave some in the database says so (`more`) and
+//! Memory holds a window: of each lane's due recipients at most `Windows::lane`, of all
+//! together about `Windows::all`. A lane that had to leave some in the database says so (`more`) and
 //! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
 //! database too, so that a lane's turns are in the order of due time; only the urgent, and what is more urgent than
 //! the last in line, joins the line at once. Nothing is lost by forgetting
