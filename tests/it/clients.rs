@@ -257,3 +257,25 @@ client.quit()
         stage.run(&subject, command);
     }
 }
+
+/// Postfix's load generator knows no AUTH: it comes from a trusted network, with one connection for all messages of
+/// a session (-d) and with one for each.
+#[test]
+fn smtp_source_submits_from_a_trusted_network() {
+    if !installed("smtp-source") {
+        return;
+    }
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    for (round, option) in ["-d", "-4"].into_iter().enumerate() {
+        let mut command = Command::new("smtp-source");
+        command.args([option, "-l", "3000", "-m", "20", "-s", "5", "-f", SENDER, "-t", "you@a.test"]);
+        let output = command.arg(relay.clear.to_string()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        mx.wait_for_messages(20 * (round + 1), SOON);
+    }
+    relay.wait_until("40 deliveries on record", SOON, |db| {
+        (db.number("SELECT count(*) FROM history WHERE state = 'delivered'", []) == 40).then_some(())
+    });
+}
