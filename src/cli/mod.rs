@@ -164,7 +164,14 @@ fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("{problems}");
         return ExitCode::from(WRONG_USAGE);
     }
-    eprintln!("postrider: {}", format!("{error:#}").replace('\n', " "));
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many errors name their cause themselves, with what to do behind it.
+        if !said.contains(&cause) {
+            said.push_str(&format!(": {cause}"));
+        }
+    }
+    eprintln!("postrider: {}", said.replace('\n', " "));
     if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
 }
 
