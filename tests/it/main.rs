@@ -30,3 +30,4 @@ mod relay;
 mod retries;
 mod sink;
 mod unwelcome;
+mod workarounds;
