@@ -18,23 +18,22 @@ impl Round<'_> {
     /// on it. As [`Round::transact`].
     pub(super) fn transact_in_step(&mut self, line: &mut Line) -> Option<Answer> {
         let trouble = self.transact(line);
-        let host = hosts::name_of(&line.endpoint);
-        let workarounds = &self.setup.connector.workarounds;
-        match (&trouble, line.connection.batch.clone()) {
-            (None, Batch::InOrder) if line.connection.is_first_batch() => {
-                workarounds.trust(&host);
-                workarounds.ended(&host, PIPELINING);
-                trouble
-            }
-            (Some(_), Batch::Broken(disorder)) => match self.fall_into_step(line, &host, &disorder) {
-                Some(connection) => {
-                    line.connection = connection;
-                    self.transact_in_lock_step(line, &host, disorder.reply())
+        let disorder = match &line.connection.batch {
+            Batch::InOrder if trouble.is_none() => {
+                if line.connection.is_first_batch() {
+                    let host = hosts::name_of(&line.endpoint);
+                    self.setup.connector.workarounds.trust(&host);
+                    self.setup.connector.workarounds.ended(&host, PIPELINING);
                 }
-                None => trouble,
-            },
-            _ => trouble,
-        }
+                return None;
+            }
+            Batch::Broken(disorder) if trouble.is_some() => disorder.clone(),
+            _ => return trouble,
+        };
+        let host = hosts::name_of(&line.endpoint);
+        let Some(connection) = self.fall_into_step(line, &host, &disorder) else { return trouble };
+        line.connection = connection;
+        self.transact_in_lock_step(line, &host, disorder.reply())
     }
 
     /// Another connection to the host, for a message that goes command by command; none where that would not help.
