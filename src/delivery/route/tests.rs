@@ -70,7 +70,8 @@ fn settings() -> DeliverySettings {
         destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
         attempt_deadline: Duration::ZERO,
-        source_addresses: vec!["192.0.2.99".parse().unwrap()],
+        source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
+        sources: Vec::new(),
         prohibited_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         connect_timeout: Duration::ZERO,
         reply_timeout: Duration::ZERO,
@@ -86,13 +87,20 @@ fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
         relay.iter().map(|&(host, port)| RelayHost { host: Domain::parse(host).unwrap(), port }).collect();
     let login = Some(Login { username: "me".to_owned(), password: "secret".to_owned() });
     let ca_file = Some("ca.pem".into());
-    Routes(vec![Route { domain: DomainPattern::Any, relay, tls, ca_file, login }])
+    Routes(vec![Route {
+        domain: DomainPattern::Any,
+        relay,
+        tls,
+        ca_file,
+        login,
+        source_addresses: Vec::new(),
+    }])
 }
 
 fn planned(domain: &str, routes: &Routes, table: &Table) -> Result<Vec<Endpoint>, NoRoute> {
     // The last of what is left: the order stays as it was.
     let mut keep = |below: usize| below - 1;
-    plan(&Domain::parse(domain).unwrap(), routes, &settings(), table, &mut keep, &mut |_| {})
+    plan(&Domain::parse(domain).unwrap(), None, routes, &settings(), table, &mut keep, &mut |_| {})
 }
 
 /// `host address` for each endpoint of a plan without routes.
@@ -140,6 +148,7 @@ fn equal_preferences_are_tried_in_random_order() {
         let mut random = fastrand::Rng::with_seed(seed);
         let endpoints = plan(
             &Domain::parse("a.test").unwrap(),
+            None,
             &Routes::default(),
             &settings(),
             &table,
