@@ -21,7 +21,7 @@ pub(super) fn read<'t>(reading: &mut Reading<'t>, root: &Section<'t>, lists: &[L
         if let Some((earlier, _)) = sources.iter().find(|(_, other)| other.address == source.address) {
             let line = reading.line_of(earlier, "address").unwrap_or(1);
             let text =
-                format!("{} has a [[source]] already (line {line}); make one of the two", source.address);
+                format!("{} has a [[source]] already (line {line}); put both into one", source.address);
             reading.problem(&section, "address", text);
         }
         check(reading, &section, &source, lists);
@@ -69,7 +69,10 @@ fn check<'t>(reading: &mut Reading<'t>, section: &Section<'t>, source: &Source, 
             );
             reading.problem(section, "users", text);
         }
-        None if !section.gives("users") && lists.first().is_some_and(|(_, list)| !list.is_empty()) => {
+        None if section.gives("hostname")
+            && !section.gives("users")
+            && lists.first().is_some_and(|(_, list)| !list.is_empty()) =>
+        {
             let text = format!(
                 "nothing leaves from {address}, since no source_addresses has it; list it there, or name users here"
             );

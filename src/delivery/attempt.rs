@@ -29,7 +29,7 @@ use super::hosts::Slot;
 use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
-use super::sources::Leaving;
+use super::sources::{self, Leaving};
 use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
 
 /// How long those wait whom a host sent away with "too many connections".
@@ -444,8 +444,9 @@ impl Round<'_> {
             Answer::ours(Outcome::Deferred, reply, None)
         });
         // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
-        // though what they refused bounces.
-        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        // though what they refused bounces. Source addresses that cannot be used hold up their own mail alone.
+        let trouble = (rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns)
+            && !sources::is_no_source(&rest.reply);
         let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {

@@ -320,10 +320,10 @@ mod tests {
             |from: &str| race(Way { to, from: Some(from.parse().unwrap()) }, None, patience(SOON));
         let (_, tcp) = race_from("127.0.0.9").won.unwrap();
         assert_eq!(tcp.local_addr().unwrap().ip().to_string(), "127.0.0.9");
-        // TEST-NET-1: nobody has it.
-        let faults = race_from("192.0.2.1").faults;
+        // TEST-NET-3: hardly anybody has it.
+        let faults = race_from("203.0.113.201").faults;
         assert!(
-            matches!(&faults[0], Some(Fault::NoSource(from, _)) if from.to_string() == "192.0.2.1"),
+            matches!(&faults[0], Some(Fault::NoSource(from, _)) if from.to_string() == "203.0.113.201"),
             "{faults:?}"
         );
     }

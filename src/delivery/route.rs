@@ -358,7 +358,7 @@ impl Planner<'_> {
                 Listed(&addresses),
                 Listed(&self.leaving.from)
             );
-            return Err(self.refuse(NO_SOURCE, text, Some(name)));
+            return Err(self.refuse((451, sources::NO_SOURCE), text, Some(name)));
         }
         let counts: Vec<usize> = hosts.iter().map(|host| host.addresses.len()).collect();
         let mut endpoints = Vec::new();
@@ -407,9 +407,6 @@ const LOOP: (u16, Enhanced) = (554, Enhanced(5, 4, 6));
 const LOOKUP_FAILED: (u16, Enhanced) = (451, Enhanced(4, 4, 3));
 /// RFC 3463 §3.5: unable to route, and the operator's to repair.
 const RELAY_UNKNOWN: (u16, Enhanced) = (451, Enhanced(4, 4, 4));
-/// RFC 3463 §3.5: unable to route, and the operator's to repair: an address of the other family would do.
-const NO_SOURCE: (u16, Enhanced) = (451, Enhanced(4, 4, 4));
-
 fn error_is_about_the_name(error: &DnsError) -> bool {
     match error {
         DnsError::NoSuchDomain | DnsError::NoData => true,
