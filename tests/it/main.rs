@@ -29,5 +29,6 @@ mod reference;
 mod relay;
 mod retries;
 mod sink;
+mod sources;
 mod unwelcome;
 mod workarounds;
