@@ -15,7 +15,7 @@ use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
-fn settings() -> DeliverySettings {
+pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,

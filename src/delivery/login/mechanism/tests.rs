@@ -1,3 +1,5 @@
+//! Every mechanism against the examples of its document, and which of them is taken.
+
 use super::*;
 
 const ME: Identity<'static> =
