@@ -16,7 +16,7 @@ use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
-use super::{cross, value};
+use super::{cross, sources, value};
 use crate::mail::{Address, Domain, address};
 
 /// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
@@ -76,6 +76,8 @@ fn settings<'t>(
 
     let routes = routes(reading, &root);
     cross::routes(reading, &routes);
+    let route_sources: Vec<_> =
+        routes.iter().map(|(section, route)| (*section, route.source_addresses.clone())).collect();
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
     let destinations: Vec<Destination> = reading
@@ -91,7 +93,9 @@ fn settings<'t>(
     let schedule = reading.get(&retry, "schedule", value::durations);
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
-    let delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
+    let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
+    let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
+    delivery.sources = sources::read(reading, &root, &listed);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
         queue: queue_settings,
@@ -286,6 +290,8 @@ fn delivery<'t>(
         },
         attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
         source_addresses: reading.get(section, "source_addresses", value::addresses),
+        // They are read once the rest is known.
+        sources: Vec::new(),
         prohibited_networks: reading.get(section, "prohibited_networks", value::networks),
         connect_timeout: reading.get(section, "connect_timeout", value::duration),
         reply_timeout: reading.get(section, "reply_timeout", value::duration),
@@ -358,6 +364,7 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
         },
         ca_file,
         login: username.zip(secret(reading, section)).map(|(username, secret)| Login { username, secret }),
+        source_addresses: reading.get(section, "source_addresses", value::addresses),
     }
 }
 

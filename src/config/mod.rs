@@ -1,7 +1,7 @@
 //! Config: from typed text to checked settings, one struct a room.
 //!
 //! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
-//! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell;
+//! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`);
 //! `reference.rs` writes the table as a commented config file; `atrn.rs` is what the users file says that others
 //! have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is
 //! reported at once, each with its line, its key, what is wrong and what to do.
@@ -15,6 +15,7 @@ mod reading;
 mod reference;
 mod secret;
 pub mod settings;
+mod sources;
 mod value;
 
 use std::io::ErrorKind;

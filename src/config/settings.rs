@@ -155,6 +155,8 @@ pub struct DeliverySettings {
     pub attempt_deadline: Duration,
     /// Local addresses to send from; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// `[[source]]`, in order.
+    pub sources: Vec<Source>,
     /// Never deliver to these.
     pub prohibited_networks: Vec<IpNet>,
     /// For one address.
@@ -169,6 +171,17 @@ pub struct DeliverySettings {
     pub delay_warning: Option<Duration>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
+}
+
+/// One `[[source]]`: a local address with a name or users of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The address; no other source has it.
+    pub address: IpAddr,
+    /// EHLO on connections from here; none: `hostname`.
+    pub hostname: Option<Domain>,
+    /// Their mail leaves from here, and no other does; empty: whoever's addresses it is among.
+    pub users: Vec<String>,
 }
 
 /// One `[[retry.rule]]`: what becomes of failed attempts that all of its conditions fit.
@@ -286,6 +299,8 @@ pub struct Route {
     pub ca_file: Option<PathBuf>,
     /// AUTH at the relay.
     pub login: Option<Login>,
+    /// Local addresses to send from; empty: those of `[delivery]`.
+    pub source_addresses: Vec<IpAddr>,
 }
 
 /// A host of `[[route]] relay`.

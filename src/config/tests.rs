@@ -54,6 +54,9 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
     let whom =
         if section == "destination" && lines.iter().any(|(key, _)| *key == "mx") { "mx" } else { "domain" };
     table("destination", &[(whom, "'a.example'"), ("connections", "3")]);
+    // Without users of its own it would be of no use beside a list that lacks it.
+    let users: &[(&str, &str)] = if section == "delivery" { &[("users", "['news']")] } else { &[] };
+    table("source", &[&[("address", "'192.0.2.6'"), ("hostname", "'out.example'")], users].concat());
     // A delay is for retry alone.
     let other_action = section == "retry.rule" && lines.iter().any(|(key, _)| *key == "action");
     let delay: &[(&str, &str)] = if other_action { &[] } else { &[("delay", "'10m'")] };
@@ -82,7 +85,9 @@ fn another(kind: &Kind) -> &'static str {
         },
         Kind::Socket => "'192.0.2.7:2525'",
         Kind::Sockets(_) => "['192.0.2.7']",
+        Kind::Address => "'192.0.2.7'",
         Kind::Addresses => "['192.0.2.7']",
+        Kind::Users => "['other']",
         Kind::Networks => "['192.0.2.0/24']",
         Kind::Pattern => "'*.other.example'",
         Kind::Relays => "['other.example:26', '[2001:db8::7]:27']",
@@ -214,7 +219,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
     assert_eq!(delivery.delay_warning, Some(hours(4)));
     assert_eq!(delivery.retry_rules, []);
-    assert!(delivery.source_addresses.is_empty());
+    assert!(delivery.source_addresses.is_empty() && delivery.sources.is_empty());
     let networks: Vec<String> = delivery.prohibited_networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
     let scheduler = &settings.scheduler;
@@ -286,8 +291,8 @@ fn warnings_do_not_stop_the_start() {
 }
 
 #[test]
-fn only_listen_route_destination_and_retry_rule_repeat() {
-    assert_eq!(REPEATED, ["listen", "route", "destination", "retry.rule"]);
+fn only_listen_source_route_destination_and_retry_rule_repeat() {
+    assert_eq!(REPEATED, ["listen", "source", "route", "destination", "retry.rule"]);
     let defaulted =
         |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");

@@ -5,8 +5,7 @@
 //! the step that worked is remembered for an hour, so that the next message does not climb down again.
 //! Where TLS is required, or a password is to be sent, the clear is not on the ladder.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,13 +16,15 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::connection::{CONNECTING, Connection, Stage, Trouble, words};
+use super::connection::{Connection, Stage, Trouble, words};
+use super::dial::{self, Dialled};
 use super::login::Logins;
 use super::offers::Offers;
 use super::refusals::Refusals;
 use super::route::Endpoint;
+use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
-use super::transaction::{Meaning, TroubleKind, host_refusal, meaning};
+use super::transaction::{Meaning, host_refusal, meaning};
 use super::wire::{Fault, Patience, Wire};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
@@ -44,10 +45,9 @@ enum Rung {
 /// Opens connections for all workers.
 #[derive(Debug)]
 pub struct Connector {
-    hostname: String,
+    names: Names,
     connect_timeout: Duration,
     reply_timeout: Duration,
-    source_addresses: Vec<IpAddr>,
     next_source: AtomicUsize,
     trusts: Trusts,
     logins: Logins,
@@ -72,10 +72,9 @@ impl Connector {
     /// Where `[delivery] ca_file` cannot be used.
     pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
         Ok(Connector {
-            hostname: settings.hostname.as_str().to_owned(),
+            names: Names::new(settings),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
-            source_addresses: settings.source_addresses.clone(),
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
@@ -89,6 +88,34 @@ impl Connector {
     /// # Errors
     /// [`Trouble`] says where it ended, in whose words, and whether it means more than "try the next host".
     pub fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, Trouble> {
+        self.open_on(self.connect(endpoint, deadline)?, endpoint, deadline)
+    }
+
+    /// Connects to `first`, or to the other family's address of its host in `rest`: see [`dial::dial`].
+    pub(super) fn dial(&self, first: Endpoint, rest: &mut VecDeque<Endpoint>, deadline: Instant) -> Dialled {
+        // One turn for both: the addresses of either family come round alike.
+        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
+        let source = |endpoint: &Endpoint| {
+            let ip = endpoint.address.ip();
+            let count = sources::of_family(&endpoint.sources, ip).count();
+            turn.checked_rem(count).and_then(|at| sources::of_family(&endpoint.sources, ip).nth(at))
+        };
+        let patience = Patience { wait: self.connect_timeout, deadline };
+        dial::dial(first, rest, source, patience)
+    }
+
+    fn connect(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Wire, Trouble> {
+        self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire
+    }
+
+    /// Makes a connection to `endpoint` ready for MAIL, as [`Connector::open`] does.
+    pub(super) fn open_on(
+        &self,
+        wire: Wire,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
+        let mut wire = Some(wire);
         let optional = endpoint.tls == RouteTls::Opportunistic && endpoint.login.is_none();
         let known = self.recall(endpoint, optional);
         let mut rung = match endpoint.tls {
@@ -96,7 +123,11 @@ impl Connector {
             _ => known.unwrap_or(Rung::Tls(Hello::Full)),
         };
         loop {
-            let trouble = match self.open_at(rung, endpoint, optional, deadline) {
+            let fresh = match wire.take() {
+                Some(wire) => wire,
+                None => self.connect(endpoint, deadline)?,
+            };
+            let trouble = match self.open_at(fresh, rung, endpoint, optional, deadline) {
                 Ok((connection, reached)) => {
                     if known.is_none() && endpoint.tls != RouteTls::Off {
                         self.remember(endpoint, reached);
@@ -126,7 +157,8 @@ impl Connector {
     ) -> Result<Connection, Trouble> {
         let mut connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
         tls.clone_into(&mut connection.tls);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let name = self.names.at(None);
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(Rung::Clear, false) {
             Ok(_) => Ok(opening.connection),
             Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
@@ -136,35 +168,17 @@ impl Connector {
     /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
     fn open_at(
         &self,
+        wire: Wire,
         rung: Rung,
         endpoint: &Endpoint,
         optional: bool,
         deadline: Instant,
     ) -> Result<(Connection, Rung), Failure> {
-        let patience = Patience { wait: self.connect_timeout, deadline };
-        let source = self.source_for(endpoint.address.ip());
-        let wire = Wire::connect(endpoint.address, source, patience).map_err(|fault| {
-            let kind = TroubleKind::NextHost;
-            Failure::Host(Trouble {
-                phase: Phase::Connect,
-                reply: words(&fault, CONNECTING),
-                tls: None,
-                kind,
-            })
-        })?;
+        let name = self.names.at(wire.source());
         let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         let reached = opening.run(rung, optional)?;
         Ok((opening.connection, reached))
-    }
-
-    /// The next local address of the family of `remote`; none: the system chooses.
-    fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        let same_family =
-            || self.source_addresses.iter().filter(|source| source.is_ipv4() == remote.is_ipv4());
-        let count = same_family().count();
-        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
-        turn.checked_rem(count).and_then(|index| same_family().nth(index).copied())
     }
 
     fn recall(&self, endpoint: &Endpoint, optional: bool) -> Option<Rung> {
@@ -200,6 +214,8 @@ struct Opening<'a> {
     connector: &'a Connector,
     connection: Connection,
     endpoint: &'a Endpoint,
+    /// What we call ourselves.
+    name: &'a str,
     deadline: Instant,
 }
 
@@ -231,8 +247,8 @@ impl Opening<'_> {
 
     /// EHLO, or HELO for a host that does not know it (RFC 5321 §3.2).
     fn ehlo(&mut self) -> Result<(), Failure> {
-        let name = &self.connector.hostname;
-        let ehlo = Ehlo::new(ClientId::Domain(name.clone())).to_string();
+        let name = self.name;
+        let ehlo = Ehlo::new(ClientId::Domain(name.to_owned())).to_string();
         let answer = self.connection.ask(Phase::Ehlo, &ehlo, None, self.deadline);
         if let Ok(reply) = &answer
             && meaning(Phase::Ehlo, reply.code) == Meaning::Never

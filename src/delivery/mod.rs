@@ -13,6 +13,7 @@ mod commands;
 mod complaint;
 pub mod connection;
 mod connector;
+mod dial;
 pub mod dns;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -28,6 +29,7 @@ mod require_tls;
 mod retry_rules;
 pub mod route;
 mod settle;
+pub mod sources;
 mod stuffing;
 pub mod tls;
 pub mod transaction;

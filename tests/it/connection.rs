@@ -26,6 +26,7 @@ pub(crate) fn settings() -> DeliverySettings {
         in_doubt: InDoubt::Retry,
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
+        sources: Vec::new(),
         prohibited_networks: Vec::new(),
         connect_timeout: SOON,
         reply_timeout: SOON,
@@ -50,6 +51,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         login: None,
         relay: false,
         preference: 10,
+        sources: Arc::default(),
     }
 }
 
@@ -322,10 +324,11 @@ fn nobody_listening_is_trouble_while_connecting() {
 #[test]
 fn source_addresses_take_turns() {
     let mx = FakeMx::start(Script::new());
-    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap()).to_vec();
-    let connector = Connector::new(&DeliverySettings { source_addresses: sources, ..settings() }).unwrap();
+    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap());
+    let connector = Connector::new(&settings()).unwrap();
+    let endpoint = Endpoint { sources: sources.into(), ..endpoint(&mx, RouteTls::Off) };
     for _ in 0..3 {
-        connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap().quit();
+        connector.open(&endpoint, soon()).unwrap().quit();
     }
     let clients: Vec<String> = mx.wait_for_closed(3, SOON).iter().map(|seen| seen.client.clone()).collect();
     assert_eq!(clients, ["127.0.0.3", "127.0.0.4", "127.0.0.3"]);

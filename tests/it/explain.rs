@@ -46,6 +46,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             in_doubt: InDoubt::Retry,
             attempt_deadline: Duration::ZERO,
             source_addresses: Vec::new(),
+            sources: Vec::new(),
             prohibited_networks: vec!["127.0.0.0/8".parse().unwrap()],
             connect_timeout: Duration::ZERO,
             reply_timeout: Duration::ZERO,
@@ -69,7 +70,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
 fn run(recipient: &str, json: bool, settings: &Settings) -> String {
     let mut out = Vec::new();
     // An address that cannot be routed makes the command fail, after it has said why.
-    let _ = explain::run(recipient, json, settings, &mut out);
+    let _ = explain::run(recipient, None, json, settings, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -104,7 +105,7 @@ fn every_step_is_told() {
         "bob@none.test\n  no [[route]] matches none.test\n  none.test has a null MX\n  \
          would bounce at once: 556 5.1.10 none.test accepts no mail (null MX)\n  lane: none.test\n"
     );
-    assert!(explain::run("nobody", false, &settings, &mut Vec::new()).is_err());
+    assert!(explain::run("nobody", None, false, &settings, &mut Vec::new()).is_err());
 }
 
 #[test]
@@ -119,6 +120,7 @@ fn a_relay_is_told_and_its_password_is_not() {
             username: "me".to_owned(),
             secret: SecretSource::TokenCommand(["/bin/token", "hunter2"].map(str::to_owned).to_vec()),
         }),
+        source_addresses: Vec::new(),
     };
     let settings = settings(&server, vec![route]);
     let text = run("bob@a.test", false, &settings);

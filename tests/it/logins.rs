@@ -61,6 +61,7 @@ impl Stage {
             login: Some(Login { username: NAME.to_owned(), secret }),
             relay: true,
             preference: 0,
+            sources: Arc::default(),
         }
     }
 
