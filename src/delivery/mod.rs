@@ -18,10 +18,12 @@ pub mod dns;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod login;
 mod offers;
 mod pace;
 mod pickup;
 mod pool;
+mod refusals;
 mod reply_reader;
 mod require_tls;
 mod retry_rules;
