@@ -68,6 +68,8 @@ pub(super) enum Kind {
     CodePattern,
     /// `4.7.1`, `x.7.x`: three numbers, x for any.
     EnhancedPattern,
+    /// A list: a program by its whole path, and its arguments.
+    Command,
 }
 
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
@@ -392,12 +394,33 @@ pub(super) const DEFS: &[Def] = &[
         Example("\"/etc/postrider/upstream-ca.pem\""),
         "The roots to verify with (PEM) instead of the built-in ones.",
     ),
-    def("route.username", Text, Example("\"me\""), "Log in at the relay as this user; needs password_file."),
+    def(
+        "route.username",
+        Text,
+        Example("\"me\""),
+        "Log in at the relay as this user; needs password_file, token_file or token_command.",
+    ),
     def(
         "route.password_file",
         File,
         Example("\"/etc/postrider/upstream.secret\""),
-        "The first line of this file is the password. Keep it readable for Postrider alone.",
+        "The first line of this file is the password. Keep it readable for Postrider alone. It is read again for \
+         each connection, so a new password counts at once.",
+    ),
+    def(
+        "route.token_file",
+        File,
+        Example("\"/run/postrider/upstream.token\""),
+        "Instead of a password: the first line of this file is an OAuth 2.0 access token (XOAUTH2, OAUTHBEARER), \
+         which another program replaces before it expires. Read again for each connection.",
+    ),
+    def(
+        "route.token_command",
+        Command,
+        Example("[\"/usr/local/bin/token\", \"me@example.com\"]"),
+        "Instead of a password: a program that prints an OAuth 2.0 access token on the first line of its standard \
+         output, with its arguments; no shell. It has 30 seconds, of the environment PATH, HOME, LANG and TZ, and \
+         runs when there is no token yet or the relay refuses the last one.",
     ),
     def(
         "route.source_addresses",
@@ -509,6 +532,10 @@ impl Kind {
             CodePattern => "a reply code such as \"421\", or \"4xx\" with x for any digit".to_owned(),
             EnhancedPattern => {
                 "an enhanced code such as \"4.7.1\", or \"x.7.x\" with x for any number".to_owned()
+            }
+            Command => {
+                "a list of a program by its whole path and its arguments, such as [\"/usr/local/bin/token\", \"me\"]"
+                    .to_owned()
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each key is asked for once, by the name it has in `defs.rs`, and handed to the room that uses
 //! it. Files named in a config are looked for here (a missing one is a problem of the config);
-//! only `password_file` is read.
+//! `password_file` and `token_file` are read, to see whether there is something in them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::defs::ALIASES;
 use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
+use super::secret::SecretSource;
 use super::settings::*;
 use super::{cross, sources, value};
 use crate::mail::{Address, Domain, address};
@@ -351,11 +352,6 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
         cross::file_exists(reading, section, "ca_file", path);
     }
     let username = reading.given(section, "username", value::plain);
-    let password_file = reading.given(section, "password_file", value::file);
-    let password = password_file.and_then(|path| {
-        let path = reading.beside_config(path);
-        cross::password(reading, section, &path)
-    });
     Route {
         domain: reading.get(section, "domain", value::pattern),
         relay: reading.get(section, "relay", value::relays),
@@ -367,7 +363,23 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
             _ => RouteTls::Opportunistic,
         },
         ca_file,
-        login: username.zip(password).map(|(username, password)| Login { username, password }),
+        login: username.zip(secret(reading, section)).map(|(username, secret)| Login { username, secret }),
         source_addresses: reading.get(section, "source_addresses", value::addresses),
     }
+}
+
+/// Where the secret of a login comes from; one of the three keys, see `cross.rs`.
+fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Option<SecretSource> {
+    let mut file = |key| {
+        let path = reading.given(section, key, value::file)?;
+        Some(reading.beside_config(path))
+    };
+    let sources = [
+        file("password_file").map(SecretSource::PasswordFile),
+        file("token_file").map(SecretSource::TokenFile),
+        reading.given(section, "token_command", value::command).map(SecretSource::TokenCommand),
+    ];
+    let sources: Vec<SecretSource> = sources.into_iter().flatten().collect();
+    sources.iter().for_each(|source| cross::secret(reading, section, source));
+    sources.into_iter().next()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::secret::SecretSource;
 use crate::mail::{Address, Domain};
 
 /// Everything a config file says, checked.
@@ -311,19 +312,13 @@ pub struct RelayHost {
     pub port: u16,
 }
 
-/// `username` and the secret read from `password_file`.
-#[derive(Clone, PartialEq, Eq)]
+/// `username`, and where its secret is to be had: a secret changes, and is fetched when it is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Login {
     /// `username`.
     pub username: String,
-    /// The first line of `password_file`.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Login({:?}, …)", self.username)
-    }
+    /// `password_file`, `token_file` or `token_command`.
+    pub secret: SecretSource,
 }
 
 /// `[[route]] tls`.

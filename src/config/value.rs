@@ -307,6 +307,22 @@ pub(super) fn enhanced_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option
     }
 }
 
+/// [`Kind::Command`]. A program by its name alone would be another one under another PATH.
+pub(super) fn command(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
+    let word = |text: &str| match text.contains('\0') {
+        true => Err("holds a NUL".to_owned()),
+        false => Ok(text.to_owned()),
+    };
+    let words = list(kind, value, word)?;
+    match words.first() {
+        None => wrong("is empty", kind),
+        Some(program) if !program.starts_with('/') => {
+            wrong(format_args!("\"{program}\" is not the whole path of a program"), kind)
+        }
+        Some(_) => Ok(words),
+    }
+}
+
 /// [`Kind::Relays`].
 pub(super) fn relays(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<RelayHost>> {
     list(kind, value, relay)

@@ -32,7 +32,7 @@ use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
 use super::sources::{self, Leaving};
-use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+use super::transaction::{self, Outgoing, RecipientResult, TroubleKind, Verdict};
 
 /// How long those wait whom a host sent away with "too many connections".
 const CROWDED_WAIT: Duration = Duration::from_secs(2);
@@ -191,6 +191,7 @@ pub(super) fn attempt(
                     full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
                     continue;
                 }
+                setup.connector.refusals.heard(&endpoint, trouble.phase, &trouble.reply);
                 // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
                 let is_unfit = strict && trouble.reply.code / 100 == 5;
                 let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
@@ -269,6 +270,11 @@ impl Round<'_> {
     /// host said, or failed to, when it went wrong.
     fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
         let trouble = self.transact_in_step(&mut line);
+        let refusals = &self.setup.connector.refusals;
+        match &trouble {
+            Some(answer) => refusals.heard(&line.endpoint, answer.phase, &answer.reply),
+            None => refusals.welcomed(&line.endpoint),
+        }
         let most = self.setup.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
@@ -293,7 +299,12 @@ impl Round<'_> {
                 return None;
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
-            let results = self.deliver(line, &open);
+            let mut results = self.deliver(line, &open);
+            for result in results.iter_mut().filter(|_| line.endpoint.relay) {
+                if transaction::wants_login(result.phase, result.reply.code) {
+                    result.verdict = Verdict::HostTrouble;
+                }
+            }
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::commands::{Auth, Ehlo, Quit, Starttls};
+use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
-use crate::config::{DeliverySettings, Login, RouteTls};
+use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
 use super::connection::{Connection, Stage, Trouble, words};
 use super::dial::{self, Dialled};
 use super::hosts;
 use super::ladder::{Ladder, Learnt, Reached, Rung};
+use super::login::Logins;
 use super::offers::Offers;
+use super::refusals::Refusals;
 use super::route::Endpoint;
 use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
@@ -31,8 +31,6 @@ use super::workarounds::{self, Workarounds};
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
 /// like, and the next step of the ladder needs its time too.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
-/// Challenges of one AUTH exchange.
-const CHALLENGES_MAX: usize = 4;
 
 /// Opens connections for all workers.
 #[derive(Debug)]
@@ -42,6 +40,9 @@ pub struct Connector {
     reply_timeout: Duration,
     next_source: AtomicUsize,
     trusts: Trusts,
+    logins: Logins,
+    /// For whoever walks the hosts.
+    pub(super) refusals: Refusals,
     pub(super) workarounds: Arc<Workarounds>,
 }
 
@@ -65,6 +66,8 @@ impl Connector {
             reply_timeout: settings.reply_timeout,
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
+            logins: Logins::default(),
+            refusals: Refusals::default(),
             workarounds: Arc::new(Workarounds::in_memory()),
         })
     }
@@ -208,7 +211,9 @@ impl Opening<'_> {
             };
         }
         if let Some(login) = &self.endpoint.login {
-            self.log_in(login)?;
+            let (connector, connection) = (self.connector, &mut self.connection);
+            let answer = connector.logins.log_in(connection, self.endpoint, login, self.deadline);
+            self.expect_yes(Phase::Auth, answer)?;
         }
         Ok(reached)
     }
@@ -291,31 +296,6 @@ impl Opening<'_> {
         }
     }
 
-    /// AUTH with PLAIN, or with LOGIN where that is all there is (RFC 4954).
-    fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
-        // `Off` was written by the operator; everywhere else the ladder has no clear step with a login.
-        let offers = &self.connection.offers;
-        let mechanism = match (offers.auth_plain, offers.auth_login) {
-            (true, _) => Mechanism::Plain,
-            (false, true) => Mechanism::Login,
-            (false, false) => return Err(self.our_trouble(Phase::Auth, &NO_AUTH)),
-        };
-        let credentials = Credentials::new(login.username.clone(), login.password.clone());
-        let first = Auth::new(mechanism, credentials.clone(), None);
-        let first = first.map_err(|error| self.our_trouble(Phase::Auth, &auth_words(error.to_string())))?;
-        let shown = format!("AUTH {mechanism} …");
-        let mut answer = self.connection.ask(Phase::Auth, &first.to_string(), Some(&shown), self.deadline);
-        for turn in 0..CHALLENGES_MAX {
-            let challenge = match &answer {
-                Ok(reply) if meaning(Phase::Auth, reply.code) == Meaning::GoOn => &reply.text,
-                _ => break,
-            };
-            let response = respond(mechanism, &credentials, login, challenge, turn);
-            answer = self.connection.ask(Phase::Auth, &format!("{response}\r\n"), Some("…"), self.deadline);
-        }
-        self.expect_yes(Phase::Auth, answer).map(drop)
-    }
-
     /// The reply, where it is 2xx; otherwise what it means for this host.
     fn expect_yes(&mut self, phase: Phase, answer: Result<Reply, Fault>) -> Result<Reply, Failure> {
         match answer {
@@ -340,43 +320,13 @@ impl Opening<'_> {
     }
 }
 
-/// The line that answers a challenge. LOGIN's challenges are whatever the host's author thought of:
-/// what lettre does not recognise is answered by its turn, the name first.
-fn respond(
-    mechanism: Mechanism,
-    credentials: &Credentials,
-    login: &Login,
-    challenge: &str,
-    turn: usize,
-) -> String {
-    let base64 = &base64::engine::general_purpose::STANDARD;
-    let plain = match mechanism {
-        // A host that ignored the initial response asks for it with an empty challenge.
-        Mechanism::Plain => mechanism.response(credentials, None).unwrap_or_default(),
-        _ => {
-            let decoded = base64.decode(challenge.trim()).unwrap_or_default();
-            let asked = String::from_utf8_lossy(&decoded).trim().to_owned();
-            mechanism
-                .response(credentials, Some(&asked))
-                .unwrap_or_else(|_| if turn == 0 { login.username.clone() } else { login.password.clone() })
-        }
-    };
-    base64.encode(plain)
-}
-
 /// RFC 3463 §3.8: 4.7.4, security features not supported.
 const NO_STARTTLS: Reply = Reply::new(
     451,
     Enhanced(4, 7, 4),
     "the host offers no STARTTLS, and this route must not go in the clear",
 );
-const NO_AUTH: Reply =
-    Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
 
 fn tls_words(text: String) -> Reply {
     Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
-}
-
-fn auth_words(text: String) -> Reply {
-    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
 }

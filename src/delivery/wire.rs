@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, ServerConnection};
 
 use crate::mail::Reply;
+use crate::sasl::ChannelBinding;
+use crate::sasl::scram::BINDING_LABEL;
 
 use super::reply_reader::{Malformed, ReplyReader};
 
@@ -68,6 +70,18 @@ impl Wire {
     pub(super) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
         let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
         Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
+    }
+
+    /// Whether it is in TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an extended
+    /// master secret (RFC 7627), and rustls does not say whether there is one.
+    pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
+        let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3))?;
+        tls.export_keying_material([0; 32], BINDING_LABEL, Some(b"")).ok()
     }
 
     /// The address of ours that it leaves from.

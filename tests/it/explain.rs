@@ -116,7 +116,10 @@ fn a_relay_is_told_and_its_password_is_not() {
         relay: vec![RelayHost { host: Domain::parse("up.test").unwrap(), port: 587 }],
         tls: RouteTls::Verify,
         ca_file: None,
-        login: Some(Login { username: "me".to_owned(), password: "hunter2".to_owned() }),
+        login: Some(Login {
+            username: "me".to_owned(),
+            secret: SecretSource::TokenCommand(["/bin/token", "hunter2"].map(str::to_owned).to_vec()),
+        }),
         source_addresses: Vec::new(),
     };
     let settings = settings(&server, vec![route]);

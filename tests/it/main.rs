@@ -21,6 +21,7 @@ mod extensions;
 mod fakemx;
 mod house;
 mod limits;
+mod logins;
 mod mails;
 mod mechanisms;
 mod operation;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{DomainPattern, InDoubt};
+use crate::config::{DomainPattern, InDoubt, SecretSource};
 
 type Mx = Result<Vec<(u16, String)>, DnsError>;
 
@@ -85,7 +85,8 @@ fn settings() -> DeliverySettings {
 fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
     let relay =
         relay.iter().map(|&(host, port)| RelayHost { host: Domain::parse(host).unwrap(), port }).collect();
-    let login = Some(Login { username: "me".to_owned(), password: "secret".to_owned() });
+    let login =
+        Some(Login { username: "me".to_owned(), secret: SecretSource::PasswordFile("/secret".into()) });
     let ca_file = Some("ca.pem".into());
     Routes(vec![Route {
         domain: DomainPattern::Any,
