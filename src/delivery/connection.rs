@@ -197,7 +197,9 @@ impl Connection {
                     self.take_replies(&mut transaction, sent, deadline);
                 }
                 // A reply to nothing would be taken for the answer to the content.
-                Next::Content | Next::Chunk if self.wire.spoke_out_of_turn() => {
+                Next::Content | Next::Chunk
+                    if transaction.awaits().is_none() && self.wire.spoke_out_of_turn() =>
+                {
                     transaction.lost(&words(&Fault::OutOfTurn, Stage::of(Phase::Data)));
                 }
                 Next::Content => {

@@ -361,7 +361,7 @@ impl<'a> Transaction<'a> {
         }
         match Disorder::of_fault(ours) {
             // What breaks while content goes out has other reasons, and who is decided needs nothing more.
-            Disorder::Silent(_) if step == Step::Dot || self.undecided() == 0 => {}
+            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
             disorder => self.note(step.phase(), disorder),
         }
         self.host_trouble(step.phase(), ours);
