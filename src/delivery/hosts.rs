@@ -152,8 +152,8 @@ impl Hosts {
     }
 }
 
-/// MX hosts all have one port; the port of a relay tells it from others on the same machine.
-fn name_of(endpoint: &Endpoint) -> String {
+/// What a host is called in the tables. MX hosts all have one port; the port of a relay tells it from others on the same machine.
+pub(super) fn name_of(endpoint: &Endpoint) -> String {
     match endpoint.relay {
         true => format!("{}:{}", endpoint.host, endpoint.address.port()),
         false => endpoint.host.clone(),

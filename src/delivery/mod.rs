@@ -14,10 +14,12 @@ mod complaint;
 pub mod connection;
 mod connector;
 mod dial;
+mod disorder;
 pub mod dns;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod ladder;
 mod login;
 mod offers;
 mod pace;
@@ -34,6 +36,7 @@ mod stuffing;
 pub mod tls;
 pub mod transaction;
 mod wire;
+mod workarounds;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -47,6 +50,7 @@ use connection::Connector;
 use dns::Lookup;
 use hosts::Hosts;
 use pool::Pool;
+use workarounds::Workarounds;
 
 pub use pickup::Turned;
 #[cfg(test)]
@@ -94,6 +98,7 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
+    workarounds: Arc<Workarounds>,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -102,18 +107,21 @@ struct Shared {
 
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
-    pub fn start(setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+    pub fn start(mut setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
         // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
         let learnt = queue.destinations().unwrap_or_else(|error| {
             log::error!("what was learnt about destinations cannot be read: {error}");
             Vec::new()
         });
+        let workarounds = Arc::new(Workarounds::of(queue.clone(), clock.clone()));
+        setup.connector.share(workarounds.clone());
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
             pool: Pool::new(Hosts::new(learnt)),
+            workarounds,
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -122,7 +130,8 @@ impl Workers {
     }
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
-    pub fn reconfigure(&self, setup: Setup) {
+    pub fn reconfigure(&self, mut setup: Setup) {
+        setup.connector.share(self.shared.workarounds.clone());
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
     }

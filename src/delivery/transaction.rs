@@ -15,6 +15,7 @@ use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
 use super::commands::Commands;
+use super::disorder::{Batch, Disorder};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -211,6 +212,10 @@ pub(super) struct Transaction<'a> {
     accepted: usize,
     /// DATA was answered with 354.
     go_ahead: bool,
+    /// Commands were written together.
+    batched: bool,
+    /// What went wrong with them, and where.
+    disorder: Option<(Phase, Disorder)>,
     /// The host closes, or cannot be understood any more.
     dead: bool,
 }
@@ -235,6 +240,8 @@ impl<'a> Transaction<'a> {
             open: needs_reset,
             accepted: 0,
             go_ahead: false,
+            batched: false,
+            disorder: None,
             dead: false,
         };
         if let Some(refusal) = transaction.commands.message_refusal() {
@@ -261,7 +268,7 @@ impl<'a> Transaction<'a> {
     /// Puts what is to be written next into `out` (for [`Next::Content`] nothing: the content is the
     /// connection's). All replies to what was written before have been fed.
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
-        if self.dead || self.sent == self.steps.len() {
+        if self.dead || self.is_muddled() || self.sent == self.steps.len() {
             return Next::Done;
         }
         if self.steps[self.sent] == Step::Dot && self.in_a_chunk() {
@@ -297,6 +304,7 @@ impl<'a> Transaction<'a> {
             self.write(step, out);
             self.sent += 1;
         }
+        self.batched |= self.sent - self.answered > 1;
         if self.sent == self.answered { Next::Done } else { Next::Exchange }
     }
 
@@ -321,6 +329,7 @@ impl<'a> Transaction<'a> {
         let Some(&step) = self.steps.get(self.answered) else { return };
         self.answered += 1;
         let phase = step.phase();
+        self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
             (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
@@ -346,11 +355,16 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() {
+        if step == Step::Dot && self.sent == self.steps.len() && self.accepted > 0 {
             self.lost_after_dot(ours);
-        } else {
-            self.host_trouble(step.phase(), ours);
+            return;
         }
+        match Disorder::of_fault(ours) {
+            // What breaks while content goes out has other reasons, and who is decided needs nothing more.
+            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
+            disorder => self.note(step.phase(), disorder),
+        }
+        self.host_trouble(step.phase(), ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -373,8 +387,49 @@ impl<'a> Transaction<'a> {
     /// The results, in the recipients' order, and how the connection is left.
     pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
+        if self.is_muddled()
+            && let Some((phase, disorder)) = self.disorder.take()
+        {
+            // A reply may have been another's: nobody is refused by one of these.
+            self.dead = true;
+            self.results.fill(None);
+            self.decide_rest(phase, disorder.reply(), Verdict::HostTrouble);
+        }
         let after = After { usable: !self.dead, needs_reset: self.open };
         (self.results.into_iter().flatten().collect(), after)
+    }
+
+    /// How the host took commands that were written together.
+    pub(super) fn batch(&self) -> Batch {
+        match &self.disorder {
+            Some((_, disorder)) => Batch::Broken(disorder.clone()),
+            None if self.batched && !self.dead => Batch::InOrder,
+            None => Batch::None,
+        }
+    }
+
+    fn look_for_disorder(&mut self, step: Step, reply: &Reply) {
+        let in_turn = match step {
+            Step::Rset | Step::Mail => true,
+            Step::Rcpt(_) => self.open,
+            Step::Data => self.accepted > 0,
+            Step::Dot => return,
+        };
+        if let Some(disorder) = Disorder::of_reply(step.phase(), in_turn, reply) {
+            self.note(step.phase(), disorder);
+        }
+    }
+
+    /// The first sign stands, and only what was written together can show one.
+    fn note(&mut self, phase: Phase, disorder: Disorder) {
+        if self.batched {
+            self.disorder.get_or_insert((phase, disorder));
+        }
+    }
+
+    /// Whether replies do not fit the commands.
+    fn is_muddled(&self) -> bool {
+        matches!(self.disorder, Some((_, Disorder::Said(_) | Disorder::Muddled(_))))
     }
 
     /// The content goes by BDAT; `Commands` has refused it where the host offers none.

@@ -32,3 +32,4 @@ mod retries;
 mod sink;
 mod sources;
 mod unwelcome;
+mod workarounds;
