@@ -19,6 +19,7 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, Login, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
+use super::bdat_shy::BdatShy;
 use super::connection::{CONNECTING, Connection, Stage, Trouble, words};
 use super::offers::Offers;
 use super::route::Endpoint;
@@ -54,6 +55,8 @@ pub struct Connector {
     trusts: Trusts,
     /// By host and port: the step that worked, where it was not the first, and when that was found.
     remembered: Mutex<HashMap<(String, u16), (Rung, Instant)>>,
+    /// Hosts whose CHUNKING is not taken up.
+    pub(super) bdat_shy: BdatShy,
 }
 
 /// Why a step of the ladder failed.
@@ -78,6 +81,7 @@ impl Connector {
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             remembered: Mutex::default(),
+            bdat_shy: BdatShy::default(),
         })
     }
 
@@ -239,6 +243,7 @@ impl Opening<'_> {
         }
         let reply = self.expect_yes(Phase::Ehlo, answer)?;
         self.connection.offers = Offers::read(&reply);
+        self.connection.offers.chunking &= !self.connector.bdat_shy.has(&self.endpoint.host);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
+mod bdat_shy;
 pub mod bounce;
 mod chunking;
 mod commands;
@@ -20,6 +21,7 @@ mod hosts;
 mod offers;
 mod pace;
 mod pickup;
+mod pieces;
 mod pool;
 mod reply_reader;
 mod require_tls;

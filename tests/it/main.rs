@@ -4,6 +4,7 @@
 
 mod answers;
 mod atrn;
+mod bdat;
 mod binary;
 mod cli;
 mod client;
