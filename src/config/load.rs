@@ -283,6 +283,10 @@ fn delivery<'t>(
             "assume-delivered" => InDoubt::AssumeDelivered,
             _ => InDoubt::Retry,
         },
+        eight_bit: match reading.get(section, "eight_bit", value::choice) {
+            "bounce" => EightBit::Bounce,
+            _ => EightBit::Send,
+        },
         attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
         source_addresses: reading.get(section, "source_addresses", value::addresses),
         prohibited_networks: reading.get(section, "prohibited_networks", value::networks),

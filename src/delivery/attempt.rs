@@ -355,6 +355,7 @@ impl Round<'_> {
             sender: message.sender.as_ref(),
             recipients: &recipients,
             body: message.body,
+            eight_bit: self.setup.settings.eight_bit,
             smtputf8: message.smtputf8,
             size: message.size,
             ret: message.ret,

@@ -16,6 +16,7 @@
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
+use crate::config::EightBit;
 use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
@@ -39,6 +40,8 @@ pub struct Outgoing<'a> {
     pub recipients: &'a [&'a QueuedRecipient],
     /// BODY.
     pub body: Body,
+    /// What becomes of 8-bit content at a host that does not offer to take it.
+    pub eight_bit: EightBit,
     /// The client gave SMTPUTF8.
     pub smtputf8: bool,
     /// Bytes of content.

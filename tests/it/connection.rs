@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
+use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::route::Endpoint;
 use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
@@ -23,6 +23,7 @@ fn settings() -> DeliverySettings {
         connections_per_destination: 8,
         destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
         prohibited_networks: Vec::new(),
@@ -86,6 +87,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: content.len() as u64,
         ret: None,

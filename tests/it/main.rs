@@ -30,4 +30,5 @@ mod reference;
 mod relay;
 mod retries;
 mod sink;
+mod unable;
 mod unwelcome;

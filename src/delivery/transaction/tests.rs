@@ -112,6 +112,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: 100,
         ret: None,
@@ -396,6 +397,18 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         refused(&message, &limit(Some(99))),
         "552 5.3.4 the message has 100 bytes, and the host takes 99 at most"
     );
+    // 8-bit content goes to a host without 8BITMIME unless the operator wants it back.
+    let eight = Outgoing { body: Body::EightBitMime, eight_bit: EightBit::Bounce, ..message };
+    assert_eq!(refused(&eight, &PLAIN()), "554 5.6.3 the host has no 8BITMIME, which the content needs");
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for (message, eight_bit) in [
+        (eight, true),
+        (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
+        (Outgoing { body: Body::SevenBit, ..eight }, false),
+    ] {
+        let offers = Offers { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
