@@ -14,7 +14,8 @@ use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
-fn settings() -> DeliverySettings {
+/// Settings under which nothing but a test's own time-outs ends anything.
+pub fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,

@@ -17,6 +17,7 @@ mod db;
 mod delivery;
 mod dialogue;
 mod dns;
+mod dns_corners;
 mod explain;
 mod extensions;
 mod fakemx;
