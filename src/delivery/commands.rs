@@ -42,7 +42,8 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Why the host cannot take the message, whoever its recipients are.
+    /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so at
+    /// MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
     pub(super) fn message_refusal(&self) -> Option<Reply> {
         let (message, offers) = (self.message, self.offers);
         if let Some(max) = offers.size_max.filter(|max| message.size > *max) {

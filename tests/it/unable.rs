@@ -1,8 +1,8 @@
 //! Content and addresses that a host has not offered to take: sent all the same, changed where that changes nothing,
-//! or returned with the reason (RFC 6152 §3, RFC 6531 §3.5). Binary content is in `binary.rs`.
+//! or returned with the reason (RFC 6152 §3, RFC 6531 §3.5, RFC 1870). Binary content is in `binary.rs`.
 
 use crate::delivery::{SENDER, bounce, text, unfolded, wait_for_end, world_with_sender};
-use crate::fakemx::{SOON, Script};
+use crate::fakemx::{Act, At, SOON, Script};
 use crate::relay::{Config, Relay, mail};
 
 const OLD: &[&str] = &["PIPELINING", "SIZE"];
@@ -119,4 +119,69 @@ fn a_sender_beyond_ascii_gets_the_message_back_from_a_host_without_smtputf8() {
         "{report}"
     );
     assert!(old.messages().is_empty());
+}
+
+// ---- size -----------------------------------------------------------------------------------------
+
+/// RFC 1870 §5: with the CR LF of every line, without the dots of the transfer, our own fields included.
+#[test]
+fn the_size_that_is_declared_is_that_of_the_content() {
+    let (mut world, _home) = world_with_sender();
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    let dotted = [mail("dotted"), b".\r\n..\r\n.x\r\n".repeat(100)].concat();
+    let long = [mail("long"), b"0123456789abcdef\r\n".repeat(40_000)].concat();
+    for (number, content) in [mail("small"), dotted, long].iter().enumerate() {
+        submit(&relay, SENDER, "", "you@a.test", content);
+        let arrived = mx.wait_for_messages(number + 1, SOON).pop().unwrap();
+        assert_eq!(arrived.mail, format!("MAIL FROM:<{SENDER}> SIZE={}", arrived.content.len()));
+        assert!(arrived.content.ends_with(content));
+    }
+}
+
+/// The limit that a host announces is the 552 that it would say, to one byte; and as with that (RFC 5321 §4.2.1) no
+/// other host of the domain is asked: a backup would only hand it to the same host.
+#[test]
+fn a_message_over_the_hosts_limit_comes_back_without_being_sent() {
+    let (mut world, home) = world_with_sender();
+    let mx = world.mx("a.test", 10, "mx1.a.test", Script::new().offering(&["PIPELINING", "SIZE 1000"]));
+    let backup = world.mx("a.test", 20, "mx2.a.test", Script::new());
+    let relay = world.relay(Config::new());
+    // What our fields add is seen in a first one.
+    let head = mail("x");
+    submit(&relay, SENDER, "", "you@a.test", &head);
+    let added = mx.wait_for_messages(1, SOON)[0].content.len() - head.len();
+    let padded = |bytes: usize| {
+        let room = bytes - added - head.len();
+        [&head[..], &vec![b'x'; room - 2], b"\r\n"].concat()
+    };
+    submit(&relay, SENDER, "", "you@a.test", &padded(1000));
+    assert_eq!(mx.wait_for_messages(2, SOON)[1].content.len(), 1000);
+    submit(&relay, SENDER, "", "her@a.test", &padded(1001));
+    let report = unfolded(&bounce(&home));
+    assert!(report.contains("Status: 5.3.4"), "{report}");
+    let row = relay
+        .wait_until("its end", SOON, |db| db.row("SELECT reply FROM history WHERE state = 'failed'", []));
+    assert_eq!(row, "552 5.3.4 the message has 1001 bytes, and the host takes 1000 at most");
+    wait_for_end(&relay, "her@a.test", "failed");
+    let mails = mx.seen().into_iter().flat_map(|seen| seen.commands).filter(|line| line.starts_with("MAIL"));
+    assert_eq!((mails.count(), backup.seen().len()), (2, 0));
+}
+
+#[test]
+fn a_552_is_final_wherever_it_is_said() {
+    for at in [At::Mail, At::Rcpt("you@"), At::Data, At::Dot] {
+        let (mut world, home) = world_with_sender();
+        let too_big = Act::Say("552 5.3.4 message too big for us");
+        let mx = world.mx("a.test", 10, "mx1.a.test", Script::new().on(at, too_big));
+        let backup = world.mx("a.test", 20, "mx2.a.test", Script::new());
+        let relay = world.relay(Config::new());
+        submit(&relay, SENDER, "", "you@a.test", &mail("big"));
+        let report = unfolded(&bounce(&home));
+        assert!(
+            report.contains("Status: 5.3.4") && report.contains("552 5.3.4 message too big for us"),
+            "{report}"
+        );
+        assert!(mx.messages().is_empty() && backup.seen().is_empty(), "{at:?}");
+    }
 }
