@@ -27,6 +27,7 @@ mod mails;
 mod mechanisms;
 mod operation;
 mod operators;
+mod questions;
 mod reference;
 mod relay;
 mod retries;
