@@ -78,6 +78,8 @@ pub(crate) enum Act {
 #[derive(Debug, Clone)]
 struct Rule {
     at: At,
+    /// How many times it does not hold yet, over all connections.
+    spare: Option<Arc<AtomicUsize>>,
     /// How many times more it holds, over all connections; none: always.
     times: Option<Arc<AtomicUsize>>,
     act: Act,
@@ -126,20 +128,27 @@ impl Script {
 
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: None, act });
+        self.rules.push(Rule { at, spare: None, times: None, act });
         self
     }
 
     /// The first `times` times, at this place, counted over all connections; then the next rule
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        self.rules.push(Rule { at, spare: None, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        self
+    }
+
+    /// Always, at this place, but for the first `spared` times.
+    pub(crate) fn after(mut self, spared: usize, at: At, act: Act) -> Script {
+        let spare = Some(Arc::new(AtomicUsize::new(spared)));
+        self.rules.push(Rule { at, spare, times: None, act });
         self
     }
 
     /// Before all other rules.
     fn at_once(mut self, at: At, act: Act) -> Script {
-        self.rules.insert(0, Rule { at, times: None, act });
+        self.rules.insert(0, Rule { at, spare: None, times: None, act });
         self
     }
 
@@ -149,7 +158,10 @@ impl Script {
         };
         self.rules
             .iter()
-            .find(|rule| fits(rule.at) && rule.times.as_ref().is_none_or(used))
+            .find(|rule| {
+                let is_spared = || rule.spare.as_ref().is_some_and(used);
+                fits(rule.at) && !is_spared() && rule.times.as_ref().is_none_or(used)
+            })
             .map(|rule| rule.act.clone())
     }
 }

@@ -31,6 +31,7 @@ mod questions;
 mod reference;
 mod relay;
 mod retries;
+mod reuse;
 mod sink;
 mod unable;
 mod unwelcome;
