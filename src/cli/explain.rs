@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route::{self, Endpoint};
+use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
 use crate::queue::DestinationRow;
 use crate::queue::admin::Admin;
@@ -57,6 +58,17 @@ pub struct Hop {
     pub login: bool,
     /// What `[[destination]]` says of the host, and what was learnt from its complaints.
     pub limits: Vec<String>,
+    /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
+    pub from: Vec<Source>,
+}
+
+/// A local address that a connection would leave from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// The address.
+    pub address: String,
+    /// What we would call ourselves there.
+    pub ehlo: String,
 }
 
 /// Why nobody can be tried.
@@ -68,9 +80,11 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// Plans for `address`; `fetched` are the domains whose mail waits for ATRN, `learnt` what hosts complained of.
+/// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose mail
+/// waits for ATRN, `learnt` what hosts complained of.
 pub(super) fn plan(
     address: &Address,
+    user: Option<&str>,
     routes: &Routes,
     delivery: &DeliverySettings,
     fetched: &AtrnDomains,
@@ -94,16 +108,17 @@ pub(super) fn plan(
             retry_rules,
         };
     }
-    let plan =
-        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
-            steps.push(step.to_string())
-        });
+    let mut random = |below| fastrand::usize(..below);
+    let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
+    let plan = route::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
     };
+    let names = Names::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {
         limits: limits_of(&endpoint, delivery, learnt),
+        from: leaving(&endpoint, &names),
         host: endpoint.host,
         address: endpoint.address.to_string(),
         tls: tls_word(endpoint.tls),
@@ -123,12 +138,23 @@ pub(super) fn plan(
     }
 }
 
-/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`. Exit code 1 where somebody
+fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
+    let from = of_family(&endpoint.sources, endpoint.address.ip());
+    from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
+}
+
+/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user` submitted. Exit code 1 where somebody
 /// cannot be routed.
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
-pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn run(
+    recipient: &str,
+    user: Option<&str>,
+    json: bool,
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
@@ -139,7 +165,7 @@ pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write
     let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| queue.destinations());
     let learnt = learnt.unwrap_or_default();
     let (routes, delivery) = (&settings.routes, &settings.delivery);
-    let explain = |address| plan(address, routes, delivery, &fetched, &learnt, &resolver);
+    let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
@@ -171,7 +197,17 @@ impl fmt::Display for Explanation {
         for (at, hop) in self.endpoints.iter().enumerate() {
             let kind = if hop.relay { ", relay" } else { "" };
             let login = if hop.login { ", with login" } else { "" };
-            writeln!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            write!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            for (at, source) in hop.from.iter().enumerate() {
+                write!(
+                    f,
+                    "{} {} as {}",
+                    if at == 0 { ", from" } else { " or" },
+                    source.address,
+                    source.ehlo
+                )?;
+            }
+            writeln!(f)?;
             for limit in &hop.limits {
                 writeln!(f, "    {limit}")?;
             }

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::maillog;
+use crate::sasl::{self, ChannelBinding};
 
 use super::Service;
-use super::auth::{ChannelBinding, Claim, Offer};
+use super::auth::{Claim, Offer};
 use super::protocol::{self, State, Step};
 use super::replies;
 use super::session::{Flow, Session};
@@ -52,12 +50,5 @@ pub(super) fn offer(service: &Service, channel: Option<ChannelBinding>, state: &
     let anonymous = state.client().is_none_or(|client| client.user.is_none());
     // Asked only where the answer can matter.
     let cram_md5 = anonymous && service.users.has_cram_md5();
-    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce }
-}
-
-/// 144 random bits, in characters that a message id and a SCRAM nonce may hold.
-fn nonce() -> Option<String> {
-    let mut bytes = [0; 18];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
-    Some(STANDARD.encode(bytes))
+    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce: sasl::nonce }
 }

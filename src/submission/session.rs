@@ -14,11 +14,12 @@ use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 use crate::queue::Asker;
+use crate::sasl::ChannelBinding;
 
 use super::Service;
 use super::aliases::Aliases;
 use super::atrn::{OnDemand, Turning};
-use super::auth::{ChannelBinding, Offer};
+use super::auth::Offer;
 use super::command::{self, Command, SyntaxError};
 use super::errors::{Errors, Verb};
 use super::etrn::{self, Recent};

@@ -37,7 +37,7 @@ fn planned(domain: &str, resolver: &Resolver) -> String {
     // As a recipient's address has it.
     let domain = Domain::of(&address::parse(&format!("you@{domain}")).unwrap());
     let mut keep = |below: usize| below.saturating_sub(1);
-    match plan(&domain, &Routes::default(), &settings, resolver, &mut keep, &mut |_| {}) {
+    match plan(&domain, None, &Routes::default(), &settings, resolver, &mut keep, &mut |_| {}) {
         Ok(endpoints) => {
             let shown: Vec<String> =
                 endpoints.iter().map(|one| format!("{} {}", one.host, one.address.ip())).collect();
