@@ -106,6 +106,7 @@ CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
+-- Why mail came back: SELECT count(*), said_by, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3;
 CREATE TABLE history (
     message_id   INTEGER NOT NULL,
     recipient_id INTEGER NOT NULL,
@@ -119,6 +120,7 @@ CREATE TABLE history (
     size         INTEGER NOT NULL,
     reply        TEXT,
     mx           TEXT,
+    said_by      TEXT,                     -- whose words the reply is: 'host' (mx) or 'postrider'
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
@@ -192,6 +194,7 @@ SELECT m.queue_id,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
        r.last_mx,
+       CASE WHEN r.last_reply IS NOT NULL THEN r.last_said_by END AS last_said_by,
        r.domain,
        r.message_id,
        r.id AS recipient_id

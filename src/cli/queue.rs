@@ -214,7 +214,7 @@ fn list_text(lines: &[Line], limit: u32) -> String {
 fn show_text(shown: &Shown) -> String {
     let mut text = format!("message {}\n", shown.queue_id);
     let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<9} {}", printable(value));
+        let _ = writeln!(text, "  {name:<10} {}", printable(value));
     };
     match &shown.message {
         Some(message) => {
@@ -225,6 +225,19 @@ fn show_text(shown: &Shown) -> String {
             field("received", &format!("{} UTC", message.received));
             field("expires", &format!("{} UTC", message.expires));
             field("size", &format!("{} bytes, {}", message.size, message.body));
+            if message.priority != 0 {
+                field("priority", &message.priority.to_string());
+            }
+            if message.require_tls {
+                field("tls", "required all the way (REQUIRETLS)");
+            }
+            if let Some(release) = &message.release {
+                field("release", &format!("{release} UTC"));
+            }
+            if let Some(by) = &message.deliver_by {
+                let mode = message.deliver_by_mode.as_deref().unwrap_or_default();
+                field("deliver by", &format!("{by} UTC, {}", deliver_by_words(mode)));
+            }
         }
         None => field("state", "finished"),
     }
@@ -233,7 +246,8 @@ fn show_text(shown: &Shown) -> String {
             line.next_attempt.as_ref().map_or_else(String::new, |next| format!(", next try {next} UTC"));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
         if let Some(reply) = &line.last_reply {
-            let _ = writeln!(text, "  last reply: {}", printable(reply));
+            let whose = if line.said_by.as_deref() == Some("postrider") { "(our words) " } else { "" };
+            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply));
         }
         let rows = tries.iter().map(|one| {
             let host = one.mx.as_deref().unwrap_or("-");
@@ -257,6 +271,16 @@ fn show_text(shown: &Shown) -> String {
         }
     }
     text
+}
+
+/// RFC 2852 §4: what happens when the time is over.
+fn deliver_by_words(mode: &str) -> &'static str {
+    match mode {
+        "R" => "or return it",
+        "RT" => "or return it; each hop reports",
+        "NT" => "or tell the sender; each hop reports",
+        _ => "or tell the sender",
+    }
 }
 
 fn summary_text(summary: &Summary) -> String {

@@ -259,6 +259,13 @@ pub(super) const DEFS: &[Def] = &[
          assume-delivered: perhaps lost, never twice.",
     ),
     def(
+        "delivery.eight_bit",
+        Choice(&["send", "bounce"]),
+        Is("\"send\""),
+        "What becomes of 8-bit content at a host that does not offer 8BITMIME (RFC 6152). send: it goes as it is, \
+         which nearly always works. bounce: it is returned to the sender (5.6.3). It is never converted.",
+    ),
+    def(
         "delivery.attempt_deadline",
         Duration("100ms", "1d"),
         Is("\"20m\""),

@@ -288,6 +288,10 @@ fn delivery<'t>(
             "assume-delivered" => InDoubt::AssumeDelivered,
             _ => InDoubt::Retry,
         },
+        eight_bit: match reading.get(section, "eight_bit", value::choice) {
+            "bounce" => EightBit::Bounce,
+            _ => EightBit::Send,
+        },
         attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
         source_addresses: reading.get(section, "source_addresses", value::addresses),
         // They are read once the rest is known.

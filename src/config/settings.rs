@@ -151,6 +151,8 @@ pub struct DeliverySettings {
     pub destinations: Arc<Destinations>,
     /// What a lost answer after the dot means.
     pub in_doubt: InDoubt,
+    /// What becomes of 8-bit content where it is not offered to take it.
+    pub eight_bit: EightBit,
     /// Absolute, for one attempt.
     pub attempt_deadline: Duration,
     /// Local addresses to send from; empty: the system chooses.
@@ -219,6 +221,15 @@ pub enum InDoubt {
     Hold,
     /// Call it delivered.
     AssumeDelivered,
+}
+
+/// `[delivery] eight_bit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EightBit {
+    /// It goes out all the same.
+    Send,
+    /// It is returned.
+    Bounce,
 }
 
 /// When to try, and how much at once.

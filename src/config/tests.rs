@@ -81,6 +81,7 @@ fn another(kind: &Kind) -> &'static str {
             "implicit" => "'implicit'",
             "optional" => "'optional'",
             "hold" => "'hold'",
+            "bounce" => "'bounce'",
             _ => "'encrypt'",
         },
         Kind::Socket => "'192.0.2.7:2525'",
@@ -215,6 +216,7 @@ fn the_defaults_are_the_documented_ones() {
     let delivery = &settings.delivery;
     assert_eq!((delivery.port, delivery.workers, delivery.messages_per_connection), (25, 128, 100));
     assert_eq!((delivery.in_doubt, delivery.ca_file.as_ref()), (InDoubt::Retry, None));
+    assert_eq!(delivery.eight_bit, EightBit::Send);
     assert_eq!((delivery.attempt_deadline, delivery.connect_timeout), (secs(1200), secs(30)));
     assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
     assert_eq!(delivery.delay_warning, Some(hours(4)));

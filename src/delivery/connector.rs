@@ -14,9 +14,9 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
+use super::bdat_shy::BdatShy;
 use super::connection::{Connection, Stage, Trouble, words};
 use super::dial::{self, Dialled};
-use super::hosts;
 use super::ladder::{Ladder, Learnt, Reached, Rung};
 use super::login::Logins;
 use super::offers::Offers;
@@ -44,6 +44,8 @@ pub struct Connector {
     /// For whoever walks the hosts.
     pub(super) refusals: Refusals,
     pub(super) workarounds: Arc<Workarounds>,
+    /// Hosts whose CHUNKING is not taken up.
+    pub(super) bdat_shy: BdatShy,
 }
 
 /// Why a step of the ladder failed.
@@ -69,6 +71,7 @@ impl Connector {
             logins: Logins::default(),
             refusals: Refusals::default(),
             workarounds: Arc::new(Workarounds::in_memory()),
+            bdat_shy: BdatShy::default(),
         })
     }
 
@@ -110,7 +113,7 @@ impl Connector {
         deadline: Instant,
     ) -> Result<Connection, Trouble> {
         let mut wire = Some(wire);
-        let host = hosts::name_of(endpoint);
+        let host = endpoint.name();
         let known = match endpoint.tls {
             RouteTls::Off => None,
             _ => self.workarounds.recall(&host, workarounds::TLS),
@@ -233,6 +236,7 @@ impl Opening<'_> {
         }
         let reply = self.expect_yes(Phase::Ehlo, answer)?;
         self.connection.offers = Offers::read(&reply);
+        self.connection.offers.chunking &= !self.connector.bdat_shy.has(&self.endpoint.host);
         Ok(())
     }
 

@@ -140,7 +140,7 @@ impl Hosts {
     }
 
     fn host(&self, endpoint: &Endpoint) -> Arc<Host> {
-        let name = name_of(endpoint);
+        let name = endpoint.name();
         let mut hosts = lock(&self.hosts);
         if let Some(host) = hosts.get(&name) {
             return host.clone();
@@ -149,14 +149,6 @@ impl Hosts {
         let host = Arc::new(Host { name: name.clone(), state });
         hosts.insert(name, host.clone());
         host
-    }
-}
-
-/// What a host is called in the tables. MX hosts all have one port; the port of a relay tells it from others on the same machine.
-pub(super) fn name_of(endpoint: &Endpoint) -> String {
-    match endpoint.relay {
-        true => format!("{}:{}", endpoint.host, endpoint.address.port()),
-        false => endpoint.host.clone(),
     }
 }
 
@@ -171,7 +163,7 @@ impl Slot {
 
     /// Whether it is one of this endpoint's host.
     pub(super) fn is_at(&self, endpoint: &Endpoint) -> bool {
-        self.host.name == name_of(endpoint)
+        self.host.name == endpoint.name()
     }
 
     /// The host took a message.

@@ -7,6 +7,7 @@
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
+mod bdat_shy;
 pub mod bounce;
 mod chunking;
 mod commands;
@@ -24,6 +25,7 @@ mod login;
 mod offers;
 mod pace;
 mod pickup;
+mod pieces;
 mod pool;
 mod refusals;
 mod reply_reader;

@@ -48,6 +48,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the same
+    /// machine.
+    pub fn name(&self) -> String {
+        match self.relay {
+            true => format!("{}:{}", self.host, self.address.port()),
+            false => self.host.clone(),
+        }
+    }
+
     /// Whether a connection to the other would be one to the same host, opened in the same way, from the same sources.
     pub(super) fn is_same_host(&self, other: &Endpoint) -> bool {
         let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;

@@ -118,6 +118,25 @@ impl Wire {
         self.tcp.set_nonblocking(false).is_err() || !silent
     }
 
+    /// Whether there is a reply to read, or the connection is over, without waiting for either.
+    pub(super) fn has_spoken(&mut self) -> bool {
+        if self.replies.has_bytes() {
+            return true;
+        }
+        if !self.is_stale() {
+            return false;
+        }
+        let Some(tls) = &mut self.tls else { return true };
+        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are for
+        // the read that follows, which meets them again.
+        match tls.read_tls(&mut self.tcp) {
+            Ok(1..) => tls
+                .process_new_packets()
+                .map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()),
+            Ok(0) | Err(_) => true,
+        }
+    }
+
     /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
     pub(super) fn send(&mut self, mut bytes: &[u8], patience: Patience) -> Result<(), Fault> {
         while !bytes.is_empty() {

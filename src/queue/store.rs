@@ -19,12 +19,13 @@ pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
 const KICK_ROWS_MAX: i64 = 5_000;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
-/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx)
+                         attempts, size, reply, mx, said_by)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
-           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx)
+           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
+           CASE WHEN ?5 IS NULL THEN r.last_said_by ELSE ?7 END
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
@@ -260,6 +261,7 @@ impl<'c> Store<'c> {
                         i64::from(attempt.is_some()),
                         attempt.map(|attempt| &attempt.reply),
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
+                        attempt.map(|attempt| attempt.said_by),
                     ])?;
                     // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
                     self.delete_recipient.execute([row.recipient.0])?;

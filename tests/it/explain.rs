@@ -44,6 +44,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             connections_per_destination: 1,
             destinations: Arc::default(),
             in_doubt: InDoubt::Retry,
+            eight_bit: EightBit::Send,
             attempt_deadline: Duration::ZERO,
             source_addresses: Vec::new(),
             sources: Vec::new(),

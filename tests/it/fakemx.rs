@@ -42,7 +42,11 @@ pub(crate) enum At {
     Data,
     /// After so many bytes of content, before its end. With `Act::Say` the rest is still read.
     Content(usize),
-    /// After the final dot.
+    /// At BDAT, before the chunk is read; what comes then is read as commands.
+    Bdat,
+    /// After the chunk of this number in its transaction, from 1; not for the last, which is [`At::Dot`].
+    Chunk(usize),
+    /// After the final dot, or the last chunk.
     Dot,
     Rset,
     Quit,
@@ -74,6 +78,8 @@ pub(crate) enum Act {
 #[derive(Debug, Clone)]
 struct Rule {
     at: At,
+    /// How many times it does not hold yet, over all connections.
+    spare: Option<Arc<AtomicUsize>>,
     /// How many times more it holds, over all connections; none: always.
     times: Option<Arc<AtomicUsize>>,
     act: Act,
@@ -162,26 +168,34 @@ impl Script {
 
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: None, act, batched: false });
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: false });
         self
     }
 
     /// Always, at this place, once commands came together on the connection.
     pub(crate) fn in_a_batch(mut self, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: None, act, batched: true });
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: true });
         self
     }
 
     /// The first `times` times, at this place, counted over all connections; then the next rule
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act, batched: false });
+        let times = Some(Arc::new(AtomicUsize::new(times)));
+        self.rules.push(Rule { at, spare: None, times, act, batched: false });
+        self
+    }
+
+    /// Always, at this place, but for the first `spared` times.
+    pub(crate) fn after(mut self, spared: usize, at: At, act: Act) -> Script {
+        let spare = Some(Arc::new(AtomicUsize::new(spared)));
+        self.rules.push(Rule { at, spare, times: None, act, batched: false });
         self
     }
 
     /// Before all other rules.
     fn at_once(mut self, at: At, act: Act) -> Script {
-        self.rules.insert(0, Rule { at, times: None, act, batched: false });
+        self.rules.insert(0, Rule { at, spare: None, times: None, act, batched: false });
         self
     }
 
@@ -191,7 +205,11 @@ impl Script {
         };
         self.rules
             .iter()
-            .find(|rule| fits(rule.at) && (batched || !rule.batched) && rule.times.as_ref().is_none_or(used))
+            .find(|rule| {
+                let is_spared = || rule.spare.as_ref().is_some_and(used);
+                let is_meant = fits(rule.at) && (batched || !rule.batched);
+                is_meant && !is_spared() && rule.times.as_ref().is_none_or(used)
+            })
             .map(|rule| rule.act.clone())
     }
 }
@@ -509,9 +527,10 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
 
 /// One connection from greeting to end; `counts` says whether it is one of [`State::open`].
 fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream, counts: bool) {
-    let (ahead, rcpts) = (Vec::new(), Vec::new());
+    let (ahead, rcpts, chunked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mail, chunks, reset, batched) = (None, 0, false, false);
     let mut session =
-        Session { number, script, shared, stream, ahead, mail: None, rcpts, reset: false, batched: false };
+        Session { number, script, shared, stream, ahead, mail, rcpts, chunks, chunked, reset, batched };
     // However it ended: the test looks at what was seen.
     let _ = session.run();
     session.shared.change(|state| state.open -= usize::from(counts));
@@ -613,6 +632,9 @@ struct Session {
     ahead: Vec<u8>,
     mail: Option<String>,
     rcpts: Vec<String>,
+    /// Chunks of this transaction, and what they brought.
+    chunks: usize,
+    chunked: Vec<u8>,
     /// To be cut off rudely.
     reset: bool,
     /// Commands came together.
@@ -664,6 +686,7 @@ impl Session {
                 "RSET" => {
                     self.answer(|at| at == At::Rset, "250 2.0.0 reset")?;
                     (self.mail, self.rcpts) = (None, Vec::new());
+                    (self.chunks, self.chunked) = (0, Vec::new());
                 }
                 "QUIT" => {
                     self.answer(|at| at == At::Quit, "221 2.0.0 bye")?;
@@ -738,18 +761,36 @@ impl Session {
         .map(drop)
     }
 
-    /// One chunk, which must be the last.
+    /// One chunk. After one that it refused it takes no other until RSET.
     fn bdat(&mut self, line: &str) -> Result<(), Over> {
-        let size: usize = line.strip_suffix(" LAST").and_then(|line| line[5..].parse().ok()).ok_or(Over)?;
+        if let Some(act) = self.script.act(self.batched, |at| at == At::Bdat) {
+            return self.perform(act);
+        }
+        let (size, last) = match line[5..].strip_suffix(" LAST") {
+            Some(size) => (size, true),
+            None => (&line[5..], false),
+        };
+        let size: usize = size.parse().map_err(|_| Over)?;
         while self.ahead.len() < size {
             self.more()?;
         }
         let content: Vec<u8> = self.ahead.drain(..size).collect();
         if self.rcpts.is_empty() {
-            return self.say("554 5.5.1 no valid recipients");
+            return self.say("503 5.5.1 no valid recipients");
         }
         self.see(|seen| seen.raw_content.extend_from_slice(&content));
+        self.chunked.extend_from_slice(&content);
+        self.chunks += 1;
+        if !last {
+            let chunk = At::Chunk(self.chunks);
+            if !self.answer(|at| at == chunk, "250 2.0.0 chunk taken")?.starts_with('2') {
+                self.rcpts.clear();
+            }
+            return Ok(());
+        }
         let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
+        let content = std::mem::take(&mut self.chunked);
+        self.chunks = 0;
         let message =
             Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
         self.answer_and(

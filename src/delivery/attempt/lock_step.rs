@@ -7,8 +7,8 @@
 use super::super::connection::Connection;
 use super::super::disorder::{Batch, Disorder};
 use super::super::pool::Line;
+use super::super::require_tls;
 use super::super::workarounds::PIPELINING;
-use super::super::{hosts, require_tls};
 use super::{Answer, Round};
 use crate::mail::Reply;
 use crate::queue::Workaround;
@@ -21,7 +21,7 @@ impl Round<'_> {
         let disorder = match &line.connection.batch {
             Batch::InOrder if trouble.is_none() => {
                 if line.connection.is_first_batch() {
-                    let host = hosts::name_of(&line.endpoint);
+                    let host = line.endpoint.name();
                     self.setup.connector.workarounds.trust(&host);
                     self.setup.connector.workarounds.ended(&host, PIPELINING);
                 }
@@ -30,7 +30,7 @@ impl Round<'_> {
             Batch::Broken(disorder) if trouble.is_some() => disorder.clone(),
             _ => return trouble,
         };
-        let host = hosts::name_of(&line.endpoint);
+        let host = line.endpoint.name();
         let Some(connection) = self.fall_into_step(line, &host, &disorder) else { return trouble };
         line.connection = connection;
         self.transact_in_lock_step(line, &host, disorder.reply())

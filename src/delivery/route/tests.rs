@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{DomainPattern, InDoubt, SecretSource};
+use crate::config::{DomainPattern, EightBit, InDoubt, SecretSource};
 
 type Mx = Result<Vec<(u16, String)>, DnsError>;
 
@@ -69,6 +69,7 @@ fn settings() -> DeliverySettings {
         connections_per_destination: 1,
         destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
         attempt_deadline: Duration::ZERO,
         source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
         sources: Vec::new(),

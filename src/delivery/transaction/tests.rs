@@ -1,5 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
+mod bdat;
+
 use super::*;
 use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
 use crate::queue::RecipientId;
@@ -73,20 +75,25 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
-            next @ (Next::Content | Next::Chunk) => {
-                let shown = if next == Next::Chunk { "<chunk>" } else { "<content>" };
-                writes.push(shown.to_owned());
+            Next::Content => {
+                writes.push("<content>".to_owned());
+                transaction.content_sent();
+            }
+            Next::Chunk { bytes, last } => {
+                writes.push(format!("<{bytes}{}>", if last { " LAST" } else { "" }));
                 transaction.content_sent();
             }
         }
-        while transaction.awaits().is_some() {
+        while transaction.awaits().is_some() && transaction.must_hear() {
             match host.next().expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
                 Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
             }
         }
     }
-    assert!(host.next().is_none(), "replies left over after {writes:?}");
+    let left: Vec<&str> =
+        host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
+    assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
     let batch = transaction.batch();
     let (results, after) = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
@@ -107,6 +114,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: 100,
         ret: None,
@@ -253,7 +261,7 @@ fn with_pipelining_the_commands_go_out_together() {
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     assert_eq!(run.results[1].reply, reply("250 2.0.0 ok"));
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
 }
 
 #[test]
@@ -264,7 +272,7 @@ fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
     assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
     let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
     assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
-    assert_eq!(none.after, After { usable: true, needs_reset: true });
+    assert_eq!(none.after, After { usable: true, needs_reset: true, shuns_bdat: false });
 }
 
 #[test]
@@ -432,6 +440,18 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         refused(&message, &limit(Some(99))),
         "552 5.3.4 the message has 100 bytes, and the host takes 99 at most"
     );
+    // 8-bit content goes to a host without 8BITMIME unless the operator wants it back.
+    let eight = Outgoing { body: Body::EightBitMime, eight_bit: EightBit::Bounce, ..message };
+    assert_eq!(refused(&eight, &PLAIN()), "554 5.6.3 the host has no 8BITMIME, which the content needs");
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for (message, eight_bit) in [
+        (eight, true),
+        (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
+        (Outgoing { body: Body::SevenBit, ..eight }, false),
+    ] {
+        let offers = Offers { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
@@ -506,17 +526,17 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let piped = Offers { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
-    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<chunk>"]);
+    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
-    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<chunk>"]);
+    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
     let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
     assert_eq!(run.writes.len(), 1);
     assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
-    assert_eq!(run.after, After { usable: true, needs_reset: true });
+    assert_eq!(run.after, After { usable: true, needs_reset: true, shuns_bdat: false });
     let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
     assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
     // What the host says to the chunk means what it means to the dot.

@@ -34,8 +34,10 @@ pub struct Line {
     pub next_attempt: Option<String>,
     /// What was said last, codes first.
     pub last_reply: Option<String>,
-    /// Who said it.
+    /// The host that it is about.
     pub last_mx: Option<String>,
+    /// Whose words it is: `host` or `postrider`.
+    pub said_by: Option<String>,
     /// When its message came, UTC.
     pub received: String,
     /// Seconds since then, or until it was finished.
@@ -104,6 +106,16 @@ pub struct Envelope {
     pub body: String,
     /// ENVID.
     pub envid: Option<String>,
+    /// MT-PRIORITY.
+    pub priority: i64,
+    /// REQUIRETLS.
+    pub require_tls: bool,
+    /// UTC; held until then (FUTURERELEASE).
+    pub release: Option<String>,
+    /// UTC (DELIVERBY).
+    pub deliver_by: Option<String>,
+    /// `R` or `N`, and `T`.
+    pub deliver_by_mode: Option<String>,
 }
 
 /// A host that complained, and what it is given for now: a row of `destinations`.
