@@ -6,16 +6,26 @@
 //! (RFC 3461). Nothing is ever written to the null sender, so a bounce is never answered with one.
 //!
 //! Replies, names and parameters come from hosts that may be hostile: whatever goes into a field
-//! or a line is first made printable ASCII (or, in the explanation's addresses, printable Unicode),
-//! and bounded. Lines are at most 998 bytes whatever the original holds.
+//! or a line is first made printable, and bounded. Lines are at most 998 bytes whatever the original holds.
+//!
+//! # Which reports there are
+//! `failed` and `delayed`; `relayed` where a host without DSN took what SUCCESS was asked for (RFC 3461
+//! §5.2.2), or a trace was (RFC 2852 §4). Never `delivered`: that is for whoever puts mail into mailboxes
+//! (§5.2.3), and a host with DSN is asked to say so itself.
+//!
+//! # UTF-8 (RFC 6533)
+//! A sender whose local part is beyond ASCII is reached only through hosts with SMTPUTF8: the report is
+//! `message/global-delivery-status`, `message/global` and `message/global-headers` in 8bit, addresses as they
+//! are. To every other sender a report must pass any host, and nobody knows which: it is ASCII throughout,
+//! addresses beyond it in `utf-8-addr-xtext` (which loses nothing, and leaves `message/delivery-status`,
+//! that all programs know: §4.4), and a returned header in UTF-8 is encoded (§4.5). So no report is lost
+//! for want of SMTPUTF8 unless its own address needs it.
 //!
 //! lettre's types make the message, but not its `Message::builder`, which reads the From field back with a
 //! parser that refuses some lawful host names; a `MultiPart` carries all the fields just as well.
-//!
-//! # Bugs
-//! `message/global-delivery-status` (RFC 6533) is not written yet: addresses beyond ASCII stand in
-//! their `utf-8` encoded form, which is lawful everywhere and hard to read.
 
+#[cfg(test)]
+mod grammar;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -32,8 +42,11 @@ use memchr::memmem;
 use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Outcome, Recipient, Ret};
 use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
 
-/// How much of the original a report returns at most. The caller need not read more of it.
-pub const RETURNED_BYTES_MAX: usize = 64 * 1024;
+use status::Script;
+
+/// How much of the original a report returns at most, as it is encoded. The caller need not read more of it.
+/// Every host takes messages of 64 KiB (RFC 5321 §4.5.3.1.7), and there must be room for what is said of it.
+pub const RETURNED_BYTES_MAX: usize = 48 * 1024;
 /// RFC 5322 §2.1.1.
 const LINE_BYTES_MAX: usize = 998;
 
@@ -96,7 +109,8 @@ pub fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
     report(Kind::Delay, notice)
 }
 
-/// Tells the sender who got the message (outcomes `Delivered` and `Relayed`), where SUCCESS was asked for.
+/// Tells the sender whose host took the message and will say no more (outcome `Relayed`), where SUCCESS was
+/// asked for.
 ///
 /// None as for [`bounce`].
 pub fn success_report(notice: &Notice<'_>) -> Option<Report> {
@@ -127,7 +141,7 @@ impl Kind {
         match self {
             Kind::Bounce => matches!(outcome, Outcome::Failed | Outcome::Expired),
             Kind::Delay => outcome == Outcome::Deferred,
-            Kind::Success => matches!(outcome, Outcome::Delivered | Outcome::Relayed),
+            Kind::Success => outcome == Outcome::Relayed,
         }
     }
 
@@ -135,7 +149,7 @@ impl Kind {
         match self {
             Kind::Bounce => "Undelivered mail returned to sender",
             Kind::Delay => "Delayed mail: not delivered yet, still trying",
-            Kind::Success => "Delivery report: your mail was delivered",
+            Kind::Success => "Delivery report: your mail was passed on",
         }
     }
 }
@@ -153,15 +167,15 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         return None;
     }
     let to = writable(sender);
-    let mut parts = vec![
-        plain(words::explanation(kind, notice, &told)),
-        part(
-            "message/delivery-status",
-            ContentTransferEncoding::SevenBit,
-            status::fields(kind, notice, &told),
-        ),
-    ];
-    parts.extend(original(kind, notice));
+    let script = if to.user().is_ascii() { Script::Ascii } else { Script::Utf8 };
+    let fields = status::fields(kind, script, notice, &told);
+    // RFC 6533 §4.4: what is ASCII is better said in the type that everybody knows.
+    let fields = match fields.is_ascii() {
+        true => ("message/delivery-status", ContentTransferEncoding::SevenBit, fields.into_bytes()),
+        false => ("message/global-delivery-status", ContentTransferEncoding::EightBit, fields.into_bytes()),
+    };
+    let mut parts = vec![plain(words::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
+    parts.extend(original(kind, script, notice));
     let from = Address::new_dangerous("MAILER-DAEMON", notice.hostname.as_str());
     let mut body = MultiPart::builder()
         .header(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(notice.now))))
@@ -211,35 +225,53 @@ fn writable(address: &Address) -> Address {
 }
 
 /// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
-/// can stand inside another message as it is. Otherwise the header.
-fn original(kind: Kind, notice: &Notice<'_>) -> Option<SinglePart> {
+/// can stand inside another message. Otherwise the header.
+fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Option<SinglePart> {
     let (message, original) = (notice.message, notice.original);
-    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
     let header = header_of(original);
-    // `message/rfc822` cannot be encoded (RFC 2046 §5.2.1) and its header is ASCII.
-    let fits = has_lines(original) && header.is_ascii();
-    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says.
-    let full = message.ret == Some(Ret::Full) && !message.handling.require_tls;
-    if kind == Kind::Bounce && full && whole && fits {
-        // The builder would re-encode; these bytes are returned as they came.
-        let encoding = match original.is_ascii() {
-            true => ContentTransferEncoding::SevenBit,
-            false => ContentTransferEncoding::EightBit,
-        };
-        return Some(part("message/rfc822", encoding, original.to_vec()));
+    // RFC 6532 §3: only under SMTPUTF8 is a header in UTF-8 a header at all.
+    let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
+    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
+    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. What may be binary inside
+    // cannot stand in a part that is not (RFC 2045 §6.4).
+    let full = message.ret == Some(Ret::Full)
+        && !message.handling.require_tls
+        && message.body != Body::BinaryMime
+        && kind == Kind::Bounce;
+    if full && whole && has_lines(original) && (header.is_ascii() || global) {
+        let kind = if global { "message/global" } else { "message/rfc822" };
+        let part = returned(kind, script, global, original);
+        if part.raw_body().len() <= RETURNED_BYTES_MAX {
+            return Some(part);
+        }
     }
     if header.is_empty() {
         return None;
     }
-    if header.is_ascii() && has_lines(header) {
-        return Some(part("text/rfc822-headers", ContentTransferEncoding::SevenBit, header.to_vec()));
+    if !has_lines(header) || !(header.is_ascii() || global) {
+        // RFC 6522 §4: a header that is broken may be encoded.
+        return Some(quoted("text/rfc822-headers", header));
     }
-    // RFC 6522 §4: a header that is broken may be encoded.
-    let encoded = SinglePart::builder()
-        .header(content_type("text/rfc822-headers"))
+    let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
+    Some(returned(kind, script, global, header))
+}
+
+/// Bytes as they came; encoded where they may be (never `message/rfc822`, RFC 2046 §5.2.1) and must be (RFC 6533
+/// §4.5).
+fn returned(mime: &str, script: Script, global: bool, bytes: &[u8]) -> SinglePart {
+    let encoding = match (bytes.is_ascii(), script) {
+        (true, _) => ContentTransferEncoding::SevenBit,
+        (false, Script::Ascii) if global => return quoted(mime, bytes),
+        (false, _) => ContentTransferEncoding::EightBit,
+    };
+    part(mime, encoding, bytes.to_vec())
+}
+
+fn quoted(mime: &str, bytes: &[u8]) -> SinglePart {
+    SinglePart::builder()
+        .header(content_type(mime))
         .header(ContentTransferEncoding::QuotedPrintable)
-        .body(header.to_vec());
-    Some(encoded)
+        .body(bytes.to_vec())
 }
 
 /// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.

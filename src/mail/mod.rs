@@ -7,6 +7,7 @@ pub mod envelope;
 pub mod handling;
 pub mod outcome;
 pub mod reply;
+pub mod unitext;
 
 pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
