@@ -60,7 +60,9 @@ CREATE TABLE recipients (
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
     last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
     bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
-    priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
+    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
+    expanded        TEXT                   -- aliases that led here whose sender is to be told so (RFC 3461): a line
+                                           -- each, a tab before ORCPT
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';

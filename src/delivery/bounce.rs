@@ -10,8 +10,10 @@
 //!
 //! # Which reports there are
 //! `failed` and `delayed`; `relayed` where a host without DSN took what SUCCESS was asked for (RFC 3461
-//! §5.2.2), or a trace was (RFC 2852 §4). Never `delivered`: that is for whoever puts mail into mailboxes
-//! (§5.2.3), and a host with DSN is asked to say so itself.
+//! §5.2.2), or a trace was (RFC 2852 §4); `expanded` where SUCCESS was asked for of an alias with several
+//! members (§5.2.7.3), with the first settlement of one of them. Never `delivered`: that is for whoever puts
+//! mail into mailboxes (§5.2.3), and a host with DSN is asked to say so itself. An alias with one member is
+//! only another address: its parameters go on with the message (§5.2.7.2).
 //!
 //! # UTF-8 (RFC 6533)
 //! A sender whose local part is beyond ASCII is reached only through hosts with SMTPUTF8: the report is
@@ -39,7 +41,9 @@ use lettre::message::header::{
 use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
 use memchr::memmem;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Outcome, Recipient, Ret};
+use crate::mail::{
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient, Ret,
+};
 use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
 
 use status::Script;
@@ -76,6 +80,8 @@ pub struct Told<'a> {
     pub attempt: Option<&'a Attempt>,
     /// What it means now: an attempt that was deferred may mean `Expired`.
     pub outcome: Outcome,
+    /// Not the recipient is told of but this alias, which led to it and to others.
+    pub expanded: Option<&'a Expanded>,
 }
 
 /// A report, ready for the queue.
@@ -160,7 +166,9 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         .told
         .iter()
         .filter(|told| {
-            kind.covers(told.outcome) && wanted_of(notice.message, told.recipient.notify, told.outcome)
+            // That it was wanted is why the alias is remembered.
+            kind.covers(told.outcome)
+                && (told.expanded.is_some() || wanted_of(notice.message, told.recipient.notify, told.outcome))
         })
         .collect();
     if told.is_empty() {

@@ -65,7 +65,8 @@ pub(super) fn carry_out(
     if results.is_empty() {
         return Done { health, unsettled };
     }
-    queue.settle(Settlement { message, at: now, results, notices });
+    let expanded_told = message.recipients.iter().any(|recipient| !recipient.expanded.is_empty());
+    queue.settle(Settlement { message, at: now, results, notices, expanded_told });
     Done { health, unsettled }
 }
 
@@ -274,6 +275,14 @@ fn notices(
 ) -> Vec<NewMessage> {
     let mut told = Vec::new();
     for (recipient, result) in message.recipients.iter().zip(results) {
+        let attempt = result.attempt.as_ref();
+        let aliases = recipient.expanded.iter();
+        told.extend(aliases.map(|expanded| Told {
+            recipient,
+            attempt: None,
+            outcome: Outcome::Relayed,
+            expanded: Some(expanded),
+        }));
         let outcome = match result.fate {
             Fate::Finished(Finished::Delivered) => Outcome::Delivered,
             Fate::Finished(Finished::Relayed) => Outcome::Relayed,
@@ -292,7 +301,7 @@ fn notices(
         }
         // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
         if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
-            told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
+            told.push(Told { recipient, attempt, outcome, expanded: None });
         }
     }
     if told.is_empty() || message.sender.is_none() {
@@ -368,7 +377,8 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), cra
             Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned: false }
         });
         let results = results.collect();
-        queue.settle(Settlement { message: Arc::new(message), at: now, results, notices: Vec::new() });
+        let message = Arc::new(message);
+        queue.settle(Settlement { message, at: now, results, notices: Vec::new(), expanded_told: false });
     }
     // Groups are written in order: when this empty one is on disk, so are they.
     queue.intend_dot(&[]).map_err(|error| crate::queue::QueueError::Writer(error.to_string()))

@@ -111,6 +111,7 @@ impl Incoming {
                 attempts: 0,
                 notify: recipient.notify,
                 orcpt: recipient.orcpt,
+                expanded: recipient.expanded,
                 last_reply: None,
                 last_mx: None,
                 last_said_by: Speaker::Postrider,
@@ -182,6 +183,7 @@ pub(super) struct Outcomes {
     pub(super) at: i64,
     pub(super) results: Vec<OutcomeRow>,
     pub(super) notices: Vec<Incoming>,
+    pub(super) expanded_told: bool,
 }
 
 /// What came of one recipient, with its texts.
@@ -210,11 +212,11 @@ pub(super) struct AttemptRow {
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, notices } = settlement;
+        let Settlement { message, at, results, notices, expanded_told } = settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let notices = notices.into_iter().map(|notice| Incoming::new(notice, ids, now_us, cache)).collect();
-        Outcomes { message: message.id, at, results, notices }
+        Outcomes { message: message.id, at, results, notices, expanded_told }
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret, Speaker};
+use crate::mail::{
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Ret, Speaker,
+};
 
 use super::id::{MessageId, RecipientId};
 
@@ -103,6 +105,8 @@ pub struct QueuedRecipient {
     pub notify: Option<Notify>,
     /// ORCPT.
     pub orcpt: Option<String>,
+    /// Aliases whose sender is still to be told that they were expanded.
+    pub expanded: Vec<Expanded>,
     /// What was said last.
     pub last_reply: Option<String>,
     /// The host that it was about.
@@ -227,6 +231,8 @@ pub struct Settlement {
     pub results: Vec<Settled>,
     /// Bounces, warnings and reports that this causes.
     pub notices: Vec<NewMessage>,
+    /// Among them the report of the aliases that these recipients stand for: it is not owed any more.
+    pub expanded_told: bool,
 }
 
 /// A lane that backs off: a row of `lanes`.

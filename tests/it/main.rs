@@ -27,6 +27,7 @@ mod operation;
 mod operators;
 mod reference;
 mod relay;
+mod reports;
 mod retries;
 mod sink;
 mod unwelcome;

@@ -76,14 +76,18 @@ fn received_from(origin: &Origin) -> Option<String> {
 /// RFC 3464 §2.3, in its order.
 fn recipient(fields: &mut Fields, kind: Kind, notice: &Notice<'_>, told: &Told<'_>) {
     let script = fields.script;
-    if let Some(original) = told.recipient.orcpt.as_deref().and_then(|orcpt| script.original_recipient(orcpt))
-    {
+    let (address, orcpt) = match told.expanded {
+        Some(expanded) => (&expanded.alias, &expanded.orcpt),
+        None => (&told.recipient.address, &told.recipient.orcpt),
+    };
+    if let Some(original) = orcpt.as_deref().and_then(|orcpt| script.original_recipient(orcpt)) {
         fields.whole("Original-Recipient", &original);
     }
-    fields.whole("Final-Recipient", &script.typed_address(&told.recipient.address));
+    fields.whole("Final-Recipient", &script.typed_address(address));
     let action = match (kind, told.outcome) {
         (Kind::Bounce, _) => "failed",
         (Kind::Delay, _) => "delayed",
+        (Kind::Success, _) if told.expanded.is_some() => "expanded",
         (Kind::Success, _) => "relayed",
     };
     let said = Said::of(told);
@@ -137,6 +141,10 @@ impl<'a> Said<'a> {
                 phase: Some(attempt.phase),
                 by: attempt.reply.said_by,
             };
+        }
+        if told.expanded.is_some() {
+            let reply = Reply::new(250, Enhanced(2, 0, 0), "the alias was expanded to several addresses");
+            return Said { reply, host: None, phase: None, by: Speaker::Postrider };
         }
         let host = told.recipient.last_mx.as_deref().filter(|name| says_something(name));
         let reply = match told.recipient.last_reply.as_deref() {

@@ -43,6 +43,7 @@ fn recipient(text: &str) -> QueuedRecipient {
         attempts: 1,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,
@@ -83,7 +84,7 @@ fn about(
     recipient: &QueuedRecipient,
     attempt: &Attempt,
 ) -> String {
-    let told = [Told { recipient, attempt: Some(attempt), outcome: attempt.outcome }];
+    let told = [Told { recipient, attempt: Some(attempt), outcome: attempt.outcome, expanded: None }];
     let hostname = hostname();
     let report = write(&notice(message, &hostname, &told)).unwrap();
     check(&report, 1);
@@ -126,9 +127,9 @@ fn a_bounce_says_who_refused_what_in_their_words() {
         )
     };
     let told = [
-        Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed },
-        Told { recipient: &unknown, attempt: Some(&no_domain), outcome: Outcome::Failed },
-        Told { recipient: &late, attempt: None, outcome: Outcome::Expired },
+        Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None },
+        Told { recipient: &unknown, attempt: Some(&no_domain), outcome: Outcome::Failed, expanded: None },
+        Told { recipient: &late, attempt: None, outcome: Outcome::Expired, expanded: None },
     ];
     let hostname = hostname();
     let report = bounce(&notice(&message, &hostname, &told)).unwrap();
@@ -164,7 +165,7 @@ fn our_own_words_are_not_a_hosts() {
         last_mx: Some("mx1.a.test".to_owned()),
         ..recipient("bob@a.test")
     };
-    let told = [Told { recipient: &returned, attempt: None, outcome: Outcome::Failed }];
+    let told = [Told { recipient: &returned, attempt: None, outcome: Outcome::Failed, expanded: None }];
     let hostname = hostname();
     let report = bounce(&notice(&message, &hostname, &told)).unwrap();
     check(&report, 1);
@@ -183,7 +184,8 @@ fn a_warning_says_until_when_we_try() {
     let refused = Reply::new(451, Enhanced(4, 4, 1), "connection refused");
     let attempt = attempt(Phase::Connect, refused, Outcome::Deferred);
     let bob = recipient("bob@a.test");
-    let told = [Told { recipient: &bob, attempt: Some(&attempt), outcome: Outcome::Deferred }];
+    let told =
+        [Told { recipient: &bob, attempt: Some(&attempt), outcome: Outcome::Deferred, expanded: None }];
     let hostname = hostname();
     let report = delay_warning(&notice(&message, &hostname, &told)).unwrap();
     check(&report, 1);
@@ -201,14 +203,38 @@ fn a_success_report_says_relayed_and_never_delivered() {
     let (delivered, relayed) =
         (attempt(Phase::Dot, ok.clone(), Outcome::Delivered), attempt(Phase::Dot, ok, Outcome::Relayed));
     let told = [
-        Told { recipient: &bob, attempt: Some(&delivered), outcome: Outcome::Delivered },
-        Told { recipient: &carl, attempt: Some(&relayed), outcome: Outcome::Relayed },
+        Told { recipient: &bob, attempt: Some(&delivered), outcome: Outcome::Delivered, expanded: None },
+        Told { recipient: &carl, attempt: Some(&relayed), outcome: Outcome::Relayed, expanded: None },
     ];
     let hostname = hostname();
     assert_eq!(success_report(&notice(&message, &hostname, &told[..1])), None);
     let report = success_report(&notice(&message, &hostname, &told)).unwrap();
     check(&report, 1);
     assert_golden("success", &report);
+}
+
+/// RFC 3461 §5.2.7.3 (c): told of is the alias, whatever its members' own NOTIFY.
+#[test]
+fn an_alias_of_several_is_reported_as_expanded() {
+    let message = message(Some("ann@sender.test"));
+    let expanded = |orcpt: Option<&str>| Expanded {
+        alias: address::parse("team@relay.test").unwrap(),
+        orcpt: orcpt.map(str::to_owned),
+    };
+    let bob = QueuedRecipient { notify: Some(Notify::NEVER), ..recipient("bob@a.test") };
+    let told = |expanded| Told { recipient: &bob, attempt: None, outcome: Outcome::Relayed, expanded };
+    let (first, second) = (expanded(Some("rfc822;Team@relay.test")), expanded(None));
+    let hostname = hostname();
+    let told = [told(Some(&first)), told(Some(&second)), told(None)];
+    let report = success_report(&notice(&message, &hostname, &told)).unwrap();
+    check(&report, 2);
+    let text = String::from_utf8(report.content).unwrap();
+    let group = "\r\n\r\nOriginal-Recipient: rfc822; Team@relay.test\r\n\
+        Final-Recipient: rfc822; team@relay.test\r\nAction: expanded\r\nStatus: 2.0.0\r\n\
+        Diagnostic-Code: x-postrider; 250 2.0.0 the alias was expanded";
+    assert!(text.contains(group), "{text}");
+    assert!(!text.contains("bob@a.test\r\nAction"), "where it leads is nobody's business: {text}");
+    assert_eq!(bounce(&notice(&message, &hostname, &told)), None);
 }
 
 #[test]
@@ -238,7 +264,8 @@ fn nobody_is_told_who_does_not_want_to_be() {
     let never = QueuedRecipient { notify: Some(Notify::NEVER), ..recipient("bob@a.test") };
     let bob = recipient("carl@a.test");
     let tell = |message: &QueuedMessage, told: &[Told<'_>]| bounce(&notice(message, &hostname, told));
-    let to_never = Told { recipient: &never, attempt: Some(&refused), outcome: Outcome::Failed };
+    let to_never =
+        Told { recipient: &never, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None };
     let to_bob = Told { recipient: &bob, ..to_never };
     let deferred = Told { outcome: Outcome::Deferred, ..to_bob };
     assert_eq!(tell(&message(None), &[to_bob]), None, "the null sender");
@@ -253,7 +280,7 @@ fn nobody_is_told_who_does_not_want_to_be() {
 #[test]
 fn ret_decides_what_is_returned() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let third = |ret: Option<Ret>, original: &[u8]| {
         let message = QueuedMessage { ret, size: original.len() as u64, ..message(Some("ann@sender.test")) };
         let report = bounce(&Notice { original, ..notice(&message, &hostname, &told) }).unwrap();
@@ -290,7 +317,7 @@ fn ret_decides_what_is_returned() {
 #[test]
 fn an_original_that_holds_the_boundary_ends_nothing() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let id = MessageId(1_795_000_000_000_001);
     let original = format!("Subject: s\r\n\r\n--=_{id}--\r\n--=_{id}.x\r\n\r\nhello\r\n");
     let message = QueuedMessage {
@@ -306,7 +333,7 @@ fn an_original_that_holds_the_boundary_ends_nothing() {
 #[test]
 fn the_first_bytes_of_a_large_message_are_enough() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let message =
         QueuedMessage { ret: Some(Ret::Full), size: 10_000_000, ..message(Some("ann@sender.test")) };
     let report = bounce(&notice(&message, &hostname, &told)).unwrap();
@@ -332,7 +359,8 @@ fn utf8_bounce(sender: &str, ret: Ret) -> Report {
     let text = "<j\u{f6}rg+x@b\u{fc}cher.test>: unbekannter Empf\u{e4}nger";
     let unknown =
         attempt(Phase::Rcpt, Reply::new(550, Enhanced(5, 1, 1), "").with_text(text), Outcome::Failed);
-    let told = [Told { recipient: &joerg, attempt: Some(&unknown), outcome: Outcome::Failed }];
+    let told =
+        [Told { recipient: &joerg, attempt: Some(&unknown), outcome: Outcome::Failed, expanded: None }];
     let hostname = hostname();
     bounce(&Notice { original: UTF8_ORIGINAL, ..notice(&message, &hostname, &told) }).unwrap()
 }
@@ -349,7 +377,7 @@ fn a_sender_beyond_ascii_gets_a_report_in_utf8() {
     assert!(check(&headers, 1)[2].ends_with("Subject: Gr\u{fc}\u{df}e\r\n".as_bytes()));
     // What is ASCII is said in the types that everybody knows.
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let report = bounce(&notice(&message(Some("\u{7528}@a.test")), &hostname, &told)).unwrap();
     check(&report, 1);
     assert!(memmem::find(&report.content, b"message/global").is_none());
@@ -371,7 +399,7 @@ fn a_sender_in_ascii_gets_the_same_report_in_ascii() {
 #[test]
 fn a_broken_header_is_returned_all_the_same() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     for sender in ["ann@sender.test", "\u{7528}@a.test"] {
         for (smtputf8, header) in [
             (false, "Subject: \u{fc}\r\n".as_bytes()),
@@ -400,7 +428,7 @@ fn a_broken_header_is_returned_all_the_same() {
 #[test]
 fn a_report_fits_into_what_every_host_takes() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let umlauts = "\u{fc}".repeat(60) + "\r\n";
     for (header, line) in [("Subject: s", "0123456789\r\n"), ("Subject: \u{fc}", &umlauts)] {
         for bytes in [1000, 10_000, RETURNED_BYTES_MAX - 200, RETURNED_BYTES_MAX, 2 * RETURNED_BYTES_MAX] {
@@ -430,7 +458,7 @@ fn a_report_fits_into_what_every_host_takes() {
         (0..1000).map(|number| recipient(&format!("somebody{number}@a.test"))).collect();
     let told: Vec<Told<'_>> = many
         .iter()
-        .map(|recipient| Told { recipient, attempt: Some(&wordy), outcome: Outcome::Failed })
+        .map(|recipient| Told { recipient, attempt: Some(&wordy), outcome: Outcome::Failed, expanded: None })
         .collect();
     let report = bounce(&notice(&message(Some("ann@sender.test")), &hostname, &told)).unwrap();
     check(&report, 1000);
@@ -441,7 +469,7 @@ fn a_report_fits_into_what_every_host_takes() {
 #[test]
 fn of_binary_mail_only_the_header_comes_back() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     let message =
         QueuedMessage { body: Body::BinaryMime, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
     let report = bounce(&notice(&message, &hostname, &told)).unwrap();
@@ -496,7 +524,7 @@ fn original_recipients_are_shown_without_their_encoding() {
 #[test]
 fn odd_but_lawful_hosts_and_senders_get_their_bounce() {
     let (bob, refused) = (recipient("bob@a.test"), refused());
-    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed }];
+    let told = [Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None }];
     for host in ["localhost", "host_1.test", "[192.0.2.1]", "[IPv6:2001:db8::1]"] {
         for sender in ["\"a b\"@sender.test", "a@[192.0.2.1]", "a@b_c.test", "o'x!#$%@localhost"] {
             let hostname = Domain::parse(host).unwrap();
@@ -511,7 +539,7 @@ fn the_status_has_the_class_of_the_outcome() {
         let attempt =
             attempt(Phase::Rcpt, Reply { code, enhanced, text: "x".into(), said_by: Speaker::Host }, outcome);
         let bob = recipient("bob@a.test");
-        status::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome })
+        status::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome, expanded: None })
             .status(outcome)
             .to_string()
     };
@@ -555,7 +583,7 @@ proptest! {
             at: now,
             ..attempt(Phase::Data, Reply::bare(550, "").with_text(text), Outcome::Failed)
         };
-        let told = [Told { recipient: &bob, attempt: tried.then_some(&attempt), outcome: Outcome::Failed }];
+        let told = [Told { recipient: &bob, attempt: tried.then_some(&attempt), outcome: Outcome::Failed, expanded: None }];
         let hostname = hostname();
         let notice = Notice { now, original: &original, ..notice(&message, &hostname, &told) };
         check(&bounce(&notice).unwrap(), 1);
@@ -572,7 +600,7 @@ fn a_report_repeats_the_times_that_were_asked_for() {
     };
     let message = QueuedMessage { handling, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
     let recipient = recipient("bob@a.test");
-    let told = [Told { recipient: &recipient, attempt: None, outcome: Outcome::Expired }];
+    let told = [Told { recipient: &recipient, attempt: None, outcome: Outcome::Expired, expanded: None }];
     let hostname = hostname();
     let id = MessageId(1_795_000_000_000_001);
     let notice =

@@ -51,6 +51,14 @@ fn opening(kind: Kind) -> &'static str {
 
 fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
     let said = Said::of(told);
+    if let Some(expanded) = told.expanded {
+        let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(char::is_control, " "));
+        return paragraph(
+            out,
+            "    ",
+            "This name stands for several addresses. The message goes on to each of them.",
+        );
+    }
     let address = told.recipient.address.to_string();
     // As it was written, in its own script. Writing to a String cannot fail.
     let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));

@@ -150,6 +150,7 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -
         at: now_us() / 1_000_000,
         results: results.into_iter().map(result).collect(),
         notices: vec![],
+        expanded_told: false,
     }
 }
 
