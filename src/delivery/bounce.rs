@@ -29,6 +29,7 @@
 #[cfg(test)]
 mod grammar;
 mod status;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -36,7 +37,7 @@ mod words;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lettre::message::header::{
-    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, MIME_VERSION_1_0,
+    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0,
 };
 use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
 use memchr::memmem;
@@ -95,32 +96,14 @@ pub struct Report {
 
 /// Which of the three reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// Who did not get the message (outcomes `Failed` and `Expired`).
     Bounce,
+    /// Who has not got it yet (outcome `Deferred`), told once: the caller marks them warned.
     Delay,
+    /// Whose host took it and will say no more (outcome `Relayed`), and aliases that were expanded, where SUCCESS
+    /// was asked for.
     Success,
-}
-
-/// Tells the sender who did not get the message (outcomes `Failed` and `Expired`).
-///
-/// None where nobody is to be told: a null sender, or no recipient that asks for it.
-pub fn bounce(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Bounce, notice)
-}
-
-/// Tells the sender who has not got the message yet (outcome `Deferred`), once; the caller marks them warned.
-///
-/// None as for [`bounce`].
-pub fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Delay, notice)
-}
-
-/// Tells the sender whose host took the message and will say no more (outcome `Relayed`), where SUCCESS was
-/// asked for.
-///
-/// None as for [`bounce`].
-pub fn success_report(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Success, notice)
 }
 
 /// Whether a report of `outcome` is asked for by a recipient's NOTIFY, or by the message's trace.
@@ -143,6 +126,18 @@ fn wanted(notify: Option<Notify>, outcome: Outcome) -> bool {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Bounce, Kind::Delay, Kind::Success];
+
+    /// What the log calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Bounce => "bounce",
+            Kind::Delay => "delay warning",
+            Kind::Success => "delivery report",
+        }
+    }
+
     fn covers(self, outcome: Outcome) -> bool {
         match self {
             Kind::Bounce => matches!(outcome, Outcome::Failed | Outcome::Expired),
@@ -160,17 +155,23 @@ impl Kind {
     }
 }
 
-fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
-    let sender = notice.message.sender.as_ref()?;
-    let told: Vec<&Told<'_>> = notice
-        .told
-        .iter()
-        .filter(|told| {
+impl<'a> Notice<'a> {
+    /// Those that a report of this kind is about.
+    pub fn about(&self, kind: Kind) -> Vec<&'a Told<'a>> {
+        let about = |told: &&Told<'_>| {
             // That it was wanted is why the alias is remembered.
-            kind.covers(told.outcome)
-                && (told.expanded.is_some() || wanted_of(notice.message, told.recipient.notify, told.outcome))
-        })
-        .collect();
+            let wanted =
+                told.expanded.is_some() || wanted_of(self.message, told.recipient.notify, told.outcome);
+            kind.covers(told.outcome) && wanted
+        };
+        self.told.iter().filter(about).collect()
+    }
+}
+
+/// Writes a report of this kind. None where nobody is to be told: a null sender, or no recipient that asks for it.
+pub fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
+    let sender = notice.message.sender.as_ref()?;
+    let told = notice.about(kind);
     if told.is_empty() {
         return None;
     }
@@ -184,19 +185,7 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
     };
     let mut parts = vec![plain(words::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
     parts.extend(original(kind, script, notice));
-    let from = Address::new_dangerous("MAILER-DAEMON", notice.hostname.as_str());
     let mut body = MultiPart::builder()
-        .header(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(notice.now))))
-        .header(header::From::from(Mailboxes::from(Mailbox::new(
-            Some("Mail Delivery System".to_owned()),
-            from,
-        ))))
-        .header(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))))
-        .header(header::Subject::from(kind.subject().to_owned()))
-        .header(header::MessageId::from(format!("<{}@{}>", notice.id, notice.hostname)))
-        // RFC 3834 §2: nobody's vacation program answers this.
-        .header(AutoSubmitted)
-        .header(MIME_VERSION_1_0)
         .header(content_type(&format!(
             "multipart/report; report-type=delivery-status; boundary=\"{}\"",
             boundary(notice.id, &parts)
@@ -206,8 +195,22 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         // RFC 2045 §6.4: a multipart says so when one of its parts is 8bit.
         body.headers_mut().set(ContentTransferEncoding::EightBit);
     }
-    let content = parts.into_iter().fold(body, MultiPart::singlepart).formatted();
-    let envelope = Envelope {
+    // RFC 3834 §5: in answer to a message.
+    let head = head(notice.id, notice.hostname, notice.now, &to, kind.subject(), "auto-replied");
+    let mut content = head.to_string().into_bytes();
+    content.extend(parts.into_iter().fold(body, MultiPart::singlepart).formatted());
+    // RFC 8689 §5: what protected the message protects the report of it. As urgent as the message.
+    let handling = Handling {
+        priority: notice.message.handling.priority,
+        require_tls: notice.message.handling.require_tls,
+        ..Handling::default()
+    };
+    Some(Report { envelope: envelope(to, &content, handling), content })
+}
+
+/// From `<>`, with the parameters that the content needs.
+fn envelope(to: Address, content: &[u8], handling: Handling) -> Envelope {
+    Envelope {
         sender: None,
         body: if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime },
         smtputf8: !to.to_string().is_ascii(),
@@ -215,14 +218,30 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         recipients: vec![Recipient { notify: Some(Notify::NEVER), ..Recipient::new(to) }],
         ret: None,
         envid: None,
-        // RFC 8689 §5: what protected the message protects the report of it. As urgent as the message.
-        handling: Handling {
-            priority: notice.message.handling.priority,
-            require_tls: notice.message.handling.require_tls,
-            ..Handling::default()
-        },
-    };
-    Some(Report { envelope, content })
+        handling,
+    }
+}
+
+/// All header fields but those of the content. RFC 3834 §2: nobody's vacation program answers this.
+fn head(
+    id: MessageId,
+    hostname: &Domain,
+    now: i64,
+    to: &Address,
+    subject: &str,
+    auto_submitted: &'static str,
+) -> Headers {
+    let from = Address::new_dangerous("MAILER-DAEMON", hostname.as_str());
+    let from = Mailbox::new(Some("Mail Delivery System".to_owned()), from);
+    let mut head = Headers::new();
+    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(now))));
+    head.set(header::From::from(Mailboxes::from(from)));
+    head.set(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))));
+    head.set(header::Subject::from(subject.to_owned()));
+    head.set(header::MessageId::from(format!("<{id}@{hostname}>")));
+    head.set(AutoSubmitted(auto_submitted));
+    head.set(MIME_VERSION_1_0);
+    head
 }
 
 /// The sender's address, its domain in A-labels so that SMTPUTF8 is needed only for a local part beyond ASCII.
@@ -337,7 +356,7 @@ fn boundary(id: MessageId, parts: &[SinglePart]) -> String {
 }
 
 #[derive(Clone)]
-struct AutoSubmitted;
+struct AutoSubmitted(&'static str);
 
 impl Header for AutoSubmitted {
     fn name() -> HeaderName {
@@ -345,10 +364,10 @@ impl Header for AutoSubmitted {
     }
 
     fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(AutoSubmitted)
+        Ok(AutoSubmitted("auto-generated"))
     }
 
     fn display(&self) -> HeaderValue {
-        HeaderValue::new(Self::name(), "auto-replied".to_owned())
+        HeaderValue::new(Self::name(), self.0.to_owned())
     }
 }

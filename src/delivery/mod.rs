@@ -14,9 +14,11 @@ mod complaint;
 pub mod connection;
 mod connector;
 pub mod dns;
+mod flood;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod notices;
 mod offers;
 mod pace;
 mod pickup;
@@ -41,6 +43,7 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
+use flood::Floods;
 use hosts::Hosts;
 use pool::Pool;
 
@@ -90,6 +93,7 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
+    floods: Floods,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -110,6 +114,7 @@ impl Workers {
             jobs,
             clock,
             pool: Pool::new(Hosts::new(learnt)),
+            floods: Floods::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -167,6 +172,7 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
+            self.floods.look(&self.queue, self.clock.now(), || self.setup());
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -207,7 +213,7 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(setup, &self.queue, &self.clock, job, attempt)
+            settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {

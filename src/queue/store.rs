@@ -172,6 +172,10 @@ impl<'c> Store<'c> {
                 }
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
+            Op::Gathered { sender, up_to, notice, .. } => {
+                super::reports::delete_unreported(self.conn, sender, *up_to)?;
+                self.accept(notice)?;
+            }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Lanes | Op::Stop => {}
@@ -272,12 +276,14 @@ impl<'c> Store<'c> {
             }
             settled.push((row.recipient, next));
         }
-        if one_finished && self.delete_message.execute([outcomes.message.0])? > 0 {
-            self.delete_content.execute([outcomes.message.0])?;
+        if one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0 {
+            self.delete_content.execute([outcomes.message.id.0])?;
         }
         for notice in &outcomes.notices {
             self.accept(notice)?;
+            super::reports::record(self.conn, notice, outcomes.at)?;
         }
+        super::reports::gather(self.conn, outcomes)?;
         Ok(settled)
     }
 

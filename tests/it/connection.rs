@@ -31,6 +31,7 @@ fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: SOON,
         delay_warning: None,
+        bounces_per_sender: None,
         retry_rules: Vec::new(),
     }
 }

@@ -7,6 +7,18 @@ use super::*;
 use crate::mail::{DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, Speaker, address};
 use crate::queue::{Origin, RecipientId};
 
+fn bounce(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Bounce, notice)
+}
+
+fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Delay, notice)
+}
+
+fn success_report(notice: &Notice<'_>) -> Option<Report> {
+    report(Kind::Success, notice)
+}
+
 /// Sat, 21 Nov 2026 12:00:00 +0000.
 const NOW: i64 = 1_795_262_400;
 const ORIGINAL: &[u8] = b"Received: by relay.test\r\nFrom: Ann <ann@sender.test>\r\nTo: bob@a.test\r\n\
