@@ -25,6 +25,7 @@ mod mails;
 mod mechanisms;
 mod operation;
 mod operators;
+mod parsers;
 mod reference;
 mod relay;
 mod reports;
