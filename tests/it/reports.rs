@@ -215,6 +215,15 @@ fn a_delay_warning_beyond_the_limit_is_put_off_and_a_limit_may_be_off() {
     relay.wait_until_ready();
     let warning = text(&home.wait_for_messages(2, SOON)[1]);
     assert!(warning.contains("Action: delayed\r\n"), "{warning}");
+    // Told once, also across a restart.
+    relay.stop();
+    let tries = relay.db().attempts("you@slow.test", "deferred");
+    relay.spawn();
+    relay.wait_until_ready();
+    relay.wait_until("two more tries", SOON, |db| {
+        (db.attempts("you@slow.test", "deferred") >= tries + 2).then_some(())
+    });
+    assert_eq!(home.messages().len(), 2);
     assert!(!mx.seen().is_empty());
     for number in 0..3 {
         relay.submit(SENDER, &[&format!("u{number}@a.test")], &mail("more"));
