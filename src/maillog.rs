@@ -98,6 +98,21 @@ pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
     );
 }
 
+/// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/refusals.rs`.
+pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
+    log::error!(
+        "relay {relay} does not take our mail (phase={} said_by={}): {reply}; nothing bounces for this, its mail waits \
+         and is tried again; {remedy}, then postrider queue retry --all",
+        phase.as_str(),
+        reply.said_by.as_str()
+    );
+}
+
+/// It does again.
+pub fn relay_takes_mail(relay: &str) {
+    log::info!("relay {relay} takes our mail again");
+}
+
 /// A destination is in trouble and its lane waits.
 pub fn lane_backs_off(lane: &str, secs: i64, why: &str) {
     log::warn!("lane {lane} backs off for {secs} s: {why}");

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::config::{AtrnDomains, DeliverySettings, RouteTls, Routes, Settings, atrn};
 use crate::delivery::dns::{Lookup, Resolver};
-use crate::delivery::route;
+use crate::delivery::route::{self, Endpoint};
+use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
 use crate::submission::users;
 
@@ -45,6 +46,17 @@ pub struct Hop {
     pub relay: bool,
     /// Whether we would log in there.
     pub login: bool,
+    /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
+    pub from: Vec<Source>,
+}
+
+/// A local address that a connection would leave from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// The address.
+    pub address: String,
+    /// What we would call ourselves there.
+    pub ehlo: String,
 }
 
 /// Why nobody can be tried.
@@ -56,19 +68,21 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// Plans for `address`; `fetched` are the domains whose mail waits for ATRN.
+/// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose mail waits for ATRN.
 pub fn explain(
     address: &Address,
+    user: Option<&str>,
     settings: &Settings,
     fetched: &AtrnDomains,
     lookup: &dyn Lookup,
 ) -> Explanation {
-    plan(address, &settings.routes, &settings.delivery, fetched, lookup)
+    plan(address, user, &settings.routes, &settings.delivery, fetched, lookup)
 }
 
 /// As [`explain`], for a relay that runs.
 pub(super) fn plan(
     address: &Address,
+    user: Option<&str>,
     routes: &Routes,
     delivery: &DeliverySettings,
     fetched: &AtrnDomains,
@@ -87,15 +101,16 @@ pub(super) fn plan(
             refusal: None,
         };
     }
-    let plan =
-        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
-            steps.push(step.to_string())
-        });
+    let mut random = |below| fastrand::usize(..below);
+    let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
+    let plan = route::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
     };
+    let names = Names::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {
+        from: leaving(&endpoint, &names),
         host: endpoint.host,
         address: endpoint.address.to_string(),
         tls: tls_word(endpoint.tls),
@@ -112,12 +127,23 @@ pub(super) fn plan(
     }
 }
 
-/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`. Exit code 1 where somebody
+fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
+    let from = of_family(&endpoint.sources, endpoint.address.ip());
+    from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
+}
+
+/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user` submitted. Exit code 1 where somebody
 /// cannot be routed.
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
-pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn run(
+    recipient: &str,
+    user: Option<&str>,
+    json: bool,
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
@@ -125,7 +151,7 @@ pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     let explanations: Vec<Explanation> =
-        addresses.iter().map(|address| explain(address, settings, &fetched, &resolver)).collect();
+        addresses.iter().map(|address| explain(address, user, settings, &fetched, &resolver)).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
     if unrouted > 0 {
@@ -156,7 +182,17 @@ impl fmt::Display for Explanation {
         for (at, hop) in self.endpoints.iter().enumerate() {
             let kind = if hop.relay { ", relay" } else { "" };
             let login = if hop.login { ", with login" } else { "" };
-            writeln!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            write!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            for (at, source) in hop.from.iter().enumerate() {
+                write!(
+                    f,
+                    "{} {} as {}",
+                    if at == 0 { ", from" } else { " or" },
+                    source.address,
+                    source.ehlo
+                )?;
+            }
+            writeln!(f)?;
         }
         if let Some(refusal) = &self.refusal {
             let then = if refusal.permanent { "would bounce at once" } else { "would be tried again later" };

@@ -98,7 +98,7 @@ impl Office {
         let setup = self.workers.setup();
         let fetched = self.scheduler.atrn_domains();
         let explain =
-            |address| explain::plan(address, &setup.routes, &setup.settings, &fetched, &*setup.lookup);
+            |address| explain::plan(address, None, &setup.routes, &setup.settings, &fetched, &*setup.lookup);
         addresses
             .iter()
             .flat_map(|address| explain(address).to_string().lines().map(str::to_owned).collect::<Vec<_>>())

@@ -260,7 +260,7 @@ fn show_text(shown: &Shown) -> String {
 }
 
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour } = summary;
+    let Summary { messages, bytes, recipients, held, due, domains, limits, lanes, kicks_last_hour } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -284,6 +284,13 @@ fn summary_text(summary: &Summary) -> String {
         });
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
         text += &table(&head, rows.collect());
+    }
+    if !lanes.is_empty() {
+        let rows = lanes.iter().map(|line| {
+            vec![line.lane.clone(), line.failures.to_string(), line.until.clone(), line.last_reply.clone()]
+        });
+        text += "destinations in trouble, not tried for now:\n";
+        text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
     }
     if !limits.is_empty() {
         let shown = |limit: Option<i64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::secret::SecretSource;
 use crate::mail::{Address, Domain};
 
 /// Everything a config file says, checked.
@@ -154,6 +155,8 @@ pub struct DeliverySettings {
     pub attempt_deadline: Duration,
     /// Local addresses to send from; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// `[[source]]`, in order.
+    pub sources: Vec<Source>,
     /// Never deliver to these.
     pub prohibited_networks: Vec<IpNet>,
     /// For one address.
@@ -170,6 +173,17 @@ pub struct DeliverySettings {
     pub bounces_per_sender: Option<usize>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
+}
+
+/// One `[[source]]`: a local address with a name or users of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The address; no other source has it.
+    pub address: IpAddr,
+    /// EHLO on connections from here; none: `hostname`.
+    pub hostname: Option<Domain>,
+    /// Their mail leaves from here, and no other does; empty: whoever's addresses it is among.
+    pub users: Vec<String>,
 }
 
 /// One `[[retry.rule]]`: what becomes of failed attempts that all of its conditions fit.
@@ -287,6 +301,8 @@ pub struct Route {
     pub ca_file: Option<PathBuf>,
     /// AUTH at the relay.
     pub login: Option<Login>,
+    /// Local addresses to send from; empty: those of `[delivery]`.
+    pub source_addresses: Vec<IpAddr>,
 }
 
 /// A host of `[[route]] relay`.
@@ -298,19 +314,13 @@ pub struct RelayHost {
     pub port: u16,
 }
 
-/// `username` and the secret read from `password_file`.
-#[derive(Clone, PartialEq, Eq)]
+/// `username`, and where its secret is to be had: a secret changes, and is fetched when it is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Login {
     /// `username`.
     pub username: String,
-    /// The first line of `password_file`.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Login({:?}, …)", self.username)
-    }
+    /// `password_file`, `token_file` or `token_command`.
+    pub secret: SecretSource,
 }
 
 /// `[[route]] tls`.

@@ -19,6 +19,7 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::Chunk;
 use super::offers::Offers;
+use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
 use super::transaction::{
     After, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
@@ -102,6 +103,9 @@ pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
         Fault::Lost(Some(error)) => (421, broken, format!("connection lost {sentence}: {error}")),
         Fault::Malformed(what) => (451, PROTOCOL, format!("malformed reply {sentence}: {what}")),
         Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
+        Fault::NoSource(from, error) => {
+            (451, NO_SOURCE, format!("cannot send from {from}, a source address of this relay: {error}"))
+        }
         Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
     };
     Reply::new(code, enhanced, "").with_text(text)

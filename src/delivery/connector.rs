@@ -5,25 +5,26 @@
 //! the step that worked is remembered for an hour, so that the next message does not climb down again.
 //! Where TLS is required, or a password is to be sent, the clear is not on the ladder.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::commands::{Auth, Ehlo, Quit, Starttls};
+use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
-use crate::config::{DeliverySettings, Login, RouteTls};
+use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::connection::{CONNECTING, Connection, Stage, Trouble, words};
+use super::connection::{Connection, Stage, Trouble, words};
+use super::dial::{self, Dialled};
+use super::login::Logins;
 use super::offers::Offers;
+use super::refusals::Refusals;
 use super::route::Endpoint;
+use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
-use super::transaction::{Meaning, TroubleKind, host_refusal, meaning};
+use super::transaction::{Meaning, host_refusal, meaning};
 use super::wire::{Fault, Patience, Wire};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
@@ -33,8 +34,6 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
 const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
 /// How many hosts are remembered; past it, all are forgotten and learnt again.
 const REMEMBERED_HOSTS_MAX: usize = 10_000;
-/// Challenges of one AUTH exchange.
-const CHALLENGES_MAX: usize = 4;
 
 /// A step of the TLS ladder, from the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +45,14 @@ enum Rung {
 /// Opens connections for all workers.
 #[derive(Debug)]
 pub struct Connector {
-    hostname: String,
+    names: Names,
     connect_timeout: Duration,
     reply_timeout: Duration,
-    source_addresses: Vec<IpAddr>,
     next_source: AtomicUsize,
     trusts: Trusts,
+    logins: Logins,
+    /// For whoever walks the hosts.
+    pub(super) refusals: Refusals,
     /// By host and port: the step that worked, where it was not the first, and when that was found.
     remembered: Mutex<HashMap<(String, u16), (Rung, Instant)>>,
 }
@@ -71,12 +72,13 @@ impl Connector {
     /// Where `[delivery] ca_file` cannot be used.
     pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
         Ok(Connector {
-            hostname: settings.hostname.as_str().to_owned(),
+            names: Names::new(settings),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
-            source_addresses: settings.source_addresses.clone(),
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
+            logins: Logins::default(),
+            refusals: Refusals::default(),
             remembered: Mutex::default(),
         })
     }
@@ -86,6 +88,34 @@ impl Connector {
     /// # Errors
     /// [`Trouble`] says where it ended, in whose words, and whether it means more than "try the next host".
     pub fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, Trouble> {
+        self.open_on(self.connect(endpoint, deadline)?, endpoint, deadline)
+    }
+
+    /// Connects to `first`, or to the other family's address of its host in `rest`: see [`dial::dial`].
+    pub(super) fn dial(&self, first: Endpoint, rest: &mut VecDeque<Endpoint>, deadline: Instant) -> Dialled {
+        // One turn for both: the addresses of either family come round alike.
+        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
+        let source = |endpoint: &Endpoint| {
+            let ip = endpoint.address.ip();
+            let count = sources::of_family(&endpoint.sources, ip).count();
+            turn.checked_rem(count).and_then(|at| sources::of_family(&endpoint.sources, ip).nth(at))
+        };
+        let patience = Patience { wait: self.connect_timeout, deadline };
+        dial::dial(first, rest, source, patience)
+    }
+
+    fn connect(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Wire, Trouble> {
+        self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire
+    }
+
+    /// Makes a connection to `endpoint` ready for MAIL, as [`Connector::open`] does.
+    pub(super) fn open_on(
+        &self,
+        wire: Wire,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
+        let mut wire = Some(wire);
         let optional = endpoint.tls == RouteTls::Opportunistic && endpoint.login.is_none();
         let known = self.recall(endpoint, optional);
         let mut rung = match endpoint.tls {
@@ -93,7 +123,11 @@ impl Connector {
             _ => known.unwrap_or(Rung::Tls(Hello::Full)),
         };
         loop {
-            let trouble = match self.open_at(rung, endpoint, optional, deadline) {
+            let fresh = match wire.take() {
+                Some(wire) => wire,
+                None => self.connect(endpoint, deadline)?,
+            };
+            let trouble = match self.open_at(fresh, rung, endpoint, optional, deadline) {
                 Ok((connection, reached)) => {
                     if known.is_none() && endpoint.tls != RouteTls::Off {
                         self.remember(endpoint, reached);
@@ -123,7 +157,8 @@ impl Connector {
     ) -> Result<Connection, Trouble> {
         let mut connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
         tls.clone_into(&mut connection.tls);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let name = self.names.at(None);
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(Rung::Clear, false) {
             Ok(_) => Ok(opening.connection),
             Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
@@ -133,35 +168,17 @@ impl Connector {
     /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
     fn open_at(
         &self,
+        wire: Wire,
         rung: Rung,
         endpoint: &Endpoint,
         optional: bool,
         deadline: Instant,
     ) -> Result<(Connection, Rung), Failure> {
-        let patience = Patience { wait: self.connect_timeout, deadline };
-        let source = self.source_for(endpoint.address.ip());
-        let wire = Wire::connect(endpoint.address, source, patience).map_err(|fault| {
-            let kind = TroubleKind::NextHost;
-            Failure::Host(Trouble {
-                phase: Phase::Connect,
-                reply: words(&fault, CONNECTING),
-                tls: None,
-                kind,
-            })
-        })?;
+        let name = self.names.at(wire.source());
         let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         let reached = opening.run(rung, optional)?;
         Ok((opening.connection, reached))
-    }
-
-    /// The next local address of the family of `remote`; none: the system chooses.
-    fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        let same_family =
-            || self.source_addresses.iter().filter(|source| source.is_ipv4() == remote.is_ipv4());
-        let count = same_family().count();
-        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
-        turn.checked_rem(count).and_then(|index| same_family().nth(index).copied())
     }
 
     fn recall(&self, endpoint: &Endpoint, optional: bool) -> Option<Rung> {
@@ -197,6 +214,8 @@ struct Opening<'a> {
     connector: &'a Connector,
     connection: Connection,
     endpoint: &'a Endpoint,
+    /// What we call ourselves.
+    name: &'a str,
     deadline: Instant,
 }
 
@@ -219,15 +238,17 @@ impl Opening<'_> {
             }
         }
         if let Some(login) = &self.endpoint.login {
-            self.log_in(login)?;
+            let (connector, connection) = (self.connector, &mut self.connection);
+            let answer = connector.logins.log_in(connection, self.endpoint, login, self.deadline);
+            self.expect_yes(Phase::Auth, answer)?;
         }
         Ok(reached)
     }
 
     /// EHLO, or HELO for a host that does not know it (RFC 5321 §3.2).
     fn ehlo(&mut self) -> Result<(), Failure> {
-        let name = &self.connector.hostname;
-        let ehlo = Ehlo::new(ClientId::Domain(name.clone())).to_string();
+        let name = self.name;
+        let ehlo = Ehlo::new(ClientId::Domain(name.to_owned())).to_string();
         let answer = self.connection.ask(Phase::Ehlo, &ehlo, None, self.deadline);
         if let Ok(reply) = &answer
             && meaning(Phase::Ehlo, reply.code) == Meaning::Never
@@ -297,31 +318,6 @@ impl Opening<'_> {
         }
     }
 
-    /// AUTH with PLAIN, or with LOGIN where that is all there is (RFC 4954).
-    fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
-        // `Off` was written by the operator; everywhere else the ladder has no clear step with a login.
-        let offers = &self.connection.offers;
-        let mechanism = match (offers.auth_plain, offers.auth_login) {
-            (true, _) => Mechanism::Plain,
-            (false, true) => Mechanism::Login,
-            (false, false) => return Err(self.our_trouble(Phase::Auth, &NO_AUTH)),
-        };
-        let credentials = Credentials::new(login.username.clone(), login.password.clone());
-        let first = Auth::new(mechanism, credentials.clone(), None);
-        let first = first.map_err(|error| self.our_trouble(Phase::Auth, &auth_words(error.to_string())))?;
-        let shown = format!("AUTH {mechanism} …");
-        let mut answer = self.connection.ask(Phase::Auth, &first.to_string(), Some(&shown), self.deadline);
-        for turn in 0..CHALLENGES_MAX {
-            let challenge = match &answer {
-                Ok(reply) if meaning(Phase::Auth, reply.code) == Meaning::GoOn => &reply.text,
-                _ => break,
-            };
-            let response = respond(mechanism, &credentials, login, challenge, turn);
-            answer = self.connection.ask(Phase::Auth, &format!("{response}\r\n"), Some("…"), self.deadline);
-        }
-        self.expect_yes(Phase::Auth, answer).map(drop)
-    }
-
     /// The reply, where it is 2xx; otherwise what it means for this host.
     fn expect_yes(&mut self, phase: Phase, answer: Result<Reply, Fault>) -> Result<Reply, Failure> {
         match answer {
@@ -346,43 +342,13 @@ impl Opening<'_> {
     }
 }
 
-/// The line that answers a challenge. LOGIN's challenges are whatever the host's author thought of:
-/// what lettre does not recognise is answered by its turn, the name first.
-fn respond(
-    mechanism: Mechanism,
-    credentials: &Credentials,
-    login: &Login,
-    challenge: &str,
-    turn: usize,
-) -> String {
-    let base64 = &base64::engine::general_purpose::STANDARD;
-    let plain = match mechanism {
-        // A host that ignored the initial response asks for it with an empty challenge.
-        Mechanism::Plain => mechanism.response(credentials, None).unwrap_or_default(),
-        _ => {
-            let decoded = base64.decode(challenge.trim()).unwrap_or_default();
-            let asked = String::from_utf8_lossy(&decoded).trim().to_owned();
-            mechanism
-                .response(credentials, Some(&asked))
-                .unwrap_or_else(|_| if turn == 0 { login.username.clone() } else { login.password.clone() })
-        }
-    };
-    base64.encode(plain)
-}
-
 /// RFC 3463 §3.8: 4.7.4, security features not supported.
 const NO_STARTTLS: Reply = Reply::new(
     451,
     Enhanced(4, 7, 4),
     "the host offers no STARTTLS, and this route must not go in the clear",
 );
-const NO_AUTH: Reply =
-    Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
 
 fn tls_words(text: String) -> Reply {
     Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
-}
-
-fn auth_words(text: String) -> Reply {
-    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
 }

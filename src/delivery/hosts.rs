@@ -169,6 +169,11 @@ impl Slot {
         self.host.lock().start(&Most::of(endpoint, settings), Instant::now())
     }
 
+    /// Whether it is one of this endpoint's host.
+    pub(super) fn is_at(&self, endpoint: &Endpoint) -> bool {
+        self.host.name == name_of(endpoint)
+    }
+
     /// The host took a message.
     pub(super) fn went_well(&self, settings: &DeliverySettings, queue: &Queue, now: i64) {
         let mut state = self.host.lock();

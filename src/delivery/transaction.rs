@@ -127,6 +127,12 @@ pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind 
     }
 }
 
+/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535, 538):
+/// that is said of us, not of the mail or of a recipient.
+pub(super) fn wants_login(phase: Phase, code: u16) -> bool {
+    matches!(phase, Phase::Mail | Phase::Rcpt) && matches!(code, 530 | 534 | 535 | 538)
+}
+
 /// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
 /// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
 fn is_too_many_recipients(reply: &Reply) -> bool {

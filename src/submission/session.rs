@@ -7,19 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConnection;
 
 use crate::config::{ListenSettings, ListenTls};
 use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::queue::Asker;
+use crate::sasl::{self, ChannelBinding};
 
 use super::Service;
 use super::aliases::Aliases;
 use super::atrn::{OnDemand, Turned, Waiting};
-use super::auth::{ChannelBinding, Claim, Offer};
+use super::auth::{Claim, Offer};
 use super::command::{self, Command, SyntaxError};
 use super::etrn::{self, Recent};
 use super::failures::Failures;
@@ -446,7 +445,7 @@ fn offer(service: &Service, channel: Option<ChannelBinding>, state: &State) -> O
     let anonymous = state.client().is_none_or(|client| client.user.is_none());
     // Asked only where the answer can matter.
     let cram_md5 = anonymous && service.users.has_cram_md5();
-    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce }
+    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce: sasl::nonce }
 }
 
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
@@ -457,13 +456,6 @@ fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxErro
         Ok(_) => log::debug!("{client}: C: {}", String::from_utf8_lossy(line)),
         Err(error) => log::debug!("{client}: C: ({} bytes: {error:?})", line.len()),
     }
-}
-
-/// 144 random bits, in characters that a message id and a SCRAM nonce may hold.
-fn nonce() -> Option<String> {
-    let mut bytes = [0; 18];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
-    Some(STANDARD.encode(bytes))
 }
 
 /// The server's side of a TLS connection to be.

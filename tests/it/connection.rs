@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
+use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls, SecretSource};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::route::Endpoint;
 use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
@@ -14,7 +15,7 @@ use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
-fn settings() -> DeliverySettings {
+pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
@@ -25,6 +26,7 @@ fn settings() -> DeliverySettings {
         in_doubt: InDoubt::Retry,
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
+        sources: Vec::new(),
         prohibited_networks: Vec::new(),
         connect_timeout: SOON,
         reply_timeout: SOON,
@@ -50,6 +52,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         login: None,
         relay: false,
         preference: 10,
+        sources: Arc::default(),
     }
 }
 
@@ -323,10 +326,11 @@ fn nobody_listening_is_trouble_while_connecting() {
 #[test]
 fn source_addresses_take_turns() {
     let mx = FakeMx::start(Script::new());
-    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap()).to_vec();
-    let connector = Connector::new(&DeliverySettings { source_addresses: sources, ..settings() }).unwrap();
+    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap());
+    let connector = Connector::new(&settings()).unwrap();
+    let endpoint = Endpoint { sources: sources.into(), ..endpoint(&mx, RouteTls::Off) };
     for _ in 0..3 {
-        connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap().quit();
+        connector.open(&endpoint, soon()).unwrap().quit();
     }
     let clients: Vec<String> = mx.wait_for_closed(3, SOON).iter().map(|seen| seen.client.clone()).collect();
     assert_eq!(clients, ["127.0.0.3", "127.0.0.4", "127.0.0.3"]);
@@ -760,7 +764,12 @@ fn replies_injected_before_the_handshake_are_never_read_after_it() {
 // ---- AUTH -------------------------------------------------------------------------------------
 
 fn relay(mx: &FakeMx, tls: RouteTls) -> Endpoint {
-    let login = Login { username: "me".to_owned(), password: "secret".to_owned() };
+    static SECRET: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("connection.secret");
+        std::fs::write(&path, "secret\n").unwrap();
+        path
+    });
+    let login = Login { username: "me".to_owned(), secret: SecretSource::PasswordFile(SECRET.clone()) };
     Endpoint { login: Some(login), relay: true, ..endpoint(mx, tls) }
 }
 
@@ -795,7 +804,11 @@ fn a_password_goes_in_the_clear_only_where_tls_is_off() {
 fn a_refused_login_is_never_permanent() {
     for (offers, act, words) in [
         (&["AUTH PLAIN"][..], Act::Say("535 5.7.8 wrong"), "535 5.7.8 wrong"),
-        (&[], Act::Say("235 never asked"), "451 4.7.4 the host offers neither AUTH PLAIN nor AUTH LOGIN"),
+        (
+            &[],
+            Act::Say("235 never asked"),
+            "451 4.7.4 the host offers no AUTH; a password needs one of SCRAM-SHA-256, CRAM-MD5, PLAIN, LOGIN",
+        ),
     ] {
         let mx = FakeMx::start(Script::new().offering(offers).on(At::Auth, act));
         let trouble =

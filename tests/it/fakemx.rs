@@ -87,6 +87,23 @@ pub(crate) struct Script {
     tls: Option<Arc<ServerConfig>>,
     implicit: bool,
     at_most: Option<(usize, &'static str)>,
+    gate: Option<Gate>,
+}
+
+/// Whoever holds logins against what is known: hears the AUTH command, asks with challenges (base 64; none: the
+/// client is gone), and says the last reply.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<Verify>);
+
+type Verify = dyn Fn(&str, Ask<'_>) -> String + Send + Sync;
+
+/// Sends a challenge and gives the response as it came.
+pub(crate) type Ask<'a> = &'a mut dyn FnMut(&str) -> Option<String>;
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 impl Script {
@@ -94,7 +111,7 @@ impl Script {
     pub(crate) fn new() -> Script {
         let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
         let offers = offers.map(str::to_owned).to_vec();
-        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None }
+        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None, gate: None }
     }
 
     /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
@@ -117,6 +134,12 @@ impl Script {
     /// So many connections at once; those beyond hear this instead of a greeting.
     pub(crate) fn at_most(mut self, connections: usize, reply: &'static str) -> Script {
         self.at_most = Some((connections, reply));
+        self
+    }
+
+    /// Logins are really verified: by this.
+    pub(crate) fn gate(mut self, gate: impl Fn(&str, Ask<'_>) -> String + Send + Sync + 'static) -> Script {
+        self.gate = Some(Gate(Arc::new(gate)));
         self
     }
 
@@ -614,6 +637,14 @@ impl Session {
     }
 
     fn auth(&mut self, line: &str) -> Result<(), Over> {
+        if let Some(Gate(gate)) = self.script.gate.clone() {
+            let mut ask = |challenge: &str| {
+                self.say(&format!("334 {challenge}")).ok()?;
+                self.line().ok()
+            };
+            let reply = gate(line, &mut ask);
+            return self.answer(|at| at == At::Auth, &reply).map(drop);
+        }
         if line.eq_ignore_ascii_case("AUTH LOGIN") {
             for challenge in ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"] {
                 self.say(challenge)?;

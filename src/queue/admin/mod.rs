@@ -14,7 +14,7 @@ mod kicks;
 mod rows;
 
 pub use kicks::KickLine;
-pub use rows::{DomainLine, Envelope, Filter, LimitLine, Line, Shown, Summary, Try};
+pub use rows::{DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
@@ -201,9 +201,23 @@ impl Admin {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
+            let lanes = conn
+                .prepare(
+                    "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
+                     WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(LaneLine {
+                        lane: row.get(0)?,
+                        failures: row.get(1)?,
+                        until: row.get(2)?,
+                        last_reply: row.get(3)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
             let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
             let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour })
+            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, lanes, kicks_last_hour })
         })
     }
 

@@ -136,8 +136,23 @@ pub struct Summary {
     pub domains: Vec<DomainLine>,
     /// Hosts that complained of too many connections or too much mail.
     pub limits: Vec<LimitLine>,
+    /// Lanes that back off, those in trouble for longest first.
+    pub lanes: Vec<LaneLine>,
     /// Kicks (ETRN and `queue retry`) of the last hour.
     pub kicks_last_hour: i64,
+}
+
+/// A lane that backs off: nothing is sent there until then.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaneLine {
+    /// A recipient domain, or `route:` and the pattern of a route.
+    pub lane: String,
+    /// Troubles in a row.
+    pub failures: i64,
+    /// UTC.
+    pub until: String,
+    /// What was said last.
+    pub last_reply: String,
 }
 
 /// A line of the view `queue_by_domain`.
