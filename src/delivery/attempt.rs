@@ -400,6 +400,7 @@ impl Round<'_> {
             envid: message.envid.as_deref(),
             handling: message.handling,
             now: self.now,
+            in_one_go: self.setup.settings.in_doubt == InDoubt::Retry,
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),

@@ -13,6 +13,10 @@
 //! for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at once, and
 //! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
 //! lost one of them cannot take the rest for the message.
+//!
+//! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so that
+//! a message takes a single round trip (DATA takes two at best, since 354 has to be waited for). Then an answer may be in doubt from
+//! the start; only a connection that the host had closed before is told from that, by its silence.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
@@ -31,6 +35,8 @@ const COMMANDS_IN_FLIGHT_MAX: usize = 128;
 /// Chunks that are written before the reply to the first of them is read: enough to keep a long line full, little
 /// enough to be wasted on a host that refuses.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// Content of more bytes waits for the replies to RCPT: where they refuse, it would be sent for nobody.
+const ONE_GO_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is to be handed over.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +61,9 @@ pub struct Outgoing<'a> {
     pub handling: Handling,
     /// Unix seconds: what is left of BY counts from here.
     pub now: i64,
+    /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
+    /// and nobody has to record first whose answer will be in doubt.
+    pub in_one_go: bool,
 }
 
 /// What came of one recipient at one host.
@@ -191,6 +200,9 @@ pub(super) enum Next {
     Content,
     /// The same for the next so many bytes, as they are, by BDAT.
     Chunk { bytes: u64, last: bool },
+    /// Write the commands and behind them, in the same write, so many bytes of content as the chunk marked LAST, call
+    /// [`Transaction::content_sent`], feed the replies to all.
+    InOneGo { bytes: u64 },
     /// Nothing; every recipient has its result.
     Done,
 }
@@ -327,6 +339,10 @@ impl<'a> Transaction<'a> {
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
                 Step::Data => self.sent == self.answered && self.accepted == 0,
+                Step::Dot if self.in_one_go() => {
+                    self.batched = true;
+                    return Next::InOneGo { bytes: self.message.size };
+                }
                 Step::Chunk | Step::Dot => break,
             };
             if none_left {
@@ -374,7 +390,7 @@ impl<'a> Transaction<'a> {
         self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
-            (Step::Chunk, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
+            (Step::Chunk | Step::Dot, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
             (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
             (_, Meaning::Nonsense) => self.host_trouble(phase, &reply),
             (Step::Rset, Meaning::Yes) => self.open = false,
@@ -405,7 +421,9 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() && self.accepted > 0 {
+        if self.is_all_sent()
+            && (step == Step::Dot && self.accepted > 0 || step != Step::Dot && self.in_one_go())
+        {
             self.lost_after_dot(ours);
             return;
         }
@@ -416,6 +434,22 @@ impl<'a> Transaction<'a> {
         }
         self.shuns_bdat |= step == Step::Chunk && !self.chunk_taken;
         self.host_trouble(step.phase(), ours);
+    }
+
+    /// Whether there is nothing more to write.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.sent == self.steps.len()
+    }
+
+    /// Whether nothing was heard of a message that went in one go. Should the connection end now, the host had closed
+    /// it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.in_one_go() && self.answered == 0 && self.is_all_sent()
+    }
+
+    /// The connection was closed before the host read any of this.
+    pub(super) fn gone_before(&mut self, ours: &Reply) {
+        self.host_trouble(Phase::Mail, ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -445,7 +479,9 @@ impl<'a> Transaction<'a> {
             // A reply may have been another's: nobody is refused by one of these.
             self.dead = true;
             self.results.fill(None);
-            self.decide_rest(phase, disorder.reply(), Verdict::HostTrouble);
+            // Nor is it known what became of content that went with them.
+            let verdict = if self.in_one_go() { Verdict::InDoubt } else { Verdict::HostTrouble };
+            self.decide_rest(phase, disorder.reply(), verdict);
         }
         let Transaction { open: needs_reset, shuns_bdat, .. } = self;
         let after = After { usable: !self.dead, needs_reset, shuns_bdat };
@@ -487,7 +523,14 @@ impl<'a> Transaction<'a> {
 
     /// The content goes by BDAT; `Commands` has refused what must and cannot.
     fn in_chunks(&self) -> bool {
-        self.message.body == Body::BinaryMime || self.offers.chunking && self.message.size > CHUNK_BYTES
+        let large = self.offers.chunking && self.message.size > CHUNK_BYTES;
+        self.message.body == Body::BinaryMime || large || self.in_one_go()
+    }
+
+    /// Content and commands leave together.
+    fn in_one_go(&self) -> bool {
+        let offered = self.offers.chunking && self.offers.pipelining;
+        self.message.in_one_go && offered && self.message.size <= ONE_GO_BYTES_MAX
     }
 
     /// Whether a reply to the first chunk says that BDAT itself is not understood (RFC 5321 §4.2.1: x0z is about

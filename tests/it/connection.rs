@@ -100,6 +100,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         envid: None,
         handling: Handling::default(),
         now: 0,
+        in_one_go: true,
     }
 }
 

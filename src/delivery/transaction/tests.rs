@@ -1,6 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
 mod bdat;
+mod one_go;
 
 use super::*;
 use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
@@ -76,6 +77,11 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
+            Next::InOneGo { bytes } => {
+                let commands = String::from_utf8(out).unwrap().replace("\r\n", ";");
+                writes.push(format!("{commands}<{bytes} LAST>"));
+                transaction.content_sent();
+            }
             Next::Content => {
                 writes.push("<content>".to_owned());
                 transaction.content_sent();
@@ -88,6 +94,7 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         while transaction.awaits().is_some() && transaction.must_hear() {
             match host.next().expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
+                Then::Lost if transaction.is_unheard() => transaction.gone_before(&reply("421 4.4.2 lost")),
                 Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
             }
         }
@@ -122,6 +129,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         envid: None,
         handling: Handling::default(),
         now: 0,
+        in_one_go: false,
     }
 }
 
