@@ -5,6 +5,7 @@
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM destinations;       hosts that want less of us at once
+--     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
@@ -142,6 +143,22 @@ CREATE TABLE destinations (
     messages_per_minute INTEGER,           -- NULL: as fast as it goes
     last_reply          TEXT,              -- the last complaint
     changed_at          INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What hosts get wrong and how we go round it: found out when a delivery went wrong the usual way and well this
+-- way. After retry_at the usual way is tried again: success deletes the row, failure renews it. Delete a row, or
+-- SET retry_at = unixepoch(), to have that at once; a row of your own with a retry_at far away stays. Where a route
+-- requires TLS, 'clear' changes nothing. Changes of yours are noticed within two seconds.
+CREATE TABLE workarounds (
+    mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
+    what       TEXT NOT NULL,              -- 'tls' or 'pipelining'
+    value      TEXT NOT NULL,              -- 'classical': no post-quantum ClientHello; 'clear': no TLS;
+                                           -- 'off': command by command
+    last_reply TEXT,                       -- what went wrong, in their words or ours
+    found_at   INTEGER NOT NULL,           -- when it was found
+    retry_at   INTEGER NOT NULL,           -- when the usual way is tried again
+    PRIMARY KEY (mx, what),
+    CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what = 'pipelining' AND value = 'off')
 ) WITHOUT ROWID;
 
 -- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
-use crate::queue::{MessageId, NewMessage};
+use crate::queue::{MessageId, NewMessage, Workaround};
 
 /// The null sender is shown as `<>`.
 fn sender_text(sender: Option<&Address>) -> &str {
@@ -130,6 +130,18 @@ pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u3
             "host {host} is given more: connections={connections} messages_per_minute={per_minute}"
         ),
     }
+}
+
+/// A host gets something wrong, and is spared it for so many seconds.
+pub fn workaround_found(host: &str, workaround: Workaround, secs: i64, why: &Reply) {
+    let (what, value) = workaround.words();
+    log::warn!("host {host} gets something wrong: {what}={value} for {secs} s: {why}");
+}
+
+/// What it got wrong it gets right now.
+pub fn workaround_ended(host: &str, workaround: Workaround) {
+    let (what, value) = workaround.words();
+    log::info!("host {host} gets it right again: {what}={value} ends");
 }
 
 /// ETRN or the command line asked for an attempt now.

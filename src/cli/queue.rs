@@ -284,7 +284,18 @@ fn deliver_by_words(mode: &str) -> &'static str {
 }
 
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, limits, lanes, kicks_last_hour } = summary;
+    let Summary {
+        messages,
+        bytes,
+        recipients,
+        held,
+        due,
+        domains,
+        limits,
+        workarounds,
+        lanes,
+        kicks_last_hour,
+    } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -324,6 +335,16 @@ fn summary_text(summary: &Summary) -> String {
         });
         text += "hosts that complained and are given less for now:\n";
         text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
+    }
+    if !workarounds.is_empty() {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let rows = workarounds.iter().map(|line| {
+            let which = format!("{}={}", line.what, line.value);
+            let reply = line.last_reply.clone().unwrap_or_default();
+            vec![line.mx.clone(), which, or_dash(&line.found), or_dash(&line.retry), reply]
+        });
+        text += "hosts that get something wrong, and what is done about it:\n";
+        text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
     }
     if *kicks_last_hour > 0 {
         let _ =

@@ -8,6 +8,8 @@
 //! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
 //! no backoff, another try in a second or so.
 
+mod lock_step;
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
@@ -270,9 +272,9 @@ impl Round<'_> {
     /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
     /// host said, or failed to, when it went wrong.
     fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
-        let mut trouble = self.transact(&mut line);
+        let mut trouble = self.transact_in_step(&mut line);
         if trouble.is_some() && self.spare_bdat(&mut line) {
-            trouble = self.transact(&mut line);
+            trouble = self.transact_in_step(&mut line);
         }
         let refusals = &self.setup.connector.refusals;
         match &trouble {

@@ -17,6 +17,7 @@ use lettre::transport::smtp::commands::Quit;
 use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::{Chunk, too_long, too_short};
+use super::disorder::Batch;
 use super::offers::Offers;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
@@ -123,6 +124,10 @@ pub struct Connection {
     pub(super) reply_timeout: Duration,
     messages: usize,
     after: After,
+    /// How the host took the commands of the last transaction.
+    pub(super) batch: Batch,
+    /// One went well, and whoever asked was told.
+    took_a_batch: bool,
     out: Vec<u8>,
 }
 
@@ -146,6 +151,8 @@ impl Connection {
             reply_timeout,
             messages: 0,
             after: After { usable: true, needs_reset: false, shuns_bdat: false },
+            batch: Batch::None,
+            took_a_batch: false,
             out: Vec::new(),
         }
     }
@@ -186,6 +193,12 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
+                // A reply to nothing would be taken for the answer to the content.
+                Next::Content | Next::Chunk { .. }
+                    if transaction.awaits().is_none() && self.wire.spoke_out_of_turn() =>
+                {
+                    transaction.lost(&words(&Fault::OutOfTurn, Stage::of(Phase::Data)));
+                }
                 Next::Content => {
                     let mut before = || before_dot(&transaction.accepted());
                     let sent = self.send_content(&mut pieces, &mut before, deadline);
@@ -200,6 +213,7 @@ impl Connection {
                 }
             }
         }
+        self.batch = transaction.batch();
         let (results, after) = transaction.finish();
         self.after = after;
         if !after.usable {
@@ -239,6 +253,11 @@ impl Connection {
     /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
     pub fn limits(&self) -> (Option<usize>, Option<usize>) {
         (self.offers.recipients_max, self.offers.mails_max)
+    }
+
+    /// Asked after a batch went well: whether it is the first time. Once on each connection is enough to know.
+    pub(super) fn is_first_batch(&mut self) -> bool {
+        !std::mem::replace(&mut self.took_a_batch, true)
     }
 
     /// Messages tried on it so far.

@@ -1,13 +1,11 @@
 //! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH.
 //!
-//! Where TLS is optional a host that cannot do it still gets its mail: the ladder goes from the full
-//! ClientHello to a smaller one, then in the clear, each on a fresh connection to the same host, and
-//! the step that worked is remembered for an hour, so that the next message does not climb down again.
-//! Where TLS is required, or a password is to be sent, the clear is not on the ladder.
+//! A host that fails at TLS is led down a ladder (`ladder.rs`), each step on a fresh connection, and the step that
+//! worked is remembered (`workarounds.rs`), so that the next message does not climb down again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
@@ -19,6 +17,7 @@ use crate::mail::{Enhanced, Phase, Reply};
 use super::bdat_shy::BdatShy;
 use super::connection::{Connection, Stage, Trouble, words};
 use super::dial::{self, Dialled};
+use super::ladder::{Ladder, Learnt, Reached, Rung};
 use super::login::Logins;
 use super::offers::Offers;
 use super::refusals::Refusals;
@@ -27,21 +26,11 @@ use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
 use super::transaction::{Meaning, host_refusal, meaning};
 use super::wire::{Fault, Patience, Wire};
+use super::workarounds::{self, Workarounds};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
 /// like, and the next step of the ladder needs its time too.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
-/// How long a host's step of the ladder is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
-/// How many hosts are remembered; past it, all are forgotten and learnt again.
-const REMEMBERED_HOSTS_MAX: usize = 10_000;
-
-/// A step of the TLS ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rung {
-    Tls(Hello),
-    Clear,
-}
 
 /// Opens connections for all workers.
 #[derive(Debug)]
@@ -54,8 +43,7 @@ pub struct Connector {
     logins: Logins,
     /// For whoever walks the hosts.
     pub(super) refusals: Refusals,
-    /// By host and port: the step that worked, where it was not the first, and when that was found.
-    remembered: Mutex<HashMap<(String, u16), (Rung, Instant)>>,
+    pub(super) workarounds: Arc<Workarounds>,
     /// Hosts whose CHUNKING is not taken up.
     pub(super) bdat_shy: BdatShy,
 }
@@ -82,9 +70,14 @@ impl Connector {
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
             refusals: Refusals::default(),
-            remembered: Mutex::default(),
+            workarounds: Arc::new(Workarounds::in_memory()),
             bdat_shy: BdatShy::default(),
         })
+    }
+
+    /// From now on it knows of hosts what all know, and they what it finds.
+    pub(super) fn share(&mut self, workarounds: Arc<Workarounds>) {
+        self.workarounds = workarounds;
     }
 
     /// Opens a connection that is ready for MAIL.
@@ -120,33 +113,36 @@ impl Connector {
         deadline: Instant,
     ) -> Result<Connection, Trouble> {
         let mut wire = Some(wire);
-        let optional = endpoint.tls == RouteTls::Opportunistic && endpoint.login.is_none();
-        let known = self.recall(endpoint, optional);
-        let mut rung = match endpoint.tls {
-            RouteTls::Off => Rung::Clear,
-            _ => known.unwrap_or(Rung::Tls(Hello::Full)),
+        let host = endpoint.name();
+        let known = match endpoint.tls {
+            RouteTls::Off => None,
+            _ => self.workarounds.recall(&host, workarounds::TLS),
         };
+        let mut ladder = Ladder::new(endpoint.tls, endpoint.login.is_some(), known);
         loop {
             let fresh = match wire.take() {
                 Some(wire) => wire,
                 None => self.connect(endpoint, deadline)?,
             };
-            let trouble = match self.open_at(fresh, rung, endpoint, optional, deadline) {
-                Ok((connection, reached)) => {
-                    if known.is_none() && endpoint.tls != RouteTls::Off {
-                        self.remember(endpoint, reached);
+            let trouble = match self.open_at(fresh, ladder.rung(), endpoint, ladder.is_optional(), deadline) {
+                Ok((mut connection, reached)) => {
+                    match ladder.learnt(&reached) {
+                        Learnt::Nothing => {}
+                        Learnt::AllWell => self.workarounds.ended(&host, workarounds::TLS),
+                        Learnt::Needs(workaround, why) => self.workarounds.found(&host, workaround, why),
+                    }
+                    if self.workarounds.recall(&host, workarounds::PIPELINING).is_some() {
+                        connection.offers.pipelining = false;
                     }
                     return Ok(connection);
                 }
                 Err(Failure::Host(trouble)) => return Err(trouble),
                 Err(Failure::Handshake(trouble)) => trouble,
             };
-            rung = match rung {
-                Rung::Tls(Hello::Full) => Rung::Tls(Hello::Classical),
-                Rung::Tls(Hello::Classical) if optional => Rung::Clear,
-                _ => return Err(trouble),
-            };
-            log::debug!("{}: {trouble}; trying again at {rung:?}", endpoint.host);
+            if !ladder.descend(&trouble.reply) {
+                return Err(trouble);
+            }
+            log::debug!("{}: {trouble}; trying again at {:?}", endpoint.host, ladder.rung());
         }
     }
 
@@ -169,7 +165,7 @@ impl Connector {
         }
     }
 
-    /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
+    /// One connection at this step, and how far it came: a refused STARTTLS leaves it in the clear.
     fn open_at(
         &self,
         wire: Wire,
@@ -177,39 +173,12 @@ impl Connector {
         endpoint: &Endpoint,
         optional: bool,
         deadline: Instant,
-    ) -> Result<(Connection, Rung), Failure> {
+    ) -> Result<(Connection, Reached), Failure> {
         let name = self.names.at(wire.source());
         let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         let reached = opening.run(rung, optional)?;
         Ok((opening.connection, reached))
-    }
-
-    fn recall(&self, endpoint: &Endpoint, optional: bool) -> Option<Rung> {
-        // Nothing panics while this is held.
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.is_empty() {
-            return None;
-        }
-        let key = (endpoint.host.clone(), endpoint.address.port());
-        let (rung, found_at) = *remembered.get(&key)?;
-        if found_at.elapsed() >= REMEMBERED_FOR {
-            remembered.remove(&key);
-            return None;
-        }
-        // What was learnt on a route that may go in the clear does not bind one that must not.
-        (rung != Rung::Clear || optional).then_some(rung)
-    }
-
-    fn remember(&self, endpoint: &Endpoint, rung: Rung) {
-        if rung == Rung::Tls(Hello::Full) {
-            return;
-        }
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED_HOSTS_MAX {
-            remembered.clear();
-        }
-        remembered.insert((endpoint.host.clone(), endpoint.address.port()), (rung, Instant::now()));
     }
 }
 
@@ -224,22 +193,25 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn run(&mut self, rung: Rung, optional: bool) -> Result<Rung, Failure> {
-        let mut reached = rung;
+    fn run(&mut self, rung: Rung, optional: bool) -> Result<Reached, Failure> {
+        let mut reached = Reached::Clear;
         if let (RouteTls::Implicit, Rung::Tls(hello)) = (self.endpoint.tls, rung) {
             self.handshake(hello)?;
+            reached = Reached::Tls(hello);
         }
         let greeting = self.connection.hear(Phase::Greeting, self.deadline);
         self.expect_yes(Phase::Greeting, greeting)?;
         self.ehlo()?;
         if let (true, Rung::Tls(hello)) = (self.endpoint.tls != RouteTls::Implicit, rung) {
-            if self.starttls(optional)? {
-                self.handshake(hello)?;
-                // RFC 3207 §4.2: what the host said before is forgotten.
-                self.ehlo()?;
-            } else if self.connection.offers.starttls {
-                reached = Rung::Clear;
-            }
+            reached = match self.starttls(optional)? {
+                None => {
+                    self.handshake(hello)?;
+                    // RFC 3207 §4.2: what the host said before is forgotten.
+                    self.ehlo()?;
+                    Reached::Tls(hello)
+                }
+                Some(in_the_clear) => in_the_clear,
+            };
         }
         if let Some(login) = &self.endpoint.login {
             let (connector, connection) = (self.connector, &mut self.connection);
@@ -268,10 +240,12 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Whether the host is ready for the handshake; false: the mail may go in the clear, and has to.
-    fn starttls(&mut self, optional: bool) -> Result<bool, Failure> {
-        if !self.connection.offers.starttls {
-            return if optional { Ok(false) } else { Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)) };
+    /// None where the host is ready for the handshake; otherwise the mail may go in the clear, and has to.
+    fn starttls(&mut self, optional: bool) -> Result<Option<Reached>, Failure> {
+        match (self.connection.offers.starttls, optional) {
+            (true, _) => {}
+            (false, true) => return Ok(Some(Reached::NotOffered)),
+            (false, false) => return Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)),
         }
         let answer = self.connection.ask(Phase::Starttls, &Starttls.to_string(), None, self.deadline);
         if let Ok(reply) = &answer
@@ -279,9 +253,9 @@ impl Opening<'_> {
             && matches!(meaning(Phase::Starttls, reply.code), Meaning::NotNow | Meaning::Never)
         {
             // RFC 3207 §4: after 454 it is for the client to decide whether it goes on.
-            return Ok(false);
+            return Ok(Some(Reached::Refused(reply.clone())));
         }
-        self.expect_yes(Phase::Starttls, answer).map(|_| true)
+        self.expect_yes(Phase::Starttls, answer).map(|_| None)
     }
 
     fn handshake(&mut self, hello: Hello) -> Result<(), Failure> {
@@ -307,6 +281,9 @@ impl Opening<'_> {
         match shaken {
             Ok(tls) => {
                 self.connection.tls = trust.describe(tls, &name);
+                if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                    log::debug!("{}: TLS session resumed", self.endpoint.host);
+                }
                 Ok(())
             }
             Err(fault) => {

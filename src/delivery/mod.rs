@@ -15,10 +15,12 @@ mod complaint;
 pub mod connection;
 mod connector;
 mod dial;
+mod disorder;
 pub mod dns;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod ladder;
 mod login;
 mod offers;
 mod pace;
@@ -36,6 +38,7 @@ mod stuffing;
 pub mod tls;
 pub mod transaction;
 mod wire;
+mod workarounds;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,6 +52,7 @@ use connection::Connector;
 use dns::Lookup;
 use hosts::Hosts;
 use pool::Pool;
+use workarounds::Workarounds;
 
 pub use pickup::Turned;
 #[cfg(test)]
@@ -96,6 +100,7 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
+    workarounds: Arc<Workarounds>,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -104,18 +109,21 @@ struct Shared {
 
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
-    pub fn start(setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+    pub fn start(mut setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
         // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
         let learnt = queue.destinations().unwrap_or_else(|error| {
             log::error!("what was learnt about destinations cannot be read: {error}");
             Vec::new()
         });
+        let workarounds = Arc::new(Workarounds::of(queue.clone(), clock.clone()));
+        setup.connector.share(workarounds.clone());
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
             pool: Pool::new(Hosts::new(learnt)),
+            workarounds,
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -124,7 +132,8 @@ impl Workers {
     }
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
-    pub fn reconfigure(&self, setup: Setup) {
+    pub fn reconfigure(&self, mut setup: Setup) {
+        setup.connector.share(self.shared.workarounds.clone());
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
     }

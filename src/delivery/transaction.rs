@@ -22,6 +22,7 @@ use crate::queue::QueuedRecipient;
 
 use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
+use super::disorder::{Batch, Disorder};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -228,6 +229,10 @@ pub(super) struct Transaction<'a> {
     accepted: usize,
     /// DATA was answered with 354.
     go_ahead: bool,
+    /// Commands were written together.
+    batched: bool,
+    /// What went wrong with them, and where.
+    disorder: Option<(Phase, Disorder)>,
     /// A chunk was answered with 2xx.
     chunk_taken: bool,
     shuns_bdat: bool,
@@ -255,6 +260,8 @@ impl<'a> Transaction<'a> {
             open: needs_reset,
             accepted: 0,
             go_ahead: false,
+            batched: false,
+            disorder: None,
             chunk_taken: false,
             shuns_bdat: false,
             dead: false,
@@ -289,7 +296,7 @@ impl<'a> Transaction<'a> {
     /// Puts what is to be written next into `out` (for content nothing: that is the connection's). All replies to
     /// what was written before have been fed, as far as [`Transaction::must_hear`] them.
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
-        if self.dead || self.sent == self.steps.len() {
+        if self.dead || self.is_muddled() || self.sent == self.steps.len() {
             return Next::Done;
         }
         match self.steps[self.sent] {
@@ -330,6 +337,7 @@ impl<'a> Transaction<'a> {
             self.write(step, out);
             self.sent += 1;
         }
+        self.batched |= self.sent - self.answered > 1;
         if self.sent == self.answered { Next::Done } else { Next::Exchange }
     }
 
@@ -363,6 +371,7 @@ impl<'a> Transaction<'a> {
         let Some(&step) = self.steps.get(self.answered) else { return };
         self.answered += 1;
         let phase = step.phase();
+        self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
             (Step::Chunk, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
@@ -396,12 +405,17 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() {
+        if step == Step::Dot && self.sent == self.steps.len() && self.accepted > 0 {
             self.lost_after_dot(ours);
-        } else {
-            self.shuns_bdat |= step == Step::Chunk && !self.chunk_taken;
-            self.host_trouble(step.phase(), ours);
+            return;
         }
+        match Disorder::of_fault(ours) {
+            // What breaks while content goes out has other reasons, and who is decided needs nothing more.
+            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
+            disorder => self.note(step.phase(), disorder),
+        }
+        self.shuns_bdat |= step == Step::Chunk && !self.chunk_taken;
+        self.host_trouble(step.phase(), ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -425,9 +439,50 @@ impl<'a> Transaction<'a> {
     /// The results, in the recipients' order, and how the connection is left.
     pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
+        if self.is_muddled()
+            && let Some((phase, disorder)) = self.disorder.take()
+        {
+            // A reply may have been another's: nobody is refused by one of these.
+            self.dead = true;
+            self.results.fill(None);
+            self.decide_rest(phase, disorder.reply(), Verdict::HostTrouble);
+        }
         let Transaction { open: needs_reset, shuns_bdat, .. } = self;
         let after = After { usable: !self.dead, needs_reset, shuns_bdat };
         (self.results.into_iter().flatten().collect(), after)
+    }
+
+    /// How the host took commands that were written together.
+    pub(super) fn batch(&self) -> Batch {
+        match &self.disorder {
+            Some((_, disorder)) => Batch::Broken(disorder.clone()),
+            None if self.batched && !self.dead => Batch::InOrder,
+            None => Batch::None,
+        }
+    }
+
+    fn look_for_disorder(&mut self, step: Step, reply: &Reply) {
+        let in_turn = match step {
+            Step::Rset | Step::Mail => true,
+            Step::Rcpt(_) => self.open,
+            Step::Data => self.accepted > 0,
+            Step::Chunk | Step::Dot => return,
+        };
+        if let Some(disorder) = Disorder::of_reply(step.phase(), in_turn, reply) {
+            self.note(step.phase(), disorder);
+        }
+    }
+
+    /// The first sign stands, and only what was written together can show one.
+    fn note(&mut self, phase: Phase, disorder: Disorder) {
+        if self.batched {
+            self.disorder.get_or_insert((phase, disorder));
+        }
+    }
+
+    /// Whether replies do not fit the commands.
+    fn is_muddled(&self) -> bool {
+        matches!(self.disorder, Some((_, Disorder::Said(_) | Disorder::Muddled(_))))
     }
 
     /// The content goes by BDAT; `Commands` has refused what must and cannot.

@@ -22,6 +22,7 @@ mod shared;
 mod space;
 mod store;
 mod sweep;
+mod workaround;
 mod writer;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use rows::{
     LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;
+pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use op::{Ack, Incoming, Op, Outcomes};
 use read::Readers;
@@ -249,6 +251,32 @@ impl Queue {
     /// Forgets that a host ever complained.
     pub fn forget_destination(&self, mx: &str) {
         self.tell(Op::Destination { mx: mx.to_owned(), row: None });
+    }
+
+    // Workarounds.
+
+    /// What hosts get wrong, and how we go round it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
+        self.readers.read(workaround::read)
+    }
+
+    /// Remembers one. Waits only while very much else waits.
+    pub fn remember_workaround(&self, row: WorkaroundRow) {
+        self.tell(Op::Workaround(row));
+    }
+
+    /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
+    pub fn forget_workaround(&self, mx: &str, what: &'static str) {
+        self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
+    }
+
+    /// How often somebody else was found to have written to the database, since the start. Costs nothing: for
+    /// whoever holds rows in memory that people edit.
+    pub fn outside_changes(&self) -> u64 {
+        self.shared.outside_changes()
     }
 
     // Delivering.

@@ -16,6 +16,7 @@ use super::rows::{
     Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
+use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
 
 /// Content of fresh messages that is kept in memory, with what its envelope takes.
@@ -46,6 +47,10 @@ pub(super) enum Op {
     Hold { recipients: Vec<RecipientId>, why: String },
     /// What a host that complained is given; none: nothing is to be remembered of it any more.
     Destination { mx: String, row: Option<DestinationRow> },
+    /// How something that a host gets wrong is gone round.
+    Workaround(WorkaroundRow),
+    /// That is no longer needed.
+    NoWorkaround { mx: String, what: &'static str },
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Lanes changed: look into [`super::Shared::lanes`].

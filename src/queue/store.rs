@@ -172,6 +172,8 @@ impl<'c> Store<'c> {
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
+            Op::Workaround(row) => super::workaround::write(self.conn, row)?,
+            Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Lanes | Op::Stop => {}
         }

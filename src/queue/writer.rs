@@ -383,6 +383,7 @@ impl<'c> Writer<'c> {
             (Ok(version), Ok(free_pages)) => {
                 if version != self.seen_version {
                     self.seen_version = version;
+                    self.parts.shared.count_outside_change();
                     self.tell(Event::ChangedOutside);
                 }
                 self.parts.shared.space.set_free_in_database(u64::from(free_pages) * self.page_bytes);

@@ -632,6 +632,68 @@ fn whether_the_certificate_held_is_recorded() {
     }
 }
 
+/// Whether each of the host's handshakes so far resumed a session, once all `count` connections are over.
+fn resumed(mx: &FakeMx, count: usize) -> Vec<bool> {
+    mx.wait_for_closed(count, SOON).iter().map(|seen| seen.resumed).collect()
+}
+
+#[test]
+fn a_second_connection_resumes_the_session_of_the_first() {
+    let names = ["mx.example.net"];
+    for (certificate, version) in
+        [(Certificate::for_names(&names), "TLSv1.3"), (Certificate::tls12(&names), "TLSv1.2")]
+    {
+        let mx = FakeMx::start(Script::new().tls(&certificate));
+        let connector = Connector::new(&settings()).unwrap();
+        for _ in 0..3 {
+            let connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
+            assert_eq!(connection.tls(), version);
+            connection.quit();
+        }
+        assert_eq!(resumed(&mx, 3), [false, true, true], "{version}");
+        let other_name = Endpoint { host: "mx2.example.net".to_owned(), ..endpoint(&mx, RouteTls::Encrypt) };
+        connector.open(&other_name, soon()).unwrap().quit();
+        assert!(!resumed(&mx, 4)[3], "another host's session");
+    }
+}
+
+/// A session that began where any certificate would do must never stand in for one that was verified: whoever sits
+/// between needs only one opportunistic connection to plant it.
+#[test]
+fn a_session_never_stands_in_for_more_proof_than_it_began_with() {
+    let names = ["mx.example.net"];
+    for certificate in [Certificate::for_names(&names), Certificate::tls12(&names)] {
+        let file = ca_file(&certificate);
+        let mx = FakeMx::start(Script::new().tls(&certificate));
+        let connector = Connector::new(&settings()).unwrap();
+        let trusting = |tls| Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, tls) };
+        // The same roots; then those of the world, to which this certificate is a stranger's.
+        for (turn, (to, expected)) in [
+            (trusting(RouteTls::Opportunistic), Ok(false)),
+            (trusting(RouteTls::Verify), Ok(false)),
+            (trusting(RouteTls::Verify), Ok(true)),
+            (trusting(RouteTls::Encrypt), Ok(true)),
+            (endpoint(&mx, RouteTls::Opportunistic), Ok(false)),
+            (endpoint(&mx, RouteTls::Opportunistic), Ok(true)),
+            (endpoint(&mx, RouteTls::Verify), Err("UnknownIssuer")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            match (connector.open(&to, soon()), expected) {
+                (Ok(connection), Ok(expected)) => {
+                    connection.quit();
+                    assert_eq!(resumed(&mx, turn + 1)[turn], expected, "turn {turn}");
+                }
+                (Err(trouble), Err(why)) => {
+                    assert!(trouble.reply.to_string().ends_with(why), "{}", trouble.reply);
+                }
+                (opened, expected) => panic!("turn {turn}: {opened:?} and not {expected:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn verify_wants_a_certificate_that_holds_for_the_host() {
     let certificate = Certificate::for_names(&["mx.example.net", "127.0.0.1"]);
@@ -750,6 +812,9 @@ fn a_host_that_chokes_on_the_full_hello_gets_the_smaller_one() {
     assert_eq!(mx.wait_for_closed(3, SOON).len(), 3);
 }
 
+/// CVE-2011-0411, on the client's side: somebody between puts the answers to what comes within TLS behind the 220
+/// in the clear, and the client believes a host it has verified said them: offers without AUTH SCRAM, say, or that a
+/// message was taken.
 #[test]
 fn replies_injected_before_the_handshake_are_never_read_after_it() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
@@ -760,6 +825,9 @@ fn replies_injected_before_the_handshake_are_never_read_after_it() {
         assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
         assert_eq!(trouble.reply.to_string(), "451 4.5.0 the host spoke out of turn while starting TLS");
     }
+    let seen = mx.wait_for_closed(2, SOON);
+    assert_eq!(seen.len(), 2, "no second try, and none in the clear: that is what somebody between may want");
+    assert!(seen.iter().all(|seen| seen.verbs() == ["EHLO", "STARTTLS"] && !seen.tls), "{seen:#?}");
 }
 
 // ---- AUTH -------------------------------------------------------------------------------------

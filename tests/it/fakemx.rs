@@ -83,6 +83,8 @@ struct Rule {
     /// How many times more it holds, over all connections; none: always.
     times: Option<Arc<AtomicUsize>>,
     act: Act,
+    /// Only where commands came together.
+    batched: bool,
 }
 
 /// How a fake behaves on a connection.
@@ -93,6 +95,7 @@ pub(crate) struct Script {
     tls: Option<Arc<ServerConfig>>,
     implicit: bool,
     at_most: Option<(usize, &'static str)>,
+    small_hellos: bool,
     gate: Option<Gate>,
 }
 
@@ -117,7 +120,15 @@ impl Script {
     pub(crate) fn new() -> Script {
         let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
         let offers = offers.map(str::to_owned).to_vec();
-        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None, gate: None }
+        Script {
+            offers,
+            rules: Vec::new(),
+            tls: None,
+            implicit: false,
+            at_most: None,
+            small_hellos: false,
+            gate: None,
+        }
     }
 
     /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
@@ -137,6 +148,12 @@ impl Script {
         Script { implicit: true, ..self.tls(certificate) }
     }
 
+    /// Closes the connection on a ClientHello that is larger than middleboxes of old expected: on one with a
+    /// post-quantum key share.
+    pub(crate) fn small_hellos(self) -> Script {
+        Script { small_hellos: true, ..self }
+    }
+
     /// So many connections at once; those beyond hear this instead of a greeting.
     pub(crate) fn at_most(mut self, connections: usize, reply: &'static str) -> Script {
         self.at_most = Some((connections, reply));
@@ -151,31 +168,38 @@ impl Script {
 
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, spare: None, times: None, act });
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: false });
+        self
+    }
+
+    /// Always, at this place, once commands came together on the connection.
+    pub(crate) fn in_a_batch(mut self, at: At, act: Act) -> Script {
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: true });
         self
     }
 
     /// The first `times` times, at this place, counted over all connections; then the next rule
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, spare: None, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        let times = Some(Arc::new(AtomicUsize::new(times)));
+        self.rules.push(Rule { at, spare: None, times, act, batched: false });
         self
     }
 
     /// Always, at this place, but for the first `spared` times.
     pub(crate) fn after(mut self, spared: usize, at: At, act: Act) -> Script {
         let spare = Some(Arc::new(AtomicUsize::new(spared)));
-        self.rules.push(Rule { at, spare, times: None, act });
+        self.rules.push(Rule { at, spare, times: None, act, batched: false });
         self
     }
 
     /// Before all other rules.
     fn at_once(mut self, at: At, act: Act) -> Script {
-        self.rules.insert(0, Rule { at, spare: None, times: None, act });
+        self.rules.insert(0, Rule { at, spare: None, times: None, act, batched: false });
         self
     }
 
-    fn act(&self, fits: impl Fn(At) -> bool) -> Option<Act> {
+    fn act(&self, batched: bool, fits: impl Fn(At) -> bool) -> Option<Act> {
         let used = |times: &Arc<AtomicUsize>| {
             times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
         };
@@ -183,7 +207,8 @@ impl Script {
             .iter()
             .find(|rule| {
                 let is_spared = || rule.spare.as_ref().is_some_and(used);
-                fits(rule.at) && !is_spared() && rule.times.as_ref().is_none_or(used)
+                let is_meant = fits(rule.at) && (batched || !rule.batched);
+                is_meant && !is_spared() && rule.times.as_ref().is_none_or(used)
             })
             .map(|rule| rule.act.clone())
     }
@@ -199,17 +224,26 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Good for these names (or addresses), and for no others.
     pub(crate) fn for_names(names: &[&str]) -> Certificate {
-        Certificate::with_groups(names, rustls::crypto::aws_lc_rs::default_provider())
+        Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), rustls::ALL_VERSIONS)
     }
 
     /// The same, on a server that knows no post-quantum key exchange.
     pub(crate) fn classical(names: &[&str]) -> Certificate {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
-        Certificate::with_groups(names, provider)
+        Certificate::on(names, provider, rustls::ALL_VERSIONS)
     }
 
-    fn with_groups(names: &[&str], provider: rustls::crypto::CryptoProvider) -> Certificate {
+    /// The same, on a server that knows no TLS 1.3.
+    pub(crate) fn tls12(names: &[&str]) -> Certificate {
+        Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), &[&rustls::version::TLS12])
+    }
+
+    fn on(
+        names: &[&str],
+        provider: rustls::crypto::CryptoProvider,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Certificate {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -220,7 +254,7 @@ impl Certificate {
         let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], key)
@@ -257,6 +291,12 @@ pub(crate) struct Seen {
     pub(crate) reads: Vec<usize>,
     /// TLS was established.
     pub(crate) tls: bool,
+    /// By resuming a session of an earlier connection.
+    pub(crate) resumed: bool,
+    /// Bytes of the ClientHello, where the fake looked.
+    pub(crate) hello: usize,
+    /// Commands came together.
+    pub(crate) batched: bool,
     /// What the client wrote between 354 and the reply to the dot, as it came, the final dot too.
     pub(crate) raw_content: Vec<u8>,
     /// The connection is over.
@@ -488,8 +528,9 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
 /// One connection from greeting to end; `counts` says whether it is one of [`State::open`].
 fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream, counts: bool) {
     let (ahead, rcpts, chunked) = (Vec::new(), Vec::new(), Vec::new());
-    let (mail, chunks, reset) = (None, 0, false);
-    let mut session = Session { number, script, shared, stream, ahead, mail, rcpts, chunks, chunked, reset };
+    let (mail, chunks, reset, batched) = (None, 0, false, false);
+    let mut session =
+        Session { number, script, shared, stream, ahead, mail, rcpts, chunks, chunked, reset, batched };
     // However it ended: the test looks at what was seen.
     let _ = session.run();
     session.shared.change(|state| state.open -= usize::from(counts));
@@ -555,6 +596,24 @@ impl Stream {
     }
 }
 
+/// A ClientHello that is larger has a post-quantum key share (1,216 bytes).
+const LARGE_HELLO: usize = 1000;
+
+/// How long the record is that begins what the client sends next; it stays unread.
+fn first_record(tcp: &TcpStream) -> io::Result<usize> {
+    let mut head = [0; 5];
+    let until = Instant::now() + SOON;
+    loop {
+        match tcp.peek(&mut head)? {
+            5 => return Ok(usize::from(u16::from_be_bytes([head[3], head[4]]))),
+            0 => return Ok(0),
+            // The rest is on its way: what was looked at is there still, so that looking again would not wait.
+            _ if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            _ => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
 /// The end of a connection.
 struct Over;
 
@@ -578,6 +637,8 @@ struct Session {
     chunked: Vec<u8>,
     /// To be cut off rudely.
     reset: bool,
+    /// Commands came together.
+    batched: bool,
 }
 
 impl Session {
@@ -637,9 +698,15 @@ impl Session {
     }
 
     fn handshake(&mut self) -> Result<(), Over> {
-        if let Some(act) = self.script.act(|at| at == At::Handshake) {
+        if let Some(act) = self.script.act(false, |at| at == At::Handshake) {
             self.more()?;
             self.perform(act)?;
+            return Err(Over);
+        }
+        let hello = self.stream.tcp().map_or(Ok(0), first_record)?;
+        self.see(|seen| seen.hello = hello);
+        if self.script.small_hellos && hello > LARGE_HELLO {
+            self.more()?;
             return Err(Over);
         }
         let (Some(config), Some(tcp)) = (self.script.tls.clone(), self.stream.plain.take()) else {
@@ -651,9 +718,10 @@ impl Session {
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
+        let resumed = tls.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         self.stream.tls = Some(tls);
         self.ahead.clear();
-        self.see(|seen| seen.tls = true);
+        self.see(|seen| (seen.tls, seen.resumed) = (true, resumed));
         Ok(())
     }
 
@@ -695,7 +763,7 @@ impl Session {
 
     /// One chunk. After one that it refused it takes no other until RSET.
     fn bdat(&mut self, line: &str) -> Result<(), Over> {
-        if let Some(act) = self.script.act(|at| at == At::Bdat) {
+        if let Some(act) = self.script.act(self.batched, |at| at == At::Bdat) {
             return self.perform(act);
         }
         let (size, last) = match line[5..].strip_suffix(" LAST") {
@@ -745,8 +813,9 @@ impl Session {
             }
             content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
             if !interrupted
-                && let Some(act) =
-                    self.script.act(|at| matches!(at, At::Content(after) if content.len() >= after))
+                && let Some(act) = self
+                    .script
+                    .act(self.batched, |at| matches!(at, At::Content(after) if content.len() >= after))
             {
                 interrupted = true;
                 self.perform(act)?;
@@ -766,7 +835,7 @@ impl Session {
         ordinary: &str,
         record: impl FnOnce(&mut State, bool),
     ) -> Result<String, Over> {
-        let mut act = self.script.act(fits);
+        let mut act = self.script.act(self.batched, fits);
         while let Some(Act::Later(pause, next)) = act {
             self.pause(pause)?;
             act = Some(*next);
@@ -835,7 +904,12 @@ impl Session {
     fn line(&mut self) -> Result<String, Over> {
         let line = self.raw_line()?;
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        self.see(|seen| seen.commands.push(text.clone()));
+        self.batched |= !self.ahead.is_empty();
+        let batched = self.batched;
+        self.see(|seen| {
+            seen.commands.push(text.clone());
+            seen.batched = batched;
+        });
         Ok(text)
     }
 

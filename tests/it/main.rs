@@ -37,3 +37,4 @@ mod sink;
 mod sources;
 mod unable;
 mod unwelcome;
+mod workarounds;

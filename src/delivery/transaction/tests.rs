@@ -57,6 +57,7 @@ struct Run {
     writes: Vec<String>,
     results: Vec<RecipientResult>,
     after: After,
+    batch: Batch,
 }
 
 impl Run {
@@ -93,9 +94,10 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
     let left: Vec<&str> =
         host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
     assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
+    let batch = transaction.batch();
     let (results, after) = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after }
+    Run { writes, results, after, batch }
 }
 
 fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
@@ -185,7 +187,7 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
                 ("450 a", Deferred, true),
                 ("452 4.3.1 disk", Deferred, true),
                 ("499 a", Deferred, true),
-                ("500 a", Failed, true),
+                ("500 5.7.1 a", Failed, true),
                 ("510 a", Failed, true),
                 ("512 a", Failed, true),
                 ("523 a", Failed, true),
@@ -210,6 +212,47 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
         assert_eq!(told_at(Phase::Data, "250 a", &offers), (HostTrouble, false), "yes to DATA is no success");
         assert_eq!(told_at(Phase::Dot, "251 a", &offers), (Verdict::Delivered, true));
     }
+}
+
+/// What a host answers that cannot take a batch, command after command until the transaction asks no more.
+#[test]
+fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
+    for host in [
+        &["250", "503 5.5.1 bad sequence", "503 5.5.1 RCPT first"][..],
+        &["250", "500 what?", "554 5.5.1 no valid recipients"],
+        &["250", "250", "503 5.5.1 bad sequence"],
+        &["250", "354 go"],
+        &["503 5.5.0 improper use of SMTP command pipelining", "503 5.5.1 a", "503 5.5.1 a"],
+        &["250", "250", "421 4.7.0 no pipelining, please"],
+    ] {
+        let run = run(&["b@y"], &pipelining(), host);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
+        assert!(matches!(run.batch, Batch::Broken(Disorder::Muddled(_) | Disorder::Said(_))), "{host:?}");
+    }
+    // One of them among good ones: whose it was cannot be told.
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
+    assert_eq!(run.verdicts(), [Verdict::HostTrouble; 2]);
+    assert_eq!(run.writes.len(), 1, "content after all: {:?}", run.writes);
+}
+
+#[test]
+fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
+    for (offers, host, batch) in [
+        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
+        (PLAIN(), &["250", "lost"], Batch::None),
+        (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
+        (pipelining(), &["250", "250", "354", "lost"], Batch::None),
+        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], Batch::InOrder),
+        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
+        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
+    ] {
+        assert_eq!(run(&["b@y"], &offers, host).batch, batch, "{host:?}");
+    }
+    let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
+    assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
+    let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert_eq!(nobody_left.batch, Batch::None);
 }
 
 #[test]

@@ -14,7 +14,9 @@ mod kicks;
 mod rows;
 
 pub use kicks::KickLine;
-pub use rows::{DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try};
+pub use rows::{
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
@@ -210,6 +212,23 @@ impl Admin {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
+            let workarounds = conn
+                .prepare(
+                    "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'),
+                            datetime(retry_at, 'unixepoch')
+                     FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(WorkaroundLine {
+                        mx: row.get(0)?,
+                        what: row.get(1)?,
+                        value: row.get(2)?,
+                        last_reply: row.get(3)?,
+                        found: row.get(4)?,
+                        retry: row.get(5)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
             let lanes = conn
                 .prepare(
                     "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
@@ -226,7 +245,18 @@ impl Admin {
                 .collect::<rusqlite::Result<_>>()?;
             let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
             let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, lanes, kicks_last_hour })
+            Ok(Summary {
+                messages,
+                bytes,
+                recipients,
+                held,
+                due,
+                domains,
+                limits,
+                workarounds,
+                lanes,
+                kicks_last_hour,
+            })
         })
     }
 

@@ -131,6 +131,23 @@ pub struct LimitLine {
     pub last_reply: Option<String>,
 }
 
+/// A row of `workarounds`.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkaroundLine {
+    /// The host.
+    pub mx: String,
+    /// What it is about: `tls` or `pipelining`.
+    pub what: String,
+    /// What we do about it: `classical`, `clear` or `off`.
+    pub value: String,
+    /// What went wrong.
+    pub last_reply: Option<String>,
+    /// When it was found, UTC.
+    pub found: Option<String>,
+    /// When the usual way is tried again, UTC.
+    pub retry: Option<String>,
+}
+
 /// All in numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
@@ -148,6 +165,8 @@ pub struct Summary {
     pub domains: Vec<DomainLine>,
     /// Hosts that complained of too many connections or too much mail.
     pub limits: Vec<LimitLine>,
+    /// Hosts that get something wrong.
+    pub workarounds: Vec<WorkaroundLine>,
     /// Lanes that back off, those in trouble for longest first.
     pub lanes: Vec<LaneLine>,
     /// Kicks (ETRN and `queue retry`) of the last hour.
