@@ -6,6 +6,7 @@
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM destinations;       hosts that want less of us at once
 --     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
+--     SELECT * FROM unreported;         failures in masses that their sender will be told of together
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
@@ -61,7 +62,9 @@ CREATE TABLE recipients (
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
     last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
     bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
-    priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
+    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
+    expanded        TEXT                   -- aliases that led here whose sender is to be told so (RFC 3461): a line
+                                           -- each, a tab before ORCPT
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
@@ -171,6 +174,29 @@ CREATE TABLE kicks (
     recipients INTEGER NOT NULL            -- how many waited
 );
 CREATE INDEX kicks_by_time ON kicks (at);
+
+-- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
+CREATE TABLE reports (
+    id     INTEGER PRIMARY KEY,            -- the report's message id
+    sender TEXT NOT NULL,                  -- whom it is for, in lower case
+    at     INTEGER NOT NULL
+);
+CREATE INDEX reports_to_sender ON reports (sender, at);
+
+-- What would have been reports beyond [delivery] bounces_per_sender. An hour after the first of a sender's one
+-- summary tells it of all of them, and they are deleted; in history they stay as long as any other.
+CREATE TABLE unreported (
+    id          INTEGER PRIMARY KEY,       -- 1, 2, 3 …
+    sender      TEXT NOT NULL,             -- who is to be told, in lower case as in reports
+    return_path TEXT NOT NULL,             -- the same as the message had it
+    at          INTEGER NOT NULL,
+    queue_id    TEXT NOT NULL,
+    address     TEXT NOT NULL,             -- the recipient; an alias where the state is expanded
+    state       TEXT NOT NULL,             -- failed expired relayed expanded
+    reply       TEXT,
+    require_tls INTEGER NOT NULL           -- 1: the summary goes only over verified TLS, too (RFC 8689)
+);
+CREATE INDEX unreported_of_sender ON unreported (sender, at);
 
 -- What the relay has to remember about itself.
 CREATE TABLE meta (

@@ -85,6 +85,16 @@ pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
     log::info!("{id}: {what} queued as {} to=<{}>", notice.id, sender_text(to));
 }
 
+/// A bounce, warning or report was not written: the sender had as many in the last hour as it may.
+pub fn suppressed(id: MessageId, sender: &Address, what: &str, this_hour: usize) {
+    log::warn!("{id}: {what} to <{sender}> suppressed ({this_hour} this hour)");
+}
+
+/// One message tells a sender of all that was suppressed.
+pub fn summarized(id: MessageId, sender: &str, messages: u64, recipients: u64) {
+    log::warn!("{id}: summary queued to=<{sender}> messages={messages} recipients={recipients}");
+}
+
 /// A bounce could not be delivered; nobody is left to be told (RFC 5321 §4.5.5).
 pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
     log::warn!(

@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Host,
     /// A whole number from … to ….
     Number(u64, u64),
+    /// The same, or "off".
+    NumberOrOff(u64, u64),
     /// A duration from … to ….
     Duration(&'static str, &'static str),
     /// The same, or "off".
@@ -264,6 +266,15 @@ pub(super) const DEFS: &[Def] = &[
         Is("\"send\""),
         "What becomes of 8-bit content at a host that does not offer 8BITMIME (RFC 6152). send: it goes as it is, \
          which nearly always works. bounce: it is returned to the sender (5.6.3). It is never converted.",
+    ),
+    def(
+        "delivery.bounces_per_sender",
+        NumberOrOff(1, 1_000_000),
+        Is("100"),
+        "Bounces, delay warnings and delivery reports to one sender in an hour. Beyond that its failures are \
+         gathered (table unreported), and one summary tells of them an hour after the first: a mailbox whose \
+         address is forged is not flooded. A person reads no hundred bounces an hour; raise it, or \"off\", \
+         where a program reads the bounces of mass mail.",
     ),
     def(
         "delivery.attempt_deadline",
@@ -505,6 +516,7 @@ impl Kind {
             FileOrNone => "the name of a file, or \"\" for none".to_owned(),
             Host => "a host name such as \"relay.example.com\"".to_owned(),
             Number(min, max) => format!("a whole number from {min} to {max}"),
+            NumberOrOff(min, max) => format!("\"off\" or a whole number from {min} to {max}"),
             Duration(min, max) => {
                 format!("a duration with a unit, such as \"30s\", \"4h\" or \"5d\", from {min} to {max}")
             }

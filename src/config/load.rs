@@ -302,6 +302,9 @@ fn delivery<'t>(
         ca_file,
         bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
         delay_warning: reading.get(queue, "delay_warning", value::duration_or_off),
+        bounces_per_sender: reading
+            .get(section, "bounces_per_sender", value::number_or_off)
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         retry_rules,
     }
 }

@@ -171,6 +171,8 @@ pub struct DeliverySettings {
     pub bounce_lifetime: Duration,
     /// When a sender is told of a delay; none: never.
     pub delay_warning: Option<Duration>,
+    /// Reports to one sender in an hour; none: as many as there are.
+    pub bounces_per_sender: Option<usize>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
 }

@@ -73,7 +73,7 @@ fn another(kind: &Kind) -> &'static str {
         Kind::Text => "'other'",
         Kind::File | Kind::FileOrNone => "'other.pem'",
         Kind::Host => "'other.example'",
-        Kind::Number(..) => "77",
+        Kind::Number(..) | Kind::NumberOrOff(..) => "77",
         Kind::Duration(..) | Kind::DurationOrOff(..) => "'17s'",
         Kind::Durations(..) => "['17s', '18s']",
         Kind::Size(..) => "'1MB'",

@@ -107,6 +107,26 @@ pub(super) fn number(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
     }
 }
 
+/// [`Kind::NumberOrOff`].
+pub(super) fn number_or_off(kind: &Kind, value: &DeValue<'_>) -> Read<Option<u64>> {
+    let Kind::NumberOrOff(min, max) = *kind else { return wrong("is read as a number", kind) };
+    if value.as_str() == Some("off") {
+        return Ok(None);
+    }
+    let Some(digits) = value.as_integer() else {
+        return match value.as_str() {
+            Some(text) => {
+                wrong(format_args!("\"{text}\" is neither \"off\" nor a number without quotes"), kind)
+            }
+            None => wrong(format_args!("is {}", a_type(value)), kind),
+        };
+    };
+    match u64::from_str_radix(digits.as_str(), digits.radix()) {
+        Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+        _ => wrong(format_args!("{} is out of range", digits.as_str()), kind),
+    }
+}
+
 /// [`Kind::Duration`].
 pub(super) fn duration(kind: &Kind, value: &DeValue<'_>) -> Read<Duration> {
     let text = text(kind, value)?;

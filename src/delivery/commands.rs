@@ -9,7 +9,7 @@ use lettre::transport::smtp::commands::{Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 
 use crate::config::EightBit;
-use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address};
+use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
 
 use super::offers::Offers;
 use super::transaction::Outgoing;
@@ -127,17 +127,21 @@ impl<'a> Commands<'a> {
         let mut parameters = Vec::new();
         if self.offers.dsn {
             let notify = recipient.notify.map(|notify| verbatim("NOTIFY", &notify.to_word()));
-            let orcpt = recipient.orcpt.as_deref().filter(|orcpt| self.is_orcpt(orcpt));
-            for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", orcpt))) {
+            let orcpt = recipient.orcpt.as_deref().and_then(|orcpt| self.orcpt(orcpt));
+            for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", &orcpt))) {
                 parameters.push(RcptParameter::Other { keyword, value: None });
             }
         }
         Some(Rcpt::new(address, parameters))
     }
 
-    /// ORCPT may hold UTF-8 only under SMTPUTF8 (RFC 6533 §3).
-    fn is_orcpt(&self, orcpt: &str) -> bool {
-        is_xtext(orcpt) || self.utf8_parameter && !orcpt.contains(|c: char| c.is_control() || c == ' ')
+    /// ORCPT may hold UTF-8 only under SMTPUTF8, and says the same in ASCII (RFC 6533 §3). None where a hand in the
+    /// database made it something that would end the command line.
+    fn orcpt<'o>(&self, orcpt: &'o str) -> Option<Cow<'o, str>> {
+        if orcpt.contains(|c: char| c.is_control() || c == ' ') {
+            return None;
+        }
+        Some(if self.utf8_parameter { Cow::Borrowed(orcpt) } else { Cow::Owned(unitext::in_ascii(orcpt)) })
     }
 }
 

@@ -17,11 +17,13 @@ mod connector;
 mod dial;
 mod disorder;
 pub mod dns;
+mod flood;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
 mod ladder;
 mod login;
+mod notices;
 mod offers;
 mod pace;
 mod pickup;
@@ -50,6 +52,7 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
+use flood::Floods;
 use hosts::Hosts;
 use pool::Pool;
 use workarounds::Workarounds;
@@ -101,6 +104,7 @@ struct Shared {
     clock: Clock,
     pool: Pool,
     workarounds: Arc<Workarounds>,
+    floods: Floods,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -124,6 +128,7 @@ impl Workers {
             clock,
             pool: Pool::new(Hosts::new(learnt)),
             workarounds,
+            floods: Floods::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -182,6 +187,7 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
+            self.floods.look(&self.queue, self.clock.now(), || self.setup());
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -222,7 +228,7 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(setup, &self.queue, &self.clock, job, attempt)
+            settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {

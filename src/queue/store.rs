@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
-use crate::mail::Domain;
+use crate::mail::{Domain, Expanded};
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
 use super::rows::{Asker, DestinationRow, Fate, Kick, Kicked, LaneRow};
@@ -90,8 +90,9 @@ impl<'c> Store<'c> {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
-                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority,
+                                         expanded)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
             insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
@@ -114,7 +115,8 @@ impl<'c> Store<'c> {
                  SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
                      last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
-                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL
+                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL,
+                     expanded = iif(?10, NULL, expanded)
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
             hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_said_by = 'postrider' WHERE id = ?1")?,
@@ -170,6 +172,10 @@ impl<'c> Store<'c> {
                     self.hold.execute(params![recipient.0, why])?;
                 }
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
+            }
+            Op::Gathered { sender, up_to, notice, .. } => {
+                super::reports::delete_unreported(self.conn, sender, *up_to)?;
+                self.accept(notice)?;
             }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
             Op::Workaround(row) => super::workaround::write(self.conn, row)?,
@@ -239,6 +245,7 @@ impl<'c> Store<'c> {
                 r.notify.map(|notify| notify.to_word()),
                 r.orcpt,
                 handling.priority.value(),
+                Expanded::to_text(&r.expanded),
             ])?;
         }
         Ok(())
@@ -249,8 +256,8 @@ impl<'c> Store<'c> {
         let mut one_finished = false;
         for row in &outcomes.results {
             let next = match row.fate {
-                Fate::Retry(at) => self.stays(row, None, at, outcomes.at)?,
-                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes.at)?,
+                Fate::Retry(at) => self.stays(row, None, at, outcomes)?,
+                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
                 Fate::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
@@ -273,17 +280,25 @@ impl<'c> Store<'c> {
             }
             settled.push((row.recipient, next));
         }
-        if one_finished && self.delete_message.execute([outcomes.message.0])? > 0 {
-            self.delete_content.execute([outcomes.message.0])?;
+        if one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0 {
+            self.delete_content.execute([outcomes.message.id.0])?;
         }
         for notice in &outcomes.notices {
             self.accept(notice)?;
+            super::reports::record(self.conn, notice, outcomes.at)?;
         }
+        super::reports::gather(self.conn, outcomes)?;
         Ok(settled)
     }
 
     /// The recipient waits on; gives the time of its next try, none when it is held or was removed.
-    fn stays(&mut self, row: &OutcomeRow, state: Option<&str>, next: i64, now: i64) -> Result<Option<i64>> {
+    fn stays(
+        &mut self,
+        row: &OutcomeRow,
+        state: Option<&str>,
+        next: i64,
+        outcomes: &Outcomes,
+    ) -> Result<Option<i64>> {
         let attempt = row.attempt.as_ref();
         let queued: Option<bool> = self
             .retry
@@ -296,8 +311,9 @@ impl<'c> Store<'c> {
                     attempt.map(|attempt| attempt.at),
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
-                    row.warned.then_some(now),
+                    row.warned.then_some(outcomes.at),
                     attempt.map(|attempt| attempt.said_by),
+                    outcomes.expanded_told,
                 ],
                 |row| row.get(0),
             )

@@ -281,6 +281,10 @@ impl<'c> Writer<'c> {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);
             }
+            (Op::Gathered { notice, ack, .. }, _) => {
+                let _ = ack.send(Ok(()));
+                self.tell_accepted(*notice);
+            }
             (Op::Settle(outcomes), Effect::Settled(settled)) => {
                 self.tell(Event::Settled(settled));
                 for notice in outcomes.notices {

@@ -35,6 +35,7 @@ pub(crate) fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: SOON,
         delay_warning: None,
+        bounces_per_sender: None,
         retry_rules: Vec::new(),
     }
 }
@@ -78,6 +79,7 @@ fn recipient(address: &str) -> QueuedRecipient {
         attempts: 0,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,

@@ -54,6 +54,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             ca_file: None,
             bounce_lifetime: Duration::ZERO,
             delay_warning: None,
+            bounces_per_sender: None,
             retry_rules: Vec::new(),
         },
         scheduler: SchedulerSettings {

@@ -79,6 +79,7 @@ fn settings() -> DeliverySettings {
         ca_file: None,
         bounce_lifetime: Duration::ZERO,
         delay_warning: None,
+        bounces_per_sender: None,
         retry_rules: Vec::new(),
     }
 }

@@ -19,6 +19,7 @@ fn recipient(text: &str) -> QueuedRecipient {
         attempts: 0,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,
@@ -422,6 +423,13 @@ fn parameters_are_given_only_where_they_are_offered() {
     assert_eq!(first_write(&message, &pipelining()), "MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
     let broken = Outgoing { envid: Some("E\r\nRSET"), sender: None, ..message };
     assert!(first_write(&broken, &all).starts_with("MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=FULL;RCPT"));
+    // RFC 6533 §3: UTF-8 in ORCPT only under SMTPUTF8; otherwise it says the same in ASCII.
+    let mut joerg = recipient("b@y");
+    joerg.orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@y".to_owned());
+    let utf8 = Outgoing { recipients: &[&joerg], smtputf8: true, ..message };
+    assert!(first_write(&utf8, &all).contains("RCPT TO:<b@y> ORCPT=utf-8;j\u{f6}rg\\x{2B}x@y;"));
+    let without = Offers { smtputf8: false, ..all };
+    assert!(first_write(&utf8, &without).contains("RCPT TO:<b@y> ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@y;"));
 }
 
 #[test]
