@@ -154,14 +154,14 @@ CREATE TABLE destinations (
 -- requires TLS, 'clear' changes nothing. Changes of yours are noticed within two seconds.
 CREATE TABLE workarounds (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
-    what       TEXT NOT NULL,              -- 'tls' or 'pipelining'
+    what       TEXT NOT NULL,              -- 'tls', 'pipelining' or 'bdat'
     value      TEXT NOT NULL,              -- 'classical': no post-quantum ClientHello; 'clear': no TLS;
-                                           -- 'off': command by command
+                                           -- 'off': command by command; large mail by DATA
     last_reply TEXT,                       -- what went wrong, in their words or ours
     found_at   INTEGER NOT NULL,           -- when it was found
     retry_at   INTEGER NOT NULL,           -- when the usual way is tried again
     PRIMARY KEY (mx, what),
-    CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what = 'pipelining' AND value = 'off')
+    CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what IN ('pipelining', 'bdat') AND value = 'off')
 ) WITHOUT ROWID;
 
 -- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.

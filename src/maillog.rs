@@ -64,11 +64,6 @@ pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase
     log::info!("{id}: host {host}[{address}] in trouble phase={} reply={reply}", phase.as_str());
 }
 
-/// A host offers CHUNKING and fails at BDAT; the message goes by DATA, and so will others.
-pub fn bdat_given_up(id: MessageId, host: &str) {
-    log::info!("{id}: host {host} offers CHUNKING and fails at BDAT: its mail goes by DATA for a day");
-}
-
 /// A recipient ran out of time without a further try.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!("{id}: expired to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));

@@ -1,8 +1,8 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
 //! It plans with the code that delivers, with the settings of the config file and the users file, and adds what else
-//! would have a say: limits of hosts, the operator's and those learnt from complaints (of the queue nothing else is
-//! read), and `[[retry.rule]]`s. Nothing is connected to.
+//! would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong (of the
+//! queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,8 +18,8 @@ use crate::delivery::dns::{Lookup, Resolver};
 use crate::delivery::route::{self, Endpoint};
 use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
-use crate::queue::DestinationRow;
 use crate::queue::admin::Admin;
+use crate::queue::{DestinationRow, WorkaroundRow};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -56,7 +56,7 @@ pub struct Hop {
     pub relay: bool,
     /// Whether we would log in there.
     pub login: bool,
-    /// What `[[destination]]` says of the host, and what was learnt from its complaints.
+    /// What `[[destination]]` says of the host, and what was learnt of it: from complaints, and what it gets wrong.
     pub limits: Vec<String>,
     /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
     pub from: Vec<Source>,
@@ -80,15 +80,24 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
+/// What delivery learnt about hosts.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    /// From complaints.
+    pub(super) destinations: Vec<DestinationRow>,
+    /// From what went wrong.
+    pub(super) workarounds: Vec<WorkaroundRow>,
+}
+
 /// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose mail
-/// waits for ATRN, `learnt` what hosts complained of.
+/// waits for ATRN, `learnt` what is known of hosts.
 pub(super) fn plan(
     address: &Address,
     user: Option<&str>,
     routes: &Routes,
     delivery: &DeliverySettings,
     fetched: &AtrnDomains,
-    learnt: &[DestinationRow],
+    learnt: &Learnt,
     lookup: &dyn Lookup,
 ) -> Explanation {
     let domain = Domain::of(address);
@@ -162,7 +171,9 @@ pub fn run(
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
-    let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| queue.destinations());
+    let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| {
+        Ok(Learnt { destinations: queue.destinations()?, workarounds: queue.workarounds()? })
+    });
     let learnt = learnt.unwrap_or_default();
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
@@ -225,17 +236,23 @@ impl fmt::Display for Explanation {
 }
 
 /// `[[destination]]`, and what was learnt where that leaves room for it.
-fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &[DestinationRow]) -> Vec<String> {
+fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) -> Vec<String> {
     let own = delivery.destinations.of_mx(&endpoint.host).map(destination_words);
     let name = endpoint.name();
-    let learnt = learnt.iter().find(|row| row.mx == name).map(|row| {
+    let less = learnt.destinations.iter().find(|row| row.mx == name).map(|row| {
         let said = row.last_reply.as_deref().unwrap_or("a complaint");
         format!(
             "given less for now: {} (after {said:?})",
             amounts(row.connections.map(u64::from), row.messages_per_minute.map(u64::from))
         )
     });
-    own.into_iter().chain(learnt).collect()
+    let wrong = learnt.workarounds.iter().filter(|row| row.mx == name).map(|row| {
+        let (what, value) = row.workaround.words();
+        let until = jiff::Timestamp::from_second(row.retry_at).unwrap_or_default();
+        let said = row.last_reply.as_deref().unwrap_or("something it got wrong");
+        format!("{what}={value} until {} UTC (after {said:?})", until.strftime("%Y-%m-%d %H:%M:%S"))
+    });
+    own.into_iter().chain(less).chain(wrong).collect()
 }
 
 fn destination_words(destination: &Destination) -> String {

@@ -98,7 +98,10 @@ impl Office {
         let setup = self.workers.setup();
         let fetched = self.scheduler.atrn_domains();
         // What cannot be read is left out: the route is what was asked for.
-        let learnt = self.queue.destinations().unwrap_or_default();
+        let learnt = explain::Learnt {
+            destinations: self.queue.destinations().unwrap_or_default(),
+            workarounds: self.queue.workarounds().unwrap_or_default(),
+        };
         let (routes, settings) = (&setup.routes, &setup.settings);
         let explain =
             |address| explain::plan(address, None, routes, settings, &fetched, &learnt, &*setup.lookup);

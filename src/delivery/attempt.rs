@@ -8,6 +8,7 @@
 //! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
 //! no backoff, another try in a second or so.
 
+mod by_data;
 mod lock_step;
 
 use std::borrow::Cow;
@@ -243,9 +244,6 @@ pub(super) fn hand_over(
         return round.finish(Some(refusal));
     }
     let trouble = round.transact(line);
-    if line.connection.shuns_bdat() {
-        setup.connector.bdat_shy.note(&line.endpoint.host);
-    }
     round.finish(trouble)
 }
 
@@ -272,10 +270,7 @@ impl Round<'_> {
     /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
     /// host said, or failed to, when it went wrong.
     fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
-        let mut trouble = self.transact_in_step(&mut line);
-        if trouble.is_some() && self.spare_bdat(&mut line) {
-            trouble = self.transact_in_step(&mut line);
-        }
+        let trouble = self.transact_with_bdat(&mut line);
         let refusals = &self.setup.connector.refusals;
         match &trouble {
             Some(answer) => refusals.heard(&line.endpoint, answer.phase, &answer.reply),
@@ -291,20 +286,6 @@ impl Round<'_> {
             line.connection.quit();
         }
         trouble
-    }
-
-    /// Where the host failed at BDAT: a fresh connection in the place of the one that is of no use any more, on which
-    /// the same message goes by DATA.
-    fn spare_bdat(&self, line: &mut Line) -> bool {
-        if !line.connection.shuns_bdat() {
-            return false;
-        }
-        let connector = &self.setup.connector;
-        connector.bdat_shy.note(&line.endpoint.host);
-        maillog::bdat_given_up(self.message.id, &line.endpoint.host);
-        let opened = connector.open(&line.endpoint, self.deadline);
-        let opened = if require_tls::is_strict(self.message) { require_tls::fit(opened) } else { opened };
-        opened.map(|connection| line.connection = connection).is_ok()
     }
 
     /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or

@@ -24,7 +24,7 @@ use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
 use super::transaction::{
-    After, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
+    After, Bdat, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
 };
 use super::wire::{Fault, Patience, Wire};
 
@@ -127,6 +127,8 @@ pub struct Connection {
     after: After,
     /// How the host took the commands of the last transaction.
     pub(super) batch: Batch,
+    /// How it took its chunks.
+    pub(super) bdat: Bdat,
     /// One went well, and whoever asked was told.
     took_a_batch: bool,
     out: Vec<u8>,
@@ -151,8 +153,9 @@ impl Connection {
             tls: "none".to_owned(),
             reply_timeout,
             messages: 0,
-            after: After { usable: true, needs_reset: false, shuns_bdat: false },
+            after: After { usable: true, needs_reset: false },
             batch: Batch::None,
+            bdat: Bdat::Unknown,
             took_a_batch: false,
             out: Vec::new(),
         }
@@ -228,6 +231,7 @@ impl Connection {
             }
         }
         self.batch = transaction.batch();
+        self.bdat = transaction.bdat();
         let (results, after) = transaction.finish();
         self.after = after;
         if !after.usable {
@@ -240,11 +244,6 @@ impl Connection {
     /// Whether another message may be handed over on this connection.
     pub fn is_usable(&self) -> bool {
         self.after.usable
-    }
-
-    /// Whether the last message failed at BDAT in a way that says that DATA would have done better.
-    pub fn shuns_bdat(&self) -> bool {
-        self.after.shuns_bdat
     }
 
     /// Whether the host has closed the connection or spoken since the last message. A few system

@@ -14,7 +14,6 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::bdat_shy::BdatShy;
 use super::connection::{Connection, Stage, Trouble, words};
 use super::dial::{self, Dialled};
 use super::ladder::{Ladder, Learnt, Reached, Rung};
@@ -44,8 +43,6 @@ pub struct Connector {
     /// For whoever walks the hosts.
     pub(super) refusals: Refusals,
     pub(super) workarounds: Arc<Workarounds>,
-    /// Hosts whose CHUNKING is not taken up.
-    pub(super) bdat_shy: BdatShy,
 }
 
 /// Why a step of the ladder failed.
@@ -71,7 +68,6 @@ impl Connector {
             logins: Logins::default(),
             refusals: Refusals::default(),
             workarounds: Arc::new(Workarounds::in_memory()),
-            bdat_shy: BdatShy::default(),
         })
     }
 
@@ -134,6 +130,10 @@ impl Connector {
                     if self.workarounds.recall(&host, workarounds::PIPELINING).is_some() {
                         connection.offers.pipelining = false;
                     }
+                    if connection.offers.chunking {
+                        connection.offers.spare_bdat =
+                            self.workarounds.recall(&host, workarounds::BDAT).is_some();
+                    }
                     return Ok(connection);
                 }
                 Err(Failure::Host(trouble)) => return Err(trouble),
@@ -160,7 +160,11 @@ impl Connector {
         let name = self.names.at(None);
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(Rung::Clear, false) {
-            Ok(_) => Ok(opening.connection),
+            Ok(_) => {
+                // Should BDAT break it there is no other connection to go on with.
+                opening.connection.offers.spare_bdat = true;
+                Ok(opening.connection)
+            }
             Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
         }
     }
@@ -236,7 +240,6 @@ impl Opening<'_> {
         }
         let reply = self.expect_yes(Phase::Ehlo, answer)?;
         self.connection.offers = Offers::read(&reply);
-        self.connection.offers.chunking &= !self.connector.bdat_shy.has(&self.endpoint.host);
         Ok(())
     }
 

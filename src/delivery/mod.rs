@@ -7,7 +7,6 @@
 //! its recipients stay in the queue, and the lane backs off.
 
 mod attempt;
-mod bdat_shy;
 pub mod bounce;
 mod chunking;
 mod commands;

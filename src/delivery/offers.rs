@@ -15,6 +15,8 @@ pub(super) struct Offers {
     pub(super) eight_bit: bool,
     /// CHUNKING (RFC 3030).
     pub(super) chunking: bool,
+    /// Not the host's word but ours: BDAT is for content that has no other way.
+    pub(super) spare_bdat: bool,
     /// BINARYMIME (RFC 3030).
     pub(super) binary_mime: bool,
     /// SMTPUTF8 (RFC 6531).

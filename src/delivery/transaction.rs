@@ -214,8 +214,19 @@ pub(super) struct After {
     pub(super) usable: bool,
     /// That one has to begin with RSET.
     pub(super) needs_reset: bool,
-    /// The host offers CHUNKING and does not know BDAT, or broke off at the first: DATA will do better.
-    pub(super) shuns_bdat: bool,
+}
+
+/// How the host took BDAT, where DATA would have been another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Bdat {
+    /// Not used, or nothing was learnt.
+    Unknown,
+    /// The first chunk was taken.
+    Taken,
+    /// By its own words it does not know BDAT, though it offers CHUNKING.
+    Refused(Reply),
+    /// The connection broke, in these words of ours, before it had answered the first chunk.
+    Broken(Reply),
 }
 
 /// One message on its way to one host.
@@ -245,9 +256,7 @@ pub(super) struct Transaction<'a> {
     batched: bool,
     /// What went wrong with them, and where.
     disorder: Option<(Phase, Disorder)>,
-    /// A chunk was answered with 2xx.
-    chunk_taken: bool,
-    shuns_bdat: bool,
+    bdat: Bdat,
     /// The host closes, or cannot be understood any more.
     dead: bool,
 }
@@ -274,8 +283,7 @@ impl<'a> Transaction<'a> {
             go_ahead: false,
             batched: false,
             disorder: None,
-            chunk_taken: false,
-            shuns_bdat: false,
+            bdat: Bdat::Unknown,
             dead: false,
         };
         if let Some(refusal) = transaction.commands.message_refusal() {
@@ -400,7 +408,7 @@ impl<'a> Transaction<'a> {
             (Step::Rcpt(index), Meaning::Yes) => self.accept(index),
             (Step::Rcpt(index), refusal) => self.refuse(index, reply, refusal),
             (Step::Data, Meaning::GoOn) => self.go_ahead = true,
-            (Step::Chunk, Meaning::Yes) => self.chunk_taken = true,
+            (Step::Chunk, Meaning::Yes) => self.bdat = Bdat::Taken,
             // RFC 3030 §2: no further chunk; the replies to those under way say nothing new.
             (Step::Chunk, refusal) => {
                 self.steps.truncate(self.sent);
@@ -408,6 +416,9 @@ impl<'a> Transaction<'a> {
             }
             (Step::Dot, Meaning::Yes) => {
                 self.open = false;
+                if self.in_chunks() && self.accepted > 0 {
+                    self.bdat = Bdat::Taken;
+                }
                 self.deliver(&reply);
             }
             (Step::Mail | Step::Data | Step::Dot, refusal) => {
@@ -432,7 +443,9 @@ impl<'a> Transaction<'a> {
             Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
             disorder => self.note(step.phase(), disorder),
         }
-        self.shuns_bdat |= step == Step::Chunk && !self.chunk_taken;
+        if step == Step::Chunk && self.could_be_data() && self.bdat == Bdat::Unknown {
+            self.bdat = Bdat::Broken(ours.clone());
+        }
         self.host_trouble(step.phase(), ours);
     }
 
@@ -470,6 +483,11 @@ impl<'a> Transaction<'a> {
         self.decide_rest(Phase::Dot, reply, verdict);
     }
 
+    /// How the host took BDAT.
+    pub(super) fn bdat(&self) -> Bdat {
+        self.bdat.clone()
+    }
+
     /// The results, in the recipients' order, and how the connection is left.
     pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
@@ -483,8 +501,7 @@ impl<'a> Transaction<'a> {
             let verdict = if self.in_one_go() { Verdict::InDoubt } else { Verdict::HostTrouble };
             self.decide_rest(phase, disorder.reply(), verdict);
         }
-        let Transaction { open: needs_reset, shuns_bdat, .. } = self;
-        let after = After { usable: !self.dead, needs_reset, shuns_bdat };
+        let after = After { usable: !self.dead, needs_reset: self.open };
         (self.results.into_iter().flatten().collect(), after)
     }
 
@@ -523,25 +540,35 @@ impl<'a> Transaction<'a> {
 
     /// The content goes by BDAT; `Commands` has refused what must and cannot.
     fn in_chunks(&self) -> bool {
-        let large = self.offers.chunking && self.message.size > CHUNK_BYTES;
+        let large = self.may_chunk() && self.message.size > CHUNK_BYTES;
         self.message.body == Body::BinaryMime || large || self.in_one_go()
+    }
+
+    fn may_chunk(&self) -> bool {
+        self.offers.chunking && !self.offers.spare_bdat
     }
 
     /// Content and commands leave together.
     fn in_one_go(&self) -> bool {
-        let offered = self.offers.chunking && self.offers.pipelining;
-        self.message.in_one_go && offered && self.message.size <= ONE_GO_BYTES_MAX
+        let may = self.message.in_one_go && self.may_chunk() && self.offers.pipelining;
+        may && self.message.size <= ONE_GO_BYTES_MAX
+    }
+
+    fn could_be_data(&self) -> bool {
+        self.message.body != Body::BinaryMime
     }
 
     /// Whether a reply to the first chunk says that BDAT itself is not understood (RFC 5321 §4.2.1: x0z is about
     /// syntax), where DATA is another way. Whether the host read the chunk, or took it for commands, cannot be told:
     /// the connection is of no use any more.
     fn is_bdat_unknown(&mut self, reply: &Reply) -> bool {
-        let could_be_data = self.in_chunks() && self.message.body != Body::BinaryMime;
         // Behind a refused chunk, the ones under way are answered with 503.
-        let is_first = !self.chunk_taken && self.undecided() > 0;
-        self.shuns_bdat |= could_be_data && is_first && matches!(reply.code, 500..=504);
-        self.shuns_bdat
+        let is_first = self.bdat == Bdat::Unknown && self.undecided() > 0;
+        let unknown = self.in_chunks() && self.could_be_data() && is_first && matches!(reply.code, 500..=504);
+        if unknown {
+            self.bdat = Bdat::Refused(reply.clone());
+        }
+        unknown
     }
 
     fn undecided(&self) -> usize {

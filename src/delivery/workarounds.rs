@@ -19,6 +19,7 @@ use crate::queue::{Queue, WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 /// What the columns `what` say.
 pub(super) const TLS: &str = "tls";
 pub(super) const PIPELINING: &str = "pipelining";
+pub(super) const BDAT: &str = "bdat";
 
 /// How long the connection that tries the usual way may take to find out: two handshakes that hang, and some more.
 const TRIAL_SECS: i64 = 180;
@@ -32,7 +33,7 @@ fn lifetime_secs(workaround: Workaround) -> i64 {
         // trouble is soon back. An hour, since each new trial may cost the two minutes of two handshakes that hang.
         Workaround::Clear => 3600,
         // Software and middleboxes are mended over days. Nothing is read by others meanwhile, or slow.
-        Workaround::Classical | Workaround::LockStep => 86_400,
+        Workaround::Classical | Workaround::LockStep | Workaround::Data => 86_400,
     }
 }
 
@@ -59,15 +60,20 @@ struct Known {
 struct Host {
     tls: Option<WorkaroundRow>,
     pipelining: Option<WorkaroundRow>,
+    bdat: Option<WorkaroundRow>,
 }
 
 impl Host {
     fn of(&mut self, what: &str) -> &mut Option<WorkaroundRow> {
-        if what == TLS { &mut self.tls } else { &mut self.pipelining }
+        match what {
+            TLS => &mut self.tls,
+            BDAT => &mut self.bdat,
+            _ => &mut self.pipelining,
+        }
     }
 
     fn rows(&self) -> impl Iterator<Item = &WorkaroundRow> {
-        self.tls.iter().chain(&self.pipelining)
+        self.tls.iter().chain(&self.pipelining).chain(&self.bdat)
     }
 }
 
@@ -201,7 +207,7 @@ impl Workarounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Workaround::{Classical, Clear, LockStep};
+    use Workaround::{Classical, Clear, Data, LockStep};
 
     const BROKEN: Reply = Reply::bare(421, "broken");
 
@@ -211,9 +217,12 @@ mod tests {
 
     #[test]
     fn a_workaround_holds_for_its_time_and_then_one_connection_tries_without() {
-        for (workaround, what, secs) in
-            [(Clear, TLS, 3600), (Classical, TLS, 86_400), (LockStep, PIPELINING, 86_400)]
-        {
+        for (workaround, what, secs) in [
+            (Clear, TLS, 3600),
+            (Classical, TLS, 86_400),
+            (LockStep, PIPELINING, 86_400),
+            (Data, BDAT, 86_400),
+        ] {
             let workarounds = at_time(1000);
             assert_eq!(workarounds.recall("mx.test", what), None);
             workarounds.found("mx.test", workaround, &BROKEN);
@@ -240,12 +249,13 @@ mod tests {
     #[test]
     fn a_host_can_need_one_of_each_kind_and_the_later_of_a_kind_counts() {
         let workarounds = at_time(0);
-        for workaround in [Classical, LockStep, Clear] {
+        for workaround in [Classical, LockStep, Data, Clear] {
             workarounds.found("mx.test", workaround, &BROKEN);
         }
         assert_eq!(workarounds.recall("mx.test", TLS), Some(Clear));
         workarounds.ended("mx.test", TLS);
         assert_eq!(workarounds.recall("mx.test", PIPELINING), Some(LockStep));
+        assert_eq!(workarounds.recall("mx.test", BDAT), Some(Data));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum Workaround {
     Clear,
     /// Command by command (RFC 2920 not used although it is offered): replies do not fit batches.
     LockStep,
+    /// Large content by DATA, as if CHUNKING were not offered: BDAT is not known, or breaks the connection.
+    Data,
 }
 
 impl Workaround {
@@ -27,12 +29,13 @@ impl Workaround {
             Workaround::Classical => ("tls", "classical"),
             Workaround::Clear => ("tls", "clear"),
             Workaround::LockStep => ("pipelining", "off"),
+            Workaround::Data => ("bdat", "off"),
         }
     }
 
     /// What the columns `what` and `value` mean; none where somebody wrote what is not known.
     pub fn from_words(what: &str, value: &str) -> Option<Workaround> {
-        let all = [Workaround::Classical, Workaround::Clear, Workaround::LockStep];
+        let all = [Workaround::Classical, Workaround::Clear, Workaround::LockStep, Workaround::Data];
         all.into_iter().find(|workaround| workaround.words() == (what, value))
     }
 }

@@ -144,8 +144,29 @@ fn a_host_that_offers_chunking_and_fails_at_bdat_gets_the_message_by_data_in_the
         let seen = mx.seen();
         assert!(!chunks(&seen[0]).is_empty(), "{act:?}");
         assert!(seen[1..].iter().all(|seen| chunks(seen).is_empty()), "{act:?}: the host is remembered");
-        assert!(relay.log().contains("offers CHUNKING and fails at BDAT"), "{}", relay.log());
+        let row = relay.db().row("SELECT mx, what, value, retry_at - found_at FROM workarounds", []);
+        assert_eq!(row.as_deref(), Some("mx.a.test|bdat|off|86400"), "{act:?}");
     }
+}
+
+/// After a day, or when somebody says so, one message tries BDAT again.
+#[test]
+fn a_host_that_learnt_bdat_gets_it_again() {
+    let mut world = World::new();
+    world.zone(|zone| zone.mx("a.test", 10, "mx.a.test"));
+    let broken = chunking().on(At::Bdat, Act::Say("502 5.5.1 not here"));
+    let mx = FakeMx::start_at(world.address("mx.a.test"), vec![broken.clone(), broken, chunking()]);
+    let relay = world.relay(Config::new().set("delivery.messages_per_connection", "1"));
+    relay.submit(SENDER, &[MAILBOX], &large());
+    relay.wait_until("the row", SOON, |db| db.row("SELECT 1 FROM workarounds", []));
+    relay.wait_until_empty();
+    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    wait_for("BDAT to be tried again, and the row to go", SOON, || {
+        relay.submit(SENDER, &[MAILBOX], &large());
+        relay.wait_until_empty();
+        relay.db().row("SELECT 1 FROM workarounds", []).is_none().then_some(())
+    });
+    assert!(mx.seen()[2..].iter().any(|seen| chunks(seen).len() == 4), "{:?}", chunks(&mx.seen()[2]));
 }
 
 /// A host in trouble at BDAT is no host that does not know BDAT.

@@ -28,7 +28,7 @@ fn resolver(server: SocketAddr, timeout: Duration) -> Resolver {
 fn planned(domain: &str, resolver: &Resolver) -> String {
     let settings = DeliverySettings {
         hostname: Domain::parse("relay.test").unwrap(),
-        source_addresses: vec![ip("192.0.2.99")],
+        source_addresses: vec![ip("192.0.2.99"), ip("2001:db8::99")],
         prohibited_networks: ["127.0.0.0/8", "::1/128", "10.0.0.0/8"]
             .map(|net| net.parse().unwrap())
             .to_vec(),

@@ -60,6 +60,7 @@ struct Run {
     results: Vec<RecipientResult>,
     after: After,
     batch: Batch,
+    bdat: Bdat,
 }
 
 impl Run {
@@ -102,10 +103,10 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
     let left: Vec<&str> =
         host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
     assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
-    let batch = transaction.batch();
+    let (batch, bdat) = (transaction.batch(), transaction.bdat());
     let (results, after) = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after, batch }
+    Run { writes, results, after, batch, bdat }
 }
 
 fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
@@ -270,7 +271,7 @@ fn with_pipelining_the_commands_go_out_together() {
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     assert_eq!(run.results[1].reply, reply("250 2.0.0 ok"));
-    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
 }
 
 #[test]
@@ -281,7 +282,7 @@ fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
     assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
     let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
     assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
-    assert_eq!(none.after, After { usable: true, needs_reset: true, shuns_bdat: false });
+    assert_eq!(none.after, After { usable: true, needs_reset: true });
 }
 
 #[test]
@@ -544,7 +545,7 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
     assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
-    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
     assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
@@ -552,7 +553,7 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
     assert_eq!(run.writes.len(), 1);
     assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
-    assert_eq!(run.after, After { usable: true, needs_reset: true, shuns_bdat: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: true });
     let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
     assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
     // What the host says to the chunk means what it means to the dot.

@@ -20,7 +20,7 @@ pub use rows::{
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
-use super::{DestinationRow, Finished, MessageId, migrate, read};
+use super::{DestinationRow, Finished, MessageId, WorkaroundRow, migrate, read, workaround};
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -173,6 +173,14 @@ impl Admin {
     /// The database cannot be read.
     pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
         self.try_to(read::destinations)
+    }
+
+    /// What hosts get wrong.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
+        self.try_to(workaround::read)
     }
 
     /// Numbers, and the `limit` domains with the most waiting.

@@ -32,6 +32,7 @@ fn only_what_is_larger_than_a_chunk_goes_by_bdat_and_only_where_it_is_offered() 
         let data = ["250", "250", "354", "250"];
         assert!(!by_bdat(MIB, &chunking(pipelining), &data));
         assert!(!by_bdat(SIZE, &Offers { pipelining, ..PLAIN() }, &data));
+        assert!(!by_bdat(SIZE, &Offers { spare_bdat: true, ..chunking(pipelining) }, &data));
         assert!(by_bdat(MIB + 1, &chunking(pipelining), &["250", "250", "250", "250"]));
     }
 }
@@ -48,7 +49,7 @@ fn chunks_follow_the_replies_to_rcpt_and_the_last_the_replies_to_all_before_it()
     assert_eq!(one_by_one.writes.len(), piped.writes.len() + 1, "MAIL and RCPT in a write each");
     for run in [piped, one_by_one] {
         assert_eq!(run.verdicts(), [Verdict::Delivered]);
-        assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
+        assert_eq!(run.after, After { usable: true, needs_reset: false });
     }
 }
 
@@ -158,9 +159,14 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
                         "what is said behind it changes nothing: {case}"
                     );
                 }
-                let shuns =
-                    number == 1 && (words.starts_with("50") && !words.starts_with("505") || words == "lost");
-                assert_eq!(run.after.shuns_bdat, shuns, "{case}");
+                let unknown = words.starts_with("50") && !words.starts_with("505");
+                let bdat = match number {
+                    1 if unknown => Bdat::Refused(reply(words)),
+                    1 if words == "lost" => Bdat::Broken(reply("421 4.4.2 lost")),
+                    1 => Bdat::Unknown,
+                    _ => Bdat::Taken,
+                };
+                assert_eq!(run.bdat, bdat, "{case}");
                 let sent = run.writes.iter().filter(|write| write.starts_with("<1")).count();
                 let most = if pipelining { CHUNKS - 1 } else { number.min(CHUNKS - 1) };
                 assert!(sent <= most, "{case}");
@@ -193,8 +199,8 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
     for number in 1..=CHUNKS {
         let mut transaction = before_chunk(number);
         transaction.lost(&reply("421 4.4.2 lost"));
-        let (results, after) = transaction.finish();
-        assert_eq!((results[0].verdict, after.shuns_bdat), (Verdict::HostTrouble, number == 1), "{number}");
+        assert_eq!(matches!(transaction.bdat(), Bdat::Broken(_)), number == 1, "{number}");
+        assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble, "{number}");
         for (words, first, later) in [
             ("552 5.3.4 big", Verdict::Failed, Verdict::Failed),
             ("451 4.3.0 later", Verdict::Deferred, Verdict::Deferred),
@@ -218,5 +224,8 @@ fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
     let offers = Offers { binary_mime: true, ..chunking(false) };
     let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
     let run = run_message(&message, &offers, false, &host);
-    assert_eq!((run.verdicts(), run.after.shuns_bdat), (vec![Verdict::Failed], false));
+    assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], Bdat::Unknown));
+    let spared = Offers { spare_bdat: true, ..offers };
+    let run = run_message(&message, &spared, false, &["250"; 2 + CHUNKS].map(Then::Says));
+    assert_eq!(run.verdicts(), [Verdict::Delivered]);
 }

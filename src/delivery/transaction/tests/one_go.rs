@@ -22,8 +22,8 @@ fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
     let run = run_of(100, &["b@y", "c@y"], &may(), &["250", "250", "250", "250 2.0.0 queued"]);
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
-    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
-    assert_eq!(run.batch, Batch::InOrder);
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!((run.batch, run.bdat), (Batch::InOrder, Bdat::Taken));
     let data = ["250", "250", "354", "250"];
     for (size, offers) in
         [(ONE_GO_BYTES_MAX + 1, may()), (100, pipelining()), (100, Offers { chunking: true, ..PLAIN() })]
@@ -42,7 +42,7 @@ fn each_recipient_has_the_answer_that_was_meant_for_it() {
         let run = run_of(100, &["b@y"], &may(), &["250", "550 5.1.1 no", words]);
         assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{words}");
         assert!(run.after.needs_reset || words.starts_with('2'), "{words}");
-        assert!(!run.after.shuns_bdat, "{words}");
+        assert!(!matches!(run.bdat, Bdat::Refused(_)), "{words}");
     }
     let run = run_of(100, &["b@y"], &may(), &["550 5.7.1 not you", "503 MAIL first", "503 RCPT first"]);
     assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::Failed], Phase::Mail));
@@ -63,7 +63,7 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
         ("lost", InDoubt, false),
     ] {
         let run = run_of(100, &["b@y"], &may(), &["250", "250", words]);
-        assert_eq!((run.verdicts(), run.after.shuns_bdat), (vec![verdict], shuns), "{words}");
+        assert_eq!((run.verdicts(), matches!(run.bdat, Bdat::Refused(_))), (vec![verdict], shuns), "{words}");
         assert_eq!(run.results[0].phase, Phase::Dot, "{words}");
     }
 }
