@@ -6,10 +6,9 @@
 //! `connector.rs` opens connections.
 //!
 //! # Bugs
-//! While content is being written, nothing is read: a host that refuses it early is heard only once
+//! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
 //! it stops reading or the content is out.
 
-use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,11 @@ use lettre::transport::smtp::commands::Quit;
 
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::chunking::Chunk;
+use super::chunking::{Chunk, too_long, too_short};
+use super::disorder::Batch;
 use super::offers::Offers;
+use super::pieces::Pieces;
+use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
 use super::transaction::{
     After, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
@@ -26,6 +28,7 @@ use super::transaction::{
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;
+pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
@@ -102,13 +105,13 @@ pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
         Fault::Lost(Some(error)) => (421, broken, format!("connection lost {sentence}: {error}")),
         Fault::Malformed(what) => (451, PROTOCOL, format!("malformed reply {sentence}: {what}")),
         Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
+        Fault::NoSource(from, error) => {
+            (451, NO_SOURCE, format!("cannot send from {from}, a source address of this relay: {error}"))
+        }
         Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
     };
     Reply::new(code, enhanced, "").with_text(text)
 }
-
-/// Gives the content, a chunk a call, none at its end. Chunks in memory are borrowed, others owned.
-pub type Content<'s, 'c> = &'s mut dyn FnMut() -> io::Result<Option<Cow<'c, [u8]>>>;
 
 /// An open connection to a host that has greeted us and takes mail.
 #[derive(Debug)]
@@ -121,6 +124,10 @@ pub struct Connection {
     pub(super) reply_timeout: Duration,
     messages: usize,
     after: After,
+    /// How the host took the commands of the last transaction.
+    pub(super) batch: Batch,
+    /// One went well, and whoever asked was told.
+    took_a_batch: bool,
     out: Vec<u8>,
 }
 
@@ -130,6 +137,8 @@ enum Unsent {
     Wire(Fault),
     /// The queue could not give it, or the intent could not be recorded.
     Ours(io::Error),
+    /// The host spoke, or went away, before it had the chunk.
+    Interrupted,
 }
 
 impl Connection {
@@ -141,7 +150,9 @@ impl Connection {
             tls: "none".to_owned(),
             reply_timeout,
             messages: 0,
-            after: After { usable: true, needs_reset: false },
+            after: After { usable: true, needs_reset: false, shuns_bdat: false },
+            batch: Batch::None,
+            took_a_batch: false,
             out: Vec::new(),
         }
     }
@@ -161,15 +172,12 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
-        let mut first_chunk = None;
+        let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
         let mut unreadable = None;
         if message.smtputf8 && !offers.smtputf8 {
-            match content() {
-                Ok(chunk) => {
-                    header_is_ascii = chunk.as_deref().is_none_or(is_header_ascii);
-                    first_chunk = chunk;
-                }
+            match pieces.first() {
+                Ok(piece) => header_is_ascii = is_header_ascii(piece),
                 Err(error) => unreadable = Some(error),
             }
         }
@@ -185,19 +193,27 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
+                // A reply to nothing would be taken for the answer to the content.
+                Next::Content | Next::Chunk { .. }
+                    if transaction.awaits().is_none() && self.wire.spoke_out_of_turn() =>
+                {
+                    transaction.lost(&words(&Fault::OutOfTurn, Stage::of(Phase::Data)));
+                }
                 Next::Content => {
                     let mut before = || before_dot(&transaction.accepted());
-                    let sent = self.send_content(first_chunk.take(), content, &mut before, deadline);
+                    let sent = self.send_content(&mut pieces, &mut before, deadline);
                     self.settle_content(&mut transaction, sent, deadline);
                 }
-                Next::Chunk => {
-                    let mut before = || before_dot(&transaction.accepted());
-                    let piece = first_chunk.take();
-                    let sent = self.send_chunk(message.size, piece, content, &mut before, deadline);
+                Next::Chunk { bytes, last } => {
+                    let mut before = || if last { before_dot(&transaction.accepted()) } else { Ok(()) };
+                    let answers_due = transaction.awaits().is_some();
+                    let chunk = OneChunk { bytes, last, answers_due };
+                    let sent = self.send_chunk(chunk, &mut pieces, &mut before, deadline);
                     self.settle_content(&mut transaction, sent, deadline);
                 }
             }
         }
+        self.batch = transaction.batch();
         let (results, after) = transaction.finish();
         self.after = after;
         if !after.usable {
@@ -210,6 +226,11 @@ impl Connection {
     /// Whether another message may be handed over on this connection.
     pub fn is_usable(&self) -> bool {
         self.after.usable
+    }
+
+    /// Whether the last message failed at BDAT in a way that says that DATA would have done better.
+    pub fn shuns_bdat(&self) -> bool {
+        self.after.shuns_bdat
     }
 
     /// Whether the host has closed the connection or spoken since the last message. A few system
@@ -232,6 +253,11 @@ impl Connection {
     /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
     pub fn limits(&self) -> (Option<usize>, Option<usize>) {
         (self.offers.recipients_max, self.offers.mails_max)
+    }
+
+    /// Asked after a batch went well: whether it is the first time. Once on each connection is enough to know.
+    pub(super) fn is_first_batch(&mut self) -> bool {
+        !std::mem::replace(&mut self.took_a_batch, true)
     }
 
     /// Messages tried on it so far.
@@ -309,6 +335,9 @@ impl Connection {
             }
         }
         while let Some(phase) = transaction.awaits() {
+            if !transaction.must_hear() && !self.wire.has_spoken() {
+                break;
+            }
             match self.hear(phase, deadline) {
                 Ok(reply) => transaction.take(reply),
                 Err(fault) => transaction.lost(&words(&fault, Stage::of(phase))),
@@ -329,10 +358,16 @@ impl Connection {
                 self.take_replies(transaction, Ok(()), deadline);
             }
             Err(Unsent::Ours(error)) => transaction.abandon(&our_fault(&error)),
-            Err(Unsent::Wire(fault)) => match self.last_words(deadline) {
-                Some(reply) => transaction.take_early(&reply),
-                None => transaction.lost(&words(&fault, SENDING_CONTENT)),
-            },
+            Err(Unsent::Wire(fault)) => self.settle_cut_off(transaction, &fault, deadline),
+            Err(Unsent::Interrupted) => self.settle_cut_off(transaction, &Fault::Lost(None), deadline),
+        }
+    }
+
+    /// The content did not go out whole: by what the host says to that, or by the `fault` where it says nothing.
+    fn settle_cut_off(&mut self, transaction: &mut Transaction<'_>, fault: &Fault, deadline: Instant) {
+        match self.last_words(deadline) {
+            Some(reply) => transaction.take_early(&reply),
+            None => transaction.lost(&words(fault, SENDING_CONTENT)),
         }
     }
 
@@ -344,8 +379,7 @@ impl Connection {
 
     fn send_content(
         &mut self,
-        first_chunk: Option<Cow<'_, [u8]>>,
-        content: Content<'_, '_>,
+        pieces: &mut Pieces<'_, '_>,
         before_dot: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
@@ -354,41 +388,51 @@ impl Connection {
         let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
         let mut stuffer = Stuffer::new();
         out.clear();
-        if let Some(chunk) = first_chunk {
-            stuffer.stuff(&chunk, out, &mut write)?;
-        }
-        while let Some(chunk) = content().map_err(Unsent::Ours)? {
-            stuffer.stuff(&chunk, out, &mut write)?;
+        while let Some(piece) = pieces.next(u64::MAX).map_err(Unsent::Ours)? {
+            stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
         before_dot().map_err(Unsent::Ours)?;
         write(out)
     }
 
-    /// As `send_content`, by BDAT.
+    /// As `send_content`, one chunk by BDAT.
     fn send_chunk(
         &mut self,
-        size: u64,
-        first_chunk: Option<Cow<'_, [u8]>>,
-        content: Content<'_, '_>,
-        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        OneChunk { bytes, last, answers_due }: OneChunk,
+        pieces: &mut Pieces<'_, '_>,
+        before_end: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
         let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
-        let Connection { wire, out, .. } = self;
-        let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+        let Connection { wire, out, host, .. } = self;
+        log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
         out.clear();
-        let mut chunk = Chunk::begin(size, out);
-        if let Some(piece) = first_chunk {
-            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        let mut chunk = Chunk::begin(bytes, last, out);
+        while chunk.left() > 0 {
+            let piece = pieces.next(chunk.left()).map_err(Unsent::Ours)?;
+            let piece = piece.ok_or_else(|| Unsent::Ours(too_short()))?;
+            let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+            chunk.take(piece, out, &mut write, Unsent::Ours)?;
+            // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
+            if !answers_due && chunk.left() > 0 && wire.has_spoken() {
+                return Err(Unsent::Interrupted);
+            }
         }
-        while let Some(piece) = content().map_err(Unsent::Ours)? {
-            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        if last && pieces.next(1).map_err(Unsent::Ours)?.is_some() {
+            return Err(Unsent::Ours(too_long()));
         }
-        chunk.finish().map_err(Unsent::Ours)?;
-        before_dot().map_err(Unsent::Ours)?;
-        write(out)
+        before_end().map_err(Unsent::Ours)?;
+        wire.send(out, patience).map_err(Unsent::Wire)
     }
+}
+
+/// What is to be sent by one BDAT.
+struct OneChunk {
+    bytes: u64,
+    last: bool,
+    /// Replies to earlier chunks may come while it is sent.
+    answers_due: bool,
 }
 
 /// 451 4.3.0: our own mail system is at fault (RFC 3463 §3.4).

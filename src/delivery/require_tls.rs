@@ -117,7 +117,16 @@ mod tests {
     fn endpoint(host: &str, tls: RouteTls, relay: bool) -> Endpoint {
         let address = "192.0.2.1:25".parse().unwrap();
         let (ca_file, login) = (None, None);
-        Endpoint { host: host.to_owned(), address, tls, ca_file, login, relay, preference: 10 }
+        Endpoint {
+            host: host.to_owned(),
+            address,
+            tls,
+            ca_file,
+            login,
+            relay,
+            preference: 10,
+            sources: std::sync::Arc::default(),
+        }
     }
 
     fn checked(

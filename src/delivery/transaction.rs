@@ -8,18 +8,29 @@
 //! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
 //! of the next one.
+//!
+//! Binary content goes by BDAT, and large content does where the host offers it (RFC 3030 §2). The first chunk waits
+//! for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at once, and
+//! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
+//! lost one of them cannot take the rest for the message.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
+use crate::config::EightBit;
 use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
+use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
+use super::disorder::{Batch, Disorder};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
 /// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
 const COMMANDS_IN_FLIGHT_MAX: usize = 128;
+/// Chunks that are written before the reply to the first of them is read: enough to keep a long line full, little
+/// enough to be wasted on a host that refuses.
+const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 
 /// What is to be handed over.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +41,8 @@ pub struct Outgoing<'a> {
     pub recipients: &'a [&'a QueuedRecipient],
     /// BODY.
     pub body: Body,
+    /// What becomes of 8-bit content at a host that does not offer to take it.
+    pub eight_bit: EightBit,
     /// The client gave SMTPUTF8.
     pub smtputf8: bool,
     /// Bytes of content.
@@ -127,6 +140,12 @@ pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind 
     }
 }
 
+/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535, 538):
+/// that is said of us, not of the mail or of a recipient.
+pub(super) fn wants_login(phase: Phase, code: u16) -> bool {
+    matches!(phase, Phase::Mail | Phase::Rcpt) && matches!(code, 530 | 534 | 535 | 538)
+}
+
 /// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
 /// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
 fn is_too_many_recipients(reply: &Reply) -> bool {
@@ -145,6 +164,9 @@ enum Step {
     /// The recipient's place in [`Outgoing::recipients`].
     Rcpt(usize),
     Data,
+    /// A chunk before the last.
+    Chunk,
+    /// The content and its final dot, or the chunk marked LAST.
     Dot,
 }
 
@@ -155,7 +177,7 @@ impl Step {
             Step::Rset | Step::Mail => Phase::Mail,
             Step::Rcpt(_) => Phase::Rcpt,
             Step::Data => Phase::Data,
-            Step::Dot => Phase::Dot,
+            Step::Chunk | Step::Dot => Phase::Dot,
         }
     }
 }
@@ -167,8 +189,8 @@ pub(super) enum Next {
     Exchange,
     /// Send the content and its dot, call [`Transaction::content_sent`], feed the reply.
     Content,
-    /// The same with BDAT, the content as it is and all in one chunk.
-    Chunk,
+    /// The same for the next so many bytes, as they are, by BDAT.
+    Chunk { bytes: u64, last: bool },
     /// Nothing; every recipient has its result.
     Done,
 }
@@ -180,6 +202,8 @@ pub(super) struct After {
     pub(super) usable: bool,
     /// That one has to begin with RSET.
     pub(super) needs_reset: bool,
+    /// The host offers CHUNKING and does not know BDAT, or broke off at the first: DATA will do better.
+    pub(super) shuns_bdat: bool,
 }
 
 /// One message on its way to one host.
@@ -190,7 +214,7 @@ pub(super) struct After {
 ///           4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
 /// ```
 ///
-/// A BINARYMIME message has no DATA: its "dot" is the end of the chunk that BDAT announced (RFC 3030 §3).
+/// Content that goes by BDAT has no DATA, but chunks; its "dot" is the end of the one marked LAST (RFC 3030 §2).
 pub(super) struct Transaction<'a> {
     message: &'a Outgoing<'a>,
     offers: &'a Offers,
@@ -205,6 +229,13 @@ pub(super) struct Transaction<'a> {
     accepted: usize,
     /// DATA was answered with 354.
     go_ahead: bool,
+    /// Commands were written together.
+    batched: bool,
+    /// What went wrong with them, and where.
+    disorder: Option<(Phase, Disorder)>,
+    /// A chunk was answered with 2xx.
+    chunk_taken: bool,
+    shuns_bdat: bool,
     /// The host closes, or cannot be understood any more.
     dead: bool,
 }
@@ -229,6 +260,10 @@ impl<'a> Transaction<'a> {
             open: needs_reset,
             accepted: 0,
             go_ahead: false,
+            batched: false,
+            disorder: None,
+            chunk_taken: false,
+            shuns_bdat: false,
             dead: false,
         };
         if let Some(refusal) = transaction.commands.message_refusal() {
@@ -246,20 +281,31 @@ impl<'a> Transaction<'a> {
         if transaction.undecided() == 0 {
             transaction.steps.clear();
         } else {
-            transaction.steps.extend((!transaction.in_a_chunk()).then_some(Step::Data));
+            if transaction.in_chunks() {
+                // Bounded by the size of a message.
+                let before_last = usize::try_from(chunks_before_last(message.size)).unwrap_or(usize::MAX);
+                transaction.steps.extend(std::iter::repeat_n(Step::Chunk, before_last));
+            } else {
+                transaction.steps.push(Step::Data);
+            }
             transaction.steps.push(Step::Dot);
         }
         transaction
     }
 
-    /// Puts what is to be written next into `out` (for [`Next::Content`] nothing: the content is the
-    /// connection's). All replies to what was written before have been fed.
+    /// Puts what is to be written next into `out` (for content nothing: that is the connection's). All replies to
+    /// what was written before have been fed, as far as [`Transaction::must_hear`] them.
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
-        if self.dead || self.sent == self.steps.len() {
+        if self.dead || self.is_muddled() || self.sent == self.steps.len() {
             return Next::Done;
         }
-        if self.steps[self.sent] == Step::Dot && self.in_a_chunk() {
-            return if self.accepted > 0 { Next::Chunk } else { Next::Done };
+        match self.steps[self.sent] {
+            Step::Chunk | Step::Dot if self.in_chunks() && self.accepted == 0 => return Next::Done,
+            Step::Chunk => return Next::Chunk { bytes: CHUNK_BYTES, last: false },
+            Step::Dot if self.in_chunks() => {
+                return Next::Chunk { bytes: last_chunk_bytes(self.message.size), last: true };
+            }
+            _ => {}
         }
         if self.steps[self.sent] == Step::Dot {
             return match (self.go_ahead, self.accepted) {
@@ -281,7 +327,7 @@ impl<'a> Transaction<'a> {
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
                 Step::Data => self.sent == self.answered && self.accepted == 0,
-                Step::Dot => break,
+                Step::Chunk | Step::Dot => break,
             };
             if none_left {
                 self.sent = self.steps.len();
@@ -291,6 +337,7 @@ impl<'a> Transaction<'a> {
             self.write(step, out);
             self.sent += 1;
         }
+        self.batched |= self.sent - self.answered > 1;
         if self.sent == self.answered { Next::Done } else { Next::Exchange }
     }
 
@@ -300,12 +347,21 @@ impl<'a> Transaction<'a> {
         waiting.then(|| self.steps[self.answered].phase())
     }
 
+    /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a chunk
+    /// another may go out first; a reply that is there already is fed all the same.
+    pub(super) fn must_hear(&self) -> bool {
+        let in_flight_max = if self.offers.pipelining { CHUNKS_IN_FLIGHT_MAX } else { 1 };
+        let between_chunks = self.steps.get(self.answered) == Some(&Step::Chunk)
+            && self.steps.get(self.sent) == Some(&Step::Chunk);
+        !between_chunks || self.sent - self.answered >= in_flight_max
+    }
+
     /// The recipients that the dot is about, by their place in [`Outgoing::recipients`]: accepted, undecided yet.
     pub(super) fn accepted(&self) -> Vec<usize> {
         (0..self.results.len()).filter(|index| self.results[*index].is_none()).collect()
     }
 
-    /// The content and its dot are written, all of them.
+    /// The content and its dot, or the chunk, are written, all of them.
     pub(super) fn content_sent(&mut self) {
         self.sent += 1;
     }
@@ -315,8 +371,10 @@ impl<'a> Transaction<'a> {
         let Some(&step) = self.steps.get(self.answered) else { return };
         self.answered += 1;
         let phase = step.phase();
+        self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
+            (Step::Chunk, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
             (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
             (_, Meaning::Nonsense) => self.host_trouble(phase, &reply),
             (Step::Rset, Meaning::Yes) => self.open = false,
@@ -326,12 +384,19 @@ impl<'a> Transaction<'a> {
             (Step::Rcpt(index), Meaning::Yes) => self.accept(index),
             (Step::Rcpt(index), refusal) => self.refuse(index, reply, refusal),
             (Step::Data, Meaning::GoOn) => self.go_ahead = true,
+            (Step::Chunk, Meaning::Yes) => self.chunk_taken = true,
+            // RFC 3030 §2: no further chunk; the replies to those under way say nothing new.
+            (Step::Chunk, refusal) => {
+                self.steps.truncate(self.sent);
+                self.decide_rest(phase, &reply, refusal_verdict(refusal));
+            }
             (Step::Dot, Meaning::Yes) => {
                 self.open = false;
                 self.deliver(&reply);
             }
             (Step::Mail | Step::Data | Step::Dot, refusal) => {
-                self.open &= step == Step::Data;
+                // RFC 3030 §2: what BDAT leaves behind when it fails is for RSET to clear away.
+                self.open &= step == Step::Data || self.in_chunks();
                 self.decide_rest(phase, &reply, refusal_verdict(refusal));
             }
         }
@@ -340,11 +405,17 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() {
+        if step == Step::Dot && self.sent == self.steps.len() && self.accepted > 0 {
             self.lost_after_dot(ours);
-        } else {
-            self.host_trouble(step.phase(), ours);
+            return;
         }
+        match Disorder::of_fault(ours) {
+            // What breaks while content goes out has other reasons, and who is decided needs nothing more.
+            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
+            disorder => self.note(step.phase(), disorder),
+        }
+        self.shuns_bdat |= step == Step::Chunk && !self.chunk_taken;
+        self.host_trouble(step.phase(), ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -357,6 +428,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn take_early(&mut self, reply: &Reply) {
         self.dead = true;
         let verdict = match meaning(Phase::Dot, reply.code) {
+            _ if self.is_bdat_unknown(reply) => Verdict::HostTrouble,
             refusal @ (Meaning::NotNow | Meaning::Never) => refusal_verdict(refusal),
             // It cannot have accepted what it has not seen.
             _ => Verdict::HostTrouble,
@@ -367,13 +439,66 @@ impl<'a> Transaction<'a> {
     /// The results, in the recipients' order, and how the connection is left.
     pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
-        let after = After { usable: !self.dead, needs_reset: self.open };
+        if self.is_muddled()
+            && let Some((phase, disorder)) = self.disorder.take()
+        {
+            // A reply may have been another's: nobody is refused by one of these.
+            self.dead = true;
+            self.results.fill(None);
+            self.decide_rest(phase, disorder.reply(), Verdict::HostTrouble);
+        }
+        let Transaction { open: needs_reset, shuns_bdat, .. } = self;
+        let after = After { usable: !self.dead, needs_reset, shuns_bdat };
         (self.results.into_iter().flatten().collect(), after)
     }
 
-    /// The content goes by BDAT; `Commands` has refused it where the host offers none.
-    fn in_a_chunk(&self) -> bool {
-        self.message.body == Body::BinaryMime
+    /// How the host took commands that were written together.
+    pub(super) fn batch(&self) -> Batch {
+        match &self.disorder {
+            Some((_, disorder)) => Batch::Broken(disorder.clone()),
+            None if self.batched && !self.dead => Batch::InOrder,
+            None => Batch::None,
+        }
+    }
+
+    fn look_for_disorder(&mut self, step: Step, reply: &Reply) {
+        let in_turn = match step {
+            Step::Rset | Step::Mail => true,
+            Step::Rcpt(_) => self.open,
+            Step::Data => self.accepted > 0,
+            Step::Chunk | Step::Dot => return,
+        };
+        if let Some(disorder) = Disorder::of_reply(step.phase(), in_turn, reply) {
+            self.note(step.phase(), disorder);
+        }
+    }
+
+    /// The first sign stands, and only what was written together can show one.
+    fn note(&mut self, phase: Phase, disorder: Disorder) {
+        if self.batched {
+            self.disorder.get_or_insert((phase, disorder));
+        }
+    }
+
+    /// Whether replies do not fit the commands.
+    fn is_muddled(&self) -> bool {
+        matches!(self.disorder, Some((_, Disorder::Said(_) | Disorder::Muddled(_))))
+    }
+
+    /// The content goes by BDAT; `Commands` has refused what must and cannot.
+    fn in_chunks(&self) -> bool {
+        self.message.body == Body::BinaryMime || self.offers.chunking && self.message.size > CHUNK_BYTES
+    }
+
+    /// Whether a reply to the first chunk says that BDAT itself is not understood (RFC 5321 §4.2.1: x0z is about
+    /// syntax), where DATA is another way. Whether the host read the chunk, or took it for commands, cannot be told:
+    /// the connection is of no use any more.
+    fn is_bdat_unknown(&mut self, reply: &Reply) -> bool {
+        let could_be_data = self.in_chunks() && self.message.body != Body::BinaryMime;
+        // Behind a refused chunk, the ones under way are answered with 503.
+        let is_first = !self.chunk_taken && self.undecided() > 0;
+        self.shuns_bdat |= could_be_data && is_first && matches!(reply.code, 500..=504);
+        self.shuns_bdat
     }
 
     fn undecided(&self) -> usize {
@@ -439,7 +564,7 @@ impl<'a> Transaction<'a> {
             Step::Mail => write!(out, "{}", self.commands.mail()),
             Step::Rcpt(index) => self.commands.rcpt(index).map_or(Ok(()), |rcpt| write!(out, "{rcpt}")),
             Step::Data => write!(out, "{Data}"),
-            Step::Dot => Ok(()),
+            Step::Chunk | Step::Dot => Ok(()),
         };
     }
 }

@@ -514,6 +514,7 @@ fn relay_for_all() -> Route {
         tls: RouteTls::Opportunistic,
         ca_file: None,
         login: None,
+        source_addresses: Vec::new(),
     }
 }
 

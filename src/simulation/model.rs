@@ -64,6 +64,7 @@ impl Model {
             attempts: self.recipients[&id.0].attempts,
             notify: None,
             orcpt: None,
+            expanded: Vec::new(),
             last_reply: None,
             last_mx: None,
             last_said_by: Speaker::default(),

@@ -469,6 +469,7 @@ fn routes(which: usize) -> Routes {
         tls: RouteTls::Opportunistic,
         ca_file: None,
         login: None,
+        source_addresses: Vec::new(),
     };
     let some = DomainPattern::Below("some.test".to_owned());
     Routes(match which {

@@ -1,5 +1,7 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
+mod bdat;
+
 use super::*;
 use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
 use crate::queue::RecipientId;
@@ -17,6 +19,7 @@ fn recipient(text: &str) -> QueuedRecipient {
         attempts: 0,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,
@@ -55,6 +58,7 @@ struct Run {
     writes: Vec<String>,
     results: Vec<RecipientResult>,
     after: After,
+    batch: Batch,
 }
 
 impl Run {
@@ -72,23 +76,29 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
-            next @ (Next::Content | Next::Chunk) => {
-                let shown = if next == Next::Chunk { "<chunk>" } else { "<content>" };
-                writes.push(shown.to_owned());
+            Next::Content => {
+                writes.push("<content>".to_owned());
+                transaction.content_sent();
+            }
+            Next::Chunk { bytes, last } => {
+                writes.push(format!("<{bytes}{}>", if last { " LAST" } else { "" }));
                 transaction.content_sent();
             }
         }
-        while transaction.awaits().is_some() {
+        while transaction.awaits().is_some() && transaction.must_hear() {
             match host.next().expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
                 Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
             }
         }
     }
-    assert!(host.next().is_none(), "replies left over after {writes:?}");
+    let left: Vec<&str> =
+        host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
+    assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
+    let batch = transaction.batch();
     let (results, after) = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after }
+    Run { writes, results, after, batch }
 }
 
 fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
@@ -105,6 +115,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: 100,
         ret: None,
@@ -177,7 +188,7 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
                 ("450 a", Deferred, true),
                 ("452 4.3.1 disk", Deferred, true),
                 ("499 a", Deferred, true),
-                ("500 a", Failed, true),
+                ("500 5.7.1 a", Failed, true),
                 ("510 a", Failed, true),
                 ("512 a", Failed, true),
                 ("523 a", Failed, true),
@@ -204,13 +215,54 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
     }
 }
 
+/// What a host answers that cannot take a batch, command after command until the transaction asks no more.
+#[test]
+fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
+    for host in [
+        &["250", "503 5.5.1 bad sequence", "503 5.5.1 RCPT first"][..],
+        &["250", "500 what?", "554 5.5.1 no valid recipients"],
+        &["250", "250", "503 5.5.1 bad sequence"],
+        &["250", "354 go"],
+        &["503 5.5.0 improper use of SMTP command pipelining", "503 5.5.1 a", "503 5.5.1 a"],
+        &["250", "250", "421 4.7.0 no pipelining, please"],
+    ] {
+        let run = run(&["b@y"], &pipelining(), host);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
+        assert!(matches!(run.batch, Batch::Broken(Disorder::Muddled(_) | Disorder::Said(_))), "{host:?}");
+    }
+    // One of them among good ones: whose it was cannot be told.
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
+    assert_eq!(run.verdicts(), [Verdict::HostTrouble; 2]);
+    assert_eq!(run.writes.len(), 1, "content after all: {:?}", run.writes);
+}
+
+#[test]
+fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
+    for (offers, host, batch) in [
+        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
+        (PLAIN(), &["250", "lost"], Batch::None),
+        (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
+        (pipelining(), &["250", "250", "354", "lost"], Batch::None),
+        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], Batch::InOrder),
+        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
+        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
+    ] {
+        assert_eq!(run(&["b@y"], &offers, host).batch, batch, "{host:?}");
+    }
+    let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
+    assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
+    let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert_eq!(nobody_left.batch, Batch::None);
+}
+
 #[test]
 fn with_pipelining_the_commands_go_out_together() {
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "251 forwarded", "354", "250 2.0.0 ok"]);
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     assert_eq!(run.results[1].reply, reply("250 2.0.0 ok"));
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
 }
 
 #[test]
@@ -221,7 +273,7 @@ fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
     assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
     let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
     assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
-    assert_eq!(none.after, After { usable: true, needs_reset: true });
+    assert_eq!(none.after, After { usable: true, needs_reset: true, shuns_bdat: false });
 }
 
 #[test]
@@ -371,6 +423,13 @@ fn parameters_are_given_only_where_they_are_offered() {
     assert_eq!(first_write(&message, &pipelining()), "MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
     let broken = Outgoing { envid: Some("E\r\nRSET"), sender: None, ..message };
     assert!(first_write(&broken, &all).starts_with("MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=FULL;RCPT"));
+    // RFC 6533 §3: UTF-8 in ORCPT only under SMTPUTF8; otherwise it says the same in ASCII.
+    let mut joerg = recipient("b@y");
+    joerg.orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@y".to_owned());
+    let utf8 = Outgoing { recipients: &[&joerg], smtputf8: true, ..message };
+    assert!(first_write(&utf8, &all).contains("RCPT TO:<b@y> ORCPT=utf-8;j\u{f6}rg\\x{2B}x@y;"));
+    let without = Offers { smtputf8: false, ..all };
+    assert!(first_write(&utf8, &without).contains("RCPT TO:<b@y> ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@y;"));
 }
 
 #[test]
@@ -389,6 +448,18 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         refused(&message, &limit(Some(99))),
         "552 5.3.4 the message has 100 bytes, and the host takes 99 at most"
     );
+    // 8-bit content goes to a host without 8BITMIME unless the operator wants it back.
+    let eight = Outgoing { body: Body::EightBitMime, eight_bit: EightBit::Bounce, ..message };
+    assert_eq!(refused(&eight, &PLAIN()), "554 5.6.3 the host has no 8BITMIME, which the content needs");
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for (message, eight_bit) in [
+        (eight, true),
+        (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
+        (Outgoing { body: Body::SevenBit, ..eight }, false),
+    ] {
+        let offers = Offers { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
@@ -463,17 +534,17 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let piped = Offers { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
-    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<chunk>"]);
+    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!(run.after, After { usable: true, needs_reset: false, shuns_bdat: false });
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
-    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<chunk>"]);
+    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
     let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
     assert_eq!(run.writes.len(), 1);
     assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
-    assert_eq!(run.after, After { usable: true, needs_reset: true });
+    assert_eq!(run.after, After { usable: true, needs_reset: true, shuns_bdat: false });
     let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
     assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
     // What the host says to the chunk means what it means to the dot.
