@@ -3,7 +3,8 @@
 //!
 //! Its own defaults hold but for what would handicap it: no wait where the queue grows (`in_flow_delay`), as
 //! many processes and connections as the sessions and hosts can use, from the first message on, and no limit of
-//! connections a client. TLS sessions to the sink are cached as Debian's own config has it.
+//! connections a client. In TLS it also reuses connections to the sink (`smtp_tls_connection_reuse`, which raises
+//! its rate by a third or more) and caches sessions, as Debian's own config has it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,7 +24,8 @@ const SASLPASSWD: &str = "/usr/sbin/saslpasswd2";
 pub(crate) fn settings(connections: usize) -> String {
     format!(
         "in_flow_delay=0 default_process_limit=200 default_destination_concurrency_limit={connections} \
-         initial_destination_concurrency={connections} smtpd_client_connection_count_limit=0"
+         initial_destination_concurrency={connections} smtpd_client_connection_count_limit=0 \
+         smtp_tls_connection_reuse=yes"
     )
 }
 
