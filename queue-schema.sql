@@ -80,8 +80,8 @@ CREATE TABLE content (
     message_id INTEGER NOT NULL,
     seq        INTEGER NOT NULL,           -- 0, 1, 2 …
     data       BLOB NOT NULL,
-    PRIMARY KEY (message_id, seq)
-) WITHOUT ROWID;
+    PRIMARY KEY (message_id, seq)          -- not WITHOUT ROWID: each look for a chunk would read others whole
+);
 
 -- Messages of several chunks whose last chunk has not arrived yet: they are not accepted, and what is
 -- here of their content is thrown away when the relay starts.
