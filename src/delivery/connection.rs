@@ -19,13 +19,12 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
+use super::meaning::{Meaning, RecipientResult, TroubleKind, meaning};
 use super::offers::Offers;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
-use super::transaction::{
-    After, Bdat, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
-};
+use super::transaction::{After, Bdat, Next, Outgoing, Transaction};
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;

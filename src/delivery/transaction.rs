@@ -1,9 +1,7 @@
-//! A mail transaction as the client sees it: what to send, and what every answer means (RFC 5321 §3.3).
+//! A mail transaction as the client sees it: what to send, and what becomes of each recipient (RFC 5321 §3.3).
 //!
 //! Pure: a state machine that is asked for commands and fed with replies; `connection.rs` carries the
-//! bytes. All of "what does this answer mean for these recipients" is in this file. Where it was said
-//! decides whom it is about: MAIL, DATA and the dot speak of the message, RCPT of the recipient. Only
-//! a 5xx is permanent; what is unknown is temporary.
+//! bytes. `meaning.rs` has the table of what a reply says; what follows from it for each recipient is here.
 //!
 //! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
@@ -14,9 +12,9 @@
 //! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
 //! lost one of them cannot take the rest for the message.
 //!
-//! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so that
-//! a message takes a single round trip (DATA takes two at best, since 354 has to be waited for). Then an answer may be in doubt from
-//! the start; only a connection that the host had closed before is told from that, by its silence.
+//! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so
+//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be in
+//! doubt from the start; only a connection that the host had closed before is told from that, by its silence.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
@@ -27,6 +25,7 @@ use crate::queue::QueuedRecipient;
 use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
 use super::disorder::{Batch, Disorder};
+use super::meaning::{Meaning, RecipientResult, Verdict, is_too_many_recipients, meaning, refusal_verdict};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -64,105 +63,6 @@ pub struct Outgoing<'a> {
     /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
     /// and nobody has to record first whose answer will be in doubt.
     pub in_one_go: bool,
-}
-
-/// What came of one recipient at one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecipientResult {
-    /// Where it was decided.
-    pub phase: Phase,
-    /// The host's words, or ours where it had none.
-    pub reply: Reply,
-    /// What they mean.
-    pub verdict: Verdict,
-}
-
-/// What an answer means for a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The host took it and is responsible from here on.
-    Delivered,
-    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a trace
-    /// that was asked for (`BY=…;NT`, RFC 2852 §4).
-    Relayed,
-    /// Try again later.
-    Deferred,
-    /// Refused for good.
-    Failed,
-    /// The content was sent whole, and its reply never came or could not be read (RFC 1047).
-    InDoubt,
-    /// The host takes no more recipients in this transaction: no attempt, goes into the next one
-    /// (RFC 5321 §4.5.3.1.10). At least one recipient of this transaction was accepted.
-    NextTransaction,
-    /// The host is in trouble, and nothing was decided: try the next host.
-    HostTrouble,
-}
-
-/// What a failure before MAIL means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TroubleKind {
-    /// Temporary: try the next host; when none is left, later.
-    NextHost,
-    /// The host takes no mail at all: permanent if every host of the destination says so.
-    HostRefuses,
-}
-
-/// What a reply code says, by its first digit and the place where it was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// 2xx.
-    Yes,
-    /// 354 to DATA, 334 to AUTH: go on.
-    GoOn,
-    /// 4xx.
-    NotNow,
-    /// 5xx.
-    Never,
-    /// 421, the host closes the connection (RFC 5321 §3.8).
-    Closing,
-    /// No answer to what was asked: 1xx, an unexpected 3xx, 6xx and above, a 2xx to DATA.
-    Nonsense,
-}
-
-/// The table: what `code` means as the answer in `phase`.
-pub(super) fn meaning(phase: Phase, code: u16) -> Meaning {
-    match (phase, code) {
-        (_, 421) => Meaning::Closing,
-        (Phase::Data, 354) | (Phase::Auth, 334) => Meaning::GoOn,
-        // A host that says yes to DATA without having seen the content promises nothing.
-        (Phase::Data, 200..=299) => Meaning::Nonsense,
-        (_, 200..=299) => Meaning::Yes,
-        (_, 400..=499) => Meaning::NotNow,
-        (_, 500..=599) => Meaning::Never,
-        _ => Meaning::Nonsense,
-    }
-}
-
-/// What a refusal before MAIL means. `relay`: on a configured relay it is never permanent, since it
-/// says that our configuration or the upstream is wrong, not that the mail is.
-pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind {
-    let greeting = matches!(phase, Phase::Greeting | Phase::Ehlo);
-    if greeting && !relay && meaning(phase, code) == Meaning::Never {
-        TroubleKind::HostRefuses
-    } else {
-        TroubleKind::NextHost
-    }
-}
-
-/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535, 538):
-/// that is said of us, not of the mail or of a recipient.
-pub(super) fn wants_login(phase: Phase, code: u16) -> bool {
-    matches!(phase, Phase::Mail | Phase::Rcpt) && matches!(code, 530 | 534 | 535 | 538)
-}
-
-/// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
-/// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
-fn is_too_many_recipients(reply: &Reply) -> bool {
-    match reply.code {
-        552 => true,
-        452 => matches!(reply.enhanced, None | Some(Enhanced(4, 5, 3))),
-        _ => false,
-    }
 }
 
 /// One command, or the content.
@@ -637,10 +537,6 @@ impl<'a> Transaction<'a> {
             Step::Chunk | Step::Dot => Ok(()),
         };
     }
-}
-
-fn refusal_verdict(refusal: Meaning) -> Verdict {
-    if refusal == Meaning::Never { Verdict::Failed } else { Verdict::Deferred }
 }
 
 /// Never seen: every way to the end decides. Temporary, should there be one that does not.

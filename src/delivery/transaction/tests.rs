@@ -134,33 +134,6 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
     }
 }
 
-#[test]
-fn every_code_has_its_meaning_at_every_stage() {
-    use Phase::{Auth, Data, Dot, Ehlo, Greeting, Mail, Rcpt, Starttls};
-    for phase in [Greeting, Ehlo, Starttls, Auth, Mail, Rcpt, Data, Dot] {
-        for code in 0..=999 {
-            let expected = match code / 100 {
-                2 if phase == Data => Meaning::Nonsense,
-                2 => Meaning::Yes,
-                3 if (phase, code) == (Data, 354) || (phase, code) == (Auth, 334) => Meaning::GoOn,
-                4 if code == 421 => Meaning::Closing,
-                4 => Meaning::NotNow,
-                5 => Meaning::Never,
-                _ => Meaning::Nonsense,
-            };
-            assert_eq!(meaning(phase, code), expected, "{code} at {phase:?}");
-            let permanent = code / 100 == 5 && matches!(phase, Greeting | Ehlo);
-            let kind = if permanent { TroubleKind::HostRefuses } else { TroubleKind::NextHost };
-            assert_eq!(host_refusal(phase, code, false), kind, "{code} at {phase:?}");
-            assert_eq!(
-                host_refusal(phase, code, true),
-                TroubleKind::NextHost,
-                "{code} at {phase:?} of a relay"
-            );
-        }
-    }
-}
-
 /// What becomes of the only recipient when the host says `words` at `phase` and the ordinary before it.
 fn told_at(phase: Phase, words: &str, offers: &Offers) -> (Verdict, bool) {
     let mut host = match phase {
