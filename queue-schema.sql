@@ -156,7 +156,7 @@ CREATE TABLE workarounds (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     what       TEXT NOT NULL,              -- 'tls', 'pipelining' or 'bdat'
     value      TEXT NOT NULL,              -- 'classical': no post-quantum ClientHello; 'clear': no TLS;
-                                           -- 'off': command by command; large mail by DATA
+                                           -- 'off': command by command; no BDAT but for binary content
     last_reply TEXT,                       -- what went wrong, in their words or ours
     found_at   INTEGER NOT NULL,           -- when it was found
     retry_at   INTEGER NOT NULL,           -- when the usual way is tried again

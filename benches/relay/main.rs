@@ -7,6 +7,8 @@
 //! - `plain`: 4 KB over 1, 20 and 100 sessions, each one connection, no TLS. The others, with 20 sessions, differ in:
 //! - `latency`: the receiving host waits 50 ms before each reply, as a network would: pipelined commands are
 //!   answered together. What counts is round trips a message and connections a host.
+//! - `latency-chunking`: the same, and the host offers CHUNKING as most of the large ones do, which Postfix's client has no
+//!   use for.
 //! - `destinations`: 100 recipient domains, each with a host at an address of its own, routed by a `[[route]]` each
 //!   here and a line of the transport map each there. No name is looked up on either side.
 //! - `megabyte`: messages of 1 MB.

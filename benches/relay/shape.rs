@@ -25,6 +25,8 @@ pub(crate) struct Shape {
     pub(crate) tls: bool,
     /// Before each of the receiving host's replies; those to pipelined commands come together.
     pub(crate) delay: Duration,
+    /// The receiving host offers CHUNKING, as most of the large ones do.
+    pub(crate) chunking: bool,
 }
 
 impl Shape {
@@ -36,15 +38,24 @@ impl Shape {
 
     /// The receiving hosts.
     pub(crate) fn sink(&self, keys: &Keys) -> Sink {
-        let manner = Manner { delay: self.delay, tls: self.tls.then(|| keys.server.clone()) };
+        let tls = self.tls.then(|| keys.server.clone());
+        let manner = Manner { delay: self.delay, tls, chunking: self.chunking };
         let addresses: Vec<Ipv4Addr> = self.hosts().map(|(_, address)| address).collect();
         Sink::start_at(&addresses, manner)
     }
 }
 
 /// All names, in the order of the run.
-const NAMES: [&str; 7] =
-    ["plain", "latency", "destinations", "megabyte", "connections", "tls", "tls-connections"];
+const NAMES: [&str; 8] = [
+    "plain",
+    "latency",
+    "latency-chunking",
+    "destinations",
+    "megabyte",
+    "connections",
+    "tls",
+    "tls-connections",
+];
 
 /// Those named in `list`, all for none. `messages` is what a round of `plain` sends; `plain` is run for each of
 /// `sessions`, the others with 20.
@@ -64,6 +75,7 @@ fn named(name: &str, messages: usize, sessions: &[usize]) -> Vec<Shape> {
         connection_each: false,
         tls: false,
         delay: Duration::ZERO,
+        chunking: false,
     };
     let one = match name {
         "plain" => {
@@ -79,6 +91,13 @@ fn named(name: &str, messages: usize, sessions: &[usize]) -> Vec<Shape> {
             about: "the receiving host waits 50 ms before each reply",
             messages: messages / 5,
             delay: Duration::from_millis(50),
+            ..shape
+        },
+        "latency-chunking" => Shape {
+            about: "the same, and the host offers CHUNKING",
+            messages: messages / 5,
+            delay: Duration::from_millis(50),
+            chunking: true,
             ..shape
         },
         "destinations" => Shape { about: "100 recipient domains, each with its host", domains: 100, ..shape },

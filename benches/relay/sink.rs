@@ -1,7 +1,7 @@
 //! A receiving host that takes everything and counts: at one address or many, at once or after a delay, in
-//! the clear or with STARTTLS. It offers PIPELINING.
+//! the clear or with STARTTLS. It offers PIPELINING, and CHUNKING where that is wanted.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub(crate) struct Manner {
     pub(crate) delay: Duration,
     /// Offers STARTTLS.
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Offers CHUNKING (RFC 3030).
+    pub(crate) chunking: bool,
 }
 
 /// Runs until the process ends.
@@ -112,6 +114,9 @@ impl Conversation {
                     if self.manner.tls.is_some() {
                         self.out.extend_from_slice(b"250-STARTTLS\r\n");
                     }
+                    if self.manner.chunking {
+                        self.out.extend_from_slice(b"250-CHUNKING\r\n");
+                    }
                     self.out.extend_from_slice(b"250 8BITMIME\r\n");
                 }
                 Some(b"STAR") => {
@@ -129,9 +134,20 @@ impl Conversation {
                     while self.line != b".\r\n" {
                         self.read_line()?;
                     }
-                    *counter.0.lock().expect("count") += 1;
-                    counter.1.notify_one();
-                    self.out.extend_from_slice(b"250 2.0.0 ok\r\n");
+                    self.took(counter);
+                }
+                Some(b"BDAT") => {
+                    let line = String::from_utf8_lossy(&self.line).into_owned();
+                    let mut words = line.split_ascii_whitespace().skip(1);
+                    let bytes: u64 =
+                        words.next().and_then(|size| size.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+                    if io::copy(&mut (&mut self.reader).take(bytes), &mut io::sink())? < bytes {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    match words.next() {
+                        Some(_) => self.took(counter),
+                        None => self.out.extend_from_slice(b"250 2.0.0 go on\r\n"),
+                    }
                 }
                 Some(b"QUIT") => {
                     self.out.extend_from_slice(b"221 bye\r\n");
@@ -140,6 +156,12 @@ impl Conversation {
                 _ => self.out.extend_from_slice(b"250 ok\r\n"),
             }
         }
+    }
+
+    fn took(&mut self, counter: &Count) {
+        *counter.0.lock().expect("count") += 1;
+        counter.1.notify_one();
+        self.out.extend_from_slice(b"250 2.0.0 ok\r\n");
     }
 
     fn read_line(&mut self) -> io::Result<()> {

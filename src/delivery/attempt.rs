@@ -29,11 +29,12 @@ use super::complaint::{Complaint, complaint};
 use super::connection::Trouble;
 use super::dial::Dialled;
 use super::hosts::Slot;
+use super::meaning::{RecipientResult, TroubleKind, Verdict, wants_login};
 use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
 use super::sources::{self, Leaving};
-use super::transaction::{self, Outgoing, RecipientResult, TroubleKind, Verdict};
+use super::transaction::Outgoing;
 
 /// How long those wait whom a host sent away with "too many connections".
 const CROWDED_WAIT: Duration = Duration::from_secs(2);
@@ -302,7 +303,7 @@ impl Round<'_> {
             open.truncate(recipients_max.unwrap_or(usize::MAX));
             let mut results = self.deliver(line, &open);
             for result in results.iter_mut().filter(|_| line.endpoint.relay) {
-                if transaction::wants_login(result.phase, result.reply.code) {
+                if wants_login(result.phase, result.reply.code) {
                     result.verdict = Verdict::HostTrouble;
                 }
             }
@@ -381,6 +382,7 @@ impl Round<'_> {
             envid: message.envid.as_deref(),
             handling: message.handling,
             now: self.now,
+            in_one_go: self.setup.settings.in_doubt == InDoubt::Retry,
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),

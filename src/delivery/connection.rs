@@ -2,7 +2,8 @@
 //! words for what went wrong in them.
 //!
 //! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out. A small
-//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot.
+//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host offers
+//! CHUNKING too and has taken a batch on this connection before, one.
 //! `connector.rs` opens connections.
 //!
 //! # Bugs
@@ -18,13 +19,12 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
+use super::meaning::{Meaning, RecipientResult, TroubleKind, meaning};
 use super::offers::Offers;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
-use super::transaction::{
-    After, Bdat, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
-};
+use super::transaction::{After, Bdat, Next, Outgoing, Transaction};
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;
@@ -175,6 +175,9 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
+        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
+        let in_one_go = message.in_one_go && self.took_a_batch && !self.after.needs_reset;
+        let message = &Outgoing { in_one_go, ..*message };
         let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
         let mut unreadable = None;
@@ -196,6 +199,16 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
+                Next::InOneGo { bytes } => match gather_behind(&mut self.out, bytes, &mut pieces) {
+                    Ok(commands) => {
+                        let sent = self.send_batch(commands, deadline);
+                        if sent.is_ok() {
+                            transaction.content_sent();
+                        }
+                        self.take_replies(&mut transaction, sent, deadline);
+                    }
+                    Err(error) => transaction.abandon(&our_fault(&error)),
+                },
                 // A reply to nothing would be taken for the answer to the content.
                 Next::Content | Next::Chunk { .. }
                     if transaction.awaits().is_none() && self.wire.spoke_out_of_turn() =>
@@ -305,11 +318,16 @@ impl Connection {
 
     /// Writes the commands in `out`.
     fn send_commands(&mut self, deadline: Instant) -> Result<(), Fault> {
+        self.send_batch(self.out.len(), deadline)
+    }
+
+    /// Writes `out`, whose first bytes are `commands`.
+    fn send_batch(&mut self, commands: usize, deadline: Instant) -> Result<(), Fault> {
         if self.wire.spoke_out_of_turn() {
             return Err(Fault::OutOfTurn);
         }
         if log::log_enabled!(log::Level::Debug) {
-            for line in String::from_utf8_lossy(&self.out).lines() {
+            for line in String::from_utf8_lossy(&self.out[..commands]).lines() {
                 log::debug!("{} < {line}", self.host);
             }
         }
@@ -337,8 +355,13 @@ impl Connection {
             if !transaction.must_hear() && !self.wire.has_spoken() {
                 break;
             }
-            match self.hear(phase, deadline) {
+            // Behind the content, a host may keep all its replies until it has looked at that.
+            let stage = if transaction.is_all_sent() { Phase::Dot } else { phase };
+            match self.hear(stage, deadline) {
                 Ok(reply) => transaction.take(reply),
+                Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {
+                    transaction.gone_before(&words(&fault, Stage::of(phase)));
+                }
                 Err(fault) => transaction.lost(&words(&fault, Stage::of(phase))),
             }
         }
@@ -424,6 +447,18 @@ impl Connection {
         before_end().map_err(Unsent::Ours)?;
         wire.send(out, patience).map_err(Unsent::Wire)
     }
+}
+
+/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is written: a
+/// queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
+fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> io::Result<usize> {
+    let mut chunk = Chunk::begin(bytes, true, out);
+    let commands = out.len();
+    while chunk.left() > 0 {
+        let piece = pieces.next(chunk.left())?.ok_or_else(too_short)?;
+        chunk.gather(piece, out);
+    }
+    if pieces.next(1)?.is_some() { Err(too_long()) } else { Ok(commands) }
 }
 
 /// What is to be sent by one BDAT.

@@ -18,12 +18,12 @@ use super::connection::{Connection, Stage, Trouble, words};
 use super::dial::{self, Dialled};
 use super::ladder::{Ladder, Learnt, Reached, Rung};
 use super::login::Logins;
+use super::meaning::{Meaning, host_refusal, meaning};
 use super::offers::Offers;
 use super::refusals::Refusals;
 use super::route::Endpoint;
 use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
-use super::transaction::{Meaning, host_refusal, meaning};
 use super::wire::{Fault, Patience, Wire};
 use super::workarounds::{self, Workarounds};
 

@@ -7,7 +7,7 @@
 
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::transaction::{Meaning, meaning};
+use super::meaning::{Meaning, meaning};
 
 /// How a host answered commands that were written together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -31,8 +31,8 @@ use crate::mail::{Enhanced, Phase, Reply};
 use crate::sasl;
 
 use super::connection::Connection;
+use super::meaning::{Meaning, meaning};
 use super::route::Endpoint;
-use super::transaction::{Meaning, meaning};
 use super::wire::Fault;
 use mechanism::{Circumstances, Exchange, Flaw, Identity, Mechanism};
 use secrets::{Secret, Secrets};

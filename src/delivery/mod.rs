@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod hosts;
 mod ladder;
 mod login;
+pub mod meaning;
 mod notices;
 mod offers;
 mod pace;

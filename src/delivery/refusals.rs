@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::mail::{Enhanced, Phase, Reply, Speaker};
 use crate::maillog;
 
+use super::meaning;
 use super::route::Endpoint;
-use super::transaction;
 
 /// The same refusal is told again after this.
 const TOLD_FOR: Duration = Duration::from_secs(60 * 60);
@@ -78,7 +78,7 @@ fn needs_somebody(phase: Phase, reply: &Reply) -> bool {
         Speaker::Postrider => security && matches!(phase, Phase::Starttls | Phase::Auth),
         Speaker::Host if phase == Phase::Auth => reply.code != 421,
         Speaker::Host => {
-            phase < Phase::Auth && reply.code / 100 == 5 || transaction::wants_login(phase, reply.code)
+            phase < Phase::Auth && reply.code / 100 == 5 || meaning::wants_login(phase, reply.code)
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::queue::QueuedMessage;
 
 use super::connection::{Connection, Trouble};
 use super::dns::{DnsError, Lookup};
+use super::meaning::TroubleKind;
 use super::route::Endpoint;
-use super::transaction::TroubleKind;
 
 /// Whether hosts have to do all of it for this message.
 pub(super) fn is_strict(message: &QueuedMessage) -> bool {

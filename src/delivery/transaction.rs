@@ -1,9 +1,7 @@
-//! A mail transaction as the client sees it: what to send, and what every answer means (RFC 5321 §3.3).
+//! A mail transaction as the client sees it: what to send, and what becomes of each recipient (RFC 5321 §3.3).
 //!
 //! Pure: a state machine that is asked for commands and fed with replies; `connection.rs` carries the
-//! bytes. All of "what does this answer mean for these recipients" is in this file. Where it was said
-//! decides whom it is about: MAIL, DATA and the dot speak of the message, RCPT of the recipient. Only
-//! a 5xx is permanent; what is unknown is temporary.
+//! bytes. `meaning.rs` has the table of what a reply says; what follows from it for each recipient is here.
 //!
 //! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
@@ -13,6 +11,10 @@
 //! for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at once, and
 //! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
 //! lost one of them cannot take the rest for the message.
+//!
+//! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so
+//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be in
+//! doubt from the start; only a connection that the host had closed before is told from that, by its silence.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
@@ -23,6 +25,7 @@ use crate::queue::QueuedRecipient;
 use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
 use super::disorder::{Batch, Disorder};
+use super::meaning::{Meaning, RecipientResult, Verdict, is_too_many_recipients, meaning, refusal_verdict};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -31,6 +34,8 @@ const COMMANDS_IN_FLIGHT_MAX: usize = 128;
 /// Chunks that are written before the reply to the first of them is read: enough to keep a long line full, little
 /// enough to be wasted on a host that refuses.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// Content of more bytes waits for the replies to RCPT: where they refuse, it would be sent for nobody.
+const ONE_GO_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is to be handed over.
 #[derive(Debug, Clone, Copy)]
@@ -55,105 +60,9 @@ pub struct Outgoing<'a> {
     pub handling: Handling,
     /// Unix seconds: what is left of BY counts from here.
     pub now: i64,
-}
-
-/// What came of one recipient at one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecipientResult {
-    /// Where it was decided.
-    pub phase: Phase,
-    /// The host's words, or ours where it had none.
-    pub reply: Reply,
-    /// What they mean.
-    pub verdict: Verdict,
-}
-
-/// What an answer means for a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The host took it and is responsible from here on.
-    Delivered,
-    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a trace
-    /// that was asked for (`BY=…;NT`, RFC 2852 §4).
-    Relayed,
-    /// Try again later.
-    Deferred,
-    /// Refused for good.
-    Failed,
-    /// The content was sent whole, and its reply never came or could not be read (RFC 1047).
-    InDoubt,
-    /// The host takes no more recipients in this transaction: no attempt, goes into the next one
-    /// (RFC 5321 §4.5.3.1.10). At least one recipient of this transaction was accepted.
-    NextTransaction,
-    /// The host is in trouble, and nothing was decided: try the next host.
-    HostTrouble,
-}
-
-/// What a failure before MAIL means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TroubleKind {
-    /// Temporary: try the next host; when none is left, later.
-    NextHost,
-    /// The host takes no mail at all: permanent if every host of the destination says so.
-    HostRefuses,
-}
-
-/// What a reply code says, by its first digit and the place where it was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// 2xx.
-    Yes,
-    /// 354 to DATA, 334 to AUTH: go on.
-    GoOn,
-    /// 4xx.
-    NotNow,
-    /// 5xx.
-    Never,
-    /// 421, the host closes the connection (RFC 5321 §3.8).
-    Closing,
-    /// No answer to what was asked: 1xx, an unexpected 3xx, 6xx and above, a 2xx to DATA.
-    Nonsense,
-}
-
-/// The table: what `code` means as the answer in `phase`.
-pub(super) fn meaning(phase: Phase, code: u16) -> Meaning {
-    match (phase, code) {
-        (_, 421) => Meaning::Closing,
-        (Phase::Data, 354) | (Phase::Auth, 334) => Meaning::GoOn,
-        // A host that says yes to DATA without having seen the content promises nothing.
-        (Phase::Data, 200..=299) => Meaning::Nonsense,
-        (_, 200..=299) => Meaning::Yes,
-        (_, 400..=499) => Meaning::NotNow,
-        (_, 500..=599) => Meaning::Never,
-        _ => Meaning::Nonsense,
-    }
-}
-
-/// What a refusal before MAIL means. `relay`: on a configured relay it is never permanent, since it
-/// says that our configuration or the upstream is wrong, not that the mail is.
-pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind {
-    let greeting = matches!(phase, Phase::Greeting | Phase::Ehlo);
-    if greeting && !relay && meaning(phase, code) == Meaning::Never {
-        TroubleKind::HostRefuses
-    } else {
-        TroubleKind::NextHost
-    }
-}
-
-/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535, 538):
-/// that is said of us, not of the mail or of a recipient.
-pub(super) fn wants_login(phase: Phase, code: u16) -> bool {
-    matches!(phase, Phase::Mail | Phase::Rcpt) && matches!(code, 530 | 534 | 535 | 538)
-}
-
-/// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
-/// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
-fn is_too_many_recipients(reply: &Reply) -> bool {
-    match reply.code {
-        552 => true,
-        452 => matches!(reply.enhanced, None | Some(Enhanced(4, 5, 3))),
-        _ => false,
-    }
+    /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
+    /// and nobody has to record first whose answer will be in doubt.
+    pub in_one_go: bool,
 }
 
 /// One command, or the content.
@@ -191,6 +100,9 @@ pub(super) enum Next {
     Content,
     /// The same for the next so many bytes, as they are, by BDAT.
     Chunk { bytes: u64, last: bool },
+    /// Write the commands and behind them, in the same write, so many bytes of content as the chunk marked LAST, call
+    /// [`Transaction::content_sent`], feed the replies to all.
+    InOneGo { bytes: u64 },
     /// Nothing; every recipient has its result.
     Done,
 }
@@ -335,6 +247,10 @@ impl<'a> Transaction<'a> {
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
                 Step::Data => self.sent == self.answered && self.accepted == 0,
+                Step::Dot if self.in_one_go() => {
+                    self.batched = true;
+                    return Next::InOneGo { bytes: self.message.size };
+                }
                 Step::Chunk | Step::Dot => break,
             };
             if none_left {
@@ -382,7 +298,7 @@ impl<'a> Transaction<'a> {
         self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
-            (Step::Chunk, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
+            (Step::Chunk | Step::Dot, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
             (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
             (_, Meaning::Nonsense) => self.host_trouble(phase, &reply),
             (Step::Rset, Meaning::Yes) => self.open = false,
@@ -400,6 +316,9 @@ impl<'a> Transaction<'a> {
             }
             (Step::Dot, Meaning::Yes) => {
                 self.open = false;
+                if self.in_chunks() && self.accepted > 0 {
+                    self.bdat = Bdat::Taken;
+                }
                 self.deliver(&reply);
             }
             (Step::Mail | Step::Data | Step::Dot, refusal) => {
@@ -413,7 +332,9 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() && self.accepted > 0 {
+        if self.is_all_sent()
+            && (step == Step::Dot && self.accepted > 0 || step != Step::Dot && self.in_one_go())
+        {
             self.lost_after_dot(ours);
             return;
         }
@@ -426,6 +347,22 @@ impl<'a> Transaction<'a> {
             self.bdat = Bdat::Broken(ours.clone());
         }
         self.host_trouble(step.phase(), ours);
+    }
+
+    /// Whether there is nothing more to write.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.sent == self.steps.len()
+    }
+
+    /// Whether nothing was heard of a message that went in one go. Should the connection end now, the host had closed
+    /// it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.in_one_go() && self.answered == 0 && self.is_all_sent()
+    }
+
+    /// The connection was closed before the host read any of this.
+    pub(super) fn gone_before(&mut self, ours: &Reply) {
+        self.host_trouble(Phase::Mail, ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -460,7 +397,9 @@ impl<'a> Transaction<'a> {
             // A reply may have been another's: nobody is refused by one of these.
             self.dead = true;
             self.results.fill(None);
-            self.decide_rest(phase, disorder.reply(), Verdict::HostTrouble);
+            // Nor is it known what became of content that went with them.
+            let verdict = if self.in_one_go() { Verdict::InDoubt } else { Verdict::HostTrouble };
+            self.decide_rest(phase, disorder.reply(), verdict);
         }
         let after = After { usable: !self.dead, needs_reset: self.open };
         (self.results.into_iter().flatten().collect(), after)
@@ -501,8 +440,18 @@ impl<'a> Transaction<'a> {
 
     /// The content goes by BDAT; `Commands` has refused what must and cannot.
     fn in_chunks(&self) -> bool {
-        let by_choice = self.offers.chunking && !self.offers.spare_bdat && self.message.size > CHUNK_BYTES;
-        self.message.body == Body::BinaryMime || by_choice
+        let large = self.may_chunk() && self.message.size > CHUNK_BYTES;
+        self.message.body == Body::BinaryMime || large || self.in_one_go()
+    }
+
+    fn may_chunk(&self) -> bool {
+        self.offers.chunking && !self.offers.spare_bdat
+    }
+
+    /// Content and commands leave together.
+    fn in_one_go(&self) -> bool {
+        let may = self.message.in_one_go && self.may_chunk() && self.offers.pipelining;
+        may && self.message.size <= ONE_GO_BYTES_MAX
     }
 
     fn could_be_data(&self) -> bool {
@@ -588,10 +537,6 @@ impl<'a> Transaction<'a> {
             Step::Chunk | Step::Dot => Ok(()),
         };
     }
-}
-
-fn refusal_verdict(refusal: Meaning) -> Verdict {
-    if refusal == Meaning::Never { Verdict::Failed } else { Verdict::Deferred }
 }
 
 /// Never seen: every way to the end decides. Temporary, should there be one that does not.

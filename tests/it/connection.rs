@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
+use postrider::delivery::meaning::{RecipientResult, TroubleKind, Verdict};
 use postrider::delivery::route::Endpoint;
-use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+use postrider::delivery::transaction::Outgoing;
 use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Ret, Speaker, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 
@@ -100,6 +101,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         envid: None,
         handling: Handling::default(),
         now: 0,
+        in_one_go: true,
     }
 }
 

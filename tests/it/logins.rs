@@ -16,8 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postrider::config::{Login, RouteTls, SecretSource};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
+use postrider::delivery::meaning::TroubleKind;
 use postrider::delivery::route::Endpoint;
-use postrider::delivery::transaction::TroubleKind;
 use postrider::mail::Phase;
 
 use crate::connection::settings;

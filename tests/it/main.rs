@@ -26,6 +26,7 @@ mod limits;
 mod logins;
 mod mails;
 mod mechanisms;
+mod one_go;
 mod operation;
 mod operators;
 mod parsers;
