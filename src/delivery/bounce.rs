@@ -46,7 +46,7 @@ use lettre::message::header::{
 use lettre::message::{Mailbox, Mailboxes, MultiPart};
 
 use crate::mail::{Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient};
-use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
+use crate::queue::{MessageId, NewMessage, Origin, QueuedMessage, QueuedRecipient};
 
 use parts::{boundary, content_type, part, plain};
 use script::Script;
@@ -91,6 +91,22 @@ pub struct Report {
     pub envelope: Envelope,
     /// CR LF line ends, dots not doubled.
     pub content: Vec<u8>,
+}
+
+impl Report {
+    /// As the queue takes it: written `now`, given up after `lifetime`.
+    pub(super) fn into_message(self, id: MessageId, now: i64, lifetime: Duration) -> NewMessage {
+        NewMessage {
+            id,
+            envelope: self.envelope,
+            origin: Origin::default(),
+            received_at: now,
+            expires_at: now + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2),
+            size: self.content.len() as u64,
+            tail: self.content,
+            chunks_before: 0,
+        }
+    }
 }
 
 /// Which of the three reports.

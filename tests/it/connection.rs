@@ -11,7 +11,7 @@ use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::meaning::{RecipientResult, TroubleKind, Verdict};
 use postrider::delivery::route::Endpoint;
 use postrider::delivery::transaction::Outgoing;
-use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Ret, Speaker, address};
+use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
@@ -72,21 +72,7 @@ fn parse(address: &str) -> Address {
 }
 
 fn recipient(address: &str) -> QueuedRecipient {
-    let address = parse(address);
-    QueuedRecipient {
-        id: RecipientId(1),
-        domain: Domain::of(&address),
-        address,
-        attempts: 0,
-        notify: None,
-        orcpt: None,
-        expanded: Vec::new(),
-        last_reply: None,
-        last_mx: None,
-        last_said_by: Speaker::Postrider,
-        warned_at: None,
-        to_bounce: false,
-    }
+    QueuedRecipient::new(RecipientId(1), Recipient::new(parse(address)))
 }
 
 fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], content: &[u8]) -> Outgoing<'a> {

@@ -52,21 +52,8 @@ fn message(sender: Option<&str>) -> QueuedMessage {
 }
 
 fn recipient(text: &str) -> QueuedRecipient {
-    let address = address::parse(text).unwrap();
-    QueuedRecipient {
-        id: RecipientId(1),
-        domain: Domain::of(&address),
-        address,
-        attempts: 1,
-        notify: None,
-        orcpt: None,
-        expanded: Vec::new(),
-        last_reply: None,
-        last_mx: None,
-        last_said_by: Speaker::Postrider,
-        warned_at: None,
-        to_bounce: false,
-    }
+    let new = Recipient::new(address::parse(text).unwrap());
+    QueuedRecipient { attempts: 1, ..QueuedRecipient::new(RecipientId(1), new) }
 }
 
 /// Where there was a host to say it, it said so.

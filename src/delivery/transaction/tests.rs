@@ -4,7 +4,7 @@ mod bdat;
 mod one_go;
 
 use super::*;
-use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
+use crate::mail::{DeliverBy, Handling, Notify, Priority, Recipient, address};
 use crate::queue::RecipientId;
 
 fn parse(text: &str) -> Address {
@@ -12,21 +12,7 @@ fn parse(text: &str) -> Address {
 }
 
 fn recipient(text: &str) -> QueuedRecipient {
-    let address = parse(text);
-    QueuedRecipient {
-        id: RecipientId(1),
-        domain: Domain::of(&address),
-        address,
-        attempts: 0,
-        notify: None,
-        orcpt: None,
-        expanded: Vec::new(),
-        last_reply: None,
-        last_mx: None,
-        last_said_by: Speaker::Postrider,
-        warned_at: None,
-        to_bounce: false,
-    }
+    QueuedRecipient::new(RecipientId(1), Recipient::new(parse(text)))
 }
 
 fn reply(words: &str) -> Reply {
