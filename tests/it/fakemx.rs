@@ -750,15 +750,7 @@ impl Session {
             return Ok(());
         }
         let content = self.content()?;
-        let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
-        let message =
-            Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
-        self.answer_and(
-            |at| at == At::Dot,
-            "250 2.0.0 queued",
-            |state, yes| state.messages.extend(yes.then_some(message)),
-        )
-        .map(drop)
+        self.took(content)
     }
 
     /// One chunk. After one that it refused it takes no other until RSET.
@@ -788,9 +780,14 @@ impl Session {
             }
             return Ok(());
         }
-        let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
         let content = std::mem::take(&mut self.chunked);
         self.chunks = 0;
+        self.took(content)
+    }
+
+    /// All of a message was read: it is kept where the answer means yes.
+    fn took(&mut self, content: Vec<u8>) -> Result<(), Over> {
+        let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
         let message =
             Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
         self.answer_and(
