@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
 };
-use crate::delivery::dns::{Lookup, Resolver};
+use crate::delivery::dns::Resolver;
+use crate::delivery::lookup::Lookup;
 use crate::delivery::route::{self, Endpoint};
 use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};

@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod hosts;
 mod ladder;
 mod login;
+pub mod lookup;
 pub mod meaning;
 mod notices;
 mod offers;
@@ -51,9 +52,9 @@ use crate::config::{DeliverySettings, Routes};
 use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
-use dns::Lookup;
 use flood::Floods;
 use hosts::Hosts;
+use lookup::Lookup;
 use pool::Pool;
 use workarounds::Workarounds;
 

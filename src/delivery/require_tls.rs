@@ -10,7 +10,7 @@ use crate::mail::{Domain, Enhanced, Phase, Reply};
 use crate::queue::QueuedMessage;
 
 use super::connection::{Connection, Trouble};
-use super::dns::{DnsError, Lookup};
+use super::lookup::{DnsError, Lookup};
 use super::meaning::TroubleKind;
 use super::route::Endpoint;
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::config::{DeliverySettings, Login, RelayHost, Route, RouteTls, Routes};
 use crate::mail::{Domain, Enhanced, Reply};
 
-use super::dns::{DnsError, Lookup};
+use super::lookup::{DnsError, Lookup};
 use super::sources::{self, Leaving};
 
 /// MX hosts of one attempt.

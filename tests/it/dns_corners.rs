@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
 use postrider::config::{DeliverySettings, DnsSettings, Routes};
-use postrider::delivery::dns::{DnsError, Resolver};
+use postrider::delivery::dns::Resolver;
+use postrider::delivery::lookup::DnsError;
 use postrider::delivery::route::plan;
 use postrider::mail::{Domain, address};
 
