@@ -101,58 +101,6 @@ impl Admin {
                 [],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
             )?;
-            let domains = conn
-                .prepare(
-                    "SELECT domain, total, under_5m, under_1h, under_6h, under_1d, older, held, next_attempt
-                     FROM queue_by_domain LIMIT ?1",
-                )?
-                .query_map([limit], domain_line)?
-                .collect::<rusqlite::Result<_>>()?;
-            let limits = conn
-                .prepare(
-                    "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
-                     ORDER BY changed_at DESC, mx LIMIT ?",
-                )?
-                .query_map([limit], |row| {
-                    Ok(LimitLine {
-                        mx: row.get(0)?,
-                        connections: row.get(1)?,
-                        messages_per_minute: row.get(2)?,
-                        last_reply: row.get(3)?,
-                    })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
-            let workarounds = conn
-                .prepare(
-                    "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'),
-                            datetime(retry_at, 'unixepoch')
-                     FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?",
-                )?
-                .query_map([limit], |row| {
-                    Ok(WorkaroundLine {
-                        mx: row.get(0)?,
-                        what: row.get(1)?,
-                        value: row.get(2)?,
-                        last_reply: row.get(3)?,
-                        found: row.get(4)?,
-                        retry: row.get(5)?,
-                    })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
-            let lanes = conn
-                .prepare(
-                    "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
-                     WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?",
-                )?
-                .query_map([limit], |row| {
-                    Ok(LaneLine {
-                        lane: row.get(0)?,
-                        failures: row.get(1)?,
-                        until: row.get(2)?,
-                        last_reply: row.get(3)?,
-                    })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
             let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
             let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
             Ok(Summary {
@@ -161,10 +109,10 @@ impl Admin {
                 recipients,
                 held,
                 due,
-                domains,
-                limits,
-                workarounds,
-                lanes,
+                domains: domains(conn, limit)?,
+                limits: limits(conn, limit)?,
+                workarounds: workarounds(conn, limit)?,
+                lanes: lanes(conn, limit)?,
                 kicks_last_hour,
             })
         })
@@ -216,18 +164,70 @@ fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
     })
 }
 
-fn domain_line(row: &Row<'_>) -> rusqlite::Result<DomainLine> {
-    Ok(DomainLine {
-        domain: row.get(0)?,
-        total: row.get(1)?,
-        under_5m: row.get(2)?,
-        under_1h: row.get(3)?,
-        under_6h: row.get(4)?,
-        under_1d: row.get(5)?,
-        older: row.get(6)?,
-        held: row.get(7)?,
-        next_attempt: row.get(8)?,
-    })
+fn domains(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<DomainLine>> {
+    conn.prepare(
+        "SELECT domain, total, under_5m, under_1h, under_6h, under_1d, older, held, next_attempt
+         FROM queue_by_domain LIMIT ?1",
+    )?
+    .query_map([limit], |row| {
+        Ok(DomainLine {
+            domain: row.get(0)?,
+            total: row.get(1)?,
+            under_5m: row.get(2)?,
+            under_1h: row.get(3)?,
+            under_6h: row.get(4)?,
+            under_1d: row.get(5)?,
+            older: row.get(6)?,
+            held: row.get(7)?,
+            next_attempt: row.get(8)?,
+        })
+    })?
+    .collect()
+}
+
+fn limits(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LimitLine>> {
+    conn.prepare(
+        "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
+         ORDER BY changed_at DESC, mx LIMIT ?1",
+    )?
+    .query_map([limit], |row| {
+        Ok(LimitLine {
+            mx: row.get(0)?,
+            connections: row.get(1)?,
+            messages_per_minute: row.get(2)?,
+            last_reply: row.get(3)?,
+        })
+    })?
+    .collect()
+}
+
+fn workarounds(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<WorkaroundLine>> {
+    conn.prepare(
+        "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'), datetime(retry_at, 'unixepoch')
+         FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?1",
+    )?
+    .query_map([limit], |row| {
+        Ok(WorkaroundLine {
+            mx: row.get(0)?,
+            what: row.get(1)?,
+            value: row.get(2)?,
+            last_reply: row.get(3)?,
+            found: row.get(4)?,
+            retry: row.get(5)?,
+        })
+    })?
+    .collect()
+}
+
+fn lanes(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LaneLine>> {
+    conn.prepare(
+        "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
+         WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?1",
+    )?
+    .query_map([limit], |row| {
+        Ok(LaneLine { lane: row.get(0)?, failures: row.get(1)?, until: row.get(2)?, last_reply: row.get(3)? })
+    })?
+    .collect()
 }
 
 fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
