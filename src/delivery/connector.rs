@@ -146,8 +146,8 @@ impl Connector {
         }
     }
 
-    /// Makes a connection that a host opened and turned round ready for MAIL: its greeting, our EHLO. `tls` is what
-    /// it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
+    /// Makes a connection that a host opened and turned round ready for MAIL: its greeting, our EHLO. `tls` is
+    /// what it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
     pub(super) fn welcome(
         &self,
         wire: Wire,

@@ -33,15 +33,15 @@ pub(super) enum Disorder {
 }
 
 impl Disorder {
-    /// What a reply to a command of a batch shows. `in_turn`: what had to be accepted before it was (MAIL for RCPT, a
-    /// recipient for DATA), so that no refusal can follow from that of another.
+    /// What a reply to a command of a batch shows. `in_turn`: what had to be accepted before it was (MAIL for
+    /// RCPT, a recipient for DATA), so that no refusal can follow from that of another.
     pub(super) fn of_reply(phase: Phase, in_turn: bool, reply: &Reply) -> Option<Disorder> {
         if says_so(reply) {
             return Some(Disorder::Said(reply.clone()));
         }
         let out_of_place = match (phase, reply.code) {
-            // RFC 5321 §4.5.1: every host knows RCPT and DATA, and neither is out of sequence here. Where the enhanced
-            // code speaks of something other than the protocol (x.5.x), that is meant.
+            // RFC 5321 §4.5.1: every host knows RCPT and DATA, and neither is out of sequence here. Where the
+            // enhanced code speaks of something other than the protocol (x.5.x), that is meant.
             (Phase::Rcpt | Phase::Data, 500 | 502 | 503) => {
                 in_turn && matches!(reply.enhanced, None | Some(Enhanced(_, 5, _)))
             }

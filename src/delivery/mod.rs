@@ -220,8 +220,8 @@ impl Shared {
         self.alive.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear that
-    /// it ended. False: the connection it went over is not to be used any more.
+    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear
+    /// that it ended. False: the connection it went over is not to be used any more.
     fn carry_out(
         &self,
         setup: &Setup,

@@ -33,7 +33,8 @@ impl Line {
     }
 }
 
-/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at the end.
+/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at
+/// the end.
 type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
 
 /// Idle connections. A lane has at most as many as it may have transactions at once, since each was

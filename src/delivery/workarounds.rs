@@ -30,7 +30,8 @@ const ABOVE_SUSPICION_MAX: usize = 10_000;
 fn lifetime_secs(workaround: Workaround) -> i64 {
     match workaround {
         // Somebody who breaks one handshake on purpose must not read along for long; and a host that was merely in
-        // trouble is soon back. An hour, since each new trial may cost the two minutes of two handshakes that hang.
+        // trouble is soon back. An hour, since each new trial may cost the two minutes of two handshakes that
+        // hang.
         Workaround::Clear => 3600,
         // Software and middleboxes are mended over days. Nothing is read by others meanwhile, or slow.
         Workaround::Classical | Workaround::LockStep | Workaround::Data => 86_400,
@@ -49,8 +50,8 @@ pub(super) struct Workarounds {
 #[derive(Debug, Default)]
 struct Known {
     hosts: HashMap<String, Host>,
-    /// Hosts that took commands together last time, or did no better without: if a connection breaks there, it is not
-    /// for that.
+    /// Hosts that took commands together last time, or did no better without: if a connection breaks there, it is
+    /// not for that.
     above_suspicion: HashSet<String>,
     /// The queue's count when `hosts` was read.
     outside_changes: u64,
@@ -92,7 +93,8 @@ impl Workarounds {
         Workarounds { clock: Clock::System, queue: None, known: Mutex::default() }
     }
 
-    /// How to go round what this host gets wrong. None too for the one connection that is to try the usual way again.
+    /// How to go round what this host gets wrong. None too for the one connection that is to try the usual way
+    /// again.
     pub(super) fn recall(&self, host: &str, what: &str) -> Option<Workaround> {
         let mut known = self.known();
         let row = known.hosts.get_mut(host)?.of(what).as_mut()?;
@@ -166,7 +168,8 @@ impl Workarounds {
         known.above_suspicion.insert(host.to_owned());
     }
 
-    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well before.
+    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well
+    /// before.
     pub(super) fn suspect(&self, host: &str) -> bool {
         !self.known().above_suspicion.remove(host)
     }

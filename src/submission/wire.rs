@@ -313,8 +313,8 @@ impl Wire {
 
     /// What both ends know of this TLS connection and nobody between can (RFC 9266 §2); none in the clear.
     ///
-    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does not say
-    /// whether there is one.
+    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does
+    /// not say whether there is one.
     pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
         let Stream::Tls(stream) = &self.stream else { return None };
         let connection = &stream.conn;

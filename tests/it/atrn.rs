@@ -1,5 +1,5 @@
-//! ATRN (RFC 2645): mail that a customer comes for, end to end. The customer is a client that logs in over TLS, says
-//! ATRN, and is a scripted receiving host from then on.
+//! ATRN (RFC 2645): mail that a customer comes for, end to end. The customer is a client that logs in over TLS,
+//! says ATRN, and is a scripted receiving host from then on.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,9 +1,9 @@
 //! Plays a dialogue against a relay that runs, and remembers what was answered to which command.
 //!
-//! `C: ` a line that the client says, `C| ` one that goes with the command before it; `S: ` how the whole reply must begin, its lines joined by ` / ` and codes
-//! said once. `* starttls` and `* implicit` connect there instead of to the listener in the clear that trusts
-//! loopback; `* handshake` begins TLS; `* login NAME`; `* closed` expects the end. EHLO is said by the player,
-//! except behind `* silent`. `#` begins a comment.
+//! `C: ` a line that the client says, `C| ` one that goes with the command before it; `S: ` how the whole reply
+//! must begin, its lines joined by ` / ` and codes said once. `* starttls` and `* implicit` connect there instead
+//! of to the listener in the clear that trusts loopback; `* handshake` begins TLS; `* login NAME`; `* closed`
+//! expects the end. EHLO is said by the player, except behind `* silent`. `#` begins a comment.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

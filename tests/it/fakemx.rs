@@ -8,7 +8,8 @@
 //!
 //! Without rules it greets, offers PIPELINING, SIZE, 8BITMIME and DSN, and takes everything. A rule
 //! says what happens instead of the ordinary answer at one place of the dialogue; the first rule that
-//! fits (and is not used up) holds. Real sockets on port 0, one thread a connection; nothing sleeps but [`Act::Later`].
+//! fits (and is not used up) holds. Real sockets on port 0, one thread a connection; nothing sleeps but
+//! [`Act::Later`].
 
 #![allow(dead_code, reason = "a tool box: not every test uses every tool")]
 

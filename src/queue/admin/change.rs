@@ -39,8 +39,8 @@ impl Which {
 }
 
 impl Admin {
-    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
-    /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until
+    /// a later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.

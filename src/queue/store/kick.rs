@@ -18,8 +18,8 @@ pub(in crate::queue) const INSERT_KICK: &str =
     "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 
 impl Store<'_> {
-    /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held until
-    /// its release (RFC 4865).
+    /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held
+    /// until its release (RFC 4865).
     pub(super) fn kick(&mut self, kick: &Kick, now: i64, is_first: bool) -> Result<(Kicked, bool)> {
         let (domain, domains) = domains_of(kick);
         let mut statement =

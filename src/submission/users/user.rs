@@ -86,8 +86,8 @@ impl User {
         self.cram_md5.is_some()
     }
 
-    /// The priority of mail that asks for none, and the highest that may be asked for. Who was given no ceiling may
-    /// step back and not push forward.
+    /// The priority of mail that asks for none, and the highest that may be asked for. Who was given no ceiling
+    /// may step back and not push forward.
     pub(crate) fn priorities(&self) -> (Priority, Priority) {
         let default = self.priority.unwrap_or_default();
         (default, self.priority_max.unwrap_or_else(|| default.max(Priority::NORMAL)))

@@ -217,8 +217,8 @@ fn a_host_that_chokes_on_the_full_hello_gets_the_smaller_one() {
 }
 
 /// CVE-2011-0411, on the client's side: somebody between puts the answers to what comes within TLS behind the 220
-/// in the clear, and the client believes a host it has verified said them: offers without AUTH SCRAM, say, or that a
-/// message was taken.
+/// in the clear, and the client believes a host it has verified said them: offers without AUTH SCRAM, say, or that
+/// a message was taken.
 #[test]
 fn replies_injected_before_the_handshake_are_never_read_after_it() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
