@@ -1,0 +1,118 @@
+//! The health of a lane: what the end of a job says of it, and when its backoff ends.
+
+use std::sync::Arc;
+
+use crate::config::atrn;
+use crate::mail::Domain;
+use crate::queue::{DueCursor, Health, Job, LaneRow, RecipientId};
+
+use super::Lanes;
+
+/// A change of a lane's health that belongs on disk and in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneChange {
+    /// Backs off now.
+    BacksOff(LaneRow),
+    /// Works again.
+    Recovered,
+}
+
+impl Lanes {
+    /// A job ended. `unsettled` are its recipients that no settlement will name (gone or held meanwhile).
+    pub fn finished(
+        &mut self,
+        job: &Job,
+        health: &Health,
+        unsettled: &[RecipientId],
+        now: i64,
+    ) -> Option<LaneChange> {
+        if !unsettled.is_empty() {
+            // Whatever became of them, the database knows; they may still be due.
+            self.settled(unsettled.iter().copied());
+            match atrn::domain_of_lane(&job.lane).map(Domain::parse) {
+                // Perhaps no longer to be fetched.
+                Some(Ok(domain)) => self.has_due(&domain, i64::MIN),
+                _ => self.leave(&job.lane, DueCursor::from(i64::MIN)),
+            }
+        }
+        if job.expired {
+            return None;
+        }
+        let lane = self.lanes.get_mut(&job.lane)?;
+        lane.busy = lane.busy.saturating_sub(1);
+        if lane.failures > 0 {
+            self.suspect_busy = self.suspect_busy.saturating_sub(1);
+        }
+        lane.answered |= matches!(health, Health::Healthy | Health::Unchanged);
+        let change = match health {
+            Health::Healthy if lane.failures > 0 => {
+                // The others of this lane still under way no longer count as doubtful.
+                self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
+                lane.failures = 0;
+                lane.backoff_until = 0;
+                lane.turn = lane.turn.filter(|turn| !turn.benched);
+                Some(LaneChange::Recovered)
+            }
+            // Transactions that were under way together fail together: that is one failure.
+            Health::Trouble(reply) if lane.backoff_until <= now => {
+                if lane.failures == 0 {
+                    self.suspect_busy += lane.busy;
+                }
+                lane.failures += 1;
+                let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
+                lane.backoff_until = now + wait;
+                self.alarms.insert((lane.backoff_until, job.lane.clone()));
+                let row = LaneRow {
+                    lane: job.lane.to_string(),
+                    failures: lane.failures,
+                    backoff_until: lane.backoff_until,
+                    last_reply: reply.clone(),
+                };
+                self.park(&job.lane);
+                Some(LaneChange::BacksOff(row))
+            }
+            Health::Crowded(wait) => {
+                // Its other transactions go on; one more is tried when the time is over. Who was put back is
+                // read again: of a job not everything that waits in line is known.
+                let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
+                lane.crowded = Some((until, lane.busy));
+                self.alarms.insert((until, job.lane.clone()));
+                None
+            }
+            _ => None,
+        };
+        self.enter_ring(&job.lane, now);
+        self.drop_if_idle(&job.lane);
+        change
+    }
+
+    /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
+    /// until they succeed.
+    pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
+        let mut meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.sort_unstable(); // not in a random order, so that a simulation comes again
+        for name in meant {
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.backoff_until = lane.backoff_until.min(now);
+            }
+            self.enter_ring(&name, now);
+            self.ask(&name);
+        }
+    }
+
+    /// Lanes that backed off until `now` or earlier take turns again.
+    pub fn wake(&mut self, now: i64) {
+        while let Some((until, _)) = self.alarms.first()
+            && *until <= now
+            && let Some((_, name)) = self.alarms.pop_first()
+        {
+            self.enter_ring(&name, now);
+            self.ask(&name);
+        }
+    }
+
+    /// When the next backoff ends.
+    pub fn next_alarm(&self) -> Option<i64> {
+        self.alarms.first().map(|(until, _)| *until)
+    }
+}

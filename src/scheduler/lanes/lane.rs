@@ -1,0 +1,128 @@
+//! One destination's line, and how much of it may be under way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::config::SchedulerSettings;
+use crate::mail::{Domain, Priority};
+use crate::queue::{Due, DueCursor};
+
+use super::Lanes;
+
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// By priority, the highest first, and in the order of coming.
+    pub(super) waiting: VecDeque<Due>,
+    /// Transactions under way.
+    pub(super) busy: usize,
+    /// Troubles in a row; 0 is healthy.
+    pub(super) failures: u32,
+    pub(super) backoff_until: i64,
+    /// A transaction ended in an answer since the lane is here. Until then it has one at a time, so that
+    /// many hosts that accept connections and never speak do not take all the workers at once.
+    pub(super) answered: bool,
+    /// Transactions at once, where the operator says so in `[[destination]]`.
+    pub(super) at_once: Option<usize>,
+    /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
+    pub(super) crowded: Option<(i64, usize)>,
+    /// The database may hold due recipients that are not here.
+    pub(super) more: bool,
+    /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
+    pub(super) read_to: DueCursor,
+    /// How often something was left to the database, so that a read that it crossed is known.
+    pub(super) times_left: u64,
+    /// Stands among the hungry.
+    pub(super) asked: bool,
+    /// Recipients in flight, until their settlement is on disk.
+    pub(super) flying: usize,
+    /// Its place in the rings of turns, or on the bench. Entries there with other tickets are void.
+    pub(super) turn: Option<Turn>,
+    /// The domains seen here, for filling from the database: a domain's lane has one.
+    pub(super) domain: Option<Domain>,
+}
+
+/// A lane's place among those that wait for a turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) priority: Priority,
+    pub(super) ticket: u64,
+    pub(super) benched: bool,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
+}
+
+impl Lane {
+    pub(super) fn new(settings: &SchedulerSettings, name: &str) -> Lane {
+        Lane { at_once: given(settings, name), ..Lane::default() }
+    }
+}
+
+/// What the operator says of this lane.
+pub(super) fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
+    settings.destinations.of_lane(lane).and_then(|destination| destination.connections)
+}
+
+pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings, now) && lane.backoff_until <= now
+}
+
+/// How many transactions it may have at once just now.
+fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
+    let limit = if lane.answered { limit(lane, settings) } else { 1 };
+    match lane.crowded {
+        Some((until, room)) if now < until => room.min(limit),
+        _ => limit,
+    }
+}
+
+/// A lane whose last try met trouble is probed with one.
+fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    match lane.failures {
+        0 => lane.at_once.unwrap_or(settings.connections_per_destination),
+        _ => 1,
+    }
+}
+
+impl Lanes {
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that nothing is known of is healthy and idle.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => self.state_of(&name.into(), &Lane::new(&self.settings, name)),
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: limit(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
+    }
+}
