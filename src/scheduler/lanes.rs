@@ -30,11 +30,14 @@
 mod claims;
 mod health;
 mod lane;
+mod proofs;
+mod shares;
 mod window;
 
 #[cfg(test)]
 mod check;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +52,8 @@ use super::turns::Turns;
 pub use health::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
+use proofs::Proofs;
+use shares::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
 
@@ -62,12 +67,14 @@ pub struct Lanes {
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that may have a job, in the order of their turns.
-    rings: Turns,
-    /// Doubtful lanes whose turn has come while the workers that doubtful lanes may have are all taken. When one
-    /// comes free, they and the rings alternate, where the priority is the same.
-    bench: Turns,
-    bench_is_next: bool,
+    /// Lanes that may have a job, in the order of their turns, by standing. While the share of one standing is
+    /// used up its ring stands still, and costs the others nothing.
+    rings: [Turns; 3],
+    shares: Shares,
+    /// What is remembered of lanes that are not here.
+    proofs: Proofs,
+    /// Until when the host of a proved lane, with transactions under way, may be silent.
+    watched: BTreeSet<(i64, Arc<str>)>,
     /// The last ticket given out.
     tickets: u64,
     /// When backoffs end.
@@ -79,8 +86,6 @@ pub struct Lanes {
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
-    /// Transactions under way in lanes whose last try met trouble.
-    suspect_busy: usize,
 }
 
 impl Lanes {
@@ -91,6 +96,7 @@ impl Lanes {
 
     /// The same with windows of another size, for tests.
     pub(crate) fn with_windows(settings: SchedulerSettings, windows: Windows, seed: u64) -> Lanes {
+        let shares = Shares::new(settings.workers);
         Lanes {
             windows,
             schedule: Schedule::new(settings.schedule.clone()),
@@ -98,16 +104,16 @@ impl Lanes {
             atrn: AtrnDomains::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            rings: Turns::default(),
-            bench: Turns::default(),
-            bench_is_next: false,
+            rings: Default::default(),
+            shares,
+            proofs: Proofs::new(),
+            watched: BTreeSet::new(),
             tickets: 0,
             alarms: BTreeSet::new(),
             hungry: VecDeque::new(),
             known: HashMap::new(),
             expired: VecDeque::new(),
             waiting: 0,
-            suspect_busy: 0,
         }
     }
 
@@ -115,6 +121,7 @@ impl Lanes {
     pub fn reconfigure(&mut self, settings: SchedulerSettings) {
         self.schedule = Schedule::new(settings.schedule.clone());
         self.settings = settings;
+        self.shares.set_workers(self.settings.workers);
         for (name, lane) in &mut self.lanes {
             lane.at_once = given(&self.settings, name);
         }
@@ -139,7 +146,7 @@ impl Lanes {
             return;
         }
         let name: Arc<str> = row.lane.into();
-        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
+        let lane = self.lane_mut(&name);
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
         self.alarms.insert((row.backoff_until, name));
     }
@@ -171,23 +178,14 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
+        self.shares.pass(now);
         while let Some(name) = self.next_turn() {
-            let may_doubt = self.may_doubt();
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
-            let turn = lane.turn.take();
-            let (may_start, suspect) = (may_start(lane, &self.settings, now), lane.failures > 0);
-            if !may_start {
+            lane.turn = None;
+            if !may_start(lane, &self.settings, now) {
                 continue;
             }
-            if suspect && !may_doubt {
-                // Its turn stays: the half of the workers that doubtful lanes may have is taken.
-                lane.turn = turn.map(|turn| Turn { benched: true, ..turn });
-                if let Some(turn) = turn {
-                    self.bench.push(turn.priority, name, turn.ticket);
-                }
-                continue;
-            }
-            let job = self.take_job(&name);
+            let job = self.take_job(&name, now);
             self.enter_ring(&name, now);
             self.ask(&name);
             return job;
@@ -195,23 +193,29 @@ impl Lanes {
         None
     }
 
-    /// Whose turn it is. Ends: who cannot start leaves the rings, who may not goes to the bench.
+    /// Whose turn it is: of those that a worker may be given to, the most urgent, and who has waited longest.
     fn next_turn(&mut self) -> Option<Arc<str>> {
-        let may_doubt = self.may_doubt();
-        let ring = self.rings.highest(is_valid(&self.lanes));
-        let bench = if may_doubt { self.bench.highest(is_valid(&self.lanes)) } else { None };
-        let from_bench = bench.is_some() && (bench > ring || bench == ring && self.bench_is_next);
-        self.bench_is_next = !from_bench;
-        if from_bench { self.bench.pop() } else { self.rings.pop() }
+        let mut best = None;
+        for standing in Standing::ALL {
+            if self.shares.may_start(standing)
+                && let Some((priority, ticket)) = self.rings[standing as usize].first(is_valid(&self.lanes))
+            {
+                best = best.max(Some((priority, Reverse(ticket), standing)));
+            }
+        }
+        let (_, _, standing) = best?;
+        self.rings[standing as usize].pop()
     }
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
-        let bench_may = self.may_doubt() && !self.bench.is_empty();
-        !self.rings.is_empty() || bench_may || !self.expired.is_empty()
+        let may = |standing: &Standing| {
+            self.shares.may_start(*standing) && !self.rings[*standing as usize].is_empty()
+        };
+        Standing::ALL.iter().any(may) || !self.expired.is_empty()
     }
 
-    fn take_job(&mut self, name: &Arc<str>) -> Option<Job> {
+    fn take_job(&mut self, name: &Arc<str>, now: i64) -> Option<Job> {
         let lane = self.lanes.get_mut(name)?;
         let first = lane.waiting.pop_front()?;
         let message = first.message;
@@ -226,10 +230,14 @@ impl Lanes {
             let Some(due) = lane.waiting.pop_front() else { break };
             recipients.push(wait(&due));
         }
+        if lane.busy == 0 {
+            lane.heard_at = now;
+        }
         lane.busy += 1;
         lane.flying += recipients.len();
-        self.suspect_busy += usize::from(lane.failures > 0);
+        self.shares.starts(lane.standing());
         self.waiting -= recipients.len();
+        self.watch(name);
         Some(Job { lane: name.clone(), message, recipients, fresh: first.fresh, expired: false })
     }
 
@@ -239,6 +247,7 @@ impl Lanes {
             let Some(name) = self.known.remove(&recipient) else { continue };
             if let Some(lane) = self.lanes.get_mut(&name) {
                 lane.flying = lane.flying.saturating_sub(1);
+                self.drop_if_idle(&name);
             }
         }
     }
@@ -261,6 +270,12 @@ impl Lanes {
         (*self.settings.routes.lane(&domain) == *name).then_some(domain)
     }
 
+    /// The lane of this name, a new one where there is none.
+    fn lane_mut(&mut self, name: &Arc<str>) -> &mut Lane {
+        let new = || Lane::new(&self.settings, name, self.proofs.has(name));
+        self.lanes.entry(name.clone()).or_insert_with(new)
+    }
+
     fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
@@ -270,22 +285,18 @@ impl Lanes {
             return;
         }
         self.tickets += 1;
-        let void = lane.turn.replace(Turn { priority, ticket: self.tickets, benched: false });
-        self.rings.push(priority, name.clone(), self.tickets);
+        let standing = lane.standing();
+        let void = lane.turn.replace(Turn { priority, ticket: self.tickets, standing });
+        self.rings[standing as usize].push(priority, name.clone(), self.tickets);
         self.sweep_turns(void);
     }
 
     /// An entry became void.
     fn sweep_turns(&mut self, void: Option<Turn>) {
-        if let Some(Turn { priority, benched, .. }) = void {
-            let turns = if benched { &mut self.bench } else { &mut self.rings };
-            turns.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
+        if let Some(Turn { priority, standing, .. }) = void {
+            let ring = &mut self.rings[standing as usize];
+            ring.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
         }
-    }
-
-    /// Whether a doubtful lane may have one more of the workers.
-    fn may_doubt(&self) -> bool {
-        self.suspect_busy < (self.settings.workers / 2).max(1)
     }
 
     fn drop_if_idle(&mut self, name: &Arc<str>) {
@@ -298,8 +309,8 @@ impl Lanes {
                 && !lane.asked
                 && lane.turn.is_none()
         });
-        if idle {
-            self.lanes.remove(name);
+        if idle && self.lanes.remove(name).is_some_and(|lane| lane.proved) {
+            self.proofs.remember(name);
         }
     }
 }

@@ -6,7 +6,10 @@ use crate::config::atrn;
 use crate::mail::Domain;
 use crate::queue::{DueCursor, Health, Job, LaneRow, RecipientId};
 
-use super::Lanes;
+use super::{Lanes, Standing};
+
+/// A lane with transactions under way that hears nothing for so long counts as unproved.
+const SILENCE_SECS: i64 = 30;
 
 /// A change of a lane's health that belongs on disk and in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,34 +43,34 @@ impl Lanes {
         }
         let lane = self.lanes.get_mut(&job.lane)?;
         lane.busy = lane.busy.saturating_sub(1);
-        if lane.failures > 0 {
-            self.suspect_busy = self.suspect_busy.saturating_sub(1);
-        }
-        lane.answered |= matches!(health, Health::Healthy | Health::Unchanged);
+        lane.heard_at = now;
+        self.shares.ends(lane.standing());
+        let was = lane.standing();
         let change = match health {
             Health::Healthy if lane.failures > 0 => {
-                // The others of this lane still under way no longer count as doubtful.
-                self.suspect_busy = self.suspect_busy.saturating_sub(lane.busy);
                 lane.failures = 0;
                 lane.backoff_until = 0;
-                lane.turn = lane.turn.filter(|turn| !turn.benched);
+                lane.proved = true;
                 Some(LaneChange::Recovered)
+            }
+            Health::Healthy | Health::Unchanged if lane.failures == 0 => {
+                lane.proved = true;
+                None
             }
             // Transactions that were under way together fail together: that is one failure.
             Health::Trouble(reply) if lane.backoff_until <= now => {
-                if lane.failures == 0 {
-                    self.suspect_busy += lane.busy;
-                }
                 lane.failures += 1;
+                lane.proved = false;
                 let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
                 lane.backoff_until = now + wait;
-                self.alarms.insert((lane.backoff_until, job.lane.clone()));
                 let row = LaneRow {
                     lane: job.lane.to_string(),
                     failures: lane.failures,
                     backoff_until: lane.backoff_until,
                     last_reply: reply.clone(),
                 };
+                self.alarms.insert((lane.backoff_until, job.lane.clone()));
+                self.proofs.forget(&job.lane);
                 self.park(&job.lane);
                 Some(LaneChange::BacksOff(row))
             }
@@ -81,9 +84,56 @@ impl Lanes {
             }
             _ => None,
         };
+        self.stands_anew(&job.lane, was);
         self.enter_ring(&job.lane, now);
         self.drop_if_idle(&job.lane);
         change
+    }
+
+    /// A lane had another standing before: its transactions count elsewhere now, and it waits in another ring. The
+    /// caller lets it enter.
+    fn stands_anew(&mut self, name: &Arc<str>, was: Standing) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let is = lane.standing();
+        if is == was {
+            return;
+        }
+        self.shares.moves(was, is, lane.busy);
+        let void = lane.turn.take();
+        self.sweep_turns(void);
+        self.watch(name);
+    }
+
+    /// From now on somebody looks whether the host of this lane falls silent; only that of a proved one can.
+    pub(super) fn watch(&mut self, name: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(name)
+            && lane.standing() == Standing::Proved
+            && lane.busy > 0
+            && !lane.watched
+        {
+            lane.watched = true;
+            self.watched.insert((lane.heard_at + SILENCE_SECS, name.clone()));
+        }
+    }
+
+    /// Lanes that have transactions under way of which none ends are not proved any more, until one does.
+    fn notice_silence(&mut self, now: i64) {
+        while let Some((until, _)) = self.watched.first()
+            && *until <= now
+            && let Some((_, name)) = self.watched.pop_first()
+        {
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            lane.watched = false;
+            let was = lane.standing();
+            if lane.busy > 0 && was == Standing::Proved && lane.heard_at + SILENCE_SECS <= now {
+                lane.proved = false;
+                self.proofs.forget(&name);
+                self.stands_anew(&name, was);
+                self.enter_ring(&name, now);
+            } else {
+                self.watch(&name);
+            }
+        }
     }
 
     /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
@@ -100,8 +150,11 @@ impl Lanes {
         }
     }
 
-    /// Lanes that backed off until `now` or earlier take turns again.
+    /// Lanes that backed off until `now` or earlier take turns again; those that hang are noticed.
     pub fn wake(&mut self, now: i64) {
+        self.shares.pass(now);
+        self.proofs.pass(now);
+        self.notice_silence(now);
         while let Some((until, _)) = self.alarms.first()
             && *until <= now
             && let Some((_, name)) = self.alarms.pop_first()

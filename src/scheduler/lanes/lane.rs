@@ -8,6 +8,7 @@ use crate::mail::{Domain, Priority};
 use crate::queue::{Due, DueCursor};
 
 use super::Lanes;
+use super::shares::Standing;
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -18,9 +19,13 @@ pub(super) struct Lane {
     /// Troubles in a row; 0 is healthy.
     pub(super) failures: u32,
     pub(super) backoff_until: i64,
-    /// A transaction ended in an answer since the lane is here. Until then it has one at a time, so that
-    /// many hosts that accept connections and never speak do not take all the workers at once.
-    pub(super) answered: bool,
+    /// Its host has answered lately, whatever it said. Until then it has one transaction at a time, and a
+    /// share of the workers (`shares`), since it may be one that accepts connections and never speaks.
+    pub(super) proved: bool,
+    /// When its host was last heard, or began to be waited for.
+    pub(super) heard_at: i64,
+    /// Stands among those whose silence is watched.
+    pub(super) watched: bool,
     /// Transactions at once, where the operator says so in `[[destination]]`.
     pub(super) at_once: Option<usize>,
     /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
@@ -35,7 +40,7 @@ pub(super) struct Lane {
     pub(super) asked: bool,
     /// Recipients in flight, until their settlement is on disk.
     pub(super) flying: usize,
-    /// Its place in the rings of turns, or on the bench. Entries there with other tickets are void.
+    /// Its place in the ring of its standing. Entries there with other tickets are void.
     pub(super) turn: Option<Turn>,
     /// The domains seen here, for filling from the database: a domain's lane has one.
     pub(super) domain: Option<Domain>,
@@ -46,7 +51,8 @@ pub(super) struct Lane {
 pub(super) struct Turn {
     pub(super) priority: Priority,
     pub(super) ticket: u64,
-    pub(super) benched: bool,
+    /// Whose ring it stands in.
+    pub(super) standing: Standing,
 }
 
 /// How a lane is at this moment: what an operator is told of it.
@@ -69,8 +75,22 @@ pub struct LaneState {
 }
 
 impl Lane {
-    pub(super) fn new(settings: &SchedulerSettings, name: &str) -> Lane {
-        Lane { at_once: given(settings, name), ..Lane::default() }
+    /// `proved`: its host is known to answer.
+    pub(super) fn new(settings: &SchedulerSettings, name: &str, proved: bool) -> Lane {
+        Lane { at_once: given(settings, name), proved, ..Lane::default() }
+    }
+
+    /// What is known of its host.
+    pub(super) fn standing(&self) -> Standing {
+        match (self.failures, self.proved) {
+            (0, true) => Standing::Proved,
+            (0, false) => Standing::Unproved,
+            _ => Standing::Doubtful,
+        }
+    }
+
+    fn most(&self, settings: &SchedulerSettings) -> usize {
+        self.at_once.unwrap_or(settings.connections_per_destination)
     }
 }
 
@@ -85,18 +105,18 @@ pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> 
 
 /// How many transactions it may have at once just now.
 fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
-    let limit = if lane.answered { limit(lane, settings) } else { 1 };
+    let limit = limit(lane, settings);
     match lane.crowded {
         Some((until, room)) if now < until => room.min(limit),
         _ => limit,
     }
 }
 
-/// A lane whose last try met trouble is probed with one.
+/// One at a time until its host has answered and the trouble is over.
 fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
-    match lane.failures {
-        0 => lane.at_once.unwrap_or(settings.connections_per_destination),
-        _ => 1,
+    match lane.standing() {
+        Standing::Proved => lane.most(settings),
+        Standing::Unproved | Standing::Doubtful => 1,
     }
 }
 
@@ -110,7 +130,10 @@ impl Lanes {
     pub fn state(&self, name: &str) -> LaneState {
         match self.lanes.get_key_value(name) {
             Some((name, lane)) => self.state_of(name, lane),
-            None => self.state_of(&name.into(), &Lane::new(&self.settings, name)),
+            None => {
+                let lane = Lane::new(&self.settings, name, self.proofs.has(name));
+                self.state_of(&name.into(), &lane)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::mail::{Domain, Priority};
 use crate::queue::{Due, DueCursor};
 
-use super::{Lane, Lanes};
+use super::Lanes;
 
 /// How much is held in memory.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,7 @@ impl Lanes {
         }
         let name = self.lane_of(&due.domain);
         let room = self.room();
-        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
+        let lane = self.lane_mut(&name);
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
@@ -102,7 +102,7 @@ impl Lanes {
             return;
         }
         let name = self.lane_of(domain);
-        let lane = self.lanes.entry(name.clone()).or_insert_with(|| Lane::new(&self.settings, &name));
+        let lane = self.lane_mut(&name);
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }
