@@ -272,7 +272,7 @@ impl Lanes {
 
     /// The lane of this name, a new one where there is none.
     fn lane_mut(&mut self, name: &Arc<str>) -> &mut Lane {
-        let new = || Lane::new(&self.settings, name, self.proofs.has(name));
+        let new = || Lane::new(&self.settings, name, self.proofs.of(name));
         self.lanes.entry(name.clone()).or_insert_with(new)
     }
 
@@ -309,8 +309,11 @@ impl Lanes {
                 && !lane.asked
                 && lane.turn.is_none()
         });
-        if idle && self.lanes.remove(name).is_some_and(|lane| lane.proved) {
-            self.proofs.remember(name);
+        if idle
+            && let Some(lane) = self.lanes.remove(name)
+            && lane.proved
+        {
+            self.proofs.remember(name, lane.ramp);
         }
     }
 }

@@ -231,11 +231,16 @@ fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    answered(&mut lanes, "a.test");
+    let one = answered(&mut lanes, "a.test");
     assert!(lanes.next(0).is_none(), "one and not two");
     lanes.reconfigure(limited(3));
     let refill = lanes.refills(9, 0).pop().unwrap();
     lanes.refilled(&refill, (10..20).map(|n| due(n, n, "a.test")).collect(), None, 0);
+    lanes.finished(&one, &Health::Healthy, &[], 0);
+    let two = lanes.next(0).unwrap();
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none(), "earned two by now");
+    lanes.finished(&two, &Health::Healthy, &[], 0);
     lanes.next(0).unwrap();
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "three");
@@ -336,6 +341,55 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     assert!((480..=720).contains(&fail(&mut lanes, 2, 1000, trouble())));
     assert_eq!(fail(&mut lanes, 3, 2000, Health::Healthy), 0);
     assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, trouble())));
+}
+
+/// How many of its transactions may be under way just now.
+fn under_way(lanes: &mut Lanes, under_way: &mut Vec<Job>, now: i64) -> usize {
+    under_way.extend(std::iter::from_fn(|| lanes.next(now)));
+    under_way.len()
+}
+
+#[test]
+fn what_has_come_back_gets_more_and_more_and_not_all_at_once() {
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let most = SchedulerSettings { workers: 128, connections_per_destination: 20, routes, ..settings() };
+    let mut lanes = Lanes::new(most, 7);
+    for n in 0..200 {
+        lanes.add(due(n, n, &format!("d{n}.test")), 0);
+    }
+    let mut flying = Vec::new();
+    let ramp = |lanes: &mut Lanes, flying: &mut Vec<Job>, now: i64| {
+        (0..6).fold(Vec::new(), |mut seen, _| {
+            seen.push((under_way(lanes, flying, now), lanes.state("route:*").limit));
+            lanes.finished(&flying.remove(0), &Health::Healthy, &[], now);
+            seen
+        })
+    };
+    let steps = [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (20, 20)];
+    assert_eq!(ramp(&mut lanes, &mut flying, 0), steps, "a new one");
+    flying.drain(..).for_each(|job| drop(lanes.finished(&job, &trouble(), &[], 0)));
+    // An hour later there is one probe, and the same again.
+    lanes.wake(3600);
+    let refill = lanes.refills(9, 3600).pop().unwrap();
+    let rest = (1000..1200).map(|n| due(n, n, &format!("d{n}.test"))).collect();
+    lanes.refilled(&refill, rest, None, 3600);
+    assert_eq!(ramp(&mut lanes, &mut flying, 3600), steps, "one that was in trouble");
+    lanes.check();
+}
+
+#[test]
+fn a_lane_that_was_idle_goes_on_with_what_it_had_earned() {
+    let mut lanes = Lanes::new(SchedulerSettings { connections_per_destination: 8, ..settings() }, 7);
+    for n in 0..2 {
+        lanes.add(due(n, n, "a.test"), 0);
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.settled(ids_of(&job));
+    }
+    assert_eq!(lanes.states(), []);
+    assert_eq!(lanes.state("a.test").limit, 4);
+    (10..20).for_each(|n| lanes.add(due(n, n, "a.test"), 0));
+    assert_eq!(under_way(&mut lanes, &mut Vec::new(), 0), 4);
 }
 
 #[test]

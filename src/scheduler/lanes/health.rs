@@ -50,17 +50,16 @@ impl Lanes {
             Health::Healthy if lane.failures > 0 => {
                 lane.failures = 0;
                 lane.backoff_until = 0;
-                lane.proved = true;
+                lane.answers(&self.settings);
                 Some(LaneChange::Recovered)
             }
             Health::Healthy | Health::Unchanged if lane.failures == 0 => {
-                lane.proved = true;
+                lane.answers(&self.settings);
                 None
             }
             // Transactions that were under way together fail together: that is one failure.
             Health::Trouble(reply) if lane.backoff_until <= now => {
-                lane.failures += 1;
-                lane.proved = false;
+                lane.fails();
                 let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
                 lane.backoff_until = now + wait;
                 let row = LaneRow {

@@ -22,6 +22,8 @@ pub(super) struct Lane {
     /// Its host has answered lately, whatever it said. Until then it has one transaction at a time, and a
     /// share of the workers (`shares`), since it may be one that accepts connections and never speaks.
     pub(super) proved: bool,
+    /// Transactions at once that it has earned: each answer doubles it, trouble takes it back to one.
+    pub(super) ramp: usize,
     /// When its host was last heard, or began to be waited for.
     pub(super) heard_at: i64,
     /// Stands among those whose silence is watched.
@@ -75,9 +77,10 @@ pub struct LaneState {
 }
 
 impl Lane {
-    /// `proved`: its host is known to answer.
-    pub(super) fn new(settings: &SchedulerSettings, name: &str, proved: bool) -> Lane {
-        Lane { at_once: given(settings, name), proved, ..Lane::default() }
+    /// `proof`: its host is known to answer, and how many transactions at once it had earned.
+    pub(super) fn new(settings: &SchedulerSettings, name: &str, proof: Option<usize>) -> Lane {
+        let (proved, ramp) = (proof.is_some(), proof.unwrap_or(1));
+        Lane { at_once: given(settings, name), proved, ramp, ..Lane::default() }
     }
 
     /// What is known of its host.
@@ -89,6 +92,19 @@ impl Lane {
         }
     }
 
+    /// Its host answered.
+    pub(super) fn answers(&mut self, settings: &SchedulerSettings) {
+        self.proved = true;
+        self.ramp = self.ramp.saturating_mul(2).min(self.most(settings));
+    }
+
+    /// Its host is in trouble.
+    pub(super) fn fails(&mut self) {
+        self.failures += 1;
+        (self.proved, self.ramp) = (false, 1);
+    }
+
+    /// What it may have at once when it has earned it.
     fn most(&self, settings: &SchedulerSettings) -> usize {
         self.at_once.unwrap_or(settings.connections_per_destination)
     }
@@ -112,10 +128,11 @@ fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
     }
 }
 
-/// One at a time until its host has answered and the trouble is over.
+/// One at a time until its host has answered and the trouble is over, then twice as many with each answer: what
+/// has just come back, a relay of ours above all, is not run over by all that waited for it.
 fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
     match lane.standing() {
-        Standing::Proved => lane.most(settings),
+        Standing::Proved => lane.most(settings).min(lane.ramp),
         Standing::Unproved | Standing::Doubtful => 1,
     }
 }
@@ -131,7 +148,7 @@ impl Lanes {
         match self.lanes.get_key_value(name) {
             Some((name, lane)) => self.state_of(name, lane),
             None => {
-                let lane = Lane::new(&self.settings, name, self.proofs.has(name));
+                let lane = Lane::new(&self.settings, name, self.proofs.of(name));
                 self.state_of(&name.into(), &lane)
             }
         }
