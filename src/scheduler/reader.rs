@@ -203,9 +203,9 @@ impl Reader {
         ready: &dyn Fn(),
         now: i64,
     ) -> Result<usize, QueueError> {
-        if std::mem::take(&mut self.lanes_changed) {
+        if self.lanes_changed {
             let rows = rows.lanes()?;
-            lock(lanes).end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+            self.lanes_changed = !lock(lanes).end_backoff_without_row(&rows, now);
         }
         lock(lanes).wake(now);
         if self.next_due <= now {

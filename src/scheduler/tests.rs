@@ -546,6 +546,20 @@ fn a_kick_ends_the_backoff_of_its_lane_only() {
 }
 
 #[test]
+fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 100);
+    let job = lanes.next(100).unwrap();
+    let Some(LaneChange::BacksOff(row)) = lanes.finished(&job, &trouble(), &[], 100) else { panic!() };
+    assert!(!lanes.end_backoff_without_row(&[], 101), "to be asked again");
+    assert!(lanes.state("a.test").backoff_until > 101);
+    assert!(lanes.end_backoff_without_row(std::slice::from_ref(&row), 110));
+    assert!(lanes.state("a.test").backoff_until > 110);
+    assert!(lanes.end_backoff_without_row(&[], 110));
+    assert_eq!(lanes.state("a.test").backoff_until, 110);
+}
+
+#[test]
 fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     let mut lanes = lanes();
     lanes.restore(LaneRow {

@@ -1,15 +1,18 @@
 //! The health of a lane: what the end of a job says of it, and when its backoff ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::atrn;
 use crate::mail::Domain;
 use crate::queue::{DueCursor, Health, Job, LaneRow, RecipientId};
 
-use super::{Lanes, Standing};
+use super::{Lane, Lanes, Standing};
 
 /// A lane with transactions under way that hears nothing for so long counts as unproved.
 const SILENCE_SECS: i64 = 30;
+/// Within this the row of a lane that backs off is on disk.
+const ROW_WRITTEN_SECS: i64 = 5;
 
 /// A change of a lane's health that belongs on disk and in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl Lanes {
             Health::Trouble(reply) if lane.backoff_until <= now => {
                 lane.fails();
                 let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
-                lane.backoff_until = now + wait;
+                (lane.backoff_until, lane.backed_off_at) = (now + wait, now);
                 let row = LaneRow {
                     lane: job.lane.to_string(),
                     failures: lane.failures,
@@ -147,6 +150,21 @@ impl Lanes {
             self.enter_ring(&name, now);
             self.ask(&name);
         }
+    }
+
+    /// Somebody may have deleted rows of `lanes`: whoever has none (`rows` are in the order of their names) backs off no
+    /// longer. False: of some the row may still be on its way to the disk, and this is to be asked again.
+    pub fn end_backoff_without_row(&mut self, rows: &[LaneRow], now: i64) -> bool {
+        let has_row = |name: &str| rows.binary_search_by(|row| row.lane.as_str().cmp(name)).is_ok();
+        let without = |(name, lane): (&Arc<str>, &Lane)| {
+            (lane.backoff_until > now && !has_row(name)).then(|| (name.clone(), lane.backed_off_at))
+        };
+        let without: Vec<(Arc<str>, i64)> = self.lanes.iter().filter_map(without).collect();
+        let is_young = |at: i64| now - at < ROW_WRITTEN_SECS;
+        let meant: HashSet<&str> =
+            without.iter().filter(|(_, at)| !is_young(*at)).map(|(name, _)| &**name).collect();
+        self.end_backoff(now, |name| meant.contains(name));
+        meant.len() == without.len()
     }
 
     /// Lanes that backed off until `now` or earlier take turns again; those that hang are noticed.

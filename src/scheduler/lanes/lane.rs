@@ -19,6 +19,8 @@ pub(super) struct Lane {
     /// Troubles in a row; 0 is healthy.
     pub(super) failures: u32,
     pub(super) backoff_until: i64,
+    /// When that was decided.
+    pub(super) backed_off_at: i64,
     /// Its host has answered lately, whatever it said. Until then it has one transaction at a time, and a
     /// share of the workers (`shares`), since it may be one that accepts connections and never speaks.
     pub(super) proved: bool,
