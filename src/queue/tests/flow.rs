@@ -425,7 +425,7 @@ fn handling_comes_back_as_it_was_given() {
 #[test]
 fn no_question_of_the_scheduler_reads_the_whole_queue() {
     let bench = Bench::new();
-    let conn = bench.somebody();
+    let conn = read::open_reader(&bench.path()).unwrap();
     let plan = |sql: &str| -> String {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let count = plan.parameter_count();
