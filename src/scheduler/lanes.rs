@@ -57,6 +57,16 @@ use shares::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
 
+/// Where a recipient is.
+#[derive(Debug)]
+struct Known {
+    lane: Arc<str>,
+    domain: Domain,
+    due_at: i64,
+    /// In flight; otherwise in its lane's line.
+    flies: bool,
+}
+
 /// All lanes and what is in flight.
 #[derive(Debug)]
 pub struct Lanes {
@@ -81,8 +91,8 @@ pub struct Lanes {
     alarms: BTreeSet<(i64, Arc<str>)>,
     /// Lanes that run low and have more in the database, in the order in which they said so.
     hungry: VecDeque<Arc<str>>,
-    /// Every recipient that waits here or is in flight, and its lane.
-    known: HashMap<RecipientId, Arc<str>>,
+    /// Every recipient that waits here or is in flight.
+    known: HashMap<RecipientId, Known>,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
@@ -151,14 +161,17 @@ impl Lanes {
         self.alarms.insert((row.backoff_until, name));
     }
 
-    /// Recipients past their lifetime (rows of one message follow each other); those at work or in line are left alone.
-    pub fn add_expired(&mut self, rows: Vec<Due>) {
+    /// Recipients past their lifetime (rows of one message follow each other): they leave their line. Those at work
+    /// are left alone.
+    pub fn add_expired(&mut self, rows: Vec<Due>, now: i64) {
         for due in rows {
-            if self.known.contains_key(&due.recipient) {
-                continue;
+            match self.known.get(&due.recipient) {
+                Some(known) if known.flies => continue,
+                Some(known) => self.leave_line(due.recipient, &known.lane.clone(), now),
+                None => {}
             }
             let lane = self.lane_of(&due.domain);
-            self.known.insert(due.recipient, lane.clone());
+            self.know(&due, &lane, true);
             if let Some(lane) = self.lanes.get_mut(&lane) {
                 lane.flying += 1;
             }
@@ -221,6 +234,7 @@ impl Lanes {
         let message = first.message;
         let mut recipients = Vec::with_capacity(1);
         let mut wait = |due: &Due| {
+            self.known.entry(due.recipient).and_modify(|known| known.flies = true);
             (due.recipient, self.schedule.wait(due.attempts.saturating_add(1), self.random.f64()))
         };
         recipients.push(wait(&first));
@@ -244,12 +258,23 @@ impl Lanes {
     /// These are no longer in flight: their settlement is on disk.
     pub fn settled(&mut self, recipients: impl IntoIterator<Item = RecipientId>) {
         for recipient in recipients {
-            let Some(name) = self.known.remove(&recipient) else { continue };
-            if let Some(lane) = self.lanes.get_mut(&name) {
-                lane.flying = lane.flying.saturating_sub(1);
-                self.drop_if_idle(&name);
-            }
+            self.lands(recipient);
         }
+    }
+
+    /// One that is in flight no longer; none where that is known already.
+    fn lands(&mut self, recipient: RecipientId) -> Option<Known> {
+        let known = self.known.remove(&recipient)?;
+        if let Some(lane) = self.lanes.get_mut(&known.lane) {
+            lane.flying = lane.flying.saturating_sub(1);
+            self.drop_if_idle(&known.lane);
+        }
+        Some(known)
+    }
+
+    fn know(&mut self, due: &Due, lane: &Arc<str>, flies: bool) {
+        let (lane, domain, due_at) = (lane.clone(), due.domain.clone(), due.due_at);
+        self.known.insert(due.recipient, Known { lane, domain, due_at, flies });
     }
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.

@@ -223,7 +223,7 @@ impl Reader {
             let rows = rows.expired(now, self.portions.page)?;
             // A full page: the rest at the next look.
             self.next_expiry = if rows.len() < self.portions.page { now + EXPIRY_SECS } else { now };
-            lock(lanes).add_expired(rows);
+            lock(lanes).add_expired(rows, now);
         }
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;

@@ -92,7 +92,7 @@ fn mail_that_is_fetched_gets_no_turn_and_takes_no_memory() {
     assert_eq!(lanes.waiting(), 0);
     assert!(lanes.accounts_for(&due(1, 1, "a.test")), "the database holds it");
     // It expires as all mail does, in its own lane.
-    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test")], 5);
     let expired = lanes.next(0).unwrap();
     assert_eq!((&*expired.lane, expired.expired), ("atrn:a.test", true));
     lanes.check();
@@ -546,6 +546,50 @@ fn a_kick_ends_the_backoff_of_its_lane_only() {
 }
 
 #[test]
+fn what_is_past_its_lifetime_leaves_its_line_and_not_its_flight() {
+    let mut lanes = lanes();
+    lanes.add(urgent(2, "a.test", 3), 0);
+    lanes.add(due(3, 3, "a.test"), 0);
+    lanes.add(urgent(1, "a.test", 5), 0);
+    let flies = lanes.next(0).unwrap();
+    lanes.add_expired(vec![urgent(1, "a.test", 5), urgent(2, "a.test", 3)], 0);
+    let expired = lanes.next(0).unwrap();
+    assert_eq!((expired.expired, ids(&expired)), (true, vec![2]));
+    lanes.check();
+    // And what is left in line is as urgent as it is itself.
+    lanes.add(urgent(4, "b.test", 1), 0);
+    lanes.finished(&flies, &Health::Healthy, &[], 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [4]);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
+    lanes.check();
+}
+
+#[test]
+fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
+    let mut lanes = lanes();
+    for (n, domain) in [(1, "a.test"), (2, "b.test"), (3, "b.test")] {
+        lanes.add(Due { due_at: 70, ..due(n, n, domain) }, 100);
+    }
+    let under_way = [lanes.next(100).unwrap(), lanes.next(100).unwrap()];
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    lanes.reconfigure(SchedulerSettings { routes, ..settings() });
+    lanes.refills(9, 100).iter().for_each(|refill| lanes.refilled(refill, vec![], None, 100));
+    for job in &under_way {
+        lanes.finished(job, &Health::Crowded(Duration::from_secs(1)), &ids_of(job), 100);
+    }
+    let refills = lanes.refills(9, 100);
+    let places: Vec<(&str, i64, i64)> =
+        refills.iter().map(|refill| (&*refill.lane, refill.after.at, refill.after.id)).collect();
+    assert_eq!(places, [("route:*", 70, 0)], "from where they stand, not from the start of the queue");
+    lanes.refilled(&refills[0], vec![due(1, 1, "a.test"), due(2, 2, "b.test")], None, 100);
+    assert_eq!(
+        lanes.next(100).map(|job| (job.lane.to_string(), ids(&job))),
+        Some(("route:*".to_owned(), vec![1]))
+    );
+    lanes.check();
+}
+
+#[test]
 fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 100);
@@ -568,12 +612,12 @@ fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
         backoff_until: 999,
         last_reply: String::new(),
     });
-    lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")], 5);
     let job = lanes.next(5).unwrap();
     assert!(job.expired);
     assert_eq!(ids(&job), [1, 2]);
     assert_eq!(lanes.finished(&job, &Health::Unchanged, &[], 5), None);
-    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test")], 5);
     assert_eq!(ids(&lanes.next(5).unwrap()), [3]);
     assert!(lanes.next(5).is_none());
     lanes.check();

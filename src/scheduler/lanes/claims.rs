@@ -25,7 +25,7 @@ impl Lanes {
         };
         let lane = atrn::lane(first.domain.as_str());
         let mut claimed = vec![(first.recipient, self.wait(&first))];
-        self.known.insert(first.recipient, lane.clone());
+        self.know(&first, &lane, true);
         while claimed.len() < self.settings.recipients_per_transaction
             && let Some(due) = rows.front()
             && due.message == first.message
@@ -34,7 +34,7 @@ impl Lanes {
         {
             let Some(due) = rows.pop_front() else { break };
             claimed.push((due.recipient, self.wait(&due)));
-            self.known.insert(due.recipient, lane.clone());
+            self.know(&due, &lane, true);
         }
         Some(Job { lane, message: first.message, recipients: claimed, fresh: first.fresh, expired: false })
     }

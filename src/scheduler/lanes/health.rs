@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::atrn;
-use crate::mail::Domain;
 use crate::queue::{DueCursor, Health, Job, LaneRow, RecipientId};
 
 use super::{Lane, Lanes, Standing};
@@ -32,13 +30,13 @@ impl Lanes {
         unsettled: &[RecipientId],
         now: i64,
     ) -> Option<LaneChange> {
-        if !unsettled.is_empty() {
-            // Whatever became of them, the database knows; they may still be due.
-            self.settled(unsettled.iter().copied());
-            match atrn::domain_of_lane(&job.lane).map(Domain::parse) {
-                // Perhaps no longer to be fetched.
-                Some(Ok(domain)) => self.has_due(&domain, i64::MIN),
-                _ => self.leave(&job.lane, DueCursor::from(i64::MIN)),
+        // Whatever became of them, the database knows; they may still be due. Perhaps in another lane than before.
+        for recipient in unsettled {
+            if let Some(known) = self.lands(*recipient) {
+                self.leave_in(
+                    &known.domain,
+                    DueCursor { at: known.due_at, id: recipient.0.saturating_sub(1) },
+                );
             }
         }
         if job.expired {

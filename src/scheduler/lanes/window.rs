@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, DueCursor};
+use crate::queue::{Due, DueCursor, RecipientId};
 
 use super::Lanes;
 
@@ -74,12 +74,26 @@ impl Lanes {
             self.waiting -= 1;
             self.leave(&name, just_before(&last));
         }
+        self.know(&due, &name, false);
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        self.known.insert(due.recipient, name.clone());
         let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
+    }
+
+    /// Takes one out of its line.
+    pub(super) fn leave_line(&mut self, recipient: RecipientId, name: &Arc<str>, now: i64) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let Some(at) = lane.waiting.iter().position(|due| due.recipient == recipient) else { return };
+        lane.waiting.remove(at);
+        self.waiting -= 1;
+        // Where the next in line is less urgent, the lane takes another place.
+        let front = lane.waiting.front().map(|due| due.priority);
+        let void = lane.turn.take_if(|turn| Some(turn.priority) != front);
+        self.sweep_turns(void);
+        self.enter_ring(name, now);
+        self.ask(name);
     }
 
     /// How many a lane may hold.
@@ -98,6 +112,11 @@ impl Lanes {
 
     /// A domain has recipients due that may not be here, the first of them at `oldest`.
     pub fn has_due(&mut self, domain: &Domain, oldest: i64) {
+        self.leave_in(domain, DueCursor::from(oldest.saturating_sub(1)));
+    }
+
+    /// A domain has recipients due that are not here, behind `after`; they are left to the lane that is theirs now.
+    pub(super) fn leave_in(&mut self, domain: &Domain, after: DueCursor) {
         if self.atrn.contains(domain.as_str()) {
             return;
         }
@@ -106,7 +125,7 @@ impl Lanes {
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }
-        self.leave(&name, DueCursor::from(oldest.saturating_sub(1)));
+        self.leave(&name, after);
     }
 
     /// Puts a lane among the hungry, if it is.
