@@ -8,6 +8,8 @@
 //! does it, `read` those that only look; `admin` is for people, with or without the relay running.
 
 pub mod admin;
+#[cfg(test)]
+mod by_hand;
 mod content;
 mod counts;
 mod error;
@@ -35,6 +37,8 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::QueueSettings;
 use crate::mail::Domain;
 
+#[cfg(test)]
+pub(crate) use by_hand::{ByHand, Disk, Hand, Waits};
 pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
 pub use id::{MessageId, RecipientId};
