@@ -242,8 +242,8 @@ impl<'d> ByHand<'d> {
         read::next_due_after(self.conn, time).unwrap()
     }
 
-    pub(crate) fn expired(&self, now: i64, limit: usize) -> Vec<Due> {
-        read::expired(self.conn, now, limit).unwrap()
+    pub(crate) fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Expired {
+        read::expired(self.conn, after, now, limit).unwrap()
     }
 
     pub(crate) fn lanes(&self) -> Vec<LaneRow> {

@@ -324,22 +324,17 @@ impl Lanes {
         }
     }
 
+    /// A lane with nothing to do is forgotten; one in trouble some time later, see [`Lanes::wake`].
     fn drop_if_idle(&mut self, name: &Arc<str>) {
-        let idle = self.lanes.get(name).is_some_and(|lane| {
-            lane.waiting.is_empty()
-                && lane.busy == 0
-                && lane.flying == 0
-                && lane.failures == 0
-                && !lane.more
-                && !lane.asked
-                && lane.turn.is_none()
-        });
-        if idle
-            && let Some(lane) = self.lanes.remove(name)
-            && lane.proved
-        {
+        let Some(lane) = self.lanes.get(name).filter(|lane| lane.is_idle()) else { return };
+        if lane.failures > 0 {
+            self.alarms.insert((lane.trouble_over_at(), name.clone()));
+            return;
+        }
+        if lane.proved {
             self.proofs.remember(name, lane.ramp);
         }
+        self.lanes.remove(name);
     }
 }
 

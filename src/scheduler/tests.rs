@@ -17,7 +17,9 @@ use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
-use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
+use crate::queue::{
+    Due, Event, Health, Job, Kick, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId,
+};
 
 /// Of one lane.
 const WINDOW: usize = 2_000;
@@ -590,6 +592,30 @@ fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
 }
 
 #[test]
+fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
+    let mut lanes = lanes();
+    let row = |lane: &str| LaneRow {
+        lane: lane.to_owned(),
+        failures: 3,
+        backoff_until: 1_000,
+        last_reply: String::new(),
+    };
+    lanes.restore(row("empty.test"));
+    lanes.restore(row("waits.test"));
+    assert!(lanes.wake(1_000).is_empty());
+    for refill in lanes.refills(9, 1_000) {
+        let rows = if &*refill.lane == "waits.test" { vec![due(1, 1, "waits.test")] } else { vec![] };
+        lanes.refilled(&refill, rows, None, 1_000);
+    }
+    assert!(lanes.wake(1_000 + 6 * 3600 - 1).is_empty());
+    assert_eq!(lanes.state("empty.test").failures, 3);
+    assert_eq!(lanes.wake(1_000 + 6 * 3600), ["empty.test".into()]);
+    assert_eq!(lanes.state("empty.test").failures, 0);
+    assert_eq!(lanes.state("waits.test").failures, 3);
+    lanes.check();
+}
+
+#[test]
 fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 100);
@@ -642,6 +668,17 @@ fn a_route_with_relays_is_one_lane_for_all_its_domains() {
     lanes.add(due(2, 1, "b.test"), 0);
     let job = lanes.next(0).unwrap();
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
+}
+
+#[test]
+fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
+    let mut lanes = lanes_without("a.test");
+    let mut reader = reader::Reader::new(Portions::default(), 0);
+    let mut kick = |domain: &str, lanes: &mut Lanes| {
+        reader.hear(Event::Kicked(Kick::Domain(Domain::parse(domain).unwrap())), lanes, 0)
+    };
+    assert_eq!(kick("a.test", &mut lanes), None);
+    assert_eq!(kick("b.test", &mut lanes).as_deref(), Some("b.test"));
 }
 
 /// The next job, answered at once.

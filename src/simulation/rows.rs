@@ -1,7 +1,7 @@
 //! The queue of a world, as the scheduler's thread reads it.
 
 use crate::mail::Domain;
-use crate::queue::{ByHand, Due, DueCursor, DueDomains, LaneRow, QueueError};
+use crate::queue::{ByHand, Due, DueCursor, DueDomains, Expired, ExpiryCursor, LaneRow, QueueError};
 use crate::scheduler::reader::Rows;
 
 impl Rows for ByHand<'_> {
@@ -25,8 +25,8 @@ impl Rows for ByHand<'_> {
         Ok(ByHand::next_due_after(self, time))
     }
 
-    fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        Ok(ByHand::expired(self, now, limit))
+    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError> {
+        Ok(ByHand::expired(self, after, now, limit))
     }
 
     fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {

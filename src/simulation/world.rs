@@ -281,8 +281,12 @@ impl<'d> World<'d> {
     }
 
     fn look(&mut self) {
-        let forgotten = self.reader.look(&self.queue, &self.lanes, &|| {}, self.now).unwrap();
-        assert_eq!(forgotten, 0, "the sweep found what was nobody's");
+        let looked = self.reader.look(&self.queue, &self.lanes, &|| {}, self.now).unwrap();
+        assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
+        for lane in looked.over {
+            assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
+            self.queue.clear_lane(&lane);
+        }
     }
 
     /// A person with `sqlite3` or `postrider queue`.

@@ -165,8 +165,10 @@ impl Lanes {
         meant.len() == without.len()
     }
 
-    /// Lanes that backed off until `now` or earlier take turns again; those that hang are noticed.
-    pub fn wake(&mut self, now: i64) {
+    /// Lanes that backed off until `now` or earlier take turns again; those that hang are noticed. Gives the lanes
+    /// whose trouble is long over, and that nobody waits in: their rows are to be cleared.
+    pub fn wake(&mut self, now: i64) -> Vec<Arc<str>> {
+        let mut over = Vec::new();
         self.shares.pass(now);
         self.proofs.pass(now);
         self.notice_silence(now);
@@ -176,7 +178,15 @@ impl Lanes {
         {
             self.enter_ring(&name, now);
             self.ask(&name);
+            let is_over = |lane: &Lane| lane.is_idle() && lane.failures > 0 && lane.trouble_over_at() <= now;
+            if self.lanes.get(&name).is_some_and(is_over) {
+                self.lanes.remove(&name);
+                over.push(name);
+            } else {
+                self.drop_if_idle(&name);
+            }
         }
+        over
     }
 
     /// When the next backoff ends.

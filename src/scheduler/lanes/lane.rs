@@ -10,6 +10,10 @@ use crate::queue::{Due, DueCursor};
 use super::Lanes;
 use super::shares::Standing;
 
+/// How long after its backoff the trouble of a lane is remembered in which nothing waits. Longer than the longest
+/// wait of a message by default, so that what is tried again finds its lane as it left it.
+const TROUBLE_KEPT_SECS: i64 = 6 * 3600;
+
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// By priority, the highest first, and in the order of coming.
@@ -83,6 +87,17 @@ impl Lane {
     pub(super) fn new(settings: &SchedulerSettings, name: &str, proof: Option<usize>) -> Lane {
         let (proved, ramp) = (proof.is_some(), proof.unwrap_or(1));
         Lane { at_once: given(settings, name), proved, ramp, ..Lane::default() }
+    }
+
+    /// It has nothing to do, as far as is known.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_still = self.busy == 0 && self.flying == 0;
+        is_still && self.waiting.is_empty() && !self.more && !self.asked && self.turn.is_none()
+    }
+
+    /// When the trouble of a lane that has nothing to do is forgotten.
+    pub(super) fn trouble_over_at(&self) -> i64 {
+        self.backoff_until.saturating_add(TROUBLE_KEPT_SECS)
     }
 
     /// What is known of its host.
