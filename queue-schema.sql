@@ -5,6 +5,8 @@
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM destinations;       hosts that want less of us at once
+--     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
+--     SELECT * FROM unreported;         failures in masses that their sender will be told of together
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
@@ -60,7 +62,9 @@ CREATE TABLE recipients (
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
     last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
     bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
-    priority        INTEGER NOT NULL DEFAULT 0 -- the message's, for the order in which they are tried
+    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
+    expanded        TEXT                   -- aliases that led here whose sender is to be told so (RFC 3461): a line
+                                           -- each, a tab before ORCPT
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
@@ -76,8 +80,8 @@ CREATE TABLE content (
     message_id INTEGER NOT NULL,
     seq        INTEGER NOT NULL,           -- 0, 1, 2 …
     data       BLOB NOT NULL,
-    PRIMARY KEY (message_id, seq)
-) WITHOUT ROWID;
+    PRIMARY KEY (message_id, seq)          -- not WITHOUT ROWID: each look for a chunk would read others whole
+);
 
 -- Messages of several chunks whose last chunk has not arrived yet: they are not accepted, and what is
 -- here of their content is thrown away when the relay starts.
@@ -105,6 +109,7 @@ CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
+-- Why mail came back: SELECT count(*), said_by, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3;
 CREATE TABLE history (
     message_id   INTEGER NOT NULL,
     recipient_id INTEGER NOT NULL,
@@ -118,6 +123,7 @@ CREATE TABLE history (
     size         INTEGER NOT NULL,
     reply        TEXT,
     mx           TEXT,
+    said_by      TEXT,                     -- whose words the reply is: 'host' (mx) or 'postrider'
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
@@ -142,6 +148,22 @@ CREATE TABLE destinations (
     changed_at          INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- What hosts get wrong and how we go round it: found out when a delivery went wrong the usual way and well this
+-- way. After retry_at the usual way is tried again: success deletes the row, failure renews it. Delete a row, or
+-- SET retry_at = unixepoch(), to have that at once; a row of your own with a retry_at far away stays. Where a route
+-- requires TLS, 'clear' changes nothing. Changes of yours are noticed within two seconds.
+CREATE TABLE workarounds (
+    mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
+    what       TEXT NOT NULL,              -- 'tls', 'pipelining' or 'bdat'
+    value      TEXT NOT NULL,              -- 'classical': no post-quantum ClientHello; 'clear': no TLS;
+                                           -- 'off': command by command; no BDAT but for binary content
+    last_reply TEXT,                       -- what went wrong, in their words or ours
+    found_at   INTEGER NOT NULL,           -- when it was found
+    retry_at   INTEGER NOT NULL,           -- when the usual way is tried again
+    PRIMARY KEY (mx, what),
+    CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what IN ('pipelining', 'bdat') AND value = 'off')
+) WITHOUT ROWID;
+
 -- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.
 CREATE TABLE kicks (
     id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
@@ -152,6 +174,29 @@ CREATE TABLE kicks (
     recipients INTEGER NOT NULL            -- how many waited
 );
 CREATE INDEX kicks_by_time ON kicks (at);
+
+-- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
+CREATE TABLE reports (
+    id     INTEGER PRIMARY KEY,            -- the report's message id
+    sender TEXT NOT NULL,                  -- whom it is for, in lower case
+    at     INTEGER NOT NULL
+);
+CREATE INDEX reports_to_sender ON reports (sender, at);
+
+-- What would have been reports beyond [delivery] bounces_per_sender. An hour after the first of a sender's one
+-- summary tells it of all of them, and they are deleted; in history they stay as long as any other.
+CREATE TABLE unreported (
+    id          INTEGER PRIMARY KEY,       -- 1, 2, 3 …
+    sender      TEXT NOT NULL,             -- who is to be told, in lower case as in reports
+    return_path TEXT NOT NULL,             -- the same as the message had it
+    at          INTEGER NOT NULL,
+    queue_id    TEXT NOT NULL,
+    address     TEXT NOT NULL,             -- the recipient; an alias where the state is expanded
+    state       TEXT NOT NULL,             -- failed expired relayed expanded
+    reply       TEXT,
+    require_tls INTEGER NOT NULL           -- 1: the summary goes only over verified TLS, too (RFC 8689)
+);
+CREATE INDEX unreported_of_sender ON unreported (sender, at);
 
 -- What the relay has to remember about itself.
 CREATE TABLE meta (
@@ -175,6 +220,7 @@ SELECT m.queue_id,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
        r.last_mx,
+       CASE WHEN r.last_reply IS NOT NULL THEN r.last_said_by END AS last_said_by,
        r.domain,
        r.message_id,
        r.id AS recipient_id

@@ -20,14 +20,21 @@ mod load;
 #[allow(dead_code, reason = "what only the comparison with Postfix uses")]
 #[path = "relay/peer.rs"]
 mod peer;
+#[allow(dead_code, reason = "the same")]
+#[path = "relay/process.rs"]
+mod process;
 #[path = "relay/sink.rs"]
 mod sink;
+#[allow(dead_code, reason = "nothing here is in TLS")]
+#[path = "relay/stream.rs"]
+mod stream;
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
 
+use load::Load;
 use peer::Peer;
 use sink::Sink;
 
@@ -78,7 +85,7 @@ fn measure(shape: &str, rows: usize) {
     long.sink.wait_for(ALIVE, PATIENCE);
     std::thread::sleep(Duration::from_secs(5));
     let strayed = strayed(&long);
-    let resident = long.resident_mib();
+    let resident = long.process.resident_mib();
 
     let empty = start(peer::directory());
     let (mut fresh, mut compared) = (0.0, 0.0);
@@ -91,7 +98,7 @@ fn measure(shape: &str, rows: usize) {
         "{shape:>9} {:>7.1} {:>8.2} {resident:>13.1} {:>9.1} {fresh:>9.0} {compared:>9.0} {:>5.0}% {strayed:>12}",
         filled.as_secs_f64(),
         ready.as_secs_f64(),
-        long.peak_mib(),
+        long.process.peak_mib(),
         100.0 * fresh / compared,
     );
 }
@@ -113,10 +120,10 @@ fn start(directory: tempfile::TempDir) -> Peer {
 fn rate(peer: &Peer) -> f64 {
     let messages = number("MESSAGES", 5_000);
     let warm = peer.sink.count() + 20;
-    load::run(peer.address, 4, 20, false);
+    Load::new(peer.address, 4, 20).run();
     peer.sink.wait_for(warm, PATIENCE);
     let began = Instant::now();
-    load::run(peer.address, SESSIONS, messages, false);
+    Load::new(peer.address, SESSIONS, messages).run();
     peer.sink.wait_for(warm + messages, PATIENCE);
     let took = began.elapsed();
     // The last settlements are not the other relay's to pay for.
@@ -186,8 +193,8 @@ fn fill(path: &Path, shape: &str, rows: usize) -> rusqlite::Result<()> {
 /// By how many places, at most, a recipient of the living lanes went out before one that was due earlier, in its
 /// own lane and among all of them.
 fn strayed(peer: &Peer) -> String {
-    let Some(database) = peer.database() else { return String::new() };
-    let conn = Connection::open(database).expect("open the database");
+    let Some(directory) = &peer.directory else { return String::new() };
+    let conn = Connection::open(directory.path().join("queue.db")).expect("open the database");
     let worst = |partition: &str| -> i64 {
         let sql = format!(
             "WITH went AS (

@@ -119,6 +119,8 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                             warned: false,
                         }],
                         notices: vec![],
+                        unreported: vec![],
+                        expanded_told: false,
                     });
                 }
             }

@@ -8,6 +8,9 @@
 #[path = "relay/sink.rs"]
 #[allow(dead_code, reason = "the other benchmark asks it more")]
 mod sink;
+#[path = "relay/stream.rs"]
+#[allow(dead_code, reason = "what the sink does not use of it")]
+mod stream;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};

@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod mail;
 pub mod maillog;
 pub mod queue;
+mod sasl;
 pub mod scheduler;
 #[cfg(test)]
 mod simulation;

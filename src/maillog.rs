@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
-use crate::queue::{MessageId, NewMessage};
+use crate::queue::{MessageId, NewMessage, Workaround};
 
 /// The null sender is shown as `<>`.
 fn sender_text(sender: Option<&Address>) -> &str {
@@ -80,12 +80,37 @@ pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
     log::info!("{id}: {what} queued as {} to=<{}>", notice.id, sender_text(to));
 }
 
+/// A bounce, warning or report was not written: the sender had as many in the last hour as it may.
+pub fn suppressed(id: MessageId, sender: &Address, what: &str, this_hour: usize) {
+    log::warn!("{id}: {what} to <{sender}> suppressed ({this_hour} this hour)");
+}
+
+/// One message tells a sender of all that was suppressed.
+pub fn summarized(id: MessageId, sender: &str, messages: u64, recipients: u64) {
+    log::warn!("{id}: summary queued to=<{sender}> messages={messages} recipients={recipients}");
+}
+
 /// A bounce could not be delivered; nobody is left to be told (RFC 5321 §4.5.5).
 pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
     log::warn!(
         "{id}: mail from <> to <{recipient}> could not be delivered, nobody is told: {}",
         why.unwrap_or("no answer")
     );
+}
+
+/// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/refusals.rs`.
+pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
+    log::error!(
+        "relay {relay} does not take our mail (phase={} said_by={}): {reply}; nothing bounces for this, its mail waits \
+         and is tried again; {remedy}, then postrider queue retry --all",
+        phase.as_str(),
+        reply.said_by.as_str()
+    );
+}
+
+/// It does again.
+pub fn relay_takes_mail(relay: &str) {
+    log::info!("relay {relay} takes our mail again");
 }
 
 /// A destination is in trouble and its lane waits.
@@ -110,6 +135,18 @@ pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u3
             "host {host} is given more: connections={connections} messages_per_minute={per_minute}"
         ),
     }
+}
+
+/// A host gets something wrong, and is spared it for so many seconds.
+pub fn workaround_found(host: &str, workaround: Workaround, secs: i64, why: &Reply) {
+    let (what, value) = workaround.words();
+    log::warn!("host {host} gets something wrong: {what}={value} for {secs} s: {why}");
+}
+
+/// What it got wrong it gets right now.
+pub fn workaround_ended(host: &str, workaround: Workaround) {
+    let (what, value) = workaround.words();
+    log::info!("host {host} gets it right again: {what}={value} ends");
 }
 
 /// ETRN or the command line asked for an attempt now.

@@ -50,6 +50,14 @@ pub enum Fault {
     Silent,
     /// The answer is a referral to other servers, as a lame server gives it.
     Referral,
+    /// The same, to the root's: as one that was once asked to serve all names.
+    UpwardReferral,
+    /// The answer is NOERROR and nothing else, not even an SOA record.
+    Empty,
+    /// The same for MX; other types are answered.
+    EmptyMx,
+    /// The answer is a CNAME record that leads back to the name itself.
+    OwnAlias,
 }
 
 impl Zone {
@@ -112,12 +120,22 @@ impl Zone {
             Some(Fault::Silent) => None,
             Some(Fault::Servfail) => Some((ResponseCode::ServFail, Vec::new(), Vec::new())),
             Some(Fault::Refused) => Some((ResponseCode::Refused, Vec::new(), Vec::new())),
-            Some(Fault::Referral) => {
+            Some(fault @ (Fault::Referral | Fault::UpwardReferral)) => {
                 let ns = RData::NS(NS(absolute("ns.elsewhere.test")));
-                let referral = Record::from_rdata(name, self.ttl_secs, ns);
+                let of = if *fault == Fault::Referral { name } else { Name::root() };
+                let referral = Record::from_rdata(of, self.ttl_secs, ns);
                 Some((ResponseCode::NoError, Vec::new(), vec![referral]))
             }
-            None => {
+            Some(Fault::Empty) => Some((ResponseCode::NoError, Vec::new(), Vec::new())),
+            Some(Fault::EmptyMx) if kind == RecordType::MX => {
+                Some((ResponseCode::NoError, Vec::new(), Vec::new()))
+            }
+            Some(Fault::OwnAlias) => {
+                let alias = RData::CNAME(CNAME(name.clone()));
+                let record = Record::from_rdata(name, self.ttl_secs, alias);
+                Some((ResponseCode::NoError, vec![record], Vec::new()))
+            }
+            None | Some(Fault::EmptyMx) => {
                 let (code, answers) = self.answer(&name, kind);
                 let found = answers.iter().any(|record| record.record_type() == kind);
                 Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))
@@ -157,7 +175,8 @@ impl Zone {
                 }
             }
         }
-        (ResponseCode::NoError, answers)
+        // As resolvers do that find themselves in a ring.
+        (ResponseCode::ServFail, Vec::new())
     }
 
     fn soa(&self) -> Record {

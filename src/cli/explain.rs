@@ -1,18 +1,25 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers, with the settings of the config file and the users file. Nothing is connected to and
-//! the queue is not read.
+//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what else
+//! would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong (of the
+//! queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::config::{AtrnDomains, DeliverySettings, RouteTls, Routes, Settings, atrn};
+use crate::config::{
+    AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
+};
 use crate::delivery::dns::{Lookup, Resolver};
-use crate::delivery::route;
+use crate::delivery::route::{self, Endpoint};
+use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
+use crate::queue::admin::Admin;
+use crate::queue::{DestinationRow, WorkaroundRow};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -30,6 +37,10 @@ pub struct Explanation {
     pub endpoints: Vec<Hop>,
     /// Why nobody can be tried.
     pub refusal: Option<Refusal>,
+    /// What `[[destination]]` says of the lane.
+    pub limits: Option<String>,
+    /// The `[[retry.rule]]`s that have a say when an attempt fails, in their order.
+    pub retry_rules: Vec<String>,
 }
 
 /// One address that would be tried.
@@ -45,6 +56,19 @@ pub struct Hop {
     pub relay: bool,
     /// Whether we would log in there.
     pub login: bool,
+    /// What `[[destination]]` says of the host, and what was learnt of it: from complaints, and what it gets wrong.
+    pub limits: Vec<String>,
+    /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
+    pub from: Vec<Source>,
+}
+
+/// A local address that a connection would leave from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// The address.
+    pub address: String,
+    /// What we would call ourselves there.
+    pub ehlo: String,
 }
 
 /// Why nobody can be tried.
@@ -56,25 +80,29 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// Plans for `address`; `fetched` are the domains whose mail waits for ATRN.
-pub fn explain(
-    address: &Address,
-    settings: &Settings,
-    fetched: &AtrnDomains,
-    lookup: &dyn Lookup,
-) -> Explanation {
-    plan(address, &settings.routes, &settings.delivery, fetched, lookup)
+/// What delivery learnt about hosts.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    /// From complaints.
+    pub(super) destinations: Vec<DestinationRow>,
+    /// From what went wrong.
+    pub(super) workarounds: Vec<WorkaroundRow>,
 }
 
-/// As [`explain`], for a relay that runs.
+/// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose mail
+/// waits for ATRN, `learnt` what is known of hosts.
 pub(super) fn plan(
     address: &Address,
+    user: Option<&str>,
     routes: &Routes,
     delivery: &DeliverySettings,
     fetched: &AtrnDomains,
+    learnt: &Learnt,
     lookup: &dyn Lookup,
 ) -> Explanation {
     let domain = Domain::of(address);
+    let rules = (1..).zip(&delivery.retry_rules).filter(|(_, rule)| rule.domain.matches(domain.as_str()));
+    let retry_rules = rules.map(|(number, rule)| rule_words(number, rule)).collect();
     let mut steps = Vec::new();
     if fetched.contains(domain.as_str()) {
         steps.push(format!("{}: no lookup", fetched.notice(domain.as_str())));
@@ -85,47 +113,71 @@ pub(super) fn plan(
             steps,
             endpoints: Vec::new(),
             refusal: None,
+            limits: None,
+            retry_rules,
         };
     }
-    let plan =
-        route::plan(&domain, routes, delivery, lookup, &mut |below| fastrand::usize(..below), &mut |step| {
-            steps.push(step.to_string())
-        });
+    let mut random = |below| fastrand::usize(..below);
+    let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
+    let plan = route::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
     };
+    let names = Names::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {
+        limits: limits_of(&endpoint, delivery, learnt),
+        from: leaving(&endpoint, &names),
         host: endpoint.host,
         address: endpoint.address.to_string(),
         tls: tls_word(endpoint.tls),
         relay: endpoint.relay,
         login: endpoint.login.is_some(),
     });
+    let lane = routes.lane(&domain).to_string();
     Explanation {
         address: address.to_string(),
-        lane: routes.lane(&domain).to_string(),
         domain: domain.to_string(),
         steps,
         endpoints: hops.collect(),
         refusal,
+        limits: delivery.destinations.of_lane(&lane).map(destination_words),
+        retry_rules,
+        lane,
     }
 }
 
-/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`. Exit code 1 where somebody
+fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
+    let from = of_family(&endpoint.sources, endpoint.address.ip());
+    from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
+}
+
+/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user` submitted. Exit code 1 where somebody
 /// cannot be routed.
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
-pub fn run(recipient: &str, json: bool, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn run(
+    recipient: &str,
+    user: Option<&str>,
+    json: bool,
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
     };
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
-    let explanations: Vec<Explanation> =
-        addresses.iter().map(|address| explain(address, settings, &fetched, &resolver)).collect();
+    // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
+    let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| {
+        Ok(Learnt { destinations: queue.destinations()?, workarounds: queue.workarounds()? })
+    });
+    let learnt = learnt.unwrap_or_default();
+    let (routes, delivery) = (&settings.routes, &settings.delivery);
+    let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
+    let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();
     if unrouted > 0 {
@@ -156,14 +208,86 @@ impl fmt::Display for Explanation {
         for (at, hop) in self.endpoints.iter().enumerate() {
             let kind = if hop.relay { ", relay" } else { "" };
             let login = if hop.login { ", with login" } else { "" };
-            writeln!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            write!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            for (at, source) in hop.from.iter().enumerate() {
+                write!(
+                    f,
+                    "{} {} as {}",
+                    if at == 0 { ", from" } else { " or" },
+                    source.address,
+                    source.ehlo
+                )?;
+            }
+            writeln!(f)?;
+            for limit in &hop.limits {
+                writeln!(f, "    {limit}")?;
+            }
         }
         if let Some(refusal) = &self.refusal {
             let then = if refusal.permanent { "would bounce at once" } else { "would be tried again later" };
             writeln!(f, "  {then}: {}", refusal.reply)?;
         }
-        writeln!(f, "  lane: {}", self.lane)
+        writeln!(f, "  lane: {}", self.lane)?;
+        for more in self.limits.iter().chain(&self.retry_rules) {
+            writeln!(f, "    {more}")?;
+        }
+        Ok(())
     }
+}
+
+/// `[[destination]]`, and what was learnt where that leaves room for it.
+fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) -> Vec<String> {
+    let own = delivery.destinations.of_mx(&endpoint.host).map(destination_words);
+    let name = endpoint.name();
+    let less = learnt.destinations.iter().find(|row| row.mx == name).map(|row| {
+        let said = row.last_reply.as_deref().unwrap_or("a complaint");
+        format!(
+            "given less for now: {} (after {said:?})",
+            amounts(row.connections.map(u64::from), row.messages_per_minute.map(u64::from))
+        )
+    });
+    let wrong = learnt.workarounds.iter().filter(|row| row.mx == name).map(|row| {
+        let (what, value) = row.workaround.words();
+        let until = jiff::Timestamp::from_second(row.retry_at).unwrap_or_default();
+        let said = row.last_reply.as_deref().unwrap_or("something it got wrong");
+        format!("{what}={value} until {} UTC (after {said:?})", until.strftime("%Y-%m-%d %H:%M:%S"))
+    });
+    own.into_iter().chain(less).chain(wrong).collect()
+}
+
+fn destination_words(destination: &Destination) -> String {
+    let whom = match &destination.whom {
+        Whom::Domain(pattern) => format!("domain = \"{pattern}\""),
+        Whom::Mx(pattern) => format!("mx = \"{pattern}\""),
+    };
+    let connections = destination.connections.map(|limit| limit as u64);
+    let per_minute = destination.messages_per_minute.map(u64::from);
+    format!("[[destination]] {whom}: {}", amounts(connections, per_minute))
+}
+
+fn amounts(connections: Option<u64>, per_minute: Option<u64>) -> String {
+    let connections = connections.map(|limit| format!("{limit} connections at once"));
+    let per_minute = per_minute.map(|limit| format!("{limit} messages a minute"));
+    connections.into_iter().chain(per_minute).collect::<Vec<_>>().join(", ")
+}
+
+/// `[[retry.rule]] 2: code 4xx, text "…": retry after 10m`; the number as the log has it.
+fn rule_words(number: usize, rule: &RetryRule) -> String {
+    let x = |digit: &Option<u8>| digit.map_or_else(|| "x".to_owned(), |digit| digit.to_string());
+    let code = rule.code.map(|digits| format!("code {}", digits.iter().map(x).collect::<String>()));
+    let x = |number: &Option<u16>| number.map_or_else(|| "x".to_owned(), |number| number.to_string());
+    let enhanced = rule
+        .enhanced
+        .map(|numbers| format!("enhanced {}", numbers.iter().map(x).collect::<Vec<_>>().join(".")));
+    let text = (!rule.text.is_empty()).then(|| format!("text {:?}", rule.text.join("*")));
+    let words: Vec<String> = code.into_iter().chain(enhanced).chain(text).collect();
+    let about = if words.is_empty() { "any temporary failure".to_owned() } else { words.join(", ") };
+    let action = match rule.action {
+        RuleAction::Retry(delay) => format!("retry after {}", duration(delay)),
+        RuleAction::Hold => "hold".to_owned(),
+        RuleAction::Bounce => "bounce".to_owned(),
+    };
+    format!("[[retry.rule]] {number}: {about}: {action}")
 }
 
 fn tls_word(tls: RouteTls) -> &'static str {
@@ -174,4 +298,9 @@ fn tls_word(tls: RouteTls) -> &'static str {
         RouteTls::Verify => "verify",
         RouteTls::Implicit => "implicit",
     }
+}
+
+/// As a config has it: `10m`, `1h 30m`.
+fn duration(duration: Duration) -> String {
+    jiff::SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |it| format!("{it:#}"))
 }

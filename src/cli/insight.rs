@@ -97,8 +97,14 @@ impl Office {
     fn route(&self, addresses: &[Address]) -> Vec<String> {
         let setup = self.workers.setup();
         let fetched = self.scheduler.atrn_domains();
+        // What cannot be read is left out: the route is what was asked for.
+        let learnt = explain::Learnt {
+            destinations: self.queue.destinations().unwrap_or_default(),
+            workarounds: self.queue.workarounds().unwrap_or_default(),
+        };
+        let (routes, settings) = (&setup.routes, &setup.settings);
         let explain =
-            |address| explain::plan(address, &setup.routes, &setup.settings, &fetched, &*setup.lookup);
+            |address| explain::plan(address, None, routes, settings, &fetched, &learnt, &*setup.lookup);
         addresses
             .iter()
             .flat_map(|address| explain(address).to_string().lines().map(str::to_owned).collect::<Vec<_>>())

@@ -79,6 +79,9 @@ enum Command {
     Explain {
         /// The recipient, such as somebody@example.com, or a name of [aliases]
         address: String,
+        /// For mail that this user submitted: what [[source]] gives users of its own
+        #[arg(long)]
+        user: Option<String>,
         /// A list of objects
         #[arg(long)]
         json: bool,
@@ -90,9 +93,14 @@ fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow:
     Ok(queue::run(arguments, &settings.queue.path, &mut std::io::stdout().lock())?)
 }
 
-fn explain_command(config: Option<&Path>, address: &str, json: bool) -> anyhow::Result<()> {
+fn explain_command(
+    config: Option<&Path>,
+    address: &str,
+    user: Option<&str>,
+    json: bool,
+) -> anyhow::Result<()> {
     let settings = config::load(config)?.settings;
-    explain::run(address, json, &settings, &mut std::io::stdout().lock())
+    explain::run(address, user, json, &settings, &mut std::io::stdout().lock())
 }
 
 /// The command was used in a way that its arguments' types cannot tell. Exit code 2.
@@ -124,7 +132,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::User(verb) => user::run(config, verb),
-        Command::Explain { address, json } => explain_command(config, &address, json),
+        Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -214,7 +214,7 @@ fn list_text(lines: &[Line], limit: u32) -> String {
 fn show_text(shown: &Shown) -> String {
     let mut text = format!("message {}\n", shown.queue_id);
     let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<9} {}", printable(value));
+        let _ = writeln!(text, "  {name:<10} {}", printable(value));
     };
     match &shown.message {
         Some(message) => {
@@ -225,6 +225,19 @@ fn show_text(shown: &Shown) -> String {
             field("received", &format!("{} UTC", message.received));
             field("expires", &format!("{} UTC", message.expires));
             field("size", &format!("{} bytes, {}", message.size, message.body));
+            if message.priority != 0 {
+                field("priority", &message.priority.to_string());
+            }
+            if message.require_tls {
+                field("tls", "required all the way (REQUIRETLS)");
+            }
+            if let Some(release) = &message.release {
+                field("release", &format!("{release} UTC"));
+            }
+            if let Some(by) = &message.deliver_by {
+                let mode = message.deliver_by_mode.as_deref().unwrap_or_default();
+                field("deliver by", &format!("{by} UTC, {}", deliver_by_words(mode)));
+            }
         }
         None => field("state", "finished"),
     }
@@ -233,7 +246,8 @@ fn show_text(shown: &Shown) -> String {
             line.next_attempt.as_ref().map_or_else(String::new, |next| format!(", next try {next} UTC"));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
         if let Some(reply) = &line.last_reply {
-            let _ = writeln!(text, "  last reply: {}", printable(reply));
+            let whose = if line.said_by.as_deref() == Some("postrider") { "(our words) " } else { "" };
+            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply));
         }
         let rows = tries.iter().map(|one| {
             let host = one.mx.as_deref().unwrap_or("-");
@@ -259,8 +273,29 @@ fn show_text(shown: &Shown) -> String {
     text
 }
 
+/// RFC 2852 §4: what happens when the time is over.
+fn deliver_by_words(mode: &str) -> &'static str {
+    match mode {
+        "R" => "or return it",
+        "RT" => "or return it; each hop reports",
+        "NT" => "or tell the sender; each hop reports",
+        _ => "or tell the sender",
+    }
+}
+
 fn summary_text(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour } = summary;
+    let Summary {
+        messages,
+        bytes,
+        recipients,
+        held,
+        due,
+        domains,
+        limits,
+        workarounds,
+        lanes,
+        kicks_last_hour,
+    } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -285,6 +320,13 @@ fn summary_text(summary: &Summary) -> String {
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
         text += &table(&head, rows.collect());
     }
+    if !lanes.is_empty() {
+        let rows = lanes.iter().map(|line| {
+            vec![line.lane.clone(), line.failures.to_string(), line.until.clone(), line.last_reply.clone()]
+        });
+        text += "destinations in trouble, not tried for now:\n";
+        text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
+    }
     if !limits.is_empty() {
         let shown = |limit: Option<i64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
         let rows = limits.iter().map(|line| {
@@ -293,6 +335,16 @@ fn summary_text(summary: &Summary) -> String {
         });
         text += "hosts that complained and are given less for now:\n";
         text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
+    }
+    if !workarounds.is_empty() {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let rows = workarounds.iter().map(|line| {
+            let which = format!("{}={}", line.what, line.value);
+            let reply = line.last_reply.clone().unwrap_or_default();
+            vec![line.mx.clone(), which, or_dash(&line.found), or_dash(&line.retry), reply]
+        });
+        text += "hosts that get something wrong, and what is done about it:\n";
+        text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
     }
     if *kicks_last_hour > 0 {
         let _ =

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::reading::{Reading, Section};
+use super::secret::{SecretSource, first_line};
 use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls};
 
 /// All `[[listen]]`.
@@ -110,33 +111,42 @@ pub(super) fn file_exists<'t>(reading: &mut Reading<'t>, section: &Section<'t>, 
     reading.problem(section, key, text);
 }
 
-/// The first line of `password_file`.
-pub(super) fn password<'t>(reading: &mut Reading<'t>, section: &Section<'t>, path: &Path) -> Option<String> {
-    let key = "password_file";
-    let name = path.display();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            let text = format!("{name} cannot be read: {error}; write the password into its first line");
-            reading.problem(section, key, text);
-            return None;
+/// Whether a login's secret can be had. A token is made by somebody else, perhaps only after we have started.
+pub(super) fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>, source: &SecretSource) {
+    let key = source.key();
+    let (path, what) = match source {
+        SecretSource::PasswordFile(path) => (path, "password"),
+        SecretSource::TokenFile(path) => (path, "token"),
+        SecretSource::TokenCommand(command) => {
+            return program(reading, section, key, Path::new(command.first().map_or("", String::as_str)));
         }
     };
-    let open = std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0);
-    if open {
-        reading.warning(
-            section,
-            key,
-            format!("{name} can be read by every user of this machine; chmod o= {name}"),
-        );
+    let name = path.display();
+    let missing = match first_line(path) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!("{name} has no {what}; write it into the first line")),
+        Err(error) => Some(format!("{name} cannot be read: {error}; write the {what} into its first line")),
+    };
+    match missing {
+        Some(text) if source.is_token() => {
+            reading.warning(section, key, format!("{text} (until then the mail of this route waits)"));
+        }
+        Some(text) => return reading.problem(section, key, text),
+        None => {}
     }
-    let line = text.lines().next().unwrap_or_default();
-    if line.is_empty() || line.contains('\0') {
-        let text = format!("{name} has no password; write it into the first line");
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
+        let text = format!("{name} can be read by every user of this machine; chmod o= {name}");
+        reading.warning(section, key, text);
+    }
+}
+
+/// A program that a key names.
+fn program<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path: &Path) {
+    let Ok(metadata) = std::fs::metadata(path) else { return file_exists(reading, section, key, path) };
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        let text = format!("{} is no program; name one, or make it one with chmod +x", path.display());
         reading.problem(section, key, text);
-        return None;
     }
-    Some(line.to_owned())
 }
 
 /// All `[[route]]`.
@@ -173,6 +183,9 @@ fn covers(earlier: &DomainPattern, later: &DomainPattern) -> bool {
     }
 }
 
+/// The keys for the secret of a login.
+const SECRETS: [&str; 3] = ["password_file", "token_file", "token_command"];
+
 fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
     if route.tls == RouteTls::Off && route.ca_file.is_some() {
         reading.problem(
@@ -186,11 +199,24 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
             "\"implicit\" needs a relay, since MX hosts do not speak it; name the relay, or use \"verify\"";
         reading.problem(section, "tls", text.to_owned());
     }
-    for (given, missing) in [("username", "password_file"), ("password_file", "username")] {
-        if section.gives(given) && !section.gives(missing) {
-            let text = format!("is of no use without {missing}; give both, or neither");
-            reading.problem(section, given, text);
+    let mut secrets = SECRETS.into_iter().filter(|key| section.gives(key));
+    match (section.gives("username"), secrets.next()) {
+        (true, None) => {
+            let text = "is of no use without password_file, token_file or token_command; give one of them, or remove it";
+            reading.problem(section, "username", text.to_owned());
         }
+        (false, Some(secret)) => {
+            let text = "is of no use without username; give both, or neither";
+            reading.problem(section, secret, text.to_owned());
+        }
+        (true, Some(first)) => {
+            for more in secrets {
+                let text =
+                    format!("stands beside {first}, and a login has one secret; remove one of the two");
+                reading.problem(section, more, text);
+            }
+        }
+        (false, None) => {}
     }
     if !section.gives("username") {
         return;
@@ -208,11 +234,11 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
     match route.tls {
         RouteTls::Off => {
             let text =
-                "would send the password in clear text; use tls = \"verify\" (or \"implicit\" on port 465)";
+                "would send the login in clear text; use tls = \"verify\" (or \"implicit\" on port 465)";
             reading.problem(section, "tls", text.to_owned());
         }
         RouteTls::Opportunistic | RouteTls::Encrypt => {
-            let text = "does not verify whom the password is sent to; use tls = \"verify\" (or \"implicit\" on port 465)";
+            let text = "does not verify whom the login is sent to; use tls = \"verify\" (or \"implicit\" on port 465)";
             reading.warning(section, "tls", text.to_owned());
         }
         RouteTls::Verify | RouteTls::Implicit => {}

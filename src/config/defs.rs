@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Host,
     /// A whole number from … to ….
     Number(u64, u64),
+    /// The same, or "off".
+    NumberOrOff(u64, u64),
     /// A duration from … to ….
     Duration(&'static str, &'static str),
     /// The same, or "off".
@@ -52,8 +54,12 @@ pub(super) enum Kind {
     Socket,
     /// A list of them; a port may be left out and is this one then.
     Sockets(u16),
-    /// A list of IP addresses.
+    /// An IP address of this machine.
+    Address,
+    /// A list of them.
     Addresses,
+    /// A list of names of users, at least one.
+    Users,
     /// A list of networks.
     Networks,
     /// `example.com`, `*.example.com` or `*`.
@@ -64,6 +70,8 @@ pub(super) enum Kind {
     CodePattern,
     /// `4.7.1`, `x.7.x`: three numbers, x for any.
     EnhancedPattern,
+    /// A list: a program by its whole path, and its arguments.
+    Command,
 }
 
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
@@ -76,7 +84,7 @@ mail: name = list of addresses.";
 pub(super) const ALIASES_EXAMPLE: &str = "root = [\"ops@example.com\"]";
 
 /// The tables of the file that may stand several times, written `[[listen]]`.
-pub(super) const REPEATED: [&str; 4] = ["listen", "route", "destination", "retry.rule"];
+pub(super) const REPEATED: [&str; 5] = ["listen", "source", "route", "destination", "retry.rule"];
 
 use Kind::*;
 use Preset::{Example, Is};
@@ -253,6 +261,22 @@ pub(super) const DEFS: &[Def] = &[
          assume-delivered: perhaps lost, never twice.",
     ),
     def(
+        "delivery.eight_bit",
+        Choice(&["send", "bounce"]),
+        Is("\"send\""),
+        "What becomes of 8-bit content at a host that does not offer 8BITMIME (RFC 6152). send: it goes as it is, \
+         which nearly always works. bounce: it is returned to the sender (5.6.3). It is never converted.",
+    ),
+    def(
+        "delivery.bounces_per_sender",
+        NumberOrOff(1, 1_000_000),
+        Is("100"),
+        "Bounces, delay warnings and delivery reports to one sender in an hour. Beyond that its failures are \
+         gathered (table unreported), and one summary tells of them an hour after the first: a mailbox whose \
+         address is forged is not flooded. A person reads no hundred bounces an hour; raise it, or \"off\", \
+         where a program reads the bounces of mass mail.",
+    ),
+    def(
         "delivery.attempt_deadline",
         Duration("100ms", "1d"),
         Is("\"20m\""),
@@ -262,7 +286,8 @@ pub(super) const DEFS: &[Def] = &[
         "delivery.source_addresses",
         Addresses,
         Is("[]"),
-        "Addresses of this machine to send from. Default: the system chooses.",
+        "Addresses of this machine to send from, by turns. Hosts that have no address of the same family (IPv4, \
+         IPv6) as one of these are not tried. Default: the system chooses.",
     ),
     def(
         "delivery.prohibited_networks",
@@ -289,6 +314,27 @@ pub(super) const DEFS: &[Def] = &[
         FileOrNone,
         Is("\"\""),
         "More roots to trust (PEM), beside the built-in ones; \"\" for none.",
+    ),
+    def(
+        "source.address",
+        Address,
+        Example("\"192.0.2.10\""),
+        "An address of this machine that connections leave from.",
+    ),
+    def(
+        "source.hostname",
+        Host,
+        Example("\"out10.example.com\""),
+        "The name in EHLO on connections from this address. It should resolve to the address, and the address \
+         back to it. Default: hostname.",
+    ),
+    def(
+        "source.users",
+        Users,
+        Example("[\"newsletter\"]"),
+        "Mail that these users submitted leaves from here, and no other does. A user may have several addresses, \
+         which take turns; one of each family reaches every host. This goes before source_addresses of a route \
+         and of [delivery].",
     ),
     def(
         "retry.schedule",
@@ -366,12 +412,40 @@ pub(super) const DEFS: &[Def] = &[
         Example("\"/etc/postrider/upstream-ca.pem\""),
         "The roots to verify with (PEM) instead of the built-in ones.",
     ),
-    def("route.username", Text, Example("\"me\""), "Log in at the relay as this user; needs password_file."),
+    def(
+        "route.username",
+        Text,
+        Example("\"me\""),
+        "Log in at the relay as this user; needs password_file, token_file or token_command.",
+    ),
     def(
         "route.password_file",
         File,
         Example("\"/etc/postrider/upstream.secret\""),
-        "The first line of this file is the password. Keep it readable for Postrider alone.",
+        "The first line of this file is the password. Keep it readable for Postrider alone. It is read again for \
+         each connection, so a new password counts at once.",
+    ),
+    def(
+        "route.token_file",
+        File,
+        Example("\"/run/postrider/upstream.token\""),
+        "Instead of a password: the first line of this file is an OAuth 2.0 access token (XOAUTH2, OAUTHBEARER), \
+         which another program replaces before it expires. Read again for each connection.",
+    ),
+    def(
+        "route.token_command",
+        Command,
+        Example("[\"/usr/local/bin/token\", \"me@example.com\"]"),
+        "Instead of a password: a program that prints an OAuth 2.0 access token on the first line of its standard \
+         output, with its arguments; no shell. It has 30 seconds, of the environment PATH, HOME, LANG and TZ, and \
+         runs when there is no token yet or the relay refuses the last one.",
+    ),
+    def(
+        "route.source_addresses",
+        Addresses,
+        Is("[]"),
+        "Addresses of this machine that connections of this route leave from, instead of \
+         delivery.source_addresses.",
     ),
     def(
         "destination.domain",
@@ -442,6 +516,7 @@ impl Kind {
             FileOrNone => "the name of a file, or \"\" for none".to_owned(),
             Host => "a host name such as \"relay.example.com\"".to_owned(),
             Number(min, max) => format!("a whole number from {min} to {max}"),
+            NumberOrOff(min, max) => format!("\"off\" or a whole number from {min} to {max}"),
             Duration(min, max) => {
                 format!("a duration with a unit, such as \"30s\", \"4h\" or \"5d\", from {min} to {max}")
             }
@@ -463,7 +538,9 @@ impl Kind {
             }
             Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
             Sockets(_) => "a list of IP addresses and ports such as [\"127.0.0.1:53\"]".to_owned(),
+            Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
             Addresses => "a list of IP addresses such as [\"192.0.2.1\"]".to_owned(),
+            Users => "a list of users such as [\"newsletter\"]".to_owned(),
             Networks => "a list of networks such as [\"10.0.0.0/8\", \"2001:db8::/32\"]".to_owned(),
             Pattern => {
                 "a domain such as \"example.com\", \"*.example.com\" for those below it, or \"*\"".to_owned()
@@ -474,6 +551,10 @@ impl Kind {
             CodePattern => "a reply code such as \"421\", or \"4xx\" with x for any digit".to_owned(),
             EnhancedPattern => {
                 "an enhanced code such as \"4.7.1\", or \"x.7.x\" with x for any number".to_owned()
+            }
+            Command => {
+                "a list of a program by its whole path and its arguments, such as [\"/usr/local/bin/token\", \"me\"]"
+                    .to_owned()
             }
         }
     }

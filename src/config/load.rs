@@ -2,7 +2,7 @@
 //!
 //! Each key is asked for once, by the name it has in `defs.rs`, and handed to the room that uses
 //! it. Files named in a config are looked for here (a missing one is a problem of the config);
-//! only `password_file` is read.
+//! `password_file` and `token_file` are read, to see whether there is something in them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,8 +14,9 @@ use toml::de::{DeTable, DeValue};
 use super::defs::ALIASES;
 use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
+use super::secret::SecretSource;
 use super::settings::*;
-use super::{cross, value};
+use super::{cross, sources, value};
 use crate::mail::{Address, Domain, address};
 
 /// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
@@ -75,6 +76,8 @@ fn settings<'t>(
 
     let routes = routes(reading, &root);
     cross::routes(reading, &routes);
+    let route_sources: Vec<_> =
+        routes.iter().map(|(section, route)| (*section, route.source_addresses.clone())).collect();
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
     let destinations: Vec<Destination> = reading
@@ -90,7 +93,9 @@ fn settings<'t>(
     let schedule = reading.get(&retry, "schedule", value::durations);
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
-    let delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
+    let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
+    let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
+    delivery.sources = sources::read(reading, &root, &listed);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
         queue: queue_settings,
@@ -283,14 +288,23 @@ fn delivery<'t>(
             "assume-delivered" => InDoubt::AssumeDelivered,
             _ => InDoubt::Retry,
         },
+        eight_bit: match reading.get(section, "eight_bit", value::choice) {
+            "bounce" => EightBit::Bounce,
+            _ => EightBit::Send,
+        },
         attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
         source_addresses: reading.get(section, "source_addresses", value::addresses),
+        // They are read once the rest is known.
+        sources: Vec::new(),
         prohibited_networks: reading.get(section, "prohibited_networks", value::networks),
         connect_timeout: reading.get(section, "connect_timeout", value::duration),
         reply_timeout: reading.get(section, "reply_timeout", value::duration),
         ca_file,
         bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
         delay_warning: reading.get(queue, "delay_warning", value::duration_or_off),
+        bounces_per_sender: reading
+            .get(section, "bounces_per_sender", value::number_or_off)
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         retry_rules,
     }
 }
@@ -345,11 +359,6 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
         cross::file_exists(reading, section, "ca_file", path);
     }
     let username = reading.given(section, "username", value::plain);
-    let password_file = reading.given(section, "password_file", value::file);
-    let password = password_file.and_then(|path| {
-        let path = reading.beside_config(path);
-        cross::password(reading, section, &path)
-    });
     Route {
         domain: reading.get(section, "domain", value::pattern),
         relay: reading.get(section, "relay", value::relays),
@@ -361,6 +370,23 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
             _ => RouteTls::Opportunistic,
         },
         ca_file,
-        login: username.zip(password).map(|(username, password)| Login { username, password }),
+        login: username.zip(secret(reading, section)).map(|(username, secret)| Login { username, secret }),
+        source_addresses: reading.get(section, "source_addresses", value::addresses),
     }
+}
+
+/// Where the secret of a login comes from; one of the three keys, see `cross.rs`.
+fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Option<SecretSource> {
+    let mut file = |key| {
+        let path = reading.given(section, key, value::file)?;
+        Some(reading.beside_config(path))
+    };
+    let sources = [
+        file("password_file").map(SecretSource::PasswordFile),
+        file("token_file").map(SecretSource::TokenFile),
+        reading.given(section, "token_command", value::command).map(SecretSource::TokenCommand),
+    ];
+    let sources: Vec<SecretSource> = sources.into_iter().flatten().collect();
+    sources.iter().for_each(|source| cross::secret(reading, section, source));
+    sources.into_iter().next()
 }

@@ -1,9 +1,9 @@
 //! Config: from typed text to checked settings, one struct a room.
 //!
 //! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
-//! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell;
+//! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`);
 //! `reference.rs` writes the table as a commented config file; `atrn.rs` is what the users file says that others
-//! have to know. Every problem of a file is
+//! have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is
 //! reported at once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
@@ -13,7 +13,9 @@ mod load;
 mod problem;
 mod reading;
 mod reference;
+mod secret;
 pub mod settings;
+mod sources;
 mod value;
 
 use std::io::ErrorKind;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub use atrn::AtrnDomains;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
+pub use secret::{SecretSource, first_line};
 pub use settings::*;
 
 /// Where [`load`] looks when it is given no path, in this order.

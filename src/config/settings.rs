@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::secret::SecretSource;
 use crate::mail::{Address, Domain};
 
 /// Everything a config file says, checked.
@@ -150,10 +151,14 @@ pub struct DeliverySettings {
     pub destinations: Arc<Destinations>,
     /// What a lost answer after the dot means.
     pub in_doubt: InDoubt,
+    /// What becomes of 8-bit content where it is not offered to take it.
+    pub eight_bit: EightBit,
     /// Absolute, for one attempt.
     pub attempt_deadline: Duration,
     /// Local addresses to send from; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// `[[source]]`, in order.
+    pub sources: Vec<Source>,
     /// Never deliver to these.
     pub prohibited_networks: Vec<IpNet>,
     /// For one address.
@@ -166,8 +171,21 @@ pub struct DeliverySettings {
     pub bounce_lifetime: Duration,
     /// When a sender is told of a delay; none: never.
     pub delay_warning: Option<Duration>,
+    /// Reports to one sender in an hour; none: as many as there are.
+    pub bounces_per_sender: Option<usize>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
+}
+
+/// One `[[source]]`: a local address with a name or users of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The address; no other source has it.
+    pub address: IpAddr,
+    /// EHLO on connections from here; none: `hostname`.
+    pub hostname: Option<Domain>,
+    /// Their mail leaves from here, and no other does; empty: whoever's addresses it is among.
+    pub users: Vec<String>,
 }
 
 /// One `[[retry.rule]]`: what becomes of failed attempts that all of its conditions fit.
@@ -205,6 +223,15 @@ pub enum InDoubt {
     Hold,
     /// Call it delivered.
     AssumeDelivered,
+}
+
+/// `[delivery] eight_bit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EightBit {
+    /// It goes out all the same.
+    Send,
+    /// It is returned.
+    Bounce,
 }
 
 /// When to try, and how much at once.
@@ -285,6 +312,8 @@ pub struct Route {
     pub ca_file: Option<PathBuf>,
     /// AUTH at the relay.
     pub login: Option<Login>,
+    /// Local addresses to send from; empty: those of `[delivery]`.
+    pub source_addresses: Vec<IpAddr>,
 }
 
 /// A host of `[[route]] relay`.
@@ -296,19 +325,13 @@ pub struct RelayHost {
     pub port: u16,
 }
 
-/// `username` and the secret read from `password_file`.
-#[derive(Clone, PartialEq, Eq)]
+/// `username`, and where its secret is to be had: a secret changes, and is fetched when it is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Login {
     /// `username`.
     pub username: String,
-    /// The first line of `password_file`.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Login({:?}, …)", self.username)
-    }
+    /// `password_file`, `token_file` or `token_command`.
+    pub secret: SecretSource,
 }
 
 /// `[[route]] tls`.

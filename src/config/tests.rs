@@ -44,20 +44,19 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
     table("", &[("hostname", "'relay.example.com'")]);
     table("listen", &[]);
     table("tls", &[("certificate", "'cert.pem'"), ("key", "'key.pem'")]);
-    table(
-        "route",
-        &[
-            ("relay", "['a.example:25']"),
-            ("tls", "'verify'"),
-            ("username", "'me'"),
-            ("password_file", "'secret'"),
-            ("ca_file", "'ca.pem'"),
-        ],
-    );
+    // A login has one secret.
+    let token = section == "route" && lines.iter().any(|(key, _)| key.starts_with("token_"));
+    let secret: &[(&str, &str)] = if token { &[] } else { &[("password_file", "'secret'")] };
+    let relay =
+        [("relay", "['a.example:25']"), ("tls", "'verify'"), ("username", "'me'"), ("ca_file", "'ca.pem'")];
+    table("route", &[&relay, secret].concat());
     // For a domain or for hosts, not for both.
     let whom =
         if section == "destination" && lines.iter().any(|(key, _)| *key == "mx") { "mx" } else { "domain" };
     table("destination", &[(whom, "'a.example'"), ("connections", "3")]);
+    // Without users of its own it would be of no use beside a list that lacks it.
+    let users: &[(&str, &str)] = if section == "delivery" { &[("users", "['news']")] } else { &[] };
+    table("source", &[&[("address", "'192.0.2.6'"), ("hostname", "'out.example'")], users].concat());
     // A delay is for retry alone.
     let other_action = section == "retry.rule" && lines.iter().any(|(key, _)| *key == "action");
     let delay: &[(&str, &str)] = if other_action { &[] } else { &[("delay", "'10m'")] };
@@ -74,7 +73,7 @@ fn another(kind: &Kind) -> &'static str {
         Kind::Text => "'other'",
         Kind::File | Kind::FileOrNone => "'other.pem'",
         Kind::Host => "'other.example'",
-        Kind::Number(..) => "77",
+        Kind::Number(..) | Kind::NumberOrOff(..) => "77",
         Kind::Duration(..) | Kind::DurationOrOff(..) => "'17s'",
         Kind::Durations(..) => "['17s', '18s']",
         Kind::Size(..) => "'1MB'",
@@ -82,16 +81,20 @@ fn another(kind: &Kind) -> &'static str {
             "implicit" => "'implicit'",
             "optional" => "'optional'",
             "hold" => "'hold'",
+            "bounce" => "'bounce'",
             _ => "'encrypt'",
         },
         Kind::Socket => "'192.0.2.7:2525'",
         Kind::Sockets(_) => "['192.0.2.7']",
+        Kind::Address => "'192.0.2.7'",
         Kind::Addresses => "['192.0.2.7']",
+        Kind::Users => "['other']",
         Kind::Networks => "['192.0.2.0/24']",
         Kind::Pattern => "'*.other.example'",
         Kind::Relays => "['other.example:26', '[2001:db8::7]:27']",
         Kind::CodePattern => "'45x'",
         Kind::EnhancedPattern => "'x.7.1'",
+        Kind::Command => "['/bin/sh']",
     }
 }
 
@@ -99,12 +102,7 @@ fn another(kind: &Kind) -> &'static str {
 fn every_key_of_the_table_reaches_the_settings() {
     let dir = Dir::new();
     std::fs::write(dir.0.path().join("other.pem"), "another secret\n").unwrap();
-    let show = |text: &str| {
-        let settings = dir.settings(text);
-        let logins: Vec<_> =
-            settings.routes.0.iter().map(|route| route.login.clone().unwrap().password).collect();
-        format!("{settings:?} {logins:?}")
-    };
+    let show = |text: &str| format!("{:?}", dir.settings(text));
     let plain = show(&config("", &[]));
     for def in DEFS {
         let changed = show(&config(def.section(), &[(def.key(), another(&def.kind))]));
@@ -155,11 +153,20 @@ fn the_reference_reads_back_as_the_defaults() {
 #[test]
 fn the_examples_of_the_reference_are_good() {
     let dir = Dir::new();
+    let another_route = |domain: &str, secret: &str| {
+        let relay = "relay = ['smtp.upstream.example:587']";
+        format!("[[route]]\ndomain = '{domain}'\n{relay}\nusername = 'me'\n{secret}")
+    };
     let uncommented: String = reference_in(&dir)
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         // One [[destination]] is not for a domain and for hosts at once.
         .map(|line| line.replace("mx = ", "connections = 1\n[[destination]]\nmx = "))
+        // A login has one secret.
+        .map(|line| line.replace("domain = \"*\"", "domain = \"a.example\""))
+        .map(|line| line.replace("token_file = ", &another_route("b.example", "token_file = ")))
+        .map(|line| line.replace("token_command = ", &another_route("c.example", "token_command = ")))
+        .map(|line| line.replace("/usr/local/bin/token", "/bin/sh"))
         .map(|line| line.replace("/etc/postrider/upstream-ca.pem", "ca.pem"))
         .map(|line| line.replace("/etc/postrider/upstream.secret", "secret"))
         .map(|line| line.replace("relay = []", "relay = ['smtp.upstream.example:587']") + "\n")
@@ -167,7 +174,7 @@ fn the_examples_of_the_reference_are_good() {
     let settings = dir.settings(&uncommented);
     assert_eq!(settings.hostname.as_str(), "relay.example.com");
     assert_eq!(settings.submission.aliases["root"][0].to_string(), "ops@example.com");
-    assert!(settings.routes.0[0].login.is_some());
+    assert!(settings.routes.0.iter().all(|route| route.login.is_some()));
     for def in DEFS {
         assert!(uncommented.contains(&format!("\n{} = ", def.key())), "{}", def.name);
     }
@@ -209,11 +216,12 @@ fn the_defaults_are_the_documented_ones() {
     let delivery = &settings.delivery;
     assert_eq!((delivery.port, delivery.workers, delivery.messages_per_connection), (25, 128, 100));
     assert_eq!((delivery.in_doubt, delivery.ca_file.as_ref()), (InDoubt::Retry, None));
+    assert_eq!(delivery.eight_bit, EightBit::Send);
     assert_eq!((delivery.attempt_deadline, delivery.connect_timeout), (secs(1200), secs(30)));
     assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
     assert_eq!(delivery.delay_warning, Some(hours(4)));
     assert_eq!(delivery.retry_rules, []);
-    assert!(delivery.source_addresses.is_empty());
+    assert!(delivery.source_addresses.is_empty() && delivery.sources.is_empty());
     let networks: Vec<String> = delivery.prohibited_networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
     let scheduler = &settings.scheduler;
@@ -285,8 +293,8 @@ fn warnings_do_not_stop_the_start() {
 }
 
 #[test]
-fn only_listen_route_destination_and_retry_rule_repeat() {
-    assert_eq!(REPEATED, ["listen", "route", "destination", "retry.rule"]);
+fn only_listen_source_route_destination_and_retry_rule_repeat() {
+    assert_eq!(REPEATED, ["listen", "source", "route", "destination", "retry.rule"]);
     let defaulted =
         |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");

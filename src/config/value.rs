@@ -107,6 +107,26 @@ pub(super) fn number(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
     }
 }
 
+/// [`Kind::NumberOrOff`].
+pub(super) fn number_or_off(kind: &Kind, value: &DeValue<'_>) -> Read<Option<u64>> {
+    let Kind::NumberOrOff(min, max) = *kind else { return wrong("is read as a number", kind) };
+    if value.as_str() == Some("off") {
+        return Ok(None);
+    }
+    let Some(digits) = value.as_integer() else {
+        return match value.as_str() {
+            Some(text) => {
+                wrong(format_args!("\"{text}\" is neither \"off\" nor a number without quotes"), kind)
+            }
+            None => wrong(format_args!("is {}", a_type(value)), kind),
+        };
+    };
+    match u64::from_str_radix(digits.as_str(), digits.radix()) {
+        Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+        _ => wrong(format_args!("{} is out of range", digits.as_str()), kind),
+    }
+}
+
 /// [`Kind::Duration`].
 pub(super) fn duration(kind: &Kind, value: &DeValue<'_>) -> Read<Duration> {
     let text = text(kind, value)?;
@@ -216,9 +236,34 @@ pub(super) fn sockets(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<SocketAddr>>
     })
 }
 
+/// [`Kind::Address`].
+pub(super) fn address(kind: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {
+    let text = text(kind, value)?;
+    one_address(text).or_else(|what| wrong(what, kind))
+}
+
 /// [`Kind::Addresses`].
 pub(super) fn addresses(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<IpAddr>> {
-    list(kind, value, |text| text.parse().map_err(|_| format!("\"{text}\" is not an IP address")))
+    list(kind, value, one_address)
+}
+
+/// An address that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by that.
+fn one_address(text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text.parse().map_err(|_| format!("\"{text}\" is not an IP address"))?;
+    let ip = ip.to_canonical();
+    if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255, 255, 255, 255]) {
+        return Err(format!("\"{text}\" is not the address of one machine"));
+    }
+    Ok(ip)
+}
+
+/// [`Kind::Users`].
+pub(super) fn users(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
+    let name = |text: &str| {
+        if text.is_empty() { Err("holds an empty text".to_owned()) } else { Ok(text.to_owned()) }
+    };
+    let users = list(kind, value, name)?;
+    if users.is_empty() { wrong("is empty", kind) } else { Ok(users) }
 }
 
 /// [`Kind::Networks`]. A bare address is the network of that address alone. Bits behind the
@@ -279,6 +324,22 @@ pub(super) fn enhanced_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option
     match numbers.and_then(|numbers| numbers.try_into().ok()) {
         Some(pattern) => Ok(pattern),
         None => wrong(format_args!("\"{text}\" is not an enhanced code"), kind),
+    }
+}
+
+/// [`Kind::Command`]. A program by its name alone would be another one under another PATH.
+pub(super) fn command(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
+    let word = |text: &str| match text.contains('\0') {
+        true => Err("holds a NUL".to_owned()),
+        false => Ok(text.to_owned()),
+    };
+    let words = list(kind, value, word)?;
+    match words.first() {
+        None => wrong("is empty", kind),
+        Some(program) if !program.starts_with('/') => {
+            wrong(format_args!("\"{program}\" is not the whole path of a program"), kind)
+        }
+        Some(_) => Ok(words),
     }
 }
 

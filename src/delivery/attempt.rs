@@ -8,9 +8,14 @@
 //! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
 //! no backoff, another try in a second or so.
 
+mod by_data;
+mod lock_step;
+
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -22,11 +27,14 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, QueuedRecipient, Recipient
 use super::Setup;
 use super::complaint::{Complaint, complaint};
 use super::connection::Trouble;
+use super::dial::Dialled;
 use super::hosts::Slot;
+use super::meaning::{RecipientResult, TroubleKind, Verdict, wants_login};
 use super::pool::{Line, Pool};
 use super::require_tls;
 use super::route::{self, Endpoint};
-use super::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+use super::sources::{self, Leaving};
+use super::transaction::Outgoing;
 
 /// How long those wait whom a host sent away with "too many connections".
 const CROWDED_WAIT: Duration = Duration::from_secs(2);
@@ -85,22 +93,28 @@ pub(super) fn attempt(
         return round.put_back(wait);
     }
 
+    let domain = &message.recipients[0].domain;
+    let user = message.origin.user.as_deref();
+    let leaving = Leaving::of(user, setup.routes.find(domain), settings);
+    // What leaves from other addresses has a turn of its own at a host, and connections of its own.
+    let berth = leaving.berth(&job.lane);
+
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     let strict = require_tls::is_strict(message);
-    if !strict && let Some(line) = pool.take(&job.lane) {
+    if !strict && let Some(line) = pool.take(&berth) {
         if let Err(wait) = line.start(settings) {
-            pool.put(&job.lane, line);
+            pool.put(&berth, line);
             return round.put_back(wait);
         }
-        if round.use_up(line, pool, job).is_none() {
+        if round.use_up(line, pool, &berth).is_none() {
             return round.finish(None);
         }
     }
 
-    let domain = &message.recipients[0].domain;
     let mut random = |below: usize| fastrand::usize(..below.max(1));
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
-    let plan = route::plan(domain, &setup.routes, &setup.settings, &*setup.lookup, &mut random, &mut trace);
+    let plan =
+        route::plan(domain, user, &setup.routes, &setup.settings, &*setup.lookup, &mut random, &mut trace);
     let endpoints = match plan {
         Ok(endpoints) => endpoints,
         Err(none) => {
@@ -124,7 +138,8 @@ pub(super) fn attempt(
     let mut last: Option<Answer> = None;
     let mut all_refuse = true;
     let mut full: Option<Full> = None;
-    for endpoint in endpoints {
+    let mut endpoints = VecDeque::from(endpoints);
+    while let Some(mut endpoint) = endpoints.pop_front() {
         if full.as_ref().is_some_and(|full| endpoint.preference > full.preference) {
             break;
         }
@@ -132,20 +147,34 @@ pub(super) fn attempt(
             all_refuse = false;
             break;
         }
-        let opened = match pool.hosts.enter(&endpoint, &job.lane, settings) {
+        let enter = || pool.hosts.enter(&endpoint, &berth, settings);
+        let mut entered = enter();
+        // A connection that another lane left open will do: it counts already. One that leaves from elsewhere will not.
+        let spare =
+            entered.is_err().then(|| if strict { None } else { pool.take_of_host(&endpoint) }).flatten();
+        if entered.is_err() && spare.is_none() && pool.make_room(&endpoint) {
+            entered = enter();
+        }
+        let opened = match entered {
             Ok(slot) => {
-                let opened = setup.connector.open(&endpoint, deadline);
+                let Dialled { endpoint: reached, wire, beside } =
+                    setup.connector.dial(endpoint, &mut endpoints, deadline);
+                endpoint = reached;
+                if let Some((other, trouble)) = beside {
+                    last = Some(round.passed_over(&other, trouble));
+                    all_refuse = false;
+                }
+                let opened = wire.and_then(|wire| setup.connector.open_on(wire, &endpoint, deadline));
                 match if strict { require_tls::fit(opened) } else { opened } {
                     Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot: Some(slot) }),
                     Err(trouble) => Err((slot, trouble)),
                 }
             }
-            // A connection that another lane left open will do: it counts already.
-            Err(wait) => match (!strict).then(|| pool.take_of_host(&endpoint)).flatten() {
+            Err(wait) => match spare {
                 Some(line) if line.start(settings).is_ok() => Ok(line),
                 spare => {
                     if let Some(line) = spare {
-                        pool.put(&job.lane, line);
+                        pool.put(&berth, line);
                     }
                     full = Some(Full { preference: endpoint.preference, wait });
                     continue;
@@ -153,7 +182,7 @@ pub(super) fn attempt(
             },
         };
         let (answer, refuses) = match opened {
-            Ok(line) => match round.use_up(line, pool, job) {
+            Ok(line) => match round.use_up(line, pool, &berth) {
                 None => return round.finish(None),
                 Some(answer) => (answer, false),
             },
@@ -164,6 +193,7 @@ pub(super) fn attempt(
                     full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
                     continue;
                 }
+                setup.connector.refusals.heard(&endpoint, trouble.phase, &trouble.reply);
                 // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
                 let is_unfit = strict && trouble.reply.code / 100 == 5;
                 let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);
@@ -240,14 +270,19 @@ struct Round<'a> {
 impl Round<'_> {
     /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
     /// host said, or failed to, when it went wrong.
-    fn use_up(&mut self, mut line: Line, pool: &Pool, job: &Job) -> Option<Answer> {
-        let trouble = self.transact(&mut line);
+    fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
+        let trouble = self.transact_with_bdat(&mut line);
+        let refusals = &self.setup.connector.refusals;
+        match &trouble {
+            Some(answer) => refusals.heard(&line.endpoint, answer.phase, &answer.reply),
+            None => refusals.welcomed(&line.endpoint),
+        }
         let most = self.setup.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
         let good = trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most;
-        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(&job.lane)) {
-            pool.put(&job.lane, line);
+        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(berth)) {
+            pool.put(berth, line);
         } else {
             line.connection.quit();
         }
@@ -266,7 +301,12 @@ impl Round<'_> {
                 return None;
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
-            let results = self.deliver(line, &open);
+            let mut results = self.deliver(line, &open);
+            for result in results.iter_mut().filter(|_| line.endpoint.relay) {
+                if wants_login(result.phase, result.reply.code) {
+                    result.verdict = Verdict::HostTrouble;
+                }
+            }
             let (mut trouble, mut answered) = (None, false);
             for (at, result) in open.into_iter().zip(results) {
                 match outcome_of(result.verdict) {
@@ -335,12 +375,14 @@ impl Round<'_> {
             sender: message.sender.as_ref(),
             recipients: &recipients,
             body: message.body,
+            eight_bit: self.setup.settings.eight_bit,
             smtputf8: message.smtputf8,
             size: message.size,
             ret: message.ret,
             envid: message.envid.as_deref(),
             handling: message.handling,
             now: self.now,
+            in_one_go: self.setup.settings.in_doubt == InDoubt::Retry,
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
@@ -364,6 +406,18 @@ impl Round<'_> {
                 line.connection.deliver(&outgoing, &mut next, &mut before_dot, self.deadline)
             }
         }
+    }
+
+    /// An address that could not be connected to while another of its host could, or failed later.
+    fn passed_over(&self, endpoint: &Endpoint, trouble: Trouble) -> Answer {
+        maillog::host_trouble(
+            self.message.id,
+            &endpoint.host,
+            endpoint.address,
+            trouble.phase,
+            &trouble.reply,
+        );
+        Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls)
     }
 
     /// Whether the host complains that we have too many connections there, and we do have others: then this
@@ -407,8 +461,9 @@ impl Round<'_> {
             Answer::ours(Outcome::Deferred, reply, None)
         });
         // A name that does not exist says nothing of a host; hosts that take no mail at all are left in peace,
-        // though what they refused bounces.
-        let trouble = rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns;
+        // though what they refused bounces. Source addresses that cannot be used hold up their own mail alone.
+        let trouble = (rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns)
+            && !sources::is_no_source(&rest.reply);
         let health = if without && trouble {
             Health::Trouble(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {

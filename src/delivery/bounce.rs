@@ -6,17 +6,30 @@
 //! (RFC 3461). Nothing is ever written to the null sender, so a bounce is never answered with one.
 //!
 //! Replies, names and parameters come from hosts that may be hostile: whatever goes into a field
-//! or a line is first made printable ASCII (or, in the explanation's addresses, printable Unicode),
-//! and bounded. Lines are at most 998 bytes whatever the original holds.
+//! or a line is first made printable, and bounded. Lines are at most 998 bytes whatever the original holds.
+//!
+//! # Which reports there are
+//! `failed` and `delayed`; `relayed` where a host without DSN took what SUCCESS was asked for (RFC 3461
+//! §5.2.2), or a trace was (RFC 2852 §4); `expanded` where SUCCESS was asked for of an alias with several
+//! members (§5.2.7.3), with the first settlement of one of them. Never `delivered`: that is for whoever puts
+//! mail into mailboxes (§5.2.3), and a host with DSN is asked to say so itself. An alias with one member is
+//! only another address: its parameters go on with the message (§5.2.7.2).
+//!
+//! # UTF-8 (RFC 6533)
+//! A sender whose local part is beyond ASCII is reached only through hosts with SMTPUTF8: the report is
+//! `message/global-delivery-status`, `message/global` and `message/global-headers` in 8bit, addresses as they
+//! are. To every other sender a report must pass any host, and nobody knows which: it is ASCII throughout,
+//! addresses beyond it in `utf-8-addr-xtext` (which loses nothing, and leaves `message/delivery-status`,
+//! that all programs know: §4.4), and a returned header in UTF-8 is encoded (§4.5). So no report is lost
+//! for want of SMTPUTF8 unless its own address needs it.
 //!
 //! lettre's types make the message, but not its `Message::builder`, which reads the From field back with a
 //! parser that refuses some lawful host names; a `MultiPart` carries all the fields just as well.
-//!
-//! # Bugs
-//! `message/global-delivery-status` (RFC 6533) is not written yet: addresses beyond ASCII stand in
-//! their `utf-8` encoded form, which is lawful everywhere and hard to read.
 
+#[cfg(test)]
+mod grammar;
 mod status;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -24,16 +37,21 @@ mod words;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lettre::message::header::{
-    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, MIME_VERSION_1_0,
+    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0,
 };
 use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
 use memchr::memmem;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Outcome, Recipient, Ret};
+use crate::mail::{
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient, Ret,
+};
 use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
 
-/// How much of the original a report returns at most. The caller need not read more of it.
-pub const RETURNED_BYTES_MAX: usize = 64 * 1024;
+use status::Script;
+
+/// How much of the original a report returns at most, as it is encoded. The caller need not read more of it.
+/// Every host takes messages of 64 KiB (RFC 5321 §4.5.3.1.7), and there must be room for what is said of it.
+pub const RETURNED_BYTES_MAX: usize = 48 * 1024;
 /// RFC 5322 §2.1.1.
 const LINE_BYTES_MAX: usize = 998;
 
@@ -63,6 +81,8 @@ pub struct Told<'a> {
     pub attempt: Option<&'a Attempt>,
     /// What it means now: an attempt that was deferred may mean `Expired`.
     pub outcome: Outcome,
+    /// Not the recipient is told of but this alias, which led to it and to others.
+    pub expanded: Option<&'a Expanded>,
 }
 
 /// A report, ready for the queue.
@@ -76,31 +96,14 @@ pub struct Report {
 
 /// Which of the three reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// Who did not get the message (outcomes `Failed` and `Expired`).
     Bounce,
+    /// Who has not got it yet (outcome `Deferred`), told once: the caller marks them warned.
     Delay,
+    /// Whose host took it and will say no more (outcome `Relayed`), and aliases that were expanded, where SUCCESS
+    /// was asked for.
     Success,
-}
-
-/// Tells the sender who did not get the message (outcomes `Failed` and `Expired`).
-///
-/// None where nobody is to be told: a null sender, or no recipient that asks for it.
-pub fn bounce(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Bounce, notice)
-}
-
-/// Tells the sender who has not got the message yet (outcome `Deferred`), once; the caller marks them warned.
-///
-/// None as for [`bounce`].
-pub fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Delay, notice)
-}
-
-/// Tells the sender who got the message (outcomes `Delivered` and `Relayed`), where SUCCESS was asked for.
-///
-/// None as for [`bounce`].
-pub fn success_report(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Success, notice)
 }
 
 /// Whether a report of `outcome` is asked for by a recipient's NOTIFY, or by the message's trace.
@@ -123,11 +126,23 @@ fn wanted(notify: Option<Notify>, outcome: Outcome) -> bool {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Bounce, Kind::Delay, Kind::Success];
+
+    /// What the log calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Bounce => "bounce",
+            Kind::Delay => "delay warning",
+            Kind::Success => "delivery report",
+        }
+    }
+
     fn covers(self, outcome: Outcome) -> bool {
         match self {
             Kind::Bounce => matches!(outcome, Outcome::Failed | Outcome::Expired),
             Kind::Delay => outcome == Outcome::Deferred,
-            Kind::Success => matches!(outcome, Outcome::Delivered | Outcome::Relayed),
+            Kind::Success => outcome == Outcome::Relayed,
         }
     }
 
@@ -135,46 +150,42 @@ impl Kind {
         match self {
             Kind::Bounce => "Undelivered mail returned to sender",
             Kind::Delay => "Delayed mail: not delivered yet, still trying",
-            Kind::Success => "Delivery report: your mail was delivered",
+            Kind::Success => "Delivery report: your mail was passed on",
         }
     }
 }
 
-fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
+impl<'a> Notice<'a> {
+    /// Those that a report of this kind is about.
+    pub fn about(&self, kind: Kind) -> Vec<&'a Told<'a>> {
+        let about = |told: &&Told<'_>| {
+            // That it was wanted is why the alias is remembered.
+            let wanted =
+                told.expanded.is_some() || wanted_of(self.message, told.recipient.notify, told.outcome);
+            kind.covers(told.outcome) && wanted
+        };
+        self.told.iter().filter(about).collect()
+    }
+}
+
+/// Writes a report of this kind. None where nobody is to be told: a null sender, or no recipient that asks for it.
+pub fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
     let sender = notice.message.sender.as_ref()?;
-    let told: Vec<&Told<'_>> = notice
-        .told
-        .iter()
-        .filter(|told| {
-            kind.covers(told.outcome) && wanted_of(notice.message, told.recipient.notify, told.outcome)
-        })
-        .collect();
+    let told = notice.about(kind);
     if told.is_empty() {
         return None;
     }
     let to = writable(sender);
-    let mut parts = vec![
-        plain(words::explanation(kind, notice, &told)),
-        part(
-            "message/delivery-status",
-            ContentTransferEncoding::SevenBit,
-            status::fields(kind, notice, &told),
-        ),
-    ];
-    parts.extend(original(kind, notice));
-    let from = Address::new_dangerous("MAILER-DAEMON", notice.hostname.as_str());
+    let script = if to.user().is_ascii() { Script::Ascii } else { Script::Utf8 };
+    let fields = status::fields(kind, script, notice, &told);
+    // RFC 6533 §4.4: what is ASCII is better said in the type that everybody knows.
+    let fields = match fields.is_ascii() {
+        true => ("message/delivery-status", ContentTransferEncoding::SevenBit, fields.into_bytes()),
+        false => ("message/global-delivery-status", ContentTransferEncoding::EightBit, fields.into_bytes()),
+    };
+    let mut parts = vec![plain(words::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
+    parts.extend(original(kind, script, notice));
     let mut body = MultiPart::builder()
-        .header(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(notice.now))))
-        .header(header::From::from(Mailboxes::from(Mailbox::new(
-            Some("Mail Delivery System".to_owned()),
-            from,
-        ))))
-        .header(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))))
-        .header(header::Subject::from(kind.subject().to_owned()))
-        .header(header::MessageId::from(format!("<{}@{}>", notice.id, notice.hostname)))
-        // RFC 3834 §2: nobody's vacation program answers this.
-        .header(AutoSubmitted)
-        .header(MIME_VERSION_1_0)
         .header(content_type(&format!(
             "multipart/report; report-type=delivery-status; boundary=\"{}\"",
             boundary(notice.id, &parts)
@@ -184,8 +195,22 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         // RFC 2045 §6.4: a multipart says so when one of its parts is 8bit.
         body.headers_mut().set(ContentTransferEncoding::EightBit);
     }
-    let content = parts.into_iter().fold(body, MultiPart::singlepart).formatted();
-    let envelope = Envelope {
+    // RFC 3834 §5: in answer to a message.
+    let head = head(notice.id, notice.hostname, notice.now, &to, kind.subject(), "auto-replied");
+    let mut content = head.to_string().into_bytes();
+    content.extend(parts.into_iter().fold(body, MultiPart::singlepart).formatted());
+    // RFC 8689 §5: what protected the message protects the report of it. As urgent as the message.
+    let handling = Handling {
+        priority: notice.message.handling.priority,
+        require_tls: notice.message.handling.require_tls,
+        ..Handling::default()
+    };
+    Some(Report { envelope: envelope(to, &content, handling), content })
+}
+
+/// From `<>`, with the parameters that the content needs.
+fn envelope(to: Address, content: &[u8], handling: Handling) -> Envelope {
+    Envelope {
         sender: None,
         body: if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime },
         smtputf8: !to.to_string().is_ascii(),
@@ -193,14 +218,30 @@ fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         recipients: vec![Recipient { notify: Some(Notify::NEVER), ..Recipient::new(to) }],
         ret: None,
         envid: None,
-        // RFC 8689 §5: what protected the message protects the report of it. As urgent as the message.
-        handling: Handling {
-            priority: notice.message.handling.priority,
-            require_tls: notice.message.handling.require_tls,
-            ..Handling::default()
-        },
-    };
-    Some(Report { envelope, content })
+        handling,
+    }
+}
+
+/// All header fields but those of the content. RFC 3834 §2: nobody's vacation program answers this.
+fn head(
+    id: MessageId,
+    hostname: &Domain,
+    now: i64,
+    to: &Address,
+    subject: &str,
+    auto_submitted: &'static str,
+) -> Headers {
+    let from = Address::new_dangerous("MAILER-DAEMON", hostname.as_str());
+    let from = Mailbox::new(Some("Mail Delivery System".to_owned()), from);
+    let mut head = Headers::new();
+    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(now))));
+    head.set(header::From::from(Mailboxes::from(from)));
+    head.set(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))));
+    head.set(header::Subject::from(subject.to_owned()));
+    head.set(header::MessageId::from(format!("<{id}@{hostname}>")));
+    head.set(AutoSubmitted(auto_submitted));
+    head.set(MIME_VERSION_1_0);
+    head
 }
 
 /// The sender's address, its domain in A-labels so that SMTPUTF8 is needed only for a local part beyond ASCII.
@@ -211,35 +252,53 @@ fn writable(address: &Address) -> Address {
 }
 
 /// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
-/// can stand inside another message as it is. Otherwise the header.
-fn original(kind: Kind, notice: &Notice<'_>) -> Option<SinglePart> {
+/// can stand inside another message. Otherwise the header.
+fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Option<SinglePart> {
     let (message, original) = (notice.message, notice.original);
-    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
     let header = header_of(original);
-    // `message/rfc822` cannot be encoded (RFC 2046 §5.2.1) and its header is ASCII.
-    let fits = has_lines(original) && header.is_ascii();
-    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says.
-    let full = message.ret == Some(Ret::Full) && !message.handling.require_tls;
-    if kind == Kind::Bounce && full && whole && fits {
-        // The builder would re-encode; these bytes are returned as they came.
-        let encoding = match original.is_ascii() {
-            true => ContentTransferEncoding::SevenBit,
-            false => ContentTransferEncoding::EightBit,
-        };
-        return Some(part("message/rfc822", encoding, original.to_vec()));
+    // RFC 6532 §3: only under SMTPUTF8 is a header in UTF-8 a header at all.
+    let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
+    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
+    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. What may be binary inside
+    // cannot stand in a part that is not (RFC 2045 §6.4).
+    let full = message.ret == Some(Ret::Full)
+        && !message.handling.require_tls
+        && message.body != Body::BinaryMime
+        && kind == Kind::Bounce;
+    if full && whole && has_lines(original) && (header.is_ascii() || global) {
+        let kind = if global { "message/global" } else { "message/rfc822" };
+        let part = returned(kind, script, global, original);
+        if part.raw_body().len() <= RETURNED_BYTES_MAX {
+            return Some(part);
+        }
     }
     if header.is_empty() {
         return None;
     }
-    if header.is_ascii() && has_lines(header) {
-        return Some(part("text/rfc822-headers", ContentTransferEncoding::SevenBit, header.to_vec()));
+    if !has_lines(header) || !(header.is_ascii() || global) {
+        // RFC 6522 §4: a header that is broken may be encoded.
+        return Some(quoted("text/rfc822-headers", header));
     }
-    // RFC 6522 §4: a header that is broken may be encoded.
-    let encoded = SinglePart::builder()
-        .header(content_type("text/rfc822-headers"))
+    let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
+    Some(returned(kind, script, global, header))
+}
+
+/// Bytes as they came; encoded where they may be (never `message/rfc822`, RFC 2046 §5.2.1) and must be (RFC 6533
+/// §4.5).
+fn returned(mime: &str, script: Script, global: bool, bytes: &[u8]) -> SinglePart {
+    let encoding = match (bytes.is_ascii(), script) {
+        (true, _) => ContentTransferEncoding::SevenBit,
+        (false, Script::Ascii) if global => return quoted(mime, bytes),
+        (false, _) => ContentTransferEncoding::EightBit,
+    };
+    part(mime, encoding, bytes.to_vec())
+}
+
+fn quoted(mime: &str, bytes: &[u8]) -> SinglePart {
+    SinglePart::builder()
+        .header(content_type(mime))
         .header(ContentTransferEncoding::QuotedPrintable)
-        .body(header.to_vec());
-    Some(encoded)
+        .body(bytes.to_vec())
 }
 
 /// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.
@@ -297,7 +356,7 @@ fn boundary(id: MessageId, parts: &[SinglePart]) -> String {
 }
 
 #[derive(Clone)]
-struct AutoSubmitted;
+struct AutoSubmitted(&'static str);
 
 impl Header for AutoSubmitted {
     fn name() -> HeaderName {
@@ -305,10 +364,10 @@ impl Header for AutoSubmitted {
     }
 
     fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(AutoSubmitted)
+        Ok(AutoSubmitted("auto-generated"))
     }
 
     fn display(&self) -> HeaderValue {
-        HeaderValue::new(Self::name(), "auto-replied".to_owned())
+        HeaderValue::new(Self::name(), self.0.to_owned())
     }
 }

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use lettre::transport::smtp::commands::{Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 
-use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address};
+use crate::config::EightBit;
+use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
 
 use super::offers::Offers;
 use super::transaction::Outgoing;
@@ -41,7 +42,8 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Why the host cannot take the message, whoever its recipients are.
+    /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so at
+    /// MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
     pub(super) fn message_refusal(&self) -> Option<Reply> {
         let (message, offers) = (self.message, self.offers);
         if let Some(max) = offers.size_max.filter(|max| message.size > *max) {
@@ -51,6 +53,9 @@ impl<'a> Commands<'a> {
         }
         if message.body == Body::BinaryMime && !(offers.chunking && offers.binary_mime) {
             return Some(BINARY); // RFC 3030 §3: never through DATA, and not to a host that would not know it.
+        }
+        if message.body == Body::EightBitMime && !offers.eight_bit && message.eight_bit == EightBit::Bounce {
+            return Some(EIGHT_BIT); // RFC 6152 §3: convert it, which we never do, or return it.
         }
         if message.smtputf8 && !offers.smtputf8 && !self.header_is_ascii {
             return Some(UTF8_HEADER);
@@ -81,7 +86,7 @@ impl<'a> Commands<'a> {
         if offers.size {
             parameters.push(MailParameter::Size(usize::try_from(message.size).unwrap_or(usize::MAX)));
         }
-        // Without the offer the content goes out as it is: that is what works (RFC 6152 §3 would have it converted).
+        // Without the offer the content goes out as it is where `eight_bit` says so: that is what works.
         if offers.eight_bit && message.body == Body::EightBitMime {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
@@ -122,17 +127,21 @@ impl<'a> Commands<'a> {
         let mut parameters = Vec::new();
         if self.offers.dsn {
             let notify = recipient.notify.map(|notify| verbatim("NOTIFY", &notify.to_word()));
-            let orcpt = recipient.orcpt.as_deref().filter(|orcpt| self.is_orcpt(orcpt));
-            for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", orcpt))) {
+            let orcpt = recipient.orcpt.as_deref().and_then(|orcpt| self.orcpt(orcpt));
+            for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", &orcpt))) {
                 parameters.push(RcptParameter::Other { keyword, value: None });
             }
         }
         Some(Rcpt::new(address, parameters))
     }
 
-    /// ORCPT may hold UTF-8 only under SMTPUTF8 (RFC 6533 §3).
-    fn is_orcpt(&self, orcpt: &str) -> bool {
-        is_xtext(orcpt) || self.utf8_parameter && !orcpt.contains(|c: char| c.is_control() || c == ' ')
+    /// ORCPT may hold UTF-8 only under SMTPUTF8, and says the same in ASCII (RFC 6533 §3). None where a hand in the
+    /// database made it something that would end the command line.
+    fn orcpt<'o>(&self, orcpt: &'o str) -> Option<Cow<'o, str>> {
+        if orcpt.contains(|c: char| c.is_control() || c == ' ') {
+            return None;
+        }
+        Some(if self.utf8_parameter { Cow::Borrowed(orcpt) } else { Cow::Owned(unitext::in_ascii(orcpt)) })
     }
 }
 
@@ -192,6 +201,8 @@ const UTF8_HEADER: Reply =
     Reply::new(554, Enhanced(5, 6, 9), "the host has no SMTPUTF8, which the message's header needs");
 const BINARY: Reply =
     Reply::new(554, Enhanced(5, 6, 3), "the host has no BINARYMIME and CHUNKING, which the content needs");
+const EIGHT_BIT: Reply =
+    Reply::new(554, Enhanced(5, 6, 3), "the host has no 8BITMIME, which the content needs");
 /// RFC 3463 §3.4, §3.5.
 const NO_DELIVERBY: Reply = Reply::new(
     554,

@@ -2,14 +2,14 @@
 //! words for what went wrong in them.
 //!
 //! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out. A small
-//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot.
+//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host offers
+//! CHUNKING too and has taken a batch on this connection before, one.
 //! `connector.rs` opens connections.
 //!
 //! # Bugs
-//! While content is being written, nothing is read: a host that refuses it early is heard only once
+//! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
 //! it stops reading or the content is out.
 
-use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,18 @@ use lettre::transport::smtp::commands::Quit;
 
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::chunking::Chunk;
+use super::chunking::{Chunk, too_long, too_short};
+use super::disorder::Batch;
+use super::meaning::{Meaning, RecipientResult, TroubleKind, meaning};
 use super::offers::Offers;
+use super::pieces::Pieces;
+use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
-use super::transaction::{
-    After, Meaning, Next, Outgoing, RecipientResult, Transaction, TroubleKind, meaning,
-};
+use super::transaction::{After, Bdat, Next, Outgoing, Transaction};
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;
+pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
@@ -102,13 +105,13 @@ pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
         Fault::Lost(Some(error)) => (421, broken, format!("connection lost {sentence}: {error}")),
         Fault::Malformed(what) => (451, PROTOCOL, format!("malformed reply {sentence}: {what}")),
         Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
+        Fault::NoSource(from, error) => {
+            (451, NO_SOURCE, format!("cannot send from {from}, a source address of this relay: {error}"))
+        }
         Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
     };
     Reply::new(code, enhanced, "").with_text(text)
 }
-
-/// Gives the content, a chunk a call, none at its end. Chunks in memory are borrowed, others owned.
-pub type Content<'s, 'c> = &'s mut dyn FnMut() -> io::Result<Option<Cow<'c, [u8]>>>;
 
 /// An open connection to a host that has greeted us and takes mail.
 #[derive(Debug)]
@@ -121,6 +124,12 @@ pub struct Connection {
     pub(super) reply_timeout: Duration,
     messages: usize,
     after: After,
+    /// How the host took the commands of the last transaction.
+    pub(super) batch: Batch,
+    /// How it took its chunks.
+    pub(super) bdat: Bdat,
+    /// One went well, and whoever asked was told.
+    took_a_batch: bool,
     out: Vec<u8>,
 }
 
@@ -130,6 +139,8 @@ enum Unsent {
     Wire(Fault),
     /// The queue could not give it, or the intent could not be recorded.
     Ours(io::Error),
+    /// The host spoke, or went away, before it had the chunk.
+    Interrupted,
 }
 
 impl Connection {
@@ -142,6 +153,9 @@ impl Connection {
             reply_timeout,
             messages: 0,
             after: After { usable: true, needs_reset: false },
+            batch: Batch::None,
+            bdat: Bdat::Unknown,
+            took_a_batch: false,
             out: Vec::new(),
         }
     }
@@ -161,15 +175,15 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
-        let mut first_chunk = None;
+        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
+        let in_one_go = message.in_one_go && self.took_a_batch && !self.after.needs_reset;
+        let message = &Outgoing { in_one_go, ..*message };
+        let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
         let mut unreadable = None;
         if message.smtputf8 && !offers.smtputf8 {
-            match content() {
-                Ok(chunk) => {
-                    header_is_ascii = chunk.as_deref().is_none_or(is_header_ascii);
-                    first_chunk = chunk;
-                }
+            match pieces.first() {
+                Ok(piece) => header_is_ascii = is_header_ascii(piece),
                 Err(error) => unreadable = Some(error),
             }
         }
@@ -185,19 +199,38 @@ impl Connection {
                     let sent = self.send_commands(deadline);
                     self.take_replies(&mut transaction, sent, deadline);
                 }
+                Next::InOneGo { bytes } => match gather_behind(&mut self.out, bytes, &mut pieces) {
+                    Ok(commands) => {
+                        let sent = self.send_batch(commands, deadline);
+                        if sent.is_ok() {
+                            transaction.content_sent();
+                        }
+                        self.take_replies(&mut transaction, sent, deadline);
+                    }
+                    Err(error) => transaction.abandon(&our_fault(&error)),
+                },
+                // A reply to nothing would be taken for the answer to the content.
+                Next::Content | Next::Chunk { .. }
+                    if transaction.awaits().is_none() && self.wire.spoke_out_of_turn() =>
+                {
+                    transaction.lost(&words(&Fault::OutOfTurn, Stage::of(Phase::Data)));
+                }
                 Next::Content => {
                     let mut before = || before_dot(&transaction.accepted());
-                    let sent = self.send_content(first_chunk.take(), content, &mut before, deadline);
+                    let sent = self.send_content(&mut pieces, &mut before, deadline);
                     self.settle_content(&mut transaction, sent, deadline);
                 }
-                Next::Chunk => {
-                    let mut before = || before_dot(&transaction.accepted());
-                    let piece = first_chunk.take();
-                    let sent = self.send_chunk(message.size, piece, content, &mut before, deadline);
+                Next::Chunk { bytes, last } => {
+                    let mut before = || if last { before_dot(&transaction.accepted()) } else { Ok(()) };
+                    let answers_due = transaction.awaits().is_some();
+                    let chunk = OneChunk { bytes, last, answers_due };
+                    let sent = self.send_chunk(chunk, &mut pieces, &mut before, deadline);
                     self.settle_content(&mut transaction, sent, deadline);
                 }
             }
         }
+        self.batch = transaction.batch();
+        self.bdat = transaction.bdat();
         let (results, after) = transaction.finish();
         self.after = after;
         if !after.usable {
@@ -232,6 +265,11 @@ impl Connection {
     /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
     pub fn limits(&self) -> (Option<usize>, Option<usize>) {
         (self.offers.recipients_max, self.offers.mails_max)
+    }
+
+    /// Asked after a batch went well: whether it is the first time. Once on each connection is enough to know.
+    pub(super) fn is_first_batch(&mut self) -> bool {
+        !std::mem::replace(&mut self.took_a_batch, true)
     }
 
     /// Messages tried on it so far.
@@ -280,11 +318,16 @@ impl Connection {
 
     /// Writes the commands in `out`.
     fn send_commands(&mut self, deadline: Instant) -> Result<(), Fault> {
+        self.send_batch(self.out.len(), deadline)
+    }
+
+    /// Writes `out`, whose first bytes are `commands`.
+    fn send_batch(&mut self, commands: usize, deadline: Instant) -> Result<(), Fault> {
         if self.wire.spoke_out_of_turn() {
             return Err(Fault::OutOfTurn);
         }
         if log::log_enabled!(log::Level::Debug) {
-            for line in String::from_utf8_lossy(&self.out).lines() {
+            for line in String::from_utf8_lossy(&self.out[..commands]).lines() {
                 log::debug!("{} < {line}", self.host);
             }
         }
@@ -309,8 +352,16 @@ impl Connection {
             }
         }
         while let Some(phase) = transaction.awaits() {
-            match self.hear(phase, deadline) {
+            if !transaction.must_hear() && !self.wire.has_spoken() {
+                break;
+            }
+            // Behind the content, a host may keep all its replies until it has looked at that.
+            let stage = if transaction.is_all_sent() { Phase::Dot } else { phase };
+            match self.hear(stage, deadline) {
                 Ok(reply) => transaction.take(reply),
+                Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {
+                    transaction.gone_before(&words(&fault, Stage::of(phase)));
+                }
                 Err(fault) => transaction.lost(&words(&fault, Stage::of(phase))),
             }
         }
@@ -329,10 +380,16 @@ impl Connection {
                 self.take_replies(transaction, Ok(()), deadline);
             }
             Err(Unsent::Ours(error)) => transaction.abandon(&our_fault(&error)),
-            Err(Unsent::Wire(fault)) => match self.last_words(deadline) {
-                Some(reply) => transaction.take_early(&reply),
-                None => transaction.lost(&words(&fault, SENDING_CONTENT)),
-            },
+            Err(Unsent::Wire(fault)) => self.settle_cut_off(transaction, &fault, deadline),
+            Err(Unsent::Interrupted) => self.settle_cut_off(transaction, &Fault::Lost(None), deadline),
+        }
+    }
+
+    /// The content did not go out whole: by what the host says to that, or by the `fault` where it says nothing.
+    fn settle_cut_off(&mut self, transaction: &mut Transaction<'_>, fault: &Fault, deadline: Instant) {
+        match self.last_words(deadline) {
+            Some(reply) => transaction.take_early(&reply),
+            None => transaction.lost(&words(fault, SENDING_CONTENT)),
         }
     }
 
@@ -344,8 +401,7 @@ impl Connection {
 
     fn send_content(
         &mut self,
-        first_chunk: Option<Cow<'_, [u8]>>,
-        content: Content<'_, '_>,
+        pieces: &mut Pieces<'_, '_>,
         before_dot: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
@@ -354,41 +410,63 @@ impl Connection {
         let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
         let mut stuffer = Stuffer::new();
         out.clear();
-        if let Some(chunk) = first_chunk {
-            stuffer.stuff(&chunk, out, &mut write)?;
-        }
-        while let Some(chunk) = content().map_err(Unsent::Ours)? {
-            stuffer.stuff(&chunk, out, &mut write)?;
+        while let Some(piece) = pieces.next(u64::MAX).map_err(Unsent::Ours)? {
+            stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
         before_dot().map_err(Unsent::Ours)?;
         write(out)
     }
 
-    /// As `send_content`, by BDAT.
+    /// As `send_content`, one chunk by BDAT.
     fn send_chunk(
         &mut self,
-        size: u64,
-        first_chunk: Option<Cow<'_, [u8]>>,
-        content: Content<'_, '_>,
-        before_dot: &mut dyn FnMut() -> io::Result<()>,
+        OneChunk { bytes, last, answers_due }: OneChunk,
+        pieces: &mut Pieces<'_, '_>,
+        before_end: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
         let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
-        let Connection { wire, out, .. } = self;
-        let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+        let Connection { wire, out, host, .. } = self;
+        log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
         out.clear();
-        let mut chunk = Chunk::begin(size, out);
-        if let Some(piece) = first_chunk {
-            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        let mut chunk = Chunk::begin(bytes, last, out);
+        while chunk.left() > 0 {
+            let piece = pieces.next(chunk.left()).map_err(Unsent::Ours)?;
+            let piece = piece.ok_or_else(|| Unsent::Ours(too_short()))?;
+            let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+            chunk.take(piece, out, &mut write, Unsent::Ours)?;
+            // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
+            if !answers_due && chunk.left() > 0 && wire.has_spoken() {
+                return Err(Unsent::Interrupted);
+            }
         }
-        while let Some(piece) = content().map_err(Unsent::Ours)? {
-            chunk.take(&piece, out, &mut write, Unsent::Ours)?;
+        if last && pieces.next(1).map_err(Unsent::Ours)?.is_some() {
+            return Err(Unsent::Ours(too_long()));
         }
-        chunk.finish().map_err(Unsent::Ours)?;
-        before_dot().map_err(Unsent::Ours)?;
-        write(out)
+        before_end().map_err(Unsent::Ours)?;
+        wire.send(out, patience).map_err(Unsent::Wire)
     }
+}
+
+/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is written: a
+/// queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
+fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> io::Result<usize> {
+    let mut chunk = Chunk::begin(bytes, true, out);
+    let commands = out.len();
+    while chunk.left() > 0 {
+        let piece = pieces.next(chunk.left())?.ok_or_else(too_short)?;
+        chunk.gather(piece, out);
+    }
+    if pieces.next(1)?.is_some() { Err(too_long()) } else { Ok(commands) }
+}
+
+/// What is to be sent by one BDAT.
+struct OneChunk {
+    bytes: u64,
+    last: bool,
+    /// Replies to earlier chunks may come while it is sent.
+    answers_due: bool,
 }
 
 /// 451 4.3.0: our own mail system is at fault (RFC 3463 §3.4).

@@ -1,59 +1,48 @@
 //! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH.
 //!
-//! Where TLS is optional a host that cannot do it still gets its mail: the ladder goes from the full
-//! ClientHello to a smaller one, then in the clear, each on a fresh connection to the same host, and
-//! the step that worked is remembered for an hour, so that the next message does not climb down again.
-//! Where TLS is required, or a password is to be sent, the clear is not on the ladder.
+//! A host that fails at TLS is led down a ladder (`ladder.rs`), each step on a fresh connection, and the step that
+//! worked is remembered (`workarounds.rs`), so that the next message does not climb down again.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::commands::{Auth, Ehlo, Quit, Starttls};
+use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
-use crate::config::{DeliverySettings, Login, RouteTls};
+use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::connection::{CONNECTING, Connection, Stage, Trouble, words};
+use super::connection::{Connection, Stage, Trouble, words};
+use super::dial::{self, Dialled};
+use super::ladder::{Ladder, Learnt, Reached, Rung};
+use super::login::Logins;
+use super::meaning::{Meaning, host_refusal, meaning};
 use super::offers::Offers;
+use super::refusals::Refusals;
 use super::route::Endpoint;
+use super::sources::{self, Names};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
-use super::transaction::{Meaning, TroubleKind, host_refusal, meaning};
 use super::wire::{Fault, Patience, Wire};
+use super::workarounds::{self, Workarounds};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
 /// like, and the next step of the ladder needs its time too.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
-/// How long a host's step of the ladder is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
-/// How many hosts are remembered; past it, all are forgotten and learnt again.
-const REMEMBERED_HOSTS_MAX: usize = 10_000;
-/// Challenges of one AUTH exchange.
-const CHALLENGES_MAX: usize = 4;
-
-/// A step of the TLS ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rung {
-    Tls(Hello),
-    Clear,
-}
 
 /// Opens connections for all workers.
 #[derive(Debug)]
 pub struct Connector {
-    hostname: String,
+    names: Names,
     connect_timeout: Duration,
     reply_timeout: Duration,
-    source_addresses: Vec<IpAddr>,
     next_source: AtomicUsize,
     trusts: Trusts,
-    /// By host and port: the step that worked, where it was not the first, and when that was found.
-    remembered: Mutex<HashMap<(String, u16), (Rung, Instant)>>,
+    logins: Logins,
+    /// For whoever walks the hosts.
+    pub(super) refusals: Refusals,
+    pub(super) workarounds: Arc<Workarounds>,
 }
 
 /// Why a step of the ladder failed.
@@ -71,14 +60,20 @@ impl Connector {
     /// Where `[delivery] ca_file` cannot be used.
     pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
         Ok(Connector {
-            hostname: settings.hostname.as_str().to_owned(),
+            names: Names::new(settings),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
-            source_addresses: settings.source_addresses.clone(),
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
-            remembered: Mutex::default(),
+            logins: Logins::default(),
+            refusals: Refusals::default(),
+            workarounds: Arc::new(Workarounds::in_memory()),
         })
+    }
+
+    /// From now on it knows of hosts what all know, and they what it finds.
+    pub(super) fn share(&mut self, workarounds: Arc<Workarounds>) {
+        self.workarounds = workarounds;
     }
 
     /// Opens a connection that is ready for MAIL.
@@ -86,29 +81,68 @@ impl Connector {
     /// # Errors
     /// [`Trouble`] says where it ended, in whose words, and whether it means more than "try the next host".
     pub fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, Trouble> {
-        let optional = endpoint.tls == RouteTls::Opportunistic && endpoint.login.is_none();
-        let known = self.recall(endpoint, optional);
-        let mut rung = match endpoint.tls {
-            RouteTls::Off => Rung::Clear,
-            _ => known.unwrap_or(Rung::Tls(Hello::Full)),
+        self.open_on(self.connect(endpoint, deadline)?, endpoint, deadline)
+    }
+
+    /// Connects to `first`, or to the other family's address of its host in `rest`: see [`dial::dial`].
+    pub(super) fn dial(&self, first: Endpoint, rest: &mut VecDeque<Endpoint>, deadline: Instant) -> Dialled {
+        // One turn for both: the addresses of either family come round alike.
+        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
+        let source = |endpoint: &Endpoint| {
+            let ip = endpoint.address.ip();
+            let count = sources::of_family(&endpoint.sources, ip).count();
+            turn.checked_rem(count).and_then(|at| sources::of_family(&endpoint.sources, ip).nth(at))
         };
+        let patience = Patience { wait: self.connect_timeout, deadline };
+        dial::dial(first, rest, source, patience)
+    }
+
+    fn connect(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Wire, Trouble> {
+        self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire
+    }
+
+    /// Makes a connection to `endpoint` ready for MAIL, as [`Connector::open`] does.
+    pub(super) fn open_on(
+        &self,
+        wire: Wire,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
+        let mut wire = Some(wire);
+        let host = endpoint.name();
+        let known = match endpoint.tls {
+            RouteTls::Off => None,
+            _ => self.workarounds.recall(&host, workarounds::TLS),
+        };
+        let mut ladder = Ladder::new(endpoint.tls, endpoint.login.is_some(), known);
         loop {
-            let trouble = match self.open_at(rung, endpoint, optional, deadline) {
-                Ok((connection, reached)) => {
-                    if known.is_none() && endpoint.tls != RouteTls::Off {
-                        self.remember(endpoint, reached);
+            let fresh = match wire.take() {
+                Some(wire) => wire,
+                None => self.connect(endpoint, deadline)?,
+            };
+            let trouble = match self.open_at(fresh, ladder.rung(), endpoint, ladder.is_optional(), deadline) {
+                Ok((mut connection, reached)) => {
+                    match ladder.learnt(&reached) {
+                        Learnt::Nothing => {}
+                        Learnt::AllWell => self.workarounds.ended(&host, workarounds::TLS),
+                        Learnt::Needs(workaround, why) => self.workarounds.found(&host, workaround, why),
+                    }
+                    if self.workarounds.recall(&host, workarounds::PIPELINING).is_some() {
+                        connection.offers.pipelining = false;
+                    }
+                    if connection.offers.chunking {
+                        connection.offers.spare_bdat =
+                            self.workarounds.recall(&host, workarounds::BDAT).is_some();
                     }
                     return Ok(connection);
                 }
                 Err(Failure::Host(trouble)) => return Err(trouble),
                 Err(Failure::Handshake(trouble)) => trouble,
             };
-            rung = match rung {
-                Rung::Tls(Hello::Full) => Rung::Tls(Hello::Classical),
-                Rung::Tls(Hello::Classical) if optional => Rung::Clear,
-                _ => return Err(trouble),
-            };
-            log::debug!("{}: {trouble}; trying again at {rung:?}", endpoint.host);
+            if !ladder.descend(&trouble.reply) {
+                return Err(trouble);
+            }
+            log::debug!("{}: {trouble}; trying again at {:?}", endpoint.host, ladder.rung());
         }
     }
 
@@ -123,72 +157,32 @@ impl Connector {
     ) -> Result<Connection, Trouble> {
         let mut connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
         tls.clone_into(&mut connection.tls);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let name = self.names.at(None);
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(Rung::Clear, false) {
-            Ok(_) => Ok(opening.connection),
+            Ok(_) => {
+                // Should BDAT break it there is no other connection to go on with.
+                opening.connection.offers.spare_bdat = true;
+                Ok(opening.connection)
+            }
             Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
         }
     }
 
-    /// One connection at this step, and the step it ended on: a refused STARTTLS leaves it in the clear.
+    /// One connection at this step, and how far it came: a refused STARTTLS leaves it in the clear.
     fn open_at(
         &self,
+        wire: Wire,
         rung: Rung,
         endpoint: &Endpoint,
         optional: bool,
         deadline: Instant,
-    ) -> Result<(Connection, Rung), Failure> {
-        let patience = Patience { wait: self.connect_timeout, deadline };
-        let source = self.source_for(endpoint.address.ip());
-        let wire = Wire::connect(endpoint.address, source, patience).map_err(|fault| {
-            let kind = TroubleKind::NextHost;
-            Failure::Host(Trouble {
-                phase: Phase::Connect,
-                reply: words(&fault, CONNECTING),
-                tls: None,
-                kind,
-            })
-        })?;
+    ) -> Result<(Connection, Reached), Failure> {
+        let name = self.names.at(wire.source());
         let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
-        let mut opening = Opening { connector: self, connection, endpoint, deadline };
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         let reached = opening.run(rung, optional)?;
         Ok((opening.connection, reached))
-    }
-
-    /// The next local address of the family of `remote`; none: the system chooses.
-    fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        let same_family =
-            || self.source_addresses.iter().filter(|source| source.is_ipv4() == remote.is_ipv4());
-        let count = same_family().count();
-        let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
-        turn.checked_rem(count).and_then(|index| same_family().nth(index).copied())
-    }
-
-    fn recall(&self, endpoint: &Endpoint, optional: bool) -> Option<Rung> {
-        // Nothing panics while this is held.
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.is_empty() {
-            return None;
-        }
-        let key = (endpoint.host.clone(), endpoint.address.port());
-        let (rung, found_at) = *remembered.get(&key)?;
-        if found_at.elapsed() >= REMEMBERED_FOR {
-            remembered.remove(&key);
-            return None;
-        }
-        // What was learnt on a route that may go in the clear does not bind one that must not.
-        (rung != Rung::Clear || optional).then_some(rung)
-    }
-
-    fn remember(&self, endpoint: &Endpoint, rung: Rung) {
-        if rung == Rung::Tls(Hello::Full) {
-            return;
-        }
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED_HOSTS_MAX {
-            remembered.clear();
-        }
-        remembered.insert((endpoint.host.clone(), endpoint.address.port()), (rung, Instant::now()));
     }
 }
 
@@ -197,37 +191,44 @@ struct Opening<'a> {
     connector: &'a Connector,
     connection: Connection,
     endpoint: &'a Endpoint,
+    /// What we call ourselves.
+    name: &'a str,
     deadline: Instant,
 }
 
 impl Opening<'_> {
-    fn run(&mut self, rung: Rung, optional: bool) -> Result<Rung, Failure> {
-        let mut reached = rung;
+    fn run(&mut self, rung: Rung, optional: bool) -> Result<Reached, Failure> {
+        let mut reached = Reached::Clear;
         if let (RouteTls::Implicit, Rung::Tls(hello)) = (self.endpoint.tls, rung) {
             self.handshake(hello)?;
+            reached = Reached::Tls(hello);
         }
         let greeting = self.connection.hear(Phase::Greeting, self.deadline);
         self.expect_yes(Phase::Greeting, greeting)?;
         self.ehlo()?;
         if let (true, Rung::Tls(hello)) = (self.endpoint.tls != RouteTls::Implicit, rung) {
-            if self.starttls(optional)? {
-                self.handshake(hello)?;
-                // RFC 3207 §4.2: what the host said before is forgotten.
-                self.ehlo()?;
-            } else if self.connection.offers.starttls {
-                reached = Rung::Clear;
-            }
+            reached = match self.starttls(optional)? {
+                None => {
+                    self.handshake(hello)?;
+                    // RFC 3207 §4.2: what the host said before is forgotten.
+                    self.ehlo()?;
+                    Reached::Tls(hello)
+                }
+                Some(in_the_clear) => in_the_clear,
+            };
         }
         if let Some(login) = &self.endpoint.login {
-            self.log_in(login)?;
+            let (connector, connection) = (self.connector, &mut self.connection);
+            let answer = connector.logins.log_in(connection, self.endpoint, login, self.deadline);
+            self.expect_yes(Phase::Auth, answer)?;
         }
         Ok(reached)
     }
 
     /// EHLO, or HELO for a host that does not know it (RFC 5321 §3.2).
     fn ehlo(&mut self) -> Result<(), Failure> {
-        let name = &self.connector.hostname;
-        let ehlo = Ehlo::new(ClientId::Domain(name.clone())).to_string();
+        let name = self.name;
+        let ehlo = Ehlo::new(ClientId::Domain(name.to_owned())).to_string();
         let answer = self.connection.ask(Phase::Ehlo, &ehlo, None, self.deadline);
         if let Ok(reply) = &answer
             && meaning(Phase::Ehlo, reply.code) == Meaning::Never
@@ -242,10 +243,12 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Whether the host is ready for the handshake; false: the mail may go in the clear, and has to.
-    fn starttls(&mut self, optional: bool) -> Result<bool, Failure> {
-        if !self.connection.offers.starttls {
-            return if optional { Ok(false) } else { Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)) };
+    /// None where the host is ready for the handshake; otherwise the mail may go in the clear, and has to.
+    fn starttls(&mut self, optional: bool) -> Result<Option<Reached>, Failure> {
+        match (self.connection.offers.starttls, optional) {
+            (true, _) => {}
+            (false, true) => return Ok(Some(Reached::NotOffered)),
+            (false, false) => return Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)),
         }
         let answer = self.connection.ask(Phase::Starttls, &Starttls.to_string(), None, self.deadline);
         if let Ok(reply) = &answer
@@ -253,9 +256,9 @@ impl Opening<'_> {
             && matches!(meaning(Phase::Starttls, reply.code), Meaning::NotNow | Meaning::Never)
         {
             // RFC 3207 §4: after 454 it is for the client to decide whether it goes on.
-            return Ok(false);
+            return Ok(Some(Reached::Refused(reply.clone())));
         }
-        self.expect_yes(Phase::Starttls, answer).map(|_| true)
+        self.expect_yes(Phase::Starttls, answer).map(|_| None)
     }
 
     fn handshake(&mut self, hello: Hello) -> Result<(), Failure> {
@@ -281,6 +284,9 @@ impl Opening<'_> {
         match shaken {
             Ok(tls) => {
                 self.connection.tls = trust.describe(tls, &name);
+                if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                    log::debug!("{}: TLS session resumed", self.endpoint.host);
+                }
                 Ok(())
             }
             Err(fault) => {
@@ -295,31 +301,6 @@ impl Opening<'_> {
                 Err(if is_final { Failure::Host(trouble) } else { Failure::Handshake(trouble) })
             }
         }
-    }
-
-    /// AUTH with PLAIN, or with LOGIN where that is all there is (RFC 4954).
-    fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
-        // `Off` was written by the operator; everywhere else the ladder has no clear step with a login.
-        let offers = &self.connection.offers;
-        let mechanism = match (offers.auth_plain, offers.auth_login) {
-            (true, _) => Mechanism::Plain,
-            (false, true) => Mechanism::Login,
-            (false, false) => return Err(self.our_trouble(Phase::Auth, &NO_AUTH)),
-        };
-        let credentials = Credentials::new(login.username.clone(), login.password.clone());
-        let first = Auth::new(mechanism, credentials.clone(), None);
-        let first = first.map_err(|error| self.our_trouble(Phase::Auth, &auth_words(error.to_string())))?;
-        let shown = format!("AUTH {mechanism} …");
-        let mut answer = self.connection.ask(Phase::Auth, &first.to_string(), Some(&shown), self.deadline);
-        for turn in 0..CHALLENGES_MAX {
-            let challenge = match &answer {
-                Ok(reply) if meaning(Phase::Auth, reply.code) == Meaning::GoOn => &reply.text,
-                _ => break,
-            };
-            let response = respond(mechanism, &credentials, login, challenge, turn);
-            answer = self.connection.ask(Phase::Auth, &format!("{response}\r\n"), Some("…"), self.deadline);
-        }
-        self.expect_yes(Phase::Auth, answer).map(drop)
     }
 
     /// The reply, where it is 2xx; otherwise what it means for this host.
@@ -346,43 +327,13 @@ impl Opening<'_> {
     }
 }
 
-/// The line that answers a challenge. LOGIN's challenges are whatever the host's author thought of:
-/// what lettre does not recognise is answered by its turn, the name first.
-fn respond(
-    mechanism: Mechanism,
-    credentials: &Credentials,
-    login: &Login,
-    challenge: &str,
-    turn: usize,
-) -> String {
-    let base64 = &base64::engine::general_purpose::STANDARD;
-    let plain = match mechanism {
-        // A host that ignored the initial response asks for it with an empty challenge.
-        Mechanism::Plain => mechanism.response(credentials, None).unwrap_or_default(),
-        _ => {
-            let decoded = base64.decode(challenge.trim()).unwrap_or_default();
-            let asked = String::from_utf8_lossy(&decoded).trim().to_owned();
-            mechanism
-                .response(credentials, Some(&asked))
-                .unwrap_or_else(|_| if turn == 0 { login.username.clone() } else { login.password.clone() })
-        }
-    };
-    base64.encode(plain)
-}
-
 /// RFC 3463 §3.8: 4.7.4, security features not supported.
 const NO_STARTTLS: Reply = Reply::new(
     451,
     Enhanced(4, 7, 4),
     "the host offers no STARTTLS, and this route must not go in the clear",
 );
-const NO_AUTH: Reply =
-    Reply::new(451, Enhanced(4, 7, 4), "the host offers neither AUTH PLAIN nor AUTH LOGIN");
 
 fn tls_words(text: String) -> Reply {
     Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
-}
-
-fn auth_words(text: String) -> Reply {
-    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
 }

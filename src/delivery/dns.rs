@@ -12,6 +12,9 @@
 //! again over TCP, and the case of names in answers does not matter (RFC 4343). Answers are
 //! cached for their TTL and at most a day, negative ones (RFC 2308) for at most an hour.
 //!
+//! An empty answer without an SOA record proves nothing: a lame server gives it, or one that lost its way in
+//! CNAMEs. It is enough to look for addresses where there seems to be no MX, and not enough to bounce mail.
+//!
 //! # Bugs
 //! `/etc/resolv.conf` is read once, when the resolver is made. The scope of a link-local server
 //! address (`fe80::1%eth0`) is not kept.
@@ -251,6 +254,7 @@ impl Servers {
             _ => None,
         })
         .await
+        .map_err(|error| if error == bare() { DnsError::NoData } else { error })
     }
 
     /// False too where a signature does not hold: then nothing proves the records.
@@ -310,8 +314,13 @@ impl Servers {
             Err(_) => return Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
         };
         let found: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
-        if found.is_empty() { Err(DnsError::NoData) } else { Ok(found) }
+        if found.is_empty() { Err(bare()) } else { Ok(found) }
     }
+}
+
+/// NOERROR, no records and no SOA (RFC 2308 §2.2 calls it NODATA type 3).
+fn bare() -> DnsError {
+    DnsError::Temporary("the DNS server answered without records and without an SOA record".to_owned())
 }
 
 /// What hickory's error says about the name. Only NXDOMAIN and an honest empty answer say anything.
@@ -323,6 +332,7 @@ fn meaning(error: &NetError) -> DnsError {
             ResponseCode::NoError if none.soa.is_none() && none.ns.is_some() => {
                 DnsError::Temporary("the DNS server answered with a referral".to_owned())
             }
+            ResponseCode::NoError if none.soa.is_none() => bare(),
             ResponseCode::NoError => DnsError::NoData,
             other => DnsError::Temporary(format!("the DNS server answered {}", code_text(other))),
         },

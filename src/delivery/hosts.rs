@@ -140,7 +140,7 @@ impl Hosts {
     }
 
     fn host(&self, endpoint: &Endpoint) -> Arc<Host> {
-        let name = name_of(endpoint);
+        let name = endpoint.name();
         let mut hosts = lock(&self.hosts);
         if let Some(host) = hosts.get(&name) {
             return host.clone();
@@ -152,14 +152,6 @@ impl Hosts {
     }
 }
 
-/// MX hosts all have one port; the port of a relay tells it from others on the same machine.
-fn name_of(endpoint: &Endpoint) -> String {
-    match endpoint.relay {
-        true => format!("{}:{}", endpoint.host, endpoint.address.port()),
-        false => endpoint.host.clone(),
-    }
-}
-
 impl Slot {
     /// Whether one more message may go on this connection now.
     ///
@@ -167,6 +159,11 @@ impl Slot {
     /// How long to wait before asking again.
     pub(super) fn start(&self, endpoint: &Endpoint, settings: &DeliverySettings) -> Result<(), Duration> {
         self.host.lock().start(&Most::of(endpoint, settings), Instant::now())
+    }
+
+    /// Whether it is one of this endpoint's host.
+    pub(super) fn is_at(&self, endpoint: &Endpoint) -> bool {
+        self.host.name == endpoint.name()
     }
 
     /// The host took a message.

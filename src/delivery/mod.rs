@@ -13,23 +13,34 @@ mod commands;
 mod complaint;
 pub mod connection;
 mod connector;
+mod dial;
+mod disorder;
 pub mod dns;
+mod flood;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod ladder;
+mod login;
+pub mod meaning;
+mod notices;
 mod offers;
 mod pace;
 mod pickup;
+mod pieces;
 mod pool;
+mod refusals;
 mod reply_reader;
 mod require_tls;
 mod retry_rules;
 pub mod route;
 mod settle;
+pub mod sources;
 mod stuffing;
 pub mod tls;
 pub mod transaction;
 mod wire;
+mod workarounds;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -41,8 +52,10 @@ use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
 use dns::Lookup;
+use flood::Floods;
 use hosts::Hosts;
 use pool::Pool;
+use workarounds::Workarounds;
 
 pub use pickup::Turned;
 #[cfg(test)]
@@ -90,6 +103,8 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
+    workarounds: Arc<Workarounds>,
+    floods: Floods,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -98,18 +113,22 @@ struct Shared {
 
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
-    pub fn start(setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+    pub fn start(mut setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
         // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
         let learnt = queue.destinations().unwrap_or_else(|error| {
             log::error!("what was learnt about destinations cannot be read: {error}");
             Vec::new()
         });
+        let workarounds = Arc::new(Workarounds::of(queue.clone(), clock.clone()));
+        setup.connector.share(workarounds.clone());
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
             pool: Pool::new(Hosts::new(learnt)),
+            workarounds,
+            floods: Floods::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -118,7 +137,8 @@ impl Workers {
     }
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
-    pub fn reconfigure(&self, setup: Setup) {
+    pub fn reconfigure(&self, mut setup: Setup) {
+        setup.connector.share(self.shared.workarounds.clone());
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
         self.shared.pool.close_all();
     }
@@ -167,6 +187,7 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
+            self.floods.look(&self.queue, self.clock.now(), || self.setup());
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -207,7 +228,7 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(setup, &self.queue, &self.clock, job, attempt)
+            settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {

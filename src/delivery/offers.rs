@@ -15,6 +15,8 @@ pub(super) struct Offers {
     pub(super) eight_bit: bool,
     /// CHUNKING (RFC 3030).
     pub(super) chunking: bool,
+    /// Not the host's word but ours: BDAT is for content that has no other way.
+    pub(super) spare_bdat: bool,
     /// BINARYMIME (RFC 3030).
     pub(super) binary_mime: bool,
     /// SMTPUTF8 (RFC 6531).
@@ -32,10 +34,8 @@ pub(super) struct Offers {
     /// LIMITS (RFC 9422): recipients of a transaction, and transactions on a connection.
     pub(super) recipients_max: Option<usize>,
     pub(super) mails_max: Option<usize>,
-    /// AUTH PLAIN (RFC 4616).
-    pub(super) auth_plain: bool,
-    /// AUTH LOGIN (nowhere standardised, widely asked for).
-    pub(super) auth_login: bool,
+    /// AUTH (RFC 4954): the mechanisms, in upper case.
+    pub(super) auth: Vec<String>,
 }
 
 impl Offers {
@@ -71,10 +71,10 @@ impl Offers {
                     offers.size_max = words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
                 }
                 "AUTH" => {
-                    for mechanism in words {
-                        offers.auth_plain |= mechanism.eq_ignore_ascii_case("PLAIN");
-                        offers.auth_login |= mechanism.eq_ignore_ascii_case("LOGIN");
-                    }
+                    let named = words.map(str::to_ascii_uppercase);
+                    // Both ways of writing it often name the same ones.
+                    let news: Vec<String> = named.filter(|word| !offers.auth.contains(word)).collect();
+                    offers.auth.extend(news);
                 }
                 _ => {}
             }
@@ -103,7 +103,7 @@ mod tests {
     fn keywords_are_read_in_any_case_and_from_the_second_line_on() {
         let reply = Reply::bare(
             250,
-            "pipelining.example DSN\npipelining\nChunking\nBINARYMIME\nSize 1000\nAUTH=LOGIN\nauth cram-md5 Plain\nX-ODD thing\n",
+            "pipelining.example DSN\npipelining\nChunking\nBINARYMIME\nSize 1000\nAUTH=LOGIN\nauth cram-md5 login Plain\nX-ODD thing\n",
         );
         let expected = Offers {
             pipelining: true,
@@ -111,8 +111,7 @@ mod tests {
             binary_mime: true,
             size: true,
             size_max: Some(1000),
-            auth_plain: true,
-            auth_login: true,
+            auth: ["LOGIN", "CRAM-MD5", "PLAIN"].map(str::to_owned).to_vec(),
             ..Offers::default()
         };
         assert_eq!(Offers::read(&reply), expected);

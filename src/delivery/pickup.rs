@@ -5,6 +5,7 @@
 //! once. It runs in the thread of whoever calls, one message at a time.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConnection;
@@ -55,6 +56,7 @@ impl Workers {
             // Nothing that is said before MAIL is a bounce: it is about the client, who may come again.
             relay: true,
             preference: 0,
+            sources: Arc::default(),
         };
         let wire = Wire::turned(turned.tcp, turned.tls);
         let connection = match setup.connector.welcome(wire, tls, &endpoint, deadline) {

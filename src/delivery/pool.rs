@@ -33,7 +33,7 @@ impl Line {
     }
 }
 
-/// By lane; each with when it was last used, the latest at the end.
+/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at the end.
 type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
 
 /// Idle connections. A lane has at most as many as it may have transactions at once, since each was
@@ -71,13 +71,28 @@ impl Pool {
             Some((lane.clone(), at))
         });
         let (lane, at) = found?;
-        let lines = idle.get_mut(&lane)?;
-        let (line, _) = lines.remove(at);
-        if lines.is_empty() {
-            idle.remove(&lane);
-        }
+        let line = Pool::remove(&mut idle, &lane, at)?;
         drop(idle);
         (!line.connection.is_stale()).then_some(line)
+    }
+
+    /// Closes an idle connection to this endpoint's host that cannot be used for it, so that its slot is free: one
+    /// that leaves from another address. False: there is none.
+    pub(super) fn make_room(&self, endpoint: &Endpoint) -> bool {
+        let mut idle = self.lock();
+        let is_there = |line: &Line| line.slot.as_ref().is_some_and(|slot| slot.is_at(endpoint));
+        let found = idle.iter().find_map(|(lane, lines)| {
+            let at =
+                lines.iter().position(|(line, _)| is_there(line) && !line.endpoint.is_same_host(endpoint))?;
+            Some((lane.clone(), at))
+        });
+        let Some(line) = found.and_then(|(lane, at)| Pool::remove(&mut idle, &lane, at)) else {
+            return false;
+        };
+        // Outside the lock: a QUIT may block.
+        drop(idle);
+        line.connection.quit();
+        true
     }
 
     fn pop(&self, lane: &Arc<str>) -> Option<(Line, Instant)> {
@@ -88,6 +103,15 @@ impl Pool {
             idle.remove(lane);
         }
         popped
+    }
+
+    fn remove(idle: &mut Idle, lane: &Arc<str>, at: usize) -> Option<Line> {
+        let lines = idle.get_mut(lane)?;
+        let (line, _) = lines.remove(at);
+        if lines.is_empty() {
+            idle.remove(lane);
+        }
+        Some(line)
     }
 
     /// Keeps a connection for the lane's next job.

@@ -11,8 +11,8 @@ use crate::queue::QueuedMessage;
 
 use super::connection::{Connection, Trouble};
 use super::dns::{DnsError, Lookup};
+use super::meaning::TroubleKind;
 use super::route::Endpoint;
-use super::transaction::TroubleKind;
 
 /// Whether hosts have to do all of it for this message.
 pub(super) fn is_strict(message: &QueuedMessage) -> bool {
@@ -117,7 +117,16 @@ mod tests {
     fn endpoint(host: &str, tls: RouteTls, relay: bool) -> Endpoint {
         let address = "192.0.2.1:25".parse().unwrap();
         let (ca_file, login) = (None, None);
-        Endpoint { host: host.to_owned(), address, tls, ca_file, login, relay, preference: 10 }
+        Endpoint {
+            host: host.to_owned(),
+            address,
+            tls,
+            ca_file,
+            login,
+            relay,
+            preference: 10,
+            sources: std::sync::Arc::default(),
+        }
     }
 
     fn checked(

@@ -12,11 +12,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::config::{DeliverySettings, Login, RelayHost, Route, RouteTls, Routes};
 use crate::mail::{Domain, Enhanced, Reply};
 
 use super::dns::{DnsError, Lookup};
+use super::sources::{self, Leaving};
 
 /// MX hosts of one attempt.
 pub const MX_HOSTS_MAX: usize = 5;
@@ -41,16 +43,28 @@ pub struct Endpoint {
     pub relay: bool,
     /// Less is better; hosts of the same preference stand in for each other. Relays have none alike.
     pub preference: u16,
+    /// Local addresses, of either family, that connections leave from by turns; empty: the system chooses.
+    pub sources: Arc<[IpAddr]>,
 }
 
 impl Endpoint {
-    /// Whether a connection to the other would be one to the same host, opened in the same way.
+    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the same
+    /// machine.
+    pub fn name(&self) -> String {
+        match self.relay {
+            true => format!("{}:{}", self.host, self.address.port()),
+            false => self.host.clone(),
+        }
+    }
+
+    /// Whether a connection to the other would be one to the same host, opened in the same way, from the same sources.
     pub(super) fn is_same_host(&self, other: &Endpoint) -> bool {
-        let Endpoint { host, address, tls, ca_file, login, relay, preference: _ } = self;
+        let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;
         *host == other.host
             && address.port() == other.address.port()
             && (*tls, *relay) == (other.tls, other.relay)
             && (ca_file, login) == (&other.ca_file, &other.login)
+            && *sources == other.sources
     }
 }
 
@@ -68,7 +82,7 @@ pub struct NoRoute {
 /// Hears each step of the planning, for `explain` and the debug log; a deaf one costs nothing.
 pub type Trace<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
 
-/// Whom to try for mail to `domain`, best first; at most [`ADDRESSES_MAX`], never none.
+/// Whom to try for mail to `domain` that `user` submitted (none: nobody who logged in), best first; at most [`ADDRESSES_MAX`], never none.
 ///
 /// `random` gives a number below its argument. Lookups are the only thing here that takes time.
 ///
@@ -76,6 +90,7 @@ pub type Trace<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
 /// Says why there is nobody to try and whether that is for good.
 pub fn plan(
     domain: &Domain,
+    user: Option<&str>,
     routes: &Routes,
     settings: &DeliverySettings,
     lookup: &dyn Lookup,
@@ -87,7 +102,11 @@ pub fn plan(
         Some(route) => trace(format_args!("[[route]] domain = \"{}\" matches {domain}", route.domain)),
         None => trace(format_args!("no [[route]] matches {domain}")),
     }
-    let mut planner = Planner { domain, route, settings, lookup, random, trace };
+    let leaving = Leaving::of(user, route, settings);
+    if !leaving.from.is_empty() {
+        trace(format_args!("leaves from {}: {}", Listed(&leaving.from), leaving.by));
+    }
+    let mut planner = Planner { domain, route, routes, leaving, settings, lookup, random, trace };
     match (route, domain.ip()) {
         (Some(route), _) if !route.relay.is_empty() => planner.by_relay(&route.relay),
         (_, Some(literal)) => planner.by_literal(literal),
@@ -98,6 +117,8 @@ pub fn plan(
 struct Planner<'a> {
     domain: &'a Domain,
     route: Option<&'a Route>,
+    routes: &'a Routes,
+    leaving: Leaving,
     settings: &'a DeliverySettings,
     lookup: &'a dyn Lookup,
     random: &'a mut dyn FnMut(usize) -> usize,
@@ -155,7 +176,7 @@ impl Planner<'_> {
             }
         }
         if !hosts.is_empty() {
-            return Ok(self.endpoints(hosts, true));
+            return self.endpoints(hosts, true);
         }
         // Never permanent: the relay's name is the operator's, not the recipient's.
         Err(match (setbacks.temporary, setbacks.permanent) {
@@ -177,7 +198,7 @@ impl Planner<'_> {
             return Err(self.loops_back());
         }
         match self.permitted(host) {
-            Ok(host) => Ok(self.endpoints(vec![host], false)),
+            Ok(host) => self.endpoints(vec![host], false),
             Err(why) => Err(self.refuse(UNROUTABLE, format!("{}: {why}", self.domain), None)),
         }
     }
@@ -185,7 +206,7 @@ impl Planner<'_> {
     fn by_mx(&mut self) -> Result<Vec<Endpoint>, NoRoute> {
         let mut setbacks = Setbacks::default();
         let mut exchangers = self.exchangers(&mut setbacks)?;
-        let own = exchangers.iter().find(|(_, name)| *name == self.settings.hostname.as_str());
+        let own = exchangers.iter().find(|(_, name)| sources::is_our_name(name, self.settings));
         if let Some(&(preference, _)) = own {
             self.cut(&mut exchangers, preference)?;
         }
@@ -219,7 +240,7 @@ impl Planner<'_> {
             }
         }
         if !usable.is_empty() {
-            return Ok(self.endpoints(usable, false));
+            return self.endpoints(usable, false);
         }
         Err(match (setbacks.temporary, setbacks.permanent) {
             (Some((host, why)), _) => {
@@ -290,7 +311,7 @@ impl Planner<'_> {
     }
 
     fn is_own(&self, addresses: &[IpAddr]) -> bool {
-        addresses.iter().any(|ip| self.settings.source_addresses.contains(ip))
+        addresses.iter().any(|ip| sources::is_ours(*ip, self.settings, self.routes))
     }
 
     /// IPv6 and IPv4 by turns, each in random order: a host with many addresses shares out its load, and a family
@@ -327,8 +348,27 @@ impl Planner<'_> {
         }
     }
 
-    /// The hosts' addresses within the bound, every host its share.
-    fn endpoints(&mut self, hosts: Vec<Host>, relay: bool) -> Vec<Endpoint> {
+    /// The hosts' addresses that a source address reaches, within the bound, every host its share.
+    fn endpoints(&mut self, mut hosts: Vec<Host>, relay: bool) -> Result<Vec<Endpoint>, NoRoute> {
+        let all = hosts.first().map(|host| (host.name.clone(), host.addresses.clone()));
+        for host in &mut hosts {
+            host.addresses.retain(|ip| {
+                let reached = self.leaving.reaches(*ip);
+                if !reached {
+                    (self.trace)(format_args!("{ip} left out: no source address of its family"));
+                }
+                reached
+            });
+        }
+        hosts.retain(|host| !host.addresses.is_empty());
+        if let (true, Some((name, addresses))) = (hosts.is_empty(), all) {
+            let text = format!(
+                "no source address of the family of {name} ({}): mail leaves from {}",
+                Listed(&addresses),
+                Listed(&self.leaving.from)
+            );
+            return Err(self.refuse((451, sources::NO_SOURCE), text, Some(name)));
+        }
         let counts: Vec<usize> = hosts.iter().map(|host| host.addresses.len()).collect();
         let mut endpoints = Vec::new();
         for (host, share) in hosts.into_iter().zip(shares(&counts)) {
@@ -341,11 +381,12 @@ impl Planner<'_> {
                     login: self.route.filter(|_| relay).and_then(|route| route.login.clone()),
                     relay,
                     preference: host.preference,
+                    sources: self.leaving.from.clone(),
                 });
             }
         }
         endpoints.truncate(ADDRESSES_MAX);
-        endpoints
+        Ok(endpoints)
     }
 
     fn no_such_domain(&mut self) -> NoRoute {
@@ -375,7 +416,6 @@ const LOOP: (u16, Enhanced) = (554, Enhanced(5, 4, 6));
 const LOOKUP_FAILED: (u16, Enhanced) = (451, Enhanced(4, 4, 3));
 /// RFC 3463 §3.5: unable to route, and the operator's to repair.
 const RELAY_UNKNOWN: (u16, Enhanced) = (451, Enhanced(4, 4, 4));
-
 fn error_is_about_the_name(error: &DnsError) -> bool {
     match error {
         DnsError::NoSuchDomain | DnsError::NoData => true,

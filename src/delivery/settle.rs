@@ -11,13 +11,13 @@ use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
-    Fate, Finished, Health, Job, NewMessage, Origin, Queue, QueuedMessage, QueuedRecipient, RecipientId,
-    Settled, Settlement,
+    Fate, Finished, Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled, Settlement,
 };
 
 use super::Setup;
 use super::attempt::{Answer, Answers};
-use super::bounce::{self, Notice, Report, Told};
+use super::flood::Floods;
+use super::notices::{self, Notices};
 use super::retry_rules;
 
 /// What the jobs' source hears.
@@ -31,6 +31,7 @@ pub(super) struct Done {
 pub(super) fn carry_out(
     setup: &Setup,
     queue: &Queue,
+    floods: &Floods,
     clock: &Clock,
     job: &Job,
     attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
@@ -46,7 +47,7 @@ pub(super) fn carry_out(
     let (began, at) = (Instant::now(), clock.now());
     // Not delivered any more once it is to be returned (RFC 2852 §4).
     let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
-    let (results, health) = if job.expired || is_late {
+    let (mut results, health) = if job.expired || is_late {
         (expire(job, at, &message), Health::Unchanged)
     } else {
         let answers = attempt(&message, at);
@@ -59,13 +60,14 @@ pub(super) fn carry_out(
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
-    let notices = notices(setup, queue, now, &message, &results);
+    let notices = notices::write(setup, queue, floods, now, &message, &mut results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
     if results.is_empty() {
         return Done { health, unsettled };
     }
-    queue.settle(Settlement { message, at: now, results, notices });
+    let Notices { written, unreported, expanded_told } = notices;
+    queue.settle(Settlement { message, at: now, results, notices: written, unreported, expanded_told });
     Done { health, unsettled }
 }
 
@@ -264,80 +266,6 @@ fn never_fetched(domain: &str, at: i64) -> Attempt {
     Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
 }
 
-/// The bounce, the warning and the report that these results cause: at most one each.
-fn notices(
-    setup: &Setup,
-    queue: &Queue,
-    now: i64,
-    message: &QueuedMessage,
-    results: &[Settled],
-) -> Vec<NewMessage> {
-    let mut told = Vec::new();
-    for (recipient, result) in message.recipients.iter().zip(results) {
-        let outcome = match result.fate {
-            Fate::Finished(Finished::Delivered) => Outcome::Delivered,
-            Fate::Finished(Finished::Relayed) => Outcome::Relayed,
-            Fate::Finished(Finished::Failed) => Outcome::Failed,
-            Fate::Finished(Finished::Expired) => Outcome::Expired,
-            Fate::Retry(_) if result.warned => Outcome::Deferred,
-            Fate::Retry(_) | Fate::Hold | Fate::Finished(Finished::Removed) => continue,
-        };
-        if message.sender.is_none() && matches!(outcome, Outcome::Failed | Outcome::Expired) {
-            let why = result.attempt.as_ref().map(|attempt| attempt.reply.to_string());
-            maillog::dead_end(
-                message.id,
-                &recipient.address,
-                why.as_deref().or(recipient.last_reply.as_deref()),
-            );
-        }
-        // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
-        if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
-            told.push(Told { recipient, attempt: result.attempt.as_ref(), outcome });
-        }
-    }
-    if told.is_empty() || message.sender.is_none() {
-        return Vec::new();
-    }
-    let original = beginning(queue, message);
-    let kinds: [(&str, Write); 3] = [
-        ("bounce", bounce::bounce),
-        ("delay warning", bounce::delay_warning),
-        ("delivery report", bounce::success_report),
-    ];
-    let written = kinds.into_iter().filter_map(|(what, write)| {
-        let id = queue.new_message_id();
-        let hostname = &setup.settings.hostname;
-        let report = write(&Notice { id, hostname, now, message, told: &told, original: &original })?;
-        let notice = NewMessage {
-            id,
-            envelope: report.envelope,
-            origin: Origin::default(),
-            received_at: now,
-            expires_at: now + i64::try_from(setup.settings.bounce_lifetime.as_secs()).unwrap_or(i64::MAX / 2),
-            size: report.content.len() as u64,
-            tail: report.content,
-            chunks_before: 0,
-        };
-        maillog::notified(message.id, &notice, what);
-        Some(notice)
-    });
-    written.collect()
-}
-
-/// Writes one kind of report; none where nobody is to be told.
-type Write = fn(&Notice<'_>) -> Option<Report>;
-
-/// As much of the content as a report may return.
-fn beginning(queue: &Queue, message: &QueuedMessage) -> Vec<u8> {
-    let mut beginning = match &message.content {
-        Some(content) => content.bytes.clone(),
-        // A report without the original is better than none.
-        None => queue.content(message.id).next().and_then(Result::ok).unwrap_or_default(),
-    };
-    beginning.truncate(bounce::RETURNED_BYTES_MAX);
-    beginning
-}
-
 /// Recipients whose final dot was about to be sent when the last process ended, settled as `[delivery] in_doubt`
 /// says. To be called before the first attempt; what it does is on disk when it returns.
 ///
@@ -368,7 +296,9 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), cra
             Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned: false }
         });
         let results = results.collect();
-        queue.settle(Settlement { message: Arc::new(message), at: now, results, notices: Vec::new() });
+        let message = Arc::new(message);
+        let (notices, unreported) = (Vec::new(), Vec::new());
+        queue.settle(Settlement { message, at: now, results, notices, unreported, expanded_told: false });
     }
     // Groups are written in order: when this empty one is on disk, so are they.
     queue.intend_dot(&[]).map_err(|error| crate::queue::QueueError::Writer(error.to_string()))

@@ -7,13 +7,15 @@
 //!
 //! Each trust has two configurations: the full one, whose ClientHello carries a post-quantum key
 //! share and may span two packets, and a classical one for hosts whose middleboxes choke on that.
+//!
+//! A later connection to the same name resumes a session of an earlier one, within one configuration only.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -21,6 +23,10 @@ use rustls::server::ParsedCertificate;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
 };
+
+/// Names whose sessions a configuration keeps, the oldest making room; some 10 KB each (rustls keeps up to 8
+/// tickets of a name, and the certificates they came with).
+const SESSIONS_MAX: usize = 1024;
 
 /// `ca_file` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +84,13 @@ impl Trust {
                 Proof::Required => Arc::clone(&verifier) as _,
                 Proof::Recorded => Arc::clone(&lenient) as _,
             };
-            let config = ClientConfig::builder_with_provider(Arc::clone(provider))
+            let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
                 .with_safe_default_protocol_versions()
                 .map_err(|error| words(&error))?
                 .dangerous()
                 .with_custom_certificate_verifier(verifier)
                 .with_no_client_auth();
+            config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
             Ok((proof, hello, Arc::new(config)))
         };
         let configs = [

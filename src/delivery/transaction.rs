@@ -1,25 +1,41 @@
-//! A mail transaction as the client sees it: what to send, and what every answer means (RFC 5321 §3.3).
+//! A mail transaction as the client sees it: what to send, and what becomes of each recipient (RFC 5321 §3.3).
 //!
 //! Pure: a state machine that is asked for commands and fed with replies; `connection.rs` carries the
-//! bytes. All of "what does this answer mean for these recipients" is in this file. Where it was said
-//! decides whom it is about: MAIL, DATA and the dot speak of the message, RCPT of the recipient. Only
-//! a 5xx is permanent; what is unknown is temporary.
+//! bytes. `meaning.rs` has the table of what a reply says; what follows from it for each recipient is here.
 //!
 //! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
 //! of the next one.
+//!
+//! Binary content goes by BDAT, and large content does where the host offers it (RFC 3030 §2). The first chunk waits
+//! for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at once, and
+//! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
+//! lost one of them cannot take the rest for the message.
+//!
+//! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so
+//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be in
+//! doubt from the start; only a connection that the host had closed before is told from that, by its silence.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
+use crate::config::EightBit;
 use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
 use crate::queue::QueuedRecipient;
 
+use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
+use super::disorder::{Batch, Disorder};
+use super::meaning::{Meaning, RecipientResult, Verdict, is_too_many_recipients, meaning, refusal_verdict};
 use super::offers::Offers;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
 /// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
 const COMMANDS_IN_FLIGHT_MAX: usize = 128;
+/// Chunks that are written before the reply to the first of them is read: enough to keep a long line full, little
+/// enough to be wasted on a host that refuses.
+const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// Content of more bytes waits for the replies to RCPT: where they refuse, it would be sent for nobody.
+const ONE_GO_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is to be handed over.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +46,8 @@ pub struct Outgoing<'a> {
     pub recipients: &'a [&'a QueuedRecipient],
     /// BODY.
     pub body: Body,
+    /// What becomes of 8-bit content at a host that does not offer to take it.
+    pub eight_bit: EightBit,
     /// The client gave SMTPUTF8.
     pub smtputf8: bool,
     /// Bytes of content.
@@ -42,99 +60,9 @@ pub struct Outgoing<'a> {
     pub handling: Handling,
     /// Unix seconds: what is left of BY counts from here.
     pub now: i64,
-}
-
-/// What came of one recipient at one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecipientResult {
-    /// Where it was decided.
-    pub phase: Phase,
-    /// The host's words, or ours where it had none.
-    pub reply: Reply,
-    /// What they mean.
-    pub verdict: Verdict,
-}
-
-/// What an answer means for a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The host took it and is responsible from here on.
-    Delivered,
-    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a trace
-    /// that was asked for (`BY=…;NT`, RFC 2852 §4).
-    Relayed,
-    /// Try again later.
-    Deferred,
-    /// Refused for good.
-    Failed,
-    /// The content was sent whole, and its reply never came or could not be read (RFC 1047).
-    InDoubt,
-    /// The host takes no more recipients in this transaction: no attempt, goes into the next one
-    /// (RFC 5321 §4.5.3.1.10). At least one recipient of this transaction was accepted.
-    NextTransaction,
-    /// The host is in trouble, and nothing was decided: try the next host.
-    HostTrouble,
-}
-
-/// What a failure before MAIL means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TroubleKind {
-    /// Temporary: try the next host; when none is left, later.
-    NextHost,
-    /// The host takes no mail at all: permanent if every host of the destination says so.
-    HostRefuses,
-}
-
-/// What a reply code says, by its first digit and the place where it was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// 2xx.
-    Yes,
-    /// 354 to DATA, 334 to AUTH: go on.
-    GoOn,
-    /// 4xx.
-    NotNow,
-    /// 5xx.
-    Never,
-    /// 421, the host closes the connection (RFC 5321 §3.8).
-    Closing,
-    /// No answer to what was asked: 1xx, an unexpected 3xx, 6xx and above, a 2xx to DATA.
-    Nonsense,
-}
-
-/// The table: what `code` means as the answer in `phase`.
-pub(super) fn meaning(phase: Phase, code: u16) -> Meaning {
-    match (phase, code) {
-        (_, 421) => Meaning::Closing,
-        (Phase::Data, 354) | (Phase::Auth, 334) => Meaning::GoOn,
-        // A host that says yes to DATA without having seen the content promises nothing.
-        (Phase::Data, 200..=299) => Meaning::Nonsense,
-        (_, 200..=299) => Meaning::Yes,
-        (_, 400..=499) => Meaning::NotNow,
-        (_, 500..=599) => Meaning::Never,
-        _ => Meaning::Nonsense,
-    }
-}
-
-/// What a refusal before MAIL means. `relay`: on a configured relay it is never permanent, since it
-/// says that our configuration or the upstream is wrong, not that the mail is.
-pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind {
-    let greeting = matches!(phase, Phase::Greeting | Phase::Ehlo);
-    if greeting && !relay && meaning(phase, code) == Meaning::Never {
-        TroubleKind::HostRefuses
-    } else {
-        TroubleKind::NextHost
-    }
-}
-
-/// 552 after an accepted recipient is read as 452 (RFC 5321 §4.5.3.1.10). 452 has other uses too: where
-/// an enhanced code says that it is not the number of recipients (4.5.3), it speaks of the recipient.
-fn is_too_many_recipients(reply: &Reply) -> bool {
-    match reply.code {
-        552 => true,
-        452 => matches!(reply.enhanced, None | Some(Enhanced(4, 5, 3))),
-        _ => false,
-    }
+    /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
+    /// and nobody has to record first whose answer will be in doubt.
+    pub in_one_go: bool,
 }
 
 /// One command, or the content.
@@ -145,6 +73,9 @@ enum Step {
     /// The recipient's place in [`Outgoing::recipients`].
     Rcpt(usize),
     Data,
+    /// A chunk before the last.
+    Chunk,
+    /// The content and its final dot, or the chunk marked LAST.
     Dot,
 }
 
@@ -155,7 +86,7 @@ impl Step {
             Step::Rset | Step::Mail => Phase::Mail,
             Step::Rcpt(_) => Phase::Rcpt,
             Step::Data => Phase::Data,
-            Step::Dot => Phase::Dot,
+            Step::Chunk | Step::Dot => Phase::Dot,
         }
     }
 }
@@ -167,8 +98,11 @@ pub(super) enum Next {
     Exchange,
     /// Send the content and its dot, call [`Transaction::content_sent`], feed the reply.
     Content,
-    /// The same with BDAT, the content as it is and all in one chunk.
-    Chunk,
+    /// The same for the next so many bytes, as they are, by BDAT.
+    Chunk { bytes: u64, last: bool },
+    /// Write the commands and behind them, in the same write, so many bytes of content as the chunk marked LAST, call
+    /// [`Transaction::content_sent`], feed the replies to all.
+    InOneGo { bytes: u64 },
     /// Nothing; every recipient has its result.
     Done,
 }
@@ -182,6 +116,19 @@ pub(super) struct After {
     pub(super) needs_reset: bool,
 }
 
+/// How the host took BDAT, where DATA would have been another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Bdat {
+    /// Not used, or nothing was learnt.
+    Unknown,
+    /// The first chunk was taken.
+    Taken,
+    /// By its own words it does not know BDAT, though it offers CHUNKING.
+    Refused(Reply),
+    /// The connection broke, in these words of ours, before it had answered the first chunk.
+    Broken(Reply),
+}
+
 /// One message on its way to one host.
 ///
 /// ```text
@@ -190,7 +137,7 @@ pub(super) struct After {
 ///           4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
 /// ```
 ///
-/// A BINARYMIME message has no DATA: its "dot" is the end of the chunk that BDAT announced (RFC 3030 §3).
+/// Content that goes by BDAT has no DATA, but chunks; its "dot" is the end of the one marked LAST (RFC 3030 §2).
 pub(super) struct Transaction<'a> {
     message: &'a Outgoing<'a>,
     offers: &'a Offers,
@@ -205,6 +152,11 @@ pub(super) struct Transaction<'a> {
     accepted: usize,
     /// DATA was answered with 354.
     go_ahead: bool,
+    /// Commands were written together.
+    batched: bool,
+    /// What went wrong with them, and where.
+    disorder: Option<(Phase, Disorder)>,
+    bdat: Bdat,
     /// The host closes, or cannot be understood any more.
     dead: bool,
 }
@@ -229,6 +181,9 @@ impl<'a> Transaction<'a> {
             open: needs_reset,
             accepted: 0,
             go_ahead: false,
+            batched: false,
+            disorder: None,
+            bdat: Bdat::Unknown,
             dead: false,
         };
         if let Some(refusal) = transaction.commands.message_refusal() {
@@ -246,20 +201,31 @@ impl<'a> Transaction<'a> {
         if transaction.undecided() == 0 {
             transaction.steps.clear();
         } else {
-            transaction.steps.extend((!transaction.in_a_chunk()).then_some(Step::Data));
+            if transaction.in_chunks() {
+                // Bounded by the size of a message.
+                let before_last = usize::try_from(chunks_before_last(message.size)).unwrap_or(usize::MAX);
+                transaction.steps.extend(std::iter::repeat_n(Step::Chunk, before_last));
+            } else {
+                transaction.steps.push(Step::Data);
+            }
             transaction.steps.push(Step::Dot);
         }
         transaction
     }
 
-    /// Puts what is to be written next into `out` (for [`Next::Content`] nothing: the content is the
-    /// connection's). All replies to what was written before have been fed.
+    /// Puts what is to be written next into `out` (for content nothing: that is the connection's). All replies to
+    /// what was written before have been fed, as far as [`Transaction::must_hear`] them.
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Next {
-        if self.dead || self.sent == self.steps.len() {
+        if self.dead || self.is_muddled() || self.sent == self.steps.len() {
             return Next::Done;
         }
-        if self.steps[self.sent] == Step::Dot && self.in_a_chunk() {
-            return if self.accepted > 0 { Next::Chunk } else { Next::Done };
+        match self.steps[self.sent] {
+            Step::Chunk | Step::Dot if self.in_chunks() && self.accepted == 0 => return Next::Done,
+            Step::Chunk => return Next::Chunk { bytes: CHUNK_BYTES, last: false },
+            Step::Dot if self.in_chunks() => {
+                return Next::Chunk { bytes: last_chunk_bytes(self.message.size), last: true };
+            }
+            _ => {}
         }
         if self.steps[self.sent] == Step::Dot {
             return match (self.go_ahead, self.accepted) {
@@ -281,7 +247,11 @@ impl<'a> Transaction<'a> {
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
                 Step::Data => self.sent == self.answered && self.accepted == 0,
-                Step::Dot => break,
+                Step::Dot if self.in_one_go() => {
+                    self.batched = true;
+                    return Next::InOneGo { bytes: self.message.size };
+                }
+                Step::Chunk | Step::Dot => break,
             };
             if none_left {
                 self.sent = self.steps.len();
@@ -291,6 +261,7 @@ impl<'a> Transaction<'a> {
             self.write(step, out);
             self.sent += 1;
         }
+        self.batched |= self.sent - self.answered > 1;
         if self.sent == self.answered { Next::Done } else { Next::Exchange }
     }
 
@@ -300,12 +271,21 @@ impl<'a> Transaction<'a> {
         waiting.then(|| self.steps[self.answered].phase())
     }
 
+    /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a chunk
+    /// another may go out first; a reply that is there already is fed all the same.
+    pub(super) fn must_hear(&self) -> bool {
+        let in_flight_max = if self.offers.pipelining { CHUNKS_IN_FLIGHT_MAX } else { 1 };
+        let between_chunks = self.steps.get(self.answered) == Some(&Step::Chunk)
+            && self.steps.get(self.sent) == Some(&Step::Chunk);
+        !between_chunks || self.sent - self.answered >= in_flight_max
+    }
+
     /// The recipients that the dot is about, by their place in [`Outgoing::recipients`]: accepted, undecided yet.
     pub(super) fn accepted(&self) -> Vec<usize> {
         (0..self.results.len()).filter(|index| self.results[*index].is_none()).collect()
     }
 
-    /// The content and its dot are written, all of them.
+    /// The content and its dot, or the chunk, are written, all of them.
     pub(super) fn content_sent(&mut self) {
         self.sent += 1;
     }
@@ -315,8 +295,10 @@ impl<'a> Transaction<'a> {
         let Some(&step) = self.steps.get(self.answered) else { return };
         self.answered += 1;
         let phase = step.phase();
+        self.look_for_disorder(step, &reply);
         match (step, meaning(phase, reply.code)) {
             (_, Meaning::Closing) => self.host_trouble(phase, &reply),
+            (Step::Chunk | Step::Dot, _) if self.is_bdat_unknown(&reply) => self.host_trouble(phase, &reply),
             (Step::Dot, Meaning::Nonsense | Meaning::GoOn) => self.lost_after_dot(&reply),
             (_, Meaning::Nonsense) => self.host_trouble(phase, &reply),
             (Step::Rset, Meaning::Yes) => self.open = false,
@@ -326,12 +308,22 @@ impl<'a> Transaction<'a> {
             (Step::Rcpt(index), Meaning::Yes) => self.accept(index),
             (Step::Rcpt(index), refusal) => self.refuse(index, reply, refusal),
             (Step::Data, Meaning::GoOn) => self.go_ahead = true,
+            (Step::Chunk, Meaning::Yes) => self.bdat = Bdat::Taken,
+            // RFC 3030 §2: no further chunk; the replies to those under way say nothing new.
+            (Step::Chunk, refusal) => {
+                self.steps.truncate(self.sent);
+                self.decide_rest(phase, &reply, refusal_verdict(refusal));
+            }
             (Step::Dot, Meaning::Yes) => {
                 self.open = false;
+                if self.in_chunks() && self.accepted > 0 {
+                    self.bdat = Bdat::Taken;
+                }
                 self.deliver(&reply);
             }
             (Step::Mail | Step::Data | Step::Dot, refusal) => {
-                self.open &= step == Step::Data;
+                // RFC 3030 §2: what BDAT leaves behind when it fails is for RSET to clear away.
+                self.open &= step == Step::Data || self.in_chunks();
                 self.decide_rest(phase, &reply, refusal_verdict(refusal));
             }
         }
@@ -340,11 +332,37 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if step == Step::Dot && self.sent == self.steps.len() {
+        if self.is_all_sent()
+            && (step == Step::Dot && self.accepted > 0 || step != Step::Dot && self.in_one_go())
+        {
             self.lost_after_dot(ours);
-        } else {
-            self.host_trouble(step.phase(), ours);
+            return;
         }
+        match Disorder::of_fault(ours) {
+            // What breaks while content goes out has other reasons, and who is decided needs nothing more.
+            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
+            disorder => self.note(step.phase(), disorder),
+        }
+        if step == Step::Chunk && self.could_be_data() && self.bdat == Bdat::Unknown {
+            self.bdat = Bdat::Broken(ours.clone());
+        }
+        self.host_trouble(step.phase(), ours);
+    }
+
+    /// Whether there is nothing more to write.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.sent == self.steps.len()
+    }
+
+    /// Whether nothing was heard of a message that went in one go. Should the connection end now, the host had closed
+    /// it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.in_one_go() && self.answered == 0 && self.is_all_sent()
+    }
+
+    /// The connection was closed before the host read any of this.
+    pub(super) fn gone_before(&mut self, ours: &Reply) {
+        self.host_trouble(Phase::Mail, ours);
     }
 
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
@@ -357,6 +375,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn take_early(&mut self, reply: &Reply) {
         self.dead = true;
         let verdict = match meaning(Phase::Dot, reply.code) {
+            _ if self.is_bdat_unknown(reply) => Verdict::HostTrouble,
             refusal @ (Meaning::NotNow | Meaning::Never) => refusal_verdict(refusal),
             // It cannot have accepted what it has not seen.
             _ => Verdict::HostTrouble,
@@ -364,16 +383,92 @@ impl<'a> Transaction<'a> {
         self.decide_rest(Phase::Dot, reply, verdict);
     }
 
+    /// How the host took BDAT.
+    pub(super) fn bdat(&self) -> Bdat {
+        self.bdat.clone()
+    }
+
     /// The results, in the recipients' order, and how the connection is left.
     pub(super) fn finish(mut self) -> (Vec<RecipientResult>, After) {
         self.decide_rest(Phase::Mail, &UNDECIDED, Verdict::HostTrouble);
+        if self.is_muddled()
+            && let Some((phase, disorder)) = self.disorder.take()
+        {
+            // A reply may have been another's: nobody is refused by one of these.
+            self.dead = true;
+            self.results.fill(None);
+            // Nor is it known what became of content that went with them.
+            let verdict = if self.in_one_go() { Verdict::InDoubt } else { Verdict::HostTrouble };
+            self.decide_rest(phase, disorder.reply(), verdict);
+        }
         let after = After { usable: !self.dead, needs_reset: self.open };
         (self.results.into_iter().flatten().collect(), after)
     }
 
-    /// The content goes by BDAT; `Commands` has refused it where the host offers none.
-    fn in_a_chunk(&self) -> bool {
-        self.message.body == Body::BinaryMime
+    /// How the host took commands that were written together.
+    pub(super) fn batch(&self) -> Batch {
+        match &self.disorder {
+            Some((_, disorder)) => Batch::Broken(disorder.clone()),
+            None if self.batched && !self.dead => Batch::InOrder,
+            None => Batch::None,
+        }
+    }
+
+    fn look_for_disorder(&mut self, step: Step, reply: &Reply) {
+        let in_turn = match step {
+            Step::Rset | Step::Mail => true,
+            Step::Rcpt(_) => self.open,
+            Step::Data => self.accepted > 0,
+            Step::Chunk | Step::Dot => return,
+        };
+        if let Some(disorder) = Disorder::of_reply(step.phase(), in_turn, reply) {
+            self.note(step.phase(), disorder);
+        }
+    }
+
+    /// The first sign stands, and only what was written together can show one.
+    fn note(&mut self, phase: Phase, disorder: Disorder) {
+        if self.batched {
+            self.disorder.get_or_insert((phase, disorder));
+        }
+    }
+
+    /// Whether replies do not fit the commands.
+    fn is_muddled(&self) -> bool {
+        matches!(self.disorder, Some((_, Disorder::Said(_) | Disorder::Muddled(_))))
+    }
+
+    /// The content goes by BDAT; `Commands` has refused what must and cannot.
+    fn in_chunks(&self) -> bool {
+        let large = self.may_chunk() && self.message.size > CHUNK_BYTES;
+        self.message.body == Body::BinaryMime || large || self.in_one_go()
+    }
+
+    fn may_chunk(&self) -> bool {
+        self.offers.chunking && !self.offers.spare_bdat
+    }
+
+    /// Content and commands leave together.
+    fn in_one_go(&self) -> bool {
+        let may = self.message.in_one_go && self.may_chunk() && self.offers.pipelining;
+        may && self.message.size <= ONE_GO_BYTES_MAX
+    }
+
+    fn could_be_data(&self) -> bool {
+        self.message.body != Body::BinaryMime
+    }
+
+    /// Whether a reply to the first chunk says that BDAT itself is not understood (RFC 5321 §4.2.1: x0z is about
+    /// syntax), where DATA is another way. Whether the host read the chunk, or took it for commands, cannot be told:
+    /// the connection is of no use any more.
+    fn is_bdat_unknown(&mut self, reply: &Reply) -> bool {
+        // Behind a refused chunk, the ones under way are answered with 503.
+        let is_first = self.bdat == Bdat::Unknown && self.undecided() > 0;
+        let unknown = self.in_chunks() && self.could_be_data() && is_first && matches!(reply.code, 500..=504);
+        if unknown {
+            self.bdat = Bdat::Refused(reply.clone());
+        }
+        unknown
     }
 
     fn undecided(&self) -> usize {
@@ -439,13 +534,9 @@ impl<'a> Transaction<'a> {
             Step::Mail => write!(out, "{}", self.commands.mail()),
             Step::Rcpt(index) => self.commands.rcpt(index).map_or(Ok(()), |rcpt| write!(out, "{rcpt}")),
             Step::Data => write!(out, "{Data}"),
-            Step::Dot => Ok(()),
+            Step::Chunk | Step::Dot => Ok(()),
         };
     }
-}
-
-fn refusal_verdict(refusal: Meaning) -> Verdict {
-    if refusal == Meaning::Never { Verdict::Failed } else { Verdict::Deferred }
 }
 
 /// Never seen: every way to the end decides. Temporary, should there be one that does not.

@@ -5,14 +5,16 @@
 //! reply however slowly its bytes drip, and the attempt's deadline.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, ServerConnection};
 
 use crate::mail::Reply;
+use crate::sasl::ChannelBinding;
+use crate::sasl::scram::BINDING_LABEL;
 
 use super::reply_reader::{Malformed, ReplyReader};
 
@@ -29,6 +31,8 @@ pub(super) enum Fault {
     Malformed(Malformed),
     /// A reply that was there before it was asked for.
     OutOfTurn,
+    /// Nothing can be sent from this local address.
+    NoSource(IpAddr, io::Error),
     /// TLS broke.
     Tls(rustls::Error),
 }
@@ -55,18 +59,8 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Opens a connection, from `source` where there is one.
-    pub(super) fn connect(
-        address: SocketAddr,
-        source: Option<IpAddr>,
-        patience: Patience,
-    ) -> Result<Wire, Fault> {
-        let wait = remaining(Instant::now() + patience.wait, patience.deadline)?;
-        let tcp = match source {
-            None => TcpStream::connect_timeout(&address, wait),
-            Some(source) => connect_from(source, address, wait),
-        };
-        let tcp = tcp.map_err(|error| fault_of(error, patience.deadline))?;
+    /// Over a connection that we opened.
+    pub(super) fn opened(tcp: TcpStream) -> Result<Wire, Fault> {
         // Commands are written whole: waiting for more to fill a packet only costs round trips.
         tcp.set_nodelay(true).map_err(|error| Fault::Lost(Some(error)))?;
         Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
@@ -76,6 +70,23 @@ impl Wire {
     pub(super) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
         let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
         Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
+    }
+
+    /// Whether it is in TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an extended
+    /// master secret (RFC 7627), and rustls does not say whether there is one.
+    pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
+        let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3))?;
+        tls.export_keying_material([0; 32], BINDING_LABEL, Some(b"")).ok()
+    }
+
+    /// The address of ours that it leaves from.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.tcp.local_addr().ok().map(|local| local.ip())
     }
 
     /// The next reply.
@@ -105,6 +116,25 @@ impl Wire {
         let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
         let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         self.tcp.set_nonblocking(false).is_err() || !silent
+    }
+
+    /// Whether there is a reply to read, or the connection is over, without waiting for either.
+    pub(super) fn has_spoken(&mut self) -> bool {
+        if self.replies.has_bytes() {
+            return true;
+        }
+        if !self.is_stale() {
+            return false;
+        }
+        let Some(tls) = &mut self.tls else { return true };
+        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are for
+        // the read that follows, which meets them again.
+        match tls.read_tls(&mut self.tcp) {
+            Ok(1..) => tls
+                .process_new_packets()
+                .map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()),
+            Ok(0) | Err(_) => true,
+        }
     }
 
     /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
@@ -258,7 +288,7 @@ impl Wire {
 }
 
 /// The time until the earlier of both; which of them it is, where it is over.
-fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
+pub(super) fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
     let now = Instant::now();
     let left = until.min(deadline).saturating_duration_since(now);
     if !left.is_zero() {
@@ -271,17 +301,10 @@ fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
     }
 }
 
-fn fault_of(error: io::Error, deadline: Instant) -> Fault {
+pub(super) fn fault_of(error: io::Error, deadline: Instant) -> Fault {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if Instant::now() >= deadline => Fault::Deadline,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Fault::TimedOut,
         _ => Fault::Lost(Some(error)),
     }
-}
-
-fn connect_from(source: IpAddr, address: SocketAddr, wait: Duration) -> io::Result<TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect_timeout(&address.into(), wait)?;
-    Ok(socket.into())
 }

@@ -141,6 +141,11 @@ fn is_beyond_ascii(c: char) -> bool {
     !c.is_ascii() && !c.is_control()
 }
 
+/// Whose mailbox it is, however the letters are written: for counting, not for sending (RFC 5321 §2.4).
+pub fn folded(address: &Address) -> String {
+    format!("{}@{}", address.user().to_lowercase(), Domain::of(address))
+}
+
 /// A domain in the form it is compared and looked up in: lower case, A-labels, no dot at the
 /// end; or an address literal in its brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -282,6 +287,14 @@ mod tests {
         }
         assert_eq!(parse_path("<@x:>"), Err(AddressError::NoDomain));
         assert_eq!(parse_path("<@x a@b>"), Err(AddressError::Domain));
+    }
+
+    #[test]
+    fn a_mailbox_is_one_however_it_is_written() {
+        let of = |text: &str| folded(&parse(text).unwrap());
+        assert_eq!(of("Ann@Sender.TEST"), of("ann@sender.test"));
+        assert_eq!(of("J\u{d6}RG@b\u{fc}cher.test"), of("j\u{f6}rg@xn--bcher-kva.test"));
+        assert_ne!(of("ann@sender.test"), of("ann+x@sender.test"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! An envelope: who sends, to whom, and the parameters of MAIL and RCPT that travel with a message.
 
-use super::{Address, Handling};
+use super::{Address, Handling, address};
 
 /// How the content's bytes may look (RFC 6152, RFC 3030).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,12 +107,47 @@ pub struct Recipient {
     pub notify: Option<Notify>,
     /// The ORCPT parameter as given, `rfc822;user@example.com` (xtext kept; RFC 3461 §4.2).
     pub orcpt: Option<String>,
+    /// Aliases that this recipient stands for where their sender wants to hear that they were expanded.
+    pub expanded: Vec<Expanded>,
+}
+
+/// An alias of several members whose NOTIFY had SUCCESS: the sender is told of the alias, and its members report
+/// no success (RFC 3461 §5.2.7.3 (c)). One of them carries it until that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expanded {
+    /// The address that RCPT gave.
+    pub alias: Address,
+    /// Its ORCPT.
+    pub orcpt: Option<String>,
+}
+
+impl Expanded {
+    /// The text of `recipients.expanded`: a line each, a tab before ORCPT. None for none.
+    pub fn to_text(all: &[Expanded]) -> Option<String> {
+        let line = |one: &Expanded| match &one.orcpt {
+            Some(orcpt) => format!("{}\t{orcpt}", one.alias),
+            None => one.alias.to_string(),
+        };
+        (!all.is_empty()).then(|| all.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Reads what [`Expanded::to_text`] writes; what a hand made something else of is left out.
+    pub fn from_text(text: &str) -> Vec<Expanded> {
+        let lines =
+            text.lines().map(|line| line.split_once('\t').map_or((line, None), |(a, o)| (a, Some(o))));
+        lines
+            .filter_map(|(alias, orcpt)| {
+                let alias = address::parse(alias).ok()?;
+                Some(Expanded { alias, orcpt: orcpt.map(str::to_owned) })
+            })
+            .collect()
+    }
 }
 
 impl Recipient {
     /// A recipient without parameters.
     pub fn new(address: Address) -> Recipient {
-        Recipient { address, notify: None, orcpt: None }
+        Recipient { address, notify: None, orcpt: None, expanded: Vec::new() }
     }
 }
 
@@ -138,6 +173,19 @@ pub struct Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expanded_aliases_read_back() {
+        let alias = |text: &str, orcpt: Option<&str>| Expanded {
+            alias: address::parse(text).unwrap(),
+            orcpt: orcpt.map(str::to_owned),
+        };
+        let all = [alias("team@a.test", None), alias("\"a b\"@a.test", Some("rfc822;x+20y@b"))];
+        let text = Expanded::to_text(&all).unwrap();
+        assert_eq!(Expanded::from_text(&text), all);
+        assert_eq!(Expanded::from_text(&format!("spoilt\n{text}\n\tx")), all);
+        assert_eq!((Expanded::to_text(&[]), Expanded::from_text("")), (None, vec![]));
+    }
 
     #[test]
     fn notify_reads_what_it_writes_and_never_stands_alone() {

@@ -7,9 +7,10 @@ pub mod envelope;
 pub mod handling;
 pub mod outcome;
 pub mod reply;
+pub mod unitext;
 
 pub use address::{Address, Domain, Path};
-pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
+pub use envelope::{Body, Envelope, Expanded, Notify, Recipient, Ret};
 pub use handling::{DeliverBy, Handling, Hold, Priority, Release};
 pub use outcome::{Attempt, Outcome, Phase};
 pub use reply::{Enhanced, Reply, Speaker};

@@ -19,11 +19,13 @@ mod op;
 mod open;
 mod purge;
 mod read;
+mod reports;
 pub mod rows;
 mod shared;
 mod space;
 mod store;
 mod sweep;
+mod workaround;
 mod writer;
 
 #[cfg(test)]
@@ -45,10 +47,12 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
-    LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Gathered, Health, Job, Kick, Kicked,
+    LaneCount, LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement, Unreported,
+    UnreportedRow,
 };
 pub use sweep::Sweep;
+pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use op::{Ack, Incoming, Op, Outcomes};
 use read::Readers;
@@ -256,6 +260,32 @@ impl Queue {
         self.tell(Op::Destination { mx: mx.to_owned(), row: None });
     }
 
+    // Workarounds.
+
+    /// What hosts get wrong, and how we go round it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
+        self.readers.read(workaround::read)
+    }
+
+    /// Remembers one. Waits only while very much else waits.
+    pub fn remember_workaround(&self, row: WorkaroundRow) {
+        self.tell(Op::Workaround(row));
+    }
+
+    /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
+    pub fn forget_workaround(&self, mx: &str, what: &'static str) {
+        self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
+    }
+
+    /// How often somebody else was found to have written to the database, since the start. Costs nothing: for
+    /// whoever holds rows in memory that people edit.
+    pub fn outside_changes(&self) -> u64 {
+        self.shared.outside_changes()
+    }
+
     // Delivering.
 
     /// The message with those of `recipients` that still wait (state `queued`); none where none does.
@@ -312,6 +342,43 @@ impl Queue {
             now_us(),
             &self.shared.cache,
         ))));
+    }
+
+    // Telling senders.
+
+    /// When this sender was sent reports after `after`, the last `limit` of them, the oldest first. `sender` as
+    /// `reports` has it: in lower case, the domain in A-labels.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>, QueueError> {
+        self.readers.read(|conn| reports::since(conn, sender, after, limit))
+    }
+
+    /// Senders with failures that came at `until` or before and are still to be told of.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn unreported_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError> {
+        self.readers.read(|conn| reports::senders(conn, until, limit))
+    }
+
+    /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn unreported(&self, sender: &str, limit: usize) -> Result<Option<Gathered>, QueueError> {
+        self.readers.read(|conn| reports::gathered(conn, sender, limit))
+    }
+
+    /// Queues the summary of [`Queue::unreported`] and forgets its rows, up to `up_to`; on disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written, and the rows are still there.
+    pub fn report_gathered(&self, sender: &str, up_to: i64, notice: NewMessage) -> Result<(), AcceptError> {
+        self.room_for(notice.tail.len())?;
+        let (sender, notice) = (sender.to_owned(), Box::new(self.incoming(notice)));
+        self.ask(|ack| Op::Gathered { sender, up_to, notice, ack })
     }
 
     /// Makes what waits for these domains due now, forgets the backoff of their lanes and records who asked

@@ -14,8 +14,9 @@ use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
     Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    QueuedRecipient, Settled, Settlement, Unreported,
 };
+use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
 
 /// Content of fresh messages that is kept in memory, with what its envelope takes.
@@ -42,10 +43,16 @@ pub(super) enum Op {
     IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
     Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
+    /// The summary of what a sender was not told one by one, up to this row of `unreported`.
+    Gathered { sender: String, up_to: i64, notice: Box<Incoming>, ack: Ack<()> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// What a host that complained is given; none: nothing is to be remembered of it any more.
     Destination { mx: String, row: Option<DestinationRow> },
+    /// How something that a host gets wrong is gone round.
+    Workaround(WorkaroundRow),
+    /// That is no longer needed.
+    NoWorkaround { mx: String, what: &'static str },
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Lanes changed: look into [`super::Shared::lanes`].
@@ -57,14 +64,17 @@ pub(super) enum Op {
 impl Op {
     /// Somebody waits for the answer, and can be told to come again. The others are kept.
     pub(super) fn can_be_refused(&self) -> bool {
-        matches!(self, Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. })
+        matches!(self, Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. } | Op::Gathered { .. })
             || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
     /// Tells whoever waits that it was not done. One that nobody waits for any more is no failure.
     pub(super) fn refuse(&self, error: AcceptError) {
         match self {
-            Op::Chunk { ack, .. } | Op::Accept { ack, .. } | Op::IntendDot { ack, .. } => {
+            Op::Chunk { ack, .. }
+            | Op::Accept { ack, .. }
+            | Op::IntendDot { ack, .. }
+            | Op::Gathered { ack, .. } => {
                 let _ = ack.send(Err(error));
             }
             Op::Kick { ack: Some(ack), .. } => {
@@ -79,6 +89,7 @@ impl Op {
         match self {
             Op::Chunk { data, .. } => data.len(),
             Op::Accept { message, .. } => message.tail().len(),
+            Op::Gathered { notice, .. } => notice.tail().len(),
             Op::Settle(outcomes) => outcomes.notices.iter().map(|notice| notice.tail().len()).sum(),
             _ => 0,
         }
@@ -111,6 +122,7 @@ impl Incoming {
                 attempts: 0,
                 notify: recipient.notify,
                 orcpt: recipient.orcpt,
+                expanded: recipient.expanded,
                 last_reply: None,
                 last_mx: None,
                 last_said_by: Speaker::Postrider,
@@ -178,10 +190,12 @@ fn take_from(budget: &AtomicUsize, content_bytes: usize, recipients: usize) -> O
 
 /// A settlement on its way to the disk.
 pub(super) struct Outcomes {
-    pub(super) message: MessageId,
+    pub(super) message: Arc<QueuedMessage>,
     pub(super) at: i64,
     pub(super) results: Vec<OutcomeRow>,
     pub(super) notices: Vec<Incoming>,
+    pub(super) unreported: Vec<Unreported>,
+    pub(super) expanded_told: bool,
 }
 
 /// What came of one recipient, with its texts.
@@ -210,11 +224,11 @@ pub(super) struct AttemptRow {
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, notices } = settlement;
+        let Settlement { message, at, results, notices, unreported, expanded_told } = settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let notices = notices.into_iter().map(|notice| Incoming::new(notice, ids, now_us, cache)).collect();
-        Outcomes { message: message.id, at, results, notices }
+        Outcomes { message, at, results, notices, unreported, expanded_told }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Forgets history and kicks that are old enough, a small part at a time.
+//! Forgets history, kicks and counted reports that are old enough, a small part at a time.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,8 @@ use super::shared::now_us;
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
+/// How long it is known who was sent a report: longer than anybody counts.
+const REPORTS_SECS: i64 = 2 * 3600;
 /// From the end of one pass to the next.
 const EVERY: Duration = Duration::from_secs(600);
 
@@ -36,6 +38,8 @@ impl Purge {
         let cutoff_us = now_us().saturating_sub(keep_us);
         if self.at.is_none() {
             conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
+            let counted_from = now_us() / 1_000_000 - REPORTS_SECS;
+            conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?.execute([counted_from * 1_000_000])?;
         }
         let (message, recipient) = self.at.unwrap_or((0, 0));
         // A message is finished after it came: those older than the cutoff are all that can be old enough.

@@ -13,7 +13,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::mail::{
-    Address, Body, DeliverBy, Domain, Handling, Hold, Notify, Priority, Release, Ret, Speaker, address,
+    Address, Body, DeliverBy, Domain, Expanded, Handling, Hold, Notify, Priority, Release, Ret, Speaker,
+    address,
 };
 
 use super::error::QueueError;
@@ -438,7 +439,7 @@ pub(super) fn fetch(
     };
     let mut statement = conn.prepare_cached(
         "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
-                bounce_at IS NOT NULL
+                bounce_at IS NOT NULL, expanded
          FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
     )?;
     for recipient in recipients {
@@ -474,6 +475,7 @@ fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
     let said_by: Option<String> = row.get(8)?;
+    let expanded: Option<String> = row.get(10)?;
     Ok(QueuedRecipient {
         id,
         address,
@@ -486,6 +488,7 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         warned_at: row.get(7)?,
         last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
         to_bounce: row.get(9)?,
+        expanded: expanded.as_deref().map_or_else(Vec::new, Expanded::from_text),
     })
 }
 

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Handling, Notify, Priority, Ret, Speaker};
+use crate::mail::{
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Ret, Speaker,
+};
 
 use super::id::{MessageId, RecipientId};
 
@@ -103,6 +105,8 @@ pub struct QueuedRecipient {
     pub notify: Option<Notify>,
     /// ORCPT.
     pub orcpt: Option<String>,
+    /// Aliases whose sender is still to be told that they were expanded.
+    pub expanded: Vec<Expanded>,
     /// What was said last.
     pub last_reply: Option<String>,
     /// The host that it was about.
@@ -227,6 +231,53 @@ pub struct Settlement {
     pub results: Vec<Settled>,
     /// Bounces, warnings and reports that this causes.
     pub notices: Vec<NewMessage>,
+    /// Failures that none of them tells of, since the sender has had too many reports: a summary will.
+    pub unreported: Vec<Unreported>,
+    /// Among them the report of the aliases that these recipients stand for: it is not owed any more.
+    pub expanded_told: bool,
+}
+
+/// A failure that is not reported on its own: a row of `unreported` to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreported {
+    /// The recipient, or an alias that was expanded.
+    pub address: Address,
+    /// As `history` has it, or `expanded`.
+    pub state: &'static str,
+    /// What was said last.
+    pub reply: Option<String>,
+}
+
+/// The rows of `unreported` of one sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gathered {
+    /// The sender, as the first of the messages had it.
+    pub return_path: String,
+    /// The last of them: later ones are for another summary.
+    pub up_to: i64,
+    /// How many messages they are about.
+    pub messages: u64,
+    /// How many they are.
+    pub recipients: u64,
+    /// When the first came, Unix seconds.
+    pub first_at: i64,
+    /// One of the messages required TLS (RFC 8689).
+    pub require_tls: bool,
+    /// The first of them.
+    pub listed: Vec<UnreportedRow>,
+}
+
+/// One row of `unreported`, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreportedRow {
+    /// The message.
+    pub queue_id: String,
+    /// The recipient.
+    pub address: String,
+    /// What became of it.
+    pub state: String,
+    /// What was said.
+    pub reply: Option<String>,
 }
 
 /// A lane that backs off: a row of `lanes`.

@@ -37,6 +37,7 @@ pub(super) struct Shared {
     lanes_changed: AtomicBool,
     refused_busy: AtomicU64,
     refused_full: AtomicU64,
+    outside_changes: AtomicU64,
 }
 
 /// A panic elsewhere leaves these values whole: each is changed in one step.
@@ -57,6 +58,7 @@ impl Shared {
             lanes_changed: AtomicBool::new(false),
             refused_busy: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
+            outside_changes: AtomicU64::new(0),
         }
     }
 
@@ -108,6 +110,15 @@ impl Shared {
     /// How often something was refused because the database was busy, and because the disk was full.
     pub(super) fn refused(&self) -> (u64, u64) {
         (self.refused_busy.load(Ordering::Relaxed), self.refused_full.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn count_outside_change(&self) {
+        self.outside_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often somebody else was found to have written.
+    pub(super) fn outside_changes(&self) -> u64 {
+        self.outside_changes.load(Ordering::Acquire)
     }
 
     pub(super) fn set_writable(&self, writable: bool) {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use crate::config::atrn;
-use crate::mail::Domain;
+use crate::mail::{Domain, Expanded};
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
 use super::rows::{Asker, DestinationRow, Fate, Kick, Kicked, LaneRow};
@@ -20,12 +20,13 @@ pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
 const KICK_ROWS_MAX: i64 = 5_000;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
-/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx)
+                         attempts, size, reply, mx, said_by)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
-           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx)
+           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
+           CASE WHEN ?5 IS NULL THEN r.last_said_by ELSE ?7 END
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
@@ -90,8 +91,9 @@ impl<'c> Store<'c> {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
-                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority,
+                                         expanded)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
             insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
@@ -114,7 +116,8 @@ impl<'c> Store<'c> {
                  SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
                      last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
-                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL
+                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL,
+                     expanded = iif(?10, NULL, expanded)
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
             hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_said_by = 'postrider' WHERE id = ?1")?,
@@ -171,7 +174,13 @@ impl<'c> Store<'c> {
                 }
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
+            Op::Gathered { sender, up_to, notice, .. } => {
+                super::reports::delete_unreported(self.conn, sender, *up_to)?;
+                self.accept(notice)?;
+            }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
+            Op::Workaround(row) => super::workaround::write(self.conn, row)?,
+            Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Lanes | Op::Stop => {}
         }
@@ -237,6 +246,7 @@ impl<'c> Store<'c> {
                 r.notify.map(|notify| notify.to_word()),
                 r.orcpt,
                 handling.priority.value(),
+                Expanded::to_text(&r.expanded),
             ])?;
         }
         Ok(())
@@ -247,8 +257,8 @@ impl<'c> Store<'c> {
         let mut one_finished = false;
         for row in &outcomes.results {
             let next = match row.fate {
-                Fate::Retry(at) => self.stays(row, None, at, outcomes.at)?,
-                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes.at)?,
+                Fate::Retry(at) => self.stays(row, None, at, outcomes)?,
+                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
                 Fate::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
@@ -259,6 +269,7 @@ impl<'c> Store<'c> {
                         i64::from(attempt.is_some()),
                         attempt.map(|attempt| &attempt.reply),
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
+                        attempt.map(|attempt| attempt.said_by),
                     ])?;
                     // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
                     self.delete_recipient.execute([row.recipient.0])?;
@@ -270,17 +281,25 @@ impl<'c> Store<'c> {
             }
             settled.push((row.recipient, next));
         }
-        if one_finished && self.delete_message.execute([outcomes.message.0])? > 0 {
-            self.delete_content.execute([outcomes.message.0])?;
+        if one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0 {
+            self.delete_content.execute([outcomes.message.id.0])?;
         }
         for notice in &outcomes.notices {
             self.accept(notice)?;
+            super::reports::record(self.conn, notice, outcomes.at)?;
         }
+        super::reports::gather(self.conn, outcomes)?;
         Ok(settled)
     }
 
     /// The recipient waits on; gives the time of its next try, none when it is held or was removed.
-    fn stays(&mut self, row: &OutcomeRow, state: Option<&str>, next: i64, now: i64) -> Result<Option<i64>> {
+    fn stays(
+        &mut self,
+        row: &OutcomeRow,
+        state: Option<&str>,
+        next: i64,
+        outcomes: &Outcomes,
+    ) -> Result<Option<i64>> {
         let attempt = row.attempt.as_ref();
         let queued: Option<bool> = self
             .retry
@@ -293,8 +312,9 @@ impl<'c> Store<'c> {
                     attempt.map(|attempt| attempt.at),
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
-                    row.warned.then_some(now),
+                    row.warned.then_some(outcomes.at),
                     attempt.map(|attempt| attempt.said_by),
+                    outcomes.expanded_told,
                 ],
                 |row| row.get(0),
             )

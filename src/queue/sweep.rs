@@ -47,9 +47,9 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     // Without its message nothing can be sent; what is known of it is kept.
     conn.execute(
         "INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                              attempts, size, reply, mx)
+                              attempts, size, reply, mx, said_by)
          SELECT message_id, id, '', '', address, 'removed', message_id / 1000000, ?1, attempts, 0,
-                'its message was missing', last_mx
+                'its message was missing', last_mx, 'postrider'
          FROM recipients WHERE message_id NOT IN (SELECT id FROM messages)",
         [now],
     )?;

@@ -288,6 +288,10 @@ impl<'c> Writer<'c> {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);
             }
+            (Op::Gathered { notice, ack, .. }, _) => {
+                let _ = ack.send(Ok(()));
+                self.tell_accepted(*notice);
+            }
             (Op::Settle(outcomes), Effect::Settled(settled)) => {
                 self.tell(Event::Settled(settled));
                 for notice in outcomes.notices {
@@ -390,6 +394,7 @@ impl<'c> Writer<'c> {
             (Ok(version), Ok(free_pages)) => {
                 if version != self.seen_version {
                     self.seen_version = version;
+                    self.parts.shared.count_outside_change();
                     self.tell(Event::ChangedOutside);
                 }
                 self.parts.shared.space.set_free_in_database(u64::from(free_pages) * self.page_bytes);

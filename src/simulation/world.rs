@@ -226,7 +226,14 @@ impl<'d> World<'d> {
         }
         // Settled first, finished then, as a worker does.
         self.unwritten.extend(results.iter().map(|result| result.recipient));
-        self.queue.settle(Settlement { message: Arc::new(message), at: self.now, results, notices });
+        self.queue.settle(Settlement {
+            message: Arc::new(message),
+            at: self.now,
+            results,
+            notices,
+            expanded_told: false,
+            unreported: Vec::new(),
+        });
         self.finish(&job, if job.expired { &Health::Unchanged } else { &health }, &unsettled);
     }
 
@@ -423,6 +430,7 @@ fn routes(which: usize) -> Routes {
         tls: RouteTls::Opportunistic,
         ca_file: None,
         login: None,
+        source_addresses: Vec::new(),
     };
     let some = DomainPattern::Below("some.test".to_owned());
     Routes(match which {

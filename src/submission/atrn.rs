@@ -14,6 +14,7 @@ use crate::mail::{Domain, Reply};
 use super::command::SyntaxError;
 use super::protocol::{Action, Here, State, Step};
 use super::replies;
+use super::session::{End, Flow, Session};
 
 /// How it is written.
 pub(super) const USAGE: &str = "ATRN [domain,domain…]";
@@ -103,6 +104,40 @@ pub(super) fn step(state: State, mut domains: Vec<Domain>, here: &Here<'_>) -> S
         }
     };
     Step::reply(State::Ready(client), reply)
+}
+
+/// Whose mail is to be handed over, and to whom.
+pub(super) struct Turning {
+    name: String,
+    user: String,
+    domains: Vec<Domain>,
+}
+
+impl Session<'_> {
+    /// ATRN: whatever there is to be refused is refused here; a connection turns round only for mail that waits.
+    pub(super) fn turn_round(&mut self, state: State, domains: Vec<Domain>) -> Flow {
+        let Some((name, user)) = state
+            .client()
+            .and_then(|client| client.user.as_ref().map(|user| (client.name.clone(), user.name.clone())))
+        else {
+            return Ok(state);
+        };
+        if self.wire.has_input() {
+            self.say(&replies::ATRN_NOT_LAST)?;
+            return Ok(state);
+        }
+        let waiting = self.on_demand.look(&user, &domains);
+        self.say(&waiting.reply())?;
+        if waiting == Waiting::Mail { Err(End::Turned(Turning { name, user, domains })) } else { Ok(state) }
+    }
+
+    pub(super) fn hand_over(self, turning: Turning) {
+        let Turning { name, user, domains } = turning;
+        // The client is gone already where this fails.
+        let Ok((socket, tls)) = self.wire.into_parts() else { return };
+        let client = self.client;
+        self.on_demand.hand_over(Turned { socket, tls, client, name, user, domains });
+    }
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::mail::{Domain, Reply};
+use crate::sasl::ChannelBinding;
 
 use super::replies;
 use super::users::{Directory, User};
-pub(super) use scram::ChannelBinding;
 
 /// What decides which mechanisms there are on a connection at this moment.
 #[derive(Debug, Clone, Copy)]

@@ -31,7 +31,7 @@ use super::private::{Insight, Question};
 use super::users::{Directory, Known, User, Verifier};
 use super::{OnDemand, Submission, Turned, Waiting, tls};
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Domain, Notify, Priority, Ret, address};
+use crate::mail::{Domain, Expanded, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 
 /// The queue's double.
@@ -466,6 +466,7 @@ fn shown(message: &NewMessage) -> String {
         ("envid", envelope.envid.clone()),
         ("notify", envelope.recipients.first().and_then(|r| r.notify).map(Notify::to_word)),
         ("orcpt", envelope.recipients.first().and_then(|r| r.orcpt.clone())),
+        ("expanded", envelope.recipients.first().and_then(|r| Expanded::to_text(&r.expanded))),
         ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
         ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
         ("hold", envelope.handling.release.map(|release| release.asked.to_string())),

@@ -164,8 +164,11 @@ fn push_received(out: &mut Vec<u8>, trace: &Trace<'_>, date: &str) {
     let helo = helo.as_ref().map_or(address.as_str(), Domain::as_str);
     push(out, &["Received: from ", helo, " (", &address, ")\r\n\tby ", trace.hostname.as_str()]);
     push(out, &[" with ", trace.with.as_str(), " id ", &trace.id.to_string()]);
-    if let Some(recipient) = trace.for_only {
-        push(out, &["\r\n\tfor <", recipient.as_ref(), ">"]);
+    // In ASCII or not at all: our own field must not be what makes the header need SMTPUTF8 (RFC 6531 §3.7.3).
+    if let Some(recipient) = trace.for_only.filter(|recipient| recipient.user().is_ascii()) {
+        let (domain, a_labels) = (recipient.domain(), Domain::of(recipient));
+        let domain = if domain.is_ascii() { domain } else { a_labels.as_str() };
+        push(out, &["\r\n\tfor <", recipient.user(), "@", domain, ">"]);
     }
     push(out, &["; ", date, "\r\n"]);
 }
@@ -273,6 +276,13 @@ mod tests {
         let recipient = address::parse("a@b.example").unwrap();
         let text = fixed_for("\r\n", Some(&recipient));
         assert!(text.contains("\r\n\tfor <a@b.example>; Wed, 18 Nov"), "{text}");
+    }
+
+    #[test]
+    fn our_own_field_is_always_ascii() {
+        let for_one = |to: &str| fixed_for("\r\n", Some(&address::parse(to).unwrap()));
+        assert!(for_one("a@bücher.example").contains("\r\n\tfor <a@xn--bcher-kva.example>; "));
+        assert!(for_one("ä@bücher.example").is_ascii() && !for_one("ä@bücher.example").contains("for <"));
     }
 
     #[test]

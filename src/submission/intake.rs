@@ -202,10 +202,13 @@ impl<'a> Intake<'a> {
             return refusal;
         }
         let mut envelope = std::mem::take(&mut self.submitted.envelope);
-        if self.eight_bit && envelope.body == Body::SevenBit {
-            // Eight bits without BODY=8BITMIME, as many clients do: marked for what it is.
-            envelope.body = Body::EightBitMime;
-        }
+        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and others
+        // call everything so.
+        envelope.body = match envelope.body {
+            Body::SevenBit if self.eight_bit => Body::EightBitMime,
+            Body::EightBitMime if !self.eight_bit => Body::SevenBit,
+            body => body,
+        };
         let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
         let tail = std::mem::take(&mut self.buffer);
         let message = NewMessage {

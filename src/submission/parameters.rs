@@ -4,7 +4,7 @@
 //! A further extension is one more arm of [`of_mail`] or [`of_rcpt`] and a field to put it in.
 //! A parameter that is not offered is 555, a value that it cannot have 501; each stands once.
 
-use crate::mail::{Body, DeliverBy, Hold, Notify, Priority, Ret};
+use crate::mail::{Body, DeliverBy, Hold, Notify, Priority, Ret, unitext};
 
 use super::command::{By, Mail, Rcpt, SyntaxError};
 
@@ -170,8 +170,7 @@ fn is_orcpt(value: &str) -> bool {
     }
     match kind.eq_ignore_ascii_case("utf-8") {
         false => is_xtext(address),
-        // utf-8-addr-xtext writes other characters as \x{HEX}: printable in any case.
-        true => address.chars().all(|c| c != ' ' && !c.is_control()),
+        true => unitext::decoded(address).is_some(),
     }
 }
 
@@ -220,7 +219,9 @@ mod tests {
         let read = rcpt(" NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Bob+2Bx@Example.com").unwrap();
         assert_eq!(read.notify, Some(Notify { success: true, failure: false, delay: true }));
         assert_eq!(read.orcpt.as_deref(), Some("rfc822;Bob+2Bx@Example.com"));
-        assert!(rcpt(" ORCPT=utf-8;用户@例え.jp").is_ok());
+        for orcpt in ["utf-8;用户@例え.jp", "UTF-8;j\\x{F6}rg\\x{2B}x@a.jp", "utf-8;bob@a.jp"] {
+            assert_eq!(rcpt(&format!(" ORCPT={orcpt}")).unwrap().orcpt.as_deref(), Some(orcpt));
+        }
     }
 
     #[test]
@@ -279,7 +280,15 @@ mod tests {
         for text in [" NOTIFY=NEVER,DELAY", " NOTIFY=", " NOTIFY"] {
             assert_eq!(rcpt(text), Err(BadParameter("NOTIFY")), "{text}");
         }
-        for text in [" ORCPT=a@b", " ORCPT=rfc822;", " ORCPT=rfc822;a=b", " ORCPT=rfc822;ü@b", " ORCPT=;a"] {
+        for text in [
+            " ORCPT=a@b",
+            " ORCPT=rfc822;",
+            " ORCPT=rfc822;a=b",
+            " ORCPT=rfc822;ü@b",
+            " ORCPT=;a",
+            " ORCPT=utf-8;a+2Bb@c",
+            " ORCPT=utf-8;\\x{0A}@c",
+        ] {
             assert_eq!(rcpt(text), Err(BadParameter("ORCPT")), "{text}");
         }
         assert_eq!(rcpt(" SIZE=1"), Err(UnknownParameter("SIZE".into())));

@@ -1,37 +1,38 @@
 //! One session: the loop that reads lines, asks `protocol.rs` what they mean and does what it says.
 //!
-//! Nothing is decided here but time, counts and the end of the connection: bad commands, failed
-//! logins, silence, drips, and the relay's own stopping.
+//! Nothing is decided here but time and the end of the connection: too many bad commands (`errors.rs` counts them),
+//! silence, drips, and the relay's own stopping. Content is `transfer.rs`'s to bring in, logins are `login.rs`'s to
+//! verify, and a connection that turns round is `atrn.rs`'s to hand over.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConnection;
 
 use crate::config::{ListenSettings, ListenTls};
-use crate::mail::{Domain, Reply};
+use crate::mail::Reply;
 use crate::maillog;
 use crate::queue::Asker;
+use crate::sasl::ChannelBinding;
 
 use super::Service;
 use super::aliases::Aliases;
-use super::atrn::{OnDemand, Turned, Waiting};
-use super::auth::{ChannelBinding, Claim, Offer};
+use super::atrn::{OnDemand, Turning};
+use super::auth::Offer;
 use super::command::{self, Command, SyntaxError};
+use super::errors::{Errors, Verb};
 use super::etrn::{self, Recent};
 use super::failures::Failures;
 use super::handshake::Handshakes;
 use super::intake::MessageQueue;
+use super::login::offer;
 use super::pool::Presence;
 use super::private::{self, Insight};
 use super::protocol::{self, Action, Here, State, Step, Tls};
 use super::rates::{Counted, Rates};
 use super::replies;
 use super::transfer::Incoming;
-use super::users;
 use super::wire::{Line, Wire, WireError};
 
 /// All that a session works with.
@@ -63,7 +64,7 @@ pub(super) struct Course<'a> {
     /// The message under way, in its user's rate.
     pub(super) counted: Option<Counted<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.
-    failed: (String, u32),
+    pub(super) failed: (String, u32),
     /// The message that chunks are coming of.
     pub(super) incoming: Option<Incoming<'a>>,
 }
@@ -78,13 +79,6 @@ pub(super) enum End {
     Lost,
     /// The client is to be the server from now on.
     Turned(Turning),
-}
-
-/// Whose mail is to be handed over, and to whom.
-pub(super) struct Turning {
-    name: String,
-    user: String,
-    domains: Vec<Domain>,
 }
 
 /// How the session's loop goes on.
@@ -210,7 +204,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn perform(&mut self, state: State, reply: Option<Reply>, action: Action, encrypted: &mut bool) -> Flow {
+    pub(super) fn perform(
+        &mut self,
+        state: State,
+        reply: Option<Reply>,
+        action: Action,
+        encrypted: &mut bool,
+    ) -> Flow {
         if let Action::Skip(bytes) = action {
             self.skip(bytes)?;
         }
@@ -262,62 +262,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// ATRN: whatever there is to be refused is refused here; a connection turns round only for mail that waits.
-    fn turn_round(&mut self, state: State, domains: Vec<Domain>) -> Flow {
-        let Some((name, user)) = state
-            .client()
-            .and_then(|client| client.user.as_ref().map(|user| (client.name.clone(), user.name.clone())))
-        else {
-            return Ok(state);
-        };
-        if self.wire.has_input() {
-            self.say(&replies::ATRN_NOT_LAST)?;
-            return Ok(state);
-        }
-        let waiting = self.on_demand.look(&user, &domains);
-        self.say(&waiting.reply())?;
-        if waiting == Waiting::Mail { Err(End::Turned(Turning { name, user, domains })) } else { Ok(state) }
-    }
-
-    fn hand_over(self, turning: Turning) {
-        let Turning { name, user, domains } = turning;
-        // The client is gone already where this fails.
-        let Ok((socket, tls)) = self.wire.into_parts() else { return };
-        let client = self.client;
-        self.on_demand.hand_over(Turned { socket, tls, client, name, user, domains });
-    }
-
-    fn verify(&mut self, state: State, claim: Claim, encrypted: &mut bool) -> Flow {
-        let failures_max = self.service.limits.auth_failures;
-        if self.failures.count(self.client, Instant::now()) >= failures_max {
-            maillog::turned_away(self.client, "too many failed authentications");
-            return Err(self.send_away(&replies::AUTH_TOO_MANY_FAILURES));
-        }
-        let Step { state, reply, action } = protocol::turn(state, claim.put_to(&*self.service.users));
-        self.perform(state, reply, action, encrypted)
-    }
-
-    fn failed(&mut self, name: String) {
-        self.failures.record(self.client, Instant::now());
-        let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
-        maillog::turned_away(self.client, &format!("authentication failed for {shown:?}"));
-        match &mut self.course.failed {
-            (last, times) if *last == name => *times += 1,
-            // A name that is too long is no user's, and never makes it good.
-            failed => *failed = (shown, 1),
-        }
-    }
-
-    /// Who fails and then has the password after all did not guess it: a client that prefers CRAM-MD5 does so
-    /// each time where its user has PLAIN only, and must not be shut out for it.
-    fn welcome(&mut self, state: &State) {
-        let (name, times) = std::mem::take(&mut self.course.failed);
-        let user = state.client().and_then(|client| client.user.as_ref());
-        if times > 0 && user.is_some_and(|user| user.name == name) {
-            self.failures.forgive(self.client, times);
-        }
-    }
-
     fn start_tls(&mut self) -> Result<(), End> {
         let client = self.client;
         let failed = |error: &dyn std::fmt::Display| {
@@ -364,58 +308,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What a line was about, as far as counting errors goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Mail,
-    Rcpt,
-    Data,
-    Bdat,
-    Other,
-}
-
-impl Verb {
-    fn of(line: &[u8]) -> Verb {
-        let is = |verb: &[u8]| line.get(..4).is_some_and(|head| head.eq_ignore_ascii_case(verb));
-        match () {
-            () if is(b"MAIL") => Verb::Mail,
-            () if is(b"RCPT") => Verb::Rcpt,
-            () if is(b"DATA") => Verb::Data,
-            () if is(b"BDAT") => Verb::Bdat,
-            () => Verb::Other,
-        }
-    }
-}
-
-/// Counts commands that could not be understood, were out of order or not allowed. Not counted is what an
-/// honest client meets: a recipient refused, and what it pipelined behind a MAIL or a chunk that was refused.
-#[derive(Debug, Default)]
-struct Errors {
-    bad: usize,
-    mail_refused: bool,
-}
-
-impl Errors {
-    fn count(&mut self, verb: Verb, reply: &Reply) {
-        match verb {
-            Verb::Mail => self.mail_refused = reply.code >= 400,
-            Verb::Rcpt | Verb::Data | Verb::Bdat => {}
-            Verb::Other => self.mail_refused = false,
-        }
-        let counts = match (verb, reply.code) {
-            (_, ..=499) => false,
-            // RFC 3030 §2: pipelined behind a chunk that was refused, or behind anything else.
-            (Verb::Bdat, 503) => false,
-            (Verb::Rcpt | Verb::Data, 503) => !self.mail_refused,
-            (Verb::Rcpt, 501) | (Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat, 550..=554) => false,
-            // Failed authentications have a count of their own.
-            (Verb::Other, 535) => false,
-            _ => true,
-        };
-        self.bad += usize::from(counts);
-    }
-}
-
 fn here<'a>(
     service: &'a Service,
     listener: &'a ListenSettings,
@@ -442,13 +334,6 @@ fn here<'a>(
     }
 }
 
-fn offer(service: &Service, channel: Option<ChannelBinding>, state: &State) -> Offer {
-    let anonymous = state.client().is_none_or(|client| client.user.is_none());
-    // Asked only where the answer can matter.
-    let cram_md5 = anonymous && service.users.has_cram_md5();
-    Offer { channel, cram_md5, atrn: anonymous && service.users.has_atrn(), nonce }
-}
-
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
 /// command: it may be the password of a client that did not wait for our 504.
 fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxError>) {
@@ -457,13 +342,6 @@ fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxErro
         Ok(_) => log::debug!("{client}: C: {}", String::from_utf8_lossy(line)),
         Err(error) => log::debug!("{client}: C: ({} bytes: {error:?})", line.len()),
     }
-}
-
-/// 144 random bits, in characters that a message id and a SCRAM nonce may hold.
-fn nonce() -> Option<String> {
-    let mut bytes = [0; 18];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
-    Some(STANDARD.encode(bytes))
 }
 
 /// The server's side of a TLS connection to be.

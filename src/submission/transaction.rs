@@ -2,7 +2,7 @@
 //!
 //! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
 
-use crate::mail::{Address, Body, Envelope, Notify, Recipient, Reply};
+use crate::mail::{Address, Body, Envelope, Expanded, Notify, Recipient, Reply};
 
 use super::aliases::same_mailbox;
 use super::command::{Chunk, ForwardPath, Mail, Rcpt};
@@ -89,6 +89,10 @@ fn add_recipients(
     };
     let welcome = here.is_welcome(client.user.as_ref());
     let is_alias = alias.is_some();
+    let asked_for = match &rcpt.to {
+        ForwardPath::Mailbox(address) => address.clone(),
+        ForwardPath::Local(name) => Address::new_dangerous(name, here.aliases.hostname.as_str()),
+    };
     let addresses = match (alias, rcpt.to) {
         (Some(name), _) => here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?,
         (None, ForwardPath::Mailbox(_)) if !welcome => return Err(replies::NO_RELAYING),
@@ -112,10 +116,22 @@ fn add_recipients(
     if !known.is_empty() && known.len() + new > here.recipients_max {
         return Err(replies::TOO_MANY_RECIPIENTS);
     }
-    for (recipient, place) in addressed(addresses, rcpt.notify, rcpt.orcpt.as_ref()).into_iter().zip(places) {
+    let expanded = is_expanded(addresses.len(), rcpt.notify, envelope.sender.as_ref());
+    let expanded = expanded.then(|| Expanded { alias: asked_for, orcpt: rcpt.orcpt.clone() });
+    let mut recipients = addressed(addresses, rcpt.notify, rcpt.orcpt.as_ref());
+    if let (Some(expanded), Some(first)) = (expanded, recipients.first_mut()) {
+        first.expanded.push(expanded);
+    }
+    for (recipient, place) in recipients.into_iter().zip(places) {
         // Who is a recipient already gets one copy, and the sender every report asked for.
         match place.and_then(|place| envelope.recipients.get_mut(place)) {
-            Some(known) => known.notify = either(known.notify, recipient.notify),
+            Some(known) => {
+                known.notify = either(known.notify, recipient.notify);
+                let news = recipient.expanded.into_iter();
+                let news: Vec<Expanded> =
+                    news.filter(|expanded| !known.expanded.contains(expanded)).collect();
+                known.expanded.extend(news);
+            }
             None => envelope.recipients.push(recipient),
         }
     }
@@ -123,13 +139,17 @@ fn add_recipients(
 }
 
 /// The parameters of a RCPT, for those its alias leads to. RFC 3461 §5.2.7.2: one address takes them all over.
-/// §5.2.7.3: several take them over but for SUCCESS, which stays with the first, so that the sender hears once
-/// that the mail arrived. NEVER holds for all.
+/// §5.2.7.3 (c): several take them over but for SUCCESS, which is answered for the alias. NEVER holds for all.
 fn addressed(addresses: Vec<Address>, notify: Option<Notify>, orcpt: Option<&String>) -> Vec<Recipient> {
-    let others = notify.map(|notify| Notify { success: false, ..notify });
-    let notify_of = |place: usize| if place == 0 { notify } else { others };
-    let recipient = |(place, address)| Recipient { address, notify: notify_of(place), orcpt: orcpt.cloned() };
-    addresses.into_iter().enumerate().map(recipient).collect()
+    let several = addresses.len() > 1;
+    let notify = notify.map(|notify| Notify { success: notify.success && !several, ..notify });
+    let recipient = |address| Recipient { notify, orcpt: orcpt.cloned(), ..Recipient::new(address) };
+    addresses.into_iter().map(recipient).collect()
+}
+
+/// Whether the sender is to be told that an alias was expanded: it has several members, and SUCCESS was asked for.
+fn is_expanded(members: usize, notify: Option<Notify>, sender: Option<&Address>) -> bool {
+    members > 1 && notify.is_some_and(|notify| notify.success) && sender.is_some()
 }
 
 fn either(one: Option<Notify>, other: Option<Notify>) -> Option<Notify> {
@@ -194,7 +214,7 @@ mod tests {
     use crate::mail::address;
 
     #[test]
-    fn of_a_list_one_member_reports_success_and_never_holds_for_all() {
+    fn a_list_is_told_of_and_its_members_report_no_success() {
         let to = ["a@x.example", "b@x.example"].map(|text| address::parse(text).unwrap());
         let orcpt = "rfc822;team@x.example".to_owned();
         let words = |notify: &str| -> Vec<String> {
@@ -202,10 +222,17 @@ mod tests {
             assert!(recipients.iter().all(|recipient| recipient.orcpt.as_ref() == Some(&orcpt)));
             recipients.iter().map(|recipient| recipient.notify.unwrap().to_word()).collect()
         };
-        assert_eq!(words("SUCCESS"), ["SUCCESS", "NEVER"]);
-        assert_eq!(words("SUCCESS,FAILURE"), ["SUCCESS,FAILURE", "FAILURE"]);
+        assert_eq!(words("SUCCESS"), ["NEVER", "NEVER"]);
+        assert_eq!(words("SUCCESS,FAILURE"), ["FAILURE", "FAILURE"]);
         assert_eq!(words("NEVER"), ["NEVER", "NEVER"]);
         assert!(addressed(to.to_vec(), None, None).iter().all(|recipient| recipient.notify.is_none()));
+        let one = addressed(to[..1].to_vec(), Notify::from_word("SUCCESS"), None);
+        assert_eq!(one[0].notify.unwrap().to_word(), "SUCCESS", "a list of one is only another address");
+        let told = |members, notify, sender: Option<&Address>| is_expanded(members, notify, sender);
+        let (success, sender) = (Notify::from_word("SUCCESS,DELAY"), Some(&to[0]));
+        assert!(told(2, success, sender));
+        assert!(!told(1, success, sender) && !told(2, success, None) && !told(2, None, sender));
+        assert!(!told(2, Notify::from_word("FAILURE"), sender));
     }
 
     #[test]

@@ -9,7 +9,6 @@
 //!
 //! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once.
 
-mod cram_md5;
 mod decoy;
 mod file;
 mod verifier;
@@ -21,9 +20,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::AtrnDomains;
+use crate::sasl::CramMd5;
 use aws_lc_rs::{constant_time, hmac, rand};
 
-use cram_md5::CramMd5;
 use decoy::{DecoySecret, Decoys};
 pub(super) use file::NAME_CHARS_MAX;
 pub use file::{Attributes, User, UsersError, add, list, remove};

@@ -14,6 +14,7 @@ use memchr::memchr;
 use rustls::{ServerConnection, StreamOwned};
 
 use crate::mail::Reply;
+use crate::sasl::{ChannelBinding, scram};
 
 use super::command::LINE_BYTES_MAX;
 use super::handshake::Handshakes;
@@ -385,13 +386,13 @@ impl Wire {
     ///
     /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does not say
     /// whether there is one.
-    pub(super) fn channel_binding(&self) -> Option<[u8; 32]> {
+    pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
         let Stream::Tls(stream) = &self.stream else { return None };
         let connection = &stream.conn;
         if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
             return None;
         }
-        connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
+        connection.export_keying_material([0; 32], scram::BINDING_LABEL, Some(b"")).ok()
     }
 
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to

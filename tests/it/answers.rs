@@ -554,7 +554,7 @@ fn wrong_arrivals(cells: &[Cell], hosts: &FakeMx) -> Vec<String> {
             (None, []) => true,
             (Some(reply), [text]) => {
                 let status = cell.said.enhanced.strip_prefix('5').map_or("0.0", |rest| &rest[1..]);
-                text.contains(&format!("Diagnostic-Code: smtp; {reply}\r\n"))
+                diagnostic(text).as_ref() == Some(reply)
                     && text.contains(&format!("Status: 5.{status}\r\n"))
                     && text.contains(&format!("Remote-MTA: dns; {}\r\n", cell.mx(1)))
             }
@@ -566,4 +566,14 @@ fn wrong_arrivals(cells: &[Cell], hosts: &FakeMx) -> Vec<String> {
     }
     wrong.extend(arrived.keys().chain(bounces.keys()).map(|address| format!("{address}: nobody's")));
     wrong
+}
+
+/// What a bounce says that the host said, on one line: of several each has its code (RFC 3461 §9.2).
+fn diagnostic(bounce: &str) -> Option<String> {
+    let said = bounce.split("Diagnostic-Code: smtp; ").nth(1)?.lines().next()?;
+    let Some((code, _)) = said.split_once('-').filter(|(code, _)| code.len() == 3) else {
+        return Some(said.to_owned());
+    };
+    let on_one_line = said.replace(&format!(" {code}-"), " ").replace(&format!(" {code} "), " ");
+    Some(on_one_line.replacen('-', " ", 1))
 }

@@ -2,19 +2,22 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use postrider::config::{DeliverySettings, InDoubt, Login, RouteTls};
+use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
+use postrider::delivery::meaning::{RecipientResult, TroubleKind, Verdict};
 use postrider::delivery::route::Endpoint;
-use postrider::delivery::transaction::{Outgoing, RecipientResult, TroubleKind, Verdict};
+use postrider::delivery::transaction::Outgoing;
 use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Ret, Speaker, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
-fn settings() -> DeliverySettings {
+/// Settings under which nothing but a test's own time-outs ends anything.
+pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
@@ -23,14 +26,17 @@ fn settings() -> DeliverySettings {
         connections_per_destination: 8,
         destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
+        sources: Vec::new(),
         prohibited_networks: Vec::new(),
         connect_timeout: SOON,
         reply_timeout: SOON,
         ca_file: None,
         bounce_lifetime: SOON,
         delay_warning: None,
+        bounces_per_sender: None,
         retry_rules: Vec::new(),
     }
 }
@@ -49,6 +55,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         login: None,
         relay: false,
         preference: 10,
+        sources: Arc::default(),
     }
 }
 
@@ -73,6 +80,7 @@ fn recipient(address: &str) -> QueuedRecipient {
         attempts: 0,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,
@@ -86,12 +94,14 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: content.len() as u64,
         ret: None,
         envid: None,
         handling: Handling::default(),
         now: 0,
+        in_one_go: true,
     }
 }
 
@@ -321,10 +331,11 @@ fn nobody_listening_is_trouble_while_connecting() {
 #[test]
 fn source_addresses_take_turns() {
     let mx = FakeMx::start(Script::new());
-    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap()).to_vec();
-    let connector = Connector::new(&DeliverySettings { source_addresses: sources, ..settings() }).unwrap();
+    let sources = ["127.0.0.3", "::1", "127.0.0.4"].map(|ip| ip.parse().unwrap());
+    let connector = Connector::new(&settings()).unwrap();
+    let endpoint = Endpoint { sources: sources.into(), ..endpoint(&mx, RouteTls::Off) };
     for _ in 0..3 {
-        connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap().quit();
+        connector.open(&endpoint, soon()).unwrap().quit();
     }
     let clients: Vec<String> = mx.wait_for_closed(3, SOON).iter().map(|seen| seen.client.clone()).collect();
     assert_eq!(clients, ["127.0.0.3", "127.0.0.4", "127.0.0.3"]);
@@ -625,6 +636,68 @@ fn whether_the_certificate_held_is_recorded() {
     }
 }
 
+/// Whether each of the host's handshakes so far resumed a session, once all `count` connections are over.
+fn resumed(mx: &FakeMx, count: usize) -> Vec<bool> {
+    mx.wait_for_closed(count, SOON).iter().map(|seen| seen.resumed).collect()
+}
+
+#[test]
+fn a_second_connection_resumes_the_session_of_the_first() {
+    let names = ["mx.example.net"];
+    for (certificate, version) in
+        [(Certificate::for_names(&names), "TLSv1.3"), (Certificate::tls12(&names), "TLSv1.2")]
+    {
+        let mx = FakeMx::start(Script::new().tls(&certificate));
+        let connector = Connector::new(&settings()).unwrap();
+        for _ in 0..3 {
+            let connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
+            assert_eq!(connection.tls(), version);
+            connection.quit();
+        }
+        assert_eq!(resumed(&mx, 3), [false, true, true], "{version}");
+        let other_name = Endpoint { host: "mx2.example.net".to_owned(), ..endpoint(&mx, RouteTls::Encrypt) };
+        connector.open(&other_name, soon()).unwrap().quit();
+        assert!(!resumed(&mx, 4)[3], "another host's session");
+    }
+}
+
+/// A session that began where any certificate would do must never stand in for one that was verified: whoever sits
+/// between needs only one opportunistic connection to plant it.
+#[test]
+fn a_session_never_stands_in_for_more_proof_than_it_began_with() {
+    let names = ["mx.example.net"];
+    for certificate in [Certificate::for_names(&names), Certificate::tls12(&names)] {
+        let file = ca_file(&certificate);
+        let mx = FakeMx::start(Script::new().tls(&certificate));
+        let connector = Connector::new(&settings()).unwrap();
+        let trusting = |tls| Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, tls) };
+        // The same roots; then those of the world, to which this certificate is a stranger's.
+        for (turn, (to, expected)) in [
+            (trusting(RouteTls::Opportunistic), Ok(false)),
+            (trusting(RouteTls::Verify), Ok(false)),
+            (trusting(RouteTls::Verify), Ok(true)),
+            (trusting(RouteTls::Encrypt), Ok(true)),
+            (endpoint(&mx, RouteTls::Opportunistic), Ok(false)),
+            (endpoint(&mx, RouteTls::Opportunistic), Ok(true)),
+            (endpoint(&mx, RouteTls::Verify), Err("UnknownIssuer")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            match (connector.open(&to, soon()), expected) {
+                (Ok(connection), Ok(expected)) => {
+                    connection.quit();
+                    assert_eq!(resumed(&mx, turn + 1)[turn], expected, "turn {turn}");
+                }
+                (Err(trouble), Err(why)) => {
+                    assert!(trouble.reply.to_string().ends_with(why), "{}", trouble.reply);
+                }
+                (opened, expected) => panic!("turn {turn}: {opened:?} and not {expected:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn verify_wants_a_certificate_that_holds_for_the_host() {
     let certificate = Certificate::for_names(&["mx.example.net", "127.0.0.1"]);
@@ -743,6 +816,9 @@ fn a_host_that_chokes_on_the_full_hello_gets_the_smaller_one() {
     assert_eq!(mx.wait_for_closed(3, SOON).len(), 3);
 }
 
+/// CVE-2011-0411, on the client's side: somebody between puts the answers to what comes within TLS behind the 220
+/// in the clear, and the client believes a host it has verified said them: offers without AUTH SCRAM, say, or that a
+/// message was taken.
 #[test]
 fn replies_injected_before_the_handshake_are_never_read_after_it() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
@@ -753,12 +829,20 @@ fn replies_injected_before_the_handshake_are_never_read_after_it() {
         assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
         assert_eq!(trouble.reply.to_string(), "451 4.5.0 the host spoke out of turn while starting TLS");
     }
+    let seen = mx.wait_for_closed(2, SOON);
+    assert_eq!(seen.len(), 2, "no second try, and none in the clear: that is what somebody between may want");
+    assert!(seen.iter().all(|seen| seen.verbs() == ["EHLO", "STARTTLS"] && !seen.tls), "{seen:#?}");
 }
 
 // ---- AUTH -------------------------------------------------------------------------------------
 
 fn relay(mx: &FakeMx, tls: RouteTls) -> Endpoint {
-    let login = Login { username: "me".to_owned(), password: "secret".to_owned() };
+    static SECRET: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("connection.secret");
+        std::fs::write(&path, "secret\n").unwrap();
+        path
+    });
+    let login = Login { username: "me".to_owned(), secret: SecretSource::PasswordFile(SECRET.clone()) };
     Endpoint { login: Some(login), relay: true, ..endpoint(mx, tls) }
 }
 
@@ -793,7 +877,11 @@ fn a_password_goes_in_the_clear_only_where_tls_is_off() {
 fn a_refused_login_is_never_permanent() {
     for (offers, act, words) in [
         (&["AUTH PLAIN"][..], Act::Say("535 5.7.8 wrong"), "535 5.7.8 wrong"),
-        (&[], Act::Say("235 never asked"), "451 4.7.4 the host offers neither AUTH PLAIN nor AUTH LOGIN"),
+        (
+            &[],
+            Act::Say("235 never asked"),
+            "451 4.7.4 the host offers no AUTH; a password needs one of SCRAM-SHA-256, CRAM-MD5, PLAIN, LOGIN",
+        ),
     ] {
         let mx = FakeMx::start(Script::new().offering(offers).on(At::Auth, act));
         let trouble =
@@ -823,7 +911,11 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
     assert_eq!(messages[0].content, b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r");
     assert!(messages[1].content == big, "{} bytes", messages[1].content.len());
     let seen = &mx.wait_for_closed(1, SOON)[0];
-    assert_eq!(seen.verbs(), ["EHLO", "MAIL", "RCPT", "BDAT", "MAIL", "RCPT", "BDAT", "QUIT"]);
+    // The big one has three chunks, of 1 MiB at most.
+    assert_eq!(
+        seen.verbs(),
+        ["EHLO", "MAIL", "RCPT", "BDAT", "MAIL", "RCPT", "BDAT", "BDAT", "BDAT", "QUIT"]
+    );
     // EHLO, the commands, the chunk.
     assert_eq!(seen.reads[2], "BDAT 23 LAST\r\n".len() + 23, "{:?}", &seen.reads[..4]);
 }

@@ -44,14 +44,17 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             connections_per_destination: 1,
             destinations: Arc::default(),
             in_doubt: InDoubt::Retry,
+            eight_bit: EightBit::Send,
             attempt_deadline: Duration::ZERO,
             source_addresses: Vec::new(),
+            sources: Vec::new(),
             prohibited_networks: vec!["127.0.0.0/8".parse().unwrap()],
             connect_timeout: Duration::ZERO,
             reply_timeout: Duration::ZERO,
             ca_file: None,
             bounce_lifetime: Duration::ZERO,
             delay_warning: None,
+            bounces_per_sender: None,
             retry_rules: Vec::new(),
         },
         scheduler: SchedulerSettings {
@@ -69,7 +72,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
 fn run(recipient: &str, json: bool, settings: &Settings) -> String {
     let mut out = Vec::new();
     // An address that cannot be routed makes the command fail, after it has said why.
-    let _ = explain::run(recipient, json, settings, &mut out);
+    let _ = explain::run(recipient, None, json, settings, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -104,7 +107,7 @@ fn every_step_is_told() {
         "bob@none.test\n  no [[route]] matches none.test\n  none.test has a null MX\n  \
          would bounce at once: 556 5.1.10 none.test accepts no mail (null MX)\n  lane: none.test\n"
     );
-    assert!(explain::run("nobody", false, &settings, &mut Vec::new()).is_err());
+    assert!(explain::run("nobody", None, false, &settings, &mut Vec::new()).is_err());
 }
 
 #[test]
@@ -115,7 +118,11 @@ fn a_relay_is_told_and_its_password_is_not() {
         relay: vec![RelayHost { host: Domain::parse("up.test").unwrap(), port: 587 }],
         tls: RouteTls::Verify,
         ca_file: None,
-        login: Some(Login { username: "me".to_owned(), password: "hunter2".to_owned() }),
+        login: Some(Login {
+            username: "me".to_owned(),
+            secret: SecretSource::TokenCommand(["/bin/token", "hunter2"].map(str::to_owned).to_vec()),
+        }),
+        source_addresses: Vec::new(),
     };
     let settings = settings(&server, vec![route]);
     let text = run("bob@a.test", false, &settings);

@@ -42,7 +42,11 @@ pub(crate) enum At {
     Data,
     /// After so many bytes of content, before its end. With `Act::Say` the rest is still read.
     Content(usize),
-    /// After the final dot.
+    /// At BDAT, before the chunk is read; what comes then is read as commands.
+    Bdat,
+    /// After the chunk of this number in its transaction, from 1; not for the last, which is [`At::Dot`].
+    Chunk(usize),
+    /// After the final dot, or the last chunk.
     Dot,
     Rset,
     Quit,
@@ -74,9 +78,13 @@ pub(crate) enum Act {
 #[derive(Debug, Clone)]
 struct Rule {
     at: At,
+    /// How many times it does not hold yet, over all connections.
+    spare: Option<Arc<AtomicUsize>>,
     /// How many times more it holds, over all connections; none: always.
     times: Option<Arc<AtomicUsize>>,
     act: Act,
+    /// Only where commands came together.
+    batched: bool,
 }
 
 /// How a fake behaves on a connection.
@@ -87,6 +95,24 @@ pub(crate) struct Script {
     tls: Option<Arc<ServerConfig>>,
     implicit: bool,
     at_most: Option<(usize, &'static str)>,
+    small_hellos: bool,
+    gate: Option<Gate>,
+}
+
+/// Whoever holds logins against what is known: hears the AUTH command, asks with challenges (base 64; none: the
+/// client is gone), and says the last reply.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<Verify>);
+
+type Verify = dyn Fn(&str, Ask<'_>) -> String + Send + Sync;
+
+/// Sends a challenge and gives the response as it came.
+pub(crate) type Ask<'a> = &'a mut dyn FnMut(&str) -> Option<String>;
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 impl Script {
@@ -94,7 +120,15 @@ impl Script {
     pub(crate) fn new() -> Script {
         let offers = ["PIPELINING", "SIZE 50000000", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
         let offers = offers.map(str::to_owned).to_vec();
-        Script { offers, rules: Vec::new(), tls: None, implicit: false, at_most: None }
+        Script {
+            offers,
+            rules: Vec::new(),
+            tls: None,
+            implicit: false,
+            at_most: None,
+            small_hellos: false,
+            gate: None,
+        }
     }
 
     /// These EHLO keywords and no others (STARTTLS comes with [`Script::tls`]).
@@ -114,38 +148,68 @@ impl Script {
         Script { implicit: true, ..self.tls(certificate) }
     }
 
+    /// Closes the connection on a ClientHello that is larger than middleboxes of old expected: on one with a
+    /// post-quantum key share.
+    pub(crate) fn small_hellos(self) -> Script {
+        Script { small_hellos: true, ..self }
+    }
+
     /// So many connections at once; those beyond hear this instead of a greeting.
     pub(crate) fn at_most(mut self, connections: usize, reply: &'static str) -> Script {
         self.at_most = Some((connections, reply));
         self
     }
 
+    /// Logins are really verified: by this.
+    pub(crate) fn gate(mut self, gate: impl Fn(&str, Ask<'_>) -> String + Send + Sync + 'static) -> Script {
+        self.gate = Some(Gate(Arc::new(gate)));
+        self
+    }
+
     /// Always, at this place.
     pub(crate) fn on(mut self, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: None, act });
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: false });
+        self
+    }
+
+    /// Always, at this place, once commands came together on the connection.
+    pub(crate) fn in_a_batch(mut self, at: At, act: Act) -> Script {
+        self.rules.push(Rule { at, spare: None, times: None, act, batched: true });
         self
     }
 
     /// The first `times` times, at this place, counted over all connections; then the next rule
     /// or the ordinary answer.
     pub(crate) fn first(mut self, times: usize, at: At, act: Act) -> Script {
-        self.rules.push(Rule { at, times: Some(Arc::new(AtomicUsize::new(times))), act });
+        let times = Some(Arc::new(AtomicUsize::new(times)));
+        self.rules.push(Rule { at, spare: None, times, act, batched: false });
+        self
+    }
+
+    /// Always, at this place, but for the first `spared` times.
+    pub(crate) fn after(mut self, spared: usize, at: At, act: Act) -> Script {
+        let spare = Some(Arc::new(AtomicUsize::new(spared)));
+        self.rules.push(Rule { at, spare, times: None, act, batched: false });
         self
     }
 
     /// Before all other rules.
     fn at_once(mut self, at: At, act: Act) -> Script {
-        self.rules.insert(0, Rule { at, times: None, act });
+        self.rules.insert(0, Rule { at, spare: None, times: None, act, batched: false });
         self
     }
 
-    fn act(&self, fits: impl Fn(At) -> bool) -> Option<Act> {
+    fn act(&self, batched: bool, fits: impl Fn(At) -> bool) -> Option<Act> {
         let used = |times: &Arc<AtomicUsize>| {
             times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
         };
         self.rules
             .iter()
-            .find(|rule| fits(rule.at) && rule.times.as_ref().is_none_or(used))
+            .find(|rule| {
+                let is_spared = || rule.spare.as_ref().is_some_and(used);
+                let is_meant = fits(rule.at) && (batched || !rule.batched);
+                is_meant && !is_spared() && rule.times.as_ref().is_none_or(used)
+            })
             .map(|rule| rule.act.clone())
     }
 }
@@ -160,17 +224,26 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Good for these names (or addresses), and for no others.
     pub(crate) fn for_names(names: &[&str]) -> Certificate {
-        Certificate::with_groups(names, rustls::crypto::aws_lc_rs::default_provider())
+        Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), rustls::ALL_VERSIONS)
     }
 
     /// The same, on a server that knows no post-quantum key exchange.
     pub(crate) fn classical(names: &[&str]) -> Certificate {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
-        Certificate::with_groups(names, provider)
+        Certificate::on(names, provider, rustls::ALL_VERSIONS)
     }
 
-    fn with_groups(names: &[&str], provider: rustls::crypto::CryptoProvider) -> Certificate {
+    /// The same, on a server that knows no TLS 1.3.
+    pub(crate) fn tls12(names: &[&str]) -> Certificate {
+        Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), &[&rustls::version::TLS12])
+    }
+
+    fn on(
+        names: &[&str],
+        provider: rustls::crypto::CryptoProvider,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Certificate {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -181,7 +254,7 @@ impl Certificate {
         let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], key)
@@ -218,6 +291,12 @@ pub(crate) struct Seen {
     pub(crate) reads: Vec<usize>,
     /// TLS was established.
     pub(crate) tls: bool,
+    /// By resuming a session of an earlier connection.
+    pub(crate) resumed: bool,
+    /// Bytes of the ClientHello, where the fake looked.
+    pub(crate) hello: usize,
+    /// Commands came together.
+    pub(crate) batched: bool,
     /// What the client wrote between 354 and the reply to the dot, as it came, the final dot too.
     pub(crate) raw_content: Vec<u8>,
     /// The connection is over.
@@ -448,8 +527,10 @@ fn accept(listener: &TcpListener, choose: &dyn Fn(usize, IpAddr) -> Script, shar
 
 /// One connection from greeting to end; `counts` says whether it is one of [`State::open`].
 fn play(number: usize, script: Script, shared: Arc<Shared>, stream: Stream, counts: bool) {
-    let (ahead, rcpts) = (Vec::new(), Vec::new());
-    let mut session = Session { number, script, shared, stream, ahead, mail: None, rcpts, reset: false };
+    let (ahead, rcpts, chunked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mail, chunks, reset, batched) = (None, 0, false, false);
+    let mut session =
+        Session { number, script, shared, stream, ahead, mail, rcpts, chunks, chunked, reset, batched };
     // However it ended: the test looks at what was seen.
     let _ = session.run();
     session.shared.change(|state| state.open -= usize::from(counts));
@@ -515,6 +596,24 @@ impl Stream {
     }
 }
 
+/// A ClientHello that is larger has a post-quantum key share (1,216 bytes).
+const LARGE_HELLO: usize = 1000;
+
+/// How long the record is that begins what the client sends next; it stays unread.
+fn first_record(tcp: &TcpStream) -> io::Result<usize> {
+    let mut head = [0; 5];
+    let until = Instant::now() + SOON;
+    loop {
+        match tcp.peek(&mut head)? {
+            5 => return Ok(usize::from(u16::from_be_bytes([head[3], head[4]]))),
+            0 => return Ok(0),
+            // The rest is on its way: what was looked at is there still, so that looking again would not wait.
+            _ if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            _ => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
 /// The end of a connection.
 struct Over;
 
@@ -533,8 +632,13 @@ struct Session {
     ahead: Vec<u8>,
     mail: Option<String>,
     rcpts: Vec<String>,
+    /// Chunks of this transaction, and what they brought.
+    chunks: usize,
+    chunked: Vec<u8>,
     /// To be cut off rudely.
     reset: bool,
+    /// Commands came together.
+    batched: bool,
 }
 
 impl Session {
@@ -582,6 +686,7 @@ impl Session {
                 "RSET" => {
                     self.answer(|at| at == At::Rset, "250 2.0.0 reset")?;
                     (self.mail, self.rcpts) = (None, Vec::new());
+                    (self.chunks, self.chunked) = (0, Vec::new());
                 }
                 "QUIT" => {
                     self.answer(|at| at == At::Quit, "221 2.0.0 bye")?;
@@ -593,9 +698,15 @@ impl Session {
     }
 
     fn handshake(&mut self) -> Result<(), Over> {
-        if let Some(act) = self.script.act(|at| at == At::Handshake) {
+        if let Some(act) = self.script.act(false, |at| at == At::Handshake) {
             self.more()?;
             self.perform(act)?;
+            return Err(Over);
+        }
+        let hello = self.stream.tcp().map_or(Ok(0), first_record)?;
+        self.see(|seen| seen.hello = hello);
+        if self.script.small_hellos && hello > LARGE_HELLO {
+            self.more()?;
             return Err(Over);
         }
         let (Some(config), Some(tcp)) = (self.script.tls.clone(), self.stream.plain.take()) else {
@@ -607,13 +718,22 @@ impl Session {
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
+        let resumed = tls.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         self.stream.tls = Some(tls);
         self.ahead.clear();
-        self.see(|seen| seen.tls = true);
+        self.see(|seen| (seen.tls, seen.resumed) = (true, resumed));
         Ok(())
     }
 
     fn auth(&mut self, line: &str) -> Result<(), Over> {
+        if let Some(Gate(gate)) = self.script.gate.clone() {
+            let mut ask = |challenge: &str| {
+                self.say(&format!("334 {challenge}")).ok()?;
+                self.line().ok()
+            };
+            let reply = gate(line, &mut ask);
+            return self.answer(|at| at == At::Auth, &reply).map(drop);
+        }
         if line.eq_ignore_ascii_case("AUTH LOGIN") {
             for challenge in ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"] {
                 self.say(challenge)?;
@@ -641,18 +761,36 @@ impl Session {
         .map(drop)
     }
 
-    /// One chunk, which must be the last.
+    /// One chunk. After one that it refused it takes no other until RSET.
     fn bdat(&mut self, line: &str) -> Result<(), Over> {
-        let size: usize = line.strip_suffix(" LAST").and_then(|line| line[5..].parse().ok()).ok_or(Over)?;
+        if let Some(act) = self.script.act(self.batched, |at| at == At::Bdat) {
+            return self.perform(act);
+        }
+        let (size, last) = match line[5..].strip_suffix(" LAST") {
+            Some(size) => (size, true),
+            None => (&line[5..], false),
+        };
+        let size: usize = size.parse().map_err(|_| Over)?;
         while self.ahead.len() < size {
             self.more()?;
         }
         let content: Vec<u8> = self.ahead.drain(..size).collect();
         if self.rcpts.is_empty() {
-            return self.say("554 5.5.1 no valid recipients");
+            return self.say("503 5.5.1 no valid recipients");
         }
         self.see(|seen| seen.raw_content.extend_from_slice(&content));
+        self.chunked.extend_from_slice(&content);
+        self.chunks += 1;
+        if !last {
+            let chunk = At::Chunk(self.chunks);
+            if !self.answer(|at| at == chunk, "250 2.0.0 chunk taken")?.starts_with('2') {
+                self.rcpts.clear();
+            }
+            return Ok(());
+        }
         let (mail, rcpts) = (self.mail.take().unwrap_or_default(), std::mem::take(&mut self.rcpts));
+        let content = std::mem::take(&mut self.chunked);
+        self.chunks = 0;
         let message =
             Message { connection: self.number, tls: self.stream.tls.is_some(), mail, rcpts, content };
         self.answer_and(
@@ -675,8 +813,9 @@ impl Session {
             }
             content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
             if !interrupted
-                && let Some(act) =
-                    self.script.act(|at| matches!(at, At::Content(after) if content.len() >= after))
+                && let Some(act) = self
+                    .script
+                    .act(self.batched, |at| matches!(at, At::Content(after) if content.len() >= after))
             {
                 interrupted = true;
                 self.perform(act)?;
@@ -696,7 +835,7 @@ impl Session {
         ordinary: &str,
         record: impl FnOnce(&mut State, bool),
     ) -> Result<String, Over> {
-        let mut act = self.script.act(fits);
+        let mut act = self.script.act(self.batched, fits);
         while let Some(Act::Later(pause, next)) = act {
             self.pause(pause)?;
             act = Some(*next);
@@ -765,7 +904,12 @@ impl Session {
     fn line(&mut self) -> Result<String, Over> {
         let line = self.raw_line()?;
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        self.see(|seen| seen.commands.push(text.clone()));
+        self.batched |= !self.ahead.is_empty();
+        let batched = self.batched;
+        self.see(|seen| {
+            seen.commands.push(text.clone());
+            seen.batched = batched;
+        });
         Ok(text)
     }
 

@@ -208,6 +208,15 @@ impl Config {
         self
     }
 
+    /// A `[[source]]` with these lines.
+    #[must_use]
+    pub fn source(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[source]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
     /// A `[[retry.rule]]` with these lines.
     #[must_use]
     pub fn rule(mut self, lines: &str) -> Config {

@@ -6,6 +6,7 @@
 
 mod certificate;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use super::print;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
 use crate::delivery::dns::{DnsError, Resolver};
+use crate::delivery::sources;
 use crate::queue::admin::Admin;
 use crate::submission::users;
 
@@ -109,6 +111,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
         findings.extend(certificate::look_at(tls, &settings.hostname));
     }
     findings.extend(users_of(settings));
+    findings.extend(sources_of(settings));
     findings.push(database(settings));
     findings.push(name_servers(settings));
     findings.push(descriptors(settings));
@@ -154,6 +157,25 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
         };
         let text =
             format!("{name} can be read by every user of this machine, who can {harm} then; chmod o= {name}");
+        findings.push(Finding::warning(about, text));
+    }
+    findings
+}
+
+/// The addresses that mail is to leave from, and the users for whom some are kept.
+fn sources_of(settings: &Settings) -> Vec<Finding> {
+    let about = "sources";
+    let unusable = sources::unusable(&settings.delivery, &settings.routes).into_iter().map(|(ip, error)| {
+        Finding::problem(about, format!("nothing can be sent from {ip}: {error}; {}", sources::REMEDY))
+    });
+    let mut findings: Vec<Finding> = unusable.collect();
+    // A file that cannot be read has its finding already.
+    let known = users::list(&settings.submission.users_file).unwrap_or_default();
+    let named: BTreeSet<&String> =
+        settings.delivery.sources.iter().flat_map(|source| &source.users).collect();
+    for name in named.into_iter().filter(|name| known.iter().all(|user| user.name != **name)) {
+        let text =
+            format!("[[source]] names the user {name}, who does not exist; `postrider user add {name}`");
         findings.push(Finding::warning(about, text));
     }
     findings

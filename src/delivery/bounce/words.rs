@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use crate::mail::{Enhanced, Outcome, Phase, Speaker};
 
-use super::status::{Said, bracketed, date, folded, printable};
+use super::status::{Said, Script, bracketed, date, folded, reply_bytes_max};
 use super::{Kind, Notice, Told};
 
 /// Lines of one reply that are quoted.
 const QUOTED_LINES_MAX: usize = 20;
+/// Of a host's name.
+const NAME_BYTES_MAX: usize = 500;
 
-/// Plain text with `\n` line ends, 76 columns where the words allow. Beyond ASCII only in addresses.
+/// Plain text with `\n` line ends, 76 columns where the words allow. UTF-8: people read it, and it is encoded.
 pub(super) fn explanation(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> String {
     let mut out = String::new();
     paragraph(&mut out, "", &format!("This is the mail system at {}.", notice.hostname));
@@ -25,9 +27,10 @@ pub(super) fn explanation(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -
         let until = format!("We keep trying until {}. You need not send it again.", date(message.expires_at));
         paragraph(&mut out, "", &until);
     }
+    let reply_bytes_max = reply_bytes_max(told.len());
     for told in told {
         out.push('\n');
-        recipient(&mut out, told);
+        recipient(&mut out, told, reply_bytes_max);
     }
     out
 }
@@ -42,12 +45,20 @@ fn opening(kind: Kind) -> &'static str {
             "Your message has not been delivered to the addresses below yet. This is a warning only. \
              The reason stands with each address."
         }
-        Kind::Success => "As you asked, we tell you that your message was delivered to the addresses below.",
+        Kind::Success => "As you asked, we tell you what became of your message to the addresses below.",
     }
 }
 
-fn recipient(out: &mut String, told: &Told<'_>) {
+fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
     let said = Said::of(told);
+    if let Some(expanded) = told.expanded {
+        let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(char::is_control, " "));
+        return paragraph(
+            out,
+            "    ",
+            "This name stands for several addresses. The message goes on to each of them.",
+        );
+    }
     let address = told.recipient.address.to_string();
     // As it was written, in its own script. Writing to a String cannot fail.
     let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
@@ -67,15 +78,21 @@ fn recipient(out: &mut String, told: &Told<'_>) {
         (None, Some(Phase::Dns)) => "This relay, when it looked for the receiving host:".to_owned(),
         (None, _) => "This relay:".to_owned(),
     };
-    paragraph(out, "    ", &printable(&who));
+    paragraph(out, "    ", &Script::Ascii.printable(&who, NAME_BYTES_MAX));
     out.push('\n');
     let reply = &said.reply;
     let codes = match reply.enhanced {
         Some(enhanced) => format!("{:03} {enhanced}", reply.code),
         None => format!("{:03}", reply.code),
     };
+    let mut bytes_left = reply_bytes_max;
     for line in reply.text.split('\n').take(QUOTED_LINES_MAX) {
-        paragraph(out, "        ", &printable(&format!("{codes} {line}")));
+        let line = Script::Utf8.printable(line, bytes_left);
+        paragraph(out, "        ", &format!("{codes} {line}"));
+        bytes_left = bytes_left.saturating_sub(line.len());
+        if bytes_left == 0 {
+            break;
+        }
     }
 }
 
@@ -99,8 +116,7 @@ fn stage(phase: Phase) -> &'static str {
 fn meaning(outcome: Outcome, status: Enhanced, by: Speaker) -> Vec<&'static str> {
     let ours = by == Speaker::Postrider;
     let happened = match outcome {
-        Outcome::Delivered => return vec!["The receiving host has taken it."],
-        Outcome::Relayed => {
+        Outcome::Delivered | Outcome::Relayed => {
             return vec![
                 "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
             ];

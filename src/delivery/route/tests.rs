@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{DomainPattern, InDoubt};
+use crate::config::{DomainPattern, EightBit, InDoubt, SecretSource};
 
 type Mx = Result<Vec<(u16, String)>, DnsError>;
 
@@ -69,14 +69,17 @@ fn settings() -> DeliverySettings {
         connections_per_destination: 1,
         destinations: Arc::default(),
         in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
         attempt_deadline: Duration::ZERO,
-        source_addresses: vec!["192.0.2.99".parse().unwrap()],
+        source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
+        sources: Vec::new(),
         prohibited_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         connect_timeout: Duration::ZERO,
         reply_timeout: Duration::ZERO,
         ca_file: None,
         bounce_lifetime: Duration::ZERO,
         delay_warning: None,
+        bounces_per_sender: None,
         retry_rules: Vec::new(),
     }
 }
@@ -84,15 +87,23 @@ fn settings() -> DeliverySettings {
 fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
     let relay =
         relay.iter().map(|&(host, port)| RelayHost { host: Domain::parse(host).unwrap(), port }).collect();
-    let login = Some(Login { username: "me".to_owned(), password: "secret".to_owned() });
+    let login =
+        Some(Login { username: "me".to_owned(), secret: SecretSource::PasswordFile("/secret".into()) });
     let ca_file = Some("ca.pem".into());
-    Routes(vec![Route { domain: DomainPattern::Any, relay, tls, ca_file, login }])
+    Routes(vec![Route {
+        domain: DomainPattern::Any,
+        relay,
+        tls,
+        ca_file,
+        login,
+        source_addresses: Vec::new(),
+    }])
 }
 
 fn planned(domain: &str, routes: &Routes, table: &Table) -> Result<Vec<Endpoint>, NoRoute> {
     // The last of what is left: the order stays as it was.
     let mut keep = |below: usize| below - 1;
-    plan(&Domain::parse(domain).unwrap(), routes, &settings(), table, &mut keep, &mut |_| {})
+    plan(&Domain::parse(domain).unwrap(), None, routes, &settings(), table, &mut keep, &mut |_| {})
 }
 
 /// `host address` for each endpoint of a plan without routes.
@@ -140,6 +151,7 @@ fn equal_preferences_are_tried_in_random_order() {
         let mut random = fastrand::Rng::with_seed(seed);
         let endpoints = plan(
             &Domain::parse("a.test").unwrap(),
+            None,
             &Routes::default(),
             &settings(),
             &table,
@@ -327,4 +339,83 @@ fn a_route_without_relay_only_says_how() {
     assert!(!plan[0].relay);
     // The password is for relays: an MX host must never see it.
     assert_eq!(plan[0].login, None);
+}
+
+/// A plan for mail that `user` submitted, with these addresses to leave from.
+fn planned_from(
+    sources: &[&str],
+    user: Option<&str>,
+    table: &Table,
+) -> (Result<Vec<Endpoint>, NoRoute>, String) {
+    let source_addresses = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+    let source = |address: &str, name: &str| crate::config::Source {
+        address: address.parse().unwrap(),
+        hostname: Some(Domain::parse(name).unwrap()),
+        users: vec!["news".to_owned()],
+    };
+    let sources = vec![source("2001:db8::10", "out10.test")];
+    let settings = DeliverySettings { source_addresses, sources, ..settings() };
+    let mut steps = String::new();
+    let domain = Domain::parse("a.test").unwrap();
+    let planned =
+        plan(&domain, user, &Routes::default(), &settings, table, &mut |below| below - 1, &mut |step| {
+            steps.push_str(&format!("{step}\n"));
+        });
+    (planned, steps)
+}
+
+#[test]
+fn addresses_that_no_source_address_reaches_are_left_out() {
+    let table = Table::default()
+        .mx("a.test", &[(10, "six.test"), (20, "dual.test"), (30, "four.test")])
+        .at("six.test", &["2001:db8::1"])
+        .at("dual.test", &["2001:db8::2", "198.51.100.2"])
+        .at("four.test", &["198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"]);
+    let ips = |sources: &[&str], user| {
+        let (planned, _) = planned_from(sources, user, &table);
+        planned.unwrap().iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+    };
+    // What is left out takes no place of the ten.
+    let four = ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"];
+    assert_eq!(ips(&["192.0.2.1"], None), four);
+    assert_eq!(ips(&["192.0.2.1"], Some("news")), ["2001:db8::1", "2001:db8::2"]);
+    assert_eq!(ips(&["192.0.2.1", "2001:db8::9"], None).len(), 7);
+    assert_eq!(ips(&[], None).len(), 7, "the system chooses");
+    let (planned, steps) = planned_from(&["192.0.2.1"], Some("news"), &table);
+    assert!(
+        planned
+            .unwrap()
+            .iter()
+            .all(|endpoint| *endpoint.sources == ["2001:db8::10".parse::<IpAddr>().unwrap()])
+    );
+    assert!(steps.contains("leaves from 2001:db8::10: source.users\n"), "{steps}");
+    assert!(steps.contains("198.51.100.2 left out: no source address of its family\n"), "{steps}");
+}
+
+#[test]
+fn where_no_source_address_reaches_anybody_mail_waits_for_the_operator() {
+    let table = Table::default().mx("a.test", &[(10, "four.test")]).at("four.test", &["198.51.100.3"]);
+    let no = planned_from(&["192.0.2.1"], Some("news"), &table).0.unwrap_err();
+    assert!(!no.permanent);
+    assert_eq!(
+        no.reply.to_string(),
+        "451 4.3.5 no source address of the family of four.test (198.51.100.3): mail leaves from 2001:db8::10"
+    );
+    assert_eq!((no.mx.as_deref(), no.reply.said_by), (Some("four.test"), crate::mail::Speaker::Postrider));
+}
+
+#[test]
+fn the_names_and_addresses_of_sources_are_our_own() {
+    let table = Table::default()
+        .mx("a.test", &[(5, "good.test"), (10, "out10.test"), (20, "worse.test")])
+        .at("good.test", &["198.51.100.1"]);
+    let planned = planned_from(&[], None, &table).0.unwrap();
+    assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
+    let table = Table::default()
+        .mx("a.test", &[(5, "good.test"), (10, "alias.test"), (20, "worse.test")])
+        .at("good.test", &["198.51.100.1"])
+        .at("alias.test", &["2001:db8::10"])
+        .at("worse.test", &["198.51.100.2"]);
+    let planned = planned_from(&["192.0.2.1"], None, &table).0.unwrap();
+    assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
 }

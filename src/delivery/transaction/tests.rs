@@ -1,5 +1,8 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
+mod bdat;
+mod one_go;
+
 use super::*;
 use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
 use crate::queue::RecipientId;
@@ -17,6 +20,7 @@ fn recipient(text: &str) -> QueuedRecipient {
         attempts: 0,
         notify: None,
         orcpt: None,
+        expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
         last_said_by: Speaker::Postrider,
@@ -55,6 +59,8 @@ struct Run {
     writes: Vec<String>,
     results: Vec<RecipientResult>,
     after: After,
+    batch: Batch,
+    bdat: Bdat,
 }
 
 impl Run {
@@ -72,23 +78,35 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
-            next @ (Next::Content | Next::Chunk) => {
-                let shown = if next == Next::Chunk { "<chunk>" } else { "<content>" };
-                writes.push(shown.to_owned());
+            Next::InOneGo { bytes } => {
+                let commands = String::from_utf8(out).unwrap().replace("\r\n", ";");
+                writes.push(format!("{commands}<{bytes} LAST>"));
+                transaction.content_sent();
+            }
+            Next::Content => {
+                writes.push("<content>".to_owned());
+                transaction.content_sent();
+            }
+            Next::Chunk { bytes, last } => {
+                writes.push(format!("<{bytes}{}>", if last { " LAST" } else { "" }));
                 transaction.content_sent();
             }
         }
-        while transaction.awaits().is_some() {
+        while transaction.awaits().is_some() && transaction.must_hear() {
             match host.next().expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
+                Then::Lost if transaction.is_unheard() => transaction.gone_before(&reply("421 4.4.2 lost")),
                 Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
             }
         }
     }
-    assert!(host.next().is_none(), "replies left over after {writes:?}");
+    let left: Vec<&str> =
+        host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
+    assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
+    let (batch, bdat) = (transaction.batch(), transaction.bdat());
     let (results, after) = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after }
+    Run { writes, results, after, batch, bdat }
 }
 
 fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
@@ -105,39 +123,14 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         sender: Some(sender),
         recipients,
         body: Body::SevenBit,
+        eight_bit: EightBit::Send,
         smtputf8: false,
         size: 100,
         ret: None,
         envid: None,
         handling: Handling::default(),
         now: 0,
-    }
-}
-
-#[test]
-fn every_code_has_its_meaning_at_every_stage() {
-    use Phase::{Auth, Data, Dot, Ehlo, Greeting, Mail, Rcpt, Starttls};
-    for phase in [Greeting, Ehlo, Starttls, Auth, Mail, Rcpt, Data, Dot] {
-        for code in 0..=999 {
-            let expected = match code / 100 {
-                2 if phase == Data => Meaning::Nonsense,
-                2 => Meaning::Yes,
-                3 if (phase, code) == (Data, 354) || (phase, code) == (Auth, 334) => Meaning::GoOn,
-                4 if code == 421 => Meaning::Closing,
-                4 => Meaning::NotNow,
-                5 => Meaning::Never,
-                _ => Meaning::Nonsense,
-            };
-            assert_eq!(meaning(phase, code), expected, "{code} at {phase:?}");
-            let permanent = code / 100 == 5 && matches!(phase, Greeting | Ehlo);
-            let kind = if permanent { TroubleKind::HostRefuses } else { TroubleKind::NextHost };
-            assert_eq!(host_refusal(phase, code, false), kind, "{code} at {phase:?}");
-            assert_eq!(
-                host_refusal(phase, code, true),
-                TroubleKind::NextHost,
-                "{code} at {phase:?} of a relay"
-            );
-        }
+        in_one_go: false,
     }
 }
 
@@ -177,7 +170,7 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
                 ("450 a", Deferred, true),
                 ("452 4.3.1 disk", Deferred, true),
                 ("499 a", Deferred, true),
-                ("500 a", Failed, true),
+                ("500 5.7.1 a", Failed, true),
                 ("510 a", Failed, true),
                 ("512 a", Failed, true),
                 ("523 a", Failed, true),
@@ -202,6 +195,47 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
         assert_eq!(told_at(Phase::Data, "250 a", &offers), (HostTrouble, false), "yes to DATA is no success");
         assert_eq!(told_at(Phase::Dot, "251 a", &offers), (Verdict::Delivered, true));
     }
+}
+
+/// What a host answers that cannot take a batch, command after command until the transaction asks no more.
+#[test]
+fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
+    for host in [
+        &["250", "503 5.5.1 bad sequence", "503 5.5.1 RCPT first"][..],
+        &["250", "500 what?", "554 5.5.1 no valid recipients"],
+        &["250", "250", "503 5.5.1 bad sequence"],
+        &["250", "354 go"],
+        &["503 5.5.0 improper use of SMTP command pipelining", "503 5.5.1 a", "503 5.5.1 a"],
+        &["250", "250", "421 4.7.0 no pipelining, please"],
+    ] {
+        let run = run(&["b@y"], &pipelining(), host);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
+        assert!(matches!(run.batch, Batch::Broken(Disorder::Muddled(_) | Disorder::Said(_))), "{host:?}");
+    }
+    // One of them among good ones: whose it was cannot be told.
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
+    assert_eq!(run.verdicts(), [Verdict::HostTrouble; 2]);
+    assert_eq!(run.writes.len(), 1, "content after all: {:?}", run.writes);
+}
+
+#[test]
+fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
+    for (offers, host, batch) in [
+        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
+        (PLAIN(), &["250", "lost"], Batch::None),
+        (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
+        (pipelining(), &["250", "250", "354", "lost"], Batch::None),
+        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], Batch::InOrder),
+        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
+        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
+    ] {
+        assert_eq!(run(&["b@y"], &offers, host).batch, batch, "{host:?}");
+    }
+    let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
+    assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
+    let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert_eq!(nobody_left.batch, Batch::None);
 }
 
 #[test]
@@ -371,6 +405,13 @@ fn parameters_are_given_only_where_they_are_offered() {
     assert_eq!(first_write(&message, &pipelining()), "MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
     let broken = Outgoing { envid: Some("E\r\nRSET"), sender: None, ..message };
     assert!(first_write(&broken, &all).starts_with("MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=FULL;RCPT"));
+    // RFC 6533 §3: UTF-8 in ORCPT only under SMTPUTF8; otherwise it says the same in ASCII.
+    let mut joerg = recipient("b@y");
+    joerg.orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@y".to_owned());
+    let utf8 = Outgoing { recipients: &[&joerg], smtputf8: true, ..message };
+    assert!(first_write(&utf8, &all).contains("RCPT TO:<b@y> ORCPT=utf-8;j\u{f6}rg\\x{2B}x@y;"));
+    let without = Offers { smtputf8: false, ..all };
+    assert!(first_write(&utf8, &without).contains("RCPT TO:<b@y> ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@y;"));
 }
 
 #[test]
@@ -389,6 +430,18 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         refused(&message, &limit(Some(99))),
         "552 5.3.4 the message has 100 bytes, and the host takes 99 at most"
     );
+    // 8-bit content goes to a host without 8BITMIME unless the operator wants it back.
+    let eight = Outgoing { body: Body::EightBitMime, eight_bit: EightBit::Bounce, ..message };
+    assert_eq!(refused(&eight, &PLAIN()), "554 5.6.3 the host has no 8BITMIME, which the content needs");
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for (message, eight_bit) in [
+        (eight, true),
+        (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
+        (Outgoing { body: Body::SevenBit, ..eight }, false),
+    ] {
+        let offers = Offers { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
@@ -463,11 +516,11 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let piped = Offers { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
-    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<chunk>"]);
+    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
     assert_eq!(run.after, After { usable: true, needs_reset: false });
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
-    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<chunk>"]);
+    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
     let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));

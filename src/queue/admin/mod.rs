@@ -14,11 +14,13 @@ mod kicks;
 mod rows;
 
 pub use kicks::KickLine;
-pub use rows::{DomainLine, Envelope, Filter, LimitLine, Line, Shown, Summary, Try};
+pub use rows::{
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+};
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
-use super::{Finished, MessageId, migrate, read};
+use super::{DestinationRow, Finished, MessageId, WorkaroundRow, migrate, read, workaround};
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,7 +144,8 @@ impl Admin {
             let message = conn
                 .query_row(
                     "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
-                            datetime(expires_at, 'unixepoch'), size, body, envid
+                            datetime(expires_at, 'unixepoch'), size, body, envid, priority, require_tls,
+                            datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode
                      FROM messages WHERE id = ?1",
                     [id.0],
                     envelope,
@@ -162,6 +165,22 @@ impl Admin {
             let header = first.map(|chunk| header_of(&chunk));
             Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
         })
+    }
+
+    /// What was learnt about hosts that complained.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
+        self.try_to(read::destinations)
+    }
+
+    /// What hosts get wrong.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
+        self.try_to(workaround::read)
     }
 
     /// Numbers, and the `limit` domains with the most waiting.
@@ -201,9 +220,51 @@ impl Admin {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
+            let workarounds = conn
+                .prepare(
+                    "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'),
+                            datetime(retry_at, 'unixepoch')
+                     FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(WorkaroundLine {
+                        mx: row.get(0)?,
+                        what: row.get(1)?,
+                        value: row.get(2)?,
+                        last_reply: row.get(3)?,
+                        found: row.get(4)?,
+                        retry: row.get(5)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            let lanes = conn
+                .prepare(
+                    "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
+                     WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?",
+                )?
+                .query_map([limit], |row| {
+                    Ok(LaneLine {
+                        lane: row.get(0)?,
+                        failures: row.get(1)?,
+                        until: row.get(2)?,
+                        last_reply: row.get(3)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
             let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
             let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
-            Ok(Summary { messages, bytes, recipients, held, due, domains, limits, kicks_last_hour })
+            Ok(Summary {
+                messages,
+                bytes,
+                recipients,
+                held,
+                due,
+                domains,
+                limits,
+                workarounds,
+                lanes,
+                kicks_last_hour,
+            })
         })
     }
 
@@ -330,9 +391,10 @@ const RETURN: &str = "bounce_at = unixepoch(), last_said_by = 'postrider',
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
-    received, age, size, recipient_id, message_id, domain FROM queue";
+    received, age, size, recipient_id, last_said_by, message_id, domain FROM queue";
 const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
-    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, message_id FROM history";
+    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, said_by, message_id
+    FROM history";
 
 fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
     Ok(Line {
@@ -348,6 +410,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
         age: row.get(9)?,
         size: row.get(10)?,
         id: row.get(11)?,
+        said_by: row.get(12)?,
     })
 }
 
@@ -362,6 +425,11 @@ fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
         size: row.get(6)?,
         body: row.get(7)?,
         envid: row.get(8)?,
+        priority: row.get(9)?,
+        require_tls: row.get(10)?,
+        release: row.get(11)?,
+        deliver_by: row.get(12)?,
+        deliver_by_mode: row.get(13)?,
     })
 }
 
@@ -414,6 +482,7 @@ pub(super) fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rus
         state,
         super::now_us() / 1_000_000,
         0,
+        None::<String>,
         None::<String>,
         None::<String>,
     ])?;

@@ -34,8 +34,10 @@ pub struct Line {
     pub next_attempt: Option<String>,
     /// What was said last, codes first.
     pub last_reply: Option<String>,
-    /// Who said it.
+    /// The host that it is about.
     pub last_mx: Option<String>,
+    /// Whose words it is: `host` or `postrider`.
+    pub said_by: Option<String>,
     /// When its message came, UTC.
     pub received: String,
     /// Seconds since then, or until it was finished.
@@ -104,6 +106,16 @@ pub struct Envelope {
     pub body: String,
     /// ENVID.
     pub envid: Option<String>,
+    /// MT-PRIORITY.
+    pub priority: i64,
+    /// REQUIRETLS.
+    pub require_tls: bool,
+    /// UTC; held until then (FUTURERELEASE).
+    pub release: Option<String>,
+    /// UTC (DELIVERBY).
+    pub deliver_by: Option<String>,
+    /// `R` or `N`, and `T`.
+    pub deliver_by_mode: Option<String>,
 }
 
 /// A host that complained, and what it is given for now: a row of `destinations`.
@@ -117,6 +129,23 @@ pub struct LimitLine {
     pub messages_per_minute: Option<i64>,
     /// The complaint.
     pub last_reply: Option<String>,
+}
+
+/// A row of `workarounds`.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkaroundLine {
+    /// The host.
+    pub mx: String,
+    /// What it is about: `tls` or `pipelining`.
+    pub what: String,
+    /// What we do about it: `classical`, `clear` or `off`.
+    pub value: String,
+    /// What went wrong.
+    pub last_reply: Option<String>,
+    /// When it was found, UTC.
+    pub found: Option<String>,
+    /// When the usual way is tried again, UTC.
+    pub retry: Option<String>,
 }
 
 /// All in numbers.
@@ -136,8 +165,25 @@ pub struct Summary {
     pub domains: Vec<DomainLine>,
     /// Hosts that complained of too many connections or too much mail.
     pub limits: Vec<LimitLine>,
+    /// Hosts that get something wrong.
+    pub workarounds: Vec<WorkaroundLine>,
+    /// Lanes that back off, those in trouble for longest first.
+    pub lanes: Vec<LaneLine>,
     /// Kicks (ETRN and `queue retry`) of the last hour.
     pub kicks_last_hour: i64,
+}
+
+/// A lane that backs off: nothing is sent there until then.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaneLine {
+    /// A recipient domain, or `route:` and the pattern of a route.
+    pub lane: String,
+    /// Troubles in a row.
+    pub failures: i64,
+    /// UTC.
+    pub until: String,
+    /// What was said last.
+    pub last_reply: String,
 }
 
 /// A line of the view `queue_by_domain`.

@@ -2,6 +2,7 @@
 
 mod flow;
 mod people;
+mod reports;
 mod trouble;
 
 use std::path::PathBuf;
@@ -150,6 +151,8 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -
         at: now_us() / 1_000_000,
         results: results.into_iter().map(result).collect(),
         notices: vec![],
+        unreported: vec![],
+        expanded_told: false,
     }
 }
 

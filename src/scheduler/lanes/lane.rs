@@ -160,12 +160,12 @@ impl Lanes {
         self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
     }
 
-    /// How one lane is. One that nothing is known of is healthy and idle.
+    /// How one lane is. One that has nothing to do is healthy, and has the limit that it can come to.
     pub fn state(&self, name: &str) -> LaneState {
         match self.lanes.get_key_value(name) {
             Some((name, lane)) => self.state_of(name, lane),
             None => {
-                let lane = Lane::new(&self.settings, name, self.proofs.of(name));
+                let lane = Lane::new(&self.settings, name, Some(usize::MAX));
                 self.state_of(&name.into(), &lane)
             }
         }

@@ -1,5 +1,5 @@
 //! CRAM-MD5 (RFC 2195), the server's side: a challenge out, a response in. Pure; what is kept
-//! of the password and checks the digest is `users/cram_md5.rs`.
+//! of the password and checks the digest is `sasl/cram_md5.rs`.
 
 /// What a client sends back: its name and the HMAC-MD5 of the challenge under its password.
 #[derive(Debug, Clone, PartialEq, Eq)]

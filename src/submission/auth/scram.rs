@@ -1,5 +1,5 @@
 //! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), the server's side: messages in, messages
-//! and a verdict out. Pure; the arithmetic of keys is `users/verifier.rs`.
+//! and a verdict out. Pure; the arithmetic of keys is `sasl/scram.rs`.
 //!
 //! ```text
 //! C: n,,n=user,r=CLIENT                      First::read
@@ -17,14 +17,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::sasl::ChannelBinding;
+use crate::sasl::scram::{BINDING_TYPE, is_nonce, unescaped};
 use crate::submission::users::{Known, User, Verifier};
-
-/// What both ends know of one TLS connection, and nobody else (RFC 9266 §2).
-pub(in crate::submission) type ChannelBinding = [u8; 32];
-
-/// The only type of channel binding here. `tls-unique` is not to be had in TLS 1.3, and
-/// `tls-server-end-point` binds to a certificate, not to the connection.
-const BINDING_TYPE: &str = "tls-exporter";
 
 /// Before the client's first message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +88,10 @@ impl First {
         };
         let mut attributes = bare.split(',');
         // "m=" would come here: an extension that we had to know (RFC 5802 §5.1).
-        let name = attributes.next().and_then(|text| sasl_name(text.strip_prefix("n=")?));
+        let name = attributes.next().and_then(|text| unescaped(text.strip_prefix("n=")?));
         let nonce = attributes.next().and_then(|text| text.strip_prefix("r=")).filter(|text| is_nonce(text));
         let (Some(name), Some(nonce)) = (name, nonce) else { return Err(Flaw::Malformed) };
-        let same = authzid.strip_prefix("a=").and_then(sasl_name).is_some_and(|authzid| authzid == name);
+        let same = authzid.strip_prefix("a=").and_then(unescaped).is_some_and(|authzid| authzid == name);
         // "a=" alone is no authzid in the grammar, and what gsasl sends for none.
         if !(matches!(authzid, "" | "a=") || same) {
             // Nobody may act for another here.
@@ -144,27 +139,6 @@ impl Last {
             _ => Verdict::Wrong,
         }
     }
-}
-
-/// RFC 5802 §5.1: in a name "," is written "=2C" and "=" is written "=3D".
-fn sasl_name(text: &str) -> Option<String> {
-    let mut parts = text.split('=');
-    let mut name = parts.next()?.to_owned();
-    for part in parts {
-        let (decoded, rest) = match part.split_at_checked(2)? {
-            ("2C", rest) => (',', rest),
-            ("3D", rest) => ('=', rest),
-            _ => return None,
-        };
-        name.push(decoded);
-        name.push_str(rest);
-    }
-    (!name.is_empty()).then_some(name)
-}
-
-/// RFC 5802 §7: printable ASCII without the comma.
-fn is_nonce(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
 
 #[cfg(test)]

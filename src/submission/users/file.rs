@@ -11,10 +11,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::cram_md5::CramMd5;
 use super::decoy::DecoySecret;
 use super::verifier::Verifier;
 use crate::mail::{Domain, Priority, address};
+use crate::sasl::CramMd5;
 
 /// Stands at the top of a new file.
 const HEADER: &str = "\

@@ -11,12 +11,13 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
+use aws_lc_rs::{constant_time, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::sasl::scram::{self, ITERATIONS_MAX, ITERATIONS_MIN, KEY_BYTES, Keys};
+
 const SCHEME: &str = "SCRAM-SHA-256";
-const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
 pub(super) const SALT_BYTES: usize = 16;
 pub(super) const SALT_BYTES_MAX: usize = 64;
 
@@ -24,10 +25,6 @@ pub(super) const SALT_BYTES_MAX: usize = 64;
 /// guess and an application once in five minutes (see the cache in `users.rs`). More would let a
 /// flood of logins with wrong passwords from many addresses take the machine.
 pub(super) const ITERATIONS: NonZeroU32 = NonZeroU32::new(40_000).expect("not zero");
-/// RFC 7677 §4.
-const ITERATIONS_MIN: u32 = 4096;
-/// A slip in the file must not make every login take minutes.
-const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey` (RFC 5803 §3).
 #[derive(Clone, PartialEq, Eq)]
@@ -50,40 +47,30 @@ impl Verifier {
     }
 
     fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Verifier {
-        let salted = salted_password(password, salt, iterations);
-        let server_key = tag(&salted, b"Server Key");
-        Verifier { iterations, salt: salt.to_owned(), stored_key: stored_key(&salted), server_key }
+        let Keys { stored, server, .. } = Keys::derive(password, salt, iterations);
+        Verifier { iterations, salt: salt.to_owned(), stored_key: stored, server_key: server }
     }
 
     /// Whether this is the password. Takes the same time either way.
     pub(super) fn accepts(&self, password: &[u8]) -> bool {
-        let salted = salted_password(password, &self.salt, self.iterations);
-        constant_time::verify_slices_are_equal(&stored_key(&salted), &self.stored_key).is_ok()
+        let keys = Keys::derive(password, &self.salt, self.iterations);
+        constant_time::verify_slices_are_equal(&keys.stored, &self.stored_key).is_ok()
     }
 
-    /// Whether `proof` shows that its sender has the password (RFC 5802 §3):
-    /// `H(ClientProof XOR HMAC(StoredKey, AuthMessage)) = StoredKey`. Takes the same time either way.
+    /// Whether `proof` shows that its sender has the password. Takes the same time either way.
     pub(in crate::submission) fn is_proven(&self, auth_message: &[u8], proof: &[u8]) -> bool {
-        let mut client_key = tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.stored_key), auth_message);
-        client_key.iter_mut().zip(proof).for_each(|(byte, proof)| *byte ^= proof);
-        let stored_key = digest::digest(&digest::SHA256, &client_key);
-        let same = constant_time::verify_slices_are_equal(stored_key.as_ref(), &self.stored_key).is_ok();
-        same && proof.len() == KEY_BYTES
+        scram::is_proven(&self.stored_key, auth_message, proof)
     }
 
-    /// What proves us to the client: `HMAC(ServerKey, AuthMessage)`.
+    /// What proves us to the client.
     pub(in crate::submission) fn signature(&self, auth_message: &[u8]) -> [u8; KEY_BYTES] {
-        tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.server_key), auth_message)
+        scram::signature(&self.server_key, auth_message)
     }
 
     /// What a client that has the password sends.
     #[cfg(test)]
     pub(in crate::submission) fn proof(&self, password: &[u8], auth_message: &[u8]) -> [u8; KEY_BYTES] {
-        let salted = salted_password(password, &self.salt, self.iterations);
-        let mut proof = tag(&salted, b"Client Key");
-        let signature = tag(&hmac::Key::new(hmac::HMAC_SHA256, &self.stored_key), auth_message);
-        proof.iter_mut().zip(signature).for_each(|(byte, signature)| *byte ^= signature);
-        proof
+        Keys::derive(password, &self.salt, self.iterations).proof(auth_message)
     }
 }
 
@@ -110,26 +97,6 @@ pub(super) fn random_password() -> Result<String, aws_lc_rs::error::Unspecified>
     let mut bytes = [0; 20];
     rand::fill(&mut bytes)?;
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect())
-}
-
-/// RFC 5802 §3: `SaltedPassword := Hi(password, salt, i)`.
-fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> hmac::Key {
-    let mut salted = [0; KEY_BYTES];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
-    hmac::Key::new(hmac::HMAC_SHA256, &salted)
-}
-
-/// RFC 5802 §3: `StoredKey := H(HMAC(SaltedPassword, "Client Key"))`.
-fn stored_key(salted: &hmac::Key) -> [u8; KEY_BYTES] {
-    let mut key = [0; KEY_BYTES];
-    key.copy_from_slice(digest::digest(&digest::SHA256, &tag(salted, b"Client Key")).as_ref());
-    key
-}
-
-fn tag(key: &hmac::Key, data: &[u8]) -> [u8; KEY_BYTES] {
-    let mut bytes = [0; KEY_BYTES];
-    bytes.copy_from_slice(hmac::sign(key, data).as_ref());
-    bytes
 }
 
 impl fmt::Display for Verifier {
@@ -187,22 +154,9 @@ impl fmt::Debug for Verifier {
 mod tests {
     use super::*;
 
-    /// RFC 7677 §3: user "user", password "pencil", and the proof that its client sends.
     #[test]
-    fn the_example_of_rfc_7677_verifies() {
-        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-        let verifier = Verifier::derive(b"pencil", &salt, NonZeroU32::new(4096).unwrap());
-        let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-        let auth_message = format!(
-            "n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}"
-        );
-        let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").unwrap();
-        assert_eq!(verifier.proof(b"pencil", auth_message.as_bytes())[..], proof);
-        assert!(verifier.is_proven(auth_message.as_bytes(), &proof));
-        assert!(!verifier.is_proven(auth_message.as_bytes(), &proof[..31]));
-        assert!(!verifier.is_proven(b"another", &proof));
-        let server = verifier.signature(auth_message.as_bytes());
-        assert_eq!(STANDARD.encode(server), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    fn a_verifier_takes_the_password_and_no_other() {
+        let verifier = Verifier::derive(b"pencil", &[7; 16], NonZeroU32::new(4096).unwrap());
         assert!(verifier.accepts(b"pencil"));
         assert!(!verifier.accepts(b"pencil "));
     }

@@ -1,7 +1,7 @@
-//! What is kept of a password for CRAM-MD5 (RFC 2195), where `user add --cram-md5` asked for it.
+//! CRAM-MD5 (RFC 2195): the digest of a challenge under a password, and what a server keeps to check it.
 //!
-//! Not the password: the two MD5 states that HMAC (RFC 2104 §4) begins with, outer then inner, in the
-//! form that other servers keep them in, too (Dovecot's CRAM-MD5 scheme). They are as good as the
+//! A server keeps not the password but the two MD5 states that HMAC (RFC 2104 §4) begins with, outer then inner,
+//! in the form that other servers keep them in, too (Dovecot's CRAM-MD5 scheme). They are as good as the
 //! password where CRAM-MD5 is spoken, and let it be guessed at the speed of MD5.
 
 use std::fmt;
@@ -24,7 +24,7 @@ pub(crate) struct CramMd5 {
 }
 
 impl CramMd5 {
-    pub(super) fn of(password: &[u8]) -> CramMd5 {
+    pub(crate) fn of(password: &[u8]) -> CramMd5 {
         let mut key = [0; BLOCK_BYTES];
         match key.get_mut(..password.len()) {
             Some(start) => start.copy_from_slice(password),
@@ -38,12 +38,12 @@ impl CramMd5 {
     }
 
     /// Whether this is the digest of `challenge` under the password. Takes the same time either way.
-    pub(super) fn accepts(&self, challenge: &[u8], digest: &[u8; STATE_BYTES]) -> bool {
+    pub(crate) fn accepts(&self, challenge: &[u8], digest: &[u8; STATE_BYTES]) -> bool {
         constant_time::verify_slices_are_equal(&self.digest(challenge), digest).is_ok()
     }
 
     /// HMAC-MD5.
-    pub(super) fn digest(&self, challenge: &[u8]) -> [u8; STATE_BYTES] {
+    pub(crate) fn digest(&self, challenge: &[u8]) -> [u8; STATE_BYTES] {
         let inner = after(&self.inner).chain_update(challenge).finalize();
         after(&self.outer).chain_update(inner).finalize().into()
     }

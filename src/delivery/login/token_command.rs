@@ -1,0 +1,215 @@
+//! Runs the program that prints a token: no shell, little environment, a limit of time and of output.
+//!
+//! The program has a process group of its own, which is killed as a whole when the time is over. What it leaves behind
+//! when it ends by itself is left alone, and not waited for.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// What of our environment the program gets: enough to find other programs, its own files and its language.
+const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+/// Bytes of standard output, and of standard error, that are looked at; the rest is read and dropped.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Of the last line of standard error, in a message.
+const QUOTED_CHARS_MAX: usize = 200;
+/// How often it is looked whether a program that closed its output has ended.
+const TICK: Duration = Duration::from_millis(5);
+/// The same for one whose output is open: something that it left behind may hold it.
+const SLOW_TICK: Duration = Duration::from_millis(50);
+
+/// The first line that `command` (a program and its arguments) prints on its standard output.
+///
+/// # Errors
+/// In words that continue the name of the program: `ended with exit status: 1: no such user`.
+pub(super) fn run(command: &[String], limit: Duration) -> Result<String, String> {
+    let Some((program, arguments)) = command.split_first() else { return Err("is missing".to_owned()) };
+    let until = Instant::now() + limit;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(ENVIRONMENT.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("cannot be run: {error}"))?;
+    let mut out = Output::of(child.stdout.take());
+    let mut err = Output::of(child.stderr.take());
+    let ended = wait(&mut child, &mut out, &mut err, until);
+    if !matches!(ended, Ok(Some(_))) {
+        // Not waited for yet, so its number is still its own.
+        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+        let _ = child.wait();
+    }
+    match ended {
+        Err(error) => Err(format!("cannot be waited for: {error}")),
+        Ok(None) => Err(format!("took longer than {} s and was killed{}", limit.as_secs(), err.quoted())),
+        Ok(Some(status)) if !status.success() => Err(format!("ended with {status}{}", err.quoted())),
+        Ok(Some(_)) => match String::from_utf8_lossy(&out.bytes).lines().next() {
+            Some(line) if !line.trim().is_empty() => Ok(line.to_owned()),
+            _ => Err(format!("printed nothing on its first line{}", err.quoted())),
+        },
+    }
+}
+
+/// Reads what it prints until it ends; none: it has not by then.
+fn wait(
+    child: &mut Child,
+    out: &mut Output<impl Read + AsFd>,
+    err: &mut Output<impl Read + AsFd>,
+    until: Instant,
+) -> io::Result<Option<ExitStatus>> {
+    loop {
+        let ended = child.try_wait()?;
+        // What it printed last is in the pipes when it has ended.
+        out.read()?;
+        err.read()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if ended.is_some() || left.is_zero() {
+            return Ok(ended);
+        }
+        let is_open = out.pipe.is_some() || err.pipe.is_some();
+        let tick = left.min(if is_open { SLOW_TICK } else { TICK });
+        let pipes = [out.pipe.as_ref().map(AsFd::as_fd), err.pipe.as_ref().map(AsFd::as_fd)];
+        let mut watched: Vec<PollFd<'_>> =
+            pipes.into_iter().flatten().map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)).collect();
+        let tick = Timespec { tv_sec: 0, tv_nsec: tick.subsec_nanos().into() };
+        match poll(&mut watched, Some(&tick)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What a program prints on one of its outputs.
+struct Output<P> {
+    /// None: it is closed.
+    pipe: Option<P>,
+    bytes: Vec<u8>,
+    /// Reads give what there is, and never wait.
+    ready: bool,
+}
+
+impl<P: Read + AsFd> Output<P> {
+    fn of(pipe: Option<P>) -> Output<P> {
+        Output { pipe, bytes: Vec::new(), ready: false }
+    }
+
+    /// Reads what there is.
+    fn read(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
+        if !self.ready {
+            rustix::io::ioctl_fionbio(&*pipe, true)?;
+            self.ready = true;
+        }
+        let mut room = [0; 4096];
+        loop {
+            match pipe.read(&mut room) {
+                Ok(0) => {
+                    self.pipe = None;
+                    return Ok(());
+                }
+                Ok(count) => {
+                    let kept = count.min(OUTPUT_BYTES_MAX - self.bytes.len());
+                    self.bytes.extend_from_slice(&room[..kept]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The last line, for the end of a message.
+    fn quoted(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+        let last: String = last.chars().filter(|c| !c.is_control()).take(QUOTED_CHARS_MAX).collect();
+        if last.is_empty() { last } else { format!(": {last}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str, limit: Duration) -> Result<String, String> {
+        run(&["/bin/sh", "-c", script].map(str::to_owned), limit)
+    }
+
+    #[test]
+    fn the_first_line_is_taken_and_the_rest_dropped() {
+        assert_eq!(shell("echo token; echo more; echo words >&2", LONG), Ok("token".to_owned()));
+        assert_eq!(shell("printf token", LONG), Ok("token".to_owned()));
+        // More than a pipe holds, and more than is kept.
+        assert_eq!(
+            shell("echo token; yes | head -c 1000000; yes | head -c 1000000 >&2", LONG),
+            Ok("token".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_program_that_fails_is_quoted() {
+        for (script, words) in [
+            (
+                "echo no use; echo >&2 one; echo >&2 'no such user'; echo >&2; exit 4",
+                "ended with exit status: 4: no such user",
+            ),
+            ("kill -9 $$", "ended with signal: 9 (SIGKILL)"),
+            ("exit 0", "printed nothing on its first line"),
+            ("echo; echo token; echo hint >&2", "printed nothing on its first line: hint"),
+            ("printf 'a\\033[31mb' >&2; exit 1", "ended with exit status: 1: a[31mb"),
+        ] {
+            assert_eq!(shell(script, LONG), Err(words.to_owned()), "{script}");
+        }
+        let missing = run(&["/nonexistent/token".to_owned()], LONG).unwrap_err();
+        assert!(missing.starts_with("cannot be run: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed_with_all_that_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pid");
+        // A child of it that would outlive it; the program waits for it.
+        let script = format!("sleep 600 & echo $! > {}; echo waiting >&2; wait", file.display());
+        let began = Instant::now();
+        let error = shell(&script, Duration::from_secs(1)).unwrap_err();
+        assert_eq!(error, "took longer than 1 s and was killed: waiting");
+        assert!(began.elapsed() < LONG);
+        let pid = std::fs::read_to_string(file).unwrap();
+        let gone = |_: &()| {
+            !std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+                // A zombie has ended; whoever inherited it has not looked yet.
+                .is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        let mut tries = std::iter::repeat_n((), 1000).inspect(|()| std::thread::sleep(TICK));
+        assert!(tries.any(|try_| gone(&try_)), "the child still runs");
+    }
+
+    #[test]
+    fn what_it_leaves_behind_is_not_waited_for() {
+        let began = Instant::now();
+        assert_eq!(shell("sleep 30 & echo token", LONG), Ok("token".to_owned()));
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn it_gets_little_of_our_environment() {
+        let names = run(&["/usr/bin/env".to_owned()], LONG).unwrap();
+        let name = names.split('=').next().unwrap();
+        assert!(ENVIRONMENT.contains(&name), "{names}");
+        let all = shell("env | cut -d= -f1 | sort | tr '\\n' ' '", LONG).unwrap();
+        let strange =
+            |name: &&str| !ENVIRONMENT.contains(name) && !["PWD", "OLDPWD", "SHLVL", "_"].contains(name);
+        assert_eq!(all.split(' ').filter(|name| !name.is_empty()).find(strange), None, "{all}");
+    }
+}

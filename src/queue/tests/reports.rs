@@ -1,0 +1,73 @@
+//! What senders were told, and what they are still to be told: committed with what caused it.
+
+use super::*;
+use crate::mail::address;
+use crate::queue::Unreported;
+
+fn unreported(number: i64) -> Unreported {
+    let address = address::parse(&format!("user{number}@example.com")).unwrap();
+    Unreported { address, state: "failed", reply: Some("550 5.1.1 unknown ".to_owned() + &"x".repeat(2000)) }
+}
+
+/// A message that failed, its one recipient finished, with a report and a row for the summary.
+fn fail(bench: &Bench, sender: &str, at: i64, reported: bool) {
+    let mut message = bench.message(&["a@example.com"], b"x\r\n");
+    message.envelope.sender = Some(address::parse(sender).unwrap());
+    let mut notice = bench.message(&[sender], b"report\r\n");
+    notice.envelope.sender = None;
+    bench.queue.accept(message).unwrap();
+    let due = bench.accepted();
+    let fresh = due[0].fresh.clone().unwrap();
+    let failed = settlement(&fresh, vec![(due[0].recipient, Fate::Finished(Finished::Failed))]);
+    let (notices, unreported) =
+        if reported { (vec![notice], vec![]) } else { (vec![], vec![unreported(at)]) };
+    bench.queue.settle(Settlement { at, notices, unreported, ..failed });
+    bench.settled();
+    if reported {
+        bench.accepted();
+    }
+}
+
+#[test]
+fn reports_are_counted_for_the_mailbox_and_survive_a_restart() {
+    let bench = Bench::new();
+    for (sender, at) in [("Ann@example.org", 100), ("ann@EXAMPLE.org", 200), ("bob@example.org", 300)] {
+        fail(&bench, sender, at, true);
+    }
+    let bench = bench.restart();
+    let since = |after, limit| bench.queue.reports_since("ann@example.org", after, limit).unwrap();
+    assert_eq!((since(0, 10), since(100, 10), since(0, 1)), (vec![100, 200], vec![200], vec![200]));
+    assert_eq!(bench.queue.reports_since("carl@example.org", 0, 10).unwrap(), [0i64; 0]);
+    bench.is_well();
+}
+
+#[test]
+fn what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later() {
+    let bench = Bench::new();
+    for at in [100, 200, 300] {
+        fail(&bench, "Ann@example.org", at, false);
+    }
+    fail(&bench, "bob@example.org", 250, false);
+    let bench = bench.restart();
+    assert_eq!(bench.queue.unreported_senders(99, 10).unwrap(), [""; 0]);
+    assert_eq!(bench.queue.unreported_senders(100, 10).unwrap(), ["ann@example.org"]);
+    assert_eq!(bench.queue.unreported_senders(250, 10).unwrap().len(), 2);
+    assert_eq!(bench.queue.unreported("carl@example.org", 10).unwrap(), None);
+
+    let gathered = bench.queue.unreported("ann@example.org", 2).unwrap().unwrap();
+    assert_eq!((gathered.messages, gathered.recipients, gathered.first_at), (3, 3, 100));
+    assert_eq!(gathered.return_path, "Ann@example.org");
+    assert_eq!(gathered.listed.len(), 2, "bounded");
+    assert_eq!(gathered.listed[0].address, "user100@example.com");
+    assert!(gathered.listed[0].reply.as_ref().is_some_and(|reply| reply.len() <= 500));
+
+    // One more fails before the summary is written.
+    fail(&bench, "ann@example.org", 400, false);
+    let summary = bench.message(&["Ann@example.org"], b"summary\r\n");
+    bench.queue.report_gathered("ann@example.org", gathered.up_to, summary).unwrap();
+    assert_eq!(bench.accepted().len(), 1, "the scheduler hears of it");
+    let left = bench.queue.unreported("ann@example.org", 10).unwrap().unwrap();
+    assert_eq!((left.recipients, left.listed[0].address.as_str()), (1, "user400@example.com"));
+    assert_eq!(bench.number("SELECT count(*) FROM unreported"), 2, "bob's is his");
+    bench.is_well();
+}
