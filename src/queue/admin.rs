@@ -14,6 +14,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use change::Which;
+#[cfg(test)]
+pub(super) use change::remove_one;
 pub use kicks::KickLine;
 pub use rows::{
     DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,

@@ -142,7 +142,8 @@ impl Admin {
     }
 }
 
-fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
+/// One recipient, and its message with the last.
+pub(in crate::queue) fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
     let state = Finished::Removed.as_str();
     conn.prepare_cached(INSERT_HISTORY)?.execute(params![
         recipient,

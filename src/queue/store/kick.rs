@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use rusqlite::{Result, params};
 
+use crate::config::atrn;
 use crate::mail::Domain;
 
 use super::Store;
@@ -25,7 +26,10 @@ impl Store<'_> {
         let mut statement =
             self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
         let mut backed_off = statement.execute([&domain])?;
-        if let Kick::Lane(lane, _) = kick {
+        // The row of a domain that is fetched tells people so, and is no backoff.
+        if let Kick::Lane(lane, _) = kick
+            && atrn::domain_of_lane(lane).is_none()
+        {
             backed_off += self.clear_lane.execute([lane])?;
         }
         // Somebody waits for the number; the parts that follow need not count all of them again.
