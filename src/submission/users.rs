@@ -26,9 +26,9 @@ use crate::sasl::CramMd5;
 use aws_lc_rs::{constant_time, hmac, rand};
 
 use decoy::{DecoySecret, Decoys};
+pub(super) use error::NAME_CHARS_MAX;
 pub use error::UsersError;
 pub use file::{add, list, remove};
-pub(super) use user::NAME_CHARS_MAX;
 pub use user::{Attributes, User};
 pub(super) use verifier::Verifier;
 

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::user::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
 use crate::mail::Priority;
+
+/// A name is for people to read in the log and for `AUTH` to carry.
+pub(in crate::submission) const NAME_CHARS_MAX: usize = 64;
+/// More than any mechanism carries in a line (RFC 4954 §4).
+pub(super) const PASSWORD_BYTES_MAX: usize = 1024;
 
 /// Why the users file cannot be read or changed.
 #[derive(Debug, thiserror::Error)]

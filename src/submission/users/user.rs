@@ -2,15 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use super::error::UsersError;
+use super::error::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX, UsersError};
 use super::verifier::Verifier;
 use crate::mail::{Domain, Priority, address};
 use crate::sasl::CramMd5;
-
-/// A name is for people to read in the log and for `AUTH` to carry.
-pub(in crate::submission) const NAME_CHARS_MAX: usize = 64;
-/// More than any mechanism carries in a line (RFC 4954 §4).
-pub(super) const PASSWORD_BYTES_MAX: usize = 1024;
 
 /// A user of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
