@@ -347,8 +347,9 @@ fn summary_text(summary: &Summary) -> String {
         text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
     }
     if *kicks_last_hour > 0 {
+        let plural = if *kicks_last_hour == 1 { "" } else { "s" };
         let _ =
-            writeln!(text, "{kicks_last_hour} kicks in the last hour; `postrider queue kicks` shows them");
+            writeln!(text, "{kicks_last_hour} kick{plural} in the last hour; `postrider queue kicks` shows them");
     }
     text
 }

@@ -57,6 +57,7 @@ impl Relay {
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        queue.show_routes(&settings.routes);
         // Before the first worker: mail that is fetched must not go out in between.
         scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
@@ -94,6 +95,7 @@ impl Relay {
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
+        self.queue.show_routes(&settings.routes);
         self.office.generation().advance(self.office.clock.now());
         Ok(())
     }
