@@ -262,8 +262,9 @@ fn welcome(password: &str, address: std::net::SocketAddr) {
          A first user was made; the password is shown this once:\n\n    \
          user      {FIRST_USER}\n    password  {password}\n\n\
          Send a first message:\n\n    \
+         printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | \\\n         \
          curl --url smtp://{address} --ssl-reqd --insecure --user '{FIRST_USER}:{password}' \\\n         \
-         --mail-from you@example.com --mail-rcpt you@example.com --upload-file message.eml\n\n\
+         --mail-from you@example.com --mail-rcpt you@example.com --upload-file -\n\n\
          Then see what became of it: postrider queue list\n",
         dir = config::BUILT_IN_DIRECTORY,
     );

@@ -15,7 +15,8 @@ mod rows;
 
 pub use kicks::KickLine;
 pub use rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
+    WorkaroundLine,
 };
 
 use super::error::QueueError;
@@ -157,7 +158,7 @@ impl Admin {
                 for line in conn.prepare(&sql)?.query_map([id.0], line)? {
                     let line = line?;
                     let tries = tries(conn, line.id)?;
-                    recipients.push((line, tries));
+                    recipients.push(ShownRecipient { line, tries });
                 }
             }
             let first = read::chunk(conn, id, 0)?;

@@ -97,3 +97,25 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
     admin.retry(&Which::Message(due[1].fresh.as_ref().unwrap().id)).unwrap();
     assert!(left(&bench.queue).is_empty());
 }
+
+#[test]
+fn the_lane_of_a_route_that_is_gone_is_in_no_trouble() {
+    let bench = Bench::new();
+    for lane in ["route:*", "route:old.test", "old.test"] {
+        bench.queue.set_lane(LaneRow {
+            lane: lane.to_owned(),
+            failures: 1,
+            backoff_until: now_us() / 1_000_000 + 9999,
+            last_reply: "421 4.3.2 no".to_owned(),
+        });
+    }
+    while bench.queue.lanes().unwrap().len() < 3 {
+        std::thread::yield_now();
+    }
+    bench.queue.show_routes(&Routes(vec![route(DomainPattern::Any, true)]));
+    while bench.number("SELECT count(*) FROM routes") < 1 {
+        std::thread::yield_now();
+    }
+    let left: Vec<_> = bench.queue.lanes().unwrap().into_iter().map(|row| row.lane).collect();
+    assert_eq!(left, ["old.test", "route:*"]);
+}
