@@ -191,7 +191,7 @@ fn json_text(value: &impl serde::Serialize) -> String {
 
 fn list_text(lines: &[Line], limit: u32) -> String {
     if lines.is_empty() {
-        return "nothing\n".to_owned();
+        return "nothing (what is finished: --state delivered, failed …)\n".to_owned();
     }
     let rows = lines.iter().map(|line| {
         vec![
