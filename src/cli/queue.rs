@@ -138,6 +138,8 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let lines = Admin::to_read(path)?.list(&filter)?;
             if *json {
                 lines.iter().map(|line| json_text(line) + "\n").collect()
+            } else if lines.is_empty() && state.is_none() {
+                "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
                 list_text(&lines, *limit)
             }
@@ -191,7 +193,7 @@ fn json_text(value: &impl serde::Serialize) -> String {
 
 fn list_text(lines: &[Line], limit: u32) -> String {
     if lines.is_empty() {
-        return "nothing (what is finished: --state delivered, failed …)\n".to_owned();
+        return "nothing\n".to_owned();
     }
     let rows = lines.iter().map(|line| {
         vec![
