@@ -15,12 +15,13 @@ mod rows;
 
 pub use kicks::KickLine;
 pub use rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
+    WorkaroundLine,
 };
 
 use super::error::QueueError;
 use super::store::{CHUNK_BYTES_MAX, DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
-use super::{DestinationRow, Finished, MessageId, WorkaroundRow, migrate, read, workaround};
+use super::{DestinationRow, Finished, LaneRow, MessageId, WorkaroundRow, migrate, read, workaround};
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -157,7 +158,7 @@ impl Admin {
                 for line in conn.prepare(&sql)?.query_map([id.0], line)? {
                     let line = line?;
                     let tries = tries(conn, line.id)?;
-                    recipients.push((line, tries));
+                    recipients.push(ShownRecipient { line, tries });
                 }
             }
             let first = read::chunk(conn, id, 0)?;
@@ -173,6 +174,14 @@ impl Admin {
     /// The database cannot be read.
     pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
         self.try_to(read::destinations)
+    }
+
+    /// Lanes that are backing off, or were.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
+        self.try_to(read::lanes)
     }
 
     /// What hosts get wrong.
@@ -268,7 +277,7 @@ impl Admin {
         })
     }
 
-    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until a
+    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick; what its sender has held until a
     /// later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
     ///
     /// # Errors
@@ -277,7 +286,9 @@ impl Admin {
         let (condition, value) = which.condition();
         let waiting: u32 = self.try_to(|conn| {
             conn.execute(
-                &format!("DELETE FROM lanes WHERE lane IN (SELECT domain FROM recipients WHERE {condition})"),
+                &format!(
+                    "DELETE FROM lanes WHERE lane IN (SELECT lane FROM recipient_lanes WHERE {condition})"
+                ),
                 [&value],
             )?;
             if *which == Which::All {
