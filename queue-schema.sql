@@ -142,6 +142,14 @@ CREATE TABLE lanes (
     changed_at    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Which lane a domain's mail waits in, for the views here: the [[route]]s of the config in use, as they stood when
+-- the relay started or last read its config. The first that matches wins; without one a domain is its own lane.
+CREATE TABLE routes (
+    position INTEGER PRIMARY KEY,          -- 1, 2, 3 …
+    domain   TEXT NOT NULL,                -- example.com, *.example.com (those below it) or *
+    lane     TEXT                          -- as in lanes; NULL: the domain's own, since the route has no relay
+);
+
 -- Hosts that complained of too many connections or too much mail, and what they are given for now: half after
 -- each complaint, a little more after each minute that goes well; no row once they have all back. Deleted
 -- rows are forgotten at the next start; [[destination]] in the config holds whatever stands here.
@@ -209,6 +217,16 @@ CREATE TABLE meta (
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Recipients, each with the lane that it waits in (mail for ATRN apart): what a row of lanes is about.
+CREATE VIEW recipient_lanes AS
+SELECT r.*,
+       coalesce((SELECT coalesce(t.lane, r.domain) FROM routes t
+                 WHERE t.domain IN (r.domain, '*')
+                    OR t.domain LIKE '*.%' AND length(r.domain) >= length(t.domain)
+                       AND substr(r.domain, 1 - length(t.domain)) = substr(t.domain, 2)
+                 ORDER BY t.position LIMIT 1), r.domain) AS lane
+FROM recipients r;
+
 -- A line for each waiting recipient, as a person wants to read it.
 CREATE VIEW queue AS
 SELECT m.queue_id,
@@ -227,31 +245,43 @@ SELECT m.queue_id,
        r.last_mx,
        CASE WHEN r.last_reply IS NOT NULL THEN r.last_said_by END AS last_said_by,
        r.domain,
+       coalesce(a.lane, r.lane) AS lane,
        r.message_id,
        r.id AS recipient_id
-FROM recipients r
+FROM recipient_lanes r
 JOIN messages m ON m.id = r.message_id
-LEFT JOIN lanes l ON l.lane = r.domain AND l.backoff_until > unixepoch()
+LEFT JOIN lanes l ON l.lane = r.lane AND l.backoff_until > unixepoch()
 LEFT JOIN lanes a ON a.lane = 'atrn:' || r.domain;
 
 -- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
 CREATE VIEW queue_by_domain AS
-SELECT r.domain,
-       count(*) AS total,
-       sum(unixepoch() - m.received_at < 300) AS under_5m,
-       sum(unixepoch() - m.received_at BETWEEN 300 AND 3599) AS under_1h,
-       sum(unixepoch() - m.received_at BETWEEN 3600 AND 21599) AS under_6h,
-       sum(unixepoch() - m.received_at BETWEEN 21600 AND 86399) AS under_1d,
-       sum(unixepoch() - m.received_at >= 86400) AS older,
-       sum(r.state = 'held') AS held,
-       datetime(min(m.received_at), 'unixepoch') AS oldest,
-       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || r.domain) THEN 'ATRN'
-            ELSE datetime(min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END), 'unixepoch') END
-           AS next_attempt
-FROM recipients r
-JOIN messages m ON m.id = r.message_id
-GROUP BY r.domain
-ORDER BY total DESC, r.domain;
+SELECT d.domain,
+       d.total,
+       d.under_5m,
+       d.under_1h,
+       d.under_6h,
+       d.under_1d,
+       d.older,
+       d.held,
+       datetime(d.oldest, 'unixepoch') AS oldest,
+       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
+            ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt
+FROM (SELECT r.domain,
+             count(*) AS total,
+             sum(unixepoch() - m.received_at < 300) AS under_5m,
+             sum(unixepoch() - m.received_at BETWEEN 300 AND 3599) AS under_1h,
+             sum(unixepoch() - m.received_at BETWEEN 3600 AND 21599) AS under_6h,
+             sum(unixepoch() - m.received_at BETWEEN 21600 AND 86399) AS under_1d,
+             sum(unixepoch() - m.received_at >= 86400) AS older,
+             sum(r.state = 'held') AS held,
+             min(m.received_at) AS oldest,
+             min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END) AS next_attempt
+      FROM recipients r
+      JOIN messages m ON m.id = r.message_id
+      GROUP BY r.domain) d
+LEFT JOIN lanes l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
+    AND l.backoff_until > unixepoch()
+ORDER BY d.total DESC, d.domain;
 
 -- What the world is telling us: the tries of the last day that did not end in delivery, grouped by what was said.
 CREATE VIEW failures AS

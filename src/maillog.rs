@@ -27,7 +27,7 @@ pub fn accepted(message: &NewMessage) {
     );
 }
 
-/// A try ended. `next` says when the next one is, in seconds from now.
+/// A try ended. `next` says when the next one is, in seconds from now, or that it is held until an operator acts.
 pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_secs: Option<i64>) {
     let level = match attempt.outcome {
         Outcome::Delivered | Outcome::Relayed | Outcome::Deferred => log::Level::Info,
@@ -41,7 +41,11 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
         (Some(mx), None) => mx.clone(),
         _ => "none".to_owned(),
     };
-    let next = next_secs.map_or_else(String::new, |secs| format!(" next={secs}s"));
+    let next = match next_secs {
+        Some(secs) => format!(" next={secs}s"),
+        None if attempt.outcome == Outcome::Deferred => " next=held".to_owned(),
+        None => String::new(),
+    };
     log::log!(
         level,
         "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} said_by={} reply={}",
@@ -82,7 +86,9 @@ pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
 
 /// A bounce, warning or report was not written: the sender had as many in the last hour as it may.
 pub fn suppressed(id: MessageId, sender: &Address, what: &str, this_hour: usize) {
-    log::warn!("{id}: {what} to <{sender}> suppressed ({this_hour} this hour)");
+    log::warn!(
+        "{id}: {what} to <{sender}> suppressed ({this_hour} this hour), see [delivery] bounces_per_sender"
+    );
 }
 
 /// One message tells a sender of all that was suppressed.

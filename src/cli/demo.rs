@@ -19,7 +19,7 @@ use lettre::{SmtpTransport, Transport as _};
 
 use crate::clock::Clock;
 use crate::config::{self, CertificateSettings, ListenSettings, ListenTls, Settings};
-use crate::queue::admin::{Admin, Filter, Line};
+use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
 use crate::submission::users;
 
 use super::demo_dns::{DnsServer, Zone};
@@ -207,7 +207,7 @@ impl Stage {
         let queue = Admin::to_read(&self.settings.queue.path)?;
         for line in self.finished()? {
             let shown = queue.show(line.queue_id.parse()?)?.context("a finished message is not shown")?;
-            for (line, tries) in &shown.recipients {
+            for ShownRecipient { line, tries } in &shown.recipients {
                 let to = &line.recipient;
                 tries.iter().for_each(|t| println!("  {to}|{}|{}|{}", t.phase, t.outcome, t.reply));
             }

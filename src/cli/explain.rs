@@ -1,8 +1,8 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what
-//! else would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong
-//! (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
+//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what else
+//! would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong, whether the
+//! lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::delivery::route::{self, Endpoint};
 use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
-use crate::queue::{DestinationRow, WorkaroundRow};
+use crate::queue::{DestinationRow, LaneRow, WorkaroundRow};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -32,6 +32,8 @@ pub struct Explanation {
     pub domain: String,
     /// The lane its mail would wait in.
     pub lane: String,
+    /// Until when nothing in that lane is tried, and what was said there.
+    pub backs_off: Option<String>,
     /// What was found and decided, in order.
     pub steps: Vec<String>,
     /// Whom we would try, best first. Hosts of equal preference come in another order each time.
@@ -82,13 +84,15 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
-/// What delivery learnt about hosts.
+/// What delivery learnt about hosts, and which lanes are in trouble.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
     /// From complaints.
     pub(super) destinations: Vec<DestinationRow>,
     /// From what went wrong.
     pub(super) workarounds: Vec<WorkaroundRow>,
+    /// From failures in a row.
+    pub(super) lanes: Vec<LaneRow>,
 }
 
 /// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose
@@ -111,6 +115,7 @@ pub(super) fn plan(
         return Explanation {
             address: address.to_string(),
             lane: atrn::lane(domain.as_str()).to_string(),
+            backs_off: None,
             domain: domain.to_string(),
             steps,
             endpoints: Vec::new(),
@@ -145,6 +150,7 @@ pub(super) fn plan(
         refusal,
         limits: delivery.destinations.of_lane(&lane).map(destination_words),
         retry_rules,
+        backs_off: learnt.lanes.iter().find(|row| row.lane == lane).and_then(backs_off),
         lane,
     }
 }
@@ -174,7 +180,11 @@ pub fn run(
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
     let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| {
-        Ok(Learnt { destinations: queue.destinations()?, workarounds: queue.workarounds()? })
+        Ok(Learnt {
+            destinations: queue.destinations()?,
+            workarounds: queue.workarounds()?,
+            lanes: queue.lanes()?,
+        })
     });
     let learnt = learnt.unwrap_or_default();
     let (routes, delivery) = (&settings.routes, &settings.delivery);
@@ -230,7 +240,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {then}: {}", refusal.reply)?;
         }
         writeln!(f, "  lane: {}", self.lane)?;
-        for more in self.limits.iter().chain(&self.retry_rules) {
+        for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
             writeln!(f, "    {more}")?;
         }
         Ok(())
@@ -250,11 +260,26 @@ fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) 
     });
     let wrong = learnt.workarounds.iter().filter(|row| row.mx == name).map(|row| {
         let (what, value) = row.workaround.words();
-        let until = jiff::Timestamp::from_second(row.retry_at).unwrap_or_default();
         let said = row.last_reply.as_deref().unwrap_or("something it got wrong");
-        format!("{what}={value} until {} UTC (after {said:?})", until.strftime("%Y-%m-%d %H:%M:%S"))
+        format!("{what}={value} until {} UTC (after {said:?})", utc(row.retry_at))
     });
     own.into_iter().chain(less).chain(wrong).collect()
+}
+
+/// None where it is over.
+fn backs_off(lane: &LaneRow) -> Option<String> {
+    let (until, said) = (utc(lane.backoff_until), &lane.last_reply);
+    let failures = match lane.failures {
+        1 => "1 failure".to_owned(),
+        more => format!("{more} failures in a row"),
+    };
+    (lane.backoff_until > jiff::Timestamp::now().as_second()).then(|| {
+        format!("in trouble: not tried until {until} UTC, or `postrider queue retry` ({failures}: {said:?})")
+    })
+}
+
+fn utc(secs: i64) -> String {
+    jiff::Timestamp::from_second(secs).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn destination_words(destination: &Destination) -> String {

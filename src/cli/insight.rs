@@ -101,6 +101,7 @@ impl Office {
         let learnt = explain::Learnt {
             destinations: self.queue.destinations().unwrap_or_default(),
             workarounds: self.queue.workarounds().unwrap_or_default(),
+            lanes: self.queue.lanes().unwrap_or_default(),
         };
         let (routes, settings) = (&setup.routes, &setup.settings);
         let explain =

@@ -89,8 +89,8 @@ enum Command {
 }
 
 fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
-    let settings = config::load(config)?.settings;
-    Ok(queue::run(arguments, &settings.queue.path, &mut std::io::stdout().lock())?)
+    let path = config::queue_path(config)?;
+    Ok(queue::run(arguments, &path, &mut std::io::stdout().lock())?)
 }
 
 fn explain_command(

@@ -133,7 +133,13 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 limit: *limit,
             };
             let lines = Admin::to_read(path)?.list(&filter)?;
-            if *json { json_lines(&lines) } else { text::list(&lines, *limit) }
+            if *json {
+                json_lines(&lines)
+            } else if lines.is_empty() && state.is_none() {
+                "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
+            } else {
+                text::list(&lines, *limit)
+            }
         }
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;

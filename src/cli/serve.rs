@@ -57,6 +57,7 @@ impl Relay {
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        queue.show_routes(&settings.routes);
         // Before the first worker: mail that is fetched must not go out in between.
         scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
@@ -94,6 +95,7 @@ impl Relay {
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
+        self.queue.show_routes(&settings.routes);
         self.office.generation().advance(self.office.clock.now());
         Ok(())
     }
@@ -261,8 +263,9 @@ fn welcome(password: &str, address: std::net::SocketAddr) {
          A first user was made; the password is shown this once:\n\n    \
          user      {FIRST_USER}\n    password  {password}\n\n\
          Send a first message:\n\n    \
+         printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | \\\n         \
          curl --url smtp://{address} --ssl-reqd --insecure --user '{FIRST_USER}:{password}' \\\n         \
-         --mail-from you@example.com --mail-rcpt you@example.com --upload-file message.eml\n\n\
+         --mail-from you@example.com --mail-rcpt you@example.com --upload-file -\n\n\
          Then see what became of it: postrider queue list\n",
         dir = config::BUILT_IN_DIRECTORY,
     );

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defs::ALIASES;
@@ -30,6 +31,41 @@ pub(super) fn read(
     certificate: Option<&CertificateSettings>,
 ) -> Result<(Settings, Vec<Problem>), Problems> {
     let mut reading = Reading::new(file, source);
+    let table = table(&mut reading, source);
+    let settings = table.as_ref().map(|table| settings(&mut reading, table.get_ref(), certificate));
+    let Reading { mut problems, mut warnings, .. } = reading;
+    let in_file_order = |problem: &Problem| problem.line;
+    problems.sort_by_key(in_file_order);
+    warnings.sort_by_key(in_file_order);
+    match settings {
+        Some(settings) if problems.is_empty() => Ok((settings, warnings)),
+        _ => Err(Problems(problems)),
+    }
+}
+
+/// `[queue] path` alone: who looks after the queue is not kept from it by what is wrong elsewhere in the config, by a
+/// missing certificate or by a secret that only the relay may read.
+///
+/// # Errors
+/// What leaves that in doubt: bad TOML, an unknown table, a problem of `[queue]`.
+pub(super) fn queue_path(file: &Path, source: &str) -> Result<PathBuf, Problems> {
+    let mut reading = Reading::new(file, source);
+    let table = table(&mut reading, source);
+    let path = table.as_ref().map(|table| {
+        let root = Section::root(table.get_ref());
+        reading.known_tables(&root);
+        let queue = reading.section(&root, "queue");
+        let path = reading.get(&queue, "path", value::file);
+        reading.beside_config(path)
+    });
+    match path {
+        Some(path) if reading.problems.is_empty() => Ok(path),
+        _ => Err(Problems(reading.problems)),
+    }
+}
+
+/// None where it is no TOML.
+fn table<'t>(reading: &mut Reading<'t>, source: &'t str) -> Option<Spanned<DeTable<'t>>> {
     let (table, errors) = DeTable::parse_recoverable(source);
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
@@ -40,15 +76,7 @@ pub(super) fn read(
         );
     }
     // Half a file would have problems that the whole one has not.
-    let settings = errors.is_empty().then(|| settings(&mut reading, table.get_ref(), certificate));
-    let Reading { mut problems, mut warnings, .. } = reading;
-    let in_file_order = |problem: &Problem| problem.line;
-    problems.sort_by_key(in_file_order);
-    warnings.sort_by_key(in_file_order);
-    match settings {
-        Some(settings) if problems.is_empty() => Ok((settings, warnings)),
-        _ => Err(Problems(problems)),
-    }
+    errors.is_empty().then_some(table)
 }
 
 fn settings<'t>(

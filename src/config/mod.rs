@@ -87,7 +87,24 @@ pub fn built_in(parent: &Path) -> Result<Loaded, Problems> {
     Ok(Loaded { settings, path: None, warnings, source: Vec::new() })
 }
 
+/// Where the queue is, whatever else may be wrong with the config that [`load`] would read.
+///
+/// # Errors
+/// What leaves that in doubt.
+pub fn queue_path(path: Option<&Path>) -> Result<PathBuf, Problems> {
+    match find(path) {
+        Some(path) => load::queue_path(&path, &text(&path)?),
+        None => built_in(Path::new("")).map(|loaded| loaded.settings.queue.path),
+    }
+}
+
 fn from_file(path: &Path) -> Result<Loaded, Problems> {
+    let source = text(path)?;
+    let (settings, warnings) = load::read(path, &source, None)?;
+    Ok(Loaded { settings, path: Some(path.to_owned()), warnings, source: source.into_bytes() })
+}
+
+fn text(path: &Path) -> Result<String, Problems> {
     let bytes = std::fs::read(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => "create it (`postrider check --reference` prints a commented one) or name another with --config",
@@ -96,13 +113,12 @@ fn from_file(path: &Path) -> Result<Loaded, Problems> {
         };
         Problems(vec![Problem::of_file(path, format!("cannot be read: {error}; {remedy}"))])
     })?;
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
         let text = "is not UTF-8; save the file as UTF-8".to_owned();
         Problems(vec![Problem { file: path.to_owned(), line: Some(line), key: String::new(), text }])
-    })?;
-    let (settings, warnings) = load::read(path, text, None)?;
-    Ok(Loaded { settings, path: Some(path.to_owned()), warnings, source: bytes })
+    })
 }
 
 #[cfg(test)]

@@ -316,6 +316,13 @@ pub struct Route {
     pub source_addresses: Vec<IpAddr>,
 }
 
+impl Route {
+    /// The lane of its mail, whatever the domain; none where a domain keeps its own, since there is no relay.
+    pub fn lane(&self) -> Option<String> {
+        (!self.relay.is_empty()).then(|| format!("{}{}", Routes::LANE_PREFIX, self.domain))
+    }
+}
+
 /// A host of `[[route]] relay`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayHost {
@@ -395,10 +402,7 @@ impl Routes {
     /// The name of the lane that mail for `domain` waits in: `route:` and the pattern where a
     /// route with relays matches, the domain itself otherwise.
     pub fn lane(&self, domain: &Domain) -> Arc<str> {
-        match self.find(domain) {
-            Some(route) if !route.relay.is_empty() => format!("{}{}", Self::LANE_PREFIX, route.domain).into(),
-            _ => domain.as_str().into(),
-        }
+        self.find(domain).and_then(Route::lane).map_or_else(|| domain.as_str().into(), Arc::from)
     }
 }
 

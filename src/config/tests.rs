@@ -254,6 +254,20 @@ fn relative_files_count_from_the_config() {
 }
 
 #[test]
+fn the_queue_is_found_whatever_else_is_wrong_but_never_guessed() {
+    let dir = Dir::new();
+    let find = |text: &str| load::queue_path(&dir.0.path().join("postrider.toml"), text);
+    let mut bad = config("queue", &[("path", "'state/queue.db'")]);
+    bad.push_str("\n[[route]]\ndomain = '*'\npasword_file = 1\n");
+    assert!(dir.read(&bad).is_err());
+    assert_eq!(find(&bad).unwrap(), dir.0.path().join("state/queue.db"));
+    assert_eq!(find("").unwrap(), Path::new("/var/lib/postrider/queue.db"));
+    for in_doubt in ["[queue]\npth = 'x'", "[quue]\npath = 'x'", "[queue]\npath = 1", "[queue"] {
+        assert!(find(in_doubt).is_err(), "{in_doubt}");
+    }
+}
+
+#[test]
 fn all_of_an_address_family_in_trusted_is_an_open_relay_however_it_is_written() {
     let dir = Dir::new();
     for open in [

@@ -18,7 +18,8 @@ pub use change::Which;
 pub(super) use change::remove_one;
 pub use kicks::KickLine;
 pub use rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
+    WorkaroundLine,
 };
 
 use super::error::QueueError;

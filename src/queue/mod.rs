@@ -20,6 +20,7 @@ mod open;
 mod purge;
 mod read;
 mod reports;
+mod routes;
 pub mod rows;
 mod shared;
 mod space;
@@ -36,7 +37,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::config::QueueSettings;
+use crate::config::{QueueSettings, Routes};
 use crate::mail::Domain;
 
 #[cfg(test)]
@@ -238,6 +239,11 @@ impl Queue {
     pub fn clear_lane(&self, lane: &str) {
         self.shared.lane_changed(lane.to_owned(), None);
         let _ = self.ops.try_send(Op::Lanes);
+    }
+
+    /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
+    pub fn show_routes(&self, routes: &Routes) {
+        self.tell(Op::Routes(routes.clone()));
     }
 
     // Destinations.

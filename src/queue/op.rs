@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 
+use crate::config::Routes;
 use crate::mail::Address;
 
 use super::error::AcceptError;
@@ -53,6 +54,8 @@ pub(super) enum Op {
     Workaround(WorkaroundRow),
     /// That is no longer needed.
     NoWorkaround { mx: String, what: &'static str },
+    /// The `[[route]]`s that are in use.
+    Routes(Routes),
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Lanes changed: look into [`super::Shared::lanes`].

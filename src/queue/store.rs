@@ -176,6 +176,7 @@ impl<'c> Store<'c> {
             }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
             Op::Workaround(row) => super::workaround::write(self.conn, row)?,
+            Op::Routes(routes) => super::routes::write(self.conn, routes)?,
             Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Lanes | Op::Stop => {}

@@ -350,8 +350,9 @@ impl<'c> Writer<'c> {
         let shared = &self.parts.shared;
         self.group.retain(|op| {
             if op.can_be_refused() {
-                op.refuse(why);
+                // Whoever is answered finds it counted.
                 shared.count_refused(why);
+                op.refuse(why);
             }
             !op.can_be_refused()
         });

@@ -55,7 +55,10 @@ fn assert_questions_are_answered(relay: &Relay, [id, other]: &[String; 2]) {
         assert!(shown.contains(part), "no {part:?} in\n{shown}");
     }
     assert!(!shown.contains("she@b.test"), "{shown}");
-    assert_eq!(json_lines(&relay.run_ok(&["queue", "show", id, "--json"])).len(), 1);
+    let shown = json_lines(&relay.run_ok(&["queue", "show", id, "--json"]));
+    let recipient = &shown[0]["recipients"][0];
+    assert_eq!((shown.len(), &recipient["recipient"]), (1, &"you@a.test".into()), "{shown:?}");
+    assert_eq!(recipient["tries"][0]["phase"], "rcpt", "{shown:?}");
 
     let summary = relay.run_ok(&["queue", "summary"]);
     assert!(summary.contains("a.test") && summary.contains("b.test"), "{summary}");

@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use crate::queue::admin::{KickLine, Line, Shown, Summary};
+use crate::queue::admin::{KickLine, Line, Shown, ShownRecipient, Summary};
+
+/// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
+const LATE_SECS: i64 = 10;
 
 pub(super) fn list(lines: &[Line], limit: u32) -> String {
     if lines.is_empty() {
@@ -29,10 +32,15 @@ pub(super) fn list(lines: &[Line], limit: u32) -> String {
     if lines.len() as u64 == u64::from(limit) {
         let _ = writeln!(text, "(the first {limit}; more with --limit)");
     }
+    let late = utc(LATE_SECS);
+    if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
+        text += "(some are due: `postrider queue summary` shows hosts that limit us, `postrider explain` one address)\n";
+    }
     text
 }
 
 pub(super) fn show(shown: &Shown) -> String {
+    let now = utc(0);
     let mut text = format!("message {}\n", shown.queue_id);
     let mut field = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<10} {}", printable(value));
@@ -62,9 +70,8 @@ pub(super) fn show(shown: &Shown) -> String {
         }
         None => field("state", "finished"),
     }
-    for (line, tries) in &shown.recipients {
-        let next =
-            line.next_attempt.as_ref().map_or_else(String::new, |next| format!(", next try {next} UTC"));
+    for ShownRecipient { line, tries } in &shown.recipients {
+        let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
         if let Some(reply) = &line.last_reply {
             let whose = if line.said_by.as_deref() == Some("postrider") { "(our words) " } else { "" };
@@ -92,6 +99,28 @@ pub(super) fn show(shown: &Shown) -> String {
         }
     }
     text
+}
+
+/// So many seconds ago, as the views write times.
+fn utc(secs_ago: i64) -> String {
+    let at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs_ago);
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// When it goes, and what it waits for where that time has come.
+fn next_words(next: &str, line: &Line, now: &str) -> String {
+    match next {
+        "held" => ", not tried until `postrider queue release`".to_owned(),
+        "bounce" => ", to be returned to the sender".to_owned(),
+        "ATRN" => ", until it is fetched".to_owned(),
+        due if due <= now => {
+            let address = printable(&line.recipient);
+            format!(
+                ", due since {due} UTC; `postrider explain {address}` shows its destination and what limits it"
+            )
+        }
+        later => format!(", next try {later} UTC"),
+    }
 }
 
 /// RFC 2852 §4: what happens when the time is over.
@@ -167,8 +196,11 @@ pub(super) fn summary(summary: &Summary) -> String {
         text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
     }
     if *kicks_last_hour > 0 {
-        let _ =
-            writeln!(text, "{kicks_last_hour} kicks in the last hour; `postrider queue kicks` shows them");
+        let plural = if *kicks_last_hour == 1 { "" } else { "s" };
+        let _ = writeln!(
+            text,
+            "{kicks_last_hour} kick{plural} in the last hour; `postrider queue kicks` shows them"
+        );
     }
     text
 }
@@ -236,5 +268,36 @@ mod tests {
         assert_eq!(printable("550 \u{1b}[2Jno\u{9b}x"), "550 \\u{1b}[2Jno\\u{9b}x");
         let text = table(&["A", "B"], vec![vec!["x\ny".to_owned(), String::new()]]);
         assert_eq!(text, "A     B\nx\\ny\n");
+    }
+
+    #[test]
+    fn a_recipient_says_when_it_goes_or_what_it_waits_for() {
+        let line = Line {
+            queue_id: "01MB1Z4QK3R".to_owned(),
+            sender: String::new(),
+            recipient: "you@a.test".to_owned(),
+            state: "queued".to_owned(),
+            attempts: 0,
+            next_attempt: None,
+            last_reply: None,
+            last_mx: None,
+            said_by: None,
+            received: String::new(),
+            age: 0,
+            size: 0,
+            id: 0,
+        };
+        let words = |next| next_words(next, &line, "2026-01-01 00:00:00");
+        assert_eq!(words("2026-01-01 00:00:01"), ", next try 2026-01-01 00:00:01 UTC");
+        assert!(
+            words("2026-01-01 00:00:00")
+                .contains("due since 2026-01-01 00:00:00 UTC; `postrider explain you@a.test`")
+        );
+        assert!(words("held").contains("`postrider queue release`"));
+        let listed = |next: &str| list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 9);
+        assert!(listed("2026-01-01 00:00:00").contains("some are due"));
+        for later in ["9999-01-01 00:00:00", "held", "ATRN", "bounce"] {
+            assert!(!listed(later).contains("some are due"), "{later}");
+        }
     }
 }

@@ -39,8 +39,9 @@ impl Which {
 }
 
 impl Admin {
-    /// Makes them due now, forgets the backoff of their lanes and records the kick; what its sender has held until
-    /// a later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it. Gives how many wait.
+    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick; what its
+    /// sender has held until a later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it.
+    /// Gives how many wait.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -48,7 +49,9 @@ impl Admin {
         let (condition, value) = which.condition();
         let waiting: u32 = self.try_to(|conn| {
             conn.execute(
-                &format!("DELETE FROM lanes WHERE lane IN (SELECT domain FROM recipients WHERE {condition})"),
+                &format!(
+                    "DELETE FROM lanes WHERE lane IN (SELECT lane FROM recipient_lanes WHERE {condition})"
+                ),
                 [&value],
             )?;
             if *which == Which::All {

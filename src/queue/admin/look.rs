@@ -4,12 +4,13 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Admin;
 use super::rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, Summary, Try, WorkaroundLine,
+    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
+    WorkaroundLine,
 };
 use crate::mail::Domain;
 use crate::queue::error::QueueError;
 use crate::queue::store::CHUNK_BYTES_MAX;
-use crate::queue::{DestinationRow, MessageId, WorkaroundRow, read, workaround};
+use crate::queue::{DestinationRow, LaneRow, MessageId, WorkaroundRow, read, workaround};
 
 impl Admin {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
@@ -59,7 +60,7 @@ impl Admin {
                 for line in conn.prepare(&sql)?.query_map([id.0], line)? {
                     let line = line?;
                     let tries = tries(conn, line.id)?;
-                    recipients.push((line, tries));
+                    recipients.push(ShownRecipient { line, tries });
                 }
             }
             let first = read::chunk(conn, id, 0)?;
@@ -75,6 +76,14 @@ impl Admin {
     /// The database cannot be read.
     pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
         self.try_to(read::destinations)
+    }
+
+    /// Lanes that are backing off, or were.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
+        self.try_to(read::lanes)
     }
 
     /// What hosts get wrong.

@@ -46,7 +46,7 @@ pub struct Line {
     pub size: i64,
     /// Its id; what its attempts are found by.
     #[serde(skip)]
-    pub(super) id: i64,
+    pub(crate) id: i64,
 }
 
 /// One try.
@@ -80,9 +80,19 @@ pub struct Shown {
     /// The envelope, while it waits; none once it is all finished.
     pub message: Option<Envelope>,
     /// Every recipient with its tries.
-    pub recipients: Vec<(Line, Vec<Try>)>,
+    pub recipients: Vec<ShownRecipient>,
     /// The header of its content, as far as it is in the first chunk.
     pub header: Option<String>,
+}
+
+/// A recipient with its tries.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownRecipient {
+    /// It.
+    #[serde(flatten)]
+    pub line: Line,
+    /// In their order.
+    pub tries: Vec<Try>,
 }
 
 /// What the `messages` row says.

@@ -3,6 +3,7 @@
 mod flow;
 mod people;
 mod reports;
+mod routes;
 mod trouble;
 
 use std::path::PathBuf;

@@ -59,7 +59,7 @@ fn list_and_show_find_waiting_and_finished_ones() {
     assert_eq!(shown.header.as_deref(), Some("Subject: x\n"));
     assert_eq!(shown.message.unwrap().user.as_deref(), Some("app"));
     let states: Vec<_> =
-        shown.recipients.iter().map(|(line, tries)| (line.state.as_str(), tries.len())).collect();
+        shown.recipients.iter().map(|one| (one.line.state.as_str(), one.tries.len())).collect();
     assert_eq!(states, [("queued", 0), ("delivered", 1)]);
     assert!(admin.show(MessageId(1)).unwrap().is_none());
 
