@@ -1,8 +1,8 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what else
-//! would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong, whether the
-//! lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
+//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what
+//! else would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong,
+//! whether the lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
 use std::io::{self, Write};
