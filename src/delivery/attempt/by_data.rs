@@ -21,6 +21,8 @@ impl Round<'_> {
                 self.setup.connector.workarounds.ended(&line.endpoint.name(), BDAT);
                 return trouble;
             }
+            // Nobody is left to try it for.
+            _ if trouble.is_none() => return None,
             Bdat::Refused(reply) => (reply.clone(), true),
             Bdat::Broken(ours) => (ours.clone(), false),
         };
