@@ -302,6 +302,9 @@ impl Round<'_> {
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
             let mut results = self.deliver(line, &open);
+            if line.connection.left_a_doubt {
+                self.setup.connector.workarounds.doubt(&line.endpoint.name());
+            }
             for result in results.iter_mut().filter(|_| line.endpoint.relay) {
                 if wants_login(result.phase, result.reply.code) {
                     result.verdict = Verdict::HostTrouble;
@@ -382,7 +385,7 @@ impl Round<'_> {
             envid: message.envid.as_deref(),
             handling: message.handling,
             now: self.now,
-            in_one_go: self.setup.settings.in_doubt == InDoubt::Retry,
+            in_one_go: self.may_go_in_one(line),
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
@@ -406,6 +409,13 @@ impl Round<'_> {
                 line.connection.deliver(&outgoing, &mut next, &mut before_dot, self.deadline)
             }
         }
+    }
+
+    /// Not where a doubt has to be recorded first, and not to a host that left one of these in doubt.
+    fn may_go_in_one(&self, line: &Line) -> bool {
+        self.setup.settings.in_doubt == InDoubt::Retry
+            && line.connection.took_a_batch()
+            && !self.setup.connector.workarounds.is_doubted(&line.endpoint.name())
     }
 
     /// An address that could not be connected to while another of its host could, or failed later.

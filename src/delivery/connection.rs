@@ -19,7 +19,7 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
-use super::meaning::{Meaning, RecipientResult, TroubleKind, meaning};
+use super::meaning::{Meaning, RecipientResult, TroubleKind, Verdict, meaning};
 use super::offers::Offers;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
@@ -128,6 +128,8 @@ pub struct Connection {
     pub(super) batch: Batch,
     /// How it took its chunks.
     pub(super) bdat: Bdat,
+    /// The last message went in one go, and is in doubt.
+    pub(super) left_a_doubt: bool,
     /// One went well, and whoever asked was told.
     took_a_batch: bool,
     out: Vec<u8>,
@@ -155,6 +157,7 @@ impl Connection {
             after: After { usable: true, needs_reset: false },
             batch: Batch::None,
             bdat: Bdat::Unknown,
+            left_a_doubt: false,
             took_a_batch: false,
             out: Vec::new(),
         }
@@ -176,7 +179,10 @@ impl Connection {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
         // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
-        let in_one_go = message.in_one_go && self.took_a_batch && !self.after.needs_reset;
+        // A reply to nothing would be taken for the first, and so the last but one for the answer to the content: where
+        // content goes behind 354 that comes to light, here it would not.
+        let in_one_go =
+            message.in_one_go && self.took_a_batch && !self.after.needs_reset && !self.wire.has_spoken();
         let message = &Outgoing { in_one_go, ..*message };
         let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
@@ -232,6 +238,7 @@ impl Connection {
         self.batch = transaction.batch();
         self.bdat = transaction.bdat();
         let (results, after) = transaction.finish();
+        self.left_a_doubt = in_one_go && results.iter().any(|result| result.verdict == Verdict::InDoubt);
         self.after = after;
         if !after.usable {
             self.wire.close();
@@ -270,6 +277,11 @@ impl Connection {
     /// Asked after a batch went well: whether it is the first time. Once on each connection is enough to know.
     pub(super) fn is_first_batch(&mut self) -> bool {
         !std::mem::replace(&mut self.took_a_batch, true)
+    }
+
+    /// Whether one went well, as far as anybody asked.
+    pub(super) fn took_a_batch(&self) -> bool {
+        self.took_a_batch
     }
 
     /// Messages tried on it so far.
@@ -481,3 +493,6 @@ fn is_header_ascii(chunk: &[u8]) -> bool {
     let end = memchr::memmem::find(chunk, b"\r\n\r\n").unwrap_or(chunk.len());
     chunk[..end].is_ascii()
 }
+
+#[cfg(test)]
+mod tests;
