@@ -296,7 +296,7 @@ impl Round<'_> {
             let mut open: Vec<usize> =
                 (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             // RFC 9422 §3: what a host says it will refuse is not tried.
-            let (recipients_max, _) = line.connection.limits();
+            let (recipients_max, mails_max) = line.connection.limits();
             if open.is_empty() {
                 return None;
             }
@@ -339,8 +339,11 @@ impl Round<'_> {
                 }
                 return Some(trouble);
             }
+            // RFC 9422 §3, again.
+            let is_over = !line.connection.is_usable()
+                || mails_max.is_some_and(|most| line.connection.messages() >= most);
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
-            if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
+            if !answered || (is_over && self.answers.iter().any(Option::is_none)) {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };

@@ -32,6 +32,9 @@ pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
+/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps a
+/// report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
+pub(super) const WORDS_CHARS_MAX: usize = 4000;
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
@@ -295,13 +298,25 @@ impl Connection {
     }
 
     /// Says QUIT and closes.
-    pub fn quit(mut self) {
+    pub fn quit(self) {
+        Connection::quit_all(vec![self]);
+    }
+
+    /// Says QUIT on all and closes them: together, so that many hosts that do not answer cost no more than one.
+    pub(super) fn quit_all(mut all: Vec<Connection>) {
         let patience = Patience { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
-        // RFC 5321 §4.1.1.10. Whatever comes of it, the connection is over.
-        if self.after.usable && self.wire.send(Quit.to_string().as_bytes(), patience).is_ok() {
-            let _ = self.wire.reply(patience);
+        // RFC 5321 §4.1.1.10. Whatever comes of it, the connections are over.
+        let quit = Quit.to_string();
+        for connection in &mut all {
+            let usable = connection.after.usable;
+            connection.after.usable = usable && connection.wire.send(quit.as_bytes(), patience).is_ok();
         }
-        self.wire.close();
+        for mut connection in all {
+            if connection.after.usable {
+                let _ = connection.wire.reply(patience);
+            }
+            connection.wire.close();
+        }
     }
 
     /// Sends one command and reads its reply. `shown` stands in the debug log for what must not be read there.
@@ -325,7 +340,11 @@ impl Connection {
     pub(super) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
         let reply = self.wire.reply(Stage::of(phase).patience(self.reply_timeout, deadline))?;
         log::debug!("{} > {reply}", self.host);
-        Ok(reply)
+        Ok(match phase {
+            // What they say is more than an answer to be quoted.
+            Phase::Ehlo | Phase::Auth => reply,
+            _ => reply.cut(WORDS_CHARS_MAX),
+        })
     }
 
     /// Writes the commands in `out`.
@@ -408,7 +427,7 @@ impl Connection {
     /// What the host said before it stopped listening.
     fn last_words(&mut self, deadline: Instant) -> Option<Reply> {
         let patience = Patience { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
-        self.wire.reply(patience).ok()
+        self.wire.reply(patience).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
     }
 
     fn send_content(

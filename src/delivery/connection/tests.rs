@@ -54,7 +54,7 @@ fn deliver(mut connection: Connection, mut host: TcpStream) -> (Verdict, String)
         now: 0,
         in_one_go: true,
     };
-    let mut content = Some(&b"a\r\n\n"[..]);
+    let mut content = Some(&b"ab\r\n"[..]);
     let mut content = || Ok(content.take().map(Into::into));
     let deadline = Instant::now() + Duration::from_secs(20);
     let results = connection.deliver(&message, &mut content, &mut |_| Ok(()), deadline);
@@ -91,4 +91,17 @@ fn a_reply_too_many_that_was_read_with_the_last_leaves_no_doubt_of_what_was_not_
     connection.hear(Phase::Dot, Instant::now() + Duration::from_secs(20)).unwrap();
     let (verdict, read) = deliver(connection, host);
     assert_eq!((verdict, read.as_str()), (Verdict::HostTrouble, ""));
+}
+
+#[test]
+fn many_hosts_that_do_not_answer_quit_cost_no_more_than_one() {
+    let (connections, hosts): (Vec<_>, Vec<_>) = (0..8).map(|_| connected()).unzip();
+    let began = Instant::now();
+    Connection::quit_all(connections);
+    assert!(began.elapsed() < QUIT_WAIT * 4, "{:?}", began.elapsed());
+    for mut host in hosts {
+        let mut read = String::new();
+        host.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "QUIT\r\n");
+    }
 }
