@@ -36,6 +36,8 @@ impl Round<'_> {
         let opened = if require_tls::is_strict(self.message) { require_tls::fit(opened) } else { opened };
         let Ok(mut connection) = opened else { return trouble };
         connection.offers.spare_bdat = true;
+        // Who had to go command by command must here, too.
+        connection.offers.pipelining &= line.connection.offers.pipelining;
         line.connection = connection;
         let trouble = self.transact_in_step(line);
         if !said && trouble.is_none() {
