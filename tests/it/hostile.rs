@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::delivery::{SENDER, wait_for_attempts, wait_for_end};
-use crate::fakemx::{Act, At, FakeMx, SOON, Script, Seen};
-use crate::relay::{Config, Relay, World, mail, wait_for};
+use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
+use crate::relay::{Config, Relay, World, mail, wait_for, write_secret};
 
 const MAILBOX: &str = "you@a.test";
 
@@ -120,6 +120,34 @@ fn a_host_that_fails_at_batches_and_at_bdat_gets_the_message_in_the_same_attempt
     wait_for_end(&relay, MAILBOX, "delivered");
     assert_eq!(relay.db().number("SELECT count(*) FROM attempts", []), 1);
     assert_eq!((mx.messages().len(), mx.seen().len()), (1, 3));
+}
+
+/// The first of two relays lets nobody in: its words are told, its mail goes to the second in the same attempt.
+#[test]
+fn a_relay_that_refuses_the_login_leaves_the_mail_to_the_next_of_the_list() {
+    let mut world = World::new();
+    let mut relay_at = |name: &str, script: Script| {
+        let script = script.tls(&Certificate::for_names(&[name]));
+        FakeMx::start_at(world.address(name), vec![script])
+    };
+    let wants_login = || Script::new().offering(&["PIPELINING", "CHUNKING", "AUTH PLAIN"]);
+    let refused = wants_login().on(At::Auth, Act::Say("535 5.7.8 not you"));
+    let first = relay_at("one.up.test", refused);
+    let second = relay_at("two.up.test", wants_login());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    write_secret(&file, "geheim\n");
+    let route = format!(
+        "domain = \"*\"\nrelay = [\"one.up.test:{port}\", \"two.up.test:{port}\"]\ntls = \"encrypt\"\n\
+         username = \"me\"\npassword_file = {file:?}",
+        port = world.mx_port
+    );
+    let relay = world.relay(Config::new().route(&route));
+    relay.submit(SENDER, &[MAILBOX], &mail("small"));
+    wait_for_end(&relay, MAILBOX, "delivered");
+    assert_eq!((first.messages().len(), second.messages().len()), (0, 1));
+    assert_eq!(relay.db().rows("SELECT mx, outcome FROM attempts", []), ["two.up.test|delivered"]);
+    assert!(relay.log().contains("535 5.7.8 not you"), "{}", relay.log());
 }
 
 /// However often the attempt begins anew at the host, one deadline holds over all of it.
