@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::error::QueueError;
 
 /// The schema of a new database.
-const SCHEMA: &str = include_str!("../../queue-schema.sql");
+pub(super) const SCHEMA: &str = include_str!("../../queue-schema.sql");
 /// Its version.
 pub(super) const VERSION: i64 = 1;
 /// What leads from version n + 1 to the next, in order; a new database has all of them in [`SCHEMA`].

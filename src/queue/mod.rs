@@ -8,6 +8,8 @@
 //! does it, `read` those that only look; `admin` is for people, with or without the relay running.
 
 pub mod admin;
+#[cfg(test)]
+mod by_hand;
 mod content;
 mod counts;
 mod error;
@@ -37,11 +39,13 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::QueueSettings;
 use crate::mail::Domain;
 
+#[cfg(test)]
+pub(crate) use by_hand::{ByHand, Disk, Hand, Waits};
 pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
 pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
-pub use read::{DueCursor, DueDomains};
+pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
     Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Gathered, Health, Job, Kick, Kicked,
     LaneCount, LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement, Unreported,
@@ -195,12 +199,13 @@ impl Queue {
     }
 
     /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
-    /// `queued`) whose message is past its lifetime, the oldest first.
+    /// `queued`) whose message is past its lifetime, the oldest first; a part of them each time, `limit` messages
+    /// or recipients, and whoever is past them with the last message.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.readers.read(|conn| read::expired(conn, now, limit))
+    pub fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError> {
+        self.readers.read(|conn| read::expired(conn, after, now, limit))
     }
 
     /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use

@@ -291,7 +291,7 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 }
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
-fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row(
         "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
                     coalesce((SELECT max(id) FROM messages), 0),

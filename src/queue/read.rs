@@ -3,11 +3,13 @@
 //! Every read is one short statement on a connection of its own: none holds a snapshot while a network
 //! is waited for, which would keep the write-ahead log growing.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::mail::{
@@ -62,6 +64,8 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(Duration::from_secs(5))?;
+    // Otherwise a statement is planned anew whenever another value is bound that a partial index might hang on.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // What the writer commits makes a reader's cache worthless: a small one does.
     conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF;")?;
     Ok(conn)
@@ -141,15 +145,21 @@ pub(super) const OLDEST_OF_PRIORITY: &str = "
     SELECT next_attempt_at FROM recipients
     WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_at IS NULL
     ORDER BY next_attempt_at LIMIT 1";
+/// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
 pub(super) const TO_BOUNCE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority
+    FROM recipients INDEXED BY recipients_to_bounce
+    WHERE bounce_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
+// As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
+// messages is walked at a time, whatever is found in it.
+pub(super) const EXPIRED_SAME_SECOND: &str = "
+    SELECT expires_at, id FROM messages WHERE expires_at = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+pub(super) const EXPIRED_LATER: &str = "
+    SELECT expires_at, id FROM messages WHERE expires_at > ?1 AND expires_at <= ?2
+    ORDER BY expires_at, id LIMIT ?3";
+pub(super) const QUEUED_OF_MESSAGE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE bounce_at IS NOT NULL ORDER BY id LIMIT ?1";
-/// CROSS: along the index by `expires_at`, not through all that waits.
-pub(super) const EXPIRED: &str = "
-    SELECT r.id, r.message_id, r.domain, r.next_attempt_at, r.attempts, r.priority
-    FROM messages m CROSS JOIN recipients r ON r.message_id = m.id
-    WHERE m.expires_at <= ?1 AND r.state = 'queued' AND r.bounce_at IS NULL
-    ORDER BY m.expires_at, m.id, r.id LIMIT ?2";
+    WHERE message_id = ?1 AND state = 'queued' AND bounce_at IS NULL ORDER BY id";
 
 /// Domains that have recipients due, in the order of their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +168,30 @@ pub struct DueDomains {
     pub due: Vec<(Domain, i64)>,
     /// The last domain looked at; none at the end.
     pub searched: Option<String>,
+}
+
+/// Where a look for what bounces without a further try goes on; the default is its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryCursor {
+    /// Behind this recipient, among those that an operator wants returned.
+    Returned(i64),
+    /// Behind this time and message, among those past their lifetime.
+    Lifetime(i64, i64),
+}
+
+impl Default for ExpiryCursor {
+    fn default() -> ExpiryCursor {
+        ExpiryCursor::Returned(i64::MIN)
+    }
+}
+
+/// Recipients that bounce without a further try.
+#[derive(Debug, Clone)]
+pub struct Expired {
+    /// Those of one message follow each other.
+    pub due: Vec<Due>,
+    /// Where to go on; none at the end.
+    pub searched: Option<ExpiryCursor>,
 }
 
 /// See [`super::Queue::due`].
@@ -208,14 +242,58 @@ pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::R
     Ok(found)
 }
 
-/// See [`super::Queue::expired`]. Two questions, so that each has its index.
-pub(super) fn expired(conn: &Connection, now: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
-    let mut statement = conn.prepare_cached(TO_BOUNCE)?;
-    let mut found = statement.query_map([limit as i64], due_row)?.collect::<rusqlite::Result<Vec<Due>>>()?;
-    let rest = limit - found.len().min(limit);
-    for due in conn.prepare_cached(EXPIRED)?.query_map(params![now, rest as i64], due_row)? {
-        found.push(due?);
+/// See [`super::Queue::expired`].
+pub(super) fn expired(
+    conn: &Connection,
+    after: ExpiryCursor,
+    now: i64,
+    limit: usize,
+) -> rusqlite::Result<Expired> {
+    let mut due = Vec::new();
+    match after {
+        ExpiryCursor::Returned(after) => {
+            collect(conn, TO_BOUNCE, params![after, limit as i64], &mut due)?;
+            let last = due.last().filter(|_| due.len() == limit).map(|last| last.recipient.0);
+            let next = last.map_or(ExpiryCursor::Lifetime(i64::MIN, i64::MAX), ExpiryCursor::Returned);
+            Ok(Expired { due, searched: Some(next) })
+        }
+        ExpiryCursor::Lifetime(at, id) => {
+            let mut messages = expired_messages(conn, at, id, now, limit)?;
+            let is_all = messages.len() < limit;
+            let mut searched = None;
+            while due.len() < limit
+                && let Some((at, id)) = messages.pop_front()
+            {
+                collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
+                searched = Some(ExpiryCursor::Lifetime(at, id));
+            }
+            Ok(Expired { due, searched: searched.filter(|_| !is_all || !messages.is_empty()) })
+        }
     }
+}
+
+/// The next messages past their lifetime, when that was and their ids: held ones among them.
+fn expired_messages(
+    conn: &Connection,
+    at: i64,
+    id: i64,
+    now: i64,
+    limit: usize,
+) -> rusqlite::Result<VecDeque<(i64, i64)>> {
+    let mut found = VecDeque::new();
+    let mut walk = |sql: &str, params: [i64; 3]| -> rusqlite::Result<()> {
+        let mut statement = conn.prepare_cached(sql)?;
+        for row in statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))? {
+            found.push_back(row?);
+        }
+        Ok(())
+    };
+    let limit = limit as i64;
+    if id < i64::MAX && at <= now {
+        walk(EXPIRED_SAME_SECOND, [at, id, limit])?;
+    }
+    walk(EXPIRED_LATER, [at, now, limit])?;
+    found.truncate(limit as usize);
     Ok(found)
 }
 

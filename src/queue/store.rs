@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
+use crate::config::atrn;
 use crate::mail::{Domain, Expanded};
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
@@ -348,7 +349,10 @@ impl<'c> Store<'c> {
         let mut statement =
             self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
         let mut backed_off = statement.execute([&domain])?;
-        if let Kick::Lane(lane, _) = kick {
+        // The row of a domain that is fetched tells people so, and is no backoff.
+        if let Kick::Lane(lane, _) = kick
+            && atrn::domain_of_lane(lane).is_none()
+        {
             backed_off += self.clear_lane.execute([lane])?;
         }
         // Somebody waits for the number; the parts that follow need not count all of them again.

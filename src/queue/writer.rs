@@ -126,6 +126,13 @@ impl<'c> Writer<'c> {
         }
     }
 
+    /// For the simulation: one group of what waits.
+    #[cfg(test)]
+    pub(super) fn step(&mut self) -> Result<(), String> {
+        self.gather();
+        self.write()
+    }
+
     /// Waits for work where there is none, and takes all that waits.
     fn gather(&mut self) {
         // A busy database is waited for in BEGIN, a full one here.

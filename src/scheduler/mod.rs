@@ -27,7 +27,7 @@ use crate::queue::{Event, Health, Job, LaneRow, Queue, QueueError, RecipientId};
 
 use lanes::{LaneChange, LaneState, Lanes};
 pub use pickup::Pickup;
-use reader::{Portions, Reader};
+use reader::{Looked, Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
 const TICK: Duration = Duration::from_secs(1);
@@ -309,8 +309,10 @@ impl Thread {
         if self.reader.lanes_changed() {
             self.inner.show_missing()?;
         }
-        let forgotten =
-            self.reader.look(&self.inner.queue, &self.inner.lanes, &|| self.inner.work.notify_one(), now)?;
+        let inner = &*self.inner;
+        let Looked { over, forgotten } =
+            self.reader.look(&inner.queue, &inner.lanes, &|| inner.work.notify_one(), now)?;
+        over.iter().for_each(|lane| inner.queue.clear_lane(lane));
         if forgotten > 0 {
             log::error!(
                 "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"

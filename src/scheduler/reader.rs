@@ -5,11 +5,14 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::config::atrn;
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, DueCursor, DueDomains, Event, Kick, LaneRow, Queue, QueueError, RecipientId};
+use crate::queue::{
+    Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Kick, LaneRow, Queue, QueueError, RecipientId,
+};
 
 use super::lanes::{Lanes, Refill};
 
@@ -50,7 +53,7 @@ pub(crate) trait Rows {
     /// [`Queue::next_due_after`]
     fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
     /// [`Queue::expired`]
-    fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
     /// [`Queue::lanes`]
     fn lanes(&self) -> Result<Vec<LaneRow>, QueueError>;
 }
@@ -76,13 +79,22 @@ impl Rows for Queue {
         Queue::next_due_after(self, time)
     }
 
-    fn expired(&self, now: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        Queue::expired(self, now, limit)
+    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError> {
+        Queue::expired(self, after, now, limit)
     }
 
     fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
         Queue::lanes(self)
     }
+}
+
+/// What came of a look.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Lanes whose trouble is over and that nothing waits in: their rows are to be cleared.
+    pub(crate) over: Vec<Arc<str>>,
+    /// Recipients that the sweep found, and that were nobody's: a bug.
+    pub(crate) forgotten: usize,
 }
 
 /// How far what is due has been seen.
@@ -95,7 +107,8 @@ pub(crate) struct Reader {
     next_due: i64,
     /// So much was due at once that it is looked for domain by domain: the last one looked at.
     survey: Option<String>,
-    /// When to look for what bounces without a further try.
+    /// How far the look for what bounces without a further try has come, while it runs.
+    expiry: Option<ExpiryCursor>,
     next_expiry: i64,
     /// The last domain that the sweep looked at, while it runs.
     sweep: Option<String>,
@@ -116,6 +129,7 @@ impl Reader {
             cursor: DueCursor::default(),
             next_due: i64::MIN,
             survey: None,
+            expiry: None,
             next_expiry: i64::MIN,
             sweep: None,
             next_sweep: now + SWEEP_SECS,
@@ -130,7 +144,11 @@ impl Reader {
             return Duration::ZERO;
         }
         let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
-        if wake <= now || self.sweep.is_some() { Duration::from_millis(50) } else { Duration::MAX }
+        if wake <= now || self.sweep.is_some() || self.expiry.is_some() {
+            Duration::from_millis(50)
+        } else {
+            Duration::MAX
+        }
     }
 
     /// Takes one event. Gives the lane that a kick meant, whose row is to be cleared: the queue knows only domains
@@ -157,13 +175,14 @@ impl Reader {
                 };
                 lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
                 self.read_again();
-                return Some(own.to_string());
+                // The row by which people see that a domain is fetched stays.
+                return atrn::domain_of_lane(&own).is_none().then(|| own.to_string());
             }
             Event::ChangedOutside => {
                 lanes.forget_waiting();
                 self.lanes_changed = true;
                 // Perhaps an operator wants something returned.
-                self.next_expiry = i64::MIN;
+                self.expiry = Some(ExpiryCursor::default());
                 self.read_again();
             }
         }
@@ -184,7 +203,7 @@ impl Reader {
     /// What was read is not relied on any more: whatever is due is read from the start.
     pub(crate) fn start_again(&mut self, lanes: &Mutex<Lanes>) {
         lock(lanes).forget_waiting();
-        self.next_expiry = i64::MIN;
+        self.expiry = Some(ExpiryCursor::default());
         self.read_again();
     }
 
@@ -195,19 +214,19 @@ impl Reader {
     }
 
     /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime; tells
-    /// `ready` when there may be work. Says how many recipients the sweep found that were nobody's: a bug.
+    /// `ready` when there may be work.
     pub(crate) fn look(
         &mut self,
         rows: &impl Rows,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
         now: i64,
-    ) -> Result<usize, QueueError> {
-        if std::mem::take(&mut self.lanes_changed) {
+    ) -> Result<Looked, QueueError> {
+        if self.lanes_changed {
             let rows = rows.lanes()?;
-            lock(lanes).end_backoff(now, |lane| !rows.iter().any(|row| row.lane == lane));
+            self.lanes_changed = !lock(lanes).end_backoff_without_row(&rows, now);
         }
-        lock(lanes).wake(now);
+        let mut looked = Looked { over: lock(lanes).wake(now), forgotten: 0 };
         if self.next_due <= now {
             self.read_due(rows, lanes, ready, now)?;
         }
@@ -219,21 +238,24 @@ impl Reader {
             fill(rows, lanes, self.portions, &refill, now)?;
             ready();
         }
-        if self.next_expiry <= now {
-            let rows = rows.expired(now, self.portions.page)?;
-            // A full page: the rest at the next look.
-            self.next_expiry = if rows.len() < self.portions.page { now + EXPIRY_SECS } else { now };
-            lock(lanes).add_expired(rows);
+        if self.next_expiry <= now && self.expiry.is_none() {
+            self.next_expiry = now + EXPIRY_SECS;
+            self.expiry = Some(ExpiryCursor::default());
+        }
+        if let Some(after) = self.expiry {
+            let found = rows.expired(after, now, self.portions.page)?;
+            self.expiry = found.searched;
+            lock(lanes).add_expired(found.due, now);
         }
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_SECS;
             self.sweep.get_or_insert_default();
         }
         // What the survey has not come to is nobody's yet.
-        let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) else { return Ok(0) };
-        let (searched, forgotten) = sweep(rows, lanes, self.portions, &after, now)?;
-        self.sweep = searched;
-        Ok(forgotten)
+        if let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) {
+            (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, now)?;
+        }
+        Ok(looked)
     }
 
     fn read_due(

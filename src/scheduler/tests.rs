@@ -1,5 +1,7 @@
 //! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
+mod shares;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +17,9 @@ use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
-use crate::queue::{Due, Event, Health, Job, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId};
+use crate::queue::{
+    Due, Event, Health, Job, Kick, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId,
+};
 
 /// Of one lane.
 const WINDOW: usize = 2_000;
@@ -90,7 +94,7 @@ fn mail_that_is_fetched_gets_no_turn_and_takes_no_memory() {
     assert_eq!(lanes.waiting(), 0);
     assert!(lanes.accounts_for(&due(1, 1, "a.test")), "the database holds it");
     // It expires as all mail does, in its own lane.
-    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test")], 5);
     let expired = lanes.next(0).unwrap();
     assert_eq!((&*expired.lane, expired.expired), ("atrn:a.test", true));
     lanes.check();
@@ -229,11 +233,16 @@ fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
     }
-    answered(&mut lanes, "a.test");
+    let one = answered(&mut lanes, "a.test");
     assert!(lanes.next(0).is_none(), "one and not two");
     lanes.reconfigure(limited(3));
     let refill = lanes.refills(9, 0).pop().unwrap();
     lanes.refilled(&refill, (10..20).map(|n| due(n, n, "a.test")).collect(), None, 0);
+    lanes.finished(&one, &Health::Healthy, &[], 0);
+    let two = lanes.next(0).unwrap();
+    lanes.next(0).unwrap();
+    assert!(lanes.next(0).is_none(), "earned two by now");
+    lanes.finished(&two, &Health::Healthy, &[], 0);
     lanes.next(0).unwrap();
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "three");
@@ -248,14 +257,14 @@ fn the_state_of_a_lane_tells_trouble_work_and_limit() {
     }
     let job = lanes.next(0).unwrap();
     let state = lanes.state("a.test");
-    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 2, 3, false));
+    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 1, 3, false));
     lanes.finished(&job, &trouble(), &[RecipientId(0)], 0);
     let state = lanes.state("a.test");
     assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (1, 0, 1, 0, true));
     assert!(state.backoff_until > 0);
     assert_eq!(lanes.states(), [state]);
-    let idle = lanes.state("idle.test");
-    assert_eq!((&*idle.lane, idle.failures, idle.busy, idle.limit), ("idle.test", 0, 0, 2));
+    let unknown = lanes.state("unknown.test");
+    assert_eq!((&*unknown.lane, unknown.failures, unknown.busy, unknown.limit), ("unknown.test", 0, 0, 2));
 }
 
 #[test]
@@ -334,6 +343,54 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     assert!((480..=720).contains(&fail(&mut lanes, 2, 1000, trouble())));
     assert_eq!(fail(&mut lanes, 3, 2000, Health::Healthy), 0);
     assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, trouble())));
+}
+
+/// How many of its transactions may be under way just now.
+fn under_way(lanes: &mut Lanes, under_way: &mut Vec<Job>, now: i64) -> usize {
+    under_way.extend(std::iter::from_fn(|| lanes.next(now)));
+    under_way.len()
+}
+
+#[test]
+fn what_has_come_back_gets_more_and_more_and_not_all_at_once() {
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    let most = SchedulerSettings { workers: 128, connections_per_destination: 20, routes, ..settings() };
+    let mut lanes = Lanes::new(most, 7);
+    for n in 0..200 {
+        lanes.add(due(n, n, &format!("d{n}.test")), 0);
+    }
+    let mut flying = Vec::new();
+    let ramp = |lanes: &mut Lanes, flying: &mut Vec<Job>, now: i64| {
+        (0..6).fold(Vec::new(), |mut seen, _| {
+            seen.push((under_way(lanes, flying, now), lanes.state("route:*").limit));
+            lanes.finished(&flying.remove(0), &Health::Healthy, &[], now);
+            seen
+        })
+    };
+    let steps = [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (20, 20)];
+    assert_eq!(ramp(&mut lanes, &mut flying, 0), steps, "a new one");
+    flying.drain(..).for_each(|job| drop(lanes.finished(&job, &trouble(), &[], 0)));
+    // An hour later there is one probe, and the same again.
+    lanes.wake(3600);
+    let refill = lanes.refills(9, 3600).pop().unwrap();
+    let rest = (1000..1200).map(|n| due(n, n, &format!("d{n}.test"))).collect();
+    lanes.refilled(&refill, rest, None, 3600);
+    assert_eq!(ramp(&mut lanes, &mut flying, 3600), steps, "one that was in trouble");
+    lanes.check();
+}
+
+#[test]
+fn a_lane_that_was_idle_goes_on_with_what_it_had_earned() {
+    let mut lanes = Lanes::new(SchedulerSettings { connections_per_destination: 8, ..settings() }, 7);
+    for n in 0..2 {
+        lanes.add(due(n, n, "a.test"), 0);
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.settled(ids_of(&job));
+    }
+    assert_eq!(lanes.states(), []);
+    (10..20).for_each(|n| lanes.add(due(n, n, "a.test"), 0));
+    assert_eq!(under_way(&mut lanes, &mut Vec::new(), 0), 4);
 }
 
 #[test]
@@ -417,15 +474,18 @@ fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
     let bad: Vec<Job> = (0..4).map(|_| lanes.next(1).unwrap()).collect();
     let good = lanes.next(1).unwrap();
     assert_eq!(&*good.lane, "good.test");
-    assert!(!lanes.has_turns(), "nobody is woken for those on the bench");
+    assert!(!lanes.has_turns(), "nobody is woken for those without a share");
     lanes.finished(&good, &Health::Healthy, &[], 1);
     lanes.check();
     lanes.finished(&bad[0], &Health::Healthy, &[], 1);
     lanes.check();
     lanes.add(due(5001, 5001, "good.test"), 1);
     let next: Vec<Job> = (0..2).map(|_| lanes.next(1).unwrap()).collect();
-    assert!(next.iter().any(|job| &*job.lane == "good.test"), "bench and ring take turns");
-    assert!(next.iter().any(|job| &*job.lane == "bad4.test"), "the bench in its order");
+    assert_eq!(
+        next.iter().map(|job| &*job.lane).collect::<Vec<_>>(),
+        ["bad4.test", "good.test"],
+        "in their order"
+    );
 }
 
 #[test]
@@ -487,6 +547,88 @@ fn a_kick_ends_the_backoff_of_its_lane_only() {
 }
 
 #[test]
+fn what_is_past_its_lifetime_leaves_its_line_and_not_its_flight() {
+    let mut lanes = lanes();
+    lanes.add(urgent(2, "a.test", 3), 0);
+    lanes.add(due(3, 3, "a.test"), 0);
+    lanes.add(urgent(1, "a.test", 5), 0);
+    let flies = lanes.next(0).unwrap();
+    lanes.add_expired(vec![urgent(1, "a.test", 5), urgent(2, "a.test", 3)], 0);
+    let expired = lanes.next(0).unwrap();
+    assert_eq!((expired.expired, ids(&expired)), (true, vec![2]));
+    lanes.check();
+    // And what is left in line is as urgent as it is itself.
+    lanes.add(urgent(4, "b.test", 1), 0);
+    lanes.finished(&flies, &Health::Healthy, &[], 0);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [4]);
+    assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
+    lanes.check();
+}
+
+#[test]
+fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
+    let mut lanes = lanes();
+    for (n, domain) in [(1, "a.test"), (2, "b.test"), (3, "b.test")] {
+        lanes.add(Due { due_at: 70, ..due(n, n, domain) }, 100);
+    }
+    let under_way = [lanes.next(100).unwrap(), lanes.next(100).unwrap()];
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    lanes.reconfigure(SchedulerSettings { routes, ..settings() });
+    lanes.refills(9, 100).iter().for_each(|refill| lanes.refilled(refill, vec![], None, 100));
+    for job in &under_way {
+        lanes.finished(job, &Health::Crowded(Duration::from_secs(1)), &ids_of(job), 100);
+    }
+    let refills = lanes.refills(9, 100);
+    let places: Vec<(&str, i64, i64)> =
+        refills.iter().map(|refill| (&*refill.lane, refill.after.at, refill.after.id)).collect();
+    assert_eq!(places, [("route:*", 70, 0)], "from where they stand, not from the start of the queue");
+    lanes.refilled(&refills[0], vec![due(1, 1, "a.test"), due(2, 2, "b.test")], None, 100);
+    assert_eq!(
+        lanes.next(100).map(|job| (job.lane.to_string(), ids(&job))),
+        Some(("route:*".to_owned(), vec![1]))
+    );
+    lanes.check();
+}
+
+#[test]
+fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
+    let mut lanes = lanes();
+    let row = |lane: &str| LaneRow {
+        lane: lane.to_owned(),
+        failures: 3,
+        backoff_until: 1_000,
+        last_reply: String::new(),
+    };
+    lanes.restore(row("empty.test"));
+    lanes.restore(row("waits.test"));
+    assert!(lanes.wake(1_000).is_empty());
+    for refill in lanes.refills(9, 1_000) {
+        let rows = if &*refill.lane == "waits.test" { vec![due(1, 1, "waits.test")] } else { vec![] };
+        lanes.refilled(&refill, rows, None, 1_000);
+    }
+    assert!(lanes.wake(1_000 + 6 * 3600 - 1).is_empty());
+    assert_eq!(lanes.state("empty.test").failures, 3);
+    assert_eq!(lanes.wake(1_000 + 6 * 3600), ["empty.test".into()]);
+    assert_eq!(lanes.state("empty.test").failures, 0);
+    assert_eq!(lanes.state("waits.test").failures, 3);
+    lanes.check();
+}
+
+#[test]
+fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 100);
+    let job = lanes.next(100).unwrap();
+    let Some(LaneChange::BacksOff(row)) = lanes.finished(&job, &trouble(), &[], 100) else { panic!() };
+    assert!(!lanes.end_backoff_without_row(&[], 101), "to be asked again");
+    assert!(lanes.state("a.test").backoff_until > 101);
+    assert!(lanes.end_backoff_without_row(std::slice::from_ref(&row), 110));
+    assert!(lanes.state("a.test").backoff_until > 110);
+    assert!(lanes.end_backoff_without_row(&[], 110));
+    assert_eq!(lanes.state("a.test").backoff_until, 110);
+}
+
+#[test]
 fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     let mut lanes = lanes();
     lanes.restore(LaneRow {
@@ -495,12 +637,12 @@ fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
         backoff_until: 999,
         last_reply: String::new(),
     });
-    lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")], 5);
     let job = lanes.next(5).unwrap();
     assert!(job.expired);
     assert_eq!(ids(&job), [1, 2]);
     assert_eq!(lanes.finished(&job, &Health::Unchanged, &[], 5), None);
-    lanes.add_expired(vec![due(1, 1, "a.test")]);
+    lanes.add_expired(vec![due(1, 1, "a.test")], 5);
     assert_eq!(ids(&lanes.next(5).unwrap()), [3]);
     assert!(lanes.next(5).is_none());
     lanes.check();
@@ -526,6 +668,17 @@ fn a_route_with_relays_is_one_lane_for_all_its_domains() {
     lanes.add(due(2, 1, "b.test"), 0);
     let job = lanes.next(0).unwrap();
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1, 2]));
+}
+
+#[test]
+fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
+    let mut lanes = lanes_without("a.test");
+    let mut reader = reader::Reader::new(Portions::default(), 0);
+    let mut kick = |domain: &str, lanes: &mut Lanes| {
+        reader.hear(Event::Kicked(Kick::Domain(Domain::parse(domain).unwrap())), lanes, 0)
+    };
+    assert_eq!(kick("a.test", &mut lanes), None);
+    assert_eq!(kick("b.test", &mut lanes).as_deref(), Some("b.test"));
 }
 
 /// The next job, answered at once.

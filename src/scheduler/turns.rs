@@ -24,8 +24,8 @@ impl Turns {
         self.rings.entry(Reverse(priority)).or_default().push_back((name, ticket));
     }
 
-    /// The highest priority that somebody stands here with.
-    pub(super) fn highest(&mut self, is_valid: impl Fn(&str, u64) -> bool) -> Option<Priority> {
+    /// Whose turn is next: the highest priority that somebody stands here with, and the ticket of the first of it.
+    pub(super) fn first(&mut self, is_valid: impl Fn(&str, u64) -> bool) -> Option<(Priority, u64)> {
         loop {
             let mut ring = self.rings.first_entry()?;
             let Some((name, ticket)) = ring.get().front() else {
@@ -33,13 +33,13 @@ impl Turns {
                 continue;
             };
             if is_valid(name, *ticket) {
-                return Some(ring.key().0);
+                return Some((ring.key().0, *ticket));
             }
             ring.get_mut().pop_front();
         }
     }
 
-    /// The first of the highest priority; after [`Turns::highest`] it is a valid one.
+    /// The first of the highest priority; after [`Turns::first`] it is a valid one.
     pub(super) fn pop(&mut self) -> Option<Arc<str>> {
         self.rings.first_entry()?.get_mut().pop_front().map(|(name, _)| name)
     }

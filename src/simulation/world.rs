@@ -1,6 +1,6 @@
-//! The world of one seed: what can happen next, and what must hold after it.
+//! The world of one seed: what can happen next.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,72 +8,65 @@ use crate::config::{
     DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::delivery;
-use crate::mail::{Domain, Enhanced, Outcome, Priority, Reply};
-use crate::queue::{Event, Finished, Health, Job, Kick, QueuedMessage, RecipientId, Settled};
+use crate::mail::{Domain, Envelope, Handling, Hold, Priority, Recipient, Release, address};
+use crate::queue::{
+    ByHand, Disk, Event, Fate, Finished, Hand, Health, Job, Kick, NewMessage, Origin, QueuedMessage,
+    RecipientId, Settlement,
+};
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
 use crate::scheduler::reader::{Portions, Reader};
 
-use super::model::{self, Model};
+use super::hosts::{DEADLINE_SECS, DOMAINS, Hosts, domain};
 
-const DOMAINS: usize = 9;
-const LIFETIME_SECS: i64 = 2 * 3600;
-/// What is past its lifetime is looked for once a minute.
-const EXPIRY_SLACK_SECS: i64 = 61;
+pub(super) const LIFETIME_SECS: i64 = 2 * 3600;
+const BOUNCE_LIFETIME_SECS: i64 = 1800;
+/// Until when a message may be held by its sender (RFC 4865).
+const RELEASE_SECS: i64 = 3000;
 /// More rounds than this at one moment mean that something spins.
 const ROUNDS_MAX: usize = 3_000;
 const WINDOWS: Windows = Windows { lane: 6, all: 20, minimum: 2, low: 3 };
 const PORTIONS: Portions = Portions { page: 4, pages: 2, refills: 2, domains: 3 };
 
-/// How a host answers, for as long as the seed lasts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Host {
-    Good,
-    Dead,
-    /// Refuses the first try of each recipient, as greylisting does.
-    Grey,
-    Refuses,
-    /// Anything, each time anew.
-    Fickle,
-    /// Has room for us only now and then.
-    Narrow,
+/// A job that a worker has.
+pub(super) struct Flight {
+    pub(super) job: Job,
+    pub(super) message: Option<QueuedMessage>,
+    /// Until when nobody speaks.
+    pub(super) silent_until: i64,
 }
 
-struct Flight {
-    job: Job,
-    message: Option<QueuedMessage>,
-}
-
-pub(super) struct World {
-    random: fastrand::Rng,
-    now: i64,
-    delivery: DeliverySettings,
-    settings: SchedulerSettings,
-    hosts: BTreeMap<Domain, Host>,
-    model: Model,
-    lanes: Mutex<Lanes>,
+pub(super) struct World<'d> {
+    pub(super) random: fastrand::Rng,
+    pub(super) now: i64,
+    pub(super) delivery: DeliverySettings,
+    pub(super) settings: SchedulerSettings,
+    hosts: Hosts,
+    disk: &'d Disk,
+    pub(super) queue: ByHand<'d>,
+    pub(super) lanes: Mutex<Lanes>,
     reader: Reader,
-    flying: Vec<Flight>,
+    pub(super) flying: Vec<Flight>,
     /// Handed to the writer and not on disk yet.
-    unwritten: VecDeque<Vec<Settled>>,
+    pub(super) unwritten: Vec<RecipientId>,
     /// On disk, and not heard by the scheduler yet.
     events: VecDeque<Event>,
-    /// Since when each lane is in trouble, as we see it: until when it backs off.
-    troubled: BTreeMap<Arc<str>, i64>,
+    /// Which lanes are in trouble, as we see it, and until when each backs off.
+    pub(super) troubled: BTreeMap<Arc<str>, i64>,
+    /// Transactions at once that each lane has earned since the start, as we see it; none that never answered.
+    pub(super) earned: BTreeMap<Arc<str>, usize>,
     /// Turns that others of the same priority had while a lane was ready.
-    passed_over: BTreeMap<(Arc<str>, Priority), usize>,
-    accepted: BTreeSet<i64>,
+    pub(super) passed_over: BTreeMap<(Arc<str>, Priority), usize>,
+    /// Recipients that were accepted: each waits or is in the history, for ever.
+    pub(super) accepted: i64,
 }
 
-impl World {
-    pub(super) fn new(seed: u64, delivery: DeliverySettings) -> World {
+impl<'d> World<'d> {
+    pub(super) fn new(seed: u64, delivery: DeliverySettings, disk: &'d Disk) -> World<'d> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let kinds =
-            [Host::Good, Host::Good, Host::Dead, Host::Grey, Host::Refuses, Host::Fickle, Host::Narrow];
-        let hosts = (0..DOMAINS).map(|n| (domain(n), kinds[random.usize(..kinds.len())])).collect();
         let in_doubt = [InDoubt::Retry, InDoubt::Hold, InDoubt::AssumeDelivered][random.usize(..3)];
         let settings = SchedulerSettings {
-            workers: random.usize(1..6),
-            connections_per_destination: random.usize(1..4),
+            workers: random.usize(1..10),
+            connections_per_destination: random.usize(1..5),
             recipients_per_transaction: random.usize(1..4),
             destinations: Arc::default(),
             schedule: [60, 300, 900, 1800].map(Duration::from_secs).to_vec(),
@@ -81,20 +74,22 @@ impl World {
         };
         let now = 1_000_000;
         World {
+            hosts: Hosts::new(&mut random),
             lanes: Mutex::new(Lanes::with_windows(settings.clone(), WINDOWS, random.u64(..))),
             reader: Reader::new(PORTIONS, now),
             random,
             now,
             delivery: DeliverySettings { in_doubt, ..delivery },
             settings,
-            hosts,
-            model: Model::default(),
+            disk,
+            queue: ByHand::start(disk, now),
             flying: Vec::new(),
-            unwritten: VecDeque::new(),
+            unwritten: Vec::new(),
             events: VecDeque::new(),
             troubled: BTreeMap::new(),
+            earned: BTreeMap::new(),
             passed_over: BTreeMap::new(),
-            accepted: BTreeSet::new(),
+            accepted: 0,
         }
     }
 
@@ -106,9 +101,10 @@ impl World {
             45..62 => self.land(),
             62..74 => self.commit(),
             74..82 => self.hear(),
-            82..90 => self.look(),
-            90..94 => self.pass(1..120),
-            94 => self.pass(600..7200),
+            82..89 => self.look(),
+            89..93 => self.pass(1..120),
+            93 => self.pass(600..7200),
+            94 => self.hosts.change(&mut self.random),
             95 => self.hand(),
             96 => self.kick(),
             97 => self.panic(),
@@ -118,12 +114,19 @@ impl World {
         }
     }
 
-    /// Time passes. Threads are slow, but not by minutes: what is on disk has been heard of.
+    /// Time passes. Threads are slow, but not by minutes: what was done is on disk and has been heard of.
     fn pass(&mut self, secs: std::ops::Range<i64>) {
+        self.commit();
         while let Some(event) = self.events.pop_front() {
             self.hear_one(event);
         }
-        self.now += self.random.i64(secs);
+        let secs = self.random.i64(secs);
+        self.advance(secs);
+    }
+
+    fn advance(&mut self, secs: i64) {
+        self.now += secs;
+        self.queue.set_now(self.now);
     }
 
     fn any_domain(&mut self) -> Domain {
@@ -132,13 +135,38 @@ impl World {
         domain(self.random.usize(..most))
     }
 
+    /// Somebody submits a message; with the next commit it is accepted.
     fn accept(&mut self) {
         let count = self.random.usize(1..6);
-        let domains: Vec<Domain> = (0..count).map(|_| self.any_domain()).collect();
+        let user =
+            |domain: Domain| Recipient::new(address::parse(&format!("u@{}", domain.as_str())).unwrap());
+        let recipients = (0..count).map(|_| user(self.any_domain())).collect();
+        let release = (self.random.u32(..10) == 0).then(|| {
+            let at = self.now + self.random.i64(60..RELEASE_SECS);
+            Release { at, asked: Hold::Until(at) }
+        });
+        // Most are ordinary.
+        let priority = Priority::clamped([0, 0, -4, 0, 3, 0, 0, 0, -1, 0][self.random.usize(..10)]);
+        let handling = Handling { priority, release, ..Handling::default() };
+        let sender = Some(address::parse("app@d0.test").unwrap());
+        let envelope = Envelope { sender, recipients, handling, ..Envelope::default() };
+        let expires_at = handling.expires_at(self.now, LIFETIME_SECS);
         let cached = self.random.bool();
-        let due = self.model.accept(&domains, self.now, self.now + LIFETIME_SECS, cached);
-        self.accepted.extend(due.iter().map(|due| due.recipient.0));
-        self.events.push_back(Event::Accepted(due));
+        let message = self.message(envelope, expires_at);
+        self.queue.accept(message, cached);
+    }
+
+    fn message(&self, envelope: Envelope, expires_at: i64) -> NewMessage {
+        NewMessage {
+            id: self.queue.new_message_id(),
+            envelope,
+            origin: Origin::default(),
+            received_at: self.now,
+            expires_at,
+            size: 3,
+            tail: b"x\r\n".to_vec(),
+            chunks_before: 0,
+        }
     }
 
     /// A worker takes the next job, if one is free and there is one.
@@ -149,7 +177,7 @@ impl World {
         let lanes = self.lanes.get_mut().unwrap();
         let ready = lanes.ready(self.now);
         let Some(job) = lanes.next(self.now) else {
-            assert!(ready.is_empty(), "ready and without a turn: {ready:?}");
+            assert!(ready.is_empty(), "a worker is free, ready and without a turn: {ready:?}");
             return false;
         };
         self.may_start(&job);
@@ -161,127 +189,86 @@ impl World {
                 part.recipients.retain(|recipient| ids.contains(&recipient.id));
                 Some(part)
             }
-            None => self.model.fetch(job.message, &ids),
+            // As a worker does: what is to be returned comes as expired.
+            None => self.queue.fetch(job.message, &ids).and_then(|mut message| {
+                message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
+                (!message.recipients.is_empty()).then_some(message)
+            }),
         };
-        self.flying.push(Flight { job, message });
+        let hangs = !job.expired && message.as_ref().is_some_and(|message| self.hosts.are_silent(message));
+        let silent_until = if hangs { self.now + DEADLINE_SECS } else { self.now };
+        self.flying.push(Flight { job, message, silent_until });
         true
-    }
-
-    /// A job that starts breaks no limit, and nobody has it already.
-    fn may_start(&self, job: &Job) {
-        for (recipient, _) in &job.recipients {
-            let is_in = |job: &Job| job.recipients.iter().any(|(other, _)| other == recipient);
-            assert!(!self.flying.iter().any(|flight| is_in(&flight.job)), "{recipient:?} flies twice");
-            let settling = self.unwritten.iter().flatten().any(|result| result.recipient == *recipient);
-            assert!(!settling, "{recipient:?} is tried again before its settlement is on disk");
-        }
-        if job.expired {
-            return;
-        }
-        let turns = |flight: &&Flight| !flight.job.expired;
-        let busy = self.flying.iter().filter(turns).filter(|flight| flight.job.lane == job.lane).count();
-        let Some(backoff_until) = self.troubled.get(&job.lane) else {
-            assert!(busy < self.settings.connections_per_destination, "too many at once in {}", job.lane);
-            return;
-        };
-        assert!(*backoff_until <= self.now, "{} backs off and has a turn", job.lane);
-        assert!(busy == 0, "{} is in doubt and has more than one at once", job.lane);
-        let doubtful =
-            self.flying.iter().filter(turns).filter(|flight| self.troubled.contains_key(&flight.job.lane));
-        assert!(
-            doubtful.count() < (self.settings.workers / 2).max(1),
-            "doubtful lanes have too many workers"
-        );
-    }
-
-    /// Nobody is before the more urgent; and among equals no lane that is ready waits for more turns than there are
-    /// lanes, twice since bench and rings alternate.
-    fn is_fair(&mut self, job: &Job, ready: &[(Arc<str>, Priority)]) {
-        if job.expired {
-            return;
-        }
-        let priority = model::priority(job.message);
-        let highest = ready.iter().map(|(_, priority)| *priority).max();
-        assert!(Some(priority) >= highest, "{} has a turn before the more urgent", job.lane);
-        self.passed_over.retain(|lane, _| ready.contains(lane));
-        for lane in ready.iter().filter(|(_, equal)| *equal == priority) {
-            let turns = self.passed_over.entry(lane.clone()).or_default();
-            *turns = if lane.0 == job.lane { 0 } else { *turns + 1 };
-            assert!(*turns <= 2 * (DOMAINS + 2), "{} was ready and passed over {turns} times", lane.0);
-        }
     }
 
     /// An attempt ends with whatever the host says.
     fn land(&mut self) {
-        if self.flying.is_empty() {
-            return;
-        }
-        let Flight { job, message } = self.flying.swap_remove(self.random.usize(..self.flying.len()));
+        let mut can_end: Vec<usize> = (0..self.flying.len()).collect();
+        can_end.retain(|at| self.flying[*at].silent_until <= self.now);
+        let Some(at) = self.random.choice(can_end) else { return };
+        let Flight { job, message, .. } = self.flying.swap_remove(at);
         let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
         let Some(message) = message else { return self.finish(&job, &Health::Unchanged, &ids) };
-        if !job.expired && self.has_no_room(&message) {
+        if !job.expired && self.hosts.have_no_room(&message, &mut self.random) {
             return self.finish(&job, &Health::Crowded(Duration::from_millis(200)), &ids);
         }
-        let (said, health) = self.answers(&message);
+        let (said, health) = self.hosts.answers(&message, &mut self.random);
         let results = delivery::decide(&job, &message, &self.delivery, self.now, said);
         let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
         let unsettled: Vec<RecipientId> = ids.into_iter().filter(|id| !settled(id)).collect();
+        let failed = |result: &crate::queue::Settled| {
+            matches!(result.fate, Fate::Finished(Finished::Failed | Finished::Expired))
+        };
+        let mut notices = Vec::new();
+        if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
+            let envelope = Envelope { recipients: vec![Recipient::new(sender)], ..Envelope::default() };
+            notices.push(self.message(envelope, self.now + BOUNCE_LIFETIME_SECS));
+        }
         // Settled first, finished then, as a worker does.
-        self.unwritten.push_back(results);
+        self.unwritten.extend(results.iter().map(|result| result.recipient));
+        self.queue.settle(Settlement {
+            message: Arc::new(message),
+            at: self.now,
+            results,
+            notices,
+            expanded_told: false,
+            unreported: Vec::new(),
+        });
         self.finish(&job, if job.expired { &Health::Unchanged } else { &health }, &unsettled);
     }
 
-    /// The hosts have no room for one more of us: the job is put back.
-    fn has_no_room(&mut self, message: &QueuedMessage) -> bool {
-        let is_narrow = |domain: &Domain| self.hosts[domain] == Host::Narrow;
-        message.recipients.iter().all(|recipient| is_narrow(&recipient.domain)) && self.random.bool()
-    }
-
-    fn answers(&mut self, message: &QueuedMessage) -> (Vec<(Outcome, Reply)>, Health) {
-        let trouble = Health::Trouble("421 4.4.1 no".to_owned());
-        let mut health = Health::Unchanged;
-        let mut said = Vec::new();
-        for recipient in &message.recipients {
-            let kind = match self.hosts[&recipient.domain] {
-                Host::Fickle => [Host::Good, Host::Dead, Host::Refuses, Host::Fickle][self.random.usize(..4)],
-                Host::Grey if recipient.attempts > 0 => Host::Good,
-                kind => kind,
-            };
-            let outcome = match kind {
-                Host::Good | Host::Narrow => Outcome::Delivered,
-                Host::Dead | Host::Grey => Outcome::Deferred,
-                Host::Refuses => Outcome::Failed,
-                Host::Fickle => Outcome::InDoubt,
-            };
-            health = match (kind, health) {
-                (Host::Dead, _) => trouble.clone(),
-                (Host::Good | Host::Narrow, Health::Unchanged) => Health::Healthy,
-                (_, health) => health,
-            };
-            said.push((outcome, Reply::new(450, Enhanced(4, 0, 0), "as scripted")));
-        }
-        (said, health)
-    }
-
     fn finish(&mut self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
-        match self.lanes.get_mut().unwrap().finished(job, health, unsettled, self.now) {
+        let change = self.lanes.get_mut().unwrap().finished(job, health, unsettled, self.now);
+        if !job.expired && matches!(health, Health::Healthy | Health::Unchanged) {
+            let earned = self.earned.entry(job.lane.clone()).or_insert(1);
+            *earned = (*earned * 2).min(self.settings.connections_per_destination);
+        }
+        match change {
             Some(LaneChange::BacksOff(row)) => {
                 assert!(row.backoff_until > self.now);
                 self.troubled.insert(job.lane.clone(), row.backoff_until);
-                self.model.lanes.insert(row.lane.clone(), row);
+                self.earned.remove(&job.lane);
+                self.queue.set_lane(row);
             }
             Some(LaneChange::Recovered) => {
                 self.troubled.remove(&job.lane);
-                self.model.lanes.remove(&*job.lane);
+                self.queue.clear_lane(&job.lane);
             }
             None => {}
         }
     }
 
+    /// The writer commits what was asked of it.
     fn commit(&mut self) {
-        let Some(results) = self.unwritten.pop_front() else { return };
-        let told = self.model.settle(&results);
-        self.events.push_back(Event::Settled(told));
+        for event in self.queue.commit() {
+            match &event {
+                Event::Accepted(rows) => self.accepted += rows.len() as i64,
+                Event::Kicked(kick) => self.forgive_kicked(kick),
+                _ => {}
+            }
+            self.events.push_back(event);
+        }
+        self.unwritten.clear();
     }
 
     fn hear(&mut self) {
@@ -292,60 +279,69 @@ impl World {
     }
 
     fn hear_one(&mut self, event: Event) {
-        let lanes = self.lanes.get_mut().unwrap();
-        if let Event::Kicked(Kick::Domain(domain)) = &event {
-            // Whoever is meant backs off no longer.
-            let lane = lanes.lane_of(domain);
-            self.troubled.entry(lane).and_modify(|until| *until = (*until).min(self.now));
+        if let Event::Kicked(kick) = &event {
+            self.forgive_kicked(kick);
         }
-        if let Some(lane) = self.reader.hear(event, lanes, self.now) {
-            self.model.lanes.remove(&lane);
+        if let Some(lane) = self.reader.hear(event, self.lanes.get_mut().unwrap(), self.now) {
+            self.queue.clear_lane(&lane);
         }
     }
 
     fn look(&mut self) {
-        let forgotten = self.reader.look(&self.model, &self.lanes, &|| {}, self.now).unwrap();
-        assert_eq!(forgotten, 0, "the sweep found what was nobody's");
+        let looked = self.reader.look(&self.queue, &self.lanes, &|| {}, self.now).unwrap();
+        assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
+        for lane in looked.over {
+            assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
+            self.queue.clear_lane(&lane);
+        }
     }
 
-    /// A person with `sqlite3`: holds, releases, brings forward, puts off or removes.
+    /// A person with `sqlite3` or `postrider queue`.
     fn hand(&mut self) {
-        let ids: Vec<i64> = self.model.recipients.keys().copied().collect();
+        let ids: Vec<RecipientId> = self.queue.waiting().iter().map(|row| row.recipient).collect();
         for _ in 0..self.random.usize(1..4) {
-            let Some(id) = self.random.choice(&ids) else { return };
-            match (self.random.u32(..6), self.model.recipients.get_mut(id)) {
-                (0, Some(row)) => row.held = true,
-                (1, Some(row)) => row.held = false,
-                (2, Some(row)) => row.next = self.now,
-                (3, Some(row)) => row.next = self.now + 900,
-                (4, Some(_)) => self.model.finish(*id, Finished::Removed),
+            let Some(id) = self.random.choice(&ids).copied() else { return };
+            let hand = match self.random.u32(..7) {
+                0 => Hand::Hold,
+                1 => Hand::Release,
+                2 => Hand::Try(self.now),
+                3 => Hand::Try(self.now + 900),
+                4 => Hand::Bounce,
+                5 => Hand::Remove,
                 _ => {
-                    if let Some((lane, _)) = self.model.lanes.pop_first() {
-                        self.forgive(&lane);
+                    if let Some(lane) = self.queue.delete_a_lane() {
+                        self.forgive(&|name| *name == *lane);
                     }
+                    continue;
                 }
-            }
+            };
+            self.queue.hand(id, hand);
         }
         self.events.push_back(Event::ChangedOutside);
     }
 
-    /// The row by which a lane backs off is gone: from now on the scheduler may notice.
-    fn forgive(&mut self, lane: &str) {
-        if let Some(until) = self.troubled.get_mut(lane) {
+    /// These lanes back off no longer: from now on the scheduler may notice.
+    fn forgive(&mut self, is_meant: &dyn Fn(&str) -> bool) {
+        for (_, until) in self.troubled.iter_mut().filter(|(lane, _)| is_meant(lane)) {
             *until = (*until).min(self.now);
         }
     }
 
+    fn forgive_kicked(&mut self, kick: &Kick) {
+        let (Kick::Domain(domain) | Kick::DomainAndBelow(domain)) = kick else { return };
+        let own = self.lanes.get_mut().unwrap().lane_of(domain);
+        let below = format!(".{}", domain.as_str());
+        let all_below = matches!(kick, Kick::DomainAndBelow(_));
+        self.forgive(&|lane| *lane == *own || all_below && lane.ends_with(&below));
+    }
+
     /// ETRN.
     fn kick(&mut self) {
-        let domain = self.any_domain();
-        for row in self.model.recipients.values_mut().filter(|row| row.domain == domain && !row.held) {
-            row.next = row.next.min(self.now);
-        }
-        if self.model.lanes.remove(domain.as_str()).is_some() {
-            self.forgive(domain.as_str());
-        }
-        self.events.push_back(Event::Kicked(Kick::Domain(domain)));
+        let kick = match self.random.bool() {
+            true => Kick::Domain(self.any_domain()),
+            false => Kick::DomainAndBelow(Domain::parse("some.test").unwrap()),
+        };
+        self.queue.kick(kick);
     }
 
     /// An attempt panics: nothing of it is settled.
@@ -358,9 +354,6 @@ impl World {
 
     /// SIGHUP with other routes: lanes are named anew, those under way keep their names.
     fn reload(&mut self) {
-        if !self.flying.is_empty() {
-            return;
-        }
         self.settings.routes = Arc::new(routes(self.random.usize(..3)));
         self.lanes.get_mut().unwrap().reconfigure(self.settings.clone());
         self.reader.start_again(&self.lanes);
@@ -373,10 +366,12 @@ impl World {
         self.unwritten.clear();
         self.events.clear();
         self.passed_over.clear();
+        self.earned.clear();
+        self.queue = ByHand::start(self.disk, self.now);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
-        self.model.lanes.values().for_each(|row| lanes.restore(row.clone()));
-        let rows = self.model.lanes.values();
-        self.troubled = rows.map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
+        let rows = self.queue.lanes();
+        self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
+        rows.into_iter().for_each(|row| lanes.restore(row));
         self.lanes = Mutex::new(lanes);
         self.reader = Reader::new(PORTIONS, self.now);
     }
@@ -385,79 +380,45 @@ impl World {
     fn settle_down(&mut self) {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "no end of work at {}: {:?}", self.now, self.overdue());
+            self.commit();
             while let Some(event) = self.events.pop_front() {
                 self.hear_one(event);
             }
             self.look();
             while self.take_turn() {}
-            let idle = self.flying.is_empty() && self.unwritten.is_empty() && self.events.is_empty();
+            let can_end = |flight: &Flight| flight.silent_until <= self.now;
+            let idle = !self.flying.iter().any(can_end) && self.events.is_empty();
             if idle && !self.reader.patience(&self.lanes, self.now).is_zero() {
                 // A second later: what could not be read yet is read now.
                 if round % 2 == 1 && self.overdue().is_none() {
                     return;
                 }
-                self.now += 1;
+                self.advance(1);
             }
-            while !self.flying.is_empty() {
+            let under_way = self.flying.len();
+            for _ in 0..under_way {
                 self.land();
             }
-            while !self.unwritten.is_empty() {
-                self.commit();
-            }
-        }
-    }
-
-    /// One that is due or past its lifetime, and nothing keeps it from being tried or bounced.
-    fn overdue(&self) -> Option<String> {
-        let lanes = self.lanes.lock().unwrap();
-        let overdue = |(id, row): (&i64, &super::model::Row)| {
-            let backs_off =
-                self.troubled.get(&lanes.lane_of(&row.domain)).is_some_and(|until| *until >= self.now);
-            let (_, expires_at) = self.model.messages[&row.message];
-            let due = row.next < self.now && !backs_off || expires_at + EXPIRY_SLACK_SECS < self.now;
-            let what = || format!("{id} in {}: {row:?}, expires {expires_at}", lanes.lane_of(&row.domain));
-            (!row.held && due).then(what)
-        };
-        self.model.recipients.iter().find_map(overdue)
-    }
-
-    /// What holds at every moment.
-    pub(super) fn check(&self) {
-        let lanes = self.lanes.lock().unwrap();
-        lanes.check();
-        assert!(self.flying.len() <= self.settings.workers);
-        for id in &self.accepted {
-            let waits = self.model.recipients.contains_key(id);
-            let finished = self.model.history.contains_key(id);
-            assert!(waits != finished, "{id}: waits {waits}, finished {finished}");
         }
     }
 
     /// Time passes until the last lifetime is over: all must have ended, but for what a person holds.
     pub(super) fn run_dry(&mut self) {
-        for row in self.model.recipients.values_mut() {
-            row.held = false;
+        for row in self.queue.waiting().iter().filter(|row| row.held) {
+            self.queue.hand(row.recipient, Hand::Release);
         }
         self.events.push_back(Event::ChangedOutside);
-        let end = self.now + LIFETIME_SECS + 3600;
+        let lifetimes = RELEASE_SECS + LIFETIME_SECS + BOUNCE_LIFETIME_SECS;
+        let end = self.now + lifetimes + 3600 + 2 * DEADLINE_SECS;
         while self.now < end {
             self.settle_down();
             self.check();
-            let late = self.overdue();
-            assert!(late.is_none(), "{late:?} is overdue at {} and nobody has it", self.now);
-            self.now += self.random.i64(60..1200);
+            self.is_settled();
+            let secs = self.random.i64(60..1200);
+            self.advance(secs);
         }
-        let held = |row: &super::model::Row| row.held && self.delivery.in_doubt == InDoubt::Hold;
-        let left: Vec<&i64> =
-            self.model.recipients.iter().filter(|(_, row)| !held(row)).map(|(id, _)| id).collect();
-        assert!(left.is_empty(), "past their lifetime and not finished: {left:?}");
+        self.is_over();
     }
-}
-
-/// Two of them lie below one name.
-fn domain(n: usize) -> Domain {
-    let below = if n % 4 == 1 { "some.test" } else { "test" };
-    Domain::parse(&format!("d{n}.{below}")).unwrap()
 }
 
 /// None, or relays: for all, or for some of the domains, so that one lane gathers several.

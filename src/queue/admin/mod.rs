@@ -475,7 +475,7 @@ fn header_of(content: &[u8]) -> String {
     String::from_utf8_lossy(&content[..end]).replace("\r\n", "\n")
 }
 
-fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
+pub(super) fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
     let state = Finished::Removed.as_str();
     conn.prepare_cached(INSERT_HISTORY)?.execute(params![
         recipient,

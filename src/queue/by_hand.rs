@@ -1,0 +1,252 @@
+//! The queue without its threads, for the simulation: the real schema in memory, the real writer taken one step
+//! at a time, and what readers ask asked on its connection. Nothing is played but the disk.
+//!
+//! The views' clock is moved by hand: `unixepoch()` in the schema reads the table `clock` here.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::mail::Domain;
+
+use super::op::{Incoming, Op, Outcomes};
+use super::shared::Shared;
+use super::space::Space;
+use super::writer::{Parts, Writer};
+use super::*;
+
+/// What is on disk.
+pub(crate) struct Disk(Connection);
+
+impl Disk {
+    pub(crate) fn new() -> Disk {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.set_prepared_statement_cache_capacity(64);
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
+        conn.execute_batch("PRAGMA temp_store = MEMORY; CREATE TABLE clock (now INTEGER NOT NULL); INSERT INTO clock VALUES (0)")
+            .unwrap();
+        conn.execute_batch(&migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
+        Disk(conn)
+    }
+}
+
+/// The queue on that disk, from one start to the next.
+pub(crate) struct ByHand<'d> {
+    conn: &'d Connection,
+    writer: Writer<'d>,
+    ops: Sender<Op>,
+    told: Receiver<Event>,
+    shared: Arc<Shared>,
+    now: i64,
+}
+
+/// A recipient that waits, as the tables have it.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    pub(crate) recipient: RecipientId,
+    pub(crate) domain: Domain,
+    pub(crate) held: bool,
+    pub(crate) to_bounce: bool,
+    pub(crate) next: i64,
+    pub(crate) expires_at: i64,
+}
+
+/// What a person with `sqlite3` or `postrider queue` does to a recipient.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hand {
+    Hold,
+    Release,
+    Try(i64),
+    Bounce,
+    Remove,
+}
+
+impl<'d> ByHand<'d> {
+    /// A start.
+    pub(crate) fn start(disk: &'d Disk, now: i64) -> ByHand<'d> {
+        let conn = &disk.0;
+        let (ops, waiting) = unbounded();
+        let (tell, told) = unbounded();
+        let wal_pages = Arc::new(AtomicU32::new(0));
+        let space = Space::new(Path::new("/"), wal_pages.clone(), 4096);
+        let shared = Arc::new(Shared::new(open::last_id(conn).unwrap(), space));
+        let parts = Parts {
+            shared: shared.clone(),
+            ops: waiting,
+            events: tell,
+            wal_pages,
+            history: Duration::MAX,
+            busy_patience: Duration::ZERO,
+        };
+        let writer = Writer::new(conn, parts).unwrap();
+        let mut queue = ByHand { conn, writer, ops, told, shared, now };
+        queue.set_now(now);
+        queue
+    }
+
+    pub(crate) fn set_now(&mut self, now: i64) {
+        self.now = now;
+        self.conn.prepare_cached("UPDATE clock SET now = ?1").unwrap().execute([now]).unwrap();
+    }
+
+    /// Ids follow the clock that is moved by hand, so that a seed comes again.
+    fn now_us(&self) -> i64 {
+        self.now * 1_000_000
+    }
+
+    pub(crate) fn new_message_id(&self) -> MessageId {
+        MessageId(self.shared.ids().take(1, self.now_us()))
+    }
+
+    /// See [`Queue::accept`]; its answer and its event come with the next commit. `cached`: its content stays in memory.
+    pub(crate) fn accept(&self, message: NewMessage, cached: bool) -> Receiver<Result<(), AcceptError>> {
+        let cache = Arc::new(AtomicUsize::new(if cached { usize::MAX } else { 0 }));
+        let message = Box::new(Incoming::new(message, self.shared.ids(), self.now_us(), &cache));
+        let (ack, answer) = bounded(1);
+        self.ops.send(Op::Accept { message, ack }).unwrap();
+        answer
+    }
+
+    /// See [`Queue::settle`].
+    pub(crate) fn settle(&self, settlement: Settlement) {
+        let outcomes = Outcomes::new(settlement, self.shared.ids(), self.now_us(), &self.shared.cache);
+        self.ops.send(Op::Settle(Box::new(outcomes))).unwrap();
+    }
+
+    /// See [`Queue::kick`].
+    pub(crate) fn kick(&self, kick: Kick) {
+        let (ack, _) = bounded(1);
+        let op = Op::Kick { kick, asker: Asker::default(), now: self.now, ack: Some(ack) };
+        self.ops.send(op).unwrap();
+    }
+
+    /// See [`Queue::set_lane`].
+    pub(crate) fn set_lane(&self, row: LaneRow) {
+        self.shared.lane_changed(row.lane.clone(), Some(row));
+        self.ops.send(Op::Lanes).unwrap();
+    }
+
+    /// See [`Queue::clear_lane`].
+    pub(crate) fn clear_lane(&self, lane: &str) {
+        self.shared.lane_changed(lane.to_owned(), None);
+        self.ops.send(Op::Lanes).unwrap();
+    }
+
+    /// The writer commits all that was asked of it, as one group; gives what it tells the scheduler.
+    pub(crate) fn commit(&mut self) -> Vec<Event> {
+        if !self.ops.is_empty() {
+            self.writer.step().unwrap();
+        }
+        self.told.try_iter().collect()
+    }
+
+    /// See [`Queue::fetch`].
+    pub(crate) fn fetch(&self, message: MessageId, recipients: &[RecipientId]) -> Option<QueuedMessage> {
+        let fetched = read::fetch(self.conn, message, recipients).unwrap();
+        assert!(fetched.spoilt.is_empty());
+        fetched.message
+    }
+
+    /// Another process writes.
+    pub(crate) fn hand(&self, recipient: RecipientId, hand: Hand) {
+        let (id, now) = (recipient.0, self.now);
+        let update = |sql: &str, value: i64| {
+            let sql = format!("UPDATE recipients SET {sql} WHERE id = ?1 AND ?2 = ?2");
+            self.conn.prepare_cached(&sql).unwrap().execute(params![id, value]).unwrap();
+        };
+        match hand {
+            Hand::Hold => update("state = 'held', bounce_at = NULL", now),
+            Hand::Release => update("state = 'queued', next_attempt_at = ?2, bounce_at = NULL", now),
+            Hand::Try(at) => update("next_attempt_at = ?2", at),
+            Hand::Bounce => update("bounce_at = ?2", now),
+            Hand::Remove => {
+                let message = "SELECT message_id FROM recipients WHERE id = ?1";
+                let message = self.conn.query_row(message, [id], |row| row.get(0)).optional().unwrap();
+                message.inspect(|message| admin::remove_one(self.conn, id, *message).unwrap());
+            }
+        }
+    }
+
+    /// Another process deletes the first row of `lanes`.
+    pub(crate) fn delete_a_lane(&self) -> Option<String> {
+        let first = read::lanes(self.conn).unwrap().into_iter().next()?.lane;
+        self.conn.execute("DELETE FROM lanes WHERE lane = ?1", [&first]).unwrap();
+        Some(first)
+    }
+
+    /// All that waits, by id.
+    pub(crate) fn waiting(&self) -> Vec<Waits> {
+        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_at IS NOT NULL, r.next_attempt_at, m.expires_at
+                   FROM recipients r JOIN messages m ON m.id = r.message_id ORDER BY r.id";
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok(Waits {
+                recipient: RecipientId(row.get(0)?),
+                domain: Domain::parse(row.get_ref(1)?.as_str()?).unwrap(),
+                held: row.get(2)?,
+                to_bounce: row.get(3)?,
+                next: row.get(4)?,
+                expires_at: row.get(5)?,
+            })
+        };
+        self.conn.prepare_cached(sql).unwrap().query_map([], row).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// What the view `stuck` shows, and what else must never be, in words.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let sql = "SELECT problem || ': ' || coalesce(recipient_id, '') || ' of ' || message_id FROM stuck
+             UNION ALL
+             SELECT 'content of no message: ' || message_id FROM content
+             WHERE message_id NOT IN (SELECT id FROM messages)
+             UNION ALL
+             SELECT 'tried ' || attempts || ' times by its row, not by its attempts: ' || recipient_id FROM history h
+             WHERE attempts <> (SELECT count(*) FROM attempts a WHERE a.recipient_id = h.recipient_id)
+                 AND state <> 'removed' -- perhaps while it was tried
+             UNION ALL
+             SELECT 'tried ' || attempts || ' times by its row, not by its attempts: ' || id FROM recipients r
+             WHERE attempts <> (SELECT count(*) FROM attempts a WHERE a.recipient_id = r.id)";
+        let mut statement = self.conn.prepare_cached(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// How many recipients wait, and how many are in the history.
+    pub(crate) fn counts(&self) -> (i64, i64) {
+        let sql = "SELECT (SELECT count(*) FROM recipients), (SELECT count(*) FROM history)";
+        let mut statement = self.conn.prepare_cached(sql).unwrap();
+        statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+    }
+
+    // What readers ask.
+
+    pub(crate) fn due(&self, after: DueCursor, until: i64, limit: usize) -> Vec<Due> {
+        read::due(self.conn, after, until, limit).unwrap()
+    }
+
+    pub(crate) fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Vec<Due> {
+        read::due_in_domain(self.conn, domain, until, limit).unwrap()
+    }
+
+    pub(crate) fn urgent(&self, until: i64, limit: usize) -> Vec<Due> {
+        read::urgent(self.conn, until, limit).unwrap()
+    }
+
+    pub(crate) fn due_domains(&self, after: &str, until: i64, max: usize) -> DueDomains {
+        read::due_domains(self.conn, after, until, max).unwrap()
+    }
+
+    pub(crate) fn next_due_after(&self, time: i64) -> Option<i64> {
+        read::next_due_after(self.conn, time).unwrap()
+    }
+
+    pub(crate) fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Expired {
+        read::expired(self.conn, after, now, limit).unwrap()
+    }
+
+    pub(crate) fn lanes(&self) -> Vec<LaneRow> {
+        read::lanes(self.conn).unwrap()
+    }
+}

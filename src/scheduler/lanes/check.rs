@@ -1,0 +1,67 @@
+//! What must hold of the lanes whenever nobody is at them, for tests.
+
+use std::sync::Arc;
+
+use crate::mail::Priority;
+
+use super::{Lane, Lanes, Standing, Turn, may_start};
+
+impl Lanes {
+    /// Lanes whose turn can come now and the priority of it. Left out are those whose share of the workers is used
+    /// up, and those whose crowded time is over and that have not been woken.
+    pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
+        let ready = |(name, lane): &(&Arc<str>, &Lane)| {
+            let is_woken =
+                lane.crowded.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
+            let has_share = self.shares.may_start(lane.standing());
+            may_start(lane, &self.settings, now) && has_share && is_woken
+        };
+        let lanes = self.lanes.iter().filter(ready);
+        lanes.filter_map(|(name, lane)| Some((name.clone(), lane.waiting.front()?.priority))).collect()
+    }
+
+    /// Whether one more worker may be given to this lane.
+    pub(crate) fn has_share(&self, name: &str) -> bool {
+        let standing = self.lanes.get(name).map_or(Standing::Unproved, Lane::standing);
+        self.shares.may_start(standing)
+    }
+
+    /// Entries in the rings, void ones too.
+    pub(in crate::scheduler) fn turns_kept(&self) -> usize {
+        self.rings.iter().map(|ring| ring.entries().count()).sum()
+    }
+
+    /// Recounts what is kept as running sums.
+    pub(crate) fn check(&self) {
+        let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
+        assert_eq!(waiting, self.waiting, "waiting");
+        for standing in Standing::ALL {
+            let of_standing = |lane: &&Lane| lane.standing() == standing;
+            let busy: usize = self.lanes.values().filter(of_standing).map(|lane| lane.busy).sum();
+            assert_eq!(busy, self.shares.busy(standing), "{standing:?} lanes' transactions");
+        }
+        for (name, lane) in &self.lanes {
+            let held = |standing: Standing| {
+                let held = move |(priority, at, ticket): &(Priority, &str, u64)| {
+                    let is_held = |turn: Turn| {
+                        (turn.priority, turn.ticket, turn.standing) == (*priority, *ticket, standing)
+                    };
+                    *at == &**name && lane.turn.is_some_and(is_held)
+                };
+                self.rings[standing as usize].entries().filter(held).count()
+            };
+            let stands: usize = Standing::ALL.into_iter().map(held).sum();
+            assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} in the rings");
+            assert!(lane.turn.is_none_or(|turn| turn.standing == lane.standing()), "{name} in a wrong ring");
+            let is_heard = lane.busy == 0 || lane.standing() != Standing::Proved;
+            assert!(is_heard || lane.watched, "{name} may be silent for ever");
+            let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
+            assert!(line.all(|(one, next)| one.priority >= next.priority), "{name} is out of order");
+            let asked = self.hungry.iter().filter(|asked| *asked == name).count();
+            assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
+            let will_ask =
+                lane.asked || !lane.waiting.is_empty() || self.alarms.iter().any(|(_, at)| at == name);
+            assert!(!lane.more || will_ask, "{name} has more and will never ask for it");
+        }
+    }
+}

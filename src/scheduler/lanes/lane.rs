@@ -1,0 +1,185 @@
+//! One destination's line, and how much of it may be under way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::config::SchedulerSettings;
+use crate::mail::{Domain, Priority};
+use crate::queue::{Due, DueCursor};
+
+use super::Lanes;
+use super::shares::Standing;
+
+/// How long after its backoff the trouble of a lane is remembered in which nothing waits. Longer than the longest
+/// wait of a message by default, so that what is tried again finds its lane as it left it.
+const TROUBLE_KEPT_SECS: i64 = 6 * 3600;
+
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// By priority, the highest first, and in the order of coming.
+    pub(super) waiting: VecDeque<Due>,
+    /// Transactions under way.
+    pub(super) busy: usize,
+    /// Troubles in a row; 0 is healthy.
+    pub(super) failures: u32,
+    pub(super) backoff_until: i64,
+    /// When that was decided.
+    pub(super) backed_off_at: i64,
+    /// Its host has answered lately, whatever it said. Until then it has one transaction at a time, and a
+    /// share of the workers (`shares`), since it may be one that accepts connections and never speaks.
+    pub(super) proved: bool,
+    /// Transactions at once that it has earned: each answer doubles it, trouble takes it back to one.
+    pub(super) ramp: usize,
+    /// When its host was last heard, or began to be waited for.
+    pub(super) heard_at: i64,
+    /// Stands among those whose silence is watched.
+    pub(super) watched: bool,
+    /// Transactions at once, where the operator says so in `[[destination]]`.
+    pub(super) at_once: Option<usize>,
+    /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
+    pub(super) crowded: Option<(i64, usize)>,
+    /// The database may hold due recipients that are not here.
+    pub(super) more: bool,
+    /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
+    pub(super) read_to: DueCursor,
+    /// How often something was left to the database, so that a read that it crossed is known.
+    pub(super) times_left: u64,
+    /// Stands among the hungry.
+    pub(super) asked: bool,
+    /// Recipients in flight, until their settlement is on disk.
+    pub(super) flying: usize,
+    /// Its place in the ring of its standing. Entries there with other tickets are void.
+    pub(super) turn: Option<Turn>,
+    /// The domains seen here, for filling from the database: a domain's lane has one.
+    pub(super) domain: Option<Domain>,
+}
+
+/// A lane's place among those that wait for a turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) priority: Priority,
+    pub(super) ticket: u64,
+    /// Whose ring it stands in.
+    pub(super) standing: Standing,
+}
+
+/// How a lane is at this moment: what an operator is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its name.
+    pub lane: Arc<str>,
+    /// Troubles in a row; 0 is healthy.
+    pub failures: u32,
+    /// Unix seconds; it backs off until then.
+    pub backoff_until: i64,
+    /// Transactions under way.
+    pub busy: usize,
+    /// Transactions that may be under way at once.
+    pub limit: usize,
+    /// Recipients in line in memory.
+    pub waiting: usize,
+    /// More may wait in the database.
+    pub more: bool,
+}
+
+impl Lane {
+    /// `proof`: its host is known to answer, and how many transactions at once it had earned.
+    pub(super) fn new(settings: &SchedulerSettings, name: &str, proof: Option<usize>) -> Lane {
+        let (proved, ramp) = (proof.is_some(), proof.unwrap_or(1));
+        Lane { at_once: given(settings, name), proved, ramp, ..Lane::default() }
+    }
+
+    /// It has nothing to do, as far as is known.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_still = self.busy == 0 && self.flying == 0;
+        is_still && self.waiting.is_empty() && !self.more && !self.asked && self.turn.is_none()
+    }
+
+    /// When the trouble of a lane that has nothing to do is forgotten.
+    pub(super) fn trouble_over_at(&self) -> i64 {
+        self.backoff_until.saturating_add(TROUBLE_KEPT_SECS)
+    }
+
+    /// What is known of its host.
+    pub(super) fn standing(&self) -> Standing {
+        match (self.failures, self.proved) {
+            (0, true) => Standing::Proved,
+            (0, false) => Standing::Unproved,
+            _ => Standing::Doubtful,
+        }
+    }
+
+    /// Its host answered.
+    pub(super) fn answers(&mut self, settings: &SchedulerSettings) {
+        self.proved = true;
+        self.ramp = self.ramp.saturating_mul(2).min(self.most(settings));
+    }
+
+    /// Its host is in trouble.
+    pub(super) fn fails(&mut self) {
+        self.failures += 1;
+        (self.proved, self.ramp) = (false, 1);
+    }
+
+    /// What it may have at once when it has earned it.
+    fn most(&self, settings: &SchedulerSettings) -> usize {
+        self.at_once.unwrap_or(settings.connections_per_destination)
+    }
+}
+
+/// What the operator says of this lane.
+pub(super) fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
+    settings.destinations.of_lane(lane).and_then(|destination| destination.connections)
+}
+
+pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
+    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings, now) && lane.backoff_until <= now
+}
+
+/// How many transactions it may have at once just now.
+fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
+    let limit = limit(lane, settings);
+    match lane.crowded {
+        Some((until, room)) if now < until => room.min(limit),
+        _ => limit,
+    }
+}
+
+/// One at a time until its host has answered and the trouble is over, then twice as many with each answer: what
+/// has just come back, a relay of ours above all, is not run over by all that waited for it.
+fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
+    match lane.standing() {
+        Standing::Proved => lane.most(settings).min(lane.ramp),
+        Standing::Unproved | Standing::Doubtful => 1,
+    }
+}
+
+impl Lanes {
+    /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
+    pub fn states(&self) -> Vec<LaneState> {
+        self.lanes.iter().map(|(name, lane)| self.state_of(name, lane)).collect()
+    }
+
+    /// How one lane is. One that has nothing to do is healthy, and has the limit that it can come to.
+    pub fn state(&self, name: &str) -> LaneState {
+        match self.lanes.get_key_value(name) {
+            Some((name, lane)) => self.state_of(name, lane),
+            None => {
+                let lane = Lane::new(&self.settings, name, Some(usize::MAX));
+                self.state_of(&name.into(), &lane)
+            }
+        }
+    }
+
+    fn state_of(&self, name: &Arc<str>, lane: &Lane) -> LaneState {
+        LaneState {
+            lane: name.clone(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            busy: lane.busy,
+            limit: limit(lane, &self.settings),
+            waiting: lane.waiting.len(),
+            more: lane.more,
+        }
+    }
+}

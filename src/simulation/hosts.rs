@@ -1,0 +1,92 @@
+//! The hosts of a world: what each says, and when.
+
+use std::collections::BTreeMap;
+
+use crate::mail::{Domain, Enhanced, Outcome, Reply};
+use crate::queue::{Health, QueuedMessage};
+
+/// How many domains there are, two of them below one name.
+pub(super) const DOMAINS: usize = 9;
+/// How long a host that never speaks holds a worker.
+pub(super) const DEADLINE_SECS: i64 = 300;
+
+/// How a host answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Host {
+    Good,
+    Dead,
+    /// Refuses the first try of each recipient, as greylisting does.
+    Grey,
+    Refuses,
+    /// Anything, each time anew.
+    Fickle,
+    /// Has room for us only now and then.
+    Narrow,
+    /// Accepts the connection and never speaks.
+    Silent,
+}
+
+const KINDS: [Host; 8] =
+    [Host::Good, Host::Good, Host::Dead, Host::Grey, Host::Refuses, Host::Fickle, Host::Narrow, Host::Silent];
+
+/// All of them, by domain.
+pub(super) struct Hosts(BTreeMap<Domain, Host>);
+
+pub(super) fn domain(n: usize) -> Domain {
+    let below = if n % 4 == 1 { "some.test" } else { "test" };
+    Domain::parse(&format!("d{n}.{below}")).unwrap()
+}
+
+impl Hosts {
+    pub(super) fn new(random: &mut fastrand::Rng) -> Hosts {
+        Hosts((0..DOMAINS).map(|n| (domain(n), KINDS[random.usize(..KINDS.len())])).collect())
+    }
+
+    /// One of them is another from now on: a good one falls silent, a dead one comes back.
+    pub(super) fn change(&mut self, random: &mut fastrand::Rng) {
+        let which = domain(random.usize(..DOMAINS));
+        self.0.insert(which, KINDS[random.usize(..KINDS.len())]);
+    }
+
+    /// Nobody of them will speak.
+    pub(super) fn are_silent(&self, message: &QueuedMessage) -> bool {
+        message.recipients.iter().all(|recipient| self.0[&recipient.domain] == Host::Silent)
+    }
+
+    /// They have no room for one more of us: the job is put back.
+    pub(super) fn have_no_room(&self, message: &QueuedMessage, random: &mut fastrand::Rng) -> bool {
+        let is_narrow = |domain: &Domain| self.0[domain] == Host::Narrow;
+        message.recipients.iter().all(|recipient| is_narrow(&recipient.domain)) && random.bool()
+    }
+
+    /// What is said of each recipient, and what that tells of the lane.
+    pub(super) fn answers(
+        &self,
+        message: &QueuedMessage,
+        random: &mut fastrand::Rng,
+    ) -> (Vec<(Outcome, Reply)>, Health) {
+        let trouble = Health::Trouble("421 4.4.1 no".to_owned());
+        let mut health = Health::Unchanged;
+        let mut said = Vec::new();
+        for recipient in &message.recipients {
+            let kind = match self.0[&recipient.domain] {
+                Host::Fickle => [Host::Good, Host::Dead, Host::Refuses, Host::Fickle][random.usize(..4)],
+                Host::Grey if recipient.attempts > 0 => Host::Good,
+                kind => kind,
+            };
+            let outcome = match kind {
+                Host::Good | Host::Narrow => Outcome::Delivered,
+                Host::Dead | Host::Grey | Host::Silent => Outcome::Deferred,
+                Host::Refuses => Outcome::Failed,
+                Host::Fickle => Outcome::InDoubt,
+            };
+            health = match (kind, health) {
+                (Host::Dead | Host::Silent, _) => trouble.clone(),
+                (Host::Good | Host::Narrow, Health::Unchanged) => Health::Healthy,
+                (_, health) => health,
+            };
+            said.push((outcome, Reply::new(450, Enhanced(4, 0, 0), "as scripted")));
+        }
+        (said, health)
+    }
+}

@@ -1,0 +1,130 @@
+//! What must hold in every world, as seen from outside the scheduler.
+
+use std::sync::Arc;
+
+use crate::config::InDoubt;
+use crate::mail::Priority;
+use crate::queue::{Job, Waits};
+
+use super::hosts::DOMAINS;
+use super::world::{Flight, World};
+
+/// What is past its lifetime is looked for once a minute.
+const EXPIRY_SLACK_SECS: i64 = 61;
+
+impl World<'_> {
+    /// Transactions under way, those that only bounce apart.
+    fn under_way(&self) -> impl Iterator<Item = &Flight> {
+        self.flying.iter().filter(|flight| !flight.job.expired)
+    }
+
+    /// A job that starts breaks no limit, and nobody has it already.
+    pub(super) fn may_start(&self, job: &Job) {
+        for (recipient, _) in &job.recipients {
+            let is_in = |job: &Job| job.recipients.iter().any(|(other, _)| other == recipient);
+            assert!(!self.flying.iter().any(|flight| is_in(&flight.job)), "{recipient:?} flies twice");
+            let settling = self.unwritten.contains(recipient);
+            assert!(!settling, "{recipient:?} is tried again before its settlement is on disk");
+        }
+        if job.expired {
+            return;
+        }
+        let workers = self.settings.workers;
+        let busy = self.under_way().filter(|flight| flight.job.lane == job.lane).count();
+        let earned = self.earned.get(&job.lane).copied().unwrap_or(1);
+        if let Some(backoff_until) = self.troubled.get(&job.lane) {
+            assert!(*backoff_until <= self.now, "{} backs off and has a turn", job.lane);
+            assert!(busy == 0, "{} is in doubt and has more than one at once", job.lane);
+            let doubtful = self.under_way().filter(|flight| self.troubled.contains_key(&flight.job.lane));
+            assert!(doubtful.count() < (workers / 2).max(1), "doubtful lanes have too many workers");
+        }
+        assert!(busy < earned, "{busy} and one more at once in {}, which has earned {earned}", job.lane);
+        // However many never speak, some workers are left for those that do.
+        if !self.earned.contains_key(&job.lane) && workers > 1 {
+            let unproved = self.under_way().filter(|flight| !self.earned.contains_key(&flight.job.lane));
+            let kept = (workers / 8).max(1);
+            assert!(unproved.count() < workers - kept, "lanes that never answered have too many workers");
+        }
+    }
+
+    /// Nobody is before the more urgent; and among equals no lane that is ready waits for more turns than there are
+    /// lanes, twice since one whose host's standing changes takes a new place.
+    pub(super) fn is_fair(&mut self, job: &Job, ready: &[(Arc<str>, Priority)]) {
+        if job.expired {
+            return;
+        }
+        // Left out: one whose crowded time is over, and that stood in line before it began.
+        let taken = ready.iter().find(|(lane, _)| *lane == job.lane);
+        let Some((_, priority)) = taken else { return };
+        let highest = ready.iter().map(|(_, priority)| priority).max();
+        assert!(Some(priority) >= highest, "{} has a turn before the more urgent", job.lane);
+        self.passed_over.retain(|lane, _| ready.contains(lane));
+        for lane in ready.iter().filter(|(_, equal)| equal == priority) {
+            let turns = self.passed_over.entry(lane.clone()).or_default();
+            *turns = if lane.0 == job.lane { 0 } else { *turns + 1 };
+            assert!(*turns <= 2 * (DOMAINS + 2), "{} was ready and passed over {turns} times", lane.0);
+        }
+    }
+
+    /// One that is due or past its lifetime, and nothing keeps it from being tried or bounced.
+    pub(super) fn overdue(&self) -> Option<String> {
+        if self.all_hang() {
+            return None;
+        }
+        let lanes = self.lanes.lock().unwrap();
+        let overdue = |row: &Waits| {
+            let lane = lanes.lane_of(&row.domain);
+            let flies = |flight: &Flight| flight.job.recipients.iter().any(|(id, _)| *id == row.recipient);
+            if row.held && !row.to_bounce || self.flying.iter().any(flies) {
+                return None;
+            }
+            let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.now);
+            // Silent hosts hold all that the lane may have at once, or its share of the workers.
+            let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_share(&lane);
+            let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
+            let ends = row.to_bounce || row.expires_at + EXPIRY_SLACK_SECS < self.now;
+            (is_due || ends).then(|| format!("in {lane}: {row:?}"))
+        };
+        self.queue.waiting().iter().find_map(overdue)
+    }
+
+    /// What holds at every moment.
+    pub(super) fn check(&self) {
+        self.lanes.lock().unwrap().check();
+        assert!(self.flying.len() <= self.settings.workers);
+        let (waiting, finished) = self.queue.counts();
+        assert_eq!(waiting + finished, self.accepted, "{waiting} wait, {finished} are finished");
+    }
+
+    /// What the tables must show at every moment.
+    pub(super) fn check_tables(&self) {
+        let mut wrong = self.queue.wrong();
+        // Hours may have passed in which nothing ran.
+        wrong.retain(|what| !what.starts_with("an hour past its lifetime"));
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// What holds when every thread has done what it could: nobody is late, and the view `stuck` is empty.
+    pub(super) fn is_settled(&self) {
+        let late = self.overdue();
+        assert!(late.is_none(), "{late:?} is overdue at {} and nobody has it", self.now);
+        let mut wrong = self.queue.wrong();
+        // But for whom a silent host has, since a worker was quicker than the look for what is past its lifetime.
+        let ids = self.flying.iter().flat_map(|flight| &flight.job.recipients);
+        let flying: Vec<String> = ids.map(|(id, _)| format!(" {} of", id.0)).collect();
+        wrong.retain(|what| !flying.iter().any(|id| what.contains(id)));
+        assert!(wrong.is_empty() || self.all_hang(), "{wrong:?}");
+    }
+
+    /// Silent hosts have all the workers: nobody is left to do anything.
+    fn all_hang(&self) -> bool {
+        self.flying.len() >= self.settings.workers
+    }
+
+    /// What holds when all lifetimes are over.
+    pub(super) fn is_over(&self) {
+        let may_stay = |row: &Waits| row.held && self.delivery.in_doubt == InDoubt::Hold;
+        let left: Vec<Waits> = self.queue.waiting().into_iter().filter(|row| !may_stay(row)).collect();
+        assert!(left.is_empty(), "past their lifetime and not finished: {left:?}");
+    }
+}
