@@ -296,12 +296,15 @@ impl Round<'_> {
             let mut open: Vec<usize> =
                 (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
             // RFC 9422 §3: what a host says it will refuse is not tried.
-            let (recipients_max, _) = line.connection.limits();
+            let (recipients_max, mails_max) = line.connection.limits();
             if open.is_empty() {
                 return None;
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
             let mut results = self.deliver(line, &open);
+            if line.connection.left_a_doubt {
+                self.setup.connector.workarounds.doubt(&line.endpoint.name());
+            }
             for result in results.iter_mut().filter(|_| line.endpoint.relay) {
                 if wants_login(result.phase, result.reply.code) {
                     result.verdict = Verdict::HostTrouble;
@@ -336,8 +339,11 @@ impl Round<'_> {
                 }
                 return Some(trouble);
             }
+            // RFC 9422 §3, again.
+            let is_over = !line.connection.is_usable()
+                || mails_max.is_some_and(|most| line.connection.messages() >= most);
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
-            if !answered || (!line.connection.is_usable() && self.answers.iter().any(Option::is_none)) {
+            if !answered || (is_over && self.answers.iter().any(Option::is_none)) {
                 let reply =
                     Reply::new(451, Enhanced(4, 5, 3), "the host took no further recipient of this message");
                 let result = RecipientResult { phase: Phase::Rcpt, reply, verdict: Verdict::HostTrouble };
@@ -382,7 +388,7 @@ impl Round<'_> {
             envid: message.envid.as_deref(),
             handling: message.handling,
             now: self.now,
-            in_one_go: self.setup.settings.in_doubt == InDoubt::Retry,
+            in_one_go: self.may_go_in_one(line),
         };
         let mut before_dot = |accepted: &[usize]| match self.setup.settings.in_doubt {
             InDoubt::Retry => Ok(()),
@@ -406,6 +412,13 @@ impl Round<'_> {
                 line.connection.deliver(&outgoing, &mut next, &mut before_dot, self.deadline)
             }
         }
+    }
+
+    /// Not where a doubt has to be recorded first, and not to a host that left one of these in doubt.
+    fn may_go_in_one(&self, line: &Line) -> bool {
+        self.setup.settings.in_doubt == InDoubt::Retry
+            && line.connection.took_a_batch()
+            && !self.setup.connector.workarounds.is_doubted(&line.endpoint.name())
     }
 
     /// An address that could not be connected to while another of its host could, or failed later.

@@ -19,7 +19,7 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
-use super::meaning::{Meaning, RecipientResult, TroubleKind, meaning};
+use super::meaning::{Meaning, RecipientResult, TroubleKind, Verdict, meaning};
 use super::offers::Offers;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
@@ -32,6 +32,9 @@ pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
+/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps a
+/// report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
+pub(super) const WORDS_CHARS_MAX: usize = 4000;
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
@@ -128,6 +131,8 @@ pub struct Connection {
     pub(super) batch: Batch,
     /// How it took its chunks.
     pub(super) bdat: Bdat,
+    /// The last message went in one go, and is in doubt.
+    pub(super) left_a_doubt: bool,
     /// One went well, and whoever asked was told.
     took_a_batch: bool,
     out: Vec<u8>,
@@ -155,6 +160,7 @@ impl Connection {
             after: After { usable: true, needs_reset: false },
             batch: Batch::None,
             bdat: Bdat::Unknown,
+            left_a_doubt: false,
             took_a_batch: false,
             out: Vec::new(),
         }
@@ -176,7 +182,10 @@ impl Connection {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
         // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
-        let in_one_go = message.in_one_go && self.took_a_batch && !self.after.needs_reset;
+        // A reply to nothing would be taken for the first, and so the last but one for the answer to the content: where
+        // content goes behind 354 that comes to light, here it would not.
+        let in_one_go =
+            message.in_one_go && self.took_a_batch && !self.after.needs_reset && !self.wire.has_spoken();
         let message = &Outgoing { in_one_go, ..*message };
         let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
@@ -232,6 +241,7 @@ impl Connection {
         self.batch = transaction.batch();
         self.bdat = transaction.bdat();
         let (results, after) = transaction.finish();
+        self.left_a_doubt = in_one_go && results.iter().any(|result| result.verdict == Verdict::InDoubt);
         self.after = after;
         if !after.usable {
             self.wire.close();
@@ -272,6 +282,11 @@ impl Connection {
         !std::mem::replace(&mut self.took_a_batch, true)
     }
 
+    /// Whether one went well, as far as anybody asked.
+    pub(super) fn took_a_batch(&self) -> bool {
+        self.took_a_batch
+    }
+
     /// Messages tried on it so far.
     pub fn messages(&self) -> usize {
         self.messages
@@ -283,13 +298,25 @@ impl Connection {
     }
 
     /// Says QUIT and closes.
-    pub fn quit(mut self) {
+    pub fn quit(self) {
+        Connection::quit_all(vec![self]);
+    }
+
+    /// Says QUIT on all and closes them: together, so that many hosts that do not answer cost no more than one.
+    pub(super) fn quit_all(mut all: Vec<Connection>) {
         let patience = Patience { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
-        // RFC 5321 §4.1.1.10. Whatever comes of it, the connection is over.
-        if self.after.usable && self.wire.send(Quit.to_string().as_bytes(), patience).is_ok() {
-            let _ = self.wire.reply(patience);
+        // RFC 5321 §4.1.1.10. Whatever comes of it, the connections are over.
+        let quit = Quit.to_string();
+        for connection in &mut all {
+            let usable = connection.after.usable;
+            connection.after.usable = usable && connection.wire.send(quit.as_bytes(), patience).is_ok();
         }
-        self.wire.close();
+        for mut connection in all {
+            if connection.after.usable {
+                let _ = connection.wire.reply(patience);
+            }
+            connection.wire.close();
+        }
     }
 
     /// Sends one command and reads its reply. `shown` stands in the debug log for what must not be read there.
@@ -313,7 +340,11 @@ impl Connection {
     pub(super) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
         let reply = self.wire.reply(Stage::of(phase).patience(self.reply_timeout, deadline))?;
         log::debug!("{} > {reply}", self.host);
-        Ok(reply)
+        Ok(match phase {
+            // What they say is more than an answer to be quoted.
+            Phase::Ehlo | Phase::Auth => reply,
+            _ => reply.cut(WORDS_CHARS_MAX),
+        })
     }
 
     /// Writes the commands in `out`.
@@ -396,7 +427,7 @@ impl Connection {
     /// What the host said before it stopped listening.
     fn last_words(&mut self, deadline: Instant) -> Option<Reply> {
         let patience = Patience { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
-        self.wire.reply(patience).ok()
+        self.wire.reply(patience).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
     }
 
     fn send_content(
@@ -481,3 +512,6 @@ fn is_header_ascii(chunk: &[u8]) -> bool {
     let end = memchr::memmem::find(chunk, b"\r\n\r\n").unwrap_or(chunk.len());
     chunk[..end].is_ascii()
 }
+
+#[cfg(test)]
+mod tests;

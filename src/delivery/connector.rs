@@ -14,7 +14,7 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::connection::{Connection, Stage, Trouble, words};
+use super::connection::{Connection, Stage, Trouble, WORDS_CHARS_MAX, words};
 use super::dial::{self, Dialled};
 use super::ladder::{Ladder, Learnt, Reached, Rung};
 use super::login::Logins;
@@ -319,6 +319,7 @@ impl Opening<'_> {
 
     fn trouble(&self, phase: Phase, reply: Reply) -> Trouble {
         let kind = host_refusal(phase, reply.code, self.endpoint.relay);
+        let reply = reply.cut(WORDS_CHARS_MAX);
         Trouble { phase, reply, tls: Some(self.connection.tls.clone()), kind }
     }
 

@@ -67,13 +67,16 @@ impl Disorder {
     }
 }
 
-/// "503 improper use of SMTP command pipelining", "554 SMTP protocol synchronization error".
+/// "503 improper use of SMTP command pipelining", "554 SMTP protocol synchronization error". Not "550 5.1.1
+/// <pipelines@example.com>: no such user": hosts quote addresses, and what speaks of one (x.1.x, x.2.x) means that.
 fn says_so(reply: &Reply) -> bool {
-    let names_it = |words: &[&str]| {
+    let names_it = |signs: &[&str]| {
         let text = reply.text.to_ascii_lowercase();
-        words.iter().any(|word| text.contains(word))
+        let mut words = text.split_ascii_whitespace().filter(|word| !word.contains('@'));
+        words.any(|word| signs.iter().any(|sign| word.contains(sign)))
     };
     match reply.code {
+        _ if matches!(reply.enhanced, Some(Enhanced(_, 1 | 2, _))) => false,
         400..=499 => names_it(&["pipelin"]),
         500..=599 => names_it(&["pipelin", "synchroni"]),
         _ => false,
@@ -105,6 +108,9 @@ mod tests {
             (Phase::Data, true, 554, "5.7.1 refused"),
             (Phase::Data, true, 354, "go on"),
             (Phase::Data, true, 421, "closing"),
+            (Phase::Rcpt, true, 550, "<pipelines@example.com>: no such user"),
+            (Phase::Rcpt, true, 550, "5.1.1 Pipelines: no such user"),
+            (Phase::Mail, true, 450, "4.2.1 mailbox of Pipeline is being synchronized"),
         ] {
             let reply = heard(code, text);
             assert_eq!(Disorder::of_reply(phase, in_turn, &reply), None, "{phase:?} {reply}");

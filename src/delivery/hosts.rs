@@ -137,6 +137,8 @@ impl Hosts {
         };
         // Whoever has a handle got it under this lock, and is about to use it.
         lock(&self.hosts).retain(|_, host| Arc::strong_count(host) > 1 || is_used(host));
+        // A pattern may give a pace to as many lanes as there are domains.
+        lock(&self.lanes).retain(|_, bucket| !bucket.is_full(now));
     }
 
     fn host(&self, endpoint: &Endpoint) -> Arc<Host> {

@@ -213,6 +213,7 @@ impl Shared {
             self.carry_out(&setup, &job, |message, now| {
                 attempt::attempt(&setup, &self.queue, &self.pool, &self.clock, &job, message, now)
             });
+            self.pool.close_idle();
             self.idle.fetch_add(1, Ordering::AcqRel);
             idle_since = Instant::now();
         }

@@ -104,6 +104,11 @@ impl Bucket {
         Bucket { tokens: f64::INFINITY, filled_at: now }
     }
 
+    /// Whether it is as one that was not used for long: it fills in the time of one message at the longest.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.filled_at) >= Duration::from_secs(60)
+    }
+
     /// Takes one, or says how long to wait for the next.
     pub(super) fn take(&mut self, per_minute: u32, now: Instant) -> Result<(), Duration> {
         let a_second = f64::from(per_minute.max(1)) / 60.0;
@@ -201,6 +206,20 @@ mod tests {
         }
         assert!(complaints < 1440 / 2, "{complaints}");
         assert!(given > 1440 * 3 / 2, "{given}");
+    }
+
+    #[test]
+    fn a_bucket_that_counts_as_full_gives_no_less_than_a_new_one() {
+        let start = Instant::now();
+        for per_minute in [1, 60, 600] {
+            let mut bucket = Bucket::new(start);
+            let burst =
+                |bucket: &mut Bucket, now| (0..100).filter(|_| bucket.take(per_minute, now).is_ok()).count();
+            let new = burst(&mut bucket, start);
+            let later = start + Duration::from_secs(60);
+            assert!(!bucket.is_full(later - Duration::from_millis(1)) && bucket.is_full(later));
+            assert_eq!(burst(&mut bucket, later), new);
+        }
     }
 
     #[test]

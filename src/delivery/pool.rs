@@ -12,6 +12,8 @@ use super::route::Endpoint;
 
 /// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
 const IDLE_MAX: Duration = Duration::from_secs(3);
+/// How often idle connections are looked through.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A connection is taken to be alive for this long after its last use.
 const TRUSTED: Duration = Duration::from_millis(20);
 
@@ -41,6 +43,7 @@ type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
 /// one a moment ago.
 pub(super) struct Pool {
     idle: Mutex<Idle>,
+    looked_at: Mutex<Instant>,
     /// How many there may be to each host.
     pub(super) hosts: Hosts,
 }
@@ -48,7 +51,7 @@ pub(super) struct Pool {
 impl Pool {
     /// Without a connection.
     pub(super) fn new(hosts: Hosts) -> Pool {
-        Pool { idle: Mutex::default(), hosts }
+        Pool { idle: Mutex::default(), looked_at: Mutex::new(Instant::now()), hosts }
     }
 
     /// An idle connection of this lane, the one used last (the least likely to have been closed), unless its host
@@ -120,8 +123,17 @@ impl Pool {
         self.lock().entry(lane.clone()).or_default().push((line, Instant::now()));
     }
 
-    /// Says QUIT on every connection that has been idle too long.
+    /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between two
+    /// jobs: where there is always work, connections to hosts of long ago must not add up all the same.
     pub(super) fn close_idle(&self) {
+        {
+            // Nothing panics while this is held.
+            let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked_at.elapsed() < LOOK_EVERY {
+                return;
+            }
+            *looked_at = Instant::now();
+        }
         self.hosts.forget_unused();
         let mut old = Vec::new();
         self.lock().retain(|_, connections| {
@@ -130,17 +142,25 @@ impl Pool {
             old.extend(connections.drain(..fresh_from));
             !connections.is_empty()
         });
-        // Outside the lock: a QUIT may block.
-        old.into_iter().for_each(|(line, _)| line.connection.quit());
+        quit_all(old);
     }
 
     /// Says QUIT on all.
     pub(super) fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
-        all.into_values().flatten().for_each(|(line, _)| line.connection.quit());
+        quit_all(all.into_values().flatten().collect());
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Not under the lock: it takes up to a second.
+fn quit_all(lines: Vec<(Line, Instant)>) {
+    let apart = lines.into_iter().map(|(line, _)| (line.connection, line.slot));
+    let (connections, slots): (Vec<Connection>, Vec<Option<Slot>>) = apart.unzip();
+    Connection::quit_all(connections);
+    // Free once their connections are closed.
+    drop(slots);
 }

@@ -152,6 +152,8 @@ pub(super) struct Transaction<'a> {
     accepted: usize,
     /// DATA was answered with 354.
     go_ahead: bool,
+    /// All of the content is written, with its end.
+    whole: bool,
     /// Commands were written together.
     batched: bool,
     /// What went wrong with them, and where.
@@ -181,6 +183,7 @@ impl<'a> Transaction<'a> {
             open: needs_reset,
             accepted: 0,
             go_ahead: false,
+            whole: false,
             batched: false,
             disorder: None,
             bdat: Bdat::Unknown,
@@ -287,6 +290,7 @@ impl<'a> Transaction<'a> {
 
     /// The content and its dot, or the chunk, are written, all of them.
     pub(super) fn content_sent(&mut self) {
+        self.whole = self.steps.get(self.sent) == Some(&Step::Dot);
         self.sent += 1;
     }
 
@@ -332,9 +336,7 @@ impl<'a> Transaction<'a> {
     /// No reply will come: the connection is lost, took too long, or sends what is no reply. `ours` says which.
     pub(super) fn lost(&mut self, ours: &Reply) {
         let step = self.steps.get(self.answered).copied().unwrap_or(Step::Dot);
-        if self.is_all_sent()
-            && (step == Step::Dot && self.accepted > 0 || step != Step::Dot && self.in_one_go())
-        {
+        if self.whole && (step != Step::Dot || self.accepted > 0) {
             self.lost_after_dot(ours);
             return;
         }
@@ -343,7 +345,9 @@ impl<'a> Transaction<'a> {
             Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
             disorder => self.note(step.phase(), disorder),
         }
-        if step == Step::Chunk && self.could_be_data() && self.bdat == Bdat::Unknown {
+        // Behind a refused chunk the host has no more to say, and may as well close.
+        let is_left = self.undecided() > 0;
+        if step == Step::Chunk && self.could_be_data() && self.bdat == Bdat::Unknown && is_left {
             self.bdat = Bdat::Broken(ours.clone());
         }
         self.host_trouble(step.phase(), ours);
@@ -398,7 +402,7 @@ impl<'a> Transaction<'a> {
             self.dead = true;
             self.results.fill(None);
             // Nor is it known what became of content that went with them.
-            let verdict = if self.in_one_go() { Verdict::InDoubt } else { Verdict::HostTrouble };
+            let verdict = if self.whole { Verdict::InDoubt } else { Verdict::HostTrouble };
             self.decide_rest(phase, disorder.reply(), verdict);
         }
         let after = After { usable: !self.dead, needs_reset: self.open };

@@ -287,6 +287,14 @@ impl Wire {
     }
 }
 
+#[cfg(test)]
+impl Wire {
+    /// Until the host has said something.
+    pub(super) fn wait_for_bytes(&self) {
+        let _ = self.tcp.peek(&mut [0]);
+    }
+}
+
 /// The time until the earlier of both; which of them it is, where it is over.
 pub(super) fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
     let now = Instant::now();

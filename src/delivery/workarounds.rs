@@ -25,6 +25,11 @@ pub(super) const BDAT: &str = "bdat";
 const TRIAL_SECS: i64 = 180;
 /// Hosts whose way with PIPELINING is known in memory.
 const ABOVE_SUSPICION_MAX: usize = 10_000;
+/// How long a host gets nothing in one go after it left a doubt once: what it swallows like this would be delivered
+/// over and over. It costs a round trip a message.
+const DOUBTED_SECS: i64 = 86_400;
+/// Hosts that left a doubt, in memory.
+const DOUBTED_MAX: usize = 10_000;
 
 /// How long a workaround holds.
 fn lifetime_secs(workaround: Workaround) -> i64 {
@@ -53,6 +58,8 @@ struct Known {
     /// Hosts that took commands together last time, or did no better without: if a connection breaks there, it is
     /// not for that.
     above_suspicion: HashSet<String>,
+    /// Hosts that left a message in doubt that went in one go, and until when they get none.
+    doubted: HashMap<String, i64>,
     /// The queue's count when `hosts` was read.
     outside_changes: u64,
 }
@@ -174,6 +181,26 @@ impl Workarounds {
         !self.known().above_suspicion.remove(host)
     }
 
+    /// A message that went to the host in one go is in doubt.
+    pub(super) fn doubt(&self, host: &str) {
+        let mut known = self.lock();
+        if known.doubted.len() >= DOUBTED_MAX {
+            known.doubted.clear();
+        }
+        known.doubted.insert(host.to_owned(), self.clock.now() + DOUBTED_SECS);
+    }
+
+    /// Whether the host is to get nothing in one go.
+    pub(super) fn is_doubted(&self, host: &str) -> bool {
+        let mut known = self.lock();
+        let Some(until) = known.doubted.get(host) else { return false };
+        let holds = *until > self.clock.now();
+        if !holds {
+            known.doubted.remove(host);
+        }
+        holds
+    }
+
     /// What is known, read again if somebody else has written since.
     fn known(&self) -> MutexGuard<'_, Known> {
         let mut known = self.lock();
@@ -274,6 +301,19 @@ mod tests {
         workarounds.clock.advance(3600);
         workarounds.found("late.test", Clear, &BROKEN);
         assert_eq!(size(), 1);
+    }
+
+    #[test]
+    fn a_host_that_left_a_doubt_gets_nothing_in_one_go_for_a_day() {
+        let workarounds = at_time(0);
+        assert!(!workarounds.is_doubted("mx.test"));
+        workarounds.doubt("mx.test");
+        workarounds.clock.advance(DOUBTED_SECS - 1);
+        assert!(workarounds.is_doubted("mx.test") && !workarounds.is_doubted("mx2.test"));
+        workarounds.clock.advance(1);
+        assert!(!workarounds.is_doubted("mx.test"));
+        (0..=DOUBTED_MAX).for_each(|number| workarounds.doubt(&format!("mx{number}.test")));
+        assert!(workarounds.known().doubted.len() <= DOUBTED_MAX);
     }
 
     #[test]

@@ -99,6 +99,15 @@ impl Reply {
         self
     }
 
+    /// The same reply with no more than the first `chars_max` characters of its text, and a mark where it was cut.
+    #[must_use]
+    pub fn cut(mut self, chars_max: usize) -> Reply {
+        if let Some((end, _)) = self.text.char_indices().nth(chars_max) {
+            self.text = Cow::Owned(format!("{} [...]", &self.text[..end]));
+        }
+        self
+    }
+
     /// The same reply as the words of a foreign host.
     #[must_use]
     pub const fn heard(mut self) -> Reply {
@@ -163,6 +172,12 @@ mod tests {
         assert_eq!(Enhanced::split(550, "5.1.1111 no"), None);
         assert_eq!(Enhanced::split(550, "5.1.1.1 no"), None);
         assert_eq!(Enhanced::split(550, "5.+1.1 no"), None);
+    }
+
+    #[test]
+    fn a_long_reply_is_cut_between_characters() {
+        let cut = |text: &'static str| Reply::bare(550, text).cut(4).text;
+        assert_eq!((&*cut("äöüß"), &*cut("äöüßé")), ("äöüß", "äöüß [...]"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod dns_corners;
 mod explain;
 mod extensions;
 mod fakemx;
+mod hostile;
 mod house;
 mod limits;
 mod logins;

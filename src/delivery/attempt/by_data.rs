@@ -21,6 +21,8 @@ impl Round<'_> {
                 self.setup.connector.workarounds.ended(&line.endpoint.name(), BDAT);
                 return trouble;
             }
+            // Nobody is left to try it for.
+            _ if trouble.is_none() => return None,
             Bdat::Refused(reply) => (reply.clone(), true),
             Bdat::Broken(ours) => (ours.clone(), false),
         };
@@ -34,6 +36,8 @@ impl Round<'_> {
         let opened = if require_tls::is_strict(self.message) { require_tls::fit(opened) } else { opened };
         let Ok(mut connection) = opened else { return trouble };
         connection.offers.spare_bdat = true;
+        // Who had to go command by command must here, too.
+        connection.offers.pipelining &= line.connection.offers.pipelining;
         line.connection = connection;
         let trouble = self.transact_in_step(line);
         if !said && trouble.is_none() {

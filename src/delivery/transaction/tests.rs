@@ -1,5 +1,6 @@
 //! The transaction without a socket: commands asked for, replies fed, results looked at.
 
+mod any_host;
 mod bdat;
 mod one_go;
 
