@@ -5,7 +5,7 @@ mod bdat;
 mod one_go;
 
 use super::*;
-use crate::mail::{DeliverBy, Handling, Notify, Priority, Recipient, address};
+use crate::mail::{DeliverBy, Handling, Notify, Priority, Recipient, Speaker, address};
 use crate::queue::RecipientId;
 
 fn parse(text: &str) -> Address {
