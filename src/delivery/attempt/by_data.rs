@@ -8,7 +8,7 @@ use super::super::pool::Line;
 use super::super::require_tls;
 use super::super::transaction::Bdat;
 use super::super::workarounds::BDAT;
-use super::{Answer, Round};
+use super::round::{Answer, Round};
 use crate::queue::Workaround;
 
 impl Round<'_> {

@@ -9,7 +9,7 @@ use super::super::disorder::{Batch, Disorder};
 use super::super::pool::Line;
 use super::super::require_tls;
 use super::super::workarounds::PIPELINING;
-use super::{Answer, Round};
+use super::round::{Answer, Round};
 use crate::mail::Reply;
 use crate::queue::Workaround;
 
