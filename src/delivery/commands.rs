@@ -12,7 +12,7 @@ use crate::config::EightBit;
 use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
 
 use super::offers::Offers;
-use super::transaction::Outgoing;
+use super::outgoing::Outgoing;
 
 /// The commands of one transaction.
 pub(super) struct Commands<'a> {

@@ -21,10 +21,11 @@ use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
 use super::meaning::{Meaning, RecipientResult, TroubleKind, Verdict, meaning};
 use super::offers::Offers;
+use super::outgoing::Outgoing;
 use super::pieces::Pieces;
 use super::sources::NO_SOURCE;
 use super::stuffing::Stuffer;
-use super::transaction::{After, Bdat, Next, Outgoing, Transaction};
+use super::transaction::{After, Bdat, Next, Transaction};
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;

@@ -26,6 +26,7 @@ pub mod lookup;
 pub mod meaning;
 mod notices;
 mod offers;
+pub mod outgoing;
 mod pace;
 mod pickup;
 mod pieces;

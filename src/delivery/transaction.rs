@@ -18,15 +18,14 @@
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
-use crate::config::EightBit;
-use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
-use crate::queue::QueuedRecipient;
+use crate::mail::{Body, Enhanced, Notify, Phase, Reply};
 
 use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
 use super::disorder::{Batch, Disorder};
 use super::meaning::{Meaning, RecipientResult, Verdict, is_too_many_recipients, meaning, refusal_verdict};
 use super::offers::Offers;
+use super::outgoing::Outgoing;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
 /// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
@@ -36,34 +35,6 @@ const COMMANDS_IN_FLIGHT_MAX: usize = 128;
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Content of more bytes waits for the replies to RCPT: where they refuse, it would be sent for nobody.
 const ONE_GO_BYTES_MAX: u64 = 64 * 1024;
-
-/// What is to be handed over.
-#[derive(Debug, Clone, Copy)]
-pub struct Outgoing<'a> {
-    /// None: the null sender.
-    pub sender: Option<&'a Address>,
-    /// At least one; the results come in this order.
-    pub recipients: &'a [&'a QueuedRecipient],
-    /// BODY.
-    pub body: Body,
-    /// What becomes of 8-bit content at a host that does not offer to take it.
-    pub eight_bit: EightBit,
-    /// The client gave SMTPUTF8.
-    pub smtputf8: bool,
-    /// Bytes of content.
-    pub size: u64,
-    /// RET.
-    pub ret: Option<Ret>,
-    /// ENVID, xtext as given.
-    pub envid: Option<&'a str>,
-    /// MT-PRIORITY, REQUIRETLS, DELIVERBY.
-    pub handling: Handling,
-    /// Unix seconds: what is left of BY counts from here.
-    pub now: i64,
-    /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
-    /// and nobody has to record first whose answer will be in doubt.
-    pub in_one_go: bool,
-}
 
 /// One command, or the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

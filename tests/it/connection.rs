@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use postrider::delivery::connection::{Connection, Connector, Trouble};
 use postrider::delivery::meaning::{RecipientResult, TroubleKind, Verdict};
+use postrider::delivery::outgoing::Outgoing;
 use postrider::delivery::route::Endpoint;
-use postrider::delivery::transaction::Outgoing;
 use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 

@@ -5,8 +5,9 @@ mod bdat;
 mod one_go;
 
 use super::*;
-use crate::mail::{DeliverBy, Handling, Notify, Priority, Recipient, Speaker, address};
-use crate::queue::RecipientId;
+use crate::config::EightBit;
+use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, Ret, Speaker, address};
+use crate::queue::{QueuedRecipient, RecipientId};
 
 fn parse(text: &str) -> Address {
     address::parse(text).unwrap()
