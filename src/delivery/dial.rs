@@ -18,9 +18,10 @@ use socket2::{Socket, Type};
 
 use crate::mail::Phase;
 
-use super::connection::{CONNECTING, Trouble, words};
+use super::connection::Trouble;
 use super::meaning::TroubleKind;
 use super::route::Endpoint;
+use super::stages::{CONNECTING, words};
 use super::wire::{Fault, Patience, Wire, fault_of, remaining};
 
 /// RFC 8305 §5, "Connection Attempt Delay", as §8 recommends it.

@@ -38,6 +38,7 @@ mod retry_rules;
 pub mod route;
 mod settle;
 pub mod sources;
+mod stages;
 mod stuffing;
 pub mod tls;
 pub mod transaction;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::delivery::connection::{Stage, words};
+use crate::delivery::stages::{Stage, words};
 use crate::delivery::wire::Fault;
 
 /// A reply, or what comes instead.
