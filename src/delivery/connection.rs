@@ -1,7 +1,7 @@
-//! A connection to one host on which messages are handed over: the stages, their time-outs, and the
-//! words for what went wrong in them.
+//! A connection to one host on which messages are handed over.
 //!
-//! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out. A small
+//! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out, each stage in its
+//! time (`stages.rs`). A small
 //! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host offers
 //! CHUNKING too and has taken a batch on this connection before, one.
 //! `connector.rs` opens connections.

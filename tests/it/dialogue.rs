@@ -172,7 +172,7 @@ impl Session<'_> {
     }
 
     fn handshake(&mut self) {
-        let connection = client::tls(&self.theatre.relay);
+        let connection = client::tls(self.theatre.relay);
         let Stream::Plain(stream) = self.stream.get_ref() else { panic!("TLS twice") };
         let stream = StreamOwned::new(connection, stream.try_clone().unwrap());
         *self.stream.get_mut() = Stream::Tls(Box::new(stream));
