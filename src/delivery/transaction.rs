@@ -289,6 +289,10 @@ impl<'a> Transaction<'a> {
                 self.steps.truncate(self.sent);
                 self.decide_rest(phase, &reply, refusal_verdict(refusal));
             }
+            // With no 354 in between, a reply too many would pass for the content's. One that speaks of an address is not.
+            (Step::Dot, Meaning::Yes) if self.in_one_go() && is_of_an_address(&reply) => {
+                self.lost_after_dot(&reply);
+            }
             (Step::Dot, Meaning::Yes) => {
                 self.open = false;
                 if self.in_chunks() && self.accepted > 0 {
@@ -512,6 +516,11 @@ impl<'a> Transaction<'a> {
             Step::Chunk | Step::Dot => Ok(()),
         };
     }
+}
+
+/// 2.1.x (RFC 3463 §3.2), as for MAIL and RCPT.
+fn is_of_an_address(reply: &Reply) -> bool {
+    matches!(reply.enhanced, Some(Enhanced(2, 1, _)))
 }
 
 /// Never seen: every way to the end decides. Temporary, should there be one that does not.
