@@ -108,7 +108,8 @@ pub(super) fn attempt(
         }
         let enter = || pool.hosts.enter(&endpoint, &berth, settings);
         let mut entered = enter();
-        // A connection that another lane left open will do: it counts already. One that leaves from elsewhere will not.
+        // A connection that another lane left open will do: it counts already. One that leaves from elsewhere will
+        // not.
         let spare =
             entered.is_err().then(|| if strict { None } else { pool.take_of_host(&endpoint) }).flatten();
         if entered.is_err() && spare.is_none() && pool.make_room(&endpoint) {

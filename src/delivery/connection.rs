@@ -2,9 +2,8 @@
 //!
 //! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out, each stage in its
 //! time (`stages.rs`). A small
-//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host offers
-//! CHUNKING too and has taken a batch on this connection before, one.
-//! `connector.rs` opens connections.
+//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host
+//! offers CHUNKING too and has taken a batch on this connection before, one. `connector.rs` opens connections.
 //!
 //! # Bugs
 //! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
@@ -33,8 +32,8 @@ pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
-/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps a
-/// report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
+/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps
+/// a report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
 pub(super) const WORDS_CHARS_MAX: usize = 4000;
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
@@ -107,8 +106,8 @@ impl Connection {
     ///
     /// `content` is called only once the host wants it; `before_dot` right before the write that holds
     /// the final dot, with the places of the recipients that the host accepted, for whoever has to record
-    /// that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes nothing, and the recipients are deferred.
-    /// Nothing is waited for past `deadline`.
+    /// that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes
+    /// nothing, and the recipients are deferred. Nothing is waited for past `deadline`.
     pub fn deliver(
         &mut self,
         message: &Outgoing<'_>,
@@ -118,9 +117,9 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
-        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
-        // A reply to nothing would be taken for the first, and so the last but one for the answer to the content: where
-        // content goes behind 354 that comes to light, here it would not.
+        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all
+        // else. A reply to nothing would be taken for the first, and so the last but one for the answer to the
+        // content: where content goes behind 354 that comes to light, here it would not.
         let in_one_go =
             message.in_one_go && self.took_a_batch && !self.after.needs_reset && !self.wire.has_spoken();
         let message = &Outgoing { in_one_go, ..*message };
@@ -417,8 +416,8 @@ impl Connection {
     }
 }
 
-/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is written: a
-/// queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
+/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is
+/// written: a queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
 fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> io::Result<usize> {
     let mut chunk = Chunk::begin(bytes, true, out);
     let commands = out.len();

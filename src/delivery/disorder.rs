@@ -68,7 +68,8 @@ impl Disorder {
 }
 
 /// "503 improper use of SMTP command pipelining", "554 SMTP protocol synchronization error". Not "550 5.1.1
-/// <pipelines@example.com>: no such user": hosts quote addresses, and what speaks of one (x.1.x, x.2.x) means that.
+/// <pipelines@example.com>: no such user": hosts quote addresses, and what speaks of one (x.1.x, x.2.x) means
+/// that.
 fn says_so(reply: &Reply) -> bool {
     let names_it = |signs: &[&str]| {
         let text = reply.text.to_ascii_lowercase();

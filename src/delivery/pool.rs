@@ -123,8 +123,8 @@ impl Pool {
         self.lock().entry(lane.clone()).or_default().push((line, Instant::now()));
     }
 
-    /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between two
-    /// jobs: where there is always work, connections to hosts of long ago must not add up all the same.
+    /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between
+    /// two jobs: where there is always work, connections to hosts of long ago must not add up all the same.
     pub(super) fn close_idle(&self) {
         {
             // Nothing panics while this is held.

@@ -25,8 +25,8 @@ pub(super) const BDAT: &str = "bdat";
 const TRIAL_SECS: i64 = 180;
 /// Hosts whose way with PIPELINING is known in memory.
 const ABOVE_SUSPICION_MAX: usize = 10_000;
-/// How long a host gets nothing in one go after it left a doubt once: what it swallows like this would be delivered
-/// over and over. It costs a round trip a message.
+/// How long a host gets nothing in one go after it left a doubt once: what it swallows like this would be
+/// delivered over and over. It costs a round trip a message.
 const DOUBTED_SECS: i64 = 86_400;
 /// Hosts that left a doubt, in memory.
 const DOUBTED_MAX: usize = 10_000;

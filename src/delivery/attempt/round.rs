@@ -70,8 +70,8 @@ pub(super) struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what the
-    /// host said, or failed to, when it went wrong.
+    /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what
+    /// the host said, or failed to, when it went wrong.
     pub(super) fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
         let trouble = self.transact_with_bdat(&mut line);
         let refusals = &self.setup.connector.refusals;

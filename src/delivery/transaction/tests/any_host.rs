@@ -1,7 +1,7 @@
 //! Whatever a host says, and wherever it breaks off: what holds of every result all the same.
 //!
-//! The transaction is driven as the connection drives it. A ledger beside it matches replies to what was written by
-//! their place alone, and is what the results are held against.
+//! The transaction is driven as the connection drives it. A ledger beside it matches replies to what was written
+//! by their place alone, and is what the results are held against.
 
 use std::collections::VecDeque;
 
