@@ -4,9 +4,12 @@
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
+--     SELECT * FROM lanes;              where nothing is tried for now, and what was said there
 --     SELECT * FROM destinations;       hosts that want less of us at once
 --     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
 --     SELECT * FROM unreported;         failures in masses that their sender will be told of together
+--     SELECT * FROM stuck;              always empty, or something is wrong with us
+-- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
@@ -50,21 +53,21 @@ CREATE TABLE recipients (
     message_id      INTEGER NOT NULL REFERENCES messages (id),
     address         TEXT NOT NULL,
     domain          TEXT NOT NULL,         -- lower case, A-labels: what routing looks at
-    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'held')),
+    notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
+    orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
+    expanded        TEXT,                  -- aliases that led here whose sender is to be told so (RFC 3461): a line
+                                           -- each, a tab before ORCPT
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'held')), -- held: until released
+    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
     attempts        INTEGER NOT NULL DEFAULT 0,
-    next_attempt_at INTEGER NOT NULL,
+    next_attempt_at INTEGER NOT NULL,      -- not before; later still while its lane backs off
     last_attempt_at INTEGER,
     last_reply      TEXT,                  -- what was said last, in their words, codes first
     last_mx         TEXT,                  -- the host that it is about
-    notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
-    orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
+    last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
     warned_at       INTEGER,               -- when the sender was told of the delay
     dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
-    last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
-    bounce_at       INTEGER,               -- when an operator asked to return it to the sender; done at once
-    priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
-    expanded        TEXT                   -- aliases that led here whose sender is to be told so (RFC 3461): a line
-                                           -- each, a tab before ORCPT
+    bounce_at       INTEGER                -- when an operator asked to return it to the sender; done at once
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
@@ -75,7 +78,8 @@ CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NO
 CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
--- Whole: SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
+-- Whole:
+--     SELECT group_concat(CAST(data AS TEXT), '') FROM (SELECT data FROM content WHERE message_id = … ORDER BY seq);
 CREATE TABLE content (
     message_id INTEGER NOT NULL,
     seq        INTEGER NOT NULL,           -- 0, 1, 2 …
@@ -102,14 +106,15 @@ CREATE TABLE attempts (
     code         INTEGER NOT NULL,
     enhanced     TEXT,
     reply        TEXT NOT NULL,            -- codes and text on one line
-    outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
-    said_by      TEXT NOT NULL DEFAULT 'host' -- whose words the reply is: 'host', or 'postrider' where it gave none
+    said_by      TEXT NOT NULL DEFAULT 'host', -- whose words the reply is: 'host', or 'postrider' where it gave none
+    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
--- Why mail came back: SELECT count(*), said_by, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3;
+-- Why mail came back:
+--     SELECT count(*), said_by, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3 ORDER BY 1 DESC;
 CREATE TABLE history (
     message_id   INTEGER NOT NULL,
     recipient_id INTEGER NOT NULL,

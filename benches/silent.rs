@@ -1,18 +1,19 @@
 //! What hosts that never speak cost the others.
 //!
-//! `cargo bench --bench silent` sends 2,000 messages to 20 good destinations, alone and again while others, new to the
-//! relay, accept every connection and say nothing: 20 messages wait for each of them. It prints both times (the
-//! median of three rounds), how many workers the silent ones hold meanwhile, and how many delivery threads there
-//! are at most; then, where the workers are enough for one try of each of the silent ones, when the deadline has
-//! given the workers back and how many threads are left when nobody needs them any more.
-//! A line for `new` tells how fast mail for 1,000 destinations goes that nobody knows and that are good.
+//! `cargo bench --bench silent` sends 2,000 messages to 20 good destinations, alone and again while others, new to
+//! the relay, accept every connection and say nothing: 20 messages wait for each of them. It prints both times
+//! (the median of three rounds), how many workers the silent ones hold meanwhile, and how many delivery threads
+//! there are at most; then, where the workers are enough for one try of each of the silent ones, when the deadline
+//! has given the workers back and how many threads are left when nobody needs them any more. A line for `new`
+//! tells how fast mail for 1,000 destinations goes that nobody knows and that are good.
 //!
 //! `SILENT=100,300,1000` and `DELAY_MS=0,20` (of each reply of a good host) pick; `COLD=1` leaves out what came
 //! before, so that the good destinations are as new as the silent ones: the worst case, in which those that have
 //! not had a turn wait for a deadline.
 //! Bar: 100 silent ones cost at most 20 %. Machines are noisy: it prints, and asserts nothing but arrival.
 //!
-//! All is on loopback: each destination is an address literal below 127.0.0.0/8, and so a lane and a host of its own.
+//! All is on loopback: each destination is an address literal below 127.0.0.0/8, and so a lane and a host of its
+//! own.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

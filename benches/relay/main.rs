@@ -4,28 +4,29 @@
 //! fsync. The same generator then talks to Postfix, which relays to the same sink, and to the sink itself,
 //! which says what the generator and the sink could do with nothing in between. The shapes:
 //!
-//! - `plain`: 4 KB over 1, 20 and 100 sessions, each one connection, no TLS. The others, with 20 sessions, differ in:
+//! - `plain`: 4 KB over 1, 20 and 100 sessions, each one connection, no TLS. The others, with 20 sessions, differ
+//!   in:
 //! - `latency`: the receiving host waits 50 ms before each reply, as a network would: pipelined commands are
 //!   answered together. What counts is round trips a message and connections a host.
-//! - `latency-chunking`: the same, and the host offers CHUNKING as most of the large ones do, which Postfix's client has no
-//!   use for.
-//! - `destinations`: 100 recipient domains, each with a host at an address of its own, routed by a `[[route]]` each
-//!   here and a line of the transport map each there. No name is looked up on either side.
+//! - `latency-chunking`: the same, and the host offers CHUNKING as most of the large ones do, which Postfix's
+//!   client has no use for.
+//! - `destinations`: 100 recipient domains, each with a host at an address of its own, routed by a `[[route]]`
+//!   each here and a line of the transport map each there. No name is looked up on either side.
 //! - `megabyte`: messages of 1 MB.
 //! - `connections`: a connection to the relay for each message.
 //! - `tls`: STARTTLS on both sides, AUTH PLAIN, without which nothing is taken. Postfix has its users from Cyrus
 //!   SASL's database.
-//! - `tls-connections`: the same with a connection for each message, so accepted/s are handshakes a second too, none
-//!   resumed.
+//! - `tls-connections`: the same with a connection for each message, so accepted/s are handshakes a second too,
+//!   none resumed.
 //!
 //! # What is the same, and what is not
 //! Both relays get the same messages, certificate, disk and number of connections to each destination (20, which
 //! is Postfix's default and more than ours). Both write a log to a file. Otherwise both do what they do by
-//! default and keep connections as they like. What is set in Postfix beyond its defaults is printed, and there so that
-//! it is not handicapped: processes and connections enough, from the first message on, and connections
-//! reused in TLS, too. With TLS each takes what it prefers: ours X25519MLKEM768, Debian 12's OpenSSL knows
-//! only X25519. Ours looks a password up in verifiers and caches that it held; Cyrus SASL has it in clear text.
-//! Memory is the highest sum over a relay's processes, looked at four times a second, pages they share counted once.
+//! default and keep connections as they like. What is set in Postfix beyond its defaults is printed, and there so
+//! that it is not handicapped: processes and connections enough, from the first message on, and connections reused
+//! in TLS, too. With TLS each takes what it prefers: ours X25519MLKEM768, Debian 12's OpenSSL knows only X25519.
+//! Ours looks a password up in verifiers and caches that it held; Cyrus SASL has it in clear text. Memory is the
+//! highest sum over a relay's processes, looked at four times a second, pages they share counted once.
 //!
 //! Machines are shared and noisy: only ratios of one run mean something, and the last table has them alone. A busy
 //! machine takes more from our one writing thread than from Postfix's many processes: CPU time a message is the

@@ -1,8 +1,8 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
-//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what else
-//! would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong, whether the
-//! lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
+//! It plans with the code that delivers, with the settings of the config file and the users file, and adds what
+//! else would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong,
+//! whether the lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
 };
-use crate::delivery::dns::{Lookup, Resolver};
+use crate::delivery::dns::Resolver;
+use crate::delivery::lookup::Lookup;
 use crate::delivery::route::{self, Endpoint};
 use crate::delivery::sources::{Names, of_family};
 use crate::mail::{Address, Domain, address};
@@ -58,7 +59,8 @@ pub struct Hop {
     pub relay: bool,
     /// Whether we would log in there.
     pub login: bool,
-    /// What `[[destination]]` says of the host, and what was learnt of it: from complaints, and what it gets wrong.
+    /// What `[[destination]]` says of the host, and what was learnt of it: from complaints, and what it gets
+    /// wrong.
     pub limits: Vec<String>,
     /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
     pub from: Vec<Source>,
@@ -93,8 +95,8 @@ pub(super) struct Learnt {
     pub(super) lanes: Vec<LaneRow>,
 }
 
-/// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose mail
-/// waits for ATRN, `learnt` what is known of hosts.
+/// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose
+/// mail waits for ATRN, `learnt` what is known of hosts.
 pub(super) fn plan(
     address: &Address,
     user: Option<&str>,
@@ -158,8 +160,8 @@ fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
     from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
 }
 
-/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user` submitted. Exit code 1 where somebody
-/// cannot be routed.
+/// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user`
+/// submitted. Exit code 1 where somebody cannot be routed.
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.

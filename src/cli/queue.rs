@@ -1,16 +1,16 @@
 //! `postrider queue …`: the queue for people (aligned tables) and programs (`--json`).
 //!
-//! Works with or without the relay running: the database is all it needs. What hosts and clients said is
-//! printed with its control characters escaped, so that no reply can write on the operator's terminal.
+//! Works with or without the relay running: the database is all it needs.
 
-use std::fmt::Write as _;
+mod text;
+
 use std::io;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
 
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, Filter, KickLine, Line, Shown, ShownRecipient, Summary, Which};
+use crate::queue::admin::{Admin, Filter, Which};
 use crate::queue::{MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
@@ -91,9 +91,6 @@ struct Selection {
     all: bool,
 }
 
-/// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
-const LATE_SECS: i64 = 10;
-
 impl Selection {
     fn each(&self) -> Vec<Which> {
         match &self.domain {
@@ -137,24 +134,24 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             };
             let lines = Admin::to_read(path)?.list(&filter)?;
             if *json {
-                lines.iter().map(|line| json_text(line) + "\n").collect()
+                json_lines(&lines)
             } else if lines.is_empty() && state.is_none() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                list_text(&lines, *limit)
+                text::list(&lines, *limit)
             }
         }
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
-            if *json { json_text(&shown) + "\n" } else { show_text(&shown) }
+            if *json { json_line(&shown) } else { text::show(&shown) }
         }
         Verb::Kicks { limit, json } => {
             let kicks = Admin::to_read(path)?.kicks(*limit)?;
-            if *json { kicks.iter().map(|kick| json_text(kick) + "\n").collect() } else { kicks_text(&kicks) }
+            if *json { json_lines(&kicks) } else { text::kicks(&kicks) }
         }
         Verb::Summary { limit, json } => {
             let summary = Admin::to_read(path)?.summary(*limit)?;
-            if *json { json_text(&summary) + "\n" } else { summary_text(&summary) }
+            if *json { json_line(&summary) } else { text::summary(&summary) }
         }
         Verb::Retry(selection) => change(path, selection, Admin::retry, "due now")?,
         Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
@@ -186,256 +183,13 @@ fn change(
     Ok(format!("{recipients} recipient{} {done}\n", if recipients == 1 { "" } else { "s" }))
 }
 
-fn json_text(value: &impl serde::Serialize) -> String {
+fn json_line(value: &impl serde::Serialize) -> String {
     // Structs of strings and numbers always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default()
+    serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
-fn list_text(lines: &[Line], limit: u32) -> String {
-    if lines.is_empty() {
-        return "nothing\n".to_owned();
-    }
-    let rows = lines.iter().map(|line| {
-        vec![
-            line.queue_id.clone(),
-            age(line.age),
-            line.size.to_string(),
-            line.state.clone(),
-            line.attempts.to_string(),
-            line.next_attempt.clone().unwrap_or_else(|| "-".to_owned()),
-            format!("<{}>", line.sender),
-            line.recipient.clone(),
-            line.last_reply.clone().unwrap_or_default(),
-        ]
-    });
-    let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT (UTC)", "SENDER", "RECIPIENT", "LAST REPLY"];
-    let mut text = table(&head, rows.collect());
-    if lines.len() as u64 == u64::from(limit) {
-        let _ = writeln!(text, "(the first {limit}; more with --limit)");
-    }
-    let late = utc(LATE_SECS);
-    if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
-        text += "(some are due: `postrider queue summary` shows hosts that limit us, `postrider explain` one address)\n";
-    }
-    text
-}
-
-fn show_text(shown: &Shown) -> String {
-    let now = utc(0);
-    let mut text = format!("message {}\n", shown.queue_id);
-    let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<10} {}", printable(value));
-    };
-    match &shown.message {
-        Some(message) => {
-            field("sender", &format!("<{}>", message.sender));
-            field("user", message.user.as_deref().unwrap_or("-"));
-            field("client", message.client.as_deref().unwrap_or("-"));
-            field("helo", message.helo.as_deref().unwrap_or("-"));
-            field("received", &format!("{} UTC", message.received));
-            field("expires", &format!("{} UTC", message.expires));
-            field("size", &format!("{} bytes, {}", message.size, message.body));
-            if message.priority != 0 {
-                field("priority", &message.priority.to_string());
-            }
-            if message.require_tls {
-                field("tls", "required all the way (REQUIRETLS)");
-            }
-            if let Some(release) = &message.release {
-                field("release", &format!("{release} UTC"));
-            }
-            if let Some(by) = &message.deliver_by {
-                let mode = message.deliver_by_mode.as_deref().unwrap_or_default();
-                field("deliver by", &format!("{by} UTC, {}", deliver_by_words(mode)));
-            }
-        }
-        None => field("state", "finished"),
-    }
-    for ShownRecipient { line, tries } in &shown.recipients {
-        let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
-        let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
-        if let Some(reply) = &line.last_reply {
-            let whose = if line.said_by.as_deref() == Some("postrider") { "(our words) " } else { "" };
-            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply));
-        }
-        let rows = tries.iter().map(|one| {
-            let host = one.mx.as_deref().unwrap_or("-");
-            let ip = one.ip.as_ref().map_or_else(String::new, |ip| format!("[{ip}]"));
-            vec![
-                format!("  {}", one.at),
-                format!("{} ms", one.duration_ms),
-                format!("{host}{ip}"),
-                format!("tls {}", one.tls.as_deref().unwrap_or("-")),
-                one.phase.clone(),
-                one.outcome.clone(),
-                if one.said_by == "host" { one.reply.clone() } else { format!("(our words) {}", one.reply) },
-            ]
-        });
-        text += &table(&[], rows.collect());
-    }
-    if let Some(header) = &shown.header {
-        text += "header\n";
-        for line in header.lines() {
-            let _ = writeln!(text, "  {}", printable(line));
-        }
-    }
-    text
-}
-
-/// So many seconds ago, as the views write times.
-fn utc(secs_ago: i64) -> String {
-    let at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs_ago);
-    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-/// When it goes, and what it waits for where that time has come.
-fn next_words(next: &str, line: &Line, now: &str) -> String {
-    match next {
-        "held" => ", not tried until `postrider queue release`".to_owned(),
-        "bounce" => ", to be returned to the sender".to_owned(),
-        "ATRN" => ", until it is fetched".to_owned(),
-        due if due <= now => {
-            let address = printable(&line.recipient);
-            format!(
-                ", due since {due} UTC; `postrider explain {address}` shows its destination and what limits it"
-            )
-        }
-        later => format!(", next try {later} UTC"),
-    }
-}
-
-/// RFC 2852 §4: what happens when the time is over.
-fn deliver_by_words(mode: &str) -> &'static str {
-    match mode {
-        "R" => "or return it",
-        "RT" => "or return it; each hop reports",
-        "NT" => "or tell the sender; each hop reports",
-        _ => "or tell the sender",
-    }
-}
-
-fn summary_text(summary: &Summary) -> String {
-    let Summary {
-        messages,
-        bytes,
-        recipients,
-        held,
-        due,
-        domains,
-        limits,
-        workarounds,
-        lanes,
-        kicks_last_hour,
-    } = summary;
-    let mut text = format!(
-        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
-        recipients - due - held
-    );
-    if !domains.is_empty() {
-        let rows = domains.iter().map(|line| {
-            let counts = [
-                line.total,
-                line.under_5m,
-                line.under_1h,
-                line.under_6h,
-                line.under_1d,
-                line.older,
-                line.held,
-            ];
-            let next = line.next_attempt.clone().unwrap_or_else(|| "-".to_owned());
-            std::iter::once(line.domain.clone())
-                .chain(counts.map(|count| count.to_string()))
-                .chain([next])
-                .collect()
-        });
-        let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
-        text += &table(&head, rows.collect());
-    }
-    if !lanes.is_empty() {
-        let rows = lanes.iter().map(|line| {
-            vec![line.lane.clone(), line.failures.to_string(), line.until.clone(), line.last_reply.clone()]
-        });
-        text += "destinations in trouble, not tried for now:\n";
-        text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
-    }
-    if !limits.is_empty() {
-        let shown = |limit: Option<i64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-        let rows = limits.iter().map(|line| {
-            let reply = line.last_reply.clone().unwrap_or_default();
-            vec![line.mx.clone(), shown(line.connections), shown(line.messages_per_minute), reply]
-        });
-        text += "hosts that complained and are given less for now:\n";
-        text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
-    }
-    if !workarounds.is_empty() {
-        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let rows = workarounds.iter().map(|line| {
-            let which = format!("{}={}", line.what, line.value);
-            let reply = line.last_reply.clone().unwrap_or_default();
-            vec![line.mx.clone(), which, or_dash(&line.found), or_dash(&line.retry), reply]
-        });
-        text += "hosts that get something wrong, and what is done about it:\n";
-        text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
-    }
-    if *kicks_last_hour > 0 {
-        let plural = if *kicks_last_hour == 1 { "" } else { "s" };
-        let _ = writeln!(
-            text,
-            "{kicks_last_hour} kick{plural} in the last hour; `postrider queue kicks` shows them"
-        );
-    }
-    text
-}
-
-fn kicks_text(kicks: &[KickLine]) -> String {
-    if kicks.is_empty() {
-        return "none\n".to_owned();
-    }
-    let rows = kicks.iter().map(|kick| {
-        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let client = kick.client.clone().unwrap_or_else(|| "queue retry".to_owned());
-        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
-    });
-    table(&["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
-}
-
-/// Columns as wide as their widest cell; no blanks at the end of a line.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let head = head.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let rows: Vec<Vec<String>> = (!head.is_empty())
-        .then_some(head)
-        .into_iter()
-        .chain(rows)
-        .map(|row| row.iter().map(|cell| printable(cell)).collect())
-        .collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
-}
-
-/// Control characters escaped.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
-}
-
-/// `59s`, `59m`, `23h`, `5d`.
-fn age(secs: i64) -> String {
-    match secs {
-        ..60 => format!("{}s", secs.max(0)),
-        60..3600 => format!("{}m", secs / 60),
-        3600..86400 => format!("{}h", secs / 3600),
-        _ => format!("{}d", secs / 86400),
-    }
+fn json_lines(values: &[impl serde::Serialize]) -> String {
+    values.iter().map(json_line).collect()
 }
 
 #[cfg(test)]
@@ -464,45 +218,6 @@ mod tests {
             [&["remove", "--all"][..], &["retry", "01MB1Z4QK3R", "01MB1Z4QK3S"], &["hold", "--domain", "b"]]
         {
             assert!(parse(good).is_ok(), "{good:?}");
-        }
-    }
-
-    #[test]
-    fn a_reply_cannot_write_on_the_terminal() {
-        assert_eq!(printable("550 \u{1b}[2Jno\u{9b}x"), "550 \\u{1b}[2Jno\\u{9b}x");
-        let text = table(&["A", "B"], vec![vec!["x\ny".to_owned(), String::new()]]);
-        assert_eq!(text, "A     B\nx\\ny\n");
-    }
-
-    #[test]
-    fn a_recipient_says_when_it_goes_or_what_it_waits_for() {
-        let line = Line {
-            queue_id: "01MB1Z4QK3R".to_owned(),
-            sender: String::new(),
-            recipient: "you@a.test".to_owned(),
-            state: "queued".to_owned(),
-            attempts: 0,
-            next_attempt: None,
-            last_reply: None,
-            last_mx: None,
-            said_by: None,
-            received: String::new(),
-            age: 0,
-            size: 0,
-            id: 0,
-        };
-        let words = |next| next_words(next, &line, "2026-01-01 00:00:00");
-        assert_eq!(words("2026-01-01 00:00:01"), ", next try 2026-01-01 00:00:01 UTC");
-        assert!(
-            words("2026-01-01 00:00:00")
-                .contains("due since 2026-01-01 00:00:00 UTC; `postrider explain you@a.test`")
-        );
-        assert!(words("held").contains("`postrider queue release`"));
-        let listed =
-            |next: &str| list_text(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 9);
-        assert!(listed("2026-01-01 00:00:00").contains("some are due"));
-        for later in ["9999-01-01 00:00:00", "held", "ATRN", "bounce"] {
-            assert!(!listed(later).contains("some are due"), "{later}");
         }
     }
 

@@ -192,7 +192,8 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
             log::info!("stopped");
             Ok(())
         }
-        // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk holds.
+        // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk
+        // holds.
         Err(why) => {
             bail!("{why}; stopped at once, nothing acknowledged is lost: mend the disk and start again")
         }

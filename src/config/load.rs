@@ -43,8 +43,8 @@ pub(super) fn read(
     }
 }
 
-/// `[queue] path` alone: who looks after the queue is not kept from it by what is wrong elsewhere in the config, by a
-/// missing certificate or by a secret that only the relay may read.
+/// `[queue] path` alone: who looks after the queue is not kept from it by what is wrong elsewhere in the config,
+/// by a missing certificate or by a secret that only the relay may read.
 ///
 /// # Errors
 /// What leaves that in doubt: bad TOML, an unknown table, a problem of `[queue]`.

@@ -35,8 +35,8 @@ impl SecretSource {
     }
 }
 
-/// The key and the file or program: `token_command /usr/local/bin/token`. The arguments of a command are not shown:
-/// there may be secrets among them.
+/// The key and the file or program: `token_command /usr/local/bin/token`. The arguments of a command are not
+/// shown: there may be secrets among them.
 impl fmt::Display for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,8 +1,8 @@
 //! What the sender is told: bounces, delay warnings and delivery reports.
 //!
 //! Pure: outcomes in, an RFC 3464 message out (`multipart/report`, RFC 6522), in three parts: an
-//! explanation for people that quotes the reply in the words of who gave it, the same for programs
-//! (`status.rs`), and what RET asks for of the original. NOTIFY, RET, ENVID and ORCPT are honoured
+//! explanation for people (`words.rs`) that quotes the reply in the words of who gave it, the same for programs
+//! (`status.rs`), and what RET asks for of the original (`returned.rs`). NOTIFY, RET, ENVID and ORCPT are honoured
 //! (RFC 3461). Nothing is ever written to the null sender, so a bounce is never answered with one.
 //!
 //! Replies, names and parameters come from hosts that may be hostile: whatever goes into a field
@@ -28,6 +28,10 @@
 
 #[cfg(test)]
 mod grammar;
+mod parts;
+mod returned;
+mod said;
+mod script;
 mod status;
 pub mod summary;
 #[cfg(test)]
@@ -37,24 +41,19 @@ mod words;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lettre::message::header::{
-    self, ContentTransferEncoding, ContentType, Header, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0,
+    self, ContentTransferEncoding, Header, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0,
 };
-use lettre::message::{Body as Encoded, Mailbox, Mailboxes, MultiPart, SinglePart};
-use memchr::memmem;
+use lettre::message::{Mailbox, Mailboxes, MultiPart};
 
-use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient, Ret,
-};
-use crate::queue::{MessageId, QueuedMessage, QueuedRecipient};
+use crate::mail::{Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient};
+use crate::queue::{MessageId, NewMessage, Origin, QueuedMessage, QueuedRecipient};
 
-use status::Script;
+use parts::{boundary, content_type, part, plain};
+use script::Script;
 
 /// How much of the original a report returns at most, as it is encoded. The caller need not read more of it.
 /// Every host takes messages of 64 KiB (RFC 5321 §4.5.3.1.7), and there must be room for what is said of it.
 pub const RETURNED_BYTES_MAX: usize = 48 * 1024;
-/// RFC 5322 §2.1.1.
-const LINE_BYTES_MAX: usize = 998;
-
 /// What a report is about and who writes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Notice<'a> {
@@ -92,6 +91,22 @@ pub struct Report {
     pub envelope: Envelope,
     /// CR LF line ends, dots not doubled.
     pub content: Vec<u8>,
+}
+
+impl Report {
+    /// As the queue takes it: written `now`, given up after `lifetime`.
+    pub(super) fn into_message(self, id: MessageId, now: i64, lifetime: Duration) -> NewMessage {
+        NewMessage {
+            id,
+            envelope: self.envelope,
+            origin: Origin::default(),
+            received_at: now,
+            expires_at: now + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2),
+            size: self.content.len() as u64,
+            tail: self.content,
+            chunks_before: 0,
+        }
+    }
 }
 
 /// Which of the three reports.
@@ -184,7 +199,7 @@ pub fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         false => ("message/global-delivery-status", ContentTransferEncoding::EightBit, fields.into_bytes()),
     };
     let mut parts = vec![plain(words::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
-    parts.extend(original(kind, script, notice));
+    parts.extend(returned::original(kind, script, notice));
     let mut body = MultiPart::builder()
         .header(content_type(&format!(
             "multipart/report; report-type=delivery-status; boundary=\"{}\"",
@@ -234,7 +249,7 @@ fn head(
     let from = Address::new_dangerous("MAILER-DAEMON", hostname.as_str());
     let from = Mailbox::new(Some("Mail Delivery System".to_owned()), from);
     let mut head = Headers::new();
-    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(status::writable_time(now))));
+    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(script::writable_time(now))));
     head.set(header::From::from(Mailboxes::from(from)));
     head.set(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))));
     head.set(header::Subject::from(subject.to_owned()));
@@ -249,110 +264,6 @@ fn head(
 fn writable(address: &Address) -> Address {
     let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
     Address::new_dangerous(clean(address.user()), clean(Domain::of(address).as_str()))
-}
-
-/// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
-/// can stand inside another message. Otherwise the header.
-fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Option<SinglePart> {
-    let (message, original) = (notice.message, notice.original);
-    let header = header_of(original);
-    // RFC 6532 §3: only under SMTPUTF8 is a header in UTF-8 a header at all.
-    let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
-    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
-    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. What may be binary inside
-    // cannot stand in a part that is not (RFC 2045 §6.4).
-    let full = message.ret == Some(Ret::Full)
-        && !message.handling.require_tls
-        && message.body != Body::BinaryMime
-        && kind == Kind::Bounce;
-    if full && whole && has_lines(original) && (header.is_ascii() || global) {
-        let kind = if global { "message/global" } else { "message/rfc822" };
-        let part = returned(kind, script, global, original);
-        if part.raw_body().len() <= RETURNED_BYTES_MAX {
-            return Some(part);
-        }
-    }
-    if header.is_empty() {
-        return None;
-    }
-    if !has_lines(header) || !(header.is_ascii() || global) {
-        // RFC 6522 §4: a header that is broken may be encoded.
-        return Some(quoted("text/rfc822-headers", header));
-    }
-    let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
-    Some(returned(kind, script, global, header))
-}
-
-/// Bytes as they came; encoded where they may be (never `message/rfc822`, RFC 2046 §5.2.1) and must be (RFC 6533
-/// §4.5).
-fn returned(mime: &str, script: Script, global: bool, bytes: &[u8]) -> SinglePart {
-    let encoding = match (bytes.is_ascii(), script) {
-        (true, _) => ContentTransferEncoding::SevenBit,
-        (false, Script::Ascii) if global => return quoted(mime, bytes),
-        (false, _) => ContentTransferEncoding::EightBit,
-    };
-    part(mime, encoding, bytes.to_vec())
-}
-
-fn quoted(mime: &str, bytes: &[u8]) -> SinglePart {
-    SinglePart::builder()
-        .header(content_type(mime))
-        .header(ContentTransferEncoding::QuotedPrintable)
-        .body(bytes.to_vec())
-}
-
-/// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.
-fn header_of(content: &[u8]) -> &[u8] {
-    if content.starts_with(b"\r\n") {
-        return &[];
-    }
-    let bounded = &content[..content.len().min(RETURNED_BYTES_MAX)];
-    let end = match memmem::find(bounded, b"\r\n\r\n") {
-        Some(at) => at + 2,
-        None => memmem::rfind(bounded, b"\r\n").map_or(0, |at| at + 2),
-    };
-    &bounded[..end]
-}
-
-/// Whether bytes can be sent as 8bit text: lines that end with CR LF, none too long, no NUL, no bare CR or LF.
-fn has_lines(content: &[u8]) -> bool {
-    content.ends_with(b"\r\n")
-        && content.split_inclusive(|&byte| byte == b'\n').all(|line| {
-            line.strip_suffix(b"\r\n").is_some_and(|text| {
-                text.len() <= LINE_BYTES_MAX && !text.iter().any(|byte| matches!(byte, 0 | b'\r'))
-            })
-        })
-}
-
-/// The builder encodes ASCII lines over 76 bytes; a quoted URL is one, and is better read as it is.
-fn plain(text: String) -> SinglePart {
-    match text.is_ascii() {
-        true => {
-            let bytes = text.replace('\n', "\r\n").into_bytes();
-            part("text/plain; charset=utf-8", ContentTransferEncoding::SevenBit, bytes)
-        }
-        false => SinglePart::plain(text),
-    }
-}
-
-/// A part whose bytes are already as they must be.
-fn part(mime: &str, encoding: ContentTransferEncoding, bytes: Vec<u8>) -> SinglePart {
-    SinglePart::builder().header(content_type(mime)).body(Encoded::dangerous_pre_encoded(bytes, encoding))
-}
-
-fn content_type(mime: &str) -> ContentType {
-    // All callers pass a constant, or one with a boundary of letters, digits, `=`, `_` and `.` in quotes.
-    ContentType::parse(mime).unwrap_or(ContentType::TEXT_PLAIN)
-}
-
-/// A boundary that none of the parts holds. `=_` stands in no base64 and no quoted-printable (RFC 2045 §6.7),
-/// but an original that quotes an older report may hold anything.
-fn boundary(id: MessageId, parts: &[SinglePart]) -> String {
-    let mut boundary = format!("=_{id}");
-    while parts.iter().any(|part| memmem::find(&part.formatted(), boundary.as_bytes()).is_some()) {
-        boundary.push_str(".x");
-    }
-    boundary
 }
 
 #[derive(Clone)]

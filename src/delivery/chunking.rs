@@ -37,7 +37,8 @@ impl Chunk {
         Chunk { left: size }
     }
 
-    /// Takes the next piece of content, no longer than what is [`left`](Chunk::left), for a chunk that is gathered whole.
+    /// Takes the next piece of content, no longer than what is [`left`](Chunk::left), for a chunk that is gathered
+    /// whole.
     pub(super) fn gather(&mut self, piece: &[u8], gathered: &mut Vec<u8>) {
         self.left = self.left.saturating_sub(piece.len() as u64);
         gathered.extend_from_slice(piece);

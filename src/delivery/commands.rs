@@ -12,7 +12,7 @@ use crate::config::EightBit;
 use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
 
 use super::offers::Offers;
-use super::transaction::Outgoing;
+use super::outgoing::Outgoing;
 
 /// The commands of one transaction.
 pub(super) struct Commands<'a> {
@@ -42,8 +42,8 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so at
-    /// MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
+    /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so
+    /// at MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
     pub(super) fn message_refusal(&self) -> Option<Reply> {
         let (message, offers) = (self.message, self.offers);
         if let Some(max) = offers.size_max.filter(|max| message.size > *max) {
@@ -63,8 +63,8 @@ impl<'a> Commands<'a> {
         self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().cloned())
     }
 
-    /// RFC 2852 §4.1.4: what has to be returned when its time is over goes only to a host that promises to do so, and
-    /// that has enough time.
+    /// RFC 2852 §4.1.4: what has to be returned when its time is over goes only to a host that promises to do so,
+    /// and that has enough time.
     fn late_refusal(&self) -> Option<Reply> {
         let returns_at = self.message.handling.returns_at()?;
         match self.offers.deliver_by {
@@ -135,8 +135,8 @@ impl<'a> Commands<'a> {
         Some(Rcpt::new(address, parameters))
     }
 
-    /// ORCPT may hold UTF-8 only under SMTPUTF8, and says the same in ASCII (RFC 6533 §3). None where a hand in the
-    /// database made it something that would end the command line.
+    /// ORCPT may hold UTF-8 only under SMTPUTF8, and says the same in ASCII (RFC 6533 §3). None where a hand in
+    /// the database made it something that would end the command line.
     fn orcpt<'o>(&self, orcpt: &'o str) -> Option<Cow<'o, str>> {
         if orcpt.contains(|c: char| c.is_control() || c == ' ') {
             return None;

@@ -1,10 +1,9 @@
-//! A connection to one host on which messages are handed over: the stages, their time-outs, and the
-//! words for what went wrong in them.
+//! A connection to one host on which messages are handed over.
 //!
-//! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out. A small
-//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host offers
-//! CHUNKING too and has taken a batch on this connection before, one.
-//! `connector.rs` opens connections.
+//! What is sent and what answers mean is decided in `transaction.rs`; here it is carried out, each stage in its
+//! time (`stages.rs`). A small
+//! message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the host
+//! offers CHUNKING too and has taken a batch on this connection before, one. `connector.rs` opens connections.
 //!
 //! # Bugs
 //! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
@@ -21,10 +20,11 @@ use super::chunking::{Chunk, too_long, too_short};
 use super::disorder::Batch;
 use super::meaning::{Meaning, RecipientResult, TroubleKind, Verdict, meaning};
 use super::offers::Offers;
+use super::outgoing::Outgoing;
 use super::pieces::Pieces;
-use super::sources::NO_SOURCE;
+use super::stages::{SENDING_CONTENT, Stage, words};
 use super::stuffing::Stuffer;
-use super::transaction::{After, Bdat, Next, Outgoing, Transaction};
+use super::transaction::{After, Bdat, Next, Transaction};
 use super::wire::{Fault, Patience, Wire};
 
 pub use super::connector::Connector;
@@ -32,8 +32,8 @@ pub use super::pieces::Content;
 
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
-/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps a
-/// report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
+/// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps
+/// a report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
 pub(super) const WORDS_CHARS_MAX: usize = 4000;
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
@@ -50,70 +50,6 @@ pub struct Trouble {
     pub tls: Option<String>,
     /// What it means.
     pub kind: TroubleKind,
-}
-
-/// A stage of the dialogue: how long it may take, and how the log calls it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stage {
-    pub(super) phase: Phase,
-    /// Times `reply_timeout`, whose default is the 5 minutes of RFC 5321 §4.5.3.2.
-    times: u32,
-    /// Continues "timed out …", "connection lost …".
-    sentence: &'static str,
-}
-
-impl Stage {
-    const fn new(phase: Phase, times: u32, sentence: &'static str) -> Stage {
-        Stage { phase, times, sentence }
-    }
-
-    /// The stage of a command that was sent in `phase`.
-    pub(super) fn of(phase: Phase) -> Stage {
-        // All phases that a reply can be awaited in are in the table; the others end before there is a dialogue.
-        STAGES.iter().copied().find(|stage| stage.phase == phase).unwrap_or(CONNECTING)
-    }
-
-    fn patience(self, reply_timeout: Duration, deadline: Instant) -> Patience {
-        Patience { wait: reply_timeout.saturating_mul(self.times), deadline }
-    }
-}
-
-/// RFC 5321 §4.5.3.2.1 to §4.5.3.2.6. The RFC gives DATA 2 minutes; a host that takes 5 is no worse.
-const STAGES: [Stage; 8] = [
-    Stage::new(Phase::Greeting, 1, "while waiting for the greeting"),
-    Stage::new(Phase::Ehlo, 1, "while waiting for the reply to EHLO"),
-    Stage::new(Phase::Starttls, 1, "while starting TLS"),
-    Stage::new(Phase::Auth, 1, "while logging in"),
-    Stage::new(Phase::Mail, 1, "while waiting for the reply to MAIL"),
-    Stage::new(Phase::Rcpt, 1, "while waiting for the reply to RCPT"),
-    Stage::new(Phase::Data, 1, "while waiting for the reply to DATA"),
-    Stage::new(Phase::Dot, 2, "while waiting for the reply to the content"),
-];
-pub(super) const CONNECTING: Stage = Stage::new(Phase::Connect, 1, "while connecting");
-/// RFC 5321 §4.5.3.2.5, for each piece that the host takes.
-const SENDING_CONTENT: Stage = Stage::new(Phase::Dot, 1, "while sending the content");
-
-/// Our words for a fault (RFC 3463 §3.5: 4.4.1 no answer, 4.4.2 bad connection; §3.6: 4.5.0 protocol).
-pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {
-    const BAD_CONNECTION: Enhanced = Enhanced(4, 4, 2);
-    const NO_ANSWER: Enhanced = Enhanced(4, 4, 1);
-    const PROTOCOL: Enhanced = Enhanced(4, 5, 0);
-    const TLS: Enhanced = Enhanced(4, 7, 5);
-    let sentence = stage.sentence;
-    let broken = if stage.phase == Phase::Connect { NO_ANSWER } else { BAD_CONNECTION };
-    let (code, enhanced, text) = match fault {
-        Fault::TimedOut => (421, broken, format!("timed out {sentence}")),
-        Fault::Deadline => (421, broken, format!("the attempt's deadline passed {sentence}")),
-        Fault::Lost(None) => (421, broken, format!("the host closed the connection {sentence}")),
-        Fault::Lost(Some(error)) => (421, broken, format!("connection lost {sentence}: {error}")),
-        Fault::Malformed(what) => (451, PROTOCOL, format!("malformed reply {sentence}: {what}")),
-        Fault::OutOfTurn => (451, PROTOCOL, format!("the host spoke out of turn {sentence}")),
-        Fault::NoSource(from, error) => {
-            (451, NO_SOURCE, format!("cannot send from {from}, a source address of this relay: {error}"))
-        }
-        Fault::Tls(error) => (451, TLS, format!("TLS failed {sentence}: {error}")),
-    };
-    Reply::new(code, enhanced, "").with_text(text)
 }
 
 /// An open connection to a host that has greeted us and takes mail.
@@ -170,8 +106,8 @@ impl Connection {
     ///
     /// `content` is called only once the host wants it; `before_dot` right before the write that holds
     /// the final dot, with the places of the recipients that the host accepted, for whoever has to record
-    /// that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes nothing, and the recipients are deferred.
-    /// Nothing is waited for past `deadline`.
+    /// that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes
+    /// nothing, and the recipients are deferred. Nothing is waited for past `deadline`.
     pub fn deliver(
         &mut self,
         message: &Outgoing<'_>,
@@ -181,9 +117,9 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         let offers = std::mem::take(&mut self.offers);
-        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all else.
-        // A reply to nothing would be taken for the first, and so the last but one for the answer to the content: where
-        // content goes behind 354 that comes to light, here it would not.
+        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all
+        // else. A reply to nothing would be taken for the first, and so the last but one for the answer to the
+        // content: where content goes behind 354 that comes to light, here it would not.
         let in_one_go =
             message.in_one_go && self.took_a_batch && !self.after.needs_reset && !self.wire.has_spoken();
         let message = &Outgoing { in_one_go, ..*message };
@@ -480,8 +416,8 @@ impl Connection {
     }
 }
 
-/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is written: a
-/// queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
+/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is
+/// written: a queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
 fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> io::Result<usize> {
     let mut chunk = Chunk::begin(bytes, true, out);
     let commands = out.len();

@@ -14,7 +14,7 @@ use lettre::transport::smtp::extension::ClientId;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
-use super::connection::{Connection, Stage, Trouble, WORDS_CHARS_MAX, words};
+use super::connection::{Connection, Trouble, WORDS_CHARS_MAX};
 use super::dial::{self, Dialled};
 use super::ladder::{Ladder, Learnt, Reached, Rung};
 use super::login::Logins;
@@ -23,6 +23,7 @@ use super::offers::Offers;
 use super::refusals::Refusals;
 use super::route::Endpoint;
 use super::sources::{self, Names};
+use super::stages::{Stage, words};
 use super::tls::{self, Hello, Proof, RootsError, Trusts};
 use super::wire::{Fault, Patience, Wire};
 use super::workarounds::{self, Workarounds};
@@ -146,8 +147,8 @@ impl Connector {
         }
     }
 
-    /// Makes a connection that a host opened and turned round ready for MAIL: its greeting, our EHLO. `tls` is what
-    /// it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
+    /// Makes a connection that a host opened and turned round ready for MAIL: its greeting, our EHLO. `tls` is
+    /// what it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
     pub(super) fn welcome(
         &self,
         wire: Wire,

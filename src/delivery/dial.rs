@@ -5,8 +5,8 @@
 //! other closed (RFC 8305 §5). So a family that swallows packets costs a quarter of a second and not
 //! `connect_timeout`. One thread does both: the sockets do not block, and poll(2) waits for them.
 //!
-//! What failed and what was merely given up are told apart: nothing is known of an address that was given up, so it
-//! stays among those to try.
+//! What failed and what was merely given up are told apart: nothing is known of an address that was given up, so
+//! it stays among those to try.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -18,9 +18,10 @@ use socket2::{Socket, Type};
 
 use crate::mail::Phase;
 
-use super::connection::{CONNECTING, Trouble, words};
+use super::connection::Trouble;
 use super::meaning::TroubleKind;
 use super::route::Endpoint;
+use super::stages::{CONNECTING, words};
 use super::wire::{Fault, Patience, Wire, fault_of, remaining};
 
 /// RFC 8305 §5, "Connection Attempt Delay", as §8 recommends it.
@@ -42,8 +43,8 @@ fn trouble(fault: &Fault) -> Trouble {
     Trouble { phase: Phase::Connect, reply, tls: None, kind: TroubleKind::NextHost }
 }
 
-/// Connects to `first`, or to the address of the other family that its host has in `rest`. Both are gone from `rest`
-/// then, but for one of which nothing is known yet. `from` gives the local address for a remote one.
+/// Connects to `first`, or to the address of the other family that its host has in `rest`. Both are gone from
+/// `rest` then, but for one of which nothing is known yet. `from` gives the local address for a remote one.
 pub(super) fn dial(
     first: Endpoint,
     rest: &mut VecDeque<Endpoint>,
@@ -223,7 +224,8 @@ mod tests {
         Patience { wait, deadline: Instant::now() + SOON }
     }
 
-    /// A listener whose queue is full: the kernel swallows every further SYN, as a network does that loses packets.
+    /// A listener whose queue is full: the kernel swallows every further SYN, as a network does that loses
+    /// packets.
     struct BlackHole {
         address: SocketAddr,
         _listener: Socket,

@@ -33,15 +33,15 @@ pub(super) enum Disorder {
 }
 
 impl Disorder {
-    /// What a reply to a command of a batch shows. `in_turn`: what had to be accepted before it was (MAIL for RCPT, a
-    /// recipient for DATA), so that no refusal can follow from that of another.
+    /// What a reply to a command of a batch shows. `in_turn`: what had to be accepted before it was (MAIL for
+    /// RCPT, a recipient for DATA), so that no refusal can follow from that of another.
     pub(super) fn of_reply(phase: Phase, in_turn: bool, reply: &Reply) -> Option<Disorder> {
         if says_so(reply) {
             return Some(Disorder::Said(reply.clone()));
         }
         let out_of_place = match (phase, reply.code) {
-            // RFC 5321 §4.5.1: every host knows RCPT and DATA, and neither is out of sequence here. Where the enhanced
-            // code speaks of something other than the protocol (x.5.x), that is meant.
+            // RFC 5321 §4.5.1: every host knows RCPT and DATA, and neither is out of sequence here. Where the
+            // enhanced code speaks of something other than the protocol (x.5.x), that is meant.
             (Phase::Rcpt | Phase::Data, 500 | 502 | 503) => {
                 in_turn && matches!(reply.enhanced, None | Some(Enhanced(_, 5, _)))
             }
@@ -68,7 +68,8 @@ impl Disorder {
 }
 
 /// "503 improper use of SMTP command pipelining", "554 SMTP protocol synchronization error". Not "550 5.1.1
-/// <pipelines@example.com>: no such user": hosts quote addresses, and what speaks of one (x.1.x, x.2.x) means that.
+/// <pipelines@example.com>: no such user": hosts quote addresses, and what speaks of one (x.1.x, x.2.x) means
+/// that.
 fn says_so(reply: &Reply) -> bool {
     let names_it = |signs: &[&str]| {
         let text = reply.text.to_ascii_lowercase();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::mail::{Address, address};
 use crate::maillog;
-use crate::queue::{NewMessage, Origin, Queue};
+use crate::queue::Queue;
 
 use super::Setup;
 use super::bounce::summary::{LISTED_MAX, Summary, summary};
@@ -111,17 +111,7 @@ fn summarize(setup: &Setup, queue: &Queue, now: i64) -> Result<(), crate::queue:
             log::error!("{sender:?} in the table unreported is no address: its rows stay");
             continue;
         };
-        let lifetime = i64::try_from(setup.settings.bounce_lifetime.as_secs()).unwrap_or(i64::MAX / 2);
-        let notice = NewMessage {
-            id,
-            envelope: report.envelope,
-            origin: Origin::default(),
-            received_at: now,
-            expires_at: now + lifetime,
-            size: report.content.len() as u64,
-            tail: report.content,
-            chunks_before: 0,
-        };
+        let notice = report.into_message(id, now, setup.settings.bounce_lifetime);
         match queue.report_gathered(&sender, gathered.up_to, notice) {
             Ok(()) => maillog::summarized(id, &gathered.return_path, gathered.messages, gathered.recipients),
             // The disk is full, or the database busy: they stay, for another look.

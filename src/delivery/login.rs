@@ -1,18 +1,18 @@
 //! Logging in at a relay (RFC 4954): which secret, which mechanism, and what a refusal means.
 //!
-//! The exchanges themselves are pure (`mechanism.rs`, `scram.rs`); where secrets come from is in `secrets.rs`. Here
-//! is the loop between them and the connection.
+//! The exchanges themselves are pure (`mechanism.rs`, `scram.rs`); where secrets come from is in `secrets.rs`.
+//! Here is the loop between them and the connection.
 //!
-//! A host counts refused logins and locks accounts, so a secret that was refused is not tried over and over. On one
-//! connection it goes so:
+//! A host counts refused logins and locks accounts, so a secret that was refused is not tried over and over. On
+//! one connection it goes so:
 //!
-//! - A mechanism that the host does not have or want (504, 534 and kin), or cannot be spoken, proves nothing about the
-//!   secret: the next one is tried. After "too weak" (534) only one that is stronger.
-//! - 535 to SCRAM or CRAM-MD5 may mean that the host keeps nothing to check them by: PLAIN or LOGIN is tried once, where
-//!   offered, and for as long as the secret is the same that host is not asked for the other again.
-//! - 535 otherwise: the secret is fetched again. Only where it is another one now (a token that was renewed, a password
-//!   that was changed), that one is tried, once. Otherwise the relay is in trouble, which never bounces anything:
-//!   its mail waits, and the lane's backoff says when one connection tries again.
+//! - A mechanism that the host does not have or want (504, 534 and kin), or cannot be spoken, proves nothing about
+//!   the secret: the next one is tried. After "too weak" (534) only one that is stronger.
+//! - 535 to SCRAM or CRAM-MD5 may mean that the host keeps nothing to check them by: PLAIN or LOGIN is tried once,
+//!   where offered, and for as long as the secret is the same that host is not asked for the other again.
+//! - 535 otherwise: the secret is fetched again. Only where it is another one now (a token that was renewed, a
+//!   password that was changed), that one is tried, once. Otherwise the relay is in trouble, which never bounces
+//!   anything: its mail waits, and the lane's backoff says when one connection tries again.
 
 mod mechanism;
 mod scram;

@@ -1,7 +1,7 @@
 //! What an answer means (RFC 5321 §4.2.1). Pure.
 //!
-//! Where it was said decides whom it is about: greeting, EHLO, STARTTLS and AUTH speak of the host; MAIL, DATA and the
-//! dot of the message; RCPT of the recipient. Only a 5xx is permanent; what is unknown is temporary.
+//! Where it was said decides whom it is about: greeting, EHLO, STARTTLS and AUTH speak of the host; MAIL, DATA and
+//! the dot of the message; RCPT of the recipient. Only a 5xx is permanent; what is unknown is temporary.
 
 use crate::mail::{Enhanced, Phase, Reply};
 
@@ -21,8 +21,8 @@ pub struct RecipientResult {
 pub enum Verdict {
     /// The host took it and is responsible from here on.
     Delivered,
-    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a trace
-    /// that was asked for (`BY=…;NT`, RFC 2852 §4).
+    /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2), or with a
+    /// trace that was asked for (`BY=…;NT`, RFC 2852 §4).
     Relayed,
     /// Try again later.
     Deferred,
@@ -88,8 +88,8 @@ pub(super) fn host_refusal(phase: Phase, code: u16, relay: bool) -> TroubleKind 
     }
 }
 
-/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535, 538):
-/// that is said of us, not of the mail or of a recipient.
+/// Whether a relay that has let us in wants a login all the same, or a better one (RFC 4954 §6: 530, 534, 535,
+/// 538): that is said of us, not of the mail or of a recipient.
 pub(super) fn wants_login(phase: Phase, code: u16) -> bool {
     matches!(phase, Phase::Mail | Phase::Rcpt) && matches!(code, 530 | 534 | 535 | 538)
 }

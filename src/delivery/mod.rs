@@ -22,9 +22,11 @@ pub mod fuzzing;
 mod hosts;
 mod ladder;
 mod login;
+pub mod lookup;
 pub mod meaning;
 mod notices;
 mod offers;
+pub mod outgoing;
 mod pace;
 mod pickup;
 mod pieces;
@@ -36,6 +38,7 @@ mod retry_rules;
 pub mod route;
 mod settle;
 pub mod sources;
+mod stages;
 mod stuffing;
 pub mod tls;
 pub mod transaction;
@@ -51,9 +54,9 @@ use crate::config::{DeliverySettings, Routes};
 use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
 use connection::Connector;
-use dns::Lookup;
 use flood::Floods;
 use hosts::Hosts;
+use lookup::Lookup;
 use pool::Pool;
 use workarounds::Workarounds;
 
@@ -220,8 +223,8 @@ impl Shared {
         self.alive.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear that
-    /// it ended. False: the connection it went over is not to be used any more.
+    /// One job from its first byte to its settlement, tried with `attempt`. Whatever happens in it, the jobs hear
+    /// that it ended. False: the connection it went over is not to be used any more.
     fn carry_out(
         &self,
         setup: &Setup,

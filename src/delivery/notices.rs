@@ -3,9 +3,7 @@
 
 use crate::mail::{Address, Outcome};
 use crate::maillog;
-use crate::queue::{
-    Fate, Finished, NewMessage, Origin, Queue, QueuedMessage, RecipientId, Settled, Unreported,
-};
+use crate::queue::{Fate, Finished, NewMessage, Queue, QueuedMessage, RecipientId, Settled, Unreported};
 
 use super::Setup;
 use super::bounce::{self, Kind, Notice, Told};
@@ -112,17 +110,7 @@ impl Round<'_> {
                 }
                 continue;
             }
-            let lifetime = i64::try_from(settings.bounce_lifetime.as_secs()).unwrap_or(i64::MAX / 2);
-            let written = NewMessage {
-                id,
-                envelope: report.envelope,
-                origin: Origin::default(),
-                received_at: now,
-                expires_at: now + lifetime,
-                size: report.content.len() as u64,
-                tail: report.content,
-                chunks_before: 0,
-            };
+            let written = report.into_message(id, now, settings.bounce_lifetime);
             maillog::notified(message.id, &written, kind.name());
             notices.written.push(written);
         }

@@ -1,4 +1,5 @@
-//! Mail handed over to somebody who came for it: a connection that its client turned round with ATRN (RFC 2645 §5.3).
+//! Mail handed over to somebody who came for it: a connection that its client turned round with ATRN (RFC 2645
+//! §5.3).
 //!
 //! From here on it is a connection like any other: greeting, EHLO, transactions, QUIT, and every answer settled as
 //! it comes. What breaks in the middle ends the pickup; what was not answered stays in the queue and is due at
@@ -40,8 +41,8 @@ pub struct Turned {
 }
 
 impl Workers {
-    /// Hands over what `next` gives until it gives nothing more, the client breaks off, or a pickup's time or number
-    /// of messages is used up; then says QUIT. Each job ends as those of the workers do.
+    /// Hands over what `next` gives until it gives nothing more, the client breaks off, or a pickup's time or
+    /// number of messages is used up; then says QUIT. Each job ends as those of the workers do.
     pub fn hand_over(&self, turned: Turned, next: &mut dyn FnMut() -> Option<Job>) {
         let setup = self.shared.setup();
         let deadline = Instant::now() + PICKUP_MAX;

@@ -35,7 +35,8 @@ impl Line {
     }
 }
 
-/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at the end.
+/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at
+/// the end.
 type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
 
 /// Idle connections. A lane has at most as many as it may have transactions at once, since each was
@@ -122,8 +123,8 @@ impl Pool {
         self.lock().entry(lane.clone()).or_default().push((line, Instant::now()));
     }
 
-    /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between two
-    /// jobs: where there is always work, connections to hosts of long ago must not add up all the same.
+    /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between
+    /// two jobs: where there is always work, connections to hosts of long ago must not add up all the same.
     pub(super) fn close_idle(&self) {
         {
             // Nothing panics while this is held.

@@ -1,7 +1,7 @@
 //! Relays that do not let us in: said loudly, once, and not for each message that waits for it.
 //!
-//! What a relay refuses before it takes mail (our login, our certificate check, us) is about the configuration or the
-//! relay, and nothing bounces for it. So somebody has to hear of it before the lifetime of the mail is over.
+//! What a relay refuses before it takes mail (our login, our certificate check, us) is about the configuration or
+//! the relay, and nothing bounces for it. So somebody has to hear of it before the lifetime of the mail is over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

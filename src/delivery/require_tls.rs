@@ -10,7 +10,7 @@ use crate::mail::{Domain, Enhanced, Phase, Reply};
 use crate::queue::QueuedMessage;
 
 use super::connection::{Connection, Trouble};
-use super::dns::{DnsError, Lookup};
+use super::lookup::{DnsError, Lookup};
 use super::meaning::TroubleKind;
 use super::route::Endpoint;
 
@@ -28,7 +28,8 @@ pub(super) fn endpoints(
     domain: &Domain,
     lookup: &dyn Lookup,
 ) -> Result<Vec<Endpoint>, Reply> {
-    // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever answered.
+    // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever
+    // answered.
     let by_mx =
         |endpoint: &Endpoint| !endpoint.relay && domain.ip().is_none() && endpoint.host != domain.as_str();
     if endpoints.iter().any(by_mx) {
@@ -75,8 +76,8 @@ pub(super) fn fit(opened: Result<Connection, Trouble>) -> Result<Connection, Tro
     }
 }
 
-/// What speaks against a connection that a user turned round (ATRN). Who is there was proved by AUTH within TLS, in
-/// the place of a name and its certificate.
+/// What speaks against a connection that a user turned round (ATRN). Who is there was proved by AUTH within TLS,
+/// in the place of a name and its certificate.
 pub(super) fn turned_unfit(connection: &Connection) -> Option<Reply> {
     match connection.tls() {
         "none" => Some(NO_TLS),
@@ -85,7 +86,8 @@ pub(super) fn turned_unfit(connection: &Connection) -> Option<Reply> {
     }
 }
 
-/// RFC 8689 §4.2.1 and its registration: 5.7.30 where the requirement is not known, 5.7.10 where TLS is not to be had.
+/// RFC 8689 §4.2.1 and its registration: 5.7.30 where the requirement is not known, 5.7.10 where TLS is not to be
+/// had.
 const NOT_OFFERED: Reply =
     Reply::new(550, Enhanced(5, 7, 30), "REQUIRETLS support required, and the host does not offer it");
 const NOT_SIGNED: Reply = Reply::new(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::config::{DeliverySettings, Login, RelayHost, Route, RouteTls, Routes};
 use crate::mail::{Domain, Enhanced, Reply};
 
-use super::dns::{DnsError, Lookup};
+use super::lookup::{DnsError, Lookup};
 use super::sources::{self, Leaving};
 
 /// MX hosts of one attempt.
@@ -48,8 +48,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the same
-    /// machine.
+    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the
+    /// same machine.
     pub fn name(&self) -> String {
         match self.relay {
             true => format!("{}:{}", self.host, self.address.port()),
@@ -57,7 +57,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether a connection to the other would be one to the same host, opened in the same way, from the same sources.
+    /// Whether a connection to the other would be one to the same host, opened in the same way, from the same
+    /// sources.
     pub(super) fn is_same_host(&self, other: &Endpoint) -> bool {
         let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;
         *host == other.host
@@ -82,7 +83,8 @@ pub struct NoRoute {
 /// Hears each step of the planning, for `explain` and the debug log; a deaf one costs nothing.
 pub type Trace<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
 
-/// Whom to try for mail to `domain` that `user` submitted (none: nobody who logged in), best first; at most [`ADDRESSES_MAX`], never none.
+/// Whom to try for mail to `domain` that `user` submitted (none: nobody who logged in), best first; at most
+/// [`ADDRESSES_MAX`], never none.
 ///
 /// `random` gives a number below its argument. Lookups are the only thing here that takes time.
 ///

@@ -88,7 +88,8 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, crate::q
         None => {
             let message = queue.fetch(job.message, &ids_of(job))?;
             Ok(message.and_then(|mut message| {
-                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as expired.
+                // An operator wants it returned, and the scheduler has not heard of it yet: it will come as
+                // expired.
                 message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
                 (!message.recipients.is_empty()).then(|| Arc::new(message))
             }))
@@ -257,7 +258,8 @@ fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     expired.collect()
 }
 
-/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463 §3.5).
+/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463
+/// §3.5).
 fn never_fetched(domain: &str, at: i64) -> Attempt {
     let text =
         format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");

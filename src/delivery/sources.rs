@@ -51,8 +51,8 @@ impl Leaving {
     }
 }
 
-/// RFC 3463 §3.4, system incorrectly configured: nothing can be sent from any of the message's addresses. The reply
-/// says nothing of the destination, where other mail may well go.
+/// RFC 3463 §3.4, system incorrectly configured: nothing can be sent from any of the message's addresses. The
+/// reply says nothing of the destination, where other mail may well go.
 pub(super) const NO_SOURCE: Enhanced = Enhanced(4, 3, 5);
 
 /// Whether this is our own word that the message's addresses are of no use.

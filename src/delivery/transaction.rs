@@ -7,26 +7,25 @@
 //! command; without it they go one by one. RSET clears away what a transaction left open, in front
 //! of the next one.
 //!
-//! Binary content goes by BDAT, and large content does where the host offers it (RFC 3030 §2). The first chunk waits
-//! for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at once, and
-//! the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a host that
-//! lost one of them cannot take the rest for the message.
+//! Binary content goes by BDAT, and large content does where the host offers it (RFC 3030 §2). The first chunk
+//! waits for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at
+//! once, and the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a
+//! host that lost one of them cannot take the rest for the message.
 //!
 //! Small content goes in one go where that may be: MAIL, RCPT… and `BDAT … LAST` with the content in one write, so
-//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be in
-//! doubt from the start; only a connection that the host had closed before is told from that, by its silence.
+//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be
+//! in doubt from the start; only a connection that the host had closed before is told from that, by its silence.
 
 use lettre::transport::smtp::commands::{Data, Rset};
 
-use crate::config::EightBit;
-use crate::mail::{Address, Body, Enhanced, Handling, Notify, Phase, Reply, Ret};
-use crate::queue::QueuedRecipient;
+use crate::mail::{Body, Enhanced, Notify, Phase, Reply};
 
 use super::chunking::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use super::commands::Commands;
 use super::disorder::{Batch, Disorder};
 use super::meaning::{Meaning, RecipientResult, Verdict, is_too_many_recipients, meaning, refusal_verdict};
 use super::offers::Offers;
+use super::outgoing::Outgoing;
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
 /// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
@@ -36,34 +35,6 @@ const COMMANDS_IN_FLIGHT_MAX: usize = 128;
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Content of more bytes waits for the replies to RCPT: where they refuse, it would be sent for nobody.
 const ONE_GO_BYTES_MAX: u64 = 64 * 1024;
-
-/// What is to be handed over.
-#[derive(Debug, Clone, Copy)]
-pub struct Outgoing<'a> {
-    /// None: the null sender.
-    pub sender: Option<&'a Address>,
-    /// At least one; the results come in this order.
-    pub recipients: &'a [&'a QueuedRecipient],
-    /// BODY.
-    pub body: Body,
-    /// What becomes of 8-bit content at a host that does not offer to take it.
-    pub eight_bit: EightBit,
-    /// The client gave SMTPUTF8.
-    pub smtputf8: bool,
-    /// Bytes of content.
-    pub size: u64,
-    /// RET.
-    pub ret: Option<Ret>,
-    /// ENVID, xtext as given.
-    pub envid: Option<&'a str>,
-    /// MT-PRIORITY, REQUIRETLS, DELIVERBY.
-    pub handling: Handling,
-    /// Unix seconds: what is left of BY counts from here.
-    pub now: i64,
-    /// The content may be on its way before the host has answered anything: it is known to take commands in a batch,
-    /// and nobody has to record first whose answer will be in doubt.
-    pub in_one_go: bool,
-}
 
 /// One command, or the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +71,8 @@ pub(super) enum Next {
     Content,
     /// The same for the next so many bytes, as they are, by BDAT.
     Chunk { bytes: u64, last: bool },
-    /// Write the commands and behind them, in the same write, so many bytes of content as the chunk marked LAST, call
-    /// [`Transaction::content_sent`], feed the replies to all.
+    /// Write the commands and behind them, in the same write, so many bytes of content as the chunk marked LAST,
+    /// call [`Transaction::content_sent`], feed the replies to all.
     InOneGo { bytes: u64 },
     /// Nothing; every recipient has its result.
     Done,
@@ -233,7 +204,8 @@ impl<'a> Transaction<'a> {
         if self.steps[self.sent] == Step::Dot {
             return match (self.go_ahead, self.accepted) {
                 (false, _) => Next::Done,
-                // The host waits for content although it took no recipient. RFC 2920 §3.1: send nothing but the dot.
+                // The host waits for content although it took no recipient. RFC 2920 §3.1: send nothing but the
+                // dot.
                 (true, 0) => {
                     out.extend_from_slice(b".\r\n");
                     self.sent += 1;
@@ -274,8 +246,8 @@ impl<'a> Transaction<'a> {
         waiting.then(|| self.steps[self.answered].phase())
     }
 
-    /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a chunk
-    /// another may go out first; a reply that is there already is fed all the same.
+    /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a
+    /// chunk another may go out first; a reply that is there already is fed all the same.
     pub(super) fn must_hear(&self) -> bool {
         let in_flight_max = if self.offers.pipelining { CHUNKS_IN_FLIGHT_MAX } else { 1 };
         let between_chunks = self.steps.get(self.answered) == Some(&Step::Chunk)
@@ -318,7 +290,8 @@ impl<'a> Transaction<'a> {
                 self.steps.truncate(self.sent);
                 self.decide_rest(phase, &reply, refusal_verdict(refusal));
             }
-            // With no 354 in between, a reply too many would pass for the content's. One that speaks of an address is not.
+            // With no 354 in between, a reply too many would pass for the content's. One that speaks of an address
+            // is not.
             (Step::Dot, Meaning::Yes) if self.in_one_go() && is_of_an_address(&reply) => {
                 self.lost_after_dot(&reply);
             }
@@ -362,8 +335,8 @@ impl<'a> Transaction<'a> {
         self.sent == self.steps.len()
     }
 
-    /// Whether nothing was heard of a message that went in one go. Should the connection end now, the host had closed
-    /// it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
+    /// Whether nothing was heard of a message that went in one go. Should the connection end now, the host had
+    /// closed it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
     pub(super) fn is_unheard(&self) -> bool {
         self.in_one_go() && self.answered == 0 && self.is_all_sent()
     }
@@ -467,8 +440,8 @@ impl<'a> Transaction<'a> {
     }
 
     /// Whether a reply to the first chunk says that BDAT itself is not understood (RFC 5321 §4.2.1: x0z is about
-    /// syntax), where DATA is another way. Whether the host read the chunk, or took it for commands, cannot be told:
-    /// the connection is of no use any more.
+    /// syntax), where DATA is another way. Whether the host read the chunk, or took it for commands, cannot be
+    /// told: the connection is of no use any more.
     fn is_bdat_unknown(&mut self, reply: &Reply) -> bool {
         // Behind a refused chunk, the ones under way are answered with 503.
         let is_first = self.bdat == Bdat::Unknown && self.undecided() > 0;

@@ -77,8 +77,8 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an extended
-    /// master secret (RFC 7627), and rustls does not say whether there is one.
+    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an
+    /// extended master secret (RFC 7627), and rustls does not say whether there is one.
     pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
         let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3))?;
         tls.export_keying_material([0; 32], BINDING_LABEL, Some(b"")).ok()
@@ -127,8 +127,8 @@ impl Wire {
             return false;
         }
         let Some(tls) = &mut self.tls else { return true };
-        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are for
-        // the read that follows, which meets them again.
+        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are
+        // for the read that follows, which meets them again.
         match tls.read_tls(&mut self.tcp) {
             Ok(1..) => tls
                 .process_new_packets()

@@ -25,8 +25,8 @@ pub(super) const BDAT: &str = "bdat";
 const TRIAL_SECS: i64 = 180;
 /// Hosts whose way with PIPELINING is known in memory.
 const ABOVE_SUSPICION_MAX: usize = 10_000;
-/// How long a host gets nothing in one go after it left a doubt once: what it swallows like this would be delivered
-/// over and over. It costs a round trip a message.
+/// How long a host gets nothing in one go after it left a doubt once: what it swallows like this would be
+/// delivered over and over. It costs a round trip a message.
 const DOUBTED_SECS: i64 = 86_400;
 /// Hosts that left a doubt, in memory.
 const DOUBTED_MAX: usize = 10_000;
@@ -35,7 +35,8 @@ const DOUBTED_MAX: usize = 10_000;
 fn lifetime_secs(workaround: Workaround) -> i64 {
     match workaround {
         // Somebody who breaks one handshake on purpose must not read along for long; and a host that was merely in
-        // trouble is soon back. An hour, since each new trial may cost the two minutes of two handshakes that hang.
+        // trouble is soon back. An hour, since each new trial may cost the two minutes of two handshakes that
+        // hang.
         Workaround::Clear => 3600,
         // Software and middleboxes are mended over days. Nothing is read by others meanwhile, or slow.
         Workaround::Classical | Workaround::LockStep | Workaround::Data => 86_400,
@@ -54,8 +55,8 @@ pub(super) struct Workarounds {
 #[derive(Debug, Default)]
 struct Known {
     hosts: HashMap<String, Host>,
-    /// Hosts that took commands together last time, or did no better without: if a connection breaks there, it is not
-    /// for that.
+    /// Hosts that took commands together last time, or did no better without: if a connection breaks there, it is
+    /// not for that.
     above_suspicion: HashSet<String>,
     /// Hosts that left a message in doubt that went in one go, and until when they get none.
     doubted: HashMap<String, i64>,
@@ -99,7 +100,8 @@ impl Workarounds {
         Workarounds { clock: Clock::System, queue: None, known: Mutex::default() }
     }
 
-    /// How to go round what this host gets wrong. None too for the one connection that is to try the usual way again.
+    /// How to go round what this host gets wrong. None too for the one connection that is to try the usual way
+    /// again.
     pub(super) fn recall(&self, host: &str, what: &str) -> Option<Workaround> {
         let mut known = self.known();
         let row = known.hosts.get_mut(host)?.of(what).as_mut()?;
@@ -173,7 +175,8 @@ impl Workarounds {
         known.above_suspicion.insert(host.to_owned());
     }
 
-    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well before.
+    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well
+    /// before.
     pub(super) fn suspect(&self, host: &str) -> bool {
         !self.known().above_suspicion.remove(host)
     }

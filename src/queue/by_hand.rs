@@ -103,7 +103,8 @@ impl<'d> ByHand<'d> {
         MessageId(self.shared.ids().take(1, self.now_us()))
     }
 
-    /// See [`Queue::accept`]; its answer and its event come with the next commit. `cached`: its content stays in memory.
+    /// See [`Queue::accept`]; its answer and its event come with the next commit. `cached`: its content stays in
+    /// memory.
     pub(crate) fn accept(&self, message: NewMessage, cached: bool) -> Receiver<Result<(), AcceptError>> {
         let cache = Arc::new(AtomicUsize::new(if cached { usize::MAX } else { 0 }));
         let message = Box::new(Incoming::new(message, self.shared.ids(), self.now_us(), &cache));

@@ -173,8 +173,8 @@ impl Queue {
         self.readers.read(|conn| read::due_in_domain(conn, domain, until, limit))
     }
 
-    /// The first that are due at `until` or before and have a priority above the normal one, the highest first. However
-    /// many others wait, they are not looked at.
+    /// The first that are due at `until` or before and have a priority above the normal one, the highest first.
+    /// However many others wait, they are not looked at.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -429,8 +429,8 @@ impl Queue {
         self.shared.wait_writable(timeout)
     }
 
-    /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue, in short
-    /// statements: seconds where it is long, for once an hour and a thread that has the time.
+    /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue, in
+    /// short statements: seconds where it is long, for once an hour and a thread that has the time.
     ///
     /// # Errors
     /// The database cannot be read.

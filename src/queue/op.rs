@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::config::Routes;
-use crate::mail::{Address, Domain, Speaker};
+use crate::mail::Address;
 
 use super::error::AcceptError;
 use super::id::Ids;
@@ -118,20 +118,7 @@ impl Incoming {
         let first_id = ids.take(envelope.recipients.len(), now_us);
         let recipients: Vec<QueuedRecipient> = (first_id..)
             .zip(envelope.recipients)
-            .map(|(id, recipient)| QueuedRecipient {
-                id: RecipientId(id),
-                domain: Domain::of(&recipient.address),
-                address: recipient.address,
-                attempts: 0,
-                notify: recipient.notify,
-                orcpt: recipient.orcpt,
-                expanded: recipient.expanded,
-                last_reply: None,
-                last_mx: None,
-                last_said_by: Speaker::Postrider,
-                warned_at: None,
-                to_bounce: false,
-            })
+            .map(|(id, recipient)| QueuedRecipient::new(RecipientId(id), recipient))
             .collect();
         let due_at = envelope.handling.released_at(received_at);
         // What waits for its release is not fresh any more when its time comes.

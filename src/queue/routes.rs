@@ -1,4 +1,5 @@
-//! The `[[route]]`s in use, for people: rows of the table `routes`, by which the views tell the lane of a domain's mail.
+//! The `[[route]]`s in use, for people: rows of the table `routes`, by which the views tell the lane of a domain's
+//! mail.
 //!
 //! Nothing that the relay decides is read from here: the scheduler and delivery have the settings themselves.
 
@@ -6,7 +7,8 @@ use rusqlite::{Connection, Result, params};
 
 use crate::config::Routes;
 
-/// Writes these in the place of those before. A lane that none of them has any more is not in trouble: nothing waits there.
+/// Writes these in the place of those before. A lane that none of them has any more is not in trouble: nothing
+/// waits there.
 pub(super) fn write(conn: &Connection, routes: &Routes) -> Result<()> {
     conn.execute("DELETE FROM routes", [])?;
     let mut insert = conn.prepare("INSERT INTO routes (position, domain, lane) VALUES (?, ?, ?)")?;

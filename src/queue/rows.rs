@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Ret, Speaker,
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Recipient, Ret, Speaker,
 };
 
 use super::id::{MessageId, RecipientId};
@@ -117,6 +117,26 @@ pub struct QueuedRecipient {
     pub warned_at: Option<i64>,
     /// An operator wants it returned to the sender: it bounces, without a further try.
     pub to_bounce: bool,
+}
+
+impl QueuedRecipient {
+    /// One that nothing has happened to yet.
+    pub fn new(id: RecipientId, recipient: Recipient) -> QueuedRecipient {
+        QueuedRecipient {
+            id,
+            domain: Domain::of(&recipient.address),
+            address: recipient.address,
+            attempts: 0,
+            notify: recipient.notify,
+            orcpt: recipient.orcpt,
+            expanded: recipient.expanded,
+            last_reply: None,
+            last_mx: None,
+            last_said_by: Speaker::Postrider,
+            warned_at: None,
+            to_bounce: false,
+        }
+    }
 }
 
 /// A recipient whose time has come: all that the scheduler keeps of it.

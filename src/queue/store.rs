@@ -3,21 +3,20 @@
 //! Runs inside the writer's transaction. An error leaves that transaction to be rolled back; the
 //! operation itself stays as it was and can be applied again.
 
-use std::borrow::Cow;
+mod kick;
 
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
-use crate::config::atrn;
-use crate::mail::{Domain, Expanded};
+use crate::mail::Expanded;
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{Asker, DestinationRow, Fate, Kick, Kicked, LaneRow};
+use super::rows::{DestinationRow, Fate, Kicked, LaneRow};
 use super::{MessageId, RecipientId};
+
+pub(super) use kick::INSERT_KICK;
 
 /// Largest chunk of content.
 pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
-/// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
-const KICK_ROWS_MAX: i64 = 5_000;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
@@ -32,9 +31,6 @@ pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1"
 /// Only once its last recipient is gone.
 pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
-/// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients.
-pub(super) const INSERT_KICK: &str =
-    "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
 
 /// What an operation did, for the answer and the scheduler.
@@ -343,54 +339,6 @@ impl<'c> Store<'c> {
             .map(drop)
     }
 
-    /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held until
-    /// its release (RFC 4865).
-    fn kick(&mut self, kick: &Kick, now: i64, is_first: bool) -> Result<(Kicked, bool)> {
-        let (domain, domains) = domains_of(kick);
-        let mut statement =
-            self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
-        let mut backed_off = statement.execute([&domain])?;
-        // The row of a domain that is fetched tells people so, and is no backoff.
-        if let Kick::Lane(lane, _) = kick
-            && atrn::domain_of_lane(lane).is_none()
-        {
-            backed_off += self.clear_lane.execute([lane])?;
-        }
-        // Somebody waits for the number; the parts that follow need not count all of them again.
-        let waiting: u32 = if is_first {
-            let count =
-                format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND domain IN ({domains})");
-            self.conn.prepare_cached(&count)?.query_row([&domain], |row| row.get(0))?
-        } else {
-            0
-        };
-        let moved = self
-            .conn
-            .prepare_cached(&format!(
-                "UPDATE recipients SET next_attempt_at = ?2 WHERE id IN
-                     (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
-                      WHERE r.state = 'queued' AND r.next_attempt_at > ?2 AND r.domain IN ({domains})
-                          AND coalesce(m.release_at, 0) <= ?2 LIMIT ?3)"
-            ))?
-            .execute(params![domain, now, KICK_ROWS_MAX])?;
-        let (waiting, more) = (waiting as usize, moved as i64 == KICK_ROWS_MAX);
-        let kicked = match waiting {
-            0 => Kicked::Nothing,
-            _ if more => Kicked::InParts(waiting),
-            _ if moved == 0 && backed_off == 0 => Kicked::UnderWay(waiting),
-            _ => Kicked::Started(waiting),
-        };
-        Ok((kicked, more))
-    }
-
-    fn record_kick(&mut self, kick: &Kick, asker: &Asker, now: i64, kicked: Kicked) -> Result<()> {
-        let client = asker.client.map(|ip| ip.to_string());
-        self.conn
-            .prepare_cached(INSERT_KICK)?
-            .execute(params![now, kick.to_string(), asker.user, client, kicked.waiting() as i64])
-            .map(drop)
-    }
-
     /// Writes what a host is given, or forgets it. Rare: prepared when first used.
     fn destination(&mut self, mx: &str, row: Option<&DestinationRow>) -> Result<()> {
         match row {
@@ -422,28 +370,5 @@ impl<'c> Store<'c> {
             None => self.clear_lane.execute([lane]),
         }
         .map(drop)
-    }
-}
-
-/// What is ?1, and the query for the domains (and lanes) that are meant.
-fn domains_of(kick: &Kick) -> (Cow<'_, str>, &'static str) {
-    match kick {
-        Kick::Domain(domain) => (domain.as_str().into(), "SELECT ?1"),
-        Kick::Lane(_, domains) => {
-            let names = domains.iter().map(Domain::as_str);
-            (super::counts::json_list(names).into(), "SELECT value FROM json_each(?1)")
-        }
-        // From one domain to the next along the index: as many steps as there are domains, not recipients.
-        // substr, since to LIKE an underscore is a wildcard.
-        Kick::DomainAndBelow(domain) => (
-            domain.as_str().into(),
-            "WITH RECURSIVE each(name) AS (
-                 SELECT min(domain) FROM recipients
-                 UNION ALL
-                 SELECT (SELECT min(domain) FROM recipients WHERE domain > each.name) FROM each
-                 WHERE each.name IS NOT NULL)
-             SELECT name FROM each
-             WHERE name = ?1 OR substr(name, -length(?1) - 1) = '.' || ?1",
-        ),
     }
 }

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 pub(crate) use cram_md5::CramMd5;
 pub(crate) use scram::ChannelBinding;
 
-/// 144 random bits, in characters that a message id and a SCRAM nonce may hold; none where the system has no random
-/// numbers.
+/// 144 random bits, in characters that a message id and a SCRAM nonce may hold; none where the system has no
+/// random numbers.
 pub(crate) fn nonce() -> Option<String> {
     let mut bytes = [0; 18];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;

@@ -1,8 +1,8 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677): the arithmetic of its keys, how it writes names, and what binds it to a
 //! TLS connection (RFC 9266).
 //!
-//! Passwords are used as the bytes that they are. For printable ASCII that is what SASLprep (RFC 4013) gives; other
-//! text is not normalized.
+//! Passwords are used as the bytes that they are. For printable ASCII that is what SASLprep (RFC 4013) gives;
+//! other text is not normalized.
 
 use std::num::NonZeroU32;
 

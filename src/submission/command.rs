@@ -2,15 +2,14 @@
 //!
 //! What comes out holds no control character and is UTF-8. Whether the command is allowed
 //! now is not asked here (see `protocol.rs`). The parameters of MAIL and RCPT are read in
-//! `parameters.rs`.
+//! `parameters.rs`, the arguments of VRFY, ETRN, ATRN and the private commands where those live.
 
 use crate::mail::address::{self, AddressError};
 use crate::mail::{Address, Body, Domain, Hold, Notify, Path, Priority, Ret};
-use crate::queue::Kick;
 
-use super::etrn::Node;
+use super::etrn::{self, Node};
 use super::private::{self, Private};
-use super::vrfy::Asked;
+use super::vrfy::{self, Asked};
 use super::{atrn, parameters};
 
 /// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
@@ -161,15 +160,11 @@ pub(super) const USAGE: &[(&str, &str)] = &[
     ("HELP", "HELP [command]"),
     ("VRFY", "VRFY name-or-address [SMTPUTF8]"),
     ("EXPN", "EXPN list [SMTPUTF8]"),
-    ("ETRN", ETRN_USAGE),
+    ("ETRN", etrn::USAGE),
     ("ATRN", atrn::USAGE),
     ("STARTTLS", "STARTTLS"),
     ("AUTH", "AUTH mechanism [initial-response]"),
 ];
-
-/// Of `#lane`: a lane is `route:` and a pattern at most. Our replies repeat it.
-const LANE_BYTES_MAX: usize = 300;
-const ETRN_USAGE: &str = "ETRN host | @domain | #lane";
 
 /// Reads a line without its CR LF.
 ///
@@ -212,9 +207,9 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
         b"STARTTLS" => without_arguments(Command::Starttls, arguments, "STARTTLS"),
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.to_owned()))),
-        b"VRFY" => asked(arguments, "VRFY name-or-address").map(Command::Vrfy),
-        b"EXPN" => asked(arguments, "EXPN list").map(Command::Expn),
-        b"ETRN" => etrn(arguments).map(Command::Etrn),
+        b"VRFY" => vrfy::parse(arguments, "VRFY name-or-address").map(Command::Vrfy),
+        b"EXPN" => vrfy::parse(arguments, "EXPN list").map(Command::Expn),
+        b"ETRN" => etrn::parse(arguments).map(Command::Etrn),
         b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
         b"AUTH" => auth(arguments),
         b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
@@ -302,31 +297,6 @@ fn bdat(arguments: &str) -> Result<Chunk, SyntaxError> {
     }
 }
 
-/// What VRFY and EXPN ask about. RFC 6531 §3.7.4.2: they may end in SMTPUTF8.
-fn asked(arguments: &str, usage: &'static str) -> Result<Asked, SyntaxError> {
-    let (name, utf8) = match arguments.rsplit_once(' ') {
-        Some((name, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => (name, true),
-        _ => (arguments, false),
-    };
-    match name.trim_matches(' ') {
-        "" => Err(SyntaxError::Usage(usage)),
-        name => Ok(Asked { name: name.to_owned(), utf8 }),
-    }
-}
-
-fn etrn(arguments: &str) -> Result<Node, SyntaxError> {
-    let usage = SyntaxError::Usage(ETRN_USAGE);
-    let node = arguments.trim_start_matches(' ');
-    let domain = |text: &str| Domain::parse(text).map_err(|_| usage.clone());
-    match node.as_bytes().first() {
-        Some(b'#') if (2..=LANE_BYTES_MAX).contains(&node.len()) && !node.contains(' ') => {
-            Ok(Node::Lane(node[1..].to_owned()))
-        }
-        Some(b'@') => Ok(Node::Kick(Kick::DomainAndBelow(domain(&node[1..])?))),
-        _ => Ok(Node::Kick(Kick::Domain(domain(node)?))),
-    }
-}
-
 fn auth(arguments: &str) -> Result<Command, SyntaxError> {
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next()) {
@@ -401,9 +371,9 @@ mod tests {
             ("RCPT TO:<a@b>x", Recipient(AddressError::Brackets)),
             ("RCPT TO:\"a@b\"", Recipient(AddressError::Brackets)),
             ("VRFY", Usage("VRFY name-or-address")),
-            ("ETRN", Usage(ETRN_USAGE)),
-            ("ETRN @", Usage(ETRN_USAGE)),
-            ("ETRN a b", Usage(ETRN_USAGE)),
+            ("ETRN", Usage(etrn::USAGE)),
+            ("ETRN @", Usage(etrn::USAGE)),
+            ("ETRN a b", Usage(etrn::USAGE)),
             ("AUTH", Usage("AUTH mechanism [initial-response]")),
             ("AUTH PLAIN a b", Usage("AUTH mechanism [initial-response]")),
             ("GET / HTTP/1.1", NotSmtp),
@@ -432,15 +402,6 @@ mod tests {
         assert_eq!(read("bdat 0 last"), bdat(0, true));
         assert_eq!(read("BDAT 007  LAST "), bdat(7, true));
         assert_eq!(read("BDAT 99999999999999999999"), bdat(u64::MAX, false));
-    }
-
-    #[test]
-    fn etrn_reads_host_domain_and_queue() {
-        let domain = Domain::parse("example.com").unwrap();
-        let etrn = |node| Ok(Command::Etrn(node));
-        assert_eq!(read("ETRN Example.com"), etrn(Node::Kick(Kick::Domain(domain.clone()))));
-        assert_eq!(read("ETRN @example.com"), etrn(Node::Kick(Kick::DomainAndBelow(domain))));
-        assert_eq!(read("ETRN #news"), etrn(Node::Lane("news".into())));
     }
 
     #[test]

@@ -4,15 +4,20 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::mail::Reply;
+use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::queue::{Asker, Kick};
 
+use super::command::SyntaxError;
 use super::intake::MessageQueue;
 use super::private::Insight;
 use super::protocol::{Action, Here, State, Step};
 use super::replies;
 
+/// How it is written.
+pub(super) const USAGE: &str = "ETRN host | @domain | #lane";
+/// Of `#lane`: a lane is `route:` and a pattern at most. Our replies repeat it.
+const LANE_BYTES_MAX: usize = 300;
 /// How soon a client may ask again for the same.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// For how many different nodes a client may ask in that time.
@@ -35,6 +40,20 @@ impl std::fmt::Display for Node {
             Node::Kick(kick) => kick.fmt(f),
             Node::Lane(lane) => write!(f, "#{lane}"),
         }
+    }
+}
+
+/// Reads the argument (RFC 1985 §5.1).
+pub(super) fn parse(arguments: &str) -> Result<Node, SyntaxError> {
+    let usage = SyntaxError::Usage(USAGE);
+    let node = arguments.trim_start_matches(' ');
+    let domain = |text: &str| Domain::parse(text).map_err(|_| usage.clone());
+    match node.as_bytes().first() {
+        Some(b'#') if (2..=LANE_BYTES_MAX).contains(&node.len()) && !node.contains(' ') => {
+            Ok(Node::Lane(node[1..].to_owned()))
+        }
+        Some(b'@') => Ok(Node::Kick(Kick::DomainAndBelow(domain(&node[1..])?))),
+        _ => Ok(Node::Kick(Kick::Domain(domain(node)?))),
     }
 }
 
@@ -120,6 +139,14 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_domain_and_lane_are_told_apart() {
+        let domain = Domain::parse("example.com").unwrap();
+        assert_eq!(parse("Example.com"), Ok(Node::Kick(Kick::Domain(domain.clone()))));
+        assert_eq!(parse("@example.com"), Ok(Node::Kick(Kick::DomainAndBelow(domain))));
+        assert_eq!(parse("#news"), Ok(Node::Lane("news".into())));
+    }
 
     #[test]
     fn a_client_asks_once_a_minute_for_the_same_and_others_are_unaffected() {

@@ -2,7 +2,8 @@
 //!
 //! FUTURERELEASE (RFC 4865) and MT-PRIORITY (RFC 6710) are for those who may relay: they are shown where nobody
 //! else can begin a transaction, or to somebody who has shown that he may. (Most clients do not say EHLO
-//! again after AUTH, so what AUTH is needed for is not hidden before it.) REQUIRETLS (RFC 8689) exists only in TLS.
+//! again after AUTH, so what AUTH is needed for is not hidden before it.) REQUIRETLS (RFC 8689) exists only in
+//! TLS.
 
 use std::sync::Arc;
 

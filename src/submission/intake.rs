@@ -202,8 +202,8 @@ impl<'a> Intake<'a> {
             return refusal;
         }
         let mut envelope = std::mem::take(&mut self.submitted.envelope);
-        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and others
-        // call everything so.
+        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and
+        // others call everything so.
         envelope.body = match envelope.body {
             Body::SevenBit if self.eight_bit => Body::EightBitMime,
             Body::EightBitMime if !self.eight_bit => Body::SevenBit,

@@ -34,6 +34,7 @@ mod rates;
 mod replies;
 mod senders;
 mod session;
+mod stream;
 pub mod tls;
 mod transaction;
 mod transfer;

@@ -1,5 +1,5 @@
-//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, HOLDFOR, HOLDUNTIL,
-//! BY, MT-PRIORITY, REQUIRETLS, NOTIFY, ORCPT.
+//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, HOLDFOR,
+//! HOLDUNTIL, BY, MT-PRIORITY, REQUIRETLS, NOTIFY, ORCPT.
 //!
 //! A further extension is one more arm of [`of_mail`] or [`of_rcpt`] and a field to put it in.
 //! A parameter that is not offered is 555, a value that it cannot have 501; each stands once.
@@ -115,7 +115,8 @@ fn hold_for(value: &str) -> Option<Hold> {
     (digits && !value.starts_with('0')).then(|| value.parse().ok().map(Hold::For)).flatten()
 }
 
-/// RFC 4865 §4: a date and time of RFC 3339, `2026-11-21T08:00:00Z`; an offset in place of the Z is understood too.
+/// RFC 4865 §4: a date and time of RFC 3339, `2026-11-21T08:00:00Z`; an offset in place of the Z is understood
+/// too.
 fn hold_until(value: &str) -> Option<Hold> {
     let bytes = value.as_bytes();
     let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
@@ -125,7 +126,8 @@ fn hold_until(value: &str) -> Option<Hold> {
     Some(Hold::Until(time.as_second()))
 }
 
-/// RFC 2852 §4: seconds (up to 9 digits, perhaps with a sign), a semicolon, the mode. `R` has no time that is over.
+/// RFC 2852 §4: seconds (up to 9 digits, perhaps with a sign), a semicolon, the mode. `R` has no time that is
+/// over.
 fn by(value: &str) -> Option<By> {
     let (secs, mode) = value.split_once(';')?;
     let (returns, trace) = DeliverBy::read_mode(mode)?;

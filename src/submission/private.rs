@@ -1,4 +1,5 @@
-//! The private commands of operators: XADR, XSTA, XCIR and XGEN. Pure; everybody else hears 502, whatever they ask.
+//! The private commands of operators: XADR, XSTA, XCIR and XGEN. Pure; everybody else hears 502, whatever they
+//! ask.
 //!
 //! What they tell is not submission's to know: an [`Insight`] is handed in by whoever starts the room. What comes
 //! back is made fit for a reply: ASCII without control characters, lines and their number bounded.

@@ -1,5 +1,6 @@
 //! Every command in every state, for a stranger in the clear and under TLS, an authenticated client, a
-//! trusted one and an operator: the table is written out, each cell with code, enhanced code, action and next state.
+//! trusted one and an operator: the table is written out, each cell with code, enhanced code, action and next
+//! state.
 
 use std::collections::BTreeMap;
 

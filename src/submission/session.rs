@@ -1,8 +1,8 @@
 //! One session: the loop that reads lines, asks `protocol.rs` what they mean and does what it says.
 //!
-//! Nothing is decided here but time and the end of the connection: too many bad commands (`errors.rs` counts them),
-//! silence, drips, and the relay's own stopping. Content is `transfer.rs`'s to bring in, logins are `login.rs`'s to
-//! verify, and a connection that turns round is `atrn.rs`'s to hand over.
+//! Nothing is decided here but time and the end of the connection: too many bad commands (`errors.rs` counts
+//! them), silence, drips, and the relay's own stopping. Content is `transfer.rs`'s to bring in, logins are
+//! `login.rs`'s to verify, and a connection that turns round is `atrn.rs`'s to hand over.
 
 use std::net::IpAddr;
 use std::sync::Arc;

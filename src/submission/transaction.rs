@@ -1,4 +1,5 @@
-//! The mail transaction: MAIL, RCPT, DATA and BDAT (RFC 5321 §3.3, RFC 6409, RFC 3030). Pure, a part of `protocol.rs`.
+//! The mail transaction: MAIL, RCPT, DATA and BDAT (RFC 5321 §3.3, RFC 6409, RFC 3030). Pure, a part of
+//! `protocol.rs`.
 //!
 //! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
 

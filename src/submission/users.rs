@@ -10,7 +10,9 @@
 //! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once.
 
 mod decoy;
+mod error;
 mod file;
+mod user;
 mod verifier;
 
 use std::collections::HashMap;
@@ -24,8 +26,10 @@ use crate::sasl::CramMd5;
 use aws_lc_rs::{constant_time, hmac, rand};
 
 use decoy::{DecoySecret, Decoys};
-pub(super) use file::NAME_CHARS_MAX;
-pub use file::{Attributes, User, UsersError, add, list, remove};
+pub(super) use error::NAME_CHARS_MAX;
+pub use error::UsersError;
+pub use file::{add, list, remove};
+pub use user::{Attributes, User};
 pub(super) use verifier::Verifier;
 
 /// How long a right password is taken without hashing it again.

@@ -5,6 +5,7 @@
 use crate::mail::{Address, Reply, address};
 
 use super::aliases::Aliases;
+use super::command::SyntaxError;
 use super::protocol::{Here, State, Step};
 use super::replies;
 
@@ -15,6 +16,18 @@ pub(super) struct Asked {
     pub(super) name: String,
     /// SMTPUTF8: the answer may be UTF-8.
     pub(super) utf8: bool,
+}
+
+/// Reads the argument of either. RFC 6531 §3.7.4.2: they may end in SMTPUTF8.
+pub(super) fn parse(arguments: &str, usage: &'static str) -> Result<Asked, SyntaxError> {
+    let (name, utf8) = match arguments.rsplit_once(' ') {
+        Some((name, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => (name, true),
+        _ => (arguments, false),
+    };
+    match name.trim_matches(' ') {
+        "" => Err(SyntaxError::Usage(usage)),
+        name => Ok(Asked { name: name.to_owned(), utf8 }),
+    }
 }
 
 /// RFC 5321 §3.5.1: the mailbox.

@@ -5,7 +5,7 @@
 //! [`LINE_BYTES_MAX`] long and never ends at a bare LF. What was read ahead of a TLS handshake is
 //! dropped (RFC 3207 §6, CVE-2011-0411).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use crate::sasl::{ChannelBinding, scram};
 
 use super::command::LINE_BYTES_MAX;
 use super::handshake::Handshakes;
+use super::stream::{Socket, Stream};
 
 /// One read of content, and room for the longest line.
 const INPUT_BYTES: usize = 16 << 10;
@@ -73,78 +74,6 @@ impl From<io::Error> for WireError {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => WireError::Closed,
             _ => WireError::Io(error),
-        }
-    }
-}
-
-/// A socket that the pool may shut down from outside.
-///
-/// The deadline is kept down here because rustls reads and writes until a record is whole: a client that
-/// sends a byte of one now and then would never let it return to where deadlines are looked at.
-#[derive(Debug)]
-struct Socket {
-    tcp: Arc<TcpStream>,
-    /// Nothing is begun after it.
-    until: Instant,
-}
-
-impl Socket {
-    fn check(&self) -> io::Result<()> {
-        if Instant::now() > self.until { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.check()?;
-        (&*self.tcp).read(buf)
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.check()?;
-        (&*self.tcp).write(buf)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Stream {
-    Plain(Socket),
-    Tls(Box<StreamOwned<ServerConnection, Socket>>),
-}
-
-impl Stream {
-    /// Reads and writes until then.
-    fn set_deadline(&mut self, until: Instant) {
-        match self {
-            Stream::Plain(socket) => socket.until = until,
-            Stream::Tls(stream) => stream.sock.until = until,
-        }
-    }
-
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let result = match self {
-                Stream::Plain(socket) => socket.read(buf),
-                Stream::Tls(stream) => stream.read(buf),
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Stream::Plain(socket) => socket.write_all(bytes),
-            Stream::Tls(stream) => {
-                stream.write_all(bytes)?;
-                stream.flush()
-            }
         }
     }
 }
@@ -384,8 +313,8 @@ impl Wire {
 
     /// What both ends know of this TLS connection and nobody between can (RFC 9266 §2); none in the clear.
     ///
-    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does not say
-    /// whether there is one.
+    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does
+    /// not say whether there is one.
     pub(super) fn channel_binding(&self) -> Option<ChannelBinding> {
         let Stream::Tls(stream) = &self.stream else { return None };
         let connection = &stream.conn;

@@ -1,8 +1,8 @@
 //! The meaning of answers: every reply code at every stage, what becomes of the recipient and of the lane.
 //!
-//! One relay, and a domain for each cell of a table: what is said, where, and whether the domain has another host that
-//! takes everything. What has to come of it is DESIGN §8's table, written out here in [`row_of`]; what came of
-//! it is what the database says, and what arrived.
+//! One relay, and a domain for each cell of a table: what is said, where, and whether the domain has another host
+//! that takes everything. What has to come of it is DESIGN §8's table, written out here in [`row_of`]; what came
+//! of it is what the database says, and what arrived.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -233,8 +233,8 @@ enum Row {
     NextHost,
     /// `5xx at greeting`, to HELO too: next host; every host said so: bounce; backs off.
     HostRefuses,
-    /// `Lost after the dot, before its reply`: in doubt; retry by default; unchanged. What cannot be understood there
-    /// is as good as lost.
+    /// `Lost after the dot, before its reply`: in doubt; retry by default; unchanged. What cannot be understood
+    /// there is as good as lost.
     InDoubt,
 }
 

@@ -1,16 +1,14 @@
-//! ATRN (RFC 2645): mail that a customer comes for, end to end. The customer is a client that logs in over TLS, says
-//! ATRN, and is a scripted receiving host from then on.
+//! ATRN (RFC 2645): mail that a customer comes for, end to end. The customer is a client that logs in over TLS,
+//! says ATRN, and is a scripted receiving host from then on.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::StreamOwned;
 
+use crate::client;
 use crate::fakemx::{Act, At, FakeMx, Opened, SOON, Script};
 use crate::relay::{Config, PASSWORD, Relay, World, mail};
 
@@ -38,16 +36,7 @@ struct Customer {
 impl Customer {
     /// Over TLS, logged in.
     fn log_in(relay: &Relay) -> Customer {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(relay.path("ca.pem")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let tls =
-            ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+        let tls = client::tls(relay);
         let tcp = TcpStream::connect(relay.implicit).unwrap();
         Customer::on(Opened::Tls(Box::new(StreamOwned::new(tls, tcp))))
     }

@@ -1,5 +1,5 @@
-//! Large messages by BDAT where the host offers CHUNKING (RFC 3030 §2), from end to end: what goes over the wire, what
-//! the database says of refusals in the middle, of doubt, and of hosts that offer what they cannot do.
+//! Large messages by BDAT where the host offers CHUNKING (RFC 3030 §2), from end to end: what goes over the wire,
+//! what the database says of refusals in the middle, of doubt, and of hosts that offer what they cannot do.
 
 use crate::delivery::{SENDER, wait_for_attempts, wait_for_end};
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
@@ -61,8 +61,8 @@ fn a_large_message_goes_in_chunks_and_a_small_one_does_not() {
     }
 }
 
-/// RFC 3030 §2: no chunk behind a refused one; what the host said is the message's answer, and the connection is good
-/// for the next message.
+/// RFC 3030 §2: no chunk behind a refused one; what the host said is the message's answer, and the connection is
+/// good for the next message.
 #[test]
 fn a_refused_chunk_is_the_messages_answer_and_rset_comes_before_the_next() {
     for (number, words, outcome) in [

@@ -258,8 +258,8 @@ client.quit()
     }
 }
 
-/// Postfix's load generator knows no AUTH: it comes from a trusted network, with one connection for all messages of
-/// a session (-d) and with one for each.
+/// Postfix's load generator knows no AUTH: it comes from a trusted network, with one connection for all messages
+/// of a session (-d) and with one for each.
 #[test]
 fn smtp_source_submits_from_a_trusted_network() {
     if !installed("smtp-source") {

@@ -1,20 +1,19 @@
 //! Plays a dialogue against a relay that runs, and remembers what was answered to which command.
 //!
-//! `C: ` a line that the client says, `C| ` one that goes with the command before it; `S: ` how the whole reply must begin, its lines joined by ` / ` and codes
-//! said once. `* starttls` and `* implicit` connect there instead of to the listener in the clear that trusts
-//! loopback; `* handshake` begins TLS; `* login NAME`; `* closed` expects the end. EHLO is said by the player,
-//! except behind `* silent`. `#` begins a comment.
+//! `C: ` a line that the client says, `C| ` one that goes with the command before it; `S: ` how the whole reply
+//! must begin, its lines joined by ` / ` and codes said once. `* starttls` and `* implicit` connect there instead
+//! of to the listener in the clear that trusts loopback; `* handshake` begins TLS; `* login NAME`; `* closed`
+//! expects the end. EHLO is said by the player, except behind `* silent`. `#` begins a comment.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 
+use crate::client;
 use crate::fakemx::SOON;
 use crate::relay::{PASSWORD, Relay};
 
@@ -173,16 +172,7 @@ impl Session<'_> {
     }
 
     fn handshake(&mut self) {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.theatre.relay.path("ca.pem")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let connection = client::tls(self.theatre.relay);
         let Stream::Plain(stream) = self.stream.get_ref() else { panic!("TLS twice") };
         let stream = StreamOwned::new(connection, stream.try_clone().unwrap());
         *self.stream.get_mut() = Stream::Tls(Box::new(stream));

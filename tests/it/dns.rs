@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
 use postrider::config::DnsSettings;
-use postrider::delivery::dns::{DnsError, Lookup, Resolver};
+use postrider::delivery::dns::Resolver;
+use postrider::delivery::lookup::{DnsError, Lookup};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

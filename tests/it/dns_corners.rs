@@ -1,5 +1,5 @@
-//! The corners of DNS, from a real server to what becomes of the mail: whom the plan names, or with which words it is
-//! put off or returned. What is somebody's purpose is permanent, what a broken server can cause is not.
+//! The corners of DNS, from a real server to what becomes of the mail: whom the plan names, or with which words it
+//! is put off or returned. What is somebody's purpose is permanent, what a broken server can cause is not.
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
 use postrider::config::{DeliverySettings, DnsSettings, Routes};
-use postrider::delivery::dns::{DnsError, Resolver};
+use postrider::delivery::dns::Resolver;
+use postrider::delivery::lookup::DnsError;
 use postrider::delivery::route::plan;
 use postrider::mail::{Domain, address};
 
@@ -357,8 +358,8 @@ fn question_end(packet: &[u8]) -> usize {
     at + 5
 }
 
-/// An answer to `question` (header and question, nothing behind) with one record `10 mx.test`: `owner` is its name on
-/// the wire. `flags` beside "this is an answer, recursion was had".
+/// An answer to `question` (header and question, nothing behind) with one record `10 mx.test`: `owner` is its name
+/// on the wire. `flags` beside "this is an answer, recursion was had".
 fn mx_answer(question: &[u8], owner: &[u8], flags: u8) -> Vec<u8> {
     let mut packet = question[..question_end(question)].to_vec();
     packet[2] = 0x81 | flags;

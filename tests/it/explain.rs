@@ -9,6 +9,8 @@ use postrider::cli::explain;
 use postrider::config::*;
 use postrider::mail::{Domain, address};
 
+use crate::connection;
+
 fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
     let hostname = Domain::parse("relay.test").unwrap();
     let routes = Arc::new(Routes(routes));
@@ -38,24 +40,8 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
         dns: DnsSettings { servers: vec![server.address()], timeout: Duration::from_secs(10) },
         delivery: DeliverySettings {
             hostname,
-            port: 25,
-            workers: 1,
-            messages_per_connection: 1,
-            connections_per_destination: 1,
-            destinations: Arc::default(),
-            in_doubt: InDoubt::Retry,
-            eight_bit: EightBit::Send,
-            attempt_deadline: Duration::ZERO,
-            source_addresses: Vec::new(),
-            sources: Vec::new(),
             prohibited_networks: vec!["127.0.0.0/8".parse().unwrap()],
-            connect_timeout: Duration::ZERO,
-            reply_timeout: Duration::ZERO,
-            ca_file: None,
-            bounce_lifetime: Duration::ZERO,
-            delay_warning: None,
-            bounces_per_sender: None,
-            retry_rules: Vec::new(),
+            ..connection::settings()
         },
         scheduler: SchedulerSettings {
             workers: 1,

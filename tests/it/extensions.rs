@@ -2,15 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 
-use crate::client::{Client, mail, on_the_wire, queue_id};
+use crate::client::{self, Client, mail, on_the_wire, queue_id};
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 use crate::relay::{Config, PASSWORD, Relay, USER, World, wait_for};
 
@@ -61,19 +58,9 @@ impl TlsClient {
     }
 
     fn connect(relay: &Relay, address: SocketAddr) -> TlsClient {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(relay.path("ca.pem")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
-        let connection =
-            ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-        let mut client = TlsClient { stream: BufReader::new(StreamOwned::new(connection, stream)) };
+        let mut client = TlsClient { stream: BufReader::new(StreamOwned::new(client::tls(relay), stream)) };
         client.reply();
         client.expect("EHLO app.test", "250");
         client

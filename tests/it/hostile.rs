@@ -1,5 +1,5 @@
-//! Hosts that are odd on purpose or by accident, where one thing of delivery meets another: nothing is lost, falsely
-//! delivered, bounced for nothing or tried for ever, and no host keeps more of us than its share.
+//! Hosts that are odd on purpose or by accident, where one thing of delivery meets another: nothing is lost,
+//! falsely delivered, bounced for nothing or tried for ever, and no host keeps more of us than its share.
 
 use std::time::Duration;
 
@@ -74,8 +74,8 @@ fn a_refusal_of_what_came_in_one_go_is_cleared_away_before_the_next_goes_so() {
     assert_eq!(mx.seen().len(), 1);
 }
 
-/// "550 <pipelines@a.test>: no such user" is no complaint about PIPELINING: the others have their message once, and
-/// that one its refusal at the first try.
+/// "550 <pipelines@a.test>: no such user" is no complaint about PIPELINING: the others have their message once,
+/// and that one its refusal at the first try.
 #[test]
 fn a_refusal_that_quotes_an_address_is_about_the_address() {
     let refusal = "550 <pipelines@a.test>: Recipient address rejected: User unknown";
@@ -109,8 +109,8 @@ fn a_host_that_refuses_the_first_chunk_and_closes_has_not_failed_at_bdat() {
     assert!(workarounds(&relay).is_empty(), "{:?}", workarounds(&relay));
 }
 
-/// A batch that breaks, then, command by command, a chunk that does: by DATA and command by command, in one attempt
-/// and with no more than these connections.
+/// A batch that breaks, then, command by command, a chunk that does: by DATA and command by command, in one
+/// attempt and with no more than these connections.
 #[test]
 fn a_host_that_fails_at_batches_and_at_bdat_gets_the_message_in_the_same_attempt() {
     let script = able().in_a_batch(At::Rcpt(""), Act::Close).on(At::Bdat, Act::Close);

@@ -1,5 +1,5 @@
-//! Logging in at relays: every mechanism at a host that verifies, secrets that change, and what a refusal does to the
-//! mail that waits.
+//! Logging in at relays: every mechanism at a host that verifies, secrets that change, and what a refusal does to
+//! the mail that waits.
 //!
 //! The verifying hosts here are written against the RFCs and share no code with Postrider; one more is Postrider
 //! itself.

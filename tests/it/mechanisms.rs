@@ -1,8 +1,8 @@
 //! Every AUTH mechanism, spoken by programs that others wrote; the relay's log says which one it was.
 //!
-//! swaks, curl, msmtp, gsasl, Python's smtplib and aiosmtplib, and nodemailer, each with every mechanism that it and
-//! the relay both know; what is not installed is skipped with a notice. (PLAIN and LOGIN of the first
-//! ones, and lettre, which knows no other that is offered, are in `clients.rs`.)
+//! swaks, curl, msmtp, gsasl, Python's smtplib and aiosmtplib, and nodemailer, each with every mechanism that it
+//! and the relay both know; what is not installed is skipped with a notice. (PLAIN and LOGIN of the first ones,
+//! and lettre, which knows no other that is offered, are in `clients.rs`.)
 
 use std::process::{Command, Output};
 

@@ -49,7 +49,8 @@ fn the_second_message_of_a_connection_goes_in_one_go_and_arrives_as_it_is() {
     assert_eq!(ways(&mx.seen()), ["DATA", "BDAT", "BDAT"]);
 }
 
-/// Where an intent has to be on disk before an answer can be in doubt, it cannot be: who is accepted is not known yet.
+/// Where an intent has to be on disk before an answer can be in doubt, it cannot be: who is accepted is not known
+/// yet.
 #[test]
 fn not_where_doubt_is_recorded_nor_at_a_host_without_chunking() {
     let lacking = Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME"]);

@@ -1,5 +1,5 @@
-//! What an operator asks and is told: whose words ended a recipient, what was asked for a message, and what has a say
-//! in a delivery beside its route.
+//! What an operator asks and is told: whose words ended a recipient, what was asked for a message, and what has a
+//! say in a delivery beside its route.
 
 use serde_json::Value;
 

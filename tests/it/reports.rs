@@ -56,7 +56,8 @@ fn that_a_list_was_expanded_is_told_once_though_a_member_is_put_off() {
     assert_eq!(home.messages().len(), 1);
 }
 
-/// RFC 6533: the same failure told to a sender in ASCII, whose host knows no extension at all, and to one beyond it.
+/// RFC 6533: the same failure told to a sender in ASCII, whose host knows no extension at all, and to one beyond
+/// it.
 #[test]
 fn a_report_of_utf8_mail_reaches_every_sender_it_can() {
     let (mut world, _) = world_with_sender();

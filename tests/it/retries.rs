@@ -1,5 +1,5 @@
-//! What does not go at the first try: when it is tried again, over restarts too, what is held or returned instead, and
-//! what nobody knows.
+//! What does not go at the first try: when it is tried again, over restarts too, what is held or returned instead,
+//! and what nobody knows.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! One connection for message after message: idle for a few seconds, for so many messages and no more, and a host that
-//! closes it meanwhile has done nothing wrong.
+//! One connection for message after message: idle for a few seconds, for so many messages and no more, and a host
+//! that closes it meanwhile has done nothing wrong.
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,8 @@ fn a_connection_is_closed_after_so_many_messages() {
     }
 }
 
-/// RFC 5321 §3.8 lets a host close whenever it likes. The next message finds the connection gone, or hears 421 on it, and
-/// goes over a fresh one: no attempt more, no backoff, nothing learnt about the host.
+/// RFC 5321 §3.8 lets a host close whenever it likes. The next message finds the connection gone, or hears 421 on
+/// it, and goes over a fresh one: no attempt more, no backoff, nothing learnt about the host.
 #[test]
 fn a_host_that_closed_early_costs_nothing() {
     let soon = Duration::from_millis(100);

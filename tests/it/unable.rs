@@ -1,5 +1,5 @@
-//! Content and addresses that a host has not offered to take: sent all the same, changed where that changes nothing,
-//! or returned with the reason (RFC 6152 §3, RFC 6531 §3.5, RFC 1870). Binary content is in `binary.rs`.
+//! Content and addresses that a host has not offered to take: sent all the same, changed where that changes
+//! nothing, or returned with the reason (RFC 6152 §3, RFC 6531 §3.5, RFC 1870). Binary content is in `binary.rs`.
 
 use crate::delivery::{SENDER, bounce, text, unfolded, wait_for_end, world_with_sender};
 use crate::fakemx::{Act, At, SOON, Script};
@@ -139,8 +139,8 @@ fn the_size_that_is_declared_is_that_of_the_content() {
     }
 }
 
-/// The limit that a host announces is the 552 that it would say, to one byte; and as with that (RFC 5321 §4.2.1) no
-/// other host of the domain is asked: a backup would only hand it to the same host.
+/// The limit that a host announces is the 552 that it would say, to one byte; and as with that (RFC 5321 §4.2.1)
+/// no other host of the domain is asked: a backup would only hand it to the same host.
 #[test]
 fn a_message_over_the_hosts_limit_comes_back_without_being_sent() {
     let (mut world, home) = world_with_sender();

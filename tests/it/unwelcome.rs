@@ -6,13 +6,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 
+use crate::client;
 use crate::fakemx::{Act, At, SOON, Script};
 use crate::relay::{Client, Config, Relay, World, mail};
 
@@ -153,13 +151,7 @@ fn a_refused_chunk_is_never_read_as_commands() {
 type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 fn shake_hands(relay: &Relay, stream: TcpStream) -> TlsStream {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(relay.path("ca.pem")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut tls = StreamOwned::new(ClientConnection::new(config, name).unwrap(), stream);
+    let mut tls = StreamOwned::new(client::tls(relay), stream);
     while tls.conn.is_handshaking() {
         tls.conn.complete_io(&mut tls.sock).unwrap();
     }

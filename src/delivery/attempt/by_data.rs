@@ -1,5 +1,5 @@
-//! A host that offers CHUNKING and fails at BDAT: the message once more, by DATA on a fresh connection to it, and what
-//! that says about the host.
+//! A host that offers CHUNKING and fails at BDAT: the message once more, by DATA on a fresh connection to it, and
+//! what that says about the host.
 //!
 //! Something on the way may let the offer through and stop the command. Where the host says so it is remembered
 //! (`workarounds`) at once; where the connection broke, only if the same message then goes well.
@@ -8,7 +8,7 @@ use super::super::pool::Line;
 use super::super::require_tls;
 use super::super::transaction::Bdat;
 use super::super::workarounds::BDAT;
-use super::{Answer, Round};
+use super::round::{Answer, Round};
 use crate::queue::Workaround;
 
 impl Round<'_> {

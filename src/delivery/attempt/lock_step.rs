@@ -9,13 +9,13 @@ use super::super::disorder::{Batch, Disorder};
 use super::super::pool::Line;
 use super::super::require_tls;
 use super::super::workarounds::PIPELINING;
-use super::{Answer, Round};
+use super::round::{Answer, Round};
 use crate::mail::Reply;
 use crate::queue::Workaround;
 
 impl Round<'_> {
-    /// Transactions on a connection of ours, and more on another to the same host where a batch of commands went wrong
-    /// on it. As [`Round::transact`].
+    /// Transactions on a connection of ours, and more on another to the same host where a batch of commands went
+    /// wrong on it. As [`Round::transact`].
     pub(super) fn transact_in_step(&mut self, line: &mut Line) -> Option<Answer> {
         let trouble = self.transact(line);
         let disorder = match &line.connection.batch {
@@ -42,7 +42,8 @@ impl Round<'_> {
         match disorder {
             Disorder::Said(reply) => workarounds.found(host, Workaround::LockStep, reply),
             Disorder::Muddled(_) => {}
-            // A host may close between two messages, and whoever took batches before has other reasons to be silent.
+            // A host may close between two messages, and whoever took batches before has other reasons to be
+            // silent.
             Disorder::Silent(_) if line.connection.messages() > 1 || !workarounds.suspect(host) => {
                 return None;
             }

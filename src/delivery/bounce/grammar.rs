@@ -3,7 +3,8 @@
 
 use memchr::memmem;
 
-use super::{Report, has_lines};
+use super::Report;
+use super::returned::has_lines;
 use crate::mail::{Body, Notify};
 
 /// Names and unfolded values.

@@ -10,8 +10,9 @@ use lettre::message::SinglePart;
 use crate::mail::{Domain, Handling, address};
 use crate::queue::{Gathered, MessageId};
 
-use super::status::{Script, date, folded};
-use super::{Report, envelope, head, plain, writable};
+use super::parts::plain;
+use super::script::{Script, date, folded};
+use super::{Report, envelope, head, writable};
 
 /// Failures that are listed.
 pub const LISTED_MAX: usize = 200;
@@ -91,7 +92,7 @@ fn paragraph(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::has_lines;
+    use super::super::returned::has_lines;
     use super::*;
     use crate::mail::Notify;
     use crate::queue::UnreportedRow;

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use crate::mail::{Enhanced, Outcome, Phase, Speaker};
 
-use super::status::{Said, Script, bracketed, date, folded, reply_bytes_max};
+use super::said::Said;
+use super::script::{Script, bracketed, date, folded};
+use super::status::reply_bytes_max;
 use super::{Kind, Notice, Told};
 
 /// Lines of one reply that are quoted.

@@ -1,5 +1,5 @@
-//! The client's side of every AUTH mechanism (RFC 4954): which to take, and what to answer. Pure; `login.rs` carries
-//! the lines.
+//! The client's side of every AUTH mechanism (RFC 4954): which to take, and what to answer. Pure; `login.rs`
+//! carries the lines.
 //!
 //! ```text
 //! begin -> AUTH NAME [first response] -> challenge: answer -> … -> 235: is_proven
@@ -38,8 +38,8 @@ use Mechanism::*;
 
 /// With a token. XOAUTH2 first, since every provider that takes tokens has it.
 const FOR_TOKENS: [Mechanism; 2] = [Xoauth2, OauthBearer];
-/// With a password inside TLS. SCRAM shows the host nothing that it could use elsewhere, and makes it prove that it
-/// knows us. CRAM-MD5 comes last: it hides nothing that TLS does not, makes the host keep passwords as good as
+/// With a password inside TLS. SCRAM shows the host nothing that it could use elsewhere, and makes it prove that
+/// it knows us. CRAM-MD5 comes last: it hides nothing that TLS does not, makes the host keep passwords as good as
 /// readable, and is often offered to all where it works for some.
 const FOR_PASSWORDS: [Mechanism; 5] = [ScramPlus, Scram, Plain, Login, CramMd5];
 /// With a password in the clear, where the operator wrote `tls = "off"`: first what does not show it.

@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), the client's side: messages in, messages out. Pure; the
-//! arithmetic of keys is `sasl/scram.rs`.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), the client's side: messages in, messages out. Pure;
+//! the arithmetic of keys is `sasl/scram.rs`.
 //!
 //! ```text
 //! C: n,,n=user,r=CLIENT                      first

@@ -1,7 +1,7 @@
 //! The secrets of logins: read or printed when they are needed, and fetched again when a host refuses them.
 //!
-//! A file is read for each login, so that what is written into it counts at once. A token that a program printed is
-//! kept until it is refused; the program runs once at a time, and who waited meanwhile takes what came of it.
+//! A file is read for each login, so that what is written into it counts at once. A token that a program printed
+//! is kept until it is refused; the program runs once at a time, and who waited meanwhile takes what came of it.
 
 use std::collections::HashMap;
 use std::fmt;

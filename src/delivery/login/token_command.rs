@@ -1,7 +1,7 @@
 //! Runs the program that prints a token: no shell, little environment, a limit of time and of output.
 //!
-//! The program has a process group of its own, which is killed as a whole when the time is over. What it leaves behind
-//! when it ends by itself is left alone, and not waited for.
+//! The program has a process group of its own, which is killed as a whole when the time is over. What it leaves
+//! behind when it ends by itself is left alone, and not waited for.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;

@@ -5,29 +5,16 @@ mod bdat;
 mod one_go;
 
 use super::*;
-use crate::mail::{DeliverBy, Domain, Handling, Notify, Priority, Speaker, address};
-use crate::queue::RecipientId;
+use crate::config::EightBit;
+use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, Ret, Speaker, address};
+use crate::queue::{QueuedRecipient, RecipientId};
 
 fn parse(text: &str) -> Address {
     address::parse(text).unwrap()
 }
 
 fn recipient(text: &str) -> QueuedRecipient {
-    let address = parse(text);
-    QueuedRecipient {
-        id: RecipientId(1),
-        domain: Domain::of(&address),
-        address,
-        attempts: 0,
-        notify: None,
-        orcpt: None,
-        expanded: Vec::new(),
-        last_reply: None,
-        last_mx: None,
-        last_said_by: Speaker::Postrider,
-        warned_at: None,
-        to_bounce: false,
-    }
+    QueuedRecipient::new(RecipientId(1), Recipient::new(parse(text)))
 }
 
 fn reply(words: &str) -> Reply {

@@ -1,14 +1,14 @@
 //! Whatever a host says, and wherever it breaks off: what holds of every result all the same.
 //!
-//! The transaction is driven as the connection drives it. A ledger beside it matches replies to what was written by
-//! their place alone, and is what the results are held against.
+//! The transaction is driven as the connection drives it. A ledger beside it matches replies to what was written
+//! by their place alone, and is what the results are held against.
 
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::delivery::connection::{Stage, words};
+use crate::delivery::stages::{Stage, words};
 use crate::delivery::wire::Fault;
 
 /// A reply, or what comes instead.

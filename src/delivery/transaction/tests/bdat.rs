@@ -53,7 +53,8 @@ fn chunks_follow_the_replies_to_rcpt_and_the_last_the_replies_to_all_before_it()
     }
 }
 
-/// How many chunks are under way, as the connection would write them to a host that answers nothing before it must.
+/// How many chunks are under way, as the connection would write them to a host that answers nothing before it
+/// must.
 #[test]
 fn only_so_many_chunks_are_under_way_and_one_without_pipelining() {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
@@ -101,8 +102,8 @@ fn no_chunk_is_sent_for_nobody() {
     }
 }
 
-/// What the host says to the chunk, the chunks before it taken; those under way behind it are refused as RFC 3030 §2
-/// has it.
+/// What the host says to the chunk, the chunks before it taken; those under way behind it are refused as RFC 3030
+/// §2 has it.
 fn told_at_chunk(number: usize, words: &str, pipelining: bool) -> Run {
     let mut host = vec!["250", "250"];
     host.extend(["250"].repeat(number - 1));
@@ -124,7 +125,8 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
         for number in 1..=CHUNKS {
             let last = number == CHUNKS;
             let doubt = if last { InDoubt } else { HostTrouble };
-            // DATA is tried where the first chunk shows that BDAT is not known; later on the host means the message.
+            // DATA is tried where the first chunk shows that BDAT is not known; later on the host means the
+            // message.
             let unknown = if number == 1 { HostTrouble } else { Failed };
             for (words, verdict) in [
                 ("451 4.3.0 later", Deferred),

@@ -92,8 +92,8 @@ fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
     assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble);
 }
 
-/// A host that says a word too many: what RCPT was told comes where the content's answer belongs. Nothing may be held
-/// to be delivered by it.
+/// A host that says a word too many: what RCPT was told comes where the content's answer belongs. Nothing may be
+/// held to be delivered by it.
 #[test]
 fn the_reply_to_rcpt_is_never_taken_for_the_contents() {
     let run = run_of(100, &["b@y"], &may(), &["250 2.0.0 too many", "250 2.1.0 ok", "250 2.1.5 ok"]);

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use super::print;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
-use crate::delivery::dns::{DnsError, Resolver};
+use crate::delivery::dns::Resolver;
+use crate::delivery::lookup::DnsError;
 use crate::delivery::sources;
 use crate::queue::admin::Admin;
 use crate::submission::users;

@@ -1,0 +1,33 @@
+//! A message as it is handed over to one host: its content apart, which comes in pieces.
+
+use crate::config::EightBit;
+use crate::mail::{Address, Body, Handling, Ret};
+use crate::queue::QueuedRecipient;
+
+/// What is to be handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// None: the null sender.
+    pub sender: Option<&'a Address>,
+    /// At least one; the results come in this order.
+    pub recipients: &'a [&'a QueuedRecipient],
+    /// BODY.
+    pub body: Body,
+    /// What becomes of 8-bit content at a host that does not offer to take it.
+    pub eight_bit: EightBit,
+    /// The client gave SMTPUTF8.
+    pub smtputf8: bool,
+    /// Bytes of content.
+    pub size: u64,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID, xtext as given.
+    pub envid: Option<&'a str>,
+    /// MT-PRIORITY, REQUIRETLS, DELIVERBY.
+    pub handling: Handling,
+    /// Unix seconds: what is left of BY counts from here.
+    pub now: i64,
+    /// The content may be on its way before the host has answered anything: it is known to take commands in a
+    /// batch, and nobody has to record first whose answer will be in doubt.
+    pub in_one_go: bool,
+}
