@@ -206,6 +206,22 @@ fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
 }
 
 #[test]
+fn who_was_put_back_goes_before_those_who_came_due_later() {
+    let mut lanes = lanes();
+    for n in 1..10 {
+        lanes.add(Due { due_at: n, ..due(n, n, "a.test") }, 50);
+    }
+    let first = lanes.next(50).unwrap();
+    lanes.finished(&first, &Health::Crowded(Duration::from_secs(1)), &ids_of(&first), 50);
+    let refill = lanes.refills(9, 50).pop().unwrap();
+    assert_eq!((refill.after.at, refill.after.id), (1, 0));
+    lanes.refilled(&refill, (1..10).map(|n| Due { due_at: n, ..due(n, n, "a.test") }).collect(), None, 50);
+    lanes.wake(60);
+    assert_eq!(ids(&lanes.next(60).unwrap()), [1]);
+    lanes.check();
+}
+
+#[test]
 fn a_crowded_lane_without_any_transaction_is_woken() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
@@ -297,7 +313,7 @@ fn a_recipient_known_is_not_taken_twice_until_it_is_settled() {
 #[test]
 fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     let mut lanes = lanes();
-    for n in [9, 0, 1, 2, 3, 4] {
+    for n in -1..5 {
         lanes.add(due(n, n, "a.test"), 0);
     }
     let (one, two) = (answered(&mut lanes, "a.test"), lanes.next(0).unwrap());

@@ -1,5 +1,6 @@
 //! The window: what of each lane is in memory, and what is left to the database until there is room.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::mail::{Domain, Priority};
@@ -76,7 +77,8 @@ impl Lanes {
         }
         self.know(&due, &name, false);
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
+        // Who was put back stands where they stood, not behind those who came due later.
+        let place = lane.waiting.partition_point(|other| place_in_line(other) < place_in_line(&due));
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
@@ -252,6 +254,11 @@ impl Lanes {
     pub fn waiting(&self) -> usize {
         self.waiting
     }
+}
+
+/// The order of a line.
+pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
+    (Reverse(due.priority), due.cursor())
 }
 
 /// The place in the order of time that this one is the next behind.
