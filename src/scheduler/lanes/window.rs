@@ -50,7 +50,7 @@ impl Lanes {
     }
 
     /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
-    fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
+    pub(super) fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
         if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
         }
@@ -262,6 +262,6 @@ pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
 }
 
 /// The place in the order of time that this one is the next behind.
-fn just_before(due: &Due) -> DueCursor {
+pub(super) fn just_before(due: &Due) -> DueCursor {
     DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
 }
