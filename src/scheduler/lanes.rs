@@ -4,7 +4,7 @@
 //! thousand newsletters to one domain do not stand before a password reset to another. Each has
 //! a limit of transactions at once, and backs off as a whole when its host is in trouble,
 //! apart from the retry time of each message. A lane whose hosts have no room for more of us keeps
-//! what it has for a moment; who found no room is read from the database again.
+//! what it has for a moment; who found no room stands in line again where they stood.
 //!
 //! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
 //! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
-use crate::mail::Domain;
+use crate::mail::{Domain, Priority};
 use crate::queue::{Due, Job, LaneRow, RecipientId};
 
 use super::retry::Schedule;
@@ -63,6 +63,8 @@ struct Known {
     lane: Arc<str>,
     domain: Domain,
     due_at: i64,
+    attempts: u32,
+    priority: Priority,
     /// In flight; otherwise in its lane's line.
     flies: bool,
 }
@@ -273,8 +275,9 @@ impl Lanes {
     }
 
     fn know(&mut self, due: &Due, lane: &Arc<str>, flies: bool) {
-        let (lane, domain, due_at) = (lane.clone(), due.domain.clone(), due.due_at);
-        self.known.insert(due.recipient, Known { lane, domain, due_at, flies });
+        let Due { due_at, attempts, priority, .. } = *due;
+        let (lane, domain) = (lane.clone(), due.domain.clone());
+        self.known.insert(due.recipient, Known { lane, domain, due_at, attempts, priority, flies });
     }
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.

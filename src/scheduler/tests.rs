@@ -195,13 +195,22 @@ fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
     lanes.finished(&good, &Health::Healthy, &[], 0);
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "one for one");
-    // Who was put back is read again, in the order of the queue.
-    assert!(lanes.accounts_for(&due(back[0].0, back[0].0, "a.test")));
-    let refill = lanes.refills(9, 0).pop().unwrap();
-    lanes.refilled(&refill, vec![due(back[0].0, back[0].0, "a.test")], None, 0);
-    assert!(lanes.next(0).is_none());
+    assert!(lanes.refills(9, 0).is_empty(), "who was put back is in line, and nothing is read for it");
     lanes.wake(1);
     assert!(lanes.next(1).is_some(), "one more");
+    lanes.check();
+}
+
+#[test]
+fn who_was_put_back_goes_before_those_who_came_due_later() {
+    let mut lanes = lanes();
+    for n in 1..10 {
+        lanes.add(Due { due_at: n, ..due(n, n, "a.test") }, 50);
+    }
+    let first = lanes.next(50).unwrap();
+    lanes.finished(&first, &Health::Crowded(Duration::from_secs(1)), &ids_of(&first), 50);
+    lanes.wake(60);
+    assert_eq!(ids(&lanes.next(60).unwrap()), [1]);
     lanes.check();
 }
 
@@ -211,8 +220,6 @@ fn a_crowded_lane_without_any_transaction_is_woken() {
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
     lanes.finished(&job, &Health::Crowded(Duration::from_secs(5)), &[RecipientId(1)], 0);
-    let refill = lanes.refills(9, 0).pop().unwrap();
-    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
     assert_eq!(lanes.next_alarm(), Some(5));
@@ -297,7 +304,7 @@ fn a_recipient_known_is_not_taken_twice_until_it_is_settled() {
 #[test]
 fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     let mut lanes = lanes();
-    for n in [9, 0, 1, 2, 3, 4] {
+    for n in -1..5 {
         lanes.add(due(n, n, "a.test"), 0);
     }
     let (one, two) = (answered(&mut lanes, "a.test"), lanes.next(0).unwrap());
@@ -576,7 +583,7 @@ fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
     lanes.reconfigure(SchedulerSettings { routes, ..settings() });
     lanes.refills(9, 100).iter().for_each(|refill| lanes.refilled(refill, vec![], None, 100));
     for job in &under_way {
-        lanes.finished(job, &Health::Crowded(Duration::from_secs(1)), &ids_of(job), 100);
+        lanes.finished(job, &Health::Unchanged, &ids_of(job), 100);
     }
     let refills = lanes.refills(9, 100);
     let places: Vec<(&str, i64, i64)> =
@@ -611,6 +618,19 @@ fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
     assert_eq!(lanes.wake(1_000 + 6 * 3600), ["empty.test".into()]);
     assert_eq!(lanes.state("empty.test").failures, 0);
     assert_eq!(lanes.state("waits.test").failures, 3);
+    lanes.check();
+}
+
+#[test]
+fn who_finds_no_room_after_a_reload_stands_in_the_line_that_is_theirs_now() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 0);
+    let job = lanes.next(0).unwrap();
+    let routes = Arc::new(Routes(vec![relay_for_all()]));
+    lanes.reconfigure(SchedulerSettings { routes, ..settings() });
+    lanes.finished(&job, &Health::Crowded(Duration::from_secs(1)), &ids_of(&job), 0);
+    let job = lanes.next(0).unwrap();
+    assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1]));
     lanes.check();
 }
 

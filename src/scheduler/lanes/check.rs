@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::mail::Priority;
 
+use super::window::place_in_line;
 use super::{Lane, Lanes, Standing, Turn, may_start};
 
 impl Lanes {
@@ -56,7 +57,10 @@ impl Lanes {
             let is_heard = lane.busy == 0 || lane.standing() != Standing::Proved;
             assert!(is_heard || lane.watched, "{name} may be silent for ever");
             let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
-            assert!(line.all(|(one, next)| one.priority >= next.priority), "{name} is out of order");
+            assert!(
+                line.all(|(one, next)| place_in_line(one) < place_in_line(next)),
+                "{name} is out of order"
+            );
             let asked = self.hungry.iter().filter(|asked| *asked == name).count();
             assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
             let will_ask =

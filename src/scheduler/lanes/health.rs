@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::queue::{DueCursor, Health, Job, LaneRow, RecipientId};
+use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
 
-use super::{Lane, Lanes, Standing};
+use super::window::just_before;
+use super::{Known, Lane, Lanes, Standing};
 
 /// A lane with transactions under way that hears nothing for so long counts as unproved.
 const SILENCE_SECS: i64 = 30;
@@ -30,13 +31,16 @@ impl Lanes {
         unsettled: &[RecipientId],
         now: i64,
     ) -> Option<LaneChange> {
-        // Whatever became of them, the database knows; they may still be due. Perhaps in another lane than before.
         for recipient in unsettled {
-            if let Some(known) = self.lands(*recipient) {
-                self.leave_in(
-                    &known.domain,
-                    DueCursor { at: known.due_at, id: recipient.0.saturating_sub(1) },
-                );
+            let Some(known) = self.lands(*recipient) else { continue };
+            let Known { domain, due_at, attempts, priority, .. } = known;
+            let (recipient, message, fresh) = (*recipient, job.message, job.fresh.clone());
+            let due = Due { recipient, message, domain, due_at, attempts, priority, fresh };
+            // Put back; or whatever became of it the database knows, and it may still be due. In either case perhaps
+            // in another lane than before.
+            match health {
+                Health::Crowded(_) if !job.expired => self.line_up(due, true, now),
+                _ => self.leave_in(&due.domain, just_before(&due)),
             }
         }
         if job.expired {
@@ -75,8 +79,7 @@ impl Lanes {
                 Some(LaneChange::BacksOff(row))
             }
             Health::Crowded(wait) => {
-                // Its other transactions go on; one more is tried when the time is over. Who was put back is
-                // read again: of a job not everything that waits in line is known.
+                // Its other transactions go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
                 lane.crowded = Some((until, lane.busy));
                 self.alarms.insert((until, job.lane.clone()));

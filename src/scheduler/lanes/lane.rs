@@ -16,7 +16,7 @@ const TROUBLE_KEPT_SECS: i64 = 6 * 3600;
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// By priority, the highest first, and in the order of coming.
+    /// By priority, the highest first, and in the order in which they are due.
     pub(super) waiting: VecDeque<Due>,
     /// Transactions under way.
     pub(super) busy: usize,

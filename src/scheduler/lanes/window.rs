@@ -1,5 +1,6 @@
 //! The window: what of each lane is in memory, and what is left to the database until there is room.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::mail::{Domain, Priority};
@@ -49,7 +50,7 @@ impl Lanes {
     }
 
     /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
-    fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
+    pub(super) fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
         if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
         }
@@ -76,7 +77,8 @@ impl Lanes {
         }
         self.know(&due, &name, false);
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        let place = lane.waiting.partition_point(|other| other.priority >= due.priority);
+        // Who was put back stands where they stood, not behind those who came due later.
+        let place = lane.waiting.partition_point(|other| place_in_line(other) < place_in_line(&due));
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
@@ -254,7 +256,12 @@ impl Lanes {
     }
 }
 
+/// The order of a line.
+pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
+    (Reverse(due.priority), due.cursor())
+}
+
 /// The place in the order of time that this one is the next behind.
-fn just_before(due: &Due) -> DueCursor {
+pub(super) fn just_before(due: &Due) -> DueCursor {
     DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
 }
