@@ -15,11 +15,13 @@
 #![allow(dead_code, reason = "a tool box: not every test uses every tool")]
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Zone};
@@ -39,20 +41,32 @@ pub const PASSWORD: &str = "pass word/$1";
 const TICK: Duration = Duration::from_millis(20);
 
 /// A port that is free on every loopback address. It lies below the range from which the system takes ports
-/// for connections, so nobody gets it by chance before it is used.
+/// for connections, so nobody gets it by chance before it is used; and in a block that is this process's alone, so
+/// that test processes that run at the same time are not in each other's way.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 12_000;
-    const COUNT: u16 = 20_000;
-    // Test processes that run at the same time begin at different places.
-    let start = (std::process::id() % 400) as u16 * 50;
-    for _ in 0..COUNT {
-        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-            return port;
+    const BLOCK: u16 = 100;
+    const BLOCKS: u16 = 200;
+    /// The ports of the block at hand, and the locks of all blocks taken so far: they go when the process ends.
+    static PORTS: Mutex<(Range<u16>, Vec<File>)> = Mutex::new((0..0, Vec::new()));
+    let mut ports = PORTS.lock().unwrap();
+    loop {
+        let (block, taken) = &mut *ports;
+        if let Some(port) = block.next() {
+            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+                return port;
+            }
+            continue;
         }
+        let claimed = (0..BLOCKS).find_map(|number| {
+            let name = std::env::temp_dir().join(format!("postrider-it-ports-{number}"));
+            let file = File::options().create(true).append(true).open(name).ok()?;
+            file.try_lock().ok().map(|()| (number, file))
+        });
+        let (number, file) = claimed.expect("no port is free");
+        *block = FIRST + number * BLOCK..FIRST + (number + 1) * BLOCK;
+        taken.push(file);
     }
-    panic!("no port is free");
 }
 
 /// Asks until the answer is there; panics with `what` after `limit`.
