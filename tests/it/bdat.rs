@@ -14,7 +14,8 @@ fn large() -> Vec<u8> {
     [mail("large"), lines.repeat(3 * CHUNK / lines.len() + 1)].concat()
 }
 
-fn chunking() -> Script {
+/// Takes commands in a batch, and chunks.
+pub(crate) fn chunking() -> Script {
     Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME", "CHUNKING"])
 }
 
@@ -23,7 +24,8 @@ fn chunks(seen: &Seen) -> Vec<&str> {
     seen.commands.iter().filter_map(|line| line.strip_prefix("BDAT ")).collect()
 }
 
-fn world_with(script: Script) -> (World, FakeMx) {
+/// With this host for `a.test`.
+pub(crate) fn world_with(script: Script) -> (World, FakeMx) {
     let mut world = World::new();
     let mx = world.host("a.test", script);
     (world, mx)

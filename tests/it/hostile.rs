@@ -3,22 +3,12 @@
 
 use std::time::Duration;
 
+use crate::bdat::{chunking, world_with};
 use crate::delivery::{SENDER, wait_for_attempts, wait_for_end};
 use crate::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
 use crate::relay::{Config, Relay, World, mail, wait_for, write_secret};
 
 const MAILBOX: &str = "you@a.test";
-
-/// Takes commands in a batch, and chunks.
-fn able() -> Script {
-    Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME", "CHUNKING"])
-}
-
-fn world_with(script: Script) -> (World, FakeMx) {
-    let mut world = World::new();
-    let mx = world.host("a.test", script);
-    (world, mx)
-}
 
 /// Three chunks and a bit.
 fn large() -> Vec<u8> {
@@ -40,7 +30,7 @@ fn workarounds(relay: &Relay) -> Vec<String> {
 /// Each would be in doubt, tried again, and in doubt again where it is not the first of its connection.
 #[test]
 fn a_host_that_swallows_what_comes_in_one_go_leaves_one_message_in_doubt_and_no_more() {
-    let (world, mx) = world_with(able().on(At::Bdat, Act::Close));
+    let (world, mx) = world_with(chunking().on(At::Bdat, Act::Close));
     let relay = world.relay(Config::new().retry(&["1s"]));
     let mut client = relay.client();
     for number in 1..=5 {
@@ -56,7 +46,7 @@ fn a_host_that_swallows_what_comes_in_one_go_leaves_one_message_in_doubt_and_no_
 /// RFC 3030 §2: RSET clears away what a refused chunk leaves behind, and that goes before all else.
 #[test]
 fn a_refusal_of_what_came_in_one_go_is_cleared_away_before_the_next_goes_so() {
-    let script = able().first(1, At::Dot, Act::Say("250 2.0.0 ok")).first(
+    let script = chunking().first(1, At::Dot, Act::Say("250 2.0.0 ok")).first(
         1,
         At::Dot,
         Act::Say("554 5.7.1 not that one"),
@@ -79,7 +69,7 @@ fn a_refusal_of_what_came_in_one_go_is_cleared_away_before_the_next_goes_so() {
 #[test]
 fn a_refusal_that_quotes_an_address_is_about_the_address() {
     let refusal = "550 <pipelines@a.test>: Recipient address rejected: User unknown";
-    let (mut world, mx) = world_with(able().on(At::Rcpt("pipelines@"), Act::Say(refusal)));
+    let (mut world, mx) = world_with(chunking().on(At::Rcpt("pipelines@"), Act::Say(refusal)));
     let _home = world.host("app.test", Script::new());
     let relay = world.relay(Config::new());
     let mut client = relay.client();
@@ -99,7 +89,7 @@ fn a_refusal_that_quotes_an_address_is_about_the_address() {
 
 #[test]
 fn a_host_that_refuses_the_first_chunk_and_closes_has_not_failed_at_bdat() {
-    let (mut world, mx) = world_with(able().on(At::Chunk(1), Act::SayAndClose("552 5.3.4 too big")));
+    let (mut world, mx) = world_with(chunking().on(At::Chunk(1), Act::SayAndClose("552 5.3.4 too big")));
     let _home = world.host("app.test", Script::new());
     let relay = world.relay(Config::new());
     relay.submit(SENDER, &[MAILBOX], &large());
@@ -113,7 +103,7 @@ fn a_host_that_refuses_the_first_chunk_and_closes_has_not_failed_at_bdat() {
 /// attempt and with no more than these connections.
 #[test]
 fn a_host_that_fails_at_batches_and_at_bdat_gets_the_message_in_the_same_attempt() {
-    let script = able().in_a_batch(At::Rcpt(""), Act::Close).on(At::Bdat, Act::Close);
+    let script = chunking().in_a_batch(At::Rcpt(""), Act::Close).on(At::Bdat, Act::Close);
     let (world, mx) = world_with(script);
     let relay = world.relay(Config::new());
     relay.submit(SENDER, &[MAILBOX], &large());
@@ -155,7 +145,7 @@ fn a_relay_that_refuses_the_login_leaves_the_mail_to_the_next_of_the_list() {
 fn a_host_that_is_always_nearly_too_late_has_no_more_than_the_attempts_deadline() {
     let nearly = Duration::from_millis(1200);
     let later = |words| Act::Later(nearly, Box::new(Act::Say(words)));
-    let script = able()
+    let script = chunking()
         .in_a_batch(At::Rcpt(""), Act::Close)
         .on(At::Greeting, later("220 hello"))
         .on(At::Mail, later("250 2.1.0 ok"))
@@ -175,7 +165,7 @@ fn a_host_that_is_always_nearly_too_late_has_no_more_than_the_attempts_deadline(
 fn words_without_end_are_cut() {
     let line = [&b"554-5.7.1 "[..], &[0xff; 600], b"\r\n"].concat();
     let words = [line.repeat(90), b"554 5.7.1 no\r\n".to_vec()].concat();
-    let (mut world, mx) = world_with(able().on(At::Dot, Act::Raw(words)));
+    let (mut world, mx) = world_with(chunking().on(At::Dot, Act::Raw(words)));
     let home = world.host("app.test", Script::new());
     let relay = world.relay(Config::new());
     relay.submit(SENDER, &[MAILBOX, "her@a.test"], &mail("small"));

@@ -1,19 +1,10 @@
 //! Commands and small content in one write, to hosts with PIPELINING and CHUNKING: from the second message of a
 //! connection on, so that only hosts are trusted with it that took a batch.
 
+use crate::bdat::{chunking, world_with};
 use crate::delivery::{SENDER, wait_for_end};
-use crate::fakemx::{Act, At, FakeMx, SOON, Script, Seen};
-use crate::relay::{Config, Relay, World, mail};
-
-fn able() -> Script {
-    Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME", "CHUNKING"])
-}
-
-fn world_with(script: Script) -> (World, FakeMx) {
-    let mut world = World::new();
-    let mx = world.host("a.test", script);
-    (world, mx)
-}
+use crate::fakemx::{Act, At, SOON, Script, Seen};
+use crate::relay::{Config, Relay, mail};
 
 /// Messages one after the other, each to an address of its own, and each at its end before the next.
 fn send(relay: &Relay, names: &[&str]) {
@@ -37,7 +28,7 @@ fn ways(seen: &[Seen]) -> Vec<&str> {
 
 #[test]
 fn the_second_message_of_a_connection_goes_in_one_go_and_arrives_as_it_is() {
-    let (world, mx) = world_with(able());
+    let (world, mx) = world_with(chunking());
     let relay = world.relay(Config::new());
     send(&relay, &["one", "two", "three"]);
     let messages = mx.wait_for_messages(3, SOON);
@@ -55,7 +46,7 @@ fn the_second_message_of_a_connection_goes_in_one_go_and_arrives_as_it_is() {
 fn not_where_doubt_is_recorded_nor_at_a_host_without_chunking() {
     let lacking = Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME"]);
     let hold = Config::new().set("delivery.in_doubt", "\"hold\"");
-    for (script, config) in [(able(), hold), (lacking, Config::new())] {
+    for (script, config) in [(chunking(), hold), (lacking, Config::new())] {
         let (world, mx) = world_with(script);
         let relay = world.relay(config);
         send(&relay, &["one", "two"]);
@@ -66,7 +57,7 @@ fn not_where_doubt_is_recorded_nor_at_a_host_without_chunking() {
 
 #[test]
 fn a_host_that_fails_at_bdat_has_the_message_by_data_in_the_same_attempt() {
-    let (world, mx) = world_with(able().on(At::Bdat, Act::Say("502 5.5.1 not here")));
+    let (world, mx) = world_with(chunking().on(At::Bdat, Act::Say("502 5.5.1 not here")));
     let relay = world.relay(Config::new());
     send(&relay, &["one", "two", "three", "four"]);
     let messages = mx.wait_for_messages(4, SOON);
@@ -79,7 +70,7 @@ fn a_host_that_fails_at_bdat_has_the_message_by_data_in_the_same_attempt() {
 
 #[test]
 fn a_connection_lost_behind_the_content_is_in_doubt_and_tried_again() {
-    let script = able().after(1, At::Dot, Act::Close);
+    let script = chunking().after(1, At::Dot, Act::Close);
     let (world, mx) = world_with(script);
     let relay = world.relay(Config::new());
     send(&relay, &["one"]);
@@ -94,7 +85,7 @@ fn a_connection_lost_behind_the_content_is_in_doubt_and_tried_again() {
 
 #[test]
 fn each_recipient_of_a_message_in_one_go_has_its_own_answer() {
-    let (mut world, mx) = world_with(able().on(At::Rcpt("gone@a.test"), Act::Say("550 5.1.1 gone")));
+    let (mut world, mx) = world_with(chunking().on(At::Rcpt("gone@a.test"), Act::Say("550 5.1.1 gone")));
     let home = world.host("app.test", Script::new());
     let relay = world.relay(Config::new());
     send(&relay, &["one"]);
