@@ -4,14 +4,14 @@
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
---     SELECT * FROM lanes;              where nothing is tried for now, and what was said there
+--     SELECT * FROM backoffs;              where nothing is tried for now, and what was said there
 --     SELECT * FROM destinations;       hosts that want less of us at once
 --     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
---     SELECT * FROM unreported;         failures in masses that their sender will be told of together
+--     SELECT * FROM pending_reports;         failures in masses that their sender will be told of together
 --     SELECT * FROM stuck;              always empty, or something is wrong with us
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
--- at once; SET state = 'held' holds, 'queued' releases; SET bounce_at = unixepoch() returns to the
+-- at once; SET state = 'held' holds, 'queued' releases; SET bounce_requested_at = unixepoch() returns to the
 -- sender. The relay notices within two seconds.
 --
 -- Times are Unix seconds (UTC) in the tables; the views show them readable too.
@@ -64,18 +64,18 @@ CREATE TABLE recipients (
     last_attempt_at INTEGER,
     last_reply      TEXT,                  -- what was said last, in their words, codes first
     last_mx         TEXT,                  -- the host that it is about
-    last_said_by    TEXT,                  -- whose words last_reply is: 'host' (last_mx) or 'postrider' (our own)
+    last_reply_source    TEXT,                  -- whose words last_reply is: 'remote' (last_mx) or 'local' (Postrider)
     warned_at       INTEGER,               -- when the sender was told of the delay
-    dot_at          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
-    bounce_at       INTEGER                -- when an operator asked to return it to the sender; done at once
+    in_doubt_since          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    bounce_requested_at       INTEGER                -- when an operator asked to return it to the sender; done at once
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
 CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_attempt_at);
 -- Mail of ordinary priority is not in this one.
 CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
-CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE dot_at IS NOT NULL;
-CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_at IS NOT NULL;
+CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE in_doubt_since IS NOT NULL;
+CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_requested_at IS NOT NULL;
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
 -- Whole:
@@ -89,7 +89,7 @@ CREATE TABLE content (
 
 -- Messages of several chunks whose last chunk has not arrived yet: they are not accepted, and what is
 -- here of their content is thrown away when the relay starts.
-CREATE TABLE incoming (
+CREATE TABLE partial_messages (
     message_id INTEGER PRIMARY KEY
 );
 
@@ -102,11 +102,11 @@ CREATE TABLE attempts (
     mx           TEXT,                     -- name of the host
     ip           TEXT,
     tls          TEXT,                     -- 'none', or version and 'verified' where the certificate was
-    phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data dot
+    phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,
     reply        TEXT NOT NULL,            -- codes and text on one line
-    said_by      TEXT NOT NULL DEFAULT 'host', -- whose words the reply is: 'host', or 'postrider' where it gave none
+    reply_source      TEXT NOT NULL DEFAULT 'remote', -- whose words the reply is: 'remote', or 'local' where the host gave none
     outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
@@ -114,7 +114,7 @@ CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
 -- Why mail came back:
---     SELECT count(*), said_by, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3 ORDER BY 1 DESC;
+--     SELECT count(*), reply_source, reply FROM history WHERE state IN ('failed', 'expired') GROUP BY 2, 3 ORDER BY 1 DESC;
 CREATE TABLE history (
     message_id   INTEGER NOT NULL,
     recipient_id INTEGER NOT NULL,
@@ -128,13 +128,13 @@ CREATE TABLE history (
     size         INTEGER NOT NULL,
     reply        TEXT,
     mx           TEXT,
-    said_by      TEXT,                     -- whose words the reply is: 'host' (mx) or 'postrider'
+    reply_source      TEXT,                     -- whose words the reply is: 'remote' (mx) or 'local'
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
 -- Lanes (destinations) that are backing off; a healthy lane has no row. 'atrn:' and a domain: its mail is not
 -- sent anywhere but waits until a user fetches it with ATRN (last_reply says who may).
-CREATE TABLE lanes (
+CREATE TABLE backoffs (
     lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
     failures      INTEGER NOT NULL,        -- in a row
     backoff_until INTEGER NOT NULL,
@@ -177,7 +177,7 @@ CREATE TABLE workarounds (
     CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what IN ('pipelining', 'bdat') AND value = 'off')
 ) WITHOUT ROWID;
 
--- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue retry`. Kept as long as history.
+-- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue kick`. Kept as long as history.
 CREATE TABLE kicks (
     id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
     at         INTEGER NOT NULL,
@@ -198,7 +198,7 @@ CREATE INDEX reports_to_sender ON reports (sender, at);
 
 -- What would have been reports beyond [delivery] bounces_per_sender. An hour after the first of a sender's one
 -- summary tells it of all of them, and they are deleted; in history they stay as long as any other.
-CREATE TABLE unreported (
+CREATE TABLE pending_reports (
     id          INTEGER PRIMARY KEY,       -- 1, 2, 3 …
     sender      TEXT NOT NULL,             -- who is to be told, in lower case as in reports
     return_path TEXT NOT NULL,             -- the same as the message had it
@@ -209,7 +209,7 @@ CREATE TABLE unreported (
     reply       TEXT,
     require_tls INTEGER NOT NULL           -- 1: the summary goes only over verified TLS, too (RFC 8689)
 );
-CREATE INDEX unreported_of_sender ON unreported (sender, at);
+CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- What the relay has to remember about itself.
 CREATE TABLE meta (
@@ -234,7 +234,7 @@ SELECT m.queue_id,
        r.address AS recipient,
        r.state,
        r.attempts,
-       CASE WHEN r.bounce_at IS NOT NULL THEN 'bounce'
+       CASE WHEN r.bounce_requested_at IS NOT NULL THEN 'bounce'
             WHEN r.state = 'held' THEN 'held'
             WHEN a.lane IS NOT NULL THEN 'ATRN'  -- when it is fetched
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
@@ -243,15 +243,15 @@ SELECT m.queue_id,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
        r.last_mx,
-       CASE WHEN r.last_reply IS NOT NULL THEN r.last_said_by END AS last_said_by,
+       CASE WHEN r.last_reply IS NOT NULL THEN r.last_reply_source END AS last_reply_source,
        r.domain,
        coalesce(a.lane, r.lane) AS lane,
        r.message_id,
        r.id AS recipient_id
 FROM recipient_lanes r
 JOIN messages m ON m.id = r.message_id
-LEFT JOIN lanes l ON l.lane = r.lane AND l.backoff_until > unixepoch()
-LEFT JOIN lanes a ON a.lane = 'atrn:' || r.domain;
+LEFT JOIN backoffs l ON l.lane = r.lane AND l.backoff_until > unixepoch()
+LEFT JOIN backoffs a ON a.lane = 'atrn:' || r.domain;
 
 -- How many recipients wait for each domain, by the age of their messages (qshape in SQL).
 CREATE VIEW queue_by_domain AS
@@ -264,7 +264,7 @@ SELECT d.domain,
        d.older,
        d.held,
        datetime(d.oldest, 'unixepoch') AS oldest,
-       CASE WHEN EXISTS (SELECT 1 FROM lanes a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
+       CASE WHEN EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
             ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt
 FROM (SELECT r.domain,
              count(*) AS total,
@@ -279,7 +279,7 @@ FROM (SELECT r.domain,
       FROM recipients r
       JOIN messages m ON m.id = r.message_id
       GROUP BY r.domain) d
-LEFT JOIN lanes l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
+LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
     AND l.backoff_until > unixepoch()
 ORDER BY d.total DESC, d.domain;
 
@@ -291,11 +291,11 @@ SELECT count(*) AS times,
        a.phase,
        a.mx,
        a.reply,
-       a.said_by,
+       a.reply_source,
        datetime(max(a.at), 'unixepoch') AS last
 FROM attempts a
 WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered', 'relayed')
-GROUP BY a.outcome, a.phase, a.mx, a.reply, a.said_by
+GROUP BY a.outcome, a.phase, a.mx, a.reply, a.reply_source
 ORDER BY times DESC, last DESC;
 
 -- Rows that break an invariant. Always empty; a line here is a bug or a hand that slipped.

@@ -181,7 +181,7 @@ fn fill(path: &Path, shape: &str, rows: usize) -> rusqlite::Result<()> {
          SELECT id, id, 'd' || due || '@' || domain, domain, 3, due, :now - 90000, '451 4.4.1 connection timed out'
          FROM each")?;
     if shape == "deferred" {
-        run("INSERT OR IGNORE INTO lanes SELECT domain, 3, :now + 1800 + n % 1800, '451 4.4.1 connection timed out', :now
+        run("INSERT OR IGNORE INTO backoffs SELECT domain, 3, :now + 1800 + n % 1800, '451 4.4.1 connection timed out', :now
              FROM each WHERE n < :rows AND n % 2")?;
     }
     conn.execute_batch("COMMIT")?;

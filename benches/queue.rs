@@ -105,7 +105,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         mx: Some("mx.example.com".to_owned()),
                         ip: Some([192, 0, 2, 1].into()),
                         tls: Some("TLSv1.3 verified".to_owned()),
-                        phase: Phase::Dot,
+                        phase: Phase::EndOfData,
                         reply: Reply::new(250, Enhanced(2, 0, 0), "queued as 4FZ2QK1b9Jz"),
                         outcome: Outcome::Delivered,
                     };
@@ -119,7 +119,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                             warned: false,
                         }],
                         notices: vec![],
-                        unreported: vec![],
+                        pending_reports: vec![],
                         expanded_told: false,
                     });
                 }

@@ -48,12 +48,12 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
     };
     log::log!(
         level,
-        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} said_by={} reply={}",
+        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} reply_source={} reply={}",
         attempt.outcome.as_str(),
         attempt.tls.as_deref().unwrap_or("none"),
         attempt.phase.as_str(),
         attempt.duration_ms,
-        attempt.reply.said_by.as_str(),
+        attempt.reply.reply_source.as_str(),
         attempt.reply,
     );
 }
@@ -107,10 +107,10 @@ pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
 /// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/refusals.rs`.
 pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
     log::error!(
-        "relay {relay} does not take our mail (phase={} said_by={}): {reply}; nothing bounces for this, its mail waits \
-         and is tried again; {remedy}, then postrider queue retry --all",
+        "relay {relay} does not take our mail (phase={} reply_source={}): {reply}; nothing bounces for this, its mail waits \
+         and is tried again; {remedy}, then postrider queue kick --all",
         phase.as_str(),
-        reply.said_by.as_str()
+        reply.reply_source.as_str()
     );
 }
 

@@ -274,7 +274,7 @@ fn backs_off(lane: &LaneRow) -> Option<String> {
         more => format!("{more} failures in a row"),
     };
     (lane.backoff_until > jiff::Timestamp::now().as_second()).then(|| {
-        format!("in trouble: not tried until {until} UTC, or `postrider queue retry` ({failures}: {said:?})")
+        format!("in trouble: not tried until {until} UTC, or `postrider queue kick` ({failures}: {said:?})")
     })
 }
 

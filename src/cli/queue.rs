@@ -49,7 +49,8 @@ enum Verb {
         json: bool,
     },
     /// Try now, whatever the retry schedule says
-    Retry(Selection),
+    #[command(visible_aliases = ["flush", "retry"])]
+    Kick(Selection),
     /// Keep from being tried until released
     Hold(Selection),
     /// Try held ones again
@@ -58,7 +59,7 @@ enum Verb {
     Remove(Selection),
     /// Return to the sender now, with what was said last
     Bounce(Selection),
-    /// List who asked for what to be tried now, by ETRN or with `queue retry`, the latest first
+    /// List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first
     Kicks {
         /// At most this many lines
         #[arg(long, default_value_t = 50)]
@@ -153,7 +154,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary(*limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary) }
         }
-        Verb::Retry(selection) => change(path, selection, Admin::retry, "due now")?,
+        Verb::Kick(selection) => change(path, selection, Admin::kick, "due now")?,
         Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
         Verb::Release(selection) => change(path, selection, Admin::release, "released")?,
         Verb::Remove(selection) => change(path, selection, Admin::remove, "removed")?,
@@ -215,7 +216,7 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         for good in
-            [&["remove", "--all"][..], &["retry", "01MB1Z4QK3R", "01MB1Z4QK3S"], &["hold", "--domain", "b"]]
+            [&["remove", "--all"][..], &["kick", "01MB1Z4QK3R", "01MB1Z4QK3S"], &["hold", "--domain", "b"]]
         {
             assert!(parse(good).is_ok(), "{good:?}");
         }

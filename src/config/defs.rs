@@ -272,7 +272,7 @@ pub(super) const DEFS: &[Def] = &[
         NumberOrOff(1, 1_000_000),
         Is("100"),
         "Bounces, delay warnings and delivery reports to one sender in an hour. Beyond that its failures are \
-         gathered (table unreported), and one summary tells of them an hour after the first: a mailbox whose \
+         gathered (table pending_reports), and one summary tells of them an hour after the first: a mailbox whose \
          address is forged is not flooded. A person reads no hundred bounces an hour; raise it, or \"off\", \
          where a program reads the bounces of mass mail.",
     ),

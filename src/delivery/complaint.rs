@@ -4,7 +4,7 @@
 //! words below are those that widespread hosts use. What is not recognised is no complaint: it is
 //! retried like any other temporary answer. Greylisting and full mailboxes speak of something else.
 
-use crate::mail::{Enhanced, Phase, Reply, Speaker};
+use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 
 /// What a host has too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const TOO_MANY: [&str; 5] = ["too many", "limit", "maximum", "exceed", "simultan
 
 /// What the reply, given in `phase`, complains of; none: of nothing.
 pub(super) fn complaint(phase: Phase, reply: &Reply) -> Option<Complaint> {
-    if reply.code / 100 != 4 || reply.said_by != Speaker::Host {
+    if reply.code / 100 != 4 || reply.reply_source != ReplySource::Remote {
         return None;
     }
     let subject = reply.enhanced.map(|Enhanced(_, subject, _)| subject);
@@ -81,7 +81,7 @@ mod tests {
             Some((enhanced, text)) => (Some(enhanced), text.to_owned()),
             None => (None, text.to_owned()),
         };
-        complaint(phase, &Reply { code, enhanced, text: text.into(), said_by: Speaker::Host })
+        complaint(phase, &Reply { code, enhanced, text: text.into(), reply_source: ReplySource::Remote })
     }
 
     /// The wordings are rebuilt after what hosts of many makes say; names and numbers are made up.
@@ -142,7 +142,7 @@ mod tests {
     fn our_own_words_are_no_complaint() {
         let ours = Reply::new(451, Enhanced(4, 4, 5), "too many connections");
         assert_eq!(complaint(Phase::Greeting, &ours), None);
-        assert_eq!(complaint(Phase::Greeting, &ours.heard()), Some(Complaint::Connections));
+        assert_eq!(complaint(Phase::Greeting, &ours.from_remote()), Some(Complaint::Connections));
     }
 
     #[test]

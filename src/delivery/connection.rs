@@ -323,7 +323,7 @@ impl Connection {
                 break;
             }
             // Behind the content, a host may keep all its replies until it has looked at that.
-            let stage = if transaction.is_all_sent() { Phase::Dot } else { phase };
+            let stage = if transaction.is_all_sent() { Phase::EndOfData } else { phase };
             match self.hear(stage, deadline) {
                 Ok(reply) => transaction.take(reply),
                 Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {

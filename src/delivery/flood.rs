@@ -2,7 +2,7 @@
 //!
 //! A stolen password that sends to ten thousand strangers in the name of an innocent would have them
 //! flooded with bounces. What is beyond the limit is not written one by one: its failures are rows of
-//! `unreported`, and an hour after the first of them one summary tells the sender of all
+//! `pending_reports`, and an hour after the first of them one summary tells the sender of all
 //! (`bounce/summary.rs`). A delay warning beyond it is only put off, until the next try that is due one.
 //!
 //! Memory is a window of the table `reports`, which commits with each report, so a restart forgets nothing.
@@ -93,9 +93,9 @@ impl Floods {
         let done = catch_unwind(AssertUnwindSafe(|| summarize(&setup(), queue, now)));
         match done {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("unreported failures cannot be told of: {error}; tried again"),
+            Ok(Err(error)) => log::error!("pending_reports failures cannot be told of: {error}; tried again"),
             // Its own words are in the log already; this worker has other work.
-            Err(_) => log::error!("a summary of unreported failures panicked (a bug: please report)"),
+            Err(_) => log::error!("a summary of pending_reports failures panicked (a bug: please report)"),
         }
         *next = Some(Instant::now() + EVERY);
     }
@@ -103,16 +103,16 @@ impl Floods {
 
 /// Writes the summaries that are due. Each commits with the deletion of what it tells of.
 fn summarize(setup: &Setup, queue: &Queue, now: i64) -> Result<(), crate::queue::QueueError> {
-    for sender in queue.unreported_senders(now - WINDOW_SECS, SUMMARIES_MAX)? {
-        let Some(gathered) = queue.unreported(&sender, LISTED_MAX)? else { continue };
+    for sender in queue.pending_report_senders(now - WINDOW_SECS, SUMMARIES_MAX)? {
+        let Some(gathered) = queue.pending_reports(&sender, LISTED_MAX)? else { continue };
         let (id, hostname) = (queue.new_message_id(), &setup.settings.hostname);
         let report = summary(&Summary { id, hostname, now, gathered: &gathered });
         let Some(report) = report else {
-            log::error!("{sender:?} in the table unreported is no address: its rows stay");
+            log::error!("{sender:?} in the table pending_reports is no address: its rows stay");
             continue;
         };
         let notice = report.into_message(id, now, setup.settings.bounce_lifetime);
-        match queue.report_gathered(&sender, gathered.up_to, notice) {
+        match queue.send_pending_reports(&sender, gathered.up_to, notice) {
             Ok(()) => maillog::summarized(id, &gathered.return_path, gathered.messages, gathered.recipients),
             // The disk is full, or the database busy: they stay, for another look.
             Err(error) => {

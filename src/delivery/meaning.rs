@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn every_code_has_its_meaning_at_every_stage() {
-        use Phase::{Auth, Data, Dot, Ehlo, Greeting, Mail, Rcpt, Starttls};
-        for phase in [Greeting, Ehlo, Starttls, Auth, Mail, Rcpt, Data, Dot] {
+        use Phase::{Auth, Data, Ehlo, EndOfData, Greeting, Mail, Rcpt, Starttls};
+        for phase in [Greeting, Ehlo, Starttls, Auth, Mail, Rcpt, Data, EndOfData] {
             for code in 0..=999 {
                 let expected = match code / 100 {
                     2 if phase == Data => Meaning::Nonsense,

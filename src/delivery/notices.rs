@@ -3,7 +3,7 @@
 
 use crate::mail::{Address, Outcome};
 use crate::maillog;
-use crate::queue::{Fate, Finished, NewMessage, Queue, QueuedMessage, RecipientId, Settled, Unreported};
+use crate::queue::{Fate, Finished, NewMessage, PendingReport, Queue, QueuedMessage, RecipientId, Settled};
 
 use super::Setup;
 use super::bounce::{self, Kind, Notice, Told};
@@ -14,7 +14,7 @@ use super::flood::Floods;
 pub(super) struct Notices {
     pub(super) written: Vec<NewMessage>,
     /// Failures that no report of their own tells of.
-    pub(super) unreported: Vec<Unreported>,
+    pub(super) pending_reports: Vec<PendingReport>,
     /// The aliases that the recipients stand for were told of.
     pub(super) expanded_told: bool,
 }
@@ -105,7 +105,7 @@ impl Round<'_> {
                 match kind {
                     Kind::Delay => put_off.extend(about.iter().map(|told| told.recipient.id)),
                     Kind::Bounce | Kind::Success => {
-                        notices.unreported.extend(about.into_iter().map(unreported))
+                        notices.pending_reports.extend(about.into_iter().map(pending_reports))
                     }
                 }
                 continue;
@@ -121,12 +121,12 @@ impl Round<'_> {
 }
 
 /// A line of the summary to come.
-fn unreported(told: &Told<'_>) -> Unreported {
+fn pending_reports(told: &Told<'_>) -> PendingReport {
     if let Some(expanded) = told.expanded {
-        return Unreported { address: expanded.alias.clone(), state: "expanded", reply: None };
+        return PendingReport { address: expanded.alias.clone(), state: "expanded", reply: None };
     }
     let reply = told.attempt.map(|attempt| attempt.reply.to_string());
-    Unreported {
+    PendingReport {
         address: told.recipient.address.clone(),
         state: told.outcome.as_str(),
         reply: reply.or_else(|| told.recipient.last_reply.clone()),

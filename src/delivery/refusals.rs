@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::mail::{Enhanced, Phase, Reply, Speaker};
+use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 use crate::maillog;
 
 use super::meaning;
@@ -73,11 +73,11 @@ impl Refusals {
 /// Whether this goes away by itself only by luck. A connection that fails or breaks may well.
 fn needs_somebody(phase: Phase, reply: &Reply) -> bool {
     let security = matches!(reply.enhanced, Some(Enhanced(_, 7, _)));
-    match reply.said_by {
+    match reply.reply_source {
         // Ours: no secret, no mechanism, no proof, a certificate that does not hold (RFC 3463 §3.8).
-        Speaker::Postrider => security && matches!(phase, Phase::Starttls | Phase::Auth),
-        Speaker::Host if phase == Phase::Auth => reply.code != 421,
-        Speaker::Host => {
+        ReplySource::Local => security && matches!(phase, Phase::Starttls | Phase::Auth),
+        ReplySource::Remote if phase == Phase::Auth => reply.code != 421,
+        ReplySource::Remote => {
             phase < Phase::Auth && reply.code / 100 == 5 || meaning::wants_login(phase, reply.code)
         }
     }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_somebody_has_to_repair_is_told_from_what_passes() {
-        let host = |code, enhanced| Reply { enhanced, ..Reply::bare(code, "") }.heard();
+        let host = |code, enhanced| Reply { enhanced, ..Reply::bare(code, "") }.from_remote();
         let ours = |code, enhanced| Reply::new(code, enhanced, "");
         for (phase, reply, loud) in [
             (Phase::Greeting, host(554, None), true),
@@ -119,7 +119,7 @@ mod tests {
             (Phase::Mail, host(530, None), true),
             (Phase::Rcpt, host(530, None), true),
             (Phase::Mail, host(550, None), false),
-            (Phase::Dot, host(554, None), false),
+            (Phase::EndOfData, host(554, None), false),
         ] {
             assert_eq!(needs_somebody(phase, &reply), loud, "{phase:?} {reply}");
         }

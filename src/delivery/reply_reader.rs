@@ -6,7 +6,7 @@
 //! `transaction.rs`'s business. Here a reply is malformed only where it cannot be told where it ends
 //! or what its code is, or where it is longer than a reply may be.
 
-use crate::mail::{Enhanced, Reply, Speaker};
+use crate::mail::{Enhanced, Reply, ReplySource};
 
 /// Lines of one reply.
 pub(super) const REPLY_LINES_MAX: usize = 100;
@@ -107,7 +107,7 @@ impl ReplyReader {
             }
             text.push_str(rest);
         }
-        let reply = Reply { code: self.code, enhanced, text: text.into(), said_by: Speaker::Host };
+        let reply = Reply { code: self.code, enhanced, text: text.into(), reply_source: ReplySource::Remote };
         self.bytes.drain(..self.line_at);
         (self.line_at, self.searched, self.lines) = (0, 0, 0);
         reply

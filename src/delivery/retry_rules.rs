@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn greylisted() -> Reply {
-        Reply::new(450, Enhanced(4, 7, 1), "Greylisted:\nplease try again in 300 Seconds").heard()
+        Reply::new(450, Enhanced(4, 7, 1), "Greylisted:\nplease try again in 300 Seconds").from_remote()
     }
 
     fn fits(rule: &RetryRule, reply: &Reply) -> bool {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_only_a_domain_leaves_permanent_failures_alone() {
-        let unknown = Reply::new(550, Enhanced(5, 1, 1), "no such user").heard();
+        let unknown = Reply::new(550, Enhanced(5, 1, 1), "no such user").from_remote();
         assert!(!fits(&ANY, &unknown));
         assert!(fits(&RetryRule { code: Some([Some(5), None, None]), ..ANY }, &unknown));
         assert!(fits(&RetryRule { text: text(&["no such"]), ..ANY }, &unknown));

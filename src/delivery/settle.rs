@@ -66,8 +66,8 @@ pub(super) fn carry_out(
     if results.is_empty() {
         return Done { health, unsettled };
     }
-    let Notices { written, unreported, expanded_told } = notices;
-    queue.settle(Settlement { message, at: now, results, notices: written, unreported, expanded_told });
+    let Notices { written, pending_reports, expanded_told } = notices;
+    queue.settle(Settlement { message, at: now, results, notices: written, pending_reports, expanded_told });
     Done { health, unsettled }
 }
 
@@ -290,7 +290,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), cra
                 mx: None,
                 ip: None,
                 tls: None,
-                phase: Phase::Dot,
+                phase: Phase::EndOfData,
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,
             };
@@ -299,8 +299,15 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), cra
         });
         let results = results.collect();
         let message = Arc::new(message);
-        let (notices, unreported) = (Vec::new(), Vec::new());
-        queue.settle(Settlement { message, at: now, results, notices, unreported, expanded_told: false });
+        let (notices, pending_reports) = (Vec::new(), Vec::new());
+        queue.settle(Settlement {
+            message,
+            at: now,
+            results,
+            notices,
+            pending_reports,
+            expanded_told: false,
+        });
     }
     // Groups are written in order: when this empty one is on disk, so are they.
     queue.intend_dot(&[]).map_err(|error| crate::queue::QueueError::Writer(error.to_string()))

@@ -9,7 +9,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use crate::config::{DeliverySettings, Route, Routes};
-use crate::mail::{Enhanced, Reply, Speaker};
+use crate::mail::{Enhanced, Reply, ReplySource};
 
 /// What a message's connections leave from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) const NO_SOURCE: Enhanced = Enhanced(4, 3, 5);
 
 /// Whether this is our own word that the message's addresses are of no use.
 pub(super) fn is_no_source(reply: &Reply) -> bool {
-    reply.said_by == Speaker::Postrider && reply.enhanced == Some(NO_SOURCE)
+    reply.reply_source == ReplySource::Local && reply.enhanced == Some(NO_SOURCE)
 }
 
 /// Those of the family of `remote`.

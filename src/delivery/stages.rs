@@ -42,11 +42,11 @@ const STAGES: [Stage; 8] = [
     Stage::new(Phase::Mail, 1, "while waiting for the reply to MAIL"),
     Stage::new(Phase::Rcpt, 1, "while waiting for the reply to RCPT"),
     Stage::new(Phase::Data, 1, "while waiting for the reply to DATA"),
-    Stage::new(Phase::Dot, 2, "while waiting for the reply to the content"),
+    Stage::new(Phase::EndOfData, 2, "while waiting for the reply to the content"),
 ];
 pub(super) const CONNECTING: Stage = Stage::new(Phase::Connect, 1, "while connecting");
 /// RFC 5321 §4.5.3.2.5, for each piece that the host takes.
-pub(super) const SENDING_CONTENT: Stage = Stage::new(Phase::Dot, 1, "while sending the content");
+pub(super) const SENDING_CONTENT: Stage = Stage::new(Phase::EndOfData, 1, "while sending the content");
 
 /// Our words for a fault (RFC 3463 §3.5: 4.4.1 no answer, 4.4.2 bad connection; §3.6: 4.5.0 protocol).
 pub(super) fn words(fault: &Fault, stage: Stage) -> Reply {

@@ -57,7 +57,7 @@ impl Step {
             Step::Rset | Step::Mail => Phase::Mail,
             Step::Rcpt(_) => Phase::Rcpt,
             Step::Data => Phase::Data,
-            Step::Chunk | Step::Dot => Phase::Dot,
+            Step::Chunk | Step::Dot => Phase::EndOfData,
         }
     }
 }
@@ -319,7 +319,7 @@ impl<'a> Transaction<'a> {
         }
         match Disorder::of_fault(ours) {
             // What breaks while content goes out has other reasons, and who is decided needs nothing more.
-            Disorder::Silent(_) if step.phase() == Phase::Dot || self.undecided() == 0 => {}
+            Disorder::Silent(_) if step.phase() == Phase::EndOfData || self.undecided() == 0 => {}
             disorder => self.note(step.phase(), disorder),
         }
         // Behind a refused chunk the host has no more to say, and may as well close.
@@ -349,19 +349,19 @@ impl<'a> Transaction<'a> {
     /// The content could not be sent whole, through our own fault; the connection has to be cut.
     pub(super) fn abandon(&mut self, ours: &Reply) {
         self.dead = true;
-        self.decide_rest(Phase::Dot, ours, Verdict::Deferred);
+        self.decide_rest(Phase::EndOfData, ours, Verdict::Deferred);
     }
 
     /// The host answered before it had the whole content, and reads no more of it.
     pub(super) fn take_early(&mut self, reply: &Reply) {
         self.dead = true;
-        let verdict = match meaning(Phase::Dot, reply.code) {
+        let verdict = match meaning(Phase::EndOfData, reply.code) {
             _ if self.is_bdat_unknown(reply) => Verdict::HostTrouble,
             refusal @ (Meaning::NotNow | Meaning::Never) => refusal_verdict(refusal),
             // It cannot have accepted what it has not seen.
             _ => Verdict::HostTrouble,
         };
-        self.decide_rest(Phase::Dot, reply, verdict);
+        self.decide_rest(Phase::EndOfData, reply, verdict);
     }
 
     /// How the host took BDAT.
@@ -480,7 +480,7 @@ impl<'a> Transaction<'a> {
             let traced = self.message.handling.deliver_by.is_some_and(|by| by.trace);
             let relayed = success_asked && !self.offers.dsn || traced && notify != Some(Notify::NEVER);
             let verdict = if relayed { Verdict::Relayed } else { Verdict::Delivered };
-            self.decide(index, Phase::Dot, reply.clone(), verdict);
+            self.decide(index, Phase::EndOfData, reply.clone(), verdict);
         }
     }
 
@@ -491,7 +491,7 @@ impl<'a> Transaction<'a> {
 
     fn lost_after_dot(&mut self, reply: &Reply) {
         self.dead = true;
-        self.decide_rest(Phase::Dot, reply, Verdict::InDoubt);
+        self.decide_rest(Phase::EndOfData, reply, Verdict::InDoubt);
     }
 
     fn decide_rest(&mut self, phase: Phase, reply: &Reply, verdict: Verdict) {

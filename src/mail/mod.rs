@@ -13,4 +13,4 @@ pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Expanded, Notify, Recipient, Ret};
 pub use handling::{DeliverBy, Handling, Hold, Priority, Release};
 pub use outcome::{Attempt, Outcome, Phase};
-pub use reply::{Enhanced, Reply, Speaker};
+pub use reply::{Enhanced, Reply, ReplySource};

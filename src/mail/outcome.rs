@@ -29,7 +29,7 @@ pub enum Phase {
     /// DATA, until the 354.
     Data,
     /// The content and its final dot.
-    Dot,
+    EndOfData,
 }
 
 impl Phase {
@@ -45,7 +45,7 @@ impl Phase {
             Phase::Mail => "mail",
             Phase::Rcpt => "rcpt",
             Phase::Data => "data",
-            Phase::Dot => "dot",
+            Phase::EndOfData => "end_of_data",
         }
     }
 }

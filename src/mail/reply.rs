@@ -45,26 +45,26 @@ impl Enhanced {
 /// Whose words a reply is. Our own stand where no host gave an answer: a time-out, a lost connection, a name that
 /// DNS does not know. They must never be quoted as if the host had said them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Speaker {
+pub enum ReplySource {
     /// Ours.
     #[default]
-    Postrider,
+    Local,
     /// A foreign host's.
-    Host,
+    Remote,
 }
 
-impl Speaker {
-    /// The word in `attempts.said_by`, `recipients.last_said_by` and the log.
+impl ReplySource {
+    /// The word in `attempts.reply_source`, `recipients.last_reply_source` and the log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Speaker::Postrider => "postrider",
-            Speaker::Host => "host",
+            ReplySource::Local => "local",
+            ReplySource::Remote => "remote",
         }
     }
 
     /// Reads the word; whatever else stands there is nobody's words but ours.
-    pub fn from_word(word: &str) -> Speaker {
-        if word == Speaker::Host.as_str() { Speaker::Host } else { Speaker::Postrider }
+    pub fn from_word(word: &str) -> ReplySource {
+        if word == ReplySource::Remote.as_str() { ReplySource::Remote } else { ReplySource::Local }
     }
 }
 
@@ -78,18 +78,18 @@ pub struct Reply {
     /// The text without codes; lines are separated by `\n`, never `\r`.
     pub text: Cow<'static, str>,
     /// Whose words these are.
-    pub said_by: Speaker,
+    pub reply_source: ReplySource,
 }
 
 impl Reply {
     /// A constant reply with an enhanced code.
     pub const fn new(code: u16, enhanced: Enhanced, text: &'static str) -> Reply {
-        Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text), said_by: Speaker::Postrider }
+        Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text), reply_source: ReplySource::Local }
     }
 
     /// A constant reply of the kinds that carry no enhanced code (greeting, EHLO, 334, 354).
     pub const fn bare(code: u16, text: &'static str) -> Reply {
-        Reply { code, enhanced: None, text: Cow::Borrowed(text), said_by: Speaker::Postrider }
+        Reply { code, enhanced: None, text: Cow::Borrowed(text), reply_source: ReplySource::Local }
     }
 
     /// The same reply with another text.
@@ -110,8 +110,8 @@ impl Reply {
 
     /// The same reply as the words of a foreign host.
     #[must_use]
-    pub const fn heard(mut self) -> Reply {
-        self.said_by = Speaker::Host;
+    pub const fn from_remote(mut self) -> Reply {
+        self.reply_source = ReplySource::Remote;
         self
     }
 

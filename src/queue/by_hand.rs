@@ -161,10 +161,12 @@ impl<'d> ByHand<'d> {
             self.conn.prepare_cached(&sql).unwrap().execute(params![id, value]).unwrap();
         };
         match hand {
-            Hand::Hold => update("state = 'held', bounce_at = NULL", now),
-            Hand::Release => update("state = 'queued', next_attempt_at = ?2, bounce_at = NULL", now),
+            Hand::Hold => update("state = 'held', bounce_requested_at = NULL", now),
+            Hand::Release => {
+                update("state = 'queued', next_attempt_at = ?2, bounce_requested_at = NULL", now)
+            }
             Hand::Try(at) => update("next_attempt_at = ?2", at),
-            Hand::Bounce => update("bounce_at = ?2", now),
+            Hand::Bounce => update("bounce_requested_at = ?2", now),
             Hand::Remove => {
                 let message = "SELECT message_id FROM recipients WHERE id = ?1";
                 let message = self.conn.query_row(message, [id], |row| row.get(0)).optional().unwrap();
@@ -176,13 +178,13 @@ impl<'d> ByHand<'d> {
     /// Another process deletes the first row of `lanes`.
     pub(crate) fn delete_a_lane(&self) -> Option<String> {
         let first = read::lanes(self.conn).unwrap().into_iter().next()?.lane;
-        self.conn.execute("DELETE FROM lanes WHERE lane = ?1", [&first]).unwrap();
+        self.conn.execute("DELETE FROM backoffs WHERE lane = ?1", [&first]).unwrap();
         Some(first)
     }
 
     /// All that waits, by id.
     pub(crate) fn waiting(&self) -> Vec<Waits> {
-        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_at IS NOT NULL, r.next_attempt_at, m.expires_at
+        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.expires_at
                    FROM recipients r JOIN messages m ON m.id = r.message_id ORDER BY r.id";
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Waits {

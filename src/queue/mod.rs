@@ -48,9 +48,9 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Gathered, Health, Job, Kick, Kicked,
-    LaneCount, LaneRow, NewMessage, Origin, QueuedMessage, QueuedRecipient, Settled, Settlement, Unreported,
-    UnreportedRow,
+    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
+    LaneRow, NewMessage, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;
 pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
@@ -365,7 +365,7 @@ impl Queue {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn unreported_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError> {
+    pub fn pending_report_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError> {
         self.readers.read(|conn| reports::senders(conn, until, limit))
     }
 
@@ -373,18 +373,23 @@ impl Queue {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn unreported(&self, sender: &str, limit: usize) -> Result<Option<Gathered>, QueueError> {
+    pub fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError> {
         self.readers.read(|conn| reports::gathered(conn, sender, limit))
     }
 
-    /// Queues the summary of [`Queue::unreported`] and forgets its rows, up to `up_to`; on disk when it returns.
+    /// Queues the summary of [`Queue::pending_reports`] and forgets its rows, up to `up_to`; on disk when it returns.
     ///
     /// # Errors
     /// It was not written, and the rows are still there.
-    pub fn report_gathered(&self, sender: &str, up_to: i64, notice: NewMessage) -> Result<(), AcceptError> {
+    pub fn send_pending_reports(
+        &self,
+        sender: &str,
+        up_to: i64,
+        notice: NewMessage,
+    ) -> Result<(), AcceptError> {
         self.room_for(notice.tail.len())?;
         let (sender, notice) = (sender.to_owned(), Box::new(self.incoming(notice)));
-        self.ask(|ack| Op::Gathered { sender, up_to, notice, ack })
+        self.ask(|ack| Op::PendingReports { sender, up_to, notice, ack })
     }
 
     /// Makes what waits for these domains due now, forgets the backoff of their lanes and records who asked

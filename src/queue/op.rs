@@ -14,8 +14,8 @@ use crate::mail::Address;
 use super::error::AcceptError;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, QueuedMessage,
-    QueuedRecipient, Settled, Settlement, Unreported,
+    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, PendingReport, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
 use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
@@ -44,8 +44,8 @@ pub(super) enum Op {
     IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
     /// Try these now. A large one is done in parts; all but the first have no `ack`.
     Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
-    /// The summary of what a sender was not told one by one, up to this row of `unreported`.
-    Gathered { sender: String, up_to: i64, notice: Box<Incoming>, ack: Ack<()> },
+    /// The summary of what a sender was not told one by one, up to this row of `pending_reports`.
+    PendingReports { sender: String, up_to: i64, notice: Box<Incoming>, ack: Ack<()> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// What a host that complained is given; none: nothing is to be remembered of it any more.
@@ -67,8 +67,10 @@ pub(super) enum Op {
 impl Op {
     /// Somebody waits for the answer, and can be told to come again. The others are kept.
     pub(super) fn can_be_refused(&self) -> bool {
-        matches!(self, Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. } | Op::Gathered { .. })
-            || matches!(self, Op::Kick { ack: Some(_), .. })
+        matches!(
+            self,
+            Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. } | Op::PendingReports { .. }
+        ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
     /// Tells whoever waits that it was not done. One that nobody waits for any more is no failure.
@@ -77,7 +79,7 @@ impl Op {
             Op::Chunk { ack, .. }
             | Op::Accept { ack, .. }
             | Op::IntendDot { ack, .. }
-            | Op::Gathered { ack, .. } => {
+            | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }
             Op::Kick { ack: Some(ack), .. } => {
@@ -92,7 +94,7 @@ impl Op {
         match self {
             Op::Chunk { data, .. } => data.len(),
             Op::Accept { message, .. } => message.tail().len(),
-            Op::Gathered { notice, .. } => notice.tail().len(),
+            Op::PendingReports { notice, .. } => notice.tail().len(),
             Op::Settle(outcomes) => outcomes.notices.iter().map(|notice| notice.tail().len()).sum(),
             _ => 0,
         }
@@ -184,7 +186,7 @@ pub(super) struct Outcomes {
     pub(super) at: i64,
     pub(super) results: Vec<OutcomeRow>,
     pub(super) notices: Vec<Incoming>,
-    pub(super) unreported: Vec<Unreported>,
+    pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
 }
 
@@ -209,16 +211,16 @@ pub(super) struct AttemptRow {
     pub(super) enhanced: Option<String>,
     pub(super) reply: String,
     pub(super) outcome: &'static str,
-    pub(super) said_by: &'static str,
+    pub(super) reply_source: &'static str,
 }
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, notices, unreported, expanded_told } = settlement;
+        let Settlement { message, at, results, notices, pending_reports, expanded_told } = settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let notices = notices.into_iter().map(|notice| Incoming::new(notice, ids, now_us, cache)).collect();
-        Outcomes { message, at, results, notices, unreported, expanded_told }
+        Outcomes { message, at, results, notices, pending_reports, expanded_told }
     }
 }
 
@@ -237,7 +239,7 @@ impl OutcomeRow {
             enhanced: attempt.reply.enhanced.map(|enhanced| enhanced.to_string()),
             reply: attempt.reply.to_string(),
             outcome: attempt.outcome.as_str(),
-            said_by: attempt.reply.said_by.as_str(),
+            reply_source: attempt.reply.reply_source.as_str(),
         });
         OutcomeRow { recipient, attempt, fate, warned }
     }

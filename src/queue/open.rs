@@ -280,10 +280,10 @@ fn after_crash(conn: &Connection, path: &Path) -> Result<(), QueueError> {
 fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
     let chunks = conn.execute(
         "DELETE FROM content WHERE message_id IN
-             (SELECT message_id FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = i.message_id))",
+             (SELECT message_id FROM partial_messages i WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = i.message_id))",
         [],
     )?;
-    let messages = conn.execute("DELETE FROM incoming", [])?;
+    let messages = conn.execute("DELETE FROM partial_messages", [])?;
     if messages > 0 {
         log::info!("queue: dropped {messages} messages that had not arrived whole ({chunks} chunks)");
     }

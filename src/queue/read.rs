@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::mail::{
-    Address, Body, DeliverBy, Domain, Expanded, Handling, Hold, Notify, Priority, Release, Ret, Speaker,
+    Address, Body, DeliverBy, Domain, Expanded, Handling, Hold, Notify, Priority, Release, ReplySource, Ret,
     address,
 };
 
@@ -122,34 +122,34 @@ fn domain_from(text: &str) -> Domain {
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
 pub(super) const DUE_SAME_SECOND: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_at IS NULL
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const DUE_LATER: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 // A question for each priority, so that each is one walk along the index, whatever else waits.
 pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
 pub(super) const DOMAIN_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_at IS NULL
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?4";
 /// `priority <> 0` lets SQLite see that the index serves.
 pub(super) const DUE_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_at IS NULL
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
 pub(super) const OLDEST_OF_PRIORITY: &str = "
     SELECT next_attempt_at FROM recipients
-    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_at IS NULL
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at LIMIT 1";
 /// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
 pub(super) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority
     FROM recipients INDEXED BY recipients_to_bounce
-    WHERE bounce_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
+    WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
 // As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
 // messages is walked at a time, whatever is found in it.
 pub(super) const EXPIRED_SAME_SECOND: &str = "
@@ -159,7 +159,7 @@ pub(super) const EXPIRED_LATER: &str = "
     ORDER BY expires_at, id LIMIT ?3";
 pub(super) const QUEUED_OF_MESSAGE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
-    WHERE message_id = ?1 AND state = 'queued' AND bounce_at IS NULL ORDER BY id";
+    WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
 
 /// Domains that have recipients due, in the order of their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -345,7 +345,7 @@ pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<
 }
 
 pub(super) fn lanes(conn: &Connection) -> rusqlite::Result<Vec<LaneRow>> {
-    conn.prepare_cached("SELECT lane, failures, backoff_until, last_reply FROM lanes ORDER BY lane")?
+    conn.prepare_cached("SELECT lane, failures, backoff_until, last_reply FROM backoffs ORDER BY lane")?
         .query_map([], |row| {
             Ok(LaneRow {
                 lane: row.get(0)?,
@@ -376,7 +376,7 @@ pub(super) fn destinations(conn: &Connection) -> rusqlite::Result<Vec<Destinatio
 pub(super) fn before_dot(conn: &Connection) -> rusqlite::Result<Vec<(MessageId, Vec<RecipientId>)>> {
     let mut found: Vec<(MessageId, Vec<RecipientId>)> = Vec::new();
     let mut statement = conn.prepare(
-        "SELECT message_id, id FROM recipients WHERE dot_at IS NOT NULL AND state = 'queued' ORDER BY message_id, id",
+        "SELECT message_id, id FROM recipients WHERE in_doubt_since IS NOT NULL AND state = 'queued' ORDER BY message_id, id",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -438,9 +438,9 @@ pub(super) fn fetch(
         content: None,
     };
     let mut statement = conn.prepare_cached(
-        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_said_by,
-                bounce_at IS NOT NULL, expanded
-         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_at IS NOT NULL)",
+        "SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_reply_source,
+                bounce_requested_at IS NOT NULL, expanded
+         FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_requested_at IS NOT NULL)",
     )?;
     for recipient in recipients {
         let mut rows = statement.query([recipient.0, id.0])?;
@@ -474,7 +474,7 @@ fn handling(row: &Row<'_>) -> rusqlite::Result<Handling> {
 
 fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::Result<QueuedRecipient> {
     let notify: Option<String> = row.get(3)?;
-    let said_by: Option<String> = row.get(8)?;
+    let reply_source: Option<String> = row.get(8)?;
     let expanded: Option<String> = row.get(10)?;
     Ok(QueuedRecipient {
         id,
@@ -486,7 +486,7 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
         last_reply: row.get(5)?,
         last_mx: row.get(6)?,
         warned_at: row.get(7)?,
-        last_said_by: said_by.as_deref().map_or(Speaker::Postrider, Speaker::from_word),
+        last_reply_source: reply_source.as_deref().map_or(ReplySource::Local, ReplySource::from_word),
         to_bounce: row.get(9)?,
         expanded: expanded.as_deref().map_or_else(Vec::new, Expanded::from_text),
     })

@@ -1,6 +1,6 @@
 //! What senders were told lately, and what they are still to be told together (`[delivery] bounces_per_sender`).
 //!
-//! Tables `reports` and `unreported`. Statements that write run inside the writer's transaction; all are rare
+//! Tables `reports` and `pending_reports`. Statements that write run inside the writer's transaction; all are rare
 //! beside mail that arrives, and prepared when first used.
 
 use rusqlite::{Connection, OptionalExtension as _, Result, params};
@@ -8,9 +8,9 @@ use rusqlite::{Connection, OptionalExtension as _, Result, params};
 use crate::mail::address;
 
 use super::op::{Incoming, Outcomes};
-use super::rows::{Gathered, UnreportedRow};
+use super::rows::{PendingReportRow, PendingReports};
 
-/// How much of a reply a row of `unreported` keeps, in characters.
+/// How much of a reply a row of `pending_reports` keeps, in characters.
 const REPLY_CHARS_MAX: usize = 500;
 
 /// A report is on its way to its one recipient.
@@ -26,10 +26,10 @@ pub(super) fn record(conn: &Connection, notice: &Incoming, at: i64) -> Result<()
 pub(super) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result<()> {
     let message = &outcomes.message;
     let Some(sender) = &message.sender else { return Ok(()) };
-    for row in &outcomes.unreported {
+    for row in &outcomes.pending_reports {
         let reply = row.reply.as_ref().map(|reply| reply.chars().take(REPLY_CHARS_MAX).collect::<String>());
         conn.prepare_cached(
-            "INSERT INTO unreported (sender, return_path, at, queue_id, address, state, reply, require_tls)
+            "INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, reply, require_tls)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
@@ -48,7 +48,7 @@ pub(super) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result<()> {
 
 /// They are told of. Ids only grow while these rows are there, so none came in between.
 pub(super) fn delete_unreported(conn: &Connection, sender: &str, up_to: i64) -> Result<()> {
-    conn.prepare_cached("DELETE FROM unreported WHERE sender = ?1 AND id <= ?2")?
+    conn.prepare_cached("DELETE FROM pending_reports WHERE sender = ?1 AND id <= ?2")?
         .execute(params![sender, up_to])
         .map(drop)
 }
@@ -63,22 +63,22 @@ pub(super) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -
     Ok(times)
 }
 
-/// See [`super::Queue::unreported_senders`].
+/// See [`super::Queue::pending_report_senders`].
 pub(super) fn senders(conn: &Connection, until: i64, limit: usize) -> Result<Vec<String>> {
-    conn.prepare_cached("SELECT sender FROM unreported GROUP BY sender HAVING min(at) <= ?1 LIMIT ?2")?
+    conn.prepare_cached("SELECT sender FROM pending_reports GROUP BY sender HAVING min(at) <= ?1 LIMIT ?2")?
         .query_map(params![until, limit as i64], |row| row.get(0))?
         .collect()
 }
 
-/// See [`super::Queue::unreported`].
-pub(super) fn gathered(conn: &Connection, sender: &str, limit: usize) -> Result<Option<Gathered>> {
+/// See [`super::Queue::pending_reports`].
+pub(super) fn gathered(conn: &Connection, sender: &str, limit: usize) -> Result<Option<PendingReports>> {
     let counted = conn
         .prepare_cached(
             "SELECT max(id), count(DISTINCT queue_id), count(*), min(at), max(require_tls), return_path, min(id)
-             FROM unreported WHERE sender = ?1 HAVING count(*) > 0",
+             FROM pending_reports WHERE sender = ?1 HAVING count(*) > 0",
         )?
         .query_row([sender], |row| {
-            Ok(Gathered {
+            Ok(PendingReports {
                 up_to: row.get(0)?,
                 messages: row.get::<_, u32>(1)?.into(),
                 recipients: row.get::<_, u32>(2)?.into(),
@@ -92,11 +92,11 @@ pub(super) fn gathered(conn: &Connection, sender: &str, limit: usize) -> Result<
     let Some(mut gathered) = counted else { return Ok(None) };
     gathered.listed = conn
         .prepare_cached(
-            "SELECT queue_id, address, state, reply FROM unreported WHERE sender = ?1 AND id <= ?2
+            "SELECT queue_id, address, state, reply FROM pending_reports WHERE sender = ?1 AND id <= ?2
              ORDER BY id LIMIT ?3",
         )?
         .query_map(params![sender, gathered.up_to, limit as i64], |row| {
-            Ok(UnreportedRow {
+            Ok(PendingReportRow {
                 queue_id: row.get(0)?,
                 address: row.get(1)?,
                 state: row.get(2)?,

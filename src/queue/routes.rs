@@ -15,7 +15,7 @@ pub(super) fn write(conn: &Connection, routes: &Routes) -> Result<()> {
     for (position, route) in (1..).zip(&routes.0) {
         insert.execute(params![position, route.domain.to_string(), route.lane()])?;
     }
-    let of_none = "DELETE FROM lanes WHERE lane LIKE 'route:%' AND lane NOT IN
+    let of_none = "DELETE FROM backoffs WHERE lane LIKE 'route:%' AND lane NOT IN
                        (SELECT lane FROM routes WHERE lane IS NOT NULL)";
     conn.execute(of_none, []).map(drop)
 }

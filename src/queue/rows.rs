@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Recipient, Ret, Speaker,
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Recipient, ReplySource,
+    Ret,
 };
 
 use super::id::{MessageId, RecipientId};
@@ -112,7 +113,7 @@ pub struct QueuedRecipient {
     /// The host that it was about.
     pub last_mx: Option<String>,
     /// Whose words `last_reply` is.
-    pub last_said_by: Speaker,
+    pub last_reply_source: ReplySource,
     /// When the sender was told of the delay.
     pub warned_at: Option<i64>,
     /// An operator wants it returned to the sender: it bounces, without a further try.
@@ -132,7 +133,7 @@ impl QueuedRecipient {
             expanded: recipient.expanded,
             last_reply: None,
             last_mx: None,
-            last_said_by: Speaker::Postrider,
+            last_reply_source: ReplySource::Local,
             warned_at: None,
             to_bounce: false,
         }
@@ -252,14 +253,14 @@ pub struct Settlement {
     /// Bounces, warnings and reports that this causes.
     pub notices: Vec<NewMessage>,
     /// Failures that none of them tells of, since the sender has had too many reports: a summary will.
-    pub unreported: Vec<Unreported>,
+    pub pending_reports: Vec<PendingReport>,
     /// Among them the report of the aliases that these recipients stand for: it is not owed any more.
     pub expanded_told: bool,
 }
 
-/// A failure that is not reported on its own: a row of `unreported` to be.
+/// A failure that is not reported on its own: a row of `pending_reports` to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreported {
+pub struct PendingReport {
     /// The recipient, or an alias that was expanded.
     pub address: Address,
     /// As `history` has it, or `expanded`.
@@ -268,9 +269,9 @@ pub struct Unreported {
     pub reply: Option<String>,
 }
 
-/// The rows of `unreported` of one sender.
+/// The rows of `pending_reports` of one sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gathered {
+pub struct PendingReports {
     /// The sender, as the first of the messages had it.
     pub return_path: String,
     /// The last of them: later ones are for another summary.
@@ -284,12 +285,12 @@ pub struct Gathered {
     /// One of the messages required TLS (RFC 8689).
     pub require_tls: bool,
     /// The first of them.
-    pub listed: Vec<UnreportedRow>,
+    pub listed: Vec<PendingReportRow>,
 }
 
-/// One row of `unreported`, as it was read.
+/// One row of `pending_reports`, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreportedRow {
+pub struct PendingReportRow {
     /// The message.
     pub queue_id: String,
     /// The recipient.

@@ -22,10 +22,10 @@ pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx, said_by)
+                         attempts, size, reply, mx, reply_source)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
-           CASE WHEN ?5 IS NULL THEN r.last_said_by ELSE ?7 END
+           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
@@ -54,8 +54,8 @@ pub(super) struct Store<'c> {
     insert_message: Statement<'c>,
     insert_recipient: Statement<'c>,
     insert_content: Statement<'c>,
-    insert_incoming: Statement<'c>,
-    delete_incoming: Statement<'c>,
+    insert_partial: Statement<'c>,
+    delete_partial: Statement<'c>,
     count_chunks: Statement<'c>,
     discard_content: Statement<'c>,
     insert_attempt: Statement<'c>,
@@ -92,15 +92,15 @@ impl<'c> Store<'c> {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
-            insert_incoming: conn.prepare("INSERT OR IGNORE INTO incoming VALUES (?)")?,
-            delete_incoming: conn.prepare("DELETE FROM incoming WHERE message_id = ?")?,
+            insert_partial: conn.prepare("INSERT OR IGNORE INTO partial_messages VALUES (?)")?,
+            delete_partial: conn.prepare("DELETE FROM partial_messages WHERE message_id = ?")?,
             count_chunks: conn.prepare("SELECT count(*) FROM content WHERE message_id = ?")?,
             discard_content: conn.prepare(
                 "DELETE FROM content WHERE message_id = ?1 AND NOT EXISTS (SELECT 1 FROM messages WHERE id = ?1)",
             )?,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
-                                       outcome, said_by)
+                                       outcome, reply_source)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
@@ -112,14 +112,14 @@ impl<'c> Store<'c> {
                  SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
                      last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
-                     last_said_by = coalesce(?9, last_said_by), dot_at = NULL,
+                     last_reply_source = coalesce(?9, last_reply_source), in_doubt_since = NULL,
                      expanded = iif(?10, NULL, expanded)
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
-            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_said_by = 'postrider' WHERE id = ?1")?,
-            intend_dot: conn.prepare("UPDATE recipients SET dot_at = ?2 WHERE id = ?1")?,
-            set_lane: conn.prepare("INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, unixepoch())")?,
-            clear_lane: conn.prepare("DELETE FROM lanes WHERE lane = ?")?,
+            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_reply_source = 'local' WHERE id = ?1")?,
+            intend_dot: conn.prepare("UPDATE recipients SET in_doubt_since = ?2 WHERE id = ?1")?,
+            set_lane: conn.prepare("INSERT OR REPLACE INTO backoffs VALUES (?, ?, ?, ?, unixepoch())")?,
+            clear_lane: conn.prepare("DELETE FROM backoffs WHERE lane = ?")?,
         })
     }
 
@@ -170,7 +170,7 @@ impl<'c> Store<'c> {
                 }
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
-            Op::Gathered { sender, up_to, notice, .. } => {
+            Op::PendingReports { sender, up_to, notice, .. } => {
                 super::reports::delete_unreported(self.conn, sender, *up_to)?;
                 self.accept(notice)?;
             }
@@ -186,14 +186,14 @@ impl<'c> Store<'c> {
 
     fn chunk(&mut self, message: MessageId, seq: u32, data: &[u8]) -> Result<()> {
         if seq == 0 {
-            self.insert_incoming.execute([message.0])?;
+            self.insert_partial.execute([message.0])?;
         }
         self.insert_content.execute(params![message.0, seq, data]).map(drop)
     }
 
     fn discard(&mut self, message: MessageId) -> Result<()> {
         self.discard_content.execute([message.0])?;
-        self.delete_incoming.execute([message.0]).map(drop)
+        self.delete_partial.execute([message.0]).map(drop)
     }
 
     fn accept(&mut self, new: &Incoming) -> Result<()> {
@@ -204,7 +204,7 @@ impl<'c> Store<'c> {
             if chunks != new.chunks_before {
                 return Err(rusqlite::Error::StatementChangedRows(chunks as usize));
             }
-            self.delete_incoming.execute([m.id.0])?;
+            self.delete_partial.execute([m.id.0])?;
         }
         let handling = &m.handling;
         let first_attempt_at = handling.released_at(m.received_at);
@@ -266,7 +266,7 @@ impl<'c> Store<'c> {
                         i64::from(attempt.is_some()),
                         attempt.map(|attempt| &attempt.reply),
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
-                        attempt.map(|attempt| attempt.said_by),
+                        attempt.map(|attempt| attempt.reply_source),
                     ])?;
                     // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
                     self.delete_recipient.execute([row.recipient.0])?;
@@ -310,7 +310,7 @@ impl<'c> Store<'c> {
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
                     row.warned.then_some(outcomes.at),
-                    attempt.map(|attempt| attempt.said_by),
+                    attempt.map(|attempt| attempt.reply_source),
                     outcomes.expanded_told,
                 ],
                 |row| row.get(0),
@@ -334,7 +334,7 @@ impl<'c> Store<'c> {
                 a.enhanced,
                 a.reply,
                 a.outcome,
-                a.said_by,
+                a.reply_source,
             ])
             .map(drop)
     }

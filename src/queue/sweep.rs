@@ -47,9 +47,9 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     // Without its message nothing can be sent; what is known of it is kept.
     conn.execute(
         "INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                              attempts, size, reply, mx, said_by)
+                              attempts, size, reply, mx, reply_source)
          SELECT message_id, id, '', '', address, 'removed', message_id / 1000000, ?1, attempts, 0,
-                'its message was missing', last_mx, 'postrider'
+                'its message was missing', last_mx, 'local'
          FROM recipients WHERE message_id NOT IN (SELECT id FROM messages)",
         [now],
     )?;
@@ -64,7 +64,7 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     }
     // Held, not failed: perhaps the operator has the content elsewhere.
     conn.execute(
-        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing', last_said_by = 'postrider'
+        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing', last_reply_source = 'local'
          WHERE state = 'queued' AND message_id IN
              (SELECT id FROM messages m
               WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id))",

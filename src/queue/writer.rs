@@ -288,7 +288,7 @@ impl<'c> Writer<'c> {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);
             }
-            (Op::Gathered { notice, ack, .. }, _) => {
+            (Op::PendingReports { notice, ack, .. }, _) => {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*notice);
             }

@@ -232,7 +232,7 @@ impl<'d> World<'d> {
             results,
             notices,
             expanded_told: false,
-            unreported: Vec::new(),
+            pending_reports: Vec::new(),
         });
         self.finish(&job, if job.expired { &Health::Unchanged } else { &health }, &unsettled);
     }

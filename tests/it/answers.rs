@@ -107,7 +107,7 @@ impl Stage {
             Stage::Mail => "mail",
             Stage::Rcpt | Stage::RcptAfter => "rcpt",
             Stage::Data => "data",
-            Stage::Dot => "dot",
+            Stage::Dot => "end_of_data",
         }
     }
 
@@ -302,10 +302,11 @@ impl Cell {
     fn expected(&self, recipient: &str) -> Expected {
         let good = recipient.starts_with("good@");
         let (mx1, mx2) = (self.mx(1), self.mx(2));
-        let taken =
-            |mx: String| Expected::of("delivered", "delivered", "dot", "250 2.0.0 queued", "host", mx);
+        let taken = |mx: String| {
+            Expected::of("delivered", "delivered", "end_of_data", "250 2.0.0 queued", "remote", mx)
+        };
         let words = |state, outcome| {
-            let by = if self.said.code.is_some() { "host" } else { "postrider" };
+            let by = if self.said.code.is_some() { "remote" } else { "local" };
             Expected::of(state, outcome, self.stage.phase(), &self.said.stored, by, mx1.clone())
         };
         match self.row() {
@@ -334,15 +335,15 @@ struct Expected {
     phase: String,
     /// Empty where the words are ours: they are checked on their own.
     reply: String,
-    said_by: String,
+    reply_source: String,
     mx: String,
 }
 
 impl Expected {
-    fn of(state: &str, outcome: &str, phase: &str, reply: &str, said_by: &str, mx: String) -> Expected {
-        let [state, outcome, phase, reply, said_by] =
-            [state, outcome, phase, reply, said_by].map(str::to_owned);
-        Expected { state, outcome, phase, reply, said_by, mx }
+    fn of(state: &str, outcome: &str, phase: &str, reply: &str, reply_source: &str, mx: String) -> Expected {
+        let [state, outcome, phase, reply, reply_source] =
+            [state, outcome, phase, reply, reply_source].map(str::to_owned);
+        Expected { state, outcome, phase, reply, reply_source, mx }
     }
 }
 
@@ -375,7 +376,7 @@ fn tried(db: &Db) -> HashMap<String, Vec<Tried>> {
     let mut statement = db
         .0
         .prepare(
-            "SELECT r.address, r.state, a.outcome, a.phase, a.reply, a.said_by, a.mx, CAST(a.code AS TEXT),
+            "SELECT r.address, r.state, a.outcome, a.phase, a.reply, a.reply_source, a.mx, CAST(a.code AS TEXT),
                     coalesce(a.enhanced, ''), coalesce(a.tls, ''), r.attempts, r.next_attempt_at - a.at
              FROM attempts a JOIN (SELECT id, address, state, attempts, next_attempt_at FROM recipients
                                    UNION ALL SELECT recipient_id, address, state, attempts, NULL FROM history) r
@@ -389,7 +390,7 @@ fn tried(db: &Db) -> HashMap<String, Vec<Tried>> {
             outcome: text(2)?,
             phase: text(3)?,
             reply: text(4)?,
-            said_by: text(5)?,
+            reply_source: text(5)?,
             mx: text(6)?,
         };
         let (code, enhanced, tls) = (text(7)?, text(8)?, text(9)?);
@@ -410,7 +411,7 @@ fn wrong_with(cell: &Cell, recipient: &str, tried: Option<&Vec<Tried>>) -> Optio
         return Some(format!("{} tries on record", tried.map_or(0, Vec::len)));
     };
     let mut came = one.came.clone();
-    if expected.said_by == "postrider" {
+    if expected.reply_source == "local" {
         // RFC 3463 §3.5, §3.6: 4.4.2 the connection, 4.5.0 the protocol.
         let is_ours = came.reply.starts_with("421 4.4.2 ") || came.reply.starts_with("451 4.5.0 ");
         if !is_ours {
@@ -437,7 +438,7 @@ fn wrong_with(cell: &Cell, recipient: &str, tried: Option<&Vec<Tried>>) -> Optio
         return Some(format!("next attempt after {:?} s", one.wait));
     }
     let tls = match cell.stage {
-        Stage::Starttls | Stage::StarttlsRequired if one.came.phase == "dot" => {
+        Stage::Starttls | Stage::StarttlsRequired if one.came.phase == "end_of_data" => {
             let refused = cell.said.sense(cell.stage) != Sense::Yes;
             let in_clear = cell.stage == Stage::Starttls && refused && expected.mx == cell.mx(1);
             Some(if in_clear { "none" } else { "TLSv1.3" })
@@ -505,7 +506,7 @@ fn every_code_at_every_stage_means_what_the_table_says() {
         }
     }
     let lanes: BTreeSet<String> =
-        relay.db().rows("SELECT lane FROM lanes WHERE failures = 1", []).into_iter().collect();
+        relay.db().rows("SELECT lane FROM backoffs WHERE failures = 1", []).into_iter().collect();
     wrong.extend(lanes.symmetric_difference(&backing_off).map(|lane| format!("lane {lane}")));
     wrong.extend(wrong_arrivals(&cells, &hosts));
     wrong.extend(relay.db().rows("SELECT 'stuck', * FROM stuck", []));

@@ -138,7 +138,7 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
     relay.submit(SENDER, &["four@shop.test", "five@shop.test", "else@other.test"], &mail("several"));
     // Seen to wait, everywhere that people look.
     relay.wait_until("the lanes to be shown", SOON, |db| {
-        (db.number("SELECT count(*) FROM lanes WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
+        (db.number("SELECT count(*) FROM backoffs WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
     });
     let view = "SELECT next_attempt, last_reply FROM queue WHERE recipient = 'one@shop.test'";
     assert_eq!(relay.db().row(view, []).as_deref(), Some("ATRN|waits for ATRN by customer"));
@@ -161,7 +161,7 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
         assert!(reply.text.contains(told), "{asked}: {}", reply.text);
     }
     // Whatever people do to the rows, there is no other way out.
-    relay.run_ok(&["queue", "retry", "--all"]);
+    relay.run_ok(&["queue", "kick", "--all"]);
 
     let host = Customer::fetch(&relay, "", Script::new());
     let seen = host.wait_for_closed(1, SOON);
@@ -174,9 +174,9 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
         (db.rows("SELECT recipient FROM queue", []) == ["else@other.test"]).then_some(())
     });
     let how = "SELECT DISTINCT mx, ip, tls, phase, outcome FROM attempts";
-    assert_eq!(relay.db().rows(how, []), [format!("{NAME}|127.0.0.1|TLSv1.3|dot|delivered")]);
+    assert_eq!(relay.db().rows(how, []), [format!("{NAME}|127.0.0.1|TLSv1.3|end_of_data|delivered")]);
     relay.wait_until("the lanes to be shown again", SOON, |db| {
-        (db.number("SELECT count(*) FROM lanes WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
+        (db.number("SELECT count(*) FROM backoffs WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
     });
     assert!(mx.seen().is_empty(), "the MX was bothered: {:?}", mx.seen());
     assert!(relay.log().contains("atrn: customer fetches shop.test,too.test to mail.shop.test[127.0.0.1]"));
@@ -241,7 +241,7 @@ fn a_connection_that_breaks_loses_nothing_and_the_rest_is_delivered_next_time() 
     rest.sort();
     assert_eq!(rest, ["three@shop.test", "two@shop.test"]);
     relay.wait_until_empty();
-    assert_eq!(relay.db().number("SELECT count(*) FROM lanes WHERE lane NOT LIKE 'atrn:%'", []), 0);
+    assert_eq!(relay.db().number("SELECT count(*) FROM backoffs WHERE lane NOT LIKE 'atrn:%'", []), 0);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_domain_given_to_a_user_waits_from_then_on_and_one_taken_away_goes_by_mx() {
     mx.wait_for_messages(1, SOON);
     relay.add_user_with("late", &["--atrn", "late.test"]);
     relay.wait_until("the domain to wait", SOON, |db| {
-        (db.number("SELECT count(*) FROM lanes WHERE lane = 'atrn:late.test'", []) == 1).then_some(())
+        (db.number("SELECT count(*) FROM backoffs WHERE lane = 'atrn:late.test'", []) == 1).then_some(())
     });
     relay.submit(SENDER, &["two@late.test"], &mail("waits"));
     let view = "SELECT next_attempt, last_reply FROM queue";
@@ -333,7 +333,7 @@ fn a_domain_given_to_a_user_waits_from_then_on_and_one_taken_away_goes_by_mx() {
     assert!(messages[1].rcpts[0].contains("two@late.test"), "{:?}", messages[1].rcpts);
     relay.wait_until_empty();
     relay.wait_until("the lane to be gone", SOON, |db| {
-        (db.number("SELECT count(*) FROM lanes", []) == 0).then_some(())
+        (db.number("SELECT count(*) FROM backoffs", []) == 0).then_some(())
     });
     assert!(!relay.log().contains("a bug"), "{}", relay.log());
 }

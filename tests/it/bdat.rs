@@ -85,15 +85,16 @@ fn a_refused_chunk_is_the_messages_answer_and_rset_comes_before_the_next() {
         let verbs = seen.verbs();
         assert_eq!(verbs[verbs.len() - 4..], ["RSET", "MAIL", "RCPT", "DATA"], "{verbs:?}");
         let row = relay.db().row("SELECT phase, outcome, reply FROM attempts ORDER BY id", []).unwrap();
-        assert_eq!(row, format!("dot|{outcome}|{words}"));
+        assert_eq!(row, format!("end_of_data|{outcome}|{words}"));
     }
 }
 
 #[test]
 fn a_connection_lost_between_chunks_is_tried_again_and_behind_the_last_is_in_doubt() {
-    for (at, state, attempt_row) in
-        [(At::Chunk(2), "queued", "dot|deferred|421 4.4.2 "), (At::Dot, "held", "dot|in_doubt|421 4.4.2 ")]
-    {
+    for (at, state, attempt_row) in [
+        (At::Chunk(2), "queued", "end_of_data|deferred|421 4.4.2 "),
+        (At::Dot, "held", "end_of_data|in_doubt|421 4.4.2 "),
+    ] {
         let (world, mx) = world_with(chunking().on(at, Act::Close));
         let relay = world.relay(Config::new().set("delivery.in_doubt", "\"hold\""));
         relay.submit(SENDER, &[MAILBOX], &large());
@@ -114,7 +115,7 @@ fn the_intent_is_recorded_before_the_last_chunk() {
         relay.submit(SENDER, &[MAILBOX], &large());
         let wanted = if recorded == 1 { 4 } else { 3 };
         wait_for("the chunks", SOON, || (chunks(&mx.seen().first().cloned()?).len() == wanted).then_some(()));
-        let intents = "SELECT count(*) FROM recipients WHERE dot_at IS NOT NULL";
+        let intents = "SELECT count(*) FROM recipients WHERE in_doubt_since IS NOT NULL";
         assert_eq!(relay.db().number(intents, []), recorded);
     }
 }
@@ -179,6 +180,6 @@ fn a_closing_host_is_left_in_peace() {
     let relay = world.relay(Config::new());
     relay.submit(SENDER, &[MAILBOX], &large());
     wait_for_attempts(&relay, MAILBOX, "deferred", 1);
-    assert_eq!(attempt(&relay), "dot|deferred|421 4.3.2 shutting down");
+    assert_eq!(attempt(&relay), "end_of_data|deferred|421 4.3.2 shutting down");
     assert_eq!(mx.seen().len(), 1);
 }

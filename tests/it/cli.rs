@@ -88,13 +88,13 @@ fn what_is_done_to_the_queue_of_a_running_relay_is_noticed() {
     let state = "SELECT state FROM recipients WHERE address = 'you@a.test'";
     assert_eq!(relay.db().row(state, []).as_deref(), Some("held"));
     // Everything is to be tried now, but not what is held.
-    relay.run_ok(&["queue", "retry", &other]);
+    relay.run_ok(&["queue", "kick", &other]);
     b.wait_for_messages(1, SOON);
     relay.wait_until("the other's end", SOON, |db| db.ended("she@b.test"));
     assert_eq!(a.messages(), []);
 
     relay.run_ok(&["queue", "release", &id]);
-    relay.run_ok(&["queue", "retry", "--domain", "a.test"]);
+    relay.run_ok(&["queue", "kick", "--domain", "a.test"]);
     a.wait_for_messages(1, SOON);
     relay.wait_until_empty();
     assert_eq!(relay.db().ended("you@a.test").as_deref(), Some("delivered"));
@@ -117,7 +117,7 @@ fn the_queue_can_be_changed_without_the_relay() {
     let (_world, [a, b], mut relay, [id, other]) = waiting();
     relay.stop();
     relay.run_ok(&["queue", "remove", &id]);
-    relay.run_ok(&["queue", "retry", "--all"]);
+    relay.run_ok(&["queue", "kick", "--all"]);
     let (code, _) = failure(&relay.run(&["queue", "remove", &id]));
     assert_eq!(code, 1, "it is gone");
     relay.spawn();

@@ -236,7 +236,7 @@ fn a_silent_host_is_given_up_after_the_stages_time_out() {
     for (at, phase, verdict) in [
         (At::Mail, Phase::Mail, Verdict::HostTrouble),
         (At::Data, Phase::Data, Verdict::HostTrouble),
-        (At::Dot, Phase::Dot, Verdict::InDoubt),
+        (At::Dot, Phase::EndOfData, Verdict::InDoubt),
     ] {
         let mx = FakeMx::start(Script::new().on(at, Act::Stall));
         let connector = Connector::new(&impatient()).unwrap();
@@ -279,7 +279,7 @@ fn a_host_that_stops_reading_is_given_up() {
     let content = b"0123456789\r\n".repeat(2 << 20);
     let outcome = only(&deliver(&mut connection, &outgoing(&sender, &[&to], &content), &content));
     let words = "421 4.4.2 timed out while sending the content".to_owned();
-    assert_eq!(outcome, (Phase::Dot, Verdict::HostTrouble, words));
+    assert_eq!(outcome, (Phase::EndOfData, Verdict::HostTrouble, words));
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
         let to = [&to];
         let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to, content) };
         let results = deliver(&mut connection, &message, content);
-        assert_eq!(only(&results), (Phase::Dot, Verdict::Delivered, "250 2.0.0 queued".to_owned()));
+        assert_eq!(only(&results), (Phase::EndOfData, Verdict::Delivered, "250 2.0.0 queued".to_owned()));
     }
     connection.quit();
     let messages = mx.messages();

@@ -67,7 +67,7 @@ impl Db {
         let mut text = String::new();
         for sql in [
             "SELECT * FROM queue",
-            "SELECT * FROM lanes",
+            "SELECT * FROM backoffs",
             "SELECT queue_id, sender, address, state, attempts, reply, mx FROM history",
             "SELECT recipient_id, mx, ip, tls, phase, reply, outcome FROM attempts",
             "SELECT * FROM stuck",

@@ -73,7 +73,7 @@ fn the_best_mx_is_asked_first_and_only_it() {
     wait_for_end(&relay, "you@a.test", "delivered");
     assert!(second.seen().is_empty(), "the second was bothered: {:?}", second.seen());
     let row = relay.db().row("SELECT mx, phase, code, outcome FROM attempts", []);
-    assert_eq!(row.as_deref(), Some("mx1.a.test|dot|250|delivered"));
+    assert_eq!(row.as_deref(), Some("mx1.a.test|end_of_data|250|delivered"));
 }
 
 #[test]
@@ -115,12 +115,12 @@ fn a_4xx_to_rcpt_is_retried_and_then_delivered() {
     let tries = relay.db().rows("SELECT phase, code, enhanced, reply, outcome FROM attempts ORDER BY id", []);
     assert_eq!(tries[0], "rcpt|451|4.7.1|451 4.7.1 greylisted, come back|deferred");
     assert_eq!(tries.len(), 2, "{tries:?}");
-    assert!(tries[1].starts_with("dot|250|2.0.0|") && tries[1].ends_with("|delivered"), "{tries:?}");
+    assert!(tries[1].starts_with("end_of_data|250|2.0.0|") && tries[1].ends_with("|delivered"), "{tries:?}");
 }
 
 #[test]
 fn a_4xx_to_mail_data_or_the_dot_is_retried_and_then_delivered() {
-    for (at, phase) in [(At::Mail, "mail"), (At::Data, "data"), (At::Dot, "dot")] {
+    for (at, phase) in [(At::Mail, "mail"), (At::Data, "data"), (At::Dot, "end_of_data")] {
         let mut world = World::new();
         let mx = world.host("a.test", Script::new().first(1, at, Act::Say("452 4.3.1 no room just now")));
         let relay = world.relay(Config::new().retry(&["1s"]));
@@ -182,7 +182,7 @@ assert returned.get_content_type() in ("message/rfc822", "text/rfc822-headers"),
 
 #[test]
 fn a_5xx_to_mail_data_or_the_dot_bounces() {
-    for (at, phase) in [(At::Mail, "mail"), (At::Data, "data"), (At::Dot, "dot")] {
+    for (at, phase) in [(At::Mail, "mail"), (At::Data, "data"), (At::Dot, "end_of_data")] {
         let (mut world, home) = world_with_sender();
         let _mx = world.host("a.test", Script::new().on(at, Act::Say("554 5.7.1 looks like spam")));
         let relay = world.relay(Config::new());
@@ -357,7 +357,7 @@ fn a_host_that_vanishes_after_the_dot_leaves_a_doubt_that_is_recorded_and_retrie
     assert_eq!(relay.db().attempts("you@a.test", "in_doubt"), 1, "{}", relay.db().dump());
     assert_eq!(
         relay.db().row("SELECT phase, outcome FROM attempts ORDER BY id", []).as_deref(),
-        Some("dot|in_doubt")
+        Some("end_of_data|in_doubt")
     );
     assert_eq!(home.messages(), []);
 }

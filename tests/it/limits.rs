@@ -192,14 +192,14 @@ fn hosts_that_hang_leave_threads_for_good_ones_and_give_theirs_back_at_the_deadl
     // Nobody knows yet which of them will never speak. Good mail finds a thread all the same.
     submit(&relay, "good.test", 50);
     good.wait_for_messages(50, SOON);
-    let nothing = relay.db().number("SELECT count(*) FROM lanes", []);
+    let nothing = relay.db().number("SELECT count(*) FROM backoffs", []);
     assert_eq!((nothing, held()), (0, HUNG), "good mail waited for the deadline of others");
 
     // After the deadline they are known, and although they are due again and again half of the workers is all
     // that they get.
     let all = HUNG as i64;
     relay.wait_until("every host to be found hanging", SOON, |db| {
-        (db.number("SELECT count(*) FROM lanes", []) >= all).then_some(())
+        (db.number("SELECT count(*) FROM backoffs", []) >= all).then_some(())
     });
     wait_for("half of the workers to hang again", SOON, || (held() == 8).then_some(()));
     let tries = || hung.iter().map(|mx| mx.seen().len()).sum::<usize>();

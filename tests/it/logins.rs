@@ -536,7 +536,7 @@ fn holds_the_queue(at: At, reply: &'static str, phase: &str) {
         relay.submit(SENDER, &[recipient], &mail("waits"));
     }
     let lane = relay.wait_until("the lane to back off twice", SOON, |db| {
-        db.row("SELECT lane, failures, last_reply FROM lanes WHERE failures > 1", [])
+        db.row("SELECT lane, failures, last_reply FROM backoffs WHERE failures > 1", [])
     });
     assert_eq!(lane, format!("route:*.far.test|2|{reply}"));
     let summary = relay.run_ok(&["queue", "summary"]);
@@ -547,7 +547,7 @@ fn holds_the_queue(at: At, reply: &'static str, phase: &str) {
     assert!(matches!(loud[..], [one] if one.contains(reply) && one.contains("nothing bounces")), "{loud:?}");
     assert!(!log.contains("geheim"), "no secret in the log");
 
-    relay.run_ok(&["queue", "retry", "--all"]);
+    relay.run_ok(&["queue", "kick", "--all"]);
     up.wait_for_messages(MESSAGES, SOON);
     recipients.iter().for_each(|recipient| wait_for_end(&relay, recipient, "delivered"));
     let db = relay.db();
@@ -613,11 +613,11 @@ fn a_token_command_that_fails_makes_the_mail_wait() {
     let (_world, _up, home, relay) = behind(Script::new().offering(&["AUTH XOAUTH2"]), &["1s"], login);
     relay.submit(SENDER, &["you@a.far.test"], &mail("token"));
     wait_for_attempts(&relay, "you@a.far.test", "deferred", 2);
-    let said = relay.db().row("SELECT DISTINCT phase, code, enhanced, said_by, reply FROM attempts", []);
+    let said = relay.db().row("SELECT DISTINCT phase, code, enhanced, reply_source, reply FROM attempts", []);
     assert_eq!(
         said.as_deref(),
         Some(
-            "auth|451|4.7.0|postrider|451 4.7.0 no login: token_command /bin/sh ended with exit status: 1: no network"
+            "auth|451|4.7.0|local|451 4.7.0 no login: token_command /bin/sh ended with exit status: 1: no network"
         )
     );
     let log = relay.log();

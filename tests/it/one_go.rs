@@ -78,7 +78,7 @@ fn a_connection_lost_behind_the_content_is_in_doubt_and_tried_again() {
     let row = relay.wait_until("the attempt", SOON, |db| {
         db.row("SELECT phase, outcome FROM attempts WHERE outcome <> 'delivered'", [])
     });
-    assert_eq!(row, "dot|in_doubt");
+    assert_eq!(row, "end_of_data|in_doubt");
     assert_eq!(relay.db().number("SELECT count(*) FROM recipients", []), 1, "it stays in the queue");
     assert_eq!(mx.messages().len(), 1);
 }

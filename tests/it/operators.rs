@@ -136,7 +136,7 @@ fn etrn_kicks_a_lane_by_its_name_and_each_kick_is_on_record() {
     relay.wait_until_empty();
     client.expect("ETRN #route:*.routed.test", "458 4.7.1");
     client.expect("ETRN @routed.test", "251 2.0.0");
-    relay.run_ok(&["queue", "retry", "--domain", "x.routed.test"]);
+    relay.run_ok(&["queue", "kick", "--domain", "x.routed.test"]);
 
     let on_record = relay.db().rows("SELECT node, client, recipients FROM kicks ORDER BY id", []);
     assert_eq!(

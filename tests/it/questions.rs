@@ -27,25 +27,26 @@ fn history_knows_whose_words_ended_it() {
     wait_for_end(&relay, "you@nosuch.test", "failed");
     relay.run_ok(&["queue", "remove", "--domain", "a.test"]);
     relay.wait_until_empty();
-    let rows = relay.db().rows("SELECT address, state, said_by, reply FROM history ORDER BY address", []);
+    let rows =
+        relay.db().rows("SELECT address, state, reply_source, reply FROM history ORDER BY address", []);
     assert_eq!(
         rows,
         [
-            "later@a.test|removed|host|451 4.2.1 busy",
-            "no@a.test|failed|host|550 5.1.1 nobody here",
-            "yes@a.test|delivered|host|250 2.0.0 queued",
-            "you@nosuch.test|failed|postrider|550 5.1.2 the domain nosuch.test does not exist (NXDOMAIN)",
+            "later@a.test|removed|remote|451 4.2.1 busy",
+            "no@a.test|failed|remote|550 5.1.1 nobody here",
+            "yes@a.test|delivered|remote|250 2.0.0 queued",
+            "you@nosuch.test|failed|local|550 5.1.2 the domain nosuch.test does not exist (NXDOMAIN)",
         ]
     );
     let listed = relay.run_ok(&["queue", "list", "--state", "failed", "--json"]);
     let said: Vec<String> = listed
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["said_by"].as_str().unwrap().to_owned())
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["reply_source"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(said, ["host", "postrider"]);
+    assert_eq!(said, ["remote", "local"]);
     let id = relay.db().row("SELECT queue_id FROM history", []).unwrap();
     let shown = relay.run_ok(&["queue", "show", &id]);
-    assert!(shown.contains("  last reply: (our words) 550 5.1.2 the domain"), "{shown}");
+    assert!(shown.contains("  last reply: (local) 550 5.1.2 the domain"), "{shown}");
     assert!(shown.contains("  last reply: 550 5.1.1 nobody here"), "{shown}");
 }
 
@@ -59,9 +60,9 @@ fn the_queue_view_knows_whose_the_last_words_are() {
     assert_eq!(
         relay
             .db()
-            .row("SELECT last_said_by, last_reply FROM queue WHERE recipient = 'you@a.test'", [])
+            .row("SELECT last_reply_source, last_reply FROM queue WHERE recipient = 'you@a.test'", [])
             .unwrap(),
-        "host|451 4.2.1 busy"
+        "remote|451 4.2.1 busy"
     );
 }
 

@@ -91,7 +91,7 @@ fn relay() -> (World, Relay) {
     }
     relay.submit("test@client.net", &["user@waiting.test"], b"Subject: x\r\n\r\nx\r\n");
     relay.wait_until("the first try", SOON, |db| db.row("SELECT 1 FROM recipients WHERE attempts = 1", []));
-    let fetched = "SELECT 1 FROM lanes WHERE lane = 'atrn:fetched.test'";
+    let fetched = "SELECT 1 FROM backoffs WHERE lane = 'atrn:fetched.test'";
     relay.wait_until("mail for fetched.test to wait for ATRN", SOON, |db| db.row(fetched, []));
     relay.submit("test@client.net", &["user@fetched.test"], b"Subject: x\r\n\r\nx\r\n");
     (world, relay)

@@ -109,13 +109,13 @@ fn a_report_of_utf8_mail_reaches_every_sender_it_can() {
 }
 
 /// Queue ids and recipients that wait to be told of.
-fn unreported(relay: &Relay) -> i64 {
-    relay.db().number("SELECT count(*) FROM unreported WHERE state = 'failed'", [])
+fn pending_reports(relay: &Relay) -> i64 {
+    relay.db().number("SELECT count(*) FROM pending_reports WHERE state = 'failed'", [])
 }
 
 fn wait_for_unreported(relay: &Relay, count: i64) {
     relay.wait_until(&format!("{count} failures to be gathered"), SOON, |db| {
-        (db.number("SELECT count(*) FROM unreported", []) == count).then_some(())
+        (db.number("SELECT count(*) FROM pending_reports", []) == count).then_some(())
     });
 }
 
@@ -161,7 +161,7 @@ fn a_flood_of_failures_is_few_bounces_and_one_summary() {
     assert_eq!(home.messages().len(), 3);
 
     // The hour is over.
-    relay.db_for_writing().execute("UPDATE unreported SET at = at - 3600", []);
+    relay.db_for_writing().execute("UPDATE pending_reports SET at = at - 3600", []);
     let summary = text(&home.wait_for_messages(4, SOON)[3]);
     for part in [
         "Subject: Undelivered mail: 4 more messages\r\n",
@@ -178,7 +178,7 @@ fn a_flood_of_failures_is_few_bounces_and_one_summary() {
     {
         assert!(summary.contains(&queue_id), "no {queue_id} in:\n{summary}");
     }
-    assert_eq!(unreported(&relay), 0);
+    assert_eq!(pending_reports(&relay), 0);
     assert!(relay.log().contains("messages=4 recipients=5"), "{}", relay.log());
     relay.wait_until_empty();
     assert_eq!(home.messages().len(), 4, "told once");
@@ -208,7 +208,7 @@ fn a_delay_warning_beyond_the_limit_is_put_off_and_a_limit_may_be_off() {
         relay.log().contains("delay warning to <me@app.test> suppressed (1 this hour)").then_some(())
     });
     assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE warned_at IS NOT NULL", []), 0);
-    assert_eq!(relay.db().number("SELECT count(*) FROM unreported", []), 0, "it may still be delivered");
+    assert_eq!(relay.db().number("SELECT count(*) FROM pending_reports", []), 0, "it may still be delivered");
 
     relay.stop();
     relay.write_config(&relay.config().set("delivery.bounces_per_sender", "\"off\""));

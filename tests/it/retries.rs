@@ -40,10 +40,10 @@ fn by_default_the_first_retry_is_after_about_a_minute() {
     }
     // The lane of the dead one backs off by its own count; the other's host is well.
     let lane = relay.wait_until("the lane's row", SOON, |db| {
-        db.row("SELECT lane, failures, backoff_until - changed_at BETWEEN 47 AND 73 FROM lanes", [])
+        db.row("SELECT lane, failures, backoff_until - changed_at BETWEEN 47 AND 73 FROM backoffs", [])
     });
     assert_eq!(lane, "dead.test|1|1");
-    assert_eq!(relay.db().number("SELECT count(*) FROM lanes", []), 1);
+    assert_eq!(relay.db().number("SELECT count(*) FROM backoffs", []), 1);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_messages_wait_and_a_lanes_backoff_survive_a_restart() {
     wait_for_attempts(&relay, "you@grey.test", "deferred", 1);
     wait_for_attempts(&relay, "first@dead.test", "deferred", 1);
     let backoff = relay.wait_until("the lane's row", SOON, |db| {
-        let until = db.number("SELECT backoff_until FROM lanes WHERE lane = 'dead.test'", []);
+        let until = db.number("SELECT backoff_until FROM backoffs WHERE lane = 'dead.test'", []);
         (until > 0).then_some(until)
     });
     let next = number_of(&relay, "next_attempt_at", "you@grey.test");
@@ -96,7 +96,7 @@ fn a_messages_wait_and_a_lanes_backoff_survive_a_restart() {
         assert!(tried(address) >= backoff, "{address} tried at {}, not before {backoff}", tried(address));
     }
     assert_eq!(relay.db().attempts("second@dead.test", "deferred"), 0, "{}", relay.db().dump());
-    assert_eq!(relay.db().number("SELECT count(*) FROM lanes", []), 0, "it works again");
+    assert_eq!(relay.db().number("SELECT count(*) FROM backoffs", []), 0, "it works again");
 }
 
 // ---- by rule -------------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ fn a_retry_rule_changes_the_delay_holds_or_bounces() {
     // A permanent failure that a person is to look at.
     relay.submit(SENDER, &["list@a.test"], &mail("hold"));
     wait_for_state(&relay, "list@a.test", "held");
-    let row = relay.db().row("SELECT last_reply, last_said_by FROM recipients", []);
-    assert_eq!(row.as_deref(), Some("550 5.7.1 blocked using zen.example|host"));
+    let row = relay.db().row("SELECT last_reply, last_reply_source FROM recipients", []);
+    assert_eq!(row.as_deref(), Some("550 5.7.1 blocked using zen.example|remote"));
     assert_eq!(relay.db().attempts("list@a.test", "deferred"), 1);
     relay.run_ok(&["queue", "release", "--domain", "a.test"]);
     wait_for_end(&relay, "list@a.test", "delivered");
@@ -213,8 +213,9 @@ fn in_doubt_hold_waits_for_a_person_after_a_kill() {
     let (_world, home, mx, relay) = killed_after_the_dot("hold");
     wait_for_state(&relay, "you@a.test", "held");
     assert_refused_one_bounces(&relay, &home);
-    let doubt = relay.db().row("SELECT phase, said_by, reply FROM attempts WHERE outcome = 'in_doubt'", []);
-    let words = "dot|postrider|451 4.4.2 the relay ended between the final dot and its reply";
+    let doubt =
+        relay.db().row("SELECT phase, reply_source, reply FROM attempts WHERE outcome = 'in_doubt'", []);
+    let words = "end_of_data|local|451 4.4.2 the relay ended between the final dot and its reply";
     assert_eq!(doubt.as_deref(), Some(words));
     assert_eq!(mx.messages(), [], "not sent again by itself");
     relay.run_ok(&["queue", "release", "--all"]);
@@ -257,8 +258,8 @@ fn in_doubt_assume_delivered_holds_for_a_lost_connection_too() {
     let relay = world.relay(Config::new().retry(&["1s"]).set("delivery.in_doubt", "\"assume-delivered\""));
     relay.submit(SENDER, &["you@a.test"], &mail("lost"));
     wait_for_end(&relay, "you@a.test", "delivered");
-    let tried = relay.db().rows("SELECT phase, outcome, said_by FROM attempts", []);
-    assert_eq!(tried, ["dot|in_doubt|postrider"]);
+    let tried = relay.db().rows("SELECT phase, outcome, reply_source FROM attempts", []);
+    assert_eq!(tried, ["end_of_data|in_doubt|local"]);
     assert_eq!(mx.seen().len(), 1);
 }
 
@@ -329,7 +330,7 @@ fn what_is_to_be_returned_can_still_be_held_or_tried() {
     relay.stop();
     relay.run_ok(&["queue", "bounce", "--all"]);
     relay.run_ok(&["queue", "hold", "--domain", "a.test"]);
-    relay.run_ok(&["queue", "retry", "--domain", "dead.test"]);
+    relay.run_ok(&["queue", "kick", "--domain", "dead.test"]);
     relay.spawn();
     relay.wait_until_ready();
     wait_for_attempts(&relay, "later@dead.test", "deferred", 2);
@@ -355,10 +356,11 @@ fn what_we_say_of_a_silent_host_is_not_put_in_its_mouth() {
     assert!(!report.contains("Remote-MTA:") && !report.contains("smtp;"), "{report}");
     assert!(unfolded(&report).contains("This relay about mx.a.test"), "{report}");
     wait_for_end(&relay, "you@a.test", "expired");
-    let said =
-        relay.db().rows("SELECT DISTINCT phase, said_by, reply FROM attempts WHERE mx = 'mx.a.test'", []);
-    assert_eq!(said, [format!("mail|postrider|{words}")]);
-    assert!(relay.log().contains(&format!("said_by=postrider reply={words}")), "{}", relay.log());
-    let failures = relay.db().row("SELECT mx, said_by FROM failures WHERE phase = 'mail'", []);
-    assert_eq!(failures.as_deref(), Some("mx.a.test|postrider"));
+    let said = relay
+        .db()
+        .rows("SELECT DISTINCT phase, reply_source, reply FROM attempts WHERE mx = 'mx.a.test'", []);
+    assert_eq!(said, [format!("mail|local|{words}")]);
+    assert!(relay.log().contains(&format!("reply_source=local reply={words}")), "{}", relay.log());
+    let failures = relay.db().row("SELECT mx, reply_source FROM failures WHERE phase = 'mail'", []);
+    assert_eq!(failures.as_deref(), Some("mx.a.test|local"));
 }

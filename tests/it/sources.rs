@@ -65,7 +65,7 @@ fn an_ipv6_address_that_swallows_packets_does_not_cost_the_connect_timeout() {
     mx.wait_for_messages(1, SOON);
     relay.wait_until_empty();
     let tries = relay.db().rows("SELECT outcome, mx, ip, phase FROM attempts", []);
-    assert_eq!(tries, [format!("delivered|mx.a.test|{}|dot", mx.address.ip())]);
+    assert_eq!(tries, [format!("delivered|mx.a.test|{}|end_of_data", mx.address.ip())]);
     let took = relay.db().number("SELECT duration_ms FROM attempts", []);
     assert!((200..10_000).contains(&took), "{took} ms");
     assert!(!relay.log().contains("in trouble"), "nobody failed");
@@ -82,9 +82,9 @@ fn both_families_fail_and_both_are_told() {
     relay.submit(SENDER, &["you@a.test"], &mail("hello"));
     wait_for_attempts(&relay, "you@a.test", "deferred", 1);
     let ip = "127.0.0.2";
-    let tries = relay.db().rows("SELECT ip, phase, code, said_by, reply FROM attempts", []);
+    let tries = relay.db().rows("SELECT ip, phase, code, reply_source, reply FROM attempts", []);
     let refused = "421 4.4.1 connection lost while connecting: Connection refused (os error 111)";
-    assert_eq!(tries, [format!("{ip}|connect|421|postrider|{refused}")]);
+    assert_eq!(tries, [format!("{ip}|connect|421|local|{refused}")]);
     let log = relay.log();
     let swallowed = format!("host mx.a.test[{six}] in trouble phase=connect reply=421 4.4.1 timed out");
     assert!(log.contains(&swallowed), "no {swallowed:?} in:\n{log}");
@@ -180,9 +180,10 @@ fn hosts_of_a_family_without_a_source_address_are_not_tried() {
     relay.submit(SENDER, &["you@six.test"], &mail("hello"));
     four.wait_for_messages(1, SOON);
     wait_for_attempts(&relay, "you@six.test", "deferred", 1);
-    let tries = relay.db().rows("SELECT phase, said_by, reply FROM attempts WHERE outcome = 'deferred'", []);
+    let tries =
+        relay.db().rows("SELECT phase, reply_source, reply FROM attempts WHERE outcome = 'deferred'", []);
     let reply = "451 4.3.5 no source address of the family of mx.six.test (::1): mail leaves from 127.0.0.1";
-    assert_eq!(tries, [format!("dns|postrider|{reply}")]);
+    assert_eq!(tries, [format!("dns|local|{reply}")]);
     assert_eq!(never.seen().len(), 0);
 }
 
@@ -199,10 +200,10 @@ fn an_address_that_this_machine_does_not_have_holds_up_its_own_mail_alone_and_is
     relay.add_user_with("news", &[]);
     client_of(&relay, "news").submit(SENDER, &["news@a.test"], &mail("hello"));
     wait_for_attempts(&relay, "news@a.test", "deferred", 1);
-    let tries = relay.db().rows("SELECT mx, phase, code, enhanced, said_by, reply FROM attempts", []);
+    let tries = relay.db().rows("SELECT mx, phase, code, enhanced, reply_source, reply FROM attempts", []);
     assert_eq!(tries.len(), 1);
     let (start, end) =
-        ("mx.a.test|connect|451|4.3.5|postrider|451 4.3.5 cannot send from 203.0.113.201", "(os error 99)");
+        ("mx.a.test|connect|451|4.3.5|local|451 4.3.5 cannot send from 203.0.113.201", "(os error 99)");
     assert!(tries[0].starts_with(start) && tries[0].ends_with(end), "{tries:?}");
     relay.submit(SENDER, &["you@a.test"], &mail("hello"));
     mx.wait_for_messages(1, SOON);

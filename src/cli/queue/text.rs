@@ -74,7 +74,7 @@ pub(super) fn show(shown: &Shown) -> String {
         let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
         if let Some(reply) = &line.last_reply {
-            let whose = if line.said_by.as_deref() == Some("postrider") { "(our words) " } else { "" };
+            let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
             let _ = writeln!(text, "  last reply: {whose}{}", printable(reply));
         }
         let rows = tries.iter().map(|one| {
@@ -87,7 +87,11 @@ pub(super) fn show(shown: &Shown) -> String {
                 format!("tls {}", one.tls.as_deref().unwrap_or("-")),
                 one.phase.clone(),
                 one.outcome.clone(),
-                if one.said_by == "host" { one.reply.clone() } else { format!("(our words) {}", one.reply) },
+                if one.reply_source == "remote" {
+                    one.reply.clone()
+                } else {
+                    format!("(local) {}", one.reply)
+                },
             ]
         });
         text += &table(&[], rows.collect());
@@ -210,7 +214,7 @@ pub(super) fn kicks(kicks: &[KickLine]) -> String {
         return "none\n".to_owned();
     }
     let rows = kicks.iter().map(|kick| {
-        let client = kick.client.clone().unwrap_or_else(|| "queue retry".to_owned());
+        let client = kick.client.clone().unwrap_or_else(|| "queue kick".to_owned());
         vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
     });
     table(&["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
@@ -281,7 +285,7 @@ mod tests {
             next_attempt: None,
             last_reply: None,
             last_mx: None,
-            said_by: None,
+            reply_source: None,
             received: String::new(),
             age: 0,
             size: 0,

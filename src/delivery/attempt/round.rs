@@ -132,7 +132,7 @@ impl Round<'_> {
                 }
             }
             if let Some(trouble) = trouble {
-                if trouble.phase == Phase::Dot && !self.recall_dot() {
+                if trouble.phase == Phase::EndOfData && !self.recall_dot() {
                     // Nobody else is asked with the doubt on record: the next attempt begins without it.
                     for answer in self.answers.iter_mut().filter(|answer| answer.is_none()) {
                         *answer = Some(trouble.clone());

@@ -1,6 +1,6 @@
 //! What was said last about a recipient, by whom, and the status that it gives.
 
-use crate::mail::{Enhanced, Outcome, Phase, Reply, Speaker};
+use crate::mail::{Enhanced, Outcome, Phase, Reply, ReplySource};
 
 use super::Told;
 use super::script::says_something;
@@ -11,7 +11,7 @@ pub(super) struct Said<'a> {
     pub(super) host: Option<&'a str>,
     pub(super) phase: Option<Phase>,
     /// Whose words the reply is: only a host's are quoted as such.
-    pub(super) by: Speaker,
+    pub(super) by: ReplySource,
 }
 
 impl<'a> Said<'a> {
@@ -21,19 +21,19 @@ impl<'a> Said<'a> {
                 reply: attempt.reply.clone(),
                 host: attempt.mx.as_deref().filter(|name| says_something(name)),
                 phase: Some(attempt.phase),
-                by: attempt.reply.said_by,
+                by: attempt.reply.reply_source,
             };
         }
         if told.expanded.is_some() {
             let reply = Reply::new(250, Enhanced(2, 0, 0), "the alias was expanded to several addresses");
-            return Said { reply, host: None, phase: None, by: Speaker::Postrider };
+            return Said { reply, host: None, phase: None, by: ReplySource::Local };
         }
         let host = told.recipient.last_mx.as_deref().filter(|name| says_something(name));
         let reply = match told.recipient.last_reply.as_deref() {
             Some(line) => parsed(line),
             None => Reply::new(451, Enhanced(4, 4, 7), "the message waited too long"),
         };
-        Said { reply, host, phase: None, by: told.recipient.last_said_by }
+        Said { reply, host, phase: None, by: told.recipient.last_reply_source }
     }
 
     /// The status code, of the class that the outcome has (RFC 3463 §2, RFC 3464 §2.3.4). What expired keeps the

@@ -5,7 +5,7 @@
 //! through [`Script::printable`], and [`Fields`] folds and bounds it. The fields stand in the order of the
 //! grammar (RFC 3464 §2.2 and §2.3).
 
-use crate::mail::{Enhanced, Outcome, Reply, Speaker};
+use crate::mail::{Enhanced, Outcome, Reply, ReplySource};
 use crate::queue::Origin;
 
 use super::said::Said;
@@ -82,7 +82,7 @@ fn recipient(fields: &mut Fields, kind: Kind, notice: &Notice<'_>, told: &Told<'
     fields.folded("Action", action);
     fields.folded("Status", &status(kind, notice, told, &said).to_string());
     match said.host {
-        Some(host) if said.by == Speaker::Host => {
+        Some(host) if said.by == ReplySource::Remote => {
             fields.folded("Remote-MTA", &format!("dns; {}", bracketed(host)));
             fields.diagnostic("smtp", &said.reply);
         }

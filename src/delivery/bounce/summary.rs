@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use lettre::message::SinglePart;
 
 use crate::mail::{Domain, Handling, address};
-use crate::queue::{Gathered, MessageId};
+use crate::queue::{MessageId, PendingReports};
 
 use super::parts::plain;
 use super::script::{Script, date, folded};
@@ -29,7 +29,7 @@ pub struct Summary<'a> {
     /// Unix seconds.
     pub now: i64,
     /// To whom, and the failures, the first of them listed.
-    pub gathered: &'a Gathered,
+    pub gathered: &'a PendingReports,
 }
 
 /// Writes it; none where the sender is no address.
@@ -95,10 +95,10 @@ mod tests {
     use super::super::returned::has_lines;
     use super::*;
     use crate::mail::Notify;
-    use crate::queue::UnreportedRow;
+    use crate::queue::PendingReportRow;
 
-    fn row(number: u64) -> UnreportedRow {
-        UnreportedRow {
+    fn row(number: u64) -> PendingReportRow {
+        PendingReportRow {
             queue_id: MessageId(1_795_000_000_000_000 + number as i64).to_string(),
             address: format!("user{number}@a.test"),
             state: "failed".to_owned(),
@@ -106,7 +106,7 @@ mod tests {
         }
     }
 
-    fn written(gathered: &Gathered) -> Option<Report> {
+    fn written(gathered: &PendingReports) -> Option<Report> {
         let hostname = Domain::parse("relay.test").unwrap();
         let (id, now) = (MessageId(1_795_000_000_000_001), 1_795_262_400);
         summary(&Summary { id, hostname: &hostname, now, gathered })
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_summary_counts_all_and_lists_some() {
         let listed: Vec<_> = (0..LISTED_MAX as u64).map(row).collect();
-        let gathered = Gathered {
+        let gathered = PendingReports {
             return_path: "ann@sender.test".to_owned(),
             up_to: 9_900,
             messages: 9_000,
@@ -144,12 +144,12 @@ mod tests {
 
     #[test]
     fn hostile_words_stay_words() {
-        let spoilt = UnreportedRow {
+        let spoilt = PendingReportRow {
             address: "x\r\nBcc: y@\u{202e}z".to_owned(),
             reply: Some("550 \r\n.\r\n\u{fc}".repeat(1000)),
             ..row(1)
         };
-        let gathered = Gathered {
+        let gathered = PendingReports {
             return_path: "\u{7528}@b\u{fc}cher.test".to_owned(),
             up_to: 1,
             messages: 1,
@@ -162,6 +162,6 @@ mod tests {
         assert!(has_lines(&report.content) && report.envelope.smtputf8);
         let text = String::from_utf8(report.content).unwrap();
         assert!(!text.contains("\nBcc") && !text.contains("\r\n.\r\n") && text.len() < 4096, "{text}");
-        assert_eq!(written(&Gathered { return_path: "nobody".to_owned(), ..gathered }), None);
+        assert_eq!(written(&PendingReports { return_path: "nobody".to_owned(), ..gathered }), None);
     }
 }

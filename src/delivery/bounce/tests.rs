@@ -8,7 +8,7 @@ use memchr::memmem;
 use super::grammar::check;
 use super::*;
 use crate::mail::{
-    DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, Ret, Speaker, address,
+    DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, ReplySource, Ret, address,
 };
 use crate::queue::{Origin, RecipientId};
 
@@ -58,7 +58,7 @@ fn recipient(text: &str) -> QueuedRecipient {
 
 /// Where there was a host to say it, it said so.
 fn attempt(phase: Phase, reply: Reply, outcome: Outcome) -> Attempt {
-    let reply = if matches!(phase, Phase::Dns | Phase::Connect) { reply } else { reply.heard() };
+    let reply = if matches!(phase, Phase::Dns | Phase::Connect) { reply } else { reply.from_remote() };
     Attempt {
         at: NOW - 5,
         duration_ms: 100,
@@ -121,7 +121,7 @@ fn a_bounce_says_who_refused_what_in_their_words() {
         QueuedRecipient {
             last_reply: Some("451 4.7.1 Greylisted, come back later".to_owned()),
             last_mx: Some("192.0.2.7".to_owned()),
-            last_said_by: Speaker::Host,
+            last_reply_source: ReplySource::Remote,
             ..recipient("dora@b.test")
         },
     );
@@ -154,7 +154,10 @@ fn our_own_words_are_not_a_hosts() {
     let bob = recipient("bob@a.test");
     let silence = Reply::new(421, Enhanced(4, 4, 2), "timed out while waiting for the reply to the content");
     for (phase, who) in [
-        (Phase::Dot, "This relay about mx1.a.test [192.0.2.1], after the message was sent (end of DATA):"),
+        (
+            Phase::EndOfData,
+            "This relay about mx1.a.test [192.0.2.1], after the message was sent (end of DATA):",
+        ),
         (Phase::Connect, "This relay, when it tried to connect to mx1.a.test [192.0.2.1]:"),
     ] {
         let attempt = Attempt { reply: silence.clone(), ..attempt(phase, silence.clone(), Outcome::Expired) };
@@ -163,7 +166,7 @@ fn our_own_words_are_not_a_hosts() {
         assert!(content.contains("Diagnostic-Code: x-postrider; 421 4.4.2 timed out"), "{content}");
         assert!(!content.contains("smtp;") && !content.contains("Remote-MTA"), "{content}");
         // The same words, heard.
-        let attempt = Attempt { reply: silence.clone().heard(), ..attempt };
+        let attempt = Attempt { reply: silence.clone().from_remote(), ..attempt };
         let content = about(bounce, &message, &bob, &attempt);
         assert!(content.contains("Diagnostic-Code: smtp; 421 4.4.2 timed out"), "{content}");
         assert!(content.contains("Remote-MTA: dns; mx1.a.test"), "{content}");
@@ -209,8 +212,10 @@ fn a_success_report_says_relayed_and_never_delivered() {
     let asked = |text| QueuedRecipient { notify: Notify::from_word("SUCCESS"), ..recipient(text) };
     let (bob, carl) = (asked("bob@a.test"), asked("carl@a.test"));
     let ok = Reply::new(250, Enhanced(2, 0, 0), "queued as 1234");
-    let (delivered, relayed) =
-        (attempt(Phase::Dot, ok.clone(), Outcome::Delivered), attempt(Phase::Dot, ok, Outcome::Relayed));
+    let (delivered, relayed) = (
+        attempt(Phase::EndOfData, ok.clone(), Outcome::Delivered),
+        attempt(Phase::EndOfData, ok, Outcome::Relayed),
+    );
     let told = [
         Told { recipient: &bob, attempt: Some(&delivered), outcome: Outcome::Delivered, expanded: None },
         Told { recipient: &carl, attempt: Some(&relayed), outcome: Outcome::Relayed, expanded: None },

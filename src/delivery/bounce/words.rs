@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::mail::{Enhanced, Outcome, Phase, Speaker};
+use crate::mail::{Enhanced, Outcome, Phase, ReplySource};
 
 use super::said::Said;
 use super::script::{Script, bracketed, date, folded};
@@ -72,8 +72,8 @@ fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
         _ => bracketed(name),
     });
     let who = match (host, said.phase) {
-        (Some(host), Some(phase)) if said.by == Speaker::Host => format!("{host}, {}:", stage(phase)),
-        (Some(host), None) if said.by == Speaker::Host => format!("{host}:"),
+        (Some(host), Some(phase)) if said.by == ReplySource::Remote => format!("{host}, {}:", stage(phase)),
+        (Some(host), None) if said.by == ReplySource::Remote => format!("{host}:"),
         (Some(host), Some(Phase::Connect)) => format!("This relay, when it tried to connect to {host}:"),
         (Some(host), Some(phase)) => format!("This relay about {host}, {}:", stage(phase)),
         (Some(host), None) => format!("This relay about {host}:"),
@@ -110,13 +110,13 @@ fn stage(phase: Phase) -> &'static str {
         Phase::Mail => "in answer to the sender's address (MAIL FROM)",
         Phase::Rcpt => "in answer to this address (RCPT TO)",
         Phase::Data => "when the message was to be sent (DATA)",
-        Phase::Dot => "after the message was sent (end of DATA)",
+        Phase::EndOfData => "after the message was sent (end of DATA)",
     }
 }
 
 /// The outcome and the status code (RFC 3463 §3) in plain words; first what happened, then what to do.
-fn meaning(outcome: Outcome, status: Enhanced, by: Speaker) -> Vec<&'static str> {
-    let ours = by == Speaker::Postrider;
+fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static str> {
+    let ours = by == ReplySource::Local;
     let happened = match outcome {
         Outcome::Delivered | Outcome::Relayed => {
             return vec![

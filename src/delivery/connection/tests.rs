@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::EightBit;
-use crate::mail::{Body, Domain, Handling, Speaker, address};
+use crate::mail::{Body, Domain, Handling, ReplySource, address};
 use crate::queue::{QueuedRecipient, RecipientId};
 
 fn recipient() -> QueuedRecipient {
@@ -20,7 +20,7 @@ fn recipient() -> QueuedRecipient {
         expanded: Vec::new(),
         last_reply: None,
         last_mx: None,
-        last_said_by: Speaker::Postrider,
+        last_reply_source: ReplySource::Local,
         warned_at: None,
         to_bounce: false,
     }
@@ -88,7 +88,7 @@ fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_one_go() {
 fn a_reply_too_many_that_was_read_with_the_last_leaves_no_doubt_of_what_was_not_sent() {
     let (mut connection, mut host) = connected();
     host.write_all(b"250 2.0.0 queued\r\n250 2.0.0 as I said\r\n").unwrap();
-    connection.hear(Phase::Dot, Instant::now() + Duration::from_secs(20)).unwrap();
+    connection.hear(Phase::EndOfData, Instant::now() + Duration::from_secs(20)).unwrap();
     let (verdict, read) = deliver(connection, host);
     assert_eq!((verdict, read.as_str()), (Verdict::HostTrouble, ""));
 }

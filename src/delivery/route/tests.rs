@@ -401,7 +401,10 @@ fn where_no_source_address_reaches_anybody_mail_waits_for_the_operator() {
         no.reply.to_string(),
         "451 4.3.5 no source address of the family of four.test (198.51.100.3): mail leaves from 2001:db8::10"
     );
-    assert_eq!((no.mx.as_deref(), no.reply.said_by), (Some("four.test"), crate::mail::Speaker::Postrider));
+    assert_eq!(
+        (no.mx.as_deref(), no.reply.reply_source),
+        (Some("four.test"), crate::mail::ReplySource::Local)
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod one_go;
 
 use super::*;
 use crate::config::EightBit;
-use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, Ret, Speaker, address};
+use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, ReplySource, Ret, address};
 use crate::queue::{QueuedRecipient, RecipientId};
 
 fn parse(text: &str) -> Address {
@@ -21,8 +21,8 @@ fn reply(words: &str) -> Reply {
     let (code, text) = words.split_once(' ').unwrap_or((words, ""));
     let code = code.parse().unwrap();
     match Enhanced::split(code, text) {
-        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).heard(),
-        None => Reply::bare(code, "").with_text(text.to_owned()).heard(),
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).from_remote(),
+        None => Reply::bare(code, "").with_text(text.to_owned()).from_remote(),
     }
 }
 
@@ -147,7 +147,7 @@ fn told_at(phase: Phase, words: &str, offers: &Offers) -> (Verdict, bool) {
 fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() {
     use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
     for offers in [PLAIN(), pipelining()] {
-        for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::Dot] {
+        for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::EndOfData] {
             for (words, verdict, usable) in [
                 ("422 4.2.2 full", Deferred, true),
                 ("431 a", Deferred, true),
@@ -176,12 +176,12 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
             ] {
                 // Nonsense in answer to a whole message may have meant yes.
                 let nonsense = usable || words.starts_with("421");
-                let expected = if phase == Phase::Dot && !nonsense { InDoubt } else { verdict };
+                let expected = if phase == Phase::EndOfData && !nonsense { InDoubt } else { verdict };
                 assert_eq!(told_at(phase, words, &offers), (expected, usable), "{words} at {phase:?}");
             }
         }
         assert_eq!(told_at(Phase::Data, "250 a", &offers), (HostTrouble, false), "yes to DATA is no success");
-        assert_eq!(told_at(Phase::Dot, "251 a", &offers), (Verdict::Delivered, true));
+        assert_eq!(told_at(Phase::EndOfData, "251 a", &offers), (Verdict::Delivered, true));
     }
 }
 
@@ -323,7 +323,7 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         (&["lost"][..], Verdict::HostTrouble, Phase::Mail),
         (&["250", "lost"], Verdict::HostTrouble, Phase::Rcpt),
         (&["250", "250", "lost"], Verdict::HostTrouble, Phase::Data),
-        (&["250", "250", "354", "lost"], Verdict::InDoubt, Phase::Dot),
+        (&["250", "250", "354", "lost"], Verdict::InDoubt, Phase::EndOfData),
     ] {
         let run = run(&["b@y"], &pipelining(), host);
         assert_eq!((run.results[0].verdict, run.results[0].phase, run.after.usable), (verdict, phase, false));
@@ -340,7 +340,7 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
     let cut_off = &transaction.finish().0[0];
     assert_eq!(
         (cut_off.verdict, cut_off.phase),
-        (Verdict::HostTrouble, Phase::Dot),
+        (Verdict::HostTrouble, Phase::EndOfData),
         "lost within the content"
     );
     for (early, verdict) in [

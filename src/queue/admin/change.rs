@@ -13,7 +13,7 @@ use crate::queue::{Finished, MessageId, now_us};
 const ROWS_MAX: i64 = 1_000;
 
 /// RFC 3463 §3.4: 5.3.0, a status of our own mail system. What the world said last stays legible behind it.
-const RETURN: &str = "bounce_at = unixepoch(), last_said_by = 'postrider',
+const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
     last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
 
 /// Which recipients a change is for.
@@ -45,25 +45,25 @@ impl Admin {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn retry(&self, which: &Which) -> Result<usize, QueueError> {
+    pub fn kick(&self, which: &Which) -> Result<usize, QueueError> {
         let (condition, value) = which.condition();
         let waiting: u32 = self.try_to(|conn| {
             conn.execute(
                 &format!(
-                    "DELETE FROM lanes WHERE lane IN (SELECT lane FROM recipient_lanes WHERE {condition})"
+                    "DELETE FROM backoffs WHERE lane IN (SELECT lane FROM recipient_lanes WHERE {condition})"
                 ),
                 [&value],
             )?;
             if *which == Which::All {
-                conn.execute("DELETE FROM lanes", [])?;
+                conn.execute("DELETE FROM backoffs", [])?;
             }
             let sql = format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND {condition}");
             conn.query_row(&sql, [&value], |row| row.get(0))
         })?;
         self.change(
             which,
-            "next_attempt_at = unixepoch(), bounce_at = NULL",
-            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_at IS NOT NULL)
+            "next_attempt_at = unixepoch(), bounce_requested_at = NULL",
+            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
         self.record_kick(which, waiting)?;
@@ -75,7 +75,11 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn hold(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, "state = 'held', bounce_at = NULL", "(state = 'queued' OR bounce_at IS NOT NULL)")
+        self.change(
+            which,
+            "state = 'held', bounce_requested_at = NULL",
+            "(state = 'queued' OR bounce_requested_at IS NOT NULL)",
+        )
     }
 
     /// Has held ones tried again, now. Gives how many.
@@ -85,7 +89,7 @@ impl Admin {
     pub fn release(&self, which: &Which) -> Result<usize, QueueError> {
         self.change(
             which,
-            "state = 'queued', next_attempt_at = unixepoch(), bounce_at = NULL",
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL",
             "state = 'held'",
         )
     }
@@ -96,7 +100,7 @@ impl Admin {
     /// # Errors
     /// The database cannot be written.
     pub fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, RETURN, "bounce_at IS NULL")
+        self.change(which, RETURN, "bounce_requested_at IS NULL")
     }
 
     fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {

@@ -1,4 +1,4 @@
-//! The kicks on record: who asked for what to be tried now, by ETRN or with `postrider queue retry`.
+//! The kicks on record: who asked for what to be tried now, by ETRN or with `postrider queue kick`.
 
 use rusqlite::params;
 use serde::Serialize;

@@ -131,9 +131,9 @@ impl Admin {
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
-    received, age, size, recipient_id, last_said_by, message_id, domain FROM queue";
+    received, age, size, recipient_id, last_reply_source, message_id, domain FROM queue";
 const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
-    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, said_by, message_id
+    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id
     FROM history";
 
 fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
@@ -150,7 +150,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
         age: row.get(9)?,
         size: row.get(10)?,
         id: row.get(11)?,
-        said_by: row.get(12)?,
+        reply_source: row.get(12)?,
     })
 }
 
@@ -230,7 +230,7 @@ fn workarounds(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<Workaround
 
 fn lanes(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LaneLine>> {
     conn.prepare(
-        "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM lanes
+        "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM backoffs
          WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?1",
     )?
     .query_map([limit], |row| {
@@ -241,7 +241,7 @@ fn lanes(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LaneLine>> {
 
 fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
     conn.prepare_cached(
-        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, said_by
+        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, reply_source
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -254,7 +254,7 @@ fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
             phase: row.get(5)?,
             reply: row.get(6)?,
             outcome: row.get(7)?,
-            said_by: row.get(8)?,
+            reply_source: row.get(8)?,
         })
     })?
     .collect()

@@ -37,7 +37,7 @@ pub struct Line {
     /// The host that it is about.
     pub last_mx: Option<String>,
     /// Whose words it is: `host` or `postrider`.
-    pub said_by: Option<String>,
+    pub reply_source: Option<String>,
     /// When its message came, UTC.
     pub received: String,
     /// Seconds since then, or until it was finished.
@@ -69,7 +69,7 @@ pub struct Try {
     /// What that meant.
     pub outcome: String,
     /// Whose words the reply is: `host` or `postrider`.
-    pub said_by: String,
+    pub reply_source: String,
 }
 
 /// A message with all that is known of it.
@@ -179,7 +179,7 @@ pub struct Summary {
     pub workarounds: Vec<WorkaroundLine>,
     /// Lanes that back off, those in trouble for longest first.
     pub lanes: Vec<LaneLine>,
-    /// Kicks (ETRN and `queue retry`) of the last hour.
+    /// Kicks (ETRN and `queue kick`) of the last hour.
     pub kicks_last_hour: i64,
 }
 

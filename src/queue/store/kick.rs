@@ -24,7 +24,7 @@ impl Store<'_> {
     pub(super) fn kick(&mut self, kick: &Kick, now: i64, is_first: bool) -> Result<(Kicked, bool)> {
         let (domain, domains) = domains_of(kick);
         let mut statement =
-            self.conn.prepare_cached(&format!("DELETE FROM lanes WHERE lane IN ({domains})"))?;
+            self.conn.prepare_cached(&format!("DELETE FROM backoffs WHERE lane IN ({domains})"))?;
         let mut backed_off = statement.execute([&domain])?;
         // The row of a domain that is fetched tells people so, and is no backoff.
         if let Kick::Lane(lane, _) = kick

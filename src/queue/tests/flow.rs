@@ -154,7 +154,7 @@ fn content_arrives_in_chunks_and_leaves_in_chunks() {
     let large_id = large.id;
     bench.queue.accept(large).unwrap();
     assert_eq!(bench.queue.content(large_id).map(|chunk| chunk.unwrap().len()).sum::<usize>(), 600 << 10);
-    assert_eq!(bench.number("SELECT count(*) FROM incoming"), 0);
+    assert_eq!(bench.number("SELECT count(*) FROM partial_messages"), 0);
     bench.is_well();
 }
 
@@ -373,7 +373,7 @@ fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_nothing() {
     bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE address LIKE 'held@%'", []).unwrap();
     bench
         .somebody()
-        .execute("UPDATE recipients SET bounce_at = 1 WHERE address >= 'c' AND address < 'e'", [])
+        .execute("UPDATE recipients SET bounce_requested_at = 1 WHERE address >= 'c' AND address < 'e'", [])
         .unwrap();
     let now = start;
     let all: Vec<RecipientId> = returned.iter().chain(&last).copied().collect();
@@ -505,7 +505,10 @@ fn domains_with_something_due_are_found_a_part_at_a_time() {
     assert!(bench.queue.due_domains("", now - 1, 9).unwrap().due.is_empty(), "not yet due");
     // What an operator wants returned is not tried, and the oldest counts whatever its priority.
     let older = "UPDATE recipients SET next_attempt_at = next_attempt_at - 5";
-    bench.somebody().execute(&format!("{older}, bounce_at = 1 WHERE address = 'a@a.test'"), []).unwrap();
+    bench
+        .somebody()
+        .execute(&format!("{older}, bounce_requested_at = 1 WHERE address = 'a@a.test'"), [])
+        .unwrap();
     bench.somebody().execute(&format!("{older}, priority = -3 WHERE domain = 'c.test'"), []).unwrap();
     let found = bench.queue.due_domains("", now, 9).unwrap();
     assert_eq!((found.due, found.searched), (vec![(domain(1), now), (domain(0), now - 5)], None));

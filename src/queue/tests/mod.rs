@@ -135,7 +135,7 @@ fn attempt(outcome: Outcome) -> Attempt {
         mx: Some("mx.example.com".to_owned()),
         ip: Some([192, 0, 2, 1].into()),
         tls: Some("none".to_owned()),
-        phase: Phase::Dot,
+        phase: Phase::EndOfData,
         reply,
         outcome,
     }
@@ -152,7 +152,7 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -
         at: now_us() / 1_000_000,
         results: results.into_iter().map(result).collect(),
         notices: vec![],
-        unreported: vec![],
+        pending_reports: vec![],
         expanded_told: false,
     }
 }

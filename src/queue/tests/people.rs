@@ -27,7 +27,7 @@ fn every_view_tells_something_and_stuck_nothing() {
     );
     let failure = bench
         .text("SELECT times || ' ' || outcome || ' ' || phase || ' ' || mx || ' ' || reply FROM failures");
-    assert_eq!(failure, "1 deferred dot mx.example.com 451 4.7.1 come back later");
+    assert_eq!(failure, "1 deferred end_of_data mx.example.com 451 4.7.1 come back later");
     assert_eq!(bench.number("SELECT count(*) FROM stuck"), 0);
 }
 
@@ -91,12 +91,12 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
     let com = Which::Domain(Domain::parse("example.com").unwrap());
-    assert_eq!(admin.retry(&com).unwrap(), 1);
+    assert_eq!(admin.kick(&com).unwrap(), 1);
     assert!(matches!(bench.event(), Event::ChangedOutside));
     assert!(bench.queue.lanes().unwrap().is_empty());
     let due_now = |count| assert_eq!(bench.queue.due(0, now_us() / 1_000_000, 9).unwrap().len(), count);
     due_now(1);
-    assert_eq!(admin.retry(&Which::All).unwrap(), 2);
+    assert_eq!(admin.kick(&Which::All).unwrap(), 2);
     due_now(2);
     assert_eq!(admin.hold(&Which::Message(message.id)).unwrap(), 2);
     due_now(0);

@@ -2,11 +2,15 @@
 
 use super::*;
 use crate::mail::address;
-use crate::queue::Unreported;
+use crate::queue::PendingReport;
 
-fn unreported(number: i64) -> Unreported {
+fn pending_reports(number: i64) -> PendingReport {
     let address = address::parse(&format!("user{number}@example.com")).unwrap();
-    Unreported { address, state: "failed", reply: Some("550 5.1.1 unknown ".to_owned() + &"x".repeat(2000)) }
+    PendingReport {
+        address,
+        state: "failed",
+        reply: Some("550 5.1.1 unknown ".to_owned() + &"x".repeat(2000)),
+    }
 }
 
 /// A message that failed, its one recipient finished, with a report and a row for the summary.
@@ -19,9 +23,9 @@ fn fail(bench: &Bench, sender: &str, at: i64, reported: bool) {
     let due = bench.accepted();
     let fresh = due[0].fresh.clone().unwrap();
     let failed = settlement(&fresh, vec![(due[0].recipient, Fate::Finished(Finished::Failed))]);
-    let (notices, unreported) =
-        if reported { (vec![notice], vec![]) } else { (vec![], vec![unreported(at)]) };
-    bench.queue.settle(Settlement { at, notices, unreported, ..failed });
+    let (notices, pending_reports) =
+        if reported { (vec![notice], vec![]) } else { (vec![], vec![pending_reports(at)]) };
+    bench.queue.settle(Settlement { at, notices, pending_reports, ..failed });
     bench.settled();
     if reported {
         bench.accepted();
@@ -49,12 +53,12 @@ fn what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later() {
     }
     fail(&bench, "bob@example.org", 250, false);
     let bench = bench.restart();
-    assert_eq!(bench.queue.unreported_senders(99, 10).unwrap(), [""; 0]);
-    assert_eq!(bench.queue.unreported_senders(100, 10).unwrap(), ["ann@example.org"]);
-    assert_eq!(bench.queue.unreported_senders(250, 10).unwrap().len(), 2);
-    assert_eq!(bench.queue.unreported("carl@example.org", 10).unwrap(), None);
+    assert_eq!(bench.queue.pending_report_senders(99, 10).unwrap(), [""; 0]);
+    assert_eq!(bench.queue.pending_report_senders(100, 10).unwrap(), ["ann@example.org"]);
+    assert_eq!(bench.queue.pending_report_senders(250, 10).unwrap().len(), 2);
+    assert_eq!(bench.queue.pending_reports("carl@example.org", 10).unwrap(), None);
 
-    let gathered = bench.queue.unreported("ann@example.org", 2).unwrap().unwrap();
+    let gathered = bench.queue.pending_reports("ann@example.org", 2).unwrap().unwrap();
     assert_eq!((gathered.messages, gathered.recipients, gathered.first_at), (3, 3, 100));
     assert_eq!(gathered.return_path, "Ann@example.org");
     assert_eq!(gathered.listed.len(), 2, "bounded");
@@ -64,10 +68,10 @@ fn what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later() {
     // One more fails before the summary is written.
     fail(&bench, "ann@example.org", 400, false);
     let summary = bench.message(&["Ann@example.org"], b"summary\r\n");
-    bench.queue.report_gathered("ann@example.org", gathered.up_to, summary).unwrap();
+    bench.queue.send_pending_reports("ann@example.org", gathered.up_to, summary).unwrap();
     assert_eq!(bench.accepted().len(), 1, "the scheduler hears of it");
-    let left = bench.queue.unreported("ann@example.org", 10).unwrap().unwrap();
+    let left = bench.queue.pending_reports("ann@example.org", 10).unwrap().unwrap();
     assert_eq!((left.recipients, left.listed[0].address.as_str()), (1, "user400@example.com"));
-    assert_eq!(bench.number("SELECT count(*) FROM unreported"), 2, "bob's is his");
+    assert_eq!(bench.number("SELECT count(*) FROM pending_reports"), 2, "bob's is his");
     bench.is_well();
 }

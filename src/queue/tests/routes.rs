@@ -80,7 +80,7 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
         std::thread::yield_now();
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
-    let later = "SELECT datetime(backoff_until, 'unixepoch') FROM lanes WHERE lane = 'route:*'";
+    let later = "SELECT datetime(backoff_until, 'unixepoch') FROM backoffs WHERE lane = 'route:*'";
     let line = || admin.list(&Filter { domain: Some(domain("example.com")), limit: 1, ..Filter::default() });
     let (first, until) = (line().unwrap().remove(0), bench.text(later));
     assert_eq!(first.last_reply.as_deref(), Some("535 5.7.8 no (route:*)"));
@@ -88,13 +88,13 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
     let of_domain = "SELECT next_attempt FROM queue_by_domain WHERE domain = 'example.com'";
     assert_eq!(bench.text(of_domain), until);
 
-    admin.retry(&Which::Domain(domain("example.com"))).unwrap();
+    admin.kick(&Which::Domain(domain("example.com"))).unwrap();
     let left = |queue: &crate::queue::Queue| {
         queue.lanes().unwrap().into_iter().map(|row| row.lane).collect::<Vec<_>>()
     };
     assert_eq!(left(&bench.queue), ["route:example.net"]);
     assert_eq!(line().unwrap().remove(0).last_reply, None);
-    admin.retry(&Which::Message(due[1].fresh.as_ref().unwrap().id)).unwrap();
+    admin.kick(&Which::Message(due[1].fresh.as_ref().unwrap().id)).unwrap();
     assert!(left(&bench.queue).is_empty());
 }
 

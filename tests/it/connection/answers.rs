@@ -16,7 +16,7 @@ fn every_recipient_gets_its_own_answer() {
         use Verdict::{Deferred, Delivered, Failed};
         assert_eq!(verdicts(&results), [Delivered, Failed, Deferred, Failed, Delivered]);
         assert_eq!(results[1].reply.to_string(), "550 5.1.1 no such user");
-        assert_eq!((results[1].phase, results[0].phase), (Phase::Rcpt, Phase::Dot));
+        assert_eq!((results[1].phase, results[0].phase), (Phase::Rcpt, Phase::EndOfData));
         assert_eq!(mx.messages()[0].rcpts, ["RCPT TO:<ok@b>", "RCPT TO:<fine@b>"]);
         assert!(connection.is_usable());
     }
@@ -67,7 +67,7 @@ fn too_many_recipients_go_into_the_next_transaction() {
 
 #[test]
 fn each_place_has_its_meaning() {
-    use Phase::{Data, Dot, Mail};
+    use Phase::{Data, EndOfData, Mail};
     use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
     for (at, phase, says) in [
         (
@@ -85,7 +85,11 @@ fn each_place_has_its_meaning() {
             Data,
             [("451 a", Deferred), ("554 b", Failed), ("421 c", HostTrouble), ("250 d", HostTrouble)],
         ),
-        (At::Dot, Dot, [("452 a", Deferred), ("552 b", Failed), ("421 c", HostTrouble), ("354 d", InDoubt)]),
+        (
+            At::Dot,
+            EndOfData,
+            [("452 a", Deferred), ("552 b", Failed), ("421 c", HostTrouble), ("354 d", InDoubt)],
+        ),
     ] {
         for (words, verdict) in says {
             let outcome = send_one(Script::new().on(at, Act::Say(words)));
@@ -107,7 +111,7 @@ fn a_connection_lost_before_the_whole_content_decides_nothing() {
     let mut connection = open(&mx).unwrap();
     let results =
         deliver(&mut connection, &outgoing(&sender, &[&to], &content[..40_000_008]), &content[..40_000_008]);
-    assert_eq!((results[0].phase, results[0].verdict), (Phase::Dot, Verdict::HostTrouble));
+    assert_eq!((results[0].phase, results[0].verdict), (Phase::EndOfData, Verdict::HostTrouble));
     assert!(!connection.is_usable());
 }
 
@@ -115,14 +119,14 @@ fn a_connection_lost_before_the_whole_content_decides_nothing() {
 fn an_answer_lost_after_the_dot_is_in_doubt() {
     for act in [Act::Close, Act::Reset, Act::Say("huh"), Act::Say("150 one moment")] {
         let (phase, verdict, _) = send_one(Script::new().on(At::Dot, act.clone()));
-        assert_eq!((phase, verdict), (Phase::Dot, Verdict::InDoubt), "{act:?}");
+        assert_eq!((phase, verdict), (Phase::EndOfData, Verdict::InDoubt), "{act:?}");
     }
 }
 
 #[test]
 fn a_refusal_in_the_middle_of_the_content_is_heard() {
     let script = Script::new().on(At::Content(1000), Act::SayAndClose("552 5.3.4 too big"));
-    assert_eq!(send_one_big(script), (Phase::Dot, Verdict::Failed, "552 5.3.4 too big".to_owned()));
+    assert_eq!(send_one_big(script), (Phase::EndOfData, Verdict::Failed, "552 5.3.4 too big".to_owned()));
 }
 
 /// A message larger than the socket buffers.
@@ -144,7 +148,7 @@ fn replies_of_all_shapes_are_read() {
         (b"699 odd\r\n".to_vec(), Verdict::InDoubt, "699 odd"),
     ] {
         let outcome = send_one(Script::new().on(At::Dot, Act::Raw(raw)));
-        assert_eq!(outcome, (Phase::Dot, verdict, words.to_owned()));
+        assert_eq!(outcome, (Phase::EndOfData, verdict, words.to_owned()));
     }
     assert_eq!(send_one(Script::new().on(At::Dot, Act::Raw(lines(100)))).1, Verdict::Delivered);
     let (_, verdict, words) = send_one(Script::new().on(At::Dot, Act::Raw(lines(101))));
@@ -184,7 +188,7 @@ fn content_that_cannot_be_read_defers_and_sends_no_dot() {
         let message = outgoing(&sender, &to, b"x\r\n");
         let outcome = only(&connection.deliver(&message, &mut content, &mut before_dot, soon()));
         let words = "451 4.3.0 Postrider could not send the content: disk on fire".to_owned();
-        assert_eq!(outcome, (Phase::Dot, Verdict::Deferred, words));
+        assert_eq!(outcome, (Phase::EndOfData, Verdict::Deferred, words));
         assert!(!connection.is_usable());
         let seen = &mx.wait_for_closed(1, SOON)[0];
         assert!(!seen.raw_content.ends_with(b".\r\n"));

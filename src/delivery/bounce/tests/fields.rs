@@ -64,8 +64,11 @@ fn odd_but_lawful_hosts_and_senders_get_their_bounce() {
 #[test]
 fn the_status_has_the_class_of_the_outcome() {
     let status = |code, enhanced, outcome| {
-        let attempt =
-            attempt(Phase::Rcpt, Reply { code, enhanced, text: "x".into(), said_by: Speaker::Host }, outcome);
+        let attempt = attempt(
+            Phase::Rcpt,
+            Reply { code, enhanced, text: "x".into(), reply_source: ReplySource::Remote },
+            outcome,
+        );
         let bob = recipient("bob@a.test");
         said::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome, expanded: None })
             .status(outcome)

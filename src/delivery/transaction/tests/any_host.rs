@@ -244,7 +244,7 @@ impl Driver<'_, '_> {
 
     /// The host read not all: what it said before, or that it is gone.
     fn cut_off(&mut self, said: Option<u16>, content: bool) {
-        let phase = self.transaction.awaits().unwrap_or(if content { Phase::Dot } else { Phase::Mail });
+        let phase = self.transaction.awaits().unwrap_or(if content { Phase::EndOfData } else { Phase::Mail });
         self.ledger.broken = true;
         match said {
             Some(code) if content => {
@@ -377,7 +377,7 @@ fn check(case: &Case) {
                 );
                 assert_eq!(result.verdict == Verdict::Relayed, case.success_asked && !case.offers.dsn);
             }
-            Verdict::Failed if result.reply.said_by == Speaker::Postrider => {
+            Verdict::Failed if result.reply.reply_source == ReplySource::Local => {
                 assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");
             }
             Verdict::Failed => {

@@ -110,7 +110,7 @@ fn told_at_chunk(number: usize, words: &str, pipelining: bool) -> Run {
     host.push(words);
     let is_reply = words != "lost";
     let code = words.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
-    let goes_on = is_reply && matches!(meaning(Phase::Dot, code), Meaning::NotNow | Meaning::Never);
+    let goes_on = is_reply && matches!(meaning(Phase::EndOfData, code), Meaning::NotNow | Meaning::Never);
     let unknown = number == 1 && (500..=504).contains(&code);
     if pipelining && goes_on && !unknown && number < CHUNKS {
         host.extend(["503 5.5.1 a chunk was refused"].repeat(CHUNKS - 1 - number));
@@ -150,7 +150,7 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
                 let run = told_at_chunk(number, words, pipelining);
                 let case = format!("{words:?} to chunk {number}, pipelining {pipelining}: {:?}", run.writes);
                 assert_eq!(run.verdicts(), [verdict], "{case}");
-                assert_eq!(run.results[0].phase, Phase::Dot, "{case}");
+                assert_eq!(run.results[0].phase, Phase::EndOfData, "{case}");
                 let decided = matches!(verdict, Deferred | Failed);
                 assert_eq!(run.after.usable, decided, "{case}");
                 assert!(run.after.needs_reset || !decided, "{case}");

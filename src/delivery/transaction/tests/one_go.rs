@@ -64,7 +64,7 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
     ] {
         let run = run_of(100, &["b@y"], &may(), &["250", "250", words]);
         assert_eq!((run.verdicts(), matches!(run.bdat, Bdat::Refused(_))), (vec![verdict], shuns), "{words}");
-        assert_eq!(run.results[0].phase, Phase::Dot, "{words}");
+        assert_eq!(run.results[0].phase, Phase::EndOfData, "{words}");
     }
 }
 
