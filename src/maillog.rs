@@ -104,7 +104,7 @@ pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
     );
 }
 
-/// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/refusals.rs`.
+/// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/host/relay_alerts.rs`.
 pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
     log::error!(
         "relay {relay} does not take our mail (phase={} reply_source={}): {reply}; nothing bounces for this, its mail waits \

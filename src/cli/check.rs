@@ -15,9 +15,9 @@ use serde::Serialize;
 
 use super::print;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
-use crate::delivery::dns::Resolver;
-use crate::delivery::lookup::DnsError;
-use crate::delivery::sources;
+use crate::delivery::route::dns::Resolver;
+use crate::delivery::route::lookup::DnsError;
+use crate::delivery::route::source_addresses;
 use crate::queue::admin::Admin;
 use crate::submission::users;
 
@@ -166,9 +166,13 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
 /// The addresses that mail is to leave from, and the users for whom some are kept.
 fn sources_of(settings: &Settings) -> Vec<Finding> {
     let about = "sources";
-    let unusable = sources::unusable(&settings.delivery, &settings.routes).into_iter().map(|(ip, error)| {
-        Finding::problem(about, format!("nothing can be sent from {ip}: {error}; {}", sources::REMEDY))
-    });
+    let unusable =
+        source_addresses::unusable(&settings.delivery, &settings.routes).into_iter().map(|(ip, error)| {
+            Finding::problem(
+                about,
+                format!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY),
+            )
+        });
     let mut findings: Vec<Finding> = unusable.collect();
     // A file that cannot be read has its finding already.
     let known = users::list(&settings.submission.users_file).unwrap_or_default();

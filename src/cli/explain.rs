@@ -14,10 +14,10 @@ use serde::Serialize;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
 };
-use crate::delivery::dns::Resolver;
-use crate::delivery::lookup::Lookup;
-use crate::delivery::route::{self, Endpoint};
-use crate::delivery::sources::{Names, of_family};
+use crate::delivery::route::dns::Resolver;
+use crate::delivery::route::lookup::Lookup;
+use crate::delivery::route::plan::{self, Endpoint};
+use crate::delivery::route::source_addresses::{Names, of_family};
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
 use crate::queue::{DestinationRow, LaneRow, WorkaroundRow};
@@ -126,7 +126,7 @@ pub(super) fn plan(
     }
     let mut random = |below| fastrand::usize(..below);
     let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
-    let plan = route::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
+    let plan = plan::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),

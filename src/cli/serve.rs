@@ -16,9 +16,9 @@ use super::insight::{Generation, Office};
 use super::on_demand::OnDemand;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
-use crate::delivery::connection::Connector;
-use crate::delivery::dns::Resolver;
-use crate::delivery::sources;
+use crate::delivery::route::dns::Resolver;
+use crate::delivery::route::source_addresses;
+use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
 use crate::queue::{Health, Job, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
@@ -123,8 +123,8 @@ impl Relay {
 /// What an attempt needs, from the settings.
 fn setup(settings: &Settings) -> anyhow::Result<Setup> {
     // It may get the address later, so this keeps nobody from starting; what should leave from there waits.
-    for (ip, error) in sources::unusable(&settings.delivery, &settings.routes) {
-        log::error!("nothing can be sent from {ip}: {error}; {}", sources::REMEDY);
+    for (ip, error) in source_addresses::unusable(&settings.delivery, &settings.routes) {
+        log::error!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY);
     }
     Ok(Setup {
         settings: settings.delivery.clone(),

@@ -2,8 +2,8 @@
 
 use crate::mail::Reply;
 
-use super::reply_reader::ReplyReader;
-use super::stuffing::Stuffer;
+use crate::delivery::smtp::body::dot_stuffing::Stuffer;
+use crate::delivery::smtp::reply_reader::ReplyReader;
 
 /// Reads replies from `pieces`, each arriving at once: those before the first malformed one, and what was
 /// wrong with that.

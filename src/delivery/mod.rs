@@ -6,44 +6,13 @@
 //! connection that they turned round, in their own thread (`pickup`). A panic ends one attempt: it is logged,
 //! its recipients stay in the queue, and the lane backs off.
 
-mod attempt;
-pub mod bounce;
-mod chunking;
-mod commands;
-mod complaint;
-pub mod connection;
-mod connector;
-mod dial;
-mod disorder;
-pub mod dns;
-mod flood;
 #[doc(hidden)]
 pub mod fuzzing;
-mod hosts;
-mod ladder;
-mod login;
-pub mod lookup;
-pub mod meaning;
-mod notices;
-mod offers;
-pub mod outgoing;
-mod pace;
-mod pickup;
-mod pieces;
-mod pool;
-mod refusals;
-mod reply_reader;
-mod require_tls;
-mod retry_rules;
+pub mod host;
+pub mod job;
+pub mod report;
 pub mod route;
-mod settle;
-pub mod sources;
-mod stages;
-mod stuffing;
-pub mod tls;
-pub mod transaction;
-mod wire;
-mod workarounds;
+pub mod smtp;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -53,17 +22,17 @@ use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
 use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
 
-use connection::Connector;
-use flood::Floods;
-use hosts::Hosts;
-use lookup::Lookup;
-use pool::Pool;
-use workarounds::Workarounds;
+use host::limits::Hosts;
+use host::pool::Pool;
+use host::workarounds::Workarounds;
+use report::report_limit::Floods;
+use route::lookup::Lookup;
+use smtp::connection::Connector;
 
-pub use pickup::Turned;
+pub use job::atrn_handover::Turned;
 #[cfg(test)]
-pub(crate) use settle::decide;
-pub use settle::settle_doubts;
+pub(crate) use job::settle::decide;
+pub use job::settle::settle_doubts;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -213,7 +182,7 @@ impl Shared {
             }
             let setup = self.setup();
             self.carry_out(&setup, &job, |message, now| {
-                attempt::attempt(&setup, &self.queue, &self.pool, &self.clock, &job, message, now)
+                job::attempt::attempt(&setup, &self.queue, &self.pool, &self.clock, &job, message, now)
             });
             self.pool.close_idle();
             self.idle.fetch_add(1, Ordering::AcqRel);
@@ -229,10 +198,10 @@ impl Shared {
         &self,
         setup: &Setup,
         job: &Job,
-        attempt: impl FnOnce(&QueuedMessage, i64) -> attempt::Answers,
+        attempt: impl FnOnce(&QueuedMessage, i64) -> job::attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
+            job::settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {

@@ -1,7 +1,7 @@
 //! An SMTP reply: the code, the enhanced code and the text (RFC 5321 §4.2, RFC 2034, RFC 3463).
 //!
 //! The same type serves the replies Postrider gives (constants in `submission/replies.rs`)
-//! and those it is given (read by `delivery/connection.rs`).
+//! and those it is given (read by `delivery/smtp/connection.rs`).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -12,10 +12,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
-use postrider::delivery::connection::{Connection, Connector, Trouble};
-use postrider::delivery::meaning::{RecipientResult, TroubleKind, Verdict};
-use postrider::delivery::outgoing::Outgoing;
-use postrider::delivery::route::Endpoint;
+use postrider::delivery::route::plan::Endpoint;
+use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::smtp::outgoing::Outgoing;
+use postrider::delivery::smtp::reply_class::{RecipientResult, TroubleKind, Verdict};
 use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};
 use postrider::queue::{QueuedRecipient, RecipientId};
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
 use postrider::config::DnsSettings;
-use postrider::delivery::dns::Resolver;
-use postrider::delivery::lookup::{DnsError, Lookup};
+use postrider::delivery::route::dns::Resolver;
+use postrider::delivery::route::lookup::{DnsError, Lookup};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

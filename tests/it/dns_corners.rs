@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
 use postrider::config::{DeliverySettings, DnsSettings, Routes};
-use postrider::delivery::dns::Resolver;
-use postrider::delivery::lookup::DnsError;
-use postrider::delivery::route::plan;
+use postrider::delivery::route::dns::Resolver;
+use postrider::delivery::route::lookup::DnsError;
+use postrider::delivery::route::plan::plan;
 use postrider::mail::{Domain, address};
 
 use crate::connection::settings;

@@ -24,14 +24,14 @@ const FLOORS: &[&[&str]] = &[
 /// Crates with a home, and the rooms or files (below `src/`) that are it.
 const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["queue/"]),
-    ("hickory_resolver", &["delivery/dns.rs"]),
+    ("hickory_resolver", &["delivery/route/dns.rs"]),
     ("hickory_server", &["cli/demo_dns.rs"]),
-    ("tokio", &["delivery/dns.rs", "cli/demo_dns.rs"]),
+    ("tokio", &["delivery/route/dns.rs", "cli/demo_dns.rs"]),
     ("toml", &["config/"]),
     // For CRAM-MD5 and nothing else.
     ("md5", &["sasl/cram_md5.rs", "submission/auth/tests.rs"]),
     ("idna", &["mail/address.rs"]),
-    ("rustix", &["queue/space.rs", "delivery/dial.rs", "delivery/login/token_command.rs"]),
+    ("rustix", &["queue/space.rs", "delivery/smtp/dial.rs", "delivery/smtp/login/token_command.rs"]),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),
@@ -40,7 +40,7 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 struct Source {
-    /// Below `src/`: `delivery/dns.rs`.
+    /// Below `src/`: `delivery/route/dns.rs`.
     path: String,
     text: String,
 }

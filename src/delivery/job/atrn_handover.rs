@@ -1,0 +1,103 @@
+//! Mail handed over to somebody who came for it: a connection that its client turned round with ATRN (RFC 2645
+//! §5.3).
+//!
+//! From here on it is a connection like any other: greeting, EHLO, transactions, QUIT, and every answer settled as
+//! it comes. What breaks in the middle ends the pickup; what was not answered stays in the queue and is due at
+//! once. It runs in the thread of whoever calls, one message at a time.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConnection;
+
+use crate::config::RouteTls;
+use crate::maillog;
+use crate::queue::Job;
+
+use crate::delivery::Workers;
+use crate::delivery::host::pool::Line;
+use crate::delivery::job::attempt;
+use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::tls;
+use crate::delivery::smtp::wire::Wire;
+
+/// No message is begun later; a client with so much mail comes again.
+const PICKUP_MAX: Duration = Duration::from_secs(60 * 60);
+/// Messages of one pickup.
+const MESSAGES_MAX: usize = 10_000;
+
+/// A connection whose client is the server from now on.
+#[derive(Debug)]
+pub struct Turned {
+    /// The socket.
+    pub tcp: TcpStream,
+    /// TLS, where it is in use; ours is the server's side.
+    pub tls: Option<Box<ServerConnection>>,
+    /// What the client called itself: the host that the attempts name.
+    pub host: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Who authenticated, for the log.
+    pub user: String,
+}
+
+impl Workers {
+    /// Hands over what `next` gives until it gives nothing more, the client breaks off, or a pickup's time or
+    /// number of messages is used up; then says QUIT. Each job ends as those of the workers do.
+    pub fn hand_over(&self, turned: Turned, next: &mut dyn FnMut() -> Option<Job>) {
+        let setup = self.shared.setup();
+        let deadline = Instant::now() + PICKUP_MAX;
+        let tls = turned.tls.as_ref().map_or("none", |tls| tls::version_word(tls.protocol_version()));
+        let endpoint = Endpoint {
+            host: turned.host,
+            address: turned.address,
+            // It is in TLS, or it is not: there is no STARTTLS in this direction.
+            tls: RouteTls::Off,
+            ca_file: None,
+            login: None,
+            // Nothing that is said before MAIL is a bounce: it is about the client, who may come again.
+            relay: true,
+            preference: 0,
+            sources: Arc::default(),
+        };
+        let wire = Wire::turned(turned.tcp, turned.tls);
+        let connection = match setup.connector.welcome(wire, tls, &endpoint, deadline) {
+            Ok(connection) => connection,
+            Err(trouble) => {
+                // Told of one message, so that the queue shows what became of the visit.
+                if let Some(job) = next() {
+                    let (host, address) = (&endpoint.host, endpoint.address);
+                    maillog::host_trouble(job.message, host, address, trouble.phase, &trouble.reply);
+                    self.shared
+                        .carry_out(&setup, &job, |message, _| attempt::refused(message, &endpoint, trouble));
+                }
+                return;
+            }
+        };
+        // Its client opened it: it takes no room of ours at a host.
+        let mut line = Line { endpoint, connection, slot: None };
+        let mut usable = true;
+        let most = line.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
+        for _ in 0..most {
+            if !usable || !line.connection.is_usable() || Instant::now() >= deadline {
+                break;
+            }
+            let Some(job) = next() else { break };
+            let deadline = deadline.min(Instant::now() + setup.settings.attempt_deadline);
+            usable = self.shared.carry_out(&setup, &job, |message, now| {
+                attempt::hand_over(
+                    &setup,
+                    &self.shared.queue,
+                    &self.shared.clock,
+                    &mut line,
+                    message,
+                    deadline,
+                    now,
+                )
+            });
+        }
+        maillog::fetched(&turned.user, line.connection.messages());
+        line.connection.quit();
+    }
+}

@@ -1,0 +1,82 @@
+//! What a report returns of the original: the message, its header, or nothing (RFC 3461 §4.3, RFC 6522 §4).
+
+use lettre::message::SinglePart;
+use lettre::message::header::ContentTransferEncoding;
+use memchr::memmem;
+
+use crate::mail::{Body, Ret};
+
+use crate::delivery::report::bounce::Kind;
+use crate::delivery::report::bounce::Notice;
+use crate::delivery::report::bounce::RETURNED_BYTES_MAX;
+use crate::delivery::report::bounce::parts::{part, quoted};
+use crate::delivery::report::bounce::script::Script;
+
+/// RFC 5322 §2.1.1.
+const LINE_BYTES_MAX: usize = 998;
+
+/// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
+/// can stand inside another message. Otherwise the header.
+pub(super) fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Option<SinglePart> {
+    let (message, original) = (notice.message, notice.original);
+    let header = header_of(original);
+    // RFC 6532 §3: only under SMTPUTF8 is a header in UTF-8 a header at all.
+    let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
+    let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
+    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. What may be binary inside
+    // cannot stand in a part that is not (RFC 2045 §6.4).
+    let full = message.ret == Some(Ret::Full)
+        && !message.handling.require_tls
+        && message.body != Body::BinaryMime
+        && kind == Kind::Bounce;
+    if full && whole && has_lines(original) && (header.is_ascii() || global) {
+        let kind = if global { "message/global" } else { "message/rfc822" };
+        let part = returned(kind, script, global, original);
+        if part.raw_body().len() <= RETURNED_BYTES_MAX {
+            return Some(part);
+        }
+    }
+    if header.is_empty() {
+        return None;
+    }
+    if !has_lines(header) || !(header.is_ascii() || global) {
+        // RFC 6522 §4: a header that is broken may be encoded.
+        return Some(quoted("text/rfc822-headers", header));
+    }
+    let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
+    Some(returned(kind, script, global, header))
+}
+
+/// Bytes as they came; encoded where they may be (never `message/rfc822`, RFC 2046 §5.2.1) and must be (RFC 6533
+/// §4.5).
+fn returned(mime: &str, script: Script, global: bool, bytes: &[u8]) -> SinglePart {
+    let encoding = match (bytes.is_ascii(), script) {
+        (true, _) => ContentTransferEncoding::SevenBit,
+        (false, Script::Ascii) if global => return quoted(mime, bytes),
+        (false, _) => ContentTransferEncoding::EightBit,
+    };
+    part(mime, encoding, bytes.to_vec())
+}
+
+/// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.
+fn header_of(content: &[u8]) -> &[u8] {
+    if content.starts_with(b"\r\n") {
+        return &[];
+    }
+    let bounded = &content[..content.len().min(RETURNED_BYTES_MAX)];
+    let end = match memmem::find(bounded, b"\r\n\r\n") {
+        Some(at) => at + 2,
+        None => memmem::rfind(bounded, b"\r\n").map_or(0, |at| at + 2),
+    };
+    &bounded[..end]
+}
+
+/// Whether bytes can be sent as 8bit text: lines that end with CR LF, none too long, no NUL, no bare CR or LF.
+pub(super) fn has_lines(content: &[u8]) -> bool {
+    content.ends_with(b"\r\n")
+        && content.split_inclusive(|&byte| byte == b'\n').all(|line| {
+            line.strip_suffix(b"\r\n").is_some_and(|text| {
+                text.len() <= LINE_BYTES_MAX && !text.iter().any(|byte| matches!(byte, 0 | b'\r'))
+            })
+        })
+}

@@ -1,0 +1,167 @@
+//! The part of a report for people: what happened, who said so in which words, and what to do.
+
+use std::fmt::Write as _;
+
+use crate::mail::{Enhanced, Outcome, Phase, ReplySource};
+
+use crate::delivery::report::bounce::Kind;
+use crate::delivery::report::bounce::Notice;
+use crate::delivery::report::bounce::Told;
+use crate::delivery::report::bounce::said::Said;
+use crate::delivery::report::bounce::script::{Script, bracketed, date, folded};
+use crate::delivery::report::bounce::status::reply_bytes_max;
+
+/// Lines of one reply that are quoted.
+const QUOTED_LINES_MAX: usize = 20;
+/// Of a host's name.
+const NAME_BYTES_MAX: usize = 500;
+
+/// Plain text with `\n` line ends, 76 columns where the words allow. UTF-8: people read it, and it is encoded.
+pub(super) fn explanation(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> String {
+    let mut out = String::new();
+    paragraph(&mut out, "", &format!("This is the mail system at {}.", notice.hostname));
+    out.push('\n');
+    paragraph(&mut out, "", opening(kind));
+    out.push('\n');
+    let message = notice.message;
+    let accepted =
+        format!("It was accepted here on {} with the queue id {}.", date(message.received_at), message.id);
+    paragraph(&mut out, "", &accepted);
+    if kind == Kind::Delay {
+        let until = format!("We keep trying until {}. You need not send it again.", date(message.expires_at));
+        paragraph(&mut out, "", &until);
+    }
+    let reply_bytes_max = reply_bytes_max(told.len());
+    for told in told {
+        out.push('\n');
+        recipient(&mut out, told, reply_bytes_max);
+    }
+    out
+}
+
+fn opening(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bounce => {
+            "Your message could not be delivered to the addresses below. We have stopped trying. \
+             The reason stands with each address."
+        }
+        Kind::Delay => {
+            "Your message has not been delivered to the addresses below yet. This is a warning only. \
+             The reason stands with each address."
+        }
+        Kind::Success => "As you asked, we tell you what became of your message to the addresses below.",
+    }
+}
+
+fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
+    let said = Said::of(told);
+    if let Some(expanded) = told.expanded {
+        let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(char::is_control, " "));
+        return paragraph(
+            out,
+            "    ",
+            "This name stands for several addresses. The message goes on to each of them.",
+        );
+    }
+    let address = told.recipient.address.to_string();
+    // As it was written, in its own script. Writing to a String cannot fail.
+    let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
+    for sentence in meaning(told.outcome, said.status(told.outcome), said.by) {
+        paragraph(out, "    ", sentence);
+    }
+    let host = said.host.map(|name| match told.attempt.and_then(|attempt| attempt.ip) {
+        Some(ip) if bracketed(name) == name => format!("{name} [{ip}]"),
+        _ => bracketed(name),
+    });
+    let who = match (host, said.phase) {
+        (Some(host), Some(phase)) if said.by == ReplySource::Remote => format!("{host}, {}:", stage(phase)),
+        (Some(host), None) if said.by == ReplySource::Remote => format!("{host}:"),
+        (Some(host), Some(Phase::Connect)) => format!("This relay, when it tried to connect to {host}:"),
+        (Some(host), Some(phase)) => format!("This relay about {host}, {}:", stage(phase)),
+        (Some(host), None) => format!("This relay about {host}:"),
+        (None, Some(Phase::Dns)) => "This relay, when it looked for the receiving host:".to_owned(),
+        (None, _) => "This relay:".to_owned(),
+    };
+    paragraph(out, "    ", &Script::Ascii.printable(&who, NAME_BYTES_MAX));
+    out.push('\n');
+    let reply = &said.reply;
+    let codes = match reply.enhanced {
+        Some(enhanced) => format!("{:03} {enhanced}", reply.code),
+        None => format!("{:03}", reply.code),
+    };
+    let mut bytes_left = reply_bytes_max;
+    for line in reply.text.split('\n').take(QUOTED_LINES_MAX) {
+        let line = Script::Utf8.printable(line, bytes_left);
+        paragraph(out, "        ", &format!("{codes} {line}"));
+        bytes_left = bytes_left.saturating_sub(line.len());
+        if bytes_left == 0 {
+            break;
+        }
+    }
+}
+
+/// What a reply was an answer to.
+fn stage(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Dns => "when we looked for it",
+        Phase::Connect => "when we connected",
+        Phase::Greeting => "when it was to greet us",
+        Phase::Ehlo => "in answer to our greeting (EHLO)",
+        Phase::Starttls => "when encryption was to begin (STARTTLS)",
+        Phase::Auth => "when we logged in (AUTH)",
+        Phase::Mail => "in answer to the sender's address (MAIL FROM)",
+        Phase::Rcpt => "in answer to this address (RCPT TO)",
+        Phase::Data => "when the message was to be sent (DATA)",
+        Phase::EndOfData => "after the message was sent (end of DATA)",
+    }
+}
+
+/// The outcome and the status code (RFC 3463 §3) in plain words; first what happened, then what to do.
+fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static str> {
+    let ours = by == ReplySource::Local;
+    let happened = match outcome {
+        Outcome::Delivered | Outcome::Relayed => {
+            return vec![
+                "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
+            ];
+        }
+        // What was waited for stands in our own words below; perhaps nothing was tried at all.
+        Outcome::Expired if (status.1, status.2) == (4, 7) => None,
+        Outcome::Expired => Some("We tried again and again, until the time for it was over."),
+        Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
+    };
+    let reason = match (status.1, status.2) {
+        (1, 1 | 3 | 6) => "The receiving host does not know this address. Check how it is spelled.",
+        (1, 2) => "There is no such mail domain. Check how the part after the @ is spelled.",
+        (1, 10) => "This domain takes no mail at all.",
+        (1, 7 | 8) => "The receiving host does not accept your own address as a sender.",
+        (2, 1) => "This mailbox is closed.",
+        (2, 2) => "This mailbox is full. The recipient has to make room.",
+        (2, 3) | (3, 4) => "The message is larger than the receiving host accepts. Send less, or a link.",
+        (3, 0) if ours && outcome == Outcome::Failed => "The operator of this relay returned it.",
+        (4, 3) => "The domain could not be looked up.",
+        (4, 4) => "No way to deliver to this domain was found. Check how the part after the @ is spelled.",
+        (4, 6) => {
+            "Mail to this address goes round in a circle. The operators of the domain have to repair that."
+        }
+        (4, 7) => "It waited here until the time for it was over.",
+        (4, _) => "The receiving host could not be reached, or the connection to it broke.",
+        (6, _) => "The receiving host does not accept this kind of content.",
+        (7, _) if ours => {
+            "No connection to the receiving host could be made that is as secure as it must be."
+        }
+        (7, _) => {
+            "The receiving host does not accept this message, by a rule of its own that it explains below."
+        }
+        _ if outcome == Outcome::Deferred => "The receiving host did not accept it for the time being.",
+        _ => "The receiving host did not accept it.",
+    };
+    happened.into_iter().chain([reason]).collect()
+}
+
+/// `text` in lines with `indent` before each.
+fn paragraph(out: &mut String, indent: &str, text: &str) {
+    for line in folded(text, indent.len()) {
+        let _ = writeln!(out, "{indent}{line}");
+    }
+}

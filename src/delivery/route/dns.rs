@@ -1,0 +1,373 @@
+//! Name lookups: the only file that knows hickory and tokio (the demo's own DNS server aside).
+//!
+//! To the rest of the house a lookup blocks its thread and ends within `[dns] timeout`, whatever
+//! the servers do. hickory's runtime lives on one thread here; questions from any number of
+//! threads are on their way at the same time, so that a silent domain delays only who asks for it.
+//!
+//! Names are absolute (no search domains) and come from DNS alone: `/etc/hosts` is not read,
+//! neither for MX hosts (where a `127.0.1.1 myname` line would turn mail round) nor for relays
+//! (Postfix does the same); an operator who wants a fixed address writes it as a literal. Names
+//! below `localhost` are loopback and names below `invalid` do not exist (RFC 6761 §6.3, §6.4), without
+//! a question. CNAMEs are followed, eight deep. EDNS is used, a truncated answer is asked for
+//! again over TCP, and the case of names in answers does not matter (RFC 4343). Answers are
+//! cached for their TTL and at most a day, negative ones (RFC 2308) for at most an hour.
+//!
+//! An empty answer without an SOA record proves nothing: a lame server gives it, or one that lost its way in
+//! CNAMEs. It is enough to look for addresses where there seems to be no MX, and not enough to bounce mail.
+//!
+//! # Bugs
+//! `/etc/resolv.conf` is read once, when the resolver is made. The scope of a link-local server
+//! address (`fe80::1%eth0`) is not kept.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as Refusal, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use crate::config::DnsSettings;
+
+use crate::delivery::route::lookup::{DnsError, Lookup};
+
+/// Answers kept, of all types together; the least used go first.
+const CACHED_ANSWERS_MAX: u64 = 8192;
+/// The same for answers that were proved, with the keys that took part.
+const PROVED_ANSWERS_MAX: u64 = 512;
+/// RFC 2308 §5 has one to three hours; a domain that was just repaired should not wait longer.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
+/// Questions on their way over one TCP connection to a server.
+const QUESTIONS_PER_CONNECTION_MAX: usize = 1024;
+
+/// Asks the servers of `[dns]`. Shared by all threads.
+pub struct Resolver {
+    servers: Arc<Servers>,
+    runtime: Handle,
+    /// Ends the runtime's thread.
+    stop: AbortHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Servers {
+    addresses: Vec<SocketAddr>,
+    /// Two servers at a time, quick ones first.
+    all: TokioResolver,
+    /// Each on its own, where there are more than one. hickory ends a question at the first server that refuses
+    /// it; a lame server beside a good one would make every lookup fail, where resolv.conf(5) goes on to the next.
+    each: Vec<TokioResolver>,
+    /// Asks for signatures and checks them up to the root; few want to know.
+    proving: TokioResolver,
+    timeout: Duration,
+}
+
+impl Resolver {
+    /// Starts the resolver's thread. Asks nothing yet.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub fn new(settings: &DnsSettings) -> io::Result<Resolver> {
+        let servers = if settings.servers.is_empty() {
+            system_servers()
+        } else {
+            settings.servers.iter().map(|&address| server_at(address)).collect()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let servers = {
+            let _context = runtime.enter();
+            Arc::new(Servers::new(servers, settings.timeout).map_err(io::Error::other)?)
+        };
+        // The runtime turns for as long as this task lives, which is until the resolver is dropped.
+        let life = runtime.spawn(std::future::pending::<()>());
+        let (handle, stop) = (runtime.handle().clone(), life.abort_handle());
+        let thread = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+            let _ = runtime.block_on(life);
+        })?;
+        Ok(Resolver { servers, runtime: handle, stop, thread: Some(thread) })
+    }
+
+    /// The servers that are asked, for people to read.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers.addresses
+    }
+
+    /// The MX records of a domain, as [`Lookup::mx`].
+    ///
+    /// # Errors
+    /// As there, after `[dns] timeout` at the latest.
+    pub fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
+        let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
+        self.wait(async move { servers.mx(&name).await })
+            .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
+    }
+
+    /// The A and AAAA records of a host, asked for at the same time.
+    ///
+    /// # Errors
+    /// As [`Lookup::addresses`], after `[dns] timeout` at the latest.
+    pub fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        Lookup::addresses(self, &[host]).remove(0)
+    }
+
+    /// Blocks this thread until `question` is answered; none when the runtime is gone.
+    fn wait<T: Send + 'static>(&self, question: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let mut question = Box::pin(question);
+        {
+            // What the cache knows is ready at the first look: no need to wake another thread for it,
+            // and the cache answers nearly all questions of a busy relay.
+            let _context = self.runtime.enter();
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(answer) = question.as_mut().poll(&mut nobody) {
+                return Some(answer);
+            }
+        }
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        self.runtime.spawn(async move {
+            let _ = answer.send(question.await);
+        });
+        answered.recv().ok()
+    }
+}
+
+const STOPPED: &str = "the resolver has stopped";
+
+impl Lookup for Resolver {
+    fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+        let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
+        self.wait(async move { servers.mx_is_signed(&name).await })
+            .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
+    }
+
+    fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
+        Resolver::mx(self, domain)
+    }
+
+    /// All hosts at the same time: `[dns] timeout` holds for them together.
+    fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        let servers = Arc::clone(&self.servers);
+        let names: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        self.wait(async move { all(names.iter().map(|name| servers.addresses(name))).await })
+            .unwrap_or_else(|| vec![Err(DnsError::Temporary(STOPPED.to_owned())); hosts.len()])
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.stop.abort();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Servers {
+    fn new(servers: Vec<NameServerConfig>, timeout: Duration) -> Result<Servers, NetError> {
+        let mut options = ResolverOpts::default();
+        // Half of the time for the first try, so that the second can reach other servers. A lost
+        // UDP packet is sent again well before that.
+        (options.timeout, options.attempts) = (timeout / 2, 1);
+        options.use_hosts_file = ResolveHosts::Never;
+        options.cache_size = CACHED_ANSWERS_MAX;
+        options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+        options.max_active_requests = QUESTIONS_PER_CONNECTION_MAX;
+        let of = |servers: Vec<NameServerConfig>, options: &ResolverOpts| {
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_name_servers(servers),
+                TokioRuntimeProvider::default(),
+            )
+            .with_options(options.clone())
+            .build()
+        };
+        let each = if servers.len() > 1 {
+            let mut once = options.clone();
+            once.attempts = 0;
+            servers.iter().map(|server| of(vec![server.clone()], &once)).collect::<Result<_, _>>()?
+        } else {
+            Vec::new()
+        };
+        let address = |server: &NameServerConfig| {
+            SocketAddr::new(server.ip, server.connections.first().map_or(53, |connection| connection.port))
+        };
+        let mut proving = options.clone();
+        (proving.validate, proving.cache_size) = (true, PROVED_ANSWERS_MAX);
+        Ok(Servers {
+            proving: of(servers.clone(), &proving)?,
+            addresses: servers.iter().map(address).collect(),
+            all: of(servers, &options)?,
+            each,
+            timeout,
+        })
+    }
+
+    async fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
+        self.ask(domain, RecordType::MX, |data| match data {
+            RData::MX(mx) => Some((mx.preference, host_text(&mx.exchange))),
+            _ => None,
+        })
+        .await
+        .map_err(|error| if error == bare() { DnsError::NoData } else { error })
+    }
+
+    /// False too where a signature does not hold: then nothing proves the records.
+    async fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+        let name = absolute(domain).ok_or(DnsError::NoSuchDomain)?;
+        match tokio::time::timeout(self.timeout, self.proving.lookup(name, RecordType::MX)).await {
+            Ok(Ok(lookup)) => Ok(lookup.answers().iter().all(|record| record.proof.is_secure())),
+            Ok(Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus))) => Ok(false),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let families = [RecordType::A, RecordType::AAAA].map(|kind| {
+            self.ask(host, kind, |data| match data {
+                RData::A(v4) => Some(IpAddr::V4(v4.0)),
+                RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+                _ => None,
+            })
+        });
+        let mut found = Vec::new();
+        let mut worst = DnsError::NoSuchDomain;
+        for family in all(families).await {
+            match (family, &worst) {
+                (Ok(addresses), _) => found.extend(addresses),
+                // Some servers say NXDOMAIN for the family they do not have: both must say it.
+                (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
+                (Err(error @ DnsError::Temporary(_)), _) => worst = error,
+                (Err(_), _) => {}
+            }
+        }
+        if found.is_empty() { Err(worst) } else { Ok(found) }
+    }
+
+    /// One question, within the time-out. Not an empty list.
+    async fn ask<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        pick: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Vec<T>, DnsError> {
+        let name = absolute(name).ok_or(DnsError::NoSuchDomain)?;
+        let answer = tokio::time::timeout(self.timeout, async {
+            let mut answer = self.all.lookup(name.clone(), kind).await;
+            for server in &self.each {
+                if !matches!(answer, Err(NetError::Dns(Refusal::ResponseCode(_)))) {
+                    break;
+                }
+                answer = server.lookup(name.clone(), kind).await;
+            }
+            answer
+        });
+        let lookup = match answer.await {
+            Ok(Ok(lookup)) => lookup,
+            Ok(Err(error)) => return Err(meaning(&error)),
+            Err(_) => return Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
+        };
+        let found: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
+        if found.is_empty() { Err(bare()) } else { Ok(found) }
+    }
+}
+
+/// NOERROR, no records and no SOA (RFC 2308 §2.2 calls it NODATA type 3).
+fn bare() -> DnsError {
+    DnsError::Temporary("the DNS server answered without records and without an SOA record".to_owned())
+}
+
+/// What hickory's error says about the name. Only NXDOMAIN and an honest empty answer say anything.
+fn meaning(error: &NetError) -> DnsError {
+    match error {
+        NetError::Dns(Refusal::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => DnsError::NoSuchDomain,
+            // A referral says that the server does not know (RFC 2308 §2.2); the servers asked here should.
+            ResponseCode::NoError if none.soa.is_none() && none.ns.is_some() => {
+                DnsError::Temporary("the DNS server answered with a referral".to_owned())
+            }
+            ResponseCode::NoError if none.soa.is_none() => bare(),
+            ResponseCode::NoError => DnsError::NoData,
+            other => DnsError::Temporary(format!("the DNS server answered {}", code_text(other))),
+        },
+        NetError::Dns(Refusal::ResponseCode(code)) => {
+            DnsError::Temporary(format!("the DNS server answered {}", code_text(*code)))
+        }
+        NetError::Timeout => DnsError::Temporary("the DNS server did not answer in time".to_owned()),
+        other => DnsError::Temporary(format!("the DNS server could not be asked: {other}")),
+    }
+}
+
+fn code_text(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        ResponseCode::FormErr => "FORMERR".to_owned(),
+        ResponseCode::NotImp => "NOTIMP".to_owned(),
+        other => format!("code {} ({other})", u16::from(other)),
+    }
+}
+
+/// None for what cannot be asked for.
+fn absolute(name: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(name).ok().filter(|name| name.iter().next().is_some())?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn host_text(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    match text.strip_suffix('.') {
+        Some(host) if !host.is_empty() => host.to_owned(),
+        _ => text,
+    }
+}
+
+fn server_at(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+/// What `/etc/resolv.conf` names; its time-outs and search domains are not for us.
+fn system_servers() -> Vec<NameServerConfig> {
+    match read_system_conf() {
+        Ok((config, _)) if !config.name_servers().is_empty() => config.name_servers().to_vec(),
+        // resolv.conf(5): without the file, or a server in it, the server on this machine is asked.
+        other => {
+            let why = other.err().map_or_else(|| "no nameserver in it".to_owned(), |error| error.to_string());
+            log::warn!("/etc/resolv.conf: {why}; asking 127.0.0.1. [dns] servers names others.");
+            vec![server_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 53)))]
+        }
+    }
+}
+
+/// Drives all futures at the same time; their results in their order.
+async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        let mut waiting = false;
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}

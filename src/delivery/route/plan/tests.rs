@@ -1,0 +1,424 @@
+//! Every rule of the planning, with a table instead of DNS.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{DomainPattern, EightBit, InDoubt, SecretSource};
+use crate::delivery::route::plan::*;
+
+type Mx = Result<Vec<(u16, String)>, DnsError>;
+
+/// A table instead of DNS; what is not in it does not exist.
+#[derive(Default)]
+struct Table {
+    mx: HashMap<&'static str, Mx>,
+    addresses: HashMap<String, Result<Vec<IpAddr>, DnsError>>,
+    asked: RefCell<Vec<String>>,
+}
+
+impl Table {
+    fn mx(mut self, domain: &'static str, records: &[(u16, &str)]) -> Table {
+        let records = records.iter().map(|(preference, host)| (*preference, (*host).to_owned())).collect();
+        self.mx.insert(domain, Ok(records));
+        self
+    }
+
+    fn no_mx(mut self, domain: &'static str) -> Table {
+        self.mx.insert(domain, Err(DnsError::NoData));
+        self
+    }
+
+    fn at(mut self, host: &str, addresses: &[&str]) -> Table {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        self.addresses.insert(host.to_owned(), Ok(addresses));
+        self
+    }
+
+    fn broken(mut self, name: &'static str) -> Table {
+        self.mx.insert(name, Err(DnsError::Temporary("SERVFAIL".to_owned())));
+        self.addresses.insert(name.to_owned(), Err(DnsError::Temporary("SERVFAIL".to_owned())));
+        self
+    }
+}
+
+impl Lookup for Table {
+    fn mx(&self, domain: &str) -> Mx {
+        self.asked.borrow_mut().push(format!("MX {domain}"));
+        self.mx.get(domain).cloned().unwrap_or(Err(DnsError::NoSuchDomain))
+    }
+
+    fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        hosts
+            .iter()
+            .map(|host| {
+                self.asked.borrow_mut().push((*host).to_owned());
+                self.addresses.get(*host).cloned().unwrap_or(Err(DnsError::NoSuchDomain))
+            })
+            .collect()
+    }
+}
+
+fn settings() -> DeliverySettings {
+    DeliverySettings {
+        hostname: Domain::parse("relay.test").unwrap(),
+        port: 25,
+        workers: 1,
+        messages_per_connection: 1,
+        connections_per_destination: 1,
+        destinations: Arc::default(),
+        in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
+        attempt_deadline: Duration::ZERO,
+        source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
+        sources: Vec::new(),
+        prohibited_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        connect_timeout: Duration::ZERO,
+        reply_timeout: Duration::ZERO,
+        ca_file: None,
+        bounce_lifetime: Duration::ZERO,
+        delay_warning: None,
+        bounces_per_sender: None,
+        retry_rules: Vec::new(),
+    }
+}
+
+fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
+    let relay =
+        relay.iter().map(|&(host, port)| RelayHost { host: Domain::parse(host).unwrap(), port }).collect();
+    let login =
+        Some(Login { username: "me".to_owned(), secret: SecretSource::PasswordFile("/secret".into()) });
+    let ca_file = Some("ca.pem".into());
+    Routes(vec![Route {
+        domain: DomainPattern::Any,
+        relay,
+        tls,
+        ca_file,
+        login,
+        source_addresses: Vec::new(),
+    }])
+}
+
+fn planned(domain: &str, routes: &Routes, table: &Table) -> Result<Vec<Endpoint>, NoRoute> {
+    // The last of what is left: the order stays as it was.
+    let mut keep = |below: usize| below - 1;
+    plan(&Domain::parse(domain).unwrap(), None, routes, &settings(), table, &mut keep, &mut |_| {})
+}
+
+/// `host address` for each endpoint of a plan without routes.
+fn by_mx(domain: &str, table: &Table) -> Vec<String> {
+    let endpoints = planned(domain, &Routes::default(), table).unwrap();
+    endpoints.iter().map(|endpoint| format!("{} {}", endpoint.host, endpoint.address.ip())).collect()
+}
+
+/// `code enhanced permanent host`.
+fn refusal(domain: &str, table: &Table) -> String {
+    shown(planned(domain, &Routes::default(), table))
+}
+
+fn shown(answer: Result<Vec<Endpoint>, NoRoute>) -> String {
+    let no = answer.unwrap_err();
+    assert_eq!(no.permanent, no.reply.code >= 500);
+    let enhanced = no.reply.enhanced.unwrap();
+    assert_eq!(u16::from(enhanced.0), no.reply.code / 100);
+    format!("{} {enhanced} {}", no.reply.code, no.mx.as_deref().unwrap_or("-"))
+}
+
+#[test]
+fn mx_hosts_come_in_the_order_of_preference() {
+    let table = Table::default()
+        .mx("a.test", &[(30, "c.test"), (10, "a1.test"), (20, "b.test")])
+        .at("a1.test", &["198.51.100.1"])
+        .at("b.test", &["198.51.100.2"])
+        .at("c.test", &["198.51.100.3"]);
+    assert_eq!(
+        by_mx("a.test", &table),
+        ["a1.test 198.51.100.1", "b.test 198.51.100.2", "c.test 198.51.100.3"]
+    );
+}
+
+#[test]
+fn equal_preferences_are_tried_in_random_order() {
+    let table = Table::default()
+        .mx("a.test", &[(10, "one.test"), (10, "two.test"), (10, "three.test"), (5, "first.test")])
+        .at("one.test", &["198.51.100.1"])
+        .at("two.test", &["198.51.100.2"])
+        .at("three.test", &["198.51.100.3"])
+        .at("first.test", &["198.51.100.4"]);
+    let mut orders = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let endpoints = plan(
+            &Domain::parse("a.test").unwrap(),
+            None,
+            &Routes::default(),
+            &settings(),
+            &table,
+            &mut |below| random.usize(..below),
+            &mut |_| {},
+        );
+        let hosts: Vec<String> = endpoints.unwrap().into_iter().map(|endpoint| endpoint.host).collect();
+        assert_eq!(hosts[0], "first.test");
+        orders.insert(hosts);
+    }
+    assert_eq!(orders.len(), 6, "all orders of three");
+}
+
+#[test]
+fn a_domain_without_mx_is_its_own_mail_host() {
+    let table = Table::default().no_mx("a.test").at("a.test", &["198.51.100.1"]);
+    assert_eq!(by_mx("a.test", &table), ["a.test 198.51.100.1"]);
+}
+
+#[test]
+fn an_address_where_mx_exist_is_never_asked_for() {
+    // RFC 5321 §5.1: with MX records present the domain's own addresses do not count.
+    let table = Table::default().mx("a.test", &[(10, "gone.test")]).at("a.test", &["198.51.100.1"]);
+    assert_eq!(refusal("a.test", &table), "550 5.4.4 gone.test");
+    assert_eq!(*table.asked.borrow(), ["MX a.test", "gone.test"]);
+}
+
+#[test]
+fn what_dns_says_on_purpose_is_permanent() {
+    let table = Table::default()
+        .mx("null.test", &[(0, ".")])
+        .no_mx("noaddress.test")
+        .mx("text.test", &[(10, "192.0.2.1"), (20, "bad name.test"), (30, ".")])
+        .mx("loopback.test", &[(10, "localhost")])
+        .at("localhost", &["127.0.0.1", "::1"]);
+    assert_eq!(refusal("nosuch.test", &table), "550 5.1.2 -");
+    assert_eq!(refusal("null.test", &table), "556 5.1.10 -");
+    assert_eq!(refusal("noaddress.test", &table), "550 5.1.2 -");
+    assert_eq!(refusal("text.test", &table), "550 5.4.4 192.0.2.1");
+    assert_eq!(refusal("loopback.test", &table), "550 5.4.4 localhost");
+    let mut table = table;
+    table.addresses.insert("noaddress.test".to_owned(), Err(DnsError::NoData));
+    assert_eq!(refusal("noaddress.test", &table), "550 5.4.4 noaddress.test");
+}
+
+#[test]
+fn a_broken_resolver_bounces_nothing() {
+    let table = Table::default()
+        .broken("broken.test")
+        .mx("half.test", &[(10, "nosuch.test"), (20, "broken.test"), (30, "localhost")])
+        .at("localhost", &["127.0.0.1"])
+        .no_mx("noanswer.test");
+    let mut table = table;
+    table.addresses.insert("noanswer.test".to_owned(), Err(DnsError::Temporary("time-out".to_owned())));
+    assert_eq!(refusal("broken.test", &table), "451 4.4.3 -");
+    assert_eq!(refusal("half.test", &table), "451 4.4.3 broken.test");
+    assert_eq!(refusal("noanswer.test", &table), "451 4.4.3 noanswer.test");
+}
+
+#[test]
+fn hosts_that_do_not_resolve_are_passed_over() {
+    let table = Table::default()
+        .mx("a.test", &[(5, "192.0.2.1"), (10, "nosuch.test"), (20, "broken.test"), (30, "good.test")])
+        .broken("broken.test")
+        .at("good.test", &["198.51.100.1"]);
+    assert_eq!(by_mx("a.test", &table), ["good.test 198.51.100.1"]);
+}
+
+#[test]
+fn our_own_name_or_address_cuts_the_list() {
+    let table = Table::default()
+        .mx("better.test", &[(5, "good.test"), (10, "Relay.TEST"), (10, "peer.test"), (20, "worse.test")])
+        .mx("best.test", &[(10, "relay.test"), (20, "good.test")])
+        .mx("address.test", &[(5, "good.test"), (10, "alias.test"), (20, "worse.test")])
+        .mx("only.test", &[(10, "alias.test")])
+        .no_mx("relay.test")
+        .at("relay.test", &["198.51.100.7"])
+        .at("good.test", &["198.51.100.1"])
+        .at("alias.test", &["192.0.2.99"])
+        .at("peer.test", &["198.51.100.2"])
+        .at("worse.test", &["198.51.100.3"]);
+    assert_eq!(by_mx("better.test", &table), ["good.test 198.51.100.1"]);
+    assert_eq!(by_mx("address.test", &table), ["good.test 198.51.100.1"]);
+    assert_eq!(refusal("best.test", &table), "554 5.4.6 -");
+    assert_eq!(refusal("only.test", &table), "554 5.4.6 -");
+    assert_eq!(refusal("relay.test", &table), "554 5.4.6 -");
+    assert_eq!(refusal("[192.0.2.99]", &table), "554 5.4.6 -");
+}
+
+#[test]
+fn prohibited_addresses_are_left_out_in_every_disguise() {
+    let table = Table::default().mx("a.test", &[(10, "mixed.test")]).at(
+        "mixed.test",
+        &["127.0.0.1", "::ffff:127.0.0.2", "::1", "::", "0.0.0.0", "224.0.0.1", "198.51.100.1"],
+    );
+    assert_eq!(by_mx("a.test", &table), ["mixed.test 198.51.100.1"]);
+    assert_eq!(refusal("[127.0.0.1]", &table), "550 5.4.4 -");
+    assert_eq!(refusal("[IPv6:::1]", &table), "550 5.4.4 -");
+    assert_eq!(refusal("[IPv6:::ffff:127.0.0.1]", &table), "550 5.4.4 -");
+}
+
+#[test]
+fn an_address_literal_is_tried_without_a_lookup() {
+    let table = Table::default();
+    assert_eq!(by_mx("[198.51.100.1]", &table), ["198.51.100.1 198.51.100.1"]);
+    assert_eq!(by_mx("[IPv6:2001:db8::1]", &table), ["2001:db8::1 2001:db8::1"]);
+    assert!(table.asked.borrow().is_empty());
+}
+
+#[test]
+fn both_families_are_within_an_attempt() {
+    let v6: Vec<String> = (1..=20).map(|n| format!("2001:db8::{n}")).collect();
+    let v6: Vec<&str> = v6.iter().map(String::as_str).collect();
+    let table = Table::default()
+        .mx("a.test", &[(10, "six.test"), (20, "four.test")])
+        .at("six.test", &v6)
+        .at("four.test", &["198.51.100.1", "198.51.100.2"])
+        .mx("b.test", &[(10, "dual.test")])
+        .at("dual.test", &["198.51.100.1", "198.51.100.2", "2001:db8::1"]);
+    let plan = by_mx("a.test", &table);
+    assert_eq!(plan.len(), ADDRESSES_MAX);
+    assert!(plan[..8].iter().all(|line| line.starts_with("six.test 2001:")), "{plan:?}");
+    assert_eq!(plan[8..], ["four.test 198.51.100.1", "four.test 198.51.100.2"]);
+    assert_eq!(
+        by_mx("b.test", &table),
+        ["dual.test 2001:db8::1", "dual.test 198.51.100.1", "dual.test 198.51.100.2"]
+    );
+}
+
+#[test]
+fn an_attempt_is_bounded_whatever_dns_says() {
+    let hosts: Vec<String> = (0..100).map(|n| format!("mx{n}.test")).collect();
+    let records: Vec<(u16, &str)> = hosts.iter().map(|host| (10, host.as_str())).collect();
+    let mut table = Table::default().mx("a.test", &records);
+    for host in &hosts {
+        table = table.at(host, &["198.51.100.1", "198.51.100.2", "198.51.100.3", "2001:db8::1"]);
+    }
+    let plan = planned("a.test", &Routes::default(), &table).unwrap();
+    assert_eq!(plan.len(), ADDRESSES_MAX);
+    assert_eq!(table.asked.borrow().len(), 1 + MX_HOSTS_MAX);
+    let names: std::collections::BTreeSet<&str> =
+        plan.iter().map(|endpoint| endpoint.host.as_str()).collect();
+    assert_eq!(names.len(), MX_HOSTS_MAX, "every host has its share");
+    assert!(plan.iter().any(|endpoint| endpoint.address.is_ipv6()));
+}
+
+#[test]
+fn a_host_named_twice_is_tried_once() {
+    let table =
+        Table::default().mx("a.test", &[(10, "mx.test"), (20, "MX.test")]).at("mx.test", &["198.51.100.1"]);
+    assert_eq!(by_mx("a.test", &table), ["mx.test 198.51.100.1"]);
+}
+
+#[test]
+fn a_relay_comes_before_everything_and_may_stand_anywhere() {
+    let table = Table::default().at("up.test", &["198.51.100.1"]);
+    let routes = route(&[("up.test", 587), ("[127.0.0.1]", 2525)], RouteTls::Verify);
+    for domain in ["a.test", "nosuch.test", "[127.0.0.1]", "relay.test"] {
+        let plan = planned(domain, &routes, &table).unwrap();
+        let tried: Vec<String> = plan.iter().map(|e| format!("{} {}", e.host, e.address)).collect();
+        assert_eq!(tried, ["up.test 198.51.100.1:587", "127.0.0.1 127.0.0.1:2525"]);
+        for endpoint in plan {
+            assert!(endpoint.relay && endpoint.tls == RouteTls::Verify);
+            assert_eq!(endpoint.login.unwrap().username, "me");
+            assert_eq!(endpoint.ca_file, Some("ca.pem".into()));
+        }
+    }
+    assert!(!table.asked.borrow().iter().any(|name| name.starts_with("MX")));
+}
+
+#[test]
+fn nothing_dns_says_of_a_relay_is_permanent() {
+    let table = Table::default().broken("broken.test");
+    let refusal =
+        |relay: &[(&str, u16)]| shown(planned("a.test", &route(relay, RouteTls::Opportunistic), &table));
+    assert_eq!(refusal(&[("nosuch.test", 25)]), "451 4.4.4 nosuch.test");
+    assert_eq!(refusal(&[("nosuch.test", 25), ("broken.test", 25)]), "451 4.4.3 broken.test");
+}
+
+#[test]
+fn a_route_without_relay_only_says_how() {
+    let table = Table::default().mx("a.test", &[(10, "mx.test")]).at("mx.test", &["198.51.100.1"]);
+    let plan = planned("a.test", &route(&[], RouteTls::Encrypt), &table).unwrap();
+    assert_eq!((plan.len(), plan[0].host.as_str(), plan[0].tls), (1, "mx.test", RouteTls::Encrypt));
+    assert!(!plan[0].relay);
+    // The password is for relays: an MX host must never see it.
+    assert_eq!(plan[0].login, None);
+}
+
+/// A plan for mail that `user` submitted, with these addresses to leave from.
+fn planned_from(
+    sources: &[&str],
+    user: Option<&str>,
+    table: &Table,
+) -> (Result<Vec<Endpoint>, NoRoute>, String) {
+    let source_addresses = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+    let source = |address: &str, name: &str| crate::config::Source {
+        address: address.parse().unwrap(),
+        hostname: Some(Domain::parse(name).unwrap()),
+        users: vec!["news".to_owned()],
+    };
+    let sources = vec![source("2001:db8::10", "out10.test")];
+    let settings = DeliverySettings { source_addresses, sources, ..settings() };
+    let mut steps = String::new();
+    let domain = Domain::parse("a.test").unwrap();
+    let planned =
+        plan(&domain, user, &Routes::default(), &settings, table, &mut |below| below - 1, &mut |step| {
+            steps.push_str(&format!("{step}\n"));
+        });
+    (planned, steps)
+}
+
+#[test]
+fn addresses_that_no_source_address_reaches_are_left_out() {
+    let table = Table::default()
+        .mx("a.test", &[(10, "six.test"), (20, "dual.test"), (30, "four.test")])
+        .at("six.test", &["2001:db8::1"])
+        .at("dual.test", &["2001:db8::2", "198.51.100.2"])
+        .at("four.test", &["198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"]);
+    let ips = |sources: &[&str], user| {
+        let (planned, _) = planned_from(sources, user, &table);
+        planned.unwrap().iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+    };
+    // What is left out takes no place of the ten.
+    let four = ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"];
+    assert_eq!(ips(&["192.0.2.1"], None), four);
+    assert_eq!(ips(&["192.0.2.1"], Some("news")), ["2001:db8::1", "2001:db8::2"]);
+    assert_eq!(ips(&["192.0.2.1", "2001:db8::9"], None).len(), 7);
+    assert_eq!(ips(&[], None).len(), 7, "the system chooses");
+    let (planned, steps) = planned_from(&["192.0.2.1"], Some("news"), &table);
+    assert!(
+        planned
+            .unwrap()
+            .iter()
+            .all(|endpoint| *endpoint.sources == ["2001:db8::10".parse::<IpAddr>().unwrap()])
+    );
+    assert!(steps.contains("leaves from 2001:db8::10: source.users\n"), "{steps}");
+    assert!(steps.contains("198.51.100.2 left out: no source address of its family\n"), "{steps}");
+}
+
+#[test]
+fn where_no_source_address_reaches_anybody_mail_waits_for_the_operator() {
+    let table = Table::default().mx("a.test", &[(10, "four.test")]).at("four.test", &["198.51.100.3"]);
+    let no = planned_from(&["192.0.2.1"], Some("news"), &table).0.unwrap_err();
+    assert!(!no.permanent);
+    assert_eq!(
+        no.reply.to_string(),
+        "451 4.3.5 no source address of the family of four.test (198.51.100.3): mail leaves from 2001:db8::10"
+    );
+    assert_eq!(
+        (no.mx.as_deref(), no.reply.reply_source),
+        (Some("four.test"), crate::mail::ReplySource::Local)
+    );
+}
+
+#[test]
+fn the_names_and_addresses_of_sources_are_our_own() {
+    let table = Table::default()
+        .mx("a.test", &[(5, "good.test"), (10, "out10.test"), (20, "worse.test")])
+        .at("good.test", &["198.51.100.1"]);
+    let planned = planned_from(&[], None, &table).0.unwrap();
+    assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
+    let table = Table::default()
+        .mx("a.test", &[(5, "good.test"), (10, "alias.test"), (20, "worse.test")])
+        .at("good.test", &["198.51.100.1"])
+        .at("alias.test", &["2001:db8::10"])
+        .at("worse.test", &["198.51.100.2"]);
+    let planned = planned_from(&["192.0.2.1"], None, &table).0.unwrap();
+    assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
+}

@@ -1,0 +1,230 @@
+//! Where connections leave from: the local addresses that a message may use, and what we call ourselves there.
+//!
+//! The addresses of the user who submitted it (`[[source]] users`), else the route's, else those of `[delivery]`;
+//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection, so
+//! each such set has a place of its own among a lane's idle connections.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+
+use crate::config::{DeliverySettings, Route, Routes};
+use crate::mail::{Enhanced, Reply, ReplySource};
+
+/// What a message's connections leave from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::delivery) struct Leaving {
+    /// By turns; empty: the system chooses.
+    pub(in crate::delivery) from: Arc<[IpAddr]>,
+    /// Which part of the config says so.
+    pub(in crate::delivery) by: &'static str,
+}
+
+impl Leaving {
+    /// Of mail that `user` submitted (none: a trusted network, or our own report) and that `route` is for.
+    pub(in crate::delivery) fn of(
+        user: Option<&str>,
+        route: Option<&Route>,
+        settings: &DeliverySettings,
+    ) -> Leaving {
+        let is_theirs = |users: &[String]| user.is_some_and(|user| users.iter().any(|name| name == user));
+        let theirs = settings.sources.iter().filter(|source| is_theirs(&source.users));
+        let theirs: Vec<IpAddr> = theirs.map(|source| source.address).collect();
+        let routes = route.map_or(&[][..], |route| &route.source_addresses);
+        let (from, by) = match (&theirs[..], routes) {
+            ([], []) => (&settings.source_addresses[..], "delivery.source_addresses"),
+            ([], routes) => (routes, "route.source_addresses"),
+            (theirs, _) => (theirs, "source.users"),
+        };
+        // Empty for most, and then nothing is allocated.
+        let from = if from.is_empty() { Arc::default() } else { from.into() };
+        Leaving { from, by }
+    }
+
+    /// The name of the place where idle connections of this lane wait that may carry the message.
+    pub(in crate::delivery) fn berth(&self, lane: &Arc<str>) -> Arc<str> {
+        match &self.from[..] {
+            [] => lane.clone(),
+            from => format!("{lane} from {from:?}").into(),
+        }
+    }
+
+    /// Whether a connection to `remote` can leave from one of them.
+    pub(in crate::delivery) fn reaches(&self, remote: IpAddr) -> bool {
+        self.from.is_empty() || of_family(&self.from, remote).next().is_some()
+    }
+}
+
+/// RFC 3463 §3.4, system incorrectly configured: nothing can be sent from any of the message's addresses. The
+/// reply says nothing of the destination, where other mail may well go.
+pub(in crate::delivery) const NO_SOURCE: Enhanced = Enhanced(4, 3, 5);
+
+/// Whether this is our own word that the message's addresses are of no use.
+pub(in crate::delivery) fn is_no_source(reply: &Reply) -> bool {
+    reply.reply_source == ReplySource::Local && reply.enhanced == Some(NO_SOURCE)
+}
+
+/// Those of the family of `remote`.
+pub fn of_family(sources: &[IpAddr], remote: IpAddr) -> impl Iterator<Item = IpAddr> {
+    sources.iter().copied().filter(move |source| source.is_ipv4() == remote.is_ipv4())
+}
+
+/// Whether the config says that this is an address of this machine: mail for it would come back.
+pub(in crate::delivery) fn is_ours(ip: IpAddr, settings: &DeliverySettings, routes: &Routes) -> bool {
+    all(settings, routes).any(|ours| ours == ip)
+}
+
+/// Whether this is a name that we go by in EHLO.
+pub(in crate::delivery) fn is_our_name(name: &str, settings: &DeliverySettings) -> bool {
+    let names = settings.sources.iter().filter_map(|source| source.hostname.as_ref());
+    names.chain([&settings.hostname]).any(|ours| ours.as_str() == name)
+}
+
+fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpAddr> {
+    let given = settings.sources.iter().map(|source| source.address);
+    let of_routes = routes.0.iter().flat_map(|route| route.source_addresses.iter().copied());
+    settings.source_addresses.iter().copied().chain(of_routes).chain(given)
+}
+
+/// What an operator can do about an [`unusable`] address.
+pub const REMEDY: &str = "give this machine the address, or correct source_addresses and [[source]]";
+
+/// The configured source addresses that nothing can be sent from now, each once, with what the system says.
+///
+/// Whatever the system says is worth telling; nothing leaves the machine.
+pub fn unusable(settings: &DeliverySettings, routes: &Routes) -> Vec<(IpAddr, io::Error)> {
+    let mut addresses: Vec<IpAddr> = all(settings, routes).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let bound = |ip: IpAddr| UdpSocket::bind((ip, 0)).err().map(|error| (ip, error));
+    addresses.into_iter().filter_map(bound).collect()
+}
+
+/// What we call ourselves in EHLO.
+#[derive(Debug)]
+pub struct Names {
+    hostname: String,
+    /// Where it is another.
+    by_address: Vec<(IpAddr, String)>,
+}
+
+impl Names {
+    /// `hostname`, and those of `[[source]]`.
+    pub fn new(settings: &DeliverySettings) -> Names {
+        let named = |source: &crate::config::Source| {
+            Some((source.address, source.hostname.as_ref()?.as_str().to_owned()))
+        };
+        let by_address = settings.sources.iter().filter_map(named).collect();
+        Names { hostname: settings.hostname.as_str().to_owned(), by_address }
+    }
+
+    /// On a connection that leaves from this address; none: it is not known.
+    pub fn at(&self, local: Option<IpAddr>) -> &str {
+        let named = self.by_address.iter().find(|(address, _)| Some(*address) == local);
+        named.map_or(&self.hostname, |(_, name)| name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, DomainPattern, RouteTls, Source};
+
+    fn settings(listed: &[&str], sources: &[(&str, Option<&str>, &[&str])]) -> DeliverySettings {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("postrider.toml");
+        std::fs::write(&file, "hostname = 'relay.test'\n[[listen]]\ntls = 'off'\n").unwrap();
+        let mut settings = config::load(Some(&file)).unwrap().settings.delivery;
+        settings.source_addresses = ips(listed);
+        settings.sources = sources
+            .iter()
+            .map(|(address, hostname, users)| Source {
+                address: address.parse().unwrap(),
+                hostname: hostname.map(|name| crate::mail::Domain::parse(name).unwrap()),
+                users: users.iter().map(|user| (*user).to_owned()).collect(),
+            })
+            .collect();
+        settings
+    }
+
+    fn ips(ips: &[&str]) -> Vec<IpAddr> {
+        ips.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    fn route(sources: &[&str]) -> Route {
+        Route {
+            domain: DomainPattern::Any,
+            relay: Vec::new(),
+            tls: RouteTls::Opportunistic,
+            ca_file: None,
+            login: None,
+            source_addresses: ips(sources),
+        }
+    }
+
+    #[test]
+    fn the_users_addresses_come_before_the_routes_and_those_before_all_others() {
+        let sources: &[(&str, Option<&str>, &[&str])] = &[
+            ("192.0.2.10", None, &["news", "shop"]),
+            ("2001:db8::10", None, &["news"]),
+            ("192.0.2.1", Some("out1.test"), &[]),
+        ];
+        let settings = settings(&["192.0.2.1"], sources);
+        let (own, plain) = (route(&["192.0.2.2"]), route(&[]));
+        let leaving = |user, route| Leaving::of(user, route, &settings).from.to_vec();
+        assert_eq!(leaving(Some("news"), Some(&own)), ips(&["192.0.2.10", "2001:db8::10"]));
+        assert_eq!(leaving(Some("shop"), None), ips(&["192.0.2.10"]));
+        assert_eq!(leaving(Some("app"), Some(&own)), ips(&["192.0.2.2"]));
+        assert_eq!(leaving(None, Some(&own)), ips(&["192.0.2.2"]));
+        assert_eq!(leaving(Some("app"), Some(&plain)), ips(&["192.0.2.1"]));
+        // Nobody's mail is not the mail of a user without a name.
+        assert_eq!(leaving(None, None), ips(&["192.0.2.1"]));
+    }
+
+    #[test]
+    fn mail_that_leaves_from_elsewhere_has_another_berth() {
+        let settings = settings(&[], &[("192.0.2.10", None, &["news"]), ("192.0.2.11", None, &["shop"])]);
+        let lane: Arc<str> = "a.test".into();
+        let berth = |user| Leaving::of(user, None, &settings).berth(&lane);
+        assert_eq!(berth(None), lane);
+        assert_eq!(berth(Some("app")), lane);
+        assert!(berth(Some("news")) != lane && berth(Some("news")) != berth(Some("shop")));
+    }
+
+    #[test]
+    fn a_source_reaches_its_own_family_and_the_system_either() {
+        let reaches = |sources: &[&str], remote: &str| {
+            Leaving { from: ips(sources).into(), by: "" }.reaches(remote.parse().unwrap())
+        };
+        assert!(reaches(&[], "198.51.100.1") && reaches(&[], "2001:db8::1"));
+        assert!(reaches(&["192.0.2.1"], "198.51.100.1") && !reaches(&["192.0.2.1"], "2001:db8::1"));
+        assert!(reaches(&["192.0.2.1", "2001:db8::9"], "2001:db8::1"));
+    }
+
+    #[test]
+    fn each_address_goes_by_its_own_name_or_the_common_one() {
+        let settings =
+            settings(&[], &[("192.0.2.10", Some("out10.test"), &[]), ("192.0.2.11", None, &["a"])]);
+        let names = Names::new(&settings);
+        let at = |ip: &str| names.at(Some(ip.parse().unwrap())).to_owned();
+        assert_eq!(
+            [at("192.0.2.10"), at("192.0.2.11"), at("192.0.2.12")],
+            ["out10.test", "relay.test", "relay.test"]
+        );
+        assert_eq!(names.at(None), "relay.test");
+        assert!(is_our_name("out10.test", &settings) && is_our_name("relay.test", &settings));
+        assert!(!is_our_name("out11.test", &settings));
+    }
+
+    #[test]
+    fn addresses_that_this_machine_does_not_have_are_told_once() {
+        // 203.0.113.0/24 is TEST-NET-3: hardly anybody has addresses of it.
+        let (one, other) = ("203.0.113.201", "203.0.113.202");
+        let settings = settings(&["127.0.0.1", one], &[(one, None, &["a"])]);
+        let routes = Routes(vec![route(&["127.0.0.2", other])]);
+        let unusable: Vec<IpAddr> = unusable(&settings, &routes).into_iter().map(|(ip, _)| ip).collect();
+        assert_eq!(unusable, ips(&[one, other]));
+        assert!(is_ours("127.0.0.2".parse().unwrap(), &settings, &routes));
+        assert!(!is_ours("127.0.0.3".parse().unwrap(), &settings, &routes));
+    }
+}

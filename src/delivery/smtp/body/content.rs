@@ -1,0 +1,76 @@
+//! The content of a message on its way out: handed over in the pieces in which the queue keeps it, or in smaller
+//! ones, and with a look at the first before anything is sent.
+
+use std::borrow::Cow;
+use std::io;
+
+/// Gives the content, a piece a call, none at its end. Pieces in memory are borrowed, others owned.
+pub type Content<'s, 'c> = &'s mut dyn FnMut() -> io::Result<Option<Cow<'c, [u8]>>>;
+
+/// Content of which some was taken.
+pub(in crate::delivery) struct Pieces<'s, 'c> {
+    content: Content<'s, 'c>,
+    /// The piece at hand, and how much of it was taken.
+    piece: Option<Cow<'c, [u8]>>,
+    taken: usize,
+}
+
+impl<'s, 'c> Pieces<'s, 'c> {
+    /// Asks for nothing yet.
+    pub(in crate::delivery) fn new(content: Content<'s, 'c>) -> Pieces<'s, 'c> {
+        Pieces { content, piece: None, taken: 0 }
+    }
+
+    /// The first piece, which [`Pieces::next`] gives again; empty where there is no content.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub(in crate::delivery) fn first(&mut self) -> io::Result<&[u8]> {
+        if self.piece.is_none() {
+            self.piece = (self.content)()?;
+        }
+        Ok(self.piece.as_deref().unwrap_or_default())
+    }
+
+    /// The next piece, or as much of it as may be; none at the end of the content.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub(in crate::delivery) fn next(&mut self, bytes_max: u64) -> io::Result<Option<&[u8]>> {
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        while self.piece.as_ref().is_none_or(|piece| self.taken == piece.len()) {
+            self.taken = 0;
+            self.piece = (self.content)()?;
+            if self.piece.is_none() {
+                return Ok(None);
+            }
+        }
+        let Some(piece) = &self.piece else { return Ok(None) };
+        let from = self.taken;
+        self.taken = piece.len().min(from.saturating_add(bytes_max));
+        Ok(Some(&piece[from..self.taken]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_cut_where_that_is_wanted_and_nothing_is_lost() {
+        let mut left = [&b"abcdef"[..], b"", b"gh"].into_iter();
+        let mut content = || Ok(left.next().map(Cow::Borrowed));
+        let mut pieces = Pieces::new(&mut content);
+        assert_eq!(pieces.first().unwrap(), b"abcdef");
+        let got: Vec<_> =
+            [4, 4, 9, 9].map(|most| pieces.next(most).unwrap().map(<[u8]>::to_vec)).into_iter().collect();
+        assert_eq!(got, [Some(b"abcd".to_vec()), Some(b"ef".to_vec()), Some(b"gh".to_vec()), None]);
+    }
+
+    #[test]
+    fn a_piece_that_cannot_be_read_is_an_error() {
+        let mut content = || Err(io::Error::other("disk on fire"));
+        assert!(Pieces::new(&mut content).first().is_err());
+        assert!(Pieces::new(&mut content).next(9).is_err());
+    }
+}

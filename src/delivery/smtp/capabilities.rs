@@ -1,0 +1,136 @@
+//! What a host says it can do: the keywords of its EHLO reply (RFC 5321 §4.1.1.1).
+
+use crate::mail::Reply;
+
+/// The extensions that matter to delivery. HELO hosts offer none of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::delivery) struct Offers {
+    /// PIPELINING (RFC 2920).
+    pub(in crate::delivery) pipelining: bool,
+    /// SIZE (RFC 1870).
+    pub(in crate::delivery) size: bool,
+    /// The largest message it takes, in bytes; none where it names no limit.
+    pub(in crate::delivery) size_max: Option<u64>,
+    /// 8BITMIME (RFC 6152).
+    pub(in crate::delivery) eight_bit: bool,
+    /// CHUNKING (RFC 3030).
+    pub(in crate::delivery) chunking: bool,
+    /// Not the host's word but ours: BDAT is for content that has no other way.
+    pub(in crate::delivery) spare_bdat: bool,
+    /// BINARYMIME (RFC 3030).
+    pub(in crate::delivery) binary_mime: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub(in crate::delivery) smtputf8: bool,
+    /// DSN (RFC 3461).
+    pub(in crate::delivery) dsn: bool,
+    /// STARTTLS (RFC 3207).
+    pub(in crate::delivery) starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub(in crate::delivery) require_tls: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub(in crate::delivery) mt_priority: bool,
+    /// DELIVERBY (RFC 2852), with the shortest time that the host promises to keep, in seconds.
+    pub(in crate::delivery) deliver_by: Option<i64>,
+    /// LIMITS (RFC 9422): recipients of a transaction, and transactions on a connection.
+    pub(in crate::delivery) recipients_max: Option<usize>,
+    pub(in crate::delivery) mails_max: Option<usize>,
+    /// AUTH (RFC 4954): the mechanisms, in upper case.
+    pub(in crate::delivery) auth: Vec<String>,
+}
+
+impl Offers {
+    /// Reads the reply to EHLO: its first line greets, every other names one keyword.
+    pub(in crate::delivery) fn read(ehlo: &Reply) -> Offers {
+        let mut offers = Offers::default();
+        for line in ehlo.text.split('\n').skip(1) {
+            // "AUTH=LOGIN" is how it looked before RFC 2554; hosts that still write it exist.
+            if let Some(limits) = line.get(..7).filter(|word| word.eq_ignore_ascii_case("LIMITS ")) {
+                offers.read_limits(&line[limits.len()..]);
+                continue;
+            }
+            let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+            let Some(keyword) = words.next() else { continue };
+            match keyword.to_ascii_uppercase().as_str() {
+                "PIPELINING" => offers.pipelining = true,
+                "8BITMIME" => offers.eight_bit = true,
+                "CHUNKING" => offers.chunking = true,
+                "BINARYMIME" => offers.binary_mime = true,
+                "SMTPUTF8" => offers.smtputf8 = true,
+                "DSN" => offers.dsn = true,
+                "STARTTLS" => offers.starttls = true,
+                "REQUIRETLS" => offers.require_tls = true,
+                "MT-PRIORITY" => offers.mt_priority = true,
+                // RFC 2852 §2: a list of options, of which only the first is defined.
+                "DELIVERBY" => {
+                    let min = words.next().and_then(|options| options.split(',').next());
+                    offers.deliver_by = Some(min.and_then(|min| min.parse().ok()).unwrap_or(0));
+                }
+                "SIZE" => {
+                    offers.size = true;
+                    // RFC 1870 §4: 0, like no number at all, is no limit.
+                    offers.size_max = words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
+                }
+                "AUTH" => {
+                    let named = words.map(str::to_ascii_uppercase);
+                    // Both ways of writing it often name the same ones.
+                    let news: Vec<String> = named.filter(|word| !offers.auth.contains(word)).collect();
+                    offers.auth.extend(news);
+                }
+                _ => {}
+            }
+        }
+        offers
+    }
+
+    /// RFC 9422 §3: `NAME=value` words; what is no number from 1 on limits nothing (§3.1.1: it must be ignored).
+    fn read_limits(&mut self, limits: &str) {
+        for (name, value) in limits.split(' ').filter_map(|word| word.split_once('=')) {
+            let value = value.parse().ok().filter(|value| *value > 0);
+            match name.to_ascii_uppercase().as_str() {
+                "RCPTMAX" => self.recipients_max = value,
+                "MAILMAX" => self.mails_max = value,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_are_read_in_any_case_and_from_the_second_line_on() {
+        let reply = Reply::bare(
+            250,
+            "pipelining.example DSN\npipelining\nChunking\nBINARYMIME\nSize 1000\nAUTH=LOGIN\nauth cram-md5 login Plain\nX-ODD thing\n",
+        );
+        let expected = Offers {
+            pipelining: true,
+            chunking: true,
+            binary_mime: true,
+            size: true,
+            size_max: Some(1000),
+            auth: ["LOGIN", "CRAM-MD5", "PLAIN"].map(str::to_owned).to_vec(),
+            ..Offers::default()
+        };
+        assert_eq!(Offers::read(&reply), expected);
+        let reply = Reply::bare(
+            250,
+            "x\nDELIVERBY 240\nMt-Priority MIXER\nREQUIRETLS\nlimits RCPTMAX=20 MAILMAX=0 X=1",
+        );
+        let expected = Offers {
+            deliver_by: Some(240),
+            mt_priority: true,
+            require_tls: true,
+            recipients_max: Some(20),
+            ..Offers::default()
+        };
+        assert_eq!(Offers::read(&reply), expected);
+        assert_eq!(Offers::read(&Reply::bare(250, "x\nDELIVERBY")).deliver_by, Some(0));
+        for unlimited in ["x\nSIZE", "x\nSIZE 0", "x\nSIZE many"] {
+            let offers = Offers::read(&Reply::bare(250, unlimited));
+            assert_eq!((offers.size, offers.size_max), (true, None), "{unlimited}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The connection with a socket to this machine, where what a host says has to be there before something is done.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use crate::config::EightBit;
+use crate::delivery::smtp::connection::*;
+use crate::mail::{Body, Domain, Handling, ReplySource, address};
+use crate::queue::{QueuedRecipient, RecipientId};
+
+fn recipient() -> QueuedRecipient {
+    let address = address::parse("you@a.test").unwrap();
+    QueuedRecipient {
+        id: RecipientId(1),
+        domain: Domain::of(&address),
+        address,
+        attempts: 0,
+        notify: None,
+        orcpt: None,
+        expanded: Vec::new(),
+        last_reply: None,
+        last_mx: None,
+        last_reply_source: ReplySource::Local,
+        warned_at: None,
+        to_bounce: false,
+    }
+}
+
+/// A connection that has taken a batch, and the host's end of it.
+fn connected() -> (Connection, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (host, _) = listener.accept().unwrap();
+    let mut connection =
+        Connection::new(Wire::opened(tcp).unwrap(), "mx.a.test".to_owned(), Duration::from_secs(20));
+    connection.offers = Offers { pipelining: true, chunking: true, ..Offers::default() };
+    connection.took_a_batch = true;
+    (connection, host)
+}
+
+/// Delivers a small message that may go in one go; its result, and what the host had read by then.
+fn deliver(mut connection: Connection, mut host: TcpStream) -> (Verdict, String) {
+    let one = recipient();
+    let message = Outgoing {
+        sender: None,
+        recipients: &[&one],
+        body: Body::SevenBit,
+        eight_bit: EightBit::Send,
+        smtputf8: false,
+        size: 4,
+        ret: None,
+        envid: None,
+        handling: Handling::default(),
+        now: 0,
+        in_one_go: true,
+    };
+    let mut content = Some(&b"ab\r\n"[..]);
+    let mut content = || Ok(content.take().map(Into::into));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let results = connection.deliver(&message, &mut content, &mut |_| Ok(()), deadline);
+    drop(connection);
+    let mut read = Vec::new();
+    // Replies that nobody read reset the connection; what came before that is there.
+    let _ = host.read_to_end(&mut read);
+    (results[0].verdict, String::from_utf8(read).unwrap())
+}
+
+#[test]
+fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_one_go() {
+    let (connection, mut host) = connected();
+    // The first belongs to nothing; the refusal of the content is not there yet.
+    host.write_all(b"250 2.0.0 queued, as I said\r\n").unwrap();
+    connection.wire.wait_for_bytes();
+    let answers = host.try_clone().unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut answers = answers;
+        // Once the commands are there.
+        let _ = answers.peek(&mut [0]);
+        answers.write_all(b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n").unwrap();
+    });
+    let (verdict, read) = deliver(connection, host);
+    answering.join().unwrap();
+    assert_eq!(verdict, Verdict::HostTrouble, "{read}");
+    assert!(read.ends_with("DATA\r\n"), "{read}");
+}
+
+#[test]
+fn a_reply_too_many_that_was_read_with_the_last_leaves_no_doubt_of_what_was_not_sent() {
+    let (mut connection, mut host) = connected();
+    host.write_all(b"250 2.0.0 queued\r\n250 2.0.0 as I said\r\n").unwrap();
+    connection.hear(Phase::EndOfData, Instant::now() + Duration::from_secs(20)).unwrap();
+    let (verdict, read) = deliver(connection, host);
+    assert_eq!((verdict, read.as_str()), (Verdict::HostTrouble, ""));
+}
+
+#[test]
+fn many_hosts_that_do_not_answer_quit_cost_no_more_than_one() {
+    let (connections, hosts): (Vec<_>, Vec<_>) = (0..8).map(|_| connected()).unzip();
+    let began = Instant::now();
+    Connection::quit_all(connections);
+    assert!(began.elapsed() < QUIT_WAIT * 4, "{:?}", began.elapsed());
+    for mut host in hosts {
+        let mut read = String::new();
+        host.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "QUIT\r\n");
+    }
+}

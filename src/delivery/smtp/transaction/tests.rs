@@ -1,0 +1,579 @@
+//! The transaction without a socket: commands asked for, replies fed, results looked at.
+
+mod any_host;
+mod bdat;
+mod one_go;
+
+use crate::config::EightBit;
+use crate::delivery::smtp::transaction::*;
+use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, ReplySource, Ret, address};
+use crate::queue::{QueuedRecipient, RecipientId};
+
+fn parse(text: &str) -> Address {
+    address::parse(text).unwrap()
+}
+
+fn recipient(text: &str) -> QueuedRecipient {
+    QueuedRecipient::new(RecipientId(1), Recipient::new(parse(text)))
+}
+
+fn reply(words: &str) -> Reply {
+    let (code, text) = words.split_once(' ').unwrap_or((words, ""));
+    let code = code.parse().unwrap();
+    match Enhanced::split(code, text) {
+        Some((enhanced, rest)) => Reply::new(code, enhanced, "").with_text(rest.to_owned()).from_remote(),
+        None => Reply::bare(code, "").with_text(text.to_owned()).from_remote(),
+    }
+}
+
+const PLAIN: fn() -> Offers = Offers::default;
+
+fn pipelining() -> Offers {
+    Offers { pipelining: true, ..Offers::default() }
+}
+
+/// What happens on the host's side.
+#[derive(Clone, Copy)]
+enum Then<'a> {
+    /// The next reply.
+    Says(&'a str),
+    /// The connection is lost.
+    Lost,
+}
+
+/// Runs a transaction to its end: what was written, and how it came out.
+struct Run {
+    /// A string for each write; the content is `<content>`.
+    writes: Vec<String>,
+    results: Vec<RecipientResult>,
+    after: After,
+    batch: Batch,
+    bdat: Bdat,
+}
+
+impl Run {
+    fn verdicts(&self) -> Vec<Verdict> {
+        self.results.iter().map(|result| result.verdict).collect()
+    }
+}
+
+fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host: &[Then<'_>]) -> Run {
+    let mut transaction = Transaction::new(message, offers, needs_reset, true);
+    let mut host = host.iter();
+    let mut writes = Vec::new();
+    loop {
+        let mut out = Vec::new();
+        match transaction.next(&mut out) {
+            Next::Done => break,
+            Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
+            Next::InOneGo { bytes } => {
+                let commands = String::from_utf8(out).unwrap().replace("\r\n", ";");
+                writes.push(format!("{commands}<{bytes} LAST>"));
+                transaction.content_sent();
+            }
+            Next::Content => {
+                writes.push("<content>".to_owned());
+                transaction.content_sent();
+            }
+            Next::Chunk { bytes, last } => {
+                writes.push(format!("<{bytes}{}>", if last { " LAST" } else { "" }));
+                transaction.content_sent();
+            }
+        }
+        while transaction.awaits().is_some() && transaction.must_hear() {
+            match host.next().expect("the transaction waits for a reply that the test does not give") {
+                Then::Says(words) => transaction.take(reply(words)),
+                Then::Lost if transaction.is_unheard() => transaction.gone_before(&reply("421 4.4.2 lost")),
+                Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
+            }
+        }
+    }
+    let left: Vec<&str> =
+        host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
+    assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
+    let (batch, bdat) = (transaction.batch(), transaction.bdat());
+    let (results, after) = transaction.finish();
+    assert_eq!(results.len(), message.recipients.len());
+    Run { writes, results, after, batch, bdat }
+}
+
+fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
+    let recipients: Vec<QueuedRecipient> = to.iter().map(|text| recipient(text)).collect();
+    let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
+    let sender = parse("a@x");
+    let host: Vec<Then<'_>> =
+        host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
+    run_message(&outgoing(&sender, &recipients), offers, false, &host)
+}
+
+fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> Outgoing<'a> {
+    Outgoing {
+        sender: Some(sender),
+        recipients,
+        body: Body::SevenBit,
+        eight_bit: EightBit::Send,
+        smtputf8: false,
+        size: 100,
+        ret: None,
+        envid: None,
+        handling: Handling::default(),
+        now: 0,
+        in_one_go: false,
+    }
+}
+
+/// What becomes of the only recipient when the host says `words` at `phase` and the ordinary before it.
+fn told_at(phase: Phase, words: &str, offers: &Offers) -> (Verdict, bool) {
+    let mut host = match phase {
+        Phase::Mail => vec![words],
+        Phase::Rcpt => vec!["250", words],
+        Phase::Data => vec!["250", "250", words],
+        _ => vec!["250", "250", "354", words],
+    };
+    // What a pipelined host goes on to say.
+    let dies = matches!(meaning(phase, reply(words).code), Meaning::Closing | Meaning::Nonsense);
+    if offers.pipelining && !dies {
+        match phase {
+            Phase::Mail => host.extend(["503 5.5.1 MAIL first", "503 5.5.1 MAIL first"]),
+            Phase::Rcpt => host.push("554 5.5.1 no valid recipients"),
+            _ => {}
+        }
+    }
+    let run = run(&["b@y"], offers, &host);
+    (run.results[0].verdict, run.after.usable)
+}
+
+#[test]
+fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() {
+    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
+    for offers in [PLAIN(), pipelining()] {
+        for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::EndOfData] {
+            for (words, verdict, usable) in [
+                ("422 4.2.2 full", Deferred, true),
+                ("431 a", Deferred, true),
+                ("441 a", Deferred, true),
+                ("442 a", Deferred, true),
+                ("446 a", Deferred, true),
+                ("471 a", Deferred, true),
+                ("450 a", Deferred, true),
+                ("452 4.3.1 disk", Deferred, true),
+                ("499 a", Deferred, true),
+                ("500 5.7.1 a", Failed, true),
+                ("510 a", Failed, true),
+                ("512 a", Failed, true),
+                ("523 a", Failed, true),
+                ("541 a", Failed, true),
+                ("550 5.1.1 a", Failed, true),
+                ("552 5.2.2 full", Failed, true),
+                ("571 a", Failed, true),
+                ("599 a", Failed, true),
+                ("421 a", HostTrouble, false),
+                ("421 4.7.0 a", HostTrouble, false),
+                ("101 a", HostTrouble, false),
+                ("399 a", HostTrouble, false),
+                ("699 a", HostTrouble, false),
+                ("000 a", HostTrouble, false),
+            ] {
+                // Nonsense in answer to a whole message may have meant yes.
+                let nonsense = usable || words.starts_with("421");
+                let expected = if phase == Phase::EndOfData && !nonsense { InDoubt } else { verdict };
+                assert_eq!(told_at(phase, words, &offers), (expected, usable), "{words} at {phase:?}");
+            }
+        }
+        assert_eq!(told_at(Phase::Data, "250 a", &offers), (HostTrouble, false), "yes to DATA is no success");
+        assert_eq!(told_at(Phase::EndOfData, "251 a", &offers), (Verdict::Delivered, true));
+    }
+}
+
+/// What a host answers that cannot take a batch, command after command until the transaction asks no more.
+#[test]
+fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
+    for host in [
+        &["250", "503 5.5.1 bad sequence", "503 5.5.1 RCPT first"][..],
+        &["250", "500 what?", "554 5.5.1 no valid recipients"],
+        &["250", "250", "503 5.5.1 bad sequence"],
+        &["250", "354 go"],
+        &["503 5.5.0 improper use of SMTP command pipelining", "503 5.5.1 a", "503 5.5.1 a"],
+        &["250", "250", "421 4.7.0 no pipelining, please"],
+    ] {
+        let run = run(&["b@y"], &pipelining(), host);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
+        assert!(matches!(run.batch, Batch::Broken(Disorder::Muddled(_) | Disorder::Said(_))), "{host:?}");
+    }
+    // One of them among good ones: whose it was cannot be told.
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
+    assert_eq!(run.verdicts(), [Verdict::HostTrouble; 2]);
+    assert_eq!(run.writes.len(), 1, "content after all: {:?}", run.writes);
+}
+
+#[test]
+fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
+    for (offers, host, batch) in [
+        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
+        (PLAIN(), &["250", "lost"], Batch::None),
+        (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
+        (pipelining(), &["250", "250", "354", "lost"], Batch::None),
+        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], Batch::InOrder),
+        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
+        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
+    ] {
+        assert_eq!(run(&["b@y"], &offers, host).batch, batch, "{host:?}");
+    }
+    let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
+    assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
+    let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
+    assert_eq!(nobody_left.batch, Batch::None);
+}
+
+#[test]
+fn with_pipelining_the_commands_go_out_together() {
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "251 forwarded", "354", "250 2.0.0 ok"]);
+    assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    assert_eq!(run.results[1].reply, reply("250 2.0.0 ok"));
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
+}
+
+#[test]
+fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
+    let all = run(&["b@y", "c@y"], &PLAIN(), &["250", "550 no", "250", "354", "250"]);
+    assert_eq!(all.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "DATA;", "<content>"]);
+    assert_eq!(all.verdicts(), [Verdict::Failed, Verdict::Delivered]);
+    assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
+    let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
+    assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
+    assert_eq!(none.after, After { usable: true, needs_reset: true });
+}
+
+#[test]
+fn many_recipients_are_pipelined_in_bounded_writes() {
+    let to: Vec<String> = (0..300).map(|number| format!("r{number}@y")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let host = [&["250"; 301][..], &["354", "250"]].concat();
+    let run = run(&to, &pipelining(), &host);
+    let commands: Vec<usize> = run.writes.iter().map(|write| write.matches(';').count()).collect();
+    assert_eq!(commands, [128, 128, 46, 0]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered; 300]);
+}
+
+#[test]
+fn a_transaction_left_open_is_reset_first_and_a_failed_reset_ends_the_connection() {
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = outgoing(&sender, &to);
+    let says = |words: &[&'static str]| words.iter().map(|words| Then::Says(words)).collect::<Vec<_>>();
+    let run = run_message(&message, &pipelining(), true, &says(&["250", "250", "250", "354", "250"]));
+    assert_eq!(run.writes[0], "RSET;MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
+    let run = run_message(&message, &PLAIN(), true, &says(&["502 what?"]));
+    assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false));
+}
+
+#[test]
+fn data_accepted_for_nobody_is_ended_with_the_dot_alone() {
+    // RFC 2920 §3.1. What the host says to it changes nothing, not even a yes.
+    for last in ["250 took nothing", "554 nobody", "451 later"] {
+        let run = run(&["b@y"], &pipelining(), &["250", "550 no", "354 go", last]);
+        assert_eq!(run.writes[1..], [".;"]);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{last}");
+        assert!(!run.after.needs_reset);
+    }
+    let run = run(&["b@y"], &pipelining(), &["451 later", "503 a", "354 go", "250"]);
+    assert_eq!(run.verdicts(), [Verdict::Deferred]);
+}
+
+#[test]
+fn a_refused_mail_stands_whatever_the_pipelined_replies_after_it_say() {
+    let run = run(&["b@y"], &pipelining(), &["550 5.7.1 no", "250 ok", "354 go", "250 taken"]);
+    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::Failed], Phase::Mail));
+    assert_eq!(run.writes[1..], [".;"], "no content for a message that was refused");
+}
+
+#[test]
+fn a_closing_host_keeps_what_it_decided_before() {
+    use Verdict::{Failed, HostTrouble};
+    let run = run(&["b@y", "c@y", "d@y", "e@y"], &pipelining(), &["250", "250", "550 no", "421 busy"]);
+    assert_eq!(run.verdicts(), [HostTrouble, Failed, HostTrouble, HostTrouble]);
+    assert_eq!((&run.results[0].reply, run.results[0].phase), (&reply("421 busy"), Phase::Rcpt));
+    assert!(!run.after.usable);
+}
+
+#[test]
+fn only_the_number_of_recipients_sends_them_into_the_next_transaction() {
+    use Verdict::{Deferred, Delivered, Failed, NextTransaction};
+    for (says, verdict) in [
+        ("552 5.5.3 too many", NextTransaction),
+        ("552", NextTransaction),
+        ("452", NextTransaction),
+        ("452 4.5.3 too many", NextTransaction),
+        ("452 4.2.2 mailbox full", Deferred),
+        ("451", Deferred),
+        ("550", Failed),
+    ] {
+        let second = run(&["b@y", "c@y"], &pipelining(), &["250", "250", says, "354", "250"]);
+        assert_eq!(second.verdicts(), [Delivered, verdict], "{says}");
+    }
+    let first = run(&["b@y", "c@y"], &pipelining(), &["250", "552 5.2.2 full", "250", "354", "250"]);
+    assert_eq!(first.verdicts(), [Failed, Delivered]);
+}
+
+#[test]
+fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
+    for (host, verdict, phase) in [
+        (&["lost"][..], Verdict::HostTrouble, Phase::Mail),
+        (&["250", "lost"], Verdict::HostTrouble, Phase::Rcpt),
+        (&["250", "250", "lost"], Verdict::HostTrouble, Phase::Data),
+        (&["250", "250", "354", "lost"], Verdict::InDoubt, Phase::EndOfData),
+    ] {
+        let run = run(&["b@y"], &pipelining(), host);
+        assert_eq!((run.results[0].verdict, run.results[0].phase, run.after.usable), (verdict, phase, false));
+    }
+    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), pipelining());
+    let to = [&to];
+    let message = outgoing(&sender, &to);
+    let mut transaction = Transaction::new(&message, &offers, false, true);
+    transaction.next(&mut Vec::new());
+    for words in ["250", "250", "354"] {
+        transaction.take(reply(words));
+    }
+    transaction.lost(&reply("421 4.4.2 lost"));
+    let cut_off = &transaction.finish().0[0];
+    assert_eq!(
+        (cut_off.verdict, cut_off.phase),
+        (Verdict::HostTrouble, Phase::EndOfData),
+        "lost within the content"
+    );
+    for (early, verdict) in [
+        ("552 5.3.4 big", Verdict::Failed),
+        ("451 a", Verdict::Deferred),
+        ("421 a", Verdict::HostTrouble),
+        ("250 a", Verdict::HostTrouble),
+    ] {
+        let mut transaction = Transaction::new(&message, &offers, false, true);
+        transaction.next(&mut Vec::new());
+        for words in ["250", "250", "354"] {
+            transaction.take(reply(words));
+        }
+        assert_eq!(transaction.next(&mut Vec::new()), Next::Content);
+        transaction.take_early(&reply(early));
+        assert_eq!(transaction.finish().0[0].verdict, verdict, "{early} before the content's end");
+    }
+}
+
+#[test]
+fn parameters_are_given_only_where_they_are_offered() {
+    let sender = parse("a@x");
+    let mut to = recipient("b@y");
+    to.notify = Some(Notify::NEVER);
+    to.orcpt = Some("rfc822;b+2B@y".to_owned());
+    let to = [&to];
+    let message = Outgoing {
+        body: Body::EightBitMime,
+        ret: Some(Ret::Full),
+        envid: Some("E+2B1"),
+        ..outgoing(&sender, &to)
+    };
+    let all = Offers {
+        size: true,
+        eight_bit: true,
+        dsn: true,
+        pipelining: true,
+        smtputf8: true,
+        ..Offers::default()
+    };
+    let first_write = |message: &Outgoing<'_>, offers: &Offers| {
+        let mut out = Vec::new();
+        Transaction::new(message, offers, false, true).next(&mut out);
+        String::from_utf8(out).unwrap().replace("\r\n", ";")
+    };
+    assert_eq!(
+        first_write(&message, &all),
+        "MAIL FROM:<a@x> SIZE=100 BODY=8BITMIME RET=FULL ENVID=E+2B1;RCPT TO:<b@y> NOTIFY=NEVER ORCPT=rfc822;b+2B@y;DATA;"
+    );
+    assert_eq!(first_write(&message, &pipelining()), "MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
+    let broken = Outgoing { envid: Some("E\r\nRSET"), sender: None, ..message };
+    assert!(first_write(&broken, &all).starts_with("MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=FULL;RCPT"));
+    // RFC 6533 §3: UTF-8 in ORCPT only under SMTPUTF8; otherwise it says the same in ASCII.
+    let mut joerg = recipient("b@y");
+    joerg.orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@y".to_owned());
+    let utf8 = Outgoing { recipients: &[&joerg], smtputf8: true, ..message };
+    assert!(first_write(&utf8, &all).contains("RCPT TO:<b@y> ORCPT=utf-8;j\u{f6}rg\\x{2B}x@y;"));
+    let without = Offers { smtputf8: false, ..all };
+    assert!(first_write(&utf8, &without).contains("RCPT TO:<b@y> ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@y;"));
+}
+
+#[test]
+fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = outgoing(&sender, &to);
+    let limit = |size_max| Offers { size: true, size_max, ..Offers::default() };
+    let refused = |message: &Outgoing<'_>, offers: &Offers| {
+        let run = run_message(message, offers, false, &[]);
+        assert!(run.writes.is_empty() && run.after.usable);
+        assert_eq!(run.results[0].verdict, Verdict::Failed);
+        run.results[0].reply.to_string()
+    };
+    assert_eq!(
+        refused(&message, &limit(Some(99))),
+        "552 5.3.4 the message has 100 bytes, and the host takes 99 at most"
+    );
+    // 8-bit content goes to a host without 8BITMIME unless the operator wants it back.
+    let eight = Outgoing { body: Body::EightBitMime, eight_bit: EightBit::Bounce, ..message };
+    assert_eq!(refused(&eight, &PLAIN()), "554 5.6.3 the host has no 8BITMIME, which the content needs");
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for (message, eight_bit) in [
+        (eight, true),
+        (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
+        (Outgoing { body: Body::SevenBit, ..eight }, false),
+    ] {
+        let offers = Offers { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
+    let binary = Outgoing { body: Body::BinaryMime, ..message };
+    assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    for fits in [limit(Some(100)), limit(None)] {
+        assert_eq!(run_message(&message, &fits, false, &ok).verdicts(), [Verdict::Delivered]);
+    }
+}
+
+#[test]
+fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
+    let plain_sender = parse("a@x");
+    let domain_only = recipient("b@bücher.example");
+    let local_too = recipient("bü@y");
+    let to = [&domain_only, &local_too];
+    let message = outgoing(&plain_sender, &to);
+    let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
+    let run = run_message(&message, &pipelining(), false, &ok);
+    assert_eq!(run.writes[0], "MAIL FROM:<a@x>;RCPT TO:<b@xn--bcher-kva.example>;DATA;");
+    assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
+    assert!(run.results[1].reply.to_string().starts_with("553 5.6.7"));
+
+    let able = Offers { smtputf8: true, ..pipelining() };
+    let ok = [&[Then::Says("250")][..], &ok].concat();
+    let run = run_message(&message, &able, false, &ok);
+    assert_eq!(run.writes[0], "MAIL FROM:<a@x> SMTPUTF8;RCPT TO:<b@bücher.example>;RCPT TO:<bü@y>;DATA;");
+
+    let utf8_sender = parse("ä@x");
+    let to = [&domain_only];
+    let run = run_message(&outgoing(&utf8_sender, &to), &pipelining(), false, &[]);
+    assert!(run.results[0].reply.to_string().starts_with("553 5.6.7"));
+    assert_eq!(run.results[0].phase, Phase::Mail);
+}
+
+#[test]
+fn a_utf8_header_needs_smtputf8() {
+    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), pipelining());
+    let to = [&to];
+    let message = Outgoing { smtputf8: true, ..outgoing(&sender, &to) };
+    let (results, after) = Transaction::new(&message, &offers, true, false).finish();
+    assert!(results[0].reply.to_string().starts_with("554 5.6.9"));
+    assert_eq!((results[0].verdict, after.needs_reset), (Verdict::Failed, true));
+}
+
+#[test]
+fn an_address_that_a_hand_broke_never_reaches_the_wire() {
+    let sender = parse("a@x");
+    let mut broken = recipient("b@y");
+    broken.address = Address::new_dangerous("b", "y>\r\nDATA\r\n");
+    let to = [&broken];
+    let run = run_message(&outgoing(&sender, &to), &pipelining(), false, &[]);
+    assert!(run.writes.is_empty());
+    assert!(run.results[0].reply.to_string().starts_with("553 5.1.3"));
+}
+
+#[test]
+fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
+    let (sender, b, c) = (parse("a@x"), recipient("b@y"), recipient("c@y"));
+    let to = [&b, &c];
+    let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to) };
+    let says = |words: &[&'static str]| words.iter().map(|words| Then::Says(words)).collect::<Vec<_>>();
+    for offers in [
+        PLAIN(),
+        Offers { chunking: true, ..PLAIN() },
+        Offers { binary_mime: true, eight_bit: true, ..pipelining() },
+    ] {
+        let run = run_message(&message, &offers, false, &[]);
+        assert!(run.writes.is_empty());
+        assert!(run.results[0].reply.to_string().starts_with("554 5.6.3"), "{offers:?}");
+        assert_eq!(run.verdicts(), [Verdict::Failed; 2]);
+    }
+    let able = Offers { chunking: true, binary_mime: true, ..PLAIN() };
+    let piped = Offers { pipelining: true, ..able.clone() };
+    const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
+    let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
+    assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
+    assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
+    let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
+    assert_eq!(run.writes.len(), 1);
+    assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
+    assert_eq!(run.after, After { usable: true, needs_reset: true });
+    let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
+    assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
+    // What the host says to the chunk means what it means to the dot.
+    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "452 4.3.1 full"]));
+    assert_eq!(run.verdicts(), [Verdict::Deferred; 2]);
+    let lost = [&says(&["250", "250", "250"])[..], &[Then::Lost]].concat();
+    assert_eq!(run_message(&message, &piped, false, &lost).verdicts(), [Verdict::InDoubt; 2]);
+}
+
+#[test]
+fn handling_is_passed_on_where_it_is_understood() {
+    let sender = parse("a@x");
+    let to = recipient("b@y");
+    let to = [&to];
+    let handling = Handling {
+        priority: Priority::clamped(-2),
+        require_tls: true,
+        deliver_by: Some(DeliverBy { at: 1_000, returns: false, trace: true }),
+        ..Handling::default()
+    };
+    let message = Outgoing { handling, now: 1_100, ..outgoing(&sender, &to) };
+    let all = Offers {
+        require_tls: true,
+        mt_priority: true,
+        deliver_by: Some(0),
+        pipelining: true,
+        ..Offers::default()
+    };
+    let written = |offers: &Offers, message: &Outgoing<'_>| {
+        let mut out = Vec::new();
+        Transaction::new(message, offers, false, true).next(&mut out);
+        String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
+    };
+    assert_eq!(written(&all, &message), "MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=-2 BY=-100;NT");
+    assert_eq!(written(&Offers::default(), &message), "MAIL FROM:<a@x>");
+    let plain = Outgoing { handling: Handling::default(), ..message };
+    assert_eq!(written(&all, &plain), "MAIL FROM:<a@x>");
+}
+
+#[test]
+fn what_must_be_in_time_is_not_given_to_a_host_that_cannot_be() {
+    let sender = parse("a@x");
+    let to = recipient("b@y");
+    let to = [&to];
+    let by = DeliverBy { at: 1_060, returns: true, trace: false };
+    let handling = Handling { deliver_by: Some(by), ..Handling::default() };
+    let message = Outgoing { handling, now: 1_000, ..outgoing(&sender, &to) };
+    let answer = |deliver_by: Option<i64>, message: &Outgoing<'_>| {
+        let offers = Offers { deliver_by, ..Offers::default() };
+        let mut transaction = Transaction::new(message, &offers, false, true);
+        let next = transaction.next(&mut Vec::new());
+        match next {
+            Next::Done => transaction.finish().0[0].reply.enhanced,
+            _ => None,
+        }
+    };
+    assert_eq!(answer(None, &message), Some(Enhanced(5, 3, 3)));
+    assert_eq!(answer(Some(61), &message), Some(Enhanced(5, 4, 7)));
+    assert_eq!(answer(Some(60), &message), None);
+    let late = Outgoing { now: 1_060, ..message };
+    assert_eq!(answer(Some(0), &late), Some(Enhanced(5, 4, 7)), "no time is left");
+}

@@ -1,0 +1,443 @@
+//! Whatever a host says, and wherever it breaks off: what holds of every result all the same.
+//!
+//! The transaction is driven as the connection drives it. A ledger beside it matches replies to what was written
+//! by their place alone, and is what the results are held against.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use crate::delivery::smtp::timeouts::{Stage, words};
+use crate::delivery::smtp::transaction::tests::*;
+use crate::delivery::smtp::wire::Fault;
+
+/// A reply, or what comes instead.
+#[derive(Debug, Clone)]
+enum Heard {
+    /// What a host says that takes everything.
+    Fits,
+    Says(u16, &'static str),
+    Closed,
+    TimedOut,
+    Malformed,
+}
+
+/// How a write goes.
+#[derive(Debug, Clone)]
+enum Written {
+    Whole,
+    /// The host reads no more; what it said before.
+    Cut(Option<u16>),
+    /// The content cannot be read, or the intent not recorded: of commands alone nothing can go wrong like this.
+    Ours,
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    offers: Offers,
+    /// Of each recipient, whether its address can be written.
+    recipients: Vec<bool>,
+    size: u64,
+    body: Body,
+    eight_bit: EightBit,
+    needs_reset: bool,
+    in_one_go: bool,
+    success_asked: bool,
+    heard: Vec<Heard>,
+    written: Vec<Written>,
+    /// Whether a reply that need not be waited for is there already.
+    early: Vec<bool>,
+}
+
+const CODES: [u16; 34] = [
+    0, 150, 200, 235, 250, 251, 252, 334, 354, 399, 400, 421, 450, 451, 452, 499, 500, 501, 502, 503, 504,
+    505, 530, 535, 550, 552, 553, 554, 571, 599, 600, 699, 999, 250,
+];
+const TEXTS: [&str; 6] =
+    ["", "5.1.1 who?", "4.5.3 too many", "5.5.1 bad sequence", "improper command pipelining", "2.0.0 ok"];
+
+fn heard() -> impl Strategy<Value = Heard> {
+    let says = (prop::sample::select(&CODES[..]), prop::sample::select(&TEXTS[..]));
+    prop_oneof![
+        12 => Just(Heard::Fits),
+        4 => says.prop_map(|(code, text)| Heard::Says(code, text)),
+        1 => Just(Heard::Closed),
+        1 => Just(Heard::TimedOut),
+        1 => Just(Heard::Malformed),
+    ]
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let code = prop::option::of(prop::sample::select(&CODES[..]));
+    prop_oneof![12 => Just(Written::Whole), 1 => code.prop_map(Written::Cut), 1 => Just(Written::Ours)]
+}
+
+fn offers() -> impl Strategy<Value = Offers> {
+    (any::<[bool; 6]>(), prop::option::weighted(0.05, Just(50))).prop_map(
+        |([pipelining, chunking, binary_mime, eight_bit, dsn, spare], size_max)| Offers {
+            pipelining,
+            chunking,
+            binary_mime,
+            eight_bit,
+            dsn,
+            spare_bdat: spare && dsn,
+            size_max,
+            ..Offers::default()
+        },
+    )
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let mostly = || prop::bool::weighted(0.95);
+    let recipients = prop_oneof![
+        9 => prop::collection::vec(mostly(), 1..6),
+        1 => prop::collection::vec(mostly(), 120..270),
+    ];
+    let size = prop::sample::select(
+        &[
+            0,
+            1,
+            100,
+            ONE_GO_BYTES_MAX,
+            ONE_GO_BYTES_MAX + 1,
+            CHUNK_BYTES,
+            CHUNK_BYTES + 1,
+            3 * CHUNK_BYTES + 5,
+            9 * CHUNK_BYTES,
+        ][..],
+    );
+    let body =
+        prop::sample::select(&[Body::SevenBit, Body::SevenBit, Body::EightBitMime, Body::BinaryMime][..]);
+    let message = (recipients, size, body, prop::bool::ANY, any::<[bool; 3]>());
+    let host = (
+        prop::collection::vec(heard(), 0..12),
+        prop::collection::vec(written(), 0..5),
+        prop::collection::vec(any::<bool>(), 0..12),
+    );
+    (offers(), message, host).prop_map(
+        |(offers, (recipients, size, body, bounce, flags), (heard, written, early))| {
+            let [needs_reset, in_one_go, success_asked] = flags;
+            let eight_bit = if bounce { EightBit::Bounce } else { EightBit::Send };
+            Case {
+                offers,
+                recipients,
+                size,
+                body,
+                eight_bit,
+                needs_reset,
+                in_one_go,
+                success_asked,
+                heard,
+                written,
+                early,
+            }
+        },
+    )
+}
+
+/// What was written and waits for its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Rset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// The dot alone, for nobody.
+    Dot,
+    Chunk,
+    /// The content and its end.
+    Content,
+}
+
+/// What happened, by place.
+#[derive(Debug, Default)]
+struct Ledger {
+    waiting: VecDeque<Sent>,
+    heard: Vec<(Sent, u16)>,
+    /// Bytes of content of which each was written.
+    bytes: u64,
+    whole: bool,
+    /// Some of it, by BDAT, which needs no 354.
+    by_bdat: bool,
+    /// Of a host that had not read all of it.
+    cut: Option<u16>,
+    /// The connection broke, or what it said could not be understood.
+    broken: bool,
+}
+
+impl Ledger {
+    fn said(&self, to: Sent) -> Option<u16> {
+        self.heard.iter().find(|(sent, _)| *sent == to).map(|(_, code)| *code)
+    }
+
+    fn is_yes(&self, to: Sent) -> bool {
+        self.said(to).is_some_and(|code| code / 100 == 2)
+    }
+
+    /// MAIL and this recipient, by their place.
+    fn is_accepted(&self, index: usize) -> bool {
+        self.is_yes(Sent::Mail) && self.is_yes(Sent::Rcpt(index))
+    }
+
+    fn note_commands(&mut self, bytes: &[u8]) {
+        for line in std::str::from_utf8(bytes).unwrap().split_terminator("\r\n") {
+            let sent = match line.split([' ', ':']).next().unwrap() {
+                "RSET" => Sent::Rset,
+                "MAIL" => Sent::Mail,
+                "RCPT" => {
+                    let number = line.strip_prefix("RCPT TO:<r").unwrap().split('@').next().unwrap();
+                    Sent::Rcpt(number.parse().unwrap())
+                }
+                "DATA" => Sent::Data,
+                "." => Sent::Dot,
+                other => panic!("{other:?} is no command"),
+            };
+            self.waiting.push_back(sent);
+        }
+    }
+}
+
+struct Driver<'a, 'm> {
+    transaction: Transaction<'m>,
+    ledger: Ledger,
+    heard: std::slice::Iter<'a, Heard>,
+    written: std::slice::Iter<'a, Written>,
+    early: std::slice::Iter<'a, bool>,
+}
+
+fn say(code: u16, text: &str) -> Reply {
+    reply(&format!("{code:03} {text}"))
+}
+
+impl Driver<'_, '_> {
+    fn lost(&mut self, fault: &Fault, phase: Phase) {
+        self.ledger.broken = true;
+        self.transaction.lost(&words(fault, Stage::of(phase)));
+    }
+
+    fn take(&mut self, phase: Phase, reply: Reply) {
+        let to = self.ledger.waiting.pop_front().expect("a reply to nothing");
+        self.ledger.broken |= matches!(meaning(phase, reply.code), Meaning::Closing | Meaning::Nonsense);
+        self.ledger.heard.push((to, reply.code));
+        self.transaction.take(reply);
+    }
+
+    /// As `Connection::take_replies`.
+    fn take_replies(&mut self) {
+        while let Some(phase) = self.transaction.awaits() {
+            if !self.transaction.must_hear() && !self.early.next().copied().unwrap_or(false) {
+                break;
+            }
+            match self.heard.next().unwrap_or(&Heard::Fits) {
+                Heard::Fits => self.take(phase, say(if phase == Phase::Data { 354 } else { 250 }, "fits")),
+                Heard::Says(code, text) => self.take(phase, say(*code, text)),
+                Heard::Closed if self.transaction.is_unheard() => {
+                    self.ledger.broken = true;
+                    self.transaction.gone_before(&words(&Fault::Lost(None), Stage::of(phase)));
+                }
+                Heard::Closed => self.lost(&Fault::Lost(None), phase),
+                Heard::TimedOut => self.lost(&Fault::TimedOut, phase),
+                Heard::Malformed => self.lost(&Fault::OutOfTurn, phase),
+            }
+        }
+    }
+
+    /// The host read not all: what it said before, or that it is gone.
+    fn cut_off(&mut self, said: Option<u16>, content: bool) {
+        let phase = self.transaction.awaits().unwrap_or(if content { Phase::EndOfData } else { Phase::Mail });
+        self.ledger.broken = true;
+        match said {
+            Some(code) if content => {
+                self.ledger.cut = Some(code);
+                self.transaction.take_early(&say(code, ""));
+            }
+            Some(421) => self.transaction.take(say(421, "")),
+            Some(_) => self.lost(&Fault::OutOfTurn, phase),
+            None => self.lost(&Fault::Lost(None), phase),
+        }
+    }
+
+    fn run(&mut self, size: u64) {
+        // Every turn writes something: commands, or a chunk.
+        for _ in 0..1000 {
+            let mut out = Vec::new();
+            let next = self.transaction.next(&mut out);
+            if next == Next::Done {
+                return;
+            }
+            let written = self.written.next().unwrap_or(&Written::Whole);
+            match next {
+                Next::Done => {}
+                Next::Exchange | Next::InOneGo { .. } => {
+                    assert!(next != Next::Exchange || !out.is_empty(), "nothing is written");
+                    self.ledger.note_commands(&out);
+                    match (written, next) {
+                        (Written::Cut(said), _) => self.cut_off(*said, false),
+                        (Written::Ours, Next::InOneGo { .. }) => {
+                            self.ledger.broken = true;
+                            self.transaction.abandon(&Reply::bare(451, "ours"));
+                        }
+                        (_, Next::InOneGo { bytes }) => {
+                            (self.ledger.by_bdat, self.ledger.whole, self.ledger.bytes) =
+                                (true, bytes == size, bytes);
+                            self.ledger.waiting.push_back(Sent::Content);
+                            self.transaction.content_sent();
+                        }
+                        _ => {}
+                    }
+                }
+                Next::Content | Next::Chunk { .. } => {
+                    let (bytes, last) = match next {
+                        Next::Chunk { bytes, last } => (bytes, last),
+                        _ => (size, true),
+                    };
+                    let accepted = |sent: &&(Sent, u16)| matches!(sent.0, Sent::Rcpt(_)) && sent.1 / 100 == 2;
+                    assert!(self.ledger.heard.iter().any(|sent| accepted(&sent)), "content for nobody");
+                    match written {
+                        Written::Whole => {
+                            self.ledger.bytes += bytes;
+                            self.ledger.by_bdat = next != Next::Content;
+                            self.ledger.whole = last && self.ledger.bytes == size;
+                            self.ledger.waiting.push_back(if last { Sent::Content } else { Sent::Chunk });
+                            self.transaction.content_sent();
+                        }
+                        Written::Cut(said) => self.cut_off(*said, true),
+                        Written::Ours => {
+                            self.ledger.broken = true;
+                            self.transaction.abandon(&Reply::bare(451, "ours"));
+                        }
+                    }
+                }
+            }
+            let commands =
+                self.ledger.waiting.iter().filter(|sent| !matches!(sent, Sent::Chunk | Sent::Content));
+            let (commands, all) = (commands.count(), self.ledger.waiting.len());
+            let piped = self.transaction.offers.pipelining;
+            assert!(
+                commands <= if piped { COMMANDS_IN_FLIGHT_MAX } else { 1 },
+                "{commands} commands under way"
+            );
+            assert!(all - commands <= if piped { CHUNKS_IN_FLIGHT_MAX } else { 1 }, "{all} under way");
+            self.take_replies();
+        }
+        panic!("it does not end");
+    }
+}
+
+/// The case to its end, and whether every result can be answered for.
+fn check(case: &Case) {
+    let recipients: Vec<QueuedRecipient> = case
+        .recipients
+        .iter()
+        .enumerate()
+        .map(|(number, good)| {
+            let mut one = recipient(&format!("r{number}@y"));
+            if !good {
+                one.address = Address::new_dangerous("b", "y>\r\nDATA\r\n");
+            }
+            one.notify = case.success_asked.then_some(Notify { success: true, ..Notify::NEVER });
+            one
+        })
+        .collect();
+    let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
+    let sender = parse("a@x");
+    let message = Outgoing {
+        size: case.size,
+        body: case.body,
+        eight_bit: case.eight_bit,
+        in_one_go: case.in_one_go && !case.needs_reset,
+        ..outgoing(&sender, &recipients)
+    };
+    let mut driver = Driver {
+        transaction: Transaction::new(&message, &case.offers, case.needs_reset, true),
+        ledger: Ledger::default(),
+        heard: case.heard.iter(),
+        written: case.written.iter(),
+        early: case.early.iter(),
+    };
+    driver.run(case.size);
+    let Driver { transaction, ledger, .. } = driver;
+    let unheard = transaction.is_unheard();
+    let bdat = transaction.bdat();
+    let (results, after) = transaction.finish();
+
+    assert_eq!(results.len(), recipients.len(), "one result each");
+    assert!(ledger.bytes <= case.size);
+    let refused_here = Commands::new(&message, &case.offers, true).message_refusal().is_some();
+    for (index, result) in results.iter().enumerate() {
+        let told = format!("{index}: {result:?}; {ledger:?}");
+        let accepted = ledger.is_accepted(index);
+        let taken = ledger.whole && ledger.is_yes(Sent::Content);
+        match result.verdict {
+            Verdict::Delivered | Verdict::Relayed => {
+                assert!(accepted && taken, "falsely delivered: {told}");
+                assert!(
+                    ledger.by_bdat || ledger.said(Sent::Data) == Some(354),
+                    "delivered without 354: {told}"
+                );
+                assert_eq!(result.verdict == Verdict::Relayed, case.success_asked && !case.offers.dsn);
+            }
+            Verdict::Failed if result.reply.reply_source == ReplySource::Local => {
+                assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");
+            }
+            Verdict::Failed => {
+                let about = |sent: Sent| match sent {
+                    Sent::Rcpt(other) => other == index,
+                    Sent::Rset | Sent::Dot => false,
+                    Sent::Mail | Sent::Data | Sent::Chunk | Sent::Content => true,
+                };
+                let said = ledger.heard.iter().filter(|(sent, _)| about(*sent)).map(|(_, code)| *code);
+                let codes: Vec<u16> = said.chain(ledger.cut).filter(|code| code / 100 == 5).collect();
+                assert!(codes.contains(&result.reply.code), "failed without a 5xx: {told}");
+            }
+            Verdict::InDoubt => assert!(ledger.whole, "in doubt of what was not sent: {told}"),
+            Verdict::NextTransaction => {
+                let before = (0..index).any(|before| ledger.is_accepted(before));
+                assert!(before, "put off although nobody was accepted: {told}");
+                assert!(!accepted, "{told}");
+            }
+            Verdict::Deferred | Verdict::HostTrouble => {}
+        }
+        if accepted && taken {
+            let again = !matches!(result.verdict, Verdict::Delivered | Verdict::Relayed | Verdict::InDoubt);
+            assert!(!again, "taken, and tried again: {told}");
+        }
+        // All is at the host, and it refused nothing: it may have taken it.
+        let refused = ledger.heard.iter().any(|(sent, code)| match sent {
+            Sent::Content => matches!(code / 100, 4 | 5),
+            _ => *code == 421,
+        });
+        if accepted && ledger.whole && !refused && !unheard {
+            let sure = matches!(result.verdict, Verdict::Deferred | Verdict::Failed | Verdict::HostTrouble);
+            assert!(!sure, "sure of what is in doubt: {told}");
+        }
+    }
+    if matches!(bdat, Bdat::Refused(_) | Bdat::Broken(_)) {
+        let left = [Verdict::HostTrouble, Verdict::InDoubt];
+        let is_left = results.iter().any(|result| left.contains(&result.verdict));
+        assert!(is_left, "{bdat:?}, and nobody is left to try DATA for: {ledger:?}");
+    }
+    if after.usable {
+        assert!(!ledger.broken, "used again although it broke: {ledger:?}");
+        assert!(ledger.waiting.is_empty(), "used again with replies under way: {ledger:?}");
+        let over = ledger.is_yes(Sent::Content)
+            || ledger.said(Sent::Dot).is_some()
+            || case.is_closed_by_refusal(&ledger);
+        assert!(after.needs_reset || over || !ledger.is_yes(Sent::Mail), "left open: {ledger:?}");
+    }
+}
+
+impl Case {
+    /// Behind DATA any reply to the content ends the transaction (RFC 5321 §4.1.1.4); behind BDAT only a yes.
+    fn is_closed_by_refusal(&self, ledger: &Ledger) -> bool {
+        ledger.said(Sent::Data) == Some(354) && ledger.said(Sent::Content).is_some()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_host_does_every_result_can_be_answered_for(case in case()) {
+        check(&case);
+    }
+}

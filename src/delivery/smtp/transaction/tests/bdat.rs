@@ -1,0 +1,233 @@
+//! Large content by BDAT: which chunks go out when, and what every answer to each of them means.
+
+use crate::delivery::smtp::transaction::tests::*;
+
+const MIB: u64 = CHUNK_BYTES;
+/// Three full chunks and one of 5 bytes.
+const SIZE: u64 = 3 * MIB + 5;
+const CHUNKS: usize = 4;
+
+fn chunking(pipelining: bool) -> Offers {
+    Offers { chunking: true, pipelining, ..Offers::default() }
+}
+
+/// One recipient, content of this size, replies in turn; "lost" is the end of the connection.
+fn run_sized(size: u64, offers: &Offers, host: &[&str]) -> Run {
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = Outgoing { size, ..outgoing(&sender, &to) };
+    let host: Vec<Then<'_>> =
+        host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
+    run_message(&message, offers, false, &host)
+}
+
+#[test]
+fn only_what_is_larger_than_a_chunk_goes_by_bdat_and_only_where_it_is_offered() {
+    let by_bdat = |size, offers: &Offers, host: &[&str]| {
+        let run = run_sized(size, offers, host);
+        assert_eq!(run.verdicts(), [Verdict::Delivered]);
+        run.writes.last().unwrap() != "<content>"
+    };
+    for pipelining in [true, false] {
+        let data = ["250", "250", "354", "250"];
+        assert!(!by_bdat(MIB, &chunking(pipelining), &data));
+        assert!(!by_bdat(SIZE, &Offers { pipelining, ..PLAIN() }, &data));
+        assert!(!by_bdat(SIZE, &Offers { spare_bdat: true, ..chunking(pipelining) }, &data));
+        assert!(by_bdat(MIB + 1, &chunking(pipelining), &["250", "250", "250", "250"]));
+    }
+}
+
+#[test]
+fn chunks_follow_the_replies_to_rcpt_and_the_last_the_replies_to_all_before_it() {
+    let ok = ["250"; 2 + CHUNKS];
+    let piped = run_sized(SIZE, &chunking(true), &ok);
+    assert_eq!(
+        piped.writes,
+        ["MAIL FROM:<a@x>;RCPT TO:<b@y>;", "<1048576>", "<1048576>", "<1048576>", "<5 LAST>"]
+    );
+    let one_by_one = run_sized(SIZE, &chunking(false), &ok);
+    assert_eq!(one_by_one.writes.len(), piped.writes.len() + 1, "MAIL and RCPT in a write each");
+    for run in [piped, one_by_one] {
+        assert_eq!(run.verdicts(), [Verdict::Delivered]);
+        assert_eq!(run.after, After { usable: true, needs_reset: false });
+    }
+}
+
+/// How many chunks are under way, as the connection would write them to a host that answers nothing before it
+/// must.
+#[test]
+fn only_so_many_chunks_are_under_way_and_one_without_pipelining() {
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = Outgoing { size: 7 * MIB, ..outgoing(&sender, &to) };
+    for (offers, window, before_last) in [(chunking(true), 4, 2), (chunking(false), 1, 5)] {
+        let mut transaction = Transaction::new(&message, &offers, false, true);
+        while !matches!(transaction.next(&mut Vec::new()), Next::Chunk { .. }) {
+            transaction.take(reply("250"));
+            if transaction.awaits().is_some() {
+                transaction.take(reply("250"));
+            }
+        }
+        let mut under_way = 0;
+        let mut send_all = |transaction: &mut Transaction<'_>| {
+            while !transaction.must_hear() || transaction.awaits().is_none() {
+                match transaction.next(&mut Vec::new()) {
+                    Next::Chunk { last: false, .. } => transaction.content_sent(),
+                    next => return next,
+                }
+                under_way += 1;
+            }
+            Next::Exchange
+        };
+        assert_eq!(send_all(&mut transaction), Next::Exchange);
+        for _ in 0..before_last {
+            transaction.take(reply("250"));
+            assert_eq!(send_all(&mut transaction), Next::Exchange);
+        }
+        for _ in 0..window {
+            assert!(transaction.awaits().is_some() && transaction.must_hear(), "LAST waits for all");
+            transaction.take(reply("250"));
+        }
+        assert_eq!(transaction.next(&mut Vec::new()), Next::Chunk { bytes: MIB, last: true });
+        assert_eq!(under_way, 6);
+    }
+}
+
+#[test]
+fn no_chunk_is_sent_for_nobody() {
+    for pipelining in [true, false] {
+        let run = run_sized(SIZE, &chunking(pipelining), &["250", "550 5.1.1 no"]);
+        assert!(!run.writes.iter().any(|write| write.starts_with('<')), "{:?}", run.writes);
+        assert_eq!((run.verdicts(), run.after.needs_reset), (vec![Verdict::Failed], true));
+    }
+}
+
+/// What the host says to the chunk, the chunks before it taken; those under way behind it are refused as RFC 3030
+/// §2 has it.
+fn told_at_chunk(number: usize, words: &str, pipelining: bool) -> Run {
+    let mut host = vec!["250", "250"];
+    host.extend(["250"].repeat(number - 1));
+    host.push(words);
+    let is_reply = words != "lost";
+    let code = words.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
+    let goes_on = is_reply && matches!(meaning(Phase::EndOfData, code), Meaning::NotNow | Meaning::Never);
+    let unknown = number == 1 && (500..=504).contains(&code);
+    if pipelining && goes_on && !unknown && number < CHUNKS {
+        host.extend(["503 5.5.1 a chunk was refused"].repeat(CHUNKS - 1 - number));
+    }
+    run_sized(SIZE, &chunking(pipelining), &host)
+}
+
+#[test]
+fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_last() {
+    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
+    for pipelining in [true, false] {
+        for number in 1..=CHUNKS {
+            let last = number == CHUNKS;
+            let doubt = if last { InDoubt } else { HostTrouble };
+            // DATA is tried where the first chunk shows that BDAT is not known; later on the host means the
+            // message.
+            let unknown = if number == 1 { HostTrouble } else { Failed };
+            for (words, verdict) in [
+                ("451 4.3.0 later", Deferred),
+                ("452 4.3.1 full", Deferred),
+                ("499 odd", Deferred),
+                ("552 5.3.4 too big", Failed),
+                ("554 5.7.1 no", Failed),
+                ("571 odd", Failed),
+                ("505 odd", Failed),
+                ("500 5.5.2 what?", unknown),
+                ("501 5.5.4 what?", unknown),
+                ("502 5.5.1 what?", unknown),
+                ("503 5.5.1 what?", unknown),
+                ("504 5.5.4 what?", unknown),
+                ("421 4.3.2 closing", HostTrouble),
+                ("150 one moment", doubt),
+                ("354 go ahead", doubt),
+                ("699 odd", doubt),
+                ("lost", doubt),
+            ] {
+                let run = told_at_chunk(number, words, pipelining);
+                let case = format!("{words:?} to chunk {number}, pipelining {pipelining}: {:?}", run.writes);
+                assert_eq!(run.verdicts(), [verdict], "{case}");
+                assert_eq!(run.results[0].phase, Phase::EndOfData, "{case}");
+                let decided = matches!(verdict, Deferred | Failed);
+                assert_eq!(run.after.usable, decided, "{case}");
+                assert!(run.after.needs_reset || !decided, "{case}");
+                if words != "lost" {
+                    assert_eq!(
+                        run.results[0].reply,
+                        reply(words),
+                        "what is said behind it changes nothing: {case}"
+                    );
+                }
+                let unknown = words.starts_with("50") && !words.starts_with("505");
+                let bdat = match number {
+                    1 if unknown => Bdat::Refused(reply(words)),
+                    1 if words == "lost" => Bdat::Broken(reply("421 4.4.2 lost")),
+                    1 => Bdat::Unknown,
+                    _ => Bdat::Taken,
+                };
+                assert_eq!(run.bdat, bdat, "{case}");
+                let sent = run.writes.iter().filter(|write| write.starts_with("<1")).count();
+                let most = if pipelining { CHUNKS - 1 } else { number.min(CHUNKS - 1) };
+                assert!(sent <= most, "{case}");
+                let last_sent = run.writes.iter().any(|write| write.ends_with("LAST>"));
+                assert_eq!(last_sent, last, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
+    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), chunking(true));
+    let to = [&to];
+    let message = Outgoing { size: SIZE, ..outgoing(&sender, &to) };
+    // At the beginning of the chunk of this number.
+    let before_chunk = |number: usize| {
+        let mut transaction = Transaction::new(&message, &offers, false, true);
+        transaction.next(&mut Vec::new());
+        transaction.take(reply("250"));
+        transaction.take(reply("250"));
+        for _ in 1..number {
+            assert!(matches!(transaction.next(&mut Vec::new()), Next::Chunk { last: false, .. }));
+            transaction.content_sent();
+            transaction.take(reply("250"));
+        }
+        assert!(matches!(transaction.next(&mut Vec::new()), Next::Chunk { .. }));
+        transaction
+    };
+    for number in 1..=CHUNKS {
+        let mut transaction = before_chunk(number);
+        transaction.lost(&reply("421 4.4.2 lost"));
+        assert_eq!(matches!(transaction.bdat(), Bdat::Broken(_)), number == 1, "{number}");
+        assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble, "{number}");
+        for (words, first, later) in [
+            ("552 5.3.4 big", Verdict::Failed, Verdict::Failed),
+            ("451 4.3.0 later", Verdict::Deferred, Verdict::Deferred),
+            ("502 5.5.1 what?", Verdict::HostTrouble, Verdict::Failed),
+            ("250 ok", Verdict::HostTrouble, Verdict::HostTrouble),
+        ] {
+            let mut transaction = before_chunk(number);
+            transaction.take_early(&reply(words));
+            let (results, after) = transaction.finish();
+            assert_eq!(results[0].verdict, if number == 1 { first } else { later }, "{words} in {number}");
+            assert!(!after.usable);
+        }
+    }
+}
+
+#[test]
+fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = Outgoing { body: Body::BinaryMime, size: SIZE, ..outgoing(&sender, &to) };
+    let offers = Offers { binary_mime: true, ..chunking(false) };
+    let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
+    let run = run_message(&message, &offers, false, &host);
+    assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], Bdat::Unknown));
+    let spared = Offers { spare_bdat: true, ..offers };
+    let run = run_message(&message, &spared, false, &["250"; 2 + CHUNKS].map(Then::Says));
+    assert_eq!(run.verdicts(), [Verdict::Delivered]);
+}

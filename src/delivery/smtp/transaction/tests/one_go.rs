@@ -1,0 +1,111 @@
+//! Commands and content in one write: when, and what answers mean that come when all has been said.
+
+use crate::delivery::smtp::transaction::tests::*;
+
+fn may() -> Offers {
+    Offers { chunking: true, ..pipelining() }
+}
+
+/// A message of this size that may go in one go, to these recipients; "lost" is the end of the connection.
+fn run_of(size: u64, to: &[&str], offers: &Offers, host: &[&str]) -> Run {
+    let recipients: Vec<QueuedRecipient> = to.iter().map(|text| recipient(text)).collect();
+    let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
+    let sender = parse("a@x");
+    let message = Outgoing { size, in_one_go: true, ..outgoing(&sender, &recipients) };
+    let host: Vec<Then<'_>> =
+        host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
+    run_message(&message, offers, false, &host)
+}
+
+#[test]
+fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
+    let run = run_of(100, &["b@y", "c@y"], &may(), &["250", "250", "250", "250 2.0.0 queued"]);
+    assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;<100 LAST>"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert_eq!((run.batch, run.bdat), (Batch::InOrder, Bdat::Taken));
+    let data = ["250", "250", "354", "250"];
+    for (size, offers) in
+        [(ONE_GO_BYTES_MAX + 1, may()), (100, pipelining()), (100, Offers { chunking: true, ..PLAIN() })]
+    {
+        assert_eq!(run_of(size, &["b@y"], &offers, &data).writes.last().unwrap(), "<content>");
+    }
+}
+
+#[test]
+fn each_recipient_has_the_answer_that_was_meant_for_it() {
+    let to = ["b@y", "c@y", "d@y"];
+    let run = run_of(100, &to, &may(), &["250", "550 5.1.1 no", "250", "451 4.2.0 later", "250"]);
+    assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Delivered, Verdict::Deferred]);
+    // Sent for nobody: whatever is said to the content, RSET clears it away.
+    for words in ["503 5.5.1 no recipients", "554 5.5.1 no recipients", "250 2.0.0 well"] {
+        let run = run_of(100, &["b@y"], &may(), &["250", "550 5.1.1 no", words]);
+        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{words}");
+        assert!(run.after.needs_reset || words.starts_with('2'), "{words}");
+        assert!(!matches!(run.bdat, Bdat::Refused(_)), "{words}");
+    }
+    let run = run_of(100, &["b@y"], &may(), &["550 5.7.1 not you", "503 MAIL first", "503 RCPT first"]);
+    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::Failed], Phase::Mail));
+}
+
+/// What is said last, all before it taken.
+#[test]
+fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
+    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
+    for (words, verdict, shuns) in [
+        ("451 4.3.0 later", Deferred, false),
+        ("552 5.3.4 too big", Failed, false),
+        ("554 5.7.1 no", Failed, false),
+        ("500 5.5.2 what?", HostTrouble, true),
+        ("502 5.5.1 what?", HostTrouble, true),
+        ("421 4.3.2 closing", HostTrouble, false),
+        ("354 go ahead", InDoubt, false),
+        ("lost", InDoubt, false),
+    ] {
+        let run = run_of(100, &["b@y"], &may(), &["250", "250", words]);
+        assert_eq!((run.verdicts(), matches!(run.bdat, Bdat::Refused(_))), (vec![verdict], shuns), "{words}");
+        assert_eq!(run.results[0].phase, Phase::EndOfData, "{words}");
+    }
+}
+
+/// All of it is at the host: unless it had closed the connection before, it may have taken the message.
+#[test]
+fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
+    let run = run_of(100, &["b@y"], &may(), &["lost"]);
+    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::HostTrouble], Phase::Mail));
+    let run = run_of(100, &["b@y"], &may(), &["250", "lost"]);
+    assert_eq!(run.verdicts(), [Verdict::InDoubt]);
+    // Silence is no end: a host that keeps its replies back may be at work on the content.
+    let (sender, to) = (parse("a@x"), recipient("b@y"));
+    let to = [&to];
+    let message = Outgoing { in_one_go: true, ..outgoing(&sender, &to) };
+    let offers = may();
+    let mut transaction = Transaction::new(&message, &offers, false, true);
+    assert!(matches!(transaction.next(&mut Vec::new()), Next::InOneGo { bytes: 100 }));
+    transaction.content_sent();
+    transaction.lost(&reply("421 4.4.2 timed out"));
+    assert_eq!(transaction.finish().0[0].verdict, Verdict::InDoubt);
+    // Written in part.
+    let mut transaction = Transaction::new(&message, &offers, false, true);
+    transaction.next(&mut Vec::new());
+    transaction.lost(&reply("421 4.4.2 broken pipe"));
+    assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble);
+}
+
+/// A host that says a word too many: what RCPT was told comes where the content's answer belongs. Nothing may be
+/// held to be delivered by it.
+#[test]
+fn the_reply_to_rcpt_is_never_taken_for_the_contents() {
+    let run = run_of(100, &["b@y"], &may(), &["250 2.0.0 too many", "250 2.1.0 ok", "250 2.1.5 ok"]);
+    assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::InDoubt], false));
+    let run = run_of(100, &["b@y"], &may(), &["250 2.1.0 ok", "250 2.1.5 ok", "250 2.6.0 queued"]);
+    assert_eq!(run.verdicts(), [Verdict::Delivered]);
+}
+
+/// Replies that fit no command: nobody is refused by one, and nobody knows what became of the content.
+#[test]
+fn a_muddle_is_a_doubt() {
+    let run = run_of(100, &["b@y"], &may(), &["250", "354 what?"]);
+    assert_eq!(run.verdicts(), [Verdict::InDoubt]);
+    assert!(matches!(run.batch, Batch::Broken(_)) && !run.after.usable);
+}

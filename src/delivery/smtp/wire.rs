@@ -1,0 +1,318 @@
+//! The socket under a delivery connection, in the clear or in TLS: bytes out, replies in, and a
+//! limit to how long either may take.
+//!
+//! Every wait ends at the earlier of two moments: the stage's time-out, which holds for a whole
+//! reply however slowly its bytes drip, and the attempt's deadline.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, ServerConnection};
+
+use crate::mail::Reply;
+use crate::sasl::ChannelBinding;
+use crate::sasl::scram::BINDING_LABEL;
+
+use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
+
+/// Why nothing more is to be had from a connection.
+#[derive(Debug)]
+pub(in crate::delivery) enum Fault {
+    /// The stage took too long.
+    TimedOut,
+    /// The attempt as a whole took too long.
+    Deadline,
+    /// The other side is gone; with the error where there was one.
+    Lost(Option<io::Error>),
+    /// Bytes that are no reply.
+    Malformed(Malformed),
+    /// A reply that was there before it was asked for.
+    OutOfTurn,
+    /// Nothing can be sent from this local address.
+    NoSource(IpAddr, io::Error),
+    /// TLS broke.
+    Tls(rustls::Error),
+}
+
+/// How long something may take.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::delivery) struct Patience {
+    /// Of the stage.
+    pub(in crate::delivery) wait: Duration,
+    /// Of the attempt.
+    pub(in crate::delivery) deadline: Instant,
+}
+
+/// One TCP connection to a host, or from one that turned it round.
+#[derive(Debug)]
+pub(in crate::delivery) struct Wire {
+    tcp: TcpStream,
+    /// Ours is the client's side, but for a connection that was turned round.
+    tls: Option<Box<rustls::Connection>>,
+    replies: ReplyReader,
+    /// What the socket's time-outs are set to: most reads need no system call to set them again.
+    read_wait: Option<Duration>,
+    write_wait: Option<Duration>,
+}
+
+impl Wire {
+    /// Over a connection that we opened.
+    pub(in crate::delivery) fn opened(tcp: TcpStream) -> Result<Wire, Fault> {
+        // Commands are written whole: waiting for more to fill a packet only costs round trips.
+        tcp.set_nodelay(true).map_err(|error| Fault::Lost(Some(error)))?;
+        Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
+    }
+
+    /// A connection that the other side opened, in TLS or not. Of what it said before nothing is known here.
+    pub(in crate::delivery) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
+        let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
+        Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
+    }
+
+    /// Whether it is in TLS.
+    pub(in crate::delivery) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an
+    /// extended master secret (RFC 7627), and rustls does not say whether there is one.
+    pub(in crate::delivery) fn channel_binding(&self) -> Option<ChannelBinding> {
+        let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3))?;
+        tls.export_keying_material([0; 32], BINDING_LABEL, Some(b"")).ok()
+    }
+
+    /// The address of ours that it leaves from.
+    pub(in crate::delivery) fn source(&self) -> Option<IpAddr> {
+        self.tcp.local_addr().ok().map(|local| local.ip())
+    }
+
+    /// The next reply.
+    pub(in crate::delivery) fn reply(&mut self, patience: Patience) -> Result<Reply, Fault> {
+        let mut until = None;
+        loop {
+            if let Some(reply) = self.replies.next().map_err(Fault::Malformed)? {
+                return Ok(reply);
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + patience.wait);
+            if self.read_more(until, patience)? == 0 {
+                return Err(Fault::Lost(None));
+            }
+        }
+    }
+
+    /// Whether bytes of the host wait that it cannot have been asked for yet.
+    pub(in crate::delivery) fn spoke_out_of_turn(&self) -> bool {
+        self.replies.has_bytes()
+    }
+
+    /// Whether the host has closed the connection, or said something, while it was idle.
+    /// Not for use in the middle of a transaction.
+    pub(in crate::delivery) fn is_stale(&self) -> bool {
+        let mut byte = [0];
+        // Encrypted bytes count too: at worst a session ticket makes us open a fresh connection.
+        let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
+        let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.tcp.set_nonblocking(false).is_err() || !silent
+    }
+
+    /// Whether there is a reply to read, or the connection is over, without waiting for either.
+    pub(in crate::delivery) fn has_spoken(&mut self) -> bool {
+        if self.replies.has_bytes() {
+            return true;
+        }
+        if !self.is_stale() {
+            return false;
+        }
+        let Some(tls) = &mut self.tls else { return true };
+        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are
+        // for the read that follows, which meets them again.
+        match tls.read_tls(&mut self.tcp) {
+            Ok(1..) => tls
+                .process_new_packets()
+                .map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()),
+            Ok(0) | Err(_) => true,
+        }
+    }
+
+    /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
+    pub(in crate::delivery) fn send(&mut self, mut bytes: &[u8], patience: Patience) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let taken = match &mut self.tls {
+                None => self.write_tcp(bytes, patience)?,
+                Some(tls) => {
+                    let taken = tls.writer().write(bytes).map_err(|error| Fault::Lost(Some(error)))?;
+                    self.flush_tls(patience)?;
+                    taken
+                }
+            };
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// Begins TLS and shakes hands. Bytes that arrived before are an error, never read after it
+    /// (STARTTLS injection, CVE-2011-0411).
+    pub(in crate::delivery) fn start_tls(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        patience: Patience,
+    ) -> Result<&ClientConnection, Fault> {
+        if self.replies.has_bytes() {
+            return Err(Fault::OutOfTurn);
+        }
+        let tls = ClientConnection::new(config, name).map_err(Fault::Tls)?;
+        self.tls = Some(Box::new(rustls::Connection::Client(tls)));
+        let until = Instant::now() + patience.wait;
+        loop {
+            self.flush_tls(patience)?;
+            match &self.tls {
+                Some(tls) if tls.is_handshaking() => {}
+                _ => break,
+            }
+            if self.read_tls(until, patience)? == 0 {
+                return Err(Fault::Lost(None));
+            }
+        }
+        match self.tls.as_deref() {
+            Some(rustls::Connection::Client(tls)) => Ok(tls),
+            _ => Err(Fault::Lost(None)),
+        }
+    }
+
+    /// Says that nothing more comes, as far as that can be done without waiting.
+    pub(in crate::delivery) fn close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // The connection is over either way.
+            let _ = self.tcp.set_nonblocking(true).and_then(|()| tls.write_tls(&mut self.tcp));
+        }
+        let _ = self.tcp.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// More bytes into the reply reader; 0: the host closed.
+    fn read_more(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
+        loop {
+            let Some(tls) = &mut self.tls else {
+                self.set_read_wait(until, patience)?;
+                let Wire { replies, tcp, .. } = self;
+                match replies.fill(|room| tcp.read(room)) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    got => return got.map_err(|error| fault_of(error, patience.deadline)),
+                }
+            };
+            match self.replies.fill(|room| tls.reader().read(room)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Closed without a close_notify: common, and to a reply that never came no different.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                got => return got.map_err(|error| Fault::Lost(Some(error))),
+            }
+            self.read_tls(until, patience)?;
+            self.flush_tls(patience)?;
+        }
+    }
+
+    /// Encrypted bytes from the socket into rustls; 0: the host closed.
+    fn read_tls(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
+        self.set_read_wait(until, patience)?;
+        let Some(tls) = &mut self.tls else { return Ok(0) };
+        loop {
+            match tls.read_tls(&mut self.tcp) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(fault_of(error, patience.deadline)),
+                Ok(count) => {
+                    if let Err(error) = tls.process_new_packets() {
+                        // The alert that says why.
+                        let _ = tls.write_tls(&mut self.tcp);
+                        return Err(Fault::Tls(error));
+                    }
+                    return Ok(count);
+                }
+            }
+        }
+    }
+
+    fn flush_tls(&mut self, patience: Patience) -> Result<(), Fault> {
+        while self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
+            self.set_write_wait(patience)?;
+            let Some(tls) = &mut self.tls else { break };
+            match tls.write_tls(&mut self.tcp) {
+                Ok(0) => return Err(Fault::Lost(None)),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(fault_of(error, patience.deadline));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write_tcp(&mut self, bytes: &[u8], patience: Patience) -> Result<usize, Fault> {
+        loop {
+            self.set_write_wait(patience)?;
+            match self.tcp.write(bytes) {
+                Ok(0) => return Err(Fault::Lost(None)),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(fault_of(error, patience.deadline)),
+            }
+        }
+    }
+
+    fn set_read_wait(&mut self, until: Instant, patience: Patience) -> Result<(), Fault> {
+        let mut wait = remaining(until, patience.deadline)?;
+        // The first read of a reply: a few microseconds less than the stage's time-out are the
+        // time-out, and it is set already.
+        if patience.wait.saturating_sub(wait) < Duration::from_millis(1) {
+            wait = patience.wait;
+        }
+        if self.read_wait != Some(wait) {
+            self.tcp.set_read_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.read_wait = Some(wait);
+        }
+        Ok(())
+    }
+
+    fn set_write_wait(&mut self, patience: Patience) -> Result<(), Fault> {
+        let left = remaining(patience.deadline, patience.deadline)?;
+        let wait = left.min(patience.wait);
+        if self.write_wait != Some(wait) {
+            self.tcp.set_write_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.write_wait = Some(wait);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Wire {
+    /// Until the host has said something.
+    pub(in crate::delivery) fn wait_for_bytes(&self) {
+        let _ = self.tcp.peek(&mut [0]);
+    }
+}
+
+/// The time until the earlier of both; which of them it is, where it is over.
+pub(in crate::delivery) fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
+    let now = Instant::now();
+    let left = until.min(deadline).saturating_duration_since(now);
+    if !left.is_zero() {
+        // The kernel counts in microseconds and takes 0 for "for ever".
+        Ok(left.max(Duration::from_millis(1)))
+    } else if deadline <= now {
+        Err(Fault::Deadline)
+    } else {
+        Err(Fault::TimedOut)
+    }
+}
+
+pub(in crate::delivery) fn fault_of(error: io::Error, deadline: Instant) -> Fault {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if Instant::now() >= deadline => Fault::Deadline,
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Fault::TimedOut,
+        _ => Fault::Lost(Some(error)),
+    }
+}
