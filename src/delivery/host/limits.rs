@@ -23,7 +23,7 @@ use crate::queue::{DestinationRow, Queue};
 
 use crate::delivery::host::adaptive::{Bucket, Earned, Pace, Use};
 use crate::delivery::host::throttle_signal::Complaint;
-use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::endpoint::Endpoint;
 
 /// How long somebody who was turned away comes again at the latest: the scheduler waits 1 to 2 s.
 const COMES_AGAIN: Duration = Duration::from_secs(3);

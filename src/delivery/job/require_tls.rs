@@ -10,8 +10,8 @@ use crate::mail::{Domain, Enhanced, Phase, Reply};
 use crate::queue::QueuedMessage;
 
 use crate::delivery::route::lookup::{DnsError, Lookup};
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::{Connection, Trouble};
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::TroubleKind;
 
 /// Whether hosts have to do all of it for this message.

@@ -17,11 +17,11 @@ use crate::mail::{Enhanced, Phase, Reply};
 use crate::delivery::host::ladder::{Ladder, Learnt, Reached, Rung};
 use crate::delivery::host::relay_alerts::Refusals;
 use crate::delivery::host::workarounds::{self, Workarounds};
-use crate::delivery::route::plan::Endpoint;
-use crate::delivery::route::source_addresses::{self, Names};
 use crate::delivery::smtp::capabilities::Offers;
 use crate::delivery::smtp::connection::{Connection, Trouble, WORDS_CHARS_MAX};
 use crate::delivery::smtp::dial::{self, Dialled};
+use crate::delivery::smtp::ehlo_names::EhloNames;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::login::Logins;
 use crate::delivery::smtp::reply_class::{Meaning, host_refusal, meaning};
 use crate::delivery::smtp::timeouts::{Stage, words};
@@ -35,7 +35,7 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
 /// Opens connections for all workers.
 #[derive(Debug)]
 pub struct Connector {
-    names: Names,
+    names: EhloNames,
     connect_timeout: Duration,
     reply_timeout: Duration,
     next_source: AtomicUsize,
@@ -61,7 +61,7 @@ impl Connector {
     /// Where `[delivery] ca_file` cannot be used.
     pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
         Ok(Connector {
-            names: Names::new(settings),
+            names: EhloNames::new(settings),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
             next_source: AtomicUsize::new(0),
@@ -95,9 +95,8 @@ impl Connector {
         // One turn for both: the addresses of either family come round alike.
         let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
         let source = |endpoint: &Endpoint| {
-            let ip = endpoint.address.ip();
-            let count = source_addresses::of_family(&endpoint.sources, ip).count();
-            turn.checked_rem(count).and_then(|at| source_addresses::of_family(&endpoint.sources, ip).nth(at))
+            let count = endpoint.usable_sources().count();
+            turn.checked_rem(count).and_then(|at| endpoint.usable_sources().nth(at))
         };
         let patience = Patience { wait: self.connect_timeout, deadline };
         dial::dial(first, rest, source, patience)

@@ -18,8 +18,8 @@ use socket2::{Socket, Type};
 
 use crate::mail::Phase;
 
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::Trouble;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::TroubleKind;
 use crate::delivery::smtp::timeouts::{CONNECTING, words};
 use crate::delivery::smtp::wire::{Fault, Patience, Wire, fault_of, remaining};

@@ -30,8 +30,8 @@ use crate::config::Login;
 use crate::mail::{Enhanced, Phase, Reply};
 use crate::sasl;
 
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::Connection;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::{Meaning, meaning};
 use crate::delivery::smtp::wire::Fault;
 use mechanism::{Circumstances, Exchange, Flaw, Identity, Mechanism};
