@@ -81,7 +81,7 @@ pub(in crate::delivery) fn fit(opened: Result<Connection, Trouble>) -> Result<Co
 pub(in crate::delivery) fn turned_unfit(connection: &Connection) -> Option<Reply> {
     match connection.tls() {
         "none" => Some(NO_TLS),
-        _ if connection.offers.require_tls => None,
+        _ if connection.capabilities.require_tls => None,
         _ => Some(NOT_OFFERED),
     }
 }

@@ -125,7 +125,7 @@ impl Logins {
         secret: &Secret,
         deadline: Instant,
     ) -> Result<Reply, Fault> {
-        let offered = connection.offers.auth.clone();
+        let offered = connection.capabilities.auth.clone();
         // `tls = "off"` was written by the operator; everywhere else the ladder has no clear step with a login.
         let tls = connection.wire.is_tls();
         let channel = connection.wire.channel_binding();
