@@ -1,8 +1,8 @@
 //! Where connections leave from: the local addresses that a message may use, and what we call ourselves there.
 //!
 //! The addresses of the user who submitted it (`[[source]] users`), else the route's, else those of `[delivery]`;
-//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection, so
-//! each such set has a place of its own among a lane's idle connections.
+//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection
+//! (`host/pool.rs`).
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -39,14 +39,6 @@ impl SourceAddresses {
         // Empty for most, and then nothing is allocated.
         let addresses = if addresses.is_empty() { Arc::default() } else { addresses.into() };
         SourceAddresses { addresses, config_key }
-    }
-
-    /// The name of the place where idle connections of this lane wait that may carry the message.
-    pub(in crate::delivery) fn berth(&self, lane: &Arc<str>) -> Arc<str> {
-        match &self.addresses[..] {
-            [] => lane.clone(),
-            addresses => format!("{lane} from {addresses:?}").into(),
-        }
     }
 
     /// Whether a connection to `remote` can leave from one of them.
@@ -150,16 +142,6 @@ mod tests {
         assert_eq!(sources_of(Some("app"), Some(&plain)), ips(&["192.0.2.1"]));
         // Nobody's mail is not the mail of a user without a name.
         assert_eq!(sources_of(None, None), ips(&["192.0.2.1"]));
-    }
-
-    #[test]
-    fn mail_that_leaves_from_elsewhere_has_another_berth() {
-        let settings = settings(&[], &[("192.0.2.10", None, &["news"]), ("192.0.2.11", None, &["shop"])]);
-        let lane: Arc<str> = "a.test".into();
-        let berth = |user| SourceAddresses::of(user, None, &settings).berth(&lane);
-        assert_eq!(berth(None), lane);
-        assert_eq!(berth(Some("app")), lane);
-        assert!(berth(Some("news")) != lane && berth(Some("news")) != berth(Some("shop")));
     }
 
     #[test]
