@@ -1,0 +1,3 @@
+//! What a config file may say.
+
+mod bad_configs;

@@ -1,0 +1,345 @@
+//! The delivery connection against a scripted host: what goes over the wire, and what comes of it.
+
+mod answers;
+mod login;
+mod opening;
+mod tls;
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
+use postrider::delivery::route::plan::Endpoint;
+use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::smtp::outgoing::Outgoing;
+use postrider::delivery::smtp::reply_class::{RecipientResult, TroubleKind, Verdict};
+use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};
+use postrider::queue::{QueuedRecipient, RecipientId};
+
+use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
+
+/// Settings under which nothing but a test's own time-outs ends anything.
+pub(crate) fn settings() -> DeliverySettings {
+    DeliverySettings {
+        hostname: Domain::parse("relay.example.com").unwrap(),
+        port: 25,
+        workers: 1,
+        messages_per_connection: 100,
+        connections_per_destination: 8,
+        destinations: Arc::default(),
+        in_doubt: InDoubt::Retry,
+        eight_bit: EightBit::Send,
+        attempt_deadline: SOON,
+        source_addresses: Vec::new(),
+        sources: Vec::new(),
+        prohibited_networks: Vec::new(),
+        connect_timeout: SOON,
+        reply_timeout: SOON,
+        ca_file: None,
+        bounce_lifetime: SOON,
+        delay_warning: None,
+        bounces_per_sender: None,
+        retry_rules: Vec::new(),
+    }
+}
+
+/// Settings under which a silent host costs a test little time.
+fn impatient() -> DeliverySettings {
+    DeliverySettings { reply_timeout: Duration::from_millis(150), ..settings() }
+}
+
+fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
+    Endpoint {
+        host: "mx.example.net".to_owned(),
+        address: mx.address,
+        tls,
+        ca_file: None,
+        login: None,
+        relay: false,
+        preference: 10,
+        sources: Arc::default(),
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + SOON
+}
+
+fn open(mx: &FakeMx) -> Result<Connection, Trouble> {
+    Connector::new(&settings()).unwrap().open(&endpoint(mx, RouteTls::Opportunistic), soon())
+}
+
+fn parse(address: &str) -> Address {
+    address::parse(address).unwrap()
+}
+
+fn recipient(address: &str) -> QueuedRecipient {
+    QueuedRecipient::new(RecipientId(1), Recipient::new(parse(address)))
+}
+
+fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], content: &[u8]) -> Outgoing<'a> {
+    Outgoing {
+        sender: Some(sender),
+        recipients,
+        body: Body::SevenBit,
+        eight_bit: EightBit::Send,
+        smtputf8: false,
+        size: content.len() as u64,
+        ret: None,
+        envid: None,
+        handling: Handling::default(),
+        now: 0,
+        in_one_go: true,
+    }
+}
+
+/// Hands over `content` in chunks of 4 MiB or less.
+fn deliver(connection: &mut Connection, message: &Outgoing<'_>, content: &[u8]) -> Vec<RecipientResult> {
+    let mut chunks = content.chunks(4 << 20);
+    let mut next = || Ok(chunks.next().map(Cow::Borrowed));
+    connection.deliver(message, &mut next, &mut |_: &[usize]| Ok(()), soon())
+}
+
+/// A small message from a@example.org to these.
+fn send(connection: &mut Connection, to: &[&str]) -> Vec<RecipientResult> {
+    let recipients: Vec<QueuedRecipient> = to.iter().map(|address| recipient(address)).collect();
+    let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
+    let content = b"Subject: hi\r\n\r\nhello\r\n";
+    deliver(connection, &outgoing(&parse("a@example.org"), &recipients, content), content)
+}
+
+fn verdicts(results: &[RecipientResult]) -> Vec<Verdict> {
+    results.iter().map(|result| result.verdict).collect()
+}
+
+/// Phase, verdict and reply of the only result.
+fn only(results: &[RecipientResult]) -> (Phase, Verdict, String) {
+    assert_eq!(results.len(), 1);
+    (results[0].phase, results[0].verdict, results[0].reply.to_string())
+}
+
+/// One small message to one recipient at a host that behaves like this.
+fn send_one(script: Script) -> (Phase, Verdict, String) {
+    let mx = FakeMx::start(script);
+    let mut connection = open(&mx).unwrap();
+    only(&send(&mut connection, &["b@example.net"]))
+}
+
+fn trouble_at(script: Script) -> (Phase, TroubleKind, String) {
+    let trouble = open(&FakeMx::start(script)).unwrap_err();
+    (trouble.phase, trouble.kind, trouble.reply.to_string())
+}
+
+// ---- the ordinary way -----------------------------------------------------------------------------
+
+#[test]
+fn a_small_message_takes_two_writes_and_the_connection_is_used_again() {
+    let mx = FakeMx::start(Script::new());
+    let mut connection = open(&mx).unwrap();
+    for _ in 0..2 {
+        let results = send(&mut connection, &["b@example.net", "c@example.net"]);
+        assert_eq!(verdicts(&results), [Verdict::Delivered; 2]);
+        assert_eq!(results[1].reply.to_string(), "250 2.0.0 queued");
+        assert!(connection.is_usable() && !connection.is_stale());
+    }
+    assert_eq!((connection.messages(), connection.tls()), (2, "none"));
+    connection.quit();
+    let seen = &mx.wait_for_closed(1, SOON)[0];
+    assert_eq!(
+        seen.verbs(),
+        ["EHLO", "MAIL", "RCPT", "RCPT", "DATA", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
+    );
+    assert_eq!(seen.commands[0], "EHLO relay.example.com");
+    assert_eq!(seen.reads.len(), 1 + 2 + 2 + 1, "EHLO, two writes a message, QUIT: {:?}", seen.reads);
+    let message = &mx.messages()[1];
+    assert_eq!(message.mail, "MAIL FROM:<a@example.org> SIZE=22");
+    assert_eq!(message.content, b"Subject: hi\r\n\r\nhello\r\n");
+}
+
+#[test]
+fn without_pipelining_every_command_waits_for_its_reply() {
+    let mx = FakeMx::start(Script::new().offering(&[]));
+    let mut connection = open(&mx).unwrap();
+    assert_eq!(verdicts(&send(&mut connection, &["b@example.net"])), [Verdict::Delivered]);
+    connection.quit();
+    let seen = &mx.wait_for_closed(1, SOON)[0];
+    assert_eq!(seen.reads.len(), 6, "EHLO MAIL RCPT DATA content QUIT: {:?}", seen.reads);
+    assert_eq!(mx.messages()[0].mail, "MAIL FROM:<a@example.org>");
+}
+
+#[test]
+fn content_arrives_byte_for_byte() {
+    let big =
+        [b"..\r\n.\r\n".to_vec(), [vec![b'x'; 700], b"\r\n.y\r\n".to_vec()].concat().repeat(9000)].concat();
+    for content in [
+        &b""[..],
+        b".\r\n",
+        b"..\r\n...\r\n.a\r\nb.\r\n",
+        b"H: caf\xe9\r\n\r\n\0\x80\xff\r\n",
+        b"\r\n\r\n.\r\n\r\n",
+        &big,
+    ] {
+        for script in [Script::new(), Script::new().tls(&Certificate::for_names(&["mx.example.net"]))] {
+            let mx = FakeMx::start(script);
+            let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+            let results = deliver(&mut open(&mx).unwrap(), &outgoing(&sender, &[&to], content), content);
+            assert_eq!(verdicts(&results), [Verdict::Delivered]);
+            assert!(mx.messages()[0].content == content, "{} bytes differ", content.len());
+        }
+    }
+}
+
+#[test]
+fn a_missing_final_line_end_is_added() {
+    let mx = FakeMx::start(Script::new());
+    let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+    deliver(&mut open(&mx).unwrap(), &outgoing(&sender, &[&to], b"x\r\n.y"), b"x\r\n.y");
+    assert_eq!(mx.messages()[0].content, b"x\r\n.y\r\n");
+    assert_eq!(mx.seen()[0].raw_content, b"x\r\n..y\r\n.\r\n");
+}
+
+#[test]
+fn dsn_parameters_travel_as_they_were_given() {
+    let mx = FakeMx::start(Script::new());
+    let sender = parse("a@example.org");
+    let mut to = recipient("b@example.net");
+    to.notify = Notify::from_word("SUCCESS,DELAY");
+    to.orcpt = Some("rfc822;b+2Bx@example.net".to_owned());
+    let to = [&to];
+    let message = Outgoing {
+        ret: Some(Ret::Hdrs),
+        envid: Some("QQ+3D1"),
+        body: Body::EightBitMime,
+        ..outgoing(&sender, &to, b"x\r\n")
+    };
+    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, Verdict::Delivered);
+    assert_eq!(
+        mx.seen()[0].commands[1..3],
+        [
+            "MAIL FROM:<a@example.org> SIZE=3 BODY=8BITMIME RET=HDRS ENVID=QQ+3D1",
+            "RCPT TO:<b@example.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+2Bx@example.net",
+        ]
+    );
+
+    let mx = FakeMx::start(Script::new().offering(&["PIPELINING"]));
+    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, Verdict::Relayed);
+    assert_eq!(mx.seen()[0].commands[1..3], ["MAIL FROM:<a@example.org>", "RCPT TO:<b@example.net>"]);
+}
+
+// ---- time -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_silent_host_is_given_up_after_the_stages_time_out() {
+    for (at, phase, verdict) in [
+        (At::Mail, Phase::Mail, Verdict::HostTrouble),
+        (At::Data, Phase::Data, Verdict::HostTrouble),
+        (At::Dot, Phase::EndOfData, Verdict::InDoubt),
+    ] {
+        let mx = FakeMx::start(Script::new().on(at, Act::Stall));
+        let connector = Connector::new(&impatient()).unwrap();
+        let mut connection = connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap();
+        let outcome = only(&send(&mut connection, &["b@b"]));
+        assert_eq!((outcome.0, outcome.1), (phase, verdict));
+        assert!(outcome.2.starts_with("421 4.4.2 timed out while waiting for the reply to"), "{}", outcome.2);
+    }
+    let mx = FakeMx::start(Script::new().on(At::Greeting, Act::Stall));
+    let trouble =
+        Connector::new(&impatient()).unwrap().open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
+    assert_eq!(trouble.reply.to_string(), "421 4.4.2 timed out while waiting for the greeting");
+}
+
+#[test]
+fn the_stages_time_out_holds_for_the_whole_reply_and_the_deadline_for_all() {
+    let drip = || FakeMx::start(Script::new().on(At::Greeting, Act::Drip(Duration::from_millis(20))));
+    let mx = drip();
+    let began = Instant::now();
+    let trouble =
+        Connector::new(&impatient()).unwrap().open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
+    assert_eq!(trouble.reply.to_string(), "421 4.4.2 timed out while waiting for the greeting");
+    let mx = drip();
+    let deadline = Instant::now() + Duration::from_millis(150);
+    let trouble =
+        Connector::new(&settings()).unwrap().open(&endpoint(&mx, RouteTls::Off), deadline).unwrap_err();
+    assert_eq!(
+        trouble.reply.to_string(),
+        "421 4.4.2 the attempt's deadline passed while waiting for the greeting"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_host_that_stops_reading_is_given_up() {
+    let mx = FakeMx::start(Script::new().on(At::Content(1000), Act::Asleep));
+    let connector = Connector::new(&impatient()).unwrap();
+    let mut connection = connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap();
+    let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+    let content = b"0123456789\r\n".repeat(2 << 20);
+    let outcome = only(&deliver(&mut connection, &outgoing(&sender, &[&to], &content), &content));
+    let words = "421 4.4.2 timed out while sending the content".to_owned();
+    assert_eq!(outcome, (Phase::EndOfData, Verdict::HostTrouble, words));
+}
+
+#[test]
+fn a_connection_that_the_host_closed_meanwhile_is_stale() {
+    let mx = FakeMx::start(Script::new().on(At::Dot, Act::SayAndClose("250 2.0.0 queued, bye")));
+    let mut connection = open(&mx).unwrap();
+    assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+    let until = soon();
+    while !connection.is_stale() {
+        assert!(Instant::now() < until, "the close never showed");
+        std::thread::yield_now();
+    }
+    let (phase, verdict, _) = only(&send(&mut connection, &["b@b"]));
+    assert_eq!((phase, verdict), (Phase::Mail, Verdict::HostTrouble));
+}
+
+// ---- BDAT -----------------------------------------------------------------------------------------
+
+#[test]
+fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
+    let mx = FakeMx::start(Script::new().offering(&["PIPELINING", "CHUNKING", "BINARYMIME"]));
+    let mut connection = open(&mx).unwrap();
+    let big = [b"Subject: big\r\n\r\n".to_vec(), (0..=255).collect::<Vec<u8>>().repeat(8192)].concat();
+    for content in [&b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r"[..], &big] {
+        let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+        let to = [&to];
+        let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to, content) };
+        let results = deliver(&mut connection, &message, content);
+        assert_eq!(only(&results), (Phase::EndOfData, Verdict::Delivered, "250 2.0.0 queued".to_owned()));
+    }
+    connection.quit();
+    let messages = mx.messages();
+    assert_eq!(messages[0].mail, "MAIL FROM:<a@example.org> BODY=BINARYMIME");
+    assert_eq!(messages[0].content, b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r");
+    assert!(messages[1].content == big, "{} bytes", messages[1].content.len());
+    let seen = &mx.wait_for_closed(1, SOON)[0];
+    // The big one has three chunks, of 1 MiB at most.
+    assert_eq!(
+        seen.verbs(),
+        ["EHLO", "MAIL", "RCPT", "BDAT", "MAIL", "RCPT", "BDAT", "BDAT", "BDAT", "QUIT"]
+    );
+    // EHLO, the commands, the chunk.
+    assert_eq!(seen.reads[2], "BDAT 23 LAST\r\n".len() + 23, "{:?}", &seen.reads[..4]);
+}
+
+/// The host was promised a size. What is other than that must not be made up for with the next commands.
+#[test]
+fn binary_content_of_another_size_than_was_said_cuts_the_connection() {
+    for (said, verdict) in [(10, Verdict::Deferred), (100, Verdict::Deferred)] {
+        let mx = FakeMx::start(Script::new().offering(&["CHUNKING", "BINARYMIME"]));
+        let mut connection = open(&mx).unwrap();
+        let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
+        let to = [&to];
+        let content = b"Subject: hi\r\n\r\nhello\r\n";
+        let message = Outgoing { body: Body::BinaryMime, size: said, ..outgoing(&sender, &to, content) };
+        let results = deliver(&mut connection, &message, content);
+        assert_eq!(results[0].verdict, verdict);
+        assert!(results[0].reply.to_string().starts_with("451 4.3.0 "), "{}", results[0].reply);
+        assert!(!connection.is_usable());
+        mx.wait_for_closed(1, SOON);
+        assert!(mx.messages().is_empty());
+    }
+}

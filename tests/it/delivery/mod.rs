@@ -1,0 +1,18 @@
+//! Delivery end to end, and its connection and its resolver alone.
+
+mod answers;
+pub mod bdat;
+mod binary;
+mod capabilities_missing;
+pub mod connection;
+mod dns;
+mod dns_corners;
+mod hostile;
+mod logins;
+mod parsers;
+pub mod promises;
+mod reports;
+mod reuse;
+mod single_write;
+mod sources;
+mod workarounds;

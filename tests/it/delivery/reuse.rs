@@ -1,0 +1,91 @@
+//! One connection for message after message: idle for a few seconds, for so many messages and no more, and a host
+//! that closes it meanwhile has done nothing wrong.
+
+use std::time::{Duration, Instant};
+
+use crate::delivery::promises::{SENDER, wait_for_end};
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::relay::{Config, Relay, World, mail};
+
+/// Submits one after the other, each settled before the next; the connections that they came on.
+fn deliver(relay: &Relay, mx: &FakeMx, messages: usize) -> Vec<usize> {
+    let mut client = relay.client();
+    for number in 1..=messages {
+        client.submit(SENDER, &[&format!("r{number}@a.test")], &mail("again"));
+        mx.wait_for_messages(number, SOON);
+        relay.wait_until_empty();
+    }
+    mx.messages().iter().map(|message| message.connection).collect()
+}
+
+#[test]
+fn an_idle_connection_is_closed_politely_after_a_few_seconds() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    assert_eq!(deliver(&relay, &mx, 2), [0, 0]);
+    let idle_since = Instant::now();
+    let seen = mx.wait_for_closed(1, SOON);
+    assert_eq!(seen[0].verbs().last(), Some(&"QUIT"));
+    let idle = idle_since.elapsed();
+    assert!(idle >= Duration::from_secs(2) && idle < Duration::from_secs(10), "{idle:?}");
+}
+
+#[test]
+fn a_connection_is_closed_after_so_many_messages() {
+    let by_host: &[&str] = &["PIPELINING", "LIMITS MAILMAX=2"];
+    let ordinary: &[&str] = &["PIPELINING"];
+    for (offers, most) in [(ordinary, "2"), (by_host, "100")] {
+        let mut world = World::new();
+        let mx = world.host("a.test", Script::new().offering(offers));
+        let relay = world.relay(Config::new().set("delivery.messages_per_connection", most));
+        assert_eq!(deliver(&relay, &mx, 5), [0, 0, 1, 1, 2]);
+        for full in &mx.seen()[..2] {
+            assert_eq!(full.verbs().last(), Some(&"QUIT"), "{:?}", full.verbs());
+        }
+    }
+}
+
+/// RFC 5321 §3.8 lets a host close whenever it likes. The next message finds the connection gone, or hears 421 on
+/// it, and goes over a fresh one: no attempt more, no backoff, nothing learnt about the host.
+#[test]
+fn a_host_that_closed_early_costs_nothing() {
+    let soon = Duration::from_millis(100);
+    let idle_421 = "421 4.4.2 idle for too long";
+    for (place, act) in [
+        (At::Dot, Act::SayAndClose("250 2.0.0 queued, and good bye")),
+        (At::Mail, Act::SayAndClose(idle_421)),
+        (At::Mail, Act::Close),
+        (At::Mail, Act::Reset),
+        (At::Mail, Act::Later(soon, Box::new(Act::Close))),
+        (At::Rcpt("@"), Act::SayAndClose(idle_421)),
+        (At::Data, Act::SayAndClose(idle_421)),
+        (At::Dot, Act::Raw(format!("250 2.0.0 queued\r\n{idle_421}\r\n").into_bytes())),
+    ] {
+        let mut world = World::new();
+        let first = match place {
+            At::Dot => Script::new().on(place, act.clone()),
+            _ => Script::new().after(1, place, act.clone()),
+        };
+        world.zone(|zone| zone.mx("a.test", 10, "mx.a.test"));
+        let mx = FakeMx::start_at(world.address("mx.a.test"), vec![first, Script::new()]);
+        let relay = world.relay(Config::new());
+        assert_eq!(deliver(&relay, &mx, 2), [0, 1], "{place:?} {act:?}");
+        wait_for_end(&relay, "r2@a.test", "delivered");
+        let db = relay.db();
+        assert_eq!(
+            db.rows("SELECT outcome FROM attempts", []),
+            ["delivered", "delivered"],
+            "{place:?} {act:?}"
+        );
+        assert_eq!(db.number("SELECT max(attempts) FROM history", []), 1);
+        for table in ["backoffs", "destinations"] {
+            assert_eq!(
+                db.number(&format!("SELECT count(*) FROM {table}"), []),
+                0,
+                "{table}: {place:?} {act:?}"
+            );
+        }
+        assert!(!relay.log().contains("backs off"), "{}", relay.log());
+    }
+}

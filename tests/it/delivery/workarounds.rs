@@ -1,0 +1,274 @@
+//! What hosts get wrong and how we go round it, end to end: found out, remembered across restarts, visible, and
+//! tried again once its time is over or a person says so.
+
+use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
+use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+
+/// Larger than a ClientHello without a post-quantum key share, smaller than one with it.
+const LARGE: usize = 1000;
+const ROWS: &str = "SELECT mx, what, value FROM workarounds ORDER BY mx";
+
+/// The only MX of `a.test`; it behaves by the first script on the first connection and so on.
+fn host(world: &mut World, scripts: &[(usize, Script)]) -> FakeMx {
+    world.zone(|zone| zone.mx("a.test", 10, "mx.a.test"));
+    let each = scripts.iter().flat_map(|(times, script)| std::iter::repeat_n(script.clone(), *times));
+    FakeMx::start_at(world.address("mx.a.test"), each.collect())
+}
+
+/// Each message on a connection of its own, so that each shows what is remembered.
+fn config() -> Config {
+    Config::new().set("delivery.messages_per_connection", "1")
+}
+
+/// Sends one to `you@a.test`; what its last connection looked like once it is delivered and over.
+fn deliver(relay: &Relay, mx: &FakeMx) -> Seen {
+    let before = mx.messages().len();
+    relay.submit(SENDER, &["you@a.test"], &mail("one"));
+    mx.wait_for_messages(before + 1, SOON);
+    mx.wait_for_closed(1, SOON).pop().unwrap()
+}
+
+/// Delivers one message after another until the table is like this; gives the last connection.
+fn deliver_until(relay: &Relay, mx: &FakeMx, what: &str, rows: &[&str]) -> Seen {
+    wait_for(what, SOON, || {
+        let seen = deliver(relay, mx);
+        (relay.db().rows(ROWS, []) == rows).then_some(seen)
+    })
+}
+
+fn wait_for_row(relay: &Relay, row: &str) {
+    relay.wait_until(row, SOON, |db| (db.rows(ROWS, []) == [row]).then_some(()));
+}
+
+fn restart(relay: &mut Relay, sql: &str) {
+    relay.stop();
+    if !sql.is_empty() {
+        relay.db_for_writing().execute(sql, []);
+    }
+    relay.spawn();
+    relay.wait_until_ready();
+}
+
+// ---- TLS --------------------------------------------------------------------------------------
+
+#[test]
+fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried_again_later() {
+    let mut world = World::new();
+    let good = Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
+    let mx = host(&mut world, &[(5, good.clone().small_hellos()), (1, good)]);
+    let mut relay = world.relay(config());
+    let first = deliver(&relay, &mx);
+    assert!(first.tls && first.hello < LARGE, "{first:?}");
+    assert!(!mx.seen()[0].tls && mx.seen()[0].hello > LARGE, "the full one was not tried");
+    wait_for_row(&relay, "mx.a.test|tls|classical");
+    let times = "SELECT abs(found_at - unixepoch()) < 60, retry_at - found_at, last_reply FROM workarounds";
+    let closed = "421 4.4.2 the host closed the connection while starting TLS";
+    assert_eq!(relay.db().rows(times, []), [format!("1|86400|{closed}")]);
+    let summary = relay.run_ok(&["queue", "summary"]);
+    assert!(summary.contains("tls=classical") && summary.contains(closed), "{summary}");
+    assert!(relay.run_ok(&["queue", "summary", "--json"]).contains("\"value\":\"classical\""));
+
+    // The next process goes to the smaller one at once.
+    restart(&mut relay, "");
+    let second = deliver(&relay, &mx);
+    assert!(second.tls && second.hello < LARGE && mx.seen().len() == 3, "{:?}", mx.seen());
+
+    // After its time the full one is tried again: in vain, so it holds again.
+    restart(&mut relay, "UPDATE workarounds SET found_at = 7, retry_at = unixepoch()");
+    let third = deliver(&relay, &mx);
+    assert!(third.tls && third.hello < LARGE && mx.seen().len() == 5, "{:?}", mx.seen());
+    let renewed = "SELECT count(*) FROM workarounds WHERE found_at = 7 AND retry_at > unixepoch() + 80000";
+    relay.wait_until("the renewal", SOON, |db| (db.number(renewed, []) == 1).then_some(()));
+
+    // The host is mended, and somebody with sqlite3 says so while the relay runs.
+    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    let last = deliver_until(&relay, &mx, "the full ClientHello", &[]);
+    assert!(last.tls && last.hello > LARGE, "{last:?}");
+    let log = relay.log();
+    assert_eq!(log.matches("mx.a.test gets something wrong: tls=classical for 86400 s").count(), 1, "{log}");
+    assert_eq!(log.matches("mx.a.test gets it right again: tls=classical ends").count(), 1, "{log}");
+}
+
+#[test]
+fn a_host_that_fails_every_handshake_gets_clear_text_only_where_nothing_requires_tls() {
+    let mut world = World::new();
+    world.zone(|zone| zone.mx("secret.test", 10, "mx.a.test"));
+    let good = Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
+    let mx = host(&mut world, &[(6, good.clone().on(At::Handshake, Act::Close)), (1, good)]);
+    let mut relay = world.relay(config().route("domain = \"secret.test\"\ntls = \"encrypt\""));
+    let first = deliver(&relay, &mx);
+    assert_eq!((first.tls, mx.seen().len()), (false, 3), "full, classical, clear");
+    wait_for_row(&relay, "mx.a.test|tls|clear");
+    assert_eq!(relay.db().number("SELECT retry_at - found_at FROM workarounds", []), 3600);
+
+    restart(&mut relay, "");
+    let second = deliver(&relay, &mx);
+    assert!(!second.verbs().contains(&"STARTTLS") && mx.seen().len() == 4, "{second:?}");
+
+    // Whatever is remembered, a route that requires TLS tries it, and keeps the mail where it fails.
+    relay.submit(SENDER, &["you@secret.test"], &mail("secret"));
+    wait_for_attempts(&relay, "you@secret.test", "deferred", 1);
+    let seen = mx.wait_for_closed(6, SOON);
+    assert_eq!((seen[4].verbs().len(), seen[5].verbs().len(), seen.len()), (2, 2, 6), "EHLO STARTTLS, twice");
+    assert!(mx.messages().iter().all(|message| !message.rcpts[0].contains("secret.test")));
+    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|tls|clear"]);
+
+    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    let last = deliver_until(&relay, &mx, "TLS to be tried again", &[]);
+    assert!(last.tls, "{last:?}");
+}
+
+#[test]
+fn a_deleted_row_is_forgotten_while_the_relay_runs_and_a_row_of_ones_own_is_kept_to() {
+    let mut world = World::new();
+    let good = Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
+    let mx = host(&mut world, &[(2, good.clone().on(At::Handshake, Act::Close)), (1, good)]);
+    let relay = world.relay(config());
+    assert!(!deliver(&relay, &mx).tls);
+    wait_for_row(&relay, "mx.a.test|tls|clear");
+    relay.db_for_writing().execute("DELETE FROM workarounds", []);
+    let tls = |seen: Seen| seen.tls.then_some(());
+    wait_for("TLS after the row is gone", SOON, || tls(deliver(&relay, &mx)));
+
+    let own = "INSERT INTO workarounds VALUES
+        ('mx.a.test', 'pipelining', 'off', 'the host asked for it', unixepoch(), 9999999999)";
+    relay.db_for_writing().execute(own, []);
+    wait_for("no batch any more", SOON, || (!deliver(&relay, &mx).batched).then_some(()));
+    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|pipelining|off"]);
+    let nonsense = "INSERT INTO workarounds VALUES ('mx.b.test', 'tls', 'off', NULL, 0, 0)";
+    assert!(relay.db_for_writing().0.execute(nonsense, []).is_err(), "the table takes what means nothing");
+}
+
+// ---- pipelining -------------------------------------------------------------------------------
+
+/// Ways in which hosts get commands in a batch wrong.
+fn broken_hosts() -> Vec<(&'static str, Script)> {
+    let stray = b"354 go ahead\r\n250 2.0.0 queued, or so it seems\r\n".to_vec();
+    let double = b"250 2.1.0 ok\r\n250 2.1.0 ok, as I said\r\n".to_vec();
+    let improper = "503 5.5.0 Error: improper use of SMTP command pipelining";
+    let rcpt = At::Rcpt("");
+    vec![
+        ("hangs.test", Script::new().in_a_batch(rcpt, Act::Stall)),
+        ("closes.test", Script::new().in_a_batch(rcpt, Act::Close)),
+        ("resets.test", Script::new().in_a_batch(At::Mail, Act::Reset)),
+        ("sequence.test", Script::new().in_a_batch(rcpt, Act::Say("503 5.5.1 bad sequence of commands"))),
+        ("unknown.test", Script::new().in_a_batch(At::Data, Act::Say("500 5.5.1 command unrecognized"))),
+        ("improper.test", Script::new().in_a_batch(At::Mail, Act::SayAndClose(improper))),
+        ("stray.test", Script::new().in_a_batch(At::Data, Act::Raw(stray))),
+        ("double.test", Script::new().in_a_batch(At::Mail, Act::Raw(double))),
+        (
+            "nobody.test",
+            // 354 although it took nobody, and the refusal of that before the dot.
+            Script::new()
+                .in_a_batch(rcpt, Act::Say("550 5.1.1 who?"))
+                .in_a_batch(At::Data, Act::Raw(b"354 go\r\n554 5.5.1 nobody\r\n".to_vec())),
+        ),
+    ]
+}
+
+#[test]
+fn a_host_that_gets_a_batch_wrong_has_its_mail_command_by_command_in_the_same_attempt() {
+    let mut world = World::new();
+    let hosts: Vec<(&str, FakeMx)> =
+        broken_hosts().into_iter().map(|(domain, script)| (domain, world.host(domain, script))).collect();
+    let relay = world.relay(config().set("delivery.reply_timeout", "\"2s\""));
+    let all = hosts.len() as i64;
+    for (round, connections) in [(1, 2), (2, 3)] {
+        for (domain, _) in &hosts {
+            relay.submit(SENDER, &[&format!("you{round}@{domain}")], &mail("one"));
+        }
+        relay.wait_until("every host to be remembered", SOON, |db| {
+            (db.number("SELECT count(*) FROM workarounds WHERE value = 'off'", []) == all).then_some(())
+        });
+        for (domain, mx) in &hosts {
+            mx.wait_for_messages(round, SOON);
+            let seen = mx.wait_for_closed(connections, SOON);
+            assert_eq!(seen.len(), connections, "{domain}: {seen:#?}");
+            let batched: Vec<bool> = seen.iter().map(|seen| seen.batched).collect();
+            assert_eq!(batched, [true, false, false][..connections], "{domain}: {seen:#?}");
+            assert!(seen[0].raw_content.len() <= ".\r\n".len(), "{domain} had content after a batch");
+            assert_eq!(mx.messages().len(), round, "{domain}");
+            wait_for_end(&relay, &format!("you{round}@{domain}"), "delivered");
+        }
+    }
+    let rows = relay.db().rows("SELECT mx, what, retry_at - found_at FROM workarounds", []);
+    assert!(rows.iter().all(|row| row.ends_with("|pipelining|86400")), "{rows:?}");
+    assert_eq!(relay.db().rows("SELECT DISTINCT outcome FROM attempts", []), ["delivered"]);
+    let replies = relay.db().rows("SELECT last_reply FROM workarounds WHERE mx = 'mx.improper.test'", []);
+    assert_eq!(replies, ["503 5.5.0 Error: improper use of SMTP command pipelining"]);
+}
+
+#[test]
+fn after_its_time_a_batch_is_tried_again_and_used_from_then_on_where_it_works() {
+    let mut world = World::new();
+    let broken = Script::new().in_a_batch(At::Rcpt(""), Act::Close);
+    let mx = host(&mut world, &[(4, broken), (1, Script::new())]);
+    let mut relay = world.relay(config());
+    deliver(&relay, &mx);
+    wait_for_row(&relay, "mx.a.test|pipelining|off");
+    restart(&mut relay, "UPDATE workarounds SET found_at = 7, retry_at = unixepoch()");
+    assert!(!deliver(&relay, &mx).batched);
+    let batched = |seen: Vec<Seen>| seen.iter().map(|seen| seen.batched).collect::<Vec<bool>>();
+    assert_eq!(batched(mx.seen()), [true, false, true, false], "tried again, in vain");
+    let renewed = "SELECT count(*) FROM workarounds WHERE found_at = 7 AND retry_at > unixepoch() + 80000";
+    relay.wait_until("the renewal", SOON, |db| (db.number(renewed, []) == 1).then_some(()));
+
+    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    assert!(deliver_until(&relay, &mx, "a batch", &[]).batched);
+    assert!(deliver(&relay, &mx).batched);
+    assert!(relay.log().contains("mx.a.test gets it right again: pipelining=off ends"));
+}
+
+#[test]
+fn ordinary_trouble_is_not_taken_for_a_batch_gone_wrong() {
+    let mut world = World::new();
+    let _home = world.host("app.test", Script::new());
+    let policy = "503 5.5.1 say please first";
+    let hosts: Vec<(&str, usize, &str, FakeMx)> = [
+        ("busy.test", 1, "deferred", Script::new().on(At::Mail, Act::SayAndClose("421 4.3.2 closing"))),
+        ("dead.test", 2, "deferred", Script::new().on(At::Mail, Act::Stall)),
+        ("gone.test", 2, "deferred", Script::new().on(At::Rcpt(""), Act::Close)),
+        ("odd.test", 2, "deferred", Script::new().on(At::Data, Act::Say("250 yes?"))),
+        ("strict.test", 2, "failed", Script::new().on(At::Rcpt(""), Act::Say(policy))),
+        ("lost.test", 1, "in_doubt", Script::new().on(At::Dot, Act::Close)),
+        ("refusing.test", 1, "failed", Script::new().on(At::Rcpt(""), Act::Say("550 5.1.1 no such user"))),
+    ]
+    .into_iter()
+    .map(|(domain, connections, outcome, script)| (domain, connections, outcome, world.host(domain, script)))
+    .collect();
+    let relay = world.relay(config().set("delivery.reply_timeout", "\"1s\""));
+    for (domain, ..) in &hosts {
+        relay.submit(SENDER, &[&format!("you@{domain}")], &mail("one"));
+    }
+    for (domain, connections, outcome, mx) in &hosts {
+        wait_for_attempts(&relay, &format!("you@{domain}"), outcome, 1);
+        let seen = mx.wait_for_closed(*connections, SOON);
+        assert_eq!(seen.len(), *connections, "{domain}: {seen:#?}");
+        assert!(seen[0].batched, "{domain}");
+        assert!(!seen.last().unwrap().batched || *connections == 1, "{domain}");
+    }
+    assert_eq!(relay.db().rows(ROWS, []), [""; 0]);
+}
+
+#[test]
+fn a_host_that_took_batches_before_and_then_breaks_off_is_not_to_blame() {
+    let mut world = World::new();
+    // The second message finds its connection closed: the one it shared with the first, or one of its own.
+    let once = || Script::new().first(1, At::Mail, Act::Say("250 2.1.0 ok")).first(1, At::Mail, Act::Close);
+    let shared = world.host("shared.test", once());
+    let own = world.host("own.test", once());
+    for (config, domain, mx, connections) in
+        [(Config::new(), "shared.test", shared, 2), (config(), "own.test", own, 3)]
+    {
+        let relay = world.relay(config.retry(&["1s"]));
+        for round in 1..=2 {
+            relay.submit(SENDER, &[&format!("you{round}@{domain}")], &mail("one"));
+            wait_for_end(&relay, &format!("you{round}@{domain}"), "delivered");
+        }
+        let seen = mx.wait_for_closed(connections, SOON);
+        assert_eq!(seen.len(), connections, "{domain}: {seen:#?}");
+        assert!(seen.iter().all(|seen| seen.batched), "{domain}: {seen:#?}");
+        assert_eq!(relay.db().rows(ROWS, []), [""; 0]);
+    }
+}

@@ -1,0 +1,550 @@
+//! The relay as a user runs it: the built binary in a directory of its own, with a small world round it.
+//!
+//! ```text
+//! let mut world = World::new();
+//! let mx = world.host("a.test", Script::new());          // MX and address in the DNS, a host that takes mail
+//! let relay = world.relay(Config::new().retry(&["1s"]));
+//! relay.submit("me@app.test", &["you@a.test"], b"Subject: hello\r\n\r\nhello\r\n");
+//! let messages = mx.wait_for_messages(1, SOON);
+//! ```
+//!
+//! Hosts stand on addresses of their own in 127.0.0.0/8 and share one port, as MX hosts do. Nothing here
+//! sleeps for a guessed time: what is waited for is asked for again and again, until a deadline. The log of a
+//! relay is printed when its test fails.
+
+#![allow(dead_code, reason = "a tool box: not every test uses every tool")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use postrider::cli::demo_dns::{DnsServer, Zone};
+use rusqlite::OpenFlags;
+
+pub use crate::harness::client::{Client, mail};
+pub use crate::harness::db::Db;
+use crate::harness::fakemx::{FakeMx, SOON, Script};
+
+/// What the relay calls itself.
+pub const HOSTNAME: &str = "relay.test";
+/// Who may log in.
+pub const USER: &str = "app";
+/// With what: characters that shells and configs like to eat. (ASCII: smtplib cannot send others.)
+pub const PASSWORD: &str = "pass word/$1";
+/// How often a condition is looked at again.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A port that is free on every loopback address. It lies below the range from which the system takes ports
+/// for connections, so nobody gets it by chance before it is used; and in a block that is this process's alone, so
+/// that test processes that run at the same time are not in each other's way.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const BLOCK: u16 = 100;
+    const BLOCKS: u16 = 200;
+    /// The ports of the block at hand, and the locks of all blocks taken so far: they go when the process ends.
+    static PORTS: Mutex<(Range<u16>, Vec<File>)> = Mutex::new((0..0, Vec::new()));
+    let mut ports = PORTS.lock().unwrap();
+    loop {
+        let (block, taken) = &mut *ports;
+        if let Some(port) = block.next() {
+            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+                return port;
+            }
+            continue;
+        }
+        let claimed = (0..BLOCKS).find_map(|number| {
+            let name = std::env::temp_dir().join(format!("postrider-it-ports-{number}"));
+            let file = File::options().create(true).append(true).open(name).ok()?;
+            file.try_lock().ok().map(|()| (number, file))
+        });
+        let (number, file) = claimed.expect("no port is free");
+        *block = FIRST + number * BLOCK..FIRST + (number + 1) * BLOCK;
+        taken.push(file);
+    }
+}
+
+/// Asks until the answer is there; panics with `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Says something that whoever runs the tests should see, also when all goes well: what print macros say is
+/// shown for failed tests only.
+pub fn notice(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Whether a program is installed; says so where it is not.
+pub fn installed(program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+    if !found {
+        notice(&format!("SKIPPED: {program} is not installed"));
+    }
+    found
+}
+
+/// A DNS server and the port that all receiving hosts share.
+pub struct World {
+    pub mx_port: u16,
+    pub dns: DnsServer,
+    zone: Zone,
+    hosts: u8,
+}
+
+impl World {
+    /// With nobody in it.
+    pub fn new() -> World {
+        let dns = DnsServer::start(Zone::new()).unwrap();
+        World { mx_port: free_port(), dns, zone: Zone::new(), hosts: 0 }
+    }
+
+    /// Changes what the DNS says.
+    pub fn zone(&mut self, change: impl FnOnce(Zone) -> Zone) {
+        self.zone = change(std::mem::take(&mut self.zone));
+        self.dns.serve(self.zone.clone());
+    }
+
+    /// An address that no host has yet.
+    pub fn new_ip(&mut self) -> IpAddr {
+        self.hosts += 1;
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + self.hosts))
+    }
+
+    /// Names a new address `name` in the DNS. Nobody listens there yet.
+    pub fn address(&mut self, name: &str) -> SocketAddr {
+        let ip = self.new_ip();
+        self.zone(|zone| zone.address(name, ip));
+        SocketAddr::new(ip, self.mx_port)
+    }
+
+    /// A host that is the only MX of `domain`, `mx.domain`.
+    pub fn host(&mut self, domain: &str, script: Script) -> FakeMx {
+        self.mx(domain, 10, &format!("mx.{domain}"), script)
+    }
+
+    /// A host that is an MX of `domain`.
+    pub fn mx(&mut self, domain: &str, preference: u16, name: &str, script: Script) -> FakeMx {
+        self.zone(|zone| zone.mx(domain, preference, name));
+        FakeMx::start_at(self.address(name), vec![script])
+    }
+
+    /// An MX of `domain` where nobody listens.
+    pub fn closed_mx(&mut self, domain: &str, preference: u16, name: &str) {
+        self.zone(|zone| zone.mx(domain, preference, name));
+        self.address(name);
+    }
+
+    /// Starts a relay in this world.
+    pub fn relay(&self, config: Config) -> Relay {
+        Relay::start(self.configured(config))
+    }
+
+    /// The config with this world's DNS and port.
+    pub fn configured(&self, config: Config) -> Config {
+        config
+            .set("dns.servers", format!("[\"{}\"]", self.dns.address()))
+            .set("delivery.port", self.mx_port.to_string())
+    }
+}
+
+/// A config file in the making. Whatever is not set is small and quick rather than Postrider's default.
+#[derive(Debug, Clone)]
+pub struct Config {
+    values: BTreeMap<String, String>,
+    routes: String,
+}
+
+impl Config {
+    /// One retry an hour from now, so that nothing happens twice unless a test wants it.
+    pub fn new() -> Config {
+        let config = Config { values: BTreeMap::new(), routes: String::new() };
+        config
+            .retry(&["1h"])
+            .set("hostname", format!("\"{HOSTNAME}\""))
+            .set("delivery.prohibited_networks", "[]")
+            .set("delivery.workers", "32")
+            .set("delivery.connect_timeout", "\"5s\"")
+            .set("delivery.reply_timeout", "\"20s\"")
+            .set("dns.timeout", "\"2s\"")
+    }
+
+    /// `section.key = value`, the value as TOML.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Into<String>) -> Config {
+        self.values.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// `[retry] schedule`.
+    #[must_use]
+    pub fn retry(self, schedule: &[&str]) -> Config {
+        self.set("retry.schedule", format!("{schedule:?}"))
+    }
+
+    /// A `[[route]]` with these lines.
+    #[must_use]
+    pub fn route(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[route]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// One more `[[listen]]` with these lines.
+    #[must_use]
+    pub fn listener(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[listen]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// A `[[destination]]` with these lines.
+    #[must_use]
+    pub fn destination(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[destination]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// A `[[source]]` with these lines.
+    #[must_use]
+    pub fn source(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[source]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// A `[[retry.rule]]` with these lines.
+    #[must_use]
+    pub fn rule(mut self, lines: &str) -> Config {
+        self.routes.push_str("\n[[retry.rule]]\n");
+        self.routes.push_str(lines);
+        self.routes.push('\n');
+        self
+    }
+
+    /// Leaves a key to Postrider's default.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Config {
+        self.values.remove(key);
+        self
+    }
+
+    fn text(&self, listeners: &str) -> String {
+        let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+        for (key, value) in &self.values {
+            let (section, key) = key.split_once('.').unwrap_or(("", key));
+            sections.entry(section).or_default().push_str(&format!("{key} = {value}\n"));
+        }
+        // The keys without a section come first in TOML, and "" sorts first.
+        let mut text = String::new();
+        for (section, lines) in sections {
+            if !section.is_empty() {
+                text.push_str(&format!("\n[{section}]\n"));
+            }
+            text.push_str(&lines);
+        }
+        text + listeners + &self.routes
+    }
+}
+
+/// A certificate and key for `localhost`, and the CA that vouches for it, as PEM files.
+struct CertificateFiles;
+
+impl CertificateFiles {
+    fn write(folder: &Path) {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Postrider test CA");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        std::fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
+        // OpenSSL in strict mode (Python 3.13) wants these.
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = leaf.signed_by(&key, &issuer).unwrap();
+        std::fs::write(folder.join("cert.pem"), leaf.pem()).unwrap();
+        write_secret(&folder.join("key.pem"), &key.serialize_pem());
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_secret(file: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(file).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// A relay: its directory, and the process while it runs.
+pub struct Relay {
+    folder: tempfile::TempDir,
+    config: Config,
+    child: Option<Child>,
+    /// In the clear, loopback trusted.
+    pub clear: SocketAddr,
+    /// STARTTLS, AUTH required.
+    pub starttls: SocketAddr,
+    /// TLS from the first byte, AUTH required.
+    pub implicit: SocketAddr,
+}
+
+impl Relay {
+    /// Writes config, certificate and users, starts the binary and waits until it listens.
+    pub fn start(config: Config) -> Relay {
+        let mut relay = Relay::prepare(config);
+        relay.add_user();
+        relay.spawn();
+        relay.wait_until_ready();
+        relay
+    }
+
+    /// Everything but the start.
+    pub fn prepare(config: Config) -> Relay {
+        let folder = tempfile::Builder::new().prefix("postrider-it-").tempdir().unwrap();
+        CertificateFiles::write(folder.path());
+        let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let (clear, starttls, implicit) = (address(), address(), address());
+        let file = |name: &str| format!("{:?}", folder.path().join(name));
+        let config = config
+            .set("queue.path", file("queue.db"))
+            .set("users.file", file("users"))
+            .set("tls.certificate", file("cert.pem"))
+            .set("tls.key", file("key.pem"));
+        let relay = Relay { folder, config, child: None, clear, starttls, implicit };
+        relay.write_config(&relay.config);
+        relay
+    }
+
+    /// A file of its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What it was started with, to be changed and given to [`Relay::write_config`].
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// Replaces the config file; the listeners stay.
+    pub fn write_config(&self, config: &Config) {
+        let listeners = format!(
+            "\n[[listen]]\naddress = \"{}\"\ntls = \"off\"\nauth = \"optional\"\ntrusted = [\"127.0.0.0/8\"]\n\
+             \n[[listen]]\naddress = \"{}\"\ntls = \"starttls\"\n\
+             \n[[listen]]\naddress = \"{}\"\ntls = \"implicit\"\n",
+            self.clear, self.starttls, self.implicit
+        );
+        std::fs::write(self.path("postrider.toml"), config.text(&listeners)).unwrap();
+    }
+
+    /// The binary with `arguments` and this relay's config.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.args(arguments).arg("--config").arg(self.path("postrider.toml"));
+        // What the machine's user has set must not change what is logged.
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        run_to_end(self.command(arguments), b"")
+    }
+
+    /// The standard output of a run that must succeed.
+    pub fn run_ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {}: {stderr}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn add_user(&self) {
+        self.add_user_with(USER, &[]);
+    }
+
+    /// `user add`, with more arguments; the password is [`PASSWORD`].
+    pub fn add_user_with(&self, name: &str, arguments: &[&str]) {
+        let arguments = [&["user", "add", name, "--password-stdin"], arguments].concat();
+        let output = run_to_end(self.command(&arguments), PASSWORD.as_bytes());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "user add: {}: {stderr}", output.status);
+    }
+
+    /// Starts the process; it may not listen yet.
+    pub fn spawn(&mut self) {
+        self.spawn_logging("info");
+    }
+
+    /// The same, with this much in the log: `debug` shows the dialogues.
+    pub fn spawn_logging(&mut self, level: &str) {
+        self.spawn_with(&[("RUST_LOG", level)]);
+    }
+
+    /// With these in its environment.
+    pub fn spawn_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command(&["serve"]);
+        command.envs(environment.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.unwrap());
+    }
+
+    /// Returns when every listener listens (the last one opened may be any of them).
+    pub fn wait_until_ready(&mut self) {
+        for address in [self.clear, self.starttls, self.implicit] {
+            wait_for(&format!("the relay to listen on {address}"), SOON, || {
+                let child = self.child.as_mut().expect("it was started");
+                if let Some(status) = child.try_wait().unwrap() {
+                    self.child = None;
+                    panic!("the relay ended at once: {status}");
+                }
+                TcpStream::connect(address).ok()
+            });
+        }
+    }
+
+    /// Sends a signal (`TERM`, `HUP`) to the process.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id();
+        // The shell's own `kill`: sending a signal takes unsafe code or one more dependency.
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// SIGTERM; the process must end by itself, with exit code 0, within `limit`.
+    pub fn stop_within(&mut self, limit: Duration) {
+        self.signal("TERM");
+        let status = self.wait_for_exit(limit);
+        assert!(status.success(), "after SIGTERM: {status}");
+    }
+
+    /// The same, with nothing to wait for.
+    pub fn stop(&mut self) {
+        self.stop_within(SOON);
+    }
+
+    /// The exit code of a process that ends by itself.
+    pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
+        let child = self.child.as_mut().expect("it runs");
+        let status = wait_for("the relay to end", limit, || child.try_wait().unwrap());
+        self.child = None;
+        status
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What it logged so far, over all starts.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.path("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The queue, to be read.
+    pub fn db(&self) -> Db {
+        Db::open(&self.path("queue.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    /// The queue, to be written as an operator writes it.
+    pub fn db_for_writing(&self) -> Db {
+        Db::open(&self.path("queue.db"), OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Asks the queue until the answer is there; panics after `limit` with what the queue holds.
+    pub fn wait_until<T>(&self, what: &str, limit: Duration, ask: impl Fn(&Db) -> Option<T>) -> T {
+        let db = self.db();
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(answer) = ask(&db) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "waited {limit:?} for {what}; the queue:\n{}", db.dump());
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// Returns when no recipient waits.
+    pub fn wait_until_empty(&self) {
+        self.wait_until("an empty queue", SOON, |db| {
+            (db.number("SELECT count(*) FROM recipients", []) == 0).then_some(())
+        });
+    }
+
+    /// A session on the clear listener, EHLO said.
+    pub fn client(&self) -> Client {
+        let mut client = Client::connect(self.clear).expect("the relay listens");
+        client.expect("EHLO app.test", "250");
+        client
+    }
+
+    /// Submits one message on a session of its own; the queue id of the 250 reply.
+    pub fn submit(&self, sender: &str, recipients: &[&str], content: &[u8]) -> String {
+        let mut client = self.client();
+        let id = client.submit(sender, recipients, content);
+        client.expect("QUIT", "221");
+        id
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.char_indices().rev().nth(20_000).map_or(0, |(at, _)| at);
+            eprintln!("---- the relay's log (the end of it):\n{}\n----", &log[from..]);
+        }
+    }
+}
+
+/// Runs a command to its end with this on its standard input; it may take [`SOON`].
+pub fn run_to_end(mut command: Command, input: &[u8]) -> Output {
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("piped above");
+    // It may end without reading.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    let pid = child.id();
+    let (done, is_done) = crossbeam_channel::bounded::<()>(0);
+    let watchdog = std::thread::spawn(move || {
+        if is_done.recv_timeout(SOON) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            let _ = Command::new("sh").arg("-c").arg(format!("kill -KILL {pid}")).status();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watchdog.join().unwrap();
+    output
+}

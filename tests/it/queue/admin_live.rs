@@ -1,0 +1,234 @@
+//! What an operator does to a relay that runs: kicks, signals, statements in the database.
+
+use std::time::{Duration, Instant};
+
+use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::relay::{Config, Relay, World, installed, mail, wait_for};
+
+/// What the docs promise for changes that another process makes, and a margin for a busy machine.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2 + 3);
+
+/// A relay with one recipient that was put off for an hour, and the host that will take it now.
+fn put_off() -> (World, FakeMx, Relay) {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().first(1, At::Rcpt("@"), Act::Say("451 4.7.1 later")));
+    let relay = world.relay(Config::new());
+    relay.submit(SENDER, &["you@a.test"], &mail("waits"));
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    (world, mx, relay)
+}
+
+#[test]
+fn etrn_kicks_a_domain_at_once_and_says_how_many_wait() {
+    let (_world, mx, relay) = put_off();
+    let mut client = relay.client();
+    // RFC 1985 §5: 251 nothing waits, 253 so many do.
+    client.expect("ETRN other.test", "251");
+    let began = Instant::now();
+    let reply = client.expect("ETRN a.test", "25");
+    assert!(matches!(reply.code, 250 | 253), "{reply:?}");
+    let count = reply.text.split_whitespace().any(|word| word == "1");
+    assert!(count, "the count is missing: {reply:?}");
+    mx.wait_for_messages(1, SOON);
+    assert!(began.elapsed() < NOTICED_WITHIN, "{:?}", began.elapsed());
+    wait_for_end(&relay, "you@a.test", "delivered");
+    // Once a minute for one client and one domain.
+    client.expect("ETRN a.test", "458");
+    let kicks = relay.run_ok(&["queue", "kicks", "--json"]);
+    assert!(kicks.lines().count() == 2 && kicks.contains("\"node\":\"a.test\""), "{kicks}");
+}
+
+#[test]
+fn a_next_attempt_that_another_process_writes_is_noticed() {
+    // The past matters: what is due is read in order of time, and this lies behind where the reading is.
+    for when in ["unixepoch()", "unixepoch() - 3600"] {
+        let (_world, mx, relay) = put_off();
+        let began = Instant::now();
+        let update = format!("UPDATE recipients SET next_attempt_at = {when} WHERE domain = 'a.test'");
+        assert_eq!(relay.db_for_writing().execute(&update, []), 1);
+        mx.wait_for_messages(1, SOON);
+        assert!(began.elapsed() < NOTICED_WITHIN, "{when}: {:?}", began.elapsed());
+        wait_for_end(&relay, "you@a.test", "delivered");
+    }
+}
+
+#[test]
+fn a_recipient_that_another_process_holds_is_not_tried_until_released() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say("451 4.7.1 later")));
+    let relay = world.relay(Config::new().retry(&["1s"]));
+    relay.submit(SENDER, &["held@a.test"], &mail("held"));
+    relay.submit(SENDER, &["free@a.test"], &mail("free"));
+    wait_for_attempts(&relay, "held@a.test", "deferred", 1);
+    let db = relay.db_for_writing();
+    assert_eq!(db.execute("UPDATE recipients SET state = 'held' WHERE address = 'held@a.test'", []), 1);
+    // A try that was due before the change was noticed may still happen; then no more.
+    let before = relay.db().attempts("free@a.test", "deferred");
+    wait_for_attempts(&relay, "free@a.test", "deferred", before + 3);
+    let held = relay.db().attempts("held@a.test", "deferred");
+    wait_for_attempts(&relay, "free@a.test", "deferred", before + 5);
+    assert_eq!(relay.db().attempts("held@a.test", "deferred"), held, "it is held:\n{}", relay.db().dump());
+    db.execute("UPDATE recipients SET state = 'queued' WHERE address = 'held@a.test'", []);
+    wait_for_attempts(&relay, "held@a.test", "deferred", held + 1);
+    drop(mx);
+}
+
+#[test]
+fn systemd_hears_ready_when_it_listens_a_pulse_and_stopping() {
+    let world = World::new();
+    let mut relay = Relay::prepare(world.configured(Config::new()));
+    let socket = std::os::unix::net::UnixDatagram::bind(relay.path("notify")).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let hear = || {
+        let mut said = [0; 256];
+        let length = socket.recv(&mut said).unwrap();
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    };
+    let notify = relay.path("notify").display().to_string();
+    relay.spawn_with(&[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "400000")]);
+    assert!(hear().contains("READY=1"));
+    // READY was said: a connection is taken at once, not after a while.
+    std::net::TcpStream::connect(relay.clear).unwrap();
+    assert!(hear().contains("WATCHDOG=1"));
+    relay.signal("TERM");
+    while !hear().contains("STOPPING=1") {}
+    assert!(relay.wait_for_exit(Duration::from_secs(30)).success());
+}
+
+#[test]
+fn sigterm_lets_attempts_end_and_takes_no_new_mail() {
+    let mut world = World::new();
+    let slow = Act::Later(Duration::from_secs(2), Box::new(Act::Say("250 2.0.0 at last")));
+    let mx = world.host("a.test", Script::new().on(At::Dot, slow));
+    let mut relay = world.relay(Config::new());
+    let mut idle = relay.client();
+    relay.submit(SENDER, &["you@a.test"], &mail("slow"));
+    mx.wait_for_command("DATA", SOON);
+    relay.signal("TERM");
+    // A session that is open hears of it (421) or is closed, and so is whoever comes now.
+    wait_for("submission to end", SOON, || match idle.say("NOOP") {
+        Ok(reply) if reply.code == 421 => Some(()),
+        Ok(_) => None,
+        Err(_) => Some(()),
+    });
+    let status = relay.wait_for_exit(Duration::from_secs(30));
+    assert!(status.success(), "{status}");
+    assert_eq!(mx.messages().len(), 1);
+    assert_eq!(relay.db().ended("you@a.test").as_deref(), Some("delivered"), "{}", relay.db().dump());
+}
+
+#[test]
+fn sigterm_does_not_wait_for_a_host_that_stalls_and_loses_nothing() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().on(At::Mail, Act::Stall));
+    let mut relay = world.relay(Config::new().set("delivery.reply_timeout", "\"5m\""));
+    relay.submit(SENDER, &["you@a.test"], &mail("stalled"));
+    mx.wait_for_command("MAIL", SOON);
+    // 30 s of patience (DESIGN, issue 1), and a margin.
+    relay.stop_within(Duration::from_secs(35));
+    assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE state = 'queued'", []), 1);
+}
+
+/// The SIZE that EHLO offers, on a new session.
+fn size_offered(relay: &Relay) -> String {
+    let mut client = crate::harness::relay::Client::connect(relay.clear).unwrap();
+    let reply = client.say("EHLO app.test").unwrap();
+    let size = reply.text.lines().find_map(|line| line.strip_prefix("SIZE "));
+    size.unwrap_or_else(|| panic!("no SIZE in {reply:?}")).to_owned()
+}
+
+#[test]
+fn sighup_takes_new_limits_and_keeps_the_old_ones_when_the_config_is_bad() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new().set("limits.message_size", "\"1MiB\""));
+    assert_eq!(size_offered(&relay), "1048576");
+    relay.write_config(&relay.config().set("limits.message_size", "\"64KiB\""));
+    relay.signal("HUP");
+    wait_for("the new limit", SOON, || (size_offered(&relay) == "65536").then_some(()));
+
+    let bad = relay.config().set("limits.message_size", "\"2MiB\"").set("limits.mesage_sise", "\"1MiB\"");
+    relay.write_config(&bad);
+    relay.signal("HUP");
+    wait_for("the error in the log", SOON, || relay.log().contains("mesage_sise").then_some(()));
+    assert_eq!(size_offered(&relay), "65536", "the old limits stay");
+    relay.submit(SENDER, &["you@a.test"], &mail("still here"));
+    mx.wait_for_messages(1, SOON);
+}
+
+#[test]
+fn a_queue_that_waited_is_delivered_after_a_restart() {
+    let (_world, mx, mut relay) = put_off();
+    relay.stop();
+    relay.db_for_writing().execute("UPDATE recipients SET next_attempt_at = unixepoch() - 10", []);
+    relay.spawn();
+    relay.wait_until_ready();
+    mx.wait_for_messages(1, SOON);
+    wait_for_end(&relay, "you@a.test", "delivered");
+}
+
+#[test]
+fn sqlite3_answers_what_waits_for_whom_and_why_while_the_relay_runs() {
+    let (_world, _mx, relay) = put_off();
+    let id = relay.db().row("SELECT queue_id FROM messages", []).unwrap();
+    let sql = "SELECT queue_id, sender, recipient, state, attempts, last_reply, last_mx FROM queue";
+    let wanted = format!("{id}|{SENDER}|you@a.test|queued|1|451 4.7.1 later|mx.a.test");
+    assert_eq!(relay.db().rows(sql, []), [wanted.as_str()]);
+    assert_eq!(
+        relay.db().rows("SELECT domain, total, under_5m, held FROM queue_by_domain", []),
+        ["a.test|1|1|0"]
+    );
+    assert_eq!(
+        relay.db().rows("SELECT times, recipients, outcome, phase, mx, reply FROM failures", []),
+        ["1|1|deferred|rcpt|mx.a.test|451 4.7.1 later"]
+    );
+    assert_eq!(relay.db().rows("SELECT * FROM stuck", []), Vec::<String>::new());
+    if !installed("sqlite3") {
+        return;
+    }
+    let output = std::process::Command::new("sqlite3").arg(relay.path("queue.db")).arg(sql).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), wanted);
+}
+
+#[test]
+fn somebodys_open_write_transaction_is_answered_451_in_time_and_loses_nothing() {
+    let mut world = World::new();
+    let slow = Act::Later(Duration::from_secs(1), Box::new(Act::Say("250 2.0.0 ok")));
+    let mx = world.host("a.test", Script::new().on(At::Dot, slow));
+    let relay = world.relay(Config::new());
+    // Under way when the database is locked: taken by the host while nobody can write that down.
+    relay.submit(SENDER, &["before@a.test"], &mail("before"));
+    mx.wait_for_command("DATA", SOON);
+    let other = relay.db_for_writing();
+    other.0.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut client = relay.client();
+    let began = Instant::now();
+    let reply = client.transact(SENDER, "", &["during@a.test"], &mail("during")).unwrap();
+    let took = began.elapsed();
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.0"), "{reply:?}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    mx.wait_for_messages(1, SOON);
+    other.0.execute_batch("ROLLBACK").unwrap();
+
+    // The session goes on, and both the old and the new are delivered, once.
+    let again = wait_for("submission to work again", SOON, || {
+        let reply = client.transact(SENDER, "", &["after@a.test"], &mail("after")).unwrap();
+        client.expect("RSET", "250");
+        (reply.code == 250).then_some(reply)
+    });
+    assert!(!again.text.is_empty());
+    wait_for_end(&relay, "before@a.test", "delivered");
+    wait_for_end(&relay, "after@a.test", "delivered");
+    relay.wait_until_empty();
+    let mut got: Vec<String> = mx.messages().into_iter().flat_map(|message| message.rcpts).collect();
+    got.sort();
+    assert_eq!(got.len(), 2, "{got:?}");
+    assert!(got[0].contains("after@") && got[1].contains("before@"), "{got:?}");
+    assert!(
+        relay.log().to_lowercase().contains("busy") || relay.log().to_lowercase().contains("lock"),
+        "it is logged"
+    );
+}

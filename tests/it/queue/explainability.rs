@@ -1,0 +1,140 @@
+//! What an operator asks and is told: whose words ended a recipient, what was asked for a message, and what has a
+//! say in a delivery beside its route.
+
+use serde_json::Value;
+
+use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
+use crate::harness::fakemx::{Act, At, Script};
+use crate::harness::relay::{Config, Relay, World, mail};
+
+fn json(relay: &Relay, arguments: &[&str]) -> Value {
+    let text = relay.run_ok(&[arguments, &["--json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn history_knows_whose_words_ended_it() {
+    let mut world = World::new();
+    let _mx = world.host(
+        "a.test",
+        Script::new()
+            .on(At::Rcpt("no@"), Act::Say("550 5.1.1 nobody here"))
+            .on(At::Rcpt("later@"), Act::Say("451 4.2.1 busy")),
+    );
+    let relay = world.relay(Config::new());
+    relay.submit("", &["yes@a.test", "no@a.test", "later@a.test", "you@nosuch.test"], &mail("four"));
+    wait_for_attempts(&relay, "later@a.test", "deferred", 1);
+    wait_for_end(&relay, "you@nosuch.test", "failed");
+    relay.run_ok(&["queue", "remove", "--domain", "a.test"]);
+    relay.wait_until_empty();
+    let rows =
+        relay.db().rows("SELECT address, state, reply_source, reply FROM history ORDER BY address", []);
+    assert_eq!(
+        rows,
+        [
+            "later@a.test|removed|remote|451 4.2.1 busy",
+            "no@a.test|failed|remote|550 5.1.1 nobody here",
+            "yes@a.test|delivered|remote|250 2.0.0 queued",
+            "you@nosuch.test|failed|local|550 5.1.2 the domain nosuch.test does not exist (NXDOMAIN)",
+        ]
+    );
+    let listed = relay.run_ok(&["queue", "list", "--state", "failed", "--json"]);
+    let said: Vec<String> = listed
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["reply_source"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(said, ["remote", "local"]);
+    let id = relay.db().row("SELECT queue_id FROM history", []).unwrap();
+    let shown = relay.run_ok(&["queue", "show", &id]);
+    assert!(shown.contains("  last reply: (local) 550 5.1.2 the domain"), "{shown}");
+    assert!(shown.contains("  last reply: 550 5.1.1 nobody here"), "{shown}");
+}
+
+#[test]
+fn the_queue_view_knows_whose_the_last_words_are() {
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("you@"), Act::Say("451 4.2.1 busy")));
+    let relay = world.relay(Config::new());
+    relay.submit(SENDER, &["you@a.test"], &mail("one"));
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    assert_eq!(
+        relay
+            .db()
+            .row("SELECT last_reply_source, last_reply FROM queue WHERE recipient = 'you@a.test'", [])
+            .unwrap(),
+        "remote|451 4.2.1 busy"
+    );
+}
+
+#[test]
+fn show_tells_what_was_asked_for_a_message_and_only_that() {
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("later@"), Act::Say("451 4.2.1 busy")));
+    let relay = world.relay(Config::new());
+    let parameters = " HOLDFOR=3600 BY=7200;NT MT-PRIORITY=-3";
+    let reply = relay.client().transact(SENDER, parameters, &["you@a.test"], &mail("asked")).unwrap();
+    assert_eq!(reply.code, 250, "{}", reply.text);
+    let id = crate::harness::client::queue_id(&reply.text);
+    let shown = relay.run_ok(&["queue", "show", &id]);
+    let at = |column: &str| {
+        relay.db().row(&format!("SELECT datetime({column}, 'unixepoch') FROM messages"), []).unwrap()
+    };
+    let (release, by) = (at("release_at"), at("deliver_by"));
+    for line in [
+        "  priority   -3\n".to_owned(),
+        format!("  release    {release} UTC\n"),
+        format!("  deliver by {by} UTC, or tell the sender; each hop reports\n"),
+    ] {
+        assert!(shown.contains(&line), "no {line:?} in {shown}");
+    }
+    let message = &json(&relay, &["queue", "show", &id])["message"];
+    assert_eq!((&message["priority"], &message["require_tls"]), (&(-3).into(), &false.into()));
+    assert_eq!((&message["release"], &message["deliver_by"]), (&release.into(), &by.into()));
+    assert_eq!(message["deliver_by_mode"], "NT");
+
+    let plain = relay.submit(SENDER, &["later@a.test"], &mail("plain"));
+    wait_for_attempts(&relay, "later@a.test", "deferred", 1);
+    let shown = relay.run_ok(&["queue", "show", &plain]);
+    for word in ["priority", "release", "deliver by", "REQUIRETLS"] {
+        assert!(!shown.contains(word), "{word} in {shown}");
+    }
+}
+
+#[test]
+fn explain_names_limits_and_rules_that_have_a_say() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    world.zone(|zone| zone.mx("a.test", 20, "mx2.a.test"));
+    world.address("mx2.a.test");
+    let config = Config::new()
+        .destination("domain = \"a.test\"\nmessages_per_minute = 60")
+        .destination("mx = \"mx2.a.test\"\nconnections = 2\nmessages_per_minute = 30")
+        .rule("domain = \"b.test\"\naction = \"hold\"")
+        .rule("domain = \"a.test\"\ncode = \"45x\"\nenhanced = \"x.7.1\"\ntext = \"Grey*list\"\ndelay = \"90m\"")
+        .rule("domain = \"*\"\naction = \"bounce\"");
+    let relay = world.relay(config);
+    // As delivery writes it after a complaint.
+    let learnt = "INSERT INTO destinations VALUES ('mx.a.test', 4, NULL, '421 4.7.0 too many connections', unixepoch())";
+    relay.db_for_writing().execute(learnt, []);
+    let wrong =
+        "INSERT INTO workarounds VALUES ('mx2.a.test', 'bdat', 'off', '502 5.5.1 what?', 1, 4102444800)";
+    relay.db_for_writing().execute(wrong, []);
+    let text = relay.run_ok(&["explain", "you@a.test"]);
+    let wanted = format!(
+        "  try 1: mx.a.test at {}, tls opportunistic\n    \
+             given less for now: 4 connections at once (after \"421 4.7.0 too many connections\")\n  \
+           try 2: mx2.a.test at 127.0.0.3:{}, tls opportunistic\n    \
+             [[destination]] mx = \"mx2.a.test\": 2 connections at once, 30 messages a minute\n    \
+             bdat=off until 2100-01-01 00:00:00 UTC (after \"502 5.5.1 what?\")\n  \
+           lane: a.test\n    \
+             [[destination]] domain = \"a.test\": 60 messages a minute\n    \
+             [[retry.rule]] 2: code 45x, enhanced x.7.1, text \"grey*list\": retry after 1h 30m\n    \
+             [[retry.rule]] 3: any temporary failure: bounce\n",
+        mx.address, world.mx_port
+    );
+    assert!(text.ends_with(&wanted), "{text}");
+    let explained = &json(&relay, &["explain", "you@a.test"])[0];
+    assert_eq!(explained["retry_rules"].as_array().unwrap().len(), 2);
+    assert_eq!(explained["limits"], "[[destination]] domain = \"a.test\": 60 messages a minute");
+    assert_eq!(explained["endpoints"][1]["limits"].as_array().unwrap().len(), 2);
+}

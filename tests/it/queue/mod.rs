@@ -1,0 +1,4 @@
+//! What the queue tells and takes while a relay runs.
+
+mod admin_live;
+mod explainability;

@@ -1,0 +1,213 @@
+//! How much of a host we take, end to end: the limit per MX host, what is learnt from complaints, the operator's
+//! own limits, and the share of the workers that doubtful destinations may have.
+
+use std::time::{Duration, Instant};
+
+use crate::delivery::promises::SENDER;
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+
+/// What a host with too many connections says.
+const TOO_MANY: &str = "421 4.7.0 mx.a.test Error: too many connections from 127.0.0.1";
+/// Long enough that transactions meet.
+const A_WHILE: Duration = Duration::from_millis(150);
+
+/// Takes its time over every message.
+fn slow() -> Script {
+    Script::new().on(At::Dot, Act::Later(A_WHILE, Box::new(Act::Say("250 2.0.0 taken"))))
+}
+
+fn submit(relay: &Relay, domain: &str, count: usize) {
+    let mut client = relay.client();
+    for number in 0..count {
+        client.submit(SENDER, &[&format!("you{number}@{domain}")], &mail(&format!("number {number}")));
+    }
+}
+
+fn tries(relay: &Relay) -> Vec<String> {
+    relay.db().rows("SELECT outcome, count(*) FROM attempts GROUP BY outcome ORDER BY outcome", [])
+}
+
+/// A host that serves two domains.
+fn shared_host(world: &mut World, script: Script) -> FakeMx {
+    world.zone(|zone| zone.mx("b.test", 10, "mx.a.test"));
+    world.host("a.test", script)
+}
+
+#[test]
+fn two_domains_that_share_a_host_never_have_more_connections_there_than_one_may() {
+    let mut world = World::new();
+    let mx = shared_host(&mut world, slow());
+    let relay = world.relay(Config::new().set("delivery.connections_per_destination", "3"));
+    submit(&relay, "a.test", 15);
+    submit(&relay, "b.test", 15);
+    mx.wait_for_messages(30, SOON);
+    relay.wait_until_empty();
+    assert_eq!(mx.most_open(), 3);
+    assert_eq!(tries(&relay), ["delivered|30"], "whoever found no room made no attempt");
+    let backed_off = relay.log().contains("backs off");
+    assert!(!backed_off, "a full host is no trouble");
+}
+
+#[test]
+fn a_busy_domain_does_not_keep_a_host_from_another() {
+    let mut world = World::new();
+    let mx = shared_host(&mut world, slow());
+    let relay = world.relay(Config::new().set("delivery.connections_per_destination", "1"));
+    submit(&relay, "a.test", 60);
+    mx.wait_for_messages(1, SOON);
+    submit(&relay, "b.test", 1);
+    relay.wait_until("b.test to have its turn", SOON, |db| db.ended("you0@b.test"));
+    let waiting = relay.db().number("SELECT count(*) FROM recipients WHERE domain = 'a.test'", []);
+    assert!(waiting > 0, "b.test had to wait for all of a.test");
+    assert_eq!(mx.most_open(), 1);
+}
+
+#[test]
+fn a_host_of_the_same_preference_takes_what_another_has_no_room_for_and_the_backup_does_not() {
+    let mut world = World::new();
+    let one = world.mx("a.test", 10, "mx1.a.test", slow());
+    let two = world.mx("a.test", 10, "mx2.a.test", slow());
+    let backup = world.mx("a.test", 20, "mx3.a.test", slow());
+    let config = Config::new().destination("mx = \"*.a.test\"\nconnections = 2");
+    let relay = world.relay(config.set("delivery.connections_per_destination", "6"));
+    submit(&relay, "a.test", 24);
+    relay.wait_until_empty();
+    assert_eq!((one.most_open(), two.most_open()), (2, 2));
+    assert_eq!(backup.seen().len(), 0);
+    assert_eq!(tries(&relay), ["delivered|24"]);
+}
+
+#[test]
+fn a_host_that_complains_of_connections_is_given_fewer_and_loses_no_mail_by_it() {
+    let mut world = World::new();
+    let mx = world.host("a.test", slow().at_most(2, TOO_MANY));
+    let mut relay = world.relay(Config::new());
+    submit(&relay, "a.test", 40);
+    mx.wait_for_messages(40, SOON);
+    relay.wait_until_empty();
+    assert!(mx.sent_away() > 0, "it was never crowded");
+    assert!(mx.sent_away() < 15, "{} times sent away", mx.sent_away());
+    assert_eq!(tries(&relay), ["delivered|40"]);
+    let learnt = "SELECT mx, connections <= 4, messages_per_minute, last_reply FROM destinations";
+    let row = format!("mx.a.test|1||{TOO_MANY}");
+    relay.wait_until("the limit to be kept", SOON, |db| (db.row(learnt, [])? == row).then_some(()));
+
+    // Known to whoever asks, and to the next process.
+    let summary = relay.run_ok(&["queue", "summary"]);
+    assert!(summary.contains("mx.a.test") && summary.contains("too many connections"), "{summary}");
+    let before = mx.sent_away();
+    relay.stop();
+    relay.db_for_writing().execute("UPDATE destinations SET connections = 2, changed_at = unixepoch()", []);
+    relay.spawn();
+    relay.wait_until_ready();
+    submit(&relay, "a.test", 20);
+    mx.wait_for_messages(60, SOON);
+    assert_eq!(mx.sent_away(), before, "the limit was forgotten");
+}
+
+#[test]
+fn a_limit_is_earned_back_and_then_forgotten() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let mut relay = world.relay(Config::new().set("delivery.connections_per_destination", "4"));
+    relay.stop();
+    let rows =
+        "INSERT INTO destinations VALUES ('mx.a.test', 2, 595, '421 4.7.0 slow down', unixepoch() - 61)";
+    relay.db_for_writing().execute(rows, []);
+    relay.spawn();
+    relay.wait_until_ready();
+    submit(&relay, "a.test", 1);
+    mx.wait_for_messages(1, SOON);
+    let given = "SELECT connections, messages_per_minute, last_reply FROM destinations";
+    let more = "3||421 4.7.0 slow down";
+    relay.wait_until("one more", SOON, |db| (db.row(given, [])? == more).then_some(()));
+    relay.stop();
+    relay.db_for_writing().execute("UPDATE destinations SET changed_at = unixepoch() - 61", []);
+    relay.spawn();
+    relay.wait_until_ready();
+    submit(&relay, "a.test", 1);
+    relay.wait_until("nothing to remember", SOON, |db| {
+        (db.number("SELECT count(*) FROM destinations", []) == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_complaint_of_the_pace_slows_the_next_messages_down() {
+    let mut world = World::new();
+    let rule = Act::Say("450 4.7.1 Error: too much mail from 127.0.0.1");
+    let mx = world.host("a.test", Script::new().first(1, At::Mail, rule));
+    let relay = world.relay(Config::new().retry(&["1s"]));
+    submit(&relay, "a.test", 1);
+    mx.wait_for_messages(1, SOON);
+    let given = "SELECT connections, messages_per_minute FROM destinations";
+    relay.wait_until("a slower pace", SOON, |db| (db.row(given, [])? == "|1").then_some(()));
+    relay.wait_until_empty();
+    // One a minute: the next one waits, and that is no attempt.
+    submit(&relay, "a.test", 1);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(relay.db().rows("SELECT attempts FROM recipients", []), ["0"]);
+    assert_eq!(mx.messages().len(), 1);
+}
+
+#[test]
+fn the_operators_limits_hold_for_a_domain_and_for_a_host() {
+    let mut world = World::new();
+    let mx = shared_host(&mut world, slow());
+    let config = Config::new()
+        .destination("domain = \"a.test\"\nconnections = 1")
+        .destination("domain = \"b.test\"\nmessages_per_minute = 60");
+    let relay = world.relay(config);
+    submit(&relay, "a.test", 6);
+    mx.wait_for_messages(6, SOON);
+    assert_eq!(mx.most_open(), 1);
+    let start = Instant::now();
+    submit(&relay, "b.test", 5);
+    mx.wait_for_messages(11, SOON);
+    assert!(
+        start.elapsed() > Duration::from_secs(2),
+        "5 messages at one a second took {:?}",
+        start.elapsed()
+    );
+    relay.wait_until_empty();
+    assert_eq!(tries(&relay), ["delivered|11"]);
+}
+
+#[test]
+fn hosts_that_hang_leave_threads_for_good_ones_and_give_theirs_back_at_the_deadline() {
+    const HUNG: usize = 12;
+    let mut world = World::new();
+    let hung: Vec<FakeMx> = (0..HUNG)
+        .map(|number| world.host(&format!("hung{number}.test"), Script::new().on(At::Greeting, Act::Stall)))
+        .collect();
+    let good = world.host("good.test", Script::new());
+    let config =
+        Config::new().set("delivery.workers", "16").set("delivery.attempt_deadline", "\"8s\"").retry(&["1s"]);
+    let relay = world.relay(config);
+    for number in 0..HUNG {
+        submit(&relay, &format!("hung{number}.test"), 10);
+    }
+    let held = || hung.iter().map(|mx| mx.seen().iter().filter(|seen| !seen.closed).count()).sum::<usize>();
+    wait_for("all of them to hang", SOON, || (held() == HUNG).then_some(()));
+    // Nobody knows yet which of them will never speak. Good mail finds a thread all the same.
+    submit(&relay, "good.test", 50);
+    good.wait_for_messages(50, SOON);
+    let nothing = relay.db().number("SELECT count(*) FROM backoffs", []);
+    assert_eq!((nothing, held()), (0, HUNG), "good mail waited for the deadline of others");
+
+    // After the deadline they are known, and although they are due again and again half of the workers is all
+    // that they get.
+    let all = HUNG as i64;
+    relay.wait_until("every host to be found hanging", SOON, |db| {
+        (db.number("SELECT count(*) FROM backoffs", []) >= all).then_some(())
+    });
+    wait_for("half of the workers to hang again", SOON, || (held() == 8).then_some(()));
+    let tries = || hung.iter().map(|mx| mx.seen().len()).sum::<usize>();
+    let before = tries();
+    submit(&relay, "good.test", 50);
+    good.wait_for_messages(100, SOON);
+    assert_eq!((tries(), held()), (before, 8), "good mail waited for the deadline of others");
+    // And theirs come back: the others have their second try.
+    let again = |mx: &FakeMx| mx.seen().len() > 1;
+    wait_for("second tries everywhere", Duration::from_secs(60), || hung.iter().all(again).then_some(()));
+}

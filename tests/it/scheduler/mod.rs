@@ -1,0 +1,4 @@
+//! When what goes, and how much of it at a time.
+
+mod limits;
+mod retries;

@@ -1,0 +1,8 @@
+//! Submission end to end: what clients may say, and what they are answered.
+
+mod abuse;
+mod atrn;
+mod extensions;
+mod mechanisms;
+mod operators;
+mod reference;

@@ -1,0 +1,5 @@
+//! What is true of all rooms together.
+
+mod clients;
+mod crash;
+mod mails;
