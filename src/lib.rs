@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod kit;
 pub mod mail;
 pub mod maillog;
 pub mod queue;

@@ -18,6 +18,7 @@ use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::plan::{self, Endpoint};
 use crate::delivery::route::source_addresses::{Names, of_family};
+use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
 use crate::queue::{DestinationRow, LaneRow, WorkaroundRow};
@@ -276,10 +277,6 @@ fn backs_off(lane: &LaneRow) -> Option<String> {
     (lane.backoff_until > jiff::Timestamp::now().as_second()).then(|| {
         format!("in trouble: not tried until {until} UTC, or `postrider queue kick` ({failures}: {said:?})")
     })
-}
-
-fn utc(secs: i64) -> String {
-    jiff::Timestamp::from_second(secs).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn destination_words(destination: &Destination) -> String {

@@ -10,6 +10,7 @@ use super::explain;
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Routes, atrn};
 use crate::delivery::Workers;
+use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
 use crate::queue::{LaneCount, Queue, QueueError};
 use crate::scheduler::Scheduler;
@@ -81,7 +82,7 @@ impl Generation {
         };
         vec![
             format!("postrider {}", env!("CARGO_PKG_VERSION")),
-            format!("config: {config}, generation {}, loaded {}", self.number, utc(self.loaded_at)),
+            format!("config: {config}, generation {}, loaded {} UTC", self.number, utc(self.loaded_at)),
             format!("file on disk: {file}"),
             "character set: UTF-8 (SMTPUTF8)".to_owned(),
         ]
@@ -198,7 +199,7 @@ fn waiting_line(count: &LaneCount, now: i64) -> String {
     let held = if *held > 0 { format!(" ({held} held)") } else { String::new() };
     let next = match next_attempt_at {
         Some(at) if *at <= now => ", due now".to_owned(),
-        Some(at) => format!(", next due {}", utc(*at)),
+        Some(at) => format!(", next due {} UTC", utc(*at)),
         None => String::new(),
     };
     format!("{lane}: {messages} messages, {recipients} recipients{held}{next}")
@@ -208,7 +209,7 @@ fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
     let LaneState { lane, failures, backoff_until, busy, limit, waiting, more } = state;
     let how = match failures {
         0 => "open".to_owned(),
-        n if *backoff_until > now => format!("backing off until {}, {n} failures", utc(*backoff_until)),
+        n if *backoff_until > now => format!("backing off until {} UTC, {n} failures", utc(*backoff_until)),
         n => format!("probing, {n} failures"),
     };
     let more = if *more { " and more" } else { "" };
@@ -217,15 +218,6 @@ fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
         _ => String::new(),
     };
     format!("{lane}: {how}, {busy} of {limit} connections busy, {waiting}{more} in line{said}")
-}
-
-/// `2026-01-02 03:04:05 UTC`.
-fn utc(secs: i64) -> String {
-    match jiff::Timestamp::from_second(secs) {
-        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        // Years beyond 9999.
-        Err(_) => format!("{secs} s after 1970"),
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["maillog"],
     &["queue"],
     &["config", "clock"],
-    &["mail", "sasl"],
+    &["mail", "sasl", "kit"],
 ];
 
 /// Crates with a home, and the rooms or files (below `src/`) that are it.

@@ -16,6 +16,7 @@ use rustls::{CertificateError, Error, RootCertStore};
 
 use super::Finding;
 use crate::config::CertificateSettings;
+use crate::kit::text;
 use crate::mail::Domain;
 
 const ABOUT: &str = "certificate";
@@ -135,8 +136,7 @@ fn trouble_with_name(
 }
 
 fn day(unix_secs: u64) -> String {
-    let timestamp = i64::try_from(unix_secs).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
-    timestamp.map_or_else(|| "a day beyond the calendar".to_owned(), |at| at.strftime("%Y-%m-%d").to_string())
+    text::day(i64::try_from(unix_secs).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 
 use std::fmt::Write as _;
 
+use crate::kit::text::{printable, utc};
 use crate::queue::admin::{KickLine, Line, Shown, ShownRecipient, Summary};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
 
-pub(super) fn list(lines: &[Line], limit: u32) -> String {
+/// `now`: Unix seconds.
+pub(super) fn list(lines: &[Line], limit: u32, now: i64) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
@@ -32,18 +34,19 @@ pub(super) fn list(lines: &[Line], limit: u32) -> String {
     if lines.len() as u64 == u64::from(limit) {
         let _ = writeln!(text, "(the first {limit}; more with --limit)");
     }
-    let late = utc(LATE_SECS);
+    let late = utc(now - LATE_SECS);
     if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
         text += "(some are due: `postrider queue summary` shows hosts that limit us, `postrider explain` one address)\n";
     }
     text
 }
 
-pub(super) fn show(shown: &Shown) -> String {
-    let now = utc(0);
+/// `now`: Unix seconds.
+pub(super) fn show(shown: &Shown, now: i64) -> String {
+    let now = utc(now);
     let mut text = format!("message {}\n", shown.queue_id);
     let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<10} {}", printable(value));
+        let _ = writeln!(text, "  {name:<10} {}", printable(value.as_bytes()));
     };
     match &shown.message {
         Some(message) => {
@@ -72,10 +75,10 @@ pub(super) fn show(shown: &Shown) -> String {
     }
     for ShownRecipient { line, tries } in &shown.recipients {
         let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
-        let _ = writeln!(text, "recipient {}: {}{next}", printable(&line.recipient), line.state);
+        let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
         if let Some(reply) = &line.last_reply {
             let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
-            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply));
+            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
         }
         let rows = tries.iter().map(|one| {
             let host = one.mx.as_deref().unwrap_or("-");
@@ -99,16 +102,10 @@ pub(super) fn show(shown: &Shown) -> String {
     if let Some(header) = &shown.header {
         text += "header\n";
         for line in header.lines() {
-            let _ = writeln!(text, "  {}", printable(line));
+            let _ = writeln!(text, "  {}", printable(line.as_bytes()));
         }
     }
     text
-}
-
-/// So many seconds ago, as the views write times.
-fn utc(secs_ago: i64) -> String {
-    let at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs_ago);
-    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// When it goes, and what it waits for where that time has come.
@@ -118,7 +115,7 @@ fn next_words(next: &str, line: &Line, now: &str) -> String {
         "bounce" => ", to be returned to the sender".to_owned(),
         "ATRN" => ", until it is fetched".to_owned(),
         due if due <= now => {
-            let address = printable(&line.recipient);
+            let address = printable(line.recipient.as_bytes());
             format!(
                 ", due since {due} UTC; `postrider explain {address}` shows its destination and what limits it"
             )
@@ -231,7 +228,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         .then_some(head)
         .into_iter()
         .chain(rows)
-        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .map(|row| row.iter().map(|cell| printable(cell.as_bytes()).into_owned()).collect())
         .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
@@ -244,13 +241,6 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
-}
-
-/// Control characters escaped.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
 }
 
 /// `59s`, `59m`, `23h`, `5d`.
@@ -269,9 +259,8 @@ mod tests {
 
     #[test]
     fn a_reply_cannot_write_on_the_terminal() {
-        assert_eq!(printable("550 \u{1b}[2Jno\u{9b}x"), "550 \\u{1b}[2Jno\\u{9b}x");
-        let text = table(&["A", "B"], vec![vec!["x\ny".to_owned(), String::new()]]);
-        assert_eq!(text, "A     B\nx\\ny\n");
+        let text = table(&["A", "B"], vec![vec!["\u{1b}[2Jx\ny".to_owned(), String::new()]]);
+        assert_eq!(text, "A            B\n\\x1B[2Jx\\ny\n");
     }
 
     #[test]
@@ -298,7 +287,9 @@ mod tests {
                 .contains("due since 2026-01-01 00:00:00 UTC; `postrider explain you@a.test`")
         );
         assert!(words("held").contains("`postrider queue release`"));
-        let listed = |next: &str| list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 9);
+        let listed = |next: &str| {
+            list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 9, 1_767_300_000)
+        };
         assert!(listed("2026-01-01 00:00:00").contains("some are due"));
         for later in ["9999-01-01 00:00:00", "held", "ATRN", "bounce"] {
             assert!(!listed(later).contains("some are due"), "{later}");
