@@ -184,9 +184,9 @@ pub enum Health {
     Unchanged,
     /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
     Trouble(String),
-    /// The destination has as much of us as it may: those of the job that no settlement names wait this long and
+    /// Every host of the destination is at its limit: those of the job that no settlement names wait this long and
     /// are tried then. It was no attempt, and the lane goes on with what it has.
-    Crowded(Duration),
+    AtLimit(Duration),
 }
 
 /// How a recipient leaves an attempt.

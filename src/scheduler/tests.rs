@@ -189,7 +189,7 @@ fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
     let good = answered(&mut lanes, "a.test");
     let crowded = lanes.next(0).unwrap();
     let back = [crowded.recipients[0].0];
-    let wait = Health::Crowded(Duration::from_millis(200));
+    let wait = Health::AtLimit(Duration::from_millis(200));
     assert_eq!(lanes.finished(&crowded, &wait, &back, 0), None, "no trouble, and nothing for the disk");
     assert!(lanes.next(0).is_none(), "what it has is one");
     lanes.finished(&good, &Health::Healthy, &[], 0);
@@ -208,7 +208,7 @@ fn who_was_put_back_goes_before_those_who_came_due_later() {
         lanes.add(Due { due_at: n, ..due(n, n, "a.test") }, 50);
     }
     let first = lanes.next(50).unwrap();
-    lanes.finished(&first, &Health::Crowded(Duration::from_secs(1)), &ids_of(&first), 50);
+    lanes.finished(&first, &Health::AtLimit(Duration::from_secs(1)), &ids_of(&first), 50);
     lanes.wake(60);
     assert_eq!(ids(&lanes.next(60).unwrap()), [1]);
     lanes.check();
@@ -219,7 +219,7 @@ fn a_crowded_lane_without_any_transaction_is_woken() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
-    lanes.finished(&job, &Health::Crowded(Duration::from_secs(5)), &[RecipientId(1)], 0);
+    lanes.finished(&job, &Health::AtLimit(Duration::from_secs(5)), &[RecipientId(1)], 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
     assert_eq!(lanes.next_alarm(), Some(5));
@@ -628,7 +628,7 @@ fn who_finds_no_room_after_a_reload_stands_in_the_line_that_is_theirs_now() {
     let job = lanes.next(0).unwrap();
     let routes = Arc::new(Routes(vec![relay_for_all()]));
     lanes.reconfigure(SchedulerSettings { routes, ..settings() });
-    lanes.finished(&job, &Health::Crowded(Duration::from_secs(1)), &ids_of(&job), 0);
+    lanes.finished(&job, &Health::AtLimit(Duration::from_secs(1)), &ids_of(&job), 0);
     let job = lanes.next(0).unwrap();
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1]));
     lanes.check();

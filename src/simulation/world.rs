@@ -210,7 +210,7 @@ impl<'d> World<'d> {
         let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
         let Some(message) = message else { return self.finish(&job, &Health::Unchanged, &ids) };
         if !job.expired && self.hosts.have_no_room(&message, &mut self.random) {
-            return self.finish(&job, &Health::Crowded(Duration::from_millis(200)), &ids);
+            return self.finish(&job, &Health::AtLimit(Duration::from_millis(200)), &ids);
         }
         let (said, health) = self.hosts.answers(&message, &mut self.random);
         let results = delivery::decide(&job, &message, &self.delivery, self.now, said);

@@ -39,7 +39,7 @@ impl Lanes {
             // Put back; or whatever became of it the database knows, and it may still be due. In either case perhaps
             // in another lane than before.
             match health {
-                Health::Crowded(_) if !job.expired => self.line_up(due, true, now),
+                Health::AtLimit(_) if !job.expired => self.line_up(due, true, now),
                 _ => self.leave_in(&due.domain, just_before(&due)),
             }
         }
@@ -78,7 +78,7 @@ impl Lanes {
                 self.park(&job.lane);
                 Some(LaneChange::BacksOff(row))
             }
-            Health::Crowded(wait) => {
+            Health::AtLimit(wait) => {
                 // Its other transactions go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
                 lane.crowded = Some((until, lane.busy));
