@@ -48,8 +48,8 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
-    LaneRow, NewMessage, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Job, Kick, Kicked, LaneCount,
+    LaneHealth, LaneRow, NewMessage, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{Event, Health, Job, LaneRow, Queue, QueueError, RecipientId};
+use crate::queue::{Event, Job, LaneHealth, LaneRow, Queue, QueueError, RecipientId};
 
 use lanes::{LaneChange, LaneState, Lanes};
 pub use pickup::Pickup;
@@ -120,7 +120,7 @@ impl Scheduler {
     }
 
     /// A job ended; see [`Lanes::finished`].
-    pub fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+    pub fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         let inner = &*self.inner;
         let now = inner.clock.now();
         let mut lanes = inner.lock();
