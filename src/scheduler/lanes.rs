@@ -28,10 +28,10 @@
 //! somebody who fetches it claims it (`claims`), which puts it in flight as a turn does.
 
 mod claims;
-mod health;
+mod backoff;
 mod lane;
 mod proofs;
-mod shares;
+mod worker_quota;
 mod window;
 
 #[cfg(test)]
@@ -49,11 +49,11 @@ use crate::queue::{Due, Job, LaneRow, RecipientId};
 use super::retry::Schedule;
 use super::turns::Turns;
 
-pub use health::LaneChange;
+pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
 use proofs::Proofs;
-use shares::{Shares, Standing};
+use worker_quota::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
 

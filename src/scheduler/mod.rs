@@ -5,7 +5,7 @@
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
 pub mod lanes;
-mod pickup;
+mod atrn_claims;
 pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
@@ -26,7 +26,7 @@ use crate::maillog;
 use crate::queue::{Event, Job, LaneHealth, LaneRow, Queue, QueueError, RecipientId};
 
 use lanes::{LaneChange, LaneState, Lanes};
-pub use pickup::Pickup;
+pub use atrn_claims::Pickup;
 use reader::{Looked, Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.

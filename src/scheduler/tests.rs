@@ -1,6 +1,6 @@
 //! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
-mod shares;
+mod worker_quota;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};

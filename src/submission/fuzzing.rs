@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::mail::{Body, Domain, address};
 use crate::queue::MessageId;
 
-use super::aliases::Aliases;
 use super::auth::Offer;
-use super::chunk::ChunkReader;
-use super::command::{self, LINE_BYTES_MAX};
-use super::content::DataReader;
-use super::header::{self, Protocol, Trace};
-use super::protocol::{self, Here, State, Tls};
 use super::users::{Directory, Known, User, Verifier};
+use crate::submission::message::chunk::ChunkReader;
+use crate::submission::message::content::DataReader;
+use crate::submission::message::header::{self, Protocol, Trace};
+use crate::submission::protocol::aliases::Aliases;
+use crate::submission::protocol::state::{self, Here, State, Tls};
+use crate::submission::syntax::command::{self, LINE_BYTES_MAX};
 
 /// Says `lines` to the protocol as a trusted client over TLS: the code of each reply, 0 where the reply
 /// would be the world's. No action is carried out but AUTH, of a user `app` whose password is `secret`.
@@ -47,11 +47,11 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
     for line in lines {
         let line = &line[..line.len().min(LINE_BYTES_MAX)];
         let step = match state {
-            State::Authenticating(..) => protocol::respond(state, line),
-            _ => protocol::step(state, command::parse(line), &here),
+            State::Authenticating(..) => state::respond(state, line),
+            _ => state::step(state, command::parse(line), &here),
         };
         let step = match step.action {
-            protocol::Action::Verify(claim) => protocol::turn(step.state, claim.put_to(&App)),
+            state::Action::Verify(claim) => state::turn(step.state, claim.put_to(&App)),
             _ => step,
         };
         codes.push(step.reply.map_or(0, |reply| reply.code));

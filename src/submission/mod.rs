@@ -9,46 +9,19 @@
 //! guessed passwords (`failures`), others' addresses (`senders`), floods of messages (`rates`) and of sessions
 //! (`pool`), loops (`header`), silence (`session`).
 
-mod aliases;
-mod atrn;
 mod auth;
-mod chunk;
-mod command;
-mod content;
-mod errors;
-mod etrn;
-mod extensions;
-mod failures;
 #[doc(hidden)]
 pub mod fuzzing;
-mod handshake;
-mod header;
-mod intake;
-mod listener;
-mod login;
-mod parameters;
-mod pool;
-mod private;
+mod limits;
+mod message;
 mod protocol;
-mod rates;
 mod replies;
-mod senders;
 mod session;
-mod stream;
-pub mod tls;
-mod transaction;
-mod transfer;
+mod syntax;
+#[cfg(test)]
+mod tests;
 pub mod users;
-mod vrfy;
-mod window;
 mod wire;
-
-#[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod login_tests;
-#[cfg(test)]
-mod room_tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -61,16 +34,17 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 use crate::queue::Queue;
 
-pub use atrn::{OnDemand, Turned, Waiting};
-use failures::Failures;
-use handshake::Handshakes;
-use intake::MessageQueue;
-use listener::Listener;
-use pool::Pool;
-use rates::Rates;
+use limits::failures::Failures;
+use limits::rates::Rates;
+use message::intake::MessageQueue;
+pub use protocol::atrn::{OnDemand, Turned, Waiting};
+use session::listener::Listener;
+use session::pool::Pool;
 use users::{Directory, Users};
+use wire::handshake::Handshakes;
+pub use wire::tls;
 
-pub use private::{Insight, Question};
+pub use protocol::operator_commands::{Insight, Question};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -96,7 +70,7 @@ pub enum StartError {
     Threads(#[source] std::io::Error),
     /// The certificate or its key.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] wire::tls::TlsError),
     /// A listener wants TLS and there is no certificate.
     #[error("[[listen]] address {0} has TLS, but there is no [tls] certificate (set one, or tls = \"off\")")]
     NoCertificate(SocketAddr),
@@ -110,7 +84,7 @@ struct Shared {
     failures: Failures,
     rates: Rates,
     handshakes: Handshakes,
-    kicks: etrn::Recent,
+    kicks: protocol::etrn::Recent,
     insight: Arc<dyn Insight>,
     pool: Arc<Pool>,
 }
@@ -128,7 +102,7 @@ struct Service {
 impl Service {
     fn new(settings: &SubmissionSettings, users: Box<dyn Directory>) -> Result<Service, StartError> {
         let tls = match &settings.tls {
-            Some(certificate) => Some(tls::server_config(certificate, &settings.hostname)?),
+            Some(certificate) => Some(wire::tls::server_config(certificate, &settings.hostname)?),
             None => None,
         };
         let without = |listen: &&ListenSettings| listen.tls != ListenTls::Off && tls.is_none();
@@ -177,7 +151,7 @@ impl Submission {
         on_demand: Arc<dyn OnDemand>,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, users)?;
-        let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let sockets = settings.listen.iter().map(session::listener::bind).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             service: RwLock::new(Arc::new(service)),
             queue,
@@ -185,7 +159,7 @@ impl Submission {
             failures: Failures::new(Instant::now()),
             rates: Rates::new(Instant::now()),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,
-            kicks: etrn::Recent::default(),
+            kicks: protocol::etrn::Recent::default(),
             insight,
             pool: Pool::new(),
         });
@@ -275,7 +249,7 @@ fn open_new(
     for listen in listen {
         match known.iter().position(|address| *address == listen.address) {
             Some(place) => drop(known.remove(place)),
-            None => opened.push(listener::bind(listen)?),
+            None => opened.push(session::listener::bind(listen)?),
         }
     }
     Ok(opened)

@@ -10,8 +10,8 @@ use crate::mail::address::AddressError;
 use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
 use crate::queue::{AcceptError, Kicked, MessageId};
 
-use super::command::{self, SyntaxError};
-use super::private;
+use crate::submission::protocol::operator_commands;
+use crate::submission::syntax::command::{self, SyntaxError};
 
 // Sessions.
 
@@ -334,7 +334,7 @@ pub(super) const ATRN_NOT_LAST: Reply =
 
 /// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
 pub(super) fn help(about: Option<&str>, operator: bool) -> Reply {
-    let private: &[(&str, &str)] = if operator { private::USAGE } else { &[] };
+    let private: &[(&str, &str)] = if operator { operator_commands::USAGE } else { &[] };
     let Some(about) = about else {
         let names = |usages: &[(&'static str, &str)]| -> String {
             usages.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")

@@ -2,15 +2,15 @@
 //!
 //! Thousands of domains share a few MX hosts, so a limit per lane is none for the host. A connection
 //! is opened with a [`Slot`] in hand, which counts until it is dropped, however the connection ends.
-//! Who finds no slot is turned away without waiting; the lane turned away first has the
-//! next slot that comes free, so that a busy lane cannot keep all of a host from the others.
+//! Who finds the host at its limit does not wait here but comes again; the lane that came first has the next slot
+//! that is free, so that a busy lane cannot keep all of a host from the others.
 //!
-//! What a host complained of (`complaint`) and earned back (`pace`) is told to the queue, which remembers it
-//! across restarts. What the operator wrote in `[[destination]]` holds instead.
+//! What a host said of it (`throttle_signal`) and has earned back (`adaptive`) is told to the queue, which
+//! remembers it across restarts. What the operator wrote in `[[destination]]` holds instead.
 //!
 //! # Bugs
-//! A message that found its lane's pace free and its host full has used the lane's turn up: a domain with a pace
-//! of its own can be somewhat slower than that while its host is full.
+//! A message that was within its lane's rate and found its host at its limit has used the lane's turn up: a domain
+//! with a rate of its own can be somewhat slower than that while its host is at its limit.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,14 +21,15 @@ use crate::mail::Reply;
 use crate::maillog;
 use crate::queue::{DestinationRow, Queue};
 
-use crate::delivery::host::adaptive::{Bucket, Earned, Pace, Use};
-use crate::delivery::host::throttle_signal::Complaint;
+use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket, Earned, Use};
+use crate::delivery::host::pool::PoolKey;
+use crate::delivery::host::throttle_signal::ThrottleSignal;
 use crate::delivery::route::plan::Endpoint;
 
-/// How long somebody who was turned away comes again at the latest: the scheduler waits 1 to 2 s.
+/// Who found a host at its limit comes again within this: the scheduler waits 1 to 2 s.
 const COMES_AGAIN: Duration = Duration::from_secs(3);
-/// Lanes that are remembered as turned away by one host; those beyond must be lucky.
-const TURNED_AWAY_MAX: usize = 100;
+/// Lanes whose turn at one host is remembered; those beyond must be lucky.
+const WAITING_MAX: usize = 100;
 /// How long a lane may go on with a connection that another waits for.
 const TURN: Duration = Duration::from_secs(1);
 /// How long to wait for a slot before asking again.
@@ -39,7 +40,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// All hosts in use, and those of which something was learnt.
 pub(in crate::delivery) struct Hosts {
     hosts: Mutex<HashMap<String, Arc<Host>>>,
-    /// The paces of lanes that the operator gave one.
+    /// Of lanes to which the operator gave a rate.
     lanes: Mutex<HashMap<Arc<str>, Bucket>>,
     swept_at: Mutex<Instant>,
 }
@@ -53,11 +54,11 @@ struct Host {
 #[derive(Debug)]
 struct State {
     open: usize,
-    pace: Pace,
+    limit: AdaptiveLimit,
     bucket: Bucket,
     minute: Minute,
-    /// Lanes that found no slot, the first in front, and when each last asked.
-    turned_away: VecDeque<(Arc<str>, Instant)>,
+    /// Who found the host at its limit, the first in front, and when each last asked.
+    waiting: VecDeque<(PoolKey, Instant)>,
     used_at: Instant,
 }
 
@@ -80,35 +81,35 @@ impl Hosts {
     pub(in crate::delivery) fn new(rows: Vec<DestinationRow>) -> Hosts {
         let now = Instant::now();
         let learnt = rows.into_iter().map(|row| {
-            let pace = Pace {
+            let limit = AdaptiveLimit {
                 connections: row.connections.map(|limit| limit.max(1) as usize),
                 per_minute: row.messages_per_minute.map(|limit| limit.max(1)),
                 changed_at: row.changed_at,
             };
-            (row.mx.clone(), Arc::new(Host { name: row.mx, state: Mutex::new(State::new(pace, now)) }))
+            (row.mx.clone(), Arc::new(Host { name: row.mx, state: Mutex::new(State::new(limit, now)) }))
         });
         Hosts { hosts: Mutex::new(learnt.collect()), lanes: Mutex::default(), swept_at: Mutex::new(now) }
     }
 
-    /// Room for a connection to this endpoint's host, for a message of `lane`.
+    /// Room for a connection to this endpoint's host, for a message of `key`.
     ///
     /// # Errors
     /// How long to wait before asking again.
     pub(in crate::delivery) fn enter(
         &self,
         endpoint: &Endpoint,
-        lane: &Arc<str>,
+        key: &PoolKey,
         settings: &DeliverySettings,
     ) -> Result<Slot, Duration> {
         let (host, now) = (self.host(endpoint), Instant::now());
         let most = Most::of(endpoint, settings);
         let mut state = host.lock();
-        state.enter(lane, &most, now)?;
+        state.enter(key, &most, now)?;
         drop(state);
         Ok(Slot { host, since: now })
     }
 
-    /// Whether a message of this lane may go now, where the operator gave the lane a pace.
+    /// Whether a message of this lane may go now, where the operator gave the lane a rate.
     ///
     /// # Errors
     /// How long to wait before asking again.
@@ -137,11 +138,11 @@ impl Hosts {
         }
         let is_used = |host: &Arc<Host>| {
             let state = host.lock();
-            state.pace.is_limited() || state.open > 0 || now - state.used_at < FORGET_AFTER
+            state.limit.is_limited() || state.open > 0 || now - state.used_at < FORGET_AFTER
         };
         // Whoever has a handle got it under this lock, and is about to use it.
         lock(&self.hosts).retain(|_, host| Arc::strong_count(host) > 1 || is_used(host));
-        // A pattern may give a pace to as many lanes as there are domains.
+        // A pattern may give a rate to as many lanes as there are domains.
         lock(&self.lanes).retain(|_, bucket| !bucket.is_full(now));
     }
 
@@ -151,7 +152,7 @@ impl Hosts {
         if let Some(host) = hosts.get(&name) {
             return host.clone();
         }
-        let state = Mutex::new(State::new(Pace::default(), Instant::now()));
+        let state = Mutex::new(State::new(AdaptiveLimit::default(), Instant::now()));
         let host = Arc::new(Host { name: name.clone(), state });
         hosts.insert(name, host.clone());
         host
@@ -179,49 +180,49 @@ impl Slot {
     /// The host took a message.
     pub(in crate::delivery) fn went_well(&self, settings: &DeliverySettings, queue: &Queue, now: i64) {
         let mut state = self.host.lock();
-        if !state.pace.is_limited() {
+        if !state.limit.is_limited() {
             return;
         }
-        match state.pace.after_success(settings.connections_per_destination, now) {
+        match state.limit.after_success(settings.connections_per_destination, now) {
             None => return,
-            Some(Earned::More(pace)) => {
-                state.pace = pace;
-                queue.remember_destination(self.host.row(pace, None));
+            Some(Earned::More(limit)) => {
+                state.limit = limit;
+                queue.remember_destination(self.host.row(limit, None));
             }
             Some(Earned::All) => {
-                state.pace = Pace::default();
+                state.limit = AdaptiveLimit::default();
                 queue.forget_destination(&self.host.name);
             }
         }
-        maillog::host_limits(&self.host.name, state.pace.connections, state.pace.per_minute, None);
+        maillog::host_limits(&self.host.name, state.limit.connections, state.limit.per_minute, None);
     }
 
     /// The host said that it has too much of us. Gives how many connections we have there beside this one.
-    pub(in crate::delivery) fn complained(
+    pub(in crate::delivery) fn throttled(
         &self,
-        complaint: Complaint,
+        signal: ThrottleSignal,
         reply: &Reply,
         queue: &Queue,
         now: i64,
     ) -> usize {
         let mut state = self.host.lock();
         let others = state.open.saturating_sub(1);
-        if complaint == Complaint::Unsaid && others == 0 {
+        if signal == ThrottleSignal::Unspecified && others == 0 {
             return 0;
         }
         let used = Use { connections: state.open, last_minute: state.minute.messages(Instant::now()) };
-        if let Some(pace) = state.pace.after_complaint(complaint, used, now) {
-            state.pace = pace;
+        if let Some(limit) = state.limit.after_signal(signal, used, now) {
+            state.limit = limit;
             let reply = reply.to_string();
-            maillog::host_limits(&self.host.name, pace.connections, pace.per_minute, Some(&reply));
-            queue.remember_destination(self.host.row(pace, Some(reply)));
+            maillog::host_limits(&self.host.name, limit.connections, limit.per_minute, Some(&reply));
+            queue.remember_destination(self.host.row(limit, Some(reply)));
         }
         others
     }
 
-    /// Whether another lane waits for a slot here and this one had it for long enough.
-    pub(in crate::delivery) fn is_wanted(&self, lane: &Arc<str>) -> bool {
-        self.since.elapsed() >= TURN && self.host.lock().is_wanted_by_other(lane, Instant::now())
+    /// Whether somebody else waits for a slot here and this one had it for long enough.
+    pub(in crate::delivery) fn is_wanted(&self, key: &PoolKey) -> bool {
+        self.since.elapsed() >= TURN && self.host.lock().is_wanted_by_other(key, Instant::now())
     }
 }
 
@@ -237,13 +238,13 @@ impl Host {
         lock(&self.state)
     }
 
-    fn row(&self, pace: Pace, last_reply: Option<String>) -> DestinationRow {
+    fn row(&self, limit: AdaptiveLimit, last_reply: Option<String>) -> DestinationRow {
         DestinationRow {
             mx: self.name.clone(),
-            connections: pace.connections.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
-            messages_per_minute: pace.per_minute,
+            connections: limit.connections.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
+            messages_per_minute: limit.per_minute,
             last_reply,
-            changed_at: pace.changed_at,
+            changed_at: limit.changed_at,
         }
     }
 }
@@ -268,63 +269,63 @@ impl Most<'_> {
     }
 
     /// The operator's word, else what was learnt, else the default.
-    fn connections(&self, pace: &Pace) -> usize {
+    fn connections(&self, limit: &AdaptiveLimit) -> usize {
         let given = self.given.and_then(|given| given.connections);
-        given.unwrap_or_else(|| pace.connections.unwrap_or(self.default).min(self.default)).max(1)
+        given.unwrap_or_else(|| limit.connections.unwrap_or(self.default).min(self.default)).max(1)
     }
 
-    fn per_minute(&self, pace: &Pace) -> Option<u32> {
-        self.given.and_then(|given| given.messages_per_minute).or(pace.per_minute)
+    fn per_minute(&self, limit: &AdaptiveLimit) -> Option<u32> {
+        self.given.and_then(|given| given.messages_per_minute).or(limit.per_minute)
     }
 }
 
 impl State {
-    fn new(pace: Pace, now: Instant) -> State {
+    fn new(limit: AdaptiveLimit, now: Instant) -> State {
         State {
             open: 0,
-            pace,
+            limit,
             bucket: Bucket::new(now),
             minute: Minute { began: now, now: 0, before: 0 },
-            turned_away: VecDeque::new(),
+            waiting: VecDeque::new(),
             used_at: now,
         }
     }
 
-    fn enter(&mut self, lane: &Arc<str>, most: &Most<'_>, now: Instant) -> Result<(), Duration> {
-        let free = most.connections(&self.pace).saturating_sub(self.open);
-        let kept = usize::from(self.is_wanted_by_other(lane, now));
+    fn enter(&mut self, key: &PoolKey, most: &Most<'_>, now: Instant) -> Result<(), Duration> {
+        let free = most.connections(&self.limit).saturating_sub(self.open);
+        let kept = usize::from(self.is_wanted_by_other(key, now));
         if free <= kept {
-            let place = self.turned_away.iter().position(|(other, _)| other == lane);
+            let place = self.waiting.iter().position(|(other, _)| other == key);
             match place {
-                Some(place) => self.turned_away[place].1 = now,
-                None if self.turned_away.len() < TURNED_AWAY_MAX => {
-                    self.turned_away.push_back((lane.clone(), now));
+                Some(place) => self.waiting[place].1 = now,
+                None if self.waiting.len() < WAITING_MAX => {
+                    self.waiting.push_back((key.clone(), now));
                 }
                 None => {}
             }
             return Err(SLOT_WAIT);
         }
         self.start(most, now)?;
-        self.turned_away.retain(|(other, _)| other != lane);
+        self.waiting.retain(|(other, _)| other != key);
         self.open += 1;
         Ok(())
     }
 
     fn start(&mut self, most: &Most<'_>, now: Instant) -> Result<(), Duration> {
         self.used_at = now;
-        if let Some(per_minute) = most.per_minute(&self.pace) {
+        if let Some(per_minute) = most.per_minute(&self.limit) {
             self.bucket.take(per_minute, now)?;
         }
         self.minute.count(now);
         Ok(())
     }
 
-    /// Whether the lane that was turned away first is another, and still there.
-    fn is_wanted_by_other(&mut self, lane: &Arc<str>, now: Instant) -> bool {
-        while self.turned_away.front().is_some_and(|(_, asked)| now - *asked > COMES_AGAIN) {
-            self.turned_away.pop_front();
+    /// Whether somebody else found the host at its limit first, and still comes.
+    fn is_wanted_by_other(&mut self, key: &PoolKey, now: Instant) -> bool {
+        while self.waiting.front().is_some_and(|(_, asked)| now - *asked > COMES_AGAIN) {
+            self.waiting.pop_front();
         }
-        self.turned_away.front().is_some_and(|(first, _)| first != lane)
+        self.waiting.front().is_some_and(|(first, _)| first != key)
     }
 }
 
@@ -355,12 +356,12 @@ impl Minute {
 mod tests {
     use super::*;
 
-    fn lane(name: &str) -> Arc<str> {
-        name.into()
+    fn lane(name: &str) -> PoolKey {
+        PoolKey::new(&name.into(), &[])
     }
 
     fn state() -> State {
-        State::new(Pace::default(), Instant::now())
+        State::new(AdaptiveLimit::default(), Instant::now())
     }
 
     const TWO: Most<'_> = Most { default: 2, given: None };
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lane_turned_away_first_has_the_next_slot_unless_it_stays_away() {
+    fn the_lane_that_came_first_has_the_next_slot_unless_it_stays_away() {
         let (mut state, now) = (state(), Instant::now());
         for name in ["a.test", "a.test"] {
             state.enter(&lane(name), &TWO, now).unwrap();
@@ -393,27 +394,30 @@ mod tests {
         state.open -= 1;
         let later = now + COMES_AGAIN + Duration::from_secs(1);
         state.enter(&lane("d.test"), &TWO, later).unwrap();
-        assert!(state.turned_away.is_empty(), "c.test and a.test stayed away: {:?}", state.turned_away);
+        assert!(state.waiting.is_empty(), "c.test and a.test stayed away: {:?}", state.waiting);
     }
 
     #[test]
     fn what_was_learnt_lowers_the_limit_and_the_operators_word_holds_over_both() {
-        let pace = Pace { connections: Some(1), per_minute: Some(30), changed_at: 0 };
+        let limit = AdaptiveLimit { connections: Some(1), per_minute: Some(30), changed_at: 0 };
         let whom = crate::config::Whom::Mx(crate::config::DomainPattern::Any);
         let given = Destination { whom, connections: Some(5), messages_per_minute: Some(7) };
-        assert_eq!((TWO.connections(&Pace::default()), TWO.per_minute(&Pace::default())), (2, None));
-        assert_eq!((TWO.connections(&pace), TWO.per_minute(&pace)), (1, Some(30)));
+        assert_eq!(
+            (TWO.connections(&AdaptiveLimit::default()), TWO.per_minute(&AdaptiveLimit::default())),
+            (2, None)
+        );
+        assert_eq!((TWO.connections(&limit), TWO.per_minute(&limit)), (1, Some(30)));
         let most = Most { default: 2, given: Some(&given) };
-        assert_eq!((most.connections(&pace), most.per_minute(&pace)), (5, Some(7)));
+        assert_eq!((most.connections(&limit), most.per_minute(&limit)), (5, Some(7)));
         // Learnt under a config that allowed more.
-        let pace = Pace { connections: Some(20), ..pace };
-        assert_eq!(TWO.connections(&pace), 2);
+        let limit = AdaptiveLimit { connections: Some(20), ..limit };
+        assert_eq!(TWO.connections(&limit), 2);
     }
 
     #[test]
-    fn a_pace_holds_for_all_connections_together() {
+    fn a_rate_holds_for_all_connections_together() {
         let (mut state, now) = (state(), Instant::now());
-        state.pace.per_minute = Some(60);
+        state.limit.per_minute = Some(60);
         let most = Most { default: 8, given: None };
         assert_eq!(state.enter(&lane("a.test"), &most, now), Ok(()));
         assert_eq!(state.start(&most, now), Ok(()));

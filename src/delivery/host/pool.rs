@@ -1,6 +1,7 @@
-//! Connections that are open and idle, kept a few seconds for the next job of their lane.
+//! Connections that are open and idle, kept a few seconds for the next job that may use them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,14 +19,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TRUSTED: Duration = Duration::from_millis(20);
 
 /// A connection and whom it leads to.
-pub(in crate::delivery) struct Line {
+pub(in crate::delivery) struct PooledConnection {
     pub(in crate::delivery) endpoint: Endpoint,
     pub(in crate::delivery) connection: Connection,
     /// Behind the connection: it is free when that is closed. None where the other side opened it (ATRN).
     pub(in crate::delivery) slot: Option<Slot>,
 }
 
-impl Line {
+impl PooledConnection {
     /// Whether one more message may go over it now.
     ///
     /// # Errors
@@ -35,9 +36,22 @@ impl Line {
     }
 }
 
-/// By lane (each set of source addresses apart: `Leaving::berth`); each with when it was last used, the latest at
-/// the end.
-type Idle = HashMap<Arc<str>, Vec<(Line, Instant)>>;
+/// Which mail may share connections: that of one lane, each set of source addresses apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::delivery) struct PoolKey(Arc<str>);
+
+impl PoolKey {
+    /// For mail of this lane that leaves from these addresses; none: from whichever the system chooses.
+    pub(in crate::delivery) fn new(lane: &Arc<str>, sources: &[IpAddr]) -> PoolKey {
+        match sources {
+            [] => PoolKey(lane.clone()),
+            sources => PoolKey(format!("{lane} from {sources:?}").into()),
+        }
+    }
+}
+
+/// Each with when it was last used, the latest at the end.
+type Idle = HashMap<PoolKey, Vec<(PooledConnection, Instant)>>;
 
 /// Idle connections. A lane has at most as many as it may have transactions at once, since each was
 /// one a moment ago.
@@ -54,73 +68,66 @@ impl Pool {
         Pool { idle: Mutex::default(), looked_at: Mutex::new(Instant::now()), hosts }
     }
 
-    /// An idle connection of this lane, the one used last (the least likely to have been closed), unless its host
+    /// An idle connection of this key, the one used last (the least likely to have been closed), unless its host
     /// closed it: then the next.
-    pub(in crate::delivery) fn take(&self, lane: &Arc<str>) -> Option<Line> {
+    pub(in crate::delivery) fn take(&self, key: &PoolKey) -> Option<PooledConnection> {
         loop {
-            let (line, since) = self.pop(lane)?;
+            let (pooled, since) = self.pop(key)?;
             // The look costs system calls; a connection used a moment ago is tried as it is.
-            if since.elapsed() < TRUSTED || !line.connection.is_stale() {
-                return Some(line);
+            if since.elapsed() < TRUSTED || !pooled.connection.is_stale() {
+                return Some(pooled);
             }
         }
     }
 
     /// An idle connection of another lane that leads to this endpoint's host and was opened as this one would be.
     /// Looks at all: for when no connection may be opened.
-    pub(in crate::delivery) fn take_of_host(&self, endpoint: &Endpoint) -> Option<Line> {
-        let mut idle = self.lock();
-        let found = idle.iter().find_map(|(lane, lines)| {
-            let at = lines.iter().position(|(line, _)| line.endpoint.is_same_host(endpoint))?;
-            Some((lane.clone(), at))
-        });
-        let (lane, at) = found?;
-        let line = Pool::remove(&mut idle, &lane, at)?;
-        drop(idle);
-        (!line.connection.is_stale()).then_some(line)
+    pub(in crate::delivery) fn take_of_host(&self, endpoint: &Endpoint) -> Option<PooledConnection> {
+        let pooled = self.remove_first(|pooled| pooled.endpoint.is_same_host(endpoint))?;
+        (!pooled.connection.is_stale()).then_some(pooled)
     }
 
     /// Closes an idle connection to this endpoint's host that cannot be used for it, so that its slot is free: one
     /// that leaves from another address. False: there is none.
     pub(in crate::delivery) fn make_room(&self, endpoint: &Endpoint) -> bool {
-        let mut idle = self.lock();
-        let is_there = |line: &Line| line.slot.as_ref().is_some_and(|slot| slot.is_at(endpoint));
-        let found = idle.iter().find_map(|(lane, lines)| {
-            let at =
-                lines.iter().position(|(line, _)| is_there(line) && !line.endpoint.is_same_host(endpoint))?;
-            Some((lane.clone(), at))
-        });
-        let Some(line) = found.and_then(|(lane, at)| Pool::remove(&mut idle, &lane, at)) else {
-            return false;
+        let is_in_the_way = |pooled: &PooledConnection| {
+            pooled.slot.as_ref().is_some_and(|slot| slot.is_at(endpoint))
+                && !pooled.endpoint.is_same_host(endpoint)
         };
+        let Some(pooled) = self.remove_first(is_in_the_way) else { return false };
         // Outside the lock: a QUIT may block.
-        drop(idle);
-        line.connection.quit();
+        pooled.connection.quit();
         true
     }
 
-    fn pop(&self, lane: &Arc<str>) -> Option<(Line, Instant)> {
+    fn pop(&self, key: &PoolKey) -> Option<(PooledConnection, Instant)> {
         let mut idle = self.lock();
-        let lines = idle.get_mut(lane)?;
-        let popped = lines.pop();
-        if lines.is_empty() {
-            idle.remove(lane);
+        let of_key = idle.get_mut(key)?;
+        let popped = of_key.pop();
+        if of_key.is_empty() {
+            idle.remove(key);
         }
         popped
     }
 
-    fn remove(idle: &mut Idle, lane: &Arc<str>, at: usize) -> Option<Line> {
-        let lines = idle.get_mut(lane)?;
-        let (line, _) = lines.remove(at);
-        if lines.is_empty() {
-            idle.remove(lane);
+    fn remove_first(&self, wanted: impl Fn(&PooledConnection) -> bool) -> Option<PooledConnection> {
+        let mut idle = self.lock();
+        let found = idle.iter().find_map(|(key, of_key)| {
+            let at = of_key.iter().position(|(pooled, _)| wanted(pooled))?;
+            Some((key.clone(), at))
+        });
+        let (key, at) = found?;
+        let of_key = idle.get_mut(&key)?;
+        let (pooled, _) = of_key.remove(at);
+        if of_key.is_empty() {
+            idle.remove(&key);
         }
-        Some(line)
+        Some(pooled)
     }
 
-    /// Keeps a connection for the lane's next job.
-    pub(in crate::delivery) fn put(&self, lane: &Arc<str>, line: Line) {
-        self.lock().entry(lane.clone()).or_default().push((line, Instant::now()));
+    /// Keeps a connection for the next job of its key.
+    pub(in crate::delivery) fn put(&self, key: &PoolKey, pooled: PooledConnection) {
+        self.lock().entry(key.clone()).or_default().push((pooled, Instant::now()));
     }
 
     /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between
@@ -157,10 +164,28 @@ impl Pool {
 }
 
 /// Not under the lock: it takes up to a second.
-fn quit_all(lines: Vec<(Line, Instant)>) {
-    let apart = lines.into_iter().map(|(line, _)| (line.connection, line.slot));
+fn quit_all(old: Vec<(PooledConnection, Instant)>) {
+    let apart = old.into_iter().map(|(pooled, _)| (pooled.connection, pooled.slot));
     let (connections, slots): (Vec<Connection>, Vec<Option<Slot>>) = apart.unzip();
     Connection::quit_all(connections);
     // Free once their connections are closed.
     drop(slots);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mail_that_leaves_from_other_addresses_has_connections_of_its_own() {
+        let key = |lane: &str, sources: &[&str]| {
+            let sources: Vec<IpAddr> = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+            PoolKey::new(&lane.into(), &sources)
+        };
+        assert_eq!(key("a.test", &[]), key("a.test", &[]));
+        assert_eq!(key("a.test", &["192.0.2.1"]), key("a.test", &["192.0.2.1"]));
+        assert_ne!(key("a.test", &[]), key("b.test", &[]));
+        assert_ne!(key("a.test", &["192.0.2.1"]), key("a.test", &[]));
+        assert_ne!(key("a.test", &["192.0.2.1"]), key("a.test", &["192.0.2.2"]));
+    }
 }

@@ -16,7 +16,7 @@ use crate::maillog;
 use crate::queue::Job;
 
 use crate::delivery::Workers;
-use crate::delivery::host::pool::Line;
+use crate::delivery::host::pool::PooledConnection;
 use crate::delivery::job::attempt;
 use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::tls;
@@ -76,7 +76,7 @@ impl Workers {
             }
         };
         // Its client opened it: it takes no room of ours at a host.
-        let mut line = Line { endpoint, connection, slot: None };
+        let mut line = PooledConnection { endpoint, connection, slot: None };
         let mut usable = true;
         let most = line.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
         for _ in 0..most {

@@ -5,7 +5,7 @@
 //! deferred with the last host's words, or refused where every host said that it takes no mail.
 //!
 //! A host that has as much of us as it may (`hosts`) is passed over for one of the same preference; the backup
-//! behind it is for when it is down. Where there is none, whoever has no answer is put back: no attempt,
+//! behind it is for when it is down. Where there is none, whoever has no answer is requeued: no attempt,
 //! no backoff, another try in a second or so.
 
 mod by_data;
@@ -21,7 +21,7 @@ use crate::maillog;
 use crate::queue::{Job, LaneHealth, Queue, QueuedMessage};
 
 use crate::delivery::Setup;
-use crate::delivery::host::pool::{Line, Pool};
+use crate::delivery::host::pool::{Pool, PoolKey, PooledConnection};
 use crate::delivery::job::require_tls;
 use crate::delivery::route::plan::{self, Endpoint};
 use crate::delivery::route::source_addresses::Leaving;
@@ -33,7 +33,7 @@ use round::Round;
 pub(in crate::delivery) use round::{Answer, Answers};
 
 /// How long those wait whom a host sent away with "too many connections".
-const CROWDED_WAIT: Duration = Duration::from_secs(2);
+const AT_LIMIT_WAIT: Duration = Duration::from_secs(2);
 /// Carries the message to a host of its lane. `now` is in Unix seconds.
 pub(in crate::delivery) fn attempt(
     setup: &Setup,
@@ -49,23 +49,23 @@ pub(in crate::delivery) fn attempt(
     let answers = vec![None; message.recipients.len()];
     let mut round = Round { setup, queue, clock, message, deadline, now, answers };
     if let Err(wait) = pool.hosts.start_in_lane(&job.lane, settings) {
-        return round.put_back(wait);
+        return round.requeue(wait);
     }
 
     let domain = &message.recipients[0].domain;
     let user = message.origin.user.as_deref();
     let leaving = Leaving::of(user, setup.routes.find(domain), settings);
     // What leaves from other addresses has a turn of its own at a host, and connections of its own.
-    let berth = leaving.berth(&job.lane);
+    let key = PoolKey::new(&job.lane, &leaving.from);
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     let strict = require_tls::is_strict(message);
-    if !strict && let Some(line) = pool.take(&berth) {
+    if !strict && let Some(line) = pool.take(&key) {
         if let Err(wait) = line.start(settings) {
-            pool.put(&berth, line);
-            return round.put_back(wait);
+            pool.put(&key, line);
+            return round.requeue(wait);
         }
-        if round.use_up(line, pool, &berth).is_none() {
+        if round.use_up(line, pool, &key).is_none() {
             return round.finish(None);
         }
     }
@@ -106,7 +106,7 @@ pub(in crate::delivery) fn attempt(
             all_refuse = false;
             break;
         }
-        let enter = || pool.hosts.enter(&endpoint, &berth, settings);
+        let enter = || pool.hosts.enter(&endpoint, &key, settings);
         let mut entered = enter();
         // A connection that another lane left open will do: it counts already. One that leaves from elsewhere will
         // not.
@@ -126,7 +126,9 @@ pub(in crate::delivery) fn attempt(
                 }
                 let opened = wire.and_then(|wire| setup.connector.open_on(wire, &endpoint, deadline));
                 match if strict { require_tls::fit(opened) } else { opened } {
-                    Ok(connection) => Ok(Line { endpoint: endpoint.clone(), connection, slot: Some(slot) }),
+                    Ok(connection) => {
+                        Ok(PooledConnection { endpoint: endpoint.clone(), connection, slot: Some(slot) })
+                    }
                     Err(trouble) => Err((slot, trouble)),
                 }
             }
@@ -134,7 +136,7 @@ pub(in crate::delivery) fn attempt(
                 Some(line) if line.start(settings).is_ok() => Ok(line),
                 spare => {
                     if let Some(line) = spare {
-                        pool.put(&berth, line);
+                        pool.put(&key, line);
                     }
                     full = Some(Full { preference: endpoint.preference, wait });
                     continue;
@@ -142,15 +144,15 @@ pub(in crate::delivery) fn attempt(
             },
         };
         let (answer, refuses) = match opened {
-            Ok(line) => match round.use_up(line, pool, &berth) {
+            Ok(line) => match round.use_up(line, pool, &key) {
                 None => return round.finish(None),
                 Some(answer) => (answer, false),
             },
             Err((slot, trouble)) => {
-                if round.is_our_crowd(&slot, trouble.phase, &trouble.reply) {
+                if round.is_at_limit(&slot, trouble.phase, &trouble.reply) {
                     let Trouble { phase, reply, .. } = &trouble;
                     maillog::host_trouble(message.id, &endpoint.host, endpoint.address, *phase, reply);
-                    full = Some(Full { preference: endpoint.preference, wait: CROWDED_WAIT });
+                    full = Some(Full { preference: endpoint.preference, wait: AT_LIMIT_WAIT });
                     continue;
                 }
                 setup.connector.refusals.heard(&endpoint, trouble.phase, &trouble.reply);
@@ -172,7 +174,7 @@ pub(in crate::delivery) fn attempt(
         last = Some(answer);
     }
     if let Some(full) = full {
-        return round.put_back(full.wait);
+        return round.requeue(full.wait);
     }
     let outcome = if all_refuse { Outcome::Failed } else { Outcome::Deferred };
     round.finish(last.map(|answer| Answer { outcome, ..answer }))
@@ -190,7 +192,7 @@ pub(in crate::delivery) fn hand_over(
     setup: &Setup,
     queue: &Queue,
     clock: &Clock,
-    line: &mut Line,
+    line: &mut PooledConnection,
     message: &QueuedMessage,
     deadline: Instant,
     now: i64,

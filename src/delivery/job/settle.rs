@@ -23,7 +23,7 @@ use crate::delivery::report::report_limit::Floods;
 /// What the jobs' source hears.
 pub(in crate::delivery) struct Done {
     pub(in crate::delivery) health: LaneHealth,
-    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or put back.
+    /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or requeued.
     pub(in crate::delivery) unsettled: Vec<RecipientId>,
 }
 

@@ -1,8 +1,8 @@
 //! Where connections leave from: the local addresses that a message may use, and what we call ourselves there.
 //!
 //! The addresses of the user who submitted it (`[[source]] users`), else the route's, else those of `[delivery]`;
-//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection, so
-//! each such set has a place of its own among a lane's idle connections.
+//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection
+//! (`host/pool.rs`).
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -39,14 +39,6 @@ impl Leaving {
         // Empty for most, and then nothing is allocated.
         let from = if from.is_empty() { Arc::default() } else { from.into() };
         Leaving { from, by }
-    }
-
-    /// The name of the place where idle connections of this lane wait that may carry the message.
-    pub(in crate::delivery) fn berth(&self, lane: &Arc<str>) -> Arc<str> {
-        match &self.from[..] {
-            [] => lane.clone(),
-            from => format!("{lane} from {from:?}").into(),
-        }
     }
 
     /// Whether a connection to `remote` can leave from one of them.
@@ -179,16 +171,6 @@ mod tests {
         assert_eq!(leaving(Some("app"), Some(&plain)), ips(&["192.0.2.1"]));
         // Nobody's mail is not the mail of a user without a name.
         assert_eq!(leaving(None, None), ips(&["192.0.2.1"]));
-    }
-
-    #[test]
-    fn mail_that_leaves_from_elsewhere_has_another_berth() {
-        let settings = settings(&[], &[("192.0.2.10", None, &["news"]), ("192.0.2.11", None, &["shop"])]);
-        let lane: Arc<str> = "a.test".into();
-        let berth = |user| Leaving::of(user, None, &settings).berth(&lane);
-        assert_eq!(berth(None), lane);
-        assert_eq!(berth(Some("app")), lane);
-        assert!(berth(Some("news")) != lane && berth(Some("news")) != berth(Some("shop")));
     }
 
     #[test]

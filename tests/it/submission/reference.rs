@@ -258,7 +258,7 @@ fn every_code_of_the_table_is_sent_or_has_a_reason_not_to_be() {
 /// The table of commands and states, which a unit test holds true, knows every state and client.
 #[test]
 fn no_state_answers_with_a_code_that_the_tables_do_not_allow() {
-    let source = std::fs::read_to_string(root().join("src/submission/protocol_tests.rs")).unwrap();
+    let source = std::fs::read_to_string(root().join("src/submission/tests/protocol.rs")).unwrap();
     let (_, table) = source.split_once("const TABLE").unwrap();
     let (table, _) = table.split_once("\n\";").unwrap();
     let allowed = Allowed::new();

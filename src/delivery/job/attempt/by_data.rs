@@ -4,7 +4,7 @@
 //! Something on the way may let the offer through and stop the command. Where the host says so it is remembered
 //! (`workarounds`) at once; where the connection broke, only if the same message then goes well.
 
-use crate::delivery::host::pool::Line;
+use crate::delivery::host::pool::PooledConnection;
 use crate::delivery::host::workarounds::BDAT;
 use crate::delivery::job::attempt::round::{Answer, Round};
 use crate::delivery::job::require_tls;
@@ -13,7 +13,7 @@ use crate::queue::Workaround;
 
 impl Round<'_> {
     /// As [`Round::transact_in_step`], and once more by DATA where BDAT went wrong.
-    pub(super) fn transact_with_bdat(&mut self, line: &mut Line) -> Option<Answer> {
+    pub(super) fn transact_with_bdat(&mut self, line: &mut PooledConnection) -> Option<Answer> {
         let trouble = self.transact_in_step(line);
         let (why, said) = match &line.connection.bdat {
             Bdat::Unknown => return trouble,

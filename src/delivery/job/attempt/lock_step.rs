@@ -4,7 +4,7 @@
 //! Connections break for many reasons. A host is remembered as one that cannot take a batch (`workarounds`) only
 //! where it says so itself, or where the same message goes well without one.
 
-use crate::delivery::host::pool::Line;
+use crate::delivery::host::pool::PooledConnection;
 use crate::delivery::host::workarounds::PIPELINING;
 use crate::delivery::job::attempt::round::{Answer, Round};
 use crate::delivery::job::require_tls;
@@ -16,7 +16,7 @@ use crate::queue::Workaround;
 impl Round<'_> {
     /// Transactions on a connection of ours, and more on another to the same host where a batch of commands went
     /// wrong on it. As [`Round::transact`].
-    pub(super) fn transact_in_step(&mut self, line: &mut Line) -> Option<Answer> {
+    pub(super) fn transact_in_step(&mut self, line: &mut PooledConnection) -> Option<Answer> {
         let trouble = self.transact(line);
         let disorder = match &line.connection.batch {
             Batch::InOrder if trouble.is_none() => {
@@ -37,7 +37,7 @@ impl Round<'_> {
     }
 
     /// Another connection to the host, for a message that goes command by command; none where that would not help.
-    fn fall_into_step(&self, line: &Line, host: &str, disorder: &Disorder) -> Option<Connection> {
+    fn fall_into_step(&self, line: &PooledConnection, host: &str, disorder: &Disorder) -> Option<Connection> {
         let workarounds = &self.setup.connector.workarounds;
         match disorder {
             Disorder::Said(reply) => workarounds.found(host, Workaround::LockStep, reply),
@@ -57,7 +57,12 @@ impl Round<'_> {
         Some(connection)
     }
 
-    fn transact_in_lock_step(&mut self, line: &mut Line, host: &str, why: &Reply) -> Option<Answer> {
+    fn transact_in_lock_step(
+        &mut self,
+        line: &mut PooledConnection,
+        host: &str,
+        why: &Reply,
+    ) -> Option<Answer> {
         let trouble = self.transact(line);
         let workarounds = &self.setup.connector.workarounds;
         // A refusal that comes without a batch too is meant.

@@ -3,15 +3,14 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::InDoubt;
 use crate::delivery::Setup;
 use crate::delivery::host::limits::Slot;
-use crate::delivery::host::pool::{Line, Pool};
-use crate::delivery::host::throttle_signal::{Complaint, complaint};
+use crate::delivery::host::pool::{Pool, PoolKey, PooledConnection};
+use crate::delivery::host::throttle_signal::{ThrottleSignal, throttle_signal};
 use crate::delivery::route::plan::Endpoint;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Trouble;
@@ -51,7 +50,7 @@ impl Answer {
     }
 }
 
-/// An answer for each recipient, in order, and what was learnt about the lane. Who has none is put back.
+/// An answer for each recipient, in order, and what was learnt about the lane. Who has none is requeued.
 pub(in crate::delivery) struct Answers {
     pub(in crate::delivery) answers: Vec<Option<Answer>>,
     pub(in crate::delivery) health: LaneHealth,
@@ -72,7 +71,12 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// Transactions on a connection of ours, which is then kept for the next job if it is still good. Gives what
     /// the host said, or failed to, when it went wrong.
-    pub(super) fn use_up(&mut self, mut line: Line, pool: &Pool, berth: &Arc<str>) -> Option<Answer> {
+    pub(super) fn use_up(
+        &mut self,
+        mut line: PooledConnection,
+        pool: &Pool,
+        key: &PoolKey,
+    ) -> Option<Answer> {
         let trouble = self.transact_with_bdat(&mut line);
         let refusals = &self.setup.connector.refusals;
         match &trouble {
@@ -83,8 +87,8 @@ impl Round<'_> {
         // RFC 9422 §3, as below.
         let most = most.min(line.connection.limits().1.unwrap_or(usize::MAX));
         let good = trouble.is_none() && line.connection.is_usable() && line.connection.messages() < most;
-        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(berth)) {
-            pool.put(berth, line);
+        if good && !line.slot.as_ref().is_some_and(|slot| slot.is_wanted(key)) {
+            pool.put(key, line);
         } else {
             line.connection.quit();
         }
@@ -93,7 +97,7 @@ impl Round<'_> {
 
     /// Transactions on one connection until every recipient has its answer. Otherwise gives what the host said, or
     /// failed to, when it went wrong.
-    pub(super) fn transact(&mut self, line: &mut Line) -> Option<Answer> {
+    pub(super) fn transact(&mut self, line: &mut PooledConnection) -> Option<Answer> {
         loop {
             let mut open: Vec<usize> =
                 (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect();
@@ -166,17 +170,17 @@ impl Round<'_> {
         self.queue.recall_dot(&ids).is_ok()
     }
 
-    fn answer(&self, line: &Line, outcome: Outcome, result: RecipientResult) -> Answer {
+    fn answer(&self, line: &PooledConnection, outcome: Outcome, result: RecipientResult) -> Answer {
         if outcome == Outcome::Deferred
             && let Some(slot) = &line.slot
         {
-            self.hear_complaint(slot, result.phase, &result.reply);
+            self.hear_throttle_signal(slot, result.phase, &result.reply);
         }
         let tls = Some(line.connection.tls().to_owned());
         Answer::from_host(&line.endpoint, outcome, result.phase, result.reply, tls)
     }
 
-    fn deliver(&self, line: &mut Line, open: &[usize]) -> Vec<RecipientResult> {
+    fn deliver(&self, line: &mut PooledConnection, open: &[usize]) -> Vec<RecipientResult> {
         let message = self.message;
         let recipients: Vec<&QueuedRecipient> = open.iter().map(|at| &message.recipients[*at]).collect();
         let outgoing = Outgoing {
@@ -217,7 +221,7 @@ impl Round<'_> {
     }
 
     /// Not where a doubt has to be recorded first, and not to a host that left one of these in doubt.
-    fn may_go_in_one(&self, line: &Line) -> bool {
+    fn may_go_in_one(&self, line: &PooledConnection) -> bool {
         self.setup.settings.in_doubt == InDoubt::Retry
             && line.connection.took_a_batch()
             && !self.setup.connector.workarounds.is_doubted(&line.endpoint.name())
@@ -235,28 +239,33 @@ impl Round<'_> {
         Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls)
     }
 
-    /// Whether the host complains that we have too many connections there, and we do have others: then this
-    /// one was ours to avoid, and the host is well.
-    pub(super) fn is_our_crowd(&self, slot: &Slot, phase: Phase, reply: &Reply) -> bool {
-        match self.hear_complaint(slot, phase, reply) {
-            Some((Complaint::Connections | Complaint::Unsaid, others)) => others > 0,
+    /// Whether the host says that we have too many connections there, and we do have others: then this one was
+    /// ours to avoid, and the host is well.
+    pub(super) fn is_at_limit(&self, slot: &Slot, phase: Phase, reply: &Reply) -> bool {
+        match self.hear_throttle_signal(slot, phase, reply) {
+            Some((ThrottleSignal::Connections | ThrottleSignal::Unspecified, others)) => others > 0,
             _ => false,
         }
     }
 
-    /// What a reply complains of, noted, and how many other connections we have at that host.
-    fn hear_complaint(&self, slot: &Slot, phase: Phase, reply: &Reply) -> Option<(Complaint, usize)> {
-        let what = complaint(phase, reply)?;
-        Some((what, slot.complained(what, reply, self.queue, self.clock.now())))
+    /// What a reply says that there is too much of, noted, and how many other connections we have at that host.
+    fn hear_throttle_signal(
+        &self,
+        slot: &Slot,
+        phase: Phase,
+        reply: &Reply,
+    ) -> Option<(ThrottleSignal, usize)> {
+        let what = throttle_signal(phase, reply)?;
+        Some((what, slot.throttled(what, reply, self.queue, self.clock.now())))
     }
 
     /// Whoever has no answer yet waits a little, and this was no attempt for them.
-    pub(super) fn put_back(self, wait: Duration) -> Answers {
+    pub(super) fn requeue(self, wait: Duration) -> Answers {
         let health = LaneHealth::AtLimit(wait);
         if self.clock.now() < self.message.expires_at {
             return Answers { answers: self.answers, health };
         }
-        // Past its lifetime it must not be put back for ever: a deferral is what ends it.
+        // Past its lifetime it must not be requeued for ever: a deferral is what ends it.
         let reply =
             Reply::new(451, Enhanced(4, 4, 5), "the host had no room for more connections or messages");
         let rest = Answer::ours(Outcome::Deferred, reply, None);

@@ -1,0 +1,113 @@
+//! Failed AUTH by client address: who guesses is sent away, and nobody else is.
+//!
+//! IPv6 clients count by /64, which is one customer's: whoever has one address of it has all.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::submission::limits::window::{Slots, Window};
+
+/// How long a failure counts.
+const FAILURE_WINDOW: Duration = Duration::from_secs(600);
+/// Addresses remembered at once; each costs half a KiB at most.
+const FAILURE_ADDRESSES_MAX: usize = 10_000;
+
+/// Failed AUTH of the last ten minutes.
+#[derive(Debug)]
+pub(in crate::submission) struct Failures {
+    slots: Slots,
+    by_client: Mutex<HashMap<IpAddr, Window>>,
+}
+
+impl Failures {
+    /// None so far.
+    pub(in crate::submission) fn new(now: Instant) -> Failures {
+        Failures { slots: Slots::new(now, FAILURE_WINDOW), by_client: Mutex::default() }
+    }
+
+    /// Counts one more failure.
+    pub(in crate::submission) fn record(&self, client: IpAddr, now: Instant) {
+        let now = self.slots.at(now);
+        let mut by_client = self.lock();
+        if by_client.len() >= FAILURE_ADDRESSES_MAX {
+            by_client.retain(|_, window| window.count(now) > 0);
+        }
+        if by_client.len() >= FAILURE_ADDRESSES_MAX {
+            // A flood from more addresses than we remember: forget any one of them.
+            let any = by_client.keys().next().copied();
+            any.map(|any| by_client.remove(&any));
+        }
+        by_client.entry(network(client)).or_default().add(now);
+    }
+
+    /// How many failures of this client count now.
+    pub(in crate::submission) fn count(&self, client: IpAddr, now: Instant) -> usize {
+        let mut by_client = self.lock();
+        by_client.get_mut(&network(client)).map_or(0, |window| window.count(self.slots.at(now)))
+    }
+
+    /// So many failures of this client were no guesses: it knew the password after all.
+    pub(in crate::submission) fn forgive(&self, client: IpAddr, many: u32) {
+        if let Some(window) = self.lock().get_mut(&network(client)) {
+            window.take_back(many);
+        }
+    }
+
+    /// A panic while counting leaves a map that is still a map.
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Window>> {
+        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !0 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_count_by_address_for_ten_minutes() {
+        let start = Instant::now();
+        let failures = Failures::new(start);
+        let at = |secs| start + Duration::from_secs(secs);
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        failures.record(client, start);
+        failures.record(client, at(300));
+        assert_eq!(failures.count(client, at(600)), 2);
+        assert_eq!(failures.count(client, at(610)), 1);
+        assert_eq!(failures.count("192.0.2.2".parse().unwrap(), at(300)), 0);
+        failures.forgive(client, 1);
+        assert_eq!(failures.count(client, at(610)), 0);
+    }
+
+    #[test]
+    fn an_ipv6_customer_has_one_count_and_neighbours_have_their_own() {
+        let start = Instant::now();
+        let failures = Failures::new(start);
+        let count = |client: &str| failures.count(client.parse().unwrap(), start);
+        failures.record("2001:db8::1".parse().unwrap(), start);
+        failures.record("2001:db8::ffff:0:0:2".parse().unwrap(), start);
+        assert_eq!(count("2001:db8::3"), 2);
+        assert_eq!(count("2001:db8:0:1::1"), 0);
+        // Mapped IPv4 addresses share a /64 and nothing else.
+        failures.record("::ffff:192.0.2.1".parse().unwrap(), start);
+        assert_eq!((count("192.0.2.1"), count("::ffff:192.0.2.2")), (1, 0));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_is_forgotten_and_not_collected() {
+        let start = Instant::now();
+        let failures = Failures::new(start);
+        for n in 0..FAILURE_ADDRESSES_MAX as u32 + 50 {
+            failures.record(IpAddr::V4(n.into()), start);
+        }
+        assert_eq!(failures.lock().len(), FAILURE_ADDRESSES_MAX);
+    }
+}

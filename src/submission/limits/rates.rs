@@ -1,0 +1,142 @@
+//! How many messages a user sends: `user add --rate`, counted over a sliding hour.
+//!
+//! A message counts from its MAIL on, so that parallel sessions cannot go over the limit together,
+//! and not at all where it was not queued in the end. The counts are kept over a reload of the config and
+//! forgotten when the relay ends.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::submission::limits::window::{Slots, Window};
+use crate::submission::users::User;
+
+/// As in `--rate N/h`.
+const RATE_WINDOW: Duration = Duration::from_secs(3600);
+/// Beyond so many users, those who sent nothing within the hour are forgotten. (No more than the users
+/// with a rate are ever counted, each half a KiB at most.)
+const IDLE_USERS_MAX: usize = 1_000;
+
+/// Messages of the last hour by user.
+#[derive(Debug)]
+pub(in crate::submission) struct Rates {
+    slots: Slots,
+    by_user: Mutex<HashMap<String, Window>>,
+}
+
+/// One message that counts, until this is dropped without [`Counted::keep`].
+#[derive(Debug)]
+pub(in crate::submission) struct Counted<'a> {
+    rates: &'a Rates,
+    user: String,
+    kept: bool,
+}
+
+/// The user has sent as many messages as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::submission) struct TooMany(
+    /// An hour.
+    pub(in crate::submission) u32,
+);
+
+impl Rates {
+    /// Nobody has sent anything.
+    pub(in crate::submission) fn new(now: Instant) -> Rates {
+        Rates { slots: Slots::new(now, RATE_WINDOW), by_user: Mutex::default() }
+    }
+
+    /// Counts one more message of `user`; nothing to count where no rate was given.
+    ///
+    /// # Errors
+    /// The limit is reached; nothing was counted.
+    pub(in crate::submission) fn count(
+        &self,
+        user: &User,
+        now: Instant,
+    ) -> Result<Option<Counted<'_>>, TooMany> {
+        let Some(rate) = user.rate else { return Ok(None) };
+        let now = self.slots.at(now);
+        let mut by_user = self.lock();
+        if by_user.len() >= IDLE_USERS_MAX && !by_user.contains_key(&user.name) {
+            by_user.retain(|_, window| window.count(now) > 0);
+        }
+        let window = by_user.entry(user.name.clone()).or_default();
+        if window.count(now) >= rate.get() as usize {
+            return Err(TooMany(rate.get()));
+        }
+        window.add(now);
+        Ok(Some(Counted { rates: self, user: user.name.clone(), kept: false }))
+    }
+
+    /// A panic while counting leaves a map that is still a map.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Window>> {
+        self.by_user.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted<'_> {
+    /// The message was queued.
+    pub(in crate::submission) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Some(window) = self.rates.lock().get_mut(&self.user)
+        {
+            window.take_back(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    fn user(name: &str, rate: u32) -> User {
+        User { name: name.into(), rate: NonZeroU32::new(rate), ..User::default() }
+    }
+
+    #[test]
+    fn a_user_sends_so_many_an_hour_and_others_their_own() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        let at = |secs| start + Duration::from_secs(secs);
+        let send = |user: &User, secs| rates.count(user, at(secs)).map(|counted| counted.unwrap().keep());
+        let app = user("app", 2);
+        assert_eq!(send(&app, 0), Ok(()));
+        assert_eq!(send(&app, 1800), Ok(()));
+        assert_eq!(send(&app, 1801), Err(TooMany(2)));
+        assert_eq!(send(&app, 3600), Err(TooMany(2)));
+        assert_eq!(send(&user("other", 1), 3600), Ok(()));
+        assert_eq!(send(&app, 3660), Ok(()), "the first is an hour old");
+        assert_eq!(send(&app, 3661), Err(TooMany(2)));
+        assert!(rates.count(&user("free", 0), start).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_not_queued_does_not_count_and_what_is_under_way_does() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        let app = user("app", 1);
+        let under_way = rates.count(&app, start).unwrap();
+        assert!(rates.count(&app, start).is_err(), "a second session must wait for the first");
+        drop(under_way);
+        rates.count(&app, start).unwrap().unwrap().keep();
+        assert!(rates.count(&app, start).is_err());
+    }
+
+    #[test]
+    fn users_that_send_nothing_are_forgotten() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        for n in 0..IDLE_USERS_MAX {
+            rates.count(&user(&n.to_string(), 1), start).unwrap().unwrap().keep();
+        }
+        rates.count(&user("last", 1), start + 2 * RATE_WINDOW).unwrap().unwrap().keep();
+        assert_eq!(rates.lock().len(), 1);
+    }
+}

@@ -1,0 +1,256 @@
+//! A message on its way into the queue: header fixes, chunks, then `accept`, and only then 250.
+//!
+//! Content shorter than a chunk stays in one buffer; of longer content a chunk is held in
+//! memory, the rest is in the queue already. Until `accept` has said yes none of it is a message:
+//! an intake that is dropped has its chunks discarded.
+
+use std::net::IpAddr;
+
+use crate::mail::{Address, Body, Domain, Envelope, Reply};
+use crate::maillog;
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Origin, Queue};
+
+use crate::submission::message::header::{self, HEADER_BYTES_MAX, Protocol, Trace};
+use crate::submission::replies;
+
+/// Bytes of content in one row of the queue.
+pub(in crate::submission) const CHUNK_BYTES: usize = 256 << 10;
+
+/// What submission asks of the queue; the tests answer it from memory.
+pub(in crate::submission) trait MessageQueue: Send + Sync {
+    /// An id never given out before.
+    fn new_message_id(&self) -> MessageId;
+    /// Whether a message of so many bytes would fit.
+    fn has_room(&self, bytes: u64) -> bool;
+    /// Takes the next piece of a message to come.
+    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError>;
+    /// Forgets the pieces of a message that will not come.
+    fn discard(&self, id: MessageId);
+    /// Makes it a message; returns once it is on disk.
+    fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
+    /// Makes what waits for a domain due now, and records who asked.
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
+}
+
+impl MessageQueue for Queue {
+    fn new_message_id(&self) -> MessageId {
+        Queue::new_message_id(self)
+    }
+    fn has_room(&self, bytes: u64) -> bool {
+        Queue::has_room(self, bytes)
+    }
+    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
+        Queue::append_chunk(self, id, seq, data)
+    }
+    fn discard(&self, id: MessageId) {
+        Queue::discard(self, id);
+    }
+    fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        Queue::accept(self, message)
+    }
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
+        Queue::kick(self, kick, asker)
+    }
+}
+
+/// What is known about a message before its content.
+#[derive(Debug, Clone)]
+pub(in crate::submission) struct Submitted<'a> {
+    pub(in crate::submission) envelope: Envelope,
+    /// The user, where one authenticated.
+    pub(in crate::submission) user: Option<String>,
+    pub(in crate::submission) client: IpAddr,
+    pub(in crate::submission) helo: String,
+    pub(in crate::submission) protocol: Protocol,
+    pub(in crate::submission) hostname: &'a Domain,
+    /// Unix seconds.
+    pub(in crate::submission) at: i64,
+    pub(in crate::submission) lifetime_secs: i64,
+    pub(in crate::submission) message_bytes_max: u64,
+    pub(in crate::submission) hops_max: usize,
+}
+
+/// A message that is being received.
+pub(in crate::submission) struct Intake<'a> {
+    queue: &'a dyn MessageQueue,
+    submitted: Submitted<'a>,
+    id: MessageId,
+    /// Content that is not in the queue yet; all of it until the header is fixed.
+    buffer: Vec<u8>,
+    /// How much of `buffer` was looked at.
+    seen: usize,
+    header_fixed: bool,
+    /// Bytes of content as the client sent it.
+    received_bytes: u64,
+    eight_bit: bool,
+    chunks: u32,
+    chunk_bytes: u64,
+    /// Why it will not be queued; the rest is read and forgotten.
+    refusal: Option<Reply>,
+}
+
+impl<'a> Intake<'a> {
+    /// Begins with an id of its own.
+    pub(in crate::submission) fn new(queue: &'a dyn MessageQueue, submitted: Submitted<'a>) -> Intake<'a> {
+        Intake {
+            queue,
+            submitted,
+            id: queue.new_message_id(),
+            buffer: Vec::with_capacity(8 << 10),
+            seen: 0,
+            header_fixed: false,
+            received_bytes: 0,
+            eight_bit: false,
+            chunks: 0,
+            chunk_bytes: 0,
+            refusal: None,
+        }
+    }
+
+    /// Where the reader of the content appends to, at most a chunk at a time; then [`Intake::advance`].
+    pub(in crate::submission) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// What the content turned out to be, where that is not what MAIL said.
+    pub(in crate::submission) fn set_body(&mut self, body: Body) {
+        self.submitted.envelope.body = body;
+    }
+
+    /// Bytes of content so far.
+    pub(in crate::submission) fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// It will not be queued; [`Intake::finish`] says why.
+    pub(in crate::submission) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    /// Deals with what was appended.
+    pub(in crate::submission) fn advance(&mut self) {
+        let new = &self.buffer[self.seen..];
+        self.received_bytes += new.len() as u64;
+        if self.refusal.is_none() {
+            self.eight_bit |= !new.is_ascii();
+            if self.received_bytes > self.submitted.message_bytes_max {
+                self.refusal = Some(replies::TOO_BIG);
+            } else if self.buffer.len() >= CHUNK_BYTES {
+                self.refusal = self.hand_on().err();
+            }
+        }
+        if self.refusal.is_some() {
+            self.buffer.clear();
+        }
+        self.seen = self.buffer.len();
+    }
+
+    /// Streams whole chunks to the queue, once the header is fixed.
+    fn hand_on(&mut self) -> Result<(), Reply> {
+        self.fix_header(false)?;
+        while self.header_fixed && self.buffer.len() >= CHUNK_BYTES {
+            let rest = self.buffer.split_off(CHUNK_BYTES);
+            let chunk = std::mem::replace(&mut self.buffer, rest);
+            let result = self.queue.append_chunk(self.id, self.chunks, chunk);
+            // Counted in any case: what failed half-way is discarded too.
+            self.chunks += 1;
+            self.chunk_bytes += CHUNK_BYTES as u64;
+            result.map_err(replies::not_queued)?;
+        }
+        Ok(())
+    }
+
+    /// Fixes the header, if that is still to do and its end is in sight.
+    fn fix_header(&mut self, complete: bool) -> Result<(), Reply> {
+        if self.header_fixed {
+            return Ok(());
+        }
+        let header = match header::read(&self.buffer, complete) {
+            Some(header) => header,
+            None if self.buffer.len() > HEADER_BYTES_MAX => return Err(replies::HEADER_TOO_BIG),
+            None => return Ok(()),
+        };
+        if header.hops > self.submitted.hops_max {
+            return Err(replies::LOOP);
+        }
+        let for_only: Option<&Address> = match self.submitted.envelope.recipients.as_slice() {
+            [only] => Some(&only.address),
+            _ => None,
+        };
+        let trace = Trace {
+            helo: &self.submitted.helo,
+            client: self.submitted.client,
+            hostname: self.submitted.hostname,
+            with: self.submitted.protocol,
+            id: self.id,
+            for_only,
+            at: self.submitted.at,
+        };
+        self.buffer = header::fix(&self.buffer, &header, &trace);
+        self.header_fixed = true;
+        Ok(())
+    }
+
+    /// The end of the content was seen: queues the message and gives the reply. Before the end, where it
+    /// is refused: the refusal.
+    pub(in crate::submission) fn finish(mut self) -> Reply {
+        if self.refusal.is_none() {
+            self.refusal = self.fix_header(true).err();
+        }
+        if let Some(refusal) = self.refusal.take() {
+            maillog::turned_away(self.submitted.client, &refusal.to_string());
+            return refusal;
+        }
+        let mut envelope = std::mem::take(&mut self.submitted.envelope);
+        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and
+        // others call everything so.
+        envelope.body = match envelope.body {
+            Body::SevenBit if self.eight_bit => Body::EightBitMime,
+            Body::EightBitMime if !self.eight_bit => Body::SevenBit,
+            body => body,
+        };
+        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
+        let tail = std::mem::take(&mut self.buffer);
+        let message = NewMessage {
+            id: self.id,
+            envelope,
+            origin: Origin {
+                user: self.submitted.user.take(),
+                client: Some(self.submitted.client),
+                helo: Some(std::mem::take(&mut self.submitted.helo)),
+            },
+            received_at: self.submitted.at,
+            expires_at,
+            size: self.chunk_bytes + tail.len() as u64,
+            tail,
+            chunks_before: self.chunks,
+        };
+        // The log says it once it is true; the content is not needed for that.
+        let to_log = log::log_enabled!(log::Level::Info).then(|| NewMessage {
+            tail: Vec::new(),
+            envelope: message.envelope.clone(),
+            origin: message.origin.clone(),
+            ..message
+        });
+        match self.queue.accept(message) {
+            Ok(()) => {
+                to_log.iter().for_each(maillog::accepted);
+                self.chunks = 0;
+                replies::queued(self.id)
+            }
+            Err(error) => {
+                let refusal = replies::not_queued(error);
+                maillog::turned_away(self.submitted.client, &refusal.to_string());
+                refusal
+            }
+        }
+    }
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        if self.chunks > 0 {
+            self.queue.discard(self.id);
+        }
+    }
+}

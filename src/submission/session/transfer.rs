@@ -1,0 +1,161 @@
+//! Content on its way from the wire into an intake: DATA's in one go, BDAT's chunk by chunk.
+//!
+//! A part of the session's loop, and nothing is decided here but the pace: content that comes in drips
+//! is not waited for. Where its end is, `content.rs` and the size of a chunk say; what becomes of it,
+//! `intake.rs`. Between chunks the message waits in the session; a transaction that ends any other way
+//! than by its last chunk drops it, and the queue forgets what it had of it.
+
+use std::time::{Duration, Instant};
+
+use crate::mail::{Envelope, Reply};
+
+use crate::submission::message::chunk::ChunkReader;
+use crate::submission::message::content::DataReader;
+use crate::submission::message::header::Protocol;
+use crate::submission::message::intake::{Intake, Submitted};
+use crate::submission::protocol::state::{self, State};
+use crate::submission::replies;
+use crate::submission::session::conversation::{End, Flow, Session, unix_now};
+use crate::submission::syntax::command::Chunk;
+use crate::submission::wire::connection::WireError;
+
+/// The slowest pace of content that is waited for, beyond twice the idle time-out.
+const CONTENT_BYTES_PER_SEC_MIN: u64 = 1 << 10;
+
+/// A message of which chunks have come.
+pub(in crate::submission) struct Incoming<'a> {
+    intake: Intake<'a>,
+    reader: ChunkReader,
+}
+
+impl<'a> Session<'a> {
+    /// Reads the content behind a 354, queues the message and gives the reply.
+    pub(in crate::submission) fn receive(
+        &mut self,
+        state: &State,
+        envelope: Envelope,
+        encrypted: bool,
+    ) -> Result<Reply, End> {
+        let mut intake = self.intake(state, envelope, encrypted);
+        let mut reader = DataReader::new();
+        let begin = Instant::now();
+        loop {
+            let input = self.content(begin, intake.received_bytes())?;
+            let fed = reader.feed(input, intake.buffer());
+            self.wire.consume(fed.consumed);
+            intake.advance();
+            if fed.ended {
+                return Ok(self.finish(intake));
+            }
+        }
+    }
+
+    /// Reads a chunk and answers it; with the last one, or one that is refused, the message is done with.
+    pub(in crate::submission) fn receive_chunk(
+        &mut self,
+        state: State,
+        chunk: Chunk,
+        envelope: Option<Envelope>,
+        encrypted: bool,
+    ) -> Flow {
+        let incoming = match envelope {
+            Some(envelope) => {
+                let reader = ChunkReader::new(envelope.body);
+                Some(Incoming { intake: self.intake(&state, envelope, encrypted), reader })
+            }
+            None => self.course.incoming.take(),
+        };
+        // The protocol sends no envelope only behind a chunk that left a message here.
+        let Some(Incoming { mut intake, mut reader }) = incoming else { return Err(End::Lost) };
+        let begin = Instant::now();
+        let mut left = chunk.bytes;
+        while left > 0 {
+            let input = self.content(begin, chunk.bytes - left)?;
+            let taken = up_to(input, left);
+            reader.feed(taken, intake.buffer());
+            let taken = taken.len();
+            self.wire.consume(taken);
+            left -= taken as u64;
+            intake.advance();
+        }
+        if chunk.last {
+            let body = reader.finish(intake.buffer());
+            intake.set_body(body);
+            intake.advance();
+            let reply = self.finish(intake);
+            self.say(&reply)?;
+            Ok(state)
+        } else if intake.is_refused() {
+            self.say(&intake.finish())?;
+            Ok(state::chunk_refused(state))
+        } else {
+            self.course.incoming = Some(Incoming { intake, reader });
+            self.say(&replies::chunk_received(chunk.bytes))?;
+            Ok(state)
+        }
+    }
+
+    /// Queues the message, and counts it where it was.
+    fn finish(&mut self, intake: Intake<'a>) -> Reply {
+        let reply = intake.finish();
+        if reply.is_positive()
+            && let Some(counted) = self.course.counted.take()
+        {
+            counted.keep();
+        }
+        reply
+    }
+
+    /// Reads so many bytes of content that nobody wants.
+    pub(in crate::submission) fn skip(&mut self, bytes: u64) -> Result<(), End> {
+        let begin = Instant::now();
+        let mut left = bytes;
+        while left > 0 {
+            let taken = up_to(self.content(begin, bytes - left)?, left).len();
+            self.wire.consume(taken);
+            left -= taken as u64;
+        }
+        Ok(())
+    }
+
+    /// The next bytes of content, of which so many have come since `begin`.
+    fn content(&mut self, begin: Instant, bytes: u64) -> Result<&[u8], End> {
+        let patience = 2 * self.service.limits.idle_timeout;
+        let deadline = begin + patience + Duration::from_secs(bytes / CONTENT_BYTES_PER_SEC_MIN);
+        match self.wire.wait_for_input(deadline) {
+            Ok(()) => Ok(self.wire.input()),
+            Err(WireError::TimedOut) if !self.wire.is_over() => Err(self.send_away(&replies::TOO_SLOW)),
+            Err(error) => Err(self.no_more_input(error)),
+        }
+    }
+
+    fn intake(&self, state: &State, envelope: Envelope, encrypted: bool) -> Intake<'a> {
+        let client = state.client();
+        let user = client.and_then(|client| client.user.as_ref());
+        let protocol = Protocol {
+            extended: client.is_some_and(|client| client.extended),
+            tls: encrypted,
+            authenticated: user.is_some(),
+            smtputf8: envelope.smtputf8,
+        };
+        let service = self.service;
+        let submitted = Submitted {
+            envelope,
+            user: user.map(|user| user.name.clone()),
+            client: self.client,
+            helo: client.map(|client| client.name.clone()).unwrap_or_default(),
+            protocol,
+            hostname: &service.hostname,
+            at: unix_now(),
+            lifetime_secs: service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
+            message_bytes_max: service.limits.message_size,
+            hops_max: service.limits.received_hops,
+        };
+        Intake::new(self.queue, submitted)
+    }
+}
+
+/// The first `bytes` of `input`, or all of it.
+fn up_to(input: &[u8], bytes: u64) -> &[u8] {
+    &input[..usize::try_from(bytes).map_or(input.len(), |bytes| bytes.min(input.len()))]
+}

@@ -1,0 +1,439 @@
+//! The room as a whole over loopback sockets: limits, stopping, reloading, hostile clients, a real client.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+
+use crate::config::{ListenTls, SubmissionSettings};
+use crate::mail::address;
+use crate::submission::Service;
+use crate::submission::StartError;
+use crate::submission::Submission;
+use crate::submission::tests::golden::{
+    Echo, MemoryQueue, Player, Shelf, settings, start, tls_client, verify,
+};
+
+/// Trusted, in the clear.
+fn open_settings(certificates: &tempfile::TempDir) -> SubmissionSettings {
+    let mut settings = settings(certificates.path());
+    settings.listen[0].tls = ListenTls::Off;
+    settings.listen[0].trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    settings
+}
+
+struct Room {
+    queue: Arc<MemoryQueue>,
+    submission: Submission,
+    settings: SubmissionSettings,
+    certificates: tempfile::TempDir,
+}
+
+fn room(change: impl FnOnce(&mut SubmissionSettings)) -> Room {
+    let certificates = tempfile::tempdir().unwrap();
+    let mut settings = open_settings(&certificates);
+    change(&mut settings);
+    let queue = Arc::new(MemoryQueue::default());
+    let submission = start(&settings, &queue);
+    Room { queue, submission, settings, certificates }
+}
+
+impl Room {
+    fn player(&self) -> Player {
+        Player::connect(self.submission.addresses()[0])
+    }
+
+    fn greeted(&self) -> Player {
+        let mut player = self.player();
+        assert!(player.reply().starts_with("220 "));
+        player
+    }
+
+    /// A client that may send content now.
+    fn at_data(&self) -> Player {
+        let mut player = self.greeted();
+        player.command("EHLO client.example");
+        player.command("MAIL FROM:<a@client.example>");
+        player.command("RCPT TO:<b@example.net>");
+        assert!(player.command("DATA").starts_with("354 "));
+        player
+    }
+
+    /// Sessions end a moment after their connections.
+    fn wait_for_sessions(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.submission.sessions() != count {
+            assert!(Instant::now() < deadline, "{} sessions", self.submission.sessions());
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_client_beyond_the_limits_gets_421_at_once() {
+    let room = room(|settings| settings.limits.sessions = 2);
+    let mut first = room.greeted();
+    let second = room.greeted();
+    assert_eq!(room.player().reply(), "421 4.3.2 Too many sessions, try again later");
+    drop(second);
+    room.wait_for_sessions(1);
+    room.greeted();
+    assert!(first.command("NOOP").starts_with("250 "));
+}
+
+#[test]
+fn a_client_beyond_its_own_limit_gets_421_at_once() {
+    let room = room(|settings| settings.limits.sessions_per_client = 1);
+    let _first = room.greeted();
+    assert_eq!(room.player().reply(), "421 4.3.2 Too many sessions from your address, try again later");
+}
+
+#[test]
+fn stopping_ends_idle_sessions_and_lets_a_message_finish() {
+    let room = Arc::new(room(|_| ()));
+    let mut idle = room.greeted();
+    idle.command("EHLO client.example");
+    let mut busy = room.at_data();
+    let stopper = Arc::clone(&room);
+    let stop = thread::spawn(move || stopper.submission.stop(Duration::from_secs(20)));
+    assert_eq!(idle.reply(), "421 4.3.2 Service shutting down, try again later");
+    assert_eq!(idle.line(), None);
+    busy.send(b"Subject: last\r\n\r\nbody\r\n.\r\n");
+    assert!(busy.reply().starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(busy.reply(), "421 4.3.2 Service shutting down, try again later");
+    drop(busy);
+    assert_eq!(stop.join().unwrap(), 0);
+    assert_eq!(room.queue.accepted.lock().unwrap().len(), 1);
+    assert!(room.submission.addresses().is_empty());
+}
+
+#[test]
+fn stopping_cuts_off_what_does_not_finish_and_queues_none_of_it() {
+    let room = room(|_| ());
+    let mut stuck = room.at_data();
+    stuck.send(b"Subject: half\r\n");
+    assert_eq!(room.submission.stop(Duration::from_millis(50)), 1);
+    assert_eq!(room.submission.sessions(), 0);
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_reload_holds_for_new_sessions_and_only_for_those() {
+    let room = room(|_| ());
+    let mut old = room.greeted();
+    let mut changed = room.settings.clone();
+    changed.limits.message_size = 4711;
+    changed.aliases.insert("new".to_owned(), vec![address::parse("new@example.com").unwrap()]);
+    changed.listen[0].trusted.clear();
+    changed.listen.push(changed.listen[0].clone());
+    room.submission.reload_with(&changed, Box::new(verify)).unwrap();
+    old.command("EHLO client.example");
+    assert!(old.command("MAIL FROM:<a@b> SIZE=4712").starts_with("250 "));
+    let mut new = room.greeted();
+    new.command("EHLO client.example");
+    assert!(new.command("MAIL FROM:<a@b>").starts_with("530 "));
+    // The added listener listens, and closing it again closes it.
+    let addresses = room.submission.addresses();
+    assert_eq!(addresses.len(), 2);
+    let mut added = Player::connect(addresses[1]);
+    assert!(added.reply().starts_with("220 "));
+    room.submission.reload_with(&room.settings, Box::new(verify)).unwrap();
+    assert_eq!(room.submission.addresses(), addresses[..1]);
+    assert!(std::net::TcpStream::connect(addresses[1]).is_err());
+    assert!(added.command("NOOP").starts_with("250 "));
+}
+
+#[test]
+fn a_bad_reload_changes_nothing() {
+    let room = room(|_| ());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut changed = room.settings.clone();
+    changed.limits.message_size = 4711;
+    let mut listen = changed.listen[0].clone();
+    listen.address = taken.local_addr().unwrap();
+    changed.listen.push(listen);
+    let error = room.submission.reload_with(&changed, Box::new(verify)).unwrap_err();
+    assert!(matches!(error, StartError::Listen { .. }));
+    assert!(error.to_string().contains("another program listens there"), "{error}");
+    let mut player = room.greeted();
+    player.command("EHLO client.example");
+    assert!(player.command("MAIL FROM:<a@b> SIZE=4712").starts_with("250 "));
+}
+
+#[test]
+fn a_listener_with_tls_needs_a_certificate() {
+    let certificates = tempfile::tempdir().unwrap();
+    let mut settings = settings(certificates.path());
+    settings.tls = None;
+    let queue = Arc::new(MemoryQueue::default());
+    let error = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf))
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("no [tls] certificate"), "{error}");
+}
+
+#[test]
+fn a_panic_ends_one_session_and_leaves_nothing_behind() {
+    let certificates = tempfile::tempdir().unwrap();
+    let mut settings = open_settings(&certificates);
+    settings.limits.sessions = 1;
+    let queue = Arc::new(MemoryQueue::default());
+    let verify = |_: &str, _: &[u8]| panic!("a verifier that panics");
+    let submission =
+        Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap();
+    let mut player = Player::connect(submission.addresses()[0]);
+    player.reply();
+    player.command("EHLO client.example");
+    player.send(b"AUTH PLAIN AGEAYg==\r\n");
+    assert_eq!(player.line(), None);
+    // Its place is free again, though not quite at once.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !Player::connect(submission.addresses()[0]).reply().starts_with("220 ") {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn a_large_message_goes_to_the_queue_in_chunks_and_arrives_whole() {
+    let room = room(|settings| settings.limits.message_size = 10 << 20);
+    let mut player = room.at_data();
+    let header = "Date: x\r\nMessage-ID: <m>\r\n\r\n";
+    let body: String = (0..40_000).map(|n| format!("{n}{}\r\n", ".x".repeat(n % 40))).collect();
+    player.send(format!("{header}{body}.\r\n").as_bytes());
+    assert!(player.reply().starts_with("250 2.0.0 Ok: queued as "));
+    let accepted = room.queue.accepted.lock().unwrap();
+    let (message, content) = &accepted[0];
+    assert!(message.chunks_before > 4);
+    let content = std::str::from_utf8(content).unwrap();
+    assert!(
+        content
+            .starts_with("Received: from client.example ([127.0.0.1])\r\n\tby relay.example with ESMTP id ")
+    );
+    assert!(content.contains("\r\n\tfor <b@example.net>; "));
+    assert!(content.ends_with(&format!(" +0000\r\n{header}{body}")));
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_no_chunks() {
+    let room = room(|_| ());
+    let mut player = room.at_data();
+    player.send(&b"Subject: vanishing\r\n\r\n".repeat(40_000));
+    // Chunks are in the queue before the connection ends.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while room.queue.chunk_bytes() < 512 << 10 {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    drop(player);
+    room.wait_for_sessions(0);
+    assert_eq!(room.queue.chunk_bytes(), 0);
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_message_that_the_queue_refuses_leaves_no_chunks() {
+    let room = room(|_| ());
+    let mut player = room.at_data();
+    room.queue.failing.store(true, Ordering::SeqCst);
+    player.send(&[&b"\r\n"[..], &b"refused\r\n".repeat(60_000), b".\r\n"].concat());
+    assert!(player.reply().starts_with("451 4.3.0 "));
+    assert_eq!(room.queue.chunk_bytes(), 0);
+}
+
+#[test]
+fn a_client_that_never_reads_is_dropped() {
+    use std::io::Write as _;
+    let room = room(|settings| settings.limits.idle_timeout = Duration::from_millis(300));
+    let mut stream = std::net::TcpStream::connect(room.submission.addresses()[0]).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let commands = b"HELP\r\n".repeat(10_000);
+    // Once nobody reads at the other end, writing fails: the session is over.
+    while stream.write_all(&commands).is_ok() {}
+    room.wait_for_sessions(0);
+}
+
+#[test]
+fn a_client_that_drips_is_dropped_in_a_command_and_in_content() {
+    let room = room(|settings| settings.limits.idle_timeout = Duration::from_millis(500));
+    let drip = |mut player: Player| {
+        let start = Instant::now();
+        // Each byte comes well within the idle time-out, and the whole does not.
+        while room.submission.sessions() > 0 && start.elapsed() < Duration::from_secs(10) {
+            player.send_quietly(b"x");
+            thread::sleep(Duration::from_millis(20));
+        }
+        start.elapsed()
+    };
+    assert!(drip(room.greeted()) < Duration::from_secs(5));
+    assert!(drip(room.at_data()) < Duration::from_secs(5));
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}
+
+#[test]
+fn many_clients_at_once_are_all_served() {
+    let room = room(|_| ());
+    thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| {
+                let mut player = room.at_data();
+                for _ in 0..5 {
+                    player.send(b"Subject: one of many\r\n\r\nbody\r\n.\r\n");
+                    assert!(player.reply().starts_with("250 "));
+                    player.send(b"MAIL FROM:<a@b>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n");
+                    assert!((player.reply() + &player.reply()).starts_with("250 "));
+                    assert!(player.reply().starts_with("354 "));
+                }
+            });
+        }
+    });
+    let mut ids: Vec<_> = room.queue.accepted.lock().unwrap().iter().map(|(m, _)| m.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 150);
+}
+
+#[test]
+fn a_session_resumes_tls() {
+    let room = room(|settings| settings.listen[0].tls = ListenTls::Implicit);
+    let config = tls_client(room.certificates.path());
+    for connection in 0..2 {
+        let mut player = room.player();
+        player.start_tls(Arc::clone(&config));
+        assert!(player.reply().starts_with("220 "));
+        assert!(player.command("QUIT").starts_with("221 "));
+        assert_eq!(player.line(), None);
+        assert_eq!(player.resumed(), connection > 0);
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_454_and_the_session_goes_on() {
+    let room = room(|settings| settings.listen[0].tls = ListenTls::Starttls);
+    // What rustls takes as a configuration and then refuses to make a connection with.
+    let tls = room.submission.shared.service().tls.clone().unwrap();
+    let mut broken = ServerConfig::clone(&tls);
+    broken.max_fragment_size = Some(1);
+    let service = Service::new(&room.settings, Box::new(verify)).unwrap();
+    let service = Service { tls: Some(Arc::new(broken)), ..service };
+    *room.submission.shared.service.write().unwrap() = Arc::new(service);
+    let mut player = room.greeted();
+    player.command("EHLO client.example");
+    assert!(player.command("STARTTLS").starts_with("454 4.7.0 "));
+    assert!(player.command("MAIL FROM:<a@client.example>").starts_with("250 "), "the EHLO still counts");
+}
+
+#[test]
+fn lettre_submits_with_starttls_and_auth() {
+    use lettre::Transport as _;
+    use lettre::transport::smtp::authentication::Credentials;
+    use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+    let room = room(|settings| {
+        settings.listen[0].tls = ListenTls::Starttls;
+        settings.listen[0].trusted.clear();
+    });
+    let (certificate, _) = crate::submission::wire::tls::self_signed_paths(room.certificates.path());
+    let certificate = Certificate::from_pem(&std::fs::read(certificate).unwrap()).unwrap();
+    let tls = TlsParameters::builder("relay.example".into()).add_root_certificate(certificate).build_rustls();
+    let transport = lettre::SmtpTransport::builder_dangerous("127.0.0.1")
+        .port(room.submission.addresses()[0].port())
+        .tls(Tls::Required(tls.unwrap()))
+        .credentials(Credentials::new("app".into(), "secret".into()))
+        .build();
+    let message = lettre::Message::builder()
+        .from("a@client.example".parse().unwrap())
+        .to("b@example.net".parse().unwrap())
+        .bcc("c@example.net".parse().unwrap())
+        .subject("from lettre")
+        .body("hello\n.\nthere\n".to_owned())
+        .unwrap();
+    transport.send(&message).unwrap();
+    let accepted = room.queue.accepted.lock().unwrap();
+    let (message, content) = &accepted[0];
+    let content = std::str::from_utf8(content).unwrap();
+    assert_eq!(message.envelope.recipients.len(), 2);
+    assert_eq!(message.origin.user.as_deref(), Some("app"));
+    assert!(content.contains(" with ESMTPSA id "), "{content}");
+    assert!(!content.contains("c@example.net") && !content.contains("\tfor "), "{content}");
+    assert!(content.contains("hello\r\n.\r\nthere\r\n"), "{content}");
+}
+
+#[test]
+fn chunks_go_to_the_queue_as_they_come_and_a_reset_or_a_lost_client_takes_them_back() {
+    let room = room(|settings| settings.limits.message_size = 10 << 20);
+    let body = b"0123456789abcdef0123456789abcd\r\n".repeat(20_000);
+    let begin = |player: &mut Player| {
+        player.command("EHLO client.example");
+        player.command("MAIL FROM:<a@client.example>");
+        player.command("RCPT TO:<b@example.net>");
+        player.send(b"BDAT 30\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n");
+        assert_eq!(player.reply(), "250 2.0.0 30 octets received");
+        player.send(format!("BDAT {}\r\n", body.len()).as_bytes());
+        player.send(&body);
+        assert_eq!(player.reply(), format!("250 2.0.0 {} octets received", body.len()));
+    };
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(room.queue.chunk_bytes() >= 512 << 10, "a session holds a chunk, not a message");
+    assert!(player.command("RSET").starts_with("250 "));
+    assert_eq!(room.queue.chunk_bytes(), 0, "after RSET");
+    begin(&mut player);
+    drop(player);
+    room.wait_for_sessions(0);
+    assert_eq!(room.queue.chunk_bytes(), 0, "after the client is gone");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+    let mut player = room.greeted();
+    begin(&mut player);
+    assert!(player.command("BDAT 0 LAST").starts_with("250 2.0.0 Ok: queued as "));
+    let accepted = room.queue.accepted.lock().unwrap();
+    assert!(accepted[0].1.ends_with(&[b"\r\nDate: x\r\nMessage-ID: <m>\r\n\r\n\r\n", &body[..]].concat()));
+}
+
+/// rustls reads on until a record is whole: the deadline has to hold below it.
+#[test]
+fn a_client_that_drips_within_a_tls_record_is_dropped() {
+    use std::io::Write as _;
+    let room = room(|settings| {
+        settings.listen[0].tls = ListenTls::Implicit;
+        settings.limits.idle_timeout = Duration::from_millis(300);
+    });
+    let mut player = room.player();
+    player.start_tls(tls_client(room.certificates.path()));
+    assert!(player.reply().starts_with("220 "));
+    let (record, mut socket) = player.sealed(&b"NOOP\r\n".repeat(200));
+    let start = Instant::now();
+    for byte in record {
+        if room.submission.sessions() == 0 {
+            break;
+        }
+        let _ = socket.write_all(&[byte]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_session_ends_after_its_time_whatever_its_client_does() {
+    let room = room(|settings| settings.limits.session_timeout = Duration::from_millis(300));
+    let mut busy = room.greeted();
+    let mut sending = room.at_data();
+    let start = Instant::now();
+    let last = loop {
+        sending.send_quietly(b"a line of content that comes fast enough for the content's own deadline\r\n");
+        let reply = busy.command("NOOP");
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+    };
+    assert_eq!(last, "421 4.4.2 Your session has lasted long enough, connect again");
+    assert_eq!(busy.line(), None);
+    while room.submission.sessions() > 0 {
+        sending.send_quietly(b"x");
+        thread::yield_now();
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(sending.reply(), "421 4.4.2 Your session has lasted long enough, connect again");
+    assert!(room.queue.accepted.lock().unwrap().is_empty());
+}

@@ -1,0 +1,6 @@
+//! The connection: lines in, replies out, in the clear or over TLS.
+
+pub(in crate::submission) mod connection;
+pub(in crate::submission) mod handshake;
+pub(in crate::submission) mod stream;
+pub mod tls;
