@@ -13,6 +13,7 @@ mod by_hand;
 mod content;
 mod counts;
 mod error;
+mod host_setting;
 pub mod id;
 mod migrate;
 mod op;
@@ -44,6 +45,7 @@ use crate::mail::Domain;
 pub(crate) use by_hand::{ByHand, Disk, Hand, Waits};
 pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
+pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
@@ -286,6 +288,26 @@ impl Queue {
         self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
     }
 
+    // Host settings.
+
+    /// What is held to at each host: limits, and features that are left out there.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        self.readers.read(host_setting::read)
+    }
+
+    /// Remembers one, in the place of what its host and setting had. Waits only while very much else waits.
+    pub fn set_host_setting(&self, row: HostSetting) {
+        self.tell(Op::SetHostSetting(row));
+    }
+
+    /// Forgets one, by its host and [`Setting::name`].
+    pub fn clear_host_setting(&self, mx: &str, setting: &'static str) {
+        self.tell(Op::ClearHostSetting { mx: mx.to_owned(), setting });
+    }
+
     /// How often somebody else was found to have written to the database, since the start. Costs nothing: for
     /// whoever holds rows in memory that people edit.
     pub fn outside_changes(&self) -> u64 {
@@ -337,6 +359,15 @@ impl Queue {
         self.shared.refusal()?;
         let recipients = recipients.to_vec();
         self.ask(|ack| Op::IntendDot { recipients, at: None, ack })
+    }
+
+    /// Returns once everything that was told before it is on disk.
+    ///
+    /// # Errors
+    /// It may not be: the database cannot be written just now.
+    pub fn barrier(&self) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        self.ask(|ack| Op::Barrier { ack })
     }
 
     /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only

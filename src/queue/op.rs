@@ -12,6 +12,7 @@ use crate::config::Routes;
 use crate::mail::Address;
 
 use super::error::AcceptError;
+use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::rows::{
     Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, PendingReport, QueuedMessage,
@@ -54,6 +55,12 @@ pub(super) enum Op {
     Workaround(WorkaroundRow),
     /// That is no longer needed.
     NoWorkaround { mx: String, what: &'static str },
+    /// What is held to at a host.
+    SetHostSetting(HostSetting),
+    /// That is no longer needed.
+    ClearHostSetting { mx: String, setting: &'static str },
+    /// Nothing: its answer says that what came before it is on disk.
+    Barrier { ack: Ack<()> },
     /// The `[[route]]`s that are in use.
     Routes(Routes),
     /// Repair what the view `stuck` shows.
@@ -69,7 +76,11 @@ impl Op {
     pub(super) fn can_be_refused(&self) -> bool {
         matches!(
             self,
-            Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. } | Op::PendingReports { .. }
+            Op::Chunk { .. }
+                | Op::Accept { .. }
+                | Op::IntendDot { .. }
+                | Op::PendingReports { .. }
+                | Op::Barrier { .. }
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
@@ -79,6 +90,7 @@ impl Op {
             Op::Chunk { ack, .. }
             | Op::Accept { ack, .. }
             | Op::IntendDot { ack, .. }
+            | Op::Barrier { ack }
             | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }

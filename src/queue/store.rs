@@ -176,10 +176,12 @@ impl<'c> Store<'c> {
             }
             Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
             Op::Workaround(row) => super::workaround::write(self.conn, row)?,
+            Op::SetHostSetting(row) => super::host_setting::write(self.conn, row)?,
+            Op::ClearHostSetting { mx, setting } => super::host_setting::delete(self.conn, mx, setting)?,
             Op::Routes(routes) => super::routes::write(self.conn, routes)?,
             Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
-            Op::Lanes | Op::Stop => {}
+            Op::Barrier { .. } | Op::Lanes | Op::Stop => {}
         }
         Ok(Effect::Done)
     }

@@ -283,7 +283,9 @@ impl<'c> Writer<'c> {
     fn answer(&mut self, op: Op, effect: Effect) {
         // Whoever asked, or the scheduler, may be gone: what is written is written.
         match (op, effect) {
-            (Op::Chunk { ack, .. } | Op::IntendDot { ack, .. }, _) => drop(ack.send(Ok(()))),
+            (Op::Chunk { ack, .. } | Op::IntendDot { ack, .. } | Op::Barrier { ack }, _) => {
+                let _ = ack.send(Ok(()));
+            }
             (Op::Accept { message, ack }, _) => {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);

@@ -10,7 +10,9 @@ use super::rows::{
 use crate::mail::Domain;
 use crate::queue::error::QueueError;
 use crate::queue::store::CHUNK_BYTES_MAX;
-use crate::queue::{DestinationRow, LaneRow, MessageId, WorkaroundRow, read, workaround};
+use crate::queue::{
+    DestinationRow, HostSetting, LaneRow, MessageId, WorkaroundRow, host_setting, read, workaround,
+};
 
 impl Admin {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
@@ -76,6 +78,14 @@ impl Admin {
     /// The database cannot be read.
     pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
         self.try_to(read::destinations)
+    }
+
+    /// What is held to at each host.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        self.try_to(host_setting::read)
     }
 
     /// Lanes that are backing off, or were.

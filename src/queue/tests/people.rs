@@ -164,6 +164,99 @@ fn a_workaround_is_kept_across_a_restart_and_what_people_write_is_counted() {
 }
 
 #[test]
+fn host_settings_outlive_the_process_and_what_people_change_is_counted() {
+    let bench = Bench::new();
+    let mx = "mx.example.com".to_owned();
+    let limit = |setting, last_reply: Option<&str>| HostSetting {
+        mx: mx.clone(),
+        setting,
+        last_reply: last_reply.map(str::to_owned),
+        changed_at: 1_000_000_000,
+        retry_at: None,
+    };
+    let feature = |setting, retry_at| HostSetting {
+        retry_at: Some(retry_at),
+        ..limit(setting, Some("421 4.4.2 lost"))
+    };
+    let all = [
+        feature(Setting::NoSingleWrite, 1_000_086_403),
+        feature(Setting::NoPipelining, 1_000_086_402),
+        feature(Setting::NoChunking, 1_000_086_401),
+        feature(Setting::Plaintext, 1_000_003_600),
+        limit(Setting::Connections(5), Some("421 4.7.0 too many")),
+        limit(Setting::MessagesPerMinute(60), None),
+    ];
+    bench.queue.set_host_setting(feature(Setting::NoPostQuantum, 1_000_086_400));
+    bench.queue.set_host_setting(limit(Setting::Connections(10), Some("421 4.7.0 too many")));
+    all.iter().for_each(|row| bench.queue.set_host_setting(row.clone()));
+    bench.queue.set_host_setting(limit(Setting::Connections(5), None));
+    bench.queue.barrier().unwrap();
+    assert_eq!(bench.queue.host_settings().unwrap(), all, "one of a kind, and the last complaint stays");
+    assert_eq!(bench.queue.outside_changes(), 0, "these were ours");
+    bench.queue.clear_host_setting(&mx, Setting::Plaintext.name());
+    let bench = bench.restart();
+    assert_eq!(bench.queue.host_settings().unwrap(), [&all[..3], &all[4..]].concat());
+    assert_eq!(Admin::to_read(&bench.path()).unwrap().host_settings().unwrap().len(), 5);
+
+    let before = bench.queue.outside_changes();
+    bench
+        .somebody()
+        .execute("UPDATE host_settings SET value = '7' WHERE setting = 'connections'", [])
+        .unwrap();
+    while bench.queue.outside_changes() == before {
+        std::thread::yield_now();
+    }
+    assert!(
+        bench
+            .queue
+            .host_settings()
+            .unwrap()
+            .contains(&limit(Setting::Connections(7), all[4].last_reply.as_deref()))
+    );
+
+    // A feature that nobody sent without for long goes when another row is written; a limit stays.
+    let now = 1_000_086_402 + 30 * 86_400;
+    let other =
+        HostSetting { mx: "mx.example.net".to_owned(), changed_at: now, ..feature(Setting::Plaintext, now) };
+    bench.queue.set_host_setting(other.clone());
+    bench.queue.barrier().unwrap();
+    let left: Vec<Setting> = bench.queue.host_settings().unwrap().iter().map(|row| row.setting).collect();
+    let kept = [other.setting, Setting::NoSingleWrite, Setting::NoPipelining, Setting::Connections(7)];
+    assert_eq!(left, [&kept[..], &[Setting::MessagesPerMinute(60)]].concat());
+}
+
+#[test]
+fn a_host_setting_that_means_nothing_is_refused_at_the_prompt() {
+    let bench = Bench::new();
+    let somebody = bench.somebody();
+    let insert = |setting: &str, value: &str, retry_at: &str| {
+        let sql =
+            format!("INSERT INTO host_settings VALUES ('mx.test', {setting}, {value}, NULL, 1, {retry_at})");
+        somebody.execute(&sql, [])
+    };
+    for (setting, value, retry_at) in [
+        ("'connections'", "0", "NULL"),
+        ("'connections'", "2.5", "NULL"),
+        ("'messages_per_minute'", "'off'", "NULL"),
+        ("'messages_per_minute'", "NULL", "NULL"),
+        ("'tls'", "'off'", "9"),
+        ("'tls'", "'plaintext'", "NULL"),
+        ("'tls'", "'plaintext'", "datetime('now')"),
+        ("'pipelining'", "'on'", "9"),
+        ("'chunking'", "1", "9"),
+        ("'single-write'", "'off'", "9"),
+        ("NULL", "'off'", "9"),
+    ] {
+        let refused = insert(setting, value, retry_at).unwrap_err().to_string();
+        assert!(refused.contains("constraint failed"), "{setting} {value} {retry_at}: {refused}");
+    }
+    insert("'connections'", "' 4 '", "NULL").unwrap();
+    insert("'pipelining'", "'off'", "'9'").unwrap();
+    let settings: Vec<Setting> = bench.queue.host_settings().unwrap().iter().map(|row| row.setting).collect();
+    assert_eq!(settings, [Setting::NoPipelining, Setting::Connections(4)]);
+}
+
+#[test]
 fn what_is_no_queue_is_said_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
