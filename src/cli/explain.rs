@@ -16,8 +16,9 @@ use crate::config::{
 };
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
-use crate::delivery::route::plan::{self, Endpoint};
-use crate::delivery::route::source_addresses::{Names, of_family};
+use crate::delivery::route::plan;
+use crate::delivery::smtp::ehlo_names::EhloNames;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
@@ -132,7 +133,7 @@ pub(super) fn plan(
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
     };
-    let names = Names::new(delivery);
+    let names = EhloNames::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {
         limits: limits_of(&endpoint, delivery, learnt),
         from: leaving(&endpoint, &names),
@@ -156,8 +157,8 @@ pub(super) fn plan(
     }
 }
 
-fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
-    let from = of_family(&endpoint.sources, endpoint.address.ip());
+fn leaving(endpoint: &Endpoint, names: &EhloNames) -> Vec<Source> {
+    let from = endpoint.usable_sources();
     from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
 }
 
