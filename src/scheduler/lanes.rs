@@ -27,12 +27,12 @@
 //! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
 //! somebody who fetches it claims it (`claims`), which puts it in flight as a turn does.
 
-mod claims;
 mod backoff;
+mod claims;
 mod lane;
 mod proofs;
-mod worker_quota;
 mod window;
+mod worker_quota;
 
 #[cfg(test)]
 mod check;
@@ -53,9 +53,9 @@ pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
 use proofs::Proofs;
-use worker_quota::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
+use worker_quota::{Shares, Standing};
 
 /// Where a recipient is.
 #[derive(Debug)]

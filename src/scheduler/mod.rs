@@ -4,8 +4,8 @@
 //! thread, which hears from the queue and reads what has come due, and the workers, which
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
-pub mod lanes;
 mod atrn_claims;
+pub mod lanes;
 pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
@@ -25,8 +25,8 @@ use crate::mail::Domain;
 use crate::maillog;
 use crate::queue::{Event, Job, LaneHealth, LaneRow, Queue, QueueError, RecipientId};
 
-use lanes::{LaneChange, LaneState, Lanes};
 pub use atrn_claims::Pickup;
+use lanes::{LaneChange, LaneState, Lanes};
 use reader::{Looked, Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
