@@ -35,9 +35,9 @@ pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use rows::{
-    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Health, Job, Kick, Kicked,
-    LaneCount, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Job, Kick, Kicked, LaneCount,
+    LaneHealth, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports,
+    QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
