@@ -11,7 +11,8 @@ use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
-    Finished, Health, Job, NextState, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled, Settlement,
+    Finished, Job, LaneHealth, NextState, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled,
+    Settlement,
 };
 
 use crate::delivery::Setup;
@@ -22,7 +23,7 @@ use crate::delivery::report::report_limit::Floods;
 
 /// What the jobs' source hears.
 pub(in crate::delivery) struct Done {
-    pub(in crate::delivery) health: Health,
+    pub(in crate::delivery) health: LaneHealth,
     /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or requeued.
     pub(in crate::delivery) unsettled: Vec<RecipientId>,
 }
@@ -38,23 +39,23 @@ pub(in crate::delivery) fn carry_out(
 ) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
-        Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
+        Ok(None) => return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) },
         Err(error) => {
             log::error!("{}: cannot be read from the queue: {error}", job.message);
-            return Done { health: Health::Unchanged, unsettled: ids_of(job) };
+            return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) };
         }
     };
     let (began, at) = (Instant::now(), clock.now());
     // Not delivered any more once it is to be returned (RFC 2852 §4).
     let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
     let (mut results, health) = if job.expired || is_late {
-        (expire(job, at, &message), Health::Unchanged)
+        (expire(job, at, &message), LaneHealth::Unchanged)
     } else {
         let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (now, spread) = (clock.now(), fastrand::f64());
         let fetched = atrn::domain_of_lane(&job.lane).is_some();
-        let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
+        let broke_off = fetched && matches!(answers.health, LaneHealth::Failing(_));
         let settings = &setup.settings;
         let decide = Decide { job, now, at, duration_ms, spread, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)

@@ -126,7 +126,7 @@ pub fn simple_commands(script: &str) -> Vec<Vec<String>> {
         }
     }
     commands.last_mut().expect("one is open").extend(word.take());
-    commands.iter_mut().for_each(|words| drop_sudo(words));
+    commands.iter_mut().for_each(drop_sudo);
     commands.retain(|words| !words.is_empty());
     commands
 }
