@@ -1,7 +1,7 @@
 //! What the sender is told: bounces, delay warnings and delivery reports.
 //!
 //! Pure: outcomes in, an RFC 3464 message out (`multipart/report`, RFC 6522), in three parts: an
-//! explanation for people (`words.rs`) that quotes the reply in the words of who gave it, the same for programs
+//! explanation for people (`human_part.rs`) that quotes the reply in the words of who gave it, the same for programs
 //! (`status.rs`), and what RET asks for of the original (`returned.rs`). NOTIFY, RET, ENVID and ORCPT are honoured
 //! (RFC 3461). Nothing is ever written to the null sender, so a bounce is never answered with one.
 //!
@@ -26,17 +26,17 @@
 //! lettre's types make the message, but not its `Message::builder`, which reads the From field back with a
 //! parser that refuses some lawful host names; a `MultiPart` carries all the fields just as well.
 
+mod charset;
 #[cfg(test)]
 mod grammar;
+mod human_part;
+mod last_reply;
 mod parts;
 mod returned;
-mod said;
-mod script;
 mod status;
 pub mod summary;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -48,8 +48,8 @@ use lettre::message::{Mailbox, Mailboxes, MultiPart};
 use crate::mail::{Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient};
 use crate::queue::{MessageId, NewMessage, Origin, QueuedMessage, QueuedRecipient};
 
+use charset::Script;
 use parts::{boundary, content_type, part, plain};
-use script::Script;
 
 /// How much of the original a report returns at most, as it is encoded. The caller need not read more of it.
 /// Every host takes messages of 64 KiB (RFC 5321 §4.5.3.1.7), and there must be room for what is said of it.
@@ -198,7 +198,8 @@ pub fn report(kind: Kind, notice: &Notice<'_>) -> Option<Report> {
         true => ("message/delivery-status", ContentTransferEncoding::SevenBit, fields.into_bytes()),
         false => ("message/global-delivery-status", ContentTransferEncoding::EightBit, fields.into_bytes()),
     };
-    let mut parts = vec![plain(words::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
+    let mut parts =
+        vec![plain(human_part::explanation(kind, notice, &told)), part(fields.0, fields.1, fields.2)];
     parts.extend(returned::original(kind, script, notice));
     let mut body = MultiPart::builder()
         .header(content_type(&format!(
@@ -249,7 +250,7 @@ fn head(
     let from = Address::new_dangerous("MAILER-DAEMON", hostname.as_str());
     let from = Mailbox::new(Some("Mail Delivery System".to_owned()), from);
     let mut head = Headers::new();
-    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(script::writable_time(now))));
+    head.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(charset::writable_time(now))));
     head.set(header::From::from(Mailboxes::from(from)));
     head.set(header::To::from(Mailboxes::from(Mailbox::new(None, to.clone()))));
     head.set(header::Subject::from(subject.to_owned()));

@@ -9,8 +9,8 @@ use crate::mail::{Body, Ret};
 use crate::delivery::report::bounce::Kind;
 use crate::delivery::report::bounce::Notice;
 use crate::delivery::report::bounce::RETURNED_BYTES_MAX;
+use crate::delivery::report::bounce::charset::Script;
 use crate::delivery::report::bounce::parts::{part, quoted};
-use crate::delivery::report::bounce::script::Script;
 
 /// RFC 5322 §2.1.1.
 const LINE_BYTES_MAX: usize = 998;

@@ -11,10 +11,10 @@ use crate::queue::Origin;
 use crate::delivery::report::bounce::Kind;
 use crate::delivery::report::bounce::Notice;
 use crate::delivery::report::bounce::Told;
-use crate::delivery::report::bounce::said::Said;
-use crate::delivery::report::bounce::script::{
+use crate::delivery::report::bounce::charset::{
     Script, WORD_BYTES_MAX, bracketed, date, folded, says_something, xtext_decoded,
 };
+use crate::delivery::report::bounce::last_reply::Said;
 
 /// How much of a reply, name or parameter is quoted.
 const VALUE_BYTES_MAX: usize = 4000;

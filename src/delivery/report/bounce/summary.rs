@@ -11,10 +11,10 @@ use crate::mail::{Domain, Handling, address};
 use crate::queue::{MessageId, PendingReports};
 
 use crate::delivery::report::bounce::Report;
+use crate::delivery::report::bounce::charset::{Script, date, folded};
 use crate::delivery::report::bounce::envelope;
 use crate::delivery::report::bounce::head;
 use crate::delivery::report::bounce::parts::plain;
-use crate::delivery::report::bounce::script::{Script, date, folded};
 use crate::delivery::report::bounce::writable;
 
 /// Failures that are listed.

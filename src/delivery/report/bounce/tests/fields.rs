@@ -70,7 +70,7 @@ fn the_status_has_the_class_of_the_outcome() {
             outcome,
         );
         let bob = recipient("bob@a.test");
-        said::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome, expanded: None })
+        last_reply::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome, expanded: None })
             .status(outcome)
             .to_string()
     };

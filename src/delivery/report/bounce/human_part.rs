@@ -7,8 +7,8 @@ use crate::mail::{Enhanced, Outcome, Phase, ReplySource};
 use crate::delivery::report::bounce::Kind;
 use crate::delivery::report::bounce::Notice;
 use crate::delivery::report::bounce::Told;
-use crate::delivery::report::bounce::said::Said;
-use crate::delivery::report::bounce::script::{Script, bracketed, date, folded};
+use crate::delivery::report::bounce::charset::{Script, bracketed, date, folded};
+use crate::delivery::report::bounce::last_reply::Said;
 use crate::delivery::report::bounce::status::reply_bytes_max;
 
 /// Lines of one reply that are quoted.

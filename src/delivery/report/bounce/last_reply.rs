@@ -3,7 +3,7 @@
 use crate::mail::{Enhanced, Outcome, Phase, Reply, ReplySource};
 
 use crate::delivery::report::bounce::Told;
-use crate::delivery::report::bounce::script::says_something;
+use crate::delivery::report::bounce::charset::says_something;
 
 /// What was said last about a recipient, from its last try or, where there is none at hand, from its row.
 pub(super) struct Said<'a> {
