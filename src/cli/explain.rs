@@ -22,7 +22,7 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
-use crate::queue::{DestinationRow, LaneRow, WorkaroundRow};
+use crate::queue::{BackoffRow, DestinationRow, WorkaroundRow};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -94,7 +94,7 @@ pub(super) struct Learnt {
     /// From what went wrong.
     pub(super) workarounds: Vec<WorkaroundRow>,
     /// From failures in a row.
-    pub(super) lanes: Vec<LaneRow>,
+    pub(super) lanes: Vec<BackoffRow>,
 }
 
 /// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose
@@ -185,7 +185,7 @@ pub fn run(
         Ok(Learnt {
             destinations: queue.destinations()?,
             workarounds: queue.workarounds()?,
-            lanes: queue.lanes()?,
+            lanes: queue.backoffs()?,
         })
     });
     let learnt = learnt.unwrap_or_default();
@@ -269,7 +269,7 @@ fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) 
 }
 
 /// None where it is over.
-fn backs_off(lane: &LaneRow) -> Option<String> {
+fn backs_off(lane: &BackoffRow) -> Option<String> {
     let (until, said) = (utc(lane.backoff_until), &lane.last_reply);
     let failures = match lane.failures {
         1 => "1 failure".to_owned(),

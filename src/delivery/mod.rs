@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
-use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
+use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 
 use host::limits::Hosts;
 use host::pool::Pool;
@@ -46,7 +46,7 @@ pub trait Jobs: Send + Sync {
     /// The next job, waiting for one at most `patience`.
     fn next(&self, patience: Duration) -> Option<Job>;
     /// A job ended; `unsettled` are its recipients that no settlement will name.
-    fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]);
+    fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]);
     /// No job will come any more.
     fn stopping(&self) -> bool;
 }
@@ -207,7 +207,7 @@ impl Shared {
         match outcome {
             Ok(done) => {
                 self.jobs.finished(job, &done.health, &done.unsettled);
-                !matches!(done.health, Health::Trouble(_))
+                !matches!(done.health, LaneHealth::Failing(_))
             }
             Err(_) => {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
@@ -218,7 +218,7 @@ impl Shared {
                     job.lane
                 );
                 let all: Vec<RecipientId> = job.recipients.iter().map(|(recipient, _)| *recipient).collect();
-                let health = Health::Trouble("451 4.3.0 internal error of the relay".to_owned());
+                let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &all);
                 false
             }
