@@ -2,16 +2,17 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::Admin;
-use super::rows::{
+use crate::mail::Domain;
+use crate::queue::admin::Admin;
+use crate::queue::admin::rows::{
     DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
     WorkaroundLine,
 };
-use crate::mail::Domain;
 use crate::queue::error::QueueError;
-use crate::queue::store::CHUNK_BYTES_MAX;
+use crate::queue::sqlite::read;
+use crate::queue::sqlite::store::CHUNK_BYTES_MAX;
 use crate::queue::{
-    BackoffRow, DestinationRow, HostSetting, MessageId, WorkaroundRow, host_setting, read, workaround,
+    BackoffRow, DestinationRow, HostSetting, MessageId, WorkaroundRow, host_setting, workaround,
 };
 
 impl Admin {
