@@ -25,7 +25,7 @@ use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 use host::limits::Hosts;
 use host::pool::Pool;
 use host::workarounds::Workarounds;
-use report::report_limit::Floods;
+use report::report_limit::ReportLimits;
 use route::lookup::Lookup;
 use smtp::connection::Connector;
 
@@ -76,7 +76,7 @@ struct Shared {
     clock: Clock,
     pool: Pool,
     workarounds: Arc<Workarounds>,
-    floods: Floods,
+    report_limits: ReportLimits,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -100,7 +100,7 @@ impl Workers {
             clock,
             pool: Pool::new(Hosts::new(learnt)),
             workarounds,
-            floods: Floods::default(),
+            report_limits: ReportLimits::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -159,7 +159,8 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
-            self.floods.look(&self.queue, self.clock.now(), || self.setup());
+            let settings = &self.setup().settings;
+            self.report_limits.send_summaries(&self.queue, self.clock.now(), settings);
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -201,7 +202,7 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> job::attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job::settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
+            job::settle::carry_out(setup, &self.queue, &self.report_limits, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {
