@@ -5,6 +5,7 @@
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM backoffs;              where nothing is tried for now, and what was said there
+--     SELECT * FROM host_settings;      limits and features learnt of each host
 --     SELECT * FROM destinations;       hosts that want less of us at once
 --     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
 --     SELECT * FROM pending_reports;         failures in masses that their sender will be told of together
@@ -175,6 +176,24 @@ CREATE TABLE workarounds (
     retry_at   INTEGER NOT NULL,           -- when the usual way is tried again
     PRIMARY KEY (mx, what),
     CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what IN ('pipelining', 'bdat') AND value = 'off')
+) WITHOUT ROWID;
+
+-- Limits that hosts asked for, and features that they fail at: learnt from what they answered, and held to in later
+-- attempts. A limit is halved at each complaint and rises a little after each minute that goes well; without a row the
+-- config holds, and [[destination]] in the config overrules the row. A feature that failed is left out until retry_at,
+-- then tried again: success deletes the row, failure renews it. Rows of your own are held to as well; changes are
+-- noticed within two seconds. Where a route requires TLS, 'plaintext' changes nothing.
+CREATE TABLE host_settings (
+    mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
+    setting    TEXT NOT NULL,              -- connections messages_per_minute tls pipelining chunking single_write
+    value      NUMERIC NOT NULL,           -- a number; for tls no-post-quantum or plaintext; else off
+    last_reply TEXT,                       -- what the host answered before it was changed
+    changed_at INTEGER NOT NULL CHECK (typeof(changed_at) = 'integer'),
+    retry_at   INTEGER CHECK (typeof(retry_at) IN ('integer', 'null')), -- when the feature is tried again; NULL: a limit
+    PRIMARY KEY (mx, setting),
+    CHECK (setting IN ('connections', 'messages_per_minute') AND typeof(value) = 'integer' AND value > 0
+        OR retry_at IS NOT NULL AND setting = 'tls' AND value IN ('no-post-quantum', 'plaintext')
+        OR retry_at IS NOT NULL AND setting IN ('pipelining', 'chunking', 'single_write') AND value = 'off')
 ) WITHOUT ROWID;
 
 -- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue kick`. Kept as long as history.

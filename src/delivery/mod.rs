@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
-use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
+use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 
 use host::limits::Hosts;
 use host::pool::Pool;
 use host::workarounds::Workarounds;
-use report::report_limit::Floods;
+use report::report_limit::ReportLimits;
 use route::lookup::Lookup;
 use smtp::connection::Connector;
 
@@ -46,7 +46,7 @@ pub trait Jobs: Send + Sync {
     /// The next job, waiting for one at most `patience`.
     fn next(&self, patience: Duration) -> Option<Job>;
     /// A job ended; `unsettled` are its recipients that no settlement will name.
-    fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]);
+    fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]);
     /// No job will come any more.
     fn stopping(&self) -> bool;
 }
@@ -76,7 +76,7 @@ struct Shared {
     clock: Clock,
     pool: Pool,
     workarounds: Arc<Workarounds>,
-    floods: Floods,
+    report_limits: ReportLimits,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -100,7 +100,7 @@ impl Workers {
             clock,
             pool: Pool::new(Hosts::new(learnt)),
             workarounds,
-            floods: Floods::default(),
+            report_limits: ReportLimits::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -159,7 +159,8 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
-            self.floods.look(&self.queue, self.clock.now(), || self.setup());
+            let settings = &self.setup().settings;
+            self.report_limits.send_summaries(&self.queue, self.clock.now(), settings);
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -201,12 +202,12 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> job::attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job::settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
+            job::settle::carry_out(setup, &self.queue, &self.report_limits, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {
                 self.jobs.finished(job, &done.health, &done.unsettled);
-                !matches!(done.health, Health::Trouble(_))
+                !matches!(done.health, LaneHealth::Failing(_))
             }
             Err(_) => {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
@@ -217,7 +218,7 @@ impl Shared {
                     job.lane
                 );
                 let all: Vec<RecipientId> = job.recipients.iter().map(|(recipient, _)| *recipient).collect();
-                let health = Health::Trouble("451 4.3.0 internal error of the relay".to_owned());
+                let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &all);
                 false
             }

@@ -8,27 +8,17 @@
 //! does it, `read` those that only look; `admin` is for people, with or without the relay running.
 
 pub mod admin;
-#[cfg(test)]
-mod by_hand;
 mod content;
-mod counts;
 mod error;
+mod host_setting;
 pub mod id;
-mod migrate;
 mod op;
-mod open;
-mod purge;
-mod read;
-mod reports;
-mod routes;
 pub mod rows;
 mod shared;
-mod space;
-mod store;
-mod sweep;
 mod workaround;
 mod writer;
 
+pub mod sqlite;
 #[cfg(test)]
 mod tests;
 
@@ -40,24 +30,26 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::{QueueSettings, Routes};
 use crate::mail::Domain;
 
-#[cfg(test)]
-pub(crate) use by_hand::{ByHand, Disk, Hand, Waits};
 pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
+pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
-pub use open::WriterHandle;
-pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
-    LaneRow, NewMessage, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Job, Kick, Kicked, LaneCount,
+    LaneHealth, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports,
+    QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
-pub use sweep::Sweep;
+#[cfg(test)]
+pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
+pub use sqlite::open::WriterHandle;
+pub use sqlite::read::{DueCursor, DueDomains, Expired, ExpiryCursor};
+pub use sqlite::sweep::Sweep;
 pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use op::{Ack, Incoming, Op, Outcomes};
-use read::Readers;
 use shared::{Shared, now_us};
+use sqlite::read::Readers;
+use sqlite::{counts, open, read, reports, sweep};
 
 /// The queue's verbs; a clone is another handle to the same queue.
 #[derive(Debug, Clone)]
@@ -105,7 +97,7 @@ impl Queue {
     /// Whether a message of `size` bytes fits without touching the reserve that is kept for outcomes. Asks the
     /// file system each time (a microsecond).
     pub fn has_room(&self, size: u64) -> bool {
-        self.shared.health() != shared::Health::Full && self.shared.space.has_room(size)
+        self.shared.state() != shared::WriterState::Full && self.shared.space.has_room(size)
     }
 
     /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
@@ -224,21 +216,21 @@ impl Queue {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        self.readers.read(read::lanes)
+    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        self.readers.read(read::backoffs)
     }
 
     /// Remembers that a lane backs off. Never waits; written within a second, the last word counts.
-    pub fn set_lane(&self, row: LaneRow) {
-        self.shared.lane_changed(row.lane.clone(), Some(row));
+    pub fn set_backoff(&self, row: BackoffRow) {
+        self.shared.backoff_changed(row.lane.clone(), Some(row));
         // Wakes the writer; where there is no room it is awake.
-        let _ = self.ops.try_send(Op::Lanes);
+        let _ = self.ops.try_send(Op::Backoffs);
     }
 
     /// Forgets a lane's backoff. Never waits.
-    pub fn clear_lane(&self, lane: &str) {
-        self.shared.lane_changed(lane.to_owned(), None);
-        let _ = self.ops.try_send(Op::Lanes);
+    pub fn clear_backoff(&self, lane: &str) {
+        self.shared.backoff_changed(lane.to_owned(), None);
+        let _ = self.ops.try_send(Op::Backoffs);
     }
 
     /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
@@ -284,6 +276,26 @@ impl Queue {
     /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
     pub fn forget_workaround(&self, mx: &str, what: &'static str) {
         self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
+    }
+
+    // Host settings.
+
+    /// What is held to at each host: limits, and features that are left out there.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        self.readers.read(host_setting::read)
+    }
+
+    /// Remembers one, in the place of what its host and setting had. Waits only while very much else waits.
+    pub fn set_host_setting(&self, row: HostSetting) {
+        self.tell(Op::SetHostSetting(row));
+    }
+
+    /// Forgets one, by its host and [`Setting::name`].
+    pub fn clear_host_setting(&self, mx: &str, setting: &'static str) {
+        self.tell(Op::ClearHostSetting { mx: mx.to_owned(), setting });
     }
 
     /// How often somebody else was found to have written to the database, since the start. Costs nothing: for
@@ -337,6 +349,15 @@ impl Queue {
         self.shared.refusal()?;
         let recipients = recipients.to_vec();
         self.ask(|ack| Op::IntendDot { recipients, at: None, ack })
+    }
+
+    /// Returns once everything that was told before it is on disk.
+    ///
+    /// # Errors
+    /// It may not be: the database cannot be written just now.
+    pub fn barrier(&self) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        self.ask(|ack| Op::Barrier { ack })
     }
 
     /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only

@@ -12,10 +12,11 @@ use crate::config::Routes;
 use crate::mail::Address;
 
 use super::error::AcceptError;
+use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, PendingReport, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, DestinationRow, Due, Kick, Kicked, NewMessage, NextState, PendingReport,
+    QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
@@ -54,12 +55,18 @@ pub(super) enum Op {
     Workaround(WorkaroundRow),
     /// That is no longer needed.
     NoWorkaround { mx: String, what: &'static str },
+    /// What is held to at a host.
+    SetHostSetting(HostSetting),
+    /// That is no longer needed.
+    ClearHostSetting { mx: String, setting: &'static str },
+    /// Nothing: its answer says that what came before it is on disk.
+    Barrier { ack: Ack<()> },
     /// The `[[route]]`s that are in use.
     Routes(Routes),
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
-    /// Lanes changed: look into [`super::Shared::lanes`].
-    Lanes,
+    /// Backoffs changed: look into [`super::shared::Shared`].
+    Backoffs,
     /// Write what waits and end.
     Stop,
 }
@@ -69,7 +76,11 @@ impl Op {
     pub(super) fn can_be_refused(&self) -> bool {
         matches!(
             self,
-            Op::Chunk { .. } | Op::Accept { .. } | Op::IntendDot { .. } | Op::PendingReports { .. }
+            Op::Chunk { .. }
+                | Op::Accept { .. }
+                | Op::IntendDot { .. }
+                | Op::PendingReports { .. }
+                | Op::Barrier { .. }
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
@@ -79,6 +90,7 @@ impl Op {
             Op::Chunk { ack, .. }
             | Op::Accept { ack, .. }
             | Op::IntendDot { ack, .. }
+            | Op::Barrier { ack }
             | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }
@@ -194,7 +206,7 @@ pub(super) struct Outcomes {
 pub(super) struct OutcomeRow {
     pub(super) recipient: RecipientId,
     pub(super) attempt: Option<AttemptRow>,
-    pub(super) fate: Fate,
+    pub(super) next_state: NextState,
     pub(super) warned: bool,
 }
 
@@ -226,7 +238,7 @@ impl Outcomes {
 
 impl OutcomeRow {
     fn new(settled: Settled, id: i64) -> OutcomeRow {
-        let Settled { recipient, attempt, fate, warned } = settled;
+        let Settled { recipient, attempt, next_state, warned } = settled;
         let attempt = attempt.map(|attempt| AttemptRow {
             id,
             at: attempt.at,
@@ -241,7 +253,7 @@ impl OutcomeRow {
             outcome: attempt.outcome.as_str(),
             reply_source: attempt.reply.reply_source.as_str(),
         });
-        OutcomeRow { recipient, attempt, fate, warned }
+        OutcomeRow { recipient, attempt, next_state, warned }
     }
 }
 

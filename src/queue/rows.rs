@@ -175,23 +175,23 @@ pub struct Job {
     pub expired: bool,
 }
 
-/// What a job did to its lane.
+/// What a job says about its lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub enum LaneHealth {
     /// The destination took a message.
     Healthy,
     /// Nothing was learnt about the destination.
     Unchanged,
     /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
-    Trouble(String),
-    /// Every host of the destination is at its limit: those of the job that no settlement names wait this long and
-    /// are tried then. It was no attempt, and the lane goes on with what it has.
+    Failing(String),
+    /// The destination has as many connections or messages from us as it allows: the recipients of the job that no
+    /// settlement names are tried again after this wait. That was no attempt, and the lane's other jobs go on.
     AtLimit(Duration),
 }
 
 /// How a recipient leaves an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum NextState {
     /// Stays queued; next try at this time (Unix seconds).
     Retry(i64),
     /// Waits for the operator.
@@ -236,7 +236,7 @@ pub struct Settled {
     /// The try; none where there was none (expired while waiting).
     pub attempt: Option<Attempt>,
     /// What becomes of it.
-    pub fate: Fate,
+    pub next_state: NextState,
     /// The sender is told of the delay by one of the notices of this settlement.
     pub warned: bool,
 }
@@ -301,9 +301,9 @@ pub struct PendingReportRow {
     pub reply: Option<String>,
 }
 
-/// A lane that backs off: a row of `lanes`.
+/// A lane that backs off: a row of `backoffs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneRow {
+pub struct BackoffRow {
     /// The lane's name.
     pub lane: String,
     /// Failures in a row.

@@ -27,12 +27,12 @@
 //! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
 //! somebody who fetches it claims it (`claims`), which puts it in flight as a turn does.
 
+mod backoff;
 mod claims;
-mod health;
 mod lane;
 mod proofs;
-mod shares;
 mod window;
+mod worker_quota;
 
 #[cfg(test)]
 mod check;
@@ -44,18 +44,18 @@ use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, Job, LaneRow, RecipientId};
+use crate::queue::{BackoffRow, Due, Job, RecipientId};
 
 use super::retry::Schedule;
 use super::turns::Turns;
 
-pub use health::LaneChange;
+pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
 use proofs::Proofs;
-use shares::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
+use worker_quota::{Shares, Standing};
 
 /// Where a recipient is.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl Lanes {
     }
 
     /// A lane that was backing off when the process ended.
-    pub fn restore(&mut self, row: LaneRow) {
+    pub fn restore(&mut self, row: BackoffRow) {
         if atrn::domain_of_lane(&row.lane).is_some() {
             return;
         }

@@ -10,7 +10,7 @@ use crate::config::{
 use crate::delivery;
 use crate::mail::{Domain, Envelope, Handling, Hold, Priority, Recipient, Release, address};
 use crate::queue::{
-    ByHand, Disk, Event, Fate, Finished, Hand, Health, Job, Kick, NewMessage, Origin, QueuedMessage,
+    ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin, QueuedMessage,
     RecipientId, Settlement,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
@@ -208,16 +208,16 @@ impl<'d> World<'d> {
         let Some(at) = self.random.choice(can_end) else { return };
         let Flight { job, message, .. } = self.flying.swap_remove(at);
         let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
-        let Some(message) = message else { return self.finish(&job, &Health::Unchanged, &ids) };
+        let Some(message) = message else { return self.finish(&job, &LaneHealth::Unchanged, &ids) };
         if !job.expired && self.hosts.have_no_room(&message, &mut self.random) {
-            return self.finish(&job, &Health::AtLimit(Duration::from_millis(200)), &ids);
+            return self.finish(&job, &LaneHealth::AtLimit(Duration::from_millis(200)), &ids);
         }
         let (said, health) = self.hosts.answers(&message, &mut self.random);
         let results = delivery::decide(&job, &message, &self.delivery, self.now, said);
         let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
         let unsettled: Vec<RecipientId> = ids.into_iter().filter(|id| !settled(id)).collect();
         let failed = |result: &crate::queue::Settled| {
-            matches!(result.fate, Fate::Finished(Finished::Failed | Finished::Expired))
+            matches!(result.next_state, NextState::Finished(Finished::Failed | Finished::Expired))
         };
         let mut notices = Vec::new();
         if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
@@ -234,12 +234,12 @@ impl<'d> World<'d> {
             expanded_told: false,
             pending_reports: Vec::new(),
         });
-        self.finish(&job, if job.expired { &Health::Unchanged } else { &health }, &unsettled);
+        self.finish(&job, if job.expired { &LaneHealth::Unchanged } else { &health }, &unsettled);
     }
 
-    fn finish(&mut self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+    fn finish(&mut self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         let change = self.lanes.get_mut().unwrap().finished(job, health, unsettled, self.now);
-        if !job.expired && matches!(health, Health::Healthy | Health::Unchanged) {
+        if !job.expired && matches!(health, LaneHealth::Healthy | LaneHealth::Unchanged) {
             let earned = self.earned.entry(job.lane.clone()).or_insert(1);
             *earned = (*earned * 2).min(self.settings.connections_per_destination);
         }
@@ -248,11 +248,11 @@ impl<'d> World<'d> {
                 assert!(row.backoff_until > self.now);
                 self.troubled.insert(job.lane.clone(), row.backoff_until);
                 self.earned.remove(&job.lane);
-                self.queue.set_lane(row);
+                self.queue.set_backoff(row);
             }
             Some(LaneChange::Recovered) => {
                 self.troubled.remove(&job.lane);
-                self.queue.clear_lane(&job.lane);
+                self.queue.clear_backoff(&job.lane);
             }
             None => {}
         }
@@ -283,7 +283,7 @@ impl<'d> World<'d> {
             self.forgive_kicked(kick);
         }
         if let Some(lane) = self.reader.hear(event, self.lanes.get_mut().unwrap(), self.now) {
-            self.queue.clear_lane(&lane);
+            self.queue.clear_backoff(&lane);
         }
     }
 
@@ -292,7 +292,7 @@ impl<'d> World<'d> {
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
             assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
-            self.queue.clear_lane(&lane);
+            self.queue.clear_backoff(&lane);
         }
     }
 
@@ -348,7 +348,7 @@ impl<'d> World<'d> {
     fn panic(&mut self) {
         if let Some(Flight { job, .. }) = self.flying.pop() {
             let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
-            self.finish(&job, &Health::Trouble("451 4.3.0 panic".to_owned()), &ids);
+            self.finish(&job, &LaneHealth::Failing("451 4.3.0 panic".to_owned()), &ids);
         }
     }
 
@@ -369,7 +369,7 @@ impl<'d> World<'d> {
         self.earned.clear();
         self.queue = ByHand::start(self.disk, self.now);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
-        let rows = self.queue.lanes();
+        let rows = self.queue.backoffs();
         self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
         rows.into_iter().for_each(|row| lanes.restore(row));
         self.lanes = Mutex::new(lanes);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 use crate::maillog;
 
-use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class;
 
 /// The same refusal is told again after this.

@@ -13,7 +13,7 @@ fn every_view_tells_something_and_stuck_nothing() {
     let due = bench.accept(&["a@example.com"]);
     bench.queue.settle(settlement(
         due[0].fresh.as_ref().unwrap(),
-        vec![(due[0].recipient, Fate::Retry(9_999_999_999))],
+        vec![(due[0].recipient, NextState::Retry(9_999_999_999))],
     ));
     bench.settled();
     let line = bench.text(
@@ -77,23 +77,23 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
     let message = due[0].fresh.as_ref().unwrap();
     bench.queue.settle(settlement(
         message,
-        due.iter().map(|due| (due.recipient, Fate::Retry(now + 9999))).collect(),
+        due.iter().map(|due| (due.recipient, NextState::Retry(now + 9999))).collect(),
     ));
     bench.settled();
-    bench.queue.set_lane(LaneRow {
+    bench.queue.set_backoff(BackoffRow {
         lane: "example.com".to_owned(),
         failures: 1,
         backoff_until: now + 9999,
         last_reply: "421 4.3.2 no".to_owned(),
     });
-    while bench.queue.lanes().unwrap().is_empty() {
+    while bench.queue.backoffs().unwrap().is_empty() {
         std::thread::yield_now();
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
     let com = Which::Domain(Domain::parse("example.com").unwrap());
     assert_eq!(admin.kick(&com).unwrap(), 1);
     assert!(matches!(bench.event(), Event::ChangedOutside));
-    assert!(bench.queue.lanes().unwrap().is_empty());
+    assert!(bench.queue.backoffs().unwrap().is_empty());
     let due_now = |count| assert_eq!(bench.queue.due(0, now_us() / 1_000_000, 9).unwrap().len(), count);
     due_now(1);
     assert_eq!(admin.kick(&Which::All).unwrap(), 2);
@@ -161,6 +161,99 @@ fn a_workaround_is_kept_across_a_restart_and_what_people_write_is_counted() {
     bench.queue.remember_workaround(other.clone());
     bench.accept(&["a@example.com"]);
     assert_eq!(bench.queue.workarounds().unwrap(), [other]);
+}
+
+#[test]
+fn host_settings_outlive_the_process_and_what_people_change_is_counted() {
+    let bench = Bench::new();
+    let mx = "mx.example.com".to_owned();
+    let limit = |setting, last_reply: Option<&str>| HostSetting {
+        mx: mx.clone(),
+        setting,
+        last_reply: last_reply.map(str::to_owned),
+        changed_at: 1_000_000_000,
+        retry_at: None,
+    };
+    let feature = |setting, retry_at| HostSetting {
+        retry_at: Some(retry_at),
+        ..limit(setting, Some("421 4.4.2 lost"))
+    };
+    let all = [
+        feature(Setting::NoSingleWrite, 1_000_086_403),
+        feature(Setting::NoPipelining, 1_000_086_402),
+        feature(Setting::NoChunking, 1_000_086_401),
+        feature(Setting::Plaintext, 1_000_003_600),
+        limit(Setting::Connections(5), Some("421 4.7.0 too many")),
+        limit(Setting::MessagesPerMinute(60), None),
+    ];
+    bench.queue.set_host_setting(feature(Setting::NoPostQuantum, 1_000_086_400));
+    bench.queue.set_host_setting(limit(Setting::Connections(10), Some("421 4.7.0 too many")));
+    all.iter().for_each(|row| bench.queue.set_host_setting(row.clone()));
+    bench.queue.set_host_setting(limit(Setting::Connections(5), None));
+    bench.queue.barrier().unwrap();
+    assert_eq!(bench.queue.host_settings().unwrap(), all, "one of a kind, and the last complaint stays");
+    assert_eq!(bench.queue.outside_changes(), 0, "these were ours");
+    bench.queue.clear_host_setting(&mx, Setting::Plaintext.name());
+    let bench = bench.restart();
+    assert_eq!(bench.queue.host_settings().unwrap(), [&all[..3], &all[4..]].concat());
+    assert_eq!(Admin::to_read(&bench.path()).unwrap().host_settings().unwrap().len(), 5);
+
+    let before = bench.queue.outside_changes();
+    bench
+        .somebody()
+        .execute("UPDATE host_settings SET value = '7' WHERE setting = 'connections'", [])
+        .unwrap();
+    while bench.queue.outside_changes() == before {
+        std::thread::yield_now();
+    }
+    assert!(
+        bench
+            .queue
+            .host_settings()
+            .unwrap()
+            .contains(&limit(Setting::Connections(7), all[4].last_reply.as_deref()))
+    );
+
+    // A feature that nobody sent without for long goes when another row is written; a limit stays.
+    let now = 1_000_086_402 + 30 * 86_400;
+    let other =
+        HostSetting { mx: "mx.example.net".to_owned(), changed_at: now, ..feature(Setting::Plaintext, now) };
+    bench.queue.set_host_setting(other.clone());
+    bench.queue.barrier().unwrap();
+    let left: Vec<Setting> = bench.queue.host_settings().unwrap().iter().map(|row| row.setting).collect();
+    let kept = [other.setting, Setting::NoSingleWrite, Setting::NoPipelining, Setting::Connections(7)];
+    assert_eq!(left, [&kept[..], &[Setting::MessagesPerMinute(60)]].concat());
+}
+
+#[test]
+fn a_host_setting_that_means_nothing_is_refused_at_the_prompt() {
+    let bench = Bench::new();
+    let somebody = bench.somebody();
+    let insert = |setting: &str, value: &str, retry_at: &str| {
+        let sql =
+            format!("INSERT INTO host_settings VALUES ('mx.test', {setting}, {value}, NULL, 1, {retry_at})");
+        somebody.execute(&sql, [])
+    };
+    for (setting, value, retry_at) in [
+        ("'connections'", "0", "NULL"),
+        ("'connections'", "2.5", "NULL"),
+        ("'messages_per_minute'", "'off'", "NULL"),
+        ("'messages_per_minute'", "NULL", "NULL"),
+        ("'tls'", "'off'", "9"),
+        ("'tls'", "'plaintext'", "NULL"),
+        ("'tls'", "'plaintext'", "datetime('now')"),
+        ("'pipelining'", "'on'", "9"),
+        ("'chunking'", "1", "9"),
+        ("'single-write'", "'off'", "9"),
+        ("NULL", "'off'", "9"),
+    ] {
+        let refused = insert(setting, value, retry_at).unwrap_err().to_string();
+        assert!(refused.contains("constraint failed"), "{setting} {value} {retry_at}: {refused}");
+    }
+    insert("'connections'", "' 4 '", "NULL").unwrap();
+    insert("'pipelining'", "'off'", "'9'").unwrap();
+    let settings: Vec<Setting> = bench.queue.host_settings().unwrap().iter().map(|row| row.setting).collect();
+    assert_eq!(settings, [Setting::NoPipelining, Setting::Connections(4)]);
 }
 
 #[test]

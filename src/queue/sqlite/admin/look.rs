@@ -2,15 +2,18 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::Admin;
-use super::rows::{
+use crate::mail::Domain;
+use crate::queue::admin::Admin;
+use crate::queue::admin::rows::{
     DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
     WorkaroundLine,
 };
-use crate::mail::Domain;
 use crate::queue::error::QueueError;
-use crate::queue::store::CHUNK_BYTES_MAX;
-use crate::queue::{DestinationRow, LaneRow, MessageId, WorkaroundRow, read, workaround};
+use crate::queue::sqlite::read;
+use crate::queue::sqlite::store::CHUNK_BYTES_MAX;
+use crate::queue::{
+    BackoffRow, DestinationRow, HostSetting, MessageId, WorkaroundRow, host_setting, workaround,
+};
 
 impl Admin {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
@@ -78,12 +81,20 @@ impl Admin {
         self.try_to(read::destinations)
     }
 
+    /// What is held to at each host.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        self.try_to(host_setting::read)
+    }
+
     /// Lanes that are backing off, or were.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        self.try_to(read::lanes)
+    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        self.try_to(read::backoffs)
     }
 
     /// What hosts get wrong.

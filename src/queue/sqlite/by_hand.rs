@@ -14,11 +14,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::mail::Domain;
 
-use super::op::{Incoming, Op, Outcomes};
-use super::shared::Shared;
-use super::space::Space;
-use super::writer::{Parts, Writer};
-use super::*;
+use crate::queue::op::{Incoming, Op, Outcomes};
+use crate::queue::shared::Shared;
+use crate::queue::sqlite::space::Space;
+use crate::queue::writer::{Parts, Writer};
+use crate::queue::*;
 
 /// What is on disk.
 pub(crate) struct Disk(Connection);
@@ -30,7 +30,8 @@ impl Disk {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         conn.execute_batch("PRAGMA temp_store = MEMORY; CREATE TABLE clock (now INTEGER NOT NULL); INSERT INTO clock VALUES (0)")
             .unwrap();
-        conn.execute_batch(&migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
+        conn.execute_batch(&sqlite::migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)"))
+            .unwrap();
         Disk(conn)
     }
 }
@@ -126,16 +127,16 @@ impl<'d> ByHand<'d> {
         self.ops.send(op).unwrap();
     }
 
-    /// See [`Queue::set_lane`].
-    pub(crate) fn set_lane(&self, row: LaneRow) {
-        self.shared.lane_changed(row.lane.clone(), Some(row));
-        self.ops.send(Op::Lanes).unwrap();
+    /// See [`Queue::set_backoff`].
+    pub(crate) fn set_backoff(&self, row: BackoffRow) {
+        self.shared.backoff_changed(row.lane.clone(), Some(row));
+        self.ops.send(Op::Backoffs).unwrap();
     }
 
-    /// See [`Queue::clear_lane`].
-    pub(crate) fn clear_lane(&self, lane: &str) {
-        self.shared.lane_changed(lane.to_owned(), None);
-        self.ops.send(Op::Lanes).unwrap();
+    /// See [`Queue::clear_backoff`].
+    pub(crate) fn clear_backoff(&self, lane: &str) {
+        self.shared.backoff_changed(lane.to_owned(), None);
+        self.ops.send(Op::Backoffs).unwrap();
     }
 
     /// The writer commits all that was asked of it, as one group; gives what it tells the scheduler.
@@ -175,9 +176,9 @@ impl<'d> ByHand<'d> {
         }
     }
 
-    /// Another process deletes the first row of `lanes`.
+    /// Another process deletes the first row of `backoffs`.
     pub(crate) fn delete_a_lane(&self) -> Option<String> {
-        let first = read::lanes(self.conn).unwrap().into_iter().next()?.lane;
+        let first = read::backoffs(self.conn).unwrap().into_iter().next()?.lane;
         self.conn.execute("DELETE FROM backoffs WHERE lane = ?1", [&first]).unwrap();
         Some(first)
     }
@@ -249,7 +250,7 @@ impl<'d> ByHand<'d> {
         read::expired(self.conn, after, now, limit).unwrap()
     }
 
-    pub(crate) fn lanes(&self) -> Vec<LaneRow> {
-        read::lanes(self.conn).unwrap()
+    pub(crate) fn backoffs(&self) -> Vec<BackoffRow> {
+        read::backoffs(self.conn).unwrap()
     }
 }

@@ -15,14 +15,15 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::config::QueueSettings;
 
-use super::error::QueueError;
-use super::op::Op;
-use super::read::Readers;
-use super::rows::Event;
-use super::shared::{Health, Shared};
-use super::space::Space;
-use super::writer::{BEGIN_PATIENCE, Parts, Writer};
-use super::{Queue, migrate};
+use crate::queue::Queue;
+use crate::queue::error::QueueError;
+use crate::queue::op::Op;
+use crate::queue::rows::Event;
+use crate::queue::shared::{Shared, WriterState};
+use crate::queue::sqlite::migrate;
+use crate::queue::sqlite::read::Readers;
+use crate::queue::sqlite::space::Space;
+use crate::queue::writer::{BEGIN_PATIENCE, Parts, Writer};
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -35,10 +36,10 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
 /// What the tests set otherwise.
-pub(super) struct Tuning {
-    pub(super) busy_patience: Duration,
+pub(in crate::queue) struct Tuning {
+    pub(in crate::queue) busy_patience: Duration,
     /// Done with the writer's connection before it starts.
-    pub(super) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
+    pub(in crate::queue) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
 }
 
 impl Default for Tuning {
@@ -81,7 +82,7 @@ impl WriterHandle {
 }
 
 /// See [`Queue::open`].
-pub(super) fn open(
+pub(in crate::queue) fn open(
     settings: &QueueSettings,
     tuning: Tuning,
     events: Sender<Event>,
@@ -137,7 +138,7 @@ fn run(conn: Connection, parts: Parts, report: Sender<String>, lock: File) -> Re
     let shared = parts.shared.clone();
     let work = AssertUnwindSafe(|| Writer::new(&conn, parts).map_err(|error| error.to_string())?.run());
     let result = std::panic::catch_unwind(work).unwrap_or_else(|_| Err("it panicked".to_owned()));
-    shared.set_health(Health::Dead);
+    shared.set_state(WriterState::Dead);
     shared.set_writable(false);
     if let Err(why) = &result {
         log::error!("queue: the writer stops, nothing more is accepted: {why}");
@@ -291,7 +292,7 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 }
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
-pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
+pub(in crate::queue) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row(
         "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
                     coalesce((SELECT max(id) FROM messages), 0),

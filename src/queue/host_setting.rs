@@ -1,0 +1,135 @@
+//! What was learnt of a host and is held to for a while: rows of the table `host_settings`.
+//!
+//! There are few, and each is written when it changes: statements are prepared when first used.
+
+use std::borrow::Cow;
+
+use rusqlite::{Connection, Result, params};
+
+/// Rows that are read: more are not remembered.
+pub const HOST_SETTINGS_MAX: usize = 10_000;
+/// How long a row outlives its `retry_at`: nobody sends there any more.
+const UNUSED_SECS: i64 = 30 * 86_400;
+
+/// A limit that a host asked for, or a feature that it fails at and that is left out there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Setting {
+    /// Connections open at the same time.
+    Connections(u32),
+    /// Messages a minute.
+    MessagesPerMinute(u32),
+    /// TLS with classical key exchange only: the host breaks on the larger ClientHello of a post-quantum one.
+    NoPostQuantum,
+    /// No TLS, where nothing requires it: the host breaks on every handshake, or refuses STARTTLS.
+    Plaintext,
+    /// Command by command, although PIPELINING (RFC 2920) is offered: replies do not fit the commands.
+    NoPipelining,
+    /// Large content by DATA, although CHUNKING (RFC 3030) is offered: BDAT is not known, or breaks the connection.
+    NoChunking,
+    /// Envelope and content not in a single write, although PIPELINING and CHUNKING work one by one.
+    NoSingleWrite,
+}
+
+impl Setting {
+    /// The column `setting`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Setting::Connections(_) => "connections",
+            Setting::MessagesPerMinute(_) => "messages_per_minute",
+            Setting::NoPostQuantum | Setting::Plaintext => "tls",
+            Setting::NoPipelining => "pipelining",
+            Setting::NoChunking => "chunking",
+            Setting::NoSingleWrite => "single_write",
+        }
+    }
+
+    /// The column `value`, as text.
+    pub fn value(self) -> Cow<'static, str> {
+        match self {
+            Setting::Connections(limit) | Setting::MessagesPerMinute(limit) => limit.to_string().into(),
+            Setting::NoPostQuantum => "no-post-quantum".into(),
+            Setting::Plaintext => "plaintext".into(),
+            Setting::NoPipelining | Setting::NoChunking | Setting::NoSingleWrite => "off".into(),
+        }
+    }
+
+    /// What the columns `setting` and `value` say; none where they say nothing that is known.
+    pub fn from_words(name: &str, value: &str) -> Option<Setting> {
+        let limit = || value.parse::<u64>().ok().map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
+        match (name, value) {
+            ("connections", _) => limit().map(Setting::Connections),
+            ("messages_per_minute", _) => limit().map(Setting::MessagesPerMinute),
+            ("tls", "no-post-quantum") => Some(Setting::NoPostQuantum),
+            ("tls", "plaintext") => Some(Setting::Plaintext),
+            ("pipelining", "off") => Some(Setting::NoPipelining),
+            ("chunking", "off") => Some(Setting::NoChunking),
+            ("single_write", "off") => Some(Setting::NoSingleWrite),
+            _ => None,
+        }
+    }
+}
+
+/// A row of `host_settings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSetting {
+    /// The host's name; a relay's with its port.
+    pub mx: String,
+    /// The columns `setting` and `value`.
+    pub setting: Setting,
+    /// What made it so; none leaves what is there.
+    pub last_reply: Option<String>,
+    /// Unix seconds.
+    pub changed_at: i64,
+    /// When the feature is tried again, Unix seconds. A limit can do without.
+    pub retry_at: Option<i64>,
+}
+
+/// All that are known; those that are needed longest where there are too many.
+pub(super) fn read(conn: &Connection) -> Result<Vec<HostSetting>> {
+    let sql = "SELECT mx, setting, CAST(value AS TEXT), last_reply, changed_at, retry_at FROM host_settings
+               ORDER BY coalesce(retry_at, changed_at) DESC, mx, setting LIMIT ?";
+    let mut rows = Vec::new();
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut found = statement.query([HOST_SETTINGS_MAX as i64])?;
+    while let Some(row) = found.next()? {
+        // The table's CHECK lets through nothing else.
+        let Some(setting) = Setting::from_words(row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?) else {
+            continue;
+        };
+        rows.push(HostSetting {
+            mx: row.get(0)?,
+            setting,
+            last_reply: row.get(3)?,
+            changed_at: row.get(4)?,
+            retry_at: row.get(5)?,
+        });
+    }
+    Ok(rows)
+}
+
+/// Writes one in the place of what was known, and forgets those that nobody needed for long.
+pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO host_settings (mx, setting, value, last_reply, changed_at, retry_at) VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (mx, setting) DO UPDATE
+         SET value = excluded.value, last_reply = coalesce(excluded.last_reply, last_reply),
+             changed_at = excluded.changed_at, retry_at = excluded.retry_at",
+    )?
+    .execute(params![
+        row.mx,
+        row.setting.name(),
+        row.setting.value(),
+        row.last_reply,
+        row.changed_at,
+        row.retry_at
+    ])?;
+    conn.prepare_cached("DELETE FROM host_settings WHERE retry_at < ?")?
+        .execute([row.changed_at - UNUSED_SECS])
+        .map(drop)
+}
+
+/// Forgets one: it is no longer needed.
+pub(super) fn delete(conn: &Connection, mx: &str, setting: &str) -> Result<()> {
+    let sql = "DELETE FROM host_settings WHERE mx = ? AND setting = ?";
+    conn.prepare_cached(sql)?.execute([mx, setting]).map(drop)
+}
