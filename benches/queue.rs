@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, unbounded};
 use postrider::config::QueueSettings;
 use postrider::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
-use postrider::queue::{Event, Fate, Finished, NewMessage, Origin, Queue, Settled, Settlement};
+use postrider::queue::{Event, Finished, NewMessage, NextState, Origin, Queue, Settled, Settlement};
 
 const CONTENT_BYTES: usize = 4096;
 
@@ -115,7 +115,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         results: vec![Settled {
                             recipient: due.recipient,
                             attempt: Some(attempt),
-                            fate: Fate::Finished(Finished::Delivered),
+                            next_state: NextState::Finished(Finished::Delivered),
                             warned: false,
                         }],
                         notices: vec![],

@@ -16,12 +16,13 @@ use crate::config::{
 };
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
-use crate::delivery::route::plan::{self, Endpoint};
-use crate::delivery::route::source_addresses::{Names, of_family};
+use crate::delivery::route::plan;
+use crate::delivery::smtp::ehlo_names::EhloNames;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
-use crate::queue::{DestinationRow, LaneRow, WorkaroundRow};
+use crate::queue::{BackoffRow, DestinationRow, WorkaroundRow};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -93,7 +94,7 @@ pub(super) struct Learnt {
     /// From what went wrong.
     pub(super) workarounds: Vec<WorkaroundRow>,
     /// From failures in a row.
-    pub(super) lanes: Vec<LaneRow>,
+    pub(super) lanes: Vec<BackoffRow>,
 }
 
 /// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose
@@ -132,7 +133,7 @@ pub(super) fn plan(
         Ok(endpoints) => (endpoints, None),
         Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
     };
-    let names = Names::new(delivery);
+    let names = EhloNames::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {
         limits: limits_of(&endpoint, delivery, learnt),
         from: leaving(&endpoint, &names),
@@ -156,8 +157,8 @@ pub(super) fn plan(
     }
 }
 
-fn leaving(endpoint: &Endpoint, names: &Names) -> Vec<Source> {
-    let from = of_family(&endpoint.sources, endpoint.address.ip());
+fn leaving(endpoint: &Endpoint, names: &EhloNames) -> Vec<Source> {
+    let from = endpoint.usable_sources();
     from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
 }
 
@@ -184,7 +185,7 @@ pub fn run(
         Ok(Learnt {
             destinations: queue.destinations()?,
             workarounds: queue.workarounds()?,
-            lanes: queue.lanes()?,
+            lanes: queue.backoffs()?,
         })
     });
     let learnt = learnt.unwrap_or_default();
@@ -268,7 +269,7 @@ fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) 
 }
 
 /// None where it is over.
-fn backs_off(lane: &LaneRow) -> Option<String> {
+fn backs_off(lane: &BackoffRow) -> Option<String> {
     let (until, said) = (utc(lane.backoff_until), &lane.last_reply);
     let failures = match lane.failures {
         1 => "1 failure".to_owned(),

@@ -102,7 +102,7 @@ impl Office {
         let learnt = explain::Learnt {
             destinations: self.queue.destinations().unwrap_or_default(),
             workarounds: self.queue.workarounds().unwrap_or_default(),
-            lanes: self.queue.lanes().unwrap_or_default(),
+            lanes: self.queue.backoffs().unwrap_or_default(),
         };
         let (routes, settings) = (&setup.routes, &setup.settings);
         let explain =
@@ -130,7 +130,7 @@ impl Office {
 
     fn lanes(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
         let now = self.clock.now();
-        let said = self.queue.lanes()?;
+        let said = self.queue.backoffs()?;
         let line = |state: &LaneState| {
             let said = said.iter().find(|row| *row.lane == *state.lane).map(|row| row.last_reply.as_str());
             lane_line(state, said, now)

@@ -126,16 +126,16 @@ impl<'d> ByHand<'d> {
         self.ops.send(op).unwrap();
     }
 
-    /// See [`Queue::set_lane`].
-    pub(crate) fn set_lane(&self, row: LaneRow) {
-        self.shared.lane_changed(row.lane.clone(), Some(row));
-        self.ops.send(Op::Lanes).unwrap();
+    /// See [`Queue::set_backoff`].
+    pub(crate) fn set_backoff(&self, row: BackoffRow) {
+        self.shared.backoff_changed(row.lane.clone(), Some(row));
+        self.ops.send(Op::Backoffs).unwrap();
     }
 
-    /// See [`Queue::clear_lane`].
-    pub(crate) fn clear_lane(&self, lane: &str) {
-        self.shared.lane_changed(lane.to_owned(), None);
-        self.ops.send(Op::Lanes).unwrap();
+    /// See [`Queue::clear_backoff`].
+    pub(crate) fn clear_backoff(&self, lane: &str) {
+        self.shared.backoff_changed(lane.to_owned(), None);
+        self.ops.send(Op::Backoffs).unwrap();
     }
 
     /// The writer commits all that was asked of it, as one group; gives what it tells the scheduler.
@@ -175,9 +175,9 @@ impl<'d> ByHand<'d> {
         }
     }
 
-    /// Another process deletes the first row of `lanes`.
+    /// Another process deletes the first row of `backoffs`.
     pub(crate) fn delete_a_lane(&self) -> Option<String> {
-        let first = read::lanes(self.conn).unwrap().into_iter().next()?.lane;
+        let first = read::backoffs(self.conn).unwrap().into_iter().next()?.lane;
         self.conn.execute("DELETE FROM backoffs WHERE lane = ?1", [&first]).unwrap();
         Some(first)
     }
@@ -249,7 +249,7 @@ impl<'d> ByHand<'d> {
         read::expired(self.conn, after, now, limit).unwrap()
     }
 
-    pub(crate) fn lanes(&self) -> Vec<LaneRow> {
-        read::lanes(self.conn).unwrap()
+    pub(crate) fn backoffs(&self) -> Vec<BackoffRow> {
+        read::backoffs(self.conn).unwrap()
     }
 }

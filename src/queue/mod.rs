@@ -50,8 +50,8 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, CachedContent, DestinationRow, Due, Event, Fate, Finished, Health, Job, Kick, Kicked, LaneCount,
-    LaneRow, NewMessage, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Health, Job, Kick, Kicked,
+    LaneCount, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
 pub use sweep::Sweep;
@@ -107,7 +107,7 @@ impl Queue {
     /// Whether a message of `size` bytes fits without touching the reserve that is kept for outcomes. Asks the
     /// file system each time (a microsecond).
     pub fn has_room(&self, size: u64) -> bool {
-        self.shared.health() != shared::Health::Full && self.shared.space.has_room(size)
+        self.shared.state() != shared::WriterState::Full && self.shared.space.has_room(size)
     }
 
     /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
@@ -226,21 +226,21 @@ impl Queue {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        self.readers.read(read::lanes)
+    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        self.readers.read(read::backoffs)
     }
 
     /// Remembers that a lane backs off. Never waits; written within a second, the last word counts.
-    pub fn set_lane(&self, row: LaneRow) {
-        self.shared.lane_changed(row.lane.clone(), Some(row));
+    pub fn set_backoff(&self, row: BackoffRow) {
+        self.shared.backoff_changed(row.lane.clone(), Some(row));
         // Wakes the writer; where there is no room it is awake.
-        let _ = self.ops.try_send(Op::Lanes);
+        let _ = self.ops.try_send(Op::Backoffs);
     }
 
     /// Forgets a lane's backoff. Never waits.
-    pub fn clear_lane(&self, lane: &str) {
-        self.shared.lane_changed(lane.to_owned(), None);
-        let _ = self.ops.try_send(Op::Lanes);
+    pub fn clear_backoff(&self, lane: &str) {
+        self.shared.backoff_changed(lane.to_owned(), None);
+        let _ = self.ops.try_send(Op::Backoffs);
     }
 
     /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).

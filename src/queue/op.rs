@@ -15,8 +15,8 @@ use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, DestinationRow, Due, Fate, Kick, Kicked, NewMessage, PendingReport, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, DestinationRow, Due, Kick, Kicked, NewMessage, NextState, PendingReport,
+    QueuedMessage, QueuedRecipient, Settled, Settlement,
 };
 use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
@@ -65,8 +65,8 @@ pub(super) enum Op {
     Routes(Routes),
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
-    /// Lanes changed: look into [`super::Shared::lanes`].
-    Lanes,
+    /// Backoffs changed: look into [`super::shared::Shared`].
+    Backoffs,
     /// Write what waits and end.
     Stop,
 }
@@ -206,7 +206,7 @@ pub(super) struct Outcomes {
 pub(super) struct OutcomeRow {
     pub(super) recipient: RecipientId,
     pub(super) attempt: Option<AttemptRow>,
-    pub(super) fate: Fate,
+    pub(super) next_state: NextState,
     pub(super) warned: bool,
 }
 
@@ -238,7 +238,7 @@ impl Outcomes {
 
 impl OutcomeRow {
     fn new(settled: Settled, id: i64) -> OutcomeRow {
-        let Settled { recipient, attempt, fate, warned } = settled;
+        let Settled { recipient, attempt, next_state, warned } = settled;
         let attempt = attempt.map(|attempt| AttemptRow {
             id,
             at: attempt.at,
@@ -253,7 +253,7 @@ impl OutcomeRow {
             outcome: attempt.outcome.as_str(),
             reply_source: attempt.reply.reply_source.as_str(),
         });
-        OutcomeRow { recipient, attempt, fate, warned }
+        OutcomeRow { recipient, attempt, next_state, warned }
     }
 }
 

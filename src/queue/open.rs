@@ -19,7 +19,7 @@ use super::error::QueueError;
 use super::op::Op;
 use super::read::Readers;
 use super::rows::Event;
-use super::shared::{Health, Shared};
+use super::shared::{Shared, WriterState};
 use super::space::Space;
 use super::writer::{BEGIN_PATIENCE, Parts, Writer};
 use super::{Queue, migrate};
@@ -137,7 +137,7 @@ fn run(conn: Connection, parts: Parts, report: Sender<String>, lock: File) -> Re
     let shared = parts.shared.clone();
     let work = AssertUnwindSafe(|| Writer::new(&conn, parts).map_err(|error| error.to_string())?.run());
     let result = std::panic::catch_unwind(work).unwrap_or_else(|_| Err("it panicked".to_owned()));
-    shared.set_health(Health::Dead);
+    shared.set_state(WriterState::Dead);
     shared.set_writable(false);
     if let Err(why) = &result {
         log::error!("queue: the writer stops, nothing more is accepted: {why}");

@@ -18,7 +18,7 @@ use crate::mail::{
 };
 
 use super::error::QueueError;
-use super::rows::{DestinationRow, Due, LaneRow, Origin, QueuedMessage, QueuedRecipient};
+use super::rows::{BackoffRow, DestinationRow, Due, Origin, QueuedMessage, QueuedRecipient};
 use super::{MessageId, RecipientId};
 
 /// Connections kept open; more are opened while more read at once.
@@ -344,10 +344,10 @@ pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<
     .query_row([after], |row| row.get(0))
 }
 
-pub(super) fn lanes(conn: &Connection) -> rusqlite::Result<Vec<LaneRow>> {
+pub(super) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<BackoffRow>> {
     conn.prepare_cached("SELECT lane, failures, backoff_until, last_reply FROM backoffs ORDER BY lane")?
         .query_map([], |row| {
-            Ok(LaneRow {
+            Ok(BackoffRow {
                 lane: row.get(0)?,
                 failures: row.get(1)?,
                 backoff_until: row.get(2)?,

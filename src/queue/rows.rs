@@ -191,7 +191,7 @@ pub enum Health {
 
 /// How a recipient leaves an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum NextState {
     /// Stays queued; next try at this time (Unix seconds).
     Retry(i64),
     /// Waits for the operator.
@@ -236,7 +236,7 @@ pub struct Settled {
     /// The try; none where there was none (expired while waiting).
     pub attempt: Option<Attempt>,
     /// What becomes of it.
-    pub fate: Fate,
+    pub next_state: NextState,
     /// The sender is told of the delay by one of the notices of this settlement.
     pub warned: bool,
 }
@@ -301,9 +301,9 @@ pub struct PendingReportRow {
     pub reply: Option<String>,
 }
 
-/// A lane that backs off: a row of `lanes`.
+/// A lane that backs off: a row of `backoffs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneRow {
+pub struct BackoffRow {
     /// The lane's name.
     pub lane: String,
     /// Failures in a row.

@@ -1,4 +1,4 @@
-//! What the writer and those who ask it share without asking: its health, ids, lanes that changed, counts.
+//! What the writer and those who ask it share without asking: its state, ids, backoffs that changed, counts.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::op::CACHE_BYTES;
-use super::rows::LaneRow;
+use super::rows::BackoffRow;
 use super::space::Space;
 
-/// Lanes to be written (or forgotten): the last word on each.
-pub(super) type Lanes = BTreeMap<String, Option<LaneRow>>;
+/// Backoffs to be written (or forgotten): the last word on each.
+pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
 
 /// How the writer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Health {
+pub(super) enum WriterState {
     Good,
     Busy,
     Full,
@@ -30,11 +30,11 @@ pub(super) struct Shared {
     /// What is left of the cache's budget, in bytes.
     pub(super) cache: Arc<AtomicUsize>,
     pub(super) space: Space,
-    health: AtomicU8,
+    state: AtomicU8,
     writable: Mutex<bool>,
     writable_again: Condvar,
-    lanes: Mutex<Lanes>,
-    lanes_changed: AtomicBool,
+    backoffs: Mutex<Backoffs>,
+    backoffs_changed: AtomicBool,
     refused_busy: AtomicU64,
     refused_full: AtomicU64,
     outside_changes: AtomicU64,
@@ -51,11 +51,11 @@ impl Shared {
             ids: Ids::after(last_id),
             cache: Arc::new(AtomicUsize::new(CACHE_BYTES)),
             space,
-            health: AtomicU8::new(Health::Good as u8),
+            state: AtomicU8::new(WriterState::Good as u8),
             writable: Mutex::new(true),
             writable_again: Condvar::new(),
-            lanes: Mutex::default(),
-            lanes_changed: AtomicBool::new(false),
+            backoffs: Mutex::default(),
+            backoffs_changed: AtomicBool::new(false),
             refused_busy: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
             outside_changes: AtomicU64::new(0),
@@ -74,26 +74,26 @@ impl Shared {
         self.ids.last()
     }
 
-    pub(super) fn health(&self) -> Health {
-        match self.health.load(Ordering::Acquire) {
-            0 => Health::Good,
-            1 => Health::Busy,
-            2 => Health::Full,
-            _ => Health::Dead,
+    pub(super) fn state(&self) -> WriterState {
+        match self.state.load(Ordering::Acquire) {
+            0 => WriterState::Good,
+            1 => WriterState::Busy,
+            2 => WriterState::Full,
+            _ => WriterState::Dead,
         }
     }
 
-    pub(super) fn set_health(&self, health: Health) {
-        self.health.store(health as u8, Ordering::Release);
+    pub(super) fn set_state(&self, state: WriterState) {
+        self.state.store(state as u8, Ordering::Release);
     }
 
     /// What to answer without asking the writer.
     pub(super) fn refusal(&self) -> Result<(), AcceptError> {
-        let error = match self.health() {
-            Health::Good => return Ok(()),
-            Health::Busy => AcceptError::Busy,
-            Health::Full => AcceptError::Full,
-            Health::Dead => AcceptError::Failed,
+        let error = match self.state() {
+            WriterState::Good => return Ok(()),
+            WriterState::Busy => AcceptError::Busy,
+            WriterState::Full => AcceptError::Full,
+            WriterState::Dead => AcceptError::Failed,
         };
         self.count_refused(error);
         Err(error)
@@ -139,32 +139,32 @@ impl Shared {
         *writable
     }
 
-    pub(super) fn lane_changed(&self, lane: String, row: Option<LaneRow>) {
-        lock(&self.lanes).insert(lane, row);
-        self.lanes_changed.store(true, Ordering::Release);
+    pub(super) fn backoff_changed(&self, lane: String, row: Option<BackoffRow>) {
+        lock(&self.backoffs).insert(lane, row);
+        self.backoffs_changed.store(true, Ordering::Release);
     }
 
-    pub(super) fn lanes_changed(&self) -> bool {
-        self.lanes_changed.load(Ordering::Acquire)
+    pub(super) fn backoffs_changed(&self) -> bool {
+        self.backoffs_changed.load(Ordering::Acquire)
     }
 
-    pub(super) fn take_lanes(&self) -> Lanes {
-        if !self.lanes_changed.swap(false, Ordering::AcqRel) {
-            return Lanes::new();
+    pub(super) fn take_backoffs(&self) -> Backoffs {
+        if !self.backoffs_changed.swap(false, Ordering::AcqRel) {
+            return Backoffs::new();
         }
-        std::mem::take(&mut lock(&self.lanes))
+        std::mem::take(&mut lock(&self.backoffs))
     }
 
     /// They could not be written; what was said since is newer.
-    pub(super) fn keep_lanes(&self, lanes: Lanes) {
-        if lanes.is_empty() {
+    pub(super) fn keep_backoffs(&self, backoffs: Backoffs) {
+        if backoffs.is_empty() {
             return;
         }
-        let mut now = lock(&self.lanes);
-        for (lane, row) in lanes {
+        let mut now = lock(&self.backoffs);
+        for (lane, row) in backoffs {
             now.entry(lane).or_insert(row);
         }
-        self.lanes_changed.store(true, Ordering::Release);
+        self.backoffs_changed.store(true, Ordering::Release);
     }
 }
 

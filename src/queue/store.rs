@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 use crate::mail::Expanded;
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{DestinationRow, Fate, Kicked, LaneRow};
+use super::rows::{BackoffRow, DestinationRow, Kicked, NextState};
 use super::{MessageId, RecipientId};
 
 pub(super) use kick::INSERT_KICK;
@@ -66,8 +66,8 @@ pub(super) struct Store<'c> {
     retry: Statement<'c>,
     hold: Statement<'c>,
     intend_dot: Statement<'c>,
-    set_lane: Statement<'c>,
-    clear_lane: Statement<'c>,
+    set_backoff: Statement<'c>,
+    clear_backoff: Statement<'c>,
 }
 
 impl<'c> Store<'c> {
@@ -118,8 +118,8 @@ impl<'c> Store<'c> {
             )?,
             hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_reply_source = 'local' WHERE id = ?1")?,
             intend_dot: conn.prepare("UPDATE recipients SET in_doubt_since = ?2 WHERE id = ?1")?,
-            set_lane: conn.prepare("INSERT OR REPLACE INTO backoffs VALUES (?, ?, ?, ?, unixepoch())")?,
-            clear_lane: conn.prepare("DELETE FROM backoffs WHERE lane = ?")?,
+            set_backoff: conn.prepare("INSERT OR REPLACE INTO backoffs VALUES (?, ?, ?, ?, unixepoch())")?,
+            clear_backoff: conn.prepare("DELETE FROM backoffs WHERE lane = ?")?,
         })
     }
 
@@ -181,7 +181,7 @@ impl<'c> Store<'c> {
             Op::Routes(routes) => super::routes::write(self.conn, routes)?,
             Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
-            Op::Barrier { .. } | Op::Lanes | Op::Stop => {}
+            Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
         Ok(Effect::Done)
     }
@@ -255,10 +255,10 @@ impl<'c> Store<'c> {
         let mut settled = Vec::with_capacity(outcomes.results.len());
         let mut one_finished = false;
         for row in &outcomes.results {
-            let next = match row.fate {
-                Fate::Retry(at) => self.stays(row, None, at, outcomes)?,
-                Fate::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
-                Fate::Finished(how) => {
+            let next = match row.next_state {
+                NextState::Retry(at) => self.stays(row, None, at, outcomes)?,
+                NextState::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
+                NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
                     self.insert_history.execute(params![
@@ -364,12 +364,12 @@ impl<'c> Store<'c> {
     }
 
     /// Writes a lane's backoff, or forgets it.
-    pub(super) fn lane(&mut self, lane: &str, row: Option<&LaneRow>) -> Result<()> {
+    pub(super) fn lane(&mut self, lane: &str, row: Option<&BackoffRow>) -> Result<()> {
         match row {
             Some(row) => {
-                self.set_lane.execute(params![row.lane, row.failures, row.backoff_until, row.last_reply])
+                self.set_backoff.execute(params![row.lane, row.failures, row.backoff_until, row.last_reply])
             }
-            None => self.clear_lane.execute([lane]),
+            None => self.clear_backoff.execute([lane]),
         }
         .map(drop)
     }

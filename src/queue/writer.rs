@@ -21,7 +21,7 @@ use super::error::{AcceptError, Trouble};
 use super::op::{Incoming, Op};
 use super::purge::Purge;
 use super::rows::Event;
-use super::shared::{Health, Shared};
+use super::shared::{Shared, WriterState};
 use super::store::{Effect, Store};
 
 /// Operations and content bytes of one group at most; what comes later makes the next one.
@@ -158,7 +158,7 @@ impl<'c> Writer<'c> {
     fn take(&mut self, op: Op) {
         match op {
             Op::Stop => self.stopping = Some(Instant::now()),
-            Op::Lanes => {}
+            Op::Backoffs => {}
             op => {
                 self.group_bytes += op.bytes();
                 self.group.push(op);
@@ -168,8 +168,8 @@ impl<'c> Writer<'c> {
 
     /// Writes the group, or keeps of it what cannot be refused.
     fn write(&mut self) -> Result<(), String> {
-        let lanes_changed = self.parts.shared.lanes_changed();
-        if self.group.is_empty() && !lanes_changed && self.stall.is_none() {
+        let backoffs_changed = self.parts.shared.backoffs_changed();
+        if self.group.is_empty() && !backoffs_changed && self.stall.is_none() {
             return Ok(());
         }
         if let Some(Stall { why: AcceptError::Full, .. }) = self.stall {
@@ -217,9 +217,9 @@ impl<'c> Writer<'c> {
     /// One transaction for the whole group; on success every operation is answered and gone from it. One
     /// that cannot be applied is taken out, and the rest is applied again without it.
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), (Trouble, rusqlite::Error)> {
-        let lanes = self.parts.shared.take_lanes();
+        let backoffs = self.parts.shared.take_backoffs();
         let result = loop {
-            match self.try_commit(group, &lanes) {
+            match self.try_commit(group, &backoffs) {
                 Ok(effects) => break Ok(effects),
                 Err((Trouble::Operation, error, Some(at))) => {
                     if let Some(instead) = give_up(group.remove(at), &error) {
@@ -237,7 +237,7 @@ impl<'c> Writer<'c> {
                 Ok(())
             }
             Err(trouble) => {
-                self.parts.shared.keep_lanes(lanes);
+                self.parts.shared.keep_backoffs(backoffs);
                 Err(trouble)
             }
         }
@@ -247,7 +247,7 @@ impl<'c> Writer<'c> {
     fn try_commit(
         &mut self,
         group: &[Op],
-        lanes: &super::shared::Lanes,
+        backoffs: &super::shared::Backoffs,
     ) -> Result<Vec<Effect>, (Trouble, rusqlite::Error, Option<usize>)> {
         let blame = |error: rusqlite::Error| (Trouble::of_commit(&error), error, None);
         self.store.begin().map_err(blame)?;
@@ -263,7 +263,7 @@ impl<'c> Writer<'c> {
         }
         let last_id = self.parts.shared.last_id();
         let finished = (|| {
-            for (lane, row) in lanes {
+            for (lane, row) in backoffs {
                 self.store.lane(lane, row.as_ref())?;
             }
             if last_id > self.saved_id {
@@ -344,11 +344,11 @@ impl<'c> Writer<'c> {
 
     /// Tells all who can come again to do so; newcomers hear it without asking the writer.
     fn refuse(&mut self, why: AcceptError) {
-        let health = if why == AcceptError::Full { Health::Full } else { Health::Busy };
-        if self.parts.shared.health() != health {
+        let state = if why == AcceptError::Full { WriterState::Full } else { WriterState::Busy };
+        if self.parts.shared.state() != state {
             log::error!("queue: {why}: new mail is refused until it can be written again");
         }
-        self.parts.shared.set_health(health);
+        self.parts.shared.set_state(state);
         let shared = &self.parts.shared;
         self.group.retain(|op| {
             if op.can_be_refused() {
@@ -364,7 +364,7 @@ impl<'c> Writer<'c> {
     fn recovered(&mut self) {
         if let Some(stall) = self.stall.take() {
             log::warn!("queue: writes again, after {:.1} s", stall.since.elapsed().as_secs_f32());
-            self.parts.shared.set_health(Health::Good);
+            self.parts.shared.set_state(WriterState::Good);
             self.parts.shared.set_writable(true);
         }
     }

@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, Job, LaneRow, RecipientId};
+use crate::queue::{BackoffRow, Due, Job, RecipientId};
 
 use super::retry::Schedule;
 use super::turns::Turns;
@@ -153,7 +153,7 @@ impl Lanes {
     }
 
     /// A lane that was backing off when the process ended.
-    pub fn restore(&mut self, row: LaneRow) {
+    pub fn restore(&mut self, row: BackoffRow) {
         if atrn::domain_of_lane(&row.lane).is_some() {
             return;
         }

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{Event, Health, Job, LaneRow, Queue, QueueError, RecipientId};
+use crate::queue::{BackoffRow, Event, Health, Job, Queue, QueueError, RecipientId};
 
 use lanes::{LaneChange, LaneState, Lanes};
 pub use pickup::Pickup;
@@ -81,7 +81,7 @@ impl Scheduler {
         clock: Clock,
     ) -> Result<(Scheduler, JoinHandle<()>), StartError> {
         let mut lanes = Lanes::new(settings, fastrand::u64(..));
-        for row in queue.lanes()? {
+        for row in queue.backoffs()? {
             lanes.restore(row);
         }
         let scheduler = Scheduler { inner: Arc::new(Inner::new(lanes, queue, clock)) };
@@ -132,11 +132,11 @@ impl Scheduler {
         match change {
             Some(LaneChange::BacksOff(row)) => {
                 maillog::lane_backs_off(&row.lane, row.backoff_until - now, &row.last_reply);
-                inner.queue.set_lane(row);
+                inner.queue.set_backoff(row);
             }
             Some(LaneChange::Recovered) => {
                 maillog::lane_recovered(&job.lane);
-                inner.queue.clear_lane(&job.lane);
+                inner.queue.clear_backoff(&job.lane);
             }
             None => {}
         }
@@ -157,12 +157,12 @@ impl Scheduler {
         let inner = &*self.inner;
         let before = inner.lock().set_atrn(domains);
         inner.renamed.store(true, Relaxed);
-        let rows = inner.queue.lanes()?;
+        let rows = inner.queue.backoffs()?;
         let lanes = inner.lock();
         // Those of the last process too.
         let known = rows.iter().filter_map(|row| atrn::domain_of_lane(&row.lane)).chain(before.names());
         for gone in known.filter(|domain| !lanes.atrn().contains(domain)) {
-            inner.queue.clear_lane(&atrn::lane(gone));
+            inner.queue.clear_backoff(&atrn::lane(gone));
         }
         lanes.atrn().names().for_each(|domain| inner.show_waiting(lanes.atrn(), domain));
         Ok(())
@@ -211,12 +211,12 @@ impl Inner {
     /// Writes the row of `lanes` by which people see that the mail of a domain waits for ATRN.
     fn show_waiting(&self, domains: &AtrnDomains, domain: &str) {
         let (lane, last_reply) = (atrn::lane(domain).to_string(), domains.notice(domain));
-        self.queue.set_lane(LaneRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });
+        self.queue.set_backoff(BackoffRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });
     }
 
     /// Writes those rows again that somebody deleted.
     fn show_missing(&self) -> Result<(), QueueError> {
-        let rows = self.queue.lanes()?;
+        let rows = self.queue.backoffs()?;
         let lanes = self.lock();
         for domain in lanes.atrn().names() {
             let lane = atrn::lane(domain);
@@ -294,7 +294,7 @@ impl Thread {
         let mut lanes = inner.lock();
         for event in events {
             if let Some(recovered) = self.reader.hear(event, &mut lanes, inner.clock.now()) {
-                inner.queue.clear_lane(&recovered);
+                inner.queue.clear_backoff(&recovered);
             }
         }
         if lanes.has_turns() {
@@ -306,13 +306,13 @@ impl Thread {
         if self.inner.renamed.swap(false, Relaxed) {
             self.reader.start_again(&self.inner.lanes);
         }
-        if self.reader.lanes_changed() {
+        if self.reader.backoffs_changed() {
             self.inner.show_missing()?;
         }
         let inner = &*self.inner;
         let Looked { over, forgotten } =
             self.reader.look(&inner.queue, &inner.lanes, &|| inner.work.notify_one(), now)?;
-        over.iter().for_each(|lane| inner.queue.clear_lane(lane));
+        over.iter().for_each(|lane| inner.queue.clear_backoff(lane));
         if forgotten > 0 {
             log::error!(
                 "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"

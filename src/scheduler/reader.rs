@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::config::atrn;
 use crate::mail::{Domain, Priority};
 use crate::queue::{
-    Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Kick, LaneRow, Queue, QueueError, RecipientId,
+    BackoffRow, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Kick, Queue, QueueError,
+    RecipientId,
 };
 
 use super::lanes::{Lanes, Refill};
@@ -55,7 +56,7 @@ pub(crate) trait Rows {
     /// [`Queue::expired`]
     fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
     /// [`Queue::lanes`]
-    fn lanes(&self) -> Result<Vec<LaneRow>, QueueError>;
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
 }
 
 impl Rows for Queue {
@@ -83,8 +84,8 @@ impl Rows for Queue {
         Queue::expired(self, after, now, limit)
     }
 
-    fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        Queue::lanes(self)
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        Queue::backoffs(self)
     }
 }
 
@@ -114,7 +115,7 @@ pub(crate) struct Reader {
     sweep: Option<String>,
     next_sweep: i64,
     /// Somebody else wrote: a lane whose row they deleted no longer backs off.
-    lanes_changed: bool,
+    backoffs_changed: bool,
 }
 
 fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
@@ -133,7 +134,7 @@ impl Reader {
             next_expiry: i64::MIN,
             sweep: None,
             next_sweep: now + SWEEP_SECS,
-            lanes_changed: false,
+            backoffs_changed: false,
         }
     }
 
@@ -180,7 +181,7 @@ impl Reader {
             }
             Event::ChangedOutside => {
                 lanes.forget_waiting();
-                self.lanes_changed = true;
+                self.backoffs_changed = true;
                 // Perhaps an operator wants something returned.
                 self.expiry = Some(ExpiryCursor::default());
                 self.read_again();
@@ -190,8 +191,8 @@ impl Reader {
     }
 
     /// Somebody else wrote, and perhaps to the lanes: true until the next look.
-    pub(crate) fn lanes_changed(&self) -> bool {
-        self.lanes_changed
+    pub(crate) fn backoffs_changed(&self) -> bool {
+        self.backoffs_changed
     }
 
     /// A recipient is to be read when this time comes.
@@ -222,9 +223,9 @@ impl Reader {
         ready: &dyn Fn(),
         now: i64,
     ) -> Result<Looked, QueueError> {
-        if self.lanes_changed {
-            let rows = rows.lanes()?;
-            self.lanes_changed = !lock(lanes).end_backoff_without_row(&rows, now);
+        if self.backoffs_changed {
+            let rows = rows.backoffs()?;
+            self.backoffs_changed = !lock(lanes).end_backoff_without_row(&rows, now);
         }
         let mut looked = Looked { over: lock(lanes).wake(now), forgotten: 0 };
         if self.next_due <= now {

@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
 use crate::queue::{
-    Due, Event, Health, Job, Kick, LaneRow, MessageId, NewMessage, Origin, Queue, RecipientId,
+    BackoffRow, Due, Event, Health, Job, Kick, MessageId, NewMessage, Origin, Queue, RecipientId,
 };
 
 /// Of one lane.
@@ -405,7 +405,7 @@ fn doubtful_lanes_share_half_of_the_workers() {
     let mut lanes = lanes();
     for n in 0..8 {
         let name = format!("bad{n}.test");
-        lanes.restore(LaneRow {
+        lanes.restore(BackoffRow {
             lane: name.clone(),
             failures: 1,
             backoff_until: 0,
@@ -471,7 +471,7 @@ fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
     let mut lanes = lanes();
     for n in 0..1000 {
         let name = format!("bad{n}.test");
-        let row = LaneRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
+        let row = BackoffRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
         lanes.restore(row);
         lanes.add(due(n, n, &name), 1);
         lanes.wake(1);
@@ -536,7 +536,7 @@ fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
 fn a_kick_ends_the_backoff_of_its_lane_only() {
     let mut lanes = lanes();
     for name in ["a.test", "b.test"] {
-        lanes.restore(LaneRow {
+        lanes.restore(BackoffRow {
             lane: name.to_owned(),
             failures: 3,
             backoff_until: 999,
@@ -600,7 +600,7 @@ fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
 #[test]
 fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
     let mut lanes = lanes();
-    let row = |lane: &str| LaneRow {
+    let row = |lane: &str| BackoffRow {
         lane: lane.to_owned(),
         failures: 3,
         backoff_until: 1_000,
@@ -651,7 +651,7 @@ fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
 #[test]
 fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     let mut lanes = lanes();
-    lanes.restore(LaneRow {
+    lanes.restore(BackoffRow {
         lane: "a.test".into(),
         failures: 1,
         backoff_until: 999,

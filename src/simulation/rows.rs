@@ -1,7 +1,7 @@
 //! The queue of a world, as the scheduler's thread reads it.
 
 use crate::mail::Domain;
-use crate::queue::{ByHand, Due, DueCursor, DueDomains, Expired, ExpiryCursor, LaneRow, QueueError};
+use crate::queue::{BackoffRow, ByHand, Due, DueCursor, DueDomains, Expired, ExpiryCursor, QueueError};
 use crate::scheduler::reader::Rows;
 
 impl Rows for ByHand<'_> {
@@ -29,7 +29,7 @@ impl Rows for ByHand<'_> {
         Ok(ByHand::expired(self, after, now, limit))
     }
 
-    fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        Ok(ByHand::lanes(self))
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        Ok(ByHand::backoffs(self))
     }
 }

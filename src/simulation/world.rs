@@ -10,7 +10,7 @@ use crate::config::{
 use crate::delivery;
 use crate::mail::{Domain, Envelope, Handling, Hold, Priority, Recipient, Release, address};
 use crate::queue::{
-    ByHand, Disk, Event, Fate, Finished, Hand, Health, Job, Kick, NewMessage, Origin, QueuedMessage,
+    ByHand, Disk, Event, Finished, Hand, Health, Job, Kick, NewMessage, NextState, Origin, QueuedMessage,
     RecipientId, Settlement,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
@@ -217,7 +217,7 @@ impl<'d> World<'d> {
         let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
         let unsettled: Vec<RecipientId> = ids.into_iter().filter(|id| !settled(id)).collect();
         let failed = |result: &crate::queue::Settled| {
-            matches!(result.fate, Fate::Finished(Finished::Failed | Finished::Expired))
+            matches!(result.next_state, NextState::Finished(Finished::Failed | Finished::Expired))
         };
         let mut notices = Vec::new();
         if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
@@ -248,11 +248,11 @@ impl<'d> World<'d> {
                 assert!(row.backoff_until > self.now);
                 self.troubled.insert(job.lane.clone(), row.backoff_until);
                 self.earned.remove(&job.lane);
-                self.queue.set_lane(row);
+                self.queue.set_backoff(row);
             }
             Some(LaneChange::Recovered) => {
                 self.troubled.remove(&job.lane);
-                self.queue.clear_lane(&job.lane);
+                self.queue.clear_backoff(&job.lane);
             }
             None => {}
         }
@@ -283,7 +283,7 @@ impl<'d> World<'d> {
             self.forgive_kicked(kick);
         }
         if let Some(lane) = self.reader.hear(event, self.lanes.get_mut().unwrap(), self.now) {
-            self.queue.clear_lane(&lane);
+            self.queue.clear_backoff(&lane);
         }
     }
 
@@ -292,7 +292,7 @@ impl<'d> World<'d> {
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
             assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
-            self.queue.clear_lane(&lane);
+            self.queue.clear_backoff(&lane);
         }
     }
 
@@ -369,7 +369,7 @@ impl<'d> World<'d> {
         self.earned.clear();
         self.queue = ByHand::start(self.disk, self.now);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
-        let rows = self.queue.lanes();
+        let rows = self.queue.backoffs();
         self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
         rows.into_iter().for_each(|row| lanes.restore(row));
         self.lanes = Mutex::new(lanes);

@@ -24,7 +24,7 @@ use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket, Earned, Use};
 use crate::delivery::host::hosts::{Host, Hosts, lock};
 use crate::delivery::host::pool::PoolKey;
 use crate::delivery::host::throttle_signal::ThrottleSignal;
-use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::endpoint::Endpoint;
 
 /// Who found a host at its limit comes again within this: the scheduler waits 1 to 2 s.
 const COMES_AGAIN: Duration = Duration::from_secs(3);

@@ -9,8 +9,8 @@ use crate::config::DeliverySettings;
 
 use crate::delivery::host::hosts::Hosts;
 use crate::delivery::host::limits::Slot;
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::Connection;
+use crate::delivery::smtp::endpoint::Endpoint;
 
 /// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
 const IDLE_MAX: Duration = Duration::from_secs(3);

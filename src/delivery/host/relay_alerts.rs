@@ -9,7 +9,7 @@ use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 use crate::maillog;
 
 use crate::delivery::host::limits::Slot;
-use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class;
 
 /// The same refusal is told again after this.

@@ -18,7 +18,7 @@ use crate::queue::Job;
 use crate::delivery::Workers;
 use crate::delivery::host::pool::PooledConnection;
 use crate::delivery::job::attempt;
-use crate::delivery::route::plan::Endpoint;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::tls;
 use crate::delivery::smtp::wire::Wire;
 

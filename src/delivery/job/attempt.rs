@@ -23,10 +23,11 @@ use crate::queue::{Health, Job, Queue, QueuedMessage};
 use crate::delivery::Setup;
 use crate::delivery::host::pool::{Pool, PoolKey, PooledConnection};
 use crate::delivery::job::require_tls;
-use crate::delivery::route::plan::{self, Endpoint};
-use crate::delivery::route::source_addresses::Leaving;
+use crate::delivery::route::plan;
+use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::Trouble;
 use crate::delivery::smtp::dial::Dialled;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::TroubleKind;
 
 use round::Round;
@@ -54,9 +55,9 @@ pub(in crate::delivery) fn attempt(
 
     let domain = &message.recipients[0].domain;
     let user = message.origin.user.as_deref();
-    let leaving = Leaving::of(user, setup.routes.find(domain), settings);
+    let sources = SourceAddresses::of(user, setup.routes.find(domain), settings);
     // What leaves from other addresses has a turn of its own at a host, and connections of its own.
-    let key = PoolKey::new(&job.lane, &leaving.from);
+    let key = PoolKey::new(&job.lane, &sources.addresses);
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     let strict = require_tls::is_strict(message);

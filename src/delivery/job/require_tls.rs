@@ -10,8 +10,8 @@ use crate::mail::{Domain, Enhanced, Phase, Reply};
 use crate::queue::QueuedMessage;
 
 use crate::delivery::route::lookup::{DnsError, Lookup};
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::{Connection, Trouble};
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::TroubleKind;
 
 /// Whether hosts have to do all of it for this message.
@@ -81,7 +81,7 @@ pub(in crate::delivery) fn fit(opened: Result<Connection, Trouble>) -> Result<Co
 pub(in crate::delivery) fn turned_unfit(connection: &Connection) -> Option<Reply> {
     match connection.tls() {
         "none" => Some(NO_TLS),
-        _ if connection.offers.require_tls => None,
+        _ if connection.capabilities.require_tls => None,
         _ => Some(NOT_OFFERED),
     }
 }

@@ -11,7 +11,7 @@ use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
-    Fate, Finished, Health, Job, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled, Settlement,
+    Finished, Health, Job, NextState, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled, Settlement,
 };
 
 use crate::delivery::Setup;
@@ -120,9 +120,9 @@ impl Decide<'_> {
 
     fn one(&self, message: &QueuedMessage, recipient: &QueuedRecipient, mut answer: Answer) -> Settled {
         let ruled = self.ruled(message, recipient, &mut answer);
-        let fate = ruled.unwrap_or_else(|| self.fate(message, recipient, &mut answer));
-        let (next_secs, warned) = match fate {
-            Fate::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
+        let next_state = ruled.unwrap_or_else(|| self.next_state(message, recipient, &mut answer));
+        let (next_secs, warned) = match next_state {
+            NextState::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
             _ => (None, false),
         };
         let attempt = Attempt {
@@ -136,7 +136,7 @@ impl Decide<'_> {
             outcome: answer.outcome,
         };
         maillog::attempted(message.id, &recipient.address, &attempt, next_secs);
-        Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned }
+        Settled { recipient: recipient.id, attempt: Some(attempt), next_state, warned }
     }
 
     /// What a `[[retry.rule]]` makes of a failure, where one has a say; a delay past the lifetime has none.
@@ -145,7 +145,7 @@ impl Decide<'_> {
         message: &QueuedMessage,
         recipient: &QueuedRecipient,
         answer: &mut Answer,
-    ) -> Option<Fate> {
+    ) -> Option<NextState> {
         let permanent = match answer.outcome {
             Outcome::Failed => true,
             // Who fetches mail and breaks off has said nothing of it: it is there when they come again.
@@ -154,42 +154,47 @@ impl Decide<'_> {
         };
         let rules = &self.settings.retry_rules;
         let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
-        let (outcome, fate, word) = match action {
+        let (outcome, next_state, word) = match action {
             RuleAction::Retry(_) if self.now >= message.expires_at => return None,
             RuleAction::Retry(delay) => {
                 let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
                 (Outcome::Deferred, self.retry_after(message, wait), "retry")
             }
-            RuleAction::Hold => (Outcome::Deferred, Fate::Hold, "hold"),
-            RuleAction::Bounce => (Outcome::Failed, Fate::Finished(Finished::Failed), "bounce"),
+            RuleAction::Hold => (Outcome::Deferred, NextState::Hold, "hold"),
+            RuleAction::Bounce => (Outcome::Failed, NextState::Finished(Finished::Failed), "bounce"),
         };
         answer.outcome = outcome;
         maillog::ruled(message.id, &recipient.address, number, word);
-        Some(fate)
+        Some(next_state)
     }
 
-    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> Fate {
+    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> NextState {
         let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
         // There is a try when the sender wants to be told (RFC 2852), and the last one is at the end of the
         // lifetime, not somewhere before it.
         let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
         let next = next.min(notifies_at.unwrap_or(i64::MAX));
-        Fate::Retry(next.min(message.expires_at.max(self.now + 1)))
+        NextState::Retry(next.min(message.expires_at.max(self.now + 1)))
     }
 
     /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
-    fn fate(&self, message: &QueuedMessage, recipient: &QueuedRecipient, answer: &mut Answer) -> Fate {
+    fn next_state(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: &mut Answer,
+    ) -> NextState {
         match answer.outcome {
-            Outcome::Delivered => Fate::Finished(Finished::Delivered),
-            Outcome::Relayed => Fate::Finished(Finished::Relayed),
-            Outcome::Failed => Fate::Finished(Finished::Failed),
-            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => Fate::Hold,
+            Outcome::Delivered => NextState::Finished(Finished::Delivered),
+            Outcome::Relayed => NextState::Finished(Finished::Relayed),
+            Outcome::Failed => NextState::Finished(Finished::Failed),
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => NextState::Hold,
             Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
-                Fate::Finished(Finished::Delivered)
+                NextState::Finished(Finished::Delivered)
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired if self.now >= message.expires_at => {
                 answer.outcome = Outcome::Expired;
-                Fate::Finished(Finished::Expired)
+                NextState::Finished(Finished::Expired)
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
                 let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
@@ -253,7 +258,7 @@ fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
             maillog::expired(message.id, &recipient.address, last_reply);
             Finished::Expired
         };
-        Settled { recipient: recipient.id, attempt, fate: Fate::Finished(how), warned: false }
+        Settled { recipient: recipient.id, attempt, next_state: NextState::Finished(how), warned: false }
     });
     expired.collect()
 }
@@ -274,11 +279,11 @@ fn never_fetched(domain: &str, at: i64) -> Attempt {
 /// # Errors
 /// Where the queue cannot be read or written.
 pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), crate::queue::QueueError> {
-    let fate = match policy {
+    let next_state = match policy {
         // They are due: that is all there is to it.
         InDoubt::Retry => return Ok(()),
-        InDoubt::Hold => Fate::Hold,
-        InDoubt::AssumeDelivered => Fate::Finished(Finished::Delivered),
+        InDoubt::Hold => NextState::Hold,
+        InDoubt::AssumeDelivered => NextState::Finished(Finished::Delivered),
     };
     for (id, recipients) in queue.in_doubt()? {
         let Some(message) = queue.fetch(id, &recipients)? else { continue };
@@ -295,7 +300,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), cra
                 outcome: Outcome::InDoubt,
             };
             maillog::attempted(id, &recipient.address, &attempt, None);
-            Settled { recipient: recipient.id, attempt: Some(attempt), fate, warned: false }
+            Settled { recipient: recipient.id, attempt: Some(attempt), next_state, warned: false }
         });
         let results = results.collect();
         let message = Arc::new(message);

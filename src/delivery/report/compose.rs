@@ -3,7 +3,9 @@
 
 use crate::mail::{Address, Outcome};
 use crate::maillog;
-use crate::queue::{Fate, Finished, NewMessage, PendingReport, Queue, QueuedMessage, RecipientId, Settled};
+use crate::queue::{
+    Finished, NewMessage, NextState, PendingReport, Queue, QueuedMessage, RecipientId, Settled,
+};
 
 use crate::delivery::Setup;
 use crate::delivery::report::bounce::{self, Kind, Notice, Told};
@@ -53,13 +55,13 @@ fn told<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<Told<'a>>
         let outcome = Outcome::Relayed;
         let aliases = recipient.expanded.iter();
         told.extend(aliases.map(|alias| Told { recipient, attempt: None, outcome, expanded: Some(alias) }));
-        let outcome = match result.fate {
-            Fate::Finished(Finished::Delivered) => Outcome::Delivered,
-            Fate::Finished(Finished::Relayed) => Outcome::Relayed,
-            Fate::Finished(Finished::Failed) => Outcome::Failed,
-            Fate::Finished(Finished::Expired) => Outcome::Expired,
-            Fate::Retry(_) if result.warned => Outcome::Deferred,
-            Fate::Retry(_) | Fate::Hold | Fate::Finished(Finished::Removed) => continue,
+        let outcome = match result.next_state {
+            NextState::Finished(Finished::Delivered) => Outcome::Delivered,
+            NextState::Finished(Finished::Relayed) => Outcome::Relayed,
+            NextState::Finished(Finished::Failed) => Outcome::Failed,
+            NextState::Finished(Finished::Expired) => Outcome::Expired,
+            NextState::Retry(_) if result.warned => Outcome::Deferred,
+            NextState::Retry(_) | NextState::Hold | NextState::Finished(Finished::Removed) => continue,
         };
         if message.sender.is_none() && matches!(outcome, Outcome::Failed | Outcome::Expired) {
             let why = attempt.map(|attempt| attempt.reply.to_string());

@@ -12,62 +12,18 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use crate::config::{DeliverySettings, Login, RelayHost, Route, RouteTls, Routes};
+use crate::config::{DeliverySettings, RelayHost, Route, RouteTls, Routes};
 use crate::mail::{Domain, Enhanced, Reply};
 
 use crate::delivery::route::lookup::{DnsError, Lookup};
-use crate::delivery::route::source_addresses::{self, Leaving};
+use crate::delivery::route::source_addresses::{self, SourceAddresses};
+use crate::delivery::smtp::endpoint::Endpoint;
 
 /// MX hosts of one attempt.
 pub const MX_HOSTS_MAX: usize = 5;
 /// Addresses of one attempt.
 pub const ADDRESSES_MAX: usize = 10;
-
-/// One address of one host, and how to speak to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The host's name, for the log, SNI and certificate verification; for a literal the address as text,
-    /// without brackets.
-    pub host: String,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// What TLS must be.
-    pub tls: RouteTls,
-    /// PEM roots instead of the built-in ones.
-    pub ca_file: Option<std::path::PathBuf>,
-    /// AUTH, on a configured relay.
-    pub login: Option<Login>,
-    /// A configured relay: nothing it says before MAIL is ever a bounce.
-    pub relay: bool,
-    /// Less is better; hosts of the same preference stand in for each other. Relays have none alike.
-    pub preference: u16,
-    /// Local addresses, of either family, that connections leave from by turns; empty: the system chooses.
-    pub sources: Arc<[IpAddr]>,
-}
-
-impl Endpoint {
-    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the
-    /// same machine.
-    pub fn name(&self) -> String {
-        match self.relay {
-            true => format!("{}:{}", self.host, self.address.port()),
-            false => self.host.clone(),
-        }
-    }
-
-    /// Whether a connection to the other would be one to the same host, opened in the same way, from the same
-    /// sources.
-    pub(in crate::delivery) fn is_same_host(&self, other: &Endpoint) -> bool {
-        let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;
-        *host == other.host
-            && address.port() == other.address.port()
-            && (*tls, *relay) == (other.tls, other.relay)
-            && (ca_file, login) == (&other.ca_file, &other.login)
-            && *sources == other.sources
-    }
-}
 
 /// Why there is nobody to try: what phase `dns` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +60,11 @@ pub fn plan(
         Some(route) => trace(format_args!("[[route]] domain = \"{}\" matches {domain}", route.domain)),
         None => trace(format_args!("no [[route]] matches {domain}")),
     }
-    let leaving = Leaving::of(user, route, settings);
-    if !leaving.from.is_empty() {
-        trace(format_args!("leaves from {}: {}", Listed(&leaving.from), leaving.by));
+    let sources = SourceAddresses::of(user, route, settings);
+    if !sources.addresses.is_empty() {
+        trace(format_args!("leaves from {}: {}", Listed(&sources.addresses), sources.config_key));
     }
-    let mut planner = Planner { domain, route, routes, leaving, settings, lookup, random, trace };
+    let mut planner = Planner { domain, route, routes, sources, settings, lookup, random, trace };
     match (route, domain.ip()) {
         (Some(route), _) if !route.relay.is_empty() => planner.by_relay(&route.relay),
         (_, Some(literal)) => planner.by_literal(literal),
@@ -120,7 +76,7 @@ struct Planner<'a> {
     domain: &'a Domain,
     route: Option<&'a Route>,
     routes: &'a Routes,
-    leaving: Leaving,
+    sources: SourceAddresses,
     settings: &'a DeliverySettings,
     lookup: &'a dyn Lookup,
     random: &'a mut dyn FnMut(usize) -> usize,
@@ -355,7 +311,7 @@ impl Planner<'_> {
         let all = hosts.first().map(|host| (host.name.clone(), host.addresses.clone()));
         for host in &mut hosts {
             host.addresses.retain(|ip| {
-                let reached = self.leaving.reaches(*ip);
+                let reached = self.sources.reaches(*ip);
                 if !reached {
                     (self.trace)(format_args!("{ip} left out: no source address of its family"));
                 }
@@ -367,7 +323,7 @@ impl Planner<'_> {
             let text = format!(
                 "no source address of the family of {name} ({}): mail leaves from {}",
                 Listed(&addresses),
-                Listed(&self.leaving.from)
+                Listed(&self.sources.addresses)
             );
             return Err(self.refuse((451, source_addresses::NO_SOURCE), text, Some(name)));
         }
@@ -383,7 +339,7 @@ impl Planner<'_> {
                     login: self.route.filter(|_| relay).and_then(|route| route.login.clone()),
                     relay,
                     preference: host.preference,
-                    sources: self.leaving.from.clone(),
+                    sources: self.sources.addresses.clone(),
                 });
             }
         }

@@ -13,37 +13,37 @@ use crate::mail::{Enhanced, Reply, ReplySource};
 
 /// What a message's connections leave from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::delivery) struct Leaving {
-    /// By turns; empty: the system chooses.
-    pub(in crate::delivery) from: Arc<[IpAddr]>,
-    /// Which part of the config says so.
-    pub(in crate::delivery) by: &'static str,
+pub(in crate::delivery) struct SourceAddresses {
+    /// Connections leave from them by turns. Empty: the system chooses.
+    pub(in crate::delivery) addresses: Arc<[IpAddr]>,
+    /// The config key that names them.
+    pub(in crate::delivery) config_key: &'static str,
 }
 
-impl Leaving {
+impl SourceAddresses {
     /// Of mail that `user` submitted (none: a trusted network, or our own report) and that `route` is for.
     pub(in crate::delivery) fn of(
         user: Option<&str>,
         route: Option<&Route>,
         settings: &DeliverySettings,
-    ) -> Leaving {
+    ) -> SourceAddresses {
         let is_theirs = |users: &[String]| user.is_some_and(|user| users.iter().any(|name| name == user));
         let theirs = settings.sources.iter().filter(|source| is_theirs(&source.users));
         let theirs: Vec<IpAddr> = theirs.map(|source| source.address).collect();
         let routes = route.map_or(&[][..], |route| &route.source_addresses);
-        let (from, by) = match (&theirs[..], routes) {
+        let (addresses, config_key) = match (&theirs[..], routes) {
             ([], []) => (&settings.source_addresses[..], "delivery.source_addresses"),
             ([], routes) => (routes, "route.source_addresses"),
             (theirs, _) => (theirs, "source.users"),
         };
         // Empty for most, and then nothing is allocated.
-        let from = if from.is_empty() { Arc::default() } else { from.into() };
-        Leaving { from, by }
+        let addresses = if addresses.is_empty() { Arc::default() } else { addresses.into() };
+        SourceAddresses { addresses, config_key }
     }
 
     /// Whether a connection to `remote` can leave from one of them.
     pub(in crate::delivery) fn reaches(&self, remote: IpAddr) -> bool {
-        self.from.is_empty() || of_family(&self.from, remote).next().is_some()
+        self.addresses.is_empty() || self.addresses.iter().any(|source| source.is_ipv4() == remote.is_ipv4())
     }
 }
 
@@ -54,11 +54,6 @@ pub(in crate::delivery) const NO_SOURCE: Enhanced = Enhanced(4, 3, 5);
 /// Whether this is our own word that the message's addresses are of no use.
 pub(in crate::delivery) fn is_no_source(reply: &Reply) -> bool {
     reply.reply_source == ReplySource::Local && reply.enhanced == Some(NO_SOURCE)
-}
-
-/// Those of the family of `remote`.
-pub fn of_family(sources: &[IpAddr], remote: IpAddr) -> impl Iterator<Item = IpAddr> {
-    sources.iter().copied().filter(move |source| source.is_ipv4() == remote.is_ipv4())
 }
 
 /// Whether the config says that this is an address of this machine: mail for it would come back.
@@ -92,35 +87,11 @@ pub fn unusable(settings: &DeliverySettings, routes: &Routes) -> Vec<(IpAddr, io
     addresses.into_iter().filter_map(bound).collect()
 }
 
-/// What we call ourselves in EHLO.
-#[derive(Debug)]
-pub struct Names {
-    hostname: String,
-    /// Where it is another.
-    by_address: Vec<(IpAddr, String)>,
-}
-
-impl Names {
-    /// `hostname`, and those of `[[source]]`.
-    pub fn new(settings: &DeliverySettings) -> Names {
-        let named = |source: &crate::config::Source| {
-            Some((source.address, source.hostname.as_ref()?.as_str().to_owned()))
-        };
-        let by_address = settings.sources.iter().filter_map(named).collect();
-        Names { hostname: settings.hostname.as_str().to_owned(), by_address }
-    }
-
-    /// On a connection that leaves from this address; none: it is not known.
-    pub fn at(&self, local: Option<IpAddr>) -> &str {
-        let named = self.by_address.iter().find(|(address, _)| Some(*address) == local);
-        named.map_or(&self.hostname, |(_, name)| name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{self, DomainPattern, RouteTls, Source};
+    use crate::delivery::smtp::ehlo_names::EhloNames;
 
     fn settings(listed: &[&str], sources: &[(&str, Option<&str>, &[&str])]) -> DeliverySettings {
         let folder = tempfile::tempdir().unwrap();
@@ -163,20 +134,21 @@ mod tests {
         ];
         let settings = settings(&["192.0.2.1"], sources);
         let (own, plain) = (route(&["192.0.2.2"]), route(&[]));
-        let leaving = |user, route| Leaving::of(user, route, &settings).from.to_vec();
-        assert_eq!(leaving(Some("news"), Some(&own)), ips(&["192.0.2.10", "2001:db8::10"]));
-        assert_eq!(leaving(Some("shop"), None), ips(&["192.0.2.10"]));
-        assert_eq!(leaving(Some("app"), Some(&own)), ips(&["192.0.2.2"]));
-        assert_eq!(leaving(None, Some(&own)), ips(&["192.0.2.2"]));
-        assert_eq!(leaving(Some("app"), Some(&plain)), ips(&["192.0.2.1"]));
+        let sources_of = |user, route| SourceAddresses::of(user, route, &settings).addresses.to_vec();
+        assert_eq!(sources_of(Some("news"), Some(&own)), ips(&["192.0.2.10", "2001:db8::10"]));
+        assert_eq!(sources_of(Some("shop"), None), ips(&["192.0.2.10"]));
+        assert_eq!(sources_of(Some("app"), Some(&own)), ips(&["192.0.2.2"]));
+        assert_eq!(sources_of(None, Some(&own)), ips(&["192.0.2.2"]));
+        assert_eq!(sources_of(Some("app"), Some(&plain)), ips(&["192.0.2.1"]));
         // Nobody's mail is not the mail of a user without a name.
-        assert_eq!(leaving(None, None), ips(&["192.0.2.1"]));
+        assert_eq!(sources_of(None, None), ips(&["192.0.2.1"]));
     }
 
     #[test]
     fn a_source_reaches_its_own_family_and_the_system_either() {
         let reaches = |sources: &[&str], remote: &str| {
-            Leaving { from: ips(sources).into(), by: "" }.reaches(remote.parse().unwrap())
+            SourceAddresses { addresses: ips(sources).into(), config_key: "" }
+                .reaches(remote.parse().unwrap())
         };
         assert!(reaches(&[], "198.51.100.1") && reaches(&[], "2001:db8::1"));
         assert!(reaches(&["192.0.2.1"], "198.51.100.1") && !reaches(&["192.0.2.1"], "2001:db8::1"));
@@ -187,7 +159,7 @@ mod tests {
     fn each_address_goes_by_its_own_name_or_the_common_one() {
         let settings =
             settings(&[], &[("192.0.2.10", Some("out10.test"), &[]), ("192.0.2.11", None, &["a"])]);
-        let names = Names::new(&settings);
+        let names = EhloNames::new(&settings);
         let at = |ip: &str| names.at(Some(ip.parse().unwrap())).to_owned();
         assert_eq!(
             [at("192.0.2.10"), at("192.0.2.11"), at("192.0.2.12")],

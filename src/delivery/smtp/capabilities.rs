@@ -4,7 +4,7 @@ use crate::mail::Reply;
 
 /// The extensions that matter to delivery. HELO hosts offer none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::delivery) struct Offers {
+pub(in crate::delivery) struct Capabilities {
     /// PIPELINING (RFC 2920).
     pub(in crate::delivery) pipelining: bool,
     /// SIZE (RFC 1870).
@@ -38,48 +38,49 @@ pub(in crate::delivery) struct Offers {
     pub(in crate::delivery) auth: Vec<String>,
 }
 
-impl Offers {
+impl Capabilities {
     /// Reads the reply to EHLO: its first line greets, every other names one keyword.
-    pub(in crate::delivery) fn read(ehlo: &Reply) -> Offers {
-        let mut offers = Offers::default();
+    pub(in crate::delivery) fn read(ehlo: &Reply) -> Capabilities {
+        let mut capabilities = Capabilities::default();
         for line in ehlo.text.split('\n').skip(1) {
             // "AUTH=LOGIN" is how it looked before RFC 2554; hosts that still write it exist.
             if let Some(limits) = line.get(..7).filter(|word| word.eq_ignore_ascii_case("LIMITS ")) {
-                offers.read_limits(&line[limits.len()..]);
+                capabilities.read_limits(&line[limits.len()..]);
                 continue;
             }
             let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
             let Some(keyword) = words.next() else { continue };
             match keyword.to_ascii_uppercase().as_str() {
-                "PIPELINING" => offers.pipelining = true,
-                "8BITMIME" => offers.eight_bit = true,
-                "CHUNKING" => offers.chunking = true,
-                "BINARYMIME" => offers.binary_mime = true,
-                "SMTPUTF8" => offers.smtputf8 = true,
-                "DSN" => offers.dsn = true,
-                "STARTTLS" => offers.starttls = true,
-                "REQUIRETLS" => offers.require_tls = true,
-                "MT-PRIORITY" => offers.mt_priority = true,
+                "PIPELINING" => capabilities.pipelining = true,
+                "8BITMIME" => capabilities.eight_bit = true,
+                "CHUNKING" => capabilities.chunking = true,
+                "BINARYMIME" => capabilities.binary_mime = true,
+                "SMTPUTF8" => capabilities.smtputf8 = true,
+                "DSN" => capabilities.dsn = true,
+                "STARTTLS" => capabilities.starttls = true,
+                "REQUIRETLS" => capabilities.require_tls = true,
+                "MT-PRIORITY" => capabilities.mt_priority = true,
                 // RFC 2852 §2: a list of options, of which only the first is defined.
                 "DELIVERBY" => {
                     let min = words.next().and_then(|options| options.split(',').next());
-                    offers.deliver_by = Some(min.and_then(|min| min.parse().ok()).unwrap_or(0));
+                    capabilities.deliver_by = Some(min.and_then(|min| min.parse().ok()).unwrap_or(0));
                 }
                 "SIZE" => {
-                    offers.size = true;
+                    capabilities.size = true;
                     // RFC 1870 §4: 0, like no number at all, is no limit.
-                    offers.size_max = words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
+                    capabilities.size_max =
+                        words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
                 }
                 "AUTH" => {
                     let named = words.map(str::to_ascii_uppercase);
                     // Both ways of writing it often name the same ones.
-                    let news: Vec<String> = named.filter(|word| !offers.auth.contains(word)).collect();
-                    offers.auth.extend(news);
+                    let news: Vec<String> = named.filter(|word| !capabilities.auth.contains(word)).collect();
+                    capabilities.auth.extend(news);
                 }
                 _ => {}
             }
         }
-        offers
+        capabilities
     }
 
     /// RFC 9422 §3: `NAME=value` words; what is no number from 1 on limits nothing (§3.1.1: it must be ignored).
@@ -105,32 +106,32 @@ mod tests {
             250,
             "pipelining.example DSN\npipelining\nChunking\nBINARYMIME\nSize 1000\nAUTH=LOGIN\nauth cram-md5 login Plain\nX-ODD thing\n",
         );
-        let expected = Offers {
+        let expected = Capabilities {
             pipelining: true,
             chunking: true,
             binary_mime: true,
             size: true,
             size_max: Some(1000),
             auth: ["LOGIN", "CRAM-MD5", "PLAIN"].map(str::to_owned).to_vec(),
-            ..Offers::default()
+            ..Capabilities::default()
         };
-        assert_eq!(Offers::read(&reply), expected);
+        assert_eq!(Capabilities::read(&reply), expected);
         let reply = Reply::bare(
             250,
             "x\nDELIVERBY 240\nMt-Priority MIXER\nREQUIRETLS\nlimits RCPTMAX=20 MAILMAX=0 X=1",
         );
-        let expected = Offers {
+        let expected = Capabilities {
             deliver_by: Some(240),
             mt_priority: true,
             require_tls: true,
             recipients_max: Some(20),
-            ..Offers::default()
+            ..Capabilities::default()
         };
-        assert_eq!(Offers::read(&reply), expected);
-        assert_eq!(Offers::read(&Reply::bare(250, "x\nDELIVERBY")).deliver_by, Some(0));
+        assert_eq!(Capabilities::read(&reply), expected);
+        assert_eq!(Capabilities::read(&Reply::bare(250, "x\nDELIVERBY")).deliver_by, Some(0));
         for unlimited in ["x\nSIZE", "x\nSIZE 0", "x\nSIZE many"] {
-            let offers = Offers::read(&Reply::bare(250, unlimited));
-            assert_eq!((offers.size, offers.size_max), (true, None), "{unlimited}");
+            let capabilities = Capabilities::read(&Reply::bare(250, unlimited));
+            assert_eq!((capabilities.size, capabilities.size_max), (true, None), "{unlimited}");
         }
     }
 }

@@ -11,13 +11,13 @@ use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptP
 use crate::config::EightBit;
 use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
 
-use crate::delivery::smtp::capabilities::Offers;
+use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::outgoing::Outgoing;
 
 /// The commands of one transaction.
 pub(in crate::delivery) struct Commands<'a> {
     message: &'a Outgoing<'a>,
-    offers: &'a Offers,
+    capabilities: &'a Capabilities,
     header_is_ascii: bool,
     utf8_parameter: bool,
     /// None: the null sender.
@@ -26,11 +26,11 @@ pub(in crate::delivery) struct Commands<'a> {
 }
 
 impl<'a> Commands<'a> {
-    /// For a host with these offers. `header_is_ascii` matters only where the message wants SMTPUTF8
+    /// For a host with these capabilities. `header_is_ascii` matters only where the message wants SMTPUTF8
     /// and the host has none.
     pub(in crate::delivery) fn new(
         message: &'a Outgoing<'a>,
-        offers: &'a Offers,
+        capabilities: &'a Capabilities,
         header_is_ascii: bool,
     ) -> Commands<'a> {
         let any_utf8 = message.sender.is_some_and(|sender| !is_ascii(sender))
@@ -38,30 +38,35 @@ impl<'a> Commands<'a> {
         let recipients = message.recipients.iter();
         Commands {
             message,
-            offers,
+            capabilities,
             header_is_ascii,
-            utf8_parameter: offers.smtputf8 && (message.smtputf8 || any_utf8),
-            sender: message.sender.map(|sender| writable(sender, offers.smtputf8, &BAD_SENDER)),
-            recipients: recipients.map(|to| writable(&to.address, offers.smtputf8, &BAD_RECIPIENT)).collect(),
+            utf8_parameter: capabilities.smtputf8 && (message.smtputf8 || any_utf8),
+            sender: message.sender.map(|sender| writable(sender, capabilities.smtputf8, &BAD_SENDER)),
+            recipients: recipients
+                .map(|to| writable(&to.address, capabilities.smtputf8, &BAD_RECIPIENT))
+                .collect(),
         }
     }
 
     /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so
     /// at MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
     pub(in crate::delivery) fn message_refusal(&self) -> Option<Reply> {
-        let (message, offers) = (self.message, self.offers);
-        if let Some(max) = offers.size_max.filter(|max| message.size > *max) {
+        let (message, capabilities) = (self.message, self.capabilities);
+        if let Some(max) = capabilities.size_max.filter(|max| message.size > *max) {
             // RFC 1870 §6.1: a client that knows the limit need not try.
             let text = format!("the message has {} bytes, and the host takes {max} at most", message.size);
             return Some(TOO_BIG.with_text(text));
         }
-        if message.body == Body::BinaryMime && !(offers.chunking && offers.binary_mime) {
+        if message.body == Body::BinaryMime && !(capabilities.chunking && capabilities.binary_mime) {
             return Some(BINARY); // RFC 3030 §3: never through DATA, and not to a host that would not know it.
         }
-        if message.body == Body::EightBitMime && !offers.eight_bit && message.eight_bit == EightBit::Bounce {
+        if message.body == Body::EightBitMime
+            && !capabilities.eight_bit
+            && message.eight_bit == EightBit::Bounce
+        {
             return Some(EIGHT_BIT); // RFC 6152 §3: convert it, which we never do, or return it.
         }
-        if message.smtputf8 && !offers.smtputf8 && !self.header_is_ascii {
+        if message.smtputf8 && !capabilities.smtputf8 && !self.header_is_ascii {
             return Some(UTF8_HEADER);
         }
         self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().cloned())
@@ -71,7 +76,7 @@ impl<'a> Commands<'a> {
     /// and that has enough time.
     fn late_refusal(&self) -> Option<Reply> {
         let returns_at = self.message.handling.returns_at()?;
-        match self.offers.deliver_by {
+        match self.capabilities.deliver_by {
             None => Some(NO_DELIVERBY),
             Some(min) if returns_at - self.message.now < min.max(1) => Some(TOO_LATE),
             Some(_) => None,
@@ -85,13 +90,13 @@ impl<'a> Commands<'a> {
 
     /// MAIL with its parameters; [`Commands::message_refusal`] had none to say.
     pub(in crate::delivery) fn mail(&self) -> Mail {
-        let (message, offers) = (self.message, self.offers);
+        let (message, capabilities) = (self.message, self.capabilities);
         let mut parameters = Vec::new();
-        if offers.size {
+        if capabilities.size {
             parameters.push(MailParameter::Size(usize::try_from(message.size).unwrap_or(usize::MAX)));
         }
         // Without the offer the content goes out as it is where `eight_bit` says so: that is what works.
-        if offers.eight_bit && message.body == Body::EightBitMime {
+        if capabilities.eight_bit && message.body == Body::EightBitMime {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         if message.body == Body::BinaryMime {
@@ -102,18 +107,18 @@ impl<'a> Commands<'a> {
             parameters.push(MailParameter::SmtpUtfEight);
         }
         let handling = &message.handling;
-        if offers.require_tls && handling.require_tls {
+        if capabilities.require_tls && handling.require_tls {
             parameters.push(word("REQUIRETLS".to_owned()));
         }
-        if offers.mt_priority && handling.priority != Priority::NORMAL {
+        if capabilities.mt_priority && handling.priority != Priority::NORMAL {
             parameters.push(word(verbatim("MT-PRIORITY", &handling.priority.to_string())));
         }
-        if let (Some(_), Some(by)) = (offers.deliver_by, &handling.deliver_by) {
+        if let (Some(_), Some(by)) = (capabilities.deliver_by, &handling.deliver_by) {
             // RFC 2852 §4: up to 9 digits.
             let left = by.at.saturating_sub(message.now).clamp(-999_999_999, 999_999_999);
             parameters.push(word(format!("BY={left};{}", by.mode())));
         }
-        if offers.dsn {
+        if capabilities.dsn {
             let ret = message.ret.map(|ret| verbatim("RET", ret.as_str()));
             let envid = message.envid.filter(|envid| is_xtext(envid)).map(|envid| verbatim("ENVID", envid));
             for keyword in ret.into_iter().chain(envid) {
@@ -129,7 +134,7 @@ impl<'a> Commands<'a> {
         let address = self.recipients[index].as_deref().ok()?.clone();
         let recipient = self.message.recipients[index];
         let mut parameters = Vec::new();
-        if self.offers.dsn {
+        if self.capabilities.dsn {
             let notify = recipient.notify.map(|notify| verbatim("NOTIFY", &notify.to_word()));
             let orcpt = recipient.orcpt.as_deref().and_then(|orcpt| self.orcpt(orcpt));
             for keyword in notify.into_iter().chain(orcpt.map(|orcpt| verbatim("ORCPT", &orcpt))) {

@@ -19,13 +19,13 @@ use crate::mail::{Enhanced, Phase, Reply};
 use crate::delivery::smtp::body::chunks::{Chunk, too_long, too_short};
 use crate::delivery::smtp::body::content::Pieces;
 use crate::delivery::smtp::body::dot_stuffing::Stuffer;
-use crate::delivery::smtp::capabilities::Offers;
+use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::Batch;
 use crate::delivery::smtp::reply_class::{Meaning, RecipientResult, TroubleKind, meaning};
 use crate::delivery::smtp::timeouts::{SENDING_CONTENT, Stage, words};
 use crate::delivery::smtp::transaction::{After, Bdat, Next, Transaction};
-use crate::delivery::smtp::wire::{Fault, Patience, Wire};
+use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
 pub use crate::delivery::smtp::body::content::Content;
 pub use crate::delivery::smtp::connector::Connector;
@@ -56,7 +56,7 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct Connection {
     pub(in crate::delivery) wire: Wire,
-    pub(in crate::delivery) offers: Offers,
+    pub(in crate::delivery) capabilities: Capabilities,
     /// For the dialogue in the debug log.
     pub(in crate::delivery) host: String,
     pub(in crate::delivery) tls: String,
@@ -88,7 +88,7 @@ impl Connection {
     pub(in crate::delivery) fn new(wire: Wire, host: String, reply_timeout: Duration) -> Connection {
         Connection {
             wire,
-            offers: Offers::default(),
+            capabilities: Capabilities::default(),
             host,
             tls: "none".to_owned(),
             reply_timeout,
@@ -117,7 +117,7 @@ impl Connection {
     ) -> Vec<RecipientResult> {
         self.messages += 1;
         self.went_in_one = false;
-        let offers = std::mem::take(&mut self.offers);
+        let capabilities = std::mem::take(&mut self.capabilities);
         // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all
         // else. A reply to nothing would be taken for the first, and so the last but one for the answer to the
         // content: where content goes behind 354 that comes to light, here it would not.
@@ -127,13 +127,14 @@ impl Connection {
         let mut pieces = Pieces::new(content);
         let mut header_is_ascii = true;
         let mut unreadable = None;
-        if message.smtputf8 && !offers.smtputf8 {
+        if message.smtputf8 && !capabilities.smtputf8 {
             match pieces.first() {
                 Ok(piece) => header_is_ascii = is_header_ascii(piece),
                 Err(error) => unreadable = Some(error),
             }
         }
-        let mut transaction = Transaction::new(message, &offers, self.after.needs_reset, header_is_ascii);
+        let mut transaction =
+            Transaction::new(message, &capabilities, self.after.needs_reset, header_is_ascii);
         if let Some(error) = unreadable {
             transaction.abandon(&our_fault(&error));
         }
@@ -183,7 +184,7 @@ impl Connection {
         if !after.usable {
             self.wire.close();
         }
-        self.offers = offers;
+        self.capabilities = capabilities;
         results
     }
 
@@ -201,7 +202,7 @@ impl Connection {
     /// Whether a message that requires TLS may be handed over here (RFC 8689 §4.2.1): the certificate holds, and
     /// the host says that it keeps the requirement.
     pub fn keeps_require_tls(&self) -> bool {
-        self.is_verified() && self.offers.require_tls
+        self.is_verified() && self.capabilities.require_tls
     }
 
     /// Whether the certificate was verified.
@@ -211,7 +212,7 @@ impl Connection {
 
     /// Recipients of a transaction and transactions on this connection, as the host limits them (RFC 9422).
     pub fn limits(&self) -> (Option<usize>, Option<usize>) {
-        (self.offers.recipients_max, self.offers.mails_max)
+        (self.capabilities.recipients_max, self.capabilities.mails_max)
     }
 
     /// Asked after a batch went well: whether it is the first time. Once on each connection is enough to know.
@@ -241,16 +242,16 @@ impl Connection {
 
     /// Says QUIT on all and closes them: together, so that many hosts that do not answer cost no more than one.
     pub(in crate::delivery) fn quit_all(mut all: Vec<Connection>) {
-        let patience = Patience { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
+        let timeouts = Timeouts { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
         // RFC 5321 §4.1.1.10. Whatever comes of it, the connections are over.
         let quit = Quit.to_string();
         for connection in &mut all {
             let usable = connection.after.usable;
-            connection.after.usable = usable && connection.wire.send(quit.as_bytes(), patience).is_ok();
+            connection.after.usable = usable && connection.wire.send(quit.as_bytes(), timeouts).is_ok();
         }
         for mut connection in all {
             if connection.after.usable {
-                let _ = connection.wire.reply(patience);
+                let _ = connection.wire.reply(timeouts);
             }
             connection.wire.close();
         }
@@ -268,14 +269,14 @@ impl Connection {
             return Err(Fault::OutOfTurn);
         }
         log::debug!("{} < {}", self.host, shown.unwrap_or(command).trim_end());
-        let patience = Stage::of(phase).patience(self.reply_timeout, deadline);
-        self.wire.send(command.as_bytes(), patience)?;
+        let timeouts = Stage::of(phase).timeouts(self.reply_timeout, deadline);
+        self.wire.send(command.as_bytes(), timeouts)?;
         self.hear(phase, deadline)
     }
 
     /// Reads the reply that the host owes in `phase`.
     pub(in crate::delivery) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
-        let reply = self.wire.reply(Stage::of(phase).patience(self.reply_timeout, deadline))?;
+        let reply = self.wire.reply(Stage::of(phase).timeouts(self.reply_timeout, deadline))?;
         log::debug!("{} > {reply}", self.host);
         Ok(match phase {
             // What they say is more than an answer to be quoted.
@@ -299,8 +300,8 @@ impl Connection {
                 log::debug!("{} < {line}", self.host);
             }
         }
-        let patience = Stage::of(Phase::Mail).patience(self.reply_timeout, deadline);
-        self.wire.send(&self.out, patience)
+        let timeouts = Stage::of(Phase::Mail).timeouts(self.reply_timeout, deadline);
+        self.wire.send(&self.out, timeouts)
     }
 
     /// Feeds the transaction with the replies it waits for. Where the commands could not be `sent`, the
@@ -363,8 +364,8 @@ impl Connection {
 
     /// What the host said before it stopped listening.
     fn last_words(&mut self, deadline: Instant) -> Option<Reply> {
-        let patience = Patience { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
-        self.wire.reply(patience).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
+        let timeouts = Timeouts { wait: LAST_WORDS_WAIT.min(self.reply_timeout), deadline };
+        self.wire.reply(timeouts).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
     }
 
     fn send_content(
@@ -373,9 +374,9 @@ impl Connection {
         before_dot: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
-        let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
+        let timeouts = SENDING_CONTENT.timeouts(self.reply_timeout, deadline);
         let Connection { wire, out, .. } = self;
-        let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+        let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
         let mut stuffer = Stuffer::new();
         out.clear();
         while let Some(piece) = pieces.next(u64::MAX).map_err(Unsent::Ours)? {
@@ -394,7 +395,7 @@ impl Connection {
         before_end: &mut dyn FnMut() -> io::Result<()>,
         deadline: Instant,
     ) -> Result<(), Unsent> {
-        let patience = SENDING_CONTENT.patience(self.reply_timeout, deadline);
+        let timeouts = SENDING_CONTENT.timeouts(self.reply_timeout, deadline);
         let Connection { wire, out, host, .. } = self;
         log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
         out.clear();
@@ -402,7 +403,7 @@ impl Connection {
         while chunk.left() > 0 {
             let piece = pieces.next(chunk.left()).map_err(Unsent::Ours)?;
             let piece = piece.ok_or_else(|| Unsent::Ours(too_short()))?;
-            let mut write = |bytes: &[u8]| wire.send(bytes, patience).map_err(Unsent::Wire);
+            let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
             chunk.take(piece, out, &mut write, Unsent::Ours)?;
             // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
             if !answers_due && chunk.left() > 0 && wire.has_spoken() {
@@ -413,7 +414,7 @@ impl Connection {
             return Err(Unsent::Ours(too_long()));
         }
         before_end().map_err(Unsent::Ours)?;
-        wire.send(out, patience).map_err(Unsent::Wire)
+        wire.send(out, timeouts).map_err(Unsent::Wire)
     }
 }
 

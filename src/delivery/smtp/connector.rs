@@ -17,16 +17,16 @@ use crate::mail::{Enhanced, Phase, Reply};
 
 use crate::delivery::host::hosts::Hosts;
 use crate::delivery::host::ladder::{Ladder, Learnt, Reached, Rung};
-use crate::delivery::route::plan::Endpoint;
-use crate::delivery::route::source_addresses::{self, Names};
-use crate::delivery::smtp::capabilities::Offers;
+use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::connection::{Connection, Trouble, WORDS_CHARS_MAX};
 use crate::delivery::smtp::dial::{self, Dialled};
+use crate::delivery::smtp::ehlo_names::EhloNames;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::login::Logins;
 use crate::delivery::smtp::reply_class::{Meaning, host_refusal, meaning};
 use crate::delivery::smtp::timeouts::{Stage, words};
 use crate::delivery::smtp::tls::{self, Hello, Proof, RootsError, Trusts};
-use crate::delivery::smtp::wire::{Fault, Patience, Wire};
+use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
 /// like, and the next step of the ladder needs its time too.
@@ -35,7 +35,7 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
 /// Opens connections for all workers.
 #[derive(Debug)]
 pub struct Connector {
-    names: Names,
+    names: EhloNames,
     connect_timeout: Duration,
     reply_timeout: Duration,
     next_source: AtomicUsize,
@@ -59,7 +59,7 @@ impl Connector {
     /// Where `[delivery] ca_file` cannot be used.
     pub fn new(settings: &DeliverySettings) -> Result<Connector, RootsError> {
         Ok(Connector {
-            names: Names::new(settings),
+            names: EhloNames::new(settings),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
             next_source: AtomicUsize::new(0),
@@ -92,12 +92,11 @@ impl Connector {
         // One turn for both: the addresses of either family come round alike.
         let turn = self.next_source.fetch_add(1, Ordering::Relaxed);
         let source = |endpoint: &Endpoint| {
-            let ip = endpoint.address.ip();
-            let count = source_addresses::of_family(&endpoint.sources, ip).count();
-            turn.checked_rem(count).and_then(|at| source_addresses::of_family(&endpoint.sources, ip).nth(at))
+            let count = endpoint.usable_sources().count();
+            turn.checked_rem(count).and_then(|at| endpoint.usable_sources().nth(at))
         };
-        let patience = Patience { wait: self.connect_timeout, deadline };
-        dial::dial(first, rest, source, patience)
+        let timeouts = Timeouts { wait: self.connect_timeout, deadline };
+        dial::dial(first, rest, source, timeouts)
     }
 
     fn connect(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Wire, Trouble> {
@@ -131,10 +130,10 @@ impl Connector {
                         Learnt::Needs(setting, why) => self.hosts.found(&host, setting, why),
                     }
                     if self.hosts.recall(&host, "pipelining").is_some() {
-                        connection.offers.pipelining = false;
+                        connection.capabilities.pipelining = false;
                     }
-                    if connection.offers.chunking {
-                        connection.offers.spare_bdat = self.hosts.recall(&host, "chunking").is_some();
+                    if connection.capabilities.chunking {
+                        connection.capabilities.spare_bdat = self.hosts.recall(&host, "chunking").is_some();
                     }
                     return Ok(connection);
                 }
@@ -164,7 +163,7 @@ impl Connector {
         match opening.run(Rung::Clear, false) {
             Ok(_) => {
                 // Should BDAT break it there is no other connection to go on with.
-                opening.connection.offers.spare_bdat = true;
+                opening.connection.capabilities.spare_bdat = true;
                 Ok(opening.connection)
             }
             Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
@@ -235,19 +234,19 @@ impl Opening<'_> {
         if let Ok(reply) = &answer
             && meaning(Phase::Ehlo, reply.code) == Meaning::Never
         {
-            self.connection.offers = Offers::default();
+            self.connection.capabilities = Capabilities::default();
             let helo = format!("HELO {name}\r\n");
             let answer = self.connection.ask(Phase::Ehlo, &helo, None, self.deadline);
             return self.expect_yes(Phase::Ehlo, answer).map(drop);
         }
         let reply = self.expect_yes(Phase::Ehlo, answer)?;
-        self.connection.offers = Offers::read(&reply);
+        self.connection.capabilities = Capabilities::read(&reply);
         Ok(())
     }
 
     /// None where the host is ready for the handshake; otherwise the mail may go in the clear, and has to.
     fn starttls(&mut self, optional: bool) -> Result<Option<Reached>, Failure> {
-        match (self.connection.offers.starttls, optional) {
+        match (self.connection.capabilities.starttls, optional) {
             (true, _) => {}
             (false, true) => return Ok(Some(Reached::NotOffered)),
             (false, false) => return Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)),
@@ -281,8 +280,8 @@ impl Opening<'_> {
             }
         };
         let wait = HANDSHAKE_WAIT.min(self.connector.reply_timeout);
-        let patience = Patience { wait, deadline: self.deadline };
-        let shaken = self.connection.wire.start_tls(trust.config(proof, hello), name.clone(), patience);
+        let timeouts = Timeouts { wait, deadline: self.deadline };
+        let shaken = self.connection.wire.start_tls(trust.config(proof, hello), name.clone(), timeouts);
         match shaken {
             Ok(tls) => {
                 self.connection.tls = trust.describe(tls, &name);
@@ -311,8 +310,8 @@ impl Opening<'_> {
             Ok(reply) if meaning(phase, reply.code) == Meaning::Yes => Ok(reply),
             Ok(reply) => {
                 // The host still listens: leave as RFC 5321 §3.1 wants it, without waiting for the 221.
-                let patience = Patience { wait: Duration::from_secs(1), deadline: self.deadline };
-                let _ = self.connection.wire.send(Quit.to_string().as_bytes(), patience);
+                let timeouts = Timeouts { wait: Duration::from_secs(1), deadline: self.deadline };
+                let _ = self.connection.wire.send(Quit.to_string().as_bytes(), timeouts);
                 Err(Failure::Host(self.trouble(phase, reply)))
             }
             Err(fault) => Err(Failure::Host(self.trouble(phase, words(&fault, Stage::of(phase))))),

@@ -18,11 +18,11 @@ use socket2::{Socket, Type};
 
 use crate::mail::Phase;
 
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::Trouble;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::TroubleKind;
 use crate::delivery::smtp::timeouts::{CONNECTING, words};
-use crate::delivery::smtp::wire::{Fault, Patience, Wire, fault_of, remaining};
+use crate::delivery::smtp::wire::{Fault, Timeouts, Wire, fault_of, remaining};
 
 /// RFC 8305 §5, "Connection Attempt Delay", as §8 recommends it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -49,13 +49,13 @@ pub(in crate::delivery) fn dial(
     first: Endpoint,
     rest: &mut VecDeque<Endpoint>,
     from: impl Fn(&Endpoint) -> Option<IpAddr>,
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Dialled {
     let way = |endpoint: &Endpoint| Way { to: endpoint.address, from: from(endpoint) };
     let place = rest
         .iter()
         .position(|other| other.is_same_host(&first) && other.address.is_ipv4() != first.address.is_ipv4());
-    let Race { won, faults } = race(way(&first), place.map(|place| way(&rest[place])), patience);
+    let Race { won, faults } = race(way(&first), place.map(|place| way(&rest[place])), timeouts);
     let [first_trouble, second_trouble] = faults.map(|fault| fault.map(|fault| trouble(&fault)));
     let second_is_over = second_trouble.is_some() || matches!(won, Some((Turn::Second, _)));
     let second = place.filter(|_| second_is_over).and_then(|place| rest.remove(place));
@@ -110,14 +110,14 @@ struct Race {
 }
 
 /// The second begins when the first has had its head start, and not at all if that has failed by then.
-fn race(first: Way, second: Option<Way>, patience: Patience) -> Race {
+fn race(first: Way, second: Option<Way>, timeouts: Timeouts) -> Race {
     let (second_at, mut waiting) = (Instant::now() + HEAD_START, second);
     let mut faults = [None, None];
     let mut runners = Vec::with_capacity(2);
     let mut begin = Some((Turn::First, first));
     loop {
         if let Some((turn, way)) = begin.take() {
-            match Runner::begin(turn, way, patience) {
+            match Runner::begin(turn, way, timeouts) {
                 Ok(runner) => runners.push(runner),
                 Err(fault) => faults[turn as usize] = Some(fault),
             }
@@ -126,7 +126,7 @@ fn race(first: Way, second: Option<Way>, patience: Patience) -> Race {
             return Race { won: None, faults };
         }
         let next = waiting.map(|_| second_at);
-        let ready = match ready(&runners, next, patience.deadline) {
+        let ready = match ready(&runners, next, timeouts.deadline) {
             Ok(ready) => ready,
             Err(error) => {
                 let all = runners.iter().map(|runner| runner.turn as usize);
@@ -138,7 +138,7 @@ fn race(first: Way, second: Option<Way>, patience: Patience) -> Race {
         // The first comes first where both are ready.
         for (runner, ready) in runners.into_iter().zip(ready) {
             let turn = runner.turn;
-            match runner.step(ready, patience.deadline) {
+            match runner.step(ready, timeouts.deadline) {
                 Ok(Step::Connected(tcp)) => return Race { won: Some((turn, tcp)), faults },
                 Ok(Step::Running(runner)) => running.push(runner),
                 Err(fault) => faults[turn as usize] = Some(fault),
@@ -165,9 +165,9 @@ enum Step {
 }
 
 impl Runner {
-    fn begin(turn: Turn, way: Way, patience: Patience) -> Result<Runner, Fault> {
-        let until = Instant::now() + patience.wait;
-        remaining(until, patience.deadline)?;
+    fn begin(turn: Turn, way: Way, timeouts: Timeouts) -> Result<Runner, Fault> {
+        let until = Instant::now() + timeouts.wait;
+        remaining(until, timeouts.deadline)?;
         let lost = |error| Fault::Lost(Some(error));
         let family = socket2::Domain::for_address(way.to);
         let socket = Socket::new(family, Type::STREAM, None).map_err(lost)?;
@@ -178,7 +178,7 @@ impl Runner {
         }
         match socket.connect(&way.to.into()) {
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => {
-                Err(fault_of(error, patience.deadline))
+                Err(fault_of(error, timeouts.deadline))
             }
             _ => Ok(Runner { turn, socket, until }),
         }
@@ -220,8 +220,8 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    fn patience(wait: Duration) -> Patience {
-        Patience { wait, deadline: Instant::now() + SOON }
+    fn timeouts(wait: Duration) -> Timeouts {
+        Timeouts { wait, deadline: Instant::now() + SOON }
     }
 
     /// A listener whose queue is full: the kernel swallows every further SYN, as a network does that loses
@@ -265,7 +265,7 @@ mod tests {
     fn the_first_is_taken_where_it_answers_and_the_second_is_not_begun() {
         let (first, second) = (listener("127.0.0.1"), listener("127.0.0.2"));
         let ways = (way(first.local_addr().unwrap()), way(second.local_addr().unwrap()));
-        let race = race(ways.0, Some(ways.1), patience(SOON));
+        let race = race(ways.0, Some(ways.1), timeouts(SOON));
         assert_eq!(winner(&race), Some(Turn::First));
         assert!(race.faults.iter().all(Option::is_none));
         second.set_nonblocking(true).unwrap();
@@ -276,7 +276,7 @@ mod tests {
     fn a_first_that_swallows_packets_costs_the_head_start_and_is_not_held_to_have_failed() {
         let (hole, second) = (black_hole("127.0.0.1"), listener("127.0.0.2"));
         let began = Instant::now();
-        let race = race(way(hole.address), Some(way(second.local_addr().unwrap())), patience(SOON));
+        let race = race(way(hole.address), Some(way(second.local_addr().unwrap())), timeouts(SOON));
         let took = began.elapsed();
         assert_eq!(winner(&race), Some(Turn::Second));
         assert!(race.faults.iter().all(Option::is_none));
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_first_that_refuses_is_told_at_once_and_the_second_left_to_the_caller() {
-        let race = race(way(closed("127.0.0.1")), Some(way(closed("127.0.0.2"))), patience(SOON));
+        let race = race(way(closed("127.0.0.1")), Some(way(closed("127.0.0.2"))), timeouts(SOON));
         assert!(matches!(race.faults, [Some(Fault::Lost(Some(_))), None]), "{:?}", race.faults);
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let hole = black_hole("127.0.0.1");
         let began = Instant::now();
         let wait = HEAD_START * 2;
-        let race = race(way(hole.address), Some(way(closed("127.0.0.2"))), patience(wait));
+        let race = race(way(hole.address), Some(way(closed("127.0.0.2"))), timeouts(wait));
         assert!(
             matches!(race.faults, [Some(Fault::TimedOut), Some(Fault::Lost(Some(_)))]),
             "{:?}",
@@ -307,10 +307,10 @@ mod tests {
     fn two_that_swallow_packets_end_with_the_stage_or_the_attempt() {
         let (one, other) = (black_hole("127.0.0.1"), black_hole("127.0.0.2"));
         let wait = HEAD_START * 2;
-        let ended = race(way(one.address), Some(way(other.address)), patience(wait));
+        let ended = race(way(one.address), Some(way(other.address)), timeouts(wait));
         assert!(matches!(ended.faults, [Some(Fault::TimedOut), Some(Fault::TimedOut)]), "{:?}", ended.faults);
-        let patience = Patience { wait: SOON, deadline: Instant::now() + wait };
-        let ended = race(way(one.address), Some(way(other.address)), patience);
+        let timeouts = Timeouts { wait: SOON, deadline: Instant::now() + wait };
+        let ended = race(way(one.address), Some(way(other.address)), timeouts);
         assert!(matches!(ended.faults, [Some(Fault::Deadline), Some(Fault::Deadline)]), "{:?}", ended.faults);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         let host = listener("127.0.0.1");
         let to = host.local_addr().unwrap();
         let race_from =
-            |from: &str| race(Way { to, from: Some(from.parse().unwrap()) }, None, patience(SOON));
+            |from: &str| race(Way { to, from: Some(from.parse().unwrap()) }, None, timeouts(SOON));
         let (_, tcp) = race_from("127.0.0.9").won.unwrap();
         assert_eq!(tcp.local_addr().unwrap().ip().to_string(), "127.0.0.9");
         // TEST-NET-3: hardly anybody has it.
@@ -346,7 +346,7 @@ mod tests {
     /// Dials the first; the addresses reached, failed beside it, and left.
     fn dialled(mut endpoints: VecDeque<Endpoint>, wait: Duration) -> (String, Option<String>, Vec<String>) {
         let first = endpoints.pop_front().unwrap();
-        let dialled = dial(first, &mut endpoints, |_| None, patience(wait));
+        let dialled = dial(first, &mut endpoints, |_| None, timeouts(wait));
         let shown = |endpoint: &Endpoint| endpoint.address.to_string();
         let reached =
             format!("{} {}", shown(&dialled.endpoint), if dialled.wire.is_ok() { "ok" } else { "failed" });

@@ -30,8 +30,8 @@ use crate::config::Login;
 use crate::mail::{Enhanced, Phase, Reply};
 use crate::sasl;
 
-use crate::delivery::route::plan::Endpoint;
 use crate::delivery::smtp::connection::Connection;
+use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class::{Meaning, meaning};
 use crate::delivery::smtp::wire::Fault;
 use mechanism::{Circumstances, Exchange, Flaw, Identity, Mechanism};
@@ -125,7 +125,7 @@ impl Logins {
         secret: &Secret,
         deadline: Instant,
     ) -> Result<Reply, Fault> {
-        let offered = connection.offers.auth.clone();
+        let offered = connection.capabilities.auth.clone();
         // `tls = "off"` was written by the operator; everywhere else the ladder has no clear step with a login.
         let tls = connection.wire.is_tls();
         let channel = connection.wire.channel_binding();

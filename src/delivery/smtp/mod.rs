@@ -6,6 +6,8 @@ pub(in crate::delivery) mod commands;
 pub mod connection;
 pub(in crate::delivery) mod connector;
 pub(in crate::delivery) mod dial;
+pub mod ehlo_names;
+pub mod endpoint;
 pub(in crate::delivery) mod login;
 pub mod outgoing;
 pub(in crate::delivery) mod pipeline;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::mail::{Enhanced, Phase, Reply};
 
 use crate::delivery::route::source_addresses::NO_SOURCE;
-use crate::delivery::smtp::wire::{Fault, Patience};
+use crate::delivery::smtp::wire::{Fault, Timeouts};
 
 /// A stage of the dialogue: how long it may take, and how the log calls it.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +28,8 @@ impl Stage {
         STAGES.iter().copied().find(|stage| stage.phase == phase).unwrap_or(CONNECTING)
     }
 
-    pub(in crate::delivery) fn patience(self, reply_timeout: Duration, deadline: Instant) -> Patience {
-        Patience { wait: reply_timeout.saturating_mul(self.times), deadline }
+    pub(in crate::delivery) fn timeouts(self, reply_timeout: Duration, deadline: Instant) -> Timeouts {
+        Timeouts { wait: reply_timeout.saturating_mul(self.times), deadline }
     }
 }
 

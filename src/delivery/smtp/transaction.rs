@@ -21,7 +21,7 @@ use lettre::transport::smtp::commands::{Data, Rset};
 use crate::mail::{Body, Enhanced, Notify, Phase, Reply};
 
 use crate::delivery::smtp::body::chunks::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
-use crate::delivery::smtp::capabilities::Offers;
+use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::commands::Commands;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::{Batch, Disorder};
@@ -113,7 +113,7 @@ pub(in crate::delivery) enum Bdat {
 /// Content that goes by BDAT has no DATA, but chunks; its "dot" is the end of the one marked LAST (RFC 3030 §2).
 pub(in crate::delivery) struct Transaction<'a> {
     message: &'a Outgoing<'a>,
-    offers: &'a Offers,
+    capabilities: &'a Capabilities,
     commands: Commands<'a>,
     steps: Vec<Step>,
     sent: usize,
@@ -137,18 +137,18 @@ pub(in crate::delivery) struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// A transaction for a host with these offers. `header_is_ascii` is asked only where the message
+    /// A transaction for a host with these capabilities. `header_is_ascii` is asked only where the message
     /// wants SMTPUTF8 and the host has none. What such a host cannot be given has its result already.
     pub(in crate::delivery) fn new(
         message: &'a Outgoing<'a>,
-        offers: &'a Offers,
+        capabilities: &'a Capabilities,
         needs_reset: bool,
         header_is_ascii: bool,
     ) -> Transaction<'a> {
         let mut transaction = Transaction {
             message,
-            offers,
-            commands: Commands::new(message, offers, header_is_ascii),
+            capabilities,
+            commands: Commands::new(message, capabilities, header_is_ascii),
             steps: Vec::with_capacity(message.recipients.len() + 4),
             sent: 0,
             answered: 0,
@@ -216,7 +216,7 @@ impl<'a> Transaction<'a> {
                 (true, _) => Next::Content,
             };
         }
-        let in_flight_max = if self.offers.pipelining { COMMANDS_IN_FLIGHT_MAX } else { 1 };
+        let in_flight_max = if self.capabilities.pipelining { COMMANDS_IN_FLIGHT_MAX } else { 1 };
         while self.sent - self.answered < in_flight_max {
             let step = self.steps[self.sent];
             let none_left = match step {
@@ -251,7 +251,7 @@ impl<'a> Transaction<'a> {
     /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a
     /// chunk another may go out first; a reply that is there already is fed all the same.
     pub(in crate::delivery) fn must_hear(&self) -> bool {
-        let in_flight_max = if self.offers.pipelining { CHUNKS_IN_FLIGHT_MAX } else { 1 };
+        let in_flight_max = if self.capabilities.pipelining { CHUNKS_IN_FLIGHT_MAX } else { 1 };
         let between_chunks = self.steps.get(self.answered) == Some(&Step::Chunk)
             && self.steps.get(self.sent) == Some(&Step::Chunk);
         !between_chunks || self.sent - self.answered >= in_flight_max
@@ -428,12 +428,12 @@ impl<'a> Transaction<'a> {
     }
 
     fn may_chunk(&self) -> bool {
-        self.offers.chunking && !self.offers.spare_bdat
+        self.capabilities.chunking && !self.capabilities.spare_bdat
     }
 
     /// Content and commands leave together.
     fn in_one_go(&self) -> bool {
-        let may = self.message.in_one_go && self.may_chunk() && self.offers.pipelining;
+        let may = self.message.in_one_go && self.may_chunk() && self.capabilities.pipelining;
         may && self.message.size <= ONE_GO_BYTES_MAX
     }
 
@@ -480,7 +480,7 @@ impl<'a> Transaction<'a> {
             let notify = self.message.recipients[index].notify;
             let success_asked = notify.is_some_and(|notify| notify.success);
             let traced = self.message.handling.deliver_by.is_some_and(|by| by.trace);
-            let relayed = success_asked && !self.offers.dsn || traced && notify != Some(Notify::NEVER);
+            let relayed = success_asked && !self.capabilities.dsn || traced && notify != Some(Notify::NEVER);
             let verdict = if relayed { Verdict::Relayed } else { Verdict::Delivered };
             self.decide(index, Phase::EndOfData, reply.clone(), verdict);
         }

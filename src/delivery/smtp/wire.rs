@@ -39,7 +39,7 @@ pub(in crate::delivery) enum Fault {
 
 /// How long something may take.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::delivery) struct Patience {
+pub(in crate::delivery) struct Timeouts {
     /// Of the stage.
     pub(in crate::delivery) wait: Duration,
     /// Of the attempt.
@@ -90,14 +90,14 @@ impl Wire {
     }
 
     /// The next reply.
-    pub(in crate::delivery) fn reply(&mut self, patience: Patience) -> Result<Reply, Fault> {
+    pub(in crate::delivery) fn reply(&mut self, timeouts: Timeouts) -> Result<Reply, Fault> {
         let mut until = None;
         loop {
             if let Some(reply) = self.replies.next().map_err(Fault::Malformed)? {
                 return Ok(reply);
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + patience.wait);
-            if self.read_more(until, patience)? == 0 {
+            let until = *until.get_or_insert_with(|| Instant::now() + timeouts.wait);
+            if self.read_more(until, timeouts)? == 0 {
                 return Err(Fault::Lost(None));
             }
         }
@@ -138,13 +138,13 @@ impl Wire {
     }
 
     /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
-    pub(in crate::delivery) fn send(&mut self, mut bytes: &[u8], patience: Patience) -> Result<(), Fault> {
+    pub(in crate::delivery) fn send(&mut self, mut bytes: &[u8], timeouts: Timeouts) -> Result<(), Fault> {
         while !bytes.is_empty() {
             let taken = match &mut self.tls {
-                None => self.write_tcp(bytes, patience)?,
+                None => self.write_tcp(bytes, timeouts)?,
                 Some(tls) => {
                     let taken = tls.writer().write(bytes).map_err(|error| Fault::Lost(Some(error)))?;
-                    self.flush_tls(patience)?;
+                    self.flush_tls(timeouts)?;
                     taken
                 }
             };
@@ -159,21 +159,21 @@ impl Wire {
         &mut self,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Result<&ClientConnection, Fault> {
         if self.replies.has_bytes() {
             return Err(Fault::OutOfTurn);
         }
         let tls = ClientConnection::new(config, name).map_err(Fault::Tls)?;
         self.tls = Some(Box::new(rustls::Connection::Client(tls)));
-        let until = Instant::now() + patience.wait;
+        let until = Instant::now() + timeouts.wait;
         loop {
-            self.flush_tls(patience)?;
+            self.flush_tls(timeouts)?;
             match &self.tls {
                 Some(tls) if tls.is_handshaking() => {}
                 _ => break,
             }
-            if self.read_tls(until, patience)? == 0 {
+            if self.read_tls(until, timeouts)? == 0 {
                 return Err(Fault::Lost(None));
             }
         }
@@ -194,14 +194,14 @@ impl Wire {
     }
 
     /// More bytes into the reply reader; 0: the host closed.
-    fn read_more(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
+    fn read_more(&mut self, until: Instant, timeouts: Timeouts) -> Result<usize, Fault> {
         loop {
             let Some(tls) = &mut self.tls else {
-                self.set_read_wait(until, patience)?;
+                self.set_read_wait(until, timeouts)?;
                 let Wire { replies, tcp, .. } = self;
                 match replies.fill(|room| tcp.read(room)) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    got => return got.map_err(|error| fault_of(error, patience.deadline)),
+                    got => return got.map_err(|error| fault_of(error, timeouts.deadline)),
                 }
             };
             match self.replies.fill(|room| tls.reader().read(room)) {
@@ -210,19 +210,19 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 got => return got.map_err(|error| Fault::Lost(Some(error))),
             }
-            self.read_tls(until, patience)?;
-            self.flush_tls(patience)?;
+            self.read_tls(until, timeouts)?;
+            self.flush_tls(timeouts)?;
         }
     }
 
     /// Encrypted bytes from the socket into rustls; 0: the host closed.
-    fn read_tls(&mut self, until: Instant, patience: Patience) -> Result<usize, Fault> {
-        self.set_read_wait(until, patience)?;
+    fn read_tls(&mut self, until: Instant, timeouts: Timeouts) -> Result<usize, Fault> {
+        self.set_read_wait(until, timeouts)?;
         let Some(tls) = &mut self.tls else { return Ok(0) };
         loop {
             match tls.read_tls(&mut self.tcp) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(fault_of(error, patience.deadline)),
+                Err(error) => return Err(fault_of(error, timeouts.deadline)),
                 Ok(count) => {
                     if let Err(error) = tls.process_new_packets() {
                         // The alert that says why.
@@ -235,14 +235,14 @@ impl Wire {
         }
     }
 
-    fn flush_tls(&mut self, patience: Patience) -> Result<(), Fault> {
+    fn flush_tls(&mut self, timeouts: Timeouts) -> Result<(), Fault> {
         while self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
-            self.set_write_wait(patience)?;
+            self.set_write_wait(timeouts)?;
             let Some(tls) = &mut self.tls else { break };
             match tls.write_tls(&mut self.tcp) {
                 Ok(0) => return Err(Fault::Lost(None)),
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(fault_of(error, patience.deadline));
+                    return Err(fault_of(error, timeouts.deadline));
                 }
                 _ => {}
             }
@@ -250,24 +250,24 @@ impl Wire {
         Ok(())
     }
 
-    fn write_tcp(&mut self, bytes: &[u8], patience: Patience) -> Result<usize, Fault> {
+    fn write_tcp(&mut self, bytes: &[u8], timeouts: Timeouts) -> Result<usize, Fault> {
         loop {
-            self.set_write_wait(patience)?;
+            self.set_write_wait(timeouts)?;
             match self.tcp.write(bytes) {
                 Ok(0) => return Err(Fault::Lost(None)),
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(fault_of(error, patience.deadline)),
+                Err(error) => return Err(fault_of(error, timeouts.deadline)),
             }
         }
     }
 
-    fn set_read_wait(&mut self, until: Instant, patience: Patience) -> Result<(), Fault> {
-        let mut wait = remaining(until, patience.deadline)?;
+    fn set_read_wait(&mut self, until: Instant, timeouts: Timeouts) -> Result<(), Fault> {
+        let mut wait = remaining(until, timeouts.deadline)?;
         // The first read of a reply: a few microseconds less than the stage's time-out are the
         // time-out, and it is set already.
-        if patience.wait.saturating_sub(wait) < Duration::from_millis(1) {
-            wait = patience.wait;
+        if timeouts.wait.saturating_sub(wait) < Duration::from_millis(1) {
+            wait = timeouts.wait;
         }
         if self.read_wait != Some(wait) {
             self.tcp.set_read_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
@@ -276,9 +276,9 @@ impl Wire {
         Ok(())
     }
 
-    fn set_write_wait(&mut self, patience: Patience) -> Result<(), Fault> {
-        let left = remaining(patience.deadline, patience.deadline)?;
-        let wait = left.min(patience.wait);
+    fn set_write_wait(&mut self, timeouts: Timeouts) -> Result<(), Fault> {
+        let left = remaining(timeouts.deadline, timeouts.deadline)?;
+        let wait = left.min(timeouts.wait);
         if self.write_wait != Some(wait) {
             self.tcp.set_write_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
             self.write_wait = Some(wait);

@@ -11,7 +11,7 @@ use crate::mail::Domain;
 use crate::queue::error::QueueError;
 use crate::queue::store::CHUNK_BYTES_MAX;
 use crate::queue::{
-    DestinationRow, HostSetting, LaneRow, MessageId, WorkaroundRow, host_setting, read, workaround,
+    BackoffRow, DestinationRow, HostSetting, MessageId, WorkaroundRow, host_setting, read, workaround,
 };
 
 impl Admin {
@@ -92,8 +92,8 @@ impl Admin {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn lanes(&self) -> Result<Vec<LaneRow>, QueueError> {
-        self.try_to(read::lanes)
+    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        self.try_to(read::backoffs)
     }
 
     /// What hosts get wrong.

@@ -30,7 +30,7 @@ impl Store<'_> {
         if let Kick::Lane(lane, _) = kick
             && atrn::domain_of_lane(lane).is_none()
         {
-            backed_off += self.clear_lane.execute([lane])?;
+            backed_off += self.clear_backoff.execute([lane])?;
         }
         // Somebody waits for the number; the parts that follow need not count all of them again.
         let waiting: u32 = if is_first {

@@ -22,7 +22,7 @@ fn a_message_goes_from_accept_to_history() {
     let later = due[0].due_at + 60;
     bench.queue.settle(settlement(
         &fresh,
-        vec![(due[0].recipient, DELIVERED), (due[1].recipient, Fate::Retry(later))],
+        vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(later))],
     ));
     assert_eq!(bench.settled(), [(due[0].recipient, None), (due[1].recipient, Some(later))]);
     assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'delivered' AND attempts = 1"), 1);
@@ -49,21 +49,21 @@ fn a_message_goes_from_accept_to_history() {
 fn what_was_accepted_is_there_after_a_restart() {
     let bench = Bench::new();
     let due = bench.accept(&["a@example.com"]);
-    let lane = LaneRow {
+    let lane = BackoffRow {
         lane: "example.com".to_owned(),
         failures: 2,
         backoff_until: due[0].due_at + 60,
         last_reply: "421 4.3.2 closing".to_owned(),
     };
-    bench.queue.set_lane(lane.clone());
-    bench.queue.set_lane(LaneRow { lane: "gone.example".to_owned(), ..lane.clone() });
-    bench.queue.clear_lane("gone.example");
+    bench.queue.set_backoff(lane.clone());
+    bench.queue.set_backoff(BackoffRow { lane: "gone.example".to_owned(), ..lane.clone() });
+    bench.queue.clear_backoff("gone.example");
     let bench = bench.restart();
     let again = bench.queue.due(0, i64::MAX, 10).unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!((again[0].recipient, again[0].domain.as_str()), (due[0].recipient, "example.com"));
     assert!(again[0].fresh.is_none());
-    assert_eq!(bench.queue.lanes().unwrap(), [lane]);
+    assert_eq!(bench.queue.backoffs().unwrap(), [lane]);
     assert!(!bench.directory.path().join("queue.db-wal").metadata().is_ok_and(|wal| wal.len() > 1 << 20));
     bench.is_well();
 }
@@ -222,7 +222,7 @@ fn a_bounce_commits_with_the_outcome_that_causes_it() {
     let fresh = due[0].fresh.clone().unwrap();
     let bounce = bench.message(&["app@example.org"], b"Subject: sorry\r\n\r\n");
     let bounce_id = bounce.id;
-    let mut settlement = settlement(&fresh, vec![(due[0].recipient, Fate::Finished(Finished::Failed))]);
+    let mut settlement = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
     settlement.notices.push(bounce);
     bench.queue.settle(settlement);
     assert_eq!(bench.settled(), [(due[0].recipient, None)]);
@@ -243,7 +243,7 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
     bench.accepted();
     bench.somebody().execute("UPDATE recipients SET next_attempt_at = next_attempt_at + 9999", []).unwrap();
     assert!(matches!(bench.event(), Event::ChangedOutside));
-    bench.queue.set_lane(LaneRow {
+    bench.queue.set_backoff(BackoffRow {
         lane: "a_b.example".to_owned(),
         failures: 1,
         backoff_until: 0,
@@ -260,11 +260,11 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
         assert!(matches!(bench.event(), Event::Kicked(Kick::Domain(kicked)) if kicked == domain));
     }
     assert_eq!(bench.number(due), 6000);
-    assert!(bench.queue.lanes().unwrap().is_empty());
+    assert!(bench.queue.backoffs().unwrap().is_empty());
     assert_eq!(kick(&Kick::DomainAndBelow(domain.clone())), Ok(Kicked::Started(6001)));
     assert_eq!(bench.number(due), 6001);
     assert_eq!(kick(&Kick::Domain(domain)), Ok(Kicked::UnderWay(6000)));
-    bench.queue.set_lane(LaneRow {
+    bench.queue.set_backoff(BackoffRow {
         lane: "route:*.test".to_owned(),
         failures: 1,
         backoff_until: i64::MAX,
@@ -276,7 +276,7 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
     let lane = ["axb.example", "below.axb.example"].map(|name| Domain::parse(name).unwrap());
     assert_eq!(kick(&Kick::Lane("route:*.test".to_owned(), lane.to_vec())), Ok(Kicked::Started(2)));
     assert_eq!(bench.number(due), 6003);
-    assert!(bench.queue.lanes().unwrap().is_empty());
+    assert!(bench.queue.backoffs().unwrap().is_empty());
 
     // Each once, whatever its parts, and who asked.
     let on_record: Vec<(String, i64)> = bench
@@ -322,7 +322,7 @@ fn an_intent_to_send_the_dot_outlives_the_process() {
     let due = bench.accept(&["a@example.com", "b@example.com", "c@example.com"]);
     let ids: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
     bench.queue.intend_dot(&ids).unwrap();
-    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(ids[0], Fate::Retry(0))]));
+    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(ids[0], NextState::Retry(0))]));
     bench.settled();
     let message = due[0].message;
     drop(due);
@@ -339,7 +339,7 @@ fn expired_ones_are_found_and_held_ones_are_not() {
     bench.queue.accept(message).unwrap();
     let due = bench.accepted();
     bench.accept(&["c@example.com"]);
-    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[1].recipient, Fate::Hold)]));
+    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[1].recipient, NextState::Hold)]));
     assert_eq!(bench.settled(), [(due[1].recipient, None)]);
     assert_eq!(all_expired(&bench, now, 10).0, [due[0].recipient]);
 }

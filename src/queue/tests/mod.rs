@@ -141,11 +141,14 @@ fn attempt(outcome: Outcome) -> Attempt {
     }
 }
 
-fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -> Settlement {
-    let result = |(recipient, fate)| {
-        let outcome =
-            if fate == Fate::Finished(Finished::Delivered) { Outcome::Delivered } else { Outcome::Deferred };
-        Settled { recipient, attempt: Some(attempt(outcome)), fate, warned: false }
+fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, NextState)>) -> Settlement {
+    let result = |(recipient, next_state)| {
+        let outcome = if next_state == NextState::Finished(Finished::Delivered) {
+            Outcome::Delivered
+        } else {
+            Outcome::Deferred
+        };
+        Settled { recipient, attempt: Some(attempt(outcome)), next_state, warned: false }
     };
     Settlement {
         message: message.clone(),
@@ -157,4 +160,4 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, Fate)>) -
     }
 }
 
-const DELIVERED: Fate = Fate::Finished(Finished::Delivered);
+const DELIVERED: NextState = NextState::Finished(Finished::Delivered);

@@ -13,7 +13,7 @@ fn every_view_tells_something_and_stuck_nothing() {
     let due = bench.accept(&["a@example.com"]);
     bench.queue.settle(settlement(
         due[0].fresh.as_ref().unwrap(),
-        vec![(due[0].recipient, Fate::Retry(9_999_999_999))],
+        vec![(due[0].recipient, NextState::Retry(9_999_999_999))],
     ));
     bench.settled();
     let line = bench.text(
@@ -77,23 +77,23 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
     let message = due[0].fresh.as_ref().unwrap();
     bench.queue.settle(settlement(
         message,
-        due.iter().map(|due| (due.recipient, Fate::Retry(now + 9999))).collect(),
+        due.iter().map(|due| (due.recipient, NextState::Retry(now + 9999))).collect(),
     ));
     bench.settled();
-    bench.queue.set_lane(LaneRow {
+    bench.queue.set_backoff(BackoffRow {
         lane: "example.com".to_owned(),
         failures: 1,
         backoff_until: now + 9999,
         last_reply: "421 4.3.2 no".to_owned(),
     });
-    while bench.queue.lanes().unwrap().is_empty() {
+    while bench.queue.backoffs().unwrap().is_empty() {
         std::thread::yield_now();
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
     let com = Which::Domain(Domain::parse("example.com").unwrap());
     assert_eq!(admin.kick(&com).unwrap(), 1);
     assert!(matches!(bench.event(), Event::ChangedOutside));
-    assert!(bench.queue.lanes().unwrap().is_empty());
+    assert!(bench.queue.backoffs().unwrap().is_empty());
     let due_now = |count| assert_eq!(bench.queue.due(0, now_us() / 1_000_000, 9).unwrap().len(), count);
     due_now(1);
     assert_eq!(admin.kick(&Which::All).unwrap(), 2);

@@ -22,7 +22,7 @@ fn fail(bench: &Bench, sender: &str, at: i64, reported: bool) {
     bench.queue.accept(message).unwrap();
     let due = bench.accepted();
     let fresh = due[0].fresh.clone().unwrap();
-    let failed = settlement(&fresh, vec![(due[0].recipient, Fate::Finished(Finished::Failed))]);
+    let failed = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
     let (notices, pending_reports) =
         if reported { (vec![notice], vec![]) } else { (vec![], vec![pending_reports(at)]) };
     bench.queue.settle(Settlement { at, notices, pending_reports, ..failed });

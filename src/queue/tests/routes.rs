@@ -4,7 +4,7 @@ use super::Bench;
 use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes};
 use crate::mail::Domain;
 use crate::queue::admin::{Admin, Filter, Which};
-use crate::queue::rows::LaneRow;
+use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
 
 fn route(domain: DomainPattern, relay: bool) -> Route {
@@ -69,14 +69,14 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
         route(DomainPattern::Any, true),
     ]));
     for lane in ["route:*", "route:example.net"] {
-        bench.queue.set_lane(LaneRow {
+        bench.queue.set_backoff(BackoffRow {
             lane: lane.to_owned(),
             failures: 1,
             backoff_until: now_us() / 1_000_000 + 9999,
             last_reply: format!("535 5.7.8 no ({lane})"),
         });
     }
-    while bench.queue.lanes().unwrap().len() < 2 || bench.number("SELECT count(*) FROM routes") < 2 {
+    while bench.queue.backoffs().unwrap().len() < 2 || bench.number("SELECT count(*) FROM routes") < 2 {
         std::thread::yield_now();
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
@@ -90,7 +90,7 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
 
     admin.kick(&Which::Domain(domain("example.com"))).unwrap();
     let left = |queue: &crate::queue::Queue| {
-        queue.lanes().unwrap().into_iter().map(|row| row.lane).collect::<Vec<_>>()
+        queue.backoffs().unwrap().into_iter().map(|row| row.lane).collect::<Vec<_>>()
     };
     assert_eq!(left(&bench.queue), ["route:example.net"]);
     assert_eq!(line().unwrap().remove(0).last_reply, None);
@@ -102,20 +102,20 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
 fn the_lane_of_a_route_that_is_gone_is_in_no_trouble() {
     let bench = Bench::new();
     for lane in ["route:*", "route:old.test", "old.test"] {
-        bench.queue.set_lane(LaneRow {
+        bench.queue.set_backoff(BackoffRow {
             lane: lane.to_owned(),
             failures: 1,
             backoff_until: now_us() / 1_000_000 + 9999,
             last_reply: "421 4.3.2 no".to_owned(),
         });
     }
-    while bench.queue.lanes().unwrap().len() < 3 {
+    while bench.queue.backoffs().unwrap().len() < 3 {
         std::thread::yield_now();
     }
     bench.queue.show_routes(&Routes(vec![route(DomainPattern::Any, true)]));
     while bench.number("SELECT count(*) FROM routes") < 1 {
         std::thread::yield_now();
     }
-    let left: Vec<_> = bench.queue.lanes().unwrap().into_iter().map(|row| row.lane).collect();
+    let left: Vec<_> = bench.queue.backoffs().unwrap().into_iter().map(|row| row.lane).collect();
     assert_eq!(left, ["old.test", "route:*"]);
 }

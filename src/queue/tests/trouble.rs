@@ -18,7 +18,7 @@ fn a_busy_database_refuses_within_seconds_and_loses_nothing() {
     let fresh = due[0].fresh.clone().unwrap();
     let somebody = hold(&bench);
     bench.queue.settle(settlement(&fresh, vec![(due[0].recipient, DELIVERED)]));
-    bench.queue.settle(settlement(&fresh, vec![(due[1].recipient, Fate::Retry(7))]));
+    bench.queue.settle(settlement(&fresh, vec![(due[1].recipient, NextState::Retry(7))]));
     let start = Instant::now();
     let message = |to| bench.message(&[to], b"x\r\n");
     assert_eq!(bench.queue.accept(message("c@example.com")), Err(AcceptError::Busy));
@@ -134,7 +134,7 @@ fn an_outcome_that_cannot_be_written_holds_its_recipients() {
     let mut bounce = bench.message(&["app@example.org"], b"x\r\n");
     bounce.id = due[0].message;
     let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]);
-    settlement.results.push(Settled { fate: Fate::Hold, ..settlement.results[0].clone() });
+    settlement.results.push(Settled { next_state: NextState::Hold, ..settlement.results[0].clone() });
     settlement.results.remove(0);
     settlement.notices.push(bounce);
     bench.queue.settle(settlement);
@@ -163,9 +163,10 @@ fn a_recipient_removed_while_it_was_delivered_keeps_its_attempt() {
     let fresh = due[0].fresh.clone().unwrap();
     let operator = admin::Admin::to_write(&bench.path()).unwrap();
     assert_eq!(operator.remove(&admin::Which::Message(fresh.id)).unwrap(), 2);
-    bench
-        .queue
-        .settle(settlement(&fresh, vec![(due[0].recipient, DELIVERED), (due[1].recipient, Fate::Retry(9))]));
+    bench.queue.settle(settlement(
+        &fresh,
+        vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(9))],
+    ));
     let mut event = bench.event();
     if matches!(event, Event::ChangedOutside) {
         event = bench.event();
@@ -184,7 +185,9 @@ fn an_operator_who_holds_during_an_attempt_is_obeyed() {
     let due = bench.accept(&["a@example.com"]);
     bench.somebody().execute("UPDATE recipients SET state = 'held'", []).unwrap();
     assert!(matches!(bench.event(), Event::ChangedOutside));
-    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, Fate::Retry(9))]));
+    bench
+        .queue
+        .settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, NextState::Retry(9))]));
     assert_eq!(bench.settled(), [(due[0].recipient, None)]);
     assert_eq!(bench.text("SELECT state FROM recipients"), "held");
 }
@@ -323,7 +326,8 @@ fn a_disk_that_is_really_full_refuses_and_comes_back() {
     let start = Instant::now();
     while bench.queue.writable() {
         assert!(start.elapsed() < PATIENCE);
-        let mut retry = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, Fate::Retry(9))]);
+        let mut retry =
+            settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, NextState::Retry(9))]);
         if let Some(attempt) = &mut retry.results[0].attempt {
             attempt.reply.text = "x".repeat(20_000).into();
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::queue::{Due, Health, Job, LaneRow, RecipientId};
+use crate::queue::{BackoffRow, Due, Health, Job, RecipientId};
 
 use super::window::just_before;
 use super::{Known, Lane, Lanes, Standing};
@@ -17,7 +17,7 @@ const ROW_WRITTEN_SECS: i64 = 5;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneChange {
     /// Backs off now.
-    BacksOff(LaneRow),
+    BacksOff(BackoffRow),
     /// Works again.
     Recovered,
 }
@@ -67,7 +67,7 @@ impl Lanes {
                 lane.fails();
                 let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
                 (lane.backoff_until, lane.backed_off_at) = (now + wait, now);
-                let row = LaneRow {
+                let row = BackoffRow {
                     lane: job.lane.to_string(),
                     failures: lane.failures,
                     backoff_until: lane.backoff_until,
@@ -155,7 +155,7 @@ impl Lanes {
 
     /// Somebody may have deleted rows of `lanes`: whoever has none (`rows` are in the order of their names) backs off no
     /// longer. False: of some the row may still be on its way to the disk, and this is to be asked again.
-    pub fn end_backoff_without_row(&mut self, rows: &[LaneRow], now: i64) -> bool {
+    pub fn end_backoff_without_row(&mut self, rows: &[BackoffRow], now: i64) -> bool {
         let has_row = |name: &str| rows.binary_search_by(|row| row.lane.as_str().cmp(name)).is_ok();
         let without = |(name, lane): (&Arc<str>, &Lane)| {
             (lane.backoff_until > now && !has_row(name)).then(|| (name.clone(), lane.backed_off_at))

@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
-use postrider::delivery::route::plan::Endpoint;
 use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::smtp::endpoint::Endpoint;
 use postrider::delivery::smtp::outgoing::Outgoing;
 use postrider::delivery::smtp::reply_class::{RecipientResult, TroubleKind, Verdict};
 use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};

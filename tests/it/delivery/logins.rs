@@ -15,8 +15,8 @@ use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postrider::config::{Login, RouteTls, SecretSource};
-use postrider::delivery::route::plan::Endpoint;
 use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::smtp::endpoint::Endpoint;
 use postrider::delivery::smtp::reply_class::TroubleKind;
 use postrider::mail::Phase;
 

@@ -34,9 +34,9 @@ impl Round<'_> {
         let opened = connector.open(&line.endpoint, self.deadline);
         let opened = if require_tls::is_strict(self.message) { require_tls::fit(opened) } else { opened };
         let Ok(mut connection) = opened else { return trouble };
-        connection.offers.spare_bdat = true;
+        connection.capabilities.spare_bdat = true;
         // Who had to go command by command must here, too.
-        connection.offers.pipelining &= line.connection.offers.pipelining;
+        connection.capabilities.pipelining &= line.connection.capabilities.pipelining;
         line.connection = connection;
         let trouble = self.transact_in_step(line);
         if !said && trouble.is_none() {

@@ -52,7 +52,7 @@ impl Round<'_> {
         let opened = self.setup.connector.open(&line.endpoint, self.deadline);
         let opened = if require_tls::is_strict(self.message) { require_tls::fit(opened) } else { opened };
         let mut connection = opened.ok()?;
-        connection.offers.pipelining = false;
+        connection.capabilities.pipelining = false;
         Some(connection)
     }
 

@@ -34,7 +34,7 @@ fn connected() -> (Connection, TcpStream) {
     let (host, _) = listener.accept().unwrap();
     let mut connection =
         Connection::new(Wire::opened(tcp).unwrap(), "mx.a.test".to_owned(), Duration::from_secs(20));
-    connection.offers = Offers { pipelining: true, chunking: true, ..Offers::default() };
+    connection.capabilities = Capabilities { pipelining: true, chunking: true, ..Capabilities::default() };
     connection.took_a_batch = true;
     (connection, host)
 }

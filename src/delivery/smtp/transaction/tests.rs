@@ -26,10 +26,10 @@ fn reply(words: &str) -> Reply {
     }
 }
 
-const PLAIN: fn() -> Offers = Offers::default;
+const PLAIN: fn() -> Capabilities = Capabilities::default;
 
-fn pipelining() -> Offers {
-    Offers { pipelining: true, ..Offers::default() }
+fn pipelining() -> Capabilities {
+    Capabilities { pipelining: true, ..Capabilities::default() }
 }
 
 /// What happens on the host's side.
@@ -57,8 +57,13 @@ impl Run {
     }
 }
 
-fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host: &[Then<'_>]) -> Run {
-    let mut transaction = Transaction::new(message, offers, needs_reset, true);
+fn run_message(
+    message: &Outgoing<'_>,
+    capabilities: &Capabilities,
+    needs_reset: bool,
+    host: &[Then<'_>],
+) -> Run {
+    let mut transaction = Transaction::new(message, capabilities, needs_reset, true);
     let mut host = host.iter();
     let mut writes = Vec::new();
     loop {
@@ -97,13 +102,13 @@ fn run_message(message: &Outgoing<'_>, offers: &Offers, needs_reset: bool, host:
     Run { writes, results, after, batch, bdat }
 }
 
-fn run(to: &[&str], offers: &Offers, host: &[&str]) -> Run {
+fn run(to: &[&str], capabilities: &Capabilities, host: &[&str]) -> Run {
     let recipients: Vec<QueuedRecipient> = to.iter().map(|text| recipient(text)).collect();
     let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
     let sender = parse("a@x");
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_message(&outgoing(&sender, &recipients), offers, false, &host)
+    run_message(&outgoing(&sender, &recipients), capabilities, false, &host)
 }
 
 fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> Outgoing<'a> {
@@ -123,7 +128,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
 }
 
 /// What becomes of the only recipient when the host says `words` at `phase` and the ordinary before it.
-fn told_at(phase: Phase, words: &str, offers: &Offers) -> (Verdict, bool) {
+fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Verdict, bool) {
     let mut host = match phase {
         Phase::Mail => vec![words],
         Phase::Rcpt => vec!["250", words],
@@ -132,21 +137,21 @@ fn told_at(phase: Phase, words: &str, offers: &Offers) -> (Verdict, bool) {
     };
     // What a pipelined host goes on to say.
     let dies = matches!(meaning(phase, reply(words).code), Meaning::Closing | Meaning::Nonsense);
-    if offers.pipelining && !dies {
+    if capabilities.pipelining && !dies {
         match phase {
             Phase::Mail => host.extend(["503 5.5.1 MAIL first", "503 5.5.1 MAIL first"]),
             Phase::Rcpt => host.push("554 5.5.1 no valid recipients"),
             _ => {}
         }
     }
-    let run = run(&["b@y"], offers, &host);
+    let run = run(&["b@y"], capabilities, &host);
     (run.results[0].verdict, run.after.usable)
 }
 
 #[test]
 fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() {
     use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
-    for offers in [PLAIN(), pipelining()] {
+    for capabilities in [PLAIN(), pipelining()] {
         for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::EndOfData] {
             for (words, verdict, usable) in [
                 ("422 4.2.2 full", Deferred, true),
@@ -177,11 +182,15 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
                 // Nonsense in answer to a whole message may have meant yes.
                 let nonsense = usable || words.starts_with("421");
                 let expected = if phase == Phase::EndOfData && !nonsense { InDoubt } else { verdict };
-                assert_eq!(told_at(phase, words, &offers), (expected, usable), "{words} at {phase:?}");
+                assert_eq!(told_at(phase, words, &capabilities), (expected, usable), "{words} at {phase:?}");
             }
         }
-        assert_eq!(told_at(Phase::Data, "250 a", &offers), (HostTrouble, false), "yes to DATA is no success");
-        assert_eq!(told_at(Phase::EndOfData, "251 a", &offers), (Verdict::Delivered, true));
+        assert_eq!(
+            told_at(Phase::Data, "250 a", &capabilities),
+            (HostTrouble, false),
+            "yes to DATA is no success"
+        );
+        assert_eq!(told_at(Phase::EndOfData, "251 a", &capabilities), (Verdict::Delivered, true));
     }
 }
 
@@ -208,7 +217,7 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
 
 #[test]
 fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
-    for (offers, host, batch) in [
+    for (capabilities, host, batch) in [
         (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
         (PLAIN(), &["250", "lost"], Batch::None),
         (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
@@ -217,7 +226,7 @@ fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
         (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
         (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
     ] {
-        assert_eq!(run(&["b@y"], &offers, host).batch, batch, "{host:?}");
+        assert_eq!(run(&["b@y"], &capabilities, host).batch, batch, "{host:?}");
     }
     let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
     assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
@@ -328,10 +337,10 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         let run = run(&["b@y"], &pipelining(), host);
         assert_eq!((run.results[0].verdict, run.results[0].phase, run.after.usable), (verdict, phase, false));
     }
-    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), pipelining());
+    let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = outgoing(&sender, &to);
-    let mut transaction = Transaction::new(&message, &offers, false, true);
+    let mut transaction = Transaction::new(&message, &capabilities, false, true);
     transaction.next(&mut Vec::new());
     for words in ["250", "250", "354"] {
         transaction.take(reply(words));
@@ -349,7 +358,7 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         ("421 a", Verdict::HostTrouble),
         ("250 a", Verdict::HostTrouble),
     ] {
-        let mut transaction = Transaction::new(&message, &offers, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, false, true);
         transaction.next(&mut Vec::new());
         for words in ["250", "250", "354"] {
             transaction.take(reply(words));
@@ -373,17 +382,17 @@ fn parameters_are_given_only_where_they_are_offered() {
         envid: Some("E+2B1"),
         ..outgoing(&sender, &to)
     };
-    let all = Offers {
+    let all = Capabilities {
         size: true,
         eight_bit: true,
         dsn: true,
         pipelining: true,
         smtputf8: true,
-        ..Offers::default()
+        ..Capabilities::default()
     };
-    let first_write = |message: &Outgoing<'_>, offers: &Offers| {
+    let first_write = |message: &Outgoing<'_>, capabilities: &Capabilities| {
         let mut out = Vec::new();
-        Transaction::new(message, offers, false, true).next(&mut out);
+        Transaction::new(message, capabilities, false, true).next(&mut out);
         String::from_utf8(out).unwrap().replace("\r\n", ";")
     };
     assert_eq!(
@@ -398,7 +407,7 @@ fn parameters_are_given_only_where_they_are_offered() {
     joerg.orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@y".to_owned());
     let utf8 = Outgoing { recipients: &[&joerg], smtputf8: true, ..message };
     assert!(first_write(&utf8, &all).contains("RCPT TO:<b@y> ORCPT=utf-8;j\u{f6}rg\\x{2B}x@y;"));
-    let without = Offers { smtputf8: false, ..all };
+    let without = Capabilities { smtputf8: false, ..all };
     assert!(first_write(&utf8, &without).contains("RCPT TO:<b@y> ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@y;"));
 }
 
@@ -407,9 +416,9 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = outgoing(&sender, &to);
-    let limit = |size_max| Offers { size: true, size_max, ..Offers::default() };
-    let refused = |message: &Outgoing<'_>, offers: &Offers| {
-        let run = run_message(message, offers, false, &[]);
+    let limit = |size_max| Capabilities { size: true, size_max, ..Capabilities::default() };
+    let refused = |message: &Outgoing<'_>, capabilities: &Capabilities| {
+        let run = run_message(message, capabilities, false, &[]);
         assert!(run.writes.is_empty() && run.after.usable);
         assert_eq!(run.results[0].verdict, Verdict::Failed);
         run.results[0].reply.to_string()
@@ -427,8 +436,8 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         (Outgoing { eight_bit: EightBit::Send, ..eight }, false),
         (Outgoing { body: Body::SevenBit, ..eight }, false),
     ] {
-        let offers = Offers { eight_bit, ..PLAIN() };
-        assert_eq!(run_message(&message, &offers, false, &ok).verdicts(), [Verdict::Delivered]);
+        let capabilities = Capabilities { eight_bit, ..PLAIN() };
+        assert_eq!(run_message(&message, &capabilities, false, &ok).verdicts(), [Verdict::Delivered]);
     }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
@@ -451,7 +460,7 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
     assert!(run.results[1].reply.to_string().starts_with("553 5.6.7"));
 
-    let able = Offers { smtputf8: true, ..pipelining() };
+    let able = Capabilities { smtputf8: true, ..pipelining() };
     let ok = [&[Then::Says("250")][..], &ok].concat();
     let run = run_message(&message, &able, false, &ok);
     assert_eq!(run.writes[0], "MAIL FROM:<a@x> SMTPUTF8;RCPT TO:<b@bücher.example>;RCPT TO:<bü@y>;DATA;");
@@ -465,10 +474,10 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
 
 #[test]
 fn a_utf8_header_needs_smtputf8() {
-    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), pipelining());
+    let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = Outgoing { smtputf8: true, ..outgoing(&sender, &to) };
-    let (results, after) = Transaction::new(&message, &offers, true, false).finish();
+    let (results, after) = Transaction::new(&message, &capabilities, true, false).finish();
     assert!(results[0].reply.to_string().starts_with("554 5.6.9"));
     assert_eq!((results[0].verdict, after.needs_reset), (Verdict::Failed, true));
 }
@@ -490,18 +499,18 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let to = [&b, &c];
     let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to) };
     let says = |words: &[&'static str]| words.iter().map(|words| Then::Says(words)).collect::<Vec<_>>();
-    for offers in [
+    for capabilities in [
         PLAIN(),
-        Offers { chunking: true, ..PLAIN() },
-        Offers { binary_mime: true, eight_bit: true, ..pipelining() },
+        Capabilities { chunking: true, ..PLAIN() },
+        Capabilities { binary_mime: true, eight_bit: true, ..pipelining() },
     ] {
-        let run = run_message(&message, &offers, false, &[]);
+        let run = run_message(&message, &capabilities, false, &[]);
         assert!(run.writes.is_empty());
-        assert!(run.results[0].reply.to_string().starts_with("554 5.6.3"), "{offers:?}");
+        assert!(run.results[0].reply.to_string().starts_with("554 5.6.3"), "{capabilities:?}");
         assert_eq!(run.verdicts(), [Verdict::Failed; 2]);
     }
-    let able = Offers { chunking: true, binary_mime: true, ..PLAIN() };
-    let piped = Offers { pipelining: true, ..able.clone() };
+    let able = Capabilities { chunking: true, binary_mime: true, ..PLAIN() };
+    let piped = Capabilities { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
     assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
@@ -536,20 +545,20 @@ fn handling_is_passed_on_where_it_is_understood() {
         ..Handling::default()
     };
     let message = Outgoing { handling, now: 1_100, ..outgoing(&sender, &to) };
-    let all = Offers {
+    let all = Capabilities {
         require_tls: true,
         mt_priority: true,
         deliver_by: Some(0),
         pipelining: true,
-        ..Offers::default()
+        ..Capabilities::default()
     };
-    let written = |offers: &Offers, message: &Outgoing<'_>| {
+    let written = |capabilities: &Capabilities, message: &Outgoing<'_>| {
         let mut out = Vec::new();
-        Transaction::new(message, offers, false, true).next(&mut out);
+        Transaction::new(message, capabilities, false, true).next(&mut out);
         String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
     };
     assert_eq!(written(&all, &message), "MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=-2 BY=-100;NT");
-    assert_eq!(written(&Offers::default(), &message), "MAIL FROM:<a@x>");
+    assert_eq!(written(&Capabilities::default(), &message), "MAIL FROM:<a@x>");
     let plain = Outgoing { handling: Handling::default(), ..message };
     assert_eq!(written(&all, &plain), "MAIL FROM:<a@x>");
 }
@@ -563,8 +572,8 @@ fn what_must_be_in_time_is_not_given_to_a_host_that_cannot_be() {
     let handling = Handling { deliver_by: Some(by), ..Handling::default() };
     let message = Outgoing { handling, now: 1_000, ..outgoing(&sender, &to) };
     let answer = |deliver_by: Option<i64>, message: &Outgoing<'_>| {
-        let offers = Offers { deliver_by, ..Offers::default() };
-        let mut transaction = Transaction::new(message, &offers, false, true);
+        let capabilities = Capabilities { deliver_by, ..Capabilities::default() };
+        let mut transaction = Transaction::new(message, &capabilities, false, true);
         let next = transaction.next(&mut Vec::new());
         match next {
             Next::Done => transaction.finish().0[0].reply.enhanced,

@@ -34,7 +34,7 @@ enum Written {
 
 #[derive(Debug, Clone)]
 struct Case {
-    offers: Offers,
+    capabilities: Capabilities,
     /// Of each recipient, whether its address can be written.
     recipients: Vec<bool>,
     size: u64,
@@ -72,9 +72,9 @@ fn written() -> impl Strategy<Value = Written> {
     prop_oneof![12 => Just(Written::Whole), 1 => code.prop_map(Written::Cut), 1 => Just(Written::Ours)]
 }
 
-fn offers() -> impl Strategy<Value = Offers> {
+fn capabilities() -> impl Strategy<Value = Capabilities> {
     (any::<[bool; 6]>(), prop::option::weighted(0.05, Just(50))).prop_map(
-        |([pipelining, chunking, binary_mime, eight_bit, dsn, spare], size_max)| Offers {
+        |([pipelining, chunking, binary_mime, eight_bit, dsn, spare], size_max)| Capabilities {
             pipelining,
             chunking,
             binary_mime,
@@ -82,7 +82,7 @@ fn offers() -> impl Strategy<Value = Offers> {
             dsn,
             spare_bdat: spare && dsn,
             size_max,
-            ..Offers::default()
+            ..Capabilities::default()
         },
     )
 }
@@ -114,12 +114,12 @@ fn case() -> impl Strategy<Value = Case> {
         prop::collection::vec(written(), 0..5),
         prop::collection::vec(any::<bool>(), 0..12),
     );
-    (offers(), message, host).prop_map(
-        |(offers, (recipients, size, body, bounce, flags), (heard, written, early))| {
+    (capabilities(), message, host).prop_map(
+        |(capabilities, (recipients, size, body, bounce, flags), (heard, written, early))| {
             let [needs_reset, in_one_go, success_asked] = flags;
             let eight_bit = if bounce { EightBit::Bounce } else { EightBit::Send };
             Case {
-                offers,
+                capabilities,
                 recipients,
                 size,
                 body,
@@ -312,7 +312,7 @@ impl Driver<'_, '_> {
             let commands =
                 self.ledger.waiting.iter().filter(|sent| !matches!(sent, Sent::Chunk | Sent::Content));
             let (commands, all) = (commands.count(), self.ledger.waiting.len());
-            let piped = self.transaction.offers.pipelining;
+            let piped = self.transaction.capabilities.pipelining;
             assert!(
                 commands <= if piped { COMMANDS_IN_FLIGHT_MAX } else { 1 },
                 "{commands} commands under way"
@@ -349,7 +349,7 @@ fn check(case: &Case) {
         ..outgoing(&sender, &recipients)
     };
     let mut driver = Driver {
-        transaction: Transaction::new(&message, &case.offers, case.needs_reset, true),
+        transaction: Transaction::new(&message, &case.capabilities, case.needs_reset, true),
         ledger: Ledger::default(),
         heard: case.heard.iter(),
         written: case.written.iter(),
@@ -363,7 +363,7 @@ fn check(case: &Case) {
 
     assert_eq!(results.len(), recipients.len(), "one result each");
     assert!(ledger.bytes <= case.size);
-    let refused_here = Commands::new(&message, &case.offers, true).message_refusal().is_some();
+    let refused_here = Commands::new(&message, &case.capabilities, true).message_refusal().is_some();
     for (index, result) in results.iter().enumerate() {
         let told = format!("{index}: {result:?}; {ledger:?}");
         let accepted = ledger.is_accepted(index);
@@ -375,7 +375,7 @@ fn check(case: &Case) {
                     ledger.by_bdat || ledger.said(Sent::Data) == Some(354),
                     "delivered without 354: {told}"
                 );
-                assert_eq!(result.verdict == Verdict::Relayed, case.success_asked && !case.offers.dsn);
+                assert_eq!(result.verdict == Verdict::Relayed, case.success_asked && !case.capabilities.dsn);
             }
             Verdict::Failed if result.reply.reply_source == ReplySource::Local => {
                 assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");

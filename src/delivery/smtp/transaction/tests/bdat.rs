@@ -7,32 +7,32 @@ const MIB: u64 = CHUNK_BYTES;
 const SIZE: u64 = 3 * MIB + 5;
 const CHUNKS: usize = 4;
 
-fn chunking(pipelining: bool) -> Offers {
-    Offers { chunking: true, pipelining, ..Offers::default() }
+fn chunking(pipelining: bool) -> Capabilities {
+    Capabilities { chunking: true, pipelining, ..Capabilities::default() }
 }
 
 /// One recipient, content of this size, replies in turn; "lost" is the end of the connection.
-fn run_sized(size: u64, offers: &Offers, host: &[&str]) -> Run {
+fn run_sized(size: u64, capabilities: &Capabilities, host: &[&str]) -> Run {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = Outgoing { size, ..outgoing(&sender, &to) };
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_message(&message, offers, false, &host)
+    run_message(&message, capabilities, false, &host)
 }
 
 #[test]
 fn only_what_is_larger_than_a_chunk_goes_by_bdat_and_only_where_it_is_offered() {
-    let by_bdat = |size, offers: &Offers, host: &[&str]| {
-        let run = run_sized(size, offers, host);
+    let by_bdat = |size, capabilities: &Capabilities, host: &[&str]| {
+        let run = run_sized(size, capabilities, host);
         assert_eq!(run.verdicts(), [Verdict::Delivered]);
         run.writes.last().unwrap() != "<content>"
     };
     for pipelining in [true, false] {
         let data = ["250", "250", "354", "250"];
         assert!(!by_bdat(MIB, &chunking(pipelining), &data));
-        assert!(!by_bdat(SIZE, &Offers { pipelining, ..PLAIN() }, &data));
-        assert!(!by_bdat(SIZE, &Offers { spare_bdat: true, ..chunking(pipelining) }, &data));
+        assert!(!by_bdat(SIZE, &Capabilities { pipelining, ..PLAIN() }, &data));
+        assert!(!by_bdat(SIZE, &Capabilities { spare_bdat: true, ..chunking(pipelining) }, &data));
         assert!(by_bdat(MIB + 1, &chunking(pipelining), &["250", "250", "250", "250"]));
     }
 }
@@ -60,8 +60,8 @@ fn only_so_many_chunks_are_under_way_and_one_without_pipelining() {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = Outgoing { size: 7 * MIB, ..outgoing(&sender, &to) };
-    for (offers, window, before_last) in [(chunking(true), 4, 2), (chunking(false), 1, 5)] {
-        let mut transaction = Transaction::new(&message, &offers, false, true);
+    for (capabilities, window, before_last) in [(chunking(true), 4, 2), (chunking(false), 1, 5)] {
+        let mut transaction = Transaction::new(&message, &capabilities, false, true);
         while !matches!(transaction.next(&mut Vec::new()), Next::Chunk { .. }) {
             transaction.take(reply("250"));
             if transaction.awaits().is_some() {
@@ -181,12 +181,12 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
 
 #[test]
 fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
-    let (sender, to, offers) = (parse("a@x"), recipient("b@y"), chunking(true));
+    let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), chunking(true));
     let to = [&to];
     let message = Outgoing { size: SIZE, ..outgoing(&sender, &to) };
     // At the beginning of the chunk of this number.
     let before_chunk = |number: usize| {
-        let mut transaction = Transaction::new(&message, &offers, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, false, true);
         transaction.next(&mut Vec::new());
         transaction.take(reply("250"));
         transaction.take(reply("250"));
@@ -223,11 +223,11 @@ fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = Outgoing { body: Body::BinaryMime, size: SIZE, ..outgoing(&sender, &to) };
-    let offers = Offers { binary_mime: true, ..chunking(false) };
+    let capabilities = Capabilities { binary_mime: true, ..chunking(false) };
     let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
-    let run = run_message(&message, &offers, false, &host);
+    let run = run_message(&message, &capabilities, false, &host);
     assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], Bdat::Unknown));
-    let spared = Offers { spare_bdat: true, ..offers };
+    let spared = Capabilities { spare_bdat: true, ..capabilities };
     let run = run_message(&message, &spared, false, &["250"; 2 + CHUNKS].map(Then::Says));
     assert_eq!(run.verdicts(), [Verdict::Delivered]);
 }

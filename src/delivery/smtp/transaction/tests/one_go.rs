@@ -2,19 +2,19 @@
 
 use crate::delivery::smtp::transaction::tests::*;
 
-fn may() -> Offers {
-    Offers { chunking: true, ..pipelining() }
+fn may() -> Capabilities {
+    Capabilities { chunking: true, ..pipelining() }
 }
 
 /// A message of this size that may go in one go, to these recipients; "lost" is the end of the connection.
-fn run_of(size: u64, to: &[&str], offers: &Offers, host: &[&str]) -> Run {
+fn run_of(size: u64, to: &[&str], capabilities: &Capabilities, host: &[&str]) -> Run {
     let recipients: Vec<QueuedRecipient> = to.iter().map(|text| recipient(text)).collect();
     let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
     let sender = parse("a@x");
     let message = Outgoing { size, in_one_go: true, ..outgoing(&sender, &recipients) };
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_message(&message, offers, false, &host)
+    run_message(&message, capabilities, false, &host)
 }
 
 #[test]
@@ -25,10 +25,12 @@ fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
     assert_eq!(run.after, After { usable: true, needs_reset: false });
     assert_eq!((run.batch, run.bdat), (Batch::InOrder, Bdat::Taken));
     let data = ["250", "250", "354", "250"];
-    for (size, offers) in
-        [(ONE_GO_BYTES_MAX + 1, may()), (100, pipelining()), (100, Offers { chunking: true, ..PLAIN() })]
-    {
-        assert_eq!(run_of(size, &["b@y"], &offers, &data).writes.last().unwrap(), "<content>");
+    for (size, capabilities) in [
+        (ONE_GO_BYTES_MAX + 1, may()),
+        (100, pipelining()),
+        (100, Capabilities { chunking: true, ..PLAIN() }),
+    ] {
+        assert_eq!(run_of(size, &["b@y"], &capabilities, &data).writes.last().unwrap(), "<content>");
     }
 }
 
@@ -79,14 +81,14 @@ fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = Outgoing { in_one_go: true, ..outgoing(&sender, &to) };
-    let offers = may();
-    let mut transaction = Transaction::new(&message, &offers, false, true);
+    let capabilities = may();
+    let mut transaction = Transaction::new(&message, &capabilities, false, true);
     assert!(matches!(transaction.next(&mut Vec::new()), Next::InOneGo { bytes: 100 }));
     transaction.content_sent();
     transaction.lost(&reply("421 4.4.2 timed out"));
     assert_eq!(transaction.finish().0[0].verdict, Verdict::InDoubt);
     // Written in part.
-    let mut transaction = Transaction::new(&message, &offers, false, true);
+    let mut transaction = Transaction::new(&message, &capabilities, false, true);
     transaction.next(&mut Vec::new());
     transaction.lost(&reply("421 4.4.2 broken pipe"));
     assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble);
