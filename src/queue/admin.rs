@@ -17,10 +17,7 @@ pub use change::Which;
 #[cfg(test)]
 pub(super) use change::remove_one;
 pub use kicks::KickLine;
-pub use rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
-    WorkaroundLine,
-};
+pub use rows::{DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try};
 
 use super::error::QueueError;
 use super::{migrate, read};

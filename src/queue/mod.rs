@@ -27,7 +27,6 @@ mod shared;
 mod space;
 mod store;
 mod sweep;
-mod workaround;
 mod writer;
 
 #[cfg(test)]
@@ -50,12 +49,11 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Health, Job, Kick, Kicked,
-    LaneCount, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, BackoffRow, CachedContent, Due, Event, Finished, Health, Job, Kick, Kicked, LaneCount, NewMessage,
+    NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient,
+    Settled, Settlement,
 };
 pub use sweep::Sweep;
-pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use op::{Ack, Incoming, Op, Outcomes};
 use read::Readers;
@@ -246,46 +244,6 @@ impl Queue {
     /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
     pub fn show_routes(&self, routes: &Routes) {
         self.tell(Op::Routes(routes.clone()));
-    }
-
-    // Destinations.
-
-    /// What hosts that complained are given.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
-        self.readers.read(read::destinations)
-    }
-
-    /// Remembers what a host is given. Waits only while very much else waits.
-    pub fn remember_destination(&self, row: DestinationRow) {
-        self.tell(Op::Destination { mx: row.mx.clone(), row: Some(row) });
-    }
-
-    /// Forgets that a host ever complained.
-    pub fn forget_destination(&self, mx: &str) {
-        self.tell(Op::Destination { mx: mx.to_owned(), row: None });
-    }
-
-    // Workarounds.
-
-    /// What hosts get wrong, and how we go round it.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
-        self.readers.read(workaround::read)
-    }
-
-    /// Remembers one. Waits only while very much else waits.
-    pub fn remember_workaround(&self, row: WorkaroundRow) {
-        self.tell(Op::Workaround(row));
-    }
-
-    /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
-    pub fn forget_workaround(&self, mx: &str, what: &'static str) {
-        self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
     }
 
     // Host settings.

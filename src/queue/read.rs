@@ -18,7 +18,7 @@ use crate::mail::{
 };
 
 use super::error::QueueError;
-use super::rows::{BackoffRow, DestinationRow, Due, Origin, QueuedMessage, QueuedRecipient};
+use super::rows::{BackoffRow, Due, Origin, QueuedMessage, QueuedRecipient};
 use super::{MessageId, RecipientId};
 
 /// Connections kept open; more are opened while more read at once.
@@ -352,22 +352,6 @@ pub(super) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<BackoffRow>> {
                 failures: row.get(1)?,
                 backoff_until: row.get(2)?,
                 last_reply: row.get(3)?,
-            })
-        })?
-        .collect()
-}
-
-pub(super) fn destinations(conn: &Connection) -> rusqlite::Result<Vec<DestinationRow>> {
-    let sql =
-        "SELECT mx, connections, messages_per_minute, last_reply, changed_at FROM destinations ORDER BY mx";
-    conn.prepare_cached(sql)?
-        .query_map([], |row| {
-            Ok(DestinationRow {
-                mx: row.get(0)?,
-                connections: row.get(1)?,
-                messages_per_minute: row.get(2)?,
-                last_reply: row.get(3)?,
-                changed_at: row.get(4)?,
             })
         })?
         .collect()

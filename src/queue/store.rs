@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 use crate::mail::Expanded;
 
 use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{BackoffRow, DestinationRow, Kicked, NextState};
+use super::rows::{BackoffRow, Kicked, NextState};
 use super::{MessageId, RecipientId};
 
 pub(super) use kick::INSERT_KICK;
@@ -174,12 +174,9 @@ impl<'c> Store<'c> {
                 super::reports::delete_unreported(self.conn, sender, *up_to)?;
                 self.accept(notice)?;
             }
-            Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
-            Op::Workaround(row) => super::workaround::write(self.conn, row)?,
             Op::SetHostSetting(row) => super::host_setting::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => super::host_setting::delete(self.conn, mx, setting)?,
             Op::Routes(routes) => super::routes::write(self.conn, routes)?,
-            Op::NoWorkaround { mx, what } => super::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
             Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
@@ -339,28 +336,6 @@ impl<'c> Store<'c> {
                 a.reply_source,
             ])
             .map(drop)
-    }
-
-    /// Writes what a host is given, or forgets it. Rare: prepared when first used.
-    fn destination(&mut self, mx: &str, row: Option<&DestinationRow>) -> Result<()> {
-        match row {
-            Some(row) => self
-                .conn
-                .prepare_cached(
-                    "INSERT INTO destinations VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (mx) DO UPDATE
-                     SET connections = ?2, messages_per_minute = ?3, last_reply = coalesce(?4, last_reply),
-                         changed_at = ?5",
-                )?
-                .execute(params![
-                    mx,
-                    row.connections,
-                    row.messages_per_minute,
-                    row.last_reply,
-                    row.changed_at
-                ]),
-            None => self.conn.prepare_cached("DELETE FROM destinations WHERE mx = ?")?.execute([mx]),
-        }
-        .map(drop)
     }
 
     /// Writes a lane's backoff, or forgets it.
