@@ -20,7 +20,7 @@ use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
-use crate::queue::{Health, Job, Queue, RecipientId, WriterHandle};
+use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
 use crate::submission::users::{self, Attributes, Users};
@@ -140,7 +140,7 @@ impl Jobs for Scheduler {
         Scheduler::next(self, patience)
     }
 
-    fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+    fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         Scheduler::finished(self, job, health, unsettled);
     }
 

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
-use crate::queue::{Health, Job, Queue, QueuedMessage, RecipientId};
+use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 
 use host::hosts::Hosts;
 use host::pool::Pool;
-use report::report_limit::Floods;
+use report::report_limit::ReportLimits;
 use route::lookup::Lookup;
 use smtp::connection::Connector;
 
@@ -45,7 +45,7 @@ pub trait Jobs: Send + Sync {
     /// The next job, waiting for one at most `patience`.
     fn next(&self, patience: Duration) -> Option<Job>;
     /// A job ended; `unsettled` are its recipients that no settlement will name.
-    fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]);
+    fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]);
     /// No job will come any more.
     fn stopping(&self) -> bool;
 }
@@ -74,7 +74,7 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
-    floods: Floods,
+    report_limits: ReportLimits,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -92,7 +92,7 @@ impl Workers {
             jobs,
             clock,
             pool: Pool::new(hosts),
-            floods: Floods::default(),
+            report_limits: ReportLimits::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -152,7 +152,8 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
-            self.floods.look(&self.queue, self.clock.now(), || self.setup());
+            let settings = &self.setup().settings;
+            self.report_limits.send_summaries(&self.queue, self.clock.now(), settings);
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -194,12 +195,12 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> job::attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job::settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
+            job::settle::carry_out(setup, &self.queue, &self.report_limits, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {
                 self.jobs.finished(job, &done.health, &done.unsettled);
-                !matches!(done.health, Health::Trouble(_))
+                !matches!(done.health, LaneHealth::Failing(_))
             }
             Err(_) => {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
@@ -210,7 +211,7 @@ impl Shared {
                     job.lane
                 );
                 let all: Vec<RecipientId> = job.recipients.iter().map(|(recipient, _)| *recipient).collect();
-                let health = Health::Trouble("451 4.3.0 internal error of the relay".to_owned());
+                let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &all);
                 false
             }

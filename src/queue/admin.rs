@@ -3,24 +3,22 @@
 //! A connection of its own, as anybody with `sqlite3` has; a relay that runs notices within two
 //! seconds.
 
-mod change;
-mod kicks;
-mod look;
-mod rows;
+pub(in crate::queue) mod rows;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use change::Which;
+pub use crate::queue::sqlite::admin::change::Which;
 #[cfg(test)]
-pub(super) use change::remove_one;
-pub use kicks::KickLine;
+pub(super) use crate::queue::sqlite::admin::change::remove_one;
+pub use crate::queue::sqlite::admin::kicks::KickLine;
 pub use rows::{DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try};
 
 use super::error::QueueError;
-use super::{migrate, read};
+use crate::queue::sqlite::migrate;
+use crate::queue::sqlite::read;
 
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,7 +80,10 @@ impl Admin {
         Ok(admin)
     }
 
-    fn try_to<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, QueueError> {
+    pub(in crate::queue) fn try_to<T>(
+        &self,
+        act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
         act(&self.conn).map_err(|error| explain(&self.path, error))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::MessageId;
 use super::error::QueueError;
-use super::read::{self, Readers};
+use crate::queue::sqlite::read::{self, Readers};
 
 /// Reads one chunk after the other. Nothing of the database is held between two chunks, however long the
 /// receiver takes; should the message go meanwhile, that is an error and never a shorter message.

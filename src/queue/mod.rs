@@ -8,27 +8,16 @@
 //! does it, `read` those that only look; `admin` is for people, with or without the relay running.
 
 pub mod admin;
-#[cfg(test)]
-mod by_hand;
 mod content;
-mod counts;
 mod error;
 mod host_setting;
 pub mod id;
-mod migrate;
 mod op;
-mod open;
-mod purge;
-mod read;
-mod reports;
-mod routes;
 pub mod rows;
 mod shared;
-mod space;
-mod store;
-mod sweep;
 mod writer;
 
+pub mod sqlite;
 #[cfg(test)]
 mod tests;
 
@@ -40,24 +29,25 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::{QueueSettings, Routes};
 use crate::mail::Domain;
 
-#[cfg(test)]
-pub(crate) use by_hand::{ByHand, Disk, Hand, Waits};
 pub use content::ContentReader;
 pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
-pub use open::WriterHandle;
-pub use read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use rows::{
-    Asker, BackoffRow, CachedContent, Due, Event, Finished, Health, Job, Kick, Kicked, LaneCount, NewMessage,
-    NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient,
-    Settled, Settlement,
+    Asker, BackoffRow, CachedContent, Due, Event, Finished, Job, Kick, Kicked, LaneCount, LaneHealth,
+    NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
-pub use sweep::Sweep;
+#[cfg(test)]
+pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
+pub use sqlite::open::WriterHandle;
+pub use sqlite::read::{DueCursor, DueDomains, Expired, ExpiryCursor};
+pub use sqlite::sweep::Sweep;
 
 use op::{Ack, Incoming, Op, Outcomes};
-use read::Readers;
 use shared::{Shared, now_us};
+use sqlite::read::Readers;
+use sqlite::{counts, open, read, reports, sweep};
 
 /// The queue's verbs; a clone is another handle to the same queue.
 #[derive(Debug, Clone)]

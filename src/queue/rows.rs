@@ -175,17 +175,17 @@ pub struct Job {
     pub expired: bool,
 }
 
-/// What a job did to its lane.
+/// What a job says about its lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub enum LaneHealth {
     /// The destination took a message.
     Healthy,
     /// Nothing was learnt about the destination.
     Unchanged,
     /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
-    Trouble(String),
-    /// Every host of the destination is at its limit: those of the job that no settlement names wait this long and
-    /// are tried then. It was no attempt, and the lane goes on with what it has.
+    Failing(String),
+    /// The destination has as many connections or messages from us as it allows: the recipients of the job that no
+    /// settlement names are tried again after this wait. That was no attempt, and the lane's other jobs go on.
     AtLimit(Duration),
 }
 

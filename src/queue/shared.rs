@@ -9,7 +9,7 @@ use super::error::AcceptError;
 use super::id::Ids;
 use super::op::CACHE_BYTES;
 use super::rows::BackoffRow;
-use super::space::Space;
+use crate::queue::sqlite::space::Space;
 
 /// Backoffs to be written (or forgotten): the last word on each.
 pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;

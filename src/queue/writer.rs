@@ -19,10 +19,10 @@ use rusqlite::{Connection, Statement};
 
 use super::error::{AcceptError, Trouble};
 use super::op::{Incoming, Op};
-use super::purge::Purge;
 use super::rows::Event;
 use super::shared::{Shared, WriterState};
-use super::store::{Effect, Store};
+use crate::queue::sqlite::purge::Purge;
+use crate::queue::sqlite::store::{Effect, Store};
 
 /// Operations and content bytes of one group at most; what comes later makes the next one.
 const GROUP_OPS_MAX: usize = 512;

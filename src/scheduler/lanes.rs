@@ -27,12 +27,12 @@
 //! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
 //! somebody who fetches it claims it (`claims`), which puts it in flight as a turn does.
 
+mod backoff;
 mod claims;
-mod health;
 mod lane;
 mod proofs;
-mod shares;
 mod window;
+mod worker_quota;
 
 #[cfg(test)]
 mod check;
@@ -49,13 +49,13 @@ use crate::queue::{BackoffRow, Due, Job, RecipientId};
 use super::retry::Schedule;
 use super::turns::Turns;
 
-pub use health::LaneChange;
+pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
 use proofs::Proofs;
-use shares::{Shares, Standing};
 pub use window::Refill;
 pub(crate) use window::Windows;
+use worker_quota::{Shares, Standing};
 
 /// Where a recipient is.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 //! thread, which hears from the queue and reads what has come due, and the workers, which
 //! take jobs straight from under the lock, so that no hand-over stands between two messages.
 
+mod atrn_claims;
 pub mod lanes;
-mod pickup;
 pub(crate) mod reader;
 pub mod retry;
 #[cfg(test)]
@@ -23,10 +23,10 @@ use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{BackoffRow, Event, Health, Job, Queue, QueueError, RecipientId};
+use crate::queue::{BackoffRow, Event, Job, LaneHealth, Queue, QueueError, RecipientId};
 
+pub use atrn_claims::Pickup;
 use lanes::{LaneChange, LaneState, Lanes};
-pub use pickup::Pickup;
 use reader::{Looked, Portions, Reader};
 
 /// How long the thread sleeps at most: an external edit is noticed, and a writable database used again, within this.
@@ -120,7 +120,7 @@ impl Scheduler {
     }
 
     /// A job ended; see [`Lanes::finished`].
-    pub fn finished(&self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+    pub fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         let inner = &*self.inner;
         let now = inner.clock.now();
         let mut lanes = inner.lock();

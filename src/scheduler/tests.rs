@@ -1,6 +1,6 @@
 //! Lanes without a clock, a thread or a database; and, of the thread, what it reads first.
 
-mod shares;
+mod worker_quota;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
 use crate::queue::{
-    BackoffRow, Due, Event, Health, Job, Kick, MessageId, NewMessage, Origin, Queue, RecipientId,
+    BackoffRow, Due, Event, Job, Kick, LaneHealth, MessageId, NewMessage, Origin, Queue, RecipientId,
 };
 
 /// Of one lane.
@@ -55,8 +55,8 @@ fn ids(job: &Job) -> Vec<i64> {
     job.recipients.iter().map(|(recipient, _)| recipient.0).collect()
 }
 
-fn trouble() -> Health {
-    Health::Trouble("421 4.4.1 connection refused".to_owned())
+fn trouble() -> LaneHealth {
+    LaneHealth::Failing("421 4.4.1 connection refused".to_owned())
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn lanes_take_turns_whatever_their_length() {
     lanes.add(due(1000, 1000, "small.test"), 0);
     let mut turn = || {
         let job = lanes.next(0).unwrap();
-        lanes.finished(&job, &Health::Unchanged, &[], 0);
+        lanes.finished(&job, &LaneHealth::Unchanged, &[], 0);
         job.lane.to_string()
     };
     let order: Vec<String> = (0..3).map(|_| turn()).collect();
@@ -153,7 +153,7 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
     let first = answered(&mut lanes, "a.test");
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none());
-    lanes.finished(&first, &Health::Unchanged, &[], 0);
+    lanes.finished(&first, &LaneHealth::Unchanged, &[], 0);
     assert!(lanes.next(0).is_some());
     lanes.check();
 }
@@ -162,7 +162,7 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
 fn answered(lanes: &mut Lanes, lane: &str) -> Job {
     let job = lanes.next(0).unwrap();
     assert_eq!(&*job.lane, lane);
-    lanes.finished(&job, &Health::Healthy, &[], 0);
+    lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
     lanes.next(0).unwrap()
 }
 
@@ -174,7 +174,7 @@ fn a_lane_has_one_transaction_until_its_host_has_answered_something() {
     }
     let first = lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "it may be one that never speaks");
-    lanes.finished(&first, &Health::Unchanged, &[], 0);
+    lanes.finished(&first, &LaneHealth::Unchanged, &[], 0);
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_some());
     lanes.check();
@@ -189,10 +189,10 @@ fn a_crowded_lane_goes_on_with_what_it_has_and_tries_one_more_later() {
     let good = answered(&mut lanes, "a.test");
     let crowded = lanes.next(0).unwrap();
     let back = [crowded.recipients[0].0];
-    let wait = Health::AtLimit(Duration::from_millis(200));
+    let wait = LaneHealth::AtLimit(Duration::from_millis(200));
     assert_eq!(lanes.finished(&crowded, &wait, &back, 0), None, "no trouble, and nothing for the disk");
     assert!(lanes.next(0).is_none(), "what it has is one");
-    lanes.finished(&good, &Health::Healthy, &[], 0);
+    lanes.finished(&good, &LaneHealth::Healthy, &[], 0);
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "one for one");
     assert!(lanes.refills(9, 0).is_empty(), "who was put back is in line, and nothing is read for it");
@@ -208,7 +208,7 @@ fn who_was_put_back_goes_before_those_who_came_due_later() {
         lanes.add(Due { due_at: n, ..due(n, n, "a.test") }, 50);
     }
     let first = lanes.next(50).unwrap();
-    lanes.finished(&first, &Health::AtLimit(Duration::from_secs(1)), &ids_of(&first), 50);
+    lanes.finished(&first, &LaneHealth::AtLimit(Duration::from_secs(1)), &ids_of(&first), 50);
     lanes.wake(60);
     assert_eq!(ids(&lanes.next(60).unwrap()), [1]);
     lanes.check();
@@ -219,7 +219,7 @@ fn a_crowded_lane_without_any_transaction_is_woken() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
-    lanes.finished(&job, &Health::AtLimit(Duration::from_secs(5)), &[RecipientId(1)], 0);
+    lanes.finished(&job, &LaneHealth::AtLimit(Duration::from_secs(5)), &[RecipientId(1)], 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
     assert_eq!(lanes.next_alarm(), Some(5));
@@ -245,11 +245,11 @@ fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
     lanes.reconfigure(limited(3));
     let refill = lanes.refills(9, 0).pop().unwrap();
     lanes.refilled(&refill, (10..20).map(|n| due(n, n, "a.test")).collect(), None, 0);
-    lanes.finished(&one, &Health::Healthy, &[], 0);
+    lanes.finished(&one, &LaneHealth::Healthy, &[], 0);
     let two = lanes.next(0).unwrap();
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "earned two by now");
-    lanes.finished(&two, &Health::Healthy, &[], 0);
+    lanes.finished(&two, &LaneHealth::Healthy, &[], 0);
     lanes.next(0).unwrap();
     lanes.next(0).unwrap();
     assert!(lanes.next(0).is_none(), "three");
@@ -283,7 +283,7 @@ fn recipients_of_one_message_go_together_up_to_the_limit() {
     lanes.add(due(9, 2, "a.test"), 0);
     let first = lanes.next(0).unwrap();
     assert_eq!(ids(&first), [0, 1, 2]);
-    lanes.finished(&first, &Health::Unchanged, &[], 0);
+    lanes.finished(&first, &LaneHealth::Unchanged, &[], 0);
     assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
 }
 
@@ -294,7 +294,7 @@ fn a_recipient_known_is_not_taken_twice_until_it_is_settled() {
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
     lanes.add(due(1, 1, "a.test"), 0);
-    lanes.finished(&job, &Health::Healthy, &[], 0);
+    lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
     assert!(lanes.next(0).is_none(), "in flight until its settlement is on disk");
     lanes.settled([RecipientId(1)]);
     lanes.add(due(1, 1, "a.test"), 0);
@@ -326,7 +326,7 @@ fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), None, later);
     let probe = lanes.next(later).unwrap();
     assert!(lanes.next(later).is_none(), "one at a time until it succeeds");
-    assert_eq!(lanes.finished(&probe, &Health::Healthy, &[], later), Some(LaneChange::Recovered));
+    assert_eq!(lanes.finished(&probe, &LaneHealth::Healthy, &[], later), Some(LaneChange::Recovered));
     lanes.next(later).unwrap();
     lanes.next(later).unwrap();
     lanes.check();
@@ -335,7 +335,7 @@ fn a_lane_in_trouble_waits_and_then_probes_with_one() {
 #[test]
 fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     let mut lanes = lanes();
-    let fail = |lanes: &mut Lanes, n: i64, now: i64, health: Health| {
+    let fail = |lanes: &mut Lanes, n: i64, now: i64, health: LaneHealth| {
         lanes.wake(now);
         lanes.has_due(&Domain::parse("a.test").unwrap(), now);
         let refill = lanes.refills(9, now).pop().unwrap();
@@ -348,7 +348,7 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     };
     assert!((48..=72).contains(&fail(&mut lanes, 1, 0, trouble())));
     assert!((480..=720).contains(&fail(&mut lanes, 2, 1000, trouble())));
-    assert_eq!(fail(&mut lanes, 3, 2000, Health::Healthy), 0);
+    assert_eq!(fail(&mut lanes, 3, 2000, LaneHealth::Healthy), 0);
     assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, trouble())));
 }
 
@@ -370,7 +370,7 @@ fn what_has_come_back_gets_more_and_more_and_not_all_at_once() {
     let ramp = |lanes: &mut Lanes, flying: &mut Vec<Job>, now: i64| {
         (0..6).fold(Vec::new(), |mut seen, _| {
             seen.push((under_way(lanes, flying, now), lanes.state("route:*").limit));
-            lanes.finished(&flying.remove(0), &Health::Healthy, &[], now);
+            lanes.finished(&flying.remove(0), &LaneHealth::Healthy, &[], now);
             seen
         })
     };
@@ -392,7 +392,7 @@ fn a_lane_that_was_idle_goes_on_with_what_it_had_earned() {
     for n in 0..2 {
         lanes.add(due(n, n, "a.test"), 0);
         let job = lanes.next(0).unwrap();
-        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
         lanes.settled(ids_of(&job));
     }
     assert_eq!(lanes.states(), []);
@@ -420,7 +420,7 @@ fn doubtful_lanes_share_half_of_the_workers() {
     assert_eq!(started.len(), 5);
     assert!(started.iter().any(|job| &*job.lane == "good.test"));
     lanes.check();
-    lanes.finished(&started[0], &Health::Unchanged, &[], 1);
+    lanes.finished(&started[0], &LaneHealth::Unchanged, &[], 1);
     assert!(lanes.next(1).is_some(), "a place freed is taken by the next doubtful lane");
 }
 
@@ -441,7 +441,7 @@ fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
         }
         let job = lanes.next(0).unwrap();
         taken += job.recipients.len();
-        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
         lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
     };
     assert!(taken < WINDOW, "asked before it ran dry");
@@ -459,7 +459,7 @@ fn what_comes_due_later_stands_behind_what_was_left_to_the_database() {
     }
     for _ in 0..2 {
         let job = lanes.next(0).unwrap();
-        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
     }
     lanes.add(due(count, count, "a.test"), 0);
     assert_eq!(lanes.waiting(), WINDOW - 2, "there is room, but another was due before it");
@@ -482,9 +482,9 @@ fn doubtful_lanes_without_a_free_worker_cost_the_others_nothing() {
     let good = lanes.next(1).unwrap();
     assert_eq!(&*good.lane, "good.test");
     assert!(!lanes.has_turns(), "nobody is woken for those without a share");
-    lanes.finished(&good, &Health::Healthy, &[], 1);
+    lanes.finished(&good, &LaneHealth::Healthy, &[], 1);
     lanes.check();
-    lanes.finished(&bad[0], &Health::Healthy, &[], 1);
+    lanes.finished(&bad[0], &LaneHealth::Healthy, &[], 1);
     lanes.check();
     lanes.add(due(5001, 5001, "good.test"), 1);
     let next: Vec<Job> = (0..2).map(|_| lanes.next(1).unwrap()).collect();
@@ -500,7 +500,7 @@ fn what_no_settlement_names_is_read_again() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
-    lanes.finished(&job, &Health::Unchanged, &[RecipientId(1)], 0);
+    lanes.finished(&job, &LaneHealth::Unchanged, &[RecipientId(1)], 0);
     assert_eq!(lanes.refills(9, 0).len(), 1);
 }
 
@@ -524,7 +524,7 @@ fn what_is_forgotten_is_read_again_but_not_what_is_in_flight() {
     lanes.forget_waiting();
     assert!(lanes.next(0).is_none());
     assert!(!lanes.has_turns() || lanes.next(0).is_none());
-    lanes.finished(&job, &Health::Unchanged, &[], 0);
+    lanes.finished(&job, &LaneHealth::Unchanged, &[], 0);
     let refill = lanes.refills(9, 0).pop().unwrap();
     lanes.refilled(&refill, vec![due(1, 1, "a.test"), due(2, 2, "a.test")], None, 0);
     assert_eq!(ids(&job), [1]);
@@ -566,7 +566,7 @@ fn what_is_past_its_lifetime_leaves_its_line_and_not_its_flight() {
     lanes.check();
     // And what is left in line is as urgent as it is itself.
     lanes.add(urgent(4, "b.test", 1), 0);
-    lanes.finished(&flies, &Health::Healthy, &[], 0);
+    lanes.finished(&flies, &LaneHealth::Healthy, &[], 0);
     assert_eq!(ids(&lanes.next(0).unwrap()), [4]);
     assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
     lanes.check();
@@ -583,7 +583,7 @@ fn who_is_put_back_after_a_reload_is_read_into_the_lane_that_is_theirs_now() {
     lanes.reconfigure(SchedulerSettings { routes, ..settings() });
     lanes.refills(9, 100).iter().for_each(|refill| lanes.refilled(refill, vec![], None, 100));
     for job in &under_way {
-        lanes.finished(job, &Health::Unchanged, &ids_of(job), 100);
+        lanes.finished(job, &LaneHealth::Unchanged, &ids_of(job), 100);
     }
     let refills = lanes.refills(9, 100);
     let places: Vec<(&str, i64, i64)> =
@@ -628,7 +628,7 @@ fn who_finds_no_room_after_a_reload_stands_in_the_line_that_is_theirs_now() {
     let job = lanes.next(0).unwrap();
     let routes = Arc::new(Routes(vec![relay_for_all()]));
     lanes.reconfigure(SchedulerSettings { routes, ..settings() });
-    lanes.finished(&job, &Health::AtLimit(Duration::from_secs(1)), &ids_of(&job), 0);
+    lanes.finished(&job, &LaneHealth::AtLimit(Duration::from_secs(1)), &ids_of(&job), 0);
     let job = lanes.next(0).unwrap();
     assert_eq!((&*job.lane, ids(&job)), ("route:*", vec![1]));
     lanes.check();
@@ -661,7 +661,7 @@ fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     let job = lanes.next(5).unwrap();
     assert!(job.expired);
     assert_eq!(ids(&job), [1, 2]);
-    assert_eq!(lanes.finished(&job, &Health::Unchanged, &[], 5), None);
+    assert_eq!(lanes.finished(&job, &LaneHealth::Unchanged, &[], 5), None);
     lanes.add_expired(vec![due(1, 1, "a.test")], 5);
     assert_eq!(ids(&lanes.next(5).unwrap()), [3]);
     assert!(lanes.next(5).is_none());
@@ -704,7 +704,7 @@ fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
 /// The next job, answered at once.
 fn one_turn(lanes: &mut Lanes) -> Option<Vec<i64>> {
     let job = lanes.next(0)?;
-    lanes.finished(&job, &Health::Unchanged, &[], 0);
+    lanes.finished(&job, &LaneHealth::Unchanged, &[], 0);
     Some(ids(&job))
 }
 
@@ -844,7 +844,7 @@ fn turns_that_were_given_up_for_better_ones_do_not_pile_up() {
         lanes.add(urgent(n, "a.test", 5), 0);
         let job = lanes.next(0).unwrap();
         assert_eq!(ids(&job), [n]);
-        lanes.finished(&job, &Health::Healthy, &[], 0);
+        lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
         lanes.settled([RecipientId(n)]);
     }
     lanes.check();
@@ -900,10 +900,10 @@ proptest! {
                 },
                 Step::Finish(which, health) if !flying.is_empty() => {
                     let job = flying.swap_remove(which as usize % flying.len());
-                    let health = [Health::Healthy, Health::Unchanged, trouble()][health as usize].clone();
+                    let health = [LaneHealth::Healthy, LaneHealth::Unchanged, trouble()][health as usize].clone();
                     if let Some(LaneChange::BacksOff(row)) = lanes.finished(&job, &health, &[], now) {
                         backing_off.insert(row.lane, row.backoff_until);
-                    } else if health == Health::Healthy {
+                    } else if health == LaneHealth::Healthy {
                         backing_off.remove(&*job.lane);
                     }
                     lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::mail::{Domain, Enhanced, Outcome, Reply};
-use crate::queue::{Health, QueuedMessage};
+use crate::queue::{LaneHealth, QueuedMessage};
 
 /// How many domains there are, two of them below one name.
 pub(super) const DOMAINS: usize = 9;
@@ -64,9 +64,9 @@ impl Hosts {
         &self,
         message: &QueuedMessage,
         random: &mut fastrand::Rng,
-    ) -> (Vec<(Outcome, Reply)>, Health) {
-        let trouble = Health::Trouble("421 4.4.1 no".to_owned());
-        let mut health = Health::Unchanged;
+    ) -> (Vec<(Outcome, Reply)>, LaneHealth) {
+        let trouble = LaneHealth::Failing("421 4.4.1 no".to_owned());
+        let mut health = LaneHealth::Unchanged;
         let mut said = Vec::new();
         for recipient in &message.recipients {
             let kind = match self.0[&recipient.domain] {
@@ -82,7 +82,7 @@ impl Hosts {
             };
             health = match (kind, health) {
                 (Host::Dead | Host::Silent, _) => trouble.clone(),
-                (Host::Good | Host::Narrow, Health::Unchanged) => Health::Healthy,
+                (Host::Good | Host::Narrow, LaneHealth::Unchanged) => LaneHealth::Healthy,
                 (_, health) => health,
             };
             said.push((outcome, Reply::new(450, Enhanced(4, 0, 0), "as scripted")));

@@ -2,7 +2,7 @@
 //!
 //! What runs is the real thing: the lanes, the reader that fills them, the schedule, the decisions of a
 //! settlement, and the queue: its writer, statements and views on a database in memory, one group of operations a
-//! step (`queue/by_hand.rs`). What is played is the world: hosts, the order in which threads come to run, time,
+//! step (`queue/sqlite/by_hand.rs`). What is played is the world: hosts, the order in which threads come to run, time,
 //! people with `sqlite3`, and `kill -9`, which leaves what was committed. Windows and pages are tiny, so that a few
 //! dozen recipients overflow all of them.
 //!

@@ -10,7 +10,7 @@ use crate::config::{
 use crate::delivery;
 use crate::mail::{Domain, Envelope, Handling, Hold, Priority, Recipient, Release, address};
 use crate::queue::{
-    ByHand, Disk, Event, Finished, Hand, Health, Job, Kick, NewMessage, NextState, Origin, QueuedMessage,
+    ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin, QueuedMessage,
     RecipientId, Settlement,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
@@ -208,9 +208,9 @@ impl<'d> World<'d> {
         let Some(at) = self.random.choice(can_end) else { return };
         let Flight { job, message, .. } = self.flying.swap_remove(at);
         let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
-        let Some(message) = message else { return self.finish(&job, &Health::Unchanged, &ids) };
+        let Some(message) = message else { return self.finish(&job, &LaneHealth::Unchanged, &ids) };
         if !job.expired && self.hosts.have_no_room(&message, &mut self.random) {
-            return self.finish(&job, &Health::AtLimit(Duration::from_millis(200)), &ids);
+            return self.finish(&job, &LaneHealth::AtLimit(Duration::from_millis(200)), &ids);
         }
         let (said, health) = self.hosts.answers(&message, &mut self.random);
         let results = delivery::decide(&job, &message, &self.delivery, self.now, said);
@@ -234,12 +234,12 @@ impl<'d> World<'d> {
             expanded_told: false,
             pending_reports: Vec::new(),
         });
-        self.finish(&job, if job.expired { &Health::Unchanged } else { &health }, &unsettled);
+        self.finish(&job, if job.expired { &LaneHealth::Unchanged } else { &health }, &unsettled);
     }
 
-    fn finish(&mut self, job: &Job, health: &Health, unsettled: &[RecipientId]) {
+    fn finish(&mut self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         let change = self.lanes.get_mut().unwrap().finished(job, health, unsettled, self.now);
-        if !job.expired && matches!(health, Health::Healthy | Health::Unchanged) {
+        if !job.expired && matches!(health, LaneHealth::Healthy | LaneHealth::Unchanged) {
             let earned = self.earned.entry(job.lane.clone()).or_insert(1);
             *earned = (*earned * 2).min(self.settings.connections_per_destination);
         }
@@ -348,7 +348,7 @@ impl<'d> World<'d> {
     fn panic(&mut self) {
         if let Some(Flight { job, .. }) = self.flying.pop() {
             let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
-            self.finish(&job, &Health::Trouble("451 4.3.0 panic".to_owned()), &ids);
+            self.finish(&job, &LaneHealth::Failing("451 4.3.0 panic".to_owned()), &ids);
         }
     }
 

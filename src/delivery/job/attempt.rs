@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::mail::{Outcome, Phase};
 use crate::maillog;
-use crate::queue::{Health, Job, Queue, QueuedMessage};
+use crate::queue::{Job, LaneHealth, Queue, QueuedMessage};
 
 use crate::delivery::Setup;
 use crate::delivery::host::pool::{Pool, PoolKey, PooledConnection};
@@ -217,7 +217,7 @@ pub(in crate::delivery) fn refused(
     endpoint: &Endpoint,
     trouble: Trouble,
 ) -> Answers {
-    let health = Health::Trouble(trouble.reply.to_string());
+    let health = LaneHealth::Failing(trouble.reply.to_string());
     let answer = Answer::from_host(endpoint, Outcome::Deferred, trouble.phase, trouble.reply, trouble.tls);
     Answers { answers: vec![Some(answer); message.recipients.len()], health }
 }

@@ -11,18 +11,19 @@ use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{
-    Finished, Health, Job, NextState, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled, Settlement,
+    Finished, Job, LaneHealth, NextState, Queue, QueuedMessage, QueuedRecipient, RecipientId, Settled,
+    Settlement,
 };
 
 use crate::delivery::Setup;
 use crate::delivery::job::attempt::{Answer, Answers};
 use crate::delivery::job::retry_rules;
-use crate::delivery::report::compose::{self, Notices};
-use crate::delivery::report::report_limit::Floods;
+use crate::delivery::report::compose::{self, Reports};
+use crate::delivery::report::report_limit::ReportLimits;
 
 /// What the jobs' source hears.
 pub(in crate::delivery) struct Done {
-    pub(in crate::delivery) health: Health,
+    pub(in crate::delivery) health: LaneHealth,
     /// Recipients of the job that no settlement names: finished or held by somebody else meanwhile, or requeued.
     pub(in crate::delivery) unsettled: Vec<RecipientId>,
 }
@@ -31,42 +32,42 @@ pub(in crate::delivery) struct Done {
 pub(in crate::delivery) fn carry_out(
     setup: &Setup,
     queue: &Queue,
-    floods: &Floods,
+    report_limits: &ReportLimits,
     clock: &Clock,
     job: &Job,
     attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
 ) -> Done {
     let message = match load(queue, job) {
         Ok(Some(message)) => message,
-        Ok(None) => return Done { health: Health::Unchanged, unsettled: ids_of(job) },
+        Ok(None) => return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) },
         Err(error) => {
             log::error!("{}: cannot be read from the queue: {error}", job.message);
-            return Done { health: Health::Unchanged, unsettled: ids_of(job) };
+            return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) };
         }
     };
     let (began, at) = (Instant::now(), clock.now());
     // Not delivered any more once it is to be returned (RFC 2852 §4).
     let is_late = message.handling.returns_at().is_some_and(|by| by <= at);
     let (mut results, health) = if job.expired || is_late {
-        (expire(job, at, &message), Health::Unchanged)
+        (expire(job, at, &message), LaneHealth::Unchanged)
     } else {
         let answers = attempt(&message, at);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (now, spread) = (clock.now(), fastrand::f64());
         let fetched = atrn::domain_of_lane(&job.lane).is_some();
-        let broke_off = fetched && matches!(answers.health, Health::Trouble(_));
+        let broke_off = fetched && matches!(answers.health, LaneHealth::Failing(_));
         let settings = &setup.settings;
         let decide = Decide { job, now, at, duration_ms, spread, settings, fetched, broke_off };
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
-    let notices = compose::write(setup, queue, floods, now, &message, &mut results);
+    let reports = compose::compose(&setup.settings, queue, report_limits, now, &message, &mut results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
     if results.is_empty() {
         return Done { health, unsettled };
     }
-    let Notices { written, pending_reports, expanded_told } = notices;
+    let Reports { written, pending_reports, expanded_told } = reports;
     queue.settle(Settlement { message, at: now, results, notices: written, pending_reports, expanded_told });
     Done { health, unsettled }
 }

@@ -396,7 +396,7 @@ fn old_history_goes_with_its_attempts() {
     somebody
         .execute("UPDATE history SET finished_at = finished_at - 10 WHERE address = 'a@example.com'", [])
         .unwrap();
-    let mut purge = purge::Purge::new(Duration::from_secs(5));
+    let mut purge = sqlite::purge::Purge::new(Duration::from_secs(5));
     // By when the message came, both may go; by when it was finished, one is too young.
     somebody.execute("UPDATE history SET message_id = message_id - 10000000", []).unwrap();
     assert!(!purge.step(&somebody).unwrap());

@@ -13,9 +13,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use rusqlite::Connection;
 
-use super::open::{self, Tuning};
 use super::*;
 use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::queue::sqlite::open::{self, Tuning};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -8,7 +8,7 @@ use crate::mail::{Domain, Priority};
 use crate::queue::{Due, DueCursor};
 
 use super::Lanes;
-use super::shares::Standing;
+use super::worker_quota::Standing;
 
 /// How long after its backoff the trouble of a lane is remembered in which nothing waits. Longer than the longest
 /// wait of a message by default, so that what is tried again finds its lane as it left it.

@@ -18,7 +18,7 @@ use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::reply_class::{RecipientResult, Verdict, wants_login};
 use crate::mail::{Enhanced, Outcome, Phase, Reply};
 use crate::maillog;
-use crate::queue::{Health, Queue, QueuedMessage, QueuedRecipient, RecipientId, Setting};
+use crate::queue::{LaneHealth, Queue, QueuedMessage, QueuedRecipient, RecipientId, Setting};
 
 /// What was said about one recipient, and by whom.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Answer {
 /// An answer for each recipient, in order, and what was learnt about the lane. Who has none is requeued.
 pub(in crate::delivery) struct Answers {
     pub(in crate::delivery) answers: Vec<Option<Answer>>,
-    pub(in crate::delivery) health: Health,
+    pub(in crate::delivery) health: LaneHealth,
 }
 
 /// The state of an attempt: the answers so far.
@@ -273,7 +273,7 @@ impl Round<'_> {
 
     /// Whoever has no answer yet waits a little, and this was no attempt for them.
     pub(super) fn requeue(self, wait: Duration) -> Answers {
-        let health = Health::AtLimit(wait);
+        let health = LaneHealth::AtLimit(wait);
         if self.clock.now() < self.message.expires_at {
             return Answers { answers: self.answers, health };
         }
@@ -301,11 +301,11 @@ impl Round<'_> {
         let trouble = (rest.outcome == Outcome::Deferred || rest.phase != Phase::Dns)
             && !source_addresses::is_no_source(&rest.reply);
         let health = if without && trouble {
-            Health::Trouble(rest.reply.to_string())
+            LaneHealth::Failing(rest.reply.to_string())
         } else if self.answers.iter().flatten().any(taken) {
-            Health::Healthy
+            LaneHealth::Healthy
         } else {
-            Health::Unchanged
+            LaneHealth::Unchanged
         };
         let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
         Answers { answers, health }

@@ -9,32 +9,33 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use crate::mail::Expanded;
 
-use super::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use super::rows::{BackoffRow, Kicked, NextState};
-use super::{MessageId, RecipientId};
+use crate::queue::MessageId;
+use crate::queue::RecipientId;
+use crate::queue::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
+use crate::queue::rows::{BackoffRow, Kicked, NextState};
 
-pub(super) use kick::INSERT_KICK;
+pub(in crate::queue) use kick::INSERT_KICK;
 
 /// Largest chunk of content.
-pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
+pub(in crate::queue) const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
-pub(super) const INSERT_HISTORY: &str = "
+pub(in crate::queue) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
                          attempts, size, reply, mx, reply_source)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
            CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
-pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
+pub(in crate::queue) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
-pub(super) const DELETE_MESSAGE: &str = "
+pub(in crate::queue) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
-pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
+pub(in crate::queue) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
 
 /// What an operation did, for the answer and the scheduler.
-pub(super) enum Effect {
+pub(in crate::queue) enum Effect {
     Done,
     /// Of each recipient of a settlement the time of its next try.
     Settled(Vec<(RecipientId, Option<i64>)>),
@@ -46,7 +47,7 @@ pub(super) enum Effect {
 }
 
 /// Every writing statement of the relay.
-pub(super) struct Store<'c> {
+pub(in crate::queue) struct Store<'c> {
     conn: &'c Connection,
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -71,7 +72,7 @@ pub(super) struct Store<'c> {
 }
 
 impl<'c> Store<'c> {
-    pub(super) fn new(conn: &'c Connection) -> Result<Store<'c>> {
+    pub(in crate::queue) fn new(conn: &'c Connection) -> Result<Store<'c>> {
         Ok(Store {
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
@@ -123,16 +124,16 @@ impl<'c> Store<'c> {
         })
     }
 
-    pub(super) fn begin(&mut self) -> Result<()> {
+    pub(in crate::queue) fn begin(&mut self) -> Result<()> {
         self.begin.execute([]).map(drop)
     }
 
-    pub(super) fn commit(&mut self) -> Result<()> {
+    pub(in crate::queue) fn commit(&mut self) -> Result<()> {
         self.commit.execute([]).map(drop)
     }
 
     /// After an error; SQLite may have rolled back by itself.
-    pub(super) fn roll_back(&self) {
+    pub(in crate::queue) fn roll_back(&self) {
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
@@ -141,11 +142,11 @@ impl<'c> Store<'c> {
     }
 
     /// Remembers the highest id given out, so that none is used twice when the clock steps back.
-    pub(super) fn save_last_id(&mut self, last: i64) -> Result<()> {
+    pub(in crate::queue) fn save_last_id(&mut self, last: i64) -> Result<()> {
         self.save_last_id.execute([last]).map(drop)
     }
 
-    pub(super) fn apply(&mut self, op: &Op) -> Result<Effect> {
+    pub(in crate::queue) fn apply(&mut self, op: &Op) -> Result<Effect> {
         match op {
             Op::Chunk { message, seq, data, .. } => self.chunk(*message, *seq, data)?,
             Op::Accept { message, .. } => self.accept(message)?,
@@ -171,13 +172,15 @@ impl<'c> Store<'c> {
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
             Op::PendingReports { sender, up_to, notice, .. } => {
-                super::reports::delete_unreported(self.conn, sender, *up_to)?;
+                crate::queue::sqlite::reports::delete_unreported(self.conn, sender, *up_to)?;
                 self.accept(notice)?;
             }
-            Op::SetHostSetting(row) => super::host_setting::write(self.conn, row)?,
-            Op::ClearHostSetting { mx, setting } => super::host_setting::delete(self.conn, mx, setting)?,
-            Op::Routes(routes) => super::routes::write(self.conn, routes)?,
-            Op::Repair { now } => super::sweep::repair(self.conn, *now)?,
+            Op::SetHostSetting(row) => crate::queue::host_setting::write(self.conn, row)?,
+            Op::ClearHostSetting { mx, setting } => {
+                crate::queue::host_setting::delete(self.conn, mx, setting)?
+            }
+            Op::Routes(routes) => crate::queue::sqlite::routes::write(self.conn, routes)?,
+            Op::Repair { now } => crate::queue::sqlite::sweep::repair(self.conn, *now)?,
             Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
         Ok(Effect::Done)
@@ -282,9 +285,9 @@ impl<'c> Store<'c> {
         }
         for notice in &outcomes.notices {
             self.accept(notice)?;
-            super::reports::record(self.conn, notice, outcomes.at)?;
+            crate::queue::sqlite::reports::record(self.conn, notice, outcomes.at)?;
         }
-        super::reports::gather(self.conn, outcomes)?;
+        crate::queue::sqlite::reports::gather(self.conn, outcomes)?;
         Ok(settled)
     }
 
@@ -339,7 +342,7 @@ impl<'c> Store<'c> {
     }
 
     /// Writes a lane's backoff, or forgets it.
-    pub(super) fn lane(&mut self, lane: &str, row: Option<&BackoffRow>) -> Result<()> {
+    pub(in crate::queue) fn lane(&mut self, lane: &str, row: Option<&BackoffRow>) -> Result<()> {
         match row {
             Some(row) => {
                 self.set_backoff.execute(params![row.lane, row.failures, row.backoff_until, row.last_reply])

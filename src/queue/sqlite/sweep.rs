@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Result};
 
-use super::store::DELETE_CONTENT;
+use crate::queue::sqlite::store::DELETE_CONTENT;
 
 /// What the view `stuck` showed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,7 +15,7 @@ pub struct Sweep {
 const MESSAGES: i64 = 5_000;
 
 /// Counts the problems of the messages from this id on, and of their recipients; says where the next part begins.
-pub(super) fn look(conn: &Connection, first: i64, sweep: &mut Sweep) -> Result<Option<i64>> {
+pub(in crate::queue) fn look(conn: &Connection, first: i64, sweep: &mut Sweep) -> Result<Option<i64>> {
     let next: Option<i64> = conn
         .prepare_cached("SELECT id FROM messages WHERE id >= ?1 ORDER BY id LIMIT 1 OFFSET ?2")?
         .query_row([first, MESSAGES], |row| row.get(0))
@@ -37,7 +37,7 @@ pub(super) fn look(conn: &Connection, first: i64, sweep: &mut Sweep) -> Result<O
 }
 
 /// Repairs, inside the writer's transaction.
-pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
+pub(in crate::queue) fn repair(conn: &Connection, now: i64) -> Result<()> {
     // Recorded as finished: it must not be delivered again.
     conn.execute(
         "DELETE FROM recipients WHERE EXISTS

@@ -17,33 +17,34 @@ use crate::mail::{
     address,
 };
 
-use super::error::QueueError;
-use super::rows::{BackoffRow, Due, Origin, QueuedMessage, QueuedRecipient};
-use super::{MessageId, RecipientId};
+use crate::queue::MessageId;
+use crate::queue::RecipientId;
+use crate::queue::error::QueueError;
+use crate::queue::rows::{BackoffRow, Due, Origin, QueuedMessage, QueuedRecipient};
 
 /// Connections kept open; more are opened while more read at once.
 const KEPT_MAX: usize = 16;
 
 /// Reading connections that nobody uses just now.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(in crate::queue) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     closed: AtomicBool,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Readers {
+    pub(in crate::queue) fn new(path: &Path) -> Readers {
         Readers { path: path.to_owned(), idle: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     /// No connection is kept any more.
-    pub(super) fn close(&self) {
+    pub(in crate::queue) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn read<T>(
+    pub(in crate::queue) fn read<T>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, QueueError> {
@@ -58,7 +59,7 @@ impl Readers {
     }
 }
 
-pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+pub(in crate::queue) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -120,44 +121,44 @@ fn domain_from(text: &str) -> Domain {
 }
 
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
-pub(super) const DUE_SAME_SECOND: &str = "
+pub(in crate::queue) const DUE_SAME_SECOND: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
-pub(super) const DUE_LATER: &str = "
+pub(in crate::queue) const DUE_LATER: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 // A question for each priority, so that each is one walk along the index, whatever else waits.
-pub(super) const DOMAIN_NEXT_PRIORITY: &str =
+pub(in crate::queue) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
-pub(super) const DOMAIN_OF_PRIORITY: &str = "
+pub(in crate::queue) const DOMAIN_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?4";
 /// `priority <> 0` lets SQLite see that the index serves.
-pub(super) const DUE_OF_PRIORITY: &str = "
+pub(in crate::queue) const DUE_OF_PRIORITY: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
-pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
-pub(super) const OLDEST_OF_PRIORITY: &str = "
+pub(in crate::queue) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
+pub(in crate::queue) const OLDEST_OF_PRIORITY: &str = "
     SELECT next_attempt_at FROM recipients
     WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at LIMIT 1";
 /// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
-pub(super) const TO_BOUNCE: &str = "
+pub(in crate::queue) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority
     FROM recipients INDEXED BY recipients_to_bounce
     WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
 // As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
 // messages is walked at a time, whatever is found in it.
-pub(super) const EXPIRED_SAME_SECOND: &str = "
+pub(in crate::queue) const EXPIRED_SAME_SECOND: &str = "
     SELECT expires_at, id FROM messages WHERE expires_at = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-pub(super) const EXPIRED_LATER: &str = "
+pub(in crate::queue) const EXPIRED_LATER: &str = "
     SELECT expires_at, id FROM messages WHERE expires_at > ?1 AND expires_at <= ?2
     ORDER BY expires_at, id LIMIT ?3";
-pub(super) const QUEUED_OF_MESSAGE: &str = "
+pub(in crate::queue) const QUEUED_OF_MESSAGE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
 
@@ -194,8 +195,8 @@ pub struct Expired {
     pub searched: Option<ExpiryCursor>,
 }
 
-/// See [`super::Queue::due`].
-pub(super) fn due(
+/// See [`crate::queue::Queue::due`].
+pub(in crate::queue) fn due(
     conn: &Connection,
     after: DueCursor,
     until: i64,
@@ -212,8 +213,8 @@ pub(super) fn due(
     Ok(found)
 }
 
-/// See [`super::Queue::due_in_domain`]. Nearly always there is one priority to ask for.
-pub(super) fn due_in_domain(
+/// See [`crate::queue::Queue::due_in_domain`]. Nearly always there is one priority to ask for.
+pub(in crate::queue) fn due_in_domain(
     conn: &Connection,
     domain: &Domain,
     until: i64,
@@ -232,8 +233,8 @@ pub(super) fn due_in_domain(
     Ok(found)
 }
 
-/// See [`super::Queue::urgent`].
-pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+/// See [`crate::queue::Queue::urgent`].
+pub(in crate::queue) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
     let mut found = Vec::new();
     for priority in (1..=9).rev() {
         let rest = (limit - found.len().min(limit)) as i64;
@@ -242,8 +243,8 @@ pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> rusqlite::R
     Ok(found)
 }
 
-/// See [`super::Queue::expired`].
-pub(super) fn expired(
+/// See [`crate::queue::Queue::expired`].
+pub(in crate::queue) fn expired(
     conn: &Connection,
     after: ExpiryCursor,
     now: i64,
@@ -309,9 +310,9 @@ fn collect(
     Ok(())
 }
 
-/// See [`super::Queue::due_domains`]. From one domain to the next along the index: as many steps as there are
+/// See [`crate::queue::Queue::due_domains`]. From one domain to the next along the index: as many steps as there are
 /// domains, and priorities in each, however many recipients.
-pub(super) fn due_domains(
+pub(in crate::queue) fn due_domains(
     conn: &Connection,
     after: &str,
     until: i64,
@@ -337,14 +338,14 @@ pub(super) fn due_domains(
     Ok(found)
 }
 
-pub(super) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {
+pub(in crate::queue) fn next_due_after(conn: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached(
         "SELECT min(next_attempt_at) FROM recipients WHERE state = 'queued' AND next_attempt_at > ?1",
     )?
     .query_row([after], |row| row.get(0))
 }
 
-pub(super) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<BackoffRow>> {
+pub(in crate::queue) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<BackoffRow>> {
     conn.prepare_cached("SELECT lane, failures, backoff_until, last_reply FROM backoffs ORDER BY lane")?
         .query_map([], |row| {
             Ok(BackoffRow {
@@ -357,7 +358,9 @@ pub(super) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<BackoffRow>> {
         .collect()
 }
 
-pub(super) fn before_dot(conn: &Connection) -> rusqlite::Result<Vec<(MessageId, Vec<RecipientId>)>> {
+pub(in crate::queue) fn before_dot(
+    conn: &Connection,
+) -> rusqlite::Result<Vec<(MessageId, Vec<RecipientId>)>> {
     let mut found: Vec<(MessageId, Vec<RecipientId>)> = Vec::new();
     let mut statement = conn.prepare(
         "SELECT message_id, id FROM recipients WHERE in_doubt_since IS NOT NULL AND state = 'queued' ORDER BY message_id, id",
@@ -374,13 +377,13 @@ pub(super) fn before_dot(conn: &Connection) -> rusqlite::Result<Vec<(MessageId, 
 }
 
 /// A message as it was read, and what of it cannot be sent since a person has spoilt it.
-pub(super) struct Fetched {
-    pub(super) message: Option<QueuedMessage>,
-    pub(super) spoilt: Vec<RecipientId>,
+pub(in crate::queue) struct Fetched {
+    pub(in crate::queue) message: Option<QueuedMessage>,
+    pub(in crate::queue) spoilt: Vec<RecipientId>,
 }
 
-/// See [`super::Queue::fetch`].
-pub(super) fn fetch(
+/// See [`crate::queue::Queue::fetch`].
+pub(in crate::queue) fn fetch(
     conn: &Connection,
     id: MessageId,
     recipients: &[RecipientId],
@@ -476,13 +479,17 @@ fn recipient_row(row: &Row<'_>, id: RecipientId, address: Address) -> rusqlite::
     })
 }
 
-pub(super) fn size_of(conn: &Connection, message: MessageId) -> rusqlite::Result<Option<u64>> {
+pub(in crate::queue) fn size_of(conn: &Connection, message: MessageId) -> rusqlite::Result<Option<u64>> {
     let mut statement = conn.prepare_cached("SELECT size FROM messages WHERE id = ?1")?;
     let mut rows = statement.query([message.0])?;
     rows.next()?.map(|row| row.get::<_, i64>(0).map(i64::unsigned_abs)).transpose()
 }
 
-pub(super) fn chunk(conn: &Connection, message: MessageId, seq: u32) -> rusqlite::Result<Option<Vec<u8>>> {
+pub(in crate::queue) fn chunk(
+    conn: &Connection,
+    message: MessageId,
+    seq: u32,
+) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut statement = conn.prepare_cached("SELECT data FROM content WHERE message_id = ?1 AND seq = ?2")?;
     let mut rows = statement.query(params![message.0, seq])?;
     rows.next()?.map(|row| row.get(0)).transpose()

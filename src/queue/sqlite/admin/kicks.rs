@@ -3,9 +3,10 @@
 use rusqlite::params;
 use serde::Serialize;
 
-use super::{Admin, Which};
+use crate::queue::admin::Admin;
+use crate::queue::admin::Which;
 use crate::queue::error::QueueError;
-use crate::queue::store::INSERT_KICK;
+use crate::queue::sqlite::store::INSERT_KICK;
 
 /// A row of `kicks`.
 #[derive(Debug, Clone, Serialize)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::queue::{BackoffRow, Due, Health, Job, RecipientId};
+use crate::queue::{BackoffRow, Due, Job, LaneHealth, RecipientId};
 
 use super::window::just_before;
 use super::{Known, Lane, Lanes, Standing};
@@ -27,7 +27,7 @@ impl Lanes {
     pub fn finished(
         &mut self,
         job: &Job,
-        health: &Health,
+        health: &LaneHealth,
         unsettled: &[RecipientId],
         now: i64,
     ) -> Option<LaneChange> {
@@ -39,7 +39,7 @@ impl Lanes {
             // Put back; or whatever became of it the database knows, and it may still be due. In either case perhaps
             // in another lane than before.
             match health {
-                Health::AtLimit(_) if !job.expired => self.line_up(due, true, now),
+                LaneHealth::AtLimit(_) if !job.expired => self.line_up(due, true, now),
                 _ => self.leave_in(&due.domain, just_before(&due)),
             }
         }
@@ -52,18 +52,18 @@ impl Lanes {
         self.shares.ends(lane.standing());
         let was = lane.standing();
         let change = match health {
-            Health::Healthy if lane.failures > 0 => {
+            LaneHealth::Healthy if lane.failures > 0 => {
                 lane.failures = 0;
                 lane.backoff_until = 0;
                 lane.answers(&self.settings);
                 Some(LaneChange::Recovered)
             }
-            Health::Healthy | Health::Unchanged if lane.failures == 0 => {
+            LaneHealth::Healthy | LaneHealth::Unchanged if lane.failures == 0 => {
                 lane.answers(&self.settings);
                 None
             }
             // Transactions that were under way together fail together: that is one failure.
-            Health::Trouble(reply) if lane.backoff_until <= now => {
+            LaneHealth::Failing(reply) if lane.backoff_until <= now => {
                 lane.fails();
                 let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
                 (lane.backoff_until, lane.backed_off_at) = (now + wait, now);
@@ -78,7 +78,7 @@ impl Lanes {
                 self.park(&job.lane);
                 Some(LaneChange::BacksOff(row))
             }
-            Health::AtLimit(wait) => {
+            LaneHealth::AtLimit(wait) => {
                 // Its other transactions go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
                 lane.crowded = Some((until, lane.busy));

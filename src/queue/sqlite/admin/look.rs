@@ -2,14 +2,15 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::Admin;
-use super::rows::{
+use crate::mail::Domain;
+use crate::queue::admin::Admin;
+use crate::queue::admin::rows::{
     DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
-use crate::mail::Domain;
 use crate::queue::error::QueueError;
-use crate::queue::store::CHUNK_BYTES_MAX;
-use crate::queue::{BackoffRow, HostSetting, MessageId, host_setting, read};
+use crate::queue::sqlite::read;
+use crate::queue::sqlite::store::CHUNK_BYTES_MAX;
+use crate::queue::{BackoffRow, HostSetting, MessageId, host_setting};
 
 impl Admin {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.

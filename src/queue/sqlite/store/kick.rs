@@ -9,8 +9,8 @@ use rusqlite::{Result, params};
 use crate::config::atrn;
 use crate::mail::Domain;
 
-use super::Store;
 use crate::queue::rows::{Asker, Kick, Kicked};
+use crate::queue::sqlite::store::Store;
 
 /// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
 const KICK_ROWS_MAX: i64 = 5_000;
@@ -74,7 +74,7 @@ fn domains_of(kick: &Kick) -> (Cow<'_, str>, &'static str) {
         Kick::Domain(domain) => (domain.as_str().into(), "SELECT ?1"),
         Kick::Lane(_, domains) => {
             let names = domains.iter().map(Domain::as_str);
-            (crate::queue::counts::json_list(names).into(), "SELECT value FROM json_each(?1)")
+            (crate::queue::sqlite::counts::json_list(names).into(), "SELECT value FROM json_each(?1)")
         }
         // From one domain to the next along the index: as many steps as there are domains, not recipients.
         // substr, since to LIKE an underscore is a wildcard.

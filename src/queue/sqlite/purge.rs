@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use super::shared::now_us;
+use crate::queue::shared::now_us;
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -14,7 +14,7 @@ const REPORTS_SECS: i64 = 2 * 3600;
 const EVERY: Duration = Duration::from_secs(600);
 
 /// A pass through the oldest history, in the order of its key.
-pub(super) struct Purge {
+pub(in crate::queue) struct Purge {
     keep: Duration,
     next_pass: Instant,
     /// The last row looked at, in a pass.
@@ -22,7 +22,7 @@ pub(super) struct Purge {
 }
 
 impl Purge {
-    pub(super) fn new(keep: Duration) -> Purge {
+    pub(in crate::queue) fn new(keep: Duration) -> Purge {
         Purge { keep, next_pass: Instant::now(), at: None }
     }
 
@@ -30,7 +30,7 @@ impl Purge {
     ///
     /// # Errors
     /// SQLite's; the transaction may still be open.
-    pub(super) fn step(&mut self, conn: &Connection) -> Result<bool> {
+    pub(in crate::queue) fn step(&mut self, conn: &Connection) -> Result<bool> {
         if self.at.is_none() && Instant::now() < self.next_pass {
             return Ok(false);
         }

@@ -14,11 +14,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::mail::Domain;
 
-use super::op::{Incoming, Op, Outcomes};
-use super::shared::Shared;
-use super::space::Space;
-use super::writer::{Parts, Writer};
-use super::*;
+use crate::queue::op::{Incoming, Op, Outcomes};
+use crate::queue::shared::Shared;
+use crate::queue::sqlite::space::Space;
+use crate::queue::writer::{Parts, Writer};
+use crate::queue::*;
 
 /// What is on disk.
 pub(crate) struct Disk(Connection);
@@ -30,7 +30,8 @@ impl Disk {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         conn.execute_batch("PRAGMA temp_store = MEMORY; CREATE TABLE clock (now INTEGER NOT NULL); INSERT INTO clock VALUES (0)")
             .unwrap();
-        conn.execute_batch(&migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
+        conn.execute_batch(&sqlite::migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)"))
+            .unwrap();
         Disk(conn)
     }
 }

@@ -7,13 +7,13 @@ fn proved() -> Lanes {
     let mut lanes = Lanes::new(SchedulerSettings { workers: 128, ..settings() }, 7);
     lanes.add(due(0, 0, "good.test"), 0);
     let job = lanes.next(0).unwrap();
-    end(&mut lanes, &job, &Health::Unchanged, 0);
+    end(&mut lanes, &job, &LaneHealth::Unchanged, 0);
     assert_eq!(lanes.states(), [], "a lane with nothing to do is forgotten");
     lanes
 }
 
 /// Ends a job, and its settlement is on disk.
-fn end(lanes: &mut Lanes, job: &Job, health: &Health, now: i64) {
+fn end(lanes: &mut Lanes, job: &Job, health: &LaneHealth, now: i64) {
     lanes.finished(job, health, &[], now);
     lanes.settled(ids_of(job));
 }
@@ -51,7 +51,7 @@ fn new_hosts_take_turns_by_age_and_each_that_ends_makes_room_for_the_next() {
     let mut under_way = start_all(&mut lanes, 0);
     for n in 0..888 {
         let job = under_way.remove(0);
-        end(&mut lanes, &job, &if n % 2 == 0 { Health::Healthy } else { trouble() }, 0);
+        end(&mut lanes, &job, &if n % 2 == 0 { LaneHealth::Healthy } else { trouble() }, 0);
         let next = lanes.next(0).unwrap();
         assert_eq!(ids(&next), [10_112 + n]);
         assert!(lanes.next(0).is_none());
@@ -69,7 +69,7 @@ fn a_newsletter_to_new_hosts_gets_nearly_all_of_the_workers_and_what_it_proved_u
     }
     let first = start_all(&mut lanes, 0);
     assert_eq!(first.len(), 112);
-    first.iter().for_each(|job| end(&mut lanes, job, &Health::Healthy, 0));
+    first.iter().for_each(|job| end(&mut lanes, job, &LaneHealth::Healthy, 0));
     assert!(start_all(&mut lanes, 0).len() >= 112 + 16);
     lanes.check();
 }
@@ -83,13 +83,13 @@ fn what_proved_lanes_had_lately_is_not_given_to_new_ones() {
     // Proved one by one, and then two at once in each of 20 lanes.
     (0..20).for_each(|_| {
         let job = lanes.next(0).unwrap();
-        end(&mut lanes, &job, &Health::Healthy, 0);
+        end(&mut lanes, &job, &LaneHealth::Healthy, 0);
     });
     let good = start_all(&mut lanes, 0);
     assert_eq!(good.len(), 40);
     add_new(&mut lanes, 1_000, 1);
     assert_eq!(start_all(&mut lanes, 1).len(), 88);
-    good.iter().for_each(|job| end(&mut lanes, job, &Health::Healthy, 2));
+    good.iter().for_each(|job| end(&mut lanes, job, &LaneHealth::Healthy, 2));
     assert_eq!(start_all(&mut lanes, 2).len(), 40, "all of them are for the proved ones again");
     lanes.check();
 }
@@ -127,7 +127,7 @@ fn a_proved_host_that_falls_silent_counts_as_unproved_until_it_speaks() {
     add_new(&mut lanes, 1_000, 130);
     assert_eq!(start_all(&mut lanes, 130).len(), 110, "its two are part of the share");
     // The lane goes on when something is heard, a refusal too.
-    end(&mut lanes, &silent[0], &Health::Unchanged, 140);
+    end(&mut lanes, &silent[0], &LaneHealth::Unchanged, 140);
     assert_eq!(lanes.state("good.test").limit, 2);
     let started: Vec<Job> = start_all(&mut lanes, 140);
     assert_eq!(
@@ -153,7 +153,7 @@ fn a_busy_host_that_answers_now_and_then_is_not_taken_for_silent() {
     while now < 300 {
         now += 20;
         let job = slow.remove(0);
-        end(&mut lanes, &job, &Health::Healthy, now);
+        end(&mut lanes, &job, &LaneHealth::Healthy, now);
         slow.push(lanes.next(now).unwrap());
         lanes.wake(now);
         assert_eq!(lanes.state("good.test").limit, 2, "at {now}");

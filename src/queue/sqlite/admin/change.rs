@@ -3,10 +3,10 @@
 
 use rusqlite::{Connection, ToSql, params};
 
-use super::Admin;
 use crate::mail::Domain;
+use crate::queue::admin::Admin;
 use crate::queue::error::QueueError;
-use crate::queue::store::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
+use crate::queue::sqlite::store::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
 use crate::queue::{Finished, MessageId, now_us};
 
 /// Recipients changed in one transaction.

@@ -15,14 +15,15 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::config::QueueSettings;
 
-use super::error::QueueError;
-use super::op::Op;
-use super::read::Readers;
-use super::rows::Event;
-use super::shared::{Shared, WriterState};
-use super::space::Space;
-use super::writer::{BEGIN_PATIENCE, Parts, Writer};
-use super::{Queue, migrate};
+use crate::queue::Queue;
+use crate::queue::error::QueueError;
+use crate::queue::op::Op;
+use crate::queue::rows::Event;
+use crate::queue::shared::{Shared, WriterState};
+use crate::queue::sqlite::migrate;
+use crate::queue::sqlite::read::Readers;
+use crate::queue::sqlite::space::Space;
+use crate::queue::writer::{BEGIN_PATIENCE, Parts, Writer};
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -35,10 +36,10 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
 /// What the tests set otherwise.
-pub(super) struct Tuning {
-    pub(super) busy_patience: Duration,
+pub(in crate::queue) struct Tuning {
+    pub(in crate::queue) busy_patience: Duration,
     /// Done with the writer's connection before it starts.
-    pub(super) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
+    pub(in crate::queue) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
 }
 
 impl Default for Tuning {
@@ -81,7 +82,7 @@ impl WriterHandle {
 }
 
 /// See [`Queue::open`].
-pub(super) fn open(
+pub(in crate::queue) fn open(
     settings: &QueueSettings,
     tuning: Tuning,
     events: Sender<Event>,
@@ -291,7 +292,7 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 }
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
-pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
+pub(in crate::queue) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row(
         "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
                     coalesce((SELECT max(id) FROM messages), 0),
