@@ -153,8 +153,7 @@ impl Hosts {
     pub(in crate::delivery) fn recall(&self, mx: &str, name: &str) -> Option<Setting> {
         // Of most hosts nothing is known, and nothing is to be remembered for having asked.
         let host = lock(&self.known).hosts.get(mx).cloned()?;
-        let setting = host.lock().settings.in_force(name, self.clock.now());
-        setting
+        host.lock().settings.in_force(name, self.clock.now())
     }
 
     /// The feature that this leaves out failed at the host like this, and it does without.

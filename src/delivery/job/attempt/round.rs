@@ -224,7 +224,7 @@ impl Round<'_> {
     fn may_go_in_one(&self, line: &PooledConnection) -> bool {
         self.setup.settings.in_doubt == InDoubt::Retry
             && line.connection.took_a_batch()
-            && !self.setup.connector.hosts.recall(&line.endpoint.name(), "single_write").is_some()
+            && self.setup.connector.hosts.recall(&line.endpoint.name(), "single_write").is_none()
     }
 
     /// A doubt ends it for this host, since what a host swallows like this would be delivered over and over.
