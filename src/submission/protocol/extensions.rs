@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::mail::handling::utc;
+use crate::mail::handling::rfc3339;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release, Reply};
 
 use crate::submission::protocol::policy::{PolicyContext, Tls};
@@ -33,7 +33,7 @@ pub(in crate::submission) fn offered(user: Option<&Arc<User>>, context: &PolicyC
         // RFC 9422 §3. There is no limit of transactions in a session, and so no MAILMAX.
         Some(format!("LIMITS RCPTMAX={}", context.recipients_max)),
         // RFC 4865 §4 (4): both limits.
-        holding.map(|secs| format!("FUTURERELEASE {secs} {}", utc(context.now.saturating_add(secs)))),
+        holding.map(|secs| format!("FUTURERELEASE {secs} {}", rfc3339(context.now.saturating_add(secs)))),
         when(may_ask(user, context), "MT-PRIORITY"),
         when(context.tls == Tls::Active, "REQUIRETLS"),
         when(welcome, "ETRN"),
