@@ -89,8 +89,8 @@ fn a_host_that_complains_of_connections_is_given_fewer_and_loses_no_mail_by_it()
     assert!(mx.sent_away() > 0, "it was never crowded");
     assert!(mx.sent_away() < 15, "{} times sent away", mx.sent_away());
     assert_eq!(tries(&relay), ["delivered|40"]);
-    let learnt = "SELECT mx, connections <= 4, messages_per_minute, last_reply FROM destinations";
-    let row = format!("mx.a.test|1||{TOO_MANY}");
+    let learnt = "SELECT mx, setting, value <= 4, last_reply FROM host_settings";
+    let row = format!("mx.a.test|connections|1|{TOO_MANY}");
     relay.wait_until("the limit to be kept", SOON, |db| (db.row(learnt, [])? == row).then_some(()));
 
     // Known to whoever asks, and to the next process.
@@ -98,7 +98,7 @@ fn a_host_that_complains_of_connections_is_given_fewer_and_loses_no_mail_by_it()
     assert!(summary.contains("mx.a.test") && summary.contains("too many connections"), "{summary}");
     let before = mx.sent_away();
     relay.stop();
-    relay.db_for_writing().execute("UPDATE destinations SET connections = 2, changed_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET value = 2, changed_at = unixepoch()", []);
     relay.spawn();
     relay.wait_until_ready();
     submit(&relay, "a.test", 20);
@@ -112,24 +112,89 @@ fn a_limit_is_earned_back_and_then_forgotten() {
     let mx = world.host("a.test", Script::new());
     let mut relay = world.relay(Config::new().set("delivery.connections_per_destination", "4"));
     relay.stop();
-    let rows =
-        "INSERT INTO destinations VALUES ('mx.a.test', 2, 595, '421 4.7.0 slow down', unixepoch() - 61)";
+    let rows = "INSERT INTO host_settings VALUES
+        ('mx.a.test', 'connections', 2, '421 4.7.0 slow down', unixepoch() - 61, NULL),
+        ('mx.a.test', 'messages_per_minute', 595, '421 4.7.0 slow down', unixepoch() - 61, NULL)";
     relay.db_for_writing().execute(rows, []);
     relay.spawn();
     relay.wait_until_ready();
     submit(&relay, "a.test", 1);
     mx.wait_for_messages(1, SOON);
-    let given = "SELECT connections, messages_per_minute, last_reply FROM destinations";
-    let more = "3||421 4.7.0 slow down";
-    relay.wait_until("one more", SOON, |db| (db.row(given, [])? == more).then_some(()));
+    let given = "SELECT setting, value, last_reply FROM host_settings";
+    let more = ["connections|3|421 4.7.0 slow down"];
+    relay.wait_until("one more", SOON, |db| (db.rows(given, []) == more).then_some(()));
     relay.stop();
-    relay.db_for_writing().execute("UPDATE destinations SET changed_at = unixepoch() - 61", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET changed_at = unixepoch() - 61", []);
     relay.spawn();
     relay.wait_until_ready();
     submit(&relay, "a.test", 1);
     relay.wait_until("nothing to remember", SOON, |db| {
-        (db.number("SELECT count(*) FROM destinations", []) == 0).then_some(())
+        (db.number("SELECT count(*) FROM host_settings", []) == 0).then_some(())
     });
+}
+
+/// How long the relay may take to notice what people write.
+const NOTICED: Duration = Duration::from_secs(2);
+
+fn edit(relay: &Relay, sql: &str) {
+    relay.db_for_writing().execute(sql, []);
+    std::thread::sleep(NOTICED);
+}
+
+#[test]
+fn a_limit_of_connections_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    let mut world = World::new();
+    let mx = shared_host(&mut world, slow());
+    let relay = world.relay(Config::new().set("delivery.connections_per_destination", "5"));
+    let most = |count: usize| {
+        let before = mx.messages().len();
+        submit(&relay, "a.test", count);
+        mx.wait_for_messages(before + count, SOON);
+        relay.wait_until_empty();
+        mx.most_open()
+    };
+    edit(&relay, "INSERT INTO host_settings VALUES ('mx.a.test', 'connections', 1, NULL, unixepoch(), NULL)");
+    assert_eq!(most(8), 1, "written");
+    edit(&relay, "UPDATE host_settings SET value = 2");
+    assert_eq!(most(20), 2, "changed");
+    edit(&relay, "DELETE FROM host_settings");
+    wait_for("more than that", SOON, || (most(20) > 2).then_some(()));
+}
+
+#[test]
+fn a_rate_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    let mut world = World::new();
+    // Each domain is a lane of its own: who was put off to the next minute is not looked at again before.
+    for domain in ["b", "c", "d", "e", "f"] {
+        world.zone(|zone| zone.mx(&format!("{domain}.test"), 10, "mx.a.test"));
+    }
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    let waits = |domain: &str| {
+        submit(&relay, domain, 1);
+        std::thread::sleep(NOTICED);
+        let left = format!("SELECT attempts FROM recipients WHERE domain = '{domain}'");
+        assert_eq!(relay.db().rows(&left, []), ["0"], "{domain} does not wait");
+    };
+    let goes = |domain: &str| {
+        let before = mx.messages().len();
+        submit(&relay, domain, 1);
+        mx.wait_for_messages(before + 1, SOON);
+    };
+    edit(
+        &relay,
+        "INSERT INTO host_settings VALUES ('mx.a.test', 'messages_per_minute', 1, NULL, unixepoch(), NULL)",
+    );
+    goes("a.test");
+    waits("b.test");
+    edit(&relay, "UPDATE host_settings SET value = 600");
+    goes("c.test");
+    edit(&relay, "UPDATE host_settings SET value = 1");
+    // What the higher rate left over, at the most one.
+    goes("d.test");
+    waits("e.test");
+    edit(&relay, "DELETE FROM host_settings");
+    goes("f.test");
 }
 
 #[test]
@@ -140,8 +205,10 @@ fn a_complaint_of_the_pace_slows_the_next_messages_down() {
     let relay = world.relay(Config::new().retry(&["1s"]));
     submit(&relay, "a.test", 1);
     mx.wait_for_messages(1, SOON);
-    let given = "SELECT connections, messages_per_minute FROM destinations";
-    relay.wait_until("a slower pace", SOON, |db| (db.row(given, [])? == "|1").then_some(()));
+    let given = "SELECT setting, value FROM host_settings";
+    relay.wait_until("a slower pace", SOON, |db| {
+        (db.row(given, [])? == "messages_per_minute|1").then_some(())
+    });
     relay.wait_until_empty();
     // One a minute: the next one waits, and that is no attempt.
     submit(&relay, "a.test", 1);
