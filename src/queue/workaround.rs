@@ -1,13 +1,7 @@
 //! What a host gets wrong and how we go round it: rows of the table `workarounds`.
-//!
-//! There are few, and each is written when it changes: statements are prepared when first used.
-
-use rusqlite::{Connection, Result, params};
 
 /// Rows that are read: more are not remembered.
 pub const WORKAROUNDS_MAX: usize = 10_000;
-/// How long a row outlives the time at which it should have been looked at again: nobody sends there any more.
-const UNUSED_SECS: i64 = 30 * 86_400;
 
 /// A way round something that a host gets wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,47 +47,4 @@ pub struct WorkaroundRow {
     pub found_at: i64,
     /// When it is done without again, to see whether that works now, Unix seconds.
     pub retry_at: i64,
-}
-
-/// All that are known; those that are needed longest where there are too many.
-pub(super) fn read(conn: &Connection) -> Result<Vec<WorkaroundRow>> {
-    let sql = "SELECT mx, what, value, last_reply, CAST(found_at AS INTEGER), CAST(retry_at AS INTEGER)
-               FROM workarounds ORDER BY retry_at DESC LIMIT ?";
-    let mut rows = Vec::new();
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut found = statement.query([WORKAROUNDS_MAX as i64])?;
-    while let Some(row) = found.next()? {
-        let (what, value): (String, String) = (row.get(1)?, row.get(2)?);
-        // The table's CHECK lets through nothing else.
-        let Some(workaround) = Workaround::from_words(&what, &value) else { continue };
-        rows.push(WorkaroundRow {
-            mx: row.get(0)?,
-            workaround,
-            last_reply: row.get(3)?,
-            found_at: row.get(4)?,
-            retry_at: row.get(5)?,
-        });
-    }
-    Ok(rows)
-}
-
-/// Writes one in the place of what was known, and forgets those that nobody needed for long.
-pub(super) fn write(conn: &Connection, row: &WorkaroundRow) -> Result<()> {
-    let (what, value) = row.workaround.words();
-    conn.prepare_cached("INSERT OR REPLACE INTO workarounds VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
-        row.mx,
-        what,
-        value,
-        row.last_reply,
-        row.found_at,
-        row.retry_at
-    ])?;
-    conn.prepare_cached("DELETE FROM workarounds WHERE retry_at < ?")?
-        .execute([row.retry_at - UNUSED_SECS])?;
-    Ok(())
-}
-
-/// Forgets one: it is no longer needed.
-pub(super) fn delete(conn: &Connection, mx: &str, what: &str) -> Result<()> {
-    conn.prepare_cached("DELETE FROM workarounds WHERE mx = ? AND what = ?")?.execute([mx, what]).map(drop)
 }

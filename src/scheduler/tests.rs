@@ -808,7 +808,7 @@ fn a_relay_s_lane_is_filled_with_the_urgent_first() {
     let fill = |room: usize| {
         let mut refill = refill.clone();
         refill.room = room;
-        reader::rows_of_lane(&queue, &lanes, Portions::default(), &refill, 9_000).unwrap()
+        reader::rows_of_lane(&*queue, &lanes, Portions::default(), &refill, 9_000).unwrap()
     };
     let (rows, searched) = fill(100);
     assert_eq!((priorities(&rows), rows.len()), (vec![4, 0, -3, -3], 100));
