@@ -1,12 +1,12 @@
 //! The mail log: the closed set of lines an operator reads, each with its queue id.
 //!
-//! Levels: error, the operator must act; warn, we refused or gave up; info, the way of each
-//! message; debug, the dialogue, secrets blanked. Every line that tells of a message is made here.
+//! Levels: error: the operator must act; warn: Postrider refused or gave up; info: what happens to each message;
+//! debug: the SMTP dialogue, without secrets. Every line about a message is made here.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
-use crate::queue::{MessageId, NewMessage, Workaround};
+use crate::queue::{MessageId, NewMessage, Setting};
 
 /// The null sender is shown as `<>`.
 fn sender_text(sender: Option<&Address>) -> &str {
@@ -27,7 +27,7 @@ pub fn accepted(message: &NewMessage) {
     );
 }
 
-/// A try ended. `next` says when the next one is, in seconds from now, or that it is held until an operator acts.
+/// An attempt ended. `next_secs`: seconds until the next one; none where there is none, or where the recipient is held.
 pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_secs: Option<i64>) {
     let level = match attempt.outcome {
         Outcome::Delivered | Outcome::Relayed | Outcome::Deferred => log::Level::Info,
@@ -58,17 +58,17 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
     );
 }
 
-/// A `[[retry.rule]]` decides what becomes of a recipient; counted from 1, in the order of the config.
+/// A `[[retry.rule]]` decided about a recipient. `number` counts from 1, in the order of the config.
 pub fn ruled(id: MessageId, recipient: &Address, number: usize, action: &str) {
     log::info!("{id}: [[retry.rule]] {number} says {action} to=<{recipient}>");
 }
 
-/// A host could not be used in an attempt; the next one is asked, or the recipients are deferred.
+/// A host could not be used in an attempt, which goes on to the next host or defers the recipients.
 pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase, reply: &Reply) {
     log::info!("{id}: host {host}[{address}] in trouble phase={} reply={reply}", phase.as_str());
 }
 
-/// A recipient ran out of time without a further try.
+/// A recipient's lifetime ended before its next attempt.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!("{id}: expired to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
 }
@@ -78,33 +78,33 @@ pub fn returned(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!("{id}: returned to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
 }
 
-/// A bounce, warning or report was written and queued with the outcome that caused it.
-pub fn notified(id: MessageId, notice: &NewMessage, what: &str) {
-    let to = notice.envelope.recipients.first().map(|recipient| &recipient.address);
-    log::info!("{id}: {what} queued as {} to=<{}>", notice.id, sender_text(to));
+/// A report (`kind`: bounce, delay warning or delivery report) was queued together with the outcome that caused it.
+pub fn report_queued(id: MessageId, report: &NewMessage, kind: &str) {
+    let to = report.envelope.recipients.first().map(|recipient| &recipient.address);
+    log::info!("{id}: {kind} queued as {} to=<{}>", report.id, sender_text(to));
 }
 
-/// A bounce, warning or report was not written: the sender had as many in the last hour as it may.
-pub fn suppressed(id: MessageId, sender: &Address, what: &str, this_hour: usize) {
+/// A report was not written: the sender got as many in the last hour as `[delivery] bounces_per_sender` allows.
+pub fn report_suppressed(id: MessageId, sender: &Address, kind: &str, this_hour: usize) {
     log::warn!(
-        "{id}: {what} to <{sender}> suppressed ({this_hour} this hour), see [delivery] bounces_per_sender"
+        "{id}: {kind} to <{sender}> suppressed ({this_hour} this hour), see [delivery] bounces_per_sender"
     );
 }
 
-/// One message tells a sender of all that was suppressed.
-pub fn summarized(id: MessageId, sender: &str, messages: u64, recipients: u64) {
+/// One summary lists all reports to a sender that were suppressed.
+pub fn summary_queued(id: MessageId, sender: &str, messages: u64, recipients: u64) {
     log::warn!("{id}: summary queued to=<{sender}> messages={messages} recipients={recipients}");
 }
 
-/// A bounce could not be delivered; nobody is left to be told (RFC 5321 §4.5.5).
-pub fn dead_end(id: MessageId, recipient: &Address, why: Option<&str>) {
+/// Mail from the null sender could not be delivered, and nobody can be told (RFC 5321 §4.5.5).
+pub fn dead_end(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!(
         "{id}: mail from <> to <{recipient}> could not be delivered, nobody is told: {}",
-        why.unwrap_or("no answer")
+        last_reply.unwrap_or("no answer")
     );
 }
 
-/// A relay does not let us in, and `remedy` says what may help. Not for each try: see `delivery/host/relay_alerts.rs`.
+/// A relay refuses our mail, and `remedy` says what may help. Not for each attempt: see `delivery/host/relay_alerts.rs`.
 pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
     log::error!(
         "relay {relay} does not take our mail (phase={} reply_source={}): {reply}; nothing bounces for this, its mail waits \
@@ -114,12 +114,12 @@ pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
     );
 }
 
-/// It does again.
+/// A relay that refused our mail takes it again.
 pub fn relay_takes_mail(relay: &str) {
     log::info!("relay {relay} takes our mail again");
 }
 
-/// A destination is in trouble and its lane waits.
+/// A destination failed, so its lane waits.
 pub fn lane_backs_off(lane: &str, secs: i64, why: &str) {
     log::warn!("lane {lane} backs off for {secs} s: {why}");
 }
@@ -129,33 +129,31 @@ pub fn lane_recovered(lane: &str) {
     log::info!("lane {lane} works again");
 }
 
-/// A host is given less after a complaint, or more since; none of both: as the config says.
-pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u32>, complaint: Option<&str>) {
+/// A host said that it has too much of us and is given less, or more again since; none of both: as the config says.
+pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u32>, signal: Option<&str>) {
     let connections = connections.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
     let per_minute = per_minute.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
-    match complaint {
+    match signal {
         Some(reply) => log::warn!(
-            "host {host} is given less: connections={connections} messages_per_minute={per_minute}: {reply}"
+            "host {host} throttled: connections={connections} messages_per_minute={per_minute}: {reply}"
         ),
-        None => log::info!(
-            "host {host} is given more: connections={connections} messages_per_minute={per_minute}"
-        ),
+        None => {
+            log::info!("host {host} unthrottled: connections={connections} messages_per_minute={per_minute}")
+        }
     }
 }
 
-/// A host gets something wrong, and is spared it for so many seconds.
-pub fn workaround_found(host: &str, workaround: Workaround, secs: i64, why: &Reply) {
-    let (what, value) = workaround.words();
-    log::warn!("host {host} gets something wrong: {what}={value} for {secs} s: {why}");
+/// A host fails at a feature, which is left out there for so many seconds.
+pub fn workaround_on(host: &str, setting: Setting, secs: i64, why: &Reply) {
+    log::warn!("host {host} workaround on: {}={} for {secs} s: {why}", setting.name(), setting.value());
 }
 
-/// What it got wrong it gets right now.
-pub fn workaround_ended(host: &str, workaround: Workaround) {
-    let (what, value) = workaround.words();
-    log::info!("host {host} gets it right again: {what}={value} ends");
+/// The feature works there again.
+pub fn workaround_off(host: &str, setting: Setting) {
+    log::info!("host {host} workaround off: {}={}", setting.name(), setting.value());
 }
 
-/// ETRN or the command line asked for an attempt now.
+/// ETRN or the command line asked for attempts now.
 pub fn kicked(what: &str, recipients: usize, by: &str) {
     log::info!("kick {what}: {recipients} recipients due now, asked by {by}");
 }
@@ -165,12 +163,12 @@ pub fn turned(user: &str, host: &str, client: IpAddr, domains: &str) {
     log::info!("atrn: {user} fetches {domains} to {host}[{client}]");
 }
 
-/// The end of that; what became of each message has a line of its own.
+/// The end of an ATRN transfer; each message has a line of its own.
 pub fn fetched(user: &str, messages: usize) {
     log::info!("atrn: {user} was offered {messages} messages");
 }
 
-/// A client was refused for good or sent away.
+/// A client was disconnected, or refused before it could begin.
 pub fn turned_away(client: IpAddr, why: &str) {
     log::warn!("client {client}: {why}");
 }

@@ -22,10 +22,9 @@ use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
 use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 
-use host::limits::Hosts;
+use host::hosts::Hosts;
 use host::pool::Pool;
-use host::workarounds::Workarounds;
-use report::report_limit::Floods;
+use report::report_limit::ReportLimits;
 use route::lookup::Lookup;
 use smtp::connection::Connector;
 
@@ -75,8 +74,7 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
-    workarounds: Arc<Workarounds>,
-    floods: Floods,
+    report_limits: ReportLimits,
     /// Threads alive.
     alive: AtomicUsize,
     /// Threads that wait for a job.
@@ -86,21 +84,15 @@ struct Shared {
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
     pub fn start(mut setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
-        // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
-        let learnt = queue.destinations().unwrap_or_else(|error| {
-            log::error!("what was learnt about destinations cannot be read: {error}");
-            Vec::new()
-        });
-        let workarounds = Arc::new(Workarounds::of(queue.clone(), clock.clone()));
-        setup.connector.share(workarounds.clone());
+        let hosts = Arc::new(Hosts::new(queue.clone(), clock.clone()));
+        setup.connector.share(hosts.clone());
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
-            pool: Pool::new(Hosts::new(learnt)),
-            workarounds,
-            floods: Floods::default(),
+            pool: Pool::new(hosts),
+            report_limits: ReportLimits::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
         });
@@ -110,8 +102,9 @@ impl Workers {
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
     pub fn reconfigure(&self, mut setup: Setup) {
-        setup.connector.share(self.shared.workarounds.clone());
+        setup.connector.share(self.shared.pool.hosts.clone());
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+        self.shared.pool.hosts.forget_alerts();
         self.shared.pool.close_all();
     }
 
@@ -159,7 +152,8 @@ impl Shared {
     fn work(self: Arc<Self>) {
         let mut idle_since = Instant::now();
         loop {
-            self.floods.look(&self.queue, self.clock.now(), || self.setup());
+            let settings = &self.setup().settings;
+            self.report_limits.send_summaries(&self.queue, self.clock.now(), settings);
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -201,7 +195,7 @@ impl Shared {
         attempt: impl FnOnce(&QueuedMessage, i64) -> job::attempt::Answers,
     ) -> bool {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job::settle::carry_out(setup, &self.queue, &self.floods, &self.clock, job, attempt)
+            job::settle::carry_out(setup, &self.queue, &self.report_limits, &self.clock, job, attempt)
         }));
         match outcome {
             Ok(done) => {

@@ -22,10 +22,9 @@ use super::admin::{Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
-    BackoffRow, DestinationRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked,
-    LaneCount, PendingReports, Sweep,
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount,
+    PendingReports, Sweep,
 };
-use super::workaround::WorkaroundRow;
 use super::{HostSetting, MessageId, RecipientId};
 
 /// Backoffs to be written (or forgotten), by lane.
@@ -144,12 +143,6 @@ pub trait Reads: Debug {
     /// What is held to at each host: limits, and features that are left out there.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
 
-    /// What hosts that complained are given.
-    fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError>;
-
-    /// What hosts get wrong, and how we go round it.
-    fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError>;
-
     // What senders were told.
 
     /// When this sender was sent reports after `after`, the last `limit` of them, the oldest first. `sender` as
@@ -196,12 +189,6 @@ pub trait Hands: Debug {
 
     /// What is held to at each host.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
-
-    /// What was learnt about hosts that complained.
-    fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError>;
-
-    /// What hosts get wrong.
-    fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError>;
 
     /// What the database finds wrong with itself; reads the whole of it.
     fn damage(&self) -> Result<Vec<String>, QueueError>;

@@ -18,7 +18,6 @@ mod open;
 pub mod rows;
 mod shared;
 mod sqlite;
-mod workaround;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -37,14 +36,12 @@ pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use rows::{
-    Asker, BackoffRow, CachedContent, DestinationRow, Due, DueCursor, DueDomains, Event, Expired,
-    ExpiryCursor, Fetched, Finished, Job, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
-    PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement,
-    Sweep,
+    Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Fetched,
+    Finished, Job, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin, PendingReport,
+    PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
-pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use contract::SharedReads;
 use op::{Ack, Incoming, Op, Outcomes};
@@ -158,30 +155,6 @@ impl Queue {
     /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
     pub fn show_routes(&self, routes: &Routes) {
         self.tell(Op::Routes(routes.clone()));
-    }
-
-    // Destinations.
-
-    /// Remembers what a host is given. Waits only while very much else waits.
-    pub fn remember_destination(&self, row: DestinationRow) {
-        self.tell(Op::Destination { mx: row.mx.clone(), row: Some(row) });
-    }
-
-    /// Forgets that a host ever complained.
-    pub fn forget_destination(&self, mx: &str) {
-        self.tell(Op::Destination { mx: mx.to_owned(), row: None });
-    }
-
-    // Workarounds.
-
-    /// Remembers one. Waits only while very much else waits.
-    pub fn remember_workaround(&self, row: WorkaroundRow) {
-        self.tell(Op::Workaround(row));
-    }
-
-    /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
-    pub fn forget_workaround(&self, mx: &str, what: &'static str) {
-        self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
     }
 
     // Host settings.

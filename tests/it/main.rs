@@ -8,6 +8,7 @@
 mod cli;
 mod config;
 mod delivery;
+mod documents;
 mod harness;
 mod house;
 mod queue;

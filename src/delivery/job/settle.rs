@@ -18,8 +18,8 @@ use crate::queue::{
 use crate::delivery::Setup;
 use crate::delivery::job::attempt::{Answer, Answers};
 use crate::delivery::job::retry_rules;
-use crate::delivery::report::compose::{self, Notices};
-use crate::delivery::report::report_limit::Floods;
+use crate::delivery::report::compose::{self, Reports};
+use crate::delivery::report::report_limit::ReportLimits;
 
 /// What the jobs' source hears.
 pub(in crate::delivery) struct Done {
@@ -32,7 +32,7 @@ pub(in crate::delivery) struct Done {
 pub(in crate::delivery) fn carry_out(
     setup: &Setup,
     queue: &Queue,
-    floods: &Floods,
+    report_limits: &ReportLimits,
     clock: &Clock,
     job: &Job,
     attempt: impl FnOnce(&QueuedMessage, i64) -> Answers,
@@ -61,13 +61,13 @@ pub(in crate::delivery) fn carry_out(
         (decide.all(&message, answers.answers), answers.health)
     };
     let now = clock.now();
-    let notices = compose::write(setup, queue, floods, now, &message, &mut results);
+    let reports = compose::compose(&setup.settings, queue, report_limits, now, &message, &mut results);
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
     if results.is_empty() {
         return Done { health, unsettled };
     }
-    let Notices { written, pending_reports, expanded_told } = notices;
+    let Reports { written, pending_reports, expanded_told } = reports;
     queue.settle(Settlement { message, at: now, results, notices: written, pending_reports, expanded_told });
     Done { health, unsettled }
 }

@@ -1,60 +1,66 @@
-//! Whom to tell of a settlement: its bounce, its delay warning and its delivery report, at most one each, and
-//! what becomes of them where the sender has had enough (`flood.rs`).
+//! Which reports a settlement causes: a bounce, a delay warning and a delivery report, at most one of each, within
+//! the sender's limit (`report_limit.rs`).
 
+use crate::config::DeliverySettings;
 use crate::mail::{Address, Outcome};
 use crate::maillog;
 use crate::queue::{
     Finished, NewMessage, NextState, PendingReport, Queue, QueuedMessage, RecipientId, Settled,
 };
 
-use crate::delivery::Setup;
-use crate::delivery::report::bounce::{self, Kind, Notice, Told};
-use crate::delivery::report::report_limit::Floods;
+use crate::delivery::report::bounce::{self, ReportContext, ReportKind, ReportedRecipient};
+use crate::delivery::report::report_limit::ReportLimits;
 
-/// What goes into the settlement.
+/// What reporting adds to a settlement.
 #[derive(Debug, Default)]
-pub(in crate::delivery) struct Notices {
+pub(in crate::delivery) struct Reports {
+    /// The reports themselves.
     pub(in crate::delivery) written: Vec<NewMessage>,
-    /// Failures that no report of their own tells of.
+    /// Failures left to the sender's next summary.
     pub(in crate::delivery) pending_reports: Vec<PendingReport>,
-    /// The aliases that the recipients stand for were told of.
+    /// The aliases of the recipients are reported as expanded, now or in the summary.
     pub(in crate::delivery) expanded_told: bool,
 }
 
-/// Writes what these results cause. A warning that is not written takes its mark (`warned`) from the results.
-pub(in crate::delivery) fn write(
-    setup: &Setup,
+/// Writes the reports that these results cause. A delay warning that exceeds the limit is postponed: its results
+/// lose their mark (`warned`), so that the next attempt is due one.
+pub(in crate::delivery) fn compose(
+    settings: &DeliverySettings,
     queue: &Queue,
-    floods: &Floods,
+    limits: &ReportLimits,
     now: i64,
     message: &QueuedMessage,
     results: &mut [Settled],
-) -> Notices {
-    let mut notices = Notices::default();
-    let put_off = {
-        let told = told(message, results);
+) -> Reports {
+    let mut reports = Reports::default();
+    let postponed = {
+        let reported = reported(message, results);
         match &message.sender {
-            Some(sender) if !told.is_empty() => {
-                let round = Round { setup, queue, floods, now, message, sender, told: &told };
-                round.write(&mut notices)
+            Some(sender) if !reported.is_empty() => {
+                let reporter =
+                    Reporter { settings, queue, limits, now, message, sender, reported: &reported };
+                reporter.write(&mut reports)
             }
             _ => Vec::new(),
         }
     };
-    for result in results.iter_mut().filter(|result| put_off.contains(&result.recipient)) {
+    for result in results.iter_mut().filter(|result| postponed.contains(&result.recipient)) {
         result.warned = false;
     }
-    notices
+    reports
 }
 
-/// What happened to whom, and of which aliases that is the first news.
-fn told<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<Told<'a>> {
-    let mut told = Vec::new();
+/// The recipients to report on, and the aliases that are now known to be expanded.
+fn reported<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<ReportedRecipient<'a>> {
+    let mut reported = Vec::new();
     for (recipient, result) in message.recipients.iter().zip(results) {
         let attempt = result.attempt.as_ref();
-        let outcome = Outcome::Relayed;
-        let aliases = recipient.expanded.iter();
-        told.extend(aliases.map(|alias| Told { recipient, attempt: None, outcome, expanded: Some(alias) }));
+        reported.extend(recipient.expanded.iter().map(|alias| ReportedRecipient {
+            recipient,
+            attempt: None,
+            outcome: Outcome::Relayed,
+            expanded: Some(alias),
+        }));
         let outcome = match result.next_state {
             NextState::Finished(Finished::Delivered) => Outcome::Delivered,
             NextState::Finished(Finished::Relayed) => Outcome::Relayed,
@@ -64,82 +70,80 @@ fn told<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<Told<'a>>
             NextState::Retry(_) | NextState::Hold | NextState::Finished(Finished::Removed) => continue,
         };
         if message.sender.is_none() && matches!(outcome, Outcome::Failed | Outcome::Expired) {
-            let why = attempt.map(|attempt| attempt.reply.to_string());
-            maillog::dead_end(
-                message.id,
-                &recipient.address,
-                why.as_deref().or(recipient.last_reply.as_deref()),
-            );
+            let last_reply = attempt.map(|attempt| attempt.reply.to_string());
+            let last_reply = last_reply.as_deref().or(recipient.last_reply.as_deref());
+            maillog::dead_end(message.id, &recipient.address, last_reply);
         }
-        // A host that takes part in DSN tells of the delivery itself (RFC 3461 §5.2.1).
+        // RFC 3461 §5.2.1: a host with DSN reports the delivery itself.
         if outcome != Outcome::Delivered && bounce::wanted_of(message, recipient.notify, outcome) {
-            told.push(Told { recipient, attempt, outcome, expanded: None });
+            reported.push(ReportedRecipient { recipient, attempt, outcome, expanded: None });
         }
     }
-    told
+    reported
 }
 
-struct Round<'a> {
-    setup: &'a Setup,
+struct Reporter<'a> {
+    settings: &'a DeliverySettings,
     queue: &'a Queue,
-    floods: &'a Floods,
+    limits: &'a ReportLimits,
     now: i64,
     message: &'a QueuedMessage,
     sender: &'a Address,
-    told: &'a [Told<'a>],
+    reported: &'a [ReportedRecipient<'a>],
 }
 
-impl Round<'_> {
-    /// Gives the recipients whose warning is put off.
-    fn write(&self, notices: &mut Notices) -> Vec<RecipientId> {
-        let Round { message, now, told, .. } = *self;
-        let settings = &self.setup.settings;
+impl Reporter<'_> {
+    /// Gives the recipients whose delay warning is postponed.
+    fn write(&self, reports: &mut Reports) -> Vec<RecipientId> {
+        let Reporter { settings, message, now, reported, .. } = *self;
         let original = beginning(self.queue, message);
-        let mut put_off = Vec::new();
-        for kind in Kind::ALL {
+        let mut postponed = Vec::new();
+        for kind in ReportKind::ALL {
             let id = self.queue.new_message_id();
-            let notice = Notice { id, hostname: &settings.hostname, now, message, told, original: &original };
-            let Some(report) = bounce::report(kind, &notice) else { continue };
-            if !self.floods.admit(self.queue, self.sender, now, settings.bounces_per_sender) {
+            let hostname = &settings.hostname;
+            let context = ReportContext { id, hostname, now, message, reported, original: &original };
+            let Some(report) = bounce::report(kind, &context) else { continue };
+            if !self.limits.admit(self.queue, self.sender, now, settings.bounces_per_sender) {
                 let limit = settings.bounces_per_sender.unwrap_or_default();
-                maillog::suppressed(message.id, self.sender, kind.name(), limit);
-                let about = notice.about(kind);
+                maillog::report_suppressed(message.id, self.sender, kind.name(), limit);
+                let about = context.about(kind);
                 match kind {
-                    Kind::Delay => put_off.extend(about.iter().map(|told| told.recipient.id)),
-                    Kind::Bounce | Kind::Success => {
-                        notices.pending_reports.extend(about.into_iter().map(pending_reports))
+                    ReportKind::Delay => {
+                        postponed.extend(about.iter().map(|reported| reported.recipient.id));
+                    }
+                    ReportKind::Bounce | ReportKind::Success => {
+                        reports.pending_reports.extend(about.into_iter().map(pending_report));
                     }
                 }
                 continue;
             }
             let written = report.into_message(id, now, settings.bounce_lifetime);
-            maillog::notified(message.id, &written, kind.name());
-            notices.written.push(written);
+            maillog::report_queued(message.id, &written, kind.name());
+            reports.written.push(written);
         }
-        // Reported, or to be: once in any case.
-        notices.expanded_told = told.iter().any(|told| told.expanded.is_some());
-        put_off
+        reports.expanded_told = reported.iter().any(|reported| reported.expanded.is_some());
+        postponed
     }
 }
 
-/// A line of the summary to come.
-fn pending_reports(told: &Told<'_>) -> PendingReport {
-    if let Some(expanded) = told.expanded {
+/// One line of the summary to come.
+fn pending_report(reported: &ReportedRecipient<'_>) -> PendingReport {
+    if let Some(expanded) = reported.expanded {
         return PendingReport { address: expanded.alias.clone(), state: "expanded", reply: None };
     }
-    let reply = told.attempt.map(|attempt| attempt.reply.to_string());
+    let reply = reported.attempt.map(|attempt| attempt.reply.to_string());
     PendingReport {
-        address: told.recipient.address.clone(),
-        state: told.outcome.as_str(),
-        reply: reply.or_else(|| told.recipient.last_reply.clone()),
+        address: reported.recipient.address.clone(),
+        state: reported.outcome.as_str(),
+        reply: reply.or_else(|| reported.recipient.last_reply.clone()),
     }
 }
 
-/// As much of the content as a report may return.
+/// As much of the content as a report may return; nothing where it cannot be read, since a report without the
+/// original is better than none.
 fn beginning(queue: &Queue, message: &QueuedMessage) -> Vec<u8> {
     let mut beginning = match &message.content {
         Some(content) => content.bytes.clone(),
-        // A report without the original is better than none.
         None => queue.content(message.id).next().and_then(Result::ok).unwrap_or_default(),
     };
     beginning.truncate(bounce::RETURNED_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! What senders are told: bounces, delay warnings and reports (RFC 3461, RFC 3464), and how many of them.
+//! Reports to senders: bounces, delay warnings and delivery reports (RFC 3461, RFC 3464), and how many each gets.
 
 pub mod bounce;
 pub(in crate::delivery) mod compose;

@@ -1,44 +1,57 @@
 //! How many reports one sender gets: `[delivery] bounces_per_sender` in any hour.
 //!
-//! A stolen password that sends to ten thousand strangers in the name of an innocent would have them
-//! flooded with bounces. What is beyond the limit is not written one by one: its failures are rows of
-//! `pending_reports`, and an hour after the first of them one summary tells the sender of all
-//! (`bounce/summary.rs`). A delay warning beyond it is only put off, until the next try that is due one.
+//! Somebody who sends with a stolen password to ten thousand strangers, in the name of an innocent sender, would
+//! have that sender flooded with bounces. What exceeds the limit is not reported one by one: its failures become
+//! rows of `pending_reports`, and an hour after the first of them one summary lists them (`bounce/summary.rs`).
+//! A delay warning over the limit is postponed to the next attempt that is due one.
 //!
-//! Memory is a window of the table `reports`, which commits with each report, so a restart forgets nothing.
-//! The decision ([`admits`]) is pure. Not bounded are senders: somebody who forges a new one for each message
-//! sends each one bounce.
+//! Memory is a window on the table `reports`, whose rows commit with each report, so a restart forgets nothing.
+//! The decision ([`admits`]) is pure.
+//!
+//! # Bugs
+//! The number of senders is not limited: a forged sender for each message gets a bounce for each message.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::config::DeliverySettings;
+use crate::kit::bounded::TtlMap;
 use crate::mail::{Address, address};
 use crate::maillog;
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueError};
 
-use crate::delivery::Setup;
 use crate::delivery::report::bounce::summary::{LISTED_MAX, Summary, summary};
 
-/// What the limit counts in, and how long a summary waits.
+/// The time that the limit counts over, and that a summary waits.
 const WINDOW_SECS: i64 = 3600;
-/// Senders kept in memory; more are read again.
+/// Senders kept in memory; the others are read from the table again.
 const SENDERS_MAX: usize = 10_000;
-/// From one look for summaries to the next.
-const EVERY: Duration = Duration::from_secs(5);
+/// From one look for due summaries to the next.
+const SUMMARIES_EVERY: Duration = Duration::from_secs(5);
 /// Summaries of one look.
 const SUMMARIES_MAX: usize = 100;
 
 /// When each sender got its reports of the last hour.
-#[derive(Debug, Default)]
-pub(in crate::delivery) struct Floods {
+#[derive(Debug)]
+pub(in crate::delivery) struct ReportLimits {
     /// Unix seconds, the oldest first, by [`address::folded`].
-    recent: Mutex<HashMap<String, VecDeque<i64>>>,
-    next_look: Mutex<Option<Instant>>,
+    recent: Mutex<TtlMap<String, VecDeque<i64>, i64>>,
+    next_summaries: Mutex<Option<Instant>>,
 }
 
-/// Whether one more report goes out now: it does while there are fewer than `limit` in the hour that ends now.
+impl Default for ReportLimits {
+    fn default() -> ReportLimits {
+        let window = Duration::from_secs(WINDOW_SECS.unsigned_abs());
+        ReportLimits {
+            recent: Mutex::new(TtlMap::new(SENDERS_MAX, window)),
+            next_summaries: Mutex::default(),
+        }
+    }
+}
+
+/// Whether one more report goes out now: fewer than `limit` went out in the hour that ends now.
 fn admits(recent: &mut VecDeque<i64>, now: i64, limit: usize) -> bool {
     while recent.front().is_some_and(|at| *at <= now - WINDOW_SECS) {
         recent.pop_front();
@@ -50,8 +63,8 @@ fn admits(recent: &mut VecDeque<i64>, now: i64, limit: usize) -> bool {
     fits
 }
 
-impl Floods {
-    /// Whether this sender gets one more report now; it is counted then. Without a `limit` always.
+impl ReportLimits {
+    /// Whether this sender gets one more report now, which is then counted. Always without a `limit`.
     pub(in crate::delivery) fn admit(
         &self,
         queue: &Queue,
@@ -61,33 +74,16 @@ impl Floods {
     ) -> bool {
         let Some(limit) = limit else { return true };
         let key = address::folded(sender);
-        let known = self.recent().contains_key(&key);
-        let read = if known { Vec::new() } else { self.read(queue, &key, now, limit) };
-        let mut recent = self.recent();
-        if recent.len() >= SENDERS_MAX && !recent.contains_key(&key) {
-            recent.retain(|_, times| times.back().is_some_and(|at| *at > now - WINDOW_SECS));
-            // Still too many: they are on disk, all but those whose settlement is on its way there.
-            if recent.len() >= SENDERS_MAX {
-                recent.clear();
-            }
-        }
-        admits(recent.entry(key).or_insert_with(|| read.into()), now, limit)
+        let known = self.recent.lock().unwrap_or_else(PoisonError::into_inner).get(&key, now).is_some();
+        // The table is read without the lock.
+        let read = if known { Vec::new() } else { read(queue, &key, now, limit) };
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        admits(recent.renew(key, now, || read.into()), now, limit)
     }
 
-    fn read(&self, queue: &Queue, key: &str, now: i64, limit: usize) -> Vec<i64> {
-        queue.reports_since(key, now - WINDOW_SECS, limit).unwrap_or_else(|error| {
-            log::error!("what {key} was told lately cannot be read: {error}");
-            Vec::new()
-        })
-    }
-
-    fn recent(&self) -> std::sync::MutexGuard<'_, HashMap<String, VecDeque<i64>>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Every few seconds, by whichever worker comes first: the summaries that are due.
-    pub(in crate::delivery) fn look(&self, queue: &Queue, now: i64, setup: impl FnOnce() -> Arc<Setup>) {
-        let mut next = match self.next_look.try_lock() {
+    /// Queues the summaries that are due: every few seconds, by whichever worker comes first.
+    pub(in crate::delivery) fn send_summaries(&self, queue: &Queue, now: i64, settings: &DeliverySettings) {
+        let mut next = match self.next_summaries.try_lock() {
             Ok(next) => next,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Another worker is at it.
@@ -96,31 +92,38 @@ impl Floods {
         if next.is_some_and(|next| Instant::now() < next) {
             return;
         }
-        let done = catch_unwind(AssertUnwindSafe(|| summarize(&setup(), queue, now)));
-        match done {
+        match catch_unwind(AssertUnwindSafe(|| summarize(settings, queue, now))) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("pending_reports failures cannot be told of: {error}; tried again"),
-            // Its own words are in the log already; this worker has other work.
-            Err(_) => log::error!("a summary of pending_reports failures panicked (a bug: please report)"),
+            Ok(Err(error)) => log::error!("pending_reports cannot be read: {error}; tried again"),
+            // The panic message is in the log already, and this worker has other work.
+            Err(_) => log::error!("a summary of pending_reports panicked (a bug: please report)"),
         }
-        *next = Some(Instant::now() + EVERY);
+        *next = Some(Instant::now() + SUMMARIES_EVERY);
     }
 }
 
-/// Writes the summaries that are due. Each commits with the deletion of what it tells of.
-fn summarize(setup: &Setup, queue: &Queue, now: i64) -> Result<(), crate::queue::QueueError> {
+fn read(queue: &Queue, key: &str, now: i64, limit: usize) -> Vec<i64> {
+    queue.reports_since(key, now - WINDOW_SECS, limit).unwrap_or_else(|error| {
+        log::error!("the last reports to {key} cannot be read: {error}");
+        Vec::new()
+    })
+}
+
+/// Writes the summaries that are due. Each commits with the deletion of the rows that it lists.
+fn summarize(settings: &DeliverySettings, queue: &Queue, now: i64) -> Result<(), QueueError> {
     for sender in queue.pending_report_senders(now - WINDOW_SECS, SUMMARIES_MAX)? {
-        let Some(gathered) = queue.pending_reports(&sender, LISTED_MAX)? else { continue };
-        let (id, hostname) = (queue.new_message_id(), &setup.settings.hostname);
-        let report = summary(&Summary { id, hostname, now, gathered: &gathered });
-        let Some(report) = report else {
+        let Some(pending) = queue.pending_reports(&sender, LISTED_MAX)? else { continue };
+        let (id, hostname) = (queue.new_message_id(), &settings.hostname);
+        let Some(report) = summary(&Summary { id, hostname, now, pending: &pending }) else {
             log::error!("{sender:?} in the table pending_reports is no address: its rows stay");
             continue;
         };
-        let notice = report.into_message(id, now, setup.settings.bounce_lifetime);
-        match queue.send_pending_reports(&sender, gathered.up_to, notice) {
-            Ok(()) => maillog::summarized(id, &gathered.return_path, gathered.messages, gathered.recipients),
-            // The disk is full, or the database busy: they stay, for another look.
+        let message = report.into_message(id, now, settings.bounce_lifetime);
+        match queue.send_pending_reports(&sender, pending.up_to, message) {
+            Ok(()) => {
+                maillog::summary_queued(id, &pending.return_path, pending.messages, pending.recipients);
+            }
+            // The disk is full, or the database busy: the rows stay for the next look.
             Err(error) => {
                 log::warn!("a summary for {sender} waits: {error}");
                 return Ok(());
@@ -137,17 +140,17 @@ mod tests {
     #[test]
     fn a_sender_has_its_limit_in_every_hour() {
         let mut recent = VecDeque::new();
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         // One a minute for three hours.
         for minute in 0..180 {
             if admits(&mut recent, minute * 60, 10) {
-                told.push(minute * 60);
+                reports.push(minute * 60);
             }
         }
-        assert_eq!(told.len(), 30, "{told:?}");
+        assert_eq!(reports.len(), 30, "{reports:?}");
         for from in 0..180 {
             let hour = from * 60..from * 60 + WINDOW_SECS;
-            assert!(told.iter().filter(|at| hour.contains(at)).count() <= 10);
+            assert!(reports.iter().filter(|at| hour.contains(at)).count() <= 10);
         }
         assert!(recent.len() <= 10, "memory is bounded by the limit");
     }

@@ -27,6 +27,5 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
-mod workarounds;
 
 pub(super) use open::Database;

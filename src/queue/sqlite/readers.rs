@@ -16,13 +16,12 @@ use crate::mail::Domain;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
 use crate::queue::rows::{
-    BackoffRow, DestinationRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount,
-    PendingReports,
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, PendingReports,
 };
-use crate::queue::{HostSetting, MessageId, RecipientId, Sweep, WorkaroundRow};
+use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
 
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, message, reports, sweep, workarounds};
+use super::{backoffs, counts, due, host_settings, message, reports, sweep};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
@@ -138,14 +137,6 @@ impl<S: Source> Reads for S {
 
     fn host_settings(&self) -> Found<Vec<HostSetting>> {
         self.read(host_settings::read)
-    }
-
-    fn destinations(&self) -> Found<Vec<DestinationRow>> {
-        self.read(workarounds::destinations)
-    }
-
-    fn workarounds(&self) -> Found<Vec<WorkaroundRow>> {
-        self.read(workarounds::read)
     }
 
     fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Found<Vec<i64>> {

@@ -17,7 +17,7 @@ use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
 use super::space::Space;
-use super::{backoffs, host_settings, kick, reports, routes, sweep, workarounds};
+use super::{backoffs, host_settings, kick, reports, routes, sweep};
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.
@@ -112,9 +112,6 @@ impl<'c> SqliteStore<'c> {
                 reports::delete_pending(self.conn, sender, *up_to)?;
                 self.accept.accept(notice)?;
             }
-            Op::Destination { mx, row } => workarounds::write_destination(self.conn, mx, row.as_ref())?,
-            Op::Workaround(row) => workarounds::write(self.conn, row)?,
-            Op::NoWorkaround { mx, what } => workarounds::delete(self.conn, mx, what)?,
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
             Op::Routes(routes) => routes::write(self.conn, routes)?,

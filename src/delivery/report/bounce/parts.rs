@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use crate::queue::MessageId;
 
-/// The builder encodes ASCII lines over 76 bytes; a quoted URL is one, and is better read as it is.
+/// Plain text. ASCII is not encoded: lettre's builder would encode lines over 76 bytes, such as a quoted URL.
 pub(super) fn plain(text: String) -> SinglePart {
     match text.is_ascii() {
         true => {
@@ -17,7 +17,7 @@ pub(super) fn plain(text: String) -> SinglePart {
     }
 }
 
-/// Encoded, where bytes cannot stand as they are.
+/// A part encoded as quoted-printable.
 pub(super) fn quoted(mime: &str, bytes: &[u8]) -> SinglePart {
     SinglePart::builder()
         .header(content_type(mime))
@@ -25,7 +25,7 @@ pub(super) fn quoted(mime: &str, bytes: &[u8]) -> SinglePart {
         .body(bytes.to_vec())
 }
 
-/// A part whose bytes are already as they must be.
+/// A part whose bytes are in this encoding already.
 pub(super) fn part(mime: &str, encoding: ContentTransferEncoding, bytes: Vec<u8>) -> SinglePart {
     SinglePart::builder().header(content_type(mime)).body(Encoded::dangerous_pre_encoded(bytes, encoding))
 }
@@ -35,8 +35,8 @@ pub(super) fn content_type(mime: &str) -> ContentType {
     ContentType::parse(mime).unwrap_or(ContentType::TEXT_PLAIN)
 }
 
-/// A boundary that none of the parts holds. `=_` stands in no base64 and no quoted-printable (RFC 2045 §6.7),
-/// but an original that quotes an older report may hold anything.
+/// A boundary that none of the parts holds. `=_` occurs in no base64 and no quoted-printable (RFC 2045 §6.7), but an
+/// original that quotes an older report may hold anything.
 pub(super) fn boundary(id: MessageId, parts: &[SinglePart]) -> String {
     let mut boundary = format!("=_{id}");
     while parts.iter().any(|part| memmem::find(&part.formatted(), boundary.as_bytes()).is_some()) {

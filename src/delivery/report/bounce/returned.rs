@@ -6,32 +6,34 @@ use memchr::memmem;
 
 use crate::mail::{Body, Ret};
 
-use crate::delivery::report::bounce::Kind;
-use crate::delivery::report::bounce::Notice;
-use crate::delivery::report::bounce::RETURNED_BYTES_MAX;
+use crate::delivery::report::bounce::charset::Charset;
 use crate::delivery::report::bounce::parts::{part, quoted};
-use crate::delivery::report::bounce::script::Script;
+use crate::delivery::report::bounce::{RETURNED_BYTES_MAX, ReportContext, ReportKind};
 
 /// RFC 5322 §2.1.1.
 const LINE_BYTES_MAX: usize = 998;
 
-/// What RET asks for (RFC 3461 §4.3): the whole message only in a bounce, only where it was asked for, fits, and
-/// can stand inside another message. Otherwise the header.
-pub(super) fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Option<SinglePart> {
-    let (message, original) = (notice.message, notice.original);
+/// What RET asks for (RFC 3461 §4.3): the whole message in a bounce, if it was asked for, fits and can be part of
+/// another message; otherwise the header.
+pub(super) fn original(
+    kind: ReportKind,
+    charset: Charset,
+    context: &ReportContext<'_>,
+) -> Option<SinglePart> {
+    let (message, original) = (context.message, context.original);
     let header = header_of(original);
-    // RFC 6532 §3: only under SMTPUTF8 is a header in UTF-8 a header at all.
+    // RFC 6532 §3: a header in UTF-8 is valid only under SMTPUTF8.
     let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
     let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
-    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. What may be binary inside
-    // cannot stand in a part that is not (RFC 2045 §6.4).
+    // RFC 8689 §5: of a message that requires TLS only the header, whatever RET says. RFC 2045 §6.4: binary content
+    // cannot be inside a part that is not binary.
     let full = message.ret == Some(Ret::Full)
         && !message.handling.require_tls
         && message.body != Body::BinaryMime
-        && kind == Kind::Bounce;
+        && kind == ReportKind::Bounce;
     if full && whole && has_lines(original) && (header.is_ascii() || global) {
         let kind = if global { "message/global" } else { "message/rfc822" };
-        let part = returned(kind, script, global, original);
+        let part = returned(kind, charset, global, original);
         if part.raw_body().len() <= RETURNED_BYTES_MAX {
             return Some(part);
         }
@@ -40,25 +42,25 @@ pub(super) fn original(kind: Kind, script: Script, notice: &Notice<'_>) -> Optio
         return None;
     }
     if !has_lines(header) || !(header.is_ascii() || global) {
-        // RFC 6522 §4: a header that is broken may be encoded.
+        // RFC 6522 §4: text/rfc822-headers may be encoded, and a broken header has to be.
         return Some(quoted("text/rfc822-headers", header));
     }
     let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
-    Some(returned(kind, script, global, header))
+    Some(returned(kind, charset, global, header))
 }
 
-/// Bytes as they came; encoded where they may be (never `message/rfc822`, RFC 2046 §5.2.1) and must be (RFC 6533
-/// §4.5).
-fn returned(mime: &str, script: Script, global: bool, bytes: &[u8]) -> SinglePart {
-    let encoding = match (bytes.is_ascii(), script) {
+/// The bytes as they came. Encoded only where the part must be ASCII (RFC 6533 §4.5) and may be encoded (never
+/// `message/rfc822`: RFC 2046 §5.2.1).
+fn returned(mime: &str, charset: Charset, global: bool, bytes: &[u8]) -> SinglePart {
+    let encoding = match (bytes.is_ascii(), charset) {
         (true, _) => ContentTransferEncoding::SevenBit,
-        (false, Script::Ascii) if global => return quoted(mime, bytes),
+        (false, Charset::Ascii) if global => return quoted(mime, bytes),
         (false, _) => ContentTransferEncoding::EightBit,
     };
     part(mime, encoding, bytes.to_vec())
 }
 
-/// The header with its last line end, without the empty line; at most [`RETURNED_BYTES_MAX`] bytes of whole lines.
+/// The header without the empty line behind it; whole lines, at most [`RETURNED_BYTES_MAX`] bytes.
 fn header_of(content: &[u8]) -> &[u8] {
     if content.starts_with(b"\r\n") {
         return &[];
@@ -71,7 +73,7 @@ fn header_of(content: &[u8]) -> &[u8] {
     &bounded[..end]
 }
 
-/// Whether bytes can be sent as 8bit text: lines that end with CR LF, none too long, no NUL, no bare CR or LF.
+/// Whether the bytes can be sent as 8bit text: all lines end with CR LF and fit, no NUL, no bare CR or LF.
 pub(super) fn has_lines(content: &[u8]) -> bool {
     content.ends_with(b"\r\n")
         && content.split_inclusive(|&byte| byte == b'\n').all(|line| {

@@ -1,77 +1,78 @@
-//! The one message that stands for many reports (`[delivery] bounces_per_sender`).
+//! The summary: one message in place of the many reports that exceed `[delivery] bounces_per_sender`.
 //!
-//! It is for people: RFC 3464 §2 has a delivery report be about one message, so this is none. Bounded: the
-//! first failures are listed, the rest is counted.
+//! Plain text for people: a delivery status notification is about one message (RFC 3464 §2), so this is none. The
+//! first failures are listed, the others counted.
 
 use std::fmt::Write as _;
 
 use lettre::message::SinglePart;
 
+use crate::kit::text::date_field;
 use crate::mail::{Domain, Handling, address};
 use crate::queue::{MessageId, PendingReports};
 
-use crate::delivery::report::bounce::Report;
-use crate::delivery::report::bounce::envelope;
-use crate::delivery::report::bounce::head;
+use crate::delivery::report::bounce::charset::{Charset, folded};
+use crate::delivery::report::bounce::human_part::paragraph;
 use crate::delivery::report::bounce::parts::plain;
-use crate::delivery::report::bounce::script::{Script, date, folded};
-use crate::delivery::report::bounce::writable;
+use crate::delivery::report::bounce::{Report, envelope, head, writable};
 
 /// Failures that are listed.
 pub const LISTED_MAX: usize = 200;
 /// How much of an address or reply is shown.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// What a summary is about and who writes it.
+/// What a summary is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary<'a> {
     /// Its own id.
     pub id: MessageId,
-    /// Who writes.
+    /// The host that reports.
     pub hostname: &'a Domain,
     /// Unix seconds.
     pub now: i64,
-    /// To whom, and the failures, the first of them listed.
-    pub gathered: &'a PendingReports,
+    /// The sender that it goes to, and the failures; the first [`LISTED_MAX`] of them are listed.
+    pub pending: &'a PendingReports,
 }
 
-/// Writes it; none where the sender is no address.
+/// Writes a summary; none where the sender is no address.
 pub fn summary(summary: &Summary<'_>) -> Option<Report> {
-    let to = writable(&address::parse(&summary.gathered.return_path).ok()?);
-    let subject = format!("Undelivered mail: {} more messages", summary.gathered.messages);
-    // RFC 3834 §5: of its own accord, in answer to no single message.
+    let to = writable(&address::parse(&summary.pending.return_path).ok()?);
+    let subject = format!("Undelivered mail: {} more messages", summary.pending.messages);
+    // RFC 3834 §5: "auto-generated" answers no single message.
     let head = head(summary.id, summary.hostname, summary.now, &to, &subject, "auto-generated");
     let text: SinglePart = plain(words(summary));
     let mut content = head.to_string().into_bytes();
     content.extend(text.formatted());
-    // RFC 8689 §5: as protected as what it tells of.
-    let handling = Handling { require_tls: summary.gathered.require_tls, ..Handling::default() };
+    // RFC 8689 §5: it requires TLS if one of the messages did.
+    let handling = Handling { require_tls: summary.pending.require_tls, ..Handling::default() };
     Some(Report { envelope: envelope(to, &content, handling), content })
 }
 
 /// Plain text with `\n` line ends.
 fn words(summary: &Summary<'_>) -> String {
-    let gathered = summary.gathered;
+    let pending = summary.pending;
     let mut out = format!("This is the mail system at {}.\n\n", summary.hostname);
     paragraph(
         &mut out,
+        "",
         &format!(
             "So many reports have gone to you that no more were sent one by one. Since {} there was something to \
              tell of {} more messages, {} recipients in all. What has failed or expired is not tried again.",
-            date(gathered.first_at),
-            gathered.messages,
-            gathered.recipients,
+            date_field(pending.first_at),
+            pending.messages,
+            pending.recipients,
         ),
     );
     out.push('\n');
     paragraph(
         &mut out,
+        "",
         "If you did not send them, somebody does so in your name: please tell the operator of this relay, who \
          finds the reason for each with its queue id.",
     );
     out.push('\n');
-    for row in &gathered.listed {
-        let shown = |text: &str| Script::Utf8.printable(text, TEXT_BYTES_MAX);
+    for row in &pending.listed {
+        let shown = |text: &str| Charset::Utf8.printable(text, TEXT_BYTES_MAX);
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{} <{}> {}", row.queue_id, shown(&row.address), shown(&row.state));
         if let Some(reply) = &row.reply {
@@ -80,17 +81,11 @@ fn words(summary: &Summary<'_>) -> String {
             }
         }
     }
-    let more = gathered.recipients.saturating_sub(gathered.listed.len() as u64);
+    let more = pending.recipients.saturating_sub(pending.listed.len() as u64);
     if more > 0 {
         let _ = writeln!(out, "... and {more} recipients more.");
     }
     out
-}
-
-fn paragraph(out: &mut String, text: &str) {
-    for line in folded(text, 0) {
-        let _ = writeln!(out, "{line}");
-    }
 }
 
 #[cfg(test)]
@@ -109,16 +104,16 @@ mod tests {
         }
     }
 
-    fn written(gathered: &PendingReports) -> Option<Report> {
+    fn written(pending: &PendingReports) -> Option<Report> {
         let hostname = Domain::parse("relay.test").unwrap();
         let (id, now) = (MessageId(1_795_000_000_000_001), 1_795_262_400);
-        summary(&Summary { id, hostname: &hostname, now, gathered })
+        summary(&Summary { id, hostname: &hostname, now, pending })
     }
 
     #[test]
     fn a_summary_counts_all_and_lists_some() {
         let listed: Vec<_> = (0..LISTED_MAX as u64).map(row).collect();
-        let gathered = PendingReports {
+        let pending = PendingReports {
             return_path: "ann@sender.test".to_owned(),
             up_to: 9_900,
             messages: 9_000,
@@ -127,7 +122,7 @@ mod tests {
             require_tls: true,
             listed,
         };
-        let report = written(&gathered).unwrap();
+        let report = written(&pending).unwrap();
         let text = String::from_utf8(report.content.clone()).unwrap();
         assert!(has_lines(&report.content) && text.len() < 32 * 1024, "{}", text.len());
         for part in [
@@ -152,7 +147,7 @@ mod tests {
             reply: Some("550 \r\n.\r\n\u{fc}".repeat(1000)),
             ..row(1)
         };
-        let gathered = PendingReports {
+        let pending = PendingReports {
             return_path: "\u{7528}@b\u{fc}cher.test".to_owned(),
             up_to: 1,
             messages: 1,
@@ -161,10 +156,10 @@ mod tests {
             require_tls: false,
             listed: vec![spoilt],
         };
-        let report = written(&gathered).unwrap();
+        let report = written(&pending).unwrap();
         assert!(has_lines(&report.content) && report.envelope.smtputf8);
         let text = String::from_utf8(report.content).unwrap();
         assert!(!text.contains("\nBcc") && !text.contains("\r\n.\r\n") && text.len() < 4096, "{text}");
-        assert_eq!(written(&PendingReports { return_path: "nobody".to_owned(), ..gathered }), None);
+        assert_eq!(written(&PendingReports { return_path: "nobody".to_owned(), ..pending }), None);
     }
 }

@@ -12,16 +12,16 @@ use crate::mail::{
 };
 use crate::queue::{Origin, RecipientId};
 
-fn bounce(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Bounce, notice)
+fn bounce(context: &ReportContext<'_>) -> Option<Report> {
+    report(ReportKind::Bounce, context)
 }
 
-fn delay_warning(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Delay, notice)
+fn delay_warning(context: &ReportContext<'_>) -> Option<Report> {
+    report(ReportKind::Delay, context)
 }
 
-fn success_report(notice: &Notice<'_>) -> Option<Report> {
-    report(Kind::Success, notice)
+fn success_report(context: &ReportContext<'_>) -> Option<Report> {
+    report(ReportKind::Success, context)
 }
 
 /// Sat, 21 Nov 2026 12:00:00 +0000.
@@ -77,25 +77,37 @@ fn refused() -> Attempt {
     attempt(Phase::Rcpt, Reply::new(550, Enhanced(5, 1, 1), text), Outcome::Failed)
 }
 
-fn notice<'a>(message: &'a QueuedMessage, hostname: &'a Domain, told: &'a [Told<'a>]) -> Notice<'a> {
-    Notice { id: MessageId(1_795_000_000_000_001), hostname, now: NOW, message, told, original: ORIGINAL }
+fn context<'a>(
+    message: &'a QueuedMessage,
+    hostname: &'a Domain,
+    reported: &'a [ReportedRecipient<'a>],
+) -> ReportContext<'a> {
+    ReportContext {
+        id: MessageId(1_795_000_000_000_001),
+        hostname,
+        now: NOW,
+        message,
+        reported,
+        original: ORIGINAL,
+    }
 }
 
 /// A recipient that a host refused.
-fn failed<'a>(recipient: &'a QueuedRecipient, attempt: &'a Attempt) -> Told<'a> {
-    Told { recipient, attempt: Some(attempt), outcome: Outcome::Failed, expanded: None }
+fn failed<'a>(recipient: &'a QueuedRecipient, attempt: &'a Attempt) -> ReportedRecipient<'a> {
+    ReportedRecipient { recipient, attempt: Some(attempt), outcome: Outcome::Failed, expanded: None }
 }
 
 /// Writes a report about one recipient and checks its structure.
 fn about(
-    write: fn(&Notice<'_>) -> Option<Report>,
+    write: fn(&ReportContext<'_>) -> Option<Report>,
     message: &QueuedMessage,
     recipient: &QueuedRecipient,
     attempt: &Attempt,
 ) -> String {
-    let told = [Told { recipient, attempt: Some(attempt), outcome: attempt.outcome, expanded: None }];
+    let reported =
+        [ReportedRecipient { recipient, attempt: Some(attempt), outcome: attempt.outcome, expanded: None }];
     let hostname = hostname();
-    let report = write(&notice(message, &hostname, &told)).unwrap();
+    let report = write(&context(message, &hostname, &reported)).unwrap();
     check(&report, 1);
     String::from_utf8(report.content).unwrap()
 }
@@ -135,13 +147,23 @@ fn a_bounce_says_who_refused_what_in_their_words() {
             Outcome::Failed,
         )
     };
-    let told = [
-        Told { recipient: &bob, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None },
-        Told { recipient: &unknown, attempt: Some(&no_domain), outcome: Outcome::Failed, expanded: None },
-        Told { recipient: &late, attempt: None, outcome: Outcome::Expired, expanded: None },
+    let reported = [
+        ReportedRecipient {
+            recipient: &bob,
+            attempt: Some(&refused),
+            outcome: Outcome::Failed,
+            expanded: None,
+        },
+        ReportedRecipient {
+            recipient: &unknown,
+            attempt: Some(&no_domain),
+            outcome: Outcome::Failed,
+            expanded: None,
+        },
+        ReportedRecipient { recipient: &late, attempt: None, outcome: Outcome::Expired, expanded: None },
     ];
     let hostname = hostname();
-    let report = bounce(&notice(&message, &hostname, &told)).unwrap();
+    let report = bounce(&context(&message, &hostname, &reported)).unwrap();
     check(&report, 3);
     assert_eq!(report.envelope.recipients[0].address.to_string(), "ann@sender.test");
     assert_golden("bounce", &report);
@@ -177,9 +199,10 @@ fn our_own_words_are_not_a_hosts() {
         last_mx: Some("mx1.a.test".to_owned()),
         ..recipient("bob@a.test")
     };
-    let told = [Told { recipient: &returned, attempt: None, outcome: Outcome::Failed, expanded: None }];
+    let reported =
+        [ReportedRecipient { recipient: &returned, attempt: None, outcome: Outcome::Failed, expanded: None }];
     let hostname = hostname();
-    let report = bounce(&notice(&message, &hostname, &told)).unwrap();
+    let report = bounce(&context(&message, &hostname, &reported)).unwrap();
     check(&report, 1);
     let content = String::from_utf8(report.content).unwrap();
     assert!(content.contains("The operator of this relay returned it.\r\n"), "{content}");
@@ -196,10 +219,14 @@ fn a_warning_says_until_when_we_try() {
     let refused = Reply::new(451, Enhanced(4, 4, 1), "connection refused");
     let attempt = attempt(Phase::Connect, refused, Outcome::Deferred);
     let bob = recipient("bob@a.test");
-    let told =
-        [Told { recipient: &bob, attempt: Some(&attempt), outcome: Outcome::Deferred, expanded: None }];
+    let reported = [ReportedRecipient {
+        recipient: &bob,
+        attempt: Some(&attempt),
+        outcome: Outcome::Deferred,
+        expanded: None,
+    }];
     let hostname = hostname();
-    let report = delay_warning(&notice(&message, &hostname, &told)).unwrap();
+    let report = delay_warning(&context(&message, &hostname, &reported)).unwrap();
     check(&report, 1);
     assert_golden("delay", &report);
 }
@@ -216,13 +243,23 @@ fn a_success_report_says_relayed_and_never_delivered() {
         attempt(Phase::EndOfData, ok.clone(), Outcome::Delivered),
         attempt(Phase::EndOfData, ok, Outcome::Relayed),
     );
-    let told = [
-        Told { recipient: &bob, attempt: Some(&delivered), outcome: Outcome::Delivered, expanded: None },
-        Told { recipient: &carl, attempt: Some(&relayed), outcome: Outcome::Relayed, expanded: None },
+    let reported = [
+        ReportedRecipient {
+            recipient: &bob,
+            attempt: Some(&delivered),
+            outcome: Outcome::Delivered,
+            expanded: None,
+        },
+        ReportedRecipient {
+            recipient: &carl,
+            attempt: Some(&relayed),
+            outcome: Outcome::Relayed,
+            expanded: None,
+        },
     ];
     let hostname = hostname();
-    assert_eq!(success_report(&notice(&message, &hostname, &told[..1])), None);
-    let report = success_report(&notice(&message, &hostname, &told)).unwrap();
+    assert_eq!(success_report(&context(&message, &hostname, &reported[..1])), None);
+    let report = success_report(&context(&message, &hostname, &reported)).unwrap();
     check(&report, 1);
     assert_golden("success", &report);
 }
@@ -236,11 +273,12 @@ fn an_alias_of_several_is_reported_as_expanded() {
         orcpt: orcpt.map(str::to_owned),
     };
     let bob = QueuedRecipient { notify: Some(Notify::NEVER), ..recipient("bob@a.test") };
-    let told = |expanded| Told { recipient: &bob, attempt: None, outcome: Outcome::Relayed, expanded };
+    let reported =
+        |expanded| ReportedRecipient { recipient: &bob, attempt: None, outcome: Outcome::Relayed, expanded };
     let (first, second) = (expanded(Some("rfc822;Team@relay.test")), expanded(None));
     let hostname = hostname();
-    let told = [told(Some(&first)), told(Some(&second)), told(None)];
-    let report = success_report(&notice(&message, &hostname, &told)).unwrap();
+    let reported = [reported(Some(&first)), reported(Some(&second)), reported(None)];
+    let report = success_report(&context(&message, &hostname, &reported)).unwrap();
     check(&report, 2);
     let text = String::from_utf8(report.content).unwrap();
     let group = "\r\n\r\nOriginal-Recipient: rfc822; Team@relay.test\r\n\
@@ -248,7 +286,7 @@ fn an_alias_of_several_is_reported_as_expanded() {
         Diagnostic-Code: x-postrider; 250 2.0.0 the alias was expanded";
     assert!(text.contains(group), "{text}");
     assert!(!text.contains("bob@a.test\r\nAction"), "where it leads is nobody's business: {text}");
-    assert_eq!(bounce(&notice(&message, &hostname, &told)), None);
+    assert_eq!(bounce(&context(&message, &hostname, &reported)), None);
 }
 
 #[test]
@@ -277,11 +315,17 @@ fn nobody_is_told_who_does_not_want_to_be() {
     let hostname = hostname();
     let never = QueuedRecipient { notify: Some(Notify::NEVER), ..recipient("bob@a.test") };
     let bob = recipient("carl@a.test");
-    let tell = |message: &QueuedMessage, told: &[Told<'_>]| bounce(&notice(message, &hostname, told));
-    let to_never =
-        Told { recipient: &never, attempt: Some(&refused), outcome: Outcome::Failed, expanded: None };
-    let to_bob = Told { recipient: &bob, ..to_never };
-    let deferred = Told { outcome: Outcome::Deferred, ..to_bob };
+    let tell = |message: &QueuedMessage, reported: &[ReportedRecipient<'_>]| {
+        bounce(&context(message, &hostname, reported))
+    };
+    let to_never = ReportedRecipient {
+        recipient: &never,
+        attempt: Some(&refused),
+        outcome: Outcome::Failed,
+        expanded: None,
+    };
+    let to_bob = ReportedRecipient { recipient: &bob, ..to_never };
+    let deferred = ReportedRecipient { outcome: Outcome::Deferred, ..to_bob };
     assert_eq!(tell(&message(None), &[to_bob]), None, "the null sender");
     assert_eq!(tell(&message(Some("ann@sender.test")), &[to_never]), None, "NEVER");
     assert_eq!(tell(&message(Some("ann@sender.test")), &[deferred]), None, "not failed");
@@ -309,10 +353,14 @@ fn utf8_bounce(sender: &str, ret: Ret) -> Report {
     let text = "<j\u{f6}rg+x@b\u{fc}cher.test>: unbekannter Empf\u{e4}nger";
     let unknown =
         attempt(Phase::Rcpt, Reply::new(550, Enhanced(5, 1, 1), "").with_text(text), Outcome::Failed);
-    let told =
-        [Told { recipient: &joerg, attempt: Some(&unknown), outcome: Outcome::Failed, expanded: None }];
+    let reported = [ReportedRecipient {
+        recipient: &joerg,
+        attempt: Some(&unknown),
+        outcome: Outcome::Failed,
+        expanded: None,
+    }];
     let hostname = hostname();
-    bounce(&Notice { original: UTF8_ORIGINAL, ..notice(&message, &hostname, &told) }).unwrap()
+    bounce(&ReportContext { original: UTF8_ORIGINAL, ..context(&message, &hostname, &reported) }).unwrap()
 }
 
 /// RFC 6533: who is reached through SMTPUTF8 only gets everything as it is.
@@ -327,8 +375,8 @@ fn a_sender_beyond_ascii_gets_a_report_in_utf8() {
     assert!(check(&headers, 1)[2].ends_with("Subject: Gr\u{fc}\u{df}e\r\n".as_bytes()));
     // What is ASCII is said in the types that everybody knows.
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
-    let report = bounce(&notice(&message(Some("\u{7528}@a.test")), &hostname, &told)).unwrap();
+    let reported = [failed(&bob, &refused)];
+    let report = bounce(&context(&message(Some("\u{7528}@a.test")), &hostname, &reported)).unwrap();
     check(&report, 1);
     assert!(memmem::find(&report.content, b"message/global").is_none());
 }

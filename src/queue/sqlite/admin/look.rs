@@ -5,8 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 use crate::mail::Domain;
 use crate::queue::MessageId;
 use crate::queue::admin::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
-    WorkaroundLine,
+    DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::message;
@@ -77,8 +76,7 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         held,
         due,
         domains: domains(conn, limit)?,
-        limits: limits(conn, limit)?,
-        workarounds: workarounds(conn, limit)?,
+        hosts: hosts(conn, limit)?,
         lanes: lanes(conn, limit)?,
         kicks_last_hour,
     })
@@ -150,34 +148,19 @@ fn domains(conn: &Connection, limit: u32) -> Result<Vec<DomainLine>> {
     .collect()
 }
 
-fn limits(conn: &Connection, limit: u32) -> Result<Vec<LimitLine>> {
+fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {
     conn.prepare(
-        "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
-         ORDER BY changed_at DESC, mx LIMIT ?1",
+        "SELECT mx, setting, CAST(value AS TEXT), last_reply, datetime(changed_at, 'unixepoch'),
+                datetime(retry_at, 'unixepoch')
+         FROM host_settings ORDER BY changed_at DESC, mx, setting LIMIT ?1",
     )?
     .query_map([limit], |row| {
-        Ok(LimitLine {
+        Ok(HostLine {
             mx: row.get(0)?,
-            connections: row.get(1)?,
-            messages_per_minute: row.get(2)?,
-            last_reply: row.get(3)?,
-        })
-    })?
-    .collect()
-}
-
-fn workarounds(conn: &Connection, limit: u32) -> Result<Vec<WorkaroundLine>> {
-    conn.prepare(
-        "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'), datetime(retry_at, 'unixepoch')
-         FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?1",
-    )?
-    .query_map([limit], |row| {
-        Ok(WorkaroundLine {
-            mx: row.get(0)?,
-            what: row.get(1)?,
+            setting: row.get(1)?,
             value: row.get(2)?,
             last_reply: row.get(3)?,
-            found: row.get(4)?,
+            changed: row.get(4)?,
             retry: row.get(5)?,
         })
     })?

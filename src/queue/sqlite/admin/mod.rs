@@ -12,12 +12,12 @@ use rusqlite::{Connection, OpenFlags};
 use crate::queue::admin::{Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::Hands;
 use crate::queue::error::QueueError;
-use crate::queue::rows::{BackoffRow, DestinationRow};
-use crate::queue::{HostSetting, MessageId, WorkaroundRow};
+use crate::queue::rows::BackoffRow;
+use crate::queue::{HostSetting, MessageId};
 
 use super::failure::explain;
 use super::readers::open_reader;
-use super::{backoffs, host_settings, migrate, workarounds};
+use super::{backoffs, host_settings, migrate};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -98,14 +98,6 @@ impl Hands for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
-    }
-
-    fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
-        self.try_to(workarounds::destinations)
-    }
-
-    fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
-        self.try_to(workarounds::read)
     }
 
     /// What `PRAGMA quick_check` finds.

@@ -29,8 +29,8 @@ fn a_report_says_whence_the_message_came_and_every_line_of_the_reply() {
 
 #[test]
 fn original_recipients_are_shown_without_their_encoding() {
-    let ascii = |orcpt| Script::Ascii.original_recipient(orcpt);
-    let utf8 = |orcpt| Script::Utf8.original_recipient(orcpt);
+    let ascii = |orcpt| Charset::Ascii.original_recipient(orcpt);
+    let utf8 = |orcpt| Charset::Utf8.original_recipient(orcpt);
     for (orcpt, in_ascii, in_utf8) in [
         ("rfc822;a+2Bb@c.test", "rfc822; a+b@c.test", "rfc822; a+b@c.test"),
         ("utf-8;j\\x{F6}rg@c.test", "utf-8; j\\x{F6}rg@c.test", "utf-8; j\u{f6}rg@c.test"),
@@ -52,11 +52,11 @@ fn original_recipients_are_shown_without_their_encoding() {
 #[test]
 fn odd_but_lawful_hosts_and_senders_get_their_bounce() {
     let (bob, refused) = (recipient("bob@a.test"), refused());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     for host in ["localhost", "host_1.test", "[192.0.2.1]", "[IPv6:2001:db8::1]"] {
         for sender in ["\"a b\"@sender.test", "a@[192.0.2.1]", "a@b_c.test", "o'x!#$%@localhost"] {
             let hostname = Domain::parse(host).unwrap();
-            check(&bounce(&notice(&message(Some(sender)), &hostname, &told)).unwrap(), 1);
+            check(&bounce(&context(&message(Some(sender)), &hostname, &reported)).unwrap(), 1);
         }
     }
 }
@@ -70,9 +70,14 @@ fn the_status_has_the_class_of_the_outcome() {
             outcome,
         );
         let bob = recipient("bob@a.test");
-        said::Said::of(&Told { recipient: &bob, attempt: Some(&attempt), outcome, expanded: None })
-            .status(outcome)
-            .to_string()
+        last_reply::LastReply::of(&ReportedRecipient {
+            recipient: &bob,
+            attempt: Some(&attempt),
+            outcome,
+            expanded: None,
+        })
+        .status(outcome)
+        .to_string()
     };
     assert_eq!(status(550, Some(Enhanced(5, 7, 1)), Outcome::Failed), "5.7.1");
     assert_eq!(status(571, None, Outcome::Failed), "5.0.0");
@@ -114,10 +119,10 @@ proptest! {
             at: now,
             ..attempt(Phase::Data, Reply::bare(550, "").with_text(text), Outcome::Failed)
         };
-        let told = [Told { recipient: &bob, attempt: tried.then_some(&attempt), outcome: Outcome::Failed, expanded: None }];
+        let reported = [ReportedRecipient { recipient: &bob, attempt: tried.then_some(&attempt), outcome: Outcome::Failed, expanded: None }];
         let hostname = hostname();
-        let notice = Notice { now, original: &original, ..notice(&message, &hostname, &told) };
-        check(&bounce(&notice).unwrap(), 1);
+        let context = ReportContext { now, original: &original, ..context(&message, &hostname, &reported) };
+        check(&bounce(&context).unwrap(), 1);
     }
 }
 
@@ -131,12 +136,23 @@ fn a_report_repeats_the_times_that_were_asked_for() {
     };
     let message = QueuedMessage { handling, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
     let recipient = recipient("bob@a.test");
-    let told = [Told { recipient: &recipient, attempt: None, outcome: Outcome::Expired, expanded: None }];
+    let reported = [ReportedRecipient {
+        recipient: &recipient,
+        attempt: None,
+        outcome: Outcome::Expired,
+        expanded: None,
+    }];
     let hostname = hostname();
     let id = MessageId(1_795_000_000_000_001);
-    let notice =
-        Notice { id, hostname: &hostname, now: NOW, message: &message, told: &told, original: ORIGINAL };
-    let report = bounce(&notice).unwrap();
+    let context = ReportContext {
+        id,
+        hostname: &hostname,
+        now: NOW,
+        message: &message,
+        reported: &reported,
+        original: ORIGINAL,
+    };
+    let report = bounce(&context).unwrap();
     let text = String::from_utf8(report.content).unwrap();
     assert!(text.contains("Future-Release-Request: for;3540\r\n"), "{text}");
     assert!(text.contains("Deliver-By-Date: Sat, 21 Nov 2026 11:59:59 +0000\r\n"), "{text}");

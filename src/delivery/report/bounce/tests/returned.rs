@@ -5,10 +5,10 @@ use crate::delivery::report::bounce::tests::*;
 #[test]
 fn ret_decides_what_is_returned() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     let third = |ret: Option<Ret>, original: &[u8]| {
         let message = QueuedMessage { ret, size: original.len() as u64, ..message(Some("ann@sender.test")) };
-        let report = bounce(&Notice { original, ..notice(&message, &hostname, &told) }).unwrap();
+        let report = bounce(&ReportContext { original, ..context(&message, &hostname, &reported) }).unwrap();
         check(&report, 1).get(2).map(|body| String::from_utf8_lossy(body).into_owned())
     };
     let header =
@@ -42,7 +42,7 @@ fn ret_decides_what_is_returned() {
 #[test]
 fn an_original_that_holds_the_boundary_ends_nothing() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     let id = MessageId(1_795_000_000_000_001);
     let original = format!("Subject: s\r\n\r\n--=_{id}--\r\n--=_{id}.x\r\n\r\nhello\r\n");
     let message = QueuedMessage {
@@ -51,17 +51,18 @@ fn an_original_that_holds_the_boundary_ends_nothing() {
         ..message(Some("ann@sender.test"))
     };
     let report =
-        bounce(&Notice { original: original.as_bytes(), ..notice(&message, &hostname, &told) }).unwrap();
+        bounce(&ReportContext { original: original.as_bytes(), ..context(&message, &hostname, &reported) })
+            .unwrap();
     assert_eq!(check(&report, 1)[2], original.as_bytes());
 }
 
 #[test]
 fn the_first_bytes_of_a_large_message_are_enough() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     let message =
         QueuedMessage { ret: Some(Ret::Full), size: 10_000_000, ..message(Some("ann@sender.test")) };
-    let report = bounce(&notice(&message, &hostname, &told)).unwrap();
+    let report = bounce(&context(&message, &hostname, &reported)).unwrap();
     let parts = check(&report, 1);
     assert!(parts[2].ends_with(b"Subject: lunch\r\n"), "the header alone: the content is not all there");
 }
@@ -70,7 +71,7 @@ fn the_first_bytes_of_a_large_message_are_enough() {
 #[test]
 fn a_broken_header_is_returned_all_the_same() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     for sender in ["ann@sender.test", "\u{7528}@a.test"] {
         for (smtputf8, header) in [
             (false, "Subject: \u{fc}\r\n".as_bytes()),
@@ -85,8 +86,8 @@ fn a_broken_header_is_returned_all_the_same() {
                 size: original.len() as u64,
                 ..message(Some(sender))
             };
-            let notice = Notice { original: &original, ..notice(&message, &hostname, &told) };
-            let report = bounce(&notice).unwrap();
+            let context = ReportContext { original: &original, ..context(&message, &hostname, &reported) };
+            let report = bounce(&context).unwrap();
             check(&report, 1);
             let words = String::from_utf8(report.content).unwrap();
             assert!(words.contains("Content-Type: text/rfc822-headers\r\n"), "{words}");
@@ -99,7 +100,7 @@ fn a_broken_header_is_returned_all_the_same() {
 #[test]
 fn a_report_fits_into_what_every_host_takes() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     let umlauts = "\u{fc}".repeat(60) + "\r\n";
     for (header, line) in [("Subject: s", "0123456789\r\n"), ("Subject: \u{fc}", &umlauts)] {
         for bytes in [1000, 10_000, RETURNED_BYTES_MAX - 200, RETURNED_BYTES_MAX, 2 * RETURNED_BYTES_MAX] {
@@ -113,7 +114,8 @@ fn a_report_fits_into_what_every_host_takes() {
             };
             let beginning = &original.as_bytes()[..original.len().min(RETURNED_BYTES_MAX)];
             let report =
-                bounce(&Notice { original: beginning, ..notice(&message, &hostname, &told) }).unwrap();
+                bounce(&ReportContext { original: beginning, ..context(&message, &hostname, &reported) })
+                    .unwrap();
             check(&report, 1);
             // RFC 5321 §4.5.3.1.7.
             assert!(report.content.len() <= 64 * 1024, "{header} {bytes}: {}", report.content.len());
@@ -127,11 +129,16 @@ fn a_report_fits_into_what_every_host_takes() {
     );
     let many: Vec<QueuedRecipient> =
         (0..1000).map(|number| recipient(&format!("somebody{number}@a.test"))).collect();
-    let told: Vec<Told<'_>> = many
+    let reported: Vec<ReportedRecipient<'_>> = many
         .iter()
-        .map(|recipient| Told { recipient, attempt: Some(&wordy), outcome: Outcome::Failed, expanded: None })
+        .map(|recipient| ReportedRecipient {
+            recipient,
+            attempt: Some(&wordy),
+            outcome: Outcome::Failed,
+            expanded: None,
+        })
         .collect();
-    let report = bounce(&notice(&message(Some("ann@sender.test")), &hostname, &told)).unwrap();
+    let report = bounce(&context(&message(Some("ann@sender.test")), &hostname, &reported)).unwrap();
     check(&report, 1000);
     assert!(report.content.len() < 1024 * 1024, "{}", report.content.len());
 }
@@ -140,9 +147,9 @@ fn a_report_fits_into_what_every_host_takes() {
 #[test]
 fn of_binary_mail_only_the_header_comes_back() {
     let (bob, refused, hostname) = (recipient("bob@a.test"), refused(), hostname());
-    let told = [failed(&bob, &refused)];
+    let reported = [failed(&bob, &refused)];
     let message =
         QueuedMessage { body: Body::BinaryMime, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
-    let report = bounce(&notice(&message, &hostname, &told)).unwrap();
+    let report = bounce(&context(&message, &hostname, &reported)).unwrap();
     assert!(check(&report, 1)[2].ends_with(b"Subject: lunch\r\n"));
 }

@@ -1,43 +1,43 @@
-//! What was said last about a recipient, by whom, and the status that it gives.
+//! The last reply about a recipient, where it came from, and the status code that a report gives for it.
 
 use crate::mail::{Enhanced, Outcome, Phase, Reply, ReplySource};
 
-use crate::delivery::report::bounce::Told;
-use crate::delivery::report::bounce::script::says_something;
+use crate::delivery::report::bounce::ReportedRecipient;
+use crate::delivery::report::bounce::charset::says_something;
 
-/// What was said last about a recipient, from its last try or, where there is none at hand, from its row.
-pub(super) struct Said<'a> {
+/// From the last attempt or, where there is none at hand, from the recipient's row.
+pub(super) struct LastReply<'a> {
     pub(super) reply: Reply,
     pub(super) host: Option<&'a str>,
     pub(super) phase: Option<Phase>,
-    /// Whose words the reply is: only a host's are quoted as such.
-    pub(super) by: ReplySource,
+    /// Only what a remote host said is quoted as its words.
+    pub(super) source: ReplySource,
 }
 
-impl<'a> Said<'a> {
-    pub(super) fn of(told: &Told<'a>) -> Said<'a> {
-        if let Some(attempt) = told.attempt {
-            return Said {
+impl<'a> LastReply<'a> {
+    pub(super) fn of(reported: &ReportedRecipient<'a>) -> LastReply<'a> {
+        if let Some(attempt) = reported.attempt {
+            return LastReply {
                 reply: attempt.reply.clone(),
                 host: attempt.mx.as_deref().filter(|name| says_something(name)),
                 phase: Some(attempt.phase),
-                by: attempt.reply.reply_source,
+                source: attempt.reply.reply_source,
             };
         }
-        if told.expanded.is_some() {
+        if reported.expanded.is_some() {
             let reply = Reply::new(250, Enhanced(2, 0, 0), "the alias was expanded to several addresses");
-            return Said { reply, host: None, phase: None, by: ReplySource::Local };
+            return LastReply { reply, host: None, phase: None, source: ReplySource::Local };
         }
-        let host = told.recipient.last_mx.as_deref().filter(|name| says_something(name));
-        let reply = match told.recipient.last_reply.as_deref() {
+        let host = reported.recipient.last_mx.as_deref().filter(|name| says_something(name));
+        let reply = match reported.recipient.last_reply.as_deref() {
             Some(line) => parsed(line),
             None => Reply::new(451, Enhanced(4, 4, 7), "the message waited too long"),
         };
-        Said { reply, host, phase: None, by: told.recipient.last_reply_source }
+        LastReply { reply, host, phase: None, source: reported.recipient.last_reply_source }
     }
 
-    /// The status code, of the class that the outcome has (RFC 3463 §2, RFC 3464 §2.3.4). What expired keeps the
-    /// status of its trouble (RFC 3463 §3.5 prefers that to 4.4.7).
+    /// The status code, in the class of the outcome (RFC 3463 §2, RFC 3464 §2.3.4). An expired recipient keeps the
+    /// status of its last failure: RFC 3463 §3.5 prefers that to 4.4.7.
     pub(super) fn status(&self, outcome: Outcome) -> Enhanced {
         let Enhanced(class, subject, detail) = self.reply.enhanced.unwrap_or(Enhanced(0, 0, 0));
         match outcome {

@@ -1,62 +1,62 @@
-//! How a report is written: characters, addresses, lines and dates, so that foreign words break nothing.
+//! Characters, addresses and lines of a report. Pure: foreign text in, text out that breaks no field and no line.
 
 use crate::mail::{Address, Domain, address, unitext};
 
-/// Where a line is folded, where its words allow.
+/// Where a line is folded, if its words allow.
 const LINE_BYTES: usize = 76;
 /// A word longer than this is cut in pieces, so that no line comes near 998 bytes.
 pub(super) const WORD_BYTES_MAX: usize = 500;
 
 /// What the characters of a report may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Script {
-    /// Fit for any host: what is beyond ASCII is written as `\x{…}` (RFC 6533 §3).
+pub(super) enum Charset {
+    /// For any host: other characters are written as `\x{…}` (RFC 6533 §3).
     Ascii,
-    /// For a sender whose own address needs SMTPUTF8, and so every host on the way to it.
+    /// For a sender whose own address needs SMTPUTF8, and with it every host on the way.
     Utf8,
 }
 
-impl Script {
-    /// `rfc822; user@example.com`, or RFC 6533 §3: `utf-8-addr-xtext` in ASCII, `utf-8-address` where UTF-8 may
-    /// stand. In ASCII a domain alone is not worth a type that few programs know: its A-labels are the same.
+impl Charset {
+    /// `rfc822; user@example.com`, or `utf-8; …` (RFC 6533 §3): `utf-8-addr-xtext` in ASCII, the address as it is in
+    /// UTF-8. In ASCII, an address with only a non-ASCII domain is `rfc822` with A-labels, which more programs know.
     pub(super) fn typed_address(self, address: &Address) -> String {
         let whole: &str = address.as_ref();
         let text = format!("{}@{}", address.user(), Domain::of(address));
         match self {
-            Script::Utf8 if !whole.is_ascii() => format!("utf-8; {whole}"),
-            Script::Ascii if !text.is_ascii() => format!("utf-8; {}", unitext::xtext_of(whole)),
+            Charset::Utf8 if !whole.is_ascii() => format!("utf-8; {whole}"),
+            Charset::Ascii if !text.is_ascii() => format!("utf-8; {}", unitext::xtext_of(whole)),
             // As it was in the envelope, letter by letter (RFC 3464 §2.3.2).
             _ if whole.is_ascii() => format!("rfc822; {whole}"),
             _ => format!("rfc822; {text}"),
         }
     }
 
-    /// ORCPT as a field: the type, and the address without its encoding (RFC 3461 §4.2, RFC 6533 §3). None where
-    /// it is no ORCPT.
+    /// ORCPT as a field value: the type, and the address decoded (RFC 3461 §4.2, RFC 6533 §3). None for text that is
+    /// no ORCPT.
     pub(super) fn original_recipient(self, orcpt: &str) -> Option<String> {
         let (kind, address) = orcpt.split_once(';')?;
         let kind_is_atom =
             !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let address = match (kind.eq_ignore_ascii_case("utf-8"), self) {
             (false, _) => xtext_decoded(address),
-            (true, Script::Ascii) => unitext::in_ascii(address),
+            (true, Charset::Ascii) => unitext::in_ascii(address),
             // What does not conform is copied as it is.
-            (true, Script::Utf8) => unitext::decoded(address)
+            (true, Charset::Utf8) => unitext::decoded(address)
                 .filter(|text| address::parse(text).is_ok())
                 .unwrap_or(address.to_owned()),
         };
         (kind_is_atom && says_something(&address)).then(|| format!("{kind}; {address}"))
     }
 
-    /// Text on one line, for foreign words: controls and line ends become spaces, so that no value can begin a
-    /// field of its own; what the script has no characters for is escaped.
+    /// Foreign text on one line, cut after `bytes_max` or a little more: controls and line ends become spaces, so that
+    /// no value can begin a field of its own; characters outside the charset are escaped.
     pub(super) fn printable(self, text: &str, bytes_max: usize) -> String {
         let mut out = String::new();
         for c in text.chars() {
             match c {
                 ' '..='~' => out.push(c),
                 _ if c.is_control() => out.push(' '),
-                _ if self == Script::Utf8 && !turns_text(c) => out.push(c),
+                _ if self == Charset::Utf8 && !turns_text(c) => out.push(c),
                 _ => unitext::push_escaped(&mut out, c),
             }
             if out.len() > bytes_max {
@@ -68,17 +68,17 @@ impl Script {
     }
 }
 
-/// Whether anything is left of it in print.
+/// Whether the text has any visible character.
 pub(super) fn says_something(text: &str) -> bool {
     text.chars().any(|c| !c.is_control() && !c.is_whitespace())
 }
 
-/// Characters that change the direction of what stands round them: a reply could look like something else.
+/// Characters that change the direction of the text around them, and so could make a reply look like another.
 fn turns_text(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// RFC 3461 §4: `+2B` is `+`. What breaks the grammar stays as it is.
+/// Decodes xtext (RFC 3461 §4): `+2B` is `+`. What breaks the grammar stays as it is.
 pub(super) fn xtext_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -99,7 +99,7 @@ pub(super) fn xtext_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// RFC 5321 §4.1.3: an address in place of a name stands in brackets.
+/// A host's name; an IP address is put in brackets (RFC 5321 §4.1.3).
 pub(super) fn bracketed(host: &str) -> String {
     match host.parse::<std::net::IpAddr>() {
         Ok(std::net::IpAddr::V4(v4)) => format!("[{v4}]"),
@@ -108,19 +108,14 @@ pub(super) fn bracketed(host: &str) -> String {
     }
 }
 
-/// RFC 5322 §3.3, in UTC.
-pub(super) fn date(unix_secs: i64) -> String {
-    let time = jiff::Timestamp::from_second(writable_time(unix_secs) as i64).unwrap_or_default();
-    jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
-}
-
-/// A time that a date field can say: 1970 to 9999.
+/// The nearest time that a date field can hold, 1970 to 9999, in Unix seconds.
 pub(super) fn writable_time(unix_secs: i64) -> u64 {
     const END_OF_9999: i64 = 253_402_300_799;
     unix_secs.clamp(0, END_OF_9999).unsigned_abs()
 }
 
-/// Words of `text` on lines of about [`LINE_BYTES`]; never an empty line.
+/// The words of `text` on lines of about [`LINE_BYTES`], of which the first has `first_line_used` bytes already; at
+/// least one line.
 pub(super) fn folded(text: &str, first_line_used: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = first_line_used;

@@ -1,61 +1,70 @@
-//! The part of a report for people: what happened, who said so in which words, and what to do.
+//! The part of a report for people: what happened, the reply and its source, and what to do.
 
 use std::fmt::Write as _;
 
+use crate::kit::text::date_field;
 use crate::mail::{Enhanced, Outcome, Phase, ReplySource};
 
-use crate::delivery::report::bounce::Kind;
-use crate::delivery::report::bounce::Notice;
-use crate::delivery::report::bounce::Told;
-use crate::delivery::report::bounce::said::Said;
-use crate::delivery::report::bounce::script::{Script, bracketed, date, folded};
+use crate::delivery::report::bounce::charset::{Charset, bracketed, folded};
+use crate::delivery::report::bounce::last_reply::LastReply;
 use crate::delivery::report::bounce::status::reply_bytes_max;
+use crate::delivery::report::bounce::{ReportContext, ReportKind, ReportedRecipient};
 
 /// Lines of one reply that are quoted.
 const QUOTED_LINES_MAX: usize = 20;
-/// Of a host's name.
+/// How much of a host's name is shown.
 const NAME_BYTES_MAX: usize = 500;
 
-/// Plain text with `\n` line ends, 76 columns where the words allow. UTF-8: people read it, and it is encoded.
-pub(super) fn explanation(kind: Kind, notice: &Notice<'_>, told: &[&Told<'_>]) -> String {
+/// Plain text in UTF-8 with `\n` line ends, 76 columns where the words allow.
+pub(super) fn explanation(
+    kind: ReportKind,
+    context: &ReportContext<'_>,
+    reported: &[&ReportedRecipient<'_>],
+) -> String {
     let mut out = String::new();
-    paragraph(&mut out, "", &format!("This is the mail system at {}.", notice.hostname));
+    paragraph(&mut out, "", &format!("This is the mail system at {}.", context.hostname));
     out.push('\n');
     paragraph(&mut out, "", opening(kind));
     out.push('\n');
-    let message = notice.message;
-    let accepted =
-        format!("It was accepted here on {} with the queue id {}.", date(message.received_at), message.id);
+    let message = context.message;
+    let accepted = format!(
+        "It was accepted here on {} with the queue id {}.",
+        date_field(message.received_at),
+        message.id
+    );
     paragraph(&mut out, "", &accepted);
-    if kind == Kind::Delay {
-        let until = format!("We keep trying until {}. You need not send it again.", date(message.expires_at));
+    if kind == ReportKind::Delay {
+        let until =
+            format!("We keep trying until {}. You need not send it again.", date_field(message.expires_at));
         paragraph(&mut out, "", &until);
     }
-    let reply_bytes_max = reply_bytes_max(told.len());
-    for told in told {
+    let reply_bytes_max = reply_bytes_max(reported.len());
+    for reported in reported {
         out.push('\n');
-        recipient(&mut out, told, reply_bytes_max);
+        recipient(&mut out, reported, reply_bytes_max);
     }
     out
 }
 
-fn opening(kind: Kind) -> &'static str {
+fn opening(kind: ReportKind) -> &'static str {
     match kind {
-        Kind::Bounce => {
+        ReportKind::Bounce => {
             "Your message could not be delivered to the addresses below. We have stopped trying. \
              The reason stands with each address."
         }
-        Kind::Delay => {
+        ReportKind::Delay => {
             "Your message has not been delivered to the addresses below yet. This is a warning only. \
              The reason stands with each address."
         }
-        Kind::Success => "As you asked, we tell you what became of your message to the addresses below.",
+        ReportKind::Success => {
+            "As you asked, we tell you what became of your message to the addresses below."
+        }
     }
 }
 
-fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
-    let said = Said::of(told);
-    if let Some(expanded) = told.expanded {
+fn recipient(out: &mut String, reported: &ReportedRecipient<'_>, reply_bytes_max: usize) {
+    let last_reply = LastReply::of(reported);
+    if let Some(expanded) = reported.expanded {
         let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(char::is_control, " "));
         return paragraph(
             out,
@@ -63,35 +72,37 @@ fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
             "This name stands for several addresses. The message goes on to each of them.",
         );
     }
-    let address = told.recipient.address.to_string();
-    // As it was written, in its own script. Writing to a String cannot fail.
+    let address = reported.recipient.address.to_string();
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
-    for sentence in meaning(told.outcome, said.status(told.outcome), said.by) {
+    for sentence in meaning(reported.outcome, last_reply.status(reported.outcome), last_reply.source) {
         paragraph(out, "    ", sentence);
     }
-    let host = said.host.map(|name| match told.attempt.and_then(|attempt| attempt.ip) {
+    let host = last_reply.host.map(|name| match reported.attempt.and_then(|attempt| attempt.ip) {
         Some(ip) if bracketed(name) == name => format!("{name} [{ip}]"),
         _ => bracketed(name),
     });
-    let who = match (host, said.phase) {
-        (Some(host), Some(phase)) if said.by == ReplySource::Remote => format!("{host}, {}:", stage(phase)),
-        (Some(host), None) if said.by == ReplySource::Remote => format!("{host}:"),
+    let who = match (host, last_reply.phase) {
+        (Some(host), Some(phase)) if last_reply.source == ReplySource::Remote => {
+            format!("{host}, {}:", stage(phase))
+        }
+        (Some(host), None) if last_reply.source == ReplySource::Remote => format!("{host}:"),
         (Some(host), Some(Phase::Connect)) => format!("This relay, when it tried to connect to {host}:"),
         (Some(host), Some(phase)) => format!("This relay about {host}, {}:", stage(phase)),
         (Some(host), None) => format!("This relay about {host}:"),
         (None, Some(Phase::Dns)) => "This relay, when it looked for the receiving host:".to_owned(),
         (None, _) => "This relay:".to_owned(),
     };
-    paragraph(out, "    ", &Script::Ascii.printable(&who, NAME_BYTES_MAX));
+    paragraph(out, "    ", &Charset::Ascii.printable(&who, NAME_BYTES_MAX));
     out.push('\n');
-    let reply = &said.reply;
+    let reply = &last_reply.reply;
     let codes = match reply.enhanced {
         Some(enhanced) => format!("{:03} {enhanced}", reply.code),
         None => format!("{:03}", reply.code),
     };
     let mut bytes_left = reply_bytes_max;
     for line in reply.text.split('\n').take(QUOTED_LINES_MAX) {
-        let line = Script::Utf8.printable(line, bytes_left);
+        let line = Charset::Utf8.printable(line, bytes_left);
         paragraph(out, "        ", &format!("{codes} {line}"));
         bytes_left = bytes_left.saturating_sub(line.len());
         if bytes_left == 0 {
@@ -100,7 +111,7 @@ fn recipient(out: &mut String, told: &Told<'_>, reply_bytes_max: usize) {
     }
 }
 
-/// What a reply was an answer to.
+/// What the reply answered.
 fn stage(phase: Phase) -> &'static str {
     match phase {
         Phase::Dns => "when we looked for it",
@@ -116,7 +127,7 @@ fn stage(phase: Phase) -> &'static str {
     }
 }
 
-/// The outcome and the status code (RFC 3463 §3) in plain words; first what happened, then what to do.
+/// The outcome and the status code (RFC 3463 §3) in plain words: first what happened, then what to do.
 fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static str> {
     let ours = by == ReplySource::Local;
     let happened = match outcome {
@@ -125,7 +136,7 @@ fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static 
                 "The next host has taken it. That host sends no reports, so this is the last you hear of it.",
             ];
         }
-        // What was waited for stands in our own words below; perhaps nothing was tried at all.
+        // The text quoted below says what the message waited for; perhaps there was no attempt.
         Outcome::Expired if (status.1, status.2) == (4, 7) => None,
         Outcome::Expired => Some("We tried again and again, until the time for it was over."),
         Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
@@ -160,7 +171,7 @@ fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static 
 }
 
 /// `text` in lines with `indent` before each.
-fn paragraph(out: &mut String, indent: &str, text: &str) {
+pub(super) fn paragraph(out: &mut String, indent: &str, text: &str) {
     for line in folded(text, indent.len()) {
         let _ = writeln!(out, "{indent}{line}");
     }
