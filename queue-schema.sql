@@ -6,8 +6,6 @@
 --     SELECT * FROM failures;           what the world is telling us
 --     SELECT * FROM backoffs;              where nothing is tried for now, and what was said there
 --     SELECT * FROM host_settings;      limits and features learnt of each host
---     SELECT * FROM destinations;       hosts that want less of us at once
---     SELECT * FROM workarounds;        hosts that get something wrong, and what we do about it
 --     SELECT * FROM pending_reports;         failures in masses that their sender will be told of together
 --     SELECT * FROM stuck;              always empty, or something is wrong with us
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
@@ -150,33 +148,6 @@ CREATE TABLE routes (
     domain   TEXT NOT NULL,                -- example.com, *.example.com (those below it) or *
     lane     TEXT                          -- as in lanes; NULL: the domain's own, since the route has no relay
 );
-
--- Hosts that complained of too many connections or too much mail, and what they are given for now: half after
--- each complaint, a little more after each minute that goes well; no row once they have all back. Deleted
--- rows are forgotten at the next start; [[destination]] in the config holds whatever stands here.
-CREATE TABLE destinations (
-    mx                  TEXT PRIMARY KEY,  -- the host's name; a relay's with its port
-    connections         INTEGER,           -- at once; NULL: as the config says
-    messages_per_minute INTEGER,           -- NULL: as fast as it goes
-    last_reply          TEXT,              -- the last complaint
-    changed_at          INTEGER NOT NULL
-) WITHOUT ROWID;
-
--- What hosts get wrong and how we go round it: found out when a delivery went wrong the usual way and well this
--- way. After retry_at the usual way is tried again: success deletes the row, failure renews it. Delete a row, or
--- SET retry_at = unixepoch(), to have that at once; a row of your own with a retry_at far away stays. Where a route
--- requires TLS, 'clear' changes nothing. Changes of yours are noticed within two seconds.
-CREATE TABLE workarounds (
-    mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
-    what       TEXT NOT NULL,              -- 'tls', 'pipelining' or 'bdat'
-    value      TEXT NOT NULL,              -- 'classical': no post-quantum ClientHello; 'clear': no TLS;
-                                           -- 'off': command by command; no BDAT but for binary content
-    last_reply TEXT,                       -- what went wrong, in their words or ours
-    found_at   INTEGER NOT NULL,           -- when it was found
-    retry_at   INTEGER NOT NULL,           -- when the usual way is tried again
-    PRIMARY KEY (mx, what),
-    CHECK (what = 'tls' AND value IN ('classical', 'clear') OR what IN ('pipelining', 'bdat') AND value = 'off')
-) WITHOUT ROWID;
 
 -- Limits that hosts asked for, and features that they fail at: learnt from what they answered, and held to in later
 -- attempts. A limit is halved at each complaint and rises a little after each minute that goes well; without a row the

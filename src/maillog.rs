@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
-use crate::queue::{MessageId, NewMessage, Workaround};
+use crate::queue::{MessageId, NewMessage, Setting};
 
 /// The null sender is shown as `<>`.
 fn sender_text(sender: Option<&Address>) -> &str {
@@ -129,30 +129,28 @@ pub fn lane_recovered(lane: &str) {
     log::info!("lane {lane} works again");
 }
 
-/// A host is given less after a complaint, or more since; none of both: as the config says.
-pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u32>, complaint: Option<&str>) {
+/// A host said that it has too much of us and is given less, or more again since; none of both: as the config says.
+pub fn host_limits(host: &str, connections: Option<usize>, per_minute: Option<u32>, signal: Option<&str>) {
     let connections = connections.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
     let per_minute = per_minute.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
-    match complaint {
+    match signal {
         Some(reply) => log::warn!(
-            "host {host} is given less: connections={connections} messages_per_minute={per_minute}: {reply}"
+            "host {host} throttled: connections={connections} messages_per_minute={per_minute}: {reply}"
         ),
-        None => log::info!(
-            "host {host} is given more: connections={connections} messages_per_minute={per_minute}"
-        ),
+        None => {
+            log::info!("host {host} unthrottled: connections={connections} messages_per_minute={per_minute}")
+        }
     }
 }
 
-/// A host gets something wrong, and is spared it for so many seconds.
-pub fn workaround_found(host: &str, workaround: Workaround, secs: i64, why: &Reply) {
-    let (what, value) = workaround.words();
-    log::warn!("host {host} gets something wrong: {what}={value} for {secs} s: {why}");
+/// A host fails at a feature, which is left out there for so many seconds.
+pub fn workaround_on(host: &str, setting: Setting, secs: i64, why: &Reply) {
+    log::warn!("host {host} workaround on: {}={} for {secs} s: {why}", setting.name(), setting.value());
 }
 
-/// What it got wrong it gets right now.
-pub fn workaround_ended(host: &str, workaround: Workaround) {
-    let (what, value) = workaround.words();
-    log::info!("host {host} gets it right again: {what}={value} ends");
+/// The feature works there again.
+pub fn workaround_off(host: &str, setting: Setting) {
+    log::info!("host {host} workaround off: {}={}", setting.name(), setting.value());
 }
 
 /// ETRN or the command line asked for attempts now.

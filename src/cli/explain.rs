@@ -22,7 +22,7 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
-use crate::queue::{BackoffRow, DestinationRow, WorkaroundRow};
+use crate::queue::{BackoffRow, HostSetting, Setting};
 use crate::submission::users;
 
 /// How one address would be routed.
@@ -61,8 +61,7 @@ pub struct Hop {
     pub relay: bool,
     /// Whether we would log in there.
     pub login: bool,
-    /// What `[[destination]]` says of the host, and what was learnt of it: from complaints, and what it gets
-    /// wrong.
+    /// What `[[destination]]` says of the host, and what was learnt of it: limits, and features that fail there.
     pub limits: Vec<String>,
     /// The local addresses that the connection would leave from, by turns. Empty: the system chooses.
     pub from: Vec<Source>,
@@ -89,10 +88,8 @@ pub struct Refusal {
 /// What delivery learnt about hosts, and which lanes are in trouble.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
-    /// From complaints.
-    pub(super) destinations: Vec<DestinationRow>,
-    /// From what went wrong.
-    pub(super) workarounds: Vec<WorkaroundRow>,
+    /// Their settings.
+    pub(super) hosts: Vec<HostSetting>,
     /// From failures in a row.
     pub(super) lanes: Vec<BackoffRow>,
 }
@@ -181,13 +178,8 @@ pub fn run(
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
-    let learnt = Admin::to_read(&settings.queue.path).and_then(|queue| {
-        Ok(Learnt {
-            destinations: queue.destinations()?,
-            workarounds: queue.workarounds()?,
-            lanes: queue.backoffs()?,
-        })
-    });
+    let learnt = Admin::to_read(&settings.queue.path)
+        .and_then(|queue| Ok(Learnt { hosts: queue.host_settings()?, lanes: queue.backoffs()? }));
     let learnt = learnt.unwrap_or_default();
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
@@ -253,19 +245,22 @@ impl fmt::Display for Explanation {
 fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) -> Vec<String> {
     let own = delivery.destinations.of_mx(&endpoint.host).map(destination_words);
     let name = endpoint.name();
-    let less = learnt.destinations.iter().find(|row| row.mx == name).map(|row| {
-        let said = row.last_reply.as_deref().unwrap_or("a complaint");
-        format!(
-            "given less for now: {} (after {said:?})",
-            amounts(row.connections.map(u64::from), row.messages_per_minute.map(u64::from))
-        )
+    let learnt = learnt.hosts.iter().filter(|row| row.mx == name).map(|row| {
+        let said = row.last_reply.as_deref().map_or_else(String::new, |reply| format!(" (after {reply:?})"));
+        match (row.setting, row.retry_at) {
+            (Setting::Connections(limit), _) => {
+                format!("given less for now: {}{said}", amounts(Some(limit.into()), None))
+            }
+            (Setting::MessagesPerMinute(limit), _) => {
+                format!("given less for now: {}{said}", amounts(None, Some(limit.into())))
+            }
+            (setting, retry_at) => {
+                let until = retry_at.map_or_else(String::new, |at| format!(" until {} UTC", utc(at)));
+                format!("{}={}{until}{said}", setting.name(), setting.value())
+            }
+        }
     });
-    let wrong = learnt.workarounds.iter().filter(|row| row.mx == name).map(|row| {
-        let (what, value) = row.workaround.words();
-        let said = row.last_reply.as_deref().unwrap_or("something it got wrong");
-        format!("{what}={value} until {} UTC (after {said:?})", utc(row.retry_at))
-    });
-    own.into_iter().chain(less).chain(wrong).collect()
+    own.into_iter().chain(learnt).collect()
 }
 
 /// None where it is over.

@@ -100,8 +100,7 @@ impl Office {
         let fetched = self.scheduler.atrn_domains();
         // What cannot be read is left out: the route is what was asked for.
         let learnt = explain::Learnt {
-            destinations: self.queue.destinations().unwrap_or_default(),
-            workarounds: self.queue.workarounds().unwrap_or_default(),
+            hosts: self.queue.host_settings().unwrap_or_default(),
             lanes: self.queue.backoffs().unwrap_or_default(),
         };
         let (routes, settings) = (&setup.routes, &setup.settings);

@@ -22,9 +22,8 @@ use crate::clock::Clock;
 use crate::config::{DeliverySettings, Routes};
 use crate::queue::{Job, LaneHealth, Queue, QueuedMessage, RecipientId};
 
-use host::limits::Hosts;
+use host::hosts::Hosts;
 use host::pool::Pool;
-use host::workarounds::Workarounds;
 use report::report_limit::ReportLimits;
 use route::lookup::Lookup;
 use smtp::connection::Connector;
@@ -75,7 +74,6 @@ struct Shared {
     jobs: Box<dyn Jobs>,
     clock: Clock,
     pool: Pool,
-    workarounds: Arc<Workarounds>,
     report_limits: ReportLimits,
     /// Threads alive.
     alive: AtomicUsize,
@@ -86,20 +84,14 @@ struct Shared {
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
     pub fn start(mut setup: Setup, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
-        // The queue was opened a moment ago. Should it not be readable now, limits are learnt again.
-        let learnt = queue.destinations().unwrap_or_else(|error| {
-            log::error!("what was learnt about destinations cannot be read: {error}");
-            Vec::new()
-        });
-        let workarounds = Arc::new(Workarounds::of(queue.clone(), clock.clone()));
-        setup.connector.share(workarounds.clone());
+        let hosts = Arc::new(Hosts::new(queue.clone(), clock.clone()));
+        setup.connector.share(hosts.clone());
         let shared = Arc::new(Shared {
             setup: RwLock::new(Arc::new(setup)),
             queue,
             jobs,
             clock,
-            pool: Pool::new(Hosts::new(learnt)),
-            workarounds,
+            pool: Pool::new(hosts),
             report_limits: ReportLimits::default(),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
@@ -110,8 +102,9 @@ impl Workers {
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
     pub fn reconfigure(&self, mut setup: Setup) {
-        setup.connector.share(self.shared.workarounds.clone());
+        setup.connector.share(self.shared.pool.hosts.clone());
         *self.shared.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(setup);
+        self.shared.pool.hosts.forget_alerts();
         self.shared.pool.close_all();
     }
 

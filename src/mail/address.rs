@@ -1,9 +1,8 @@
-//! Addresses: the grammar of RFC 5321 §4.1.2 and RFC 6531 §3.3, and the form domains are compared in.
+//! Addresses: the grammar of RFC 5321 §4.1.2 and RFC 6531 §3.3, and the form in which domains are compared.
 //!
-//! The type is lettre's [`Address`]; the reader is Postrider's own, because lettre's accepts
-//! neither every quoted local part nor says why it refuses. What [`parse`] lets through holds
-//! no control character, no space outside quotes and no angle bracket outside quotes, so that
-//! it can be written into a command line as it is.
+//! The type is lettre's [`Address`]. The parser is Postrider's own: lettre's refuses some quoted local parts, and does
+//! not say why. An address that [`parse`] accepts has no control character, and no space or angle bracket outside
+//! quotes, so it can be written into a command as it is.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,21 +15,21 @@ pub const LOCAL_BYTES_MAX: usize = 64;
 /// RFC 5321 §4.5.3.1.2.
 pub const DOMAIN_BYTES_MAX: usize = 255;
 
-/// What stands between the angle brackets of MAIL and RCPT.
+/// The text between the angle brackets of MAIL and RCPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Path {
     /// `<>`, the null sender.
     Null,
     /// `<Postmaster>` without a domain (RFC 5321 §4.5.1).
     Postmaster,
-    /// A mailbox. A source route before it was read and dropped (RFC 5321 §4.1.1.3).
+    /// A mailbox. A source route before it is dropped (RFC 5321 §4.1.1.3).
     Mailbox(Address),
 }
 
 /// Why an address is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// No angle brackets round it, or something behind them.
+    /// Not in angle brackets, or followed by text without a space.
     #[error("the address must stand in angle brackets")]
     Brackets,
     /// No `@`.
@@ -39,7 +38,7 @@ pub enum AddressError {
     /// The part before the `@` breaks the grammar.
     #[error("the local part is not valid")]
     Local,
-    /// The part behind the `@` breaks the grammar.
+    /// The part after the `@` breaks the grammar.
     #[error("the domain is not valid")]
     Domain,
     /// Longer than RFC 5321 §4.5.3.1 allows.
@@ -53,7 +52,7 @@ pub enum AddressError {
 /// Says which part breaks the grammar.
 pub fn parse(text: &str) -> Result<Address, AddressError> {
     let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NoDomain)?;
-    // An address literal holds no '@', and neither does a domain: the last '@' divides.
+    // Neither a domain nor an address literal has an '@', but a quoted local part may: the last one divides.
     if local.len() > LOCAL_BYTES_MAX || domain.len() > DOMAIN_BYTES_MAX {
         return Err(AddressError::TooLong);
     }
@@ -64,8 +63,8 @@ pub fn parse(text: &str) -> Result<Address, AddressError> {
     Ok(Address::new_dangerous(local, domain))
 }
 
-/// Reads the path of MAIL or RCPT from the start of `text` and gives it with what follows
-/// (the parameters, still with their leading space).
+/// Reads the path of MAIL or RCPT at the start of `text`; gives it with the rest (the parameters, with their leading
+/// space).
 ///
 /// # Errors
 /// As [`parse`]; `Brackets` where the path is not in angle brackets.
@@ -84,7 +83,7 @@ pub fn parse_path(text: &str) -> Result<(Path, &str), AddressError> {
     Ok((path, rest))
 }
 
-/// Where the `>` is that is neither quoted nor escaped.
+/// The place of the first `>` outside quotes.
 fn closing_bracket(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -100,7 +99,7 @@ fn closing_bracket(text: &str) -> Option<usize> {
     None
 }
 
-/// Drops `@a.example,@b.example:` (RFC 5321 §4.1.1.3: accepted, and to be ignored).
+/// Drops a source route `@a.example,@b.example:` (RFC 5321 §4.1.1.3: accepted and ignored).
 fn without_source_route(path: &str) -> Result<&str, AddressError> {
     if !path.starts_with('@') {
         return Ok(path);
@@ -141,13 +140,14 @@ fn is_beyond_ascii(c: char) -> bool {
     !c.is_ascii() && !c.is_control()
 }
 
-/// Whose mailbox it is, however the letters are written: for counting, not for sending (RFC 5321 §2.4).
+/// The address in lower case, to count mail of one mailbox. Not for sending: local parts are case-sensitive (RFC 5321
+/// §2.4).
 pub fn folded(address: &Address) -> String {
     format!("{}@{}", address.user().to_lowercase(), Domain::of(address))
 }
 
-/// A domain in the form it is compared and looked up in: lower case, A-labels, no dot at the
-/// end; or an address literal in its brackets.
+/// A domain in the form in which it is compared and looked up: lower case, A-labels, no final dot; or an address
+/// literal in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Domain(Arc<str>);
 
@@ -155,7 +155,7 @@ impl Domain {
     /// Reads a domain name (U-labels become A-labels) or an address literal.
     ///
     /// # Errors
-    /// `Domain` where it is neither.
+    /// [`AddressError::Domain`] where it is neither.
     pub fn parse(text: &str) -> Result<Domain, AddressError> {
         if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             return match literal_ip(literal) {
@@ -180,8 +180,8 @@ impl Domain {
 
     /// The domain of an address.
     pub fn of(address: &Address) -> Domain {
-        // Every Address that parse() made has a domain that Domain::parse took; one read back
-        // from a database that a person edited may not: it is looked up as it stands, and fails there.
+        // Domain::parse accepts the domain of every address that parse() made. A row that a person edited may hold
+        // anything: it is looked up as it is, and fails there.
         Domain::parse(address.domain())
             .unwrap_or_else(|_| Domain(address.domain().to_ascii_lowercase().into()))
     }
@@ -213,7 +213,7 @@ fn literal_ip(literal: &str) -> Option<IpAddr> {
     }
 }
 
-/// Letters, digits, hyphens inside; an underscore too, since such hosts exist and receive mail.
+/// Letters, digits, and hyphens inside; underscores too, since hosts with such names receive mail.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')

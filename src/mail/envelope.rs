@@ -1,8 +1,8 @@
-//! An envelope: who sends, to whom, and the parameters of MAIL and RCPT that travel with a message.
+//! Envelopes: the sender, the recipients, and the parameters of MAIL and RCPT that travel with a message.
 
 use super::{Address, Handling, address};
 
-/// How the content's bytes may look (RFC 6152, RFC 3030).
+/// The BODY parameter: which bytes the content may have (RFC 6152, RFC 3030).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Body {
     /// Lines of US-ASCII.
@@ -15,7 +15,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// The word of the BODY parameter, in lower case as the `messages` table has it.
+    /// The value of the BODY parameter, in lower case as in `messages.body`.
     pub fn as_str(self) -> &'static str {
         match self {
             Body::SevenBit => "7bit",
@@ -42,7 +42,7 @@ pub enum Ret {
 }
 
 impl Ret {
-    /// The word of the RET parameter.
+    /// The value of the RET parameter.
     pub fn as_str(self) -> &'static str {
         match self {
             Ret::Full => "FULL",
@@ -56,7 +56,7 @@ impl Ret {
     }
 }
 
-/// When the sender wants a report about a recipient (RFC 3461 §4.1).
+/// The NOTIFY parameter: when the sender wants a report about a recipient (RFC 3461 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notify {
     /// On delivery.
@@ -70,7 +70,7 @@ pub struct Notify {
 impl Notify {
     /// No reports at all.
     pub const NEVER: Notify = Notify { success: false, failure: false, delay: false };
-    /// What holds where RCPT had no NOTIFY parameter: failures and, by local choice, delays.
+    /// For a recipient without NOTIFY: failures and, by local choice, delays.
     pub const DEFAULT: Notify = Notify { success: false, failure: true, delay: true };
 
     /// The value of the NOTIFY parameter: `NEVER`, or a list such as `FAILURE,DELAY`.
@@ -80,7 +80,7 @@ impl Notify {
         if list.is_empty() { "NEVER".to_owned() } else { list.join(",") }
     }
 
-    /// Reads a NOTIFY value; none where it is not one (`NEVER` stands alone).
+    /// Reads a NOTIFY value; none for other text (`NEVER` cannot be in a list).
     pub fn from_word(value: &str) -> Option<Notify> {
         if value.eq_ignore_ascii_case("NEVER") {
             return Some(Notify::NEVER);
@@ -101,28 +101,28 @@ impl Notify {
 /// One recipient of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// The address as RCPT gave it (the local part's case kept).
+    /// The address as in RCPT, with the case of its local part.
     pub address: Address,
     /// The NOTIFY parameter; none where RCPT had none.
     pub notify: Option<Notify>,
     /// The ORCPT parameter as given, `rfc822;user@example.com` (xtext kept; RFC 3461 §4.2).
     pub orcpt: Option<String>,
-    /// Aliases that this recipient stands for where their sender wants to hear that they were expanded.
+    /// Aliases that led to this recipient and whose expansion is yet to be reported.
     pub expanded: Vec<Expanded>,
 }
 
-/// An alias of several members whose NOTIFY had SUCCESS: the sender is told of the alias, and its members report
-/// no success (RFC 3461 §5.2.7.3 (c)). One of them carries it until that is done.
+/// An alias with several members and NOTIFY=SUCCESS: the report says that the alias was expanded, and nothing of its
+/// members' deliveries (RFC 3461 §5.2.7.3 (c)). One of the members carries it until it is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expanded {
-    /// The address that RCPT gave.
+    /// The address in RCPT.
     pub alias: Address,
     /// Its ORCPT.
     pub orcpt: Option<String>,
 }
 
 impl Expanded {
-    /// The text of `recipients.expanded`: a line each, a tab before ORCPT. None for none.
+    /// The text of `recipients.expanded`: one line for each alias, a tab before its ORCPT. None without an alias.
     pub fn to_text(all: &[Expanded]) -> Option<String> {
         let line = |one: &Expanded| match &one.orcpt {
             Some(orcpt) => format!("{}\t{orcpt}", one.alias),
@@ -131,7 +131,7 @@ impl Expanded {
         (!all.is_empty()).then(|| all.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 
-    /// Reads what [`Expanded::to_text`] writes; what a hand made something else of is left out.
+    /// Reads what [`Expanded::to_text`] writes; other lines are left out.
     pub fn from_text(text: &str) -> Vec<Expanded> {
         let lines =
             text.lines().map(|line| line.split_once('\t').map_or((line, None), |(a, o)| (a, Some(o))));
@@ -156,11 +156,11 @@ impl Recipient {
 pub struct Envelope {
     /// The reverse-path; none is the null sender `<>`.
     pub sender: Option<Address>,
-    /// Who is to get it; never empty once queued.
+    /// The forward-paths; never empty in the queue.
     pub recipients: Vec<Recipient>,
     /// BODY.
     pub body: Body,
-    /// SMTPUTF8 was given (RFC 6531).
+    /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
     /// RET.
     pub ret: Option<Ret>,

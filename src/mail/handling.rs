@@ -1,12 +1,12 @@
-//! How a message wants to be handled on its way: what the MAIL parameters of MT-PRIORITY (RFC 6710), REQUIRETLS
-//! (RFC 8689), FUTURERELEASE (RFC 4865) and DELIVERBY (RFC 2852) ask for, with their times as Unix seconds.
+//! What the sender asks of the relays on the way: the MAIL parameters of MT-PRIORITY (RFC 6710), REQUIRETLS (RFC 8689),
+//! FUTURERELEASE (RFC 4865) and DELIVERBY (RFC 2852). Times are Unix seconds.
 
 use std::fmt;
 
-/// All of it; the default asks for nothing.
+/// All of these parameters; the default asks for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Handling {
-    /// MT-PRIORITY, as it was granted.
+    /// MT-PRIORITY, as granted.
     pub priority: Priority,
     /// REQUIRETLS was given.
     pub require_tls: bool,
@@ -17,42 +17,42 @@ pub struct Handling {
 }
 
 impl Handling {
-    /// When the first try may be, of a message received at this time.
+    /// The earliest time of the first attempt, for a message received at `received_at`.
     pub fn released_at(&self, received_at: i64) -> i64 {
         self.release.map_or(received_at, |release| release.at.max(received_at))
     }
 
-    /// When the message has to be given up: its lifetime counts from its release, and `BY=…;R` may end it earlier.
+    /// The end of the message's lifetime, which begins with its release; `BY=…;R` may end it earlier.
     pub fn expires_at(&self, received_at: i64, lifetime_secs: i64) -> i64 {
         let end = self.released_at(received_at).saturating_add(lifetime_secs);
         self.returns_at().map_or(end, |by| by.min(end))
     }
 
-    /// The time of `BY=…;R`: not to be delivered any more then.
+    /// The time of `BY=…;R`: from then on the message is returned, not delivered.
     pub fn returns_at(&self) -> Option<i64> {
         self.deliver_by.filter(|by| by.returns).map(|by| by.at)
     }
 
-    /// The time of `BY=…;N`: the sender is to be told then.
+    /// The time of `BY=…;N`: the sender gets a delay warning then.
     pub fn notifies_at(&self) -> Option<i64> {
         self.deliver_by.filter(|by| !by.returns).map(|by| by.at)
     }
 }
 
-/// A message's priority, -9 to 9; higher goes first (RFC 6710 §4).
+/// A message's priority, -9 to 9; higher is more urgent (RFC 6710 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Priority(i8);
 
 impl Priority {
-    /// What a message has that asks for none.
+    /// The priority of a message without MT-PRIORITY.
     pub const NORMAL: Priority = Priority(0);
 
-    /// None beyond -9 and 9.
+    /// None outside -9 to 9.
     pub fn new(value: i64) -> Option<Priority> {
         i8::try_from(value).ok().filter(|value| (-9..=9).contains(value)).map(Priority)
     }
 
-    /// The nearest priority: for what a person may have written into the database.
+    /// The nearest priority, for values that a person wrote into the database.
     pub fn clamped(value: i64) -> Priority {
         Priority::new(value.clamp(-9, 9)).unwrap_or_default()
     }
@@ -76,16 +76,16 @@ impl fmt::Display for Priority {
     }
 }
 
-/// When a held message is released (RFC 4865).
+/// FUTURERELEASE: when the message is released (RFC 4865).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Release {
     /// Unix seconds.
     pub at: i64,
-    /// As it was asked for; a report repeats it.
+    /// The parameter as given, which a report repeats.
     pub asked: Hold,
 }
 
-/// What was asked for.
+/// HOLDFOR or HOLDUNTIL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     /// HOLDFOR, seconds.
@@ -99,7 +99,7 @@ impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Hold::For(secs) => write!(f, "for;{secs}"),
-            Hold::Until(at) => write!(f, "until;{}", utc(*at)),
+            Hold::Until(at) => write!(f, "until;{}", rfc3339(*at)),
         }
     }
 }
@@ -115,8 +115,8 @@ impl Hold {
     }
 }
 
-/// Unix seconds as RFC 3339 has them, in UTC.
-pub fn utc(unix_secs: i64) -> String {
+/// Unix seconds in the format of RFC 3339, in UTC.
+pub fn rfc3339(unix_secs: i64) -> String {
     jiff::Timestamp::from_second(unix_secs).unwrap_or_default().to_string()
 }
 
@@ -125,14 +125,14 @@ pub fn utc(unix_secs: i64) -> String {
 pub struct DeliverBy {
     /// Unix seconds.
     pub at: i64,
-    /// `R`: returned when the time is over. Otherwise `N`: the sender is told, and delivery goes on.
+    /// `R`: the message is returned when the time is over. Otherwise `N`: the sender is warned, and delivery goes on.
     pub returns: bool,
-    /// `T`: each host that hands it on reports so.
+    /// `T`: each relay reports that it passed the message on.
     pub trace: bool,
 }
 
 impl DeliverBy {
-    /// `R`, `N`, `RT` or `NT`, as behind the semicolon of BY.
+    /// `R`, `N`, `RT` or `NT`: the part of BY after the semicolon.
     pub fn mode(&self) -> &'static str {
         match (self.returns, self.trace) {
             (true, false) => "R",

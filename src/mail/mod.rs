@@ -1,6 +1,4 @@
-//! The shared words: what every room means by an address, an envelope, a reply, an outcome.
-//!
-//! Nothing here does I/O, reads a clock or logs.
+//! Types that all rooms share: addresses, envelopes, replies, outcomes. No I/O, no clock, no log.
 
 pub mod address;
 pub mod envelope;

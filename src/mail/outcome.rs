@@ -1,13 +1,13 @@
-//! What came of an attempt, as data: where it ended, who said what, what that means.
+//! The result of an attempt, as data: the phase in which it ended, the reply, and the outcome.
 //!
-//! `delivery` makes these, `queue` stores them one row a recipient and try, `maillog` says
-//! them and bounces quote them. The words are the same in all four.
+//! `delivery` makes them, `queue` stores them (one row for each recipient and attempt), `maillog` writes them and
+//! bounces quote them, all with the same words.
 
 use std::net::IpAddr;
 
 use super::Reply;
 
-/// The stage of a delivery in which an answer was given or a failure met.
+/// The part of a delivery in which a reply came or a failure happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// Finding the hosts.
@@ -20,7 +20,7 @@ pub enum Phase {
     Ehlo,
     /// STARTTLS and the handshake.
     Starttls,
-    /// Logging in at a relay.
+    /// Login at a relay.
     Auth,
     /// MAIL FROM.
     Mail,
@@ -33,7 +33,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word in the `attempts` table, the log and bounces.
+    /// The word in `attempts.phase` and the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Dns => "dns",
@@ -53,17 +53,17 @@ impl Phase {
 /// What an attempt means for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Accepted by a host that is responsible from here on.
+    /// Accepted by a host, which is responsible from now on.
     Delivered,
     /// The same, by a host that offers no DSN where a success report was asked for (RFC 3461 §5.2.2).
     Relayed,
-    /// To be tried again.
+    /// Failed for now: there will be another attempt.
     Deferred,
-    /// Refused for good: a bounce.
+    /// Failed for good: a bounce.
     Failed,
-    /// Deferred past its lifetime: a bounce.
+    /// Deferred until the end of its lifetime: a bounce.
     Expired,
-    /// The connection was lost between the final dot and its reply (RFC 1047).
+    /// The reply to the final dot was lost, so nobody knows whether the host took the message (RFC 1047).
     InDoubt,
 }
 
@@ -81,23 +81,23 @@ impl Outcome {
     }
 }
 
-/// One try for one recipient: a row of `attempts`.
+/// One attempt for one recipient: a row of `attempts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// When it began, Unix seconds.
+    /// Its begin, in Unix seconds.
     pub at: i64,
-    /// How long it took.
+    /// Its duration.
     pub duration_ms: u64,
-    /// The host's name (an MX, a relay, or the domain itself); none when DNS failed.
+    /// The host's name: an MX, a relay, or the domain itself. None where no host was found.
     pub mx: Option<String>,
-    /// The address that was spoken to.
+    /// The host's address.
     pub ip: Option<IpAddr>,
-    /// TLS in use: `none`, or version, and `verified` where the certificate was: `TLSv1.3 verified`.
+    /// TLS in use: `none`, `TLSv1.3` or, with a verified certificate, `TLSv1.3 verified`. None without a connection.
     pub tls: Option<String>,
-    /// Where it ended.
+    /// The phase in which it ended.
     pub phase: Phase,
-    /// The answer, or for failures without one Postrider's own words with the code of RFC 3463's kind.
+    /// The host's reply or, without one, Postrider's own with a code of RFC 3463.
     pub reply: Reply,
-    /// What it means.
+    /// What it means for the recipient.
     pub outcome: Outcome,
 }

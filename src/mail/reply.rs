@@ -1,7 +1,7 @@
 //! An SMTP reply: the code, the enhanced code and the text (RFC 5321 §4.2, RFC 2034, RFC 3463).
 //!
-//! The same type serves the replies Postrider gives (constants in `submission/replies.rs`)
-//! and those it is given (read by `delivery/smtp/connection.rs`).
+//! For the replies that Postrider gives (`submission/replies.rs`) and those that it gets (read by
+//! `delivery/smtp/reply_reader.rs`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,10 +17,9 @@ impl fmt::Display for Enhanced {
 }
 
 impl Enhanced {
-    /// Reads the enhanced code at the start of a reply's text and gives it with what follows.
+    /// Reads the enhanced code at the start of a reply's text; gives it with the rest.
     ///
-    /// None where there is none, or where its class does not agree with `code`
-    /// (RFC 2034 §4: the class must match the first digit).
+    /// None where there is none, or where its class is not the first digit of `code` (RFC 2034 §4).
     pub fn split(code: u16, text: &str) -> Option<(Enhanced, &str)> {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         let mut parts = word.split('.');
@@ -42,14 +41,14 @@ impl Enhanced {
     }
 }
 
-/// Whose words a reply is. Our own stand where no host gave an answer: a time-out, a lost connection, a name that
-/// DNS does not know. They must never be quoted as if the host had said them.
+/// Whether a reply came from a remote host or from Postrider, which makes its own where no host answered (a time-out, a
+/// lost connection, NXDOMAIN). Those are never quoted as if a host had said them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplySource {
-    /// Ours.
+    /// Postrider.
     #[default]
     Local,
-    /// A foreign host's.
+    /// The remote host.
     Remote,
 }
 
@@ -62,7 +61,7 @@ impl ReplySource {
         }
     }
 
-    /// Reads the word; whatever else stands there is nobody's words but ours.
+    /// Reads the word; any other text is [`ReplySource::Local`].
     pub fn from_word(word: &str) -> ReplySource {
         if word == ReplySource::Remote.as_str() { ReplySource::Remote } else { ReplySource::Local }
     }
@@ -71,13 +70,13 @@ impl ReplySource {
 /// A reply: three digits, perhaps an enhanced code, and text of one or more lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// 200 to 599 in what we send; whatever three digits a foreign host said otherwise.
+    /// 200 to 599 in replies that we send; any three digits in those of a remote host.
     pub code: u16,
-    /// The enhanced code, where the reply carried one.
+    /// The enhanced code, if the reply has one.
     pub enhanced: Option<Enhanced>,
     /// The text without codes; lines are separated by `\n`, never `\r`.
     pub text: Cow<'static, str>,
-    /// Whose words these are.
+    /// Where the reply came from.
     pub reply_source: ReplySource,
 }
 
@@ -87,7 +86,7 @@ impl Reply {
         Reply { code, enhanced: Some(enhanced), text: Cow::Borrowed(text), reply_source: ReplySource::Local }
     }
 
-    /// A constant reply of the kinds that carry no enhanced code (greeting, EHLO, 334, 354).
+    /// A constant reply without an enhanced code (greeting, EHLO, 334, 354).
     pub const fn bare(code: u16, text: &'static str) -> Reply {
         Reply { code, enhanced: None, text: Cow::Borrowed(text), reply_source: ReplySource::Local }
     }
@@ -99,7 +98,7 @@ impl Reply {
         self
     }
 
-    /// The same reply with no more than the first `chars_max` characters of its text, and a mark where it was cut.
+    /// The same reply with at most `chars_max` characters of its text, and a mark where it was cut.
     #[must_use]
     pub fn cut(mut self, chars_max: usize) -> Reply {
         if let Some((end, _)) = self.text.char_indices().nth(chars_max) {
@@ -108,7 +107,7 @@ impl Reply {
         self
     }
 
-    /// The same reply as the words of a foreign host.
+    /// The same reply from a remote host.
     #[must_use]
     pub const fn from_remote(mut self) -> Reply {
         self.reply_source = ReplySource::Remote;
@@ -120,7 +119,7 @@ impl Reply {
         self.code / 100 == 2
     }
 
-    /// Writes the reply as it goes over the wire, every line with its codes (RFC 2034 §4) and CR LF.
+    /// Writes the reply for the wire: every line with its codes (RFC 2034 §4) and CR LF.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let mut lines = self.text.split('\n').peekable();
@@ -135,7 +134,7 @@ impl Reply {
     }
 }
 
-/// One line, as logs, tables and bounces quote it: `550 5.1.1 no such user`.
+/// One line, as in logs, tables and bounces: `550 5.1.1 no such user`.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:03}", self.code)?;

@@ -1,11 +1,11 @@
-//! Addresses beyond ASCII in ORCPT and in reports: the forms of RFC 6533 §3.
+//! Non-ASCII addresses in ORCPT and in reports (RFC 6533 §3): the ASCII form `utf-8-addr-xtext` and the UTF-8 form
+//! `utf-8-addr-unitext`.
 //!
-//! `\x{F6}` stands for a character where only ASCII may stand (`utf-8-addr-xtext`), and in either form for a
-//! space, a control character, `\`, `+` and `=`. No I/O.
+//! The escape `\x{F6}` is a non-ASCII character in the ASCII form; in both forms it is a space, `\`, `+` or `=`.
 
 use std::fmt::Write as _;
 
-/// `utf-8-addr-xtext`: the form that is ASCII, of an address as it is.
+/// An address as `utf-8-addr-xtext`, the ASCII form.
 pub fn xtext_of(address: &str) -> String {
     let mut out = String::new();
     for c in address.chars() {
@@ -14,7 +14,7 @@ pub fn xtext_of(address: &str) -> String {
     out
 }
 
-/// What is beyond ASCII escaped; the rest, escapes included, as it is.
+/// Escapes the non-ASCII characters; the rest, escapes included, stays as it is.
 pub fn in_ascii(text: &str) -> String {
     let mut out = String::new();
     text.chars().for_each(|c| if c.is_ascii() { out.push(c) } else { push_escaped(&mut out, c) });
@@ -27,10 +27,10 @@ pub fn push_escaped(out: &mut String, c: char) {
     let _ = write!(out, "\\x{{{:02X}}}", u32::from(c));
 }
 
-/// Reads `utf-8-addr-xtext` or `utf-8-addr-unitext`; none where it is neither.
+/// Reads `utf-8-addr-xtext` or `utf-8-addr-unitext`; none for other text.
 ///
-/// An escaped control character is none, though the grammar has it: decoded into a report's field it would be a
-/// line of the sender's own making.
+/// An escaped control character is refused, though the grammar allows it: decoded into a field of a report, a line
+/// end would begin a field of the sender's choice.
 pub fn decoded(text: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
@@ -48,7 +48,7 @@ pub fn decoded(text: &str) -> Option<String> {
             && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
             && (hex.len() == 2 || !hex.starts_with('0'));
         let c = is_hexpoint.then(|| u32::from_str_radix(hex, 16).ok()).flatten().and_then(char::from_u32)?;
-        // Other ASCII stands for itself.
+        // Other ASCII is never escaped.
         if c.is_control() || (is_plain(c) && c.is_ascii()) {
             return None;
         }

@@ -14,10 +14,7 @@ pub use crate::queue::sqlite::admin::change::Which;
 #[cfg(test)]
 pub(super) use crate::queue::sqlite::admin::change::remove_one;
 pub use crate::queue::sqlite::admin::kicks::KickLine;
-pub use rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
-    WorkaroundLine,
-};
+pub use rows::{DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try};
 
 use super::error::QueueError;
 use crate::queue::sqlite::migrate;

@@ -15,7 +15,6 @@ pub mod id;
 mod op;
 pub mod rows;
 mod shared;
-mod workaround;
 mod writer;
 
 pub mod sqlite;
@@ -35,16 +34,15 @@ pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use rows::{
-    Asker, BackoffRow, CachedContent, DestinationRow, Due, Event, Finished, Job, Kick, Kicked, LaneCount,
-    LaneHealth, NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports,
-    QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, BackoffRow, CachedContent, Due, Event, Finished, Job, Kick, Kicked, LaneCount, LaneHealth,
+    NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 pub use sqlite::open::WriterHandle;
 pub use sqlite::read::{DueCursor, DueDomains, Expired, ExpiryCursor};
 pub use sqlite::sweep::Sweep;
-pub use workaround::{WORKAROUNDS_MAX, Workaround, WorkaroundRow};
 
 use op::{Ack, Incoming, Op, Outcomes};
 use shared::{Shared, now_us};
@@ -236,46 +234,6 @@ impl Queue {
     /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
     pub fn show_routes(&self, routes: &Routes) {
         self.tell(Op::Routes(routes.clone()));
-    }
-
-    // Destinations.
-
-    /// What hosts that complained are given.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
-        self.readers.read(read::destinations)
-    }
-
-    /// Remembers what a host is given. Waits only while very much else waits.
-    pub fn remember_destination(&self, row: DestinationRow) {
-        self.tell(Op::Destination { mx: row.mx.clone(), row: Some(row) });
-    }
-
-    /// Forgets that a host ever complained.
-    pub fn forget_destination(&self, mx: &str) {
-        self.tell(Op::Destination { mx: mx.to_owned(), row: None });
-    }
-
-    // Workarounds.
-
-    /// What hosts get wrong, and how we go round it.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
-        self.readers.read(workaround::read)
-    }
-
-    /// Remembers one. Waits only while very much else waits.
-    pub fn remember_workaround(&self, row: WorkaroundRow) {
-        self.tell(Op::Workaround(row));
-    }
-
-    /// Forgets one, by its host and what it is about (`tls`, `pipelining`).
-    pub fn forget_workaround(&self, mx: &str, what: &'static str) {
-        self.tell(Op::NoWorkaround { mx: mx.to_owned(), what });
     }
 
     // Host settings.

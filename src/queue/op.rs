@@ -15,10 +15,9 @@ use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, DestinationRow, Due, Kick, Kicked, NewMessage, NextState, PendingReport,
-    QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Asker, CachedContent, Due, Kick, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
+    QueuedRecipient, Settled, Settlement,
 };
-use super::workaround::WorkaroundRow;
 use super::{MessageId, RecipientId};
 
 /// Content of fresh messages that is kept in memory, with what its envelope takes.
@@ -49,12 +48,6 @@ pub(super) enum Op {
     PendingReports { sender: String, up_to: i64, notice: Box<Incoming>, ack: Ack<()> },
     /// Something is wrong with these: the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
-    /// What a host that complained is given; none: nothing is to be remembered of it any more.
-    Destination { mx: String, row: Option<DestinationRow> },
-    /// How something that a host gets wrong is gone round.
-    Workaround(WorkaroundRow),
-    /// That is no longer needed.
-    NoWorkaround { mx: String, what: &'static str },
     /// What is held to at a host.
     SetHostSetting(HostSetting),
     /// That is no longer needed.

@@ -314,21 +314,6 @@ pub struct BackoffRow {
     pub last_reply: String,
 }
 
-/// What a host that complained is given: a row of `destinations`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DestinationRow {
-    /// The host's name; a relay's with its port.
-    pub mx: String,
-    /// Connections at once; none: as the config says.
-    pub connections: Option<u32>,
-    /// Messages a minute; none: as fast as it goes.
-    pub messages_per_minute: Option<u32>,
-    /// The complaint; none leaves what is there.
-    pub last_reply: Option<String>,
-    /// Unix seconds.
-    pub changed_at: i64,
-}
-
 /// Whose mail an ETRN asks to have tried now. Shown as it is asked for (RFC 1985 §5.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kick {

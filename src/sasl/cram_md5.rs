@@ -1,8 +1,8 @@
-//! CRAM-MD5 (RFC 2195): the digest of a challenge under a password, and what a server keeps to check it.
+//! CRAM-MD5 (RFC 2195): the digest of a challenge under a password, and the verifier that a server keeps. Pure.
 //!
-//! A server keeps not the password but the two MD5 states that HMAC (RFC 2104 §4) begins with, outer then inner,
-//! in the form that other servers keep them in, too (Dovecot's CRAM-MD5 scheme). They are as good as the
-//! password where CRAM-MD5 is spoken, and let it be guessed at the speed of MD5.
+//! A server keeps not the password but the two MD5 states that HMAC begins with (RFC 2104 §4), outer then inner, in
+//! the form of Dovecot's CRAM-MD5 scheme. With CRAM-MD5 they are worth as much as the password, and the password can
+//! be guessed from them at the speed of MD5.
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,19 +37,19 @@ impl CramMd5 {
         }
     }
 
-    /// Whether this is the digest of `challenge` under the password. Takes the same time either way.
+    /// Whether `digest` is the digest of `challenge` under the password. In constant time.
     pub(crate) fn accepts(&self, challenge: &[u8], digest: &[u8; STATE_BYTES]) -> bool {
         constant_time::verify_slices_are_equal(&self.digest(challenge), digest).is_ok()
     }
 
-    /// HMAC-MD5.
+    /// The HMAC-MD5 of `challenge` under the password.
     pub(crate) fn digest(&self, challenge: &[u8]) -> [u8; STATE_BYTES] {
         let inner = after(&self.inner).chain_update(challenge).finalize();
         after(&self.outer).chain_update(inner).finalize().into()
     }
 }
 
-/// Of no password: stands in where there is nothing to check against, so that it takes as long.
+/// The verifier of no password: a check for an unknown user takes as long as any other.
 impl Default for CramMd5 {
     fn default() -> CramMd5 {
         CramMd5 { outer: [0; STATE_BYTES], inner: [0; STATE_BYTES] }
@@ -63,7 +63,7 @@ fn state_behind(block: [u8; BLOCK_BYTES]) -> [u8; STATE_BYTES] {
     state
 }
 
-/// A hash that has taken one block and come to this state.
+/// A hash in this state, which has taken one block.
 fn after(state: &[u8; STATE_BYTES]) -> Md5 {
     let mut serialized = Md5Core::default().serialize();
     serialized[..STATE_BYTES].copy_from_slice(state);
@@ -95,7 +95,7 @@ impl FromStr for CramMd5 {
     }
 }
 
-/// Nothing of it belongs in a log.
+/// Shows nothing, for logs.
 impl fmt::Debug for CramMd5 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CramMd5(…)")

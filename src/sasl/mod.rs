@@ -1,6 +1,6 @@
-//! What both ends of an AUTH exchange calculate (RFC 4422): submission checks with it, delivery logs in with it.
+//! The cryptography of SASL mechanisms (RFC 4422), for both ends: submission verifies with it, delivery logs in with it.
 //!
-//! Pure but for [`nonce`]. The exchanges themselves, who says what when, belong to the rooms that hold them.
+//! Pure but for [`nonce`]. The exchanges themselves belong to `submission/auth` and `delivery/smtp/login`.
 
 mod cram_md5;
 pub(crate) mod scram;
@@ -11,8 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 pub(crate) use cram_md5::CramMd5;
 pub(crate) use scram::ChannelBinding;
 
-/// 144 random bits, in characters that a message id and a SCRAM nonce may hold; none where the system has no
-/// random numbers.
+/// 144 random bits in base64, for a message id or a SCRAM nonce; none where the system has no random numbers.
 pub(crate) fn nonce() -> Option<String> {
     let mut bytes = [0; 18];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;

@@ -1,30 +1,38 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677): the arithmetic of its keys, how it writes names, and what binds it to a
-//! TLS connection (RFC 9266).
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677): keys, proofs and names, and the channel binding to a TLS connection (RFC 9266).
+//! Pure.
 //!
-//! Passwords are used as the bytes that they are. For printable ASCII that is what SASLprep (RFC 4013) gives;
-//! other text is not normalized.
+//! Passwords are used as bytes. For printable ASCII that is what SASLprep (RFC 4013) gives; other text is not
+//! normalized.
 
 use std::num::NonZeroU32;
 
 use aws_lc_rs::{constant_time, digest, hmac, pbkdf2};
+use rustls::{ConnectionCommon, ProtocolVersion};
 
 pub(crate) const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
 
-/// What both ends know of one TLS connection, and nobody else (RFC 9266 §2).
+/// A value that only the two ends of one TLS connection know (RFC 9266 §2).
 pub(crate) type ChannelBinding = [u8; 32];
 
-/// The only type of channel binding here. `tls-unique` is not to be had in TLS 1.3, and
-/// `tls-server-end-point` binds to a certificate, not to the connection.
+/// The only type of channel binding here. `tls-unique` does not exist in TLS 1.3, and `tls-server-end-point` binds
+/// to a certificate, not to the connection.
 pub(crate) const BINDING_TYPE: &str = "tls-exporter";
-/// What the exporter of a TLS connection is asked with for it.
-pub(crate) const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// RFC 7677 §4: a server that asks for fewer makes guessing too cheap.
+/// The channel binding of a connection. None before TLS 1.3: it would need an extended master secret (RFC 7627), and
+/// rustls does not say whether there is one.
+pub(crate) fn channel_binding<Side>(tls: &ConnectionCommon<Side>) -> Option<ChannelBinding> {
+    let is_tls13 = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    is_tls13
+        .then(|| tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok())
+        .flatten()
+}
+
+/// RFC 7677 §4: fewer iterations make guessing too cheap.
 pub(crate) const ITERATIONS_MIN: u32 = 4096;
-/// A slip in a file, or a hostile server, must not make a login take minutes.
+/// A mistake in a file, or a hostile server, must not make a login take minutes.
 pub(crate) const ITERATIONS_MAX: u32 = 1_000_000;
 
-/// What a password comes to with a salt (RFC 5802 §3).
+/// The keys of a password with a salt (RFC 5802 §3).
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Keys {
     client: [u8; KEY_BYTES],
@@ -33,7 +41,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Takes its time, by intention: some 10 ms for 40,000 iterations.
+    /// Slow by design: some 10 ms for 40,000 iterations.
     pub(crate) fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Keys {
         let mut salted = [0; KEY_BYTES];
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
@@ -43,14 +51,14 @@ impl Keys {
         Keys { client, stored, server: tag(&salted, b"Server Key") }
     }
 
-    /// What shows a server that we have the password: `ClientKey XOR HMAC(StoredKey, AuthMessage)`.
+    /// ClientProof, which shows a server that the client has the password:
+    /// `ClientKey XOR HMAC(StoredKey, AuthMessage)`.
     pub(crate) fn proof(&self, auth_message: &[u8]) -> [u8; KEY_BYTES] {
         xor(self.client, &tag(&self.stored, auth_message))
     }
 }
 
-/// Whether `proof` shows that its sender has the password:
-/// `H(ClientProof XOR HMAC(StoredKey, AuthMessage)) = StoredKey`. Takes the same time either way.
+/// Whether a ClientProof is right: `H(ClientProof XOR HMAC(StoredKey, AuthMessage)) = StoredKey`. In constant time.
 pub(crate) fn is_proven(stored_key: &[u8; KEY_BYTES], auth_message: &[u8], proof: &[u8]) -> bool {
     let client_key = xor(tag(stored_key, auth_message), proof);
     let hashed = digest::digest(&digest::SHA256, &client_key);
@@ -58,7 +66,7 @@ pub(crate) fn is_proven(stored_key: &[u8; KEY_BYTES], auth_message: &[u8], proof
     same && proof.len() == KEY_BYTES
 }
 
-/// What shows a client that the server has what was kept of the password: `HMAC(ServerKey, AuthMessage)`.
+/// ServerSignature, which shows a client that the server knows the password: `HMAC(ServerKey, AuthMessage)`.
 pub(crate) fn signature(server_key: &[u8; KEY_BYTES], auth_message: &[u8]) -> [u8; KEY_BYTES] {
     tag(server_key, auth_message)
 }
@@ -79,7 +87,7 @@ pub(crate) fn escaped(name: &str) -> String {
     name.replace('=', "=3D").replace(',', "=2C")
 }
 
-/// The name that is written so; none where it is no such text.
+/// Reads what [`escaped`] writes; none for other text and for an empty name.
 pub(crate) fn unescaped(text: &str) -> Option<String> {
     let mut parts = text.split('=');
     let mut name = parts.next()?.to_owned();

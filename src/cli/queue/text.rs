@@ -135,18 +135,7 @@ fn deliver_by_words(mode: &str) -> &'static str {
 }
 
 pub(super) fn summary(summary: &Summary) -> String {
-    let Summary {
-        messages,
-        bytes,
-        recipients,
-        held,
-        due,
-        domains,
-        limits,
-        workarounds,
-        lanes,
-        kicks_last_hour,
-    } = summary;
+    let Summary { messages, bytes, recipients, held, due, domains, hosts, lanes, kicks_last_hour } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
@@ -178,23 +167,14 @@ pub(super) fn summary(summary: &Summary) -> String {
         text += "destinations in trouble, not tried for now:\n";
         text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
     }
-    if !limits.is_empty() {
-        let shown = |limit: Option<i64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-        let rows = limits.iter().map(|line| {
+    if !hosts.is_empty() {
+        let rows = hosts.iter().map(|line| {
+            let which = format!("{}={}", line.setting, line.value);
             let reply = line.last_reply.clone().unwrap_or_default();
-            vec![line.mx.clone(), shown(line.connections), shown(line.messages_per_minute), reply]
+            vec![line.mx.clone(), which, or_dash(&line.changed), or_dash(&line.retry), reply]
         });
-        text += "hosts that complained and are given less for now:\n";
-        text += &table(&["HOST", "CONNECTIONS", "A MINUTE", "COMPLAINT"], rows.collect());
-    }
-    if !workarounds.is_empty() {
-        let rows = workarounds.iter().map(|line| {
-            let which = format!("{}={}", line.what, line.value);
-            let reply = line.last_reply.clone().unwrap_or_default();
-            vec![line.mx.clone(), which, or_dash(&line.found), or_dash(&line.retry), reply]
-        });
-        text += "hosts that get something wrong, and what is done about it:\n";
-        text += &table(&["HOST", "INSTEAD", "SINCE (UTC)", "UNTIL (UTC)", "WHAT WENT WRONG"], rows.collect());
+        text += "hosts with limits, or with which a feature does not work, for now:\n";
+        text += &table(&["HOST", "SETTING", "SINCE (UTC)", "UNTIL (UTC)", "SAID"], rows.collect());
     }
     if *kicks_last_hour > 0 {
         let plural = if *kicks_last_hour == 1 { "" } else { "s" };

@@ -7,7 +7,7 @@
 
 use crate::config::RouteTls;
 use crate::mail::Reply;
-use crate::queue::Workaround;
+use crate::queue::Setting;
 
 use crate::delivery::smtp::tls::Hello;
 
@@ -39,7 +39,7 @@ pub(in crate::delivery) enum Learnt<'a> {
     /// There is nothing to go round.
     AllWell,
     /// This is needed, for this reason.
-    Needs(Workaround, &'a Reply),
+    Needs(Setting, &'a Reply),
 }
 
 /// The way down to one host.
@@ -55,13 +55,13 @@ pub(in crate::delivery) struct Ladder {
 
 impl Ladder {
     /// For a route with this `tls`, to a host of which this is `known`.
-    pub(in crate::delivery) fn new(tls: RouteTls, with_login: bool, known: Option<Workaround>) -> Ladder {
+    pub(in crate::delivery) fn new(tls: RouteTls, with_login: bool, known: Option<Setting>) -> Ladder {
         let optional = tls == RouteTls::Opportunistic && !with_login;
         let began = match (tls, known) {
             (RouteTls::Off, _) => Rung::Clear,
-            (_, Some(Workaround::Classical)) => Rung::Tls(Hello::Classical),
+            (_, Some(Setting::NoPostQuantum)) => Rung::Tls(Hello::Classical),
             // What was learnt on a route that may go in the clear does not bind one that must not.
-            (_, Some(Workaround::Clear)) if optional => Rung::Clear,
+            (_, Some(Setting::Plaintext)) if optional => Rung::Clear,
             _ => Rung::Tls(Hello::Full),
         };
         Ladder { rung: began, optional, began, failed: None }
@@ -93,9 +93,9 @@ impl Ladder {
     pub(in crate::delivery) fn learnt<'a>(&'a self, reached: &'a Reached) -> Learnt<'a> {
         match (reached, &self.failed) {
             (Reached::Tls(Hello::Full), _) => Learnt::AllWell,
-            (Reached::Tls(Hello::Classical), Some(why)) => Learnt::Needs(Workaround::Classical, why),
-            (Reached::Clear, Some(why)) => Learnt::Needs(Workaround::Clear, why),
-            (Reached::Refused(why), _) => Learnt::Needs(Workaround::Clear, why),
+            (Reached::Tls(Hello::Classical), Some(why)) => Learnt::Needs(Setting::NoPostQuantum, why),
+            (Reached::Clear, Some(why)) => Learnt::Needs(Setting::Plaintext, why),
+            (Reached::Refused(why), _) => Learnt::Needs(Setting::Plaintext, why),
             (Reached::NotOffered, None) if self.began == Rung::Tls(Hello::Full) => Learnt::AllWell,
             _ => Learnt::Nothing,
         }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// All steps that are taken where every handshake fails.
-    fn steps(tls: RouteTls, with_login: bool, known: Option<Workaround>) -> Vec<Rung> {
+    fn steps(tls: RouteTls, with_login: bool, known: Option<Setting>) -> Vec<Rung> {
         let mut ladder = Ladder::new(tls, with_login, known);
         let mut steps = vec![ladder.rung()];
         while ladder.descend(&why("broken")) {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_is_known_shortens_the_way_but_never_leads_into_the_clear_where_tls_is_required() {
         use RouteTls::{Encrypt, Implicit, Off, Opportunistic, Verify};
-        let (classical, clear) = (Some(Workaround::Classical), Some(Workaround::Clear));
+        let (classical, clear) = (Some(Setting::NoPostQuantum), Some(Setting::Plaintext));
         assert_eq!(steps(Opportunistic, false, classical), [CLASSICAL, Rung::Clear]);
         assert_eq!(steps(Opportunistic, false, clear), [Rung::Clear]);
         assert_eq!(steps(Opportunistic, true, clear), [FULL, CLASSICAL], "a password");
@@ -156,22 +156,22 @@ mod tests {
             match ladder.learnt(&reached) {
                 Learnt::Nothing => "nothing".to_owned(),
                 Learnt::AllWell => "all well".to_owned(),
-                Learnt::Needs(workaround, why) => format!("{workaround:?}: {why}"),
+                Learnt::Needs(setting, why) => format!("{setting:?}: {why}"),
             }
         };
         let refused = || Reached::Refused(why("not now"));
-        let (classical, clear) = (Some(Workaround::Classical), Some(Workaround::Clear));
+        let (classical, clear) = (Some(Setting::NoPostQuantum), Some(Setting::Plaintext));
         for (known, failures, reached, expected) in [
             (None, 0, Reached::Tls(Hello::Full), "all well"),
             (None, 0, Reached::NotOffered, "all well"),
-            (None, 0, refused(), "Clear: 451 not now"),
-            (None, 1, Reached::Tls(Hello::Classical), "Classical: 451 broken"),
+            (None, 0, refused(), "Plaintext: 451 not now"),
+            (None, 1, Reached::Tls(Hello::Classical), "NoPostQuantum: 451 broken"),
             (None, 1, Reached::NotOffered, "nothing"),
-            (None, 2, Reached::Clear, "Clear: 451 broken"),
+            (None, 2, Reached::Clear, "Plaintext: 451 broken"),
             (classical, 0, Reached::Tls(Hello::Classical), "nothing"),
             (classical, 0, Reached::NotOffered, "nothing"),
-            (classical, 0, refused(), "Clear: 451 not now"),
-            (classical, 1, Reached::Clear, "Clear: 451 broken"),
+            (classical, 0, refused(), "Plaintext: 451 not now"),
+            (classical, 1, Reached::Clear, "Plaintext: 451 broken"),
             (clear, 0, Reached::Clear, "nothing"),
         ] {
             assert_eq!(

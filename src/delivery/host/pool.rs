@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::DeliverySettings;
 
-use crate::delivery::host::limits::{Hosts, Slot};
+use crate::delivery::host::hosts::Hosts;
+use crate::delivery::host::limits::Slot;
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
 
@@ -59,12 +60,12 @@ pub(in crate::delivery) struct Pool {
     idle: Mutex<Idle>,
     looked_at: Mutex<Instant>,
     /// How many there may be to each host.
-    pub(in crate::delivery) hosts: Hosts,
+    pub(in crate::delivery) hosts: Arc<Hosts>,
 }
 
 impl Pool {
     /// Without a connection.
-    pub(in crate::delivery) fn new(hosts: Hosts) -> Pool {
+    pub(in crate::delivery) fn new(hosts: Arc<Hosts>) -> Pool {
         Pool { idle: Mutex::default(), looked_at: Mutex::new(Instant::now()), hosts }
     }
 

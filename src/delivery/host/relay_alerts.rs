@@ -3,68 +3,48 @@
 //! What a relay refuses before it takes mail (our login, our certificate check, us) is about the configuration or
 //! the relay, and nothing bounces for it. So somebody has to hear of it before the lifetime of the mail is over.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 use crate::maillog;
 
+use crate::delivery::host::limits::Slot;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::reply_class;
 
 /// The same refusal is told again after this.
 const TOLD_FOR: Duration = Duration::from_secs(60 * 60);
-/// Relays are as many as the config names, and their addresses come from DNS; past this, all are told anew.
-const TOLD_MAX: usize = 1000;
 
-/// What was told of which relay.
-#[derive(Debug, Default)]
-pub(in crate::delivery) struct Refusals {
-    /// By host and port.
-    told: Mutex<HashMap<(String, u16), Told>>,
-}
-
-/// The codes stand for the words, which hosts like to make different each time.
+/// What the operator was told of a relay. The codes stand for the words, which hosts like to make different each
+/// time.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    at: Instant,
+pub(super) struct Alert {
+    told_at: Instant,
     codes: (Phase, u16, Option<Enhanced>),
 }
 
-impl Refusals {
-    /// A host could not be used: tells the operator where it is a relay and somebody has to do something.
-    pub(in crate::delivery) fn heard(&self, endpoint: &Endpoint, phase: Phase, reply: &Reply) {
+impl Slot {
+    /// The host could not be used: tells the operator where it is a relay and somebody has to do something.
+    pub(in crate::delivery) fn refused(&self, endpoint: &Endpoint, phase: Phase, reply: &Reply) {
         if !endpoint.relay || !needs_somebody(phase, reply) {
             return;
         }
         let codes = (phase, reply.code, reply.enhanced);
-        let place = (endpoint.host.clone(), endpoint.address.port());
-        {
-            // Nothing panics while this is held.
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = |told: &Told| told.codes == codes && told.at.elapsed() < TOLD_FOR;
-            if told.get(&place).is_some_and(known) {
-                return;
-            }
-            if told.len() >= TOLD_MAX {
-                told.clear();
-            }
-            told.insert(place, Told { at: Instant::now(), codes });
+        let is_told = |alert: &Alert| alert.codes == codes && alert.told_at.elapsed() < TOLD_FOR;
+        let mut state = self.host.lock();
+        if state.alert.as_ref().is_some_and(is_told) {
+            return;
         }
+        state.alert = Some(Alert { told_at: Instant::now(), codes });
+        drop(state);
         let relay = format!("{}[{}]", endpoint.host, endpoint.address);
         maillog::relay_refuses(&relay, phase, reply, &remedy(endpoint, phase));
     }
 
     /// It took a message, or said something about one.
     pub(in crate::delivery) fn welcomed(&self, endpoint: &Endpoint) {
-        if !endpoint.relay {
-            return;
-        }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (endpoint.host.clone(), endpoint.address.port());
-        if !told.is_empty() && told.remove(&place).is_some() {
-            drop(told);
+        let alert = self.host.lock().alert.take();
+        if alert.is_some() {
             maillog::relay_takes_mail(&format!("{}[{}]", endpoint.host, endpoint.address));
         }
     }

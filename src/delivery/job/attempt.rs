@@ -156,7 +156,7 @@ pub(in crate::delivery) fn attempt(
                     full = Some(Full { preference: endpoint.preference, wait: AT_LIMIT_WAIT });
                     continue;
                 }
-                setup.connector.refusals.heard(&endpoint, trouble.phase, &trouble.reply);
+                slot.refused(&endpoint, trouble.phase, &trouble.reply);
                 // Of a relay never, but for what the sender requires: no repair of the route makes up for that.
                 let is_unfit = strict && trouble.reply.code / 100 == 5;
                 let refuses = trouble.kind == TroubleKind::HostRefuses && (is_unfit || !endpoint.relay);

@@ -1,19 +1,17 @@
-//! Name lookups: the only file that knows hickory and tokio (the demo's own DNS server aside).
+//! DNS lookups: the only file that knows hickory and tokio (the demo's own DNS server aside).
 //!
-//! To the rest of the house a lookup blocks its thread and ends within `[dns] timeout`, whatever
-//! the servers do. hickory's runtime lives on one thread here; questions from any number of
-//! threads are on their way at the same time, so that a silent domain delays only who asks for it.
+//! A lookup blocks its thread and ends within `[dns] timeout`, whatever the servers do. hickory's runtime has one
+//! thread; lookups of many threads run at the same time, so that a silent domain delays only its own mail.
 //!
-//! Names are absolute (no search domains) and come from DNS alone: `/etc/hosts` is not read,
-//! neither for MX hosts (where a `127.0.1.1 myname` line would turn mail round) nor for relays
-//! (Postfix does the same); an operator who wants a fixed address writes it as a literal. Names
-//! below `localhost` are loopback and names below `invalid` do not exist (RFC 6761 §6.3, §6.4), without
-//! a question. CNAMEs are followed, eight deep. EDNS is used, a truncated answer is asked for
-//! again over TCP, and the case of names in answers does not matter (RFC 4343). Answers are
-//! cached for their TTL and at most a day, negative ones (RFC 2308) for at most an hour.
+//! Names are absolute (no search domains) and come from DNS alone. `/etc/hosts` is not read, neither for MX hosts
+//! (a `127.0.1.1 myname` line would turn mail back to this machine) nor for relays (Postfix does the same): a fixed
+//! address is written as a literal. Names below `localhost` are loopback and names below `invalid` do not exist, both
+//! without a query (RFC 6761 §6.3, §6.4). CNAMEs are followed, eight deep. Queries use EDNS, a truncated answer is
+//! queried again over TCP, and the case of names does not matter (RFC 4343). Answers are cached for their TTL and at
+//! most a day, negative answers (RFC 2308) for at most an hour.
 //!
-//! An empty answer without an SOA record proves nothing: a lame server gives it, or one that lost its way in
-//! CNAMEs. It is enough to look for addresses where there seems to be no MX, and not enough to bounce mail.
+//! An empty answer without an SOA record proves nothing: lame servers give it, and servers that failed to follow a
+//! CNAME. It is enough to try the domain's own addresses instead of MX hosts, and not enough to bounce mail.
 //!
 //! # Bugs
 //! `/etc/resolv.conf` is read once, when the resolver is made. The scope of a link-local server
@@ -39,19 +37,18 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::config::DnsSettings;
-
 use crate::delivery::route::lookup::{DnsError, Lookup};
 
-/// Answers kept, of all types together; the least used go first.
+/// Cached answers of all types together; the least used go first.
 const CACHED_ANSWERS_MAX: u64 = 8192;
-/// The same for answers that were proved, with the keys that took part.
+/// Cached answers that DNSSEC proved, with the keys for them.
 const PROVED_ANSWERS_MAX: u64 = 512;
-/// RFC 2308 §5 has one to three hours; a domain that was just repaired should not wait longer.
+/// RFC 2308 §5 finds one to three hours sensible; mail to a domain that was just repaired should not wait longer.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
-/// Questions on their way over one TCP connection to a server.
+/// Queries at the same time over one connection to a server.
 const QUESTIONS_PER_CONNECTION_MAX: usize = 1024;
 
-/// Asks the servers of `[dns]`. Shared by all threads.
+/// Queries the servers of `[dns]` for all threads.
 pub struct Resolver {
     servers: Arc<Servers>,
     runtime: Handle,
@@ -64,16 +61,16 @@ struct Servers {
     addresses: Vec<SocketAddr>,
     /// Two servers at a time, quick ones first.
     all: TokioResolver,
-    /// Each on its own, where there are more than one. hickory ends a question at the first server that refuses
-    /// it; a lame server beside a good one would make every lookup fail, where resolv.conf(5) goes on to the next.
+    /// One resolver for each server, if there are several. hickory ends a query at the first server that refuses it,
+    /// so a lame server beside a good one would fail every lookup; resolv.conf(5) goes on to the next server.
     each: Vec<TokioResolver>,
-    /// Asks for signatures and checks them up to the root; few want to know.
+    /// Validates DNSSEC signatures up to the root.
     proving: TokioResolver,
     timeout: Duration,
 }
 
 impl Resolver {
-    /// Starts the resolver's thread. Asks nothing yet.
+    /// Starts the resolver's thread, without a query.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
@@ -88,7 +85,7 @@ impl Resolver {
             let _context = runtime.enter();
             Arc::new(Servers::new(servers, settings.timeout).map_err(io::Error::other)?)
         };
-        // The runtime turns for as long as this task lives, which is until the resolver is dropped.
+        // The runtime runs as long as this task, which ends when the resolver is dropped.
         let life = runtime.spawn(std::future::pending::<()>());
         let (handle, stop) = (runtime.handle().clone(), life.abort_handle());
         let thread = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
@@ -97,7 +94,7 @@ impl Resolver {
         Ok(Resolver { servers, runtime: handle, stop, thread: Some(thread) })
     }
 
-    /// The servers that are asked, for people to read.
+    /// The addresses of the servers, for people to read.
     pub fn servers(&self) -> &[SocketAddr] {
         &self.servers.addresses
     }
@@ -112,7 +109,7 @@ impl Resolver {
             .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
     }
 
-    /// The A and AAAA records of a host, asked for at the same time.
+    /// The A and AAAA records of a host, queried at the same time.
     ///
     /// # Errors
     /// As [`Lookup::addresses`], after `[dns] timeout` at the latest.
@@ -120,21 +117,21 @@ impl Resolver {
         Lookup::addresses(self, &[host]).remove(0)
     }
 
-    /// Blocks this thread until `question` is answered; none when the runtime is gone.
-    fn wait<T: Send + 'static>(&self, question: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        let mut question = Box::pin(question);
+    /// Blocks this thread until `lookup` is done; none when the runtime is gone.
+    fn wait<T: Send + 'static>(&self, lookup: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let mut lookup = Box::pin(lookup);
         {
-            // What the cache knows is ready at the first look: no need to wake another thread for it,
-            // and the cache answers nearly all questions of a busy relay.
+            // An answer from the cache is ready at the first poll and needs no other thread. On a busy relay nearly
+            // all answers are.
             let _context = self.runtime.enter();
             let mut nobody = Context::from_waker(Waker::noop());
-            if let Poll::Ready(answer) = question.as_mut().poll(&mut nobody) {
+            if let Poll::Ready(answer) = lookup.as_mut().poll(&mut nobody) {
                 return Some(answer);
             }
         }
         let (answer, answered) = crossbeam_channel::bounded(1);
         self.runtime.spawn(async move {
-            let _ = answer.send(question.await);
+            let _ = answer.send(lookup.await);
         });
         answered.recv().ok()
     }
@@ -174,8 +171,8 @@ impl Drop for Resolver {
 impl Servers {
     fn new(servers: Vec<NameServerConfig>, timeout: Duration) -> Result<Servers, NetError> {
         let mut options = ResolverOpts::default();
-        // Half of the time for the first try, so that the second can reach other servers. A lost
-        // UDP packet is sent again well before that.
+        // Half of the time for the first try, so that the second can reach other servers. hickory resends a lost UDP
+        // packet well before that.
         (options.timeout, options.attempts) = (timeout / 2, 1);
         options.use_hosts_file = ResolveHosts::Never;
         options.cache_size = CACHED_ANSWERS_MAX;
@@ -219,7 +216,7 @@ impl Servers {
         .map_err(|error| if error == bare() { DnsError::NoData } else { error })
     }
 
-    /// False too where a signature does not hold: then nothing proves the records.
+    /// False too where a signature is wrong: then nothing proves the records.
     async fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
         let name = absolute(domain).ok_or(DnsError::NoSuchDomain)?;
         match tokio::time::timeout(self.timeout, self.proving.lookup(name, RecordType::MX)).await {
@@ -243,7 +240,7 @@ impl Servers {
         for family in all(families).await {
             match (family, &worst) {
                 (Ok(addresses), _) => found.extend(addresses),
-                // Some servers say NXDOMAIN for the family they do not have: both must say it.
+                // Some servers answer NXDOMAIN for an address family without records: both answers must agree.
                 (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
                 (Err(error @ DnsError::Temporary(_)), _) => worst = error,
                 (Err(_), _) => {}
@@ -252,7 +249,7 @@ impl Servers {
         if found.is_empty() { Err(worst) } else { Ok(found) }
     }
 
-    /// One question, within the time-out. Not an empty list.
+    /// One query within the time-out; never an empty list.
     async fn ask<T>(
         &self,
         name: &str,
@@ -285,12 +282,12 @@ fn bare() -> DnsError {
     DnsError::Temporary("the DNS server answered without records and without an SOA record".to_owned())
 }
 
-/// What hickory's error says about the name. Only NXDOMAIN and an honest empty answer say anything.
+/// What hickory's error means for the name. Only NXDOMAIN and an empty answer with an SOA record are answers.
 fn meaning(error: &NetError) -> DnsError {
     match error {
         NetError::Dns(Refusal::NoRecordsFound(none)) => match none.response_code {
             ResponseCode::NXDomain => DnsError::NoSuchDomain,
-            // A referral says that the server does not know (RFC 2308 §2.2); the servers asked here should.
+            // RFC 2308 §2.2: with a referral the server says that it does not know. A recursive server should.
             ResponseCode::NoError if none.soa.is_none() && none.ns.is_some() => {
                 DnsError::Temporary("the DNS server answered with a referral".to_owned())
             }
@@ -316,7 +313,7 @@ fn code_text(code: ResponseCode) -> String {
     }
 }
 
-/// None for what cannot be asked for.
+/// None for what cannot be a name.
 fn absolute(name: &str) -> Option<Name> {
     let mut name = Name::from_ascii(name).ok().filter(|name| name.iter().next().is_some())?;
     name.set_fqdn(true);
@@ -339,11 +336,11 @@ fn server_at(address: SocketAddr) -> NameServerConfig {
     server
 }
 
-/// What `/etc/resolv.conf` names; its time-outs and search domains are not for us.
+/// The servers of `/etc/resolv.conf`; its time-outs and search domains are ignored.
 fn system_servers() -> Vec<NameServerConfig> {
     match read_system_conf() {
         Ok((config, _)) if !config.name_servers().is_empty() => config.name_servers().to_vec(),
-        // resolv.conf(5): without the file, or a server in it, the server on this machine is asked.
+        // resolv.conf(5): without the file, or a server in it, the server on this machine is used.
         other => {
             let why = other.err().map_or_else(|| "no nameserver in it".to_owned(), |error| error.to_string());
             log::warn!("/etc/resolv.conf: {why}; asking 127.0.0.1. [dns] servers names others.");

@@ -22,7 +22,7 @@ use crate::delivery::smtp::body::dot_stuffing::Stuffer;
 use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::Batch;
-use crate::delivery::smtp::reply_class::{Meaning, RecipientResult, TroubleKind, Verdict, meaning};
+use crate::delivery::smtp::reply_class::{Meaning, RecipientResult, TroubleKind, meaning};
 use crate::delivery::smtp::timeouts::{SENDING_CONTENT, Stage, words};
 use crate::delivery::smtp::transaction::{After, Bdat, Next, Transaction};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
@@ -67,8 +67,8 @@ pub struct Connection {
     pub(in crate::delivery) batch: Batch,
     /// How it took its chunks.
     pub(in crate::delivery) bdat: Bdat,
-    /// The last message went in one go, and is in doubt.
-    pub(in crate::delivery) left_a_doubt: bool,
+    /// The last message went in one go.
+    pub(in crate::delivery) went_in_one: bool,
     /// One went well, and whoever asked was told.
     took_a_batch: bool,
     out: Vec<u8>,
@@ -96,7 +96,7 @@ impl Connection {
             after: After { usable: true, needs_reset: false },
             batch: Batch::None,
             bdat: Bdat::Unknown,
-            left_a_doubt: false,
+            went_in_one: false,
             took_a_batch: false,
             out: Vec::new(),
         }
@@ -116,6 +116,7 @@ impl Connection {
         deadline: Instant,
     ) -> Vec<RecipientResult> {
         self.messages += 1;
+        self.went_in_one = false;
         let capabilities = std::mem::take(&mut self.capabilities);
         // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all
         // else. A reply to nothing would be taken for the first, and so the last but one for the answer to the
@@ -147,6 +148,7 @@ impl Connection {
                 }
                 Next::InOneGo { bytes } => match gather_behind(&mut self.out, bytes, &mut pieces) {
                     Ok(commands) => {
+                        self.went_in_one = true;
                         let sent = self.send_batch(commands, deadline);
                         if sent.is_ok() {
                             transaction.content_sent();
@@ -178,7 +180,6 @@ impl Connection {
         self.batch = transaction.batch();
         self.bdat = transaction.bdat();
         let (results, after) = transaction.finish();
-        self.left_a_doubt = in_one_go && results.iter().any(|result| result.verdict == Verdict::InDoubt);
         self.after = after;
         if !after.usable {
             self.wire.close();

@@ -1,7 +1,7 @@
 //! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH.
 //!
 //! A host that fails at TLS is led down a ladder (`ladder.rs`), each step on a fresh connection, and the step that
-//! worked is remembered (`workarounds.rs`), so that the next message does not climb down again.
+//! worked is remembered (`host/hosts.rs`), so that the next message does not climb down again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
+use crate::clock::Clock;
 use crate::config::{DeliverySettings, RouteTls};
 use crate::mail::{Enhanced, Phase, Reply};
 
+use crate::delivery::host::hosts::Hosts;
 use crate::delivery::host::ladder::{Ladder, Learnt, Reached, Rung};
-use crate::delivery::host::relay_alerts::Refusals;
-use crate::delivery::host::workarounds::{self, Workarounds};
 use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::connection::{Connection, Trouble, WORDS_CHARS_MAX};
 use crate::delivery::smtp::dial::{self, Dialled};
@@ -41,9 +41,7 @@ pub struct Connector {
     next_source: AtomicUsize,
     trusts: Trusts,
     logins: Logins,
-    /// For whoever walks the hosts.
-    pub(in crate::delivery) refusals: Refusals,
-    pub(in crate::delivery) workarounds: Arc<Workarounds>,
+    pub(in crate::delivery) hosts: Arc<Hosts>,
 }
 
 /// Why a step of the ladder failed.
@@ -67,14 +65,13 @@ impl Connector {
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
-            refusals: Refusals::default(),
-            workarounds: Arc::new(Workarounds::in_memory()),
+            hosts: Arc::new(Hosts::in_memory(Clock::System)),
         })
     }
 
     /// From now on it knows of hosts what all know, and they what it finds.
-    pub(in crate::delivery) fn share(&mut self, workarounds: Arc<Workarounds>) {
-        self.workarounds = workarounds;
+    pub(in crate::delivery) fn share(&mut self, hosts: Arc<Hosts>) {
+        self.hosts = hosts;
     }
 
     /// Opens a connection that is ready for MAIL.
@@ -117,7 +114,7 @@ impl Connector {
         let host = endpoint.name();
         let known = match endpoint.tls {
             RouteTls::Off => None,
-            _ => self.workarounds.recall(&host, workarounds::TLS),
+            _ => self.hosts.recall(&host, "tls"),
         };
         let mut ladder = Ladder::new(endpoint.tls, endpoint.login.is_some(), known);
         loop {
@@ -129,15 +126,14 @@ impl Connector {
                 Ok((mut connection, reached)) => {
                     match ladder.learnt(&reached) {
                         Learnt::Nothing => {}
-                        Learnt::AllWell => self.workarounds.ended(&host, workarounds::TLS),
-                        Learnt::Needs(workaround, why) => self.workarounds.found(&host, workaround, why),
+                        Learnt::AllWell => self.hosts.ended(&host, "tls"),
+                        Learnt::Needs(setting, why) => self.hosts.found(&host, setting, why),
                     }
-                    if self.workarounds.recall(&host, workarounds::PIPELINING).is_some() {
+                    if self.hosts.recall(&host, "pipelining").is_some() {
                         connection.capabilities.pipelining = false;
                     }
                     if connection.capabilities.chunking {
-                        connection.capabilities.spare_bdat =
-                            self.workarounds.recall(&host, workarounds::BDAT).is_some();
+                        connection.capabilities.spare_bdat = self.hosts.recall(&host, "chunking").is_some();
                     }
                     return Ok(connection);
                 }

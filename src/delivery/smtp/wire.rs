@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
 use crate::mail::Reply;
 use crate::sasl::ChannelBinding;
-use crate::sasl::scram::BINDING_LABEL;
+use crate::sasl::scram::channel_binding;
 
 use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
 
@@ -77,11 +77,12 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// What binds a login to this connection (RFC 9266). None with TLS 1.2 either: there it holds only with an
-    /// extended master secret (RFC 7627), and rustls does not say whether there is one.
+    /// The channel binding of this connection; none without TLS 1.3.
     pub(in crate::delivery) fn channel_binding(&self) -> Option<ChannelBinding> {
-        let tls = self.tls.as_ref().filter(|tls| tls.protocol_version() == Some(ProtocolVersion::TLSv1_3))?;
-        tls.export_keying_material([0; 32], BINDING_LABEL, Some(b"")).ok()
+        match self.tls.as_deref()? {
+            rustls::Connection::Client(tls) => channel_binding(tls),
+            rustls::Connection::Server(tls) => channel_binding(tls),
+        }
     }
 
     /// The address of ours that it leaves from.

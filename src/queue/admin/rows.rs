@@ -128,33 +128,20 @@ pub struct Envelope {
     pub deliver_by_mode: Option<String>,
 }
 
-/// A host that complained, and what it is given for now: a row of `destinations`.
+/// A row of `host_settings`.
 #[derive(Debug, Clone, Serialize)]
-pub struct LimitLine {
+pub struct HostLine {
     /// The host.
     pub mx: String,
-    /// Connections at once; none: as the config says.
-    pub connections: Option<i64>,
-    /// None: as fast as it goes.
-    pub messages_per_minute: Option<i64>,
-    /// The complaint.
-    pub last_reply: Option<String>,
-}
-
-/// A row of `workarounds`.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkaroundLine {
-    /// The host.
-    pub mx: String,
-    /// What it is about: `tls` or `pipelining`.
-    pub what: String,
-    /// What we do about it: `classical`, `clear` or `off`.
+    /// `connections`, `messages_per_minute`, `tls`, `pipelining`, `chunking` or `single_write`.
+    pub setting: String,
+    /// A number, or how the feature is used: `no-post-quantum`, `plaintext` or `off`.
     pub value: String,
-    /// What went wrong.
+    /// What the host answered before.
     pub last_reply: Option<String>,
-    /// When it was found, UTC.
-    pub found: Option<String>,
-    /// When the usual way is tried again, UTC.
+    /// Since when, UTC.
+    pub changed: Option<String>,
+    /// When the feature is tried again, UTC.
     pub retry: Option<String>,
 }
 
@@ -173,10 +160,8 @@ pub struct Summary {
     pub due: i64,
     /// The domains with the most waiting.
     pub domains: Vec<DomainLine>,
-    /// Hosts that complained of too many connections or too much mail.
-    pub limits: Vec<LimitLine>,
-    /// Hosts that get something wrong.
-    pub workarounds: Vec<WorkaroundLine>,
+    /// Limits of hosts, and features that are left out there; the latest first.
+    pub hosts: Vec<HostLine>,
     /// Lanes that back off, those in trouble for longest first.
     pub lanes: Vec<LaneLine>,
     /// Kicks (ETRN and `queue kick`) of the last hour.

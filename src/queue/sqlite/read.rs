@@ -20,7 +20,7 @@ use crate::mail::{
 use crate::queue::MessageId;
 use crate::queue::RecipientId;
 use crate::queue::error::QueueError;
-use crate::queue::rows::{BackoffRow, DestinationRow, Due, Origin, QueuedMessage, QueuedRecipient};
+use crate::queue::rows::{BackoffRow, Due, Origin, QueuedMessage, QueuedRecipient};
 
 /// Connections kept open; more are opened while more read at once.
 const KEPT_MAX: usize = 16;
@@ -353,22 +353,6 @@ pub(in crate::queue) fn backoffs(conn: &Connection) -> rusqlite::Result<Vec<Back
                 failures: row.get(1)?,
                 backoff_until: row.get(2)?,
                 last_reply: row.get(3)?,
-            })
-        })?
-        .collect()
-}
-
-pub(in crate::queue) fn destinations(conn: &Connection) -> rusqlite::Result<Vec<DestinationRow>> {
-    let sql =
-        "SELECT mx, connections, messages_per_minute, last_reply, changed_at FROM destinations ORDER BY mx";
-    conn.prepare_cached(sql)?
-        .query_map([], |row| {
-            Ok(DestinationRow {
-                mx: row.get(0)?,
-                connections: row.get(1)?,
-                messages_per_minute: row.get(2)?,
-                last_reply: row.get(3)?,
-                changed_at: row.get(4)?,
             })
         })?
         .collect()

@@ -12,7 +12,7 @@ use crate::mail::Expanded;
 use crate::queue::MessageId;
 use crate::queue::RecipientId;
 use crate::queue::op::{AttemptRow, Incoming, Op, OutcomeRow, Outcomes, sender_text};
-use crate::queue::rows::{BackoffRow, DestinationRow, Kicked, NextState};
+use crate::queue::rows::{BackoffRow, Kicked, NextState};
 
 pub(in crate::queue) use kick::INSERT_KICK;
 
@@ -175,14 +175,11 @@ impl<'c> Store<'c> {
                 crate::queue::sqlite::reports::delete_unreported(self.conn, sender, *up_to)?;
                 self.accept(notice)?;
             }
-            Op::Destination { mx, row } => self.destination(mx, row.as_ref())?,
-            Op::Workaround(row) => crate::queue::workaround::write(self.conn, row)?,
             Op::SetHostSetting(row) => crate::queue::host_setting::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => {
                 crate::queue::host_setting::delete(self.conn, mx, setting)?
             }
             Op::Routes(routes) => crate::queue::sqlite::routes::write(self.conn, routes)?,
-            Op::NoWorkaround { mx, what } => crate::queue::workaround::delete(self.conn, mx, what)?,
             Op::Repair { now } => crate::queue::sqlite::sweep::repair(self.conn, *now)?,
             Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
@@ -342,28 +339,6 @@ impl<'c> Store<'c> {
                 a.reply_source,
             ])
             .map(drop)
-    }
-
-    /// Writes what a host is given, or forgets it. Rare: prepared when first used.
-    fn destination(&mut self, mx: &str, row: Option<&DestinationRow>) -> Result<()> {
-        match row {
-            Some(row) => self
-                .conn
-                .prepare_cached(
-                    "INSERT INTO destinations VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (mx) DO UPDATE
-                     SET connections = ?2, messages_per_minute = ?3, last_reply = coalesce(?4, last_reply),
-                         changed_at = ?5",
-                )?
-                .execute(params![
-                    mx,
-                    row.connections,
-                    row.messages_per_minute,
-                    row.last_reply,
-                    row.changed_at
-                ]),
-            None => self.conn.prepare_cached("DELETE FROM destinations WHERE mx = ?")?.execute([mx]),
-        }
-        .map(drop)
     }
 
     /// Writes a lane's backoff, or forgets it.

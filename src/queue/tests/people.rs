@@ -124,46 +124,6 @@ fn the_queue_can_be_looked_at_while_no_relay_runs() {
 }
 
 #[test]
-fn a_workaround_is_kept_across_a_restart_and_what_people_write_is_counted() {
-    let bench = Bench::new();
-    let row = |workaround, last_reply: &str, retry_at| WorkaroundRow {
-        mx: "mx.example.com".to_owned(),
-        workaround,
-        last_reply: Some(last_reply.to_owned()),
-        found_at: 1_000_000_000,
-        retry_at,
-    };
-    let lock_step = row(Workaround::LockStep, "503 5.5.1 bad sequence", 1_000_086_400);
-    let clear = row(Workaround::Clear, "421 4.4.2 lost", 1_000_003_600);
-    bench.queue.remember_workaround(row(Workaround::Classical, "421 4.4.2 lost", 1_000_086_400));
-    bench.queue.remember_workaround(clear.clone());
-    bench.queue.remember_workaround(lock_step.clone());
-    // Answered after all of them.
-    bench.accept(&["a@example.com"]);
-    assert_eq!(bench.queue.workarounds().unwrap(), [lock_step.clone(), clear], "one of a kind");
-    assert_eq!(bench.queue.outside_changes(), 0, "these were ours");
-    bench.queue.forget_workaround("mx.example.com", "tls");
-    let bench = bench.restart();
-    assert_eq!(bench.queue.workarounds().unwrap(), [lock_step]);
-
-    let before = bench.queue.outside_changes();
-    let typo = "UPDATE workarounds SET retry_at = datetime('now')";
-    bench.somebody().execute(typo, []).unwrap();
-    while bench.queue.outside_changes() == before {
-        std::thread::yield_now();
-    }
-    assert!(bench.queue.workarounds().unwrap()[0].retry_at < 10_000, "no time is a time long ago");
-
-    // One that nobody sends to any more goes when another is written.
-    let other =
-        WorkaroundRow { mx: "mx.example.net".to_owned(), ..row(Workaround::Clear, "a", 2_000_000_000) };
-    bench.somebody().execute("UPDATE workarounds SET retry_at = 2000000000 - 30 * 86400 - 1", []).unwrap();
-    bench.queue.remember_workaround(other.clone());
-    bench.accept(&["a@example.com"]);
-    assert_eq!(bench.queue.workarounds().unwrap(), [other]);
-}
-
-#[test]
 fn host_settings_outlive_the_process_and_what_people_change_is_counted() {
     let bench = Bench::new();
     let mx = "mx.example.com".to_owned();

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::mail::handling::utc;
+use crate::mail::handling::rfc3339;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release, Reply};
 
 use crate::submission::protocol::state::{Here, Tls};
@@ -33,7 +33,7 @@ pub(in crate::submission) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) 
         // RFC 9422 §3. There is no limit of transactions in a session, and so no MAILMAX.
         Some(format!("LIMITS RCPTMAX={}", here.recipients_max)),
         // RFC 4865 §4 (4): both limits.
-        holding.map(|secs| format!("FUTURERELEASE {secs} {}", utc(here.now.saturating_add(secs)))),
+        holding.map(|secs| format!("FUTURERELEASE {secs} {}", rfc3339(here.now.saturating_add(secs)))),
         when(may_ask(user, here), "MT-PRIORITY"),
         when(here.tls == Tls::Active, "REQUIRETLS"),
         when(welcome, "ETRN"),

@@ -317,17 +317,10 @@ impl Wire {
         Ok(())
     }
 
-    /// What both ends know of this TLS connection and nobody between can (RFC 9266 §2); none in the clear.
-    ///
-    /// None with TLS 1.2 either: there it holds only with an extended master secret (RFC 7627), and rustls does
-    /// not say whether there is one.
+    /// The channel binding of this connection; none without TLS 1.3.
     pub(in crate::submission) fn channel_binding(&self) -> Option<ChannelBinding> {
         let Stream::Tls(stream) = &self.stream else { return None };
-        let connection = &stream.conn;
-        if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
-            return None;
-        }
-        connection.export_keying_material([0; 32], scram::BINDING_LABEL, Some(b"")).ok()
+        scram::channel_binding(&*stream.conn)
     }
 
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to

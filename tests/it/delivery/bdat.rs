@@ -148,8 +148,8 @@ fn a_host_that_offers_chunking_and_fails_at_bdat_gets_the_message_by_data_in_the
         let seen = mx.seen();
         assert!(!chunks(&seen[0]).is_empty(), "{act:?}");
         assert!(seen[1..].iter().all(|seen| chunks(seen).is_empty()), "{act:?}: the host is remembered");
-        let row = relay.db().row("SELECT mx, what, value, retry_at - found_at FROM workarounds", []);
-        assert_eq!(row.as_deref(), Some("mx.a.test|bdat|off|86400"), "{act:?}");
+        let row = relay.db().row("SELECT mx, setting, value, retry_at - changed_at FROM host_settings", []);
+        assert_eq!(row.as_deref(), Some("mx.a.test|chunking|off|86400"), "{act:?}");
     }
 }
 
@@ -162,13 +162,13 @@ fn a_host_that_learnt_bdat_gets_it_again() {
     let mx = FakeMx::start_at(world.address("mx.a.test"), vec![broken.clone(), broken, chunking()]);
     let relay = world.relay(Config::new().set("delivery.messages_per_connection", "1"));
     relay.submit(SENDER, &[MAILBOX], &large());
-    relay.wait_until("the row", SOON, |db| db.row("SELECT 1 FROM workarounds", []));
+    relay.wait_until("the row", SOON, |db| db.row("SELECT 1 FROM host_settings", []));
     relay.wait_until_empty();
-    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     wait_for("BDAT to be tried again, and the row to go", SOON, || {
         relay.submit(SENDER, &[MAILBOX], &large());
         relay.wait_until_empty();
-        relay.db().row("SELECT 1 FROM workarounds", []).is_none().then_some(())
+        relay.db().row("SELECT 1 FROM host_settings", []).is_none().then_some(())
     });
     assert!(mx.seen()[2..].iter().any(|seen| chunks(seen).len() == 4), "{:?}", chunks(&mx.seen()[2]));
 }

@@ -23,8 +23,8 @@ fn ways(mx: &FakeMx) -> Vec<String> {
     verbs.map(str::to_owned).collect()
 }
 
-fn workarounds(relay: &Relay) -> Vec<String> {
-    relay.db().rows("SELECT what, value FROM workarounds", [])
+fn host_settings(relay: &Relay) -> Vec<String> {
+    relay.db().rows("SELECT setting, value FROM host_settings", [])
 }
 
 /// Each would be in doubt, tried again, and in doubt again where it is not the first of its connection.
@@ -84,7 +84,7 @@ fn a_refusal_that_quotes_an_address_is_about_the_address() {
     assert_eq!(relay.db().number("SELECT count(*) FROM attempts WHERE mx = 'mx.a.test'", []), 4);
     assert_eq!(ways(&mx), ["DATA", "BDAT"]);
     assert_eq!((mx.messages().len(), mx.seen().len()), (2, 1));
-    assert!(workarounds(&relay).is_empty(), "{:?}", workarounds(&relay));
+    assert!(host_settings(&relay).is_empty(), "{:?}", host_settings(&relay));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_host_that_refuses_the_first_chunk_and_closes_has_not_failed_at_bdat() {
     wait_for_end(&relay, MAILBOX, "failed");
     mx.wait_for_closed(1, SOON);
     assert_eq!(mx.seen().len(), 1, "nobody was left to connect again for");
-    assert!(workarounds(&relay).is_empty(), "{:?}", workarounds(&relay));
+    assert!(host_settings(&relay).is_empty(), "{:?}", host_settings(&relay));
 }
 
 /// A batch that breaks, then, command by command, a chunk that does: by DATA and command by command, in one

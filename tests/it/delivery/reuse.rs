@@ -80,7 +80,7 @@ fn a_host_that_closed_early_costs_nothing() {
             "{place:?} {act:?}"
         );
         assert_eq!(db.number("SELECT max(attempts) FROM history", []), 1);
-        for table in ["backoffs", "destinations"] {
+        for table in ["backoffs", "host_settings"] {
             assert_eq!(
                 db.number(&format!("SELECT count(*) FROM {table}"), []),
                 0,

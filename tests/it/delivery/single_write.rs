@@ -64,8 +64,8 @@ fn a_host_that_fails_at_bdat_has_the_message_by_data_in_the_same_attempt() {
     assert_eq!(messages.len(), 4, "each once");
     assert_eq!(ways(&mx.seen()), ["DATA", "BDAT", "DATA", "DATA", "DATA"], "once, and remembered");
     assert_eq!(relay.db().number("SELECT count(*) FROM attempts", []), 4, "an attempt each");
-    let row = relay.db().row("SELECT what, value, last_reply FROM workarounds", []).unwrap();
-    assert_eq!(row, "bdat|off|502 5.5.1 not here");
+    let row = relay.db().row("SELECT setting, value, last_reply FROM host_settings", []).unwrap();
+    assert_eq!(row, "chunking|off|502 5.5.1 not here");
 }
 
 #[test]

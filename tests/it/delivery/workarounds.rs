@@ -8,7 +8,7 @@ use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 /// Larger than a ClientHello without a post-quantum key share, smaller than one with it.
 const LARGE: usize = 1000;
-const ROWS: &str = "SELECT mx, what, value FROM workarounds ORDER BY mx";
+const ROWS: &str = "SELECT mx, setting, value FROM host_settings ORDER BY mx, setting";
 
 /// The only MX of `a.test`; it behaves by the first script on the first connection and so on.
 fn host(world: &mut World, scripts: &[(usize, Script)]) -> FakeMx {
@@ -61,12 +61,13 @@ fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried
     let first = deliver(&relay, &mx);
     assert!(first.tls && first.hello < LARGE, "{first:?}");
     assert!(!mx.seen()[0].tls && mx.seen()[0].hello > LARGE, "the full one was not tried");
-    wait_for_row(&relay, "mx.a.test|tls|classical");
-    let times = "SELECT abs(found_at - unixepoch()) < 60, retry_at - found_at, last_reply FROM workarounds";
+    wait_for_row(&relay, "mx.a.test|tls|no-post-quantum");
+    let times =
+        "SELECT abs(changed_at - unixepoch()) < 60, retry_at - changed_at, last_reply FROM host_settings";
     let closed = "421 4.4.2 the host closed the connection while starting TLS";
     assert_eq!(relay.db().rows(times, []), [format!("1|86400|{closed}")]);
-    let told = relay.json(&["queue", "summary"])[0]["workarounds"][0].clone();
-    assert_eq!([&told["mx"], &told["value"]], ["mx.a.test", "classical"]);
+    let told = relay.json(&["queue", "summary"])[0]["hosts"][0].clone();
+    assert_eq!([&told["mx"], &told["setting"], &told["value"]], ["mx.a.test", "tls", "no-post-quantum"]);
     assert_eq!(told["last_reply"], closed);
 
     // The next process goes to the smaller one at once.
@@ -75,19 +76,20 @@ fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried
     assert!(second.tls && second.hello < LARGE && mx.seen().len() == 3, "{:?}", mx.seen());
 
     // After its time the full one is tried again: in vain, so it holds again.
-    restart(&mut relay, "UPDATE workarounds SET found_at = 7, retry_at = unixepoch()");
+    restart(&mut relay, "UPDATE host_settings SET changed_at = 7, retry_at = unixepoch()");
     let third = deliver(&relay, &mx);
     assert!(third.tls && third.hello < LARGE && mx.seen().len() == 5, "{:?}", mx.seen());
-    let renewed = "SELECT count(*) FROM workarounds WHERE found_at = 7 AND retry_at > unixepoch() + 80000";
+    let renewed =
+        "SELECT count(*) FROM host_settings WHERE changed_at = 7 AND retry_at > unixepoch() + 80000";
     relay.wait_until("the renewal", SOON, |db| (db.number(renewed, []) == 1).then_some(()));
 
     // The host is mended, and somebody with sqlite3 says so while the relay runs.
-    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     let last = deliver_until(&relay, &mx, "the full ClientHello", &[]);
     assert!(last.tls && last.hello > LARGE, "{last:?}");
     let on_and_off = [log::WORKAROUND_ON, log::WORKAROUND_OFF];
     for word in on_and_off {
-        assert_eq!(relay.logged(&[word, "mx.a.test", "tls=classical"]).len(), 1, "{word}");
+        assert_eq!(relay.logged(&[word, "mx.a.test", "tls=no-post-quantum"]).len(), 1, "{word}");
     }
 }
 
@@ -99,9 +101,9 @@ fn a_host_that_fails_every_handshake_gets_clear_text_only_where_nothing_requires
     let mx = host(&mut world, &[(6, good.clone().on(At::Handshake, Act::Close)), (1, good)]);
     let mut relay = world.relay(config().route("domain = \"secret.test\"\ntls = \"encrypt\""));
     let first = deliver(&relay, &mx);
-    assert_eq!((first.tls, mx.seen().len()), (false, 3), "full, classical, clear");
-    wait_for_row(&relay, "mx.a.test|tls|clear");
-    assert_eq!(relay.db().number("SELECT retry_at - found_at FROM workarounds", []), 3600);
+    assert_eq!((first.tls, mx.seen().len()), (false, 3), "full, without post-quantum, in the clear");
+    wait_for_row(&relay, "mx.a.test|tls|plaintext");
+    assert_eq!(relay.db().number("SELECT retry_at - changed_at FROM host_settings", []), 3600);
 
     restart(&mut relay, "");
     let second = deliver(&relay, &mx);
@@ -113,9 +115,9 @@ fn a_host_that_fails_every_handshake_gets_clear_text_only_where_nothing_requires
     let seen = mx.wait_for_closed(6, SOON);
     assert_eq!((seen[4].verbs().len(), seen[5].verbs().len(), seen.len()), (2, 2, 6), "EHLO STARTTLS, twice");
     assert!(mx.messages().iter().all(|message| !message.rcpts[0].contains("secret.test")));
-    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|tls|clear"]);
+    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|tls|plaintext"]);
 
-    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     let last = deliver_until(&relay, &mx, "TLS to be tried again", &[]);
     assert!(last.tls, "{last:?}");
 }
@@ -127,17 +129,17 @@ fn a_deleted_row_is_forgotten_while_the_relay_runs_and_a_row_of_ones_own_is_kept
     let mx = host(&mut world, &[(2, good.clone().on(At::Handshake, Act::Close)), (1, good)]);
     let relay = world.relay(config());
     assert!(!deliver(&relay, &mx).tls);
-    wait_for_row(&relay, "mx.a.test|tls|clear");
-    relay.db_for_writing().execute("DELETE FROM workarounds", []);
+    wait_for_row(&relay, "mx.a.test|tls|plaintext");
+    relay.db_for_writing().execute("DELETE FROM host_settings", []);
     let tls = |seen: Seen| seen.tls.then_some(());
     wait_for("TLS after the row is gone", SOON, || tls(deliver(&relay, &mx)));
 
-    let own = "INSERT INTO workarounds VALUES
+    let own = "INSERT INTO host_settings VALUES
         ('mx.a.test', 'pipelining', 'off', 'the host asked for it', unixepoch(), 9999999999)";
     relay.db_for_writing().execute(own, []);
     wait_for("no batch any more", SOON, || (!deliver(&relay, &mx).batched).then_some(()));
     assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|pipelining|off"]);
-    let nonsense = "INSERT INTO workarounds VALUES ('mx.b.test', 'tls', 'off', NULL, 0, 0)";
+    let nonsense = "INSERT INTO host_settings VALUES ('mx.b.test', 'tls', 'off', NULL, 0, 0)";
     assert!(relay.db_for_writing().0.execute(nonsense, []).is_err(), "the table takes what means nothing");
 }
 
@@ -180,7 +182,7 @@ fn a_host_that_gets_a_batch_wrong_has_its_mail_command_by_command_in_the_same_at
             relay.submit(SENDER, &[&format!("you{round}@{domain}")], &mail("one"));
         }
         relay.wait_until("every host to be remembered", SOON, |db| {
-            (db.number("SELECT count(*) FROM workarounds WHERE value = 'off'", []) == all).then_some(())
+            (db.number("SELECT count(*) FROM host_settings WHERE value = 'off'", []) == all).then_some(())
         });
         for (domain, mx) in &hosts {
             mx.wait_for_messages(round, SOON);
@@ -193,10 +195,10 @@ fn a_host_that_gets_a_batch_wrong_has_its_mail_command_by_command_in_the_same_at
             wait_for_end(&relay, &format!("you{round}@{domain}"), "delivered");
         }
     }
-    let rows = relay.db().rows("SELECT mx, what, retry_at - found_at FROM workarounds", []);
+    let rows = relay.db().rows("SELECT mx, setting, retry_at - changed_at FROM host_settings", []);
     assert!(rows.iter().all(|row| row.ends_with("|pipelining|86400")), "{rows:?}");
     assert_eq!(relay.db().rows("SELECT DISTINCT outcome FROM attempts", []), ["delivered"]);
-    let replies = relay.db().rows("SELECT last_reply FROM workarounds WHERE mx = 'mx.improper.test'", []);
+    let replies = relay.db().rows("SELECT last_reply FROM host_settings WHERE mx = 'mx.improper.test'", []);
     assert_eq!(replies, ["503 5.5.0 Error: improper use of SMTP command pipelining"]);
 }
 
@@ -208,14 +210,15 @@ fn after_its_time_a_batch_is_tried_again_and_used_from_then_on_where_it_works() 
     let mut relay = world.relay(config());
     deliver(&relay, &mx);
     wait_for_row(&relay, "mx.a.test|pipelining|off");
-    restart(&mut relay, "UPDATE workarounds SET found_at = 7, retry_at = unixepoch()");
+    restart(&mut relay, "UPDATE host_settings SET changed_at = 7, retry_at = unixepoch()");
     assert!(!deliver(&relay, &mx).batched);
     let batched = |seen: Vec<Seen>| seen.iter().map(|seen| seen.batched).collect::<Vec<bool>>();
     assert_eq!(batched(mx.seen()), [true, false, true, false], "tried again, in vain");
-    let renewed = "SELECT count(*) FROM workarounds WHERE found_at = 7 AND retry_at > unixepoch() + 80000";
+    let renewed =
+        "SELECT count(*) FROM host_settings WHERE changed_at = 7 AND retry_at > unixepoch() + 80000";
     relay.wait_until("the renewal", SOON, |db| (db.number(renewed, []) == 1).then_some(()));
 
-    relay.db_for_writing().execute("UPDATE workarounds SET retry_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     assert!(deliver_until(&relay, &mx, "a batch", &[]).batched);
     assert!(deliver(&relay, &mx).batched);
     assert_eq!(relay.logged(&[log::WORKAROUND_OFF, "mx.a.test", "pipelining=off"]).len(), 1);

@@ -8,5 +8,5 @@ pub const RELAY_TAKES_MAIL: &str = "takes our mail again";
 pub const NO_SOURCE: &str = "nothing can be sent from ";
 pub const SUPPRESSED: &str = " suppressed ";
 pub const DATABASE_BUSY: &str = "database is locked";
-pub const WORKAROUND_ON: &str = " gets something wrong: ";
-pub const WORKAROUND_OFF: &str = " gets it right again: ";
+pub const WORKAROUND_ON: &str = " workaround on: ";
+pub const WORKAROUND_OFF: &str = " workaround off: ";

@@ -105,19 +105,18 @@ fn explain_names_limits_and_rules_that_have_a_say() {
         .rule("domain = \"a.test\"\ncode = \"45x\"\nenhanced = \"x.7.1\"\ntext = \"Grey*list\"\ndelay = \"90m\"")
         .rule("domain = \"*\"\naction = \"bounce\"");
     let relay = world.relay(config);
-    // As delivery writes it after a complaint.
-    let learnt = "INSERT INTO destinations VALUES ('mx.a.test', 4, NULL, '421 4.7.0 too many connections', unixepoch())";
+    // As delivery writes them.
+    let learnt = "INSERT INTO host_settings VALUES
+        ('mx.a.test', 'connections', 4, '421 4.7.0 too many connections', unixepoch(), NULL),
+        ('mx2.a.test', 'chunking', 'off', '502 5.5.1 what?', 1, 4102444800)";
     relay.db_for_writing().execute(learnt, []);
-    let wrong =
-        "INSERT INTO workarounds VALUES ('mx2.a.test', 'bdat', 'off', '502 5.5.1 what?', 1, 4102444800)";
-    relay.db_for_writing().execute(wrong, []);
     let text = relay.run_ok(&["explain", "you@a.test"]);
     let wanted = format!(
         "  try 1: mx.a.test at {}, tls opportunistic\n    \
              given less for now: 4 connections at once (after \"421 4.7.0 too many connections\")\n  \
            try 2: mx2.a.test at 127.0.0.3:{}, tls opportunistic\n    \
              [[destination]] mx = \"mx2.a.test\": 2 connections at once, 30 messages a minute\n    \
-             bdat=off until 2100-01-01 00:00:00 UTC (after \"502 5.5.1 what?\")\n  \
+             chunking=off until 2100-01-01 00:00:00 UTC (after \"502 5.5.1 what?\")\n  \
            lane: a.test\n    \
              [[destination]] domain = \"a.test\": 60 messages a minute\n    \
              [[retry.rule]] 2: code 45x, enhanced x.7.1, text \"grey*list\": retry after 1h 30m\n    \

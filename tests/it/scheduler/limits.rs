@@ -89,16 +89,16 @@ fn a_host_that_complains_of_connections_is_given_fewer_and_loses_no_mail_by_it()
     assert!(mx.sent_away() > 0, "it was never crowded");
     assert!(mx.sent_away() < 15, "{} times sent away", mx.sent_away());
     assert_eq!(tries(&relay), ["delivered|40"]);
-    let learnt = "SELECT mx, connections <= 4, messages_per_minute, last_reply FROM destinations";
-    let row = format!("mx.a.test|1||{TOO_MANY}");
+    let learnt = "SELECT mx, setting, value <= 4, last_reply FROM host_settings";
+    let row = format!("mx.a.test|connections|1|{TOO_MANY}");
     relay.wait_until("the limit to be kept", SOON, |db| (db.row(learnt, [])? == row).then_some(()));
 
     // Known to whoever asks, and to the next process.
-    let told = relay.json(&["queue", "summary"])[0]["limits"][0].clone();
+    let told = relay.json(&["queue", "summary"])[0]["hosts"][0].clone();
     assert_eq!((&told["mx"], &told["last_reply"]), (&"mx.a.test".into(), &TOO_MANY.into()));
     let before = mx.sent_away();
     relay.stop();
-    relay.db_for_writing().execute("UPDATE destinations SET connections = 2, changed_at = unixepoch()", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET value = 2, changed_at = unixepoch()", []);
     relay.start_again();
     submit(&relay, "a.test", 20);
     mx.wait_for_messages(60, SOON);
@@ -111,21 +111,22 @@ fn a_limit_is_earned_back_and_then_forgotten() {
     let mx = world.host("a.test", Script::new());
     let mut relay = world.relay(Config::new().set("delivery.connections_per_destination", "4"));
     relay.stop();
-    let rows =
-        "INSERT INTO destinations VALUES ('mx.a.test', 2, 595, '421 4.7.0 slow down', unixepoch() - 61)";
+    let rows = "INSERT INTO host_settings VALUES
+        ('mx.a.test', 'connections', 2, '421 4.7.0 slow down', unixepoch() - 61, NULL),
+        ('mx.a.test', 'messages_per_minute', 595, '421 4.7.0 slow down', unixepoch() - 61, NULL)";
     relay.db_for_writing().execute(rows, []);
     relay.start_again();
     submit(&relay, "a.test", 1);
     mx.wait_for_messages(1, SOON);
-    let given = "SELECT connections, messages_per_minute, last_reply FROM destinations";
-    let more = "3||421 4.7.0 slow down";
-    relay.wait_until("one more", SOON, |db| (db.row(given, [])? == more).then_some(()));
+    let given = "SELECT setting, value, last_reply FROM host_settings";
+    let more = ["connections|3|421 4.7.0 slow down"];
+    relay.wait_until("one more", SOON, |db| (db.rows(given, []) == more).then_some(()));
     relay.stop();
-    relay.db_for_writing().execute("UPDATE destinations SET changed_at = unixepoch() - 61", []);
+    relay.db_for_writing().execute("UPDATE host_settings SET changed_at = unixepoch() - 61", []);
     relay.start_again();
     submit(&relay, "a.test", 1);
     relay.wait_until("nothing to remember", SOON, |db| {
-        (db.number("SELECT count(*) FROM destinations", []) == 0).then_some(())
+        (db.number("SELECT count(*) FROM host_settings", []) == 0).then_some(())
     });
 }
 
@@ -138,8 +139,10 @@ fn a_complaint_of_the_pace_slows_the_next_messages_down() {
     let mut relay = world.relay(Config::new().retry(&["1s"]));
     submit(&relay, "a.test", 1);
     mx.wait_for_messages(1, SOON);
-    let given = "SELECT connections, messages_per_minute FROM destinations";
-    relay.wait_until("a slower pace", SOON, |db| (db.row(given, [])? == "|1").then_some(()));
+    let given = "SELECT setting, value FROM host_settings";
+    relay.wait_until("a slower pace", SOON, |db| {
+        (db.row(given, [])? == "messages_per_minute|1").then_some(())
+    });
     relay.wait_until_empty();
     // One a minute: the next one waits, and that is no attempt.
     submit(&relay, "a.test", 1);

@@ -2,14 +2,13 @@
 //! what that says about the host.
 //!
 //! Something on the way may let the offer through and stop the command. Where the host says so it is remembered
-//! (`workarounds`) at once; where the connection broke, only if the same message then goes well.
+//! (`host/hosts.rs`) at once; where the connection broke, only if the same message then goes well.
 
 use crate::delivery::host::pool::PooledConnection;
-use crate::delivery::host::workarounds::BDAT;
 use crate::delivery::job::attempt::round::{Answer, Round};
 use crate::delivery::job::require_tls;
 use crate::delivery::smtp::transaction::Bdat;
-use crate::queue::Workaround;
+use crate::queue::Setting;
 
 impl Round<'_> {
     /// As [`Round::transact_in_step`], and once more by DATA where BDAT went wrong.
@@ -18,7 +17,7 @@ impl Round<'_> {
         let (why, said) = match &line.connection.bdat {
             Bdat::Unknown => return trouble,
             Bdat::Taken => {
-                self.setup.connector.workarounds.ended(&line.endpoint.name(), BDAT);
+                self.setup.connector.hosts.ended(&line.endpoint.name(), "chunking");
                 return trouble;
             }
             // Nobody is left to try it for.
@@ -29,7 +28,7 @@ impl Round<'_> {
         let connector = &self.setup.connector;
         let host = line.endpoint.name();
         if said {
-            connector.workarounds.found(&host, Workaround::Data, &why);
+            connector.hosts.found(&host, Setting::NoChunking, &why);
         }
         log::debug!("{host}: BDAT went wrong ({why}); by DATA now");
         let opened = connector.open(&line.endpoint, self.deadline);
@@ -41,7 +40,7 @@ impl Round<'_> {
         line.connection = connection;
         let trouble = self.transact_in_step(line);
         if !said && trouble.is_none() {
-            connector.workarounds.found(&host, Workaround::Data, &why);
+            connector.hosts.found(&host, Setting::NoChunking, &why);
         }
         trouble
     }

@@ -1,17 +1,16 @@
 //! A host that gets commands in a batch wrong: the message once more, command by command, on a fresh connection to
 //! it, and what that says about the host.
 //!
-//! Connections break for many reasons. A host is remembered as one that cannot take a batch (`workarounds`) only
+//! Connections break for many reasons. A host is remembered as one that cannot take a batch (`host/hosts.rs`) only
 //! where it says so itself, or where the same message goes well without one.
 
 use crate::delivery::host::pool::PooledConnection;
-use crate::delivery::host::workarounds::PIPELINING;
 use crate::delivery::job::attempt::round::{Answer, Round};
 use crate::delivery::job::require_tls;
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::pipeline::{Batch, Disorder};
 use crate::mail::Reply;
-use crate::queue::Workaround;
+use crate::queue::Setting;
 
 impl Round<'_> {
     /// Transactions on a connection of ours, and more on another to the same host where a batch of commands went
@@ -22,8 +21,8 @@ impl Round<'_> {
             Batch::InOrder if trouble.is_none() => {
                 if line.connection.is_first_batch() {
                     let host = line.endpoint.name();
-                    self.setup.connector.workarounds.trust(&host);
-                    self.setup.connector.workarounds.ended(&host, PIPELINING);
+                    self.setup.connector.hosts.trust(&host);
+                    self.setup.connector.hosts.ended(&host, "pipelining");
                 }
                 return None;
             }
@@ -38,13 +37,13 @@ impl Round<'_> {
 
     /// Another connection to the host, for a message that goes command by command; none where that would not help.
     fn fall_into_step(&self, line: &PooledConnection, host: &str, disorder: &Disorder) -> Option<Connection> {
-        let workarounds = &self.setup.connector.workarounds;
+        let hosts = &self.setup.connector.hosts;
         match disorder {
-            Disorder::Said(reply) => workarounds.found(host, Workaround::LockStep, reply),
+            Disorder::Said(reply) => hosts.found(host, Setting::NoPipelining, reply),
             Disorder::Muddled(_) => {}
             // A host may close between two messages, and whoever took batches before has other reasons to be
             // silent.
-            Disorder::Silent(_) if line.connection.messages() > 1 || !workarounds.suspect(host) => {
+            Disorder::Silent(_) if line.connection.messages() > 1 || !hosts.suspect(host) => {
                 return None;
             }
             Disorder::Silent(_) => {}
@@ -64,14 +63,14 @@ impl Round<'_> {
         why: &Reply,
     ) -> Option<Answer> {
         let trouble = self.transact(line);
-        let workarounds = &self.setup.connector.workarounds;
+        let hosts = &self.setup.connector.hosts;
         // A refusal that comes without a batch too is meant.
         let is_meant =
             why.code >= 400 && self.answers.iter().flatten().any(|answer| answer.reply.code == why.code);
         if trouble.is_none() && line.connection.is_usable() && !is_meant {
-            workarounds.found(host, Workaround::LockStep, why);
+            hosts.found(host, Setting::NoPipelining, why);
         } else {
-            workarounds.trust(host);
+            hosts.trust(host);
         }
         trouble
     }

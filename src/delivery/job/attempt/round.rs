@@ -18,7 +18,7 @@ use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::reply_class::{RecipientResult, Verdict, wants_login};
 use crate::mail::{Enhanced, Outcome, Phase, Reply};
 use crate::maillog;
-use crate::queue::{LaneHealth, Queue, QueuedMessage, QueuedRecipient, RecipientId};
+use crate::queue::{LaneHealth, Queue, QueuedMessage, QueuedRecipient, RecipientId, Setting};
 
 /// What was said about one recipient, and by whom.
 #[derive(Debug, Clone)]
@@ -78,10 +78,10 @@ impl Round<'_> {
         key: &PoolKey,
     ) -> Option<Answer> {
         let trouble = self.transact_with_bdat(&mut line);
-        let refusals = &self.setup.connector.refusals;
-        match &trouble {
-            Some(answer) => refusals.heard(&line.endpoint, answer.phase, &answer.reply),
-            None => refusals.welcomed(&line.endpoint),
+        match (&line.slot, &trouble) {
+            (Some(slot), Some(answer)) => slot.refused(&line.endpoint, answer.phase, &answer.reply),
+            (Some(slot), None) => slot.welcomed(&line.endpoint),
+            (None, _) => {}
         }
         let most = self.setup.settings.messages_per_connection;
         // RFC 9422 §3, as below.
@@ -108,8 +108,8 @@ impl Round<'_> {
             }
             open.truncate(recipients_max.unwrap_or(usize::MAX));
             let mut results = self.deliver(line, &open);
-            if line.connection.left_a_doubt {
-                self.setup.connector.workarounds.doubt(&line.endpoint.name());
+            if line.connection.went_in_one {
+                self.learn_of_one_go(&line.endpoint.name(), &results);
             }
             for result in results.iter_mut().filter(|_| line.endpoint.relay) {
                 if wants_login(result.phase, result.reply.code) {
@@ -124,7 +124,7 @@ impl Round<'_> {
                         if matches!(outcome, Outcome::Delivered | Outcome::Relayed)
                             && let Some(slot) = &line.slot
                         {
-                            slot.went_well(&self.setup.settings, self.queue, self.clock.now());
+                            slot.went_well(&self.setup.settings);
                         }
                         self.answers[at] = Some(self.answer(line, outcome, result));
                     }
@@ -224,7 +224,19 @@ impl Round<'_> {
     fn may_go_in_one(&self, line: &PooledConnection) -> bool {
         self.setup.settings.in_doubt == InDoubt::Retry
             && line.connection.took_a_batch()
-            && !self.setup.connector.workarounds.is_doubted(&line.endpoint.name())
+            && self.setup.connector.hosts.recall(&line.endpoint.name(), "single_write").is_none()
+    }
+
+    /// A doubt ends it for this host, since what a host swallows like this would be delivered over and over.
+    fn learn_of_one_go(&self, host: &str, results: &[RecipientResult]) {
+        let hosts = &self.setup.connector.hosts;
+        let doubt = results.iter().find(|result| result.verdict == Verdict::InDoubt);
+        if let Some(result) = doubt {
+            hosts.found(host, Setting::NoSingleWrite, &result.reply);
+        } else if results.iter().any(|result| matches!(result.verdict, Verdict::Delivered | Verdict::Relayed))
+        {
+            hosts.ended(host, "single_write");
+        }
     }
 
     /// An address that could not be connected to while another of its host could, or failed later.
@@ -256,7 +268,7 @@ impl Round<'_> {
         reply: &Reply,
     ) -> Option<(ThrottleSignal, usize)> {
         let what = throttle_signal(phase, reply)?;
-        Some((what, slot.throttled(what, reply, self.queue, self.clock.now())))
+        Some((what, slot.throttled(what, reply)))
     }
 
     /// Whoever has no answer yet waits a little, and this was no attempt for them.

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use crate::config::EightBit;
 use crate::delivery::smtp::connection::*;
+use crate::delivery::smtp::reply_class::Verdict;
 use crate::mail::{Body, Domain, Handling, ReplySource, address};
 use crate::queue::{QueuedRecipient, RecipientId};
 

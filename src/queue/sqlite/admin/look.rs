@@ -5,15 +5,12 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::mail::Domain;
 use crate::queue::admin::Admin;
 use crate::queue::admin::rows::{
-    DomainLine, Envelope, Filter, LaneLine, LimitLine, Line, Shown, ShownRecipient, Summary, Try,
-    WorkaroundLine,
+    DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
 use crate::queue::error::QueueError;
 use crate::queue::sqlite::read;
 use crate::queue::sqlite::store::CHUNK_BYTES_MAX;
-use crate::queue::{
-    BackoffRow, DestinationRow, HostSetting, MessageId, WorkaroundRow, host_setting, workaround,
-};
+use crate::queue::{BackoffRow, HostSetting, MessageId, host_setting};
 
 impl Admin {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
@@ -73,14 +70,6 @@ impl Admin {
         })
     }
 
-    /// What was learnt about hosts that complained.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn destinations(&self) -> Result<Vec<DestinationRow>, QueueError> {
-        self.try_to(read::destinations)
-    }
-
     /// What is held to at each host.
     ///
     /// # Errors
@@ -95,14 +84,6 @@ impl Admin {
     /// The database cannot be read.
     pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
         self.try_to(read::backoffs)
-    }
-
-    /// What hosts get wrong.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn workarounds(&self) -> Result<Vec<WorkaroundRow>, QueueError> {
-        self.try_to(workaround::read)
     }
 
     /// Numbers, and the `limit` domains with the most waiting.
@@ -130,8 +111,7 @@ impl Admin {
                 held,
                 due,
                 domains: domains(conn, limit)?,
-                limits: limits(conn, limit)?,
-                workarounds: workarounds(conn, limit)?,
+                hosts: hosts(conn, limit)?,
                 lanes: lanes(conn, limit)?,
                 kicks_last_hour,
             })
@@ -205,34 +185,19 @@ fn domains(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<DomainLine>> {
     .collect()
 }
 
-fn limits(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LimitLine>> {
+fn hosts(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<HostLine>> {
     conn.prepare(
-        "SELECT mx, connections, messages_per_minute, last_reply FROM destinations
-         ORDER BY changed_at DESC, mx LIMIT ?1",
+        "SELECT mx, setting, CAST(value AS TEXT), last_reply, datetime(changed_at, 'unixepoch'),
+                datetime(retry_at, 'unixepoch')
+         FROM host_settings ORDER BY changed_at DESC, mx, setting LIMIT ?1",
     )?
     .query_map([limit], |row| {
-        Ok(LimitLine {
+        Ok(HostLine {
             mx: row.get(0)?,
-            connections: row.get(1)?,
-            messages_per_minute: row.get(2)?,
-            last_reply: row.get(3)?,
-        })
-    })?
-    .collect()
-}
-
-fn workarounds(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<WorkaroundLine>> {
-    conn.prepare(
-        "SELECT mx, what, value, last_reply, datetime(found_at, 'unixepoch'), datetime(retry_at, 'unixepoch')
-         FROM workarounds ORDER BY found_at DESC, mx, what LIMIT ?1",
-    )?
-    .query_map([limit], |row| {
-        Ok(WorkaroundLine {
-            mx: row.get(0)?,
-            what: row.get(1)?,
+            setting: row.get(1)?,
             value: row.get(2)?,
             last_reply: row.get(3)?,
-            found: row.get(4)?,
+            changed: row.get(4)?,
             retry: row.get(5)?,
         })
     })?

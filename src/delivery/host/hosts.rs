@@ -1,0 +1,369 @@
+//! What is known of hosts: one record for each, in one place.
+//!
+//! A [`Host`] has what we have of it now (`limits.rs`), what it is given and spared (`settings.rs`, and across
+//! restarts the table `host_settings`), and what the operator was told of it (`relay_alerts.rs`). It is read before a
+//! conversation and written after it, by the attempt alone.
+//!
+//! The table is read at the start, and again when somebody else has written to the database: whatever people change,
+//! delete or add there holds from the next attempt on. What we learn ourselves is written a moment later by the
+//! queue; a reading that may have missed it is followed by another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::kit::bounded::TtlMap;
+use crate::mail::Reply;
+use crate::maillog;
+use crate::queue::{HOST_SETTINGS_MAX, HostSetting, Queue, Setting};
+
+use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket};
+use crate::delivery::host::limits::Room;
+use crate::delivery::host::relay_alerts::Alert;
+use crate::delivery::host::settings::{Settings, lifetime_secs};
+
+/// A host not used for this long, of which nothing was learnt, is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Hosts in memory. Past this all are forgotten that are not in use and have no row in the table.
+const HOSTS_MAX: usize = 10_000;
+/// From one look for hosts to forget to the next, while there are so many.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What was told to the queue is on disk after this.
+const WRITTEN_AFTER: Duration = Duration::from_secs(2);
+/// Lanes whose rate is kept at once; one that is forgotten may have a message at once again.
+const LANES_MAX: usize = 10_000;
+
+/// All hosts in use, and those of which something was learnt.
+#[derive(Debug)]
+pub(in crate::delivery) struct Hosts {
+    clock: Clock,
+    /// None: what is learnt ends with this value.
+    queue: Option<Queue>,
+    known: Mutex<Known>,
+    /// When something was last told to the queue.
+    told_at: Mutex<Option<Instant>>,
+    /// Of lanes to which the operator gave a rate.
+    pub(super) lanes: Mutex<TtlMap<Arc<str>, Bucket, Instant>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    hosts: HashMap<String, Arc<Host>>,
+    swept_at: Instant,
+    /// The queue's count when the table was read.
+    outside_changes: u64,
+    /// Something of ours was perhaps not in the table yet when it was read.
+    read_again_at: Option<Instant>,
+}
+
+/// One host: an MX by its name, a relay by name and port.
+#[derive(Debug)]
+pub(in crate::delivery) struct Host {
+    pub(super) name: String,
+    state: Mutex<HostState>,
+}
+
+#[derive(Debug)]
+pub(super) struct HostState {
+    pub(super) room: Room,
+    pub(super) settings: Settings,
+    /// Whether it took a batch of commands last time, or did no better without: if a connection breaks there, it is
+    /// not for that.
+    took_batch: bool,
+    pub(super) alert: Option<Alert>,
+}
+
+impl Hosts {
+    /// Those of the table, and those that are to come into it.
+    pub(in crate::delivery) fn new(queue: Queue, clock: Clock) -> Hosts {
+        let hosts = Hosts { queue: Some(queue), ..Hosts::in_memory(clock) };
+        if let Some(queue) = &hosts.queue {
+            hosts.read(queue, &mut lock(&hosts.known));
+        }
+        hosts
+    }
+
+    /// None yet, and none that outlive this value.
+    pub(in crate::delivery) fn in_memory(clock: Clock) -> Hosts {
+        let known = Known {
+            hosts: HashMap::new(),
+            swept_at: Instant::now(),
+            outside_changes: 0,
+            read_again_at: None,
+        };
+        Hosts {
+            clock,
+            queue: None,
+            known: Mutex::new(known),
+            told_at: Mutex::default(),
+            lanes: Mutex::new(TtlMap::new(LANES_MAX, Bucket::FULL_AFTER)),
+        }
+    }
+
+    /// Reads the table again if somebody else has written since. For the beginning of each attempt.
+    pub(super) fn refresh(&self) {
+        let Some(queue) = &self.queue else { return };
+        let mut known = lock(&self.known);
+        let is_changed = queue.outside_changes() != known.outside_changes;
+        if is_changed || known.read_again_at.is_some_and(|at| at <= Instant::now()) {
+            self.read(queue, &mut known);
+        }
+    }
+
+    fn read(&self, queue: &Queue, known: &mut Known) {
+        known.outside_changes = queue.outside_changes();
+        let again_at = lock(&self.told_at).map(|at| at + WRITTEN_AFTER);
+        known.read_again_at = again_at.filter(|at| *at > Instant::now());
+        match queue.host_settings() {
+            Ok(rows) => known.replace_settings(rows),
+            // What is in memory goes on; at worst it is learnt again.
+            Err(error) => log::error!("what was learnt of hosts cannot be read: {error}"),
+        }
+    }
+
+    /// Forgets hosts that are not in use. For every second: it looks at them once a minute.
+    pub(in crate::delivery) fn forget_unused(&self) {
+        let mut known = lock(&self.known);
+        if known.swept_at.elapsed() >= FORGET_AFTER {
+            known.sweep(FORGET_AFTER);
+        }
+    }
+
+    /// What was told of relays is told again: the operator has changed the config.
+    pub(in crate::delivery) fn forget_alerts(&self) {
+        lock(&self.known).hosts.values().for_each(|host| host.lock().alert = None);
+    }
+
+    /// The record of this host, empty where nothing was known of it.
+    pub(super) fn host(&self, name: String) -> Arc<Host> {
+        let mut known = lock(&self.known);
+        if let Some(host) = known.hosts.get(&name) {
+            return host.clone();
+        }
+        if known.hosts.len() >= HOSTS_MAX && known.swept_at.elapsed() >= LOOK_EVERY {
+            known.sweep(Duration::ZERO);
+        }
+        let host = Arc::new(Host::new(name.clone()));
+        known.hosts.insert(name, host.clone());
+        host
+    }
+
+    /// What is left out at this host. Nothing too for the one connection that is to try the feature again.
+    pub(in crate::delivery) fn recall(&self, mx: &str, name: &str) -> Option<Setting> {
+        // Of most hosts nothing is known, and nothing is to be remembered for having asked.
+        let host = lock(&self.known).hosts.get(mx).cloned()?;
+        host.lock().settings.in_force(name, self.clock.now())
+    }
+
+    /// The feature that this leaves out failed at the host like this, and it does without.
+    pub(in crate::delivery) fn found(&self, mx: &str, setting: Setting, why: &Reply) {
+        let (host, now) = (self.host(mx.to_owned()), self.clock.now());
+        if !self.has_room_for_settings(&host, now) {
+            return;
+        }
+        let mut state = host.lock();
+        let (row, is_news) = state.settings.found(mx, setting, why, now);
+        self.tell(|queue| queue.set_host_setting(row));
+        drop(state);
+        if is_news {
+            maillog::workaround_on(mx, setting, lifetime_secs(setting), why);
+        }
+    }
+
+    /// The feature of this name works at the host.
+    pub(in crate::delivery) fn ended(&self, mx: &str, name: &str) {
+        let Some(host) = lock(&self.known).hosts.get(mx).cloned() else { return };
+        let mut state = host.lock();
+        let Some(setting) = state.settings.ended(name, self.clock.now()) else { return };
+        self.tell(|queue| queue.clear_host_setting(mx, setting.name()));
+        drop(state);
+        maillog::workaround_off(mx, setting);
+    }
+
+    /// The host is not to blame for what broke in a batch: it took one, or does no better without.
+    pub(in crate::delivery) fn trust(&self, mx: &str) {
+        self.host(mx.to_owned()).lock().took_batch = true;
+    }
+
+    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well
+    /// before.
+    pub(in crate::delivery) fn suspect(&self, mx: &str) -> bool {
+        !std::mem::take(&mut self.host(mx.to_owned()).lock().took_batch)
+    }
+
+    /// Holds the host, whose state is given, to this limit, and remembers it.
+    pub(super) fn set_limit(
+        &self,
+        mx: &str,
+        state: &mut HostState,
+        limit: AdaptiveLimit,
+        reply: Option<&str>,
+    ) {
+        let (written, deleted) = state.settings.set_limit(mx, limit, reply);
+        self.tell(|queue| {
+            written.into_iter().for_each(|row| queue.set_host_setting(row));
+            deleted.into_iter().for_each(|name| queue.clear_host_setting(mx, name));
+        });
+        maillog::host_limits(mx, limit.connections, limit.per_minute, reply);
+    }
+
+    pub(super) fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    /// Whether one more host may have a setting: so many are read at the next start.
+    pub(super) fn has_room_for_settings(&self, host: &Host, now: i64) -> bool {
+        if !host.lock().settings.is_empty() {
+            return true;
+        }
+        let known = lock(&self.known);
+        if known.hosts.len() < HOST_SETTINGS_MAX || known.with_settings() < HOST_SETTINGS_MAX {
+            return true;
+        }
+        // Those that nobody has sent to since.
+        known.hosts.values().for_each(|host| host.lock().settings.forget_expired(now));
+        known.with_settings() < HOST_SETTINGS_MAX
+    }
+
+    /// While the host's state is held, so that what is written last was learnt last.
+    fn tell(&self, change: impl FnOnce(&Queue)) {
+        if let Some(queue) = &self.queue {
+            change(queue);
+            *lock(&self.told_at) = Some(Instant::now());
+        }
+    }
+}
+
+impl Known {
+    fn replace_settings(&mut self, rows: Vec<HostSetting>) {
+        let mut read: HashMap<String, Settings> = HashMap::new();
+        for row in rows {
+            read.entry(row.mx.clone()).or_default().add(row);
+        }
+        for (name, host) in &self.hosts {
+            host.lock().settings = read.remove(name).unwrap_or_default();
+        }
+        for (name, settings) in read {
+            let host = Host::new(name.clone());
+            host.lock().settings = settings;
+            self.hosts.insert(name, Arc::new(host));
+        }
+    }
+
+    fn with_settings(&self) -> usize {
+        self.hosts.values().filter(|host| !host.lock().settings.is_empty()).count()
+    }
+
+    /// Forgets hosts that were not used for so long and have nothing to be remembered for.
+    fn sweep(&mut self, unused: Duration) {
+        let now = Instant::now();
+        self.swept_at = now;
+        let has_room = self.hosts.len() < HOSTS_MAX;
+        self.hosts.retain(|_, host| {
+            let mut state = host.lock();
+            // Whoever has a handle got it under the lock of `known`, and is about to use it.
+            let is_in_use = Arc::strong_count(host) > 1 || state.room.is_used(now, unused);
+            if !is_in_use {
+                state.room.rest(now);
+            }
+            let is_noted = state.took_batch || state.alert.is_some();
+            is_in_use || !state.settings.is_empty() || has_room && is_noted
+        });
+    }
+}
+
+impl Host {
+    fn new(name: String) -> Host {
+        let state = HostState {
+            room: Room::new(Instant::now()),
+            settings: Settings::default(),
+            took_batch: false,
+            alert: None,
+        };
+        Host { name, state: Mutex::new(state) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HostState> {
+        lock(&self.state)
+    }
+}
+
+/// Nothing panics while these are held, and what is half done is learnt again.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Setting::{NoChunking, NoPipelining, NoPostQuantum, Plaintext};
+
+    const BROKEN: Reply = Reply::bare(421, "broken");
+
+    fn in_memory() -> Hosts {
+        Hosts::in_memory(Clock::by_hand(0))
+    }
+
+    fn count(hosts: &Hosts) -> usize {
+        lock(&hosts.known).hosts.len()
+    }
+
+    #[test]
+    fn a_feature_is_left_out_at_the_host_that_failed_at_it_until_it_works() {
+        let hosts = in_memory();
+        for (setting, name) in
+            [(NoPostQuantum, "tls"), (NoPipelining, "pipelining"), (NoChunking, "chunking")]
+        {
+            assert_eq!(hosts.recall("mx.test", name), None);
+            hosts.found("mx.test", setting, &BROKEN);
+            assert_eq!(hosts.recall("mx.test", name), Some(setting));
+            assert_eq!(hosts.recall("mx2.test", name), None);
+            hosts.ended("mx.test", name);
+            assert_eq!(hosts.recall("mx.test", name), None);
+        }
+        assert_eq!(count(&hosts), 1, "nothing is remembered for having been asked");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_settings_that_nobody_needs_make_room() {
+        let hosts = in_memory();
+        for number in 0..=HOST_SETTINGS_MAX {
+            hosts.found(&format!("mx{number}.test"), Plaintext, &BROKEN);
+        }
+        let with_settings = || lock(&hosts.known).with_settings();
+        assert_eq!(with_settings(), HOST_SETTINGS_MAX);
+        hosts.clock.advance(3600);
+        hosts.found("late.test", Plaintext, &BROKEN);
+        assert_eq!(with_settings(), 1);
+        hosts.found("last.test", Plaintext, &BROKEN);
+        assert_eq!(with_settings(), 2);
+    }
+
+    #[test]
+    fn hosts_that_are_not_in_use_are_forgotten_those_with_settings_last() {
+        let hosts = in_memory();
+        let sweep = |unused| lock(&hosts.known).sweep(unused);
+        hosts.trust("trusted.test");
+        hosts.found("settings.test", NoChunking, &BROKEN);
+        let used = hosts.host("used.test".to_owned());
+        drop(hosts.host("lately.test".to_owned()));
+        sweep(FORGET_AFTER);
+        assert_eq!(count(&hosts), 4, "all were used a moment ago");
+        sweep(Duration::ZERO);
+        assert_eq!(count(&hosts), 3, "nothing is known of lately.test");
+        drop(used);
+        (0..HOSTS_MAX).for_each(|number| hosts.trust(&format!("mx{number}.test")));
+        sweep(Duration::ZERO);
+        assert_eq!(count(&hosts), 1);
+        assert_eq!(hosts.recall("settings.test", "chunking"), Some(NoChunking));
+    }
+
+    #[test]
+    fn a_host_that_took_a_batch_is_suspected_only_the_second_time() {
+        let hosts = in_memory();
+        assert!(hosts.suspect("mx.test"), "nothing is known of it");
+        hosts.trust("mx.test");
+        assert_eq!((hosts.suspect("mx.test"), hosts.suspect("mx.test")), (false, true));
+    }
+}
