@@ -17,7 +17,7 @@ use crate::mail::Domain;
 use crate::maillog;
 use crate::scheduler::{Pickup, Scheduler};
 use crate::submission::users::Users;
-use crate::submission::{self, Turned, Waiting};
+use crate::submission::{self, ReversedConnection, WaitingMail};
 
 /// How often the users file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -85,28 +85,28 @@ impl OnDemand {
 }
 
 impl submission::OnDemand for OnDemand {
-    fn look(&self, user: &str, domains: &[Domain]) -> Waiting {
+    fn look(&self, user: &str, domains: &[Domain]) -> WaitingMail {
         let theirs = self.users().find(user).is_some_and(|user| {
             domains.iter().all(|domain| user.atrn.iter().any(|own| own == domain.as_str()))
         });
         if !theirs {
-            return Waiting::NotTheirs;
+            return WaitingMail::NotTheirs;
         }
         if !self.scheduler.gives_mail() {
-            return Waiting::Unknown;
+            return WaitingMail::Unknown;
         }
         match self.scheduler.has_mail(domains) {
-            Ok(true) => Waiting::Mail,
-            Ok(false) => Waiting::Nothing,
+            Ok(true) => WaitingMail::Mail,
+            Ok(false) => WaitingMail::Nothing,
             Err(error) => {
                 log::error!("the queue cannot be read: {error}");
-                Waiting::Unknown
+                WaitingMail::Unknown
             }
         }
     }
 
-    fn hand_over(&self, turned: Turned) {
-        let Turned { socket, tls, client, name, user, domains } = turned;
+    fn hand_over(&self, connection: ReversedConnection) {
+        let ReversedConnection { socket, tls, client, name, user, domains } = connection;
         maillog::turned(&user, &name, client, &listed(domains.iter().map(Domain::as_str)));
         // It fails where descriptors have run out or the client is gone; it will come again.
         let (Ok(tcp), Ok(address)) = (socket.try_clone(), socket.peer_addr()) else { return };

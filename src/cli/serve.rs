@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
-use super::insight::{Generation, Office};
 use super::on_demand::OnDemand;
+use super::operator_queries::{Generation, OperatorInfo};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::route::dns::Resolver;
@@ -39,7 +39,7 @@ pub struct Relay {
     scheduler: Scheduler,
     scheduler_thread: JoinHandle<()>,
     workers: Workers,
-    office: Arc<Office>,
+    operator_info: Arc<OperatorInfo>,
     submission: Submission,
     on_demand: Arc<OnDemand>,
 }
@@ -62,16 +62,31 @@ impl Relay {
         scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
         let on_demand = OnDemand::start(users.clone(), scheduler.clone(), workers.clone())?;
-        let office = Arc::new(Office {
+        let operator_info = Arc::new(OperatorInfo {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
             workers: workers.clone(),
             generation: Mutex::new(Generation::first(clock.now())),
-            clock,
+            clock: clock.clone(),
         });
-        let submission =
-            Submission::start(&settings.submission, users, queue.clone(), office.clone(), on_demand.clone())?;
-        Ok(Relay { queue, writer, scheduler, scheduler_thread, workers, office, submission, on_demand })
+        let submission = Submission::start(
+            &settings.submission,
+            users,
+            queue.clone(),
+            operator_info.clone(),
+            on_demand.clone(),
+            clock,
+        )?;
+        Ok(Relay {
+            queue,
+            writer,
+            scheduler,
+            scheduler_thread,
+            workers,
+            operator_info,
+            submission,
+            on_demand,
+        })
     }
 
     /// Where it listens, in the order of the config (a port 0 is shown as what it became).
@@ -96,7 +111,7 @@ impl Relay {
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
         self.queue.show_routes(&settings.routes);
-        self.office.generation().advance(self.office.clock.now());
+        self.operator_info.generation().advance(self.operator_info.clock.now());
         Ok(())
     }
 
@@ -160,7 +175,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let signals = signals()?;
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
     let relay = Relay::start(&loaded.settings, Clock::System)?;
-    relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
+    relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
         welcome(&password, *address);
@@ -225,7 +240,7 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         relay.reload(&loaded.settings)?;
-        relay.office.generation().read_from(&loaded, config.map(Path::to_owned));
+        relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
         Ok(())
     });
     match outcome {

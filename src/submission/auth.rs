@@ -1,7 +1,7 @@
 //! AUTH (RFC 4954): the exchanges of all mechanisms as pure steps, base 64 and all.
 //!
 //! PLAIN (RFC 4616) and LOGIN are here, SCRAM and CRAM-MD5 in files of their own. What only the users file can
-//! answer is a [`Claim`]; the session puts it to a [`Directory`] and goes on with the [`Turn`] that comes of it.
+//! answer is a [`Claim`]; the session puts it to a [`Directory`] and goes on with the [`AuthStep`] that comes of it.
 //!
 //! # Bugs
 //! CRAM-MD5 is offered to everybody once somebody has it. A client that prefers it, of a user who has not,
@@ -109,29 +109,29 @@ pub(super) enum Claim {
 
 /// What an exchange does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum AuthStep {
     /// Send this, then wait for the next response.
     Challenge(Reply, Exchange),
     /// Ask the users; [`Claim::put_to`] goes on.
     Verify(Claim),
     /// It ends: this user has proven to be who they say.
-    Right(Arc<User>),
+    LoggedIn(Arc<User>),
     /// It ends: wrong name or wrong proof. Whose name it was.
-    Wrong(String),
+    Failed(String),
     /// It ends here, and nothing was guessed.
     Refuse(Reply),
 }
 
 /// Begins the exchange of `mechanism` (upper case), with the initial response if there was one.
-pub(super) fn begin(mechanism: &str, initial: Option<&str>, offer: &Offer, hostname: &Domain) -> Turn {
+pub(super) fn begin(mechanism: &str, initial: Option<&str>, offer: &Offer, hostname: &Domain) -> AuthStep {
     if !offer.has(mechanism) {
-        return Turn::Refuse(replies::AUTH_UNKNOWN_MECHANISM);
+        return AuthStep::Refuse(replies::AUTH_UNKNOWN_MECHANISM);
     }
     let (exchange, challenge) = match mechanism {
         "PLAIN" => (Exchange::Plain, replies::CHALLENGE_EMPTY),
         "LOGIN" => (Exchange::LoginName, replies::CHALLENGE_USERNAME),
         _ => {
-            let Some(nonce) = (offer.nonce)() else { return Turn::Refuse(replies::AUTH_NOT_NOW) };
+            let Some(nonce) = (offer.nonce)() else { return AuthStep::Refuse(replies::AUTH_NOT_NOW) };
             if mechanism == "CRAM-MD5" {
                 let challenge = cram_md5::challenge(&nonce, hostname.as_str());
                 let reply = replies::challenge(&challenge);
@@ -144,10 +144,10 @@ pub(super) fn begin(mechanism: &str, initial: Option<&str>, offer: &Offer, hostn
         }
     };
     match initial {
-        None => Turn::Challenge(challenge, exchange),
+        None => AuthStep::Challenge(challenge, exchange),
         // RFC 4954 §4: the server speaks first.
         Some(_) if matches!(exchange, Exchange::CramMd5 { .. }) => {
-            Turn::Refuse(replies::AUTH_NO_INITIAL_RESPONSE)
+            AuthStep::Refuse(replies::AUTH_NO_INITIAL_RESPONSE)
         }
         // RFC 4954 §4: an initial response of zero bytes is written "=".
         Some("=") => respond(exchange, Vec::new()),
@@ -156,51 +156,51 @@ pub(super) fn begin(mechanism: &str, initial: Option<&str>, offer: &Offer, hostn
 }
 
 /// Goes on with the client's line.
-pub(super) fn answer(exchange: Exchange, line: &[u8]) -> Turn {
+pub(super) fn answer(exchange: Exchange, line: &[u8]) -> AuthStep {
     if line == b"*" {
-        return Turn::Refuse(replies::AUTH_CANCELLED);
+        return AuthStep::Refuse(replies::AUTH_CANCELLED);
     }
     match STANDARD.decode(line) {
         Ok(response) => respond(exchange, response),
-        Err(_) => Turn::Refuse(replies::AUTH_BAD_BASE64),
+        Err(_) => AuthStep::Refuse(replies::AUTH_BAD_BASE64),
     }
 }
 
-fn respond(exchange: Exchange, response: Vec<u8>) -> Turn {
-    let turn = match exchange {
-        Exchange::Plain => plain(&response).map(|credentials| Turn::Verify(Claim::Password(credentials))),
+fn respond(exchange: Exchange, response: Vec<u8>) -> AuthStep {
+    let step = match exchange {
+        Exchange::Plain => plain(&response).map(|credentials| AuthStep::Verify(Claim::Password(credentials))),
         Exchange::LoginName => String::from_utf8(response)
             .ok()
-            .map(|name| Turn::Challenge(replies::CHALLENGE_PASSWORD, Exchange::LoginPassword { name })),
+            .map(|name| AuthStep::Challenge(replies::CHALLENGE_PASSWORD, Exchange::LoginPassword { name })),
         Exchange::LoginPassword { name } => {
-            Some(Turn::Verify(Claim::Password(Credentials { name, password: response })))
+            Some(AuthStep::Verify(Claim::Password(Credentials { name, password: response })))
         }
         Exchange::CramMd5 { challenge } => cram_md5::Response::read(&response, challenge)
-            .map(|response| Turn::Verify(Claim::CramMd5(response))),
+            .map(|response| AuthStep::Verify(Claim::CramMd5(response))),
         Exchange::ScramFirst(start) => match scram::First::read(&response, start) {
-            Ok(first) => Some(Turn::Verify(Claim::Scram(first))),
-            Err(scram::Flaw::Malformed) => None,
-            Err(scram::Flaw::Downgraded) => Some(Turn::Refuse(replies::AUTH_DOWNGRADED)),
+            Ok(first) => Some(AuthStep::Verify(Claim::Scram(first))),
+            Err(scram::FirstMessageError::Malformed) => None,
+            Err(scram::FirstMessageError::Downgraded) => Some(AuthStep::Refuse(replies::AUTH_DOWNGRADED)),
         },
         Exchange::ScramLast(last) => {
             let name = last.name.clone();
             match last.judge(&response) {
-                scram::Verdict::Right(user, proof) => {
-                    Some(Turn::Challenge(replies::challenge(&proof), Exchange::ScramEnd(user)))
+                scram::ProofCheck::Right(user, proof) => {
+                    Some(AuthStep::Challenge(replies::challenge(&proof), Exchange::ScramEnd(user)))
                 }
-                scram::Verdict::Wrong => Some(Turn::Wrong(name)),
-                scram::Verdict::Malformed => None,
+                scram::ProofCheck::Wrong => Some(AuthStep::Failed(name)),
+                scram::ProofCheck::Malformed => None,
             }
         }
-        Exchange::ScramEnd(user) => response.is_empty().then_some(Turn::Right(user)),
+        Exchange::ScramEnd(user) => response.is_empty().then_some(AuthStep::LoggedIn(user)),
     };
-    turn.unwrap_or(Turn::Refuse(replies::AUTH_BAD_RESPONSE))
+    step.unwrap_or(AuthStep::Refuse(replies::AUTH_BAD_RESPONSE))
 }
 
 impl Claim {
     /// Asks `users` and says how the exchange goes on. A password may take its 10 ms, and its turn.
-    pub(super) fn put_to(self, users: &dyn Directory) -> Turn {
-        let judged = |name, user: Option<Arc<User>>| user.map_or(Turn::Wrong(name), Turn::Right);
+    pub(super) fn put_to(self, users: &dyn Directory) -> AuthStep {
+        let judged = |name, user: Option<Arc<User>>| user.map_or(AuthStep::Failed(name), AuthStep::LoggedIn);
         match self {
             Claim::Password(Credentials { name, password }) => {
                 let user = users.with_password(&name, &password);
@@ -213,7 +213,7 @@ impl Claim {
             Claim::Scram(first) => {
                 let known = users.with_scram(&first.name);
                 let (challenge, last) = first.challenge(known);
-                Turn::Challenge(replies::challenge(&challenge), Exchange::ScramLast(Box::new(last)))
+                AuthStep::Challenge(replies::challenge(&challenge), Exchange::ScramLast(Box::new(last)))
             }
         }
     }

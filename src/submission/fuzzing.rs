@@ -13,8 +13,10 @@ use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::content::DataReader;
 use crate::submission::message::header::{self, Protocol, Trace};
 use crate::submission::protocol::aliases::Aliases;
-use crate::submission::protocol::state::{self, Here, State, Tls};
-use crate::submission::syntax::command::{self, LINE_BYTES_MAX};
+use crate::submission::protocol::dispatch;
+use crate::submission::protocol::policy::{PolicyContext, Tls};
+use crate::submission::protocol::state::{Action, State};
+use crate::submission::syntax::parse::{self, LINE_BYTES_MAX};
 
 /// Says `lines` to the protocol as a trusted client over TLS: the code of each reply, 0 where the reply
 /// would be the world's. No action is carried out but AUTH, of a user `app` whose password is `secret`.
@@ -24,7 +26,7 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
         Ok(ops) => BTreeMap::from([("root".to_owned(), vec![ops])]),
         Err(_) => BTreeMap::new(),
     };
-    let here = Here {
+    let context = PolicyContext {
         hostname: &hostname,
         tls: Tls::Active,
         loopback: true,
@@ -47,11 +49,11 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
     for line in lines {
         let line = &line[..line.len().min(LINE_BYTES_MAX)];
         let step = match state {
-            State::Authenticating(..) => state::respond(state, line),
-            _ => state::step(state, command::parse(line), &here),
+            State::Authenticating(..) => dispatch::respond(state, line),
+            _ => dispatch::step(state, parse::parse(line), &context),
         };
         let step = match step.action {
-            state::Action::Verify(claim) => state::turn(step.state, claim.put_to(&App)),
+            Action::Verify(claim) => dispatch::auth_step(step.state, claim.put_to(&App)),
             _ => step,
         };
         codes.push(step.reply.map_or(0, |reply| reply.code));

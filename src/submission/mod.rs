@@ -14,6 +14,7 @@ mod auth;
 pub mod fuzzing;
 mod limits;
 mod message;
+mod ports;
 mod protocol;
 mod replies;
 mod session;
@@ -23,113 +24,31 @@ mod tests;
 pub mod users;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rustls::ServerConfig;
-
-use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
-use crate::mail::{Address, Domain};
+use crate::clock::Clock;
+use crate::config::{ListenSettings, SubmissionSettings};
 use crate::queue::Queue;
 
-use limits::failures::Failures;
-use limits::rates::Rates;
-use message::intake::MessageQueue;
-pub use protocol::atrn::{OnDemand, Turned, Waiting};
-use session::listener::Listener;
-use session::pool::Pool;
+use session::listener::{self, Listener};
+use session::service::{Ports, Service, SessionResources};
 use users::{Directory, Users};
-use wire::handshake::Handshakes;
-pub use wire::tls;
 
-pub use protocol::operator_commands::{Insight, Question};
+pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
+pub use session::service::StartError;
+pub use wire::tls;
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
-    shared: Arc<Shared>,
+    resources: Arc<SessionResources>,
     listeners: Mutex<Vec<Listener>>,
 }
 
-/// Why submission cannot start, or cannot go over to new settings.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("[[listen]] address {address}: {source} ({remedy})")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// The system gives no threads.
-    #[error("starting threads: {0} (raise TasksMax)")]
-    Threads(#[source] std::io::Error),
-    /// The certificate or its key.
-    #[error(transparent)]
-    Tls(#[from] wire::tls::TlsError),
-    /// A listener wants TLS and there is no certificate.
-    #[error("[[listen]] address {0} has TLS, but there is no [tls] certificate (set one, or tls = \"off\")")]
-    NoCertificate(SocketAddr),
-}
-
-/// What listeners and sessions share.
-struct Shared {
-    service: RwLock<Arc<Service>>,
-    queue: Arc<dyn MessageQueue>,
-    on_demand: Arc<dyn OnDemand>,
-    failures: Failures,
-    rates: Rates,
-    handshakes: Handshakes,
-    kicks: protocol::etrn::Recent,
-    insight: Arc<dyn Insight>,
-    pool: Arc<Pool>,
-}
-
-/// What a session has to go by; a reload makes a new one for the sessions that begin after it.
-struct Service {
-    hostname: Domain,
-    tls: Option<Arc<ServerConfig>>,
-    limits: Limits,
-    aliases: BTreeMap<String, Vec<Address>>,
-    lifetime: Duration,
-    users: Box<dyn Directory>,
-}
-
-impl Service {
-    fn new(settings: &SubmissionSettings, users: Box<dyn Directory>) -> Result<Service, StartError> {
-        let tls = match &settings.tls {
-            Some(certificate) => Some(wire::tls::server_config(certificate, &settings.hostname)?),
-            None => None,
-        };
-        let without = |listen: &&ListenSettings| listen.tls != ListenTls::Off && tls.is_none();
-        if let Some(listen) = settings.listen.iter().find(without) {
-            return Err(StartError::NoCertificate(listen.address));
-        }
-        Ok(Service {
-            hostname: settings.hostname.clone(),
-            tls,
-            limits: settings.limits.clone(),
-            aliases: settings.aliases.clone(),
-            lifetime: settings.lifetime,
-            users,
-        })
-    }
-}
-
-impl Shared {
-    fn service(&self) -> Arc<Service> {
-        // Only ever replaced whole, so there is nothing half done behind a poisoned lock.
-        Arc::clone(&self.service.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept. `insight` answers operators, and connections that
-    /// ATRN turns round go to `on_demand`.
+    /// Binds every `[[listen]]` address and begins to accept. `operator_queries` answers operators, and connections
+    /// that ATRN reverses go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
@@ -137,37 +56,27 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Arc<Users>,
         queue: Queue,
-        insight: Arc<dyn Insight>,
+        operator_queries: Arc<dyn OperatorQueries>,
         on_demand: Arc<dyn OnDemand>,
+        clock: Clock,
     ) -> Result<Submission, StartError> {
-        Submission::start_with(settings, Box::new(users), Arc::new(queue), insight, on_demand)
+        let ports = Ports { queue: Arc::new(queue), operator_queries, on_demand, clock };
+        Submission::start_with(settings, Box::new(users), ports)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
-        queue: Arc<dyn MessageQueue>,
-        insight: Arc<dyn Insight>,
-        on_demand: Arc<dyn OnDemand>,
+        ports: Ports,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, users)?;
-        let sockets = settings.listen.iter().map(session::listener::bind).collect::<Result<Vec<_>, _>>()?;
-        let shared = Arc::new(Shared {
-            service: RwLock::new(Arc::new(service)),
-            queue,
-            on_demand,
-            failures: Failures::new(Instant::now()),
-            rates: Rates::new(Instant::now()),
-            handshakes: Handshakes::start().map_err(StartError::Threads)?,
-            kicks: protocol::etrn::Recent::default(),
-            insight,
-            pool: Pool::new(),
-        });
+        let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let resources = Arc::new(SessionResources::new(service, ports)?);
         let mut listeners = Vec::new();
         for (listen, socket) in settings.listen.iter().zip(sockets) {
-            listeners.push(Listener::start(listen, socket, &shared)?);
+            listeners.push(Listener::start(listen, socket, &resources)?);
         }
-        Ok(Submission { shared, listeners: Mutex::new(listeners) })
+        Ok(Submission { resources, listeners: Mutex::new(listeners) })
     }
 
     /// Where it listens, in the order of the settings; the port the system chose where they say 0.
@@ -177,7 +86,7 @@ impl Submission {
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.shared.pool.sessions()
+        self.resources.sessions.count()
     }
 
     /// Goes over to new settings: certificate, users, limits, aliases and what listeners allow hold for
@@ -207,7 +116,7 @@ impl Submission {
                 return Err(error);
             }
         };
-        *self.shared.service.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(service);
+        self.resources.set_service(service);
         for listen in &settings.listen {
             match old.iter().position(|listener| listener.configured_address() == listen.address) {
                 Some(place) => {
@@ -217,7 +126,7 @@ impl Submission {
                 }
                 None => {
                     if let Some(socket) = opened.next() {
-                        listeners.push(Listener::start(listen, socket, &self.shared)?);
+                        listeners.push(Listener::start(listen, socket, &self.resources)?);
                     }
                 }
             }
@@ -232,7 +141,7 @@ impl Submission {
     pub fn stop(&self, patience: Duration) -> usize {
         let listeners = std::mem::take(&mut *self.listeners());
         listeners.into_iter().for_each(Listener::stop);
-        self.shared.pool.stop(patience)
+        self.resources.sessions.stop(patience)
     }
 
     fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
@@ -249,7 +158,7 @@ fn open_new(
     for listen in listen {
         match known.iter().position(|address| *address == listen.address) {
             Some(place) => drop(known.remove(place)),
-            None => opened.push(session::listener::bind(listen)?),
+            None => opened.push(listener::bind(listen)?),
         }
     }
     Ok(opened)

@@ -10,7 +10,6 @@ use crate::mail::address::AddressError;
 use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
 use crate::queue::{AcceptError, Kicked, MessageId};
 
-use crate::submission::protocol::operator_commands;
 use crate::submission::syntax::command::{self, SyntaxError};
 
 // Sessions.
@@ -304,7 +303,7 @@ pub(super) fn no_such_lane(node: &str) -> Reply {
     Reply::new(459, Enhanced(4, 5, 4), "").with_text(format!("Node {node} not allowed: no such lane here"))
 }
 
-// Private commands.
+// The commands of operators.
 
 /// What an operator asked for.
 pub(super) fn told(text: String) -> Reply {
@@ -334,7 +333,7 @@ pub(super) const ATRN_NOT_LAST: Reply =
 
 /// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
 pub(super) fn help(about: Option<&str>, operator: bool) -> Reply {
-    let private: &[(&str, &str)] = if operator { operator_commands::USAGE } else { &[] };
+    let private: &[(&str, &str)] = if operator { command::OPERATOR_USAGE } else { &[] };
     let Some(about) = about else {
         let names = |usages: &[(&'static str, &str)]| -> String {
             usages.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")

@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::AtrnDomains;
+use crate::kit::bounded::TtlMap;
 use crate::sasl::CramMd5;
 use aws_lc_rs::{constant_time, hmac, rand};
 
@@ -43,7 +44,7 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 pub struct Users {
     path: PathBuf,
     table: RwLock<Table>,
-    remembered: Mutex<HashMap<String, Remembered>>,
+    remembered: Mutex<TtlMap<String, Remembered, Instant>>,
     /// Keys the remembered passwords; random, made at start.
     secret: hmac::Key,
     /// Makes decoys where the file has no secret for them; they change with the next start.
@@ -91,7 +92,6 @@ struct Remembered {
     password: hmac::Tag,
     /// The verifier it was right for; another one now, and it counts no more.
     verifier: Verifier,
-    until: Instant,
 }
 
 impl Users {
@@ -108,7 +108,7 @@ impl Users {
         Ok(Users {
             path: path.to_owned(),
             table: RwLock::new(Table::read(path, &passing)?),
-            remembered: Mutex::new(HashMap::new()),
+            remembered: Mutex::new(TtlMap::new(REMEMBERED_USERS_MAX, REMEMBERED)),
             secret,
             passing,
             hashing: Turnstile::new((processors / 2).max(1)),
@@ -136,7 +136,7 @@ impl Users {
         }
         let right = self.hashing.pass(|| verifier.accepts(password));
         let user = user.filter(|_| right)?;
-        self.remember(name, given, verifier, now);
+        lock(&self.remembered).insert(name.to_owned(), Remembered { password: given, verifier }, now);
         Some(user)
     }
 
@@ -206,21 +206,10 @@ impl Users {
     }
 
     fn remembers(&self, name: &str, given: &hmac::Tag, verifier: &Verifier, now: Instant) -> bool {
-        lock(&self.remembered).get(name).is_some_and(|known| {
-            now < known.until
-                && known.verifier == *verifier
+        lock(&self.remembered).get(name, now).is_some_and(|known| {
+            known.verifier == *verifier
                 && constant_time::verify_slices_are_equal(known.password.as_ref(), given.as_ref()).is_ok()
         })
-    }
-
-    fn remember(&self, name: &str, password: hmac::Tag, verifier: Verifier, now: Instant) {
-        let mut remembered = lock(&self.remembered);
-        if remembered.len() >= REMEMBERED_USERS_MAX {
-            remembered.retain(|_, known| now < known.until);
-        }
-        if remembered.len() < REMEMBERED_USERS_MAX || remembered.contains_key(name) {
-            remembered.insert(name.to_owned(), Remembered { password, verifier, until: now + REMEMBERED });
-        }
     }
 }
 

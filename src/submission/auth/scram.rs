@@ -56,7 +56,7 @@ pub(in crate::submission) struct Last {
 
 /// Why a first message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum FirstMessageError {
     /// Not in the form of RFC 5802 §7, or asks for what is not supported.
     Malformed,
     /// It says that -PLUS was not offered, and it was.
@@ -65,7 +65,7 @@ pub(super) enum Flaw {
 
 /// What the last message proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ProofCheck {
     /// This user has the password; the message that proves us to the client.
     Right(Arc<User>, String),
     /// Nothing.
@@ -76,26 +76,26 @@ pub(super) enum Verdict {
 
 impl First {
     /// Reads `client-first-message`.
-    pub(super) fn read(message: &[u8], start: Start) -> Result<First, Flaw> {
-        let text = std::str::from_utf8(message).map_err(|_| Flaw::Malformed)?;
-        let (flag, rest) = text.split_once(',').ok_or(Flaw::Malformed)?;
-        let (authzid, bare) = rest.split_once(',').ok_or(Flaw::Malformed)?;
+    pub(super) fn read(message: &[u8], start: Start) -> Result<First, FirstMessageError> {
+        let text = std::str::from_utf8(message).map_err(|_| FirstMessageError::Malformed)?;
+        let (flag, rest) = text.split_once(',').ok_or(FirstMessageError::Malformed)?;
+        let (authzid, bare) = rest.split_once(',').ok_or(FirstMessageError::Malformed)?;
         let binding = match (flag, start.plus, start.channel) {
             ("n", false, _) | ("y", false, None) => Vec::new(),
-            ("y", false, Some(_)) => return Err(Flaw::Downgraded),
+            ("y", false, Some(_)) => return Err(FirstMessageError::Downgraded),
             (flag, true, Some(channel)) if flag.strip_prefix("p=") == Some(BINDING_TYPE) => channel.to_vec(),
-            _ => return Err(Flaw::Malformed),
+            _ => return Err(FirstMessageError::Malformed),
         };
         let mut attributes = bare.split(',');
         // "m=" would come here: an extension that we had to know (RFC 5802 §5.1).
         let name = attributes.next().and_then(|text| unescaped(text.strip_prefix("n=")?));
         let nonce = attributes.next().and_then(|text| text.strip_prefix("r=")).filter(|text| is_nonce(text));
-        let (Some(name), Some(nonce)) = (name, nonce) else { return Err(Flaw::Malformed) };
+        let (Some(name), Some(nonce)) = (name, nonce) else { return Err(FirstMessageError::Malformed) };
         let same = authzid.strip_prefix("a=").and_then(unescaped).is_some_and(|authzid| authzid == name);
         // "a=" alone is no authzid in the grammar, and what gsasl sends for none.
         if !(matches!(authzid, "" | "a=") || same) {
             // Nobody may act for another here.
-            return Err(Flaw::Malformed);
+            return Err(FirstMessageError::Malformed);
         }
         let header = &text[..text.len() - bare.len()];
         Ok(First {
@@ -119,7 +119,7 @@ impl First {
 impl Last {
     /// Reads `client-final-message` and holds its proof against the verifier. The same work for
     /// everybody, whether there is such a user or not.
-    pub(super) fn judge(self, message: &[u8]) -> Verdict {
+    pub(super) fn judge(self, message: &[u8]) -> ProofCheck {
         let read = || {
             let (before, proof) = std::str::from_utf8(message).ok()?.rsplit_once(",p=")?;
             let mut attributes = before.split(',');
@@ -127,16 +127,16 @@ impl Last {
             let nonce = attributes.next()?.strip_prefix("r=")?;
             Some((before, bound, nonce, STANDARD.decode(proof).ok()?))
         };
-        let Some((before, bound, nonce, proof)) = read() else { return Verdict::Malformed };
+        let Some((before, bound, nonce, proof)) = read() else { return ProofCheck::Malformed };
         let auth_message = format!("{},{before}", self.said);
         let proven = self.verifier.is_proven(auth_message.as_bytes(), &proof);
         let same_conversation = bound == self.bound && nonce == self.nonce;
         match self.user {
             Some(user) if proven && same_conversation => {
                 let signature = STANDARD.encode(self.verifier.signature(auth_message.as_bytes()));
-                Verdict::Right(user, format!("v={signature}"))
+                ProofCheck::Right(user, format!("v={signature}"))
             }
-            _ => Verdict::Wrong,
+            _ => ProofCheck::Wrong,
         }
     }
 }
@@ -173,7 +173,7 @@ mod tests {
             challenge,
             "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
         );
-        let Verdict::Right(user, message) = last.judge(LAST.as_bytes()) else { panic!("not right") };
+        let ProofCheck::Right(user, message) = last.judge(LAST.as_bytes()) else { panic!("not right") };
         assert_eq!(user.name, "user");
         assert_eq!(message, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
@@ -197,11 +197,11 @@ mod tests {
             LAST.replace(",p=", ",x=more,p="),
         ] {
             assert_ne!(message, LAST);
-            assert_eq!(last().judge(message.as_bytes()), Verdict::Wrong, "{message}");
+            assert_eq!(last().judge(message.as_bytes()), ProofCheck::Wrong, "{message}");
         }
         let nobody = Known { user: None, ..known() };
         let (_, last) = First::read(FIRST, start(false, None)).unwrap().challenge(nobody);
-        assert_eq!(last.judge(LAST.as_bytes()), Verdict::Wrong, "the right proof of nobody");
+        assert_eq!(last.judge(LAST.as_bytes()), ProofCheck::Wrong, "the right proof of nobody");
     }
 
     #[test]
@@ -216,9 +216,9 @@ mod tests {
             "c=biws,r=x,p=A",
             "c=b,r=x,p=",
         ] {
-            assert_eq!(last().judge(message.as_bytes()), Verdict::Malformed, "{message}");
+            assert_eq!(last().judge(message.as_bytes()), ProofCheck::Malformed, "{message}");
         }
-        assert_eq!(last().judge(b"c=biws,r=\xff,p=AAAA"), Verdict::Malformed);
+        assert_eq!(last().judge(b"c=biws,r=\xff,p=AAAA"), ProofCheck::Malformed);
         for message in [
             "",
             "n",
@@ -238,11 +238,11 @@ mod tests {
             "p=tls-exporter,,n=user,r=abc",
         ] {
             let read = First::read(message.as_bytes(), start(false, None));
-            assert_eq!(read, Err(Flaw::Malformed), "{message}");
+            assert_eq!(read, Err(FirstMessageError::Malformed), "{message}");
         }
         for message in ["n,,n=user,r=abc", "y,,n=user,r=abc", "p=tls-unique,,n=user,r=abc"] {
             let read = First::read(message.as_bytes(), start(true, Some([1; 32])));
-            assert_eq!(read, Err(Flaw::Malformed), "with -PLUS: {message}");
+            assert_eq!(read, Err(FirstMessageError::Malformed), "with -PLUS: {message}");
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_client_that_was_told_of_no_plus_where_it_was_offered_is_refused() {
         let y = b"y,,n=user,r=abc";
-        assert_eq!(First::read(y, start(false, Some([1; 32]))), Err(Flaw::Downgraded));
+        assert_eq!(First::read(y, start(false, Some([1; 32]))), Err(FirstMessageError::Downgraded));
         assert!(First::read(y, start(false, None)).is_ok());
         assert!(First::read(b"n,,n=user,r=abc", start(false, Some([1; 32]))).is_ok(), "it cannot bind");
     }
@@ -273,8 +273,8 @@ mod tests {
             let proof = known().verifier.proof(b"pencil", format!("{said},{before}").as_bytes());
             last.judge(format!("{before},p={}", STANDARD.encode(proof)).as_bytes())
         };
-        assert!(matches!(judge(&[7; 32]), Verdict::Right(..)));
-        assert_eq!(judge(&[8; 32]), Verdict::Wrong, "made for another connection");
-        assert_eq!(judge(&[]), Verdict::Wrong);
+        assert!(matches!(judge(&[7; 32]), ProofCheck::Right(..)));
+        assert_eq!(judge(&[8; 32]), ProofCheck::Wrong, "made for another connection");
+        assert_eq!(judge(&[]), ProofCheck::Wrong);
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::submission::users::{self, Attributes, Users};
 
-struct Stage {
+struct Fixture {
     _directory: tempfile::TempDir,
     users: Arc<Users>,
     hostname: Domain,
@@ -17,43 +17,43 @@ fn offer(channel: Option<ChannelBinding>) -> Offer {
     Offer { channel, cram_md5: true, atrn: false, nonce: || Some(NONCE.to_owned()) }
 }
 
-impl Stage {
-    fn new() -> Stage {
+impl Fixture {
+    fn new() -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("users");
         for (name, cram_md5) in [("app", true), ("plain", false)] {
             users::add(&path, name, "secret", &Attributes { cram_md5, ..Attributes::default() }).unwrap();
         }
         let users = Arc::new(Users::load(&path).unwrap());
-        Stage { _directory: directory, users, hostname: Domain::parse("relay.example").unwrap() }
+        Fixture { _directory: directory, users, hostname: Domain::parse("relay.example").unwrap() }
     }
 
-    fn begin(&self, mechanism: &str, initial: Option<&str>, channel: Option<ChannelBinding>) -> Turn {
-        let turn = begin(mechanism, initial, &offer(channel), &self.hostname);
-        self.settle(turn)
+    fn begin(&self, mechanism: &str, initial: Option<&str>, channel: Option<ChannelBinding>) -> AuthStep {
+        let step = begin(mechanism, initial, &offer(channel), &self.hostname);
+        self.settle(step)
     }
 
-    fn answer(&self, exchange: Exchange, response: &str) -> Turn {
+    fn answer(&self, exchange: Exchange, response: &str) -> AuthStep {
         self.settle(answer(exchange, base64(response).as_bytes()))
     }
 
     /// Asks the users where they have to be asked.
-    fn settle(&self, turn: Turn) -> Turn {
-        match turn {
-            Turn::Verify(claim) => claim.put_to(&self.users),
-            turn => turn,
+    fn settle(&self, step: AuthStep) -> AuthStep {
+        match step {
+            AuthStep::Verify(claim) => claim.put_to(&self.users),
+            step => step,
         }
     }
 
     /// A whole SCRAM exchange of a client that has this password; how it ended.
-    fn scram(&self, header: &str, name: &str, password: &str, channel: Option<ChannelBinding>) -> Turn {
+    fn scram(&self, header: &str, name: &str, password: &str, channel: Option<ChannelBinding>) -> AuthStep {
         let plus = header.starts_with("p=");
         let mechanism = if plus { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" };
         let bare = format!("n={name},r=client");
         let first = base64(&format!("{header}{bare}"));
         let (challenge, exchange) = match self.begin(mechanism, Some(&first), channel) {
-            Turn::Challenge(reply, exchange) => (text(&reply), exchange),
-            turn => return turn,
+            AuthStep::Challenge(reply, exchange) => (text(&reply), exchange),
+            step => return step,
         };
         let nonce = format!("client{NONCE}");
         assert!(challenge.starts_with(&format!("r={nonce},s=")), "{challenge}");
@@ -66,17 +66,17 @@ impl Stage {
         let verifier = self.users.with_scram(name).verifier;
         let proof = STANDARD.encode(verifier.proof(password.as_bytes(), auth_message.as_bytes()));
         match self.answer(exchange, &format!("{last},p={proof}")) {
-            Turn::Challenge(reply, exchange) => {
+            AuthStep::Challenge(reply, exchange) => {
                 let signature = STANDARD.encode(verifier.signature(auth_message.as_bytes()));
                 assert_eq!(text(&reply), format!("v={signature}"), "the server proves itself too");
                 self.answer(exchange, "")
             }
-            turn => turn,
+            step => step,
         }
     }
 
-    fn cram_md5(&self, name: &str, password: &str) -> Turn {
-        let Turn::Challenge(reply, exchange) = self.begin("CRAM-MD5", None, None) else {
+    fn cram_md5(&self, name: &str, password: &str) -> AuthStep {
+        let AuthStep::Challenge(reply, exchange) = self.begin("CRAM-MD5", None, None) else {
             panic!("no challenge")
         };
         let challenge = text(&reply);
@@ -104,30 +104,33 @@ fn text(reply: &Reply) -> String {
     String::from_utf8(STANDARD.decode(&*reply.text).unwrap()).unwrap()
 }
 
-fn who(turn: Turn) -> Result<String, Turn> {
-    match turn {
-        Turn::Right(user) => Ok(user.name.clone()),
-        turn => Err(turn),
+fn who(step: AuthStep) -> Result<String, AuthStep> {
+    match step {
+        AuthStep::LoggedIn(user) => Ok(user.name.clone()),
+        step => Err(step),
     }
 }
 
-fn refused(turn: Turn) -> String {
-    match turn {
-        Turn::Refuse(reply) => reply.to_string(),
+fn refused(step: AuthStep) -> String {
+    match step {
+        AuthStep::Refuse(reply) => reply.to_string(),
         other => panic!("{other:?}"),
     }
 }
 
-fn wrong(name: &str) -> Result<String, Turn> {
-    Err(Turn::Wrong(name.to_owned()))
+fn wrong(name: &str) -> Result<String, AuthStep> {
+    Err(AuthStep::Failed(name.to_owned()))
 }
 
 #[test]
 fn plain_comes_at_once_or_after_an_empty_challenge() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     let response = base64("\0app\0secret");
     assert_eq!(who(stage.begin("PLAIN", Some(&response), None)), Ok("app".into()));
-    assert_eq!(stage.begin("PLAIN", None, None), Turn::Challenge(replies::CHALLENGE_EMPTY, Exchange::Plain));
+    assert_eq!(
+        stage.begin("PLAIN", None, None),
+        AuthStep::Challenge(replies::CHALLENGE_EMPTY, Exchange::Plain)
+    );
     assert_eq!(who(stage.answer(Exchange::Plain, "\0app\0secret")), Ok("app".into()));
     assert_eq!(who(stage.answer(Exchange::Plain, "app\0app\0secret")), Ok("app".into()));
     assert_eq!(who(stage.answer(Exchange::Plain, "\0app\0wrong")), wrong("app"));
@@ -136,14 +139,14 @@ fn plain_comes_at_once_or_after_an_empty_challenge() {
 
 #[test]
 fn login_asks_for_name_and_password() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     let login = |initial: Option<&str>, password: &str| {
-        let mut turn = stage.begin("LOGIN", initial, None);
+        let mut step = stage.begin("LOGIN", initial, None);
         if initial.is_none() {
-            let Turn::Challenge(_, exchange) = turn else { panic!("no challenge") };
-            turn = stage.answer(exchange, "app");
+            let AuthStep::Challenge(_, exchange) = step else { panic!("no challenge") };
+            step = stage.answer(exchange, "app");
         }
-        let Turn::Challenge(reply, exchange) = turn else { panic!("no second challenge") };
+        let AuthStep::Challenge(reply, exchange) = step else { panic!("no second challenge") };
         assert_eq!(reply, replies::CHALLENGE_PASSWORD);
         who(stage.answer(exchange, password))
     };
@@ -154,7 +157,7 @@ fn login_asks_for_name_and_password() {
 
 #[test]
 fn cram_md5_takes_a_digest_of_who_may() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     assert_eq!(who(stage.cram_md5("app", "secret")), Ok("app".into()));
     assert_eq!(who(stage.cram_md5("app", "Secret")), wrong("app"));
     assert_eq!(who(stage.cram_md5("plain", "secret")), wrong("plain"), "added without --cram-md5");
@@ -167,7 +170,7 @@ fn cram_md5_takes_a_digest_of_who_may() {
 
 #[test]
 fn scram_proves_both_to_each_other() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     for name in ["app", "plain"] {
         assert_eq!(who(stage.scram("n,,", name, "secret", None)), Ok(name.into()));
     }
@@ -177,17 +180,17 @@ fn scram_proves_both_to_each_other() {
     }
     assert_eq!(who(stage.scram("n,,", "app", "Secret", None)), wrong("app"));
     assert_eq!(who(stage.scram("n,,", "nobody", "secret", None)), wrong("nobody"));
-    let Turn::Challenge(reply, exchange) = stage.begin("SCRAM-SHA-256", None, None) else {
+    let AuthStep::Challenge(reply, exchange) = stage.begin("SCRAM-SHA-256", None, None) else {
         panic!("no challenge")
     };
     assert_eq!(text(&reply), "");
     let first = stage.answer(exchange, "n,,n=app,r=abc");
-    assert!(matches!(first, Turn::Challenge(_, Exchange::ScramLast(_))));
+    assert!(matches!(first, AuthStep::Challenge(_, Exchange::ScramLast(_))));
 }
 
 #[test]
 fn scram_plus_is_bound_to_the_connection_and_cannot_be_talked_away() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     let channel = Some([7; 32]);
     assert_eq!(who(stage.scram("p=tls-exporter,,", "app", "secret", channel)), Ok("app".into()));
     assert_eq!(who(stage.scram("n,,", "app", "secret", channel)), Ok("app".into()), "it cannot bind");
@@ -200,19 +203,19 @@ fn scram_plus_is_bound_to_the_connection_and_cannot_be_talked_away() {
 #[test]
 fn after_the_servers_proof_the_client_has_nothing_to_say() {
     let end = || Exchange::ScramEnd(Arc::new(User::default()));
-    assert!(matches!(answer(end(), b""), Turn::Right(_)));
+    assert!(matches!(answer(end(), b""), AuthStep::LoggedIn(_)));
     assert!(refused(answer(end(), b"AAAA")).starts_with("501 5.5.2"));
     assert!(refused(answer(end(), b"*")).starts_with("501 5.7.0"), "it does not believe us");
 }
 
 #[test]
 fn the_challenge_of_a_wrong_name_looks_like_any_and_stays_the_same() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     let challenge = |name: &str| {
         let first = base64(&format!("n,,n={name},r=abc"));
         match stage.begin("SCRAM-SHA-256", Some(&first), None) {
-            Turn::Challenge(reply, _) => text(&reply),
-            turn => panic!("{turn:?}"),
+            AuthStep::Challenge(reply, _) => text(&reply),
+            step => panic!("{step:?}"),
         }
     };
     assert_eq!(challenge("nobody"), challenge("nobody"));
@@ -225,14 +228,14 @@ fn the_challenge_of_a_wrong_name_looks_like_any_and_stays_the_same() {
 
 #[test]
 fn what_is_no_response_is_refused() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     assert!(refused(stage.begin("XOAUTH2", None, None)).starts_with("504 5.5.4"));
     assert!(refused(stage.begin("SCRAM-SHA-1", None, None)).starts_with("504 5.5.4"));
     let exchanges = || {
         let challenge = "<x@y>".to_owned();
         let start = |mechanism| match stage.begin(mechanism, None, Some([0; 32])) {
-            Turn::Challenge(_, exchange) => exchange,
-            turn => panic!("{turn:?}"),
+            AuthStep::Challenge(_, exchange) => exchange,
+            step => panic!("{step:?}"),
         };
         [
             Exchange::Plain,
@@ -266,7 +269,7 @@ fn mechanisms_are_offered_where_they_can_be_had() {
 
 #[test]
 fn a_secret_is_never_shown() {
-    let stage = Stage::new();
+    let stage = Fixture::new();
     let asked = begin("PLAIN", Some(&base64("\0app\0hunter2")), &offer(None), &stage.hostname);
     assert!(!format!("{asked:?}").contains("hunter2"), "{asked:?}");
     let user = stage.users.find("app").unwrap();

@@ -1,6 +1,7 @@
-//! What a client may do too often: bad commands, failed logins, messages an hour.
+//! What a client may do too often: bad commands, failed logins, messages an hour, ETRN, sessions at once.
 
-pub(in crate::submission) mod errors;
-pub(in crate::submission) mod failures;
+pub(in crate::submission) mod bad_commands;
+pub(in crate::submission) mod etrn_requests;
+pub(in crate::submission) mod login_failures;
 pub(in crate::submission) mod rates;
-pub(in crate::submission) mod window;
+pub(in crate::submission) mod sessions;

@@ -4,24 +4,29 @@
 //! and not at all where it was not queued in the end. The counts are kept over a reload of the config and
 //! forgotten when the relay ends.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::submission::limits::window::{Slots, Window};
+use crate::kit::bounded::{TtlMap, Window};
+
 use crate::submission::users::User;
 
 /// As in `--rate N/h`.
 const RATE_WINDOW: Duration = Duration::from_secs(3600);
-/// Beyond so many users, those who sent nothing within the hour are forgotten. (No more than the users
-/// with a rate are ever counted, each half a KiB at most.)
-const IDLE_USERS_MAX: usize = 1_000;
+/// Users counted at once, each with a KiB at most. Only users with a rate are, so that nobody who sends is
+/// ever forgotten.
+const USERS_MAX: usize = 100_000;
 
 /// Messages of the last hour by user.
 #[derive(Debug)]
 pub(in crate::submission) struct Rates {
-    slots: Slots,
-    by_user: Mutex<HashMap<String, Window>>,
+    by_user: Mutex<TtlMap<String, Window<Instant>, Instant>>,
+}
+
+impl Default for Rates {
+    fn default() -> Rates {
+        Rates { by_user: Mutex::new(TtlMap::new(USERS_MAX, RATE_WINDOW)) }
+    }
 }
 
 /// One message that counts, until this is dropped without [`Counted::keep`].
@@ -29,6 +34,7 @@ pub(in crate::submission) struct Rates {
 pub(in crate::submission) struct Counted<'a> {
     rates: &'a Rates,
     user: String,
+    at: Instant,
     kept: bool,
 }
 
@@ -40,12 +46,7 @@ pub(in crate::submission) struct TooMany(
 );
 
 impl Rates {
-    /// Nobody has sent anything.
-    pub(in crate::submission) fn new(now: Instant) -> Rates {
-        Rates { slots: Slots::new(now, RATE_WINDOW), by_user: Mutex::default() }
-    }
-
-    /// Counts one more message of `user`; nothing to count where no rate was given.
+    /// Counts one more message of `user`; nothing to count where the user has no rate.
     ///
     /// # Errors
     /// The limit is reached; nothing was counted.
@@ -55,21 +56,17 @@ impl Rates {
         now: Instant,
     ) -> Result<Option<Counted<'_>>, TooMany> {
         let Some(rate) = user.rate else { return Ok(None) };
-        let now = self.slots.at(now);
         let mut by_user = self.lock();
-        if by_user.len() >= IDLE_USERS_MAX && !by_user.contains_key(&user.name) {
-            by_user.retain(|_, window| window.count(now) > 0);
-        }
-        let window = by_user.entry(user.name.clone()).or_default();
+        let window = by_user.renew(user.name.clone(), now, || Window::new(RATE_WINDOW));
         if window.count(now) >= rate.get() as usize {
             return Err(TooMany(rate.get()));
         }
         window.add(now);
-        Ok(Some(Counted { rates: self, user: user.name.clone(), kept: false }))
+        Ok(Some(Counted { rates: self, user: user.name.clone(), at: now, kept: false }))
     }
 
     /// A panic while counting leaves a map that is still a map.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Window>> {
+    fn lock(&self) -> MutexGuard<'_, TtlMap<String, Window<Instant>, Instant>> {
         self.by_user.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,7 +81,7 @@ impl Counted<'_> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.kept
-            && let Some(window) = self.rates.lock().get_mut(&self.user)
+            && let Some(window) = self.rates.lock().get_mut(&self.user, self.at)
         {
             window.take_back(1);
         }
@@ -103,7 +100,7 @@ mod tests {
     #[test]
     fn a_user_sends_so_many_an_hour_and_others_their_own() {
         let start = Instant::now();
-        let rates = Rates::new(start);
+        let rates = Rates::default();
         let at = |secs| start + Duration::from_secs(secs);
         let send = |user: &User, secs| rates.count(user, at(secs)).map(|counted| counted.unwrap().keep());
         let app = user("app", 2);
@@ -120,23 +117,12 @@ mod tests {
     #[test]
     fn what_was_not_queued_does_not_count_and_what_is_under_way_does() {
         let start = Instant::now();
-        let rates = Rates::new(start);
+        let rates = Rates::default();
         let app = user("app", 1);
         let under_way = rates.count(&app, start).unwrap();
         assert!(rates.count(&app, start).is_err(), "a second session must wait for the first");
         drop(under_way);
         rates.count(&app, start).unwrap().unwrap().keep();
         assert!(rates.count(&app, start).is_err());
-    }
-
-    #[test]
-    fn users_that_send_nothing_are_forgotten() {
-        let start = Instant::now();
-        let rates = Rates::new(start);
-        for n in 0..IDLE_USERS_MAX {
-            rates.count(&user(&n.to_string(), 1), start).unwrap().unwrap().keep();
-        }
-        rates.count(&user("last", 1), start + 2 * RATE_WINDOW).unwrap().unwrap().keep();
-        assert_eq!(rates.lock().len(), 1);
     }
 }

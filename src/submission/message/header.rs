@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use memchr::memchr;
 
+use crate::kit::text::date_field;
 use crate::mail::{Address, Domain};
 use crate::queue::MessageId;
 
@@ -132,7 +133,7 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
 
 /// `content` with the fixes that [`read`] found to be needed.
 pub(in crate::submission) fn fix(content: &[u8], header: &Header, trace: &Trace<'_>) -> Vec<u8> {
-    let date = date(trace.at);
+    let date = date_field(trace.at);
     let mut out = Vec::with_capacity(content.len() + 512);
     push_received(&mut out, trace, &date);
     if !header.has_message_id {
@@ -177,12 +178,6 @@ fn push(out: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
         out.extend_from_slice(part.as_bytes());
     }
-}
-
-/// RFC 5322 §3.3, in UTC.
-fn date(at: i64) -> String {
-    let at = jiff::Timestamp::from_second(at).unwrap_or_default();
-    at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 
 #[cfg(test)]

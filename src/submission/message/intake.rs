@@ -8,50 +8,14 @@ use std::net::IpAddr;
 
 use crate::mail::{Address, Body, Domain, Envelope, Reply};
 use crate::maillog;
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Origin, Queue};
+use crate::queue::{MessageId, NewMessage, Origin};
 
 use crate::submission::message::header::{self, HEADER_BYTES_MAX, Protocol, Trace};
+use crate::submission::ports::MessageQueue;
 use crate::submission::replies;
 
 /// Bytes of content in one row of the queue.
 pub(in crate::submission) const CHUNK_BYTES: usize = 256 << 10;
-
-/// What submission asks of the queue; the tests answer it from memory.
-pub(in crate::submission) trait MessageQueue: Send + Sync {
-    /// An id never given out before.
-    fn new_message_id(&self) -> MessageId;
-    /// Whether a message of so many bytes would fit.
-    fn has_room(&self, bytes: u64) -> bool;
-    /// Takes the next piece of a message to come.
-    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError>;
-    /// Forgets the pieces of a message that will not come.
-    fn discard(&self, id: MessageId);
-    /// Makes it a message; returns once it is on disk.
-    fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
-    /// Makes what waits for a domain due now, and records who asked.
-    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
-}
-
-impl MessageQueue for Queue {
-    fn new_message_id(&self) -> MessageId {
-        Queue::new_message_id(self)
-    }
-    fn has_room(&self, bytes: u64) -> bool {
-        Queue::has_room(self, bytes)
-    }
-    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
-        Queue::append_chunk(self, id, seq, data)
-    }
-    fn discard(&self, id: MessageId) {
-        Queue::discard(self, id);
-    }
-    fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
-        Queue::accept(self, message)
-    }
-    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
-        Queue::kick(self, kick, asker)
-    }
-}
 
 /// What is known about a message before its content.
 #[derive(Debug, Clone)]

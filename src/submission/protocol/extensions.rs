@@ -10,19 +10,19 @@ use std::sync::Arc;
 use crate::mail::handling::rfc3339;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release, Reply};
 
-use crate::submission::protocol::state::{Here, Tls};
+use crate::submission::protocol::policy::{PolicyContext, Tls};
 use crate::submission::replies;
 use crate::submission::syntax::command::{Mail, SyntaxError};
 use crate::submission::users::User;
 
 /// The lines of the EHLO reply behind its first.
-pub(in crate::submission) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) -> Vec<String> {
-    let welcome = here.is_welcome(user);
-    let holding = here.hold_secs_max.filter(|_| may_ask(user, here));
+pub(in crate::submission) fn offered(user: Option<&Arc<User>>, context: &PolicyContext<'_>) -> Vec<String> {
+    let welcome = context.is_welcome(user);
+    let holding = context.hold_secs_max.filter(|_| may_ask(user, context));
     let when = |holds: bool, line: &str| holds.then(|| line.to_owned());
     [
         when(true, "PIPELINING"),
-        Some(format!("SIZE {}", here.message_size_max)),
+        Some(format!("SIZE {}", context.message_size_max)),
         when(true, "8BITMIME"),
         when(true, "SMTPUTF8"),
         when(true, "DSN"),
@@ -31,18 +31,18 @@ pub(in crate::submission) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) 
         when(true, "BINARYMIME"),
         when(true, "DELIVERBY"),
         // RFC 9422 §3. There is no limit of transactions in a session, and so no MAILMAX.
-        Some(format!("LIMITS RCPTMAX={}", here.recipients_max)),
+        Some(format!("LIMITS RCPTMAX={}", context.recipients_max)),
         // RFC 4865 §4 (4): both limits.
-        holding.map(|secs| format!("FUTURERELEASE {secs} {}", rfc3339(here.now.saturating_add(secs)))),
-        when(may_ask(user, here), "MT-PRIORITY"),
-        when(here.tls == Tls::Active, "REQUIRETLS"),
+        holding.map(|secs| format!("FUTURERELEASE {secs} {}", rfc3339(context.now.saturating_add(secs)))),
+        when(may_ask(user, context), "MT-PRIORITY"),
+        when(context.tls == Tls::Active, "REQUIRETLS"),
         when(welcome, "ETRN"),
         when(welcome, "VRFY"),
         when(welcome, "EXPN"),
         // RFC 2645 §5: before AUTH too, since clients look for it there; it is 530 until then.
-        when(user.map_or(here.auth_offered() && here.auth.atrn, |user| !user.atrn.is_empty()), "ATRN"),
-        when(here.tls == Tls::Offered, "STARTTLS"),
-        (here.auth_offered() && user.is_none()).then(|| format!("AUTH {}", here.auth.mechanisms())),
+        when(user.map_or(context.auth_offered() && context.auth.atrn, |user| !user.atrn.is_empty()), "ATRN"),
+        when(context.tls == Tls::Offered, "STARTTLS"),
+        (context.auth_offered() && user.is_none()).then(|| format!("AUTH {}", context.auth.mechanisms())),
         when(true, "HELP"),
     ]
     .into_iter()
@@ -51,8 +51,8 @@ pub(in crate::submission) fn offered(user: Option<&Arc<User>>, here: &Here<'_>) 
 }
 
 /// Whether FUTURERELEASE and MT-PRIORITY are for this client.
-fn may_ask(user: Option<&Arc<User>>, here: &Here<'_>) -> bool {
-    here.auth_required || here.is_welcome(user)
+fn may_ask(user: Option<&Arc<User>>, context: &PolicyContext<'_>) -> bool {
+    context.auth_required || context.is_welcome(user)
 }
 
 /// The handling that MAIL asks for, as far as it is granted, and the reply that says so.
@@ -62,17 +62,17 @@ fn may_ask(user: Option<&Arc<User>>, here: &Here<'_>) -> bool {
 pub(in crate::submission) fn granted(
     mail: &Mail,
     user: Option<&Arc<User>>,
-    here: &Here<'_>,
+    context: &PolicyContext<'_>,
 ) -> Result<(Handling, Reply), Reply> {
-    if mail.require_tls && here.tls != Tls::Active {
+    if mail.require_tls && context.tls != Tls::Active {
         return Err(not_offered("REQUIRETLS"));
     }
-    if mail.priority.is_some() && !may_ask(user, here) {
+    if mail.priority.is_some() && !may_ask(user, context) {
         return Err(not_offered("MT-PRIORITY"));
     }
-    let release = mail.hold.map(|hold| release(hold, user, here)).transpose()?;
+    let release = mail.hold.map(|hold| release(hold, user, context)).transpose()?;
     // The time of BY, like the lifetime, begins with the release.
-    let from = release.map_or(here.now, |release| release.at.max(here.now));
+    let from = release.map_or(context.now, |release| release.at.max(context.now));
     let deliver_by = mail.by.map(|by| DeliverBy {
         at: from.saturating_add(by.secs),
         returns: by.returns,
@@ -88,18 +88,18 @@ pub(in crate::submission) fn granted(
 }
 
 /// RFC 4865 §4: not beyond what EHLO said. A time that is over releases at once.
-fn release(asked: Hold, user: Option<&Arc<User>>, here: &Here<'_>) -> Result<Release, Reply> {
+fn release(asked: Hold, user: Option<&Arc<User>>, context: &PolicyContext<'_>) -> Result<Release, Reply> {
     let parameter = match asked {
         Hold::For(_) => "HOLDFOR",
         Hold::Until(_) => "HOLDUNTIL",
     };
     let secs_max =
-        here.hold_secs_max.filter(|_| may_ask(user, here)).ok_or_else(|| not_offered(parameter))?;
+        context.hold_secs_max.filter(|_| may_ask(user, context)).ok_or_else(|| not_offered(parameter))?;
     let at = match asked {
-        Hold::For(secs) => here.now.saturating_add(i64::from(secs)),
+        Hold::For(secs) => context.now.saturating_add(i64::from(secs)),
         Hold::Until(at) => at,
     };
-    if at > here.now.saturating_add(secs_max) {
+    if at > context.now.saturating_add(secs_max) {
         Err(replies::HELD_TOO_LONG)
     } else {
         Ok(Release { at, asked })

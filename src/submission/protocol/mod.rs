@@ -1,11 +1,16 @@
 //! What is answered to a command, and what follows from it. Pure.
+//!
+//! `dispatch` takes a command to the file that decides about it; all of them go by the [`policy::PolicyContext`] and
+//! lead from one [`state::State`] to the next.
 
 pub(in crate::submission) mod aliases;
 pub(in crate::submission) mod atrn;
-pub(in crate::submission) mod etrn;
-pub(in crate::submission) mod extensions;
+pub(in crate::submission) mod dispatch;
+mod etrn;
+mod extensions;
 pub(in crate::submission) mod operator_commands;
-pub(in crate::submission) mod senders;
+pub(in crate::submission) mod policy;
+mod senders;
 pub(in crate::submission) mod state;
-pub(in crate::submission) mod transaction;
-pub(in crate::submission) mod vrfy;
+mod transaction;
+mod vrfy;

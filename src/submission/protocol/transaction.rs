@@ -1,5 +1,5 @@
 //! The mail transaction: MAIL, RCPT, DATA and BDAT (RFC 5321 §3.3, RFC 6409, RFC 3030). Pure, a part of
-//! `protocol.rs`.
+//! `protocol/dispatch.rs`.
 //!
 //! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
 
@@ -7,22 +7,23 @@ use crate::mail::{Address, Body, Envelope, Expanded, Notify, Recipient, Reply};
 
 use crate::submission::protocol::aliases::same_mailbox;
 use crate::submission::protocol::extensions;
+use crate::submission::protocol::policy::PolicyContext;
 use crate::submission::protocol::senders::may_send_as;
-use crate::submission::protocol::state::{Action, Client, Here, OpenMail, State, Step};
+use crate::submission::protocol::state::{Action, Client, OpenMail, State, Transition};
 use crate::submission::replies;
 use crate::submission::syntax::command::{Chunk, ForwardPath, Mail, Rcpt};
 
-pub(in crate::submission) fn mail(state: State, mail: Mail, here: &Here<'_>) -> Step {
+pub(in crate::submission) fn mail(state: State, mail: Mail, context: &PolicyContext<'_>) -> Transition {
     let client = match state {
         State::Ready(client) => client,
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        state => return Step::reply(state, replies::NESTED_MAIL),
+        State::Connected => return Transition::reply(state, replies::EHLO_FIRST),
+        state => return Transition::reply(state, replies::NESTED_MAIL),
     };
-    let granted = mail_allowed(&client, &mail, here)
-        .and_then(|()| extensions::granted(&mail, client.user.as_ref(), here));
+    let granted = mail_allowed(&client, &mail, context)
+        .and_then(|()| extensions::granted(&mail, client.user.as_ref(), context));
     let (handling, reply) = match granted {
         Ok(granted) => granted,
-        Err(reply) => return Step::reply(State::Ready(client), reply),
+        Err(reply) => return Transition::reply(State::Ready(client), reply),
     };
     let size = mail.size.unwrap_or(0);
     let envelope = Envelope {
@@ -34,18 +35,18 @@ pub(in crate::submission) fn mail(state: State, mail: Mail, here: &Here<'_>) -> 
         envid: mail.envid,
         handling,
     };
-    Step {
+    Transition {
         state: State::Mail(client, OpenMail { envelope, refused: false }),
         reply: Some(reply),
         action: Action::Reserve(size),
     }
 }
 
-fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Reply> {
-    if here.auth_required && !here.is_welcome(client.user.as_ref()) {
-        return Err(here.auth_first());
+fn mail_allowed(client: &Client, mail: &Mail, context: &PolicyContext<'_>) -> Result<(), Reply> {
+    if context.auth_required && !context.is_welcome(client.user.as_ref()) {
+        return Err(context.auth_first());
     }
-    if mail.size.is_some_and(|size| size > here.message_size_max) {
+    if mail.size.is_some_and(|size| size > context.message_size_max) {
         return Err(replies::TOO_BIG);
     }
     if mail.sender.as_ref().is_some_and(|sender| !mail.smtputf8 && !is_ascii(sender)) {
@@ -57,16 +58,16 @@ fn mail_allowed(client: &Client, mail: &Mail, here: &Here<'_>) -> Result<(), Rep
     }
 }
 
-pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> Step {
+pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
     let (client, mut envelope) = match state {
         State::Mail(client, open) => (client, open.envelope),
         State::Recipients(client, envelope) => (client, envelope),
-        State::Connected => return Step::reply(state, replies::EHLO_FIRST),
-        State::Chunks(_) => return Step::reply(state, replies::CHUNKS_BEGUN),
-        state => return Step::reply(state, replies::MAIL_FIRST),
+        State::Connected => return Transition::reply(state, replies::EHLO_FIRST),
+        State::Chunks(_) => return Transition::reply(state, replies::CHUNKS_BEGUN),
+        state => return Transition::reply(state, replies::MAIL_FIRST),
     };
-    let reply = match add_recipients(&client, &mut envelope, rcpt, here) {
-        Ok(reply) => return Step::reply(State::Recipients(client, envelope), reply),
+    let reply = match add_recipients(&client, &mut envelope, rcpt, context) {
+        Ok(reply) => return Transition::reply(State::Recipients(client, envelope), reply),
         Err(reply) => reply,
     };
     let state = if envelope.recipients.is_empty() {
@@ -74,7 +75,7 @@ pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, here: &Here<'_>) -> 
     } else {
         State::Recipients(client, envelope)
     };
-    Step::reply(state, reply)
+    Transition::reply(state, reply)
 }
 
 /// Adds whom a RCPT is for: one, or those its alias leads to.
@@ -82,20 +83,20 @@ fn add_recipients(
     client: &Client,
     envelope: &mut Envelope,
     rcpt: Rcpt,
-    here: &Here<'_>,
+    context: &PolicyContext<'_>,
 ) -> Result<Reply, Reply> {
     let alias = match &rcpt.to {
         ForwardPath::Local(name) => Some(name.clone()),
-        ForwardPath::Mailbox(address) => here.aliases.alias_of(address),
+        ForwardPath::Mailbox(address) => context.aliases.alias_of(address),
     };
-    let welcome = here.is_welcome(client.user.as_ref());
+    let welcome = context.is_welcome(client.user.as_ref());
     let is_alias = alias.is_some();
     let asked_for = match &rcpt.to {
         ForwardPath::Mailbox(address) => address.clone(),
-        ForwardPath::Local(name) => Address::new_dangerous(name, here.aliases.hostname.as_str()),
+        ForwardPath::Local(name) => Address::new_dangerous(name, context.aliases.hostname.as_str()),
     };
     let addresses = match (alias, rcpt.to) {
-        (Some(name), _) => here.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?,
+        (Some(name), _) => context.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?,
         (None, ForwardPath::Mailbox(_)) if !welcome => return Err(replies::NO_RELAYING),
         (None, ForwardPath::Mailbox(address)) => vec![address],
         (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
@@ -114,7 +115,7 @@ fn add_recipients(
     let places: Vec<Option<usize>> = addresses.iter().map(place_of).collect();
     // A first alias with more members than that is let through: asked again it would be no smaller.
     let new = places.iter().filter(|place| place.is_none()).count();
-    if !known.is_empty() && known.len() + new > here.recipients_max {
+    if !known.is_empty() && known.len() + new > context.recipients_max {
         return Err(replies::TOO_MANY_RECIPIENTS);
     }
     let expanded = is_expanded(addresses.len(), rcpt.notify, envelope.sender.as_ref());
@@ -165,28 +166,28 @@ fn either(one: Option<Notify>, other: Option<Notify>) -> Option<Notify> {
     })
 }
 
-pub(in crate::submission) fn data(state: State) -> Step {
+pub(in crate::submission) fn data(state: State) -> Transition {
     match state {
         State::Recipients(_, ref envelope) if envelope.body == Body::BinaryMime => {
-            Step::reply(state, replies::BINARY_NEEDS_BDAT)
+            Transition::reply(state, replies::BINARY_NEEDS_BDAT)
         }
-        State::Recipients(client, envelope) => Step {
+        State::Recipients(client, envelope) => Transition {
             state: State::Ready(client),
             reply: Some(replies::SEND_CONTENT),
             action: Action::Receive(envelope),
         },
         State::Mail(client, open) if open.refused => {
-            Step::reply(State::Mail(client, open), replies::NO_VALID_RECIPIENTS)
+            Transition::reply(State::Mail(client, open), replies::NO_VALID_RECIPIENTS)
         }
-        State::Connected => Step::reply(state, replies::EHLO_FIRST),
-        State::Mail(..) => Step::reply(state, replies::RCPT_FIRST),
-        State::Chunks(_) => Step::reply(state, replies::CHUNKS_BEGUN),
-        state => Step::reply(state, replies::MAIL_FIRST),
+        State::Connected => Transition::reply(state, replies::EHLO_FIRST),
+        State::Mail(..) => Transition::reply(state, replies::RCPT_FIRST),
+        State::Chunks(_) => Transition::reply(state, replies::CHUNKS_BEGUN),
+        state => Transition::reply(state, replies::MAIL_FIRST),
     }
 }
 
 /// RFC 3030 §2. A chunk follows whatever we think of it, and must not be read as commands.
-pub(in crate::submission) fn bdat(state: State, chunk: Chunk) -> Step {
+pub(in crate::submission) fn bdat(state: State, chunk: Chunk) -> Transition {
     let (client, envelope) = match state {
         State::Recipients(client, envelope) => (client, Some(envelope)),
         State::Chunks(client) => (client, None),
@@ -197,11 +198,11 @@ pub(in crate::submission) fn bdat(state: State, chunk: Chunk) -> Step {
                 State::Mail(..) => replies::RCPT_FIRST,
                 _ => replies::MAIL_FIRST,
             };
-            return Step { state, reply: Some(reply), action: Action::Skip(chunk.bytes) };
+            return Transition { state, reply: Some(reply), action: Action::Skip(chunk.bytes) };
         }
     };
     let state = if chunk.last { State::Ready(client) } else { State::Chunks(client) };
-    Step { state, reply: None, action: Action::ReceiveChunk(chunk, envelope) }
+    Transition { state, reply: None, action: Action::ReceiveChunk(chunk, envelope) }
 }
 
 /// An address that needs no SMTPUTF8. (A U-label alone could be sent as A-label, but was not asked to be.)

@@ -5,50 +5,38 @@
 use crate::mail::{Address, Reply, address};
 
 use crate::submission::protocol::aliases::Aliases;
-use crate::submission::protocol::state::{Here, State, Step};
+use crate::submission::protocol::policy::PolicyContext;
+use crate::submission::protocol::state::{State, Transition};
 use crate::submission::replies;
-use crate::submission::syntax::command::SyntaxError;
-
-/// The argument of VRFY and of EXPN.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::submission) struct Asked {
-    /// A local name or an address, with or without brackets; never empty.
-    pub(in crate::submission) name: String,
-    /// SMTPUTF8: the answer may be UTF-8.
-    pub(in crate::submission) utf8: bool,
-}
-
-/// Reads the argument of either. RFC 6531 §3.7.4.2: they may end in SMTPUTF8.
-pub(in crate::submission) fn parse(arguments: &str, usage: &'static str) -> Result<Asked, SyntaxError> {
-    let (name, utf8) = match arguments.rsplit_once(' ') {
-        Some((name, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => (name, true),
-        _ => (arguments, false),
-    };
-    match name.trim_matches(' ') {
-        "" => Err(SyntaxError::Usage(usage)),
-        name => Ok(Asked { name: name.to_owned(), utf8 }),
-    }
-}
+use crate::submission::syntax::command::NameQuery;
 
 /// RFC 5321 §3.5.1: the mailbox.
-pub(in crate::submission) fn vrfy(state: State, asked: &Asked, here: &Here<'_>) -> Step {
-    let reply = match here.is_welcome(state.user()) {
-        true => readable(verify(asked, &here.aliases), asked),
+pub(in crate::submission) fn vrfy(
+    state: State,
+    asked: &NameQuery,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    let reply = match context.is_welcome(state.user()) {
+        true => readable(verify(asked, &context.aliases), asked),
         false => replies::VRFY_NOT_FOR_STRANGERS,
     };
-    Step::reply(state, reply)
+    Transition::reply(state, reply)
 }
 
 /// RFC 5321 §3.5.1: the members of a list, each on its own line.
-pub(in crate::submission) fn expn(state: State, asked: &Asked, here: &Here<'_>) -> Step {
-    let reply = match here.is_welcome(state.user()) {
-        true => readable(expand(asked, &here.aliases), asked),
+pub(in crate::submission) fn expn(
+    state: State,
+    asked: &NameQuery,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    let reply = match context.is_welcome(state.user()) {
+        true => readable(expand(asked, &context.aliases), asked),
         false => replies::EXPN_NOT_FOR_STRANGERS,
     };
-    Step::reply(state, reply)
+    Transition::reply(state, reply)
 }
 
-/// What a name is here.
+/// What a name is.
 enum Named {
     Alias(String),
     /// An address that is no alias: it is relayed.
@@ -58,7 +46,7 @@ enum Named {
     NoAddress,
 }
 
-fn find(asked: &Asked, aliases: &Aliases<'_>) -> Named {
+fn find(asked: &NameQuery, aliases: &Aliases<'_>) -> Named {
     let name = asked.name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&asked.name);
     if !name.contains('@') {
         return if aliases.members(name).is_some() { Named::Alias(name.to_owned()) } else { Named::Nobody };
@@ -69,7 +57,7 @@ fn find(asked: &Asked, aliases: &Aliases<'_>) -> Named {
     }
 }
 
-fn verify(asked: &Asked, aliases: &Aliases<'_>) -> Reply {
+fn verify(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
     match find(asked, aliases) {
         Named::Alias(name) => match aliases.expand(&name).as_deref() {
             Some([]) => replies::ALIAS_LOOP,
@@ -87,7 +75,7 @@ fn verify(asked: &Asked, aliases: &Aliases<'_>) -> Reply {
     }
 }
 
-fn expand(asked: &Asked, aliases: &Aliases<'_>) -> Reply {
+fn expand(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
     let Named::Alias(name) = find(asked, aliases) else { return replies::NO_SUCH_LIST };
     match aliases.expand(&name).as_deref() {
         None => replies::NO_SUCH_LIST,
@@ -97,7 +85,7 @@ fn expand(asked: &Asked, aliases: &Aliases<'_>) -> Reply {
 }
 
 /// RFC 6531 §3.7.4.2: a mailbox that is not ASCII is shown only to who said SMTPUTF8.
-fn readable(reply: Reply, asked: &Asked) -> Reply {
+fn readable(reply: Reply, asked: &NameQuery) -> Reply {
     if asked.utf8 || reply.text.is_ascii() { reply } else { replies::NEEDS_UTF8_REPLY }
 }
 
@@ -122,7 +110,7 @@ mod tests {
         ]);
         let hostname = Domain::parse("relay.example").unwrap();
         let aliases = Aliases { names: &names, hostname: &hostname };
-        let asked = Asked { name: name.to_owned(), utf8 };
+        let asked = NameQuery { name: name.to_owned(), utf8 };
         let said = |reply: Reply| {
             let reply = readable(reply, &asked);
             format!("{} {}: {}", reply.code, reply.enhanced.unwrap(), reply.text)

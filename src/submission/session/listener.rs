@@ -13,10 +13,9 @@ use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
-use crate::submission::Shared;
-use crate::submission::StartError;
 use crate::submission::replies;
-use crate::submission::session::conversation::{Course, Session};
+use crate::submission::session::service::{SessionResources, StartError};
+use crate::submission::session::{Session, SessionScratch};
 use crate::submission::wire::connection::Wire;
 
 /// Connections that wait to be accepted.
@@ -28,12 +27,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(in crate::submission) struct Listener {
     configured: SocketAddr,
     local: SocketAddr,
-    door: Arc<Door>,
+    shared: Arc<ListenerShared>,
     thread: JoinHandle<()>,
 }
 
 /// What the accepting thread shares with who started it.
-struct Door {
+struct ListenerShared {
     socket: TcpListener,
     settings: RwLock<Arc<ListenSettings>>,
     closing: AtomicBool,
@@ -71,7 +70,7 @@ impl Listener {
     pub(in crate::submission) fn start(
         listen: &ListenSettings,
         socket: TcpListener,
-        shared: &Arc<Shared>,
+        resources: &Arc<SessionResources>,
     ) -> Result<Listener, StartError> {
         let failed = |source| StartError::Listen {
             address: listen.address,
@@ -79,17 +78,17 @@ impl Listener {
             remedy: "the system is out of threads or memory",
         };
         let local = socket.local_addr().map_err(failed)?;
-        let door = Arc::new(Door {
+        let shared = Arc::new(ListenerShared {
             socket,
             settings: RwLock::new(Arc::new(listen.clone())),
             closing: AtomicBool::new(false),
         });
-        let (thread_door, thread_shared) = (Arc::clone(&door), Arc::clone(shared));
+        let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
         let thread = thread::Builder::new()
             .name("listener".to_owned())
-            .spawn(move || thread_door.accept_all(&thread_shared))
+            .spawn(move || thread_shared.accept_all(&thread_resources))
             .map_err(failed)?;
-        Ok(Listener { configured: listen.address, local, door, thread })
+        Ok(Listener { configured: listen.address, local, shared, thread })
     }
 
     /// As the settings have it.
@@ -104,14 +103,14 @@ impl Listener {
 
     /// Other settings for connections from now on.
     pub(in crate::submission) fn set(&self, listen: &ListenSettings) {
-        *self.door.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
+        *self.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
     }
 
     /// Closes the socket. Connections that were accepted go on.
     pub(in crate::submission) fn stop(self) {
-        self.door.closing.store(true, Ordering::SeqCst);
+        self.shared.closing.store(true, Ordering::SeqCst);
         // Ends accept() on Linux; elsewhere a connection of our own does.
-        if SockRef::from(&self.door.socket).shutdown(Shutdown::Both).is_err() {
+        if SockRef::from(&self.shared.socket).shutdown(Shutdown::Both).is_err() {
             let mut address = self.local;
             if address.ip().is_unspecified() {
                 address.set_ip(if address.is_ipv6() {
@@ -127,8 +126,8 @@ impl Listener {
     }
 }
 
-impl Door {
-    fn accept_all(&self, shared: &Arc<Shared>) {
+impl ListenerShared {
+    fn accept_all(&self, resources: &Arc<SessionResources>) {
         loop {
             let accepted = self.socket.accept();
             if self.closing.load(Ordering::SeqCst) {
@@ -137,7 +136,7 @@ impl Door {
             match accepted {
                 Ok((socket, peer)) => {
                     let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    open_session(shared, settings, socket, peer.ip().to_canonical());
+                    open_session(resources, settings, socket, peer.ip().to_canonical());
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -150,15 +149,20 @@ impl Door {
 }
 
 /// Gives the connection a session, or sends it away.
-fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: TcpStream, client: IpAddr) {
-    let service = shared.service();
+fn open_session(
+    resources: &Arc<SessionResources>,
+    listener: Arc<ListenSettings>,
+    socket: TcpStream,
+    client: IpAddr,
+) {
+    let service = resources.service();
     let socket = Arc::new(socket);
-    let place = match shared.pool.admit(client, &socket, &service.limits) {
-        Ok(place) => place,
+    let slot = match resources.sessions.admit(client, &socket, &service.limits) {
+        Ok(slot) => slot,
         Err(reply) => return send_away(&socket, client, &listener, &reply),
     };
-    let (session_shared, session_socket, session_listener) =
-        (Arc::clone(shared), Arc::clone(&socket), Arc::clone(&listener));
+    let (session_resources, session_socket, session_listener) =
+        (Arc::clone(resources), Arc::clone(&socket), Arc::clone(&listener));
     let job = move || {
         // The client is gone already where this fails.
         let limits = &service.limits;
@@ -168,19 +172,13 @@ fn open_session(shared: &Arc<Shared>, listener: Arc<ListenSettings>, socket: Tcp
             client,
             service: &service,
             listener: &session_listener,
-            queue: &*session_shared.queue,
-            failures: &session_shared.failures,
-            rates: &session_shared.rates,
-            handshakes: &session_shared.handshakes,
-            kicks: &session_shared.kicks,
-            insight: &*session_shared.insight,
-            presence: &place.presence,
-            on_demand: &*session_shared.on_demand,
-            course: Course::default(),
+            resources: &session_resources,
+            handle: &slot.handle,
+            scratch: SessionScratch::default(),
         }
         .run();
     };
-    if let Err(error) = shared.pool.run(Box::new(job)) {
+    if let Err(error) = resources.pool.run(Box::new(job)) {
         log::error!("starting a session thread: {error} (lower [limits] sessions, or raise TasksMax)");
         send_away(&socket, client, &listener, &replies::TOO_MANY_SESSIONS);
     }

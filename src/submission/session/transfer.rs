@@ -13,30 +13,20 @@ use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::content::DataReader;
 use crate::submission::message::header::Protocol;
 use crate::submission::message::intake::{Intake, Submitted};
-use crate::submission::protocol::state::{self, State};
+use crate::submission::protocol::dispatch;
+use crate::submission::protocol::state::State;
 use crate::submission::replies;
-use crate::submission::session::conversation::{End, Flow, Session, unix_now};
+use crate::submission::session::{End, Flow, Incoming, Session};
 use crate::submission::syntax::command::Chunk;
 use crate::submission::wire::connection::WireError;
 
 /// The slowest pace of content that is waited for, beyond twice the idle time-out.
 const CONTENT_BYTES_PER_SEC_MIN: u64 = 1 << 10;
 
-/// A message of which chunks have come.
-pub(in crate::submission) struct Incoming<'a> {
-    intake: Intake<'a>,
-    reader: ChunkReader,
-}
-
 impl<'a> Session<'a> {
     /// Reads the content behind a 354, queues the message and gives the reply.
-    pub(in crate::submission) fn receive(
-        &mut self,
-        state: &State,
-        envelope: Envelope,
-        encrypted: bool,
-    ) -> Result<Reply, End> {
-        let mut intake = self.intake(state, envelope, encrypted);
+    pub(super) fn receive(&mut self, state: &State, envelope: Envelope) -> Result<Reply, End> {
+        let mut intake = self.intake(state, envelope);
         let mut reader = DataReader::new();
         let begin = Instant::now();
         loop {
@@ -51,19 +41,13 @@ impl<'a> Session<'a> {
     }
 
     /// Reads a chunk and answers it; with the last one, or one that is refused, the message is done with.
-    pub(in crate::submission) fn receive_chunk(
-        &mut self,
-        state: State,
-        chunk: Chunk,
-        envelope: Option<Envelope>,
-        encrypted: bool,
-    ) -> Flow {
+    pub(super) fn receive_chunk(&mut self, state: State, chunk: Chunk, envelope: Option<Envelope>) -> Flow {
         let incoming = match envelope {
             Some(envelope) => {
                 let reader = ChunkReader::new(envelope.body);
-                Some(Incoming { intake: self.intake(&state, envelope, encrypted), reader })
+                Some(Incoming { intake: self.intake(&state, envelope), reader })
             }
-            None => self.course.incoming.take(),
+            None => self.scratch.incoming.take(),
         };
         // The protocol sends no envelope only behind a chunk that left a message here.
         let Some(Incoming { mut intake, mut reader }) = incoming else { return Err(End::Lost) };
@@ -87,9 +71,9 @@ impl<'a> Session<'a> {
             Ok(state)
         } else if intake.is_refused() {
             self.say(&intake.finish())?;
-            Ok(state::chunk_refused(state))
+            Ok(dispatch::chunk_refused(state))
         } else {
-            self.course.incoming = Some(Incoming { intake, reader });
+            self.scratch.incoming = Some(Incoming { intake, reader });
             self.say(&replies::chunk_received(chunk.bytes))?;
             Ok(state)
         }
@@ -99,7 +83,7 @@ impl<'a> Session<'a> {
     fn finish(&mut self, intake: Intake<'a>) -> Reply {
         let reply = intake.finish();
         if reply.is_positive()
-            && let Some(counted) = self.course.counted.take()
+            && let Some(counted) = self.scratch.counted.take()
         {
             counted.keep();
         }
@@ -107,7 +91,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads so many bytes of content that nobody wants.
-    pub(in crate::submission) fn skip(&mut self, bytes: u64) -> Result<(), End> {
+    pub(super) fn skip(&mut self, bytes: u64) -> Result<(), End> {
         let begin = Instant::now();
         let mut left = bytes;
         while left > 0 {
@@ -129,12 +113,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn intake(&self, state: &State, envelope: Envelope, encrypted: bool) -> Intake<'a> {
+    fn intake(&self, state: &State, envelope: Envelope) -> Intake<'a> {
         let client = state.client();
         let user = client.and_then(|client| client.user.as_ref());
         let protocol = Protocol {
             extended: client.is_some_and(|client| client.extended),
-            tls: encrypted,
+            tls: self.wire.is_encrypted(),
             authenticated: user.is_some(),
             smtputf8: envelope.smtputf8,
         };
@@ -146,12 +130,12 @@ impl<'a> Session<'a> {
             helo: client.map(|client| client.name.clone()).unwrap_or_default(),
             protocol,
             hostname: &service.hostname,
-            at: unix_now(),
+            at: self.resources.ports.clock.now(),
             lifetime_secs: service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
             message_bytes_max: service.limits.message_size,
             hops_max: service.limits.received_hops,
         };
-        Intake::new(self.queue, submitted)
+        Intake::new(&*self.resources.ports.queue, submitted)
     }
 }
 

@@ -1,26 +1,10 @@
-//! A command line's bytes read into a [`Command`] (RFC 5321 §4.1): pure, and the only reader of them.
+//! The commands of SMTP as they stood on their line (RFC 5321 §4.1), and what may be wrong with a line.
 //!
-//! What comes out holds no control character and is UTF-8. Whether the command is allowed
-//! now is not asked here (see `protocol.rs`). The parameters of MAIL and RCPT are read in
-//! `parameters.rs`, the arguments of VRFY, ETRN, ATRN and the private commands where those live.
+//! No value here holds a control character, and all text is UTF-8.
 
-use crate::mail::address::{self, AddressError};
-use crate::mail::{Address, Body, Domain, Hold, Notify, Path, Priority, Ret};
-
-use crate::submission::protocol::atrn;
-use crate::submission::protocol::etrn::{self, Node};
-use crate::submission::protocol::operator_commands::{self, Private};
-use crate::submission::protocol::vrfy::{self, Asked};
-use crate::submission::syntax::parameters;
-
-/// The longest line of a SASL exchange without its CR LF (RFC 4954 §4), and so of all lines.
-pub(in crate::submission) const LINE_BYTES_MAX: usize = 12_286;
-/// RFC 5321 §4.5.3.1.4, without CR LF.
-const COMMAND_BYTES_MAX: usize = 510;
-/// The same for MAIL and RCPT with the room that extensions ask for: SIZE 26 (RFC 1870), BODY 17
-/// (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), DSN 500 (RFC 3461), FUTURERELEASE 34 (RFC 4865),
-/// BY 17 (RFC 2852), MT-PRIORITY 15 (RFC 6710), REQUIRETLS 11 (RFC 8689) and those to come.
-const PATH_COMMAND_BYTES_MAX: usize = 2_046;
+use crate::mail::address::AddressError;
+use crate::mail::{Address, Body, Domain, Hold, Notify, Priority, Ret};
+use crate::queue::Kick;
 
 /// A command as it stood on its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +22,13 @@ pub(in crate::submission) enum Command {
     /// With the command it asks about.
     Help(Option<String>),
     /// With the name or address it asks about.
-    Vrfy(Asked),
+    Vrfy(NameQuery),
     /// With the list it asks about.
-    Expn(Asked),
+    Expn(NameQuery),
     Etrn(Node),
     /// With the domains that are named.
     Atrn(Vec<Domain>),
-    Private(Private),
+    Operator(OperatorCommand),
     Starttls,
     Auth {
         /// Upper case.
@@ -143,6 +127,45 @@ pub(in crate::submission) enum SyntaxError {
     Retired(&'static str),
 }
 
+/// The argument of VRFY and of EXPN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::submission) struct NameQuery {
+    /// A local name or an address, with or without brackets; never empty.
+    pub(in crate::submission) name: String,
+    /// SMTPUTF8: the answer may be UTF-8.
+    pub(in crate::submission) utf8: bool,
+}
+
+/// Whom an ETRN is for (RFC 1985 §5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::submission) enum Node {
+    /// `host` or `@domain`.
+    Kick(Kick),
+    /// `#lane`: "a name that only this host would know", here a lane's (`XSTA` lists them).
+    Lane(String),
+}
+
+impl std::fmt::Display for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Node::Kick(kick) => kick.fmt(f),
+            Node::Lane(lane) => write!(f, "#{lane}"),
+        }
+    }
+}
+
+/// A private command as it stood on its line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::submission) enum OperatorCommand {
+    /// With an address or a local name.
+    Xadr(String),
+    Xsta(Option<String>),
+    Xcir(Option<String>),
+    Xgen,
+    /// Arguments that do not fit; how it is written. No syntax error yet: strangers hear 502.
+    Misused(&'static str),
+}
+
 /// Each command with how it is written, for HELP and for 501.
 pub(in crate::submission) const USAGE: &[(&str, &str)] = &[
     ("HELO", "HELO domain"),
@@ -161,258 +184,17 @@ pub(in crate::submission) const USAGE: &[(&str, &str)] = &[
     ("HELP", "HELP [command]"),
     ("VRFY", "VRFY name-or-address [SMTPUTF8]"),
     ("EXPN", "EXPN list [SMTPUTF8]"),
-    ("ETRN", etrn::USAGE),
-    ("ATRN", atrn::USAGE),
+    ("ETRN", ETRN_USAGE),
+    ("ATRN", ATRN_USAGE),
     ("STARTTLS", "STARTTLS"),
     ("AUTH", "AUTH mechanism [initial-response]"),
 ];
 
-/// Reads a line without its CR LF.
-///
-/// # Errors
-/// What is wrong with it; the session's state is not touched then.
-pub(in crate::submission) fn parse(line: &[u8]) -> Result<Command, SyntaxError> {
-    if line.iter().any(u8::is_ascii_control) {
-        return Err(SyntaxError::Control);
-    }
-    let text = std::str::from_utf8(line).map_err(|_| SyntaxError::NotUtf8)?;
-    // RFC 5321 §4.1.1: white space before the end of the line is to be tolerated.
-    let text = text.trim_end_matches(' ');
-    let (verb, arguments) = text.split_once(' ').unwrap_or((text, ""));
-    let mut upper = [0u8; 8];
-    let upper = match upper.get_mut(..verb.len()) {
-        Some(upper) => {
-            upper.copy_from_slice(verb.as_bytes());
-            upper.make_ascii_uppercase();
-            &*upper
-        }
-        None => return Err(SyntaxError::Unknown),
-    };
-    let bytes_max = match upper {
-        b"AUTH" => LINE_BYTES_MAX,
-        b"MAIL" | b"RCPT" => PATH_COMMAND_BYTES_MAX,
-        _ => COMMAND_BYTES_MAX,
-    };
-    if line.len() > bytes_max {
-        return Err(SyntaxError::TooLong);
-    }
-    match upper {
-        b"EHLO" => client_name(arguments, "EHLO domain").map(Command::Ehlo),
-        b"HELO" => client_name(arguments, "HELO domain").map(Command::Helo),
-        b"MAIL" => mail(arguments).map(Command::Mail),
-        b"RCPT" => rcpt(arguments).map(Command::Rcpt),
-        b"DATA" => without_arguments(Command::Data, arguments, "DATA"),
-        b"BDAT" => bdat(arguments).map(Command::Bdat),
-        b"RSET" => without_arguments(Command::Rset, arguments, "RSET"),
-        b"QUIT" => without_arguments(Command::Quit, arguments, "QUIT"),
-        b"STARTTLS" => without_arguments(Command::Starttls, arguments, "STARTTLS"),
-        b"NOOP" => Ok(Command::Noop),
-        b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.to_owned()))),
-        b"VRFY" => vrfy::parse(arguments, "VRFY name-or-address").map(Command::Vrfy),
-        b"EXPN" => vrfy::parse(arguments, "EXPN list").map(Command::Expn),
-        b"ETRN" => etrn::parse(arguments).map(Command::Etrn),
-        b"ATRN" => atrn::parse(arguments).map(Command::Atrn),
-        b"AUTH" => auth(arguments),
-        b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::Retired("use MAIL (RFC 5321 appendix F.6)")),
-        b"TURN" => Err(SyntaxError::Retired("use ATRN after AUTH (RFC 2645)")),
-        b"RELAY" => Err(SyntaxError::Retired("use AUTH, then MAIL and RCPT")),
-        b"TLS" => Err(SyntaxError::Retired("use STARTTLS (RFC 3207)")),
-        b"XADR" | b"XSTA" | b"XCIR" | b"XGEN" => {
-            Ok(Command::Private(operator_commands::parse(&verb.to_ascii_uppercase(), arguments)))
-        }
-        b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE" => {
-            Err(SyntaxError::NotSmtp)
-        }
-        _ => Err(SyntaxError::Unknown),
-    }
-}
+/// Each command of operators with how it is written, for HELP to operators and for 501.
+pub(in crate::submission) const OPERATOR_USAGE: &[(&str, &str)] =
+    &[("XADR", "XADR address"), ("XSTA", "XSTA [lane]"), ("XCIR", "XCIR [lane]"), ("XGEN", "XGEN")];
 
-fn without_arguments(command: Command, arguments: &str, usage: &'static str) -> Result<Command, SyntaxError> {
-    if arguments.is_empty() { Ok(command) } else { Err(SyntaxError::Usage(usage)) }
-}
-
-/// The argument of HELO and EHLO. Any one printable word is taken: clients send what their
-/// machine calls itself, and refusing them for it helps nobody. It is proof of nothing.
-fn client_name(arguments: &str, usage: &'static str) -> Result<String, SyntaxError> {
-    let name = arguments.trim_start_matches(' ');
-    let fits = !name.is_empty() && name.len() <= address::DOMAIN_BYTES_MAX;
-    if fits && !name.contains(|c: char| c == ' ' || c.is_control()) {
-        Ok(name.to_owned())
-    } else {
-        Err(SyntaxError::Usage(usage))
-    }
-}
-
-/// What follows `FROM:` or `TO:`. Spaces after the colon are tolerated: many clients send one.
-fn after_keyword<'a>(arguments: &'a str, keyword: &str) -> Option<&'a str> {
-    let arguments = arguments.trim_start_matches(' ');
-    let (head, rest) = arguments.split_at_checked(keyword.len())?;
-    head.eq_ignore_ascii_case(keyword).then(|| rest.trim_start_matches(' '))
-}
-
-fn mail(arguments: &str) -> Result<Mail, SyntaxError> {
-    let path = after_keyword(arguments, "FROM:").ok_or(SyntaxError::Usage("MAIL FROM:<address>"))?;
-    let (path, rest) = address::parse_path(path).map_err(SyntaxError::Sender)?;
-    let sender = match path {
-        Path::Null => None,
-        Path::Postmaster => return Err(SyntaxError::Sender(AddressError::NoDomain)),
-        Path::Mailbox(address) => Some(address),
-    };
-    parameters::of_mail(rest, Mail { sender, ..Mail::default() })
-}
-
-fn rcpt(arguments: &str) -> Result<Rcpt, SyntaxError> {
-    let path = after_keyword(arguments, "TO:").ok_or(SyntaxError::Usage("RCPT TO:<address>"))?;
-    let (to, rest) = match address::parse_path(path) {
-        Ok((Path::Mailbox(address), rest)) => (ForwardPath::Mailbox(address), rest),
-        Ok((Path::Postmaster, rest)) => (ForwardPath::Local("postmaster".to_owned()), rest),
-        Ok((Path::Null, _)) => return Err(SyntaxError::Recipient(AddressError::Local)),
-        Err(AddressError::NoDomain) => {
-            local_path(path).ok_or(SyntaxError::Recipient(AddressError::NoDomain))?
-        }
-        Err(error) => return Err(SyntaxError::Recipient(error)),
-    };
-    parameters::of_rcpt(rest, Rcpt { to, notify: None, orcpt: None })
-}
-
-/// `<root>`: a local name, for cron mail and the like.
-fn local_path(path: &str) -> Option<(ForwardPath, &str)> {
-    let (name, rest) = path.strip_prefix('<')?.split_once('>')?;
-    is_local_name(name).then(|| (ForwardPath::Local(name.to_ascii_lowercase()), rest))
-}
-
-/// The names that `[aliases]` may have.
-pub(in crate::submission) fn is_local_name(name: &str) -> bool {
-    (1..=address::LOCAL_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
-}
-
-/// A size that fits no message still says how much follows; the protocol refuses it, having skipped that.
-fn bdat(arguments: &str) -> Result<Chunk, SyntaxError> {
-    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
-    let bytes = words.next().and_then(parameters::size).ok_or(SyntaxError::ChunkSize)?;
-    match (words.next(), words.next()) {
-        (None, None) => Ok(Chunk { bytes, last: false }),
-        (Some(last), None) if last.eq_ignore_ascii_case("LAST") => Ok(Chunk { bytes, last: true }),
-        _ => Err(SyntaxError::ChunkSize),
-    }
-}
-
-fn auth(arguments: &str) -> Result<Command, SyntaxError> {
-    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
-    match (words.next(), words.next(), words.next()) {
-        (Some(mechanism), initial, None) => Ok(Command::Auth {
-            mechanism: mechanism.to_ascii_uppercase(),
-            initial: initial.map(str::to_owned),
-        }),
-        _ => Err(SyntaxError::Usage("AUTH mechanism [initial-response]")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(line: &str) -> Result<Command, SyntaxError> {
-        parse(line.as_bytes())
-    }
-
-    fn mailbox(text: &str) -> Address {
-        address::parse(text).unwrap()
-    }
-
-    #[test]
-    fn commands_are_read_in_any_case_with_spaces_at_the_end() {
-        assert_eq!(read("ehlo client.example  "), Ok(Command::Ehlo("client.example".into())));
-        assert_eq!(read("HeLo [192.0.2.1]"), Ok(Command::Helo("[192.0.2.1]".into())));
-        assert_eq!(read("quit "), Ok(Command::Quit));
-        assert_eq!(read("noop whatever it is"), Ok(Command::Noop));
-        assert_eq!(read("HELP mail"), Ok(Command::Help(Some("mail".into()))));
-        let auth = Command::Auth { mechanism: "PLAIN".into(), initial: Some("AGEAYg==".into()) };
-        assert_eq!(read("auth plain AGEAYg=="), Ok(auth));
-        let asked = |name: &str, utf8| Asked { name: name.into(), utf8 };
-        assert_eq!(read("VRFY john doe SMTPUTF8"), Ok(Command::Vrfy(asked("john doe", true))));
-        assert_eq!(read("expn team"), Ok(Command::Expn(asked("team", false))));
-        assert_eq!(read("xsta  route:*"), Ok(Command::Private(Private::Xsta(Some("route:*".into())))));
-        assert_eq!(read("XGEN now"), Ok(Command::Private(Private::Misused("XGEN"))));
-        assert_eq!(read("XADR"), Ok(Command::Private(Private::Misused("XADR address"))));
-    }
-
-    #[test]
-    fn paths_are_read_with_and_without_a_space_after_the_colon() {
-        for line in ["MAIL FROM:<a@b.example>", "mail from: <a@b.example>", "MAIL  FROM:<a@b.example> "] {
-            let mail = Mail { sender: Some(mailbox("a@b.example")), ..Mail::default() };
-            assert_eq!(read(line), Ok(Command::Mail(mail)), "{line}");
-        }
-        assert_eq!(read("MAIL FROM:<>"), Ok(Command::Mail(Mail::default())));
-        let to = |to| Ok(Command::Rcpt(Rcpt { to, notify: None, orcpt: None }));
-        assert_eq!(read("RCPT TO:<a@b>"), to(ForwardPath::Mailbox(mailbox("a@b"))));
-        assert_eq!(read("RCPT TO:<Postmaster>"), to(ForwardPath::Local("postmaster".into())));
-        assert_eq!(read("RCPT TO: <Root>"), to(ForwardPath::Local("root".into())));
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_line_is_named() {
-        use SyntaxError::*;
-        for (line, error) in [
-            ("", Unknown),
-            ("HALLO", Unknown),
-            ("STARTTLSX", Unknown),
-            ("EHLO", Usage("EHLO domain")),
-            ("EHLO a b", Usage("EHLO domain")),
-            ("DATA now", Usage("DATA")),
-            ("MAIL", Usage("MAIL FROM:<address>")),
-            ("MAIL FROM <a@b>", Usage("MAIL FROM:<address>")),
-            ("MAIL TO:<a@b>", Usage("MAIL FROM:<address>")),
-            ("MAIL FROM:a@b", Sender(AddressError::Brackets)),
-            ("MAIL FROM:<a>", Sender(AddressError::NoDomain)),
-            ("MAIL FROM:<postmaster>", Sender(AddressError::NoDomain)),
-            ("RCPT TO:<>", Recipient(AddressError::Local)),
-            ("RCPT TO:<a b>", Recipient(AddressError::NoDomain)),
-            ("RCPT TO:<a@b>x", Recipient(AddressError::Brackets)),
-            ("RCPT TO:\"a@b\"", Recipient(AddressError::Brackets)),
-            ("VRFY", Usage("VRFY name-or-address")),
-            ("ETRN", Usage(etrn::USAGE)),
-            ("ETRN @", Usage(etrn::USAGE)),
-            ("ETRN a b", Usage(etrn::USAGE)),
-            ("AUTH", Usage("AUTH mechanism [initial-response]")),
-            ("AUTH PLAIN a b", Usage("AUTH mechanism [initial-response]")),
-            ("GET / HTTP/1.1", NotSmtp),
-            ("TLS", Retired("use STARTTLS (RFC 3207)")),
-            ("BDAT", ChunkSize),
-            ("BDAT LAST", ChunkSize),
-            ("BDAT -1", ChunkSize),
-            ("BDAT +1", ChunkSize),
-            ("BDAT 0x10", ChunkSize),
-            ("BDAT 5 FIRST", ChunkSize),
-            ("BDAT 5 LAST LAST", ChunkSize),
-            ("BDAT 111111111111111111111", ChunkSize),
-            ("NOOP\0", Control),
-            ("NOOP\rNOOP", Control),
-            ("EHLO\tx", Control),
-        ] {
-            assert_eq!(read(line), Err(error), "{line:?}");
-        }
-        assert_eq!(parse(b"VRFY \xff"), Err(NotUtf8));
-    }
-
-    #[test]
-    fn bdat_reads_a_size_and_last() {
-        let bdat = |bytes, last| Ok(Command::Bdat(Chunk { bytes, last }));
-        assert_eq!(read("BDAT 67"), bdat(67, false));
-        assert_eq!(read("bdat 0 last"), bdat(0, true));
-        assert_eq!(read("BDAT 007  LAST "), bdat(7, true));
-        assert_eq!(read("BDAT 99999999999999999999"), bdat(u64::MAX, false));
-    }
-
-    #[test]
-    fn each_command_has_its_own_longest_line() {
-        let padded = |head: &str, bytes: usize| format!("{head}{}", "x".repeat(bytes - head.len()));
-        assert!(read(&padded("NOOP ", COMMAND_BYTES_MAX)).is_ok());
-        assert_eq!(read(&padded("NOOP ", COMMAND_BYTES_MAX + 1)), Err(SyntaxError::TooLong));
-        assert!(read(&padded("AUTH PLAIN ", LINE_BYTES_MAX)).is_ok());
-        assert_eq!(read(&padded("AUTH PLAIN ", LINE_BYTES_MAX + 1)), Err(SyntaxError::TooLong));
-        let line = padded("MAIL FROM:<a@b> X", PATH_COMMAND_BYTES_MAX + 1);
-        assert_eq!(read(&line), Err(SyntaxError::TooLong));
-    }
-}
+/// How ETRN is written.
+pub(in crate::submission) const ETRN_USAGE: &str = "ETRN host | @domain | #lane";
+/// How ATRN is written.
+pub(in crate::submission) const ATRN_USAGE: &str = "ATRN [domain,domain…]";

@@ -1,4 +1,6 @@
-//! A line of bytes read into a command. Pure.
+//! A line of bytes read into a command. Pure, and the lowest wing: it knows nothing of sessions.
 
+mod arguments;
 pub(in crate::submission) mod command;
-pub(in crate::submission) mod parameters;
+mod parameters;
+pub(in crate::submission) mod parse;

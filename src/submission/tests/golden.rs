@@ -26,15 +26,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::clock::Clock;
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Domain, Expanded, Notify, Priority, Ret, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
-use crate::submission::OnDemand;
 use crate::submission::Submission;
-use crate::submission::Turned;
-use crate::submission::Waiting;
-use crate::submission::message::intake::MessageQueue;
-use crate::submission::protocol::operator_commands::{Insight, Question};
+use crate::submission::ports::{
+    MessageQueue, OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail,
+};
+use crate::submission::session::service::Ports;
 use crate::submission::users::{Directory, Known, User, Verifier};
 use crate::submission::wire::tls;
 
@@ -103,14 +103,16 @@ impl MessageQueue for MemoryQueue {
 }
 
 /// The other rooms' double: says what it was asked.
-pub(in crate::submission) struct Echo;
+struct Echo;
 
-impl Insight for Echo {
-    fn answer(&self, question: &Question) -> Result<Vec<String>, String> {
-        match question {
-            Question::Route(addresses) => Ok(addresses.iter().map(|to| format!("route of {to}")).collect()),
-            Question::Waiting(None) => Ok((1..=60).map(|n| format!("lane {n}: 1 messages")).collect()),
-            Question::Waiting(Some(lane)) if lane == "broken" => Err("the database is busy".to_owned()),
+impl OperatorQueries for Echo {
+    fn answer(&self, query: &OperatorQuery) -> Result<Vec<String>, String> {
+        match query {
+            OperatorQuery::Route(addresses) => {
+                Ok(addresses.iter().map(|to| format!("route of {to}")).collect())
+            }
+            OperatorQuery::Waiting(None) => Ok((1..=60).map(|n| format!("lane {n}: 1 messages")).collect()),
+            OperatorQuery::Waiting(Some(lane)) if lane == "broken" => Err("the database is busy".to_owned()),
             other => Ok(vec![format!("{other:?}")]),
         }
     }
@@ -122,26 +124,26 @@ impl Insight for Echo {
 
 /// Who keeps the mail that is fetched: `waiting.example` has some, `busy.example` cannot be read, and
 /// `lost.example` was taken from its user meanwhile.
-pub(in crate::submission) struct Shelf;
+struct Shelf;
 
 impl OnDemand for Shelf {
-    fn look(&self, _user: &str, domains: &[Domain]) -> Waiting {
+    fn look(&self, _user: &str, domains: &[Domain]) -> WaitingMail {
         let named = |name: &str| domains.iter().any(|domain| domain.as_str() == name);
         match () {
-            () if named("lost.example") => Waiting::NotTheirs,
-            () if named("busy.example") => Waiting::Unknown,
-            () if named("waiting.example") => Waiting::Mail,
-            () => Waiting::Nothing,
+            () if named("lost.example") => WaitingMail::NotTheirs,
+            () if named("busy.example") => WaitingMail::Unknown,
+            () if named("waiting.example") => WaitingMail::Mail,
+            () => WaitingMail::Nothing,
         }
     }
 
     /// Takes the greeting and says what it was given, in the clear only.
-    fn hand_over(&self, turned: Turned) {
+    fn hand_over(&self, connection: ReversedConnection) {
         let mut greeting = String::new();
-        let mut socket = &*turned.socket;
+        let mut socket = &*connection.socket;
         BufReader::new(socket).read_line(&mut greeting).unwrap();
-        let domains: Vec<&str> = turned.domains.iter().map(Domain::as_str).collect();
-        let (user, name) = (turned.user, turned.name);
+        let domains: Vec<&str> = connection.domains.iter().map(Domain::as_str).collect();
+        let (user, name) = (connection.user, connection.name);
         write!(socket, "{user} at {name} fetches {} after {greeting}", domains.join(",")).unwrap();
     }
 }
@@ -225,10 +227,16 @@ pub(in crate::submission) fn settings(certificates: &Path) -> SubmissionSettings
     }
 }
 
-/// Starts submission with the double.
-pub(in crate::submission) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
+/// The doubles, at a time that stands still.
+pub(in crate::submission) fn ports(queue: &Arc<MemoryQueue>) -> Ports {
     let queue: Arc<MemoryQueue> = Arc::clone(queue);
-    Submission::start_with(settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap()
+    let clock = Clock::by_hand(1_795_000_000);
+    Ports { queue, operator_queries: Arc::new(Echo), on_demand: Arc::new(Shelf), clock }
+}
+
+/// Starts submission with the doubles.
+pub(in crate::submission) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
+    Submission::start_with(settings, Box::new(verify), ports(queue)).unwrap()
 }
 
 /// A TLS client that trusts only the certificate made in `certificates`.
@@ -376,14 +384,14 @@ impl Player {
     }
 }
 
-struct Stage {
+struct Dialogue {
     queue: Arc<MemoryQueue>,
     submission: Submission,
     player: Player,
     certificates: tempfile::TempDir,
 }
 
-fn set_up(listen: &str) -> Stage {
+fn set_up(listen: &str) -> Dialogue {
     let certificates = tempfile::tempdir().unwrap();
     let mut settings = settings(certificates.path());
     for option in listen.split_whitespace() {
@@ -413,7 +421,7 @@ fn set_up(listen: &str) -> Stage {
     if settings.listen[0].tls == ListenTls::Implicit {
         player.start_tls(tls_client(certificates.path()));
     }
-    Stage { queue, submission, player, certificates }
+    Dialogue { queue, submission, player, certificates }
 }
 
 /// `\r`, `\xHH` and the like, and `{text*count}`.
@@ -474,7 +482,7 @@ fn shown(message: &NewMessage) -> String {
         ("requiretls", envelope.handling.require_tls.then(|| "1".to_owned())),
         ("priority", (priority != Priority::NORMAL).then(|| priority.to_string())),
         ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
-        // Seconds from the release: a session takes one or two in a busy machine.
+        // Seconds from the release.
         ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
     ];
     for (name, value) in parameters {
@@ -513,7 +521,7 @@ fn play(script: &str) {
         Some((_, line)) if line.starts_with("* listen") => lines.next().map_or("", |(_, line)| &line[8..]),
         _ => "",
     };
-    let mut stage = set_up(listen);
+    let mut dialogue = set_up(listen);
     let mut to_send = Vec::new();
     while let Some((number, line)) = lines.next() {
         let at = format!("line {}: {line}", number + 1);
@@ -523,7 +531,7 @@ fn play(script: &str) {
             "C:" => to_send.extend([unescape(rest).as_slice(), b"\r\n"].concat()),
             "C|" => to_send.extend(unescape(rest)),
             "S:" => {
-                let found = stage.player.line().unwrap_or_else(|| panic!("{at}\nthe connection ended"));
+                let found = dialogue.player.line().unwrap_or_else(|| panic!("{at}\nthe connection ended"));
                 assert!(matches(rest, &found), "{at}\nbut it was  S: {found}");
             }
             "* " => {
@@ -531,38 +539,38 @@ fn play(script: &str) {
                 while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("Q:")) {
                     content.push(line[2..].strip_prefix(' ').unwrap_or("").to_owned());
                 }
-                direct(&mut stage, rest, &content, &at);
+                direct(&mut dialogue, rest, &content, &at);
             }
             _ => panic!("{at}\nis no line of a dialogue"),
         }
         let more = matches!(lines.peek(), Some((_, next)) if next.starts_with('C'));
         if !more && !to_send.is_empty() {
-            stage.player.send(&std::mem::take(&mut to_send));
+            dialogue.player.send(&std::mem::take(&mut to_send));
         }
     }
     assert_eq!(
-        stage.queue.accepted.lock().unwrap().len(),
+        dialogue.queue.accepted.lock().unwrap().len(),
         0,
         "messages were queued that the dialogue does not name"
     );
-    drop(stage.player);
-    stage.submission.stop(Duration::from_secs(10));
-    assert_eq!(stage.queue.chunk_bytes(), 0, "chunks without a message are left");
+    drop(dialogue.player);
+    dialogue.submission.stop(Duration::from_secs(10));
+    assert_eq!(dialogue.queue.chunk_bytes(), 0, "chunks without a message are left");
 }
 
-fn direct(stage: &mut Stage, directive: &str, content: &[String], at: &str) {
+fn direct(dialogue: &mut Dialogue, directive: &str, content: &[String], at: &str) {
     let word = directive.split(' ').next().unwrap_or_default();
     match word {
-        "starttls" => stage.player.start_tls(tls_client(stage.certificates.path())),
-        "closed" => assert_eq!(stage.player.line(), None, "{at}"),
-        "reconnect" => stage.player = Player::connect(stage.submission.addresses()[0]),
-        "full" => stage.queue.full.store(true, Ordering::SeqCst),
-        "room" => stage.queue.full.store(false, Ordering::SeqCst),
-        "fails" => stage.queue.failing.store(true, Ordering::SeqCst),
-        "works" => stage.queue.failing.store(false, Ordering::SeqCst),
-        "nothing" => assert_eq!(stage.queue.accepted.lock().unwrap().len(), 0, "{at}"),
+        "starttls" => dialogue.player.start_tls(tls_client(dialogue.certificates.path())),
+        "closed" => assert_eq!(dialogue.player.line(), None, "{at}"),
+        "reconnect" => dialogue.player = Player::connect(dialogue.submission.addresses()[0]),
+        "full" => dialogue.queue.full.store(true, Ordering::SeqCst),
+        "room" => dialogue.queue.full.store(false, Ordering::SeqCst),
+        "fails" => dialogue.queue.failing.store(true, Ordering::SeqCst),
+        "works" => dialogue.queue.failing.store(false, Ordering::SeqCst),
+        "nothing" => assert_eq!(dialogue.queue.accepted.lock().unwrap().len(), 0, "{at}"),
         "queued" => {
-            let mut accepted = stage.queue.accepted.lock().unwrap();
+            let mut accepted = dialogue.queue.accepted.lock().unwrap();
             assert!(!accepted.is_empty(), "{at}\nbut nothing was queued");
             let (message, found) = accepted.remove(0);
             assert_eq!(shown(&message), directive, "{at}");
@@ -574,7 +582,7 @@ fn direct(stage: &mut Stage, directive: &str, content: &[String], at: &str) {
             }
         }
         "kicked" => {
-            let mut kicked = stage.queue.kicked.lock().unwrap();
+            let mut kicked = dialogue.queue.kicked.lock().unwrap();
             assert!(!kicked.is_empty(), "{at}\nbut nothing was kicked");
             let (kick, asker) = kicked.remove(0);
             let by = asker.user.unwrap_or_else(|| asker.client.unwrap().to_string());

@@ -7,9 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::submission::Submission;
-use crate::submission::tests::golden::{
-    Echo, MemoryQueue, Player, Shelf, settings, tls_client, tls_client_of,
-};
+use crate::submission::tests::golden::{MemoryQueue, Player, ports, settings, tls_client, tls_client_of};
 use crate::submission::users::{self, Attributes, Directory as _, Users};
 
 struct Room {
@@ -28,15 +26,8 @@ fn room() -> Room {
     }
     let users = Arc::new(Users::load(&path).unwrap());
     let settings = settings(directory.path());
-    let queue = Arc::new(MemoryQueue::default());
-    let submission = Submission::start_with(
-        &settings,
-        Box::new(Arc::clone(&users)),
-        queue,
-        Arc::new(Echo),
-        Arc::new(Shelf),
-    )
-    .unwrap();
+    let ports = ports(&Arc::new(MemoryQueue::default()));
+    let submission = Submission::start_with(&settings, Box::new(Arc::clone(&users)), ports).unwrap();
     Room { directory, users, submission }
 }
 

@@ -9,12 +9,9 @@ use rustls::ServerConfig;
 
 use crate::config::{ListenTls, SubmissionSettings};
 use crate::mail::address;
-use crate::submission::Service;
-use crate::submission::StartError;
-use crate::submission::Submission;
-use crate::submission::tests::golden::{
-    Echo, MemoryQueue, Player, Shelf, settings, start, tls_client, verify,
-};
+use crate::submission::session::service::Service;
+use crate::submission::tests::golden::{MemoryQueue, Player, ports, settings, start, tls_client, verify};
+use crate::submission::{StartError, Submission};
 
 /// Trusted, in the clear.
 fn open_settings(certificates: &tempfile::TempDir) -> SubmissionSettings {
@@ -168,9 +165,7 @@ fn a_listener_with_tls_needs_a_certificate() {
     let mut settings = settings(certificates.path());
     settings.tls = None;
     let queue = Arc::new(MemoryQueue::default());
-    let error = Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf))
-        .err()
-        .unwrap();
+    let error = Submission::start_with(&settings, Box::new(verify), ports(&queue)).err().unwrap();
     assert!(error.to_string().contains("no [tls] certificate"), "{error}");
 }
 
@@ -181,8 +176,7 @@ fn a_panic_ends_one_session_and_leaves_nothing_behind() {
     settings.limits.sessions = 1;
     let queue = Arc::new(MemoryQueue::default());
     let verify = |_: &str, _: &[u8]| panic!("a verifier that panics");
-    let submission =
-        Submission::start_with(&settings, Box::new(verify), queue, Arc::new(Echo), Arc::new(Shelf)).unwrap();
+    let submission = Submission::start_with(&settings, Box::new(verify), ports(&queue)).unwrap();
     let mut player = Player::connect(submission.addresses()[0]);
     player.reply();
     player.command("EHLO client.example");
@@ -312,12 +306,12 @@ fn a_session_resumes_tls() {
 fn a_certificate_that_cannot_be_used_is_454_and_the_session_goes_on() {
     let room = room(|settings| settings.listen[0].tls = ListenTls::Starttls);
     // What rustls takes as a configuration and then refuses to make a connection with.
-    let tls = room.submission.shared.service().tls.clone().unwrap();
+    let tls = room.submission.resources.service().tls.clone().unwrap();
     let mut broken = ServerConfig::clone(&tls);
     broken.max_fragment_size = Some(1);
     let service = Service::new(&room.settings, Box::new(verify)).unwrap();
     let service = Service { tls: Some(Arc::new(broken)), ..service };
-    *room.submission.shared.service.write().unwrap() = Arc::new(service);
+    room.submission.resources.set_service(service);
     let mut player = room.greeted();
     player.command("EHLO client.example");
     assert!(player.command("STARTTLS").starts_with("454 4.7.0 "));

@@ -16,7 +16,7 @@ use rustls::{ServerConnection, StreamOwned};
 use crate::mail::Reply;
 use crate::sasl::{ChannelBinding, scram};
 
-use crate::submission::syntax::command::LINE_BYTES_MAX;
+use crate::submission::syntax::parse::LINE_BYTES_MAX;
 use crate::submission::wire::handshake::Handshakes;
 use crate::submission::wire::stream::{Socket, Stream};
 
@@ -37,7 +37,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
 
 /// A line of input.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::submission) enum Line<'a> {
+pub(in crate::submission) enum InputLine<'a> {
     /// Without its CR LF.
     Text(&'a [u8]),
     /// Longer than [`LINE_BYTES_MAX`]; read to its end.
@@ -150,7 +150,7 @@ impl Wire {
     ///
     /// # Errors
     /// There is none.
-    pub(in crate::submission) fn read_line(&mut self) -> Result<Line<'_>, WireError> {
+    pub(in crate::submission) fn read_line(&mut self) -> Result<InputLine<'_>, WireError> {
         if self.start == self.end && self.input.len() > INPUT_BYTES_IDLE {
             self.input.truncate(INPUT_BYTES_IDLE);
             self.input.shrink_to_fit();
@@ -161,8 +161,8 @@ impl Wire {
         let mut discarded = 0;
         loop {
             let pending = &self.input[self.start..self.end];
-            if pending.first() == Some(&TLS_HANDSHAKE_BYTE) && matches!(self.stream, Stream::Plain(_)) {
-                return Ok(Line::TlsHello);
+            if pending.first() == Some(&TLS_HANDSHAKE_BYTE) && !self.is_encrypted() {
+                return Ok(InputLine::TlsHello);
             }
             let Some(found) = memchr(b'\n', &pending[searched..]) else {
                 searched = pending.len();
@@ -185,18 +185,18 @@ impl Wire {
                 searched = end + 1;
                 if searched == pending.len() {
                     self.start = self.end;
-                    return Ok(Line::BareLf);
+                    return Ok(InputLine::BareLf);
                 }
                 continue;
             }
             let line = self.start..self.start + end - 1;
             self.start += end + 1;
             return Ok(if std::mem::take(&mut self.tainted) {
-                Line::BareLf
+                InputLine::BareLf
             } else if discarded > 0 || line.len() > LINE_BYTES_MAX {
-                Line::TooLong
+                InputLine::TooLong
             } else {
-                Line::Text(&self.input[line])
+                InputLine::Text(&self.input[line])
             });
         }
     }
@@ -211,6 +211,11 @@ impl Wire {
         }
         self.input.resize(INPUT_BYTES, 0);
         self.fill(deadline)
+    }
+
+    /// In TLS, its handshake done.
+    pub(in crate::submission) fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// The session has lasted as long as a session may.

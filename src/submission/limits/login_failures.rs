@@ -2,61 +2,49 @@
 //!
 //! IPv6 clients count by /64, which is one customer's: whoever has one address of it has all.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::submission::limits::window::{Slots, Window};
+use crate::kit::bounded::{TtlMap, Window};
 
 /// How long a failure counts.
 const FAILURE_WINDOW: Duration = Duration::from_secs(600);
-/// Addresses remembered at once; each costs half a KiB at most.
+/// Addresses remembered at once; each costs a KiB at most. In a flood from more, the oldest are forgotten.
 const FAILURE_ADDRESSES_MAX: usize = 10_000;
 
-/// Failed AUTH of the last ten minutes.
+/// Failed logins of the last ten minutes, by client.
 #[derive(Debug)]
-pub(in crate::submission) struct Failures {
-    slots: Slots,
-    by_client: Mutex<HashMap<IpAddr, Window>>,
+pub(in crate::submission) struct LoginFailures {
+    by_client: Mutex<TtlMap<IpAddr, Window<Instant>, Instant>>,
 }
 
-impl Failures {
-    /// None so far.
-    pub(in crate::submission) fn new(now: Instant) -> Failures {
-        Failures { slots: Slots::new(now, FAILURE_WINDOW), by_client: Mutex::default() }
+impl Default for LoginFailures {
+    fn default() -> LoginFailures {
+        LoginFailures { by_client: Mutex::new(TtlMap::new(FAILURE_ADDRESSES_MAX, FAILURE_WINDOW)) }
     }
+}
 
+impl LoginFailures {
     /// Counts one more failure.
     pub(in crate::submission) fn record(&self, client: IpAddr, now: Instant) {
-        let now = self.slots.at(now);
-        let mut by_client = self.lock();
-        if by_client.len() >= FAILURE_ADDRESSES_MAX {
-            by_client.retain(|_, window| window.count(now) > 0);
-        }
-        if by_client.len() >= FAILURE_ADDRESSES_MAX {
-            // A flood from more addresses than we remember: forget any one of them.
-            let any = by_client.keys().next().copied();
-            any.map(|any| by_client.remove(&any));
-        }
-        by_client.entry(network(client)).or_default().add(now);
+        self.lock().renew(network(client), now, || Window::new(FAILURE_WINDOW)).add(now);
     }
 
     /// How many failures of this client count now.
     pub(in crate::submission) fn count(&self, client: IpAddr, now: Instant) -> usize {
-        let mut by_client = self.lock();
-        by_client.get_mut(&network(client)).map_or(0, |window| window.count(self.slots.at(now)))
+        self.lock().get_mut(&network(client), now).map_or(0, |window| window.count(now))
     }
 
     /// So many failures of this client were no guesses: it knew the password after all.
-    pub(in crate::submission) fn forgive(&self, client: IpAddr, many: u32) {
-        if let Some(window) = self.lock().get_mut(&network(client)) {
+    pub(in crate::submission) fn forgive(&self, client: IpAddr, many: u32, now: Instant) {
+        if let Some(window) = self.lock().get_mut(&network(client), now) {
             window.take_back(many);
         }
     }
 
     /// A panic while counting leaves a map that is still a map.
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Window>> {
+    fn lock(&self) -> MutexGuard<'_, TtlMap<IpAddr, Window<Instant>, Instant>> {
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,7 +63,7 @@ mod tests {
     #[test]
     fn failures_count_by_address_for_ten_minutes() {
         let start = Instant::now();
-        let failures = Failures::new(start);
+        let failures = LoginFailures::default();
         let at = |secs| start + Duration::from_secs(secs);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
         failures.record(client, start);
@@ -83,14 +71,14 @@ mod tests {
         assert_eq!(failures.count(client, at(600)), 2);
         assert_eq!(failures.count(client, at(610)), 1);
         assert_eq!(failures.count("192.0.2.2".parse().unwrap(), at(300)), 0);
-        failures.forgive(client, 1);
+        failures.forgive(client, 1, at(610));
         assert_eq!(failures.count(client, at(610)), 0);
     }
 
     #[test]
     fn an_ipv6_customer_has_one_count_and_neighbours_have_their_own() {
         let start = Instant::now();
-        let failures = Failures::new(start);
+        let failures = LoginFailures::default();
         let count = |client: &str| failures.count(client.parse().unwrap(), start);
         failures.record("2001:db8::1".parse().unwrap(), start);
         failures.record("2001:db8::ffff:0:0:2".parse().unwrap(), start);
@@ -104,10 +92,10 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_is_forgotten_and_not_collected() {
         let start = Instant::now();
-        let failures = Failures::new(start);
+        let failures = LoginFailures::default();
         for n in 0..FAILURE_ADDRESSES_MAX as u32 + 50 {
             failures.record(IpAddr::V4(n.into()), start);
         }
-        assert_eq!(failures.lock().len(), FAILURE_ADDRESSES_MAX);
+        assert!(failures.lock().count(start) <= FAILURE_ADDRESSES_MAX);
     }
 }

@@ -15,10 +15,10 @@ use crate::mail::{Address, Domain};
 use crate::queue::{LaneCount, Queue, QueueError};
 use crate::scheduler::Scheduler;
 use crate::scheduler::lanes::LaneState;
-use crate::submission::{Insight, Question};
+use crate::submission::{OperatorQueries, OperatorQuery};
 
 /// Asks the rooms.
-pub(super) struct Office {
+pub(super) struct OperatorInfo {
     pub(super) queue: Queue,
     pub(super) scheduler: Scheduler,
     pub(super) workers: Workers,
@@ -89,7 +89,7 @@ impl Generation {
     }
 }
 
-impl Office {
+impl OperatorInfo {
     pub(super) fn generation(&self) -> MutexGuard<'_, Generation> {
         // Changed by single assignments: there is nothing half done behind a poisoned lock.
         self.generation.lock().unwrap_or_else(PoisonError::into_inner)
@@ -158,13 +158,13 @@ impl Office {
     }
 }
 
-impl Insight for Office {
-    fn answer(&self, question: &Question) -> Result<Vec<String>, String> {
-        let lines = match question {
-            Question::Route(addresses) => Ok(self.route(addresses)),
-            Question::Waiting(lane) => self.waiting(lane.as_deref()),
-            Question::Lanes(lane) => self.lanes(lane.as_deref()),
-            Question::Generation => Ok(self.generation().clone().lines()),
+impl OperatorQueries for OperatorInfo {
+    fn answer(&self, query: &OperatorQuery) -> Result<Vec<String>, String> {
+        let lines = match query {
+            OperatorQuery::Route(addresses) => Ok(self.route(addresses)),
+            OperatorQuery::Waiting(lane) => self.waiting(lane.as_deref()),
+            OperatorQuery::Lanes(lane) => self.lanes(lane.as_deref()),
+            OperatorQuery::Generation => Ok(self.generation().clone().lines()),
         };
         lines.map_err(|error| error.to_string())
     }

@@ -28,12 +28,12 @@ impl Verb {
 /// Counts commands that could not be understood, were out of order or not allowed. Not counted is what an
 /// honest client meets: a recipient refused, and what it pipelined behind a MAIL or a chunk that was refused.
 #[derive(Debug, Default)]
-pub(in crate::submission) struct Errors {
-    pub(in crate::submission) bad: usize,
+pub(in crate::submission) struct BadCommands {
+    pub(in crate::submission) so_far: usize,
     mail_refused: bool,
 }
 
-impl Errors {
+impl BadCommands {
     pub(in crate::submission) fn count(&mut self, verb: Verb, reply: &Reply) {
         match verb {
             Verb::Mail => self.mail_refused = reply.code >= 400,
@@ -50,6 +50,6 @@ impl Errors {
             (Verb::Other, 535) => false,
             _ => true,
         };
-        self.bad += usize::from(counts);
+        self.so_far += usize::from(counts);
     }
 }
