@@ -15,7 +15,7 @@ use crate::config::AtrnDomains;
 use crate::delivery::{self, Workers};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::scheduler::{Pickup, Scheduler};
+use crate::scheduler::{AtrnClaims, Scheduler};
 use crate::submission::users::Users;
 use crate::submission::{self, ReversedConnection, WaitingMail};
 
@@ -111,9 +111,9 @@ impl submission::OnDemand for OnDemand {
         // It fails where descriptors have run out or the client is gone; it will come again.
         let (Ok(tcp), Ok(address)) = (socket.try_clone(), socket.peer_addr()) else { return };
         let address = SocketAddr::new(client, address.port());
-        let mut pickup = Pickup::of(&domains);
+        let mut claims = AtrnClaims::of(&domains);
         let mut next = || {
-            self.scheduler.fetch(&mut pickup).unwrap_or_else(|error| {
+            self.scheduler.fetch(&mut claims).unwrap_or_else(|error| {
                 log::error!("the queue cannot be read: {error}");
                 None
             })

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the names of such lanes begin with.
-const LANE_PREFIX: &str = "atrn:";
+const ATRN_PREFIX: &str = "atrn:";
 
 /// Domains in [`crate::mail::Domain`]'s form, each with the users who may fetch its mail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,12 +38,12 @@ impl AtrnDomains {
 
 /// The lane of mail for `domain`, where it is fetched.
 pub fn lane(domain: &str) -> Arc<str> {
-    format!("{LANE_PREFIX}{domain}").into()
+    format!("{ATRN_PREFIX}{domain}").into()
 }
 
 /// The domain of such a lane; none for other lanes.
 pub fn domain_of_lane(lane: &str) -> Option<&str> {
-    lane.strip_prefix(LANE_PREFIX)
+    lane.strip_prefix(ATRN_PREFIX)
 }
 
 #[cfg(test)]

@@ -280,7 +280,7 @@ impl Destinations {
     pub fn of_lane(&self, lane: &str) -> Option<&Destination> {
         self.0.iter().find(|destination| match &destination.whom {
             // A route's lane is named after the pattern of the route.
-            Whom::Domain(pattern) => match lane.strip_prefix(Routes::LANE_PREFIX) {
+            Whom::Domain(pattern) => match lane.strip_prefix(Route::LANE_PREFIX) {
                 Some(route) => *pattern == DomainPattern::Any || pattern.to_string() == route,
                 None => pattern.matches(lane),
             },
@@ -317,9 +317,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// What the names of such lanes begin with.
+    const LANE_PREFIX: &str = "route:";
+
     /// The lane of its mail, whatever the domain; none where a domain keeps its own, since there is no relay.
     pub fn lane(&self) -> Option<String> {
-        (!self.relay.is_empty()).then(|| format!("{}{}", Routes::LANE_PREFIX, self.domain))
+        (!self.relay.is_empty()).then(|| format!("{}{}", Route::LANE_PREFIX, self.domain))
     }
 }
 
@@ -391,9 +394,6 @@ impl std::fmt::Display for DomainPattern {
 }
 
 impl Routes {
-    /// What the names of the lanes of routes begin with.
-    const LANE_PREFIX: &str = "route:";
-
     /// The first route that matches.
     pub fn find(&self, domain: &Domain) -> Option<&Route> {
         self.0.iter().find(|route| route.domain.matches(domain.as_str()))

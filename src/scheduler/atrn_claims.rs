@@ -16,17 +16,17 @@ const PAGE: usize = 200;
 
 /// How far somebody has got who fetches mail.
 #[derive(Debug)]
-pub struct Pickup {
+pub struct AtrnClaims {
     /// Those not yet empty; the first is being fetched.
     domains: VecDeque<Domain>,
     /// Read, and not in flight then.
     ahead: VecDeque<Due>,
 }
 
-impl Pickup {
+impl AtrnClaims {
     /// Of these domains, one after the other.
-    pub fn of(domains: &[Domain]) -> Pickup {
-        Pickup { domains: domains.iter().cloned().collect(), ahead: VecDeque::new() }
+    pub fn of(domains: &[Domain]) -> AtrnClaims {
+        AtrnClaims { domains: domains.iter().cloned().collect(), ahead: VecDeque::new() }
     }
 }
 
@@ -42,43 +42,43 @@ impl Scheduler {
     /// # Errors
     /// Where the queue cannot be read.
     pub fn has_mail(&self, domains: &[Domain]) -> Result<bool, QueueError> {
-        self.read_ahead(&mut Pickup::of(domains))
+        self.read_ahead(&mut AtrnClaims::of(domains))
     }
 
-    /// The next job of a pickup; [`Scheduler::finished`] must hear of its end. None: there is no more, or none may
+    /// The next job of somebody who fetches mail; [`Scheduler::finished`] must hear of its end. None: there is no more, or none may
     /// start now.
     ///
     /// # Errors
     /// Where the queue cannot be read.
-    pub fn fetch(&self, pickup: &mut Pickup) -> Result<Option<Job>, QueueError> {
+    pub fn fetch(&self, claims: &mut AtrnClaims) -> Result<Option<Job>, QueueError> {
         loop {
             if !self.gives_mail() {
                 return Ok(None);
             }
-            if let Some(job) = self.inner.lock().claim(&mut pickup.ahead) {
+            if let Some(job) = self.inner.lock().claim(&mut claims.ahead) {
                 return Ok(Some(job));
             }
-            if !self.read_ahead(pickup)? {
+            if !self.read_ahead(claims)? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
-    fn read_ahead(&self, pickup: &mut Pickup) -> Result<bool, QueueError> {
+    fn read_ahead(&self, claims: &mut AtrnClaims) -> Result<bool, QueueError> {
         let now = self.inner.clock.now();
         let mut limit = PAGE;
-        while let Some(domain) = pickup.domains.front() {
+        while let Some(domain) = claims.domains.front() {
             let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
             let all = rows.len() < limit;
             let lanes = self.inner.lock();
-            pickup.ahead.extend(rows.into_iter().filter(|due| lanes.may_claim(due)));
+            claims.ahead.extend(rows.into_iter().filter(|due| lanes.may_claim(due)));
             drop(lanes);
-            if !pickup.ahead.is_empty() {
+            if !claims.ahead.is_empty() {
                 return Ok(true);
             }
             if all {
-                pickup.domains.pop_front();
+                claims.domains.pop_front();
                 limit = PAGE;
             } else {
                 // A page full of what others have claimed.

@@ -1,36 +1,35 @@
 //! Lanes: which job is next (pure: no clock, no thread, no database).
 //!
-//! A lane is one destination's line. Lanes take turns, one transaction a turn, so that ten
-//! thousand newsletters to one domain do not stand before a password reset to another. Each has
-//! a limit of transactions at once, and backs off as a whole when its host is in trouble,
-//! apart from the retry time of each message. A lane whose hosts have no room for more of us keeps
-//! what it has for a moment; who found no room stands in line again where they stood.
+//! A lane is a destination's queue: a domain's, or that of a route with relays. Lanes take turns, one transaction a
+//! turn, so that ten thousand newsletters to one domain do not delay a password reset to another. Each lane has a
+//! limit of transactions at once (`lane`), and backs off as a whole while its host is in trouble (`backoff`), apart
+//! from the retry time of each message. How many of the workers a lane may get depends on whether its host is known
+//! to answer (`worker_quota`). A lane whose hosts are at their limit goes on with the transactions it has; recipients
+//! that were turned away are requeued where they stood.
 //!
-//! Priority (RFC 6710) comes before all turns: a lane's line is ordered by it, lanes whose first message has a
-//! higher one take their turns first, and in a full window the urgent takes the place of the ordinary.
+//! Priority (RFC 6710) comes before all turns: a lane is ordered by it, lanes whose first message has a higher one
+//! take their turns first, and in a full window urgent mail takes the place of ordinary mail.
 //!
-//! Memory holds a window: of each lane's due recipients at most `Windows::lane`, of all
-//! together about `Windows::all`. A lane that had to leave some in the database says so (`more`) and
-//! asks to be filled again when it runs low; what comes due meanwhile stands behind those, in the
-//! database too, so that a lane's turns are in the order of due time; only the urgent, and what is more urgent than
-//! the last in line, joins the line at once. Nothing is lost by forgetting
-//! here: the database is the truth.
+//! Memory holds a window (`window`): of each lane's due recipients at most `Windows::lane`, of all together about
+//! `Windows::all`. A lane that left some in the database notes it (`more`) and asks to be filled again when it runs
+//! low. What comes due meanwhile is left in the database behind them, so that a lane's turns are in the order of due
+//! time; only what is urgent, or more urgent than the last recipient in the lane, joins at once. Nothing is lost by
+//! forgetting here: the database is the truth.
 //!
-//! No step costs more the more lanes or recipients wait: who is hungry, who may take a turn and whose
-//! backoff ends are lists of their own.
+//! No step costs more the more lanes or recipients wait: there are lists of the lanes that need filling, of those
+//! that may take a turn and of those whose backoff ends.
 //!
 //! ```text
 //!   add ──> waiting ──next──> in flight ──settled──> forgotten (or due again later, from the database)
-//!              │ lane in trouble: forgotten here, `more` set, read again when the backoff ends
+//!              │ lane backs off: forgotten here, `more` set, read again when the backoff ends
 //! ```
 //!
-//! Mail that is fetched with ATRN takes no turns and is not held here at all: it stays in the database until
-//! somebody who fetches it claims it (`claims`), which puts it in flight as a turn does.
+//! Mail that is fetched with ATRN takes no turns and is not held here: it stays in the database until somebody who
+//! fetches it claims it (`claims`), which puts it in flight as a turn does.
 
 mod backoff;
 mod claims;
 mod lane;
-mod proofs;
 mod window;
 mod worker_quota;
 
@@ -43,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::kit::bounded::TtlMap;
 use crate::mail::{Domain, Priority};
 use crate::queue::{BackoffRow, Due, Job, RecipientId};
 
@@ -52,10 +52,14 @@ use super::turns::Turns;
 pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
-use proofs::Proofs;
 pub use window::Refill;
 pub(crate) use window::Windows;
-use worker_quota::{Shares, Standing};
+use worker_quota::{Standing, WorkerQuota};
+
+/// How long it is remembered that the host of an idle lane answered.
+const RESPONSIVE_KEPT: Duration = Duration::from_secs(1_800);
+/// Of how many idle lanes that is remembered.
+const RESPONSIVE_MAX: usize = 20_000;
 
 /// Where a recipient is.
 #[derive(Debug)]
@@ -79,13 +83,15 @@ pub struct Lanes {
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that may have a job, in the order of their turns, by standing. While the share of one standing is
+    /// Lanes that may have a job, in the order of their turns, by standing. While the quota of one standing is
     /// used up its ring stands still, and costs the others nothing.
     rings: [Turns; 3],
-    shares: Shares,
-    /// What is remembered of lanes that are not here.
-    proofs: Proofs,
-    /// Until when the host of a proved lane, with transactions under way, may be silent.
+    quota: WorkerQuota,
+    /// Idle lanes whose host has answered lately, and how many transactions at once each had earned. A lane is
+    /// forgotten when it has nothing to do; were this forgotten too, its next message would wait with those to
+    /// hosts that nobody knows.
+    responsive: TtlMap<Arc<str>, usize, i64>,
+    /// Until when the host of a responsive lane, with transactions under way, may be silent.
     watched: BTreeSet<(i64, Arc<str>)>,
     /// The last ticket given out.
     tickets: u64,
@@ -108,8 +114,8 @@ impl Lanes {
 
     /// The same with windows of another size, for tests.
     pub(crate) fn with_windows(settings: SchedulerSettings, windows: Windows, seed: u64) -> Lanes {
-        let shares = Shares::new(settings.workers);
         Lanes {
+            quota: WorkerQuota::new(settings.workers),
             windows,
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
@@ -117,8 +123,7 @@ impl Lanes {
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
             rings: Default::default(),
-            shares,
-            proofs: Proofs::new(),
+            responsive: TtlMap::new(RESPONSIVE_MAX, RESPONSIVE_KEPT),
             watched: BTreeSet::new(),
             tickets: 0,
             alarms: BTreeSet::new(),
@@ -133,7 +138,7 @@ impl Lanes {
     pub fn reconfigure(&mut self, settings: SchedulerSettings) {
         self.schedule = Schedule::new(settings.schedule.clone());
         self.settings = settings;
-        self.shares.set_workers(self.settings.workers);
+        self.quota.set_workers(self.settings.workers);
         for (name, lane) in &mut self.lanes {
             lane.at_once = given(&self.settings, name);
         }
@@ -158,7 +163,8 @@ impl Lanes {
             return;
         }
         let name: Arc<str> = row.lane.into();
-        let lane = self.lane_mut(&name);
+        let new = || Lane::new(&self.settings, &name, None);
+        let lane = self.lanes.entry(name.clone()).or_insert_with(new);
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
         self.alarms.insert((row.backoff_until, name));
     }
@@ -193,7 +199,7 @@ impl Lanes {
         if let Some(job) = self.expired.pop_front() {
             return Some(job);
         }
-        self.shares.pass(now);
+        self.quota.pass(now);
         while let Some(name) = self.next_turn() {
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.turn = None;
@@ -212,7 +218,7 @@ impl Lanes {
     fn next_turn(&mut self) -> Option<Arc<str>> {
         let mut best = None;
         for standing in Standing::ALL {
-            if self.shares.may_start(standing)
+            if self.quota.may_start(standing)
                 && let Some((priority, ticket)) = self.rings[standing as usize].first(is_valid(&self.lanes))
             {
                 best = best.max(Some((priority, Reverse(ticket), standing)));
@@ -225,7 +231,7 @@ impl Lanes {
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
         let may = |standing: &Standing| {
-            self.shares.may_start(*standing) && !self.rings[*standing as usize].is_empty()
+            self.quota.may_start(*standing) && !self.rings[*standing as usize].is_empty()
         };
         Standing::ALL.iter().any(may) || !self.expired.is_empty()
     }
@@ -247,11 +253,11 @@ impl Lanes {
             recipients.push(wait(&due));
         }
         if lane.busy == 0 {
-            lane.heard_at = now;
+            lane.heard_at = Some(now);
         }
         lane.busy += 1;
         lane.flying += recipients.len();
-        self.shares.starts(lane.standing());
+        self.quota.starts(lane.standing());
         self.waiting -= recipients.len();
         self.watch(name);
         Some(Job { lane: name.clone(), message, recipients, fresh: first.fresh, expired: false })
@@ -299,8 +305,8 @@ impl Lanes {
     }
 
     /// The lane of this name, a new one where there is none.
-    fn lane_mut(&mut self, name: &Arc<str>) -> &mut Lane {
-        let new = || Lane::new(&self.settings, name, self.proofs.of(name));
+    fn lane_mut(&mut self, name: &Arc<str>, now: i64) -> &mut Lane {
+        let new = || Lane::new(&self.settings, name, self.responsive.get(name, now).copied());
         self.lanes.entry(name.clone()).or_insert_with(new)
     }
 
@@ -334,8 +340,10 @@ impl Lanes {
             self.alarms.insert((lane.trouble_over_at(), name.clone()));
             return;
         }
-        if lane.proved {
-            self.proofs.remember(name, lane.ramp);
+        if lane.responsive
+            && let Some(heard_at) = lane.heard_at
+        {
+            self.responsive.insert(name.clone(), lane.ramp, heard_at);
         }
         self.lanes.remove(name);
     }

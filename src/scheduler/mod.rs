@@ -25,7 +25,7 @@ use crate::mail::Domain;
 use crate::maillog;
 use crate::queue::{BackoffRow, Event, Job, LaneHealth, Queue, QueueError, RecipientId};
 
-pub use atrn_claims::Pickup;
+pub use atrn_claims::AtrnClaims;
 use lanes::{LaneChange, LaneState, Lanes};
 use reader::{Looked, Portions, Reader};
 

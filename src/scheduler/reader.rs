@@ -304,7 +304,7 @@ fn survey(
     let mut found = rows.due_domains(after, now, portions.domains)?;
     found.due.sort_by_key(|(_, oldest)| *oldest);
     let mut lanes = lock(lanes);
-    found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest));
+    found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest, now));
     Ok(found.searched)
 }
 

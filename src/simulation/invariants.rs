@@ -34,16 +34,16 @@ impl World<'_> {
         let earned = self.earned.get(&job.lane).copied().unwrap_or(1);
         if let Some(backoff_until) = self.troubled.get(&job.lane) {
             assert!(*backoff_until <= self.now, "{} backs off and has a turn", job.lane);
-            assert!(busy == 0, "{} is in doubt and has more than one at once", job.lane);
-            let doubtful = self.under_way().filter(|flight| self.troubled.contains_key(&flight.job.lane));
-            assert!(doubtful.count() < (workers / 2).max(1), "doubtful lanes have too many workers");
+            assert!(busy == 0, "{} is failing and has more than one at once", job.lane);
+            let failing = self.under_way().filter(|flight| self.troubled.contains_key(&flight.job.lane));
+            assert!(failing.count() < (workers / 2).max(1), "failing lanes have too many workers");
         }
         assert!(busy < earned, "{busy} and one more at once in {}, which has earned {earned}", job.lane);
         // However many never speak, some workers are left for those that do.
         if !self.earned.contains_key(&job.lane) && workers > 1 {
-            let unproved = self.under_way().filter(|flight| !self.earned.contains_key(&flight.job.lane));
-            let kept = (workers / 8).max(1);
-            assert!(unproved.count() < workers - kept, "lanes that never answered have too many workers");
+            let untested = self.under_way().filter(|flight| !self.earned.contains_key(&flight.job.lane));
+            let reserved = (workers / 8).max(1);
+            assert!(untested.count() < workers - reserved, "lanes that never answered have too many workers");
         }
     }
 
@@ -53,7 +53,7 @@ impl World<'_> {
         if job.expired {
             return;
         }
-        // Left out: one whose crowded time is over, and that stood in line before it began.
+        // Left out: one whose time at the limit is over, and that stood in line before it began.
         let taken = ready.iter().find(|(lane, _)| *lane == job.lane);
         let Some((_, priority)) = taken else { return };
         let highest = ready.iter().map(|(_, priority)| priority).max();
@@ -79,8 +79,8 @@ impl World<'_> {
                 return None;
             }
             let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.now);
-            // Silent hosts hold all that the lane may have at once, or its share of the workers.
-            let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_share(&lane);
+            // Silent hosts hold all that the lane may have at once, or its quota of workers.
+            let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_quota(&lane);
             let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
             let ends = row.to_bounce || row.expires_at + EXPIRY_SLACK_SECS < self.now;
             (is_due || ends).then(|| format!("in {lane}: {row:?}"))

@@ -1,15 +1,15 @@
-//! What a host says it can do: the keywords of its EHLO reply (RFC 5321 §4.1.1.1).
+//! The capabilities of a host: the keywords of its EHLO reply (RFC 5321 §4.1.1.1). Pure.
 
 use crate::mail::Reply;
 
-/// The extensions that matter to delivery. HELO hosts offer none of them.
+/// The extensions that delivery uses. A host that only knows HELO has none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::delivery) struct Capabilities {
     /// PIPELINING (RFC 2920).
     pub(in crate::delivery) pipelining: bool,
     /// SIZE (RFC 1870).
     pub(in crate::delivery) size: bool,
-    /// The largest message it takes, in bytes; none where it names no limit.
+    /// The largest message that the host takes, in bytes; none without a limit.
     pub(in crate::delivery) size_max: Option<u64>,
     /// 8BITMIME (RFC 6152).
     pub(in crate::delivery) eight_bit: bool,
@@ -29,7 +29,7 @@ pub(in crate::delivery) struct Capabilities {
     pub(in crate::delivery) require_tls: bool,
     /// MT-PRIORITY (RFC 6710).
     pub(in crate::delivery) mt_priority: bool,
-    /// DELIVERBY (RFC 2852), with the shortest time that the host promises to keep, in seconds.
+    /// DELIVERBY (RFC 2852): the shortest time that the host accepts, in seconds; 0 where it names none.
     pub(in crate::delivery) deliver_by: Option<i64>,
     /// LIMITS (RFC 9422): recipients of a transaction, and transactions on a connection.
     pub(in crate::delivery) recipients_max: Option<usize>,
@@ -39,15 +39,15 @@ pub(in crate::delivery) struct Capabilities {
 }
 
 impl Capabilities {
-    /// Reads the reply to EHLO: its first line greets, every other names one keyword.
+    /// Reads the reply to EHLO: a greeting, then one keyword on each line.
     pub(in crate::delivery) fn read(ehlo: &Reply) -> Capabilities {
         let mut capabilities = Capabilities::default();
         for line in ehlo.text.split('\n').skip(1) {
-            // "AUTH=LOGIN" is how it looked before RFC 2554; hosts that still write it exist.
             if let Some(limits) = line.get(..7).filter(|word| word.eq_ignore_ascii_case("LIMITS ")) {
                 capabilities.read_limits(&line[limits.len()..]);
                 continue;
             }
+            // Some hosts still write "AUTH=LOGIN", as it was before RFC 2554.
             let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
             let Some(keyword) = words.next() else { continue };
             match keyword.to_ascii_uppercase().as_str() {
@@ -67,13 +67,13 @@ impl Capabilities {
                 }
                 "SIZE" => {
                     capabilities.size = true;
-                    // RFC 1870 §4: 0, like no number at all, is no limit.
+                    // RFC 1870 §4: 0 or no number is no limit.
                     capabilities.size_max =
                         words.next().and_then(|max| max.parse().ok()).filter(|max| *max > 0);
                 }
                 "AUTH" => {
                     let named = words.map(str::to_ascii_uppercase);
-                    // Both ways of writing it often name the same ones.
+                    // "AUTH" and "AUTH=" often name the same mechanisms.
                     let news: Vec<String> = named.filter(|word| !capabilities.auth.contains(word)).collect();
                     capabilities.auth.extend(news);
                 }
@@ -83,7 +83,7 @@ impl Capabilities {
         capabilities
     }
 
-    /// RFC 9422 §3: `NAME=value` words; what is no number from 1 on limits nothing (§3.1.1: it must be ignored).
+    /// RFC 9422 §3: words `NAME=value`. A value that is no number from 1 on must be ignored (§3.1.1).
     fn read_limits(&mut self, limits: &str) {
         for (name, value) in limits.split(' ').filter_map(|word| word.split_once('=')) {
             let value = value.parse().ok().filter(|value| *value > 0);

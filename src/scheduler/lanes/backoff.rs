@@ -1,4 +1,4 @@
-//! The health of a lane: what the end of a job says of it, and when its backoff ends.
+//! Backoff: what the end of a job says about its lane, and when the lane is tried again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use crate::queue::{BackoffRow, Due, Job, LaneHealth, RecipientId};
 use super::window::just_before;
 use super::{Known, Lane, Lanes, Standing};
 
-/// A lane with transactions under way that hears nothing for so long counts as unproved.
+/// A lane with transactions under way that hears nothing for so long counts as untested.
 const SILENCE_SECS: i64 = 30;
 /// Within this the row of a lane that backs off is on disk.
 const ROW_WRITTEN_SECS: i64 = 5;
 
-/// A change of a lane's health that belongs on disk and in the log.
+/// A change of a lane that belongs on disk and in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneChange {
     /// Backs off now.
@@ -23,7 +23,8 @@ pub enum LaneChange {
 }
 
 impl Lanes {
-    /// A job ended. `unsettled` are its recipients that no settlement will name (gone or held meanwhile).
+    /// A job ended. `unsettled` are its recipients that no settlement will name (gone or held meanwhile, or
+    /// requeued).
     pub fn finished(
         &mut self,
         job: &Job,
@@ -32,94 +33,95 @@ impl Lanes {
         now: i64,
     ) -> Option<LaneChange> {
         for recipient in unsettled {
-            let Some(known) = self.lands(*recipient) else { continue };
-            let Known { domain, due_at, attempts, priority, .. } = known;
-            let (recipient, message, fresh) = (*recipient, job.message, job.fresh.clone());
-            let due = Due { recipient, message, domain, due_at, attempts, priority, fresh };
-            // Put back; or whatever became of it the database knows, and it may still be due. In either case perhaps
-            // in another lane than before.
-            match health {
-                LaneHealth::AtLimit(_) if !job.expired => self.line_up(due, true, now),
-                _ => self.leave_in(&due.domain, just_before(&due)),
-            }
+            self.requeue(*recipient, job, health, now);
         }
         if job.expired {
             return None;
         }
         let lane = self.lanes.get_mut(&job.lane)?;
-        lane.busy = lane.busy.saturating_sub(1);
-        lane.heard_at = now;
-        self.shares.ends(lane.standing());
         let was = lane.standing();
+        lane.busy = lane.busy.saturating_sub(1);
+        lane.heard_at = Some(now);
+        self.quota.ends(was);
         let change = match health {
-            LaneHealth::Healthy if lane.failures > 0 => {
-                lane.failures = 0;
-                lane.backoff_until = 0;
-                lane.answers(&self.settings);
-                Some(LaneChange::Recovered)
+            LaneHealth::Healthy | LaneHealth::Unchanged => {
+                let took_message = *health == LaneHealth::Healthy;
+                lane.answers(took_message, &self.settings).then_some(LaneChange::Recovered)
             }
-            LaneHealth::Healthy | LaneHealth::Unchanged if lane.failures == 0 => {
-                lane.answers(&self.settings);
-                None
-            }
-            // Transactions that were under way together fail together: that is one failure.
-            LaneHealth::Failing(reply) if lane.backoff_until <= now => {
-                lane.fails();
-                let wait = self.schedule.wait(lane.failures, self.random.f64()).as_secs() as i64;
-                (lane.backoff_until, lane.backed_off_at) = (now + wait, now);
-                let row = BackoffRow {
-                    lane: job.lane.to_string(),
-                    failures: lane.failures,
-                    backoff_until: lane.backoff_until,
-                    last_reply: reply.clone(),
-                };
-                self.alarms.insert((lane.backoff_until, job.lane.clone()));
-                self.proofs.forget(&job.lane);
-                self.park(&job.lane);
-                Some(LaneChange::BacksOff(row))
-            }
+            LaneHealth::Failing(reply) => self.back_off(&job.lane, reply, now),
             LaneHealth::AtLimit(wait) => {
                 // Its other transactions go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
-                lane.crowded = Some((until, lane.busy));
+                lane.at_limit = Some((until, lane.busy));
                 self.alarms.insert((until, job.lane.clone()));
                 None
             }
-            _ => None,
         };
-        self.stands_anew(&job.lane, was);
+        self.change_standing(&job.lane, was);
         self.enter_ring(&job.lane, now);
         self.drop_if_idle(&job.lane);
         change
     }
 
+    /// A recipient of a job that was not tried stands in line again; or, whatever became of it, the database knows,
+    /// and it may still be due. In either case perhaps in another lane than before.
+    fn requeue(&mut self, recipient: RecipientId, job: &Job, health: &LaneHealth, now: i64) {
+        let Some(known) = self.lands(recipient) else { return };
+        let Known { domain, due_at, attempts, priority, .. } = known;
+        let (message, fresh) = (job.message, job.fresh.clone());
+        let due = Due { recipient, message, domain, due_at, attempts, priority, fresh };
+        match health {
+            LaneHealth::AtLimit(_) if !job.expired => self.line_up(due, true, now),
+            _ => self.leave_in(&due.domain, just_before(&due), now),
+        }
+    }
+
+    /// One more failure. None while the lane backs off already: transactions that were under way together fail
+    /// together, and that is one failure.
+    fn back_off(&mut self, name: &Arc<str>, reply: &str, now: i64) -> Option<LaneChange> {
+        let lane = self.lanes.get_mut(name).filter(|lane| lane.backoff_until <= now)?;
+        let wait = self.schedule.wait(lane.failures + 1, self.random.f64()).as_secs() as i64;
+        lane.backs_off(now + wait, now);
+        let row = BackoffRow {
+            lane: name.to_string(),
+            failures: lane.failures,
+            backoff_until: lane.backoff_until,
+            last_reply: reply.to_owned(),
+        };
+        self.alarms.insert((lane.backoff_until, name.clone()));
+        self.responsive.remove(name, now);
+        self.park(name);
+        Some(LaneChange::BacksOff(row))
+    }
+
     /// A lane had another standing before: its transactions count elsewhere now, and it waits in another ring. The
     /// caller lets it enter.
-    fn stands_anew(&mut self, name: &Arc<str>, was: Standing) {
+    fn change_standing(&mut self, name: &Arc<str>, was: Standing) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let is = lane.standing();
         if is == was {
             return;
         }
-        self.shares.moves(was, is, lane.busy);
+        self.quota.moves(was, is, lane.busy);
         let void = lane.turn.take();
         self.sweep_turns(void);
         self.watch(name);
     }
 
-    /// From now on somebody looks whether the host of this lane falls silent; only that of a proved one can.
+    /// From now on the silence of this lane's host is noticed; only that of a responsive lane needs to be.
     pub(super) fn watch(&mut self, name: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(name)
-            && lane.standing() == Standing::Proved
+            && lane.standing() == Standing::Responsive
             && lane.busy > 0
             && !lane.watched
+            && let Some(heard_at) = lane.heard_at
         {
             lane.watched = true;
-            self.watched.insert((lane.heard_at + SILENCE_SECS, name.clone()));
+            self.watched.insert((heard_at + SILENCE_SECS, name.clone()));
         }
     }
 
-    /// Lanes that have transactions under way of which none ends are not proved any more, until one does.
+    /// Lanes that have transactions under way of which none ends are not responsive any more, until one does.
     fn notice_silence(&mut self, now: i64) {
         while let Some((until, _)) = self.watched.first()
             && *until <= now
@@ -128,10 +130,11 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.watched = false;
             let was = lane.standing();
-            if lane.busy > 0 && was == Standing::Proved && lane.heard_at + SILENCE_SECS <= now {
-                lane.proved = false;
-                self.proofs.forget(&name);
-                self.stands_anew(&name, was);
+            let is_silent = lane.heard_at.is_none_or(|heard_at| heard_at + SILENCE_SECS <= now);
+            if lane.busy > 0 && was == Standing::Responsive && is_silent {
+                lane.responsive = false;
+                self.responsive.remove(&name, now);
+                self.change_standing(&name, was);
                 self.enter_ring(&name, now);
             } else {
                 self.watch(&name);
@@ -139,8 +142,8 @@ impl Lanes {
         }
     }
 
-    /// Lanes that `is_meant` names forget their backoff. They stay doubtful, one transaction at a time,
-    /// until they succeed.
+    /// Lanes that `is_meant` names forget their backoff. They count as failing, one transaction at a time, until
+    /// their host takes a message.
     pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
         let mut meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
         meant.sort_unstable(); // not in a random order, so that a simulation comes again
@@ -172,8 +175,7 @@ impl Lanes {
     /// whose trouble is long over, and that nobody waits in: their rows are to be cleared.
     pub fn wake(&mut self, now: i64) -> Vec<Arc<str>> {
         let mut over = Vec::new();
-        self.shares.pass(now);
-        self.proofs.pass(now);
+        self.quota.pass(now);
         self.notice_silence(now);
         while let Some((until, _)) = self.alarms.first()
             && *until <= now

@@ -8,23 +8,23 @@ use super::window::place_in_line;
 use super::{Lane, Lanes, Standing, Turn, may_start};
 
 impl Lanes {
-    /// Lanes whose turn can come now and the priority of it. Left out are those whose share of the workers is used
-    /// up, and those whose crowded time is over and that have not been woken.
+    /// Lanes whose turn can come now and the priority of it. Left out are those whose quota of workers is used
+    /// up, and those whose time at the limit is over and that have not been woken.
     pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
         let ready = |(name, lane): &(&Arc<str>, &Lane)| {
             let is_woken =
-                lane.crowded.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
-            let has_share = self.shares.may_start(lane.standing());
-            may_start(lane, &self.settings, now) && has_share && is_woken
+                lane.at_limit.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
+            let has_quota = self.quota.may_start(lane.standing());
+            may_start(lane, &self.settings, now) && has_quota && is_woken
         };
         let lanes = self.lanes.iter().filter(ready);
         lanes.filter_map(|(name, lane)| Some((name.clone(), lane.waiting.front()?.priority))).collect()
     }
 
     /// Whether one more worker may be given to this lane.
-    pub(crate) fn has_share(&self, name: &str) -> bool {
-        let standing = self.lanes.get(name).map_or(Standing::Unproved, Lane::standing);
-        self.shares.may_start(standing)
+    pub(crate) fn has_quota(&self, name: &str) -> bool {
+        let standing = self.lanes.get(name).map_or(Standing::Untested, Lane::standing);
+        self.quota.may_start(standing)
     }
 
     /// Entries in the rings, void ones too.
@@ -39,7 +39,7 @@ impl Lanes {
         for standing in Standing::ALL {
             let of_standing = |lane: &&Lane| lane.standing() == standing;
             let busy: usize = self.lanes.values().filter(of_standing).map(|lane| lane.busy).sum();
-            assert_eq!(busy, self.shares.busy(standing), "{standing:?} lanes' transactions");
+            assert_eq!(busy, self.quota.busy(standing), "{standing:?} lanes' transactions");
         }
         for (name, lane) in &self.lanes {
             let held = |standing: Standing| {
@@ -54,7 +54,7 @@ impl Lanes {
             let stands: usize = Standing::ALL.into_iter().map(held).sum();
             assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} in the rings");
             assert!(lane.turn.is_none_or(|turn| turn.standing == lane.standing()), "{name} in a wrong ring");
-            let is_heard = lane.busy == 0 || lane.standing() != Standing::Proved;
+            let is_heard = lane.busy == 0 || lane.standing() != Standing::Responsive;
             assert!(is_heard || lane.watched, "{name} may be silent for ever");
             let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
             assert!(

@@ -1,4 +1,4 @@
-//! One destination's line, and how much of it may be under way.
+//! One lane: who waits in it, and how many of its transactions may be under way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ pub(super) struct Lane {
     pub(super) backoff_until: i64,
     /// When that was decided.
     pub(super) backed_off_at: i64,
-    /// Its host has answered lately, whatever it said. Until then it has one transaction at a time, and a
-    /// share of the workers (`shares`), since it may be one that accepts connections and never speaks.
-    pub(super) proved: bool,
+    /// Its host has answered lately, whatever it said. Until then the lane has one transaction at a time, and only a
+    /// part of the workers (`worker_quota`): its host may be one that accepts connections and never speaks.
+    pub(super) responsive: bool,
     /// Transactions at once that it has earned: each answer doubles it, trouble takes it back to one.
     pub(super) ramp: usize,
-    /// When its host was last heard, or began to be waited for.
-    pub(super) heard_at: i64,
+    /// When its host was last heard, or began to be waited for; none: not while the lane has been here.
+    pub(super) heard_at: Option<i64>,
     /// Stands among those whose silence is watched.
     pub(super) watched: bool,
     /// Transactions at once, where the operator says so in `[[destination]]`.
     pub(super) at_once: Option<usize>,
-    /// Until then it has at most so many transactions at once: its hosts have no room for more of us.
-    pub(super) crowded: Option<(i64, usize)>,
+    /// Until then it has at most so many transactions at once: its hosts are at their limit.
+    pub(super) at_limit: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     pub(super) more: bool,
     /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
@@ -83,10 +83,10 @@ pub struct LaneState {
 }
 
 impl Lane {
-    /// `proof`: its host is known to answer, and how many transactions at once it had earned.
-    pub(super) fn new(settings: &SchedulerSettings, name: &str, proof: Option<usize>) -> Lane {
-        let (proved, ramp) = (proof.is_some(), proof.unwrap_or(1));
-        Lane { at_once: given(settings, name), proved, ramp, ..Lane::default() }
+    /// `earned`: where its host is known to answer, how many transactions at once the lane had earned.
+    pub(super) fn new(settings: &SchedulerSettings, name: &str, earned: Option<usize>) -> Lane {
+        let (responsive, ramp) = (earned.is_some(), earned.unwrap_or(1));
+        Lane { at_once: given(settings, name), responsive, ramp, ..Lane::default() }
     }
 
     /// It has nothing to do, as far as is known.
@@ -102,23 +102,31 @@ impl Lane {
 
     /// What is known of its host.
     pub(super) fn standing(&self) -> Standing {
-        match (self.failures, self.proved) {
-            (0, true) => Standing::Proved,
-            (0, false) => Standing::Unproved,
-            _ => Standing::Doubtful,
+        match (self.failures, self.responsive) {
+            (0, true) => Standing::Responsive,
+            (0, false) => Standing::Untested,
+            _ => Standing::Failing,
         }
     }
 
-    /// Its host answered.
-    pub(super) fn answers(&mut self, settings: &SchedulerSettings) {
-        self.proved = true;
-        self.ramp = self.ramp.saturating_mul(2).min(self.most(settings));
+    /// Its host answered. True where that ends its trouble, as only a message does that it took.
+    pub(super) fn answers(&mut self, took_message: bool, settings: &SchedulerSettings) -> bool {
+        let recovers = took_message && self.failures > 0;
+        if recovers {
+            (self.failures, self.backoff_until) = (0, 0);
+        }
+        if self.failures == 0 {
+            self.responsive = true;
+            self.ramp = self.ramp.saturating_mul(2).min(self.most(settings));
+        }
+        recovers
     }
 
-    /// Its host is in trouble.
-    pub(super) fn fails(&mut self) {
+    /// Its host is in trouble: nothing is tried before `until`.
+    pub(super) fn backs_off(&mut self, until: i64, now: i64) {
         self.failures += 1;
-        (self.proved, self.ramp) = (false, 1);
+        (self.responsive, self.ramp) = (false, 1);
+        (self.backoff_until, self.backed_off_at) = (until, now);
     }
 
     /// What it may have at once when it has earned it.
@@ -139,7 +147,7 @@ pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> 
 /// How many transactions it may have at once just now.
 fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
     let limit = limit(lane, settings);
-    match lane.crowded {
+    match lane.at_limit {
         Some((until, room)) if now < until => room.min(limit),
         _ => limit,
     }
@@ -149,8 +157,8 @@ fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
 /// has just come back, a relay of ours above all, is not run over by all that waited for it.
 fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
     match lane.standing() {
-        Standing::Proved => lane.most(settings).min(lane.ramp),
-        Standing::Unproved | Standing::Doubtful => 1,
+        Standing::Responsive => lane.most(settings).min(lane.ramp),
+        Standing::Untested | Standing::Failing => 1,
     }
 }
 

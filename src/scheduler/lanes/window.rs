@@ -56,7 +56,7 @@ impl Lanes {
         }
         let name = self.lane_of(&due.domain);
         let room = self.room();
-        let lane = self.lane_mut(&name);
+        let lane = self.lane_mut(&name, now);
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
         }
@@ -113,17 +113,17 @@ impl Lanes {
     }
 
     /// A domain has recipients due that may not be here, the first of them at `oldest`.
-    pub fn has_due(&mut self, domain: &Domain, oldest: i64) {
-        self.leave_in(domain, DueCursor::from(oldest.saturating_sub(1)));
+    pub fn has_due(&mut self, domain: &Domain, oldest: i64, now: i64) {
+        self.leave_in(domain, DueCursor::from(oldest.saturating_sub(1)), now);
     }
 
     /// A domain has recipients due that are not here, behind `after`; they are left to the lane that is theirs now.
-    pub(super) fn leave_in(&mut self, domain: &Domain, after: DueCursor) {
+    pub(super) fn leave_in(&mut self, domain: &Domain, after: DueCursor, now: i64) {
         if self.atrn.contains(domain.as_str()) {
             return;
         }
         let name = self.lane_of(domain);
-        let lane = self.lane_mut(&name);
+        let lane = self.lane_mut(&name, now);
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }

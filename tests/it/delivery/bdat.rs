@@ -9,7 +9,7 @@ const CHUNK: usize = 1 << 20;
 const MAILBOX: &str = "you@a.test";
 
 /// Three full chunks and a bit, lines that begin with dots among them.
-fn large() -> Vec<u8> {
+pub(crate) fn large() -> Vec<u8> {
     let lines = [&b"..\r\n.\r\n.dotted\r\n"[..], &[b'x'; 900], b"\r\n"].concat();
     [mail("large"), lines.repeat(3 * CHUNK / lines.len() + 1)].concat()
 }

@@ -1,6 +1,7 @@
 //! What hosts get wrong and how we go round it, end to end: found out, remembered across restarts, visible, and
 //! tried again once its time is over or a person says so.
 
+use crate::delivery::bdat::{chunking, large, world_with};
 use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
@@ -125,25 +126,99 @@ fn a_host_that_fails_every_handshake_gets_clear_text_only_where_nothing_requires
     assert!(last.tls, "{last:?}");
 }
 
-#[test]
-fn a_deleted_row_is_forgotten_while_the_relay_runs_and_a_row_of_ones_own_is_kept_to() {
-    let mut world = World::new();
-    let good = Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
-    let mx = host(&mut world, &[(2, good.clone().on(At::Handshake, Act::Close)), (1, good)]);
-    let relay = world.relay(config());
-    assert!(!deliver(&relay, &mx).tls);
-    wait_for_row(&relay, "mx.a.test|tls|plaintext");
-    relay.db_for_writing().execute("DELETE FROM host_settings", []);
-    let tls = |seen: Seen| seen.tls.then_some(());
-    wait_for("TLS after the row is gone", SOON, || tls(deliver(&relay, &mx)));
+// ---- what people write ------------------------------------------------------------------------
 
-    let own = "INSERT INTO host_settings VALUES
-        ('mx.a.test', 'pipelining', 'off', 'the host asked for it', unixepoch(), 9999999999)";
-    relay.db_for_writing().execute(own, []);
-    wait_for("no batch any more", SOON, || (!deliver(&relay, &mx).batched).then_some(()));
-    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|pipelining|off"]);
+/// What somebody does to the table while the relay runs, and how small messages then go.
+fn edited(relay: &Relay, mx: &FakeMx, sql: &str, is_seen: impl Fn(&Seen) -> bool) {
+    relay.db_for_writing().execute(sql, []);
+    wait_for(sql, SOON, || is_seen(&deliver(relay, mx)).then_some(()));
+}
+
+#[test]
+fn a_row_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    let mut world = World::new();
+    let good = chunking().tls(&Certificate::for_names(&["mx.a.test"]));
+    let mx = host(&mut world, &[(1, good)]);
+    let relay = world.relay(config());
+    assert!(deliver(&relay, &mx).hello > LARGE);
+    let insert = |setting: &str, value: &str| {
+        let why = "the host asked for it";
+        format!(
+            "INSERT INTO host_settings VALUES \
+             ('mx.a.test', '{setting}', '{value}', '{why}', unixepoch(), 9999999999)"
+        )
+    };
+    edited(&relay, &mx, &insert("tls", "plaintext"), |seen| !seen.tls);
+    let smaller = "UPDATE host_settings SET value = 'no-post-quantum'";
+    edited(&relay, &mx, smaller, |seen| seen.tls && seen.hello < LARGE);
+    edited(&relay, &mx, "DELETE FROM host_settings", |seen| seen.hello > LARGE);
+
+    edited(&relay, &mx, &insert("pipelining", "off"), |seen| !seen.batched);
+    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|pipelining|off"], "a success does not end it");
+    edited(&relay, &mx, "DELETE FROM host_settings", |seen| seen.batched);
+    edited(&relay, &mx, &insert("pipelining", "off"), |seen| !seen.batched);
+    edited(&relay, &mx, "UPDATE host_settings SET retry_at = unixepoch()", |seen| seen.batched);
+    relay.wait_until("the row to go", SOON, |db| db.rows(ROWS, []).is_empty().then_some(()));
+
     let nonsense = "INSERT INTO host_settings VALUES ('mx.b.test', 'tls', 'off', NULL, 0, 0)";
     assert!(relay.db_for_writing().0.execute(nonsense, []).is_err(), "the table takes what means nothing");
+}
+
+/// As above, for how content goes: large content by BDAT, small content in a single write.
+#[test]
+fn a_row_about_content_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    for (setting, per_connection, content) in
+        [("chunking", "1", large()), ("single_write", "100", mail("small"))]
+    {
+        let (world, mx) = world_with(chunking());
+        let relay = world.relay(Config::new().set("delivery.messages_per_connection", per_connection));
+        // The last command that brings content, of two messages that share a connection where they may.
+        let way = || {
+            for _ in 0..2 {
+                let before = mx.messages().len();
+                relay.submit(SENDER, &["you@a.test"], &content);
+                mx.wait_for_messages(before + 1, SOON);
+                relay.wait_until_empty();
+            }
+            let verbs = mx.seen().last().unwrap().verbs().join(" ");
+            if verbs.ends_with("BDAT") || verbs.ends_with("BDAT QUIT") { "BDAT" } else { "DATA" }
+        };
+        let edited = |sql: &str, wanted: &str| {
+            relay.db_for_writing().execute(sql, []);
+            wait_for(sql, SOON, || (way() == wanted).then_some(()));
+        };
+        assert_eq!(way(), "BDAT", "{setting}");
+        let insert = format!(
+            "INSERT INTO host_settings VALUES ('mx.a.test', '{setting}', 'off', NULL, unixepoch(), 9999999999)"
+        );
+        edited(&insert, "DATA");
+        edited("DELETE FROM host_settings", "BDAT");
+        edited(&insert, "DATA");
+        edited("UPDATE host_settings SET retry_at = unixepoch()", "BDAT");
+        relay.wait_until("the row to go", SOON, |db| db.rows(ROWS, []).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn a_doubt_after_a_single_write_is_remembered_across_a_restart() {
+    let mut world = World::new();
+    let mx = host(&mut world, &[(1, chunking().after(1, At::Dot, Act::Close)), (1, chunking())]);
+    let mut relay = world.relay(Config::new().retry(&["1h"]));
+    let send = |relay: &Relay, name: &str| relay.submit(SENDER, &[&format!("{name}@a.test")], &mail("small"));
+    send(&relay, "one");
+    wait_for_end(&relay, "one@a.test", "delivered");
+    send(&relay, "two");
+    wait_for_attempts(&relay, "two@a.test", "in_doubt", 1);
+    wait_for_row(&relay, "mx.a.test|single_write|off");
+    restart(&mut relay, "");
+    let connections = mx.seen().len();
+    for name in ["three", "four"] {
+        send(&relay, name);
+        wait_for_end(&relay, &format!("{name}@a.test"), "delivered");
+    }
+    let verbs: Vec<String> = mx.seen()[connections..].iter().map(|seen| seen.verbs().join(" ")).collect();
+    assert!(verbs.iter().all(|verbs| !verbs.contains("BDAT")), "{verbs:?}");
+    assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|single_write|off"]);
 }
 
 // ---- pipelining -------------------------------------------------------------------------------

@@ -133,6 +133,70 @@ fn a_limit_is_earned_back_and_then_forgotten() {
     });
 }
 
+/// How long the relay may take to notice what people write.
+const NOTICED: Duration = Duration::from_secs(2);
+
+fn edit(relay: &Relay, sql: &str) {
+    relay.db_for_writing().execute(sql, []);
+    std::thread::sleep(NOTICED);
+}
+
+#[test]
+fn a_limit_of_connections_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    let mut world = World::new();
+    let mx = shared_host(&mut world, slow());
+    let relay = world.relay(Config::new().set("delivery.connections_per_destination", "5"));
+    let most = |count: usize| {
+        let before = mx.messages().len();
+        submit(&relay, "a.test", count);
+        mx.wait_for_messages(before + count, SOON);
+        relay.wait_until_empty();
+        mx.most_open()
+    };
+    edit(&relay, "INSERT INTO host_settings VALUES ('mx.a.test', 'connections', 1, NULL, unixepoch(), NULL)");
+    assert_eq!(most(8), 1, "written");
+    edit(&relay, "UPDATE host_settings SET value = 2");
+    assert_eq!(most(20), 2, "changed");
+    edit(&relay, "DELETE FROM host_settings");
+    wait_for("more than that", SOON, || (most(20) > 2).then_some(()));
+}
+
+#[test]
+fn a_rate_that_somebody_writes_changes_or_deletes_holds_while_the_relay_runs() {
+    let mut world = World::new();
+    // Each domain is a lane of its own: who was put off to the next minute is not looked at again before.
+    for domain in ["b", "c", "d", "e", "f"] {
+        world.zone(|zone| zone.mx(&format!("{domain}.test"), 10, "mx.a.test"));
+    }
+    let mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    let waits = |domain: &str| {
+        submit(&relay, domain, 1);
+        std::thread::sleep(NOTICED);
+        let left = format!("SELECT attempts FROM recipients WHERE domain = '{domain}'");
+        assert_eq!(relay.db().rows(&left, []), ["0"], "{domain} does not wait");
+    };
+    let goes = |domain: &str| {
+        let before = mx.messages().len();
+        submit(&relay, domain, 1);
+        mx.wait_for_messages(before + 1, SOON);
+    };
+    edit(
+        &relay,
+        "INSERT INTO host_settings VALUES ('mx.a.test', 'messages_per_minute', 1, NULL, unixepoch(), NULL)",
+    );
+    goes("a.test");
+    waits("b.test");
+    edit(&relay, "UPDATE host_settings SET value = 600");
+    goes("c.test");
+    edit(&relay, "UPDATE host_settings SET value = 1");
+    // What the higher rate left over, at the most one.
+    goes("d.test");
+    waits("e.test");
+    edit(&relay, "DELETE FROM host_settings");
+    goes("f.test");
+}
+
 #[test]
 fn a_complaint_of_the_pace_slows_the_next_messages_down() {
     let mut world = World::new();

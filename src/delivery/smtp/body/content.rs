@@ -1,27 +1,27 @@
-//! The content of a message on its way out: handed over in the pieces in which the queue keeps it, or in smaller
-//! ones, and with a look at the first before anything is sent.
+//! The content of a message for sending: in the pieces in which the queue keeps it, or in smaller ones. The first can be
+//! looked at before anything is sent.
 
 use std::borrow::Cow;
 use std::io;
 
-/// Gives the content, a piece a call, none at its end. Pieces in memory are borrowed, others owned.
+/// Gives one piece of the content at each call, none at its end. Pieces in memory are borrowed, others owned.
 pub type Content<'s, 'c> = &'s mut dyn FnMut() -> io::Result<Option<Cow<'c, [u8]>>>;
 
-/// Content of which some was taken.
+/// Content, and how much of it was taken.
 pub(in crate::delivery) struct Pieces<'s, 'c> {
     content: Content<'s, 'c>,
-    /// The piece at hand, and how much of it was taken.
+    /// The current piece, and how many of its bytes were taken.
     piece: Option<Cow<'c, [u8]>>,
     taken: usize,
 }
 
 impl<'s, 'c> Pieces<'s, 'c> {
-    /// Asks for nothing yet.
+    /// Reads nothing yet.
     pub(in crate::delivery) fn new(content: Content<'s, 'c>) -> Pieces<'s, 'c> {
         Pieces { content, piece: None, taken: 0 }
     }
 
-    /// The first piece, which [`Pieces::next`] gives again; empty where there is no content.
+    /// The first piece, which [`Pieces::next`] gives again; empty without content.
     ///
     /// # Errors
     /// The content cannot be read.
@@ -32,7 +32,7 @@ impl<'s, 'c> Pieces<'s, 'c> {
         Ok(self.piece.as_deref().unwrap_or_default())
     }
 
-    /// The next piece, or as much of it as may be; none at the end of the content.
+    /// The next piece, or the first `bytes_max` bytes of what is left of it; none at the end of the content.
     ///
     /// # Errors
     /// The content cannot be read.

@@ -1,17 +1,16 @@
-//! Content on its way out: a dot before every line that begins with one, and the line of one dot
-//! that ends it all (RFC 5321 §4.5.2).
+//! Dot-stuffing for DATA (RFC 5321 §4.5.2): a dot before every line that begins with a dot, and the final dot.
 //!
-//! Pure. Pieces are gathered in a buffer, so that a small message and its final dot leave in one
-//! write; long stretches without such lines go out from where they lie, uncopied.
+//! Pure. Small pieces are collected in a buffer, so that a small message and its final dot go out in one write; long
+//! pieces are written from where they are, without a copy.
 
 use memchr::memmem::Finder;
 
 /// The buffer is written out when it holds this much.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
-/// What stays in the buffer of a stretch written directly, so that the final dot never leaves alone.
+/// How much of a piece written directly stays in the buffer, so that the final dot never goes out alone.
 const HELD_BACK_BYTES: usize = 1024;
 
-/// Where in the content we are.
+/// The state between two chunks.
 pub(in crate::delivery) struct Stuffer {
     dot_line: Finder<'static>,
     /// The last two bytes of the content so far.
@@ -24,10 +23,10 @@ impl Stuffer {
         Stuffer { dot_line: Finder::new(b"\n."), ending: *b"\r\n" }
     }
 
-    /// Takes the next chunk; what does not fit into `gathered` is handed to `write`.
+    /// Takes the next chunk. What does not fit into the buffer `gathered` goes to `write`.
     ///
-    /// A dot is doubled after a bare LF too. The queue holds none, but should one get there, a host
-    /// that takes it for a line end must not find the end of the content behind it (SMTP smuggling).
+    /// A dot is doubled after a bare LF too. The queue holds no bare LF; if one gets there all the same, a host that
+    /// takes it for a line end must not find the end of the content behind it (SMTP smuggling).
     ///
     /// # Errors
     /// Those of `write`.
@@ -56,7 +55,7 @@ impl Stuffer {
         Ok(())
     }
 
-    /// Ends the last line where the content did not, and puts the final dot behind it.
+    /// Ends the last line if the content did not, and appends the final dot.
     pub(in crate::delivery) fn finish(self, gathered: &mut Vec<u8>) {
         let end: &[u8] = match self.ending {
             [b'\r', b'\n'] => b".\r\n",

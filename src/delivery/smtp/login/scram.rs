@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), the client's side: messages in, messages out. Pure;
-//! the arithmetic of keys is `sasl/scram.rs`.
+//! The client side of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677): messages in, messages out. Pure; the
+//! keys are computed in `sasl/scram.rs`.
 //!
 //! ```text
 //! C: n,,n=user,r=CLIENT                      first
@@ -9,7 +9,7 @@
 //! C: (nothing)
 //! ```
 //!
-//! The signature is checked: whoever cannot make it has nothing of our password, and gets no mail.
+//! The signature is checked: a host that cannot make it does not know the password, and gets no mail.
 
 use std::num::NonZeroU32;
 
@@ -27,23 +27,23 @@ use crate::delivery::smtp::login::mechanism::Flaw;
 /// Whether the exchange is bound to its TLS connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Binding {
-    /// To this one (-PLUS).
+    /// Bound to this connection (-PLUS).
     To(ChannelBinding),
-    /// It could be, but the host did not offer it.
+    /// Not bound, because the host did not offer it.
     NotOffered,
-    /// It cannot be.
+    /// Not bound, because the connection has no channel binding.
     None,
 }
 
 /// One exchange.
 pub(super) struct Scram {
     password: String,
-    /// The GS2 header, and what `c=` holds behind it.
+    /// The GS2 header; in `c=` it is followed by the channel binding.
     header: String,
     channel: Option<ChannelBinding>,
     bare: String,
     nonce: String,
-    stage: Stage,
+    state: State,
 }
 
 /// ```text
@@ -51,11 +51,11 @@ pub(super) struct Scram {
 ///                           \--e=--> (the host is about to refuse)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum State {
     Begun,
-    /// Our proof is sent; the host must answer with this signature.
+    /// Our proof was sent, and the host must answer with this signature.
     Proved([u8; KEY_BYTES]),
-    /// It did.
+    /// The host did.
     Satisfied,
 }
 
@@ -67,7 +67,7 @@ impl Scram {
             Binding::None => ("n,,".to_owned(), None),
         };
         let bare = format!("n={},r={nonce}", escaped(username));
-        Scram { password: password.to_owned(), header, channel, bare, nonce, stage: Stage::Begun }
+        Scram { password: password.to_owned(), header, channel, bare, nonce, state: State::Begun }
     }
 
     /// `client-first-message`.
@@ -75,36 +75,36 @@ impl Scram {
         format!("{}{}", self.header, self.bare)
     }
 
-    /// What to say to the server's message.
+    /// The response to a server message.
     pub(super) fn answer(&mut self, message: &str) -> Result<String, Flaw> {
-        match self.stage {
-            Stage::Begun => self.prove(message),
-            // RFC 5802 §7: the server says why it will refuse; the reply says that it does.
-            Stage::Proved(_) if message.starts_with("e=") => Ok(String::new()),
-            Stage::Proved(expected) => {
+        match self.state {
+            State::Begun => self.prove(message),
+            // RFC 5802 §7: the server's reason for refusing; the reply that refuses follows.
+            State::Proved(_) if message.starts_with("e=") => Ok(String::new()),
+            State::Proved(expected) => {
                 let said = message.strip_prefix("v=").and_then(|rest| rest.split(',').next());
                 let said = said.and_then(|said| STANDARD.decode(said).ok()).unwrap_or_default();
                 if constant_time::verify_slices_are_equal(&said, &expected).is_err() {
                     let text = "the host's signature (SCRAM) is wrong: it does not know the password";
                     return Err(Flaw::Impostor(text.to_owned()));
                 }
-                self.stage = Stage::Satisfied;
+                self.state = State::Satisfied;
                 Ok(String::new())
             }
-            Stage::Satisfied => Err(Flaw::Unusable("the host asks for more than SCRAM has".to_owned())),
+            State::Satisfied => Err(Flaw::Unusable("the host asks for more than SCRAM has".to_owned())),
         }
     }
 
     /// Whether the host has shown that it knows the password.
     pub(super) fn is_proven(&self) -> bool {
-        self.stage == Stage::Satisfied
+        self.state == State::Satisfied
     }
 
     /// `server-first-message` in, `client-final-message` out.
     fn prove(&mut self, message: &str) -> Result<String, Flaw> {
         let mut attributes = message.split(',');
         let mut attribute = |name| attributes.next().and_then(|text| text.strip_prefix(name));
-        // "m=" would come first: an extension that we had to know (RFC 5802 §5.1).
+        // RFC 5802 §5.1: "m=" before these is a mandatory extension that we do not know.
         let parts = (attribute("r="), attribute("s="), attribute("i="));
         let (Some(nonce), Some(salt), Some(iterations)) = parts else {
             return Err(Flaw::Unusable("the host's first message (SCRAM) cannot be read".to_owned()));
@@ -129,7 +129,7 @@ impl Scram {
         let auth_message = format!("{},{message},{before_proof}", self.bare);
         let keys = Keys::derive(self.password.as_bytes(), &salt, iterations);
         let proof = STANDARD.encode(keys.proof(auth_message.as_bytes()));
-        self.stage = Stage::Proved(signature(&keys.server, auth_message.as_bytes()));
+        self.state = State::Proved(signature(&keys.server, auth_message.as_bytes()));
         Ok(format!("{before_proof},p={proof}"))
     }
 }

@@ -1,7 +1,7 @@
-//! The secrets of logins: read or printed when they are needed, and fetched again when a host refuses them.
+//! Passwords and tokens for logins: fetched when they are needed, and again when a host refuses them.
 //!
-//! A file is read for each login, so that what is written into it counts at once. A token that a program printed
-//! is kept until it is refused; the program runs once at a time, and who waited meanwhile takes what came of it.
+//! A file is read for each login, so a change counts at once. A token from `token_command` is kept until a host refuses
+//! it. The command runs once at a time; threads that wait for it share its result.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::config::{SecretSource, first_line};
 
 use crate::delivery::smtp::login::token_command;
 
-/// How long a program may take to print a token.
+/// How long a `token_command` may run.
 const COMMAND_WAIT: Duration = Duration::from_secs(30);
 
 /// A password or a token.
@@ -25,7 +25,7 @@ impl Secret {
     }
 }
 
-/// Nothing of it belongs in a log.
+/// Shows nothing, for logs.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
@@ -38,16 +38,16 @@ type Fetched = Result<Secret, String>;
 /// All secrets in use.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
-    /// By the command. As many as there are routes.
+    /// By command; at most one for each route.
     commands: Mutex<HashMap<Vec<String>, Arc<Mutex<Printed>>>>,
 }
 
-/// What came of a command.
+/// The results of one command.
 #[derive(Debug, Default)]
 struct Printed {
     /// The token, until it is refused.
     token: Option<Secret>,
-    /// The last run: when it ended, and how.
+    /// When the last run ended, and its result.
     last: Option<(Instant, Fetched)>,
 }
 
@@ -63,7 +63,7 @@ impl Secrets {
         }
     }
 
-    /// The secret after this one was refused; none where it is still the same.
+    /// The secret after `refused` was refused; none where it has not changed.
     ///
     /// # Errors
     /// As [`Secrets::get`].
@@ -87,7 +87,7 @@ impl Secrets {
             let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
             commands.entry(command.to_vec()).or_default().clone()
         };
-        // Held while the program runs, which has an end: others wait for what it prints.
+        // Held while the command runs, for a limited time: other threads wait for its result.
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(token) = state.token.as_ref().filter(|token| Some(*token) != refused) {
             return Ok(token.clone());
@@ -101,7 +101,7 @@ impl Secrets {
         let printed = token_command::run(command, wait).and_then(|line| token(line.trim()));
         let program = command.first().map_or("", String::as_str);
         let fetched = printed.map_err(|text| format!("token_command {program} {text}"));
-        // One that was refused already is no token to begin the next login with.
+        // The next login must not begin with a token that was refused already.
         state.token = fetched.as_ref().ok().filter(|token| Some(*token) != refused).cloned();
         state.last = Some((Instant::now(), fetched.clone()));
         fetched
@@ -125,7 +125,7 @@ fn read(source: &SecretSource) -> Fetched {
     Ok(Secret(line.into()))
 }
 
-/// RFC 6750 §2.1: printable ASCII without spaces. What ends the parts of XOAUTH2 (^A) is not among it.
+/// RFC 6750 §2.1: printable ASCII without spaces, so no ^A, which separates the fields of XOAUTH2.
 fn token(text: &str) -> Fetched {
     if text.is_empty() {
         return Err("gave no token".to_owned());

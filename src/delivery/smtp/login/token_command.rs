@@ -1,7 +1,7 @@
-//! Runs the program that prints a token: no shell, little environment, a limit of time and of output.
+//! Runs the program that prints a token: without a shell, with little environment, limited in time and output.
 //!
-//! The program has a process group of its own, which is killed as a whole when the time is over. What it leaves
-//! behind when it ends by itself is left alone, and not waited for.
+//! The program has its own process group, which is killed as a whole when the time is over. Processes that it leaves
+//! behind when it ends by itself are left alone, and not waited for.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -12,21 +12,23 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// What of our environment the program gets: enough to find other programs, its own files and its language.
+use crate::kit::text::without_controls;
+
+/// The environment variables that the program gets: enough to find other programs, its files and its language.
 const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
-/// Bytes of standard output, and of standard error, that are looked at; the rest is read and dropped.
+/// Bytes of standard output, and of standard error, that are kept; the rest is read and dropped.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
-/// Of the last line of standard error, in a message.
+/// Characters of the last line of standard error that an error quotes.
 const QUOTED_CHARS_MAX: usize = 200;
-/// How often it is looked whether a program that closed its output has ended.
+/// How often to check whether a program has ended, once its output is closed.
 const TICK: Duration = Duration::from_millis(5);
-/// The same for one whose output is open: something that it left behind may hold it.
+/// The same while its output is open. A process that the program left behind may keep it open.
 const SLOW_TICK: Duration = Duration::from_millis(50);
 
 /// The first line that `command` (a program and its arguments) prints on its standard output.
 ///
 /// # Errors
-/// In words that continue the name of the program: `ended with exit status: 1: no such user`.
+/// Continues the name of the program: `ended with exit status: 1: no such user`.
 pub(super) fn run(command: &[String], limit: Duration) -> Result<String, String> {
     let Some((program, arguments)) = command.split_first() else { return Err("is missing".to_owned()) };
     let until = Instant::now() + limit;
@@ -44,7 +46,7 @@ pub(super) fn run(command: &[String], limit: Duration) -> Result<String, String>
     let mut err = Output::of(child.stderr.take());
     let ended = wait(&mut child, &mut out, &mut err, until);
     if !matches!(ended, Ok(Some(_))) {
-        // Not waited for yet, so its number is still its own.
+        // Not waited for yet, so its process id is not used again.
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
         let _ = child.wait();
     }
@@ -59,7 +61,7 @@ pub(super) fn run(command: &[String], limit: Duration) -> Result<String, String>
     }
 }
 
-/// Reads what it prints until it ends; none: it has not by then.
+/// Reads the program's output until it ends; none where it has not ended by `until`.
 fn wait(
     child: &mut Child,
     out: &mut Output<impl Read + AsFd>,
@@ -68,7 +70,7 @@ fn wait(
 ) -> io::Result<Option<ExitStatus>> {
     loop {
         let ended = child.try_wait()?;
-        // What it printed last is in the pipes when it has ended.
+        // Read after `try_wait`: the last output of an ended program is in the pipes.
         out.read()?;
         err.read()?;
         let left = until.saturating_duration_since(Instant::now());
@@ -88,12 +90,12 @@ fn wait(
     }
 }
 
-/// What a program prints on one of its outputs.
+/// One of the program's outputs.
 struct Output<P> {
-    /// None: it is closed.
+    /// None once it is closed.
     pipe: Option<P>,
     bytes: Vec<u8>,
-    /// Reads give what there is, and never wait.
+    /// The pipe does not block.
     ready: bool,
 }
 
@@ -102,7 +104,7 @@ impl<P: Read + AsFd> Output<P> {
         Output { pipe, bytes: Vec::new(), ready: false }
     }
 
-    /// Reads what there is.
+    /// Reads what there is, without waiting.
     fn read(&mut self) -> io::Result<()> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         if !self.ready {
@@ -127,11 +129,11 @@ impl<P: Read + AsFd> Output<P> {
         }
     }
 
-    /// The last line, for the end of a message.
+    /// The last line, for the end of an error.
     fn quoted(&self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-        let last: String = last.chars().filter(|c| !c.is_control()).take(QUOTED_CHARS_MAX).collect();
+        let last = without_controls(last, QUOTED_CHARS_MAX);
         if last.is_empty() { last } else { format!(": {last}") }
     }
 }

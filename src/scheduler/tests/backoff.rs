@@ -1,0 +1,113 @@
+//! When a lane backs off, and when its backoff ends.
+
+use super::*;
+
+#[test]
+fn a_lane_in_trouble_waits_and_then_probes_with_one() {
+    let mut lanes = lanes();
+    for n in -1..5 {
+        lanes.add(due(n, n, "a.test"), 0);
+    }
+    let (one, two) = (answered(&mut lanes, "a.test"), lanes.next(0).unwrap());
+    let Some(LaneChange::BacksOff(row)) = lanes.finished(&one, &failing(), &[], 100) else { panic!() };
+    assert_eq!(row.failures, 1);
+    assert!((148..=172).contains(&row.backoff_until), "{}", row.backoff_until);
+    // What was under way at the same time fails for the same reason: not a second failure.
+    assert_eq!(lanes.finished(&two, &failing(), &[], 101), None);
+    lanes.settled([RecipientId(0), RecipientId(1)]);
+    lanes.check();
+    assert!(lanes.next(110).is_none());
+    assert!(lanes.refills(9, 110).is_empty(), "nothing is read for a lane that backs off");
+    assert_eq!(lanes.next_alarm(), Some(row.backoff_until));
+
+    let later = row.backoff_until;
+    lanes.wake(later);
+    let refill = lanes.refills(9, later).pop().unwrap();
+    assert_eq!(refill.domain, Some(Domain::parse("a.test").unwrap()));
+    lanes.refilled(&refill, (2..5).map(|n| due(n, n, "a.test")).collect(), None, later);
+    let probe = lanes.next(later).unwrap();
+    assert!(lanes.next(later).is_none(), "one at a time until it succeeds");
+    assert_eq!(lanes.finished(&probe, &LaneHealth::Healthy, &[], later), Some(LaneChange::Recovered));
+    lanes.next(later).unwrap();
+    lanes.next(later).unwrap();
+    lanes.check();
+}
+
+#[test]
+fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
+    let mut lanes = lanes();
+    let fail = |lanes: &mut Lanes, n: i64, now: i64, health: LaneHealth| {
+        lanes.wake(now);
+        lanes.has_due(&Domain::parse("a.test").unwrap(), now, now);
+        let refill = lanes.refills(9, now).pop().unwrap();
+        lanes.refilled(&refill, vec![due(n, n, "a.test")], None, now);
+        let job = lanes.next(now).unwrap();
+        match lanes.finished(&job, &health, &[], now) {
+            Some(LaneChange::BacksOff(row)) => row.backoff_until - now,
+            _ => 0,
+        }
+    };
+    assert!((48..=72).contains(&fail(&mut lanes, 1, 0, failing())));
+    assert!((480..=720).contains(&fail(&mut lanes, 2, 1000, failing())));
+    assert_eq!(fail(&mut lanes, 3, 2000, LaneHealth::Healthy), 0);
+    assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, failing())));
+}
+
+#[test]
+fn a_kick_ends_the_backoff_of_its_lane_only() {
+    let mut lanes = lanes();
+    for name in ["a.test", "b.test"] {
+        lanes.restore(BackoffRow {
+            lane: name.to_owned(),
+            failures: 3,
+            backoff_until: 999,
+            last_reply: String::new(),
+        });
+    }
+    lanes.end_backoff(5, |lane| lane == "a.test");
+    assert_eq!(lanes.refills(9, 5).len(), 1);
+    lanes.has_due(&Domain::parse("a.test").unwrap(), 5, 5);
+    let refill = lanes.refills(9, 5).pop().unwrap();
+    lanes.refilled(&refill, vec![due(1, 1, "a.test")], None, 5);
+    lanes.add(due(2, 2, "b.test"), 5);
+    assert_eq!(&*lanes.next(5).unwrap().lane, "a.test");
+    assert!(lanes.next(5).is_none());
+}
+
+#[test]
+fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
+    let mut lanes = lanes();
+    let row = |lane: &str| BackoffRow {
+        lane: lane.to_owned(),
+        failures: 3,
+        backoff_until: 1_000,
+        last_reply: String::new(),
+    };
+    lanes.restore(row("empty.test"));
+    lanes.restore(row("waits.test"));
+    assert!(lanes.wake(1_000).is_empty());
+    for refill in lanes.refills(9, 1_000) {
+        let rows = if &*refill.lane == "waits.test" { vec![due(1, 1, "waits.test")] } else { vec![] };
+        lanes.refilled(&refill, rows, None, 1_000);
+    }
+    assert!(lanes.wake(1_000 + 6 * 3600 - 1).is_empty());
+    assert_eq!(lanes.state("empty.test").failures, 3);
+    assert_eq!(lanes.wake(1_000 + 6 * 3600), ["empty.test".into()]);
+    assert_eq!(lanes.state("empty.test").failures, 0);
+    assert_eq!(lanes.state("waits.test").failures, 3);
+    lanes.check();
+}
+
+#[test]
+fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
+    let mut lanes = lanes();
+    lanes.add(due(1, 1, "a.test"), 100);
+    let job = lanes.next(100).unwrap();
+    let Some(LaneChange::BacksOff(row)) = lanes.finished(&job, &failing(), &[], 100) else { panic!() };
+    assert!(!lanes.end_backoff_without_row(&[], 101), "to be asked again");
+    assert!(lanes.state("a.test").backoff_until > 101);
+    assert!(lanes.end_backoff_without_row(std::slice::from_ref(&row), 110));
+    assert!(lanes.state("a.test").backoff_until > 110);
+    assert!(lanes.end_backoff_without_row(&[], 110));
+    assert_eq!(lanes.state("a.test").backoff_until, 110);
+}
