@@ -19,7 +19,7 @@ use crate::config::{self, Settings};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
-use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
+use crate::delivery::{DeliveryContext, Jobs, Workers, settle_doubts};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -136,12 +136,12 @@ impl Relay {
 }
 
 /// What an attempt needs, from the settings.
-fn setup(settings: &Settings) -> anyhow::Result<Setup> {
+fn setup(settings: &Settings) -> anyhow::Result<DeliveryContext> {
     // It may get the address later, so this keeps nobody from starting; what should leave from there waits.
     for (ip, error) in source_addresses::unusable(&settings.delivery, &settings.routes) {
         log::error!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY);
     }
-    Ok(Setup {
+    Ok(DeliveryContext {
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
         lookup: Box::new(Resolver::new(&settings.dns).context("[dns]")?),
