@@ -29,7 +29,8 @@ use reader::{Block, Document, console_commands, simple_commands, statements};
 
 use crate::harness::db::Db;
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, HOSTNAME, Relay, World, installed, mail, run_to_end};
+use crate::harness::relay::{Config, HOSTNAME, Relay, World, mail, run_to_end};
+use crate::harness::skipped::installed;
 use crate::house::source::files;
 
 /// The queue id that documents use.
