@@ -3,11 +3,11 @@
 -- Open the database with `sqlite3 queue.db` at any time, also while the relay runs. Start with
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
---     SELECT * FROM failures;           what the world is telling us
---     SELECT * FROM backoffs;              where nothing is tried for now, and what was said there
---     SELECT * FROM host_settings;      limits and features learnt of each host
---     SELECT * FROM pending_reports;         failures in masses that their sender will be told of together
---     SELECT * FROM stuck;              always empty, or something is wrong with us
+--     SELECT * FROM failures;           which replies keep mail from being delivered, the most frequent first
+--     SELECT * FROM backoffs;           destinations that are not tried for now, and their last reply
+--     SELECT * FROM host_settings;      limits of hosts, and features that do not work with them
+--     SELECT * FROM pending_reports;    failures not yet reported; each sender gets one summary
+--     SELECT * FROM stuck;              always empty; a row here means a bug or a mistaken manual edit
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
 -- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
 -- at once; SET state = 'held' holds, 'queued' releases; SET bounce_requested_at = unixepoch() returns to the
@@ -42,7 +42,7 @@ CREATE TABLE messages (
     release_at  INTEGER,                   -- held until then (RFC 4865); lifetime and delays count from it
     release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
     deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
-    deliver_by_mode TEXT                   -- R returns it then, N tells the sender; T: each hop reports
+    deliver_by_mode TEXT                   -- R returns it then, N notifies the sender; T: each hop reports
 );
 CREATE INDEX messages_expiring ON messages (expires_at);
 
@@ -54,19 +54,19 @@ CREATE TABLE recipients (
     domain          TEXT NOT NULL,         -- lower case, A-labels: what routing looks at
     notify          TEXT,                  -- NOTIFY as given (RFC 3461); NULL: not given
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
-    expanded        TEXT,                  -- aliases that led here whose sender is to be told so (RFC 3461): a line
-                                           -- each, a tab before ORCPT
+    expanded        TEXT,                  -- aliases that led here and whose expansion is to be reported (RFC 3461):
+                                           -- one a line, a tab before ORCPT
     state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'held')), -- held: until released
     priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
     attempts        INTEGER NOT NULL DEFAULT 0,
     next_attempt_at INTEGER NOT NULL,      -- not before; later still while its lane backs off
     last_attempt_at INTEGER,
-    last_reply      TEXT,                  -- what was said last, in their words, codes first
-    last_mx         TEXT,                  -- the host that it is about
-    last_reply_source    TEXT,                  -- whose words last_reply is: 'remote' (last_mx) or 'local' (Postrider)
-    warned_at       INTEGER,               -- when the sender was told of the delay
-    in_doubt_since          INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
-    bounce_requested_at       INTEGER                -- when an operator asked to return it to the sender; done at once
+    last_reply      TEXT,                  -- of the last attempt, codes first
+    last_mx         TEXT,                  -- the host that was asked
+    last_reply_source TEXT,                -- whether last_reply came from the host ('remote') or from Postrider ('local')
+    warned_at       INTEGER,               -- when the sender got the delay warning
+    in_doubt_since  INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    bounce_requested_at INTEGER            -- when an operator asked to return it to the sender; done at once
 );
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
@@ -86,15 +86,15 @@ CREATE TABLE content (
     PRIMARY KEY (message_id, seq)          -- not WITHOUT ROWID: each look for a chunk would read others whole
 );
 
--- Messages of several chunks whose last chunk has not arrived yet: they are not accepted, and what is
--- here of their content is thrown away when the relay starts.
+-- Messages of several chunks whose last chunk has not arrived yet. They are not accepted; their content so far is
+-- deleted when the relay starts.
 CREATE TABLE partial_messages (
     message_id INTEGER PRIMARY KEY
 );
 
--- One row for each try and recipient: who said what, where, and what it meant.
+-- Log of attempts, one row for each recipient of an attempt: which host answered what, and what it meant.
 CREATE TABLE attempts (
-    id           INTEGER PRIMARY KEY,      -- like all ids: microseconds, here of when the try was recorded
+    id           INTEGER PRIMARY KEY,      -- like all ids: microseconds, here of when the attempt was recorded
     recipient_id INTEGER NOT NULL,         -- recipients.id, and history.recipient_id afterwards
     at           INTEGER NOT NULL,
     duration_ms  INTEGER NOT NULL,
@@ -105,7 +105,7 @@ CREATE TABLE attempts (
     code         INTEGER NOT NULL,
     enhanced     TEXT,
     reply        TEXT NOT NULL,            -- codes and text on one line
-    reply_source      TEXT NOT NULL DEFAULT 'remote', -- whose words the reply is: 'remote', or 'local' where the host gave none
+    reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
     outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
 );
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
@@ -127,12 +127,12 @@ CREATE TABLE history (
     size         INTEGER NOT NULL,
     reply        TEXT,
     mx           TEXT,
-    reply_source      TEXT,                     -- whose words the reply is: 'remote' (mx) or 'local'
+    reply_source TEXT,                     -- whether the reply came from the host ('remote') or from Postrider ('local')
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
--- Lanes (destinations) that are backing off; a healthy lane has no row. 'atrn:' and a domain: its mail is not
--- sent anywhere but waits until a user fetches it with ATRN (last_reply says who may).
+-- Lanes (destinations) that back off after a failure; a healthy lane has no row. The mail of a lane 'atrn:DOMAIN' is
+-- not sent; it waits until a user fetches it with ATRN (last_reply says who may).
 CREATE TABLE backoffs (
     lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
     failures      INTEGER NOT NULL,        -- in a row
@@ -149,16 +149,15 @@ CREATE TABLE routes (
     lane     TEXT                          -- as in lanes; NULL: the domain's own, since the route has no relay
 );
 
--- Limits that hosts asked for, and features that they fail at: learnt from what they answered, and held to in later
--- attempts. A limit is halved at each complaint and rises a little after each minute that goes well; without a row the
--- config holds, and [[destination]] in the config overrules the row. A feature that failed is left out until retry_at,
--- then tried again: success deletes the row, failure renews it. Rows of your own are held to as well; changes are
--- noticed within two seconds. Where a route requires TLS, 'plaintext' changes nothing.
+-- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too
+-- many", rises after each minute without that, and then the row goes; [[destination]] in the config overrules it. A
+-- feature is not used until retry_at and then tried again: success deletes the row, failure renews it. You may insert,
+-- change and delete rows; the relay notices within two seconds. Where a route requires TLS, 'plaintext' has no effect.
 CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
-    setting    TEXT NOT NULL,              -- connections messages_per_minute tls pipelining chunking single_write
-    value      NUMERIC NOT NULL,           -- a number; for tls no-post-quantum or plaintext; else off
-    last_reply TEXT,                       -- what the host answered before it was changed
+    setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write
+    value      NUMERIC NOT NULL,           -- limits: a number; tls: no-post-quantum or plaintext; the others: off
+    last_reply TEXT,                       -- the reply, or our own error, that led to the setting
     changed_at INTEGER NOT NULL CHECK (typeof(changed_at) = 'integer'),
     retry_at   INTEGER CHECK (typeof(retry_at) IN ('integer', 'null')), -- when the feature is tried again; NULL: a limit
     PRIMARY KEY (mx, setting),
@@ -167,7 +166,8 @@ CREATE TABLE host_settings (
         OR retry_at IS NOT NULL AND setting IN ('pipelining', 'chunking', 'single_write') AND value = 'off')
 ) WITHOUT ROWID;
 
--- What somebody asked to have tried now: ETRN (RFC 1985), or `postrider queue kick`. Kept as long as history.
+-- Log of queue kicks (ETRN of RFC 1985, `postrider queue kick`): who, when, how many recipients. Kept as long as
+-- history.
 CREATE TABLE kicks (
     id         INTEGER PRIMARY KEY,        -- 1, 2, 3 …
     at         INTEGER NOT NULL,
@@ -186,11 +186,11 @@ CREATE TABLE reports (
 );
 CREATE INDEX reports_to_sender ON reports (sender, at);
 
--- What would have been reports beyond [delivery] bounces_per_sender. An hour after the first of a sender's one
--- summary tells it of all of them, and they are deleted; in history they stay as long as any other.
+-- Failures beyond [delivery] bounces_per_sender, not yet reported. One hour after a sender's first one, a single summary
+-- reports all of them and they are deleted here. They stay in history as long as any other.
 CREATE TABLE pending_reports (
     id          INTEGER PRIMARY KEY,       -- 1, 2, 3 …
-    sender      TEXT NOT NULL,             -- who is to be told, in lower case as in reports
+    sender      TEXT NOT NULL,             -- who gets the summary, in lower case as in reports
     return_path TEXT NOT NULL,             -- the same as the message had it
     at          INTEGER NOT NULL,
     queue_id    TEXT NOT NULL,
@@ -201,13 +201,13 @@ CREATE TABLE pending_reports (
 );
 CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
--- What the relay has to remember about itself.
+-- The relay's own notes.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Recipients, each with the lane that it waits in (mail for ATRN apart): what a row of lanes is about.
+-- The lane of each waiting recipient (mail for ATRN apart): joins recipients to backoffs.
 CREATE VIEW recipient_lanes AS
 SELECT r.*,
        coalesce((SELECT coalesce(t.lane, r.domain) FROM routes t
@@ -217,7 +217,7 @@ SELECT r.*,
                  ORDER BY t.position LIMIT 1), r.domain) AS lane
 FROM recipients r;
 
--- A line for each waiting recipient, as a person wants to read it.
+-- Waiting recipients, one row each, with readable times.
 CREATE VIEW queue AS
 SELECT m.queue_id,
        m.sender,
@@ -273,7 +273,7 @@ LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.d
     AND l.backoff_until > unixepoch()
 ORDER BY d.total DESC, d.domain;
 
--- What the world is telling us: the tries of the last day that did not end in delivery, grouped by what was said.
+-- The attempts of the last day that did not end in delivery, grouped by reply.
 CREATE VIEW failures AS
 SELECT count(*) AS times,
        count(DISTINCT a.recipient_id) AS recipients,
@@ -288,7 +288,7 @@ WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered',
 GROUP BY a.outcome, a.phase, a.mx, a.reply, a.reply_source
 ORDER BY times DESC, last DESC;
 
--- Rows that break an invariant. Always empty; a line here is a bug or a hand that slipped.
+-- Rows that break an invariant. Always empty; a row here means a bug or a mistaken manual edit.
 CREATE VIEW stuck AS
 SELECT 'recipient without a message' AS problem, r.id AS recipient_id, r.message_id
 FROM recipients r LEFT JOIN messages m ON m.id = r.message_id WHERE m.id IS NULL

@@ -29,7 +29,9 @@ use reader::{Block, Document, console_commands, simple_commands, statements};
 
 use crate::harness::db::Db;
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, HOSTNAME, Relay, World, installed, mail, run_to_end};
+use crate::harness::relay::{Config, HOSTNAME, Relay, World, mail, run_to_end};
+use crate::harness::skipped::installed;
+use crate::house::source::files;
 
 /// The queue id that documents use.
 const QUEUE_ID: &str = "1K6XQ3V8T4D";
@@ -443,4 +445,49 @@ fn wrong_code_in_prose_is_told() {
     ] {
         assert!(check_inline(wrong).is_err(), "{wrong}");
     }
+}
+
+// ---- the log -------------------------------------------------------------------------------------
+
+/// The longest piece between the placeholders of each line that this source writes to the log (debug apart).
+fn logged(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let calls = ["log::info!(", "log::warn!(", "log::error!(", "log::log!("];
+    let literals = calls.iter().flat_map(|call| code.split(call).skip(1)).filter_map(|rest| {
+        let (before, text) = rest.split_once('"')?;
+        let is_first = ["", "level,"].contains(&before.trim());
+        is_first.then(|| text.split('"').next().unwrap_or_default())
+    });
+    let joined = literals.map(|text| text.lines().map(str::trim_start).collect::<String>().replace('\\', ""));
+    joined
+        .map(|text| {
+            let pieces = text.split('{').map(|piece| piece.split_once('}').map_or(piece, |(_, after)| after));
+            pieces.map(str::trim).max_by_key(|piece| piece.len()).unwrap_or_default().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_line_of_the_log_is_explained() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log.md")).unwrap();
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = 0;
+    let mut missing = Vec::new();
+    for (path, text) in files("src", "rs") {
+        for piece in logged(&text) {
+            lines += 1;
+            if !page.contains(&piece) {
+                missing.push(format!("src/{path}: {piece:?}"));
+            }
+        }
+    }
+    assert!(lines > 40, "only {lines} lines were found");
+    assert!(missing.is_empty(), "not in docs/log.md:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn what_is_logged_is_found() {
+    let source = "log::warn!(\n  \"{id}: late by {secs} s, \\\n   as ever\"); log::error!(\"{error}\"); log::debug!(\"no\");\n\
+                  log::log!(level, \"to=<{to}> x\");\n#[cfg(test)]\nmod tests { log::info!(\"not this\") }";
+    assert_eq!(logged(source), ["s, as ever", "", "to=<"]);
 }

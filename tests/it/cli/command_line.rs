@@ -13,6 +13,20 @@ struct Ran {
     stderr: String,
 }
 
+impl Ran {
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}
+
+/// Whether `check` says something of that level about that, which names this.
+fn has_found(json: &serde_json::Value, level: &str, about: &str, named: &str) -> bool {
+    json["findings"].as_array().unwrap().iter().any(|finding| {
+        let names = finding["text"].as_str().is_some_and(|text| text.contains(named));
+        finding["level"] == level && finding["about"] == about && names
+    })
+}
+
 fn postrider(directory: &Path) -> Command {
     let mut command = cargo_bin_cmd!("postrider");
     command.current_dir(directory);
@@ -62,14 +76,10 @@ fn a_user_is_added_listed_and_removed() {
         "secret\nmore\n",
     );
     assert_eq!((added.code, added.stderr.as_str()), (Some(0), ""), "{}", added.stdout);
-    assert_eq!(added.stdout, "user app added to users\n");
     let users = postrider::submission::users::Users::load(&path.join("users")).unwrap();
     assert!(users.verify("app", b"secret").is_some(), "the first line, without its end, is the password");
 
-    let listed = run(path, &["user", "list"], "");
-    assert_eq!((listed.code, listed.stdout.as_str()), (Some(0), "app  senders *@example.com\n"));
-    let json: serde_json::Value =
-        serde_json::from_str(&run(path, &["user", "list", "--json"], "").stdout).unwrap();
+    let json = run(path, &["user", "list", "--json"], "").json();
     assert_eq!(json["users"][0]["name"], "app");
     assert_eq!(json["users"][0]["senders"][0], "*@example.com");
     assert!(!json.to_string().contains("SCRAM"), "a list shows no verifier");
@@ -78,14 +88,9 @@ fn a_user_is_added_listed_and_removed() {
     assert_eq!(again.code, Some(1));
     assert!(again.stderr.starts_with("postrider: user app exists already; "), "{}", again.stderr);
 
-    let removed = run(path, &["user", "remove", "app"], "");
-    assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), "user app removed from users\n"));
+    assert_eq!(run(path, &["user", "remove", "app"], "").code, Some(0));
     let twice = run(path, &["user", "remove", "app"], "");
     assert_eq!((twice.code, twice.stdout.as_str()), (Some(1), ""));
-    assert_eq!(
-        twice.stderr,
-        "postrider: there is no user app in users; `postrider user list` shows who there is\n"
-    );
     assert_eq!(run(path, &["user", "list"], "").stdout, "");
 }
 
@@ -95,14 +100,11 @@ fn what_a_user_may_is_listed_and_cram_md5_says_what_it_costs() {
     let path = dir.path();
     let all = ["--operator", "--rate", "100/h", "--cram-md5", "--senders", "*@a.example"];
     let added = run(path, &[&["user", "add", "app", "--password-stdin"], &all[..]].concat(), "secret\n");
-    assert_eq!((added.code, added.stdout.as_str()), (Some(0), "user app added to users\n"));
-    assert_eq!(added.stderr.lines().count(), 1, "{}", added.stderr);
-    assert!(added.stderr.contains("as good as app's password for CRAM-MD5"), "{}", added.stderr);
+    assert_eq!((added.code, added.stderr.lines().count()), (Some(0), 1), "a warning: {}", added.stderr);
     run(path, &["user", "add", "plain", "--password-stdin"], "secret\n");
     let listed = run(path, &["user", "list"], "").stdout;
     assert_eq!(listed, "app  operator  cram-md5  rate 100/h  senders *@a.example\nplain\n");
-    let json = run(path, &["user", "list", "--json"], "").stdout;
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = run(path, &["user", "list", "--json"], "").json();
     let (app, plain) = (&json["users"][0], &json["users"][1]);
     assert_eq!(
         (&app["operator"], &app["cram_md5"], &app["rate_per_hour"]),
@@ -144,9 +146,10 @@ fn without_a_config_the_state_is_local_and_private() {
     let checked = run(dir.path(), &["check"], "");
     assert_eq!(checked.code, Some(0), "{}", checked.stdout);
     assert!(!dir.path().join("postrider-data").exists(), "check creates nothing");
-    assert!(checked.stdout.contains("nobody can send mail; `postrider user add NAME`"), "{}", checked.stdout);
+    let json = run(dir.path(), &["check", "--json"], "").json();
+    assert!(has_found(&json, "warning", "users", "postrider user add"), "{json}");
     let added = run(dir.path(), &["user", "add", "app", "--password-stdin"], "secret\n");
-    assert_eq!(added.stdout, "user app added to postrider-data/users\n", "{}", added.stderr);
+    assert_eq!(added.code, Some(0), "{}", added.stderr);
     let mode = |file: &str| std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("postrider-data"), 0o700);
     assert_eq!(mode("postrider-data/users"), 0o640);
@@ -167,8 +170,7 @@ fn a_good_config_is_told_line_by_line() {
         assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
     }
     assert!(!checked.stdout.contains("warning") && !checked.stdout.contains("problem"), "{}", checked.stdout);
-    let json: serde_json::Value =
-        serde_json::from_str(&run(dir.path(), &["check", "--json"], "").stdout).unwrap();
+    let json = run(dir.path(), &["check", "--json"], "").json();
     assert_eq!(json["ok"], true);
     assert_eq!(json["findings"][0]["level"], "ok");
 }
@@ -178,18 +180,11 @@ fn a_problem_outside_the_config_is_exit_code_1() {
     let (dir, other) = (good(), good());
     std::fs::copy(other.path().join("key.pem"), dir.path().join("key.pem")).unwrap();
     std::fs::write(dir.path().join("users"), "app secret\n").unwrap();
-    let checked = run(dir.path(), &["check"], "");
+    let checked = run(dir.path(), &["check", "--json"], "");
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(1), ""));
-    assert!(
-        checked.stdout.contains("problem  certificate: key.pem is not the key of cert.pem; "),
-        "{}",
-        checked.stdout
-    );
-    assert!(
-        checked.stdout.contains("problem  users: users:1: the verifier is not SCRAM-SHA-256$"),
-        "{}",
-        checked.stdout
-    );
+    let json = checked.json();
+    assert!(has_found(&json, "problem", "certificate", "key.pem"), "{json}");
+    assert!(has_found(&json, "problem", "users", "users:1: "), "{json}");
 }
 
 #[test]
@@ -198,7 +193,7 @@ fn a_bad_config_can_be_read_by_a_program_too() {
     std::fs::write(dir.path().join("postrider.toml"), "colour = 1\n").unwrap();
     let checked = run(dir.path(), &["check", "--json"], "");
     assert_eq!(checked.code, Some(2));
-    let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    let json = checked.json();
     assert_eq!(json["ok"], false);
     assert_eq!(json["findings"][0]["level"], "problem");
 }

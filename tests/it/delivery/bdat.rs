@@ -1,9 +1,9 @@
 //! Large messages by BDAT where the host offers CHUNKING (RFC 3030 §2), from end to end: what goes over the wire,
 //! what the database says of refusals in the middle, of doubt, and of hosts that offer what they cannot do.
 
-use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 const CHUNK: usize = 1 << 20;
 const MAILBOX: &str = "you@a.test";

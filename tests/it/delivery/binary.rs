@@ -2,8 +2,7 @@
 
 use crate::harness::fakemx::{SOON, Script};
 use crate::harness::relay::{Config, World};
-
-const SENDER: &str = "me@app.test";
+use crate::harness::sender::SENDER;
 
 /// A header of ours, then every byte there is, with line ends of every kind.
 fn binary() -> Vec<u8> {

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use crate::delivery::bdat::{chunking, world_with};
-use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
 use crate::harness::relay::{Config, Relay, World, mail, wait_for, write_secret};
+use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 const MAILBOX: &str = "you@a.test";
 

@@ -10,7 +10,7 @@ mod dns_corners;
 mod hostile;
 mod logins;
 mod parsers;
-pub mod promises;
+mod promises;
 mod reports;
 mod reuse;
 mod single_write;

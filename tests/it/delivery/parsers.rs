@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::delivery::promises::{SENDER, world_with_sender};
 use crate::harness::client::mail;
 use crate::harness::fakemx::{Act, At, SOON, Script};
-use crate::harness::relay::{Config, Relay, notice};
+use crate::harness::relay::{Config, Relay};
+use crate::harness::sender::{SENDER, world_with_sender};
+use crate::harness::skipped::skipped;
 
 /// What Python's e-mail package reads: `file|final recipient|action|status`, and no defect anywhere.
 const EMAIL: &str = r#"
@@ -164,7 +165,7 @@ fn reports() -> (Relay, BTreeMap<String, PathBuf>) {
 fn run(probe: &[&str], script: &[&str], files: &BTreeMap<String, PathBuf>) -> Option<Vec<String>> {
     let found = Command::new(probe[0]).args(&probe[1..]).output();
     if !found.is_ok_and(|output| output.status.success()) {
-        notice(&format!("SKIPPED: {probe:?}: not installed"));
+        skipped(&format!("{probe:?}: not installed"));
         return None;
     }
     let output = Command::new(probe[0]).args(script).args(files.values()).output().unwrap();

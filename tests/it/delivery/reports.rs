@@ -1,9 +1,10 @@
 //! What senders are told, end to end: which reports there are, in which form, and how many.
 
-use crate::delivery::promises::{SENDER, bounce, text, unfolded, world_with_sender};
 use crate::harness::client::mail;
 use crate::harness::fakemx::{Act, At, SOON, Script};
+use crate::harness::log;
 use crate::harness::relay::{Config, HOSTNAME, Relay, wait_for};
+use crate::harness::sender::{SENDER, bounce, text, unfolded, world_with_sender};
 
 #[test]
 fn mail_to_a_list_reaches_each_member_once_and_the_list_is_told_of() {
@@ -145,7 +146,7 @@ fn a_flood_of_failures_is_few_bounces_and_one_summary() {
     client.submit("she@other.test", &["user@a.test"], &mail("other"));
     other.wait_for_messages(1, SOON);
     relay.wait_until_empty();
-    assert!(relay.log().contains("bounce to <Me@APP.test> suppressed (3 this hour)"), "{}", relay.log());
+    assert!(!relay.logged(&[log::SUPPRESSED, "<Me@APP.test>"]).is_empty());
     let failed = relay
         .db()
         .number("SELECT count(*) FROM history WHERE state = 'failed' AND reply LIKE '550 5.1.1%'", []);
@@ -154,8 +155,7 @@ fn a_flood_of_failures_is_few_bounces_and_one_summary() {
     // A restart forgets neither the count nor what is to be told.
     drop(client);
     relay.kill();
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay.submit(SENDER, &["user6@a.test", "user7@a.test"], &mail("flood"));
     wait_for_unreported(&relay, 5);
     assert_eq!(home.messages().len(), 3);
@@ -179,15 +179,14 @@ fn a_flood_of_failures_is_few_bounces_and_one_summary() {
         assert!(summary.contains(&queue_id), "no {queue_id} in:\n{summary}");
     }
     assert_eq!(pending_reports(&relay), 0);
-    assert!(relay.log().contains("messages=4 recipients=5"), "{}", relay.log());
+    assert_eq!(relay.logged(&["messages=4", "recipients=5"]).len(), 1);
     relay.wait_until_empty();
     assert_eq!(home.messages().len(), 4, "told once");
 
     // In the next hour bounces go out again.
     relay.db_for_writing().execute("UPDATE reports SET at = at - 3600", []);
     relay.kill();
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay.submit(SENDER, &["user8@a.test"], &mail("later"));
     let bounce = text(&home.wait_for_messages(5, SOON)[4]);
     assert!(bounce.contains("Final-Recipient: rfc822; user8@a.test\r\n"), "{bounce}");
@@ -205,22 +204,20 @@ fn a_delay_warning_beyond_the_limit_is_put_off_and_a_limit_may_be_off() {
     home.wait_for_messages(1, SOON);
     relay.submit(SENDER, &["you@slow.test"], &mail("slow"));
     wait_for("the warning to be suppressed", SOON, || {
-        relay.log().contains("delay warning to <me@app.test> suppressed (1 this hour)").then_some(())
+        (!relay.logged(&[log::SUPPRESSED, "<me@app.test>"]).is_empty()).then_some(())
     });
     assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE warned_at IS NOT NULL", []), 0);
     assert_eq!(relay.db().number("SELECT count(*) FROM pending_reports", []), 0, "it may still be delivered");
 
     relay.stop();
     relay.write_config(&relay.config().set("delivery.bounces_per_sender", "\"off\""));
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     let warning = text(&home.wait_for_messages(2, SOON)[1]);
     assert!(warning.contains("Action: delayed\r\n"), "{warning}");
     // Told once, also across a restart.
     relay.stop();
     let tries = relay.db().attempts("you@slow.test", "deferred");
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay.wait_until("two more tries", SOON, |db| {
         (db.attempts("you@slow.test", "deferred") >= tries + 2).then_some(())
     });

@@ -2,9 +2,9 @@
 //! connection on, so that only hosts are trusted with it that took a batch.
 
 use crate::delivery::bdat::{chunking, world_with};
-use crate::delivery::promises::{SENDER, wait_for_end};
 use crate::harness::fakemx::{Act, At, SOON, Script, Seen};
 use crate::harness::relay::{Config, Relay, mail};
+use crate::harness::sender::{SENDER, wait_for_end};
 
 /// Messages one after the other, each to an address of its own, and each at its end before the next.
 fn send(relay: &Relay, names: &[&str]) {

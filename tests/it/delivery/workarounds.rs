@@ -2,9 +2,10 @@
 //! tried again once its time is over or a person says so.
 
 use crate::delivery::bdat::{chunking, large, world_with};
-use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script, Seen};
+use crate::harness::log;
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 /// Larger than a ClientHello without a post-quantum key share, smaller than one with it.
 const LARGE: usize = 1000;
@@ -47,8 +48,7 @@ fn restart(relay: &mut Relay, sql: &str) {
     if !sql.is_empty() {
         relay.db_for_writing().execute(sql, []);
     }
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
 }
 
 // ---- TLS --------------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried
         "SELECT abs(changed_at - unixepoch()) < 60, retry_at - changed_at, last_reply FROM host_settings";
     let closed = "421 4.4.2 the host closed the connection while starting TLS";
     assert_eq!(relay.db().rows(times, []), [format!("1|86400|{closed}")]);
-    let summary = relay.run_ok(&["queue", "summary"]);
-    assert!(summary.contains("tls=no-post-quantum") && summary.contains(closed), "{summary}");
-    assert!(relay.run_ok(&["queue", "summary", "--json"]).contains("\"value\":\"no-post-quantum\""));
+    let told = relay.json(&["queue", "summary"])[0]["hosts"][0].clone();
+    assert_eq!([&told["mx"], &told["setting"], &told["value"]], ["mx.a.test", "tls", "no-post-quantum"]);
+    assert_eq!(told["last_reply"], closed);
 
     // The next process goes to the smaller one at once.
     restart(&mut relay, "");
@@ -88,13 +88,10 @@ fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried
     relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     let last = deliver_until(&relay, &mx, "the full ClientHello", &[]);
     assert!(last.tls && last.hello > LARGE, "{last:?}");
-    let log = relay.log();
-    assert_eq!(
-        log.matches("host mx.a.test workaround on: tls=no-post-quantum for 86400 s").count(),
-        1,
-        "{log}"
-    );
-    assert_eq!(log.matches("host mx.a.test workaround off: tls=no-post-quantum").count(), 1, "{log}");
+    let on_and_off = [log::WORKAROUND_ON, log::WORKAROUND_OFF];
+    for word in on_and_off {
+        assert_eq!(relay.logged(&[word, "mx.a.test", "tls=no-post-quantum"]).len(), 1, "{word}");
+    }
 }
 
 #[test]
@@ -299,7 +296,7 @@ fn after_its_time_a_batch_is_tried_again_and_used_from_then_on_where_it_works() 
     relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
     assert!(deliver_until(&relay, &mx, "a batch", &[]).batched);
     assert!(deliver(&relay, &mx).batched);
-    assert!(relay.log().contains("host mx.a.test workaround off: pipelining=off"));
+    assert_eq!(relay.logged(&[log::WORKAROUND_OFF, "mx.a.test", "pipelining=off"]).len(), 1);
 }
 
 #[test]

@@ -4,12 +4,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::harness::fakemx::SOON;
-use crate::harness::relay::Relay;
+use crate::harness::relay::{PASSWORD, Relay};
 
 /// The client's end of TLS with a relay, which must show the certificate that it was given.
 pub fn tls(relay: &Relay) -> ClientConnection {
@@ -22,6 +24,11 @@ pub fn tls(relay: &Relay) -> ClientConnection {
         .with_root_certificates(roots)
         .with_no_client_auth();
     ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+}
+
+/// AUTH PLAIN with the initial response of a user whom [`Relay::add_user_with`] made.
+pub fn auth_plain(user: &str) -> String {
+    format!("AUTH PLAIN {}", STANDARD.encode(format!("\0{user}\0{PASSWORD}")))
 }
 
 /// A reply: its code and its whole text, lines joined by a line feed.
@@ -101,6 +108,11 @@ impl Client {
         let text = format!("{} {}", reply.code, reply.text);
         assert!(text.starts_with(code), "{line}: wanted {code}, got {text}");
         reply
+    }
+
+    /// Logs in as a user whom [`Relay::add_user_with`] made.
+    pub fn log_in(&mut self, user: &str) {
+        self.expect(&auth_plain(user), "235");
     }
 
     /// A whole transaction; the reply that decided about it. `content` is sent as [`on_the_wire`] makes it.

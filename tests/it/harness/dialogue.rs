@@ -9,13 +9,11 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::harness::client;
 use crate::harness::fakemx::SOON;
-use crate::harness::relay::{PASSWORD, Relay};
+use crate::harness::relay::Relay;
 
 /// A command's verb, and the code it was answered with. The verb of a greeting is `connect`.
 pub type Answer = (String, u16);
@@ -164,7 +162,7 @@ impl Session<'_> {
     }
 
     fn login(&mut self, name: &str) -> Result<(), String> {
-        self.say(&format!("AUTH PLAIN {}", STANDARD.encode(format!("\0{name}\0{PASSWORD}"))));
+        self.say(&client::auth_plain(name));
         match self.read()? {
             ok if ok.starts_with("235") => Ok(()),
             other => Err(format!("login {name}: {other}")),

@@ -1,9 +1,12 @@
-//! What the tests stand on: the relay, the hosts it delivers to, its clients, its database.
+//! What the tests stand on: the relay, the hosts it delivers to, its clients, its database, its log.
 
 pub mod client;
 pub mod db;
 pub mod dialogue;
 pub mod dns_server;
 pub mod fakemx;
+pub mod log;
 pub mod relay;
+pub mod sender;
 pub mod sink;
+pub mod skipped;

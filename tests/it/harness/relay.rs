@@ -87,16 +87,6 @@ pub fn notice(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Whether a program is installed; says so where it is not.
-pub fn installed(program: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
-    if !found {
-        notice(&format!("SKIPPED: {program} is not installed"));
-    }
-    found
-}
-
 /// A DNS server and the port that all receiving hosts share.
 pub struct World {
     pub mx_port: u16,
@@ -165,13 +155,14 @@ impl World {
 #[derive(Debug, Clone)]
 pub struct Config {
     values: BTreeMap<String, String>,
-    routes: String,
+    /// Those of which there may be several.
+    tables: String,
 }
 
 impl Config {
     /// One retry an hour from now, so that nothing happens twice unless a test wants it.
     pub fn new() -> Config {
-        let config = Config { values: BTreeMap::new(), routes: String::new() };
+        let config = Config { values: BTreeMap::new(), tables: String::new() };
         config
             .retry(&["1h"])
             .set("hostname", format!("\"{HOSTNAME}\""))
@@ -197,46 +188,41 @@ impl Config {
 
     /// A `[[route]]` with these lines.
     #[must_use]
-    pub fn route(mut self, lines: &str) -> Config {
-        self.routes.push_str("\n[[route]]\n");
-        self.routes.push_str(lines);
-        self.routes.push('\n');
-        self
+    pub fn route(self, lines: &str) -> Config {
+        self.table("route", lines)
     }
 
     /// One more `[[listen]]` with these lines.
     #[must_use]
-    pub fn listener(mut self, lines: &str) -> Config {
-        self.routes.push_str("\n[[listen]]\n");
-        self.routes.push_str(lines);
-        self.routes.push('\n');
-        self
+    pub fn listener(self, lines: &str) -> Config {
+        self.table("listen", lines)
     }
 
     /// A `[[destination]]` with these lines.
     #[must_use]
-    pub fn destination(mut self, lines: &str) -> Config {
-        self.routes.push_str("\n[[destination]]\n");
-        self.routes.push_str(lines);
-        self.routes.push('\n');
-        self
+    pub fn destination(self, lines: &str) -> Config {
+        self.table("destination", lines)
     }
 
     /// A `[[source]]` with these lines.
     #[must_use]
-    pub fn source(mut self, lines: &str) -> Config {
-        self.routes.push_str("\n[[source]]\n");
-        self.routes.push_str(lines);
-        self.routes.push('\n');
-        self
+    pub fn source(self, lines: &str) -> Config {
+        self.table("source", lines)
     }
 
     /// A `[[retry.rule]]` with these lines.
     #[must_use]
-    pub fn rule(mut self, lines: &str) -> Config {
-        self.routes.push_str("\n[[retry.rule]]\n");
-        self.routes.push_str(lines);
-        self.routes.push('\n');
+    pub fn rule(self, lines: &str) -> Config {
+        self.table("retry.rule", lines)
+    }
+
+    fn table(mut self, name: &str, lines: &str) -> Config {
+        self.tables.push_str(&format!(
+            "
+[[{name}]]
+{lines}
+"
+        ));
         self
     }
 
@@ -261,7 +247,7 @@ impl Config {
             }
             text.push_str(&lines);
         }
-        text + listeners + &self.routes
+        text + listeners + &self.tables
     }
 }
 
@@ -382,6 +368,16 @@ impl Relay {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What a run that must succeed prints with `--json`: one value, or a line each.
+    pub fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let text = self.run_ok(&[arguments, &["--json"]].concat());
+        let values: Result<Vec<_>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
+        match values.unwrap_or_else(|error| panic!("{error}: {text}")).as_mut_slice() {
+            [serde_json::Value::Array(lines)] => std::mem::take(lines),
+            values => values.to_vec(),
+        }
+    }
+
     fn add_user(&self) {
         self.add_user_with(USER, &[]);
     }
@@ -448,6 +444,12 @@ impl Relay {
         self.stop_within(SOON);
     }
 
+    /// Starts it again and waits until it listens.
+    pub fn start_again(&mut self) {
+        self.spawn();
+        self.wait_until_ready();
+    }
+
     /// The exit code of a process that ends by itself.
     pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let child = self.child.as_mut().expect("it runs");
@@ -466,6 +468,13 @@ impl Relay {
     /// What it logged so far, over all starts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.path("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The lines of the log that have all of these: keys with their values, or words of [`super::log`].
+    pub fn logged(&self, words: &[&str]) -> Vec<String> {
+        let log = self.log();
+        let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        log.lines().filter(has_all).map(str::to_owned).collect()
     }
 
     /// The queue, to be read.

@@ -3,14 +3,9 @@
 
 use serde_json::Value;
 
-use crate::delivery::promises::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::fakemx::{Act, At, Script};
-use crate::harness::relay::{Config, Relay, World, mail};
-
-fn json(relay: &Relay, arguments: &[&str]) -> Value {
-    let text = relay.run_ok(&[arguments, &["--json"]].concat());
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
+use crate::harness::relay::{Config, World, mail};
+use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 #[test]
 fn history_knows_whose_words_ended_it() {
@@ -27,27 +22,26 @@ fn history_knows_whose_words_ended_it() {
     wait_for_end(&relay, "you@nosuch.test", "failed");
     relay.run_ok(&["queue", "remove", "--domain", "a.test"]);
     relay.wait_until_empty();
-    let rows =
-        relay.db().rows("SELECT address, state, reply_source, reply FROM history ORDER BY address", []);
+    let rows = relay
+        .db()
+        .rows("SELECT address, state, reply_source, substr(reply, 1, 9) FROM history ORDER BY address", []);
     assert_eq!(
         rows,
         [
-            "later@a.test|removed|remote|451 4.2.1 busy",
-            "no@a.test|failed|remote|550 5.1.1 nobody here",
-            "yes@a.test|delivered|remote|250 2.0.0 queued",
-            "you@nosuch.test|failed|local|550 5.1.2 the domain nosuch.test does not exist (NXDOMAIN)",
+            "later@a.test|removed|remote|451 4.2.1",
+            "no@a.test|failed|remote|550 5.1.1",
+            "yes@a.test|delivered|remote|250 2.0.0",
+            "you@nosuch.test|failed|local|550 5.1.2",
         ]
     );
-    let listed = relay.run_ok(&["queue", "list", "--state", "failed", "--json"]);
-    let said: Vec<String> = listed
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["reply_source"].as_str().unwrap().to_owned())
-        .collect();
+    let listed = relay.json(&["queue", "list", "--state", "failed"]);
+    let said: Vec<&str> = listed.iter().filter_map(|line| line["reply_source"].as_str()).collect();
     assert_eq!(said, ["remote", "local"]);
     let id = relay.db().row("SELECT queue_id FROM history", []).unwrap();
     let shown = relay.run_ok(&["queue", "show", &id]);
-    assert!(shown.contains("  last reply: (local) 550 5.1.2 the domain"), "{shown}");
-    assert!(shown.contains("  last reply: 550 5.1.1 nobody here"), "{shown}");
+    // A person sees it, too.
+    assert!(shown.contains("last reply: (local) 550 5.1.2 "), "{shown}");
+    assert!(shown.contains("last reply: 550 5.1.1 nobody here"), "{shown}");
 }
 
 #[test]
@@ -80,20 +74,18 @@ fn show_tells_what_was_asked_for_a_message_and_only_that() {
         relay.db().row(&format!("SELECT datetime({column}, 'unixepoch') FROM messages"), []).unwrap()
     };
     let (release, by) = (at("release_at"), at("deliver_by"));
-    for line in [
-        "  priority   -3\n".to_owned(),
-        format!("  release    {release} UTC\n"),
-        format!("  deliver by {by} UTC, or tell the sender; each hop reports\n"),
-    ] {
-        assert!(shown.contains(&line), "no {line:?} in {shown}");
+    for value in ["-3", &release, &by] {
+        assert!(shown.contains(value), "no {value:?} in {shown}");
     }
-    let message = &json(&relay, &["queue", "show", &id])["message"];
+    let message = &relay.json(&["queue", "show", &id])[0]["message"];
     assert_eq!((&message["priority"], &message["require_tls"]), (&(-3).into(), &false.into()));
     assert_eq!((&message["release"], &message["deliver_by"]), (&release.into(), &by.into()));
     assert_eq!(message["deliver_by_mode"], "NT");
 
     let plain = relay.submit(SENDER, &["later@a.test"], &mail("plain"));
     wait_for_attempts(&relay, "later@a.test", "deferred", 1);
+    let message = &relay.json(&["queue", "show", &plain])[0]["message"];
+    assert_eq!([&message["release"], &message["deliver_by"]], [&Value::Null, &Value::Null]);
     let shown = relay.run_ok(&["queue", "show", &plain]);
     for word in ["priority", "release", "deliver by", "REQUIRETLS"] {
         assert!(!shown.contains(word), "{word} in {shown}");
@@ -132,7 +124,7 @@ fn explain_names_limits_and_rules_that_have_a_say() {
         mx.address, world.mx_port
     );
     assert!(text.ends_with(&wanted), "{text}");
-    let explained = &json(&relay, &["explain", "you@a.test"])[0];
+    let explained = &relay.json(&["explain", "you@a.test"])[0];
     assert_eq!(explained["retry_rules"].as_array().unwrap().len(), 2);
     assert_eq!(explained["limits"], "[[destination]] domain = \"a.test\": 60 messages a minute");
     assert_eq!(explained["endpoints"][1]["limits"].as_array().unwrap().len(), 2);

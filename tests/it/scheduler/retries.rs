@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 
-use crate::delivery::promises::{
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::log;
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+use crate::harness::sender::{
     SENDER, assert_report, bounce, text, unfolded, wait_for_attempts, wait_for_end, world_with_sender,
 };
-use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 
 const MAILBOX_FULL: Act = Act::Say("452 4.2.2 mailbox full");
 
@@ -78,8 +79,7 @@ fn a_messages_wait_and_a_lanes_backoff_survive_a_restart() {
 
     // The host is back before its lane's time: nobody asks it yet, not even for mail that comes now.
     let back = FakeMx::start_at(dead, vec![Script::new()]);
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay.submit(SENDER, &["second@dead.test"], &mail("fresh"));
     grey.wait_for_messages(1, SOON);
     back.wait_for_messages(2, SOON);
@@ -149,8 +149,8 @@ fn a_retry_rule_changes_the_delay_holds_or_bounces() {
     // A rule that names only a domain does not keep alive what is dead.
     relay.submit(SENDER, &["gone@a.test"], &mail("gone"));
     wait_for_end(&relay, "gone@a.test", "failed");
-    let log = relay.log();
-    assert!(log.contains("[[retry.rule]] 4 says bounce to=<full@a.test>"), "{log}");
+    let ruled = relay.logged(&["[[retry.rule]] 4 ", " bounce ", "to=<full@a.test>"]);
+    assert_eq!(ruled.len(), 1);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn new_retry_rules_are_taken_at_sighup() {
     wait_for_attempts(&relay, "one@a.test", "deferred", 1);
     relay.write_config(&relay.config().rule("code = \"45x\"\ndelay = \"1s\""));
     relay.signal("HUP");
-    wait_for("the reload", SOON, || relay.log().contains("config reloaded").then_some(()));
+    wait_for("the reload", SOON, || relay.logged(&[log::RELOADED]).pop());
     relay.submit(SENDER, &["two@a.test"], &mail("two"));
     mx.wait_for_messages(1, SOON);
     wait_for_end(&relay, "two@a.test", "delivered");
@@ -187,8 +187,7 @@ fn killed_after_the_dot(policy: &str) -> (World, FakeMx, FakeMx, Relay) {
     });
     relay.kill();
     assert_eq!(mx.messages(), [], "it has not answered");
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     (world, home, mx, relay)
 }
 
@@ -213,10 +212,8 @@ fn in_doubt_hold_waits_for_a_person_after_a_kill() {
     let (_world, home, mx, relay) = killed_after_the_dot("hold");
     wait_for_state(&relay, "you@a.test", "held");
     assert_refused_one_bounces(&relay, &home);
-    let doubt =
-        relay.db().row("SELECT phase, reply_source, reply FROM attempts WHERE outcome = 'in_doubt'", []);
-    let words = "end_of_data|local|451 4.4.2 the relay ended between the final dot and its reply";
-    assert_eq!(doubt.as_deref(), Some(words));
+    let doubt = "SELECT phase, reply_source, code, enhanced FROM attempts WHERE outcome = 'in_doubt'";
+    assert_eq!(relay.db().rows(doubt, []), ["end_of_data|local|451|4.4.2"]);
     assert_eq!(mx.messages(), [], "not sent again by itself");
     relay.run_ok(&["queue", "release", "--all"]);
     mx.wait_for_messages(1, SOON);
@@ -244,8 +241,7 @@ fn what_a_host_refused_after_the_dot_is_not_in_doubt() {
     relay.submit(SENDER, &["you@a.test"], &mail("no doubt"));
     second.wait_for_command("MAIL", SOON);
     relay.kill();
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     second.wait_for_messages(1, SOON);
     wait_for_end(&relay, "you@a.test", "delivered");
     assert_eq!(relay.db().attempts("you@a.test", "in_doubt"), 0);
@@ -283,16 +279,15 @@ fn three_that_wait() -> (World, FakeMx, FakeMx, Relay) {
 fn assert_returned(relay: &Relay, home: &FakeMx) {
     let bounces: Vec<String> = home.wait_for_messages(3, SOON).iter().map(text).collect();
     for (address, last) in [
-        ("later@a.test", "; last reply: 451 4.7.1 later"),
-        ("later@dead.test", "; last reply: 421 4.4.1 connection lost while connecting"),
-        ("held@a.test", "; last reply: 451 4.7.1 later"),
+        ("later@a.test", "451 4.7.1 later"),
+        ("later@dead.test", "421 4.4.1 "),
+        ("held@a.test", "451 4.7.1 later"),
     ] {
         let about =
             bounces.iter().find(|bounce| bounce.contains(&format!("Final-Recipient: rfc822; {address}\r\n")));
         let about = about.unwrap_or_else(|| panic!("no bounce for {address}: {bounces:#?}"));
-        let words = format!("x-postrider; 554 5.3.0 returned by the operator of this relay{last}");
-        assert_report(about, address, "5.3.0", &words);
-        assert!(unfolded(about).contains("The operator of this relay returned it."), "{about}");
+        assert_report(about, address, "5.3.0", "x-postrider; 554 5.3.0 ");
+        assert!(unfolded(about).contains(last), "no {last:?} in {about}");
         wait_for_end(relay, address, "failed");
     }
     relay.wait_until_empty();
@@ -303,7 +298,7 @@ fn assert_returned(relay: &Relay, home: &FakeMx) {
 #[test]
 fn queue_bounce_returns_mail_while_the_relay_runs() {
     let (_world, home, _mx, relay) = three_that_wait();
-    assert_eq!(relay.run_ok(&["queue", "bounce", "--all"]), "3 recipients to be returned\n");
+    assert!(relay.run_ok(&["queue", "bounce", "--all"]).starts_with("3 "));
     assert_returned(&relay, &home);
     let output = relay.run(&["queue", "bounce", "01MB1Z4QK3R"]);
     assert_eq!(output.status.code(), Some(1), "nothing is known of it");
@@ -313,13 +308,12 @@ fn queue_bounce_returns_mail_while_the_relay_runs() {
 fn queue_bounce_without_the_relay_returns_mail_at_the_next_start() {
     let (_world, home, mx, mut relay) = three_that_wait();
     relay.stop();
-    assert_eq!(relay.run_ok(&["queue", "bounce", "--domain", "a.test"]), "2 recipients to be returned\n");
-    assert_eq!(relay.run_ok(&["queue", "bounce", "--all"]), "1 recipient to be returned\n");
-    let list = relay.run_ok(&["queue", "list"]);
-    assert_eq!(list.matches("  bounce  ").count(), 3, "{list}");
+    assert!(relay.run_ok(&["queue", "bounce", "--domain", "a.test"]).starts_with("2 "));
+    assert!(relay.run_ok(&["queue", "bounce", "--all"]).starts_with("1 "));
+    let list = relay.json(&["queue", "list"]);
+    assert!(list.len() == 3 && list.iter().all(|line| line["next_attempt"] == "bounce"), "{list:?}");
     let before = mx.seen().len();
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     assert_returned(&relay, &home);
     assert_eq!(mx.seen().len(), before, "none was tried once more");
 }
@@ -331,8 +325,7 @@ fn what_is_to_be_returned_can_still_be_held_or_tried() {
     relay.run_ok(&["queue", "bounce", "--all"]);
     relay.run_ok(&["queue", "hold", "--domain", "a.test"]);
     relay.run_ok(&["queue", "kick", "--domain", "dead.test"]);
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     wait_for_attempts(&relay, "later@dead.test", "deferred", 2);
     assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE state = 'held'", []), 2);
     assert_eq!(home.messages(), []);
@@ -351,16 +344,12 @@ fn what_we_say_of_a_silent_host_is_not_put_in_its_mouth() {
     let relay = world.relay(config);
     relay.submit(SENDER, &["you@a.test"], &mail("silence"));
     let report = bounce(&home);
-    let words = "421 4.4.2 timed out while waiting for the reply to MAIL";
-    assert_report(&report, "you@a.test", "4.4.2", &format!("Diagnostic-Code: x-postrider; {words}"));
+    assert_report(&report, "you@a.test", "4.4.2", "Diagnostic-Code: x-postrider; 421 4.4.2 ");
     assert!(!report.contains("Remote-MTA:") && !report.contains("smtp;"), "{report}");
-    assert!(unfolded(&report).contains("This relay about mx.a.test"), "{report}");
     wait_for_end(&relay, "you@a.test", "expired");
-    let said = relay
-        .db()
-        .rows("SELECT DISTINCT phase, reply_source, reply FROM attempts WHERE mx = 'mx.a.test'", []);
-    assert_eq!(said, [format!("mail|local|{words}")]);
-    assert!(relay.log().contains(&format!("reply_source=local reply={words}")), "{}", relay.log());
+    let said = "SELECT DISTINCT phase, reply_source, code, enhanced FROM attempts WHERE mx = 'mx.a.test'";
+    assert_eq!(relay.db().rows(said, []), ["mail|local|421|4.4.2"]);
+    assert!(!relay.logged(&["reply_source=local", "reply=421 4.4.2 "]).is_empty());
     let failures = relay.db().row("SELECT mx, reply_source FROM failures WHERE phase = 'mail'", []);
     assert_eq!(failures.as_deref(), Some("mx.a.test|local"));
 }

@@ -13,8 +13,8 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::harness::client;
 use crate::harness::fakemx::{Act, At, SOON, Script};
 use crate::harness::relay::{Client, Config, Relay, World, mail};
+use crate::harness::sender::SENDER;
 
-const SENDER: &str = "me@app.test";
 const RECIPIENT: &str = "you@a.test";
 /// Limits on time that a test can wait for.
 const SHORT: &str = "\"1s\"";
@@ -574,8 +574,7 @@ fn a_relay_that_relays_to_itself_ends_in_one_bounce() {
         relay.clear.port()
     );
     relay.write_config(&relay.config().route(&route));
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay.submit(SENDER, &["you@loop.test"], &mail("round and round"));
     let bounce = &sender.wait_for_messages(1, SOON)[0];
     let text = String::from_utf8_lossy(&bounce.content);

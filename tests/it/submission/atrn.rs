@@ -5,14 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use base64::Engine as _;
 use rustls::StreamOwned;
 
 use crate::harness::client;
 use crate::harness::fakemx::{Act, At, FakeMx, Opened, SOON, Script};
-use crate::harness::relay::{Config, PASSWORD, Relay, World, mail};
+use crate::harness::relay::{Config, Relay, World, mail};
+use crate::harness::sender::SENDER;
 
-const SENDER: &str = "me@app.test";
 const CUSTOMER: &str = "customer";
 /// What the customer's host calls itself.
 const NAME: &str = "mail.shop.test";
@@ -23,8 +22,7 @@ fn relay(world: &World, config: Config) -> Relay {
     relay.add_user_with(CUSTOMER, &["--atrn", "shop.test", "--atrn", "too.test"]);
     relay.add_user_with("neighbour", &["--atrn", "other.test"]);
     relay.add_user_with("op", &["--operator"]);
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     relay
 }
 
@@ -53,8 +51,7 @@ impl Customer {
         let offers = customer.say(&format!("EHLO {NAME}"));
         // Clients look for it before they log in, as in RFC 2645's own example.
         assert!(offers.contains("250-ATRN\n"), "{offers}");
-        let response = base64::engine::general_purpose::STANDARD.encode(format!("\0{CUSTOMER}\0{PASSWORD}"));
-        assert!(customer.say(&format!("AUTH PLAIN {response}")).starts_with("235 "));
+        assert!(customer.say(&client::auth_plain(CUSTOMER)).starts_with("235 "));
         let offers = customer.say(&format!("EHLO {NAME}"));
         assert!(offers.contains("250-ATRN\n"), "{offers}");
         customer
@@ -142,17 +139,16 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
     });
     let view = "SELECT next_attempt, last_reply FROM queue WHERE recipient = 'one@shop.test'";
     assert_eq!(relay.db().row(view, []).as_deref(), Some("ATRN|waits for ATRN by customer"));
-    let listed = relay.run_ok(&["queue", "list", "--domain", "other.test"]);
-    assert!(listed.contains("waits for ATRN by neighbour"), "{listed}");
-    let explained = relay.run_ok(&["explain", "one@shop.test"]);
-    assert!(explained.contains("waits for ATRN by customer: no lookup"), "{explained}");
-    assert!(explained.contains("lane: atrn:shop.test"), "{explained}");
+    let listed = relay.json(&["queue", "list", "--domain", "other.test"]);
+    assert_eq!(listed[0]["last_reply"], "waits for ATRN by neighbour", "{listed:?}");
+    let explained = relay.json(&["explain", "one@shop.test"]);
+    assert_eq!(explained[0]["lane"], "atrn:shop.test", "{explained:?}");
+    assert_eq!(explained[0]["endpoints"], serde_json::json!([]), "{explained:?}");
     let mut operator = relay.client();
-    let login = base64::engine::general_purpose::STANDARD.encode(format!("\0op\0{PASSWORD}"));
-    operator.expect(&format!("AUTH PLAIN {login}"), "235");
+    operator.log_in("op");
     for (asked, told) in [
-        ("XADR one@shop.test", "waits for ATRN by customer: no lookup"),
-        ("XSTA atrn:other.test", "atrn:other.test: 1 messages, 1 recipients"),
+        ("XADR one@shop.test", "waits for ATRN by customer"),
+        ("XSTA atrn:other.test", "atrn:other.test: 1 "),
         ("XCIR", "atrn:shop.test: waits for ATRN by customer"),
         ("XCIR atrn:too.test", "atrn:too.test: waits for ATRN by customer"),
         ("ETRN #atrn:too.test", "too.test"),
@@ -179,7 +175,8 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
         (db.number("SELECT count(*) FROM backoffs WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
     });
     assert!(mx.seen().is_empty(), "the MX was bothered: {:?}", mx.seen());
-    assert!(relay.log().contains("atrn: customer fetches shop.test,too.test to mail.shop.test[127.0.0.1]"));
+    let fetched = relay.logged(&["atrn: customer ", "shop.test,too.test", "mail.shop.test[127.0.0.1]"]);
+    assert_eq!(fetched.len(), 1);
 }
 
 #[test]
@@ -297,8 +294,7 @@ fn what_nobody_fetched_bounces_when_its_lifetime_is_over() {
         (db.number("SELECT count(*) FROM messages WHERE expires_at <= unixepoch()", []) == 1).then_some(())
     });
     // What has expired is looked for at start and then once a minute.
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     let bounce = String::from_utf8(home.wait_for_messages(1, SOON)[0].content.clone()).unwrap();
     let unfolded = bounce.replace("\r\n ", " ").replace("\r\n\t", " ");
     for part in ["Status: 4.4.7", "mail for shop.test waits here to be fetched", "nobody fetched it"] {

@@ -4,14 +4,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::harness::client::{self, Client, mail, on_the_wire, queue_id};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, PASSWORD, Relay, USER, World, wait_for};
-
-const SENDER: &str = "me@app.test";
+use crate::harness::relay::{Config, Relay, USER, World, wait_for};
+use crate::harness::sender::{SENDER, wait_for_end};
 
 /// Offers these keywords beside the ordinary ones.
 fn offering(more: &[&str]) -> Script {
@@ -24,11 +22,6 @@ fn submit(relay: &Relay, parameters: &str, to: &[&str], subject: &str) -> String
     let reply = relay.client().transact(SENDER, &format!(" {parameters}"), to, &mail(subject)).unwrap();
     assert_eq!(reply.code, 250, "{parameters}: {}", reply.text);
     queue_id(&reply.text)
-}
-
-fn wait_for_end(relay: &Relay, address: &str, state: &str) {
-    let ended = relay.wait_until(&format!("{address} to end"), SOON, |db| db.ended(address));
-    assert_eq!(ended, state, "{}", relay.db().dump());
 }
 
 /// The first report that came home, its lines unfolded.
@@ -52,8 +45,7 @@ struct TlsClient {
 impl TlsClient {
     fn log_in(relay: &Relay) -> TlsClient {
         let mut client = TlsClient::connect(relay, relay.implicit);
-        let token = base64::engine::general_purpose::STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
-        client.expect(&format!("AUTH PLAIN {token}"), "235");
+        client.expect(&client::auth_plain(USER), "235");
         client
     }
 
@@ -136,8 +128,7 @@ fn a_message_that_waits_for_its_release_survives_a_restart() {
     let mut relay = world.relay(Config::new());
     submit(&relay, "HOLDFOR=4", &["later@a.test"], "later");
     relay.kill();
-    relay.spawn();
-    relay.wait_until_ready();
+    relay.start_again();
     assert!(mx.messages().is_empty());
     mx.wait_for_messages(1, SOON);
     wait_for_end(&relay, "later@a.test", "delivered");
@@ -170,22 +161,22 @@ fn a_user_s_ceiling_and_default_priority_hold() {
     let mx = world.host("a.test", offering(&["MT-PRIORITY"]));
     let mut relay = Relay::prepare(world.configured(Config::new()));
     for (name, options) in [("vip", ["--priority-max", "4"]), ("bulk", ["--priority", "-7"])] {
-        let arguments = [&["user", "add", name, "--password-stdin"], options.as_slice()].concat();
-        let output = crate::harness::relay::run_to_end(relay.command(&arguments), PASSWORD.as_bytes());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        relay.add_user_with(name, &options);
     }
-    let list = relay.run_ok(&["user", "list"]);
-    assert_holds(&list, &["vip  priority 0 (at most 4)", "bulk  priority -7 (at most 0)"]);
-    relay.spawn();
-    relay.wait_until_ready();
+    let listed = relay.json(&["user", "list"]);
+    let of = |at: usize| {
+        let user = &listed[0]["users"][at];
+        (user["name"].as_str(), user["priority"].as_i64(), user["priority_max"].as_i64())
+    };
+    assert_eq!([of(0), of(1)], [(Some("vip"), Some(0), Some(4)), (Some("bulk"), Some(-7), Some(0))]);
+    relay.start_again();
     for (name, parameters, reply) in [
         ("vip", " MT-PRIORITY=9", "250 2.3.6 4 "),
         ("vip", " MT-PRIORITY=4", "250 2.1.0"),
         ("bulk", "", "250 2.1.0"),
     ] {
         let mut client = TlsClient::connect(&relay, relay.implicit);
-        let token = base64::engine::general_purpose::STANDARD.encode(format!("\0{name}\0{PASSWORD}"));
-        client.expect(&format!("AUTH PLAIN {token}"), "235");
+        client.expect(&client::auth_plain(name), "235");
         client.expect(&format!("MAIL FROM:<{SENDER}>{parameters}"), reply);
         client.expect("RSET", "250");
         client.submit(parameters.trim(), &format!("{name}@a.test"), &mail(name));
@@ -329,11 +320,11 @@ fn require_tls_comes_back_from_hosts_that_cannot_keep_it() {
     let certificate = Certificate::for_names(&["safe.test"]);
     let elsewhere = Certificate::for_names(&["elsewhere.test"]);
     let cases = [
-        (offering(&[]).tls(&certificate), "5.7.30", "does not offer it"),
-        (offering(&["REQUIRETLS"]), "5.7.10", "offers no STARTTLS"),
-        (offering(&["REQUIRETLS"]).tls(&elsewhere), "5.7.10", "certificate"),
+        (offering(&[]).tls(&certificate), "5.7.30"),
+        (offering(&["REQUIRETLS"]), "5.7.10"),
+        (offering(&["REQUIRETLS"]).tls(&elsewhere), "5.7.10"),
     ];
-    for (script, status, words) in cases {
+    for (script, status) in cases {
         let mut world = World::new();
         let home = world.host("app.test", Script::new());
         let mx = host_at_its_domain(&mut world, "safe.test", script);
@@ -342,7 +333,7 @@ fn require_tls_comes_back_from_hosts_that_cannot_keep_it() {
         TlsClient::log_in(&relay).submit("REQUIRETLS RET=FULL", "you@safe.test", &content);
         // The report goes out although nobody on its way keeps the requirement, with the header alone.
         let report = report(&home);
-        assert_holds(&report, &["Action: failed", &format!("Status: {status}"), words, "Subject: secret"]);
+        assert_holds(&report, &["Action: failed", &format!("Status: {status}"), "Subject: secret"]);
         assert!(!report.contains("The body stays here"), "{report}");
         wait_for_end(&relay, "you@safe.test", "failed");
         assert!(mx.messages().is_empty());
@@ -357,7 +348,7 @@ fn require_tls_does_not_follow_mx_records_that_nobody_signed() {
     let mx = world.host("a.test", offering(&["REQUIRETLS"]).tls(&certificate));
     let (relay, _ca) = trusting(&world, &certificate);
     TlsClient::log_in(&relay).submit("REQUIRETLS", "you@a.test", &mail("secret"));
-    assert_holds(&report(&home), &["Status: 5.7.30", "not secured by DNSSEC"]);
+    assert_holds(&report(&home), &["Status: 5.7.30", "Diagnostic-Code: x-postrider; "]);
     assert!(mx.seen().is_empty(), "nobody was even asked: {:?}", mx.seen());
     // Without the demand the same mail goes there.
     TlsClient::log_in(&relay).submit("", "you@a.test", &mail("open"));
@@ -443,7 +434,7 @@ fn utf8_addresses_need_smtputf8_on_every_step() {
     assert!(messages[0].content.ends_with(content), "{:?}", String::from_utf8_lossy(&messages[0].content));
     // To a host without it neither the address nor our Received field with it can be written.
     client.transact(SENDER, " SMTPUTF8", &["用户@old.test"], &mail("x")).unwrap();
-    assert_holds(&report(&home), &["Status: 5.6.", "the host has no SMTPUTF8"]);
+    assert_holds(&report(&home), &["Status: 5.6.7"]);
 }
 
 #[test]

@@ -7,7 +7,8 @@
 use std::process::{Command, Output};
 
 use crate::harness::fakemx::{FakeMx, SOON, Script};
-use crate::harness::relay::{Config, Relay, World, installed, run_to_end, write_secret};
+use crate::harness::relay::{Config, Relay, World, run_to_end, write_secret};
+use crate::harness::skipped::{installed, skipped};
 
 const SENDER: &str = "shop@app.test";
 const RECIPIENT: &str = "customer@clients.test";
@@ -109,7 +110,7 @@ fn has_module(program: &str, arguments: &[&str]) -> bool {
     command.args(arguments);
     let found = run_to_end(command, b"").status.success();
     if !found {
-        println!("SKIPPED: {program} {} does not work here", arguments.join(" "));
+        skipped(&format!("{program} {} does not work here", arguments.join(" ")));
     }
     found
 }
@@ -120,7 +121,7 @@ fn swaks_speaks_cram_md5() {
         return;
     }
     if !output_of("swaks", &["--support"]).contains("AUTH CRAM-MD5 supported") {
-        println!("SKIPPED: this swaks has no CRAM-MD5 (Digest::MD5 is missing)");
+        skipped("this swaks has no CRAM-MD5 (Digest::MD5 is missing)");
         return;
     }
     let mut stage = Stage::new();
@@ -142,7 +143,7 @@ fn curl_speaks_cram_md5_and_scram_where_it_was_built_with_it() {
     if output_of("curl", &["--version"]).contains("gsasl") {
         mechanisms.push("SCRAM-SHA-256");
     } else {
-        println!("SKIPPED: this curl was built without SCRAM (libgsasl)");
+        skipped("this curl was built without SCRAM (libgsasl)");
     }
     for mechanism in mechanisms {
         let mut command = Command::new("curl");
@@ -167,7 +168,7 @@ fn msmtp_speaks_scram_and_cram_md5() {
     let methods = knows.lines().find(|line| line.contains("plain ")).unwrap_or_default().to_owned();
     for mechanism in ["scram-sha-256", "scram-sha-256-plus", "cram-md5"] {
         if !methods.split(' ').any(|method| method == mechanism) {
-            println!("SKIPPED: this msmtp has no {mechanism}");
+            skipped(&format!("this msmtp has no {mechanism}"));
             continue;
         }
         let mut command = Command::new("sh");

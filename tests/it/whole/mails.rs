@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::fakemx::Script;
-use crate::harness::relay::{Config, HOSTNAME, World, installed, notice};
+use crate::harness::relay::{Config, HOSTNAME, World};
+use crate::harness::skipped::{installed, skipped};
 
 const ALL_MAX: Duration = Duration::from_secs(60);
 
@@ -41,7 +42,7 @@ fn the_sample_mails_of_cpython_come_out_as_they_went_in() {
     let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let files = if output.status.success() { files(Path::new(&folder), "txt") } else { Vec::new() };
     if files.is_empty() {
-        notice("SKIPPED: this python3 came without its test mails (test/test_email/data)");
+        skipped("this python3 came without its test mails (test/test_email/data)");
         return;
     }
     assert!(files.len() >= 40, "{} files in {folder}", files.len());
