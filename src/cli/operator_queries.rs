@@ -113,7 +113,7 @@ impl OperatorInfo {
     }
 
     fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
-        let mut lanes = self.queue.waiting_by_lane(|domain| self.scheduler.lane_of(domain))?;
+        let mut lanes = self.queue.waiting_by_lane(&|domain| self.scheduler.lane_of(domain))?;
         if let Some(name) = lane {
             lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
             return Ok(match lanes.first() {

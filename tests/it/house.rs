@@ -28,7 +28,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Crates with a home, and the rooms or files (below `src/`) that are it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("rusqlite", &["queue/"]),
+    ("rusqlite", &["queue/sqlite/"]),
     ("hickory_resolver", &["delivery/route/dns.rs"]),
     ("tokio", &["delivery/route/dns.rs"]),
     ("toml", &["config/"]),
