@@ -47,12 +47,17 @@ pub fn page() -> String {
             if section.is_empty() { "Top level".to_owned() } else { format!("`{}`", header(section)) };
         text.push_str(&format!("\n## {title}\n"));
         if section == defs::ALIASES {
-            text.push_str(&format!("\n{}\n\n    {}\n", defs::ALIASES_DOC, defs::ALIASES_EXAMPLE));
+            text.push_str(&format!(
+                "\n{}\n\n```toml\n{}\n{}\n```\n",
+                defs::ALIASES_DOC,
+                header(section),
+                defs::ALIASES_EXAMPLE
+            ));
         }
         for def in defs::DEFS.iter().filter(|def| def.section() == section) {
             let given = match def.default {
-                Preset::Is(value) => format!("Default: `{value}`."),
-                Preset::Example(value) => format!("Example: `{value}`."),
+                Preset::Is(value) => format!("Default: `{} = {value}`.", def.key()),
+                Preset::Example(value) => format!("Example: `{} = {value}`.", def.key()),
             };
             let wanted = def.kind.wanted();
             text.push_str(&format!("\n### `{}`\n\n", def.name));
