@@ -20,7 +20,7 @@ use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
-use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
+use crate::delivery::{DeliveryContext, Jobs, Workers, settle_doubts};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -153,12 +153,12 @@ fn resolver(settings: &Settings) -> anyhow::Result<Box<dyn Lookup + Send + Sync>
 }
 
 /// What an attempt needs, from the settings.
-fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::Result<Setup> {
+fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::Result<DeliveryContext> {
     // It may get the address later, so this keeps nobody from starting; what should leave from there waits.
     for (ip, error) in source_addresses::unusable(&settings.delivery, &settings.routes) {
         log::error!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY);
     }
-    Ok(Setup {
+    Ok(DeliveryContext {
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
         lookup,
