@@ -284,9 +284,17 @@ pub(super) mod tests {
     #[test]
     fn memory_is_bounded_and_settings_that_nobody_needs_make_room() {
         let bench = Bench::new();
-        for number in 0..=HOST_SETTINGS_MAX {
-            bench.leave_out(&format!("mx{number}.test"), Setting::Plaintext);
+        for number in 0..HOST_SETTINGS_MAX {
+            let row = HostSetting {
+                mx: format!("mx{number}.test"),
+                setting: Setting::Plaintext,
+                last_reply: None,
+                changed_at: 0,
+                retry_at: Some(3600),
+            };
+            bench.hosts.host(row.mx.clone()).lock().settings.add(row);
         }
+        bench.leave_out("one-more.test", Setting::Plaintext);
         let with_settings = || lock(&bench.hosts.records).with_settings();
         assert_eq!(with_settings(), HOST_SETTINGS_MAX);
         bench.clock.advance(3600);
