@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
+use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use postrider::config::{DeliverySettings, DnsSettings, Routes};
 use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::DnsError;
