@@ -30,8 +30,7 @@ const FLOORS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["queue/sqlite/"]),
     ("hickory_resolver", &["delivery/route/dns.rs"]),
-    ("hickory_server", &["cli/demo_dns.rs"]),
-    ("tokio", &["delivery/route/dns.rs", "cli/demo_dns.rs"]),
+    ("tokio", &["delivery/route/dns.rs"]),
     ("toml", &["config/"]),
     // For CRAM-MD5 and nothing else.
     ("md5", &["sasl/cram_md5.rs", "submission/auth/tests.rs"]),
