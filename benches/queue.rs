@@ -145,7 +145,7 @@ fn fill(queue: &Queue, events: &Receiver<Event>, path: &Path, waiting: u64) {
         .expect("an update");
     println!("{waiting} others queued in {:.1} s", start.elapsed().as_secs_f32());
     let first = Instant::now();
-    let due = queue.due(0, i64::MAX, 1000).expect("read").len();
+    let due = queue.due(0.into(), i64::MAX, 1000).expect("read").len();
     println!("the first {due} read in {:.1} ms", first.elapsed().as_secs_f32() * 1000.0);
 }
 

@@ -1,7 +1,8 @@
 //! `postrider demo`: the main job end to end on loopback, with no network and no config.
 //!
-//! The relay is the one that `serve` starts, on a fresh queue with a self-signed certificate. Round it stand a
-//! DNS server and three receiving hosts that behave differently; lettre's `SmtpTransport` plays the application.
+//! The relay is the one that `serve` starts, on a fresh queue with a self-signed certificate. Round it stand three
+//! receiving hosts that behave differently, and a table of their names; lettre's `SmtpTransport` plays the
+//! application.
 //! What is shown of the queue is what `sqlite3` would show: it is read with the same statements.
 
 mod hosts;
@@ -19,10 +20,10 @@ use lettre::{SmtpTransport, Transport as _};
 
 use crate::clock::Clock;
 use crate::config::{self, CertificateSettings, ListenSettings, ListenTls, Settings};
+use crate::delivery::route::lookup::{DnsError, Lookup};
 use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
 use crate::submission::users;
 
-use super::demo_dns::{DnsServer, Zone};
 use super::serve::Relay;
 use hosts::{Host, Manner};
 
@@ -30,6 +31,7 @@ use hosts::{Host, Manner};
 const STEP_MAX: Duration = Duration::from_secs(8);
 const USER: &str = "app";
 const SENDER: &str = "shop@app.test";
+const SENDER_DOMAIN: &str = "app.test";
 
 /// The receiving domains: name, MX host, its address on loopback, how it behaves.
 const HOSTS: [(&str, &str, Ipv4Addr, Manner); 3] = [
@@ -61,10 +63,32 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The names of the demo, instead of DNS.
+struct Names;
+
+impl Lookup for Names {
+    fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
+        // Bounces go back to the application's own domain: the host that accepts takes its mail too.
+        let host = if domain == SENDER_DOMAIN {
+            Some(&HOSTS[0])
+        } else {
+            HOSTS.iter().find(|host| host.0 == domain)
+        };
+        host.map(|(_, mx, ..)| vec![(10, (*mx).to_owned())]).ok_or(DnsError::NoSuchDomain)
+    }
+
+    fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        let address = |name: &&str| {
+            let host = HOSTS.iter().find(|(_, mx, ..)| mx == name);
+            host.map(|(_, _, ip, _)| vec![IpAddr::V4(*ip)]).ok_or(DnsError::NoSuchDomain)
+        };
+        hosts.iter().map(address).collect()
+    }
+}
+
 /// Everything that plays a part.
 struct Stage {
     relay: Relay,
-    _dns: DnsServer,
     hosts: Vec<Host>,
     settings: Settings,
     address: SocketAddr,
@@ -75,18 +99,9 @@ struct Stage {
 impl Stage {
     fn set(directory: &Path) -> anyhow::Result<Stage> {
         let port = free_port_on_all()?;
-        let mut zone = Zone::new();
-        let mut hosts = Vec::new();
-        for (domain, mx, ip, manner) in HOSTS {
-            zone = zone.mx(domain, 10, mx).address(mx, IpAddr::V4(ip));
-            hosts.push(
-                Host::start(mx, SocketAddr::from((ip, port)), manner).context("start a receiving host")?,
-            );
-        }
-        // Bounces go back to the application's own domain: the host that accepts takes its mail too.
-        zone = zone.mx("app.test", 10, HOSTS[0].1);
-        let dns = DnsServer::start(zone)?;
-
+        let start = |(_, mx, ip, manner)| Host::start(mx, SocketAddr::from((ip, port)), manner);
+        let hosts = HOSTS.map(start).into_iter().collect::<Result<Vec<Host>, _>>();
+        let hosts = hosts.context("start a receiving host")?;
         let mut settings = config::built_in(directory)?.settings;
         settings.submission.listen = vec![ListenSettings {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -94,21 +109,20 @@ impl Stage {
             auth_required: true,
             trusted: Vec::new(),
         }];
-        settings.dns.servers = vec![dns.address()];
         settings.delivery.port = port;
         // The receiving hosts stand on loopback, where a relay delivers nothing by default.
         settings.delivery.prohibited_networks = Vec::new();
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;
-        let relay = Relay::start(&settings, Clock::System)?;
+        let relay = Relay::start_with(&settings, Clock::System, Box::new(Names))?;
         let address = *relay.addresses().first().context("the relay listens nowhere")?;
         let Some(CertificateSettings::SelfSigned { directory }) = &settings.submission.tls else {
             bail!("the built-in settings have no self-signed certificate");
         };
         let (certificate, _) = crate::submission::tls::self_signed_paths(directory);
         let certificate = std::fs::read(certificate)?;
-        Ok(Stage { relay, _dns: dns, hosts, settings, address, password, certificate })
+        Ok(Stage { relay, hosts, settings, address, password, certificate })
     }
 
     fn introduce(&self) {

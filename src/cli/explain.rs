@@ -128,7 +128,10 @@ pub(super) fn plan(
     let plan = plan::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
     let (endpoints, refusal) = match plan {
         Ok(endpoints) => (endpoints, None),
-        Err(no) => (Vec::new(), Some(Refusal { reply: no.reply.to_string(), permanent: no.permanent })),
+        Err(no) => {
+            let reply = no.reply();
+            (Vec::new(), Some(Refusal { reply: reply.to_string(), permanent: reply.code >= 500 }))
+        }
     };
     let names = EhloNames::new(delivery);
     let hops = endpoints.into_iter().map(|endpoint| Hop {

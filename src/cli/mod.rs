@@ -5,7 +5,6 @@
 
 pub mod check;
 pub mod demo;
-pub mod demo_dns;
 pub mod explain;
 mod on_demand;
 mod operator_queries;

@@ -96,7 +96,7 @@ impl OperatorInfo {
     }
 
     fn route(&self, addresses: &[Address]) -> Vec<String> {
-        let setup = self.workers.setup();
+        let setup = self.workers.context();
         let fetched = self.scheduler.atrn_domains();
         // What cannot be read is left out: the route is what was asked for.
         let learnt = explain::Learnt {
@@ -113,7 +113,7 @@ impl OperatorInfo {
     }
 
     fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
-        let mut lanes = self.queue.waiting_by_lane(|domain| self.scheduler.lane_of(domain))?;
+        let mut lanes = self.queue.waiting_by_lane(&|domain| self.scheduler.lane_of(domain))?;
         if let Some(name) = lane {
             lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
             return Ok(match lanes.first() {
@@ -170,7 +170,7 @@ impl OperatorQueries for OperatorInfo {
     }
 
     fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
-        let routes = self.workers.setup().routes.clone();
+        let routes = self.workers.context().routes.clone();
         let is_fetched =
             atrn::domain_of_lane(lane).is_some_and(|domain| self.scheduler.atrn_domains().contains(domain));
         if !is_fetched && !is_lane(&routes, lane) {

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::queue::admin::{Admin, Filter, Which};
-use crate::queue::{MessageId, QueueError};
+use crate::queue::{Hands, MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
 #[derive(Debug, Args)]
@@ -155,11 +155,11 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary(*limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary) }
         }
-        Verb::Kick(selection) => change(path, selection, Admin::kick, "due now")?,
-        Verb::Hold(selection) => change(path, selection, Admin::hold, "held")?,
-        Verb::Release(selection) => change(path, selection, Admin::release, "released")?,
-        Verb::Remove(selection) => change(path, selection, Admin::remove, "removed")?,
-        Verb::Bounce(selection) => change(path, selection, Admin::bounce, "to be returned")?,
+        Verb::Kick(selection) => change(path, selection, Hands::kick, "due now")?,
+        Verb::Hold(selection) => change(path, selection, Hands::hold, "held")?,
+        Verb::Release(selection) => change(path, selection, Hands::release, "released")?,
+        Verb::Remove(selection) => change(path, selection, Hands::remove, "removed")?,
+        Verb::Bounce(selection) => change(path, selection, Hands::bounce, "to be returned")?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -168,13 +168,13 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
 fn change(
     path: &Path,
     selection: &Selection,
-    verb: fn(&Admin, &Which) -> Result<usize, QueueError>,
+    verb: fn(&(dyn Hands + 'static), &Which) -> Result<usize, QueueError>,
     done: &str,
 ) -> Result<String, QueueCommandError> {
     let admin = Admin::to_write(path)?;
     let mut recipients = 0;
     for which in selection.each() {
-        let changed = verb(&admin, &which)?;
+        let changed = verb(&*admin, &which)?;
         if let (Which::Message(id), 0) = (&which, changed)
             && admin.show(*id)?.is_none_or(|shown| shown.message.is_none())
         {

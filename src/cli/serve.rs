@@ -17,9 +17,10 @@ use super::operator_queries::{Generation, OperatorInfo};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::route::dns::Resolver;
+use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
-use crate::delivery::{Jobs, Setup, Workers, settle_doubts};
+use crate::delivery::{DeliveryContext, Jobs, Workers, settle_doubts};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -50,9 +51,21 @@ impl Relay {
     /// # Errors
     /// Says which room could not start and what to do.
     pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Relay> {
+        Relay::start_with(settings, clock, resolver(settings)?)
+    }
+
+    /// [`Relay::start`] with names from elsewhere than DNS; a reload asks DNS again.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn start_with(
+        settings: &Settings,
+        clock: Clock,
+        lookup: Box<dyn Lookup + Send + Sync>,
+    ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
-        let setup = setup(settings)?;
+        let setup = setup(settings, lookup)?;
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
@@ -104,7 +117,7 @@ impl Relay {
     /// # Errors
     /// As [`Relay::start`]; the old settings stay then.
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
-        let setup = setup(settings)?;
+        let setup = setup(settings, resolver(settings)?)?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         self.submission.reload(&settings.submission, users.clone())?;
         self.on_demand.set_users(users);
@@ -135,16 +148,20 @@ impl Relay {
     }
 }
 
+fn resolver(settings: &Settings) -> anyhow::Result<Box<dyn Lookup + Send + Sync>> {
+    Ok(Box::new(Resolver::new(&settings.dns).context("[dns]")?))
+}
+
 /// What an attempt needs, from the settings.
-fn setup(settings: &Settings) -> anyhow::Result<Setup> {
+fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::Result<DeliveryContext> {
     // It may get the address later, so this keeps nobody from starting; what should leave from there waits.
     for (ip, error) in source_addresses::unusable(&settings.delivery, &settings.routes) {
         log::error!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY);
     }
-    Ok(Setup {
+    Ok(DeliveryContext {
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
-        lookup: Box::new(Resolver::new(&settings.dns).context("[dns]")?),
+        lookup,
         connector: Connector::new(&settings.delivery)?,
     })
 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use atrn::AtrnDomains;
 pub use problem::{Problem, Problems};
-pub use reference::reference;
+pub use reference::{page, reference};
 pub use secret::{SecretSource, first_line};
 pub use settings::*;
 

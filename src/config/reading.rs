@@ -14,6 +14,9 @@ use super::defs::{self, Kind, Preset};
 use super::problem::Problem;
 use super::value::{Read, Wrong};
 
+/// Letters of a key that are enough to tell which key was begun.
+const BEGUN_MIN: usize = 3;
+
 /// The file, and what was found wrong with it.
 pub(super) struct Reading<'t> {
     file: &'t Path,
@@ -224,18 +227,20 @@ impl<'t> Reading<'t> {
     }
 }
 
-/// The remedy for an unknown key: the nearest one of its table, else of the whole file, else
-/// the keys that there are.
+/// The remedy for an unknown key: the nearest one of its table (misspelt, or only begun: `user` for `username`),
+/// else of the whole file, else the keys that there are.
 fn nearest(section: &str, key: &str) -> String {
     let here = || defs::DEFS.iter().filter(|def| def.section() == section);
+    let begun = || here().find(|def| key.len() >= BEGUN_MIN && def.key().starts_with(key));
     let near = |candidates: &mut dyn Iterator<Item = &'static defs::Def>| {
         candidates
             .map(|def| (strsim::damerau_levenshtein(def.key(), key), def))
             .filter(|(distance, def)| *distance <= def.key().len().min(key.len()) / 3)
             .min_by_key(|(distance, _)| *distance)
-            .map(|(_, def)| format!("did you mean {}?", def.name))
+            .map(|(_, def)| def)
     };
-    near(&mut here()).or_else(|| near(&mut defs::DEFS.iter())).unwrap_or_else(|| {
+    let meant = near(&mut here()).or_else(begun).or_else(|| near(&mut defs::DEFS.iter()));
+    meant.map(|def| format!("did you mean {}?", def.name)).unwrap_or_else(|| {
         let keys: Vec<&str> = here().map(defs::Def::key).collect();
         format!("the keys here are {}", keys.join(", "))
     })

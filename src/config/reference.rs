@@ -1,6 +1,7 @@
-//! The reference: the table of keys as a config file with every default in it.
+//! The reference: the table of keys as a config file with every default in it, and as a page of the documentation.
 //!
-//! It can be saved as `postrider.toml` and edited; a test reads it back and compares.
+//! The file can be saved as `postrider.toml` and edited; a test reads it back and compares. The page is
+//! `docs/configuration.md`; a test compares it with the table.
 
 use super::defs::{self, Preset};
 use super::reading::header;
@@ -33,6 +34,42 @@ pub fn reference() -> String {
     text
 }
 
+/// The page of the documentation, in Markdown.
+pub fn page() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Every key of `postrider.toml`. This page is made from the table that the program reads its config with;\n\
+         `postrider check --reference` prints the same as a file to edit, and `postrider check` tells everything\n\
+         that is wrong with a config. A table in two brackets, such as `[[listen]]`, may stand several times.\n",
+    );
+    for section in std::iter::once("").chain(defs::sections()) {
+        let title =
+            if section.is_empty() { "Top level".to_owned() } else { format!("`{}`", header(section)) };
+        text.push_str(&format!("\n## {title}\n"));
+        if section == defs::ALIASES {
+            text.push_str(&format!(
+                "\n{}\n\n```toml\n{}\n{}\n```\n",
+                defs::ALIASES_DOC,
+                header(section),
+                defs::ALIASES_EXAMPLE
+            ));
+        }
+        for def in defs::DEFS.iter().filter(|def| def.section() == section) {
+            let given = match def.default {
+                Preset::Is(value) => format!("Default: `{} = {value}`.", def.key()),
+                Preset::Example(value) => format!("Example: `{} = {value}`.", def.key()),
+            };
+            let wanted = def.kind.wanted();
+            text.push_str(&format!("\n### `{}`\n\n", def.name));
+            // An asterisk is emphasis in Markdown.
+            wrap(&mut text, "", &def.doc.replace('*', "\\*"));
+            text.push('\n');
+            wrap(&mut text, "", &format!("Takes {}. {given}", wanted.replace('*', "\\*")));
+        }
+    }
+    text
+}
+
 fn entry(def: &defs::Def, off: &str) -> String {
     let mut text = String::from("\n");
     comment(&mut text, def.doc);
@@ -47,14 +84,21 @@ fn entry(def: &defs::Def, off: &str) -> String {
 /// Appends a paragraph as comment lines; settings that are commented out have no space behind
 /// their `#`, comments have one.
 fn comment(text: &mut String, paragraph: &str) {
-    let mut line = String::from("#");
+    wrap(text, "#", paragraph);
+}
+
+/// Appends a paragraph in lines, each behind `mark`.
+fn wrap(text: &mut String, mark: &str, paragraph: &str) {
+    let mut line = String::from(mark);
     for word in paragraph.split_whitespace() {
         if line.chars().count() + 1 + word.chars().count() > LINE_CHARS {
             text.push_str(&line);
             text.push('\n');
-            line = String::from("#");
+            line = String::from(mark);
         }
-        line.push(' ');
+        if !line.is_empty() {
+            line.push(' ');
+        }
         line.push_str(word);
     }
     text.push_str(&line);

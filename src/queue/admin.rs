@@ -1,34 +1,23 @@
 //! The queue for people: looks and changes from outside, with or without the relay running.
 //!
-//! A connection of its own, as anybody with `sqlite3` has; a relay that runs notices within two
-//! seconds.
+//! A connection of its own, as any other process has; a relay that runs notices within two seconds. Times are UTC
+//! text, as the views give them.
 
-pub(in crate::queue) mod rows;
+use std::ops::Deref;
+use std::path::Path;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use serde::Serialize;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use crate::mail::Domain;
 
-pub use crate::queue::sqlite::admin::change::Which;
-#[cfg(test)]
-pub(super) use crate::queue::sqlite::admin::change::remove_one;
-pub use crate::queue::sqlite::admin::kicks::KickLine;
-pub use rows::{DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try};
-
+use super::MessageId;
+use super::contract::Hands;
 use super::error::QueueError;
-use crate::queue::sqlite::migrate;
-use crate::queue::sqlite::read;
+use super::sqlite::admin::Admin as Sqlite;
 
-/// How long somebody else's transaction is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A connection of an operator.
+/// An operator's connection: what it looks at and changes is in [`Hands`].
 #[derive(Debug)]
-pub struct Admin {
-    conn: Connection,
-    path: PathBuf,
-}
+pub struct Admin(Box<dyn Hands>);
 
 impl Admin {
     /// To look only.
@@ -36,7 +25,7 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not read it.
     pub fn to_read(path: &Path) -> Result<Admin, QueueError> {
-        Admin::open(path, false)
+        Ok(Admin(Box::new(Sqlite::open(path, false)?)))
     }
 
     /// To change.
@@ -44,74 +33,240 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not write it.
     pub fn to_write(path: &Path) -> Result<Admin, QueueError> {
-        Admin::open(path, true)
-    }
-
-    fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
-        // SQLite's own words for these would not help.
-        std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|source| {
-            QueueError::File {
-                path: path.to_owned(),
-                remedy: match source.kind() {
-                    std::io::ErrorKind::NotFound => {
-                        "no queue here yet: start `postrider serve`, or name its --config"
-                    }
-                    _ => "run this as the user that owns the queue",
-                },
-                source,
-            }
-        })?;
-        let conn = if write {
-            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        } else {
-            read::open_reader(path)
-        };
-        let admin = Admin { conn: conn.map_err(|error| explain(path, error))?, path: path.to_owned() };
-        admin.try_to(|conn| {
-            conn.busy_timeout(PATIENCE)?;
-            conn.execute_batch(if write {
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF"
-            } else {
-                ""
-            })?;
-            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        })?;
-        migrate::must_be_current(&admin.conn, path)?;
-        Ok(admin)
-    }
-
-    pub(in crate::queue) fn try_to<T>(
-        &self,
-        act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, QueueError> {
-        act(&self.conn).map_err(|error| explain(&self.path, error))
-    }
-
-    /// What `PRAGMA quick_check` finds wrong; reads the whole file.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn damage(&self) -> Result<Vec<String>, QueueError> {
-        self.try_to(|conn| {
-            conn.prepare("PRAGMA quick_check")?
-                .query_map([], |row| row.get(0))?
-                .filter(|line| !matches!(line, Ok(line) if line == "ok"))
-                .collect()
-        })
+        Ok(Admin(Box::new(Sqlite::open(path, true)?)))
     }
 }
 
-/// In an operator's words, where SQLite's would send them searching.
-fn explain(path: &Path, error: rusqlite::Error) -> QueueError {
-    let (why, remedy) = match error.sqlite_error_code() {
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            ("may not be written by this user", "run this as the user that owns the queue")
-        }
-        Some(ErrorCode::DatabaseBusy) => {
-            ("is held by somebody's open transaction", "end that one, then try again")
-        }
-        Some(ErrorCode::NotADatabase) => ("is not a SQLite database", "set another [queue] path"),
-        _ => return error.into(),
-    };
-    QueueError::Unusable { path: path.to_owned(), why: why.to_owned(), remedy }
+impl Deref for Admin {
+    type Target = dyn Hands;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// Which recipients a change is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Those of one message.
+    Message(MessageId),
+    /// Those of one domain.
+    Domain(Domain),
+    /// All.
+    All,
+}
+
+/// Which lines of the queue (or of history) are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Recipients of this domain.
+    pub domain: Option<Domain>,
+    /// Messages of this envelope sender; empty for the null sender.
+    pub sender: Option<String>,
+    /// `queued` or `held`, or a state of history; none: all that waits.
+    pub state: Option<String>,
+    /// At most so many lines.
+    pub limit: u32,
+}
+
+/// One recipient, waiting or finished.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// Its message.
+    pub queue_id: String,
+    /// Envelope sender; empty: the null sender.
+    pub sender: String,
+    /// Address.
+    pub recipient: String,
+    /// `queued`, `held`, or a state of history.
+    pub state: String,
+    /// Tries so far.
+    pub attempts: u32,
+    /// UTC, `held` or `bounce`; none when finished.
+    pub next_attempt: Option<String>,
+    /// What was said last, codes first.
+    pub last_reply: Option<String>,
+    /// The host that it is about.
+    pub last_mx: Option<String>,
+    /// Whose words it is: `host` or `postrider`.
+    pub reply_source: Option<String>,
+    /// When its message came, UTC.
+    pub received: String,
+    /// Seconds since then, or until it was finished.
+    pub age: i64,
+    /// Bytes of content.
+    pub size: i64,
+    /// Its id; what its attempts are found by.
+    #[serde(skip)]
+    pub(crate) id: i64,
+}
+
+/// One try.
+#[derive(Debug, Clone, Serialize)]
+pub struct Try {
+    /// When it began, UTC.
+    pub at: String,
+    /// How long it took.
+    pub duration_ms: i64,
+    /// Host.
+    pub mx: Option<String>,
+    /// Its address.
+    pub ip: Option<String>,
+    /// `none`, or version and `verified`.
+    pub tls: Option<String>,
+    /// Where it ended.
+    pub phase: String,
+    /// What was said.
+    pub reply: String,
+    /// What that meant.
+    pub outcome: String,
+    /// Whose words the reply is: `host` or `postrider`.
+    pub reply_source: String,
+}
+
+/// A message with all that is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shown {
+    /// Its name.
+    pub queue_id: String,
+    /// The envelope, while it waits; none once it is all finished.
+    pub message: Option<Envelope>,
+    /// Every recipient with its tries.
+    pub recipients: Vec<ShownRecipient>,
+    /// The header of its content, as far as it is in the first chunk.
+    pub header: Option<String>,
+}
+
+/// A recipient with its tries.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownRecipient {
+    /// It.
+    #[serde(flatten)]
+    pub line: Line,
+    /// In their order.
+    pub tries: Vec<Try>,
+}
+
+/// What the `messages` row says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Envelope {
+    /// Empty: the null sender.
+    pub sender: String,
+    /// Who authenticated.
+    pub user: Option<String>,
+    /// Where it came from.
+    pub client: Option<String>,
+    /// What the client called itself.
+    pub helo: Option<String>,
+    /// UTC.
+    pub received: String,
+    /// UTC.
+    pub expires: String,
+    /// Bytes.
+    pub size: i64,
+    /// BODY.
+    pub body: String,
+    /// ENVID.
+    pub envid: Option<String>,
+    /// MT-PRIORITY.
+    pub priority: i64,
+    /// REQUIRETLS.
+    pub require_tls: bool,
+    /// UTC; held until then (FUTURERELEASE).
+    pub release: Option<String>,
+    /// UTC (DELIVERBY).
+    pub deliver_by: Option<String>,
+    /// `R` or `N`, and `T`.
+    pub deliver_by_mode: Option<String>,
+}
+
+/// A row of `host_settings`.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostLine {
+    /// The host.
+    pub mx: String,
+    /// `connections`, `messages_per_minute`, `tls`, `pipelining`, `chunking` or `single_write`.
+    pub setting: String,
+    /// A number, or how the feature is used: `no-post-quantum`, `plaintext` or `off`.
+    pub value: String,
+    /// What the host answered before.
+    pub last_reply: Option<String>,
+    /// Since when, UTC.
+    pub changed: Option<String>,
+    /// When the feature is tried again, UTC.
+    pub retry: Option<String>,
+}
+
+/// All in numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Messages that wait.
+    pub messages: i64,
+    /// Bytes of their content.
+    pub bytes: i64,
+    /// Recipients that wait.
+    pub recipients: i64,
+    /// Of these, held.
+    pub held: i64,
+    /// Of these, due now.
+    pub due: i64,
+    /// The domains with the most waiting.
+    pub domains: Vec<DomainLine>,
+    /// Limits of hosts, and features that are left out there; the latest first.
+    pub hosts: Vec<HostLine>,
+    /// Lanes that back off, those in trouble for longest first.
+    pub lanes: Vec<LaneLine>,
+    /// Kicks (ETRN and `queue kick`) of the last hour.
+    pub kicks_last_hour: i64,
+}
+
+/// A lane that backs off: nothing is sent there until then.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaneLine {
+    /// A recipient domain, or `route:` and the pattern of a route.
+    pub lane: String,
+    /// Troubles in a row.
+    pub failures: i64,
+    /// UTC.
+    pub until: String,
+    /// What was said last.
+    pub last_reply: String,
+}
+
+/// A line of the view `queue_by_domain`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DomainLine {
+    /// Recipient domain.
+    pub domain: String,
+    /// Recipients that wait, and of these by the age of their messages.
+    pub total: i64,
+    /// Under five minutes.
+    pub under_5m: i64,
+    /// Under an hour.
+    pub under_1h: i64,
+    /// Under six hours.
+    pub under_6h: i64,
+    /// Under a day.
+    pub under_1d: i64,
+    /// Older.
+    pub older: i64,
+    /// Held.
+    pub held: i64,
+    /// UTC.
+    pub next_attempt: Option<String>,
+}
+
+/// A row of `kicks`.
+#[derive(Debug, Clone, Serialize)]
+pub struct KickLine {
+    /// When, UTC.
+    pub at: String,
+    /// What was asked for: `example.com`, `@example.com`, `#lane`, a queue id or `all`.
+    pub node: String,
+    /// Who authenticated.
+    pub user: Option<String>,
+    /// From where; none: the command line.
+    pub client: Option<String>,
+    /// How many recipients waited.
+    pub recipients: i64,
 }

@@ -1,9 +1,6 @@
-//! What can go wrong in the queue, and what each failure of SQLite means for the writer.
+//! What can go wrong in the queue, for those outside.
 
 use std::path::PathBuf;
-
-use rusqlite::ErrorCode;
-use rusqlite::ffi;
 
 use super::MessageId;
 
@@ -24,9 +21,9 @@ pub enum AcceptError {
 /// Why the queue cannot be opened or read. One line each, with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// SQLite said no.
+    /// The database said no; in its own words.
     #[error("queue database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Database(String),
     /// A file or directory cannot be used.
     #[error("{path}: {source} ({remedy})")]
     File {
@@ -62,7 +59,7 @@ pub enum QueueError {
     Newer {
         /// The database.
         path: PathBuf,
-        /// `PRAGMA user_version`.
+        /// The database's.
         found: i64,
         /// Ours.
         known: i64,
@@ -73,74 +70,4 @@ pub enum QueueError {
     /// The writer thread ended before its time.
     #[error("the queue's writer stopped: {0}")]
     Writer(String),
-}
-
-/// What an error of SQLite means for the group of operations that met it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// Somebody else is writing: later.
-    Busy,
-    /// No room: later, once something was freed.
-    Full,
-    /// One operation is to blame (a constraint, a value); the others can go on.
-    Operation,
-    /// The disk or the database cannot be trusted any more. Never tried again: after a failed fsync
-    /// the kernel may have dropped the pages and would report success for data that is not there.
-    Fatal,
-}
-
-impl Trouble {
-    pub(super) fn of(error: &rusqlite::Error) -> Trouble {
-        let Some(ffi::Error { code, extended_code }) = error.sqlite_error() else {
-            return Trouble::Operation;
-        };
-        match code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Trouble::Busy,
-            ErrorCode::DiskFull => Trouble::Full,
-            // The WAL's index could not grow: a full disk too, met before anything was committed.
-            _ if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => Trouble::Full,
-            ErrorCode::ConstraintViolation
-            | ErrorCode::TypeMismatch
-            | ErrorCode::TooBig
-            | ErrorCode::ParameterOutOfRange
-            | ErrorCode::Unknown => Trouble::Operation,
-            _ => Trouble::Fatal,
-        }
-    }
-
-    /// At COMMIT nobody in particular is to blame.
-    pub(super) fn of_commit(error: &rusqlite::Error) -> Trouble {
-        match Trouble::of(error) {
-            Trouble::Operation => Trouble::Fatal,
-            other => other,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_can_pass_is_tried_again() {
-        let of = |code| Trouble::of(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        for (code, trouble) in [
-            (ffi::SQLITE_BUSY, Trouble::Busy),
-            (ffi::SQLITE_BUSY_RECOVERY, Trouble::Busy),
-            (ffi::SQLITE_FULL, Trouble::Full),
-            (ffi::SQLITE_IOERR_SHMSIZE, Trouble::Full),
-            (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, Trouble::Operation),
-            (ffi::SQLITE_ERROR, Trouble::Operation),
-            (ffi::SQLITE_IOERR_FSYNC, Trouble::Fatal),
-            (ffi::SQLITE_IOERR_WRITE, Trouble::Fatal),
-            (ffi::SQLITE_IOERR_READ, Trouble::Fatal),
-            (ffi::SQLITE_CORRUPT, Trouble::Fatal),
-            (ffi::SQLITE_READONLY_DBMOVED, Trouble::Fatal),
-            (ffi::SQLITE_NOMEM, Trouble::Fatal),
-        ] {
-            assert_eq!(of(code), trouble, "{code}");
-        }
-        let at_commit = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CONSTRAINT), None);
-        assert_eq!(Trouble::of_commit(&at_commit), Trouble::Fatal);
-    }
 }

@@ -1,60 +1,59 @@
 //! The queue: the only durable truth, and the only SQL.
 //!
-//! One writer thread owns the only writing connection and commits in groups with
-//! `synchronous=FULL`; readers have connections of their own. What is accepted here survives
-//! `kill -9`, a power cut and a full disk. The schema is `queue-schema.sql`.
+//! [`Queue`] has the verbs: what it has written goes through one writer thread, which commits in groups; what it
+//! reads ([`Reads`]) is asked by each thread for itself. What is accepted here survives `kill -9`, a power cut and a
+//! full disk. [`admin`] is for people, with or without the relay running.
 //!
-//! [`Queue`] has the verbs. `op` is what they ask of the `writer`, `store` the statements with which it
-//! does it, `read` those that only look; `admin` is for people, with or without the relay running.
+//! `rows`, `host_setting`, `id` and `error` are what everybody outside sees; `op`, `writer` and `shared` the same for
+//! any store; `contract` what a store must do; `sqlite` the one there is, with its schema in `queue-schema.sql`.
 
 pub mod admin;
 mod content;
+mod contract;
 mod error;
 mod host_setting;
 pub mod id;
 mod op;
+mod open;
 pub mod rows;
 mod shared;
+mod sqlite;
 mod writer;
 
-pub mod sqlite;
-#[cfg(test)]
-mod tests;
-
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
 use crate::config::{QueueSettings, Routes};
-use crate::mail::Domain;
 
 pub use content::ContentReader;
+pub use contract::{Hands, Reads};
 pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
+pub use open::WriterHandle;
 pub use rows::{
-    Asker, BackoffRow, CachedContent, Due, Event, Finished, Job, Kick, Kicked, LaneCount, LaneHealth,
-    NewMessage, NextState, Origin, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
-    QueuedRecipient, Settled, Settlement,
+    Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Fetched,
+    Finished, Job, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin, PendingReport,
+    PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
-pub use sqlite::open::WriterHandle;
-pub use sqlite::read::{DueCursor, DueDomains, Expired, ExpiryCursor};
-pub use sqlite::sweep::Sweep;
 
+use contract::SharedReads;
 use op::{Ack, Incoming, Op, Outcomes};
 use shared::{Shared, now_us};
-use sqlite::read::Readers;
-use sqlite::{counts, open, read, reports, sweep};
 
-/// The queue's verbs; a clone is another handle to the same queue.
+/// The queue's verbs; a clone is another handle to the same queue. It reads as what it is, a handle on a store's
+/// [`Reads`].
 #[derive(Debug, Clone)]
 pub struct Queue {
     ops: Sender<Op>,
     shared: Arc<Shared>,
-    readers: Arc<Readers>,
+    reads: SharedReads,
 }
 
 /// How often something was refused since the start, for the metrics.
@@ -78,11 +77,7 @@ impl Queue {
         settings: &QueueSettings,
         events: Sender<Event>,
     ) -> Result<(Queue, WriterHandle), QueueError> {
-        open::open(settings, open::Tuning::default(), events)
-    }
-
-    fn new(ops: Sender<Op>, shared: Arc<Shared>, readers: Arc<Readers>) -> Queue {
-        Queue { ops, shared, readers }
+        open::start(Box::new(sqlite::Database::open(settings)?), open::BUSY_PATIENCE, events)
     }
 
     // Accepting.
@@ -95,7 +90,7 @@ impl Queue {
     /// Whether a message of `size` bytes fits without touching the reserve that is kept for outcomes. Asks the
     /// file system each time (a microsecond).
     pub fn has_room(&self, size: u64) -> bool {
-        self.shared.state() != shared::WriterState::Full && self.shared.space.has_room(size)
+        self.shared.state() != shared::WriterState::Full && self.reads.has_room(size)
     }
 
     /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
@@ -125,7 +120,7 @@ impl Queue {
 
     fn room_for(&self, bytes: usize) -> Result<(), AcceptError> {
         self.shared.refusal()?;
-        if self.shared.space.has_room(bytes as u64) {
+        if self.reads.has_room(bytes as u64) {
             return Ok(());
         }
         self.shared.count_refused(AcceptError::Full);
@@ -142,81 +137,7 @@ impl Queue {
         Refused { busy, full }
     }
 
-    // What is due.
-
-    /// Recipients (state `queued`) behind `after` that are due at `until` or before, in order of time and
-    /// id. Of a full page the last one's [`Due::cursor`] leads to the next; a plain time as `after` means
-    /// behind all of that second.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn due(&self, after: impl Into<DueCursor>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        let after = after.into();
-        self.readers.read(|conn| read::due(conn, after, until, limit))
-    }
-
-    /// The first of one domain that are due at `until` or before: by priority, the highest first, then by time.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.readers.read(|conn| read::due_in_domain(conn, domain, until, limit))
-    }
-
-    /// The first that are due at `until` or before and have a priority above the normal one, the highest first.
-    /// However many others wait, they are not looked at.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.readers.read(|conn| read::urgent(conn, until, limit))
-    }
-
-    /// Of the next `max` domains after the name `after` those that have recipients (state `queued`) due at `until`
-    /// or before. Costs a step a domain, however many recipients each has.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
-        self.readers.read(|conn| read::due_domains(conn, after, until, max))
-    }
-
-    /// When the next recipient after `time` is due.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError> {
-        self.readers.read(|conn| read::next_due_after(conn, time))
-    }
-
-    /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
-    /// `queued`) whose message is past its lifetime, the oldest first; a part of them each time, `limit` messages
-    /// or recipients, and whoever is past them with the last message.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError> {
-        self.readers.read(|conn| read::expired(conn, after, now, limit))
-    }
-
-    /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use
-    /// before the first attempt: later these are in flight.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError> {
-        self.readers.read(read::before_dot)
-    }
-
     // Lanes.
-
-    /// The lanes that back off.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
-        self.readers.read(read::backoffs)
-    }
 
     /// Remembers that a lane backs off. Never waits; written within a second, the last word counts.
     pub fn set_backoff(&self, row: BackoffRow) {
@@ -237,14 +158,6 @@ impl Queue {
     }
 
     // Host settings.
-
-    /// What is held to at each host: limits, and features that are left out there.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
-        self.readers.read(host_setting::read)
-    }
 
     /// Remembers one, in the place of what its host and setting had. Waits only while very much else waits.
     pub fn set_host_setting(&self, row: HostSetting) {
@@ -273,7 +186,7 @@ impl Queue {
         message: MessageId,
         recipients: &[RecipientId],
     ) -> Result<Option<QueuedMessage>, QueueError> {
-        let fetched = self.readers.read(|conn| read::fetch(conn, message, recipients))?;
+        let fetched = self.reads.message(message, recipients)?;
         if !fetched.spoilt.is_empty() {
             log::error!("{message}: sender or recipient is no address any more: held");
             self.tell(Op::Hold {
@@ -286,7 +199,7 @@ impl Queue {
 
     /// The content in chunks, read one by one.
     pub fn content(&self, message: MessageId) -> ContentReader {
-        ContentReader::new(self.readers.clone(), message)
+        ContentReader::new(self.reads.clone(), message)
     }
 
     /// Records that the final dot is about to be sent for these; on disk when it returns.
@@ -331,32 +244,7 @@ impl Queue {
 
     // Telling senders.
 
-    /// When this sender was sent reports after `after`, the last `limit` of them, the oldest first. `sender` as
-    /// `reports` has it: in lower case, the domain in A-labels.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>, QueueError> {
-        self.readers.read(|conn| reports::since(conn, sender, after, limit))
-    }
-
-    /// Senders with failures that came at `until` or before and are still to be told of.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn pending_report_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError> {
-        self.readers.read(|conn| reports::senders(conn, until, limit))
-    }
-
-    /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError> {
-        self.readers.read(|conn| reports::gathered(conn, sender, limit))
-    }
-
-    /// Queues the summary of [`Queue::pending_reports`] and forgets its rows, up to `up_to`; on disk when it returns.
+    /// Queues the summary of [`Reads::pending_reports`] and forgets its rows, up to `up_to`; on disk when it returns.
     ///
     /// # Errors
     /// It was not written, and the rows are still there.
@@ -382,27 +270,6 @@ impl Queue {
         self.ask(|ack| Op::Kick { kick, asker, now, ack: Some(ack) })
     }
 
-    // Counting, for operators: these read the whole queue.
-
-    /// The domains that somebody waits for, in order.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn domains(&self) -> Result<Vec<Domain>, QueueError> {
-        self.readers.read(counts::domains)
-    }
-
-    /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn waiting_by_lane(
-        &self,
-        lane_of: impl Fn(&Domain) -> Arc<str>,
-    ) -> Result<Vec<LaneCount>, QueueError> {
-        self.readers.read(|conn| counts::by_lane(conn, lane_of))
-    }
-
     /// False while outcomes cannot be written: start no attempts then, they would be repeated.
     pub fn writable(&self) -> bool {
         self.shared.writable()
@@ -413,17 +280,24 @@ impl Queue {
         self.shared.wait_writable(timeout)
     }
 
+    // Upkeep.
+
     /// Counts what the view `stuck` shows, logs it as an error and has it repaired. Reads the whole queue, in
     /// short statements: seconds where it is long, for once an hour and a thread that has the time.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn sweep(&self, now: i64) -> Result<Sweep, QueueError> {
-        let mut sweep = Sweep::default();
-        let mut from = Some(i64::MIN);
+        let mut found = BTreeMap::new();
+        let mut from = Some(MessageId(i64::MIN));
         while let Some(first) = from {
-            from = self.readers.read(|conn| sweep::look(conn, first, &mut sweep))?;
+            let (part, next) = self.stuck(first)?;
+            part.problems
+                .into_iter()
+                .for_each(|(problem, count)| *found.entry(problem).or_default() += count);
+            from = next;
         }
+        let sweep = Sweep { problems: found.into_iter().collect() };
         for (problem, count) in &sweep.problems {
             log::error!("queue: {problem}: {count} (SELECT * FROM stuck)");
         }
@@ -444,5 +318,13 @@ impl Queue {
     fn tell(&self, op: Op) {
         // A writer that has ended has said so, and the process with it.
         let _ = self.ops.send(op);
+    }
+}
+
+impl Deref for Queue {
+    type Target = dyn Reads + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.reads
     }
 }

@@ -394,3 +394,82 @@ pub enum Event {
     /// Somebody else wrote to the database: forget what waits in memory and read it again.
     ChangedOutside,
 }
+
+/// A place in the order in which recipients are due: behind this one. Many can be due in one second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueCursor {
+    /// `next_attempt_at`, Unix seconds.
+    pub at: i64,
+    /// The recipient's id, within that second.
+    pub id: i64,
+}
+
+/// Before everything.
+impl Default for DueCursor {
+    fn default() -> DueCursor {
+        DueCursor::from(i64::MIN)
+    }
+}
+
+/// Behind all that is due at this second.
+impl From<i64> for DueCursor {
+    fn from(at: i64) -> DueCursor {
+        DueCursor { at, id: i64::MAX }
+    }
+}
+
+impl Due {
+    /// Behind this one.
+    pub fn cursor(&self) -> DueCursor {
+        DueCursor { at: self.due_at, id: self.recipient.0 }
+    }
+}
+
+/// Domains that have recipients due, in the order of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDomains {
+    /// Each domain, and when its first recipient was due (Unix seconds).
+    pub due: Vec<(Domain, i64)>,
+    /// The last domain looked at; none at the end.
+    pub searched: Option<String>,
+}
+
+/// Where a look for what bounces without a further try goes on; the default is its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryCursor {
+    /// Behind this recipient, among those that an operator wants returned.
+    Returned(i64),
+    /// Behind this time and message, among those past their lifetime.
+    Lifetime(i64, i64),
+}
+
+impl Default for ExpiryCursor {
+    fn default() -> ExpiryCursor {
+        ExpiryCursor::Returned(i64::MIN)
+    }
+}
+
+/// Recipients that bounce without a further try.
+#[derive(Debug, Clone)]
+pub struct Expired {
+    /// Those of one message follow each other.
+    pub due: Vec<Due>,
+    /// Where to go on; none at the end.
+    pub searched: Option<ExpiryCursor>,
+}
+
+/// A message as it was read, and what of it cannot be sent since a person has spoilt it.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// With those of the recipients asked for that still wait; none where none does.
+    pub message: Option<QueuedMessage>,
+    /// Recipients whose address, or whose sender's, is none any more.
+    pub spoilt: Vec<RecipientId>,
+}
+
+/// What the view `stuck` showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sweep {
+    /// Each problem, in the view's words, and how many rows have it. Empty when all is well.
+    pub problems: Vec<(String, u64)>,
+}

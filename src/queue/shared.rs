@@ -1,18 +1,14 @@
 //! What the writer and those who ask it share without asking: its state, ids, backoffs that changed, counts.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::contract::Backoffs;
 use super::error::AcceptError;
 use super::id::Ids;
 use super::op::CACHE_BYTES;
 use super::rows::BackoffRow;
-use crate::queue::sqlite::space::Space;
-
-/// Backoffs to be written (or forgotten): the last word on each.
-pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
 
 /// How the writer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +25,6 @@ pub(super) struct Shared {
     ids: Ids,
     /// What is left of the cache's budget, in bytes.
     pub(super) cache: Arc<AtomicUsize>,
-    pub(super) space: Space,
     state: AtomicU8,
     writable: Mutex<bool>,
     writable_again: Condvar,
@@ -46,11 +41,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(last_id: i64, space: Space) -> Shared {
+    pub(super) fn new(last_id: i64) -> Shared {
         Shared {
             ids: Ids::after(last_id),
             cache: Arc::new(AtomicUsize::new(CACHE_BYTES)),
-            space,
             state: AtomicU8::new(WriterState::Good as u8),
             writable: Mutex::new(true),
             writable_again: Condvar::new(),

@@ -1,45 +1,35 @@
-//! The writer: one thread owns the only writing connection of the relay and commits in groups.
+//! The writer: one thread owns the store and commits in groups.
 //!
-//! It takes all that waits, applies it in one transaction, commits with `synchronous=FULL` and then
-//! answers each: one fsync for all of them. One bad operation does not spoil the others.
+//! It takes all that waits, has it written in one transaction, and answers each once all of it is on disk: one
+//! fsync for all of them. One bad operation does not spoil the others.
 //!
 //! When it cannot write:
 //! - busy (somebody holds the database): waits a few seconds, then refuses what can come again (new
 //!   mail, 451) and keeps what cannot (outcomes), in order, until it can be written;
 //! - full: refuses new mail at once (452), and goes on trying to write the outcomes, which free room;
-//! - an I/O error: ends. It is never tried again, see [`Trouble::Fatal`]; all who wait are told that it
+//! - an I/O error: ends. It is never tried again, see [`Failure::Fatal`]; all who wait are told that it
 //!   failed, and the process is to exit and start again from what the disk holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use rusqlite::{Connection, Statement};
 
-use super::error::{AcceptError, Trouble};
+use super::contract::{Effect, Failure, Store};
+use super::error::AcceptError;
 use super::op::{Incoming, Op};
 use super::rows::Event;
 use super::shared::{Shared, WriterState};
-use crate::queue::sqlite::purge::Purge;
-use crate::queue::sqlite::store::{Effect, Store};
 
 /// Operations and content bytes of one group at most; what comes later makes the next one.
 const GROUP_OPS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Outcomes that are tried one by one, twice a second, while the disk is full.
 const TRIED_WHILE_FULL: usize = 32;
-/// How often the writer looks round: changes from outside, free pages, history.
+/// How often the writer looks round: changes from outside, old history.
 const TICK: Duration = Duration::from_millis(500);
-/// How long BEGIN waits for somebody else's transaction before the writer sees to those who wait.
-pub(super) const BEGIN_PATIENCE: Duration = Duration::from_millis(250);
 /// How long `stop` waits for the database before it gives up on the outcomes that it still holds.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Pages of the write-ahead log at which they are copied into the database. A page that was written
-/// again meanwhile is copied once, so a long log saves work: 64 MiB.
-const CHECKPOINT_PAGES: u32 = 16_000;
-/// The same while the disk is nearly full.
-const CHECKPOINT_PAGES_TIGHT: u32 = 1_000;
 
 /// Since when, and why, nothing can be written.
 struct Stall {
@@ -47,25 +37,17 @@ struct Stall {
     why: AcceptError,
 }
 
-/// What the writer needs beside its connection.
+/// What the writer needs beside its store.
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) ops: Receiver<Op>,
     pub(super) events: Sender<Event>,
-    /// Pages in the write-ahead log, as the last commit left it.
-    pub(super) wal_pages: Arc<AtomicU32>,
-    /// `[queue] history`.
-    pub(super) history: Duration,
     /// How long submission waits for a busy database.
     pub(super) busy_patience: Duration,
 }
 
-pub(super) struct Writer<'c> {
-    conn: &'c Connection,
-    store: Store<'c>,
-    data_version: Statement<'c>,
-    free_pages: Statement<'c>,
-    page_bytes: u64,
+pub(super) struct Writer<'s> {
+    store: Box<dyn Store + 's>,
     parts: Parts,
     /// What is to be written next; while stalled, what is kept.
     group: Vec<Op>,
@@ -74,33 +56,19 @@ pub(super) struct Writer<'c> {
     /// Set by [`Op::Stop`].
     stopping: Option<Instant>,
     next_tick: Instant,
-    seen_version: i64,
-    saved_id: i64,
-    checkpoint_at: u32,
-    purge: Purge,
 }
 
-impl<'c> Writer<'c> {
-    pub(super) fn new(conn: &'c Connection, parts: Parts) -> rusqlite::Result<Writer<'c>> {
-        let mut data_version = conn.prepare("PRAGMA data_version")?;
-        let seen_version = data_version.query_row([], |row| row.get(0))?;
-        Ok(Writer {
-            conn,
-            store: Store::new(conn)?,
-            data_version,
-            free_pages: conn.prepare("PRAGMA freelist_count")?,
-            page_bytes: conn.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0))?.into(),
+impl<'s> Writer<'s> {
+    pub(super) fn new(store: Box<dyn Store + 's>, parts: Parts) -> Writer<'s> {
+        Writer {
+            store,
+            parts,
             group: Vec::new(),
             group_bytes: 0,
             stall: None,
             stopping: None,
             next_tick: Instant::now(),
-            seen_version,
-            saved_id: 0,
-            checkpoint_at: CHECKPOINT_PAGES,
-            purge: Purge::new(parts.history),
-            parts,
-        })
+        }
     }
 
     /// Writes until it is told to stop.
@@ -111,13 +79,13 @@ impl<'c> Writer<'c> {
         loop {
             self.gather();
             self.write()?;
-            self.checkpoint_if_long()?;
+            note(self.store.tidy())?;
             if Instant::now() >= self.next_tick {
                 self.look_round()?;
             }
             if let Some(since) = self.stopping {
                 if self.group.is_empty() && self.parts.ops.is_empty() {
-                    return self.close();
+                    return note(self.store.close()).map(drop);
                 }
                 if self.stall.is_some() && since.elapsed() > STOP_PATIENCE {
                     return Err(format!("{} outcomes could not be written before the end", self.group.len()));
@@ -181,9 +149,9 @@ impl<'c> Writer<'c> {
         self.group.append(&mut group);
         match written {
             Ok(()) => self.recovered(),
-            Err((Trouble::Busy, error)) => self.stalled(AcceptError::Busy, &error),
-            Err((Trouble::Full, error)) => self.stalled(AcceptError::Full, &error),
-            Err((Trouble::Fatal | Trouble::Operation, error)) => return Err(error.to_string()),
+            Err(Failure::Busy(error)) => self.stalled(AcceptError::Busy, &error),
+            Err(Failure::Full(error)) => self.stalled(AcceptError::Full, &error),
+            Err(failure) => return Err(failure.to_string()),
         }
         self.group_bytes = self.group.iter().map(Op::bytes).sum();
         Ok(())
@@ -206,8 +174,8 @@ impl<'c> Writer<'c> {
                     self.recovered();
                     break;
                 }
-                Err((Trouble::Busy | Trouble::Full, _)) => {}
-                Err((_, error)) => return Err(error.to_string()),
+                Err(Failure::Busy(_) | Failure::Full(_)) => {}
+                Err(failure) => return Err(failure.to_string()),
             }
         }
         self.group_bytes = self.group.iter().map(Op::bytes).sum();
@@ -216,67 +184,26 @@ impl<'c> Writer<'c> {
 
     /// One transaction for the whole group; on success every operation is answered and gone from it. One
     /// that cannot be applied is taken out, and the rest is applied again without it.
-    fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), (Trouble, rusqlite::Error)> {
+    fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), Failure> {
         let backoffs = self.parts.shared.take_backoffs();
-        let result = loop {
-            match self.try_commit(group, &backoffs) {
-                Ok(effects) => break Ok(effects),
-                Err((Trouble::Operation, error, Some(at))) => {
-                    if let Some(instead) = give_up(group.remove(at), &error) {
+        let effects = loop {
+            match self.store.commit(group, &backoffs, self.parts.shared.last_id()) {
+                Ok(effects) => break effects,
+                Err(Failure::Operation { at, why }) => {
+                    if let Some(instead) = give_up(group.remove(at), &why) {
                         group.insert(at, instead);
                     }
                 }
-                Err((trouble, error, _)) => break Err((trouble, error)),
+                Err(failure) => {
+                    self.parts.shared.keep_backoffs(backoffs);
+                    return Err(failure);
+                }
             }
         };
-        match result {
-            Ok(effects) => {
-                for (op, effect) in group.drain(..).zip(effects) {
-                    self.answer(op, effect);
-                }
-                Ok(())
-            }
-            Err(trouble) => {
-                self.parts.shared.keep_backoffs(backoffs);
-                Err(trouble)
-            }
+        for (op, effect) in group.drain(..).zip(effects) {
+            self.answer(op, effect);
         }
-    }
-
-    /// The third of the error is which operation it was.
-    fn try_commit(
-        &mut self,
-        group: &[Op],
-        backoffs: &super::shared::Backoffs,
-    ) -> Result<Vec<Effect>, (Trouble, rusqlite::Error, Option<usize>)> {
-        let blame = |error: rusqlite::Error| (Trouble::of_commit(&error), error, None);
-        self.store.begin().map_err(blame)?;
-        let mut effects = Vec::with_capacity(group.len());
-        for (at, op) in group.iter().enumerate() {
-            match self.store.apply(op) {
-                Ok(effect) => effects.push(effect),
-                Err(error) => {
-                    self.store.roll_back();
-                    return Err((Trouble::of(&error), error, Some(at)));
-                }
-            }
-        }
-        let last_id = self.parts.shared.last_id();
-        let finished = (|| {
-            for (lane, row) in backoffs {
-                self.store.lane(lane, row.as_ref())?;
-            }
-            if last_id > self.saved_id {
-                self.store.save_last_id(last_id)?;
-            }
-            self.store.commit()
-        })();
-        if let Err(error) = finished {
-            self.store.roll_back();
-            return Err(blame(error));
-        }
-        self.saved_id = last_id;
-        Ok(effects)
+        Ok(())
     }
 
     /// It is on disk: tells whoever waits, and the scheduler.
@@ -327,7 +254,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Nothing could be written just now.
-    fn stalled(&mut self, why: AcceptError, error: &rusqlite::Error) {
+    fn stalled(&mut self, why: AcceptError, error: &str) {
         if self.stall.as_ref().is_none_or(|stall| stall.why != why) {
             log::warn!("queue: cannot write ({error}); {} operations wait", self.group.len());
             let since = self.stall.as_ref().map_or_else(Instant::now, |stall| stall.since);
@@ -369,80 +296,39 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Copies the write-ahead log into the database once it is long: after the answers, so that
-    /// nobody waits for it but those who came during it.
-    fn checkpoint_if_long(&mut self) -> Result<(), String> {
-        let pages = self.parts.wal_pages.load(Ordering::Relaxed);
-        if pages < self.checkpoint_at {
-            return Ok(());
-        }
-        let threshold =
-            if self.parts.shared.space.is_tight() { CHECKPOINT_PAGES_TIGHT } else { CHECKPOINT_PAGES };
-        let result = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
-        // What a reader still looks at stays in the log; it is tried again when the log has grown by as much.
-        let all = matches!(result, Ok((in_log, copied)) if in_log == copied);
-        self.checkpoint_at = if all { threshold } else { pages.saturating_add(threshold) };
-        self.parts.wal_pages.store(if all { 0 } else { pages }, Ordering::Relaxed);
-        self.note(result.map(drop))
-    }
-
-    /// Twice a second: has somebody else written, how many pages are free, is there history to forget.
+    /// Twice a second: has somebody else written, is there history to forget.
     fn look_round(&mut self) -> Result<(), String> {
         self.next_tick = Instant::now() + TICK;
-        let version = self.data_version.query_row([], |row| row.get(0));
-        let free_pages: rusqlite::Result<u32> = self.free_pages.query_row([], |row| row.get(0));
-        match (version, free_pages) {
-            (Ok(version), Ok(free_pages)) => {
-                if version != self.seen_version {
-                    self.seen_version = version;
-                    self.parts.shared.count_outside_change();
-                    self.tell(Event::ChangedOutside);
-                }
-                self.parts.shared.space.set_free_in_database(u64::from(free_pages) * self.page_bytes);
-            }
-            (Err(error), _) | (_, Err(error)) => self.note(Err(error))?,
-        }
-        if self.parts.shared.space.is_tight() {
-            self.checkpoint_at = self.checkpoint_at.min(CHECKPOINT_PAGES_TIGHT);
+        if note(self.store.tick())?.unwrap_or(false) {
+            self.parts.shared.count_outside_change();
+            self.tell(Event::ChangedOutside);
         }
         // A part of the old history each time, and more while nobody wants anything.
         while self.stall.is_none() && self.stopping.is_none() {
-            match self.purge.step(self.conn) {
-                Ok(true) if self.parts.ops.is_empty() => {}
-                Ok(_) => break,
-                Err(error) => {
-                    self.store.roll_back();
-                    self.note(Err(error))?;
-                    break;
-                }
+            let more = note(self.store.purge())?.unwrap_or(false);
+            if !more || !self.parts.ops.is_empty() {
+                break;
             }
         }
         Ok(())
     }
+}
 
-    /// For what can wait: only an error that says that the disk cannot be trusted ends the writer.
-    fn note(&self, result: rusqlite::Result<()>) -> Result<(), String> {
-        match result {
-            Err(error) if Trouble::of(&error) == Trouble::Fatal => Err(error.to_string()),
-            Err(error) => {
-                log::warn!("queue: {error}");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+/// For what can wait: only a failure that says that the disk cannot be trusted ends the writer.
+fn note<T>(result: Result<T, Failure>) -> Result<Option<T>, String> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Failure::Fatal(why)) => Err(why),
+        Err(failure) => {
+            log::warn!("queue: {failure}");
+            Ok(None)
         }
-    }
-
-    fn close(self) -> Result<(), String> {
-        // Others may be reading: then the log stays, and the next start finds it.
-        self.note(self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
     }
 }
 
 /// An operation that cannot be applied: its sender is told. An outcome has none, and its recipients must
 /// not be tried again as if nothing had happened: they are held, for the operator to look at.
-fn give_up(op: Op, error: &rusqlite::Error) -> Option<Op> {
+fn give_up(op: Op, error: &str) -> Option<Op> {
     log::error!("queue: an operation could not be written and is left out: {error}");
     op.refuse(AcceptError::Failed);
     match op {

@@ -311,7 +311,7 @@ impl Thread {
         }
         let inner = &*self.inner;
         let Looked { over, forgotten } =
-            self.reader.look(&inner.queue, &inner.lanes, &|| inner.work.notify_one(), now)?;
+            self.reader.look(&*inner.queue, &inner.lanes, &|| inner.work.notify_one(), now)?;
         over.iter().for_each(|lane| inner.queue.clear_backoff(lane));
         if forgotten > 0 {
             log::error!(

@@ -9,11 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::atrn;
-use crate::mail::{Domain, Priority};
-use crate::queue::{
-    BackoffRow, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Kick, Queue, QueueError,
-    RecipientId,
-};
+use crate::mail::Priority;
+use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, QueueError, Reads, RecipientId};
 
 use super::lanes::{Lanes, Refill};
 
@@ -38,54 +35,6 @@ pub(crate) struct Portions {
 impl Default for Portions {
     fn default() -> Portions {
         Portions { page: 1_000, pages: 20, refills: 50, domains: 2_000 }
-    }
-}
-
-/// What is read: the queue, or the simulation's model of it. See there for what each gives.
-pub(crate) trait Rows {
-    /// [`Queue::due`]
-    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
-    /// [`Queue::due_in_domain`]
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
-    /// [`Queue::urgent`]
-    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
-    /// [`Queue::due_domains`]
-    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError>;
-    /// [`Queue::next_due_after`]
-    fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
-    /// [`Queue::expired`]
-    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
-    /// [`Queue::lanes`]
-    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
-}
-
-impl Rows for Queue {
-    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        Queue::due(self, after, until, limit)
-    }
-
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        Queue::due_in_domain(self, domain, until, limit)
-    }
-
-    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        Queue::urgent(self, until, limit)
-    }
-
-    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
-        Queue::due_domains(self, after, until, max)
-    }
-
-    fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError> {
-        Queue::next_due_after(self, time)
-    }
-
-    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError> {
-        Queue::expired(self, after, now, limit)
-    }
-
-    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
-        Queue::backoffs(self)
     }
 }
 
@@ -218,7 +167,7 @@ impl Reader {
     /// `ready` when there may be work.
     pub(crate) fn look(
         &mut self,
-        rows: &impl Rows,
+        rows: &dyn Reads,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
         now: i64,
@@ -261,7 +210,7 @@ impl Reader {
 
     fn read_due(
         &mut self,
-        rows: &impl Rows,
+        rows: &dyn Reads,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
         now: i64,
@@ -295,7 +244,7 @@ impl Reader {
 
 /// Has the lanes of the domains after this one read what they have due; says how far it came.
 fn survey(
-    rows: &impl Rows,
+    rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     after: &str,
@@ -309,7 +258,7 @@ fn survey(
 }
 
 fn fill(
-    rows: &impl Rows,
+    rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     refill: &Refill,
@@ -332,7 +281,7 @@ fn fill(
 /// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time. The
 /// urgent first, wherever they stand; then the ordinary before the low ones, as far as this part goes.
 pub(super) fn rows_of_lane(
-    rows: &impl Rows,
+    rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     refill: &Refill,
@@ -368,7 +317,7 @@ pub(super) fn rows_of_lane(
 /// accounted for. What is not is put in line, and counted. A part of the domains each
 /// time; what a lane is going to read is not read here too.
 fn sweep(
-    rows: &impl Rows,
+    rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     after: &str,

@@ -11,7 +11,6 @@
 
 mod hosts;
 mod invariants;
-mod rows;
 mod world;
 
 use std::panic::AssertUnwindSafe;

@@ -288,7 +288,7 @@ impl<'d> World<'d> {
     }
 
     fn look(&mut self) {
-        let looked = self.reader.look(&self.queue, &self.lanes, &|| {}, self.now).unwrap();
+        let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, self.now).unwrap();
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
             assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
@@ -369,7 +369,7 @@ impl<'d> World<'d> {
         self.earned.clear();
         self.queue = ByHand::start(self.disk, self.now);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
-        let rows = self.queue.backoffs();
+        let rows = self.queue.reads().backoffs().unwrap();
         self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
         rows.into_iter().for_each(|row| lanes.restore(row));
         self.lanes = Mutex::new(lanes);

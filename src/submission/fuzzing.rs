@@ -1,4 +1,4 @@
-//! The door through which `fuzz/` reaches what reads hostile bytes in this room. Nothing else uses it.
+//! What `fuzz/` calls: the readers of hostile bytes in this room. Nothing else uses it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -1,13 +1,19 @@
-//! Submission: mail is taken from applications here, and hostile bytes end here.
+//! Submission: the SMTP server. It takes mail from applications and answers 250 once the queue has it on disk.
 //!
-//! Listener threads accept connections and the session pool runs each on a thread of its own:
-//! `wire` reads lines, `command` understands them, `protocol` decides, `session` acts, `content`,
-//! `chunk` and `intake` take the message, and 250 is said once the queue has it on disk.
+//! The wings, top first. A wing imports only wings that stand below it, and no two files import each other.
 //!
-//! What is refused here, and where: relaying for strangers (`transaction`), smuggled ends of data
-//! (`content`), clear text slipped under TLS (`wire`), control characters in commands (`command`),
-//! guessed passwords (`failures`), others' addresses (`senders`), floods of messages (`rates`) and of sessions
-//! (`pool`), loops (`header`), silence (`session`).
+//! - `session`: listeners accept connections, the pool runs a session on each, the session's loop acts
+//! - `protocol`: what is answered to a command, and what follows from it; pure
+//! - `message`: the content: where it ends, what its header lacks, its way into the queue
+//! - `auth`: the exchanges of AUTH; pure
+//! - `limits`: bad commands, failed logins, messages an hour, ETRN, sessions at once
+//! - `users`: the users file, and passwords held against it
+//! - `wire`: lines in, replies out, in the clear or over TLS
+//! - `replies`: every reply by name
+//! - `syntax`: a line of bytes read into a command; pure. And `ports`: the traits to the other rooms
+//!
+//! A command's way: `wire/connection.rs` cuts the line, `syntax/parse.rs` reads it, `protocol/dispatch.rs` decides,
+//! `session/conversation.rs` sends the reply and acts. Which file turns away which attack is in `docs/security.md`.
 
 mod auth;
 #[doc(hidden)]

@@ -1,4 +1,6 @@
-//! What submission asks of the rooms that it does not know. Whoever starts it hands these in; tests have doubles.
+//! The traits to the outside: what submission asks of rooms that it does not know.
+//!
+//! Whoever starts submission hands them in; tests have doubles.
 
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use rustls::ServerConnection;
 use crate::mail::{Address, Domain};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue};
 
-/// What submission asks of the queue; the tests answer it from memory.
+/// The queue, as far as submission uses it.
 pub(in crate::submission) trait MessageQueue: Send + Sync {
     /// An id never given out before.
     fn new_message_id(&self) -> MessageId;
@@ -18,7 +20,7 @@ pub(in crate::submission) trait MessageQueue: Send + Sync {
     fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError>;
     /// Forgets the pieces of a message that will not come.
     fn discard(&self, id: MessageId);
-    /// Makes it a message; returns once it is on disk.
+    /// Makes the pieces a message; returns once it is on disk.
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
     /// Makes what waits for a domain due now, and records who asked.
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
@@ -45,7 +47,7 @@ impl MessageQueue for Queue {
     }
 }
 
-/// Tells of the rooms that submission does not know.
+/// Answers operators, out of rooms that submission does not know.
 pub trait OperatorQueries: Send + Sync {
     /// Answers an operator in lines for a person.
     ///
@@ -73,7 +75,7 @@ pub enum OperatorQuery {
     Generation,
 }
 
-/// Who keeps the mail that is fetched, and delivers it.
+/// The mail that is fetched with ATRN: where it waits, and who delivers it.
 pub trait OnDemand: Send + Sync {
     /// Whether mail waits for one of these domains, and the user may fetch it now.
     fn look(&self, user: &str, domains: &[Domain]) -> WaitingMail;

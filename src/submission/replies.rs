@@ -12,30 +12,191 @@ use crate::queue::{AcceptError, Kicked, MessageId};
 
 use crate::submission::syntax::command::{self, SyntaxError};
 
+/// The replies whose text is always the same, and for the tests all of them.
+macro_rules! fixed_replies {
+    ($($(#[$doc:meta])* $name:ident = $reply:expr;)*) => {
+        $($(#[$doc])* pub(super) const $name: Reply = $reply;)*
+
+        #[cfg(test)]
+        fn fixed_replies() -> Vec<Reply> {
+            vec![$($name),*]
+        }
+    };
+}
+
+fixed_replies! {
+    // Sessions.
+
+    /// RFC 5321 §3.8.
+    BYE = Reply::new(221, Enhanced(2, 0, 0), "Bye");
+    /// RFC 5321 §3.8; the operator stops the relay, or reloads it.
+    SHUTTING_DOWN = Reply::new(421, Enhanced(4, 3, 2), "Service shutting down, try again later");
+    /// More sessions than `limits.sessions`.
+    TOO_MANY_SESSIONS = Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
+    /// More sessions than `limits.sessions_per_client`.
+    TOO_MANY_SESSIONS_FROM_CLIENT =
+        Reply::new(421, Enhanced(4, 3, 2), "Too many sessions from your address, try again later");
+    /// RFC 5321 §4.5.3.2.7.
+    TIMED_OUT = Reply::new(421, Enhanced(4, 4, 2), "Timed out waiting for you");
+    /// Longer than `limits.session_timeout`.
+    SESSION_TOO_LONG =
+        Reply::new(421, Enhanced(4, 4, 2), "Your session has lasted long enough, connect again");
+    /// More errors than `limits.errors`.
+    TOO_MANY_ERRORS = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
+    /// A line without end.
+    LINE_WITHOUT_END = Reply::new(421, Enhanced(4, 7, 0), "Line without end");
+    /// RFC 5321 §3.1: no mail is taken from what does not speak SMTP.
+    NOT_SMTP = Reply::new(554, Enhanced(5, 5, 2), "This is SMTP, and that was not");
+
+    // Any command.
+
+    /// RFC 5321 §4.1.1.5.
+    RESET = Reply::new(250, Enhanced(2, 0, 0), "Ok");
+    /// RFC 5321 §4.1.1.9.
+    NOOP = Reply::new(250, Enhanced(2, 0, 0), "Ok");
+    /// RFC 5321 §4.1.4.
+    EHLO_FIRST = Reply::new(503, Enhanced(5, 5, 1), "Say EHLO first");
+    /// RFC 4954 §4, RFC 1985 §5.1: not within a mail transaction.
+    NOT_IN_TRANSACTION = Reply::new(503, Enhanced(5, 5, 1), "Not within a mail transaction; RSET ends it");
+    /// RFC 4954 §6.
+    AUTH_REQUIRED = Reply::new(530, Enhanced(5, 7, 0), "Authentication required");
+    /// RFC 3207 §4: what is wanted before AUTH.
+    STARTTLS_FIRST = Reply::new(530, Enhanced(5, 7, 0), "Say STARTTLS first, then AUTH");
+    /// RFC 5321 §4.2.4: not on this service, or not for this client.
+    NOT_OFFERED = Reply::new(502, Enhanced(5, 5, 1), "Command not offered here");
+
+    // STARTTLS (RFC 3207 §4).
+
+    TLS_READY = Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS");
+    TLS_ALREADY = Reply::new(503, Enhanced(5, 5, 1), "TLS is already active");
+    TLS_UNUSABLE =
+        Reply::new(454, Enhanced(4, 7, 0), "TLS not available due to temporary reason, try again later");
+    TLS_NOT_OFFERED = Reply::new(502, Enhanced(5, 5, 1), "STARTTLS is not offered here");
+
+    // AUTH (RFC 4954 §4, §6).
+
+    CHALLENGE_EMPTY = Reply::bare(334, "");
+    /// `Username:` in base 64.
+    CHALLENGE_USERNAME = Reply::bare(334, "VXNlcm5hbWU6");
+    /// `Password:` in base 64.
+    CHALLENGE_PASSWORD = Reply::bare(334, "UGFzc3dvcmQ6");
+    AUTH_OK = Reply::new(235, Enhanced(2, 7, 0), "Authentication succeeded");
+    /// The same for a wrong name and a wrong password.
+    AUTH_FAILED = Reply::new(535, Enhanced(5, 7, 8), "Authentication failed");
+    AUTH_CANCELLED = Reply::new(501, Enhanced(5, 7, 0), "Authentication cancelled");
+    AUTH_BAD_BASE64 = Reply::new(501, Enhanced(5, 5, 2), "Not base 64");
+    AUTH_BAD_RESPONSE = Reply::new(501, Enhanced(5, 5, 2), "Not a response of this mechanism");
+    /// RFC 4954 §4: the line is longer than 12288 bytes.
+    AUTH_TOO_LONG = Reply::new(500, Enhanced(5, 5, 6), "Authentication line too long");
+    /// RFC 4954 §4: a mechanism in which the server speaks first.
+    AUTH_NO_INITIAL_RESPONSE = Reply::new(501, Enhanced(5, 7, 0), "This mechanism has no initial response");
+    /// RFC 5802 §6.
+    AUTH_DOWNGRADED = Reply::new(
+        535,
+        Enhanced(5, 7, 8),
+        "SCRAM-SHA-256-PLUS was offered and did not reach you: somebody may sit between us",
+    );
+    /// RFC 4954 §4: the system has no random numbers for a challenge.
+    AUTH_NOT_NOW = Reply::new(454, Enhanced(4, 7, 0), "Authentication failed on our side, try again later");
+    AUTH_UNKNOWN_MECHANISM = Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
+    AUTH_ALREADY = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
+    AUTH_NEEDS_TLS = Reply::new(538, Enhanced(5, 7, 11), "Encryption required; say STARTTLS first");
+    AUTH_NOT_OFFERED =
+        Reply::new(502, Enhanced(5, 5, 1), "AUTH is not offered here: the connection cannot be encrypted");
+    /// More failures from this address than `limits.auth_failures`.
+    AUTH_TOO_MANY_FAILURES = Reply::new(
+        421,
+        Enhanced(4, 7, 0),
+        "Too many failed authentications from your address, try again later",
+    );
+
+    // MAIL.
+
+    /// RFC 5321 §4.1.1.2.
+    SENDER_OK = Reply::new(250, Enhanced(2, 1, 0), "Sender ok");
+    NESTED_MAIL = Reply::new(503, Enhanced(5, 5, 1), "A mail transaction is open; RSET ends it");
+    /// RFC 1870 §6.1.
+    TOO_BIG = Reply::new(552, Enhanced(5, 3, 4), "Message too big");
+    /// RFC 1870 §6.1: the queue's disk is full, or nearly.
+    NO_ROOM = Reply::new(452, Enhanced(4, 3, 1), "Not enough storage in the queue, try again later");
+    /// RFC 6409 §6.1: the user's `senders`.
+    SENDER_NOT_YOURS = Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
+    /// RFC 4865 §4: later than EHLO said.
+    HELD_TOO_LONG = Reply::new(501, Enhanced(5, 5, 4), "Cannot be held for so long; EHLO says for how long");
+    /// RFC 6531 §3.5.
+    SENDER_NEEDS_SMTPUTF8 = Reply::new(553, Enhanced(5, 6, 7), "This sender needs the SMTPUTF8 parameter");
+
+    // RCPT.
+
+    /// RFC 5321 §4.1.1.3.
+    RECIPIENT_OK = Reply::new(250, Enhanced(2, 1, 5), "Recipient ok");
+    MAIL_FIRST = Reply::new(503, Enhanced(5, 5, 1), "Say MAIL first");
+    /// RFC 5321 §4.5.3.1.10.
+    TOO_MANY_RECIPIENTS =
+        Reply::new(452, Enhanced(4, 5, 3), "Too many recipients; send the rest in another transaction");
+    NO_SUCH_USER = Reply::new(550, Enhanced(5, 1, 1), "No such user here");
+    ALIAS_LOOP = Reply::new(550, Enhanced(5, 4, 6), "This alias leads only to itself");
+    /// RFC 5321 §3.6.2: no relaying for strangers, on a listener that takes local mail from them.
+    NO_RELAYING = Reply::new(550, Enhanced(5, 7, 1), "Relaying needs authentication");
+    /// RFC 6531 §3.5.
+    RECIPIENT_NEEDS_SMTPUTF8 =
+        Reply::new(553, Enhanced(5, 6, 7), "This recipient needs the SMTPUTF8 parameter of MAIL");
+
+    // DATA.
+
+    /// RFC 5321 §4.1.1.4.
+    SEND_CONTENT = Reply::bare(354, "Send the message; end with CR LF . CR LF");
+    RCPT_FIRST = Reply::new(503, Enhanced(5, 5, 1), "Say RCPT first");
+    /// RFC 2920 §3.1: DATA pipelined behind recipients that were all refused.
+    NO_VALID_RECIPIENTS = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
+    /// RFC 3030 §3: BODY=BINARYMIME.
+    BINARY_NEEDS_BDAT = Reply::new(503, Enhanced(5, 5, 1), "BINARYMIME content needs BDAT, not DATA");
+    /// RFC 3030 §2: DATA, RCPT and the like once a chunk has come.
+    CHUNKS_BEGUN =
+        Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
+    /// RFC 5321 §6.3.
+    LOOP = Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
+    HEADER_TOO_BIG = Reply::new(552, Enhanced(5, 3, 4), "Message header too big");
+    /// RFC 5321 §4.5.3.2.5: the content came in drips.
+    TOO_SLOW = Reply::new(421, Enhanced(4, 4, 2), "Content came too slowly");
+
+    // VRFY and EXPN (RFC 5321 §3.5).
+
+    /// For strangers, whatever they ask for.
+    VRFY_NOT_FOR_STRANGERS = Reply::new(502, Enhanced(5, 7, 0), "VRFY needs authentication");
+    /// For strangers, whatever they ask for.
+    EXPN_NOT_FOR_STRANGERS = Reply::new(502, Enhanced(5, 7, 0), "EXPN needs authentication");
+    /// RFC 5321 §3.5.2.
+    NO_SUCH_LIST = Reply::new(550, Enhanced(5, 1, 1), "No such list here");
+    /// RFC 6531 §3.7.4.2: it could only be shown in UTF-8, and SMTPUTF8 was not said.
+    NEEDS_UTF8_REPLY = Reply::new(
+        252,
+        Enhanced(2, 6, 8),
+        "It is here, but can only be named in UTF-8: ask again with SMTPUTF8 at the end",
+    );
+    /// RFC 5321 §3.5.3.
+    CANNOT_VERIFY = Reply::new(
+        252,
+        Enhanced(2, 5, 2),
+        "Cannot verify, but the message will be taken and its delivery tried",
+    );
+    VRFY_BAD_ADDRESS = Reply::new(553, Enhanced(5, 1, 3), "Not an address");
+
+    // ATRN (RFC 2645 §5.2.1).
+
+    /// The last reply before the roles change.
+    REVERSING = Reply::new(250, Enhanced(2, 0, 0), "Ok, now reversing the connection");
+    /// A domain is not the user's: no mail at all then.
+    ATRN_REFUSED =
+        Reply::new(450, Enhanced(4, 7, 1), "ATRN request refused: not all of these domains are yours");
+    ATRN_NOT_NOW = Reply::new(451, Enhanced(4, 3, 0), "Unable to process ATRN request now");
+    NO_MAIL = Reply::new(453, Enhanced(4, 0, 0), "You have no mail");
+    /// Something stands behind it that could be taken for an answer of the server to be.
+    ATRN_NOT_LAST = Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
+}
+
 // Sessions.
 
-/// RFC 5321 §3.8.
-pub(super) const BYE: Reply = Reply::new(221, Enhanced(2, 0, 0), "Bye");
-/// RFC 5321 §3.8; the operator stops the relay, or reloads it.
-pub(super) const SHUTTING_DOWN: Reply =
-    Reply::new(421, Enhanced(4, 3, 2), "Service shutting down, try again later");
-/// More sessions than `limits.sessions`.
-pub(super) const TOO_MANY_SESSIONS: Reply =
-    Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
-/// More sessions than `limits.sessions_per_client`.
-pub(super) const TOO_MANY_SESSIONS_FROM_CLIENT: Reply =
-    Reply::new(421, Enhanced(4, 3, 2), "Too many sessions from your address, try again later");
-/// RFC 5321 §4.5.3.2.7.
-pub(super) const TIMED_OUT: Reply = Reply::new(421, Enhanced(4, 4, 2), "Timed out waiting for you");
-/// Longer than `limits.session_timeout`.
-pub(super) const SESSION_TOO_LONG: Reply =
-    Reply::new(421, Enhanced(4, 4, 2), "Your session has lasted long enough, connect again");
-/// More errors than `limits.errors`.
-pub(super) const TOO_MANY_ERRORS: Reply = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
-/// A line without end.
-pub(super) const LINE_WITHOUT_END: Reply = Reply::new(421, Enhanced(4, 7, 0), "Line without end");
-/// RFC 5321 §3.1: no mail is taken from what does not speak SMTP.
-pub(super) const NOT_SMTP: Reply = Reply::new(554, Enhanced(5, 5, 2), "This is SMTP, and that was not");
 /// RFC 5321 §4.3.1: 220 and who we are.
 pub(super) fn greeting(hostname: &Domain) -> Reply {
     Reply::bare(220, "").with_text(format!("{hostname} ESMTP Postrider"))
@@ -47,23 +208,6 @@ pub(super) fn hello(hostname: &Domain, client: &str) -> Reply {
 }
 
 // Any command.
-
-/// RFC 5321 §4.1.1.5.
-pub(super) const RESET: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok");
-/// RFC 5321 §4.1.1.9.
-pub(super) const NOOP: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok");
-/// RFC 5321 §4.1.4.
-pub(super) const EHLO_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say EHLO first");
-/// RFC 4954 §4, RFC 1985 §5.1: not within a mail transaction.
-pub(super) const NOT_IN_TRANSACTION: Reply =
-    Reply::new(503, Enhanced(5, 5, 1), "Not within a mail transaction; RSET ends it");
-/// RFC 4954 §6.
-pub(super) const AUTH_REQUIRED: Reply = Reply::new(530, Enhanced(5, 7, 0), "Authentication required");
-/// RFC 3207 §4: what is wanted before AUTH.
-pub(super) const STARTTLS_FIRST: Reply = Reply::new(530, Enhanced(5, 7, 0), "Say STARTTLS first, then AUTH");
-
-/// RFC 5321 §4.2.4: not on this service, or not for this client.
-pub(super) const NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "Command not offered here");
 
 /// How a command is written.
 pub(super) fn usage(usage: &str) -> Reply {
@@ -105,127 +249,35 @@ fn address(error: &AddressError, enhanced: Enhanced) -> Reply {
     Reply::new(501, enhanced, "").with_text(format!("Bad address: {error}"))
 }
 
-// STARTTLS (RFC 3207 §4).
-
-pub(super) const TLS_READY: Reply = Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS");
-pub(super) const TLS_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "TLS is already active");
-pub(super) const TLS_UNUSABLE: Reply =
-    Reply::new(454, Enhanced(4, 7, 0), "TLS not available due to temporary reason, try again later");
-pub(super) const TLS_NOT_OFFERED: Reply = Reply::new(502, Enhanced(5, 5, 1), "STARTTLS is not offered here");
-
 // AUTH (RFC 4954 §4, §6).
 
-pub(super) const CHALLENGE_EMPTY: Reply = Reply::bare(334, "");
-/// `Username:` in base 64.
-pub(super) const CHALLENGE_USERNAME: Reply = Reply::bare(334, "VXNlcm5hbWU6");
-/// `Password:` in base 64.
-pub(super) const CHALLENGE_PASSWORD: Reply = Reply::bare(334, "UGFzc3dvcmQ6");
 /// A challenge of any mechanism.
 pub(super) fn challenge(text: &str) -> Reply {
     Reply::bare(334, "").with_text(STANDARD.encode(text))
 }
-pub(super) const AUTH_OK: Reply = Reply::new(235, Enhanced(2, 7, 0), "Authentication succeeded");
-/// The same for a wrong name and a wrong password.
-pub(super) const AUTH_FAILED: Reply = Reply::new(535, Enhanced(5, 7, 8), "Authentication failed");
-pub(super) const AUTH_CANCELLED: Reply = Reply::new(501, Enhanced(5, 7, 0), "Authentication cancelled");
-pub(super) const AUTH_BAD_BASE64: Reply = Reply::new(501, Enhanced(5, 5, 2), "Not base 64");
-pub(super) const AUTH_BAD_RESPONSE: Reply =
-    Reply::new(501, Enhanced(5, 5, 2), "Not a response of this mechanism");
-/// RFC 4954 §4: the line is longer than 12288 bytes.
-pub(super) const AUTH_TOO_LONG: Reply = Reply::new(500, Enhanced(5, 5, 6), "Authentication line too long");
-/// RFC 4954 §4: a mechanism in which the server speaks first.
-pub(super) const AUTH_NO_INITIAL_RESPONSE: Reply =
-    Reply::new(501, Enhanced(5, 7, 0), "This mechanism has no initial response");
-/// RFC 5802 §6.
-pub(super) const AUTH_DOWNGRADED: Reply = Reply::new(
-    535,
-    Enhanced(5, 7, 8),
-    "SCRAM-SHA-256-PLUS was offered and did not reach you: somebody may sit between us",
-);
-/// RFC 4954 §4: the system has no random numbers for a challenge.
-pub(super) const AUTH_NOT_NOW: Reply =
-    Reply::new(454, Enhanced(4, 7, 0), "Authentication failed on our side, try again later");
-pub(super) const AUTH_UNKNOWN_MECHANISM: Reply =
-    Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
-pub(super) const AUTH_ALREADY: Reply = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
-pub(super) const AUTH_NEEDS_TLS: Reply =
-    Reply::new(538, Enhanced(5, 7, 11), "Encryption required; say STARTTLS first");
-pub(super) const AUTH_NOT_OFFERED: Reply =
-    Reply::new(502, Enhanced(5, 5, 1), "AUTH is not offered here: the connection cannot be encrypted");
-/// More failures from this address than `limits.auth_failures`.
-pub(super) const AUTH_TOO_MANY_FAILURES: Reply =
-    Reply::new(421, Enhanced(4, 7, 0), "Too many failed authentications from your address, try again later");
 
 // MAIL.
 
-/// RFC 5321 §4.1.1.2.
-pub(super) const SENDER_OK: Reply = Reply::new(250, Enhanced(2, 1, 0), "Sender ok");
-pub(super) const NESTED_MAIL: Reply =
-    Reply::new(503, Enhanced(5, 5, 1), "A mail transaction is open; RSET ends it");
-/// RFC 1870 §6.1.
-pub(super) const TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "Message too big");
-/// RFC 1870 §6.1: the queue's disk is full, or nearly.
-pub(super) const NO_ROOM: Reply =
-    Reply::new(452, Enhanced(4, 3, 1), "Not enough storage in the queue, try again later");
-/// RFC 6409 §6.1: the user's `senders`.
-pub(super) const SENDER_NOT_YOURS: Reply =
-    Reply::new(553, Enhanced(5, 7, 1), "You may not send as this address");
 /// RFC 3463 §3.8: the user's `rate`.
 pub(super) fn too_many_messages(an_hour: u32) -> Reply {
     Reply::new(450, Enhanced(4, 7, 1), "")
         .with_text(format!("Your rate of {an_hour}/h is reached, try again later"))
 }
-/// RFC 4865 §4: later than EHLO said.
-pub(super) const HELD_TOO_LONG: Reply =
-    Reply::new(501, Enhanced(5, 5, 4), "Cannot be held for so long; EHLO says for how long");
+
 /// RFC 6710 §4.1: the sender may not have the priority that it asked for. The text begins with the new one.
 pub(super) fn priority_lowered(to: Priority) -> Reply {
     Reply::new(250, Enhanced(2, 3, 6), "")
         .with_text(format!("{to} is the priority it gets; yours may not be higher"))
 }
-/// RFC 6531 §3.5.
-pub(super) const SENDER_NEEDS_SMTPUTF8: Reply =
-    Reply::new(553, Enhanced(5, 6, 7), "This sender needs the SMTPUTF8 parameter");
 
 // RCPT.
 
-/// RFC 5321 §4.1.1.3.
-pub(super) const RECIPIENT_OK: Reply = Reply::new(250, Enhanced(2, 1, 5), "Recipient ok");
 /// RFC 5321 §3.4: who reads a local name's mail, to clients that may know.
 pub(super) fn forwarded(mailbox: &Address) -> Reply {
     Reply::new(251, Enhanced(2, 1, 5), "").with_text(format!("User not local; will forward to <{mailbox}>"))
 }
-pub(super) const MAIL_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say MAIL first");
-/// RFC 5321 §4.5.3.1.10.
-pub(super) const TOO_MANY_RECIPIENTS: Reply =
-    Reply::new(452, Enhanced(4, 5, 3), "Too many recipients; send the rest in another transaction");
-pub(super) const NO_SUCH_USER: Reply = Reply::new(550, Enhanced(5, 1, 1), "No such user here");
-pub(super) const ALIAS_LOOP: Reply = Reply::new(550, Enhanced(5, 4, 6), "This alias leads only to itself");
-/// RFC 5321 §3.6.2: no relaying for strangers, on a listener that takes local mail from them.
-pub(super) const NO_RELAYING: Reply = Reply::new(550, Enhanced(5, 7, 1), "Relaying needs authentication");
-/// RFC 6531 §3.5.
-pub(super) const RECIPIENT_NEEDS_SMTPUTF8: Reply =
-    Reply::new(553, Enhanced(5, 6, 7), "This recipient needs the SMTPUTF8 parameter of MAIL");
 
 // DATA.
-
-/// RFC 5321 §4.1.1.4.
-pub(super) const SEND_CONTENT: Reply = Reply::bare(354, "Send the message; end with CR LF . CR LF");
-pub(super) const RCPT_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "Say RCPT first");
-/// RFC 2920 §3.1: DATA pipelined behind recipients that were all refused.
-pub(super) const NO_VALID_RECIPIENTS: Reply = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
-/// RFC 3030 §3: BODY=BINARYMIME.
-pub(super) const BINARY_NEEDS_BDAT: Reply =
-    Reply::new(503, Enhanced(5, 5, 1), "BINARYMIME content needs BDAT, not DATA");
-/// RFC 3030 §2: DATA, RCPT and the like once a chunk has come.
-pub(super) const CHUNKS_BEGUN: Reply =
-    Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
-/// RFC 5321 §6.3.
-pub(super) const LOOP: Reply =
-    Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
-pub(super) const HEADER_TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "Message header too big");
-/// RFC 5321 §4.5.3.2.5: the content came in drips.
-pub(super) const TOO_SLOW: Reply = Reply::new(421, Enhanced(4, 4, 2), "Content came too slowly");
 
 /// The message is on disk.
 pub(super) fn queued(id: MessageId) -> Reply {
@@ -247,25 +299,6 @@ pub(super) fn not_queued(error: AcceptError) -> Reply {
 }
 
 // VRFY and EXPN (RFC 5321 §3.5).
-
-/// For strangers, whatever they ask for.
-pub(super) const VRFY_NOT_FOR_STRANGERS: Reply =
-    Reply::new(502, Enhanced(5, 7, 0), "VRFY needs authentication");
-/// For strangers, whatever they ask for.
-pub(super) const EXPN_NOT_FOR_STRANGERS: Reply =
-    Reply::new(502, Enhanced(5, 7, 0), "EXPN needs authentication");
-/// RFC 5321 §3.5.2.
-pub(super) const NO_SUCH_LIST: Reply = Reply::new(550, Enhanced(5, 1, 1), "No such list here");
-/// RFC 6531 §3.7.4.2: it could only be shown in UTF-8, and SMTPUTF8 was not said.
-pub(super) const NEEDS_UTF8_REPLY: Reply = Reply::new(
-    252,
-    Enhanced(2, 6, 8),
-    "It is here, but can only be named in UTF-8: ask again with SMTPUTF8 at the end",
-);
-/// RFC 5321 §3.5.3.
-pub(super) const CANNOT_VERIFY: Reply =
-    Reply::new(252, Enhanced(2, 5, 2), "Cannot verify, but the message will be taken and its delivery tried");
-pub(super) const VRFY_BAD_ADDRESS: Reply = Reply::new(553, Enhanced(5, 1, 3), "Not an address");
 
 /// What a local name stands for, a mailbox a line (RFC 5321 §3.5.1).
 pub(super) fn mailboxes(mailboxes: &[Address]) -> Reply {
@@ -315,20 +348,6 @@ pub(super) fn cannot_tell(why: &str) -> Reply {
     Reply::new(451, Enhanced(4, 3, 0), "").with_text(format!("Cannot tell now: {why}"))
 }
 
-// ATRN (RFC 2645 §5.2.1).
-
-/// The last reply before the roles change.
-pub(super) const TURNING: Reply = Reply::new(250, Enhanced(2, 0, 0), "Ok, now reversing the connection");
-/// A domain is not the user's: no mail at all then.
-pub(super) const ATRN_REFUSED: Reply =
-    Reply::new(450, Enhanced(4, 7, 1), "ATRN request refused: not all of these domains are yours");
-pub(super) const ATRN_NOT_NOW: Reply =
-    Reply::new(451, Enhanced(4, 3, 0), "Unable to process ATRN request now");
-pub(super) const NO_MAIL: Reply = Reply::new(453, Enhanced(4, 0, 0), "You have no mail");
-/// Something stands behind it that could be taken for an answer of the server to be.
-pub(super) const ATRN_NOT_LAST: Reply =
-    Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
-
 // HELP (RFC 5321 §4.1.1.8).
 
 /// 214 with all commands, or how one is written; 504 for one that is none. Operators are told of theirs.
@@ -358,53 +377,38 @@ mod tests {
 
     #[test]
     fn the_class_of_an_enhanced_code_is_that_of_its_reply() {
-        let id = MessageId(1);
         let mailbox = crate::mail::address::parse("a@b").unwrap();
-        for reply in [
-            BYE,
-            SHUTTING_DOWN,
-            TIMED_OUT,
-            NOT_SMTP,
-            AUTH_OK,
-            AUTH_FAILED,
-            AUTH_NEEDS_TLS,
-            AUTH_NO_INITIAL_RESPONSE,
-            AUTH_DOWNGRADED,
-            AUTH_NOT_NOW,
+        let mut replies = fixed_replies();
+        // RFC 2034 §4, RFC 4954 §4: 334 and 354 have none.
+        let bare: Vec<Reply> = replies.extract_if(.., |reply| reply.enhanced.is_none()).collect();
+        assert!(bare.iter().all(|reply| matches!(reply.code, 334 | 354)), "{bare:?}");
+        replies.extend([
             too_many_messages(1),
-            NO_ROOM,
-            TOO_BIG,
-            TOO_MANY_RECIPIENTS,
-            CANNOT_VERIFY,
-            queued(id),
+            queued(MessageId(1)),
+            chunk_received(1),
             not_queued(AcceptError::Full),
             not_queued(AcceptError::Busy),
+            not_queued(AcceptError::Failed),
             mailboxes(&[mailbox.clone(), mailbox.clone()]),
             forwarded(&mailbox),
-            NEEDS_UTF8_REPLY,
-            EXPN_NOT_FOR_STRANGERS,
-            NOT_OFFERED,
             kicked("x", Kicked::Nothing),
             kicked("x", Kicked::UnderWay(2)),
             kicked("x", Kicked::Started(2)),
             kicked("x", Kicked::InParts(2)),
             kicked_already("x"),
+            not_kicked("x"),
+            no_such_lane("#x"),
             told(String::new()),
             cannot_tell("x"),
-            not_kicked("x"),
-            TURNING,
-            ATRN_REFUSED,
-            ATRN_NOT_NOW,
-            NO_MAIL,
-            ATRN_NOT_LAST,
-            no_such_lane("#x"),
             priority_lowered(Priority::NORMAL),
             help(None, false),
             help(Some("mail"), false),
             help(Some("XXXX"), true),
+            usage("X"),
             syntax(&SyntaxError::Unknown),
             syntax(&SyntaxError::UnknownParameter("X".into())),
-        ] {
+        ]);
+        for reply in replies {
             assert_eq!(reply.enhanced.map(|e| u16::from(e.0)), Some(reply.code / 100), "{reply}");
         }
     }

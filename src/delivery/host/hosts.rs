@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::config::RouteTls;
 use crate::kit::bounded::TtlMap;
 use crate::mail::Reply;
 use crate::maillog;
@@ -20,8 +21,11 @@ use crate::queue::{HOST_SETTINGS_MAX, HostSetting, Queue, Setting};
 
 use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket};
 use crate::delivery::host::limits::Room;
+use crate::delivery::host::profile::{Feature, Known, Lesson};
 use crate::delivery::host::relay_alerts::Alert;
 use crate::delivery::host::settings::{Settings, lifetime_secs};
+use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::profile::{Profile, TlsLevel};
 
 /// A host not used for this long, of which nothing was learnt, is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -40,7 +44,7 @@ pub(in crate::delivery) struct Hosts {
     clock: Clock,
     /// None: what is learnt ends with this value.
     queue: Option<Queue>,
-    known: Mutex<Known>,
+    known: Mutex<Records>,
     /// When something was last told to the queue.
     told_at: Mutex<Option<Instant>>,
     /// Of lanes to which the operator gave a rate.
@@ -48,7 +52,7 @@ pub(in crate::delivery) struct Hosts {
 }
 
 #[derive(Debug)]
-struct Known {
+struct Records {
     hosts: HashMap<String, Arc<Host>>,
     swept_at: Instant,
     /// The queue's count when the table was read.
@@ -86,7 +90,7 @@ impl Hosts {
 
     /// None yet, and none that outlive this value.
     pub(in crate::delivery) fn in_memory(clock: Clock) -> Hosts {
-        let known = Known {
+        let known = Records {
             hosts: HashMap::new(),
             swept_at: Instant::now(),
             outside_changes: 0,
@@ -111,7 +115,7 @@ impl Hosts {
         }
     }
 
-    fn read(&self, queue: &Queue, known: &mut Known) {
+    fn read(&self, queue: &Queue, known: &mut Records) {
         known.outside_changes = queue.outside_changes();
         let again_at = lock(&self.told_at).map(|at| at + WRITTEN_AFTER);
         known.read_again_at = again_at.filter(|at| *at > Instant::now());
@@ -149,15 +153,60 @@ impl Hosts {
         host
     }
 
+    /// What is known of a host to which a connection stands.
+    pub(in crate::delivery) fn known_of(&self, mx: &str) -> Known {
+        let single_write = self.recall(mx, Feature::SingleWrite).is_none();
+        let profile = Profile { single_write, ..Profile::FULL };
+        Known { profile, pipelining_proved: self.took_batch(mx) }
+    }
+
+    /// What is known of a host that a connection is to be opened to. Where it is time to try a feature again, this is
+    /// the connection that does.
+    pub(in crate::delivery) fn known_to_open(&self, mx: &str, endpoint: &Endpoint) -> Known {
+        let tls = match endpoint.tls {
+            RouteTls::Off => None,
+            _ => self.recall(mx, Feature::Tls),
+        };
+        let profile = Profile {
+            tls: match tls {
+                Some(Setting::Plaintext) => TlsLevel::Plaintext,
+                Some(Setting::NoPostQuantum) => TlsLevel::NoPostQuantum,
+                _ => TlsLevel::Full,
+            },
+            pipelining: self.recall(mx, Feature::Pipelining).is_none(),
+            chunking: self.recall(mx, Feature::Chunking).is_none(),
+            // The first message of a connection never goes in one.
+            single_write: true,
+        };
+        Known { profile, pipelining_proved: self.took_batch(mx) }
+    }
+
+    /// Takes in what the conversations of an attempt say of a host.
+    pub(in crate::delivery) fn remember(&self, mx: &str, lessons: Vec<Lesson>) {
+        for lesson in lessons {
+            match lesson {
+                Lesson::Works(feature) => {
+                    if feature == Feature::Pipelining {
+                        self.set_took_batch(mx, true);
+                    }
+                    self.ended(mx, feature);
+                }
+                Lesson::LeaveOut(setting, failure) => self.found(mx, setting, &failure.reply()),
+                Lesson::PipeliningProved => self.set_took_batch(mx, true),
+                Lesson::PipeliningSuspected => self.set_took_batch(mx, false),
+            }
+        }
+    }
+
     /// What is left out at this host. Nothing too for the one connection that is to try the feature again.
-    pub(in crate::delivery) fn recall(&self, mx: &str, name: &str) -> Option<Setting> {
+    fn recall(&self, mx: &str, feature: Feature) -> Option<Setting> {
         // Of most hosts nothing is known, and nothing is to be remembered for having asked.
         let host = lock(&self.known).hosts.get(mx).cloned()?;
-        host.lock().settings.in_force(name, self.clock.now())
+        host.lock().settings.in_force(feature.name(), self.clock.now())
     }
 
     /// The feature that this leaves out failed at the host like this, and it does without.
-    pub(in crate::delivery) fn found(&self, mx: &str, setting: Setting, why: &Reply) {
+    fn found(&self, mx: &str, setting: Setting, why: &Reply) {
         let (host, now) = (self.host(mx.to_owned()), self.clock.now());
         if !self.has_room_for_settings(&host, now) {
             return;
@@ -171,25 +220,23 @@ impl Hosts {
         }
     }
 
-    /// The feature of this name works at the host.
-    pub(in crate::delivery) fn ended(&self, mx: &str, name: &str) {
+    /// The feature works at the host.
+    fn ended(&self, mx: &str, feature: Feature) {
         let Some(host) = lock(&self.known).hosts.get(mx).cloned() else { return };
         let mut state = host.lock();
-        let Some(setting) = state.settings.ended(name, self.clock.now()) else { return };
+        let Some(setting) = state.settings.ended(feature.name(), self.clock.now()) else { return };
         self.tell(|queue| queue.clear_host_setting(mx, setting.name()));
         drop(state);
         maillog::workaround_off(mx, setting);
     }
 
-    /// The host is not to blame for what broke in a batch: it took one, or does no better without.
-    pub(in crate::delivery) fn trust(&self, mx: &str) {
-        self.host(mx.to_owned()).lock().took_batch = true;
+    fn took_batch(&self, mx: &str) -> bool {
+        let host = lock(&self.known).hosts.get(mx).cloned();
+        host.is_some_and(|host| host.lock().took_batch)
     }
 
-    /// A connection broke in a batch: whether that may be for the batch. Twice in a row it may, whatever went well
-    /// before.
-    pub(in crate::delivery) fn suspect(&self, mx: &str) -> bool {
-        !std::mem::take(&mut self.host(mx.to_owned()).lock().took_batch)
+    fn set_took_batch(&self, mx: &str, took_batch: bool) {
+        self.host(mx.to_owned()).lock().took_batch = took_batch;
     }
 
     /// Holds the host, whose state is given, to this limit, and remembers it.
@@ -235,7 +282,7 @@ impl Hosts {
     }
 }
 
-impl Known {
+impl Records {
     fn replace_settings(&mut self, rows: Vec<HostSetting>) {
         let mut read: HashMap<String, Settings> = HashMap::new();
         for row in rows {
@@ -297,6 +344,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::smtp::failure::Failure;
+    use Feature::{Chunking, Pipelining, SingleWrite, Tls};
     use Setting::{NoChunking, NoPipelining, NoPostQuantum, Plaintext};
 
     const BROKEN: Reply = Reply::bare(421, "broken");
@@ -312,15 +361,13 @@ mod tests {
     #[test]
     fn a_feature_is_left_out_at_the_host_that_failed_at_it_until_it_works() {
         let hosts = in_memory();
-        for (setting, name) in
-            [(NoPostQuantum, "tls"), (NoPipelining, "pipelining"), (NoChunking, "chunking")]
-        {
-            assert_eq!(hosts.recall("mx.test", name), None);
+        for (setting, feature) in [(NoPostQuantum, Tls), (NoPipelining, Pipelining), (NoChunking, Chunking)] {
+            assert_eq!(hosts.recall("mx.test", feature), None);
             hosts.found("mx.test", setting, &BROKEN);
-            assert_eq!(hosts.recall("mx.test", name), Some(setting));
-            assert_eq!(hosts.recall("mx2.test", name), None);
-            hosts.ended("mx.test", name);
-            assert_eq!(hosts.recall("mx.test", name), None);
+            assert_eq!(hosts.recall("mx.test", feature), Some(setting));
+            assert_eq!(hosts.recall("mx2.test", feature), None);
+            hosts.ended("mx.test", feature);
+            assert_eq!(hosts.recall("mx.test", feature), None);
         }
         assert_eq!(count(&hosts), 1, "nothing is remembered for having been asked");
     }
@@ -344,7 +391,7 @@ mod tests {
     fn hosts_that_are_not_in_use_are_forgotten_those_with_settings_last() {
         let hosts = in_memory();
         let sweep = |unused| lock(&hosts.known).sweep(unused);
-        hosts.trust("trusted.test");
+        hosts.set_took_batch("trusted.test", true);
         hosts.found("settings.test", NoChunking, &BROKEN);
         let used = hosts.host("used.test".to_owned());
         drop(hosts.host("lately.test".to_owned()));
@@ -353,17 +400,52 @@ mod tests {
         sweep(Duration::ZERO);
         assert_eq!(count(&hosts), 3, "nothing is known of lately.test");
         drop(used);
-        (0..HOSTS_MAX).for_each(|number| hosts.trust(&format!("mx{number}.test")));
+        (0..HOSTS_MAX).for_each(|number| hosts.set_took_batch(&format!("mx{number}.test"), true));
         sweep(Duration::ZERO);
         assert_eq!(count(&hosts), 1);
-        assert_eq!(hosts.recall("settings.test", "chunking"), Some(NoChunking));
+        assert_eq!(hosts.recall("settings.test", Chunking), Some(NoChunking));
+    }
+
+    /// A failure of no consequence here.
+    fn broken() -> Failure {
+        Failure::NoMoreRecipients
+    }
+
+    fn endpoint(tls: RouteTls) -> Endpoint {
+        Endpoint {
+            host: "mx.test".to_owned(),
+            address: "192.0.2.1:25".parse().unwrap(),
+            tls,
+            ca_file: None,
+            login: None,
+            relay: false,
+            preference: 0,
+            sources: Arc::default(),
+        }
     }
 
     #[test]
-    fn a_host_that_took_a_batch_is_suspected_only_the_second_time() {
+    fn what_was_learnt_is_what_the_next_connection_goes_by() {
         let hosts = in_memory();
-        assert!(hosts.suspect("mx.test"), "nothing is known of it");
-        hosts.trust("mx.test");
-        assert_eq!((hosts.suspect("mx.test"), hosts.suspect("mx.test")), (false, true));
+        let to_open = |tls| hosts.known_to_open("mx.test", &endpoint(tls));
+        assert_eq!(to_open(RouteTls::Opportunistic), Known::NOTHING);
+        assert_eq!(count(&hosts), 0, "nothing is remembered for having been asked");
+        let all = [NoPipelining, NoChunking, NoPostQuantum, Setting::NoSingleWrite];
+        hosts.remember("mx.test", all.map(|setting| Lesson::LeaveOut(setting, broken())).to_vec());
+        let profile =
+            Profile { tls: TlsLevel::NoPostQuantum, pipelining: false, chunking: false, single_write: true };
+        assert_eq!(to_open(RouteTls::Opportunistic).profile, profile);
+        assert_eq!(to_open(RouteTls::Off).profile, Profile { tls: TlsLevel::Full, ..profile });
+        assert!(!hosts.known_of("mx.test").profile.single_write);
+        hosts.remember("mx.test", vec![Lesson::LeaveOut(Plaintext, broken())]);
+        assert_eq!(to_open(RouteTls::Opportunistic).profile.tls, TlsLevel::Plaintext);
+        let works = [Tls, Pipelining, Chunking, SingleWrite].map(Lesson::Works);
+        hosts.remember("mx.test", works.to_vec());
+        assert_eq!(to_open(RouteTls::Opportunistic).profile, Profile::FULL);
+        assert!(hosts.known_of("mx.test").pipelining_proved, "it took a batch");
+        hosts.remember("mx.test", vec![Lesson::PipeliningSuspected]);
+        assert!(!hosts.known_of("mx.test").pipelining_proved, "twice in a row it may be to blame");
+        hosts.remember("mx.test", vec![Lesson::PipeliningProved]);
+        assert!(to_open(RouteTls::Off).pipelining_proved);
     }
 }

@@ -2,9 +2,9 @@
 
 pub(in crate::delivery) mod adaptive;
 pub(in crate::delivery) mod hosts;
-pub(in crate::delivery) mod ladder;
 pub(in crate::delivery) mod limits;
 pub(in crate::delivery) mod pool;
+pub mod profile;
 pub(in crate::delivery) mod relay_alerts;
 pub(in crate::delivery) mod settings;
-pub(in crate::delivery) mod throttle_signal;
+pub mod throttle_signal;

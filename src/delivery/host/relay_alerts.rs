@@ -5,12 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::mail::{Enhanced, Phase, Reply, ReplySource};
+use crate::mail::{Enhanced, Phase};
 use crate::maillog;
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::reply_class;
+use crate::delivery::smtp::failure::Failure;
 
 /// The same refusal is told again after this.
 const TOLD_FOR: Duration = Duration::from_secs(60 * 60);
@@ -24,11 +24,12 @@ pub(super) struct Alert {
 }
 
 impl Slot {
-    /// The host could not be used: tells the operator where it is a relay and somebody has to do something.
-    pub(in crate::delivery) fn refused(&self, endpoint: &Endpoint, phase: Phase, reply: &Reply) {
-        if !endpoint.relay || !needs_somebody(phase, reply) {
+    /// The host could not be used, and that does not go away by itself: tells the operator where it is a relay.
+    pub(in crate::delivery) fn raise_alert(&self, endpoint: &Endpoint, failure: &Failure) {
+        if !endpoint.relay {
             return;
         }
+        let (phase, reply) = (failure.phase(), failure.reply());
         let codes = (phase, reply.code, reply.enhanced);
         let is_told = |alert: &Alert| alert.codes == codes && alert.told_at.elapsed() < TOLD_FOR;
         let mut state = self.host.lock();
@@ -38,27 +39,14 @@ impl Slot {
         state.alert = Some(Alert { told_at: Instant::now(), codes });
         drop(state);
         let relay = format!("{}[{}]", endpoint.host, endpoint.address);
-        maillog::relay_refuses(&relay, phase, reply, &remedy(endpoint, phase));
+        maillog::relay_refuses(&relay, phase, &reply, &remedy(endpoint, phase));
     }
 
     /// It took a message, or said something about one.
-    pub(in crate::delivery) fn welcomed(&self, endpoint: &Endpoint) {
+    pub(in crate::delivery) fn clear_alert(&self, endpoint: &Endpoint) {
         let alert = self.host.lock().alert.take();
         if alert.is_some() {
             maillog::relay_takes_mail(&format!("{}[{}]", endpoint.host, endpoint.address));
-        }
-    }
-}
-
-/// Whether this goes away by itself only by luck. A connection that fails or breaks may well.
-fn needs_somebody(phase: Phase, reply: &Reply) -> bool {
-    let security = matches!(reply.enhanced, Some(Enhanced(_, 7, _)));
-    match reply.reply_source {
-        // Ours: no secret, no mechanism, no proof, a certificate that does not hold (RFC 3463 §3.8).
-        ReplySource::Local => security && matches!(phase, Phase::Starttls | Phase::Auth),
-        ReplySource::Remote if phase == Phase::Auth => reply.code != 421,
-        ReplySource::Remote => {
-            phase < Phase::Auth && reply.code / 100 == 5 || reply_class::wants_login(phase, reply.code)
         }
     }
 }
@@ -74,34 +62,5 @@ fn remedy(endpoint: &Endpoint, phase: Phase) -> String {
         (None, Phase::Mail | Phase::Rcpt) => "give its [[route]] username and password_file".to_owned(),
         (_, Phase::Starttls) => "see to tls and ca_file of its [[route]]".to_owned(),
         _ => "ask those who run it".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_somebody_has_to_repair_is_told_from_what_passes() {
-        let host = |code, enhanced| Reply { enhanced, ..Reply::bare(code, "") }.from_remote();
-        let ours = |code, enhanced| Reply::new(code, enhanced, "");
-        for (phase, reply, loud) in [
-            (Phase::Greeting, host(554, None), true),
-            (Phase::Greeting, host(450, None), false),
-            (Phase::Greeting, host(421, None), false),
-            (Phase::Auth, host(535, None), true),
-            (Phase::Auth, host(454, Some(Enhanced(4, 7, 0))), true),
-            (Phase::Auth, host(421, None), false),
-            (Phase::Auth, ours(451, Enhanced(4, 7, 0)), true),
-            (Phase::Auth, ours(421, Enhanced(4, 4, 2)), false),
-            (Phase::Starttls, ours(451, Enhanced(4, 7, 5)), true),
-            (Phase::Connect, ours(421, Enhanced(4, 4, 1)), false),
-            (Phase::Mail, host(530, None), true),
-            (Phase::Rcpt, host(530, None), true),
-            (Phase::Mail, host(550, None), false),
-            (Phase::EndOfData, host(554, None), false),
-        ] {
-            assert_eq!(needs_somebody(phase, &reply), loud, "{phase:?} {reply}");
-        }
     }
 }

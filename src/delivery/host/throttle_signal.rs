@@ -8,7 +8,7 @@ use crate::mail::{Enhanced, Phase, Reply, ReplySource};
 
 /// What a host has too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::delivery) enum ThrottleSignal {
+pub enum ThrottleSignal {
     /// Connections at once.
     Connections,
     /// Messages or connections in a time.

@@ -17,9 +17,9 @@ use crate::queue::Job;
 
 use crate::delivery::Workers;
 use crate::delivery::host::pool::PooledConnection;
-use crate::delivery::job::attempt;
+use crate::delivery::job::worker::Way;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::tls;
+use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Wire;
 
 /// No message is begun later; a client with so much mail comes again.
@@ -46,9 +46,10 @@ impl Workers {
     /// Hands over what `next` gives until it gives nothing more, the client breaks off, or a pickup's time or
     /// number of messages is used up; then says QUIT. Each job ends as those of the workers do.
     pub fn hand_over(&self, turned: Turned, next: &mut dyn FnMut() -> Option<Job>) {
-        let setup = self.shared.setup();
+        let context = self.shared.context();
         let deadline = Instant::now() + PICKUP_MAX;
-        let tls = turned.tls.as_ref().map_or("none", |tls| tls::version_word(tls.protocol_version()));
+        let tls = turned.tls.as_ref().map(|tls| Encryption::of_version(tls.protocol_version()));
+        let tls = tls.unwrap_or(Encryption::None);
         let endpoint = Endpoint {
             host: turned.host,
             address: turned.address,
@@ -62,42 +63,34 @@ impl Workers {
             sources: Arc::default(),
         };
         let wire = Wire::turned(turned.tcp, turned.tls);
-        let connection = match setup.connector.welcome(wire, tls, &endpoint, deadline) {
+        let connection = match context.connector.welcome(wire, tls, &endpoint, deadline) {
             Ok(connection) => connection,
-            Err(trouble) => {
+            Err(failure) => {
                 // Told of one message, so that the queue shows what became of the visit.
                 if let Some(job) = next() {
                     let (host, address) = (&endpoint.host, endpoint.address);
-                    maillog::host_trouble(job.message, host, address, trouble.phase, &trouble.reply);
-                    self.shared
-                        .carry_out(&setup, &job, |message, _| attempt::refused(message, &endpoint, trouble));
+                    let (phase, reply) = (failure.failure.phase(), failure.failure.reply());
+                    maillog::host_trouble(job.message, host, address, phase, &reply);
+                    let way = Way::Refused { endpoint: &endpoint, failure };
+                    self.shared.carry_out(&context, &job, way);
                 }
                 return;
             }
         };
         // Its client opened it: it takes no room of ours at a host.
-        let mut line = PooledConnection { endpoint, connection, slot: None };
+        let mut pooled = PooledConnection { endpoint, connection, slot: None };
         let mut usable = true;
-        let most = line.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
+        let most = pooled.connection.limits().1.unwrap_or(MESSAGES_MAX).min(MESSAGES_MAX);
         for _ in 0..most {
-            if !usable || !line.connection.is_usable() || Instant::now() >= deadline {
+            if !usable || !pooled.connection.is_usable() || Instant::now() >= deadline {
                 break;
             }
             let Some(job) = next() else { break };
-            let deadline = deadline.min(Instant::now() + setup.settings.attempt_deadline);
-            usable = self.shared.carry_out(&setup, &job, |message, now| {
-                attempt::hand_over(
-                    &setup,
-                    &self.shared.queue,
-                    &self.shared.clock,
-                    &mut line,
-                    message,
-                    deadline,
-                    now,
-                )
-            });
+            let deadline = deadline.min(Instant::now() + context.settings.attempt_deadline);
+            let way = Way::Turned { connection: &mut pooled, deadline };
+            usable = self.shared.carry_out(&context, &job, way);
         }
-        maillog::fetched(&turned.user, line.connection.messages());
-        line.connection.quit();
+        maillog::fetched(&turned.user, pooled.connection.messages());
+        pooled.connection.quit();
     }
 }

@@ -2,6 +2,10 @@
 
 pub(in crate::delivery) mod atrn_handover;
 pub(in crate::delivery) mod attempt;
+pub(in crate::delivery) mod context;
+pub(in crate::delivery) mod outcome;
 pub(in crate::delivery) mod require_tls;
 pub(in crate::delivery) mod retry_rules;
+pub mod ruling;
 pub(in crate::delivery) mod settle;
+pub(in crate::delivery) mod worker;

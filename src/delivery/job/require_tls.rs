@@ -6,13 +6,15 @@
 //! same, but is not thrown away where it cannot be had (§5).
 
 use crate::config::RouteTls;
-use crate::mail::{Domain, Enhanced, Phase, Reply};
+use crate::mail::Domain;
 use crate::queue::QueuedMessage;
 
 use crate::delivery::route::lookup::{DnsError, Lookup};
-use crate::delivery::smtp::connection::{Connection, Trouble};
+use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::reply_class::TroubleKind;
+use crate::delivery::smtp::failure::{Failure, RequireTls, TlsFailure};
+use crate::delivery::smtp::tls::Encryption;
+use crate::delivery::smtp::wire::Fault;
 
 /// Whether hosts have to do all of it for this message.
 pub(in crate::delivery) fn is_strict(message: &QueuedMessage) -> bool {
@@ -22,12 +24,12 @@ pub(in crate::delivery) fn is_strict(message: &QueuedMessage) -> bool {
 /// The same hosts, with TLS that proves who they are.
 ///
 /// # Errors
-/// None of them will do, and for good where the reply is a 5xx.
+/// None of them will do.
 pub(in crate::delivery) fn endpoints(
     mut endpoints: Vec<Endpoint>,
     domain: &Domain,
     lookup: &dyn Lookup,
-) -> Result<Vec<Endpoint>, Reply> {
+) -> Result<Vec<Endpoint>, RequireTls> {
     // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever
     // answered.
     let by_mx =
@@ -35,17 +37,17 @@ pub(in crate::delivery) fn endpoints(
     if endpoints.iter().any(by_mx) {
         match lookup.mx_is_signed(domain.as_str()) {
             Ok(true) => {}
-            Ok(false) => return Err(NOT_SIGNED),
+            Ok(false) => return Err(RequireTls::NotSigned),
             Err(DnsError::Temporary(why)) => {
                 let text = format!("cannot tell whether the MX records of {domain} are signed: {why}");
-                return Err(LOOKUP_FAILED.with_text(text));
+                return Err(RequireTls::LookupFailed(text));
             }
-            Err(error) => return Err(LOOKUP_FAILED.with_text(format!("MX of {domain}: {error}"))),
+            Err(error) => return Err(RequireTls::LookupFailed(format!("MX of {domain}: {error}"))),
         }
     }
     endpoints.retain(|endpoint| endpoint.tls != RouteTls::Off);
     if endpoints.is_empty() {
-        return Err(NO_TLS);
+        return Err(RequireTls::RouteInTheClear);
     }
     for endpoint in &mut endpoints {
         if endpoint.tls != RouteTls::Implicit {
@@ -55,48 +57,27 @@ pub(in crate::delivery) fn endpoints(
     Ok(endpoints)
 }
 
-/// An opened connection if it will do. What speaks against the host for good comes back as its refusal.
-pub(in crate::delivery) fn fit(opened: Result<Connection, Trouble>) -> Result<Connection, Trouble> {
-    match opened {
-        Ok(connection) if connection.keeps_require_tls() => Ok(connection),
-        Ok(connection) => {
-            let tls = Some(connection.tls().to_owned());
-            connection.quit();
-            Err(Trouble { phase: Phase::Ehlo, reply: NOT_OFFERED, tls, kind: TroubleKind::HostRefuses })
+/// What keeps a connection from being opened: where that is TLS, it speaks against the host for good.
+pub(in crate::delivery) fn insist(failure: Failure) -> Failure {
+    match failure {
+        // The network may be better another time.
+        Failure::Tls(TlsFailure::Handshake(fault)) if !matches!(fault, Fault::Tls(_)) => {
+            Failure::Tls(TlsFailure::Handshake(fault))
         }
-        // Our own words: no STARTTLS, or a handshake or certificate that does not hold (`connector.rs`).
-        Err(trouble)
-            if trouble.phase == Phase::Starttls
-                && matches!(trouble.reply.enhanced, Some(Enhanced(4, 7, 4 | 5))) =>
-        {
-            let text = format!("{}: {}", NO_TLS.text, trouble.reply.text);
-            Err(Trouble { reply: NO_TLS.with_text(text), kind: TroubleKind::HostRefuses, ..trouble })
-        }
-        Err(trouble) => Err(trouble),
+        Failure::Tls(why) => Failure::RequireTls(RequireTls::Tls(why)),
+        other => other,
     }
 }
 
 /// What speaks against a connection that a user turned round (ATRN). Who is there was proved by AUTH within TLS,
 /// in the place of a name and its certificate.
-pub(in crate::delivery) fn turned_unfit(connection: &Connection) -> Option<Reply> {
+pub(in crate::delivery) fn turned_unfit(connection: &Connection) -> Option<RequireTls> {
     match connection.tls() {
-        "none" => Some(NO_TLS),
+        Encryption::None => Some(RequireTls::InTheClear),
         _ if connection.capabilities.require_tls => None,
-        _ => Some(NOT_OFFERED),
+        _ => Some(RequireTls::NotOffered),
     }
 }
-
-/// RFC 8689 §4.2.1 and its registration: 5.7.30 where the requirement is not known, 5.7.10 where TLS is not to be
-/// had.
-const NOT_OFFERED: Reply =
-    Reply::new(550, Enhanced(5, 7, 30), "REQUIRETLS support required, and the host does not offer it");
-const NOT_SIGNED: Reply = Reply::new(
-    550,
-    Enhanced(5, 7, 30),
-    "REQUIRETLS support required, and the MX records of the domain are not secured by DNSSEC",
-);
-const NO_TLS: Reply = Reply::new(550, Enhanced(5, 7, 10), "Encryption needed");
-const LOOKUP_FAILED: Reply = Reply::new(451, Enhanced(4, 4, 3), "");
 
 #[cfg(test)]
 mod tests {
@@ -139,7 +120,7 @@ mod tests {
     ) -> Result<RouteTls, String> {
         let domain = Domain::parse("a.test").unwrap();
         let left = endpoints(vec![endpoint(host, tls, relay)], &domain, &Answer(signed));
-        left.map(|left| left[0].tls).map_err(|reply| reply.to_string())
+        left.map(|left| left[0].tls).map_err(|why| Failure::RequireTls(why).reply().to_string())
     }
 
     #[test]

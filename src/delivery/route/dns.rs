@@ -1,4 +1,4 @@
-//! DNS lookups: the only file that knows hickory and tokio (the demo's own DNS server aside).
+//! DNS lookups: the only file that knows hickory and tokio.
 //!
 //! A lookup blocks its thread and ends within `[dns] timeout`, whatever the servers do. hickory's runtime has one
 //! thread; lookups of many threads run at the same time, so that a silent domain delays only its own mail.

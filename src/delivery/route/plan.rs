@@ -14,27 +14,17 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{DeliverySettings, RelayHost, Route, RouteTls, Routes};
-use crate::mail::{Domain, Enhanced, Reply};
+use crate::mail::Domain;
 
 use crate::delivery::route::lookup::{DnsError, Lookup};
 use crate::delivery::route::source_addresses::{self, SourceAddresses};
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 
 /// MX hosts of one attempt.
 pub const MX_HOSTS_MAX: usize = 5;
 /// Addresses of one attempt.
 pub const ADDRESSES_MAX: usize = 10;
-
-/// Why there is nobody to try: what phase `dns` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoRoute {
-    /// Our own words, with the code of RFC 3463's kind.
-    pub reply: Reply,
-    /// A bounce; otherwise try again.
-    pub permanent: bool,
-    /// The host it is about, where it is about one.
-    pub mx: Option<String>,
-}
 
 /// Hears each step of the planning, for `explain` and the debug log; a deaf one costs nothing.
 pub type Trace<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
@@ -138,13 +128,19 @@ impl Planner<'_> {
         }
         // Never permanent: the relay's name is the operator's, not the recipient's.
         Err(match (setbacks.temporary, setbacks.permanent) {
-            (Some((host, why)), _) => {
-                self.refuse(LOOKUP_FAILED, format!("cannot look up the relay {host}: {why}"), Some(host))
+            (Some((host, why)), _) => no_route(
+                NoRouteReason::LookupFailed,
+                format!("cannot look up the relay {host}: {why}"),
+                Some(host),
+            ),
+            (None, Some((host, why))) => no_route(
+                NoRouteReason::RelayUnknown,
+                format!("the relay {host} has no address: {why}"),
+                Some(host),
+            ),
+            (None, None) => {
+                no_route(NoRouteReason::RelayUnknown, "the route names no relay".to_owned(), None)
             }
-            (None, Some((host, why))) => {
-                self.refuse(RELAY_UNKNOWN, format!("the relay {host} has no address: {why}"), Some(host))
-            }
-            (None, None) => self.refuse(RELAY_UNKNOWN, "the route names no relay".to_owned(), None),
         })
     }
 
@@ -157,7 +153,7 @@ impl Planner<'_> {
         }
         match self.permitted(host) {
             Ok(host) => self.endpoints(vec![host], false),
-            Err(why) => Err(self.refuse(UNROUTABLE, format!("{}: {why}", self.domain), None)),
+            Err(why) => Err(no_route(NoRouteReason::Unroutable, format!("{}: {why}", self.domain), None)),
         }
     }
 
@@ -201,15 +197,17 @@ impl Planner<'_> {
             return self.endpoints(usable, false);
         }
         Err(match (setbacks.temporary, setbacks.permanent) {
-            (Some((host, why)), _) => {
-                self.refuse(LOOKUP_FAILED, format!("cannot look up the mail host {host}: {why}"), Some(host))
-            }
+            (Some((host, why)), _) => no_route(
+                NoRouteReason::LookupFailed,
+                format!("cannot look up the mail host {host}: {why}"),
+                Some(host),
+            ),
             (None, permanent) => {
                 let (host, why) = permanent.unzip();
                 let about = host.as_deref().unwrap_or_default();
                 let why = why.unwrap_or_default();
                 let text = format!("no mail host of {} can be used: {about}: {why}", self.domain);
-                self.refuse(UNROUTABLE, text, host)
+                no_route(NoRouteReason::Unroutable, text, host)
             }
         })
     }
@@ -226,13 +224,13 @@ impl Planner<'_> {
             Err(DnsError::NoSuchDomain) => return Err(self.no_such_domain()),
             Err(DnsError::Temporary(why)) => {
                 let text = format!("cannot look up the mail hosts of {domain}: {why}");
-                return Err(self.refuse(LOOKUP_FAILED, text, None));
+                return Err(no_route(NoRouteReason::LookupFailed, text, None));
             }
         };
         // RFC 7505 §3: one record, its host the root.
         if matches!(records.as_slice(), [(_, host)] if host == ".") {
             (self.trace)(format_args!("{domain} has a null MX"));
-            return Err(self.refuse(NULL_MX, format!("{domain} accepts no mail (null MX)"), None));
+            return Err(no_route(NoRouteReason::NullMx, format!("{domain} accepts no mail (null MX)"), None));
         }
         shuffle(&mut records, self.random);
         // Stable: equals keep the order of the shuffle.
@@ -325,7 +323,7 @@ impl Planner<'_> {
                 Listed(&addresses),
                 Listed(&self.sources.addresses)
             );
-            return Err(self.refuse((451, source_addresses::NO_SOURCE), text, Some(name)));
+            return Err(no_route(NoRouteReason::NoSource, text, Some(name)));
         }
         let counts: Vec<usize> = hosts.iter().map(|host| host.addresses.len()).collect();
         let mut endpoints = Vec::new();
@@ -348,32 +346,24 @@ impl Planner<'_> {
     }
 
     fn no_such_domain(&mut self) -> NoRoute {
-        self.refuse(NO_SUCH_DOMAIN, format!("the domain {} does not exist (NXDOMAIN)", self.domain), None)
+        no_route(
+            NoRouteReason::NoSuchDomain,
+            format!("the domain {} does not exist (NXDOMAIN)", self.domain),
+            None,
+        )
     }
 
     fn loops_back(&mut self) -> NoRoute {
         let text =
             format!("mail for {} would come back to this relay ({})", self.domain, self.settings.hostname);
-        self.refuse(LOOP, text, None)
-    }
-
-    fn refuse(&mut self, (code, enhanced): (u16, Enhanced), text: String, mx: Option<String>) -> NoRoute {
-        NoRoute { reply: Reply::new(code, enhanced, "").with_text(text), permanent: code >= 500, mx }
+        no_route(NoRouteReason::Loop, text, None)
     }
 }
 
-/// RFC 3463 §3.2: bad destination system address.
-const NO_SUCH_DOMAIN: (u16, Enhanced) = (550, Enhanced(5, 1, 2));
-/// RFC 7505 §4.1, RFC 7504 §4.
-const NULL_MX: (u16, Enhanced) = (556, Enhanced(5, 1, 10));
-/// RFC 3463 §3.5: unable to route.
-const UNROUTABLE: (u16, Enhanced) = (550, Enhanced(5, 4, 4));
-/// RFC 3463 §3.5: routing loop detected.
-const LOOP: (u16, Enhanced) = (554, Enhanced(5, 4, 6));
-/// RFC 3463 §3.5: directory server failure.
-const LOOKUP_FAILED: (u16, Enhanced) = (451, Enhanced(4, 4, 3));
-/// RFC 3463 §3.5: unable to route, and the operator's to repair.
-const RELAY_UNKNOWN: (u16, Enhanced) = (451, Enhanced(4, 4, 4));
+fn no_route(why: NoRouteReason, text: String, mx: Option<String>) -> NoRoute {
+    NoRoute { why, text, mx }
+}
+
 fn error_is_about_the_name(error: &DnsError) -> bool {
     match error {
         DnsError::NoSuchDomain | DnsError::NoData => true,

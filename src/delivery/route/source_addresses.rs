@@ -9,7 +9,6 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use crate::config::{DeliverySettings, Route, Routes};
-use crate::mail::{Enhanced, Reply, ReplySource};
 
 /// What a message's connections leave from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +44,6 @@ impl SourceAddresses {
     pub(in crate::delivery) fn reaches(&self, remote: IpAddr) -> bool {
         self.addresses.is_empty() || self.addresses.iter().any(|source| source.is_ipv4() == remote.is_ipv4())
     }
-}
-
-/// RFC 3463 §3.4, system incorrectly configured: nothing can be sent from any of the message's addresses. The
-/// reply says nothing of the destination, where other mail may well go.
-pub(in crate::delivery) const NO_SOURCE: Enhanced = Enhanced(4, 3, 5);
-
-/// Whether this is our own word that the message's addresses are of no use.
-pub(in crate::delivery) fn is_no_source(reply: &Reply) -> bool {
-    reply.reply_source == ReplySource::Local && reply.enhanced == Some(NO_SOURCE)
 }
 
 /// Whether the config says that this is an address of this machine: mail for it would come back.

@@ -15,8 +15,6 @@ pub(in crate::delivery) struct Capabilities {
     pub(in crate::delivery) eight_bit: bool,
     /// CHUNKING (RFC 3030).
     pub(in crate::delivery) chunking: bool,
-    /// Not the host's word but ours: BDAT is for content that has no other way.
-    pub(in crate::delivery) spare_bdat: bool,
     /// BINARYMIME (RFC 3030).
     pub(in crate::delivery) binary_mime: bool,
     /// SMTPUTF8 (RFC 6531).

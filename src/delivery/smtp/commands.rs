@@ -9,9 +9,10 @@ use lettre::transport::smtp::commands::{Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 
 use crate::config::EightBit;
-use crate::mail::{Address, Body, Domain, Enhanced, Priority, Reply, address, unitext};
+use crate::mail::{Address, Body, Domain, Priority, address, unitext};
 
 use crate::delivery::smtp::capabilities::Capabilities;
+use crate::delivery::smtp::failure::Unsendable;
 use crate::delivery::smtp::outgoing::Outgoing;
 
 /// The commands of one transaction.
@@ -21,8 +22,8 @@ pub(in crate::delivery) struct Commands<'a> {
     header_is_ascii: bool,
     utf8_parameter: bool,
     /// None: the null sender.
-    sender: Option<Result<Cow<'a, Address>, Reply>>,
-    recipients: Vec<Result<Cow<'a, Address>, Reply>>,
+    sender: Option<Result<Cow<'a, Address>, Unsendable>>,
+    recipients: Vec<Result<Cow<'a, Address>, Unsendable>>,
 }
 
 impl<'a> Commands<'a> {
@@ -41,51 +42,51 @@ impl<'a> Commands<'a> {
             capabilities,
             header_is_ascii,
             utf8_parameter: capabilities.smtputf8 && (message.smtputf8 || any_utf8),
-            sender: message.sender.map(|sender| writable(sender, capabilities.smtputf8, &BAD_SENDER)),
+            sender: message.sender.map(|sender| writable(sender, capabilities.smtputf8, SENDER)),
             recipients: recipients
-                .map(|to| writable(&to.address, capabilities.smtputf8, &BAD_RECIPIENT))
+                .map(|to| writable(&to.address, capabilities.smtputf8, RECIPIENT))
                 .collect(),
         }
     }
 
     /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so
     /// at MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
-    pub(in crate::delivery) fn message_refusal(&self) -> Option<Reply> {
+    pub(in crate::delivery) fn message_refusal(&self) -> Option<Unsendable> {
         let (message, capabilities) = (self.message, self.capabilities);
-        if let Some(max) = capabilities.size_max.filter(|max| message.size > *max) {
-            // RFC 1870 §6.1: a client that knows the limit need not try.
-            let text = format!("the message has {} bytes, and the host takes {max} at most", message.size);
-            return Some(TOO_BIG.with_text(text));
+        if let Some(bytes_max) = capabilities.size_max.filter(|max| message.size > *max) {
+            return Some(Unsendable::TooBig { bytes: message.size, bytes_max });
         }
         if message.body == Body::BinaryMime && !(capabilities.chunking && capabilities.binary_mime) {
-            return Some(BINARY); // RFC 3030 §3: never through DATA, and not to a host that would not know it.
+            // RFC 3030 §3: never through DATA, and not to a host that would not know it.
+            return Some(Unsendable::NoBinaryMime);
         }
         if message.body == Body::EightBitMime
             && !capabilities.eight_bit
             && message.eight_bit == EightBit::Bounce
         {
-            return Some(EIGHT_BIT); // RFC 6152 §3: convert it, which we never do, or return it.
+            // RFC 6152 §3: convert it, which we never do, or return it.
+            return Some(Unsendable::NoEightBitMime);
         }
         if message.smtputf8 && !capabilities.smtputf8 && !self.header_is_ascii {
-            return Some(UTF8_HEADER);
+            return Some(Unsendable::NoSmtpUtf8ForHeader);
         }
-        self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().cloned())
+        self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().copied())
     }
 
     /// RFC 2852 §4.1.4: what has to be returned when its time is over goes only to a host that promises to do so,
     /// and that has enough time.
-    fn late_refusal(&self) -> Option<Reply> {
+    fn late_refusal(&self) -> Option<Unsendable> {
         let returns_at = self.message.handling.returns_at()?;
         match self.capabilities.deliver_by {
-            None => Some(NO_DELIVERBY),
-            Some(min) if returns_at - self.message.now < min.max(1) => Some(TOO_LATE),
+            None => Some(Unsendable::NoDeliverBy),
+            Some(min) if returns_at - self.message.now < min.max(1) => Some(Unsendable::TooLate),
             Some(_) => None,
         }
     }
 
     /// Why the host cannot be told of this recipient.
-    pub(in crate::delivery) fn recipient_refusal(&self, index: usize) -> Option<Reply> {
-        self.recipients[index].as_ref().err().cloned()
+    pub(in crate::delivery) fn recipient_refusal(&self, index: usize) -> Option<Unsendable> {
+        self.recipients[index].as_ref().err().copied()
     }
 
     /// MAIL with its parameters; [`Commands::message_refusal`] had none to say.
@@ -174,50 +175,29 @@ fn is_ascii(address: &Address) -> bool {
 
 /// The address as this host can be given it. Where it has no SMTPUTF8, a domain becomes its A-labels
 /// (RFC 6531 §3.2 leaves that open, and it is the same domain); a local part cannot be changed.
-fn writable<'a>(address: &'a Address, smtputf8: bool, bad: &Refusals) -> Result<Cow<'a, Address>, Reply> {
+fn writable<'a>(address: &'a Address, smtputf8: bool, bad: Bad) -> Result<Cow<'a, Address>, Unsendable> {
     // The queue is a file that people edit: nothing may reach the wire that ends the address early.
     if address::parse(address.as_ref()).is_err() {
-        return Err(bad.syntax.clone());
+        return Err(bad.syntax);
     }
     if smtputf8 || is_ascii(address) {
         return Ok(Cow::Borrowed(address));
     }
     if !address.user().is_ascii() {
-        return Err(bad.utf8.clone());
+        return Err(bad.utf8);
     }
     match Domain::parse(address.domain()) {
         Ok(domain) => Ok(Cow::Owned(Address::new_dangerous(address.user(), domain.as_str()))),
-        Err(_) => Err(bad.syntax.clone()),
+        Err(_) => Err(bad.syntax),
     }
 }
 
-/// Our words for an address that cannot be sent.
-struct Refusals {
-    syntax: Reply,
-    utf8: Reply,
+/// Why an address cannot be sent.
+#[derive(Clone, Copy)]
+struct Bad {
+    syntax: Unsendable,
+    utf8: Unsendable,
 }
 
-// RFC 3463 §3.2 for the syntax; RFC 6531 §3.5 and RFC 5248 for 5.6.7 and 5.6.9.
-const BAD_SENDER: Refusals = Refusals {
-    syntax: Reply::new(553, Enhanced(5, 1, 7), "the sender's address cannot be written into a command"),
-    utf8: Reply::new(553, Enhanced(5, 6, 7), "the host has no SMTPUTF8, which the sender's address needs"),
-};
-const BAD_RECIPIENT: Refusals = Refusals {
-    syntax: Reply::new(553, Enhanced(5, 1, 3), "the address cannot be written into a command"),
-    utf8: Reply::new(553, Enhanced(5, 6, 7), "the host has no SMTPUTF8, which this address needs"),
-};
-const UTF8_HEADER: Reply =
-    Reply::new(554, Enhanced(5, 6, 9), "the host has no SMTPUTF8, which the message's header needs");
-const BINARY: Reply =
-    Reply::new(554, Enhanced(5, 6, 3), "the host has no BINARYMIME and CHUNKING, which the content needs");
-const EIGHT_BIT: Reply =
-    Reply::new(554, Enhanced(5, 6, 3), "the host has no 8BITMIME, which the content needs");
-/// RFC 3463 §3.4, §3.5.
-const NO_DELIVERBY: Reply = Reply::new(
-    554,
-    Enhanced(5, 3, 3),
-    "the host has no DELIVERBY, and the sender wants the message back rather than late",
-);
-const TOO_LATE: Reply =
-    Reply::new(554, Enhanced(5, 4, 7), "the host cannot deliver in what is left of the sender's time");
-const TOO_BIG: Reply = Reply::new(552, Enhanced(5, 3, 4), "the message is larger than the host takes");
+const SENDER: Bad = Bad { syntax: Unsendable::BadSender, utf8: Unsendable::NoSmtpUtf8ForSender };
+const RECIPIENT: Bad = Bad { syntax: Unsendable::BadRecipient, utf8: Unsendable::NoSmtpUtf8ForRecipient };

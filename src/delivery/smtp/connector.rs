@@ -1,7 +1,6 @@
-//! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH.
+//! Opening a connection: connect, greeting, EHLO, STARTTLS, AUTH, once, in the way that a profile says.
 //!
-//! A host that fails at TLS is led down a ladder (`ladder.rs`), each step on a fresh connection, and the step that
-//! worked is remembered (`host/hosts.rs`), so that the next message does not climb down again.
+//! What to do where that fails is decided by whoever asks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,25 +10,24 @@ use std::time::{Duration, Instant};
 use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
-use crate::clock::Clock;
 use crate::config::{DeliverySettings, RouteTls};
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Phase, Reply};
 
-use crate::delivery::host::hosts::Hosts;
-use crate::delivery::host::ladder::{Ladder, Learnt, Reached, Rung};
 use crate::delivery::smtp::capabilities::Capabilities;
-use crate::delivery::smtp::connection::{Connection, Trouble, WORDS_CHARS_MAX};
+use crate::delivery::smtp::connection::{Connection, OpenFailure};
 use crate::delivery::smtp::dial::{self, Dialled};
 use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::failure::{Failure, TlsFailure};
 use crate::delivery::smtp::login::Logins;
-use crate::delivery::smtp::reply_class::{Meaning, host_refusal, meaning};
-use crate::delivery::smtp::timeouts::{Stage, words};
-use crate::delivery::smtp::tls::{self, Hello, Proof, RootsError, Trusts};
+use crate::delivery::smtp::profile::{Profile, TlsLevel};
+use crate::delivery::smtp::reply_class::ReplyClass;
+use crate::delivery::smtp::timeouts::Stage;
+use crate::delivery::smtp::tls::{self, Encryption, Hello, Proof, RootsError, Trusts};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
-/// like, and the next step of the ladder needs its time too.
+/// like, and another try without it needs its time too.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
 
 /// Opens connections for all workers.
@@ -41,15 +39,28 @@ pub struct Connector {
     next_source: AtomicUsize,
     trusts: Trusts,
     logins: Logins,
-    pub(in crate::delivery) hosts: Arc<Hosts>,
 }
 
-/// Why a step of the ladder failed.
-enum Failure {
-    /// The handshake: the next step may do.
-    Handshake(Trouble),
-    /// Something that a smaller ClientHello does not change.
-    Host(Trouble),
+/// A connection that is ready for MAIL.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection.
+    pub connection: Connection,
+    /// What came of TLS on the way.
+    pub tls: TlsResult,
+}
+
+/// What came of TLS on a connection that stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TlsResult {
+    /// It was not to be tried.
+    Unused,
+    /// The handshake went well.
+    InUse,
+    /// The host offers none, and the mail may go in the clear.
+    NotOffered,
+    /// The host refused STARTTLS like this, and the mail may go in the clear.
+    Refused(Failure),
 }
 
 impl Connector {
@@ -65,21 +76,22 @@ impl Connector {
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
-            hosts: Arc::new(Hosts::in_memory(Clock::System)),
         })
     }
 
-    /// From now on it knows of hosts what all know, and they what it finds.
-    pub(in crate::delivery) fn share(&mut self, hosts: Arc<Hosts>) {
-        self.hosts = hosts;
-    }
-
-    /// Opens a connection that is ready for MAIL.
+    /// Connects to `endpoint`, and makes the connection ready for MAIL.
     ///
     /// # Errors
-    /// [`Trouble`] says where it ended, in whose words, and whether it means more than "try the next host".
-    pub fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, Trouble> {
-        self.open_on(self.connect(endpoint, deadline)?, endpoint, deadline)
+    /// Says where it ended.
+    pub fn open(
+        &self,
+        endpoint: &Endpoint,
+        profile: Profile,
+        deadline: Instant,
+    ) -> Result<Opened, OpenFailure> {
+        let wire = self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire;
+        let wire = wire.map_err(|fault| OpenFailure { failure: Failure::Dial(fault), tls: None })?;
+        self.open_on(wire, endpoint, profile, deadline)
     }
 
     /// Connects to `first`, or to the other family's address of its host in `rest`: see [`dial::dial`].
@@ -99,51 +111,26 @@ impl Connector {
         dial::dial(first, rest, source, timeouts)
     }
 
-    fn connect(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Wire, Trouble> {
-        self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire
-    }
-
     /// Makes a connection to `endpoint` ready for MAIL, as [`Connector::open`] does.
     pub(in crate::delivery) fn open_on(
         &self,
         wire: Wire,
         endpoint: &Endpoint,
+        profile: Profile,
         deadline: Instant,
-    ) -> Result<Connection, Trouble> {
-        let mut wire = Some(wire);
-        let host = endpoint.name();
-        let known = match endpoint.tls {
-            RouteTls::Off => None,
-            _ => self.hosts.recall(&host, "tls"),
+    ) -> Result<Opened, OpenFailure> {
+        let name = self.names.at(wire.source());
+        let hello = match (endpoint.tls, profile.tls) {
+            (RouteTls::Off, _) => None,
+            (_, TlsLevel::Plaintext) if endpoint.may_be_plaintext() => None,
+            (_, TlsLevel::NoPostQuantum) => Some(Hello::Classical),
+            (_, TlsLevel::Full | TlsLevel::Plaintext) => Some(Hello::Full),
         };
-        let mut ladder = Ladder::new(endpoint.tls, endpoint.login.is_some(), known);
-        loop {
-            let fresh = match wire.take() {
-                Some(wire) => wire,
-                None => self.connect(endpoint, deadline)?,
-            };
-            let trouble = match self.open_at(fresh, ladder.rung(), endpoint, ladder.is_optional(), deadline) {
-                Ok((mut connection, reached)) => {
-                    match ladder.learnt(&reached) {
-                        Learnt::Nothing => {}
-                        Learnt::AllWell => self.hosts.ended(&host, "tls"),
-                        Learnt::Needs(setting, why) => self.hosts.found(&host, setting, why),
-                    }
-                    if self.hosts.recall(&host, "pipelining").is_some() {
-                        connection.capabilities.pipelining = false;
-                    }
-                    if connection.capabilities.chunking {
-                        connection.capabilities.spare_bdat = self.hosts.recall(&host, "chunking").is_some();
-                    }
-                    return Ok(connection);
-                }
-                Err(Failure::Host(trouble)) => return Err(trouble),
-                Err(Failure::Handshake(trouble)) => trouble,
-            };
-            if !ladder.descend(&trouble.reply) {
-                return Err(trouble);
-            }
-            log::debug!("{}: {trouble}; trying again at {:?}", endpoint.host, ladder.rung());
+        let connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
+        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
+        match opening.run(hello) {
+            Ok(tls) => Ok(Opened { connection: opening.connection, tls }),
+            Err(failure) => Err(OpenFailure { failure, tls: Some(opening.connection.tls) }),
         }
     }
 
@@ -152,38 +139,20 @@ impl Connector {
     pub(in crate::delivery) fn welcome(
         &self,
         wire: Wire,
-        tls: &str,
+        tls: Encryption,
         endpoint: &Endpoint,
         deadline: Instant,
-    ) -> Result<Connection, Trouble> {
-        let mut connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
-        tls.clone_into(&mut connection.tls);
+    ) -> Result<Connection, OpenFailure> {
+        // Should BDAT break it there is no other connection to go on with.
+        let profile = Profile { chunking: false, ..Profile::FULL };
+        let mut connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
+        connection.tls = tls;
         let name = self.names.at(None);
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
-        match opening.run(Rung::Clear, false) {
-            Ok(_) => {
-                // Should BDAT break it there is no other connection to go on with.
-                opening.connection.capabilities.spare_bdat = true;
-                Ok(opening.connection)
-            }
-            Err(Failure::Handshake(trouble) | Failure::Host(trouble)) => Err(trouble),
+        match opening.run(None) {
+            Ok(_) => Ok(opening.connection),
+            Err(failure) => Err(OpenFailure { failure, tls: Some(opening.connection.tls) }),
         }
-    }
-
-    /// One connection at this step, and how far it came: a refused STARTTLS leaves it in the clear.
-    fn open_at(
-        &self,
-        wire: Wire,
-        rung: Rung,
-        endpoint: &Endpoint,
-        optional: bool,
-        deadline: Instant,
-    ) -> Result<(Connection, Reached), Failure> {
-        let name = self.names.at(wire.source());
-        let connection = Connection::new(wire, endpoint.host.clone(), self.reply_timeout);
-        let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
-        let reached = opening.run(rung, optional)?;
-        Ok((opening.connection, reached))
     }
 }
 
@@ -198,32 +167,29 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn run(&mut self, rung: Rung, optional: bool) -> Result<Reached, Failure> {
-        let mut reached = Reached::Clear;
-        if let (RouteTls::Implicit, Rung::Tls(hello)) = (self.endpoint.tls, rung) {
+    /// With TLS that begins like this; none: without.
+    fn run(&mut self, hello: Option<Hello>) -> Result<TlsResult, Failure> {
+        let implicit = hello.filter(|_| self.endpoint.tls == RouteTls::Implicit);
+        if let Some(hello) = implicit {
             self.handshake(hello)?;
-            reached = Reached::Tls(hello);
         }
         let greeting = self.connection.hear(Phase::Greeting, self.deadline);
         self.expect_yes(Phase::Greeting, greeting)?;
         self.ehlo()?;
-        if let (true, Rung::Tls(hello)) = (self.endpoint.tls != RouteTls::Implicit, rung) {
-            reached = match self.starttls(optional)? {
-                None => {
-                    self.handshake(hello)?;
-                    // RFC 3207 §4.2: what the host said before is forgotten.
-                    self.ehlo()?;
-                    Reached::Tls(hello)
-                }
-                Some(in_the_clear) => in_the_clear,
-            };
-        }
+        let tls = match hello {
+            None => TlsResult::Unused,
+            Some(_) if implicit.is_some() => TlsResult::InUse,
+            Some(hello) => self.starttls(hello)?,
+        };
         if let Some(login) = &self.endpoint.login {
             let (connector, connection) = (self.connector, &mut self.connection);
-            let answer = connector.logins.log_in(connection, self.endpoint, login, self.deadline);
-            self.expect_yes(Phase::Auth, answer)?;
+            let refusal = connector.logins.log_in(connection, self.endpoint, login, self.deadline).err();
+            if let Some(failure) = refusal {
+                self.leave(&failure);
+                return Err(failure);
+            }
         }
-        Ok(reached)
+        Ok(tls)
     }
 
     /// EHLO, or HELO for a host that does not know it (RFC 5321 §3.2).
@@ -232,110 +198,91 @@ impl Opening<'_> {
         let ehlo = Ehlo::new(ClientId::Domain(name.to_owned())).to_string();
         let answer = self.connection.ask(Phase::Ehlo, &ehlo, None, self.deadline);
         if let Ok(reply) = &answer
-            && meaning(Phase::Ehlo, reply.code) == Meaning::Never
+            && ReplyClass::of(Phase::Ehlo, reply.code) == ReplyClass::Permanent
         {
-            self.connection.capabilities = Capabilities::default();
+            self.connection.capabilities = Arc::default();
             let helo = format!("HELO {name}\r\n");
             let answer = self.connection.ask(Phase::Ehlo, &helo, None, self.deadline);
             return self.expect_yes(Phase::Ehlo, answer).map(drop);
         }
         let reply = self.expect_yes(Phase::Ehlo, answer)?;
-        self.connection.capabilities = Capabilities::read(&reply);
+        self.connection.capabilities = Arc::new(Capabilities::read(&reply));
         Ok(())
     }
 
-    /// None where the host is ready for the handshake; otherwise the mail may go in the clear, and has to.
-    fn starttls(&mut self, optional: bool) -> Result<Option<Reached>, Failure> {
-        match (self.connection.capabilities.starttls, optional) {
-            (true, _) => {}
-            (false, true) => return Ok(Some(Reached::NotOffered)),
-            (false, false) => return Err(self.our_trouble(Phase::Starttls, &NO_STARTTLS)),
+    /// Starts TLS, or says why the mail may go in the clear, and has to.
+    fn starttls(&mut self, hello: Hello) -> Result<TlsResult, Failure> {
+        let optional = self.endpoint.may_be_plaintext();
+        if !self.connection.capabilities.starttls {
+            return if optional {
+                Ok(TlsResult::NotOffered)
+            } else {
+                Err(Failure::Tls(TlsFailure::NotOffered))
+            };
         }
         let answer = self.connection.ask(Phase::Starttls, &Starttls.to_string(), None, self.deadline);
         if let Ok(reply) = &answer
             && optional
-            && matches!(meaning(Phase::Starttls, reply.code), Meaning::NotNow | Meaning::Never)
+            && matches!(
+                ReplyClass::of(Phase::Starttls, reply.code),
+                ReplyClass::Transient | ReplyClass::Permanent
+            )
         {
             // RFC 3207 §4: after 454 it is for the client to decide whether it goes on.
-            return Ok(Some(Reached::Refused(reply.clone())));
+            let reply = reply.clone();
+            return Ok(TlsResult::Refused(Failure::Refused { phase: Phase::Starttls, reply }));
         }
-        self.expect_yes(Phase::Starttls, answer).map(|_| None)
+        self.expect_yes(Phase::Starttls, answer)?;
+        self.handshake(hello)?;
+        // RFC 3207 §4.2: what the host said before is forgotten.
+        self.ehlo()?;
+        Ok(TlsResult::InUse)
     }
 
     fn handshake(&mut self, hello: Hello) -> Result<(), Failure> {
-        let proof = match self.endpoint.tls {
-            RouteTls::Verify | RouteTls::Implicit => Proof::Required,
-            RouteTls::Off | RouteTls::Opportunistic | RouteTls::Encrypt => Proof::Recorded,
-        };
+        let proof = if self.endpoint.must_verify() { Proof::Required } else { Proof::Recorded };
         let trust = self.connector.trusts.of(self.endpoint.ca_file.as_deref());
-        let trust =
-            trust.map_err(|error| self.our_trouble(Phase::Starttls, &tls_words(error.to_string())))?;
+        let trust = trust.map_err(|error| Failure::Tls(TlsFailure::Roots(error.to_string())))?;
         let name = match (tls::peer_name(&self.endpoint.host), proof) {
             (Some(name), _) => name,
             // Without a name that TLS can carry, the address will do where nothing is proved.
             (None, Proof::Recorded) => self.endpoint.address.ip().into(),
             (None, Proof::Required) => {
-                let text = format!("no certificate can hold for the name {}", self.endpoint.host);
-                return Err(self.our_trouble(Phase::Starttls, &tls_words(text)));
+                return Err(Failure::Tls(TlsFailure::NoName(self.endpoint.host.clone())));
             }
         };
         let wait = HANDSHAKE_WAIT.min(self.connector.reply_timeout);
         let timeouts = Timeouts { wait, deadline: self.deadline };
         let shaken = self.connection.wire.start_tls(trust.config(proof, hello), name.clone(), timeouts);
-        match shaken {
-            Ok(tls) => {
-                self.connection.tls = trust.describe(tls, &name);
-                if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-                    log::debug!("{}: TLS session resumed", self.endpoint.host);
-                }
-                Ok(())
-            }
-            Err(fault) => {
-                let trouble = self.trouble(Phase::Starttls, words(&fault, Stage::of(Phase::Starttls)));
-                let is_final = match fault {
-                    // Somebody who injects replies gets no second connection to do it on.
-                    Fault::OutOfTurn | Fault::Deadline => true,
-                    // A certificate that does not hold will not hold with a smaller ClientHello.
-                    Fault::Tls(rustls::Error::InvalidCertificate(_)) => proof == Proof::Required,
-                    _ => false,
-                };
-                Err(if is_final { Failure::Host(trouble) } else { Failure::Handshake(trouble) })
-            }
+        let tls = shaken.map_err(|fault| Failure::Tls(TlsFailure::Handshake(fault)))?;
+        self.connection.tls = trust.describe(tls, &name);
+        if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+            log::debug!("{}: TLS session resumed", self.endpoint.host);
         }
+        Ok(())
     }
 
-    /// The reply, where it is 2xx; otherwise what it means for this host.
+    /// The reply, where it is 2xx.
     fn expect_yes(&mut self, phase: Phase, answer: Result<Reply, Fault>) -> Result<Reply, Failure> {
-        match answer {
-            Ok(reply) if meaning(phase, reply.code) == Meaning::Yes => Ok(reply),
-            Ok(reply) => {
-                // The host still listens: leave as RFC 5321 §3.1 wants it, without waiting for the 221.
-                let timeouts = Timeouts { wait: Duration::from_secs(1), deadline: self.deadline };
-                let _ = self.connection.wire.send(Quit.to_string().as_bytes(), timeouts);
-                Err(Failure::Host(self.trouble(phase, reply)))
-            }
-            Err(fault) => Err(Failure::Host(self.trouble(phase, words(&fault, Stage::of(phase))))),
+        let failure = match answer {
+            Ok(reply) => match ReplyClass::of(phase, reply.code) {
+                ReplyClass::Positive => return Ok(reply),
+                ReplyClass::Transient | ReplyClass::Permanent | ReplyClass::Closing => {
+                    Failure::Refused { phase, reply }
+                }
+                ReplyClass::Intermediate | ReplyClass::Invalid => Failure::BadReply { phase, reply },
+            },
+            Err(fault) => Failure::no_reply(Stage::of(phase), fault),
+        };
+        self.leave(&failure);
+        Err(failure)
+    }
+
+    /// Where the host still listens: as RFC 5321 §3.1 wants it, without waiting for the 221.
+    fn leave(&mut self, failure: &Failure) {
+        if !matches!(failure, Failure::NoReply { .. }) {
+            let timeouts = Timeouts { wait: Duration::from_secs(1), deadline: self.deadline };
+            let _ = self.connection.wire.send(Quit.to_string().as_bytes(), timeouts);
         }
     }
-
-    fn trouble(&self, phase: Phase, reply: Reply) -> Trouble {
-        let kind = host_refusal(phase, reply.code, self.endpoint.relay);
-        let reply = reply.cut(WORDS_CHARS_MAX);
-        Trouble { phase, reply, tls: Some(self.connection.tls.clone()), kind }
-    }
-
-    fn our_trouble(&self, phase: Phase, ours: &Reply) -> Failure {
-        Failure::Host(self.trouble(phase, ours.clone()))
-    }
-}
-
-/// RFC 3463 §3.8: 4.7.4, security features not supported.
-const NO_STARTTLS: Reply = Reply::new(
-    451,
-    Enhanced(4, 7, 4),
-    "the host offers no STARTTLS, and this route must not go in the clear",
-);
-
-fn tls_words(text: String) -> Reply {
-    Reply::new(451, Enhanced(4, 7, 5), "").with_text(text)
 }

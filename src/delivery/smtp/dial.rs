@@ -16,12 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Socket, Type};
 
-use crate::mail::Phase;
-
-use crate::delivery::smtp::connection::Trouble;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::reply_class::TroubleKind;
-use crate::delivery::smtp::timeouts::{CONNECTING, words};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire, fault_of, remaining};
 
 /// RFC 8305 §5, "Connection Attempt Delay", as §8 recommends it.
@@ -32,15 +27,9 @@ pub(in crate::delivery) struct Dialled {
     /// The one that is connected, or that failed last.
     pub(in crate::delivery) endpoint: Endpoint,
     /// The connection to it.
-    pub(in crate::delivery) wire: Result<Wire, Trouble>,
+    pub(in crate::delivery) wire: Result<Wire, Fault>,
     /// The other, where it failed too.
-    pub(in crate::delivery) beside: Option<(Endpoint, Trouble)>,
-}
-
-/// What there is to say of an address that could not be connected to.
-fn trouble(fault: &Fault) -> Trouble {
-    let reply = words(fault, CONNECTING);
-    Trouble { phase: Phase::Connect, reply, tls: None, kind: TroubleKind::NextHost }
+    pub(in crate::delivery) beside: Option<(Endpoint, Fault)>,
 }
 
 /// Connects to `first`, or to the address of the other family that its host has in `rest`. Both are gone from
@@ -56,33 +45,31 @@ pub(in crate::delivery) fn dial(
         .iter()
         .position(|other| other.is_same_host(&first) && other.address.is_ipv4() != first.address.is_ipv4());
     let Race { won, faults } = race(way(&first), place.map(|place| way(&rest[place])), timeouts);
-    let [first_trouble, second_trouble] = faults.map(|fault| fault.map(|fault| trouble(&fault)));
-    let second_is_over = second_trouble.is_some() || matches!(won, Some((Turn::Second, _)));
+    let [first_fault, second_fault] = faults;
+    let second_is_over = second_fault.is_some() || matches!(won, Some((Turn::Second, _)));
     let second = place.filter(|_| second_is_over).and_then(|place| rest.remove(place));
-    let wire = |tcp| Wire::opened(tcp).map_err(|fault| trouble(&fault));
     match (won, second) {
         (Some((Turn::Second, tcp)), Some(second)) => {
-            let beside = match first_trouble {
-                Some(trouble) => Some((first, trouble)),
+            let beside = match first_fault {
+                Some(fault) => Some((first, fault)),
                 None => {
                     rest.push_front(first);
                     None
                 }
             };
-            Dialled { endpoint: second, wire: wire(tcp), beside }
+            Dialled { endpoint: second, wire: Wire::opened(tcp), beside }
         }
         (Some((_, tcp)), second) => {
-            Dialled { endpoint: first, wire: wire(tcp), beside: second.zip(second_trouble) }
+            Dialled { endpoint: first, wire: Wire::opened(tcp), beside: second.zip(second_fault) }
         }
         (None, second) => {
-            let failed =
-                |trouble: Option<Trouble>| trouble.unwrap_or_else(|| self::trouble(&Fault::TimedOut));
+            let failed = |fault: Option<Fault>| fault.unwrap_or(Fault::TimedOut);
             match second {
                 Some(second) => {
-                    let beside = Some((first, failed(first_trouble)));
-                    Dialled { endpoint: second, wire: Err(failed(second_trouble)), beside }
+                    let beside = Some((first, failed(first_fault)));
+                    Dialled { endpoint: second, wire: Err(failed(second_fault)), beside }
                 }
-                None => Dialled { endpoint: first, wire: Err(failed(first_trouble)), beside: None },
+                None => Dialled { endpoint: first, wire: Err(failed(first_fault)), beside: None },
             }
         }
     }
@@ -130,7 +117,7 @@ fn race(first: Way, second: Option<Way>, timeouts: Timeouts) -> Race {
             Ok(ready) => ready,
             Err(error) => {
                 let all = runners.iter().map(|runner| runner.turn as usize);
-                all.for_each(|turn| faults[turn] = Some(Fault::Lost(Some(error.into()))));
+                all.for_each(|turn| faults[turn] = Some(Fault::lost(error.into())));
                 return Race { won: None, faults };
             }
         };
@@ -168,13 +155,12 @@ impl Runner {
     fn begin(turn: Turn, way: Way, timeouts: Timeouts) -> Result<Runner, Fault> {
         let until = Instant::now() + timeouts.wait;
         remaining(until, timeouts.deadline)?;
-        let lost = |error| Fault::Lost(Some(error));
         let family = socket2::Domain::for_address(way.to);
-        let socket = Socket::new(family, Type::STREAM, None).map_err(lost)?;
-        socket.set_nonblocking(true).map_err(lost)?;
+        let socket = Socket::new(family, Type::STREAM, None).map_err(Fault::lost)?;
+        socket.set_nonblocking(true).map_err(Fault::lost)?;
         if let Some(from) = way.from {
             let bound = socket.bind(&SocketAddr::new(from, 0).into());
-            bound.map_err(|error| Fault::NoSource(from, error))?;
+            bound.map_err(|error| Fault::NoSource(from, error.to_string()))?;
         }
         match socket.connect(&way.to.into()) {
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => {

@@ -29,6 +29,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether mail may go in the clear where TLS fails. A password never does, unless TLS is off.
+    pub fn may_be_plaintext(&self) -> bool {
+        self.tls == RouteTls::Opportunistic && self.login.is_none()
+    }
+
+    /// Whether the certificate must hold for the host's name.
+    pub fn must_verify(&self) -> bool {
+        matches!(self.tls, RouteTls::Verify | RouteTls::Implicit)
+    }
+
     /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the
     /// same machine.
     pub fn name(&self) -> String {

@@ -32,7 +32,9 @@ use crate::sasl;
 
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::reply_class::{Meaning, meaning};
+use crate::delivery::smtp::failure::{Failure, LoginFailure};
+use crate::delivery::smtp::reply_class::ReplyClass;
+use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
 use mechanism::{Circumstances, Exchange, Flaw, Identity, Mechanism};
 use secrets::{Secret, Secrets};
@@ -58,9 +60,9 @@ enum Ended {
     /// With this reply.
     Answered(Reply),
     /// It could not be brought to an end; another may.
-    Unusable(Reply),
+    Unusable(Failure),
     /// With somebody to whom nothing more is to be said.
-    Impostor(Reply),
+    Impostor(Failure),
 }
 
 /// What a reply at the end of an exchange says.
@@ -79,7 +81,7 @@ enum Verdict {
 
 fn verdict(reply: &Reply) -> Verdict {
     match (reply.code, reply.enhanced) {
-        (code, _) if meaning(Phase::Auth, code) == Meaning::Yes => Verdict::Welcome,
+        (code, _) if ReplyClass::of(Phase::Auth, code) == ReplyClass::Positive => Verdict::Welcome,
         // 432 (RFC 4954 §4.7): log in with PLAIN once, so that what this mechanism needs can be made.
         (432 | 535, _) | (_, Some(Enhanced(5, 7, 8))) => Verdict::Wrong,
         // RFC 5248 §2.4: 5.7.9, authentication mechanism too weak.
@@ -90,29 +92,29 @@ fn verdict(reply: &Reply) -> Verdict {
 }
 
 impl Logins {
-    /// Logs in. Gives the host's last word, or ours where it was not the host that failed: 2xx is welcome.
+    /// Logs in.
+    ///
+    /// # Errors
+    /// With the host's last word, or ours where it was not the host that failed.
     pub(in crate::delivery) fn log_in(
         &self,
         connection: &mut Connection,
         endpoint: &Endpoint,
         login: &Login,
         deadline: Instant,
-    ) -> Result<Reply, Fault> {
-        let secret = match self.secrets.get(&login.secret, deadline) {
-            Ok(secret) => secret,
-            Err(text) => return Ok(no_secret(text)),
+    ) -> Result<(), Failure> {
+        let secret = self.secrets.get(&login.secret, deadline).map_err(no_secret)?;
+        let refused = match self.try_mechanisms(connection, endpoint, login, &secret, deadline) {
+            Err(Failure::Refused { reply, .. }) if verdict(&reply) == Verdict::Wrong => reply,
+            ended => return ended,
         };
-        let refused = self.try_mechanisms(connection, endpoint, login, &secret, deadline)?;
-        if verdict(&refused) != Verdict::Wrong {
-            return Ok(refused);
-        }
         match self.secrets.renew(&login.secret, &secret, deadline) {
             Ok(Some(fresh)) => {
                 log::debug!("{}: refused, and {} has another one now", endpoint.host, login.secret);
                 self.try_mechanisms(connection, endpoint, login, &fresh, deadline)
             }
-            Ok(None) => Ok(refused),
-            Err(text) => Ok(no_secret(format!("{text} (after the host had said {refused})"))),
+            Ok(None) => Err(refusal(refused)),
+            Err(text) => Err(no_secret(format!("{text} (after the host had said {refused})"))),
         }
     }
 
@@ -124,9 +126,9 @@ impl Logins {
         login: &Login,
         secret: &Secret,
         deadline: Instant,
-    ) -> Result<Reply, Fault> {
+    ) -> Result<(), Failure> {
         let offered = connection.capabilities.auth.clone();
-        // `tls = "off"` was written by the operator; everywhere else the ladder has no clear step with a login.
+        // `tls = "off"` was written by the operator; everywhere else a login never goes in the clear.
         let tls = connection.wire.is_tls();
         let channel = connection.wire.channel_binding();
         let circumstances = Circumstances { offered: &offered, token: login.secret.is_token(), tls, channel };
@@ -147,11 +149,14 @@ impl Logins {
                 host: &endpoint.host,
                 port: endpoint.address.port(),
             };
-            last = match exchange(connection, mechanism, identity, &circumstances, deadline)? {
-                Ended::Impostor(reply) => return Ok(reply),
-                Ended::Unusable(reply) => reply,
+            let ended = exchange(connection, mechanism, identity, &circumstances, deadline)
+                .map_err(|fault| Failure::no_reply(Stage::of(Phase::Auth), fault))?;
+            last = match ended {
+                Ended::Impostor(failure) => return Err(failure),
+                Ended::Unusable(failure) => failure,
                 Ended::Answered(reply) => {
                     match verdict(&reply) {
+                        Verdict::Welcome => return Ok(()),
                         Verdict::NotThisOne { weak: true } if mechanism.shows_password() => {
                             left.retain(|other| !other.shows_password());
                         }
@@ -164,14 +169,14 @@ impl Logins {
                                 self.learn(place.clone(), secret, *other);
                             }
                         }
-                        _ => return Ok(reply),
+                        Verdict::Wrong | Verdict::Trouble => return Err(refusal(reply)),
                     }
-                    reply
+                    refusal(reply)
                 }
             };
-            log::debug!("{}: AUTH {} did not do: {last}", endpoint.host, mechanism.name());
+            log::debug!("{}: AUTH {} did not do: {}", endpoint.host, mechanism.name(), last.reply());
         }
-        Ok(last)
+        Err(last)
     }
 
     fn learnt(&self, place: &(String, u16), secret: &Secret) -> Option<Mechanism> {
@@ -211,7 +216,7 @@ fn exchange(
     command.push_str("\r\n");
     let mut reply = connection.ask(Phase::Auth, &command, Some(&shown), deadline)?;
     let mut turn = 0;
-    while meaning(Phase::Auth, reply.code) == Meaning::GoOn {
+    while ReplyClass::of(Phase::Auth, reply.code) == ReplyClass::Intermediate {
         turn += 1;
         let flaw = match exchange.answer(&reply.text) {
             _ if turn > CHALLENGES_MAX => Flaw::Unusable("the host asks without end".to_owned()),
@@ -240,17 +245,19 @@ fn exchange(
     Ok(Ended::Answered(reply))
 }
 
-/// RFC 3463 §3.8: 4.7.0, other or undefined security status.
-fn ours(text: String) -> Reply {
-    Reply::new(451, Enhanced(4, 7, 0), "").with_text(text)
+fn refusal(reply: Reply) -> Failure {
+    Failure::Refused { phase: Phase::Auth, reply }
 }
 
-fn no_secret(text: String) -> Reply {
+fn ours(text: String) -> Failure {
+    Failure::Login(LoginFailure::Other(text))
+}
+
+fn no_secret(text: String) -> Failure {
     ours(format!("no login: {text}"))
 }
 
-/// RFC 3463 §3.8: 4.7.4, security features not supported.
-fn none_offered(circumstances: &Circumstances<'_>) -> Reply {
+fn none_offered(circumstances: &Circumstances<'_>) -> Failure {
     let what = if circumstances.token { "a token" } else { "a password" };
     let known: Vec<&str> = circumstances.known().iter().map(|mechanism| mechanism.name()).collect();
     let offers = match circumstances.offered {
@@ -258,7 +265,7 @@ fn none_offered(circumstances: &Circumstances<'_>) -> Reply {
         words => format!("AUTH {}", words.join(" ")),
     };
     let text = format!("the host offers {offers}; {what} needs one of {}", known.join(", "));
-    Reply::new(451, Enhanced(4, 7, 4), "").with_text(text)
+    Failure::Login(LoginFailure::NoMechanism(text))
 }
 
 #[cfg(test)]

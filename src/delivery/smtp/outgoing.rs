@@ -27,7 +27,7 @@ pub struct Outgoing<'a> {
     pub handling: Handling,
     /// Unix seconds: what is left of BY counts from here.
     pub now: i64,
-    /// The content may be on its way before the host has answered anything: it is known to take commands in a
-    /// batch, and nobody has to record first whose answer will be in doubt.
-    pub in_one_go: bool,
+    /// Commands and content may go out in one write, before the host has answered anything: nobody has to record
+    /// first whose answer will be in doubt.
+    pub single_write: bool,
 }

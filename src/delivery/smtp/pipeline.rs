@@ -2,67 +2,71 @@
 //!
 //! Pure. Some hosts throw away what came behind the first command and wait for it, some take a batch for an
 //! attack, some lose count of their replies. One sign proves little, since connections break for many reasons:
-//! `attempt/lock_step.rs` tries the message again command by command, and only where that goes well is it
-//! remembered of the host. No content is sent after a sign, so nothing is delivered twice.
+//! the attempt tries the message again command by command, and only where that goes well is it remembered of the
+//! host (`host/profile.rs`). No content is sent after a sign, so nothing is delivered twice.
 
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Phase, Reply};
 
-use crate::delivery::smtp::reply_class::{Meaning, meaning};
+use crate::delivery::smtp::failure::Failure;
+use crate::delivery::smtp::reply_class::{ReplyClass, subject};
+use crate::delivery::smtp::wire::Fault;
 
 /// How a host answered commands that were written together.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::delivery) enum Batch {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum PipelineResult {
     /// There were none.
     #[default]
-    None,
+    Unused,
     /// Each with a reply that fits.
     InOrder,
     /// Otherwise.
-    Broken(Disorder),
+    Broken(PipelineFault),
 }
 
-/// What went wrong in a batch, with the words for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::delivery) enum Disorder {
+/// What went wrong with commands that were written together.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PipelineFault {
     /// The host says itself that it is about commands in a batch.
-    Said(Reply),
+    Reported(Failure),
     /// Replies do not fit the commands: none of them can be relied on.
-    Muddled(Reply),
+    OutOfSync(Failure),
     /// The connection ended, or replies did not come. What was answered before holds.
-    Silent(Reply),
+    NoReply(Failure),
 }
 
-impl Disorder {
+impl PipelineFault {
     /// What a reply to a command of a batch shows. `in_turn`: what had to be accepted before it was (MAIL for
     /// RCPT, a recipient for DATA), so that no refusal can follow from that of another.
-    pub(in crate::delivery) fn of_reply(phase: Phase, in_turn: bool, reply: &Reply) -> Option<Disorder> {
+    pub(in crate::delivery) fn of_reply(phase: Phase, in_turn: bool, reply: &Reply) -> Option<PipelineFault> {
+        let failure = || Failure::BadReply { phase, reply: reply.clone() };
         if says_so(reply) {
-            return Some(Disorder::Said(reply.clone()));
+            return Some(PipelineFault::Reported(failure()));
         }
         let out_of_place = match (phase, reply.code) {
             // RFC 5321 §4.5.1: every host knows RCPT and DATA, and neither is out of sequence here. Where the
             // enhanced code speaks of something other than the protocol (x.5.x), that is meant.
             (Phase::Rcpt | Phase::Data, 500 | 502 | 503) => {
-                in_turn && matches!(reply.enhanced, None | Some(Enhanced(_, 5, _)))
+                in_turn && matches!(subject(reply), None | Some(5))
             }
-            _ => meaning(phase, reply.code) == Meaning::Nonsense,
+            _ => ReplyClass::of(phase, reply.code) == ReplyClass::Invalid,
         };
-        out_of_place.then(|| Disorder::Muddled(reply.clone()))
+        out_of_place.then(|| PipelineFault::OutOfSync(failure()))
     }
 
-    /// What it shows that a reply will not come; `ours` are our words for it. RFC 3463 §3.6: x.5.x, something was
-    /// said that must not be; otherwise nothing was.
-    pub(in crate::delivery) fn of_fault(ours: &Reply) -> Disorder {
-        match ours.enhanced {
-            Some(Enhanced(_, 5, _)) => Disorder::Muddled(ours.clone()),
-            _ => Disorder::Silent(ours.clone()),
+    /// What it shows that a reply will not come: something was said that must not be, or nothing was.
+    pub(in crate::delivery) fn of_fault(fault: &Fault, failure: Failure) -> PipelineFault {
+        match fault {
+            Fault::Malformed(_) | Fault::OutOfTurn => PipelineFault::OutOfSync(failure),
+            _ => PipelineFault::NoReply(failure),
         }
     }
 
-    /// The words.
-    pub(in crate::delivery) fn reply(&self) -> &Reply {
+    /// What it is on record as.
+    pub fn failure(&self) -> &Failure {
         match self {
-            Disorder::Said(reply) | Disorder::Muddled(reply) | Disorder::Silent(reply) => reply,
+            PipelineFault::Reported(failure)
+            | PipelineFault::OutOfSync(failure)
+            | PipelineFault::NoReply(failure) => failure,
         }
     }
 }
@@ -77,7 +81,7 @@ fn says_so(reply: &Reply) -> bool {
         words.any(|word| signs.iter().any(|sign| word.contains(sign)))
     };
     match reply.code {
-        _ if matches!(reply.enhanced, Some(Enhanced(_, 1 | 2, _))) => false,
+        _ if matches!(subject(reply), Some(1 | 2)) => false,
         400..=499 => names_it(&["pipelin"]),
         500..=599 => names_it(&["pipelin", "synchroni"]),
         _ => false,
@@ -87,6 +91,7 @@ fn says_so(reply: &Reply) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Enhanced;
 
     fn heard(code: u16, text: &str) -> Reply {
         match Enhanced::split(code, text) {
@@ -114,7 +119,7 @@ mod tests {
             (Phase::Mail, true, 450, "4.2.1 mailbox of Pipeline is being synchronized"),
         ] {
             let reply = heard(code, text);
-            assert_eq!(Disorder::of_reply(phase, in_turn, &reply), None, "{phase:?} {reply}");
+            assert_eq!(PipelineFault::of_reply(phase, in_turn, &reply), None, "{phase:?} {reply}");
         }
     }
 
@@ -127,7 +132,9 @@ mod tests {
             (Phase::Data, 500, "what?"),
         ] {
             let reply = heard(code, text);
-            assert_eq!(Disorder::of_reply(phase, true, &reply), Some(Disorder::Muddled(reply)));
+            let failure = Failure::BadReply { phase, reply: reply.clone() };
+            let sign = PipelineFault::of_reply(phase, true, &reply);
+            assert_eq!(sign, Some(PipelineFault::OutOfSync(failure)));
         }
         for (code, text) in [
             (503, "5.5.0 Improper use of SMTP command pipelining"),
@@ -135,7 +142,9 @@ mod tests {
             (421, "no Pipelining here"),
         ] {
             let reply = heard(code, text);
-            assert_eq!(Disorder::of_reply(Phase::Mail, true, &reply), Some(Disorder::Said(reply)));
+            let failure = Failure::BadReply { phase: Phase::Mail, reply: reply.clone() };
+            let sign = PipelineFault::of_reply(Phase::Mail, true, &reply);
+            assert_eq!(sign, Some(PipelineFault::Reported(failure)));
         }
     }
 }

@@ -19,7 +19,7 @@ const READ_BYTES: usize = 4 * 1024;
 
 /// Why the bytes are no reply; the words go into the attempt's record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::delivery) enum Malformed {
+pub enum Malformed {
     /// No three digits, or something odd behind them.
     #[error("\"{0}\"")]
     Line(String),

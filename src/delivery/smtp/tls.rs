@@ -51,6 +51,48 @@ pub(in crate::delivery) enum Hello {
     Classical,
 }
 
+/// TLS in use on a connection; in words `none`, or the version, and `verified` where the certificate was:
+/// `TLSv1.3 verified`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// None.
+    None,
+    /// TLS.
+    Tls {
+        /// In words.
+        version: &'static str,
+        /// The certificate holds for the host's name.
+        verified: bool,
+    },
+}
+
+impl Encryption {
+    /// Of this version, without a look at the certificate.
+    pub(in crate::delivery) fn of_version(version: Option<ProtocolVersion>) -> Encryption {
+        let version = match version {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        Encryption::Tls { version, verified: false }
+    }
+
+    /// Whether the certificate was verified.
+    pub fn is_verified(self) -> bool {
+        matches!(self, Encryption::Tls { verified: true, .. })
+    }
+}
+
+impl std::fmt::Display for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Encryption::None => f.write_str("none"),
+            Encryption::Tls { version, verified: false } => f.write_str(version),
+            Encryption::Tls { version, verified: true } => write!(f, "{version} verified"),
+        }
+    }
+}
+
 /// Whether a certificate that does not hold ends the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::delivery) enum Proof {
@@ -109,13 +151,12 @@ impl Trust {
         Arc::clone(&found.unwrap_or(&self.configs[0]).2)
     }
 
-    /// A finished handshake in words: `TLSv1.3 verified`, `TLSv1.2`.
+    /// What a finished handshake came to.
     pub(in crate::delivery) fn describe(
         &self,
         connection: &ClientConnection,
         name: &ServerName<'_>,
-    ) -> String {
-        let version = version_word(connection.protocol_version());
+    ) -> Encryption {
         let verified = connection.peer_certificates().and_then(|chain| chain.split_first()).is_some_and(
             |(end_entity, intermediates)| {
                 self.verifier
@@ -123,16 +164,10 @@ impl Trust {
                     .is_ok()
             },
         );
-        if verified { format!("{version} verified") } else { version.to_owned() }
-    }
-}
-
-/// The version in words: `TLSv1.3`.
-pub(in crate::delivery) fn version_word(version: Option<ProtocolVersion>) -> &'static str {
-    match version {
-        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        _ => "TLS",
+        match Encryption::of_version(connection.protocol_version()) {
+            Encryption::Tls { version, .. } => Encryption::Tls { version, verified },
+            Encryption::None => Encryption::None,
+        }
     }
 }
 

@@ -19,22 +19,28 @@ use crate::sasl::scram::channel_binding;
 use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
 
 /// Why nothing more is to be had from a connection.
-#[derive(Debug)]
-pub(in crate::delivery) enum Fault {
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
     /// The stage took too long.
     TimedOut,
     /// The attempt as a whole took too long.
     Deadline,
     /// The other side is gone; with the error where there was one.
-    Lost(Option<io::Error>),
+    Lost(Option<String>),
     /// Bytes that are no reply.
     Malformed(Malformed),
     /// A reply that was there before it was asked for.
     OutOfTurn,
     /// Nothing can be sent from this local address.
-    NoSource(IpAddr, io::Error),
+    NoSource(IpAddr, String),
     /// TLS broke.
     Tls(rustls::Error),
+}
+
+impl Fault {
+    pub(in crate::delivery) fn lost(error: io::Error) -> Fault {
+        Fault::Lost(Some(error.to_string()))
+    }
 }
 
 /// How long something may take.
@@ -62,7 +68,7 @@ impl Wire {
     /// Over a connection that we opened.
     pub(in crate::delivery) fn opened(tcp: TcpStream) -> Result<Wire, Fault> {
         // Commands are written whole: waiting for more to fill a packet only costs round trips.
-        tcp.set_nodelay(true).map_err(|error| Fault::Lost(Some(error)))?;
+        tcp.set_nodelay(true).map_err(Fault::lost)?;
         Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
     }
 
@@ -144,7 +150,7 @@ impl Wire {
             let taken = match &mut self.tls {
                 None => self.write_tcp(bytes, timeouts)?,
                 Some(tls) => {
-                    let taken = tls.writer().write(bytes).map_err(|error| Fault::Lost(Some(error)))?;
+                    let taken = tls.writer().write(bytes).map_err(Fault::lost)?;
                     self.flush_tls(timeouts)?;
                     taken
                 }
@@ -209,7 +215,7 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // Closed without a close_notify: common, and to a reply that never came no different.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                got => return got.map_err(|error| Fault::Lost(Some(error))),
+                got => return got.map_err(Fault::lost),
             }
             self.read_tls(until, timeouts)?;
             self.flush_tls(timeouts)?;
@@ -271,7 +277,7 @@ impl Wire {
             wait = timeouts.wait;
         }
         if self.read_wait != Some(wait) {
-            self.tcp.set_read_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.tcp.set_read_timeout(Some(wait)).map_err(Fault::lost)?;
             self.read_wait = Some(wait);
         }
         Ok(())
@@ -281,7 +287,7 @@ impl Wire {
         let left = remaining(timeouts.deadline, timeouts.deadline)?;
         let wait = left.min(timeouts.wait);
         if self.write_wait != Some(wait) {
-            self.tcp.set_write_timeout(Some(wait)).map_err(|error| Fault::Lost(Some(error)))?;
+            self.tcp.set_write_timeout(Some(wait)).map_err(Fault::lost)?;
             self.write_wait = Some(wait);
         }
         Ok(())
@@ -314,6 +320,6 @@ pub(in crate::delivery) fn fault_of(error: io::Error, deadline: Instant) -> Faul
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if Instant::now() >= deadline => Fault::Deadline,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Fault::TimedOut,
-        _ => Fault::Lost(Some(error)),
+        _ => Fault::lost(error),
     }
 }

@@ -13,12 +13,16 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::mail::Domain;
-
 use crate::queue::op::{Incoming, Op, Outcomes};
 use crate::queue::shared::Shared;
-use crate::queue::sqlite::space::Space;
 use crate::queue::writer::{Parts, Writer};
 use crate::queue::*;
+
+use super::admin::remove_one;
+use super::readers::{Readers, Source};
+use super::space::Space;
+use super::store::SqliteStore;
+use super::{message, migrate, open};
 
 /// What is on disk.
 pub(crate) struct Disk(Connection);
@@ -30,8 +34,7 @@ impl Disk {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         conn.execute_batch("PRAGMA temp_store = MEMORY; CREATE TABLE clock (now INTEGER NOT NULL); INSERT INTO clock VALUES (0)")
             .unwrap();
-        conn.execute_batch(&sqlite::migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)"))
-            .unwrap();
+        conn.execute_batch(&migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
         Disk(conn)
     }
 }
@@ -73,18 +76,13 @@ impl<'d> ByHand<'d> {
         let conn = &disk.0;
         let (ops, waiting) = unbounded();
         let (tell, told) = unbounded();
-        let wal_pages = Arc::new(AtomicU32::new(0));
-        let space = Space::new(Path::new("/"), wal_pages.clone(), 4096);
-        let shared = Arc::new(Shared::new(open::last_id(conn).unwrap(), space));
-        let parts = Parts {
-            shared: shared.clone(),
-            ops: waiting,
-            events: tell,
-            wal_pages,
-            history: Duration::MAX,
-            busy_patience: Duration::ZERO,
-        };
-        let writer = Writer::new(conn, parts).unwrap();
+        let space = Arc::new(Space::new(Path::new("/"), Arc::new(AtomicU32::new(0)), 4096));
+        let readers = Arc::new(Readers::new(Path::new("/nowhere"), space.clone()));
+        let store = SqliteStore::new(conn, space, readers, Duration::MAX).unwrap();
+        let shared = Arc::new(Shared::new(open::last_id(conn).unwrap()));
+        let parts =
+            Parts { shared: shared.clone(), ops: waiting, events: tell, busy_patience: Duration::ZERO };
+        let writer = Writer::new(Box::new(store), parts);
         let mut queue = ByHand { conn, writer, ops, told, shared, now };
         queue.set_now(now);
         queue
@@ -149,7 +147,7 @@ impl<'d> ByHand<'d> {
 
     /// See [`Queue::fetch`].
     pub(crate) fn fetch(&self, message: MessageId, recipients: &[RecipientId]) -> Option<QueuedMessage> {
-        let fetched = read::fetch(self.conn, message, recipients).unwrap();
+        let fetched = message::fetch(self.conn, message, recipients).unwrap();
         assert!(fetched.spoilt.is_empty());
         fetched.message
     }
@@ -171,14 +169,14 @@ impl<'d> ByHand<'d> {
             Hand::Remove => {
                 let message = "SELECT message_id FROM recipients WHERE id = ?1";
                 let message = self.conn.query_row(message, [id], |row| row.get(0)).optional().unwrap();
-                message.inspect(|message| admin::remove_one(self.conn, id, *message).unwrap());
+                message.inspect(|message| remove_one(self.conn, id, *message).unwrap());
             }
         }
     }
 
     /// Another process deletes the first row of `backoffs`.
     pub(crate) fn delete_a_lane(&self) -> Option<String> {
-        let first = read::backoffs(self.conn).unwrap().into_iter().next()?.lane;
+        let first = self.reads().backoffs().unwrap().into_iter().next()?.lane;
         self.conn.execute("DELETE FROM backoffs WHERE lane = ?1", [&first]).unwrap();
         Some(first)
     }
@@ -224,33 +222,18 @@ impl<'d> ByHand<'d> {
         statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
     }
 
-    // What readers ask.
+    /// What readers ask, on the writer's connection.
+    pub(crate) fn reads(&self) -> &dyn Reads {
+        self.conn
+    }
+}
 
-    pub(crate) fn due(&self, after: DueCursor, until: i64, limit: usize) -> Vec<Due> {
-        read::due(self.conn, after, until, limit).unwrap()
+impl Source for Connection {
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, QueueError> {
+        Ok(query(self)?)
     }
 
-    pub(crate) fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Vec<Due> {
-        read::due_in_domain(self.conn, domain, until, limit).unwrap()
-    }
-
-    pub(crate) fn urgent(&self, until: i64, limit: usize) -> Vec<Due> {
-        read::urgent(self.conn, until, limit).unwrap()
-    }
-
-    pub(crate) fn due_domains(&self, after: &str, until: i64, max: usize) -> DueDomains {
-        read::due_domains(self.conn, after, until, max).unwrap()
-    }
-
-    pub(crate) fn next_due_after(&self, time: i64) -> Option<i64> {
-        read::next_due_after(self.conn, time).unwrap()
-    }
-
-    pub(crate) fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Expired {
-        read::expired(self.conn, after, now, limit).unwrap()
-    }
-
-    pub(crate) fn backoffs(&self) -> Vec<BackoffRow> {
-        read::backoffs(self.conn).unwrap()
+    fn has_room(&self, _bytes: u64) -> bool {
+        true
     }
 }

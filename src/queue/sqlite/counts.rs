@@ -28,8 +28,8 @@ const BY_LANE: &str = "
     FROM recipients r LEFT JOIN lane_of l ON l.domain = r.domain
     GROUP BY 1 ORDER BY count(*) DESC, lane";
 
-/// See [`crate::queue::Queue::domains`]. What a person wrote into the column and is no domain is left out.
-pub(in crate::queue) fn domains(conn: &Connection) -> Result<Vec<Domain>> {
+/// See [`crate::queue::Reads::domains`]. What a person wrote into the column and is no domain is left out.
+pub(super) fn domains(conn: &Connection) -> Result<Vec<Domain>> {
     let mut found = Vec::new();
     for name in conn.prepare_cached(DOMAINS)?.query_map([], |row| row.get::<_, String>(0))? {
         found.extend(Domain::parse(&name?).ok());
@@ -37,11 +37,8 @@ pub(in crate::queue) fn domains(conn: &Connection) -> Result<Vec<Domain>> {
     Ok(found)
 }
 
-/// See [`crate::queue::Queue::waiting_by_lane`].
-pub(in crate::queue) fn by_lane(
-    conn: &Connection,
-    lane_of: impl Fn(&Domain) -> Arc<str>,
-) -> Result<Vec<LaneCount>> {
+/// See [`crate::queue::Reads::waiting_by_lane`].
+pub(super) fn by_lane(conn: &Connection, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>> {
     let mut lanes = Map::new();
     for domain in domains(conn)? {
         let lane = lane_of(&domain);
@@ -64,6 +61,6 @@ pub(in crate::queue) fn by_lane(
 }
 
 /// A JSON list for `json_each`.
-pub(in crate::queue) fn json_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn json_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     Value::from(names.map(Value::from).collect::<Vec<_>>()).to_string()
 }

@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use crate::queue::error::QueueError;
 
 /// The schema of a new database.
-pub(in crate::queue) const SCHEMA: &str = include_str!("../../../queue-schema.sql");
+pub(super) const SCHEMA: &str = include_str!("../../../queue-schema.sql");
 /// Its version.
-pub(in crate::queue) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 1;
 /// What leads from version n + 1 to the next, in order; a new database has all of them in [`SCHEMA`].
 const STEPS: [&str; VERSION as usize - 1] = [];
 
@@ -17,7 +17,7 @@ const STEPS: [&str; VERSION as usize - 1] = [];
 ///
 /// # Errors
 /// A newer schema, or a database that is something else.
-pub(in crate::queue) fn migrate(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+pub(super) fn migrate(conn: &Connection, path: &Path) -> Result<(), QueueError> {
     let found = version(conn)?;
     if found == VERSION {
         return Ok(());
@@ -41,7 +41,7 @@ pub(in crate::queue) fn migrate(conn: &Connection, path: &Path) -> Result<(), Qu
 ///
 /// # Errors
 /// A newer or older schema, or a database that is something else.
-pub(in crate::queue) fn must_be_current(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+pub(super) fn must_be_current(conn: &Connection, path: &Path) -> Result<(), QueueError> {
     let found = version(conn)?;
     check(conn, path, found)?;
     if found == VERSION {

@@ -1,15 +1,31 @@
-//! The queue in SQLite: all SQL and all that is SQLite's.
+//! The queue in SQLite: all SQL, and all that is SQLite's.
+//!
+//! The writer's connection is the only one of the relay that writes, with `synchronous=FULL` in WAL mode; readers have
+//! connections of their own. What an operation comes to is in `store`, `accept`, `settle` and `kick`; the statements of
+//! each table that is written rarely stand together, in a file with its name.
 
-pub(in crate::queue) mod admin;
+mod accept;
+pub(super) mod admin;
+mod backoffs;
 #[cfg(test)]
-pub(in crate::queue) mod by_hand;
-pub(in crate::queue) mod counts;
-pub(in crate::queue) mod migrate;
-pub(in crate::queue) mod open;
-pub(in crate::queue) mod purge;
-pub(in crate::queue) mod read;
-pub(in crate::queue) mod reports;
-pub(in crate::queue) mod routes;
-pub(in crate::queue) mod space;
-pub(in crate::queue) mod store;
-pub(in crate::queue) mod sweep;
+pub(super) mod by_hand;
+mod counts;
+mod due;
+mod failure;
+mod host_settings;
+mod kick;
+mod message;
+mod migrate;
+mod open;
+mod purge;
+mod readers;
+mod reports;
+mod routes;
+mod settle;
+mod space;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub(super) use open::Database;

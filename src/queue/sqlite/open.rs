@@ -1,153 +1,90 @@
-//! Opening the queue: the lock, the database and its settings, recovery, and the writer's thread.
+//! Opening the database: the lock, the settings, the schema, recovery after a crash.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::QueueSettings;
-
-use crate::queue::Queue;
+use crate::queue::contract::{Failure, Opened, SharedReads, Store};
 use crate::queue::error::QueueError;
-use crate::queue::op::Op;
-use crate::queue::rows::Event;
-use crate::queue::shared::{Shared, WriterState};
-use crate::queue::sqlite::migrate;
-use crate::queue::sqlite::read::Readers;
-use crate::queue::sqlite::space::Space;
-use crate::queue::writer::{BEGIN_PATIENCE, Parts, Writer};
+
+use super::failure::of_transaction;
+use super::migrate;
+use super::readers::Readers;
+use super::space::Space;
+use super::store::SqliteStore;
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
-/// Operations that wait for the writer at most; beyond, those who ask wait.
-const OPS_WAITING_MAX: usize = 1024;
-/// How long submission waits for a busy database before it answers 451.
-const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+/// How long BEGIN waits for somebody else's transaction before the writer sees to those who wait.
+const BEGIN_PATIENCE: Duration = Duration::from_millis(250);
 /// A larger database is not checked through at start: that would take minutes, and after a crash SQLite
 /// recovers by itself. `postrider check` does it.
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
-/// What the tests set otherwise.
-pub(in crate::queue) struct Tuning {
-    pub(in crate::queue) busy_patience: Duration,
-    /// Done with the writer's connection before it starts.
-    pub(in crate::queue) prepare: fn(&mut Connection) -> rusqlite::Result<()>,
-}
-
-impl Default for Tuning {
-    fn default() -> Tuning {
-        Tuning { busy_patience: BUSY_PATIENCE, prepare: |_| Ok(()) }
-    }
-}
-
-/// The writer thread, as `serve` holds it.
-#[derive(Debug)]
-pub struct WriterHandle {
-    ops: Sender<Op>,
-    failed: Receiver<String>,
+/// The database, opened by this process alone.
+pub(in crate::queue) struct Database {
+    /// The one that writes.
+    pub(in crate::queue) conn: Connection,
     readers: Arc<Readers>,
-    thread: JoinHandle<Result<(), String>>,
+    space: Arc<Space>,
+    last_id: i64,
+    history: Duration,
+    /// Goes last.
+    _lock: File,
 }
 
-impl WriterHandle {
-    /// Says why, when the writer ended before it was told to; the process is to exit with a failure.
-    /// Disconnected without a word: it ended as it was told.
-    pub fn failed(&self) -> &Receiver<String> {
-        &self.failed
-    }
-
-    /// Writes what was handed over, copies the write-ahead log into the database, closes it and frees
-    /// the queue for another process. What is asked of the queue afterwards fails.
+impl Database {
+    /// Opens it, makes it where there is none, and recovers it.
     ///
     /// # Errors
-    /// Not everything could be written.
-    pub fn stop(self) -> Result<(), QueueError> {
-        // An open reader would keep the log from being emptied.
-        self.readers.close();
-        // A writer that has ended takes nothing more; joining says why.
-        let _ = self.ops.send(Op::Stop);
-        match self.thread.join() {
-            Ok(result) => result.map_err(QueueError::Writer),
-            Err(_) => Err(QueueError::Writer("it panicked".to_owned())),
+    /// The file cannot be used, belongs to another relay that runs, or to a newer version.
+    pub(in crate::queue) fn open(settings: &QueueSettings) -> Result<Database, QueueError> {
+        let path = settings.path.as_path();
+        if rusqlite::version_number() < SQLITE_OLDEST {
+            return Err(unusable(
+                path,
+                format!("SQLite {} is too old", rusqlite::version()),
+                "build with 3.51.3 or newer",
+            ));
         }
+        let directory = directory_of(path)?;
+        let lock = take_lock(path)?;
+        let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
+        let mut conn = open_database(path)?;
+        migrate::migrate(&conn, path)?;
+        if unclean {
+            after_crash(&conn, path)?;
+        }
+        drop_unfinished(&conn)?;
+        let log_pages = count_log_pages(&mut conn)?;
+        let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
+        let readers = Arc::new(Readers::new(path, space.clone()));
+        let last_id = last_id(&conn)?;
+        Ok(Database { conn, readers, space, last_id, history: settings.history, _lock: lock })
     }
 }
 
-/// See [`Queue::open`].
-pub(in crate::queue) fn open(
-    settings: &QueueSettings,
-    tuning: Tuning,
-    events: Sender<Event>,
-) -> Result<(Queue, WriterHandle), QueueError> {
-    let path = settings.path.as_path();
-    if rusqlite::version_number() < SQLITE_OLDEST {
-        return Err(unusable(
-            path,
-            format!("SQLite {} is too old", rusqlite::version()),
-            "build with 3.51.3 or newer",
-        ));
+impl Opened for Database {
+    fn reads(&self) -> SharedReads {
+        self.readers.clone()
     }
-    let directory = directory_of(path)?;
-    let lock = take_lock(path)?;
-    let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
-    let mut conn = open_database(path)?;
-    migrate::migrate(&conn, path)?;
-    if unclean {
-        after_crash(&conn, path)?;
-    }
-    drop_unfinished(&conn)?;
-    (tuning.prepare)(&mut conn)?;
 
-    let wal_pages = count_wal_pages(&mut conn)?;
-    let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    let space = Space::new(&directory, wal_pages.clone(), page_bytes);
-    let shared = Arc::new(Shared::new(last_id(&conn)?, space));
-    let readers = Arc::new(Readers::new(path));
-    let (ops, waiting) = bounded(OPS_WAITING_MAX);
-    let (report, failed) = bounded(1);
-    let parts = Parts {
-        shared: shared.clone(),
-        ops: waiting,
-        events,
-        wal_pages,
-        history: settings.history,
-        busy_patience: tuning.busy_patience,
-    };
-    let thread = std::thread::Builder::new()
-        .name("queue-writer".to_owned())
-        .spawn(move || run(conn, parts, report, lock))
-        .map_err(|source| QueueError::File {
-            path: path.to_owned(),
-            source,
-            remedy: "the system allows no more threads",
-        })?;
-    let handle = WriterHandle { ops: ops.clone(), failed, readers: readers.clone(), thread };
-    Ok((Queue::new(ops, shared, readers), handle))
-}
-
-/// The writer's thread: whatever ends it, everybody hears of it.
-fn run(conn: Connection, parts: Parts, report: Sender<String>, lock: File) -> Result<(), String> {
-    let shared = parts.shared.clone();
-    let work = AssertUnwindSafe(|| Writer::new(&conn, parts).map_err(|error| error.to_string())?.run());
-    let result = std::panic::catch_unwind(work).unwrap_or_else(|_| Err("it panicked".to_owned()));
-    shared.set_state(WriterState::Dead);
-    shared.set_writable(false);
-    if let Err(why) = &result {
-        log::error!("queue: the writer stops, nothing more is accepted: {why}");
-        // Room for one word, and this is the only one.
-        let _ = report.try_send(why.clone());
+    fn last_id(&self) -> i64 {
+        self.last_id
     }
-    drop(conn);
-    drop(lock);
-    result
+
+    fn store(&self) -> Result<Box<dyn Store + '_>, Failure> {
+        let store = SqliteStore::new(&self.conn, self.space.clone(), self.readers.clone(), self.history);
+        Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
+    }
 }
 
 /// The directory of the database, made where it is missing.
@@ -292,7 +229,7 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 }
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
-pub(in crate::queue) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row(
         "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
                     coalesce((SELECT max(id) FROM messages), 0),
@@ -305,7 +242,7 @@ pub(in crate::queue) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// SQLite tells after each commit how long the log is.
-fn count_wal_pages(conn: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
+fn count_log_pages(conn: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
     let pages = Arc::new(AtomicU32::new(0));
     let counter = pages.clone();
     conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {

@@ -14,7 +14,7 @@ const REPORTS_SECS: i64 = 2 * 3600;
 const EVERY: Duration = Duration::from_secs(600);
 
 /// A pass through the oldest history, in the order of its key.
-pub(in crate::queue) struct Purge {
+pub(super) struct Purge {
     keep: Duration,
     next_pass: Instant,
     /// The last row looked at, in a pass.
@@ -22,7 +22,7 @@ pub(in crate::queue) struct Purge {
 }
 
 impl Purge {
-    pub(in crate::queue) fn new(keep: Duration) -> Purge {
+    pub(super) fn new(keep: Duration) -> Purge {
         Purge { keep, next_pass: Instant::now(), at: None }
     }
 
@@ -30,7 +30,7 @@ impl Purge {
     ///
     /// # Errors
     /// SQLite's; the transaction may still be open.
-    pub(in crate::queue) fn step(&mut self, conn: &Connection) -> Result<bool> {
+    pub(super) fn step(&mut self, conn: &Connection) -> Result<bool> {
         if self.at.is_none() && Instant::now() < self.next_pass {
             return Ok(false);
         }

@@ -14,7 +14,7 @@ use crate::queue::rows::{PendingReportRow, PendingReports};
 const REPLY_CHARS_MAX: usize = 500;
 
 /// A report is on its way to its one recipient.
-pub(in crate::queue) fn record(conn: &Connection, notice: &Incoming, at: i64) -> Result<()> {
+pub(super) fn record(conn: &Connection, notice: &Incoming, at: i64) -> Result<()> {
     let Some(to) = notice.message.recipients.first() else { return Ok(()) };
     let sender = address::folded(&to.address);
     conn.prepare_cached("INSERT INTO reports (id, sender, at) VALUES (?, ?, ?)")?
@@ -23,7 +23,7 @@ pub(in crate::queue) fn record(conn: &Connection, notice: &Incoming, at: i64) ->
 }
 
 /// Failures that a summary will tell of.
-pub(in crate::queue) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result<()> {
+pub(super) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result<()> {
     let message = &outcomes.message;
     let Some(sender) = &message.sender else { return Ok(()) };
     for row in &outcomes.pending_reports {
@@ -47,14 +47,14 @@ pub(in crate::queue) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result
 }
 
 /// They are told of. Ids only grow while these rows are there, so none came in between.
-pub(in crate::queue) fn delete_unreported(conn: &Connection, sender: &str, up_to: i64) -> Result<()> {
+pub(super) fn delete_pending(conn: &Connection, sender: &str, up_to: i64) -> Result<()> {
     conn.prepare_cached("DELETE FROM pending_reports WHERE sender = ?1 AND id <= ?2")?
         .execute(params![sender, up_to])
         .map(drop)
 }
 
-/// See [`crate::queue::Queue::reports_since`].
-pub(in crate::queue) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>> {
+/// See [`crate::queue::Reads::reports_since`].
+pub(super) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>> {
     let mut times: Vec<i64> = conn
         .prepare_cached("SELECT at FROM reports WHERE sender = ?1 AND at > ?2 ORDER BY at DESC LIMIT ?3")?
         .query_map(params![sender, after, limit as i64], |row| row.get(0))?
@@ -63,19 +63,15 @@ pub(in crate::queue) fn since(conn: &Connection, sender: &str, after: i64, limit
     Ok(times)
 }
 
-/// See [`crate::queue::Queue::pending_report_senders`].
-pub(in crate::queue) fn senders(conn: &Connection, until: i64, limit: usize) -> Result<Vec<String>> {
+/// See [`crate::queue::Reads::pending_report_senders`].
+pub(super) fn senders(conn: &Connection, until: i64, limit: usize) -> Result<Vec<String>> {
     conn.prepare_cached("SELECT sender FROM pending_reports GROUP BY sender HAVING min(at) <= ?1 LIMIT ?2")?
         .query_map(params![until, limit as i64], |row| row.get(0))?
         .collect()
 }
 
-/// See [`crate::queue::Queue::pending_reports`].
-pub(in crate::queue) fn gathered(
-    conn: &Connection,
-    sender: &str,
-    limit: usize,
-) -> Result<Option<PendingReports>> {
+/// See [`crate::queue::Reads::pending_reports`].
+pub(super) fn pending(conn: &Connection, sender: &str, limit: usize) -> Result<Option<PendingReports>> {
     let counted = conn
         .prepare_cached(
             "SELECT max(id), count(DISTINCT queue_id), count(*), min(at), max(require_tls), return_path, min(id)

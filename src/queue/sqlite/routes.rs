@@ -9,7 +9,7 @@ use crate::config::Routes;
 
 /// Writes these in the place of those before. A lane that none of them has any more is not in trouble: nothing
 /// waits there.
-pub(in crate::queue) fn write(conn: &Connection, routes: &Routes) -> Result<()> {
+pub(super) fn write(conn: &Connection, routes: &Routes) -> Result<()> {
     conn.execute("DELETE FROM routes", [])?;
     let mut insert = conn.prepare("INSERT INTO routes (position, domain, lane) VALUES (?, ?, ?)")?;
     for (position, route) in (1..).zip(&routes.0) {

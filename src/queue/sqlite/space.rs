@@ -12,7 +12,7 @@ const RESERVE_BYTES_MAX: u64 = 64 << 20;
 
 /// What is free, and what of it may be used.
 #[derive(Debug)]
-pub(in crate::queue) struct Space {
+pub(super) struct Space {
     directory: PathBuf,
     /// Free pages inside the database, in bytes: the writer counts them now and then.
     free_in_database: AtomicU64,
@@ -22,7 +22,7 @@ pub(in crate::queue) struct Space {
 }
 
 impl Space {
-    pub(in crate::queue) fn new(directory: &Path, log_pages: Arc<AtomicU32>, page_bytes: u32) -> Space {
+    pub(super) fn new(directory: &Path, log_pages: Arc<AtomicU32>, page_bytes: u32) -> Space {
         Space {
             directory: directory.to_owned(),
             free_in_database: AtomicU64::new(0),
@@ -31,12 +31,21 @@ impl Space {
         }
     }
 
-    pub(in crate::queue) fn set_free_in_database(&self, bytes: u64) {
-        self.free_in_database.store(bytes, Ordering::Relaxed);
+    pub(super) fn set_free_pages(&self, pages: u32) {
+        self.free_in_database.store(u64::from(pages) * self.page_bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn log_pages(&self) -> u32 {
+        self.log_pages.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is left in the log.
+    pub(super) fn log_is_copied(&self) {
+        self.log_pages.store(0, Ordering::Relaxed);
     }
 
     /// Whether `bytes` more of mail leave the reserve alone.
-    pub(in crate::queue) fn has_room(&self, bytes: u64) -> bool {
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
         match rustix::fs::statvfs(&self.directory) {
             Ok(fs) => {
                 let in_log = u64::from(self.log_pages.load(Ordering::Relaxed)) * self.page_bytes;
@@ -55,7 +64,7 @@ impl Space {
     }
 
     /// Whether the disk is so full that the write-ahead log should be kept short.
-    pub(in crate::queue) fn is_tight(&self) -> bool {
+    pub(super) fn is_tight(&self) -> bool {
         !self.has_room(2 * RESERVE_BYTES_MAX)
     }
 }

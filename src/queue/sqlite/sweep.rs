@@ -2,42 +2,31 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Result};
 
-use crate::queue::sqlite::store::DELETE_CONTENT;
+use crate::queue::{MessageId, Sweep};
 
-/// What the view `stuck` showed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Sweep {
-    /// Each problem, in the view's words, and how many rows have it. Empty when all is well.
-    pub problems: Vec<(String, u64)>,
-}
+use super::settle::DELETE_CONTENT;
 
 /// Messages looked at in one statement, so that none holds a snapshot for long.
 const MESSAGES: i64 = 5_000;
 
-/// Counts the problems of the messages from this id on, and of their recipients; says where the next part begins.
-pub(in crate::queue) fn look(conn: &Connection, first: i64, sweep: &mut Sweep) -> Result<Option<i64>> {
+/// See [`crate::queue::Reads::stuck`].
+pub(super) fn look(conn: &Connection, from: MessageId) -> Result<(Sweep, Option<MessageId>)> {
     let next: Option<i64> = conn
         .prepare_cached("SELECT id FROM messages WHERE id >= ?1 ORDER BY id LIMIT 1 OFFSET ?2")?
-        .query_row([first, MESSAGES], |row| row.get(0))
+        .query_row([from.0, MESSAGES], |row| row.get(0))
         .optional()?;
-    let mut statement = conn.prepare_cached(
-        "SELECT problem, count(*) FROM stuck WHERE message_id >= ?1 AND message_id < ?2 GROUP BY problem",
-    )?;
-    // No id is ever as large as that.
-    let mut rows = statement.query([first, next.unwrap_or(i64::MAX)])?;
-    while let Some(row) = rows.next()? {
-        let (problem, count): (String, u32) = (row.get(0)?, row.get(1)?);
-        match sweep.problems.iter_mut().find(|(known, _)| *known == problem) {
-            Some((_, sum)) => *sum += u64::from(count),
-            None => sweep.problems.push((problem, count.into())),
-        }
-    }
-    sweep.problems.sort();
-    Ok(next)
+    let problems = conn
+        .prepare_cached(
+            "SELECT problem, count(*) FROM stuck WHERE message_id >= ?1 AND message_id < ?2 GROUP BY problem",
+        )?
+        // No id is ever as large as that.
+        .query_map([from.0, next.unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?.into())))?
+        .collect::<Result<_>>()?;
+    Ok((Sweep { problems }, next.map(MessageId)))
 }
 
 /// Repairs, inside the writer's transaction.
-pub(in crate::queue) fn repair(conn: &Connection, now: i64) -> Result<()> {
+pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     // Recorded as finished: it must not be delivered again.
     conn.execute(
         "DELETE FROM recipients WHERE EXISTS

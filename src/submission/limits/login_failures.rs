@@ -1,4 +1,4 @@
-//! Failed AUTH by client address: who guesses is sent away, and nobody else is.
+//! Failed logins by client address: a client that guesses passwords is sent away, and nobody else is.
 //!
 //! IPv6 clients count by /64, which is one customer's: whoever has one address of it has all.
 

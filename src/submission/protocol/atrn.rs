@@ -45,7 +45,7 @@ pub(in crate::submission) fn step(
 /// What the client is told.
 pub(in crate::submission) fn reply_to(waiting: WaitingMail) -> Reply {
     match waiting {
-        WaitingMail::Mail => replies::TURNING,
+        WaitingMail::Mail => replies::REVERSING,
         WaitingMail::Nothing => replies::NO_MAIL,
         WaitingMail::NotTheirs => replies::ATRN_REFUSED,
         WaitingMail::Unknown => replies::ATRN_NOT_NOW,

@@ -1,8 +1,8 @@
 //! What EHLO offers at this moment, and what of the handling that MAIL asks for is granted: pure.
 //!
-//! FUTURERELEASE (RFC 4865) and MT-PRIORITY (RFC 6710) are for those who may relay: they are shown where nobody
-//! else can begin a transaction, or to somebody who has shown that he may. (Most clients do not say EHLO
-//! again after AUTH, so what AUTH is needed for is not hidden before it.) REQUIRETLS (RFC 8689) exists only in
+//! FUTURERELEASE (RFC 4865) and MT-PRIORITY (RFC 6710) are for clients that may relay. They are shown on listeners
+//! where every client has to authenticate, also before AUTH, since most clients do not say EHLO again after it;
+//! on other listeners they are shown to clients that have authenticated or are trusted. REQUIRETLS (RFC 8689) exists only in
 //! TLS.
 
 use std::sync::Arc;

@@ -1,8 +1,7 @@
-//! The private commands of operators: XADR, XSTA, XCIR and XGEN. Pure; everybody else hears 502, whatever they
-//! ask.
+//! The commands of operators: XADR, XSTA, XCIR and XGEN. Pure. Everybody else hears 502, whatever they ask.
 //!
-//! What they tell is not submission's to know: an [`Insight`] is handed in by whoever starts the room. What comes
-//! back is made fit for a reply: ASCII without control characters, lines and their number bounded.
+//! The answers come from [`OperatorQueries`](crate::submission::ports::OperatorQueries). They are made fit for a
+//! reply here: ASCII without control characters, and a bound on lines and their number.
 
 use crate::mail::{Address, Reply, address};
 

@@ -1,4 +1,4 @@
-//! Whom a user may send as (`user add --senders`, RFC 6409 §6.1). Pure.
+//! Which addresses a user may send from (`user add --senders`, RFC 6409 §6.1). Pure.
 //!
 //! # Bugs
 //! The envelope sender is what is held to this, not the From field of the content.

@@ -1,7 +1,7 @@
 //! The mail transaction: MAIL, RCPT, DATA and BDAT (RFC 5321 §3.3, RFC 6409, RFC 3030). Pure, a part of
 //! `protocol/dispatch.rs`.
 //!
-//! Here it is decided who may send and to whom: nobody relays without a credential or a trusted network.
+//! This file decides who may send and to whom: nobody relays without a credential or a trusted network.
 
 use crate::mail::{Address, Body, Envelope, Expanded, Notify, Recipient, Reply};
 

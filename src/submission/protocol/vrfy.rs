@@ -11,28 +11,24 @@ use crate::submission::replies;
 use crate::submission::syntax::command::NameQuery;
 
 /// RFC 5321 §3.5.1: the mailbox.
-pub(in crate::submission) fn vrfy(
-    state: State,
-    asked: &NameQuery,
-    context: &PolicyContext<'_>,
-) -> Transition {
-    let reply = match context.is_welcome(state.user()) {
-        true => readable(verify(asked, &context.aliases), asked),
-        false => replies::VRFY_NOT_FOR_STRANGERS,
-    };
-    Transition::reply(state, reply)
+pub(super) fn vrfy(state: State, query: &NameQuery, context: &PolicyContext<'_>) -> Transition {
+    answered(state, query, context, replies::VRFY_NOT_FOR_STRANGERS, verify)
 }
 
 /// RFC 5321 §3.5.1: the members of a list, each on its own line.
-pub(in crate::submission) fn expn(
+pub(super) fn expn(state: State, query: &NameQuery, context: &PolicyContext<'_>) -> Transition {
+    answered(state, query, context, replies::EXPN_NOT_FOR_STRANGERS, expand)
+}
+
+fn answered(
     state: State,
-    asked: &NameQuery,
+    query: &NameQuery,
     context: &PolicyContext<'_>,
+    to_strangers: Reply,
+    answer: fn(&NameQuery, &Aliases<'_>) -> Reply,
 ) -> Transition {
-    let reply = match context.is_welcome(state.user()) {
-        true => readable(expand(asked, &context.aliases), asked),
-        false => replies::EXPN_NOT_FOR_STRANGERS,
-    };
+    let welcome = context.is_welcome(state.user());
+    let reply = if welcome { readable(answer(query, &context.aliases), query) } else { to_strangers };
     Transition::reply(state, reply)
 }
 
@@ -46,8 +42,8 @@ enum Named {
     NoAddress,
 }
 
-fn find(asked: &NameQuery, aliases: &Aliases<'_>) -> Named {
-    let name = asked.name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&asked.name);
+fn find(query: &NameQuery, aliases: &Aliases<'_>) -> Named {
+    let name = query.name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&query.name);
     if !name.contains('@') {
         return if aliases.members(name).is_some() { Named::Alias(name.to_owned()) } else { Named::Nobody };
     }
@@ -57,8 +53,8 @@ fn find(asked: &NameQuery, aliases: &Aliases<'_>) -> Named {
     }
 }
 
-fn verify(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
-    match find(asked, aliases) {
+fn verify(query: &NameQuery, aliases: &Aliases<'_>) -> Reply {
+    match find(query, aliases) {
         Named::Alias(name) => match aliases.expand(&name).as_deref() {
             Some([]) => replies::ALIAS_LOOP,
             Some([mailbox]) => replies::mailboxes(std::slice::from_ref(mailbox)),
@@ -75,8 +71,8 @@ fn verify(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
     }
 }
 
-fn expand(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
-    let Named::Alias(name) = find(asked, aliases) else { return replies::NO_SUCH_LIST };
+fn expand(query: &NameQuery, aliases: &Aliases<'_>) -> Reply {
+    let Named::Alias(name) = find(query, aliases) else { return replies::NO_SUCH_LIST };
     match aliases.expand(&name).as_deref() {
         None => replies::NO_SUCH_LIST,
         Some([]) => replies::ALIAS_LOOP,
@@ -85,8 +81,8 @@ fn expand(asked: &NameQuery, aliases: &Aliases<'_>) -> Reply {
 }
 
 /// RFC 6531 §3.7.4.2: a mailbox that is not ASCII is shown only to who said SMTPUTF8.
-fn readable(reply: Reply, asked: &NameQuery) -> Reply {
-    if asked.utf8 || reply.text.is_ascii() { reply } else { replies::NEEDS_UTF8_REPLY }
+fn readable(reply: Reply, query: &NameQuery) -> Reply {
+    if query.utf8 || reply.text.is_ascii() { reply } else { replies::NEEDS_UTF8_REPLY }
 }
 
 #[cfg(test)]
@@ -110,12 +106,12 @@ mod tests {
         ]);
         let hostname = Domain::parse("relay.example").unwrap();
         let aliases = Aliases { names: &names, hostname: &hostname };
-        let asked = NameQuery { name: name.to_owned(), utf8 };
+        let query = NameQuery { name: name.to_owned(), utf8 };
         let said = |reply: Reply| {
-            let reply = readable(reply, &asked);
+            let reply = readable(reply, &query);
             format!("{} {}: {}", reply.code, reply.enhanced.unwrap(), reply.text)
         };
-        (said(verify(&asked, &aliases)), said(expand(&asked, &aliases)))
+        (said(verify(&query, &aliases)), said(expand(&query, &aliases)))
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Content on its way from the wire into an intake: DATA's in one go, BDAT's chunk by chunk.
 //!
-//! A part of the session's loop, and nothing is decided here but the pace: content that comes in drips
-//! is not waited for. Where its end is, `content.rs` and the size of a chunk say; what becomes of it,
-//! `intake.rs`. Between chunks the message waits in the session; a transaction that ends any other way
-//! than by its last chunk drops it, and the queue forgets what it had of it.
+//! Only the pace is judged here: content that comes in drips is not waited for. `message/content.rs` and the size
+//! of a chunk say where the content ends, `message/intake.rs` says what becomes of it. Between chunks the message
+//! waits in the session. A transaction that ends without its last chunk drops the message, and the queue forgets
+//! the pieces that it had.
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::submission::Submission;
-use crate::submission::tests::golden::{MemoryQueue, Player, ports, settings, tls_client, tls_client_of};
+use crate::submission::tests::client::{Player, tls_client, tls_client_of};
+use crate::submission::tests::doubles::{MemoryQueue, ports, settings};
 use crate::submission::users::{self, Attributes, Directory as _, Users};
 
 struct Room {

@@ -10,7 +10,8 @@ use rustls::ServerConfig;
 use crate::config::{ListenTls, SubmissionSettings};
 use crate::mail::address;
 use crate::submission::session::service::Service;
-use crate::submission::tests::golden::{MemoryQueue, Player, ports, settings, start, tls_client, verify};
+use crate::submission::tests::client::{Player, tls_client};
+use crate::submission::tests::doubles::{MemoryQueue, ports, settings, start, verify};
 use crate::submission::{StartError, Submission};
 
 /// Trusted, in the clear.

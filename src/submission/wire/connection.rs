@@ -26,13 +26,13 @@ const INPUT_BYTES: usize = 16 << 10;
 const INPUT_BYTES_IDLE: usize = 2 << 10;
 /// Replies of pipelined commands are held back up to this.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
-/// Behind this many bytes of one line the client is beyond hope.
+/// A line longer than this ends the session.
 const LINE_FLOOD_BYTES: usize = 1 << 20;
 /// The first byte of a TLS handshake record (RFC 8446 §5.1), and a control character in SMTP.
 const TLS_HANDSHAKE_BYTE: u8 = 0x16;
-/// No client takes longer to read what we have for it.
+/// How long a client may take to read what we send.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long, and how many bytes, we listen to a client that we have sent away.
+/// How long, and for how many bytes, we go on reading from a client that we have sent away.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
 
 /// A line of input.

@@ -1,4 +1,4 @@
-//! The connection: lines in, replies out, in the clear or over TLS.
+//! The connection: lines in, replies out, in the clear or over TLS; and the computing of handshakes.
 
 pub(in crate::submission) mod connection;
 pub(in crate::submission) mod handshake;

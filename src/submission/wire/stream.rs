@@ -41,7 +41,7 @@ impl Write for Socket {
     }
 }
 
-/// What lines come out of.
+/// Where lines are read from: the socket itself, or TLS over it.
 pub(in crate::submission) enum Stream {
     Plain(Socket),
     Tls(Box<StreamOwned<ServerConnection, Socket>>),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
+use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use postrider::cli::explain;
 use postrider::config::*;
 use postrider::mail::{Domain, address};

@@ -1,3 +1,4 @@
 //! What a config file may say.
 
 mod bad_configs;
+mod page;

@@ -8,16 +8,22 @@ mod tls;
 use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
-use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::host::profile::{Evidence, Feature, Known, Lesson, fallback, learn};
+use postrider::delivery::job::ruling::{Context, Next, rule};
+use postrider::delivery::smtp::connection::{Connection, Connector};
 use postrider::delivery::smtp::endpoint::Endpoint;
 use postrider::delivery::smtp::outgoing::Outgoing;
-use postrider::delivery::smtp::reply_class::{RecipientResult, TroubleKind, Verdict};
-use postrider::mail::{Address, Body, Domain, Handling, Notify, Phase, Recipient, Ret, address};
-use postrider::queue::{QueuedRecipient, RecipientId};
+use postrider::delivery::smtp::profile::TlsLevel;
+use postrider::delivery::smtp::tls::Encryption;
+use postrider::delivery::smtp::transaction::RecipientResult;
+use postrider::mail::{
+    Address, Body, Domain, Handling, Notify, Outcome, Phase, Recipient, Reply, Ret, address,
+};
+use postrider::queue::{QueuedRecipient, RecipientId, Setting};
 
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
@@ -68,8 +74,107 @@ fn soon() -> Instant {
     Instant::now() + SOON
 }
 
-fn open(mx: &FakeMx) -> Result<Connection, Trouble> {
-    Connector::new(&settings()).unwrap().open(&endpoint(mx, RouteTls::Opportunistic), soon())
+/// Opens connections as an attempt does: without what the host fails at, which is remembered of all hosts alike.
+pub(crate) struct Opener {
+    connector: Connector,
+    known: Mutex<Known>,
+}
+
+/// Why there is no connection, and what that means for the mail.
+#[derive(Debug)]
+pub(crate) struct NotOpened {
+    pub(crate) phase: Phase,
+    pub(crate) reply: Reply,
+    pub(crate) tls: Option<Encryption>,
+    pub(crate) outcome: Outcome,
+}
+
+impl std::fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.phase.as_str(), self.reply)
+    }
+}
+
+impl Opener {
+    pub(crate) fn new(settings: &DeliverySettings) -> Opener {
+        Opener { connector: Connector::new(settings).unwrap(), known: Mutex::new(Known::NOTHING) }
+    }
+
+    pub(crate) fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, NotOpened> {
+        let mut known = self.known.lock().unwrap();
+        let (mut profile, mut tried) = (known.profile_for(endpoint), Vec::new());
+        let opened = loop {
+            let opened = self.connector.open(endpoint, profile, deadline);
+            let evidence = match &opened {
+                Ok(opened) => Evidence::opened(opened.tls.clone()),
+                Err(not) => Evidence::unopened(not.failure.clone()),
+            };
+            let next = fallback(&profile, &evidence, endpoint, &known);
+            tried.push((profile, evidence));
+            match next {
+                Some(next) => profile = next,
+                None => break opened,
+            }
+        };
+        for lesson in learn(&tried, &known) {
+            match lesson {
+                Lesson::LeaveOut(Setting::NoPostQuantum, _) => known.profile.tls = TlsLevel::NoPostQuantum,
+                Lesson::LeaveOut(Setting::Plaintext, _) => known.profile.tls = TlsLevel::Plaintext,
+                Lesson::Works(Feature::Tls) => known.profile = Known::NOTHING.profile,
+                other => panic!("{other:?} from opening alone"),
+            }
+        }
+        opened.map(|opened| opened.connection).map_err(|not| {
+            let context = Context { relay: endpoint.relay, ..Context::default() };
+            let outcome = rule(&not.failure, &context).outcome;
+            NotOpened { phase: not.failure.phase(), reply: not.failure.reply(), tls: not.tls, outcome }
+        })
+    }
+}
+
+fn open(mx: &FakeMx) -> Result<Connection, NotOpened> {
+    Opener::new(&settings()).open(&endpoint(mx, RouteTls::Opportunistic), soon())
+}
+
+/// What came of one recipient at one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Delivered,
+    Relayed,
+    Deferred,
+    Failed,
+    InDoubt,
+    NextTransaction,
+    HostTrouble,
+}
+
+/// By DESIGN §8's table.
+fn verdict(result: &RecipientResult) -> Verdict {
+    let (failure, in_doubt) = match result {
+        RecipientResult::Accepted { relayed: false, .. } => return Verdict::Delivered,
+        RecipientResult::Accepted { relayed: true, .. } => return Verdict::Relayed,
+        RecipientResult::NextTransaction => return Verdict::NextTransaction,
+        RecipientResult::Failed(failure) => (failure, false),
+        RecipientResult::InDoubt(failure) => (failure, true),
+    };
+    let ruling = rule(failure, &Context { in_doubt, ..Context::default() });
+    match (ruling.next, ruling.outcome) {
+        (Next::NextHost | Next::Requeue(_), _) => Verdict::HostTrouble,
+        (Next::Stop, Outcome::Failed) => Verdict::Failed,
+        (Next::Stop, Outcome::InDoubt) => Verdict::InDoubt,
+        (Next::Stop, _) => Verdict::Deferred,
+    }
+}
+
+/// Where it was decided, and in which words.
+fn said(result: &RecipientResult) -> (Phase, Reply) {
+    match result {
+        RecipientResult::Accepted { reply, .. } => (Phase::EndOfData, reply.clone()),
+        RecipientResult::Failed(failure) | RecipientResult::InDoubt(failure) => {
+            (failure.phase(), failure.reply())
+        }
+        RecipientResult::NextTransaction => panic!("nothing was decided"),
+    }
 }
 
 fn parse(address: &str) -> Address {
@@ -92,7 +197,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
         envid: None,
         handling: Handling::default(),
         now: 0,
-        in_one_go: true,
+        single_write: true,
     }
 }
 
@@ -100,7 +205,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient], cont
 fn deliver(connection: &mut Connection, message: &Outgoing<'_>, content: &[u8]) -> Vec<RecipientResult> {
     let mut chunks = content.chunks(4 << 20);
     let mut next = || Ok(chunks.next().map(Cow::Borrowed));
-    connection.deliver(message, &mut next, &mut |_: &[usize]| Ok(()), soon())
+    connection.deliver(message, &mut next, &mut |_: &[usize]| Ok(()), soon()).results
 }
 
 /// A small message from a@example.org to these.
@@ -112,13 +217,14 @@ fn send(connection: &mut Connection, to: &[&str]) -> Vec<RecipientResult> {
 }
 
 fn verdicts(results: &[RecipientResult]) -> Vec<Verdict> {
-    results.iter().map(|result| result.verdict).collect()
+    results.iter().map(verdict).collect()
 }
 
 /// Phase, verdict and reply of the only result.
 fn only(results: &[RecipientResult]) -> (Phase, Verdict, String) {
     assert_eq!(results.len(), 1);
-    (results[0].phase, results[0].verdict, results[0].reply.to_string())
+    let (phase, reply) = said(&results[0]);
+    (phase, verdict(&results[0]), reply.to_string())
 }
 
 /// One small message to one recipient at a host that behaves like this.
@@ -128,9 +234,9 @@ fn send_one(script: Script) -> (Phase, Verdict, String) {
     only(&send(&mut connection, &["b@example.net"]))
 }
 
-fn trouble_at(script: Script) -> (Phase, TroubleKind, String) {
+fn trouble_at(script: Script) -> (Phase, Outcome, String) {
     let trouble = open(&FakeMx::start(script)).unwrap_err();
-    (trouble.phase, trouble.kind, trouble.reply.to_string())
+    (trouble.phase, trouble.outcome, trouble.reply.to_string())
 }
 
 // ---- the ordinary way -----------------------------------------------------------------------------
@@ -142,10 +248,10 @@ fn a_small_message_takes_two_writes_and_the_connection_is_used_again() {
     for _ in 0..2 {
         let results = send(&mut connection, &["b@example.net", "c@example.net"]);
         assert_eq!(verdicts(&results), [Verdict::Delivered; 2]);
-        assert_eq!(results[1].reply.to_string(), "250 2.0.0 queued");
+        assert_eq!(said(&results[1]).1.to_string(), "250 2.0.0 queued");
         assert!(connection.is_usable() && !connection.is_stale());
     }
-    assert_eq!((connection.messages(), connection.tls()), (2, "none"));
+    assert_eq!((connection.messages(), connection.tls()), (2, Encryption::None));
     connection.quit();
     let seen = &mx.wait_for_closed(1, SOON)[0];
     assert_eq!(
@@ -239,15 +345,14 @@ fn a_silent_host_is_given_up_after_the_stages_time_out() {
         (At::Dot, Phase::EndOfData, Verdict::InDoubt),
     ] {
         let mx = FakeMx::start(Script::new().on(at, Act::Stall));
-        let connector = Connector::new(&impatient()).unwrap();
+        let connector = Opener::new(&impatient());
         let mut connection = connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap();
         let outcome = only(&send(&mut connection, &["b@b"]));
         assert_eq!((outcome.0, outcome.1), (phase, verdict));
         assert!(outcome.2.starts_with("421 4.4.2 timed out while waiting for the reply to"), "{}", outcome.2);
     }
     let mx = FakeMx::start(Script::new().on(At::Greeting, Act::Stall));
-    let trouble =
-        Connector::new(&impatient()).unwrap().open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
+    let trouble = Opener::new(&impatient()).open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
     assert_eq!(trouble.reply.to_string(), "421 4.4.2 timed out while waiting for the greeting");
 }
 
@@ -256,13 +361,11 @@ fn the_stages_time_out_holds_for_the_whole_reply_and_the_deadline_for_all() {
     let drip = || FakeMx::start(Script::new().on(At::Greeting, Act::Drip(Duration::from_millis(20))));
     let mx = drip();
     let began = Instant::now();
-    let trouble =
-        Connector::new(&impatient()).unwrap().open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
+    let trouble = Opener::new(&impatient()).open(&endpoint(&mx, RouteTls::Off), soon()).unwrap_err();
     assert_eq!(trouble.reply.to_string(), "421 4.4.2 timed out while waiting for the greeting");
     let mx = drip();
     let deadline = Instant::now() + Duration::from_millis(150);
-    let trouble =
-        Connector::new(&settings()).unwrap().open(&endpoint(&mx, RouteTls::Off), deadline).unwrap_err();
+    let trouble = Opener::new(&settings()).open(&endpoint(&mx, RouteTls::Off), deadline).unwrap_err();
     assert_eq!(
         trouble.reply.to_string(),
         "421 4.4.2 the attempt's deadline passed while waiting for the greeting"
@@ -273,7 +376,7 @@ fn the_stages_time_out_holds_for_the_whole_reply_and_the_deadline_for_all() {
 #[test]
 fn a_host_that_stops_reading_is_given_up() {
     let mx = FakeMx::start(Script::new().on(At::Content(1000), Act::Asleep));
-    let connector = Connector::new(&impatient()).unwrap();
+    let connector = Opener::new(&impatient());
     let mut connection = connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap();
     let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
     let content = b"0123456789\r\n".repeat(2 << 20);
@@ -328,16 +431,16 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
 /// The host was promised a size. What is other than that must not be made up for with the next commands.
 #[test]
 fn binary_content_of_another_size_than_was_said_cuts_the_connection() {
-    for (said, verdict) in [(10, Verdict::Deferred), (100, Verdict::Deferred)] {
+    for (size, expected) in [(10, Verdict::Deferred), (100, Verdict::Deferred)] {
         let mx = FakeMx::start(Script::new().offering(&["CHUNKING", "BINARYMIME"]));
         let mut connection = open(&mx).unwrap();
         let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
         let to = [&to];
         let content = b"Subject: hi\r\n\r\nhello\r\n";
-        let message = Outgoing { body: Body::BinaryMime, size: said, ..outgoing(&sender, &to, content) };
+        let message = Outgoing { body: Body::BinaryMime, size, ..outgoing(&sender, &to, content) };
         let results = deliver(&mut connection, &message, content);
-        assert_eq!(results[0].verdict, verdict);
-        assert!(results[0].reply.to_string().starts_with("451 4.3.0 "), "{}", results[0].reply);
+        assert_eq!(verdict(&results[0]), expected);
+        assert!(said(&results[0]).1.to_string().starts_with("451 4.3.0 "), "{}", said(&results[0]).1);
         assert!(!connection.is_usable());
         mx.wait_for_closed(1, SOON);
         assert!(mx.messages().is_empty());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use postrider::cli::demo_dns::{DnsServer, Fault, Zone};
+use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use postrider::config::DnsSettings;
 use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::{DnsError, Lookup};

@@ -13,12 +13,11 @@ use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postrider::config::{Login, RouteTls, SecretSource};
-use postrider::delivery::smtp::connection::{Connection, Connector, Trouble};
+use postrider::delivery::smtp::connection::Connection;
 use postrider::delivery::smtp::endpoint::Endpoint;
-use postrider::delivery::smtp::reply_class::TroubleKind;
-use postrider::mail::Phase;
+use postrider::mail::{Outcome, Phase};
 
-use crate::delivery::connection::settings;
+use crate::delivery::connection::{NotOpened, Opener, settings};
 use crate::harness::fakemx::{Ask, Certificate, FakeMx, SOON, Script, Seen};
 use crate::harness::relay::{Config, PASSWORD, Relay, USER, World, mail, write_secret};
 use crate::harness::sender::{SENDER, wait_for_end};
@@ -29,15 +28,12 @@ const SECRET: &str = "pass,word=1";
 /// Where a login is made, and with what.
 struct Stage {
     directory: tempfile::TempDir,
-    connector: Connector,
+    connector: Opener,
 }
 
 impl Stage {
     fn new() -> Stage {
-        let stage = Stage {
-            directory: tempfile::tempdir().unwrap(),
-            connector: Connector::new(&settings()).unwrap(),
-        };
+        let stage = Stage { directory: tempfile::tempdir().unwrap(), connector: Opener::new(&settings()) };
         stage.write(SECRET);
         stage
     }
@@ -63,17 +59,17 @@ impl Stage {
         }
     }
 
-    fn open(&self, host: &FakeMx, tls: RouteTls, secret: SecretSource) -> Result<Connection, Trouble> {
+    fn open(&self, host: &FakeMx, tls: RouteTls, secret: SecretSource) -> Result<Connection, NotOpened> {
         self.connector.open(&self.endpoint(host, tls, secret), Instant::now() + SOON)
     }
 
     /// With the password in the file.
-    fn with_password(&self, host: &FakeMx, tls: RouteTls) -> Result<(), Trouble> {
+    fn with_password(&self, host: &FakeMx, tls: RouteTls) -> Result<(), NotOpened> {
         self.open(host, tls, SecretSource::PasswordFile(self.file())).map(Connection::quit)
     }
 
     /// With the token in the file.
-    fn with_token(&self, host: &FakeMx) -> Result<(), Trouble> {
+    fn with_token(&self, host: &FakeMx) -> Result<(), NotOpened> {
         self.open(host, RouteTls::Off, SecretSource::TokenFile(self.file())).map(Connection::quit)
     }
 }
@@ -250,7 +246,7 @@ fn a_host_that_does_not_know_the_password_gets_no_mail() {
         };
         let up = FakeMx::start(host("SCRAM-SHA-256 PLAIN", gate));
         let trouble = stage.with_password(&up, RouteTls::Off).unwrap_err();
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Auth, TroubleKind::NextHost));
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Auth, Outcome::Deferred));
         assert_eq!(trouble.reply.to_string(), words);
         let seen = &up.wait_for_closed(1, SOON)[0];
         assert_eq!(spoken(seen), ["SCRAM-SHA-256"], "{:?}", seen.commands);
@@ -406,7 +402,7 @@ fn a_token_command_is_run_for_the_first_login_and_after_a_refusal() {
         "451 4.7.0 no login: token_command /bin/sh ended with exit status: 7: no more tokens (after the host had said \
          535 5.7.8 no)"
     );
-    assert_eq!((trouble.phase, trouble.kind), (Phase::Auth, TroubleKind::NextHost));
+    assert_eq!((trouble.phase, trouble.outcome), (Phase::Auth, Outcome::Deferred));
     assert_eq!(spoken(&closed.wait_for_closed(1, SOON)[0]), ["XOAUTH2"]);
 }
 

@@ -243,7 +243,7 @@ fn a_domain_that_does_not_exist_bounces_at_once() {
 
 #[test]
 fn a_broken_resolver_never_bounces() {
-    use postrider::cli::demo_dns::Fault;
+    use crate::harness::dns_server::Fault;
     let (mut world, home) = world_with_sender();
     world.zone(|zone| zone.fault("broken.test", Fault::Servfail).fault("lame.test", Fault::Refused));
     let relay = world.relay(Config::new().retry(&["1s"]));
@@ -258,7 +258,7 @@ fn a_broken_resolver_never_bounces() {
     let mx = FakeMx::start_at(world.address("mx.repaired.test"), vec![Script::new()]);
     let home_ip = home.address.ip();
     world.zone(|_| {
-        postrider::cli::demo_dns::Zone::new()
+        crate::harness::dns_server::Zone::new()
             .mx("broken.test", 10, "mx.repaired.test")
             .mx("lame.test", 10, "mx.repaired.test")
             .address("mx.repaired.test", mx.address.ip())

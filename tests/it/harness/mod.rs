@@ -3,6 +3,7 @@
 pub mod client;
 pub mod db;
 pub mod dialogue;
+pub mod dns_server;
 pub mod fakemx;
 pub mod log;
 pub mod relay;

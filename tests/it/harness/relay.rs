@@ -24,7 +24,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use postrider::cli::demo_dns::{DnsServer, Zone};
+use crate::harness::dns_server::{DnsServer, Zone};
 use rusqlite::OpenFlags;
 
 pub use crate::harness::client::{Client, mail};

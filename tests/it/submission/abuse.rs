@@ -4,7 +4,7 @@
 //! The dialogues in `tests/golden/` hold the wording; here is what a dialogue cannot show: packets, time,
 //! numbers, and what the next host gets to see.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 
 use rustls::{ClientConnection, StreamOwned};

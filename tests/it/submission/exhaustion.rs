@@ -1,6 +1,6 @@
 //! Input that is too much, or comes too slowly: what a client may use up of the relay, and what it is told at the end.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 

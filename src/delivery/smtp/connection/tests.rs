@@ -5,9 +5,10 @@ use std::net::{TcpListener, TcpStream};
 
 use crate::config::EightBit;
 use crate::delivery::smtp::connection::*;
-use crate::delivery::smtp::reply_class::Verdict;
 use crate::mail::{Body, Domain, Handling, ReplySource, address};
 use crate::queue::{QueuedRecipient, RecipientId};
+
+const SOON: Duration = Duration::from_secs(20);
 
 fn recipient() -> QueuedRecipient {
     let address = address::parse("you@a.test").unwrap();
@@ -33,14 +34,15 @@ fn connected() -> (Connection, TcpStream) {
     let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (host, _) = listener.accept().unwrap();
     let mut connection =
-        Connection::new(Wire::opened(tcp).unwrap(), "mx.a.test".to_owned(), Duration::from_secs(20));
-    connection.capabilities = Capabilities { pipelining: true, chunking: true, ..Capabilities::default() };
-    connection.took_a_batch = true;
+        Connection::new(Wire::opened(tcp).unwrap(), "mx.a.test".to_owned(), Profile::FULL, SOON);
+    connection.capabilities =
+        Arc::new(Capabilities { pipelining: true, chunking: true, ..Capabilities::default() });
+    connection.prove_pipelining();
     (connection, host)
 }
 
-/// Delivers a small message that may go in one go; its result, and what the host had read by then.
-fn deliver(mut connection: Connection, mut host: TcpStream) -> (Verdict, String) {
+/// Delivers a small message that may go in a single write; its result, and what the host had read by then.
+fn deliver(mut connection: Connection, mut host: TcpStream) -> (RecipientResult, String) {
     let one = recipient();
     let message = Outgoing {
         sender: None,
@@ -53,21 +55,21 @@ fn deliver(mut connection: Connection, mut host: TcpStream) -> (Verdict, String)
         envid: None,
         handling: Handling::default(),
         now: 0,
-        in_one_go: true,
+        single_write: true,
     };
     let mut content = Some(&b"ab\r\n"[..]);
     let mut content = || Ok(content.take().map(Into::into));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let results = connection.deliver(&message, &mut content, &mut |_| Ok(()), deadline);
+    let deadline = Instant::now() + SOON;
+    let mut results = connection.deliver(&message, &mut content, &mut |_| Ok(()), deadline).results;
     drop(connection);
     let mut read = Vec::new();
     // Replies that nobody read reset the connection; what came before that is there.
     let _ = host.read_to_end(&mut read);
-    (results[0].verdict, String::from_utf8(read).unwrap())
+    (results.remove(0), String::from_utf8(read).unwrap())
 }
 
 #[test]
-fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_one_go() {
+fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_a_single_write() {
     let (connection, mut host) = connected();
     // The first belongs to nothing; the refusal of the content is not there yet.
     host.write_all(b"250 2.0.0 queued, as I said\r\n").unwrap();
@@ -79,9 +81,9 @@ fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_one_go() {
         let _ = answers.peek(&mut [0]);
         answers.write_all(b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n").unwrap();
     });
-    let (verdict, read) = deliver(connection, host);
+    let (result, read) = deliver(connection, host);
     answering.join().unwrap();
-    assert_eq!(verdict, Verdict::HostTrouble, "{read}");
+    assert!(matches!(result, RecipientResult::Failed(Failure::BadReply { .. })), "{result:?} {read}");
     assert!(read.ends_with("DATA\r\n"), "{read}");
 }
 
@@ -89,9 +91,10 @@ fn a_reply_too_many_is_never_taken_for_the_answer_to_content_in_one_go() {
 fn a_reply_too_many_that_was_read_with_the_last_leaves_no_doubt_of_what_was_not_sent() {
     let (mut connection, mut host) = connected();
     host.write_all(b"250 2.0.0 queued\r\n250 2.0.0 as I said\r\n").unwrap();
-    connection.hear(Phase::EndOfData, Instant::now() + Duration::from_secs(20)).unwrap();
-    let (verdict, read) = deliver(connection, host);
-    assert_eq!((verdict, read.as_str()), (Verdict::HostTrouble, ""));
+    connection.hear(Phase::EndOfData, Instant::now() + SOON).unwrap();
+    let (result, read) = deliver(connection, host);
+    assert!(matches!(result, RecipientResult::Failed(Failure::NoReply { .. })), "{result:?}");
+    assert_eq!(read, "");
 }
 
 #[test]

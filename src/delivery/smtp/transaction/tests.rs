@@ -47,13 +47,55 @@ struct Run {
     writes: Vec<String>,
     results: Vec<RecipientResult>,
     after: After,
-    batch: Batch,
-    bdat: Bdat,
+    batch: PipelineResult,
+    bdat: ChunkingResult,
+}
+
+/// What came of one recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Delivered,
+    Relayed,
+    Deferred,
+    Failed,
+    InDoubt,
+    NextTransaction,
+    HostTrouble,
+}
+
+fn verdict(result: &RecipientResult) -> Verdict {
+    match result {
+        RecipientResult::Accepted { relayed: false, .. } => Verdict::Delivered,
+        RecipientResult::Accepted { relayed: true, .. } => Verdict::Relayed,
+        RecipientResult::NextTransaction => Verdict::NextTransaction,
+        RecipientResult::InDoubt(_) => Verdict::InDoubt,
+        RecipientResult::Failed(Failure::Refused { phase, reply }) => {
+            match ReplyClass::of(*phase, reply.code) {
+                ReplyClass::Transient => Verdict::Deferred,
+                ReplyClass::Permanent => Verdict::Failed,
+                _ => Verdict::HostTrouble,
+            }
+        }
+        RecipientResult::Failed(Failure::Unsendable { .. }) => Verdict::Failed,
+        RecipientResult::Failed(Failure::Content(_)) => Verdict::Deferred,
+        RecipientResult::Failed(_) => Verdict::HostTrouble,
+    }
+}
+
+/// Where it was decided, and in which words.
+fn said(result: &RecipientResult) -> (Phase, Reply) {
+    match result {
+        RecipientResult::Accepted { reply, .. } => (Phase::EndOfData, reply.clone()),
+        RecipientResult::Failed(failure) | RecipientResult::InDoubt(failure) => {
+            (failure.phase(), failure.reply())
+        }
+        RecipientResult::NextTransaction => (Phase::Rcpt, Reply::bare(0, "")),
+    }
 }
 
 impl Run {
     fn verdicts(&self) -> Vec<Verdict> {
-        self.results.iter().map(|result| result.verdict).collect()
+        self.results.iter().map(verdict).collect()
     }
 }
 
@@ -63,7 +105,18 @@ fn run_message(
     needs_reset: bool,
     host: &[Then<'_>],
 ) -> Run {
-    let mut transaction = Transaction::new(message, capabilities, needs_reset, true);
+    run_with(message, capabilities, Profile::FULL, needs_reset, host)
+}
+
+/// The same, with these features.
+fn run_with(
+    message: &Outgoing<'_>,
+    capabilities: &Capabilities,
+    profile: Profile,
+    needs_reset: bool,
+    host: &[Then<'_>],
+) -> Run {
+    let mut transaction = Transaction::new(message, capabilities, profile, needs_reset, true);
     let mut host = host.iter();
     let mut writes = Vec::new();
     loop {
@@ -71,7 +124,7 @@ fn run_message(
         match transaction.next(&mut out) {
             Next::Done => break,
             Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
-            Next::InOneGo { bytes } => {
+            Next::SingleWrite { bytes } => {
                 let commands = String::from_utf8(out).unwrap().replace("\r\n", ";");
                 writes.push(format!("{commands}<{bytes} LAST>"));
                 transaction.content_sent();
@@ -88,18 +141,19 @@ fn run_message(
         while transaction.awaits().is_some() && transaction.must_hear() {
             match host.next().expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
-                Then::Lost if transaction.is_unheard() => transaction.gone_before(&reply("421 4.4.2 lost")),
-                Then::Lost => transaction.lost(&reply("421 4.4.2 lost")),
+                Then::Lost if transaction.is_unheard() => {
+                    transaction.gone_before(Stage::of(Phase::Mail), Fault::Lost(None));
+                }
+                Then::Lost => transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None)),
             }
         }
     }
     let left: Vec<&str> =
         host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
     assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
-    let (batch, bdat) = (transaction.batch(), transaction.bdat());
-    let (results, after) = transaction.finish();
+    let Ended { results, after, pipelining, chunking, .. } = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after, batch, bdat }
+    Run { writes, results, after, batch: pipelining, bdat: chunking }
 }
 
 fn run(to: &[&str], capabilities: &Capabilities, host: &[&str]) -> Run {
@@ -123,7 +177,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         envid: None,
         handling: Handling::default(),
         now: 0,
-        in_one_go: false,
+        single_write: false,
     }
 }
 
@@ -136,7 +190,7 @@ fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Verdict, 
         _ => vec!["250", "250", "354", words],
     };
     // What a pipelined host goes on to say.
-    let dies = matches!(meaning(phase, reply(words).code), Meaning::Closing | Meaning::Nonsense);
+    let dies = matches!(ReplyClass::of(phase, reply(words).code), ReplyClass::Closing | ReplyClass::Invalid);
     if capabilities.pipelining && !dies {
         match phase {
             Phase::Mail => host.extend(["503 5.5.1 MAIL first", "503 5.5.1 MAIL first"]),
@@ -145,7 +199,7 @@ fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Verdict, 
         }
     }
     let run = run(&["b@y"], capabilities, &host);
-    (run.results[0].verdict, run.after.usable)
+    (verdict(&run.results[0]), run.after.usable)
 }
 
 #[test]
@@ -207,7 +261,13 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
     ] {
         let run = run(&["b@y"], &pipelining(), host);
         assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
-        assert!(matches!(run.batch, Batch::Broken(Disorder::Muddled(_) | Disorder::Said(_))), "{host:?}");
+        assert!(
+            matches!(
+                run.batch,
+                PipelineResult::Broken(PipelineFault::OutOfSync(_) | PipelineFault::Reported(_))
+            ),
+            "{host:?}"
+        );
     }
     // One of them among good ones: whose it was cannot be told.
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
@@ -218,21 +278,21 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
 #[test]
 fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
     for (capabilities, host, batch) in [
-        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], Batch::None),
-        (PLAIN(), &["250", "lost"], Batch::None),
-        (pipelining(), &["250", "250", "421 4.3.2 closing"], Batch::None),
-        (pipelining(), &["250", "250", "354", "lost"], Batch::None),
-        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], Batch::InOrder),
-        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], Batch::InOrder),
-        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], Batch::InOrder),
+        (PLAIN(), &["250", "503 5.5.1 bad sequence"][..], PipelineResult::Unused),
+        (PLAIN(), &["250", "lost"], PipelineResult::Unused),
+        (pipelining(), &["250", "250", "421 4.3.2 closing"], PipelineResult::Unused),
+        (pipelining(), &["250", "250", "354", "lost"], PipelineResult::Unused),
+        (pipelining(), &["250", "550 5.1.1 no", "503 5.5.1 RCPT first"], PipelineResult::InOrder),
+        (pipelining(), &["250", "550 5.1.1 no", "354 go", "554 nobody"], PipelineResult::InOrder),
+        (pipelining(), &["250", "250", "354", "250 2.0.0 ok"], PipelineResult::InOrder),
     ] {
         assert_eq!(run(&["b@y"], &capabilities, host).batch, batch, "{host:?}");
     }
     let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
-    assert!(matches!(lost.batch, Batch::Broken(Disorder::Silent(_))));
+    assert!(matches!(lost.batch, PipelineResult::Broken(PipelineFault::NoReply(_))));
     assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
     let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
-    assert_eq!(nobody_left.batch, Batch::None);
+    assert_eq!(nobody_left.batch, PipelineResult::Unused);
 }
 
 #[test]
@@ -240,7 +300,7 @@ fn with_pipelining_the_commands_go_out_together() {
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "251 forwarded", "354", "250 2.0.0 ok"]);
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
-    assert_eq!(run.results[1].reply, reply("250 2.0.0 ok"));
+    assert_eq!(said(&run.results[1]).1, reply("250 2.0.0 ok"));
     assert_eq!(run.after, After { usable: true, needs_reset: false });
 }
 
@@ -294,7 +354,7 @@ fn data_accepted_for_nobody_is_ended_with_the_dot_alone() {
 #[test]
 fn a_refused_mail_stands_whatever_the_pipelined_replies_after_it_say() {
     let run = run(&["b@y"], &pipelining(), &["550 5.7.1 no", "250 ok", "354 go", "250 taken"]);
-    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::Failed], Phase::Mail));
+    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::Failed], Phase::Mail));
     assert_eq!(run.writes[1..], [".;"], "no content for a message that was refused");
 }
 
@@ -303,7 +363,7 @@ fn a_closing_host_keeps_what_it_decided_before() {
     use Verdict::{Failed, HostTrouble};
     let run = run(&["b@y", "c@y", "d@y", "e@y"], &pipelining(), &["250", "250", "550 no", "421 busy"]);
     assert_eq!(run.verdicts(), [HostTrouble, Failed, HostTrouble, HostTrouble]);
-    assert_eq!((&run.results[0].reply, run.results[0].phase), (&reply("421 busy"), Phase::Rcpt));
+    assert_eq!((&said(&run.results[0]).1, said(&run.results[0]).0), (&reply("421 busy"), Phase::Rcpt));
     assert!(!run.after.usable);
 }
 
@@ -328,44 +388,47 @@ fn only_the_number_of_recipients_sends_them_into_the_next_transaction() {
 
 #[test]
 fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
-    for (host, verdict, phase) in [
+    for (host, expected, phase) in [
         (&["lost"][..], Verdict::HostTrouble, Phase::Mail),
         (&["250", "lost"], Verdict::HostTrouble, Phase::Rcpt),
         (&["250", "250", "lost"], Verdict::HostTrouble, Phase::Data),
         (&["250", "250", "354", "lost"], Verdict::InDoubt, Phase::EndOfData),
     ] {
         let run = run(&["b@y"], &pipelining(), host);
-        assert_eq!((run.results[0].verdict, run.results[0].phase, run.after.usable), (verdict, phase, false));
+        assert_eq!(
+            (verdict(&run.results[0]), said(&run.results[0]).0, run.after.usable),
+            (expected, phase, false)
+        );
     }
     let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = outgoing(&sender, &to);
-    let mut transaction = Transaction::new(&message, &capabilities, false, true);
+    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
     transaction.next(&mut Vec::new());
     for words in ["250", "250", "354"] {
         transaction.take(reply(words));
     }
-    transaction.lost(&reply("421 4.4.2 lost"));
-    let cut_off = &transaction.finish().0[0];
+    transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
+    let cut_off = &transaction.finish().results[0];
     assert_eq!(
-        (cut_off.verdict, cut_off.phase),
+        (verdict(cut_off), said(cut_off).0),
         (Verdict::HostTrouble, Phase::EndOfData),
         "lost within the content"
     );
-    for (early, verdict) in [
+    for (early, expected) in [
         ("552 5.3.4 big", Verdict::Failed),
         ("451 a", Verdict::Deferred),
         ("421 a", Verdict::HostTrouble),
         ("250 a", Verdict::HostTrouble),
     ] {
-        let mut transaction = Transaction::new(&message, &capabilities, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
         transaction.next(&mut Vec::new());
         for words in ["250", "250", "354"] {
             transaction.take(reply(words));
         }
         assert_eq!(transaction.next(&mut Vec::new()), Next::Content);
-        transaction.take_early(&reply(early));
-        assert_eq!(transaction.finish().0[0].verdict, verdict, "{early} before the content's end");
+        transaction.take_early(reply(early));
+        assert_eq!(verdict(&transaction.finish().results[0]), expected, "{early} before the content's end");
     }
 }
 
@@ -392,7 +455,7 @@ fn parameters_are_given_only_where_they_are_offered() {
     };
     let first_write = |message: &Outgoing<'_>, capabilities: &Capabilities| {
         let mut out = Vec::new();
-        Transaction::new(message, capabilities, false, true).next(&mut out);
+        Transaction::new(message, capabilities, Profile::FULL, false, true).next(&mut out);
         String::from_utf8(out).unwrap().replace("\r\n", ";")
     };
     assert_eq!(
@@ -420,8 +483,8 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
     let refused = |message: &Outgoing<'_>, capabilities: &Capabilities| {
         let run = run_message(message, capabilities, false, &[]);
         assert!(run.writes.is_empty() && run.after.usable);
-        assert_eq!(run.results[0].verdict, Verdict::Failed);
-        run.results[0].reply.to_string()
+        assert_eq!(verdict(&run.results[0]), Verdict::Failed);
+        said(&run.results[0]).1.to_string()
     };
     assert_eq!(
         refused(&message, &limit(Some(99))),
@@ -458,7 +521,7 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
     let run = run_message(&message, &pipelining(), false, &ok);
     assert_eq!(run.writes[0], "MAIL FROM:<a@x>;RCPT TO:<b@xn--bcher-kva.example>;DATA;");
     assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
-    assert!(run.results[1].reply.to_string().starts_with("553 5.6.7"));
+    assert!(said(&run.results[1]).1.to_string().starts_with("553 5.6.7"));
 
     let able = Capabilities { smtputf8: true, ..pipelining() };
     let ok = [&[Then::Says("250")][..], &ok].concat();
@@ -468,8 +531,8 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
     let utf8_sender = parse("ä@x");
     let to = [&domain_only];
     let run = run_message(&outgoing(&utf8_sender, &to), &pipelining(), false, &[]);
-    assert!(run.results[0].reply.to_string().starts_with("553 5.6.7"));
-    assert_eq!(run.results[0].phase, Phase::Mail);
+    assert!(said(&run.results[0]).1.to_string().starts_with("553 5.6.7"));
+    assert_eq!(said(&run.results[0]).0, Phase::Mail);
 }
 
 #[test]
@@ -477,9 +540,10 @@ fn a_utf8_header_needs_smtputf8() {
     let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = Outgoing { smtputf8: true, ..outgoing(&sender, &to) };
-    let (results, after) = Transaction::new(&message, &capabilities, true, false).finish();
-    assert!(results[0].reply.to_string().starts_with("554 5.6.9"));
-    assert_eq!((results[0].verdict, after.needs_reset), (Verdict::Failed, true));
+    let Ended { results, after, .. } =
+        Transaction::new(&message, &capabilities, Profile::FULL, true, false).finish();
+    assert!(said(&results[0]).1.to_string().starts_with("554 5.6.9"));
+    assert_eq!((verdict(&results[0]), after.needs_reset), (Verdict::Failed, true));
 }
 
 #[test]
@@ -490,7 +554,7 @@ fn an_address_that_a_hand_broke_never_reaches_the_wire() {
     let to = [&broken];
     let run = run_message(&outgoing(&sender, &to), &pipelining(), false, &[]);
     assert!(run.writes.is_empty());
-    assert!(run.results[0].reply.to_string().starts_with("553 5.1.3"));
+    assert!(said(&run.results[0]).1.to_string().starts_with("553 5.1.3"));
 }
 
 #[test]
@@ -506,7 +570,7 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     ] {
         let run = run_message(&message, &capabilities, false, &[]);
         assert!(run.writes.is_empty());
-        assert!(run.results[0].reply.to_string().starts_with("554 5.6.3"), "{capabilities:?}");
+        assert!(said(&run.results[0]).1.to_string().starts_with("554 5.6.3"), "{capabilities:?}");
         assert_eq!(run.verdicts(), [Verdict::Failed; 2]);
     }
     let able = Capabilities { chunking: true, binary_mime: true, ..PLAIN() };
@@ -554,7 +618,7 @@ fn handling_is_passed_on_where_it_is_understood() {
     };
     let written = |capabilities: &Capabilities, message: &Outgoing<'_>| {
         let mut out = Vec::new();
-        Transaction::new(message, capabilities, false, true).next(&mut out);
+        Transaction::new(message, capabilities, Profile::FULL, false, true).next(&mut out);
         String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
     };
     assert_eq!(written(&all, &message), "MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=-2 BY=-100;NT");
@@ -573,10 +637,10 @@ fn what_must_be_in_time_is_not_given_to_a_host_that_cannot_be() {
     let message = Outgoing { handling, now: 1_000, ..outgoing(&sender, &to) };
     let answer = |deliver_by: Option<i64>, message: &Outgoing<'_>| {
         let capabilities = Capabilities { deliver_by, ..Capabilities::default() };
-        let mut transaction = Transaction::new(message, &capabilities, false, true);
+        let mut transaction = Transaction::new(message, &capabilities, Profile::FULL, false, true);
         let next = transaction.next(&mut Vec::new());
         match next {
-            Next::Done => transaction.finish().0[0].reply.enhanced,
+            Next::Done => said(&transaction.finish().results[0]).1.enhanced,
             _ => None,
         }
     };

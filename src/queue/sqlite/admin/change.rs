@@ -3,29 +3,20 @@
 
 use rusqlite::{Connection, ToSql, params};
 
-use crate::mail::Domain;
-use crate::queue::admin::Admin;
+use crate::queue::admin::Which;
 use crate::queue::error::QueueError;
-use crate::queue::sqlite::store::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
-use crate::queue::{Finished, MessageId, now_us};
+use crate::queue::rows::Finished;
+use crate::queue::shared::now_us;
+use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
+
+use super::{Admin, kicks};
 
 /// Recipients changed in one transaction.
 const ROWS_MAX: i64 = 1_000;
 
 /// RFC 3463 §3.4: 5.3.0, a status of our own mail system. What the world said last stays legible behind it.
-const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
+pub(super) const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
     last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
-
-/// Which recipients a change is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// Those of one message.
-    Message(MessageId),
-    /// Those of one domain.
-    Domain(Domain),
-    /// All.
-    All,
-}
 
 impl Which {
     /// A condition on `recipients`, with its ?1.
@@ -39,13 +30,7 @@ impl Which {
 }
 
 impl Admin {
-    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick; what its
-    /// sender has held until a later time (RFC 4865) stays held: [`Admin::hold`] and [`Admin::release`] free it.
-    /// Gives how many wait.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn kick(&self, which: &Which) -> Result<usize, QueueError> {
+    pub(super) fn kick_now(&self, which: &Which) -> Result<usize, QueueError> {
         let (condition, value) = which.condition();
         let waiting: u32 = self.try_to(|conn| {
             conn.execute(
@@ -66,44 +51,12 @@ impl Admin {
             "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
-        self.record_kick(which, waiting)?;
+        self.try_to(|conn| kicks::record(conn, which, waiting))?;
         Ok(waiting as usize)
     }
 
-    /// Keeps them from being tried. Gives how many.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn hold(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(
-            which,
-            "state = 'held', bounce_requested_at = NULL",
-            "(state = 'queued' OR bounce_requested_at IS NOT NULL)",
-        )
-    }
-
-    /// Has held ones tried again, now. Gives how many.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn release(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(
-            which,
-            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL",
-            "state = 'held'",
-        )
-    }
-
-    /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
-    /// alone can write the bounce. Gives how many. One that is being delivered at this moment may still arrive.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, RETURN, "bounce_requested_at IS NULL")
-    }
-
-    fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
+    /// Sets this in those of them for which `of` holds.
+    pub(super) fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
         let (condition, value) = which.condition();
         let sql = format!(
             "UPDATE recipients SET {set}
@@ -118,12 +71,7 @@ impl Admin {
         }
     }
 
-    /// Takes them out: to `history` as `removed`, nobody is told. Gives how many. One that is being
-    /// delivered at this moment may still arrive.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn remove(&self, which: &Which) -> Result<usize, QueueError> {
+    pub(super) fn remove_in_parts(&self, which: &Which) -> Result<usize, QueueError> {
         let (condition, value) = which.condition();
         let some = format!("SELECT id, message_id FROM recipients WHERE {condition} LIMIT {ROWS_MAX}");
         let mut removed = 0;
@@ -150,7 +98,11 @@ impl Admin {
 }
 
 /// One recipient, and its message with the last.
-pub(in crate::queue) fn remove_one(conn: &Connection, recipient: i64, message: i64) -> rusqlite::Result<()> {
+pub(in crate::queue::sqlite) fn remove_one(
+    conn: &Connection,
+    recipient: i64,
+    message: i64,
+) -> rusqlite::Result<()> {
     let state = Finished::Removed.as_str();
     conn.prepare_cached(INSERT_HISTORY)?.execute(params![
         recipient,

@@ -1,122 +1,85 @@
 //! What people look at: lists, one message, numbers. Ordinary queries over the views and tables.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::Domain;
-use crate::queue::admin::Admin;
-use crate::queue::admin::rows::{
+use crate::queue::MessageId;
+use crate::queue::admin::{
     DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
-use crate::queue::error::QueueError;
-use crate::queue::sqlite::read;
-use crate::queue::sqlite::store::CHUNK_BYTES_MAX;
-use crate::queue::{BackoffRow, HostSetting, MessageId, host_setting};
+use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
+use crate::queue::sqlite::message;
 
-impl Admin {
-    /// What waits, in the order in which it came; or what of `history` has the state asked for.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
-        let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
-        let (lines, domain) = if finished {
-            // History has the address only: the domain is what follows its last @, as routing sees it.
-            (HISTORY_LINES, "lower(substr(recipient, -length(?1) - 1)) = '@' || ?1")
-        } else {
-            (QUEUE_LINES, "domain = ?1")
-        };
-        let sql = format!(
-            "SELECT * FROM ({lines}) WHERE (?1 IS NULL OR {domain}) AND (?2 IS NULL OR sender = ?2)
-                 AND (?3 IS NULL OR state = ?3)
-             ORDER BY message_id, recipient_id LIMIT ?4"
-        );
-        let domain = filter.domain.as_ref().map(Domain::as_str);
-        self.try_to(|conn| {
-            conn.prepare(&sql)?
-                .query_map(params![domain, filter.sender, filter.state, filter.limit], line)?
-                .collect()
-        })
-    }
+/// See [`crate::queue::Hands::list`].
+pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
+    let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
+    let (lines, domain) = if finished {
+        // History has the address only: the domain is what follows its last @, as routing sees it.
+        (HISTORY_LINES, "lower(substr(recipient, -length(?1) - 1)) = '@' || ?1")
+    } else {
+        (QUEUE_LINES, "domain = ?1")
+    };
+    let sql = format!(
+        "SELECT * FROM ({lines}) WHERE (?1 IS NULL OR {domain}) AND (?2 IS NULL OR sender = ?2)
+             AND (?3 IS NULL OR state = ?3)
+         ORDER BY message_id, recipient_id LIMIT ?4"
+    );
+    let domain = filter.domain.as_ref().map(Domain::as_str);
+    conn.prepare(&sql)?.query_map(params![domain, filter.sender, filter.state, filter.limit], line)?.collect()
+}
 
-    /// One message, waiting or finished; none where nothing is known of it.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
-        self.try_to(|conn| {
-            let message = conn
-                .query_row(
-                    "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
-                            datetime(expires_at, 'unixepoch'), size, body, envid, priority, require_tls,
-                            datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode
-                     FROM messages WHERE id = ?1",
-                    [id.0],
-                    envelope,
-                )
-                .optional()?;
-            let mut recipients = Vec::new();
-            for lines in [QUEUE_LINES, HISTORY_LINES] {
-                let sql = format!("SELECT * FROM ({lines}) WHERE message_id = ?1 ORDER BY recipient_id");
-                for line in conn.prepare(&sql)?.query_map([id.0], line)? {
-                    let line = line?;
-                    let tries = tries(conn, line.id)?;
-                    recipients.push(ShownRecipient { line, tries });
-                }
-            }
-            let first = read::chunk(conn, id, 0)?;
-            let known = message.is_some() || !recipients.is_empty();
-            let header = first.map(|chunk| header_of(&chunk));
-            Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
-        })
+/// See [`crate::queue::Hands::show`].
+pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
+    let message = conn
+        .query_row(
+            "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
+                    datetime(expires_at, 'unixepoch'), size, body, envid, priority, require_tls,
+                    datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode
+             FROM messages WHERE id = ?1",
+            [id.0],
+            envelope,
+        )
+        .optional()?;
+    let mut recipients = Vec::new();
+    for lines in [QUEUE_LINES, HISTORY_LINES] {
+        let sql = format!("SELECT * FROM ({lines}) WHERE message_id = ?1 ORDER BY recipient_id");
+        for line in conn.prepare(&sql)?.query_map([id.0], line)? {
+            let line = line?;
+            let tries = tries(conn, line.id)?;
+            recipients.push(ShownRecipient { line, tries });
+        }
     }
+    let first = message::chunk(conn, id, 0)?;
+    let known = message.is_some() || !recipients.is_empty();
+    let header = first.map(|chunk| header_of(&chunk));
+    Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
+}
 
-    /// What is held to at each host.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
-        self.try_to(host_setting::read)
-    }
-
-    /// Lanes that are backing off, or were.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
-        self.try_to(read::backoffs)
-    }
-
-    /// Numbers, and the `limit` domains with the most waiting.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
-        self.try_to(|conn| {
-            let (messages, bytes) =
-                conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            let (recipients, held, due) = conn.query_row(
-                "SELECT count(*), coalesce(sum(state = 'held'), 0),
-                        coalesce(sum(state = 'queued' AND next_attempt_at <= unixepoch()), 0) FROM recipients",
-                [],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )?;
-            let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
-            let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
-            Ok(Summary {
-                messages,
-                bytes,
-                recipients,
-                held,
-                due,
-                domains: domains(conn, limit)?,
-                hosts: hosts(conn, limit)?,
-                lanes: lanes(conn, limit)?,
-                kicks_last_hour,
-            })
-        })
-    }
+/// See [`crate::queue::Hands::summary`].
+pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
+    let (messages, bytes) =
+        conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let (recipients, held, due) = conn.query_row(
+        "SELECT count(*), coalesce(sum(state = 'held'), 0),
+                coalesce(sum(state = 'queued' AND next_attempt_at <= unixepoch()), 0) FROM recipients",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
+    let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
+    Ok(Summary {
+        messages,
+        bytes,
+        recipients,
+        held,
+        due,
+        domains: domains(conn, limit)?,
+        hosts: hosts(conn, limit)?,
+        lanes: lanes(conn, limit)?,
+        kicks_last_hour,
+    })
 }
 
 /// The columns of [`Line`], its message's and its own id behind them.
@@ -127,7 +90,7 @@ const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, stat
     datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id
     FROM history";
 
-fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
+fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
         queue_id: row.get(0)?,
         sender: row.get(1)?,
@@ -145,7 +108,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
     })
 }
 
-fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
+fn envelope(row: &Row<'_>) -> Result<Envelope> {
     Ok(Envelope {
         sender: row.get(0)?,
         user: row.get(1)?,
@@ -164,7 +127,7 @@ fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
     })
 }
 
-fn domains(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<DomainLine>> {
+fn domains(conn: &Connection, limit: u32) -> Result<Vec<DomainLine>> {
     conn.prepare(
         "SELECT domain, total, under_5m, under_1h, under_6h, under_1d, older, held, next_attempt
          FROM queue_by_domain LIMIT ?1",
@@ -185,7 +148,7 @@ fn domains(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<DomainLine>> {
     .collect()
 }
 
-fn hosts(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<HostLine>> {
+fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {
     conn.prepare(
         "SELECT mx, setting, CAST(value AS TEXT), last_reply, datetime(changed_at, 'unixepoch'),
                 datetime(retry_at, 'unixepoch')
@@ -204,7 +167,7 @@ fn hosts(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<HostLine>> {
     .collect()
 }
 
-fn lanes(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LaneLine>> {
+fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
     conn.prepare(
         "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM backoffs
          WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?1",
@@ -215,7 +178,7 @@ fn lanes(conn: &Connection, limit: u32) -> rusqlite::Result<Vec<LaneLine>> {
     .collect()
 }
 
-fn tries(conn: &Connection, recipient: i64) -> rusqlite::Result<Vec<Try>> {
+fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     conn.prepare_cached(
         "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, reply_source
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",

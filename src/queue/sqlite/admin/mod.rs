@@ -1,5 +1,140 @@
-//! What an operator looks at and changes.
+//! The command line's connection: looks and changes as anybody with `sqlite3` makes them.
 
-pub(in crate::queue) mod change;
-pub(in crate::queue) mod kicks;
-pub(in crate::queue) mod look;
+mod change;
+mod kicks;
+mod look;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::queue::admin::{Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::contract::Hands;
+use crate::queue::error::QueueError;
+use crate::queue::rows::BackoffRow;
+use crate::queue::{HostSetting, MessageId};
+
+use super::failure::explain;
+use super::readers::open_reader;
+use super::{backoffs, host_settings, migrate};
+
+#[cfg(test)]
+pub(super) use change::remove_one;
+
+/// How long somebody else's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection of an operator.
+#[derive(Debug)]
+pub(in crate::queue) struct Admin {
+    conn: Connection,
+    path: PathBuf,
+}
+
+impl Admin {
+    /// To look, and to `write`.
+    ///
+    /// # Errors
+    /// There is no queue here, or this user may not use it so.
+    pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
+        // SQLite's own words for these would not help.
+        std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|source| {
+            QueueError::File {
+                path: path.to_owned(),
+                remedy: match source.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        "no queue here yet: start `postrider serve`, or name its --config"
+                    }
+                    _ => "run this as the user that owns the queue",
+                },
+                source,
+            }
+        })?;
+        let conn = if write {
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        } else {
+            open_reader(path)
+        };
+        let admin = Admin { conn: conn.map_err(|error| explain(path, error))?, path: path.to_owned() };
+        admin.try_to(|conn| {
+            conn.busy_timeout(PATIENCE)?;
+            conn.execute_batch(if write {
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF"
+            } else {
+                ""
+            })?;
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        })?;
+        migrate::must_be_current(&admin.conn, path)?;
+        Ok(admin)
+    }
+
+    fn try_to<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, QueueError> {
+        act(&self.conn).map_err(|error| explain(&self.path, error))
+    }
+}
+
+impl Hands for Admin {
+    fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
+        self.try_to(|conn| look::list(conn, filter))
+    }
+
+    fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
+        self.try_to(|conn| look::show(conn, id))
+    }
+
+    fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
+        self.try_to(|conn| look::summary(conn, limit))
+    }
+
+    fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {
+        self.try_to(|conn| kicks::read(conn, limit))
+    }
+
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        self.try_to(backoffs::read)
+    }
+
+    fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        self.try_to(host_settings::read)
+    }
+
+    /// What `PRAGMA quick_check` finds.
+    fn damage(&self) -> Result<Vec<String>, QueueError> {
+        self.try_to(|conn| {
+            conn.prepare("PRAGMA quick_check")?
+                .query_map([], |row| row.get(0))?
+                .filter(|line| !matches!(line, Ok(line) if line == "ok"))
+                .collect()
+        })
+    }
+
+    fn kick(&self, which: &Which) -> Result<usize, QueueError> {
+        self.kick_now(which)
+    }
+
+    fn hold(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(
+            which,
+            "state = 'held', bounce_requested_at = NULL",
+            "(state = 'queued' OR bounce_requested_at IS NOT NULL)",
+        )
+    }
+
+    fn release(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(
+            which,
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL",
+            "state = 'held'",
+        )
+    }
+
+    fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
+        self.change(which, change::RETURN, "bounce_requested_at IS NULL")
+    }
+
+    fn remove(&self, which: &Which) -> Result<usize, QueueError> {
+        self.remove_in_parts(which)
+    }
+}

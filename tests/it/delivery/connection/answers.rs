@@ -15,8 +15,8 @@ fn every_recipient_gets_its_own_answer() {
         let results = send(&mut connection, &["ok@b", "gone@b", "grey@b", "odd@b", "fine@b"]);
         use Verdict::{Deferred, Delivered, Failed};
         assert_eq!(verdicts(&results), [Delivered, Failed, Deferred, Failed, Delivered]);
-        assert_eq!(results[1].reply.to_string(), "550 5.1.1 no such user");
-        assert_eq!((results[1].phase, results[0].phase), (Phase::Rcpt, Phase::EndOfData));
+        assert_eq!(said(&results[1]).1.to_string(), "550 5.1.1 no such user");
+        assert_eq!((said(&results[1]).0, said(&results[0]).0), (Phase::Rcpt, Phase::EndOfData));
         assert_eq!(mx.messages()[0].rcpts, ["RCPT TO:<ok@b>", "RCPT TO:<fine@b>"]);
         assert!(connection.is_usable());
     }
@@ -111,7 +111,7 @@ fn a_connection_lost_before_the_whole_content_decides_nothing() {
     let mut connection = open(&mx).unwrap();
     let results =
         deliver(&mut connection, &outgoing(&sender, &[&to], &content[..40_000_008]), &content[..40_000_008]);
-    assert_eq!((results[0].phase, results[0].verdict), (Phase::EndOfData, Verdict::HostTrouble));
+    assert_eq!((said(&results[0]).0, verdict(&results[0])), (Phase::EndOfData, Verdict::HostTrouble));
     assert!(!connection.is_usable());
 }
 
@@ -186,7 +186,7 @@ fn content_that_cannot_be_read_defers_and_sends_no_dot() {
             |_: &[usize]| if content_fails { Ok(()) } else { Err(io::Error::other("disk on fire")) };
         let to = [&to];
         let message = outgoing(&sender, &to, b"x\r\n");
-        let outcome = only(&connection.deliver(&message, &mut content, &mut before_dot, soon()));
+        let outcome = only(&connection.deliver(&message, &mut content, &mut before_dot, soon()).results);
         let words = "451 4.3.0 Postrider could not send the content: disk on fire".to_owned();
         assert_eq!(outcome, (Phase::EndOfData, Verdict::Deferred, words));
         assert!(!connection.is_usable());

@@ -20,7 +20,7 @@ fn a_relay_is_logged_in_to_with_plain_or_login() {
         ("AUTH=LOGIN", &["AUTH LOGIN", "bWU=", "c2VjcmV0"]),
     ] {
         let mx = FakeMx::start(Script::new().offering(&["PIPELINING", offer]).tls(&certificate));
-        let connector = Connector::new(&settings()).unwrap();
+        let connector = Opener::new(&settings());
         let mut connection = connector.open(&relay(&mx, RouteTls::Opportunistic), soon()).unwrap();
         assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
         assert_eq!(mx.seen()[0].commands[3..3 + commands.len()], *commands);
@@ -30,9 +30,9 @@ fn a_relay_is_logged_in_to_with_plain_or_login() {
 #[test]
 fn a_password_goes_in_the_clear_only_where_tls_is_off() {
     let mx = FakeMx::start(Script::new().offering(&["AUTH PLAIN"]));
-    let connector = Connector::new(&settings()).unwrap();
+    let connector = Opener::new(&settings());
     let trouble = connector.open(&relay(&mx, RouteTls::Opportunistic), soon()).unwrap_err();
-    assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+    assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
     connector.open(&relay(&mx, RouteTls::Off), soon()).unwrap().quit();
     let seen = mx.wait_for_closed(2, SOON);
     assert!(!seen[0].verbs().contains(&"AUTH"));
@@ -50,9 +50,8 @@ fn a_refused_login_is_never_permanent() {
         ),
     ] {
         let mx = FakeMx::start(Script::new().offering(offers).on(At::Auth, act));
-        let trouble =
-            Connector::new(&settings()).unwrap().open(&relay(&mx, RouteTls::Off), soon()).unwrap_err();
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Auth, TroubleKind::NextHost));
+        let trouble = Opener::new(&settings()).open(&relay(&mx, RouteTls::Off), soon()).unwrap_err();
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Auth, Outcome::Deferred));
         assert_eq!(trouble.reply.to_string(), words);
     }
 }

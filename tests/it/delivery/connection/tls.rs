@@ -14,7 +14,7 @@ fn starttls_is_used_where_offered_and_any_certificate_will_do() {
     let certificate = Certificate::for_names(&["other.example"]);
     let mx = FakeMx::start(Script::new().tls(&certificate));
     let mut connection = open(&mx).unwrap();
-    assert_eq!(connection.tls(), "TLSv1.3");
+    assert_eq!(connection.tls().to_string(), "TLSv1.3");
     assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
     assert!(mx.messages()[0].tls);
     assert_eq!(mx.seen()[0].verbs()[..3], ["EHLO", "STARTTLS", "EHLO"]);
@@ -26,12 +26,11 @@ fn whether_the_certificate_held_is_recorded() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
     let file = ca_file(&certificate);
     let mx = FakeMx::start(Script::new().tls(&certificate));
-    let connector =
-        Connector::new(&DeliverySettings { ca_file: Some(file.path().to_owned()), ..settings() }).unwrap();
+    let connector = Opener::new(&DeliverySettings { ca_file: Some(file.path().to_owned()), ..settings() });
     for _ in 0..2 {
         // The second time the session is resumed.
         let connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
-        assert_eq!(connection.tls(), "TLSv1.3 verified");
+        assert_eq!(connection.tls().to_string(), "TLSv1.3 verified");
         connection.quit();
     }
 }
@@ -48,10 +47,10 @@ fn a_second_connection_resumes_the_session_of_the_first() {
         [(Certificate::for_names(&names), "TLSv1.3"), (Certificate::tls12(&names), "TLSv1.2")]
     {
         let mx = FakeMx::start(Script::new().tls(&certificate));
-        let connector = Connector::new(&settings()).unwrap();
+        let connector = Opener::new(&settings());
         for _ in 0..3 {
             let connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
-            assert_eq!(connection.tls(), version);
+            assert_eq!(connection.tls().to_string(), version);
             connection.quit();
         }
         assert_eq!(resumed(&mx, 3), [false, true, true], "{version}");
@@ -69,7 +68,7 @@ fn a_session_never_stands_in_for_more_proof_than_it_began_with() {
     for certificate in [Certificate::for_names(&names), Certificate::tls12(&names)] {
         let file = ca_file(&certificate);
         let mx = FakeMx::start(Script::new().tls(&certificate));
-        let connector = Connector::new(&settings()).unwrap();
+        let connector = Opener::new(&settings());
         let trusting = |tls| Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, tls) };
         // The same roots; then those of the world, to which this certificate is a stranger's.
         for (turn, (to, expected)) in [
@@ -103,11 +102,11 @@ fn verify_wants_a_certificate_that_holds_for_the_host() {
     let certificate = Certificate::for_names(&["mx.example.net", "127.0.0.1"]);
     let file = ca_file(&certificate);
     let mx = FakeMx::start(Script::new().tls(&certificate));
-    let connector = Connector::new(&settings()).unwrap();
+    let connector = Opener::new(&settings());
     let with_ca = Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, RouteTls::Verify) };
     for host in ["mx.example.net", "[127.0.0.1]"] {
         let right = Endpoint { host: host.to_owned(), ..with_ca.clone() };
-        assert_eq!(connector.open(&right, soon()).unwrap().tls(), "TLSv1.3 verified");
+        assert_eq!(connector.open(&right, soon()).unwrap().tls().to_string(), "TLSv1.3 verified");
     }
 
     let wrong_name = Endpoint { host: "mx.example.com".to_owned(), ..with_ca.clone() };
@@ -125,7 +124,7 @@ fn verify_wants_a_certificate_that_holds_for_the_host() {
     ] {
         let before = mx.seen().len();
         let trouble = connector.open(&endpoint, soon()).unwrap_err();
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
         assert!(trouble.reply.to_string().starts_with(words), "{}", trouble.reply);
         assert_eq!(mx.seen().len(), before + 1, "a smaller ClientHello does not help");
     }
@@ -137,8 +136,8 @@ fn implicit_tls_begins_with_the_first_byte() {
     let file = ca_file(&certificate);
     let mx = FakeMx::start(Script::new().implicit_tls(&certificate));
     let endpoint = Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, RouteTls::Implicit) };
-    let mut connection = Connector::new(&settings()).unwrap().open(&endpoint, soon()).unwrap();
-    assert_eq!(connection.tls(), "TLSv1.3 verified");
+    let mut connection = Opener::new(&settings()).open(&endpoint, soon()).unwrap();
+    assert_eq!(connection.tls().to_string(), "TLSv1.3 verified");
     assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
     assert_eq!(mx.seen()[0].verbs(), ["EHLO", "MAIL", "RCPT", "DATA"]);
 }
@@ -147,15 +146,15 @@ fn implicit_tls_begins_with_the_first_byte() {
 fn a_refused_starttls_is_followed_by_mail_in_the_clear_only_where_tls_is_optional() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
     let mx = FakeMx::start(Script::new().tls(&certificate).on(At::Starttls, Act::Say("454 4.7.0 not now")));
-    let connector = Connector::new(&settings()).unwrap();
+    let connector = Opener::new(&settings());
     let mut connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
-    assert_eq!(connection.tls(), "none");
+    assert_eq!(connection.tls().to_string(), "none");
     assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
     connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap().quit();
     for tls in [RouteTls::Encrypt, RouteTls::Verify] {
         let trouble = connector.open(&endpoint(&mx, tls), soon()).unwrap_err();
         assert_eq!(trouble.reply.to_string(), "454 4.7.0 not now");
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
     }
     connection.quit();
     let seen = mx.wait_for_closed(4, SOON);
@@ -167,9 +166,9 @@ fn a_refused_starttls_is_followed_by_mail_in_the_clear_only_where_tls_is_optiona
 #[test]
 fn a_host_without_starttls_gets_no_mail_where_tls_is_required() {
     let mx = FakeMx::start(Script::new());
-    let connector = Connector::new(&settings()).unwrap();
+    let connector = Opener::new(&settings());
     let trouble = connector.open(&endpoint(&mx, RouteTls::Encrypt), soon()).unwrap_err();
-    assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+    assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
     assert!(
         trouble.reply.to_string().starts_with("451 4.7.4 the host offers no STARTTLS"),
         "{}",
@@ -182,10 +181,10 @@ fn a_broken_handshake_leads_down_the_ladder_and_is_remembered() {
     for act in [Act::Close, Act::Reset, Act::Raw(b"220 what is this?\r\n".to_vec()), Act::Stall] {
         let certificate = Certificate::for_names(&["mx.example.net"]);
         let mx = FakeMx::start(Script::new().tls(&certificate).on(At::Handshake, act));
-        let connector = Connector::new(&impatient()).unwrap();
+        let connector = Opener::new(&impatient());
         for _ in 0..2 {
             let connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
-            assert_eq!(connection.tls(), "none");
+            assert_eq!(connection.tls().to_string(), "none");
             connection.quit();
         }
         let verbs: Vec<Vec<String>> = mx
@@ -198,7 +197,7 @@ fn a_broken_handshake_leads_down_the_ladder_and_is_remembered() {
         assert_eq!(verbs[2], ["EHLO", "QUIT"], "in the clear");
         assert_eq!(verbs[3], ["EHLO", "QUIT"], "remembered");
         let trouble = connector.open(&endpoint(&mx, RouteTls::Encrypt), soon()).unwrap_err();
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
         assert_eq!(mx.seen().len(), 6, "never in the clear where TLS is required");
     }
 }
@@ -207,10 +206,10 @@ fn a_broken_handshake_leads_down_the_ladder_and_is_remembered() {
 fn a_host_that_chokes_on_the_full_hello_gets_the_smaller_one() {
     let certificate = Certificate::classical(&["mx.example.net"]);
     let mx = FakeMx::start(Script::new().tls(&certificate).first(1, At::Handshake, Act::Close));
-    let connector = Connector::new(&settings()).unwrap();
+    let connector = Opener::new(&settings());
     for _ in 0..2 {
         let connection = connector.open(&endpoint(&mx, RouteTls::Encrypt), soon()).unwrap();
-        assert_eq!(connection.tls(), "TLSv1.3");
+        assert_eq!(connection.tls().to_string(), "TLSv1.3");
         connection.quit();
     }
     assert_eq!(mx.wait_for_closed(3, SOON).len(), 3);
@@ -225,8 +224,8 @@ fn replies_injected_before_the_handshake_are_never_read_after_it() {
     let injected = b"220 go ahead\r\n250-mx.example.net\r\n250 AUTH PLAIN\r\n".to_vec();
     let mx = FakeMx::start(Script::new().tls(&certificate).on(At::Starttls, Act::Raw(injected)));
     for tls in [RouteTls::Opportunistic, RouteTls::Encrypt] {
-        let trouble = Connector::new(&settings()).unwrap().open(&endpoint(&mx, tls), soon()).unwrap_err();
-        assert_eq!((trouble.phase, trouble.kind), (Phase::Starttls, TroubleKind::NextHost));
+        let trouble = Opener::new(&settings()).open(&endpoint(&mx, tls), soon()).unwrap_err();
+        assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
         assert_eq!(trouble.reply.to_string(), "451 4.5.0 the host spoke out of turn while starting TLS");
     }
     let seen = mx.wait_for_closed(2, SOON);

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use crate::delivery::smtp::timeouts::{Stage, words};
 use crate::delivery::smtp::transaction::tests::*;
-use crate::delivery::smtp::wire::Fault;
 
 /// A reply, or what comes instead.
 #[derive(Debug, Clone)]
@@ -35,13 +33,14 @@ enum Written {
 #[derive(Debug, Clone)]
 struct Case {
     capabilities: Capabilities,
+    profile: Profile,
     /// Of each recipient, whether its address can be written.
     recipients: Vec<bool>,
     size: u64,
     body: Body,
     eight_bit: EightBit,
     needs_reset: bool,
-    in_one_go: bool,
+    single_write: bool,
     success_asked: bool,
     heard: Vec<Heard>,
     written: Vec<Written>,
@@ -73,14 +72,13 @@ fn written() -> impl Strategy<Value = Written> {
 }
 
 fn capabilities() -> impl Strategy<Value = Capabilities> {
-    (any::<[bool; 6]>(), prop::option::weighted(0.05, Just(50))).prop_map(
-        |([pipelining, chunking, binary_mime, eight_bit, dsn, spare], size_max)| Capabilities {
+    (any::<[bool; 5]>(), prop::option::weighted(0.05, Just(50))).prop_map(
+        |([pipelining, chunking, binary_mime, eight_bit, dsn], size_max)| Capabilities {
             pipelining,
             chunking,
             binary_mime,
             eight_bit,
             dsn,
-            spare_bdat: spare && dsn,
             size_max,
             ..Capabilities::default()
         },
@@ -98,8 +96,8 @@ fn case() -> impl Strategy<Value = Case> {
             0,
             1,
             100,
-            ONE_GO_BYTES_MAX,
-            ONE_GO_BYTES_MAX + 1,
+            SINGLE_WRITE_BYTES_MAX,
+            SINGLE_WRITE_BYTES_MAX + 1,
             CHUNK_BYTES,
             CHUNK_BYTES + 1,
             3 * CHUNK_BYTES + 5,
@@ -108,7 +106,7 @@ fn case() -> impl Strategy<Value = Case> {
     );
     let body =
         prop::sample::select(&[Body::SevenBit, Body::SevenBit, Body::EightBitMime, Body::BinaryMime][..]);
-    let message = (recipients, size, body, prop::bool::ANY, any::<[bool; 3]>());
+    let message = (recipients, size, body, prop::bool::ANY, any::<[bool; 6]>());
     let host = (
         prop::collection::vec(heard(), 0..12),
         prop::collection::vec(written(), 0..5),
@@ -116,16 +114,24 @@ fn case() -> impl Strategy<Value = Case> {
     );
     (capabilities(), message, host).prop_map(
         |(capabilities, (recipients, size, body, bounce, flags), (heard, written, early))| {
-            let [needs_reset, in_one_go, success_asked] = flags;
+            let [needs_reset, single_write, success_asked, pipelining, chunking, may_write] = flags;
+            // Mostly all of it.
+            let profile = Profile {
+                pipelining: pipelining || chunking,
+                chunking: chunking || pipelining || may_write,
+                single_write: may_write || pipelining,
+                ..Profile::FULL
+            };
             let eight_bit = if bounce { EightBit::Bounce } else { EightBit::Send };
             Case {
                 capabilities,
+                profile,
                 recipients,
                 size,
                 body,
                 eight_bit,
                 needs_reset,
-                in_one_go,
+                single_write,
                 success_asked,
                 heard,
                 written,
@@ -210,14 +216,15 @@ fn say(code: u16, text: &str) -> Reply {
 }
 
 impl Driver<'_, '_> {
-    fn lost(&mut self, fault: &Fault, phase: Phase) {
+    fn lost(&mut self, fault: Fault, phase: Phase) {
         self.ledger.broken = true;
-        self.transaction.lost(&words(fault, Stage::of(phase)));
+        self.transaction.lost(Stage::of(phase), fault);
     }
 
     fn take(&mut self, phase: Phase, reply: Reply) {
         let to = self.ledger.waiting.pop_front().expect("a reply to nothing");
-        self.ledger.broken |= matches!(meaning(phase, reply.code), Meaning::Closing | Meaning::Nonsense);
+        self.ledger.broken |=
+            matches!(ReplyClass::of(phase, reply.code), ReplyClass::Closing | ReplyClass::Invalid);
         self.ledger.heard.push((to, reply.code));
         self.transaction.take(reply);
     }
@@ -233,11 +240,11 @@ impl Driver<'_, '_> {
                 Heard::Says(code, text) => self.take(phase, say(*code, text)),
                 Heard::Closed if self.transaction.is_unheard() => {
                     self.ledger.broken = true;
-                    self.transaction.gone_before(&words(&Fault::Lost(None), Stage::of(phase)));
+                    self.transaction.gone_before(Stage::of(phase), Fault::Lost(None));
                 }
-                Heard::Closed => self.lost(&Fault::Lost(None), phase),
-                Heard::TimedOut => self.lost(&Fault::TimedOut, phase),
-                Heard::Malformed => self.lost(&Fault::OutOfTurn, phase),
+                Heard::Closed => self.lost(Fault::Lost(None), phase),
+                Heard::TimedOut => self.lost(Fault::TimedOut, phase),
+                Heard::Malformed => self.lost(Fault::OutOfTurn, phase),
             }
         }
     }
@@ -249,11 +256,11 @@ impl Driver<'_, '_> {
         match said {
             Some(code) if content => {
                 self.ledger.cut = Some(code);
-                self.transaction.take_early(&say(code, ""));
+                self.transaction.take_early(say(code, ""));
             }
             Some(421) => self.transaction.take(say(421, "")),
-            Some(_) => self.lost(&Fault::OutOfTurn, phase),
-            None => self.lost(&Fault::Lost(None), phase),
+            Some(_) => self.lost(Fault::OutOfTurn, phase),
+            None => self.lost(Fault::Lost(None), phase),
         }
     }
 
@@ -268,16 +275,16 @@ impl Driver<'_, '_> {
             let written = self.written.next().unwrap_or(&Written::Whole);
             match next {
                 Next::Done => {}
-                Next::Exchange | Next::InOneGo { .. } => {
+                Next::Exchange | Next::SingleWrite { .. } => {
                     assert!(next != Next::Exchange || !out.is_empty(), "nothing is written");
                     self.ledger.note_commands(&out);
                     match (written, next) {
                         (Written::Cut(said), _) => self.cut_off(*said, false),
-                        (Written::Ours, Next::InOneGo { .. }) => {
+                        (Written::Ours, Next::SingleWrite { .. }) => {
                             self.ledger.broken = true;
-                            self.transaction.abandon(&Reply::bare(451, "ours"));
+                            self.transaction.abandon("ours".to_owned());
                         }
-                        (_, Next::InOneGo { bytes }) => {
+                        (_, Next::SingleWrite { bytes }) => {
                             (self.ledger.by_bdat, self.ledger.whole, self.ledger.bytes) =
                                 (true, bytes == size, bytes);
                             self.ledger.waiting.push_back(Sent::Content);
@@ -304,7 +311,7 @@ impl Driver<'_, '_> {
                         Written::Cut(said) => self.cut_off(*said, true),
                         Written::Ours => {
                             self.ledger.broken = true;
-                            self.transaction.abandon(&Reply::bare(451, "ours"));
+                            self.transaction.abandon("ours".to_owned());
                         }
                     }
                 }
@@ -312,7 +319,7 @@ impl Driver<'_, '_> {
             let commands =
                 self.ledger.waiting.iter().filter(|sent| !matches!(sent, Sent::Chunk | Sent::Content));
             let (commands, all) = (commands.count(), self.ledger.waiting.len());
-            let piped = self.transaction.capabilities.pipelining;
+            let piped = self.transaction.may_pipeline();
             assert!(
                 commands <= if piped { COMMANDS_IN_FLIGHT_MAX } else { 1 },
                 "{commands} commands under way"
@@ -345,11 +352,11 @@ fn check(case: &Case) {
         size: case.size,
         body: case.body,
         eight_bit: case.eight_bit,
-        in_one_go: case.in_one_go && !case.needs_reset,
+        single_write: case.single_write && !case.needs_reset,
         ..outgoing(&sender, &recipients)
     };
     let mut driver = Driver {
-        transaction: Transaction::new(&message, &case.capabilities, case.needs_reset, true),
+        transaction: Transaction::new(&message, &case.capabilities, case.profile, case.needs_reset, true),
         ledger: Ledger::default(),
         heard: case.heard.iter(),
         written: case.written.iter(),
@@ -358,8 +365,7 @@ fn check(case: &Case) {
     driver.run(case.size);
     let Driver { transaction, ledger, .. } = driver;
     let unheard = transaction.is_unheard();
-    let bdat = transaction.bdat();
-    let (results, after) = transaction.finish();
+    let Ended { results, after, chunking: bdat, .. } = transaction.finish();
 
     assert_eq!(results.len(), recipients.len(), "one result each");
     assert!(ledger.bytes <= case.size);
@@ -368,16 +374,17 @@ fn check(case: &Case) {
         let told = format!("{index}: {result:?}; {ledger:?}");
         let accepted = ledger.is_accepted(index);
         let taken = ledger.whole && ledger.is_yes(Sent::Content);
-        match result.verdict {
+        let (came, reply) = (verdict(result), said(result).1);
+        match came {
             Verdict::Delivered | Verdict::Relayed => {
                 assert!(accepted && taken, "falsely delivered: {told}");
                 assert!(
                     ledger.by_bdat || ledger.said(Sent::Data) == Some(354),
                     "delivered without 354: {told}"
                 );
-                assert_eq!(result.verdict == Verdict::Relayed, case.success_asked && !case.capabilities.dsn);
+                assert_eq!(came == Verdict::Relayed, case.success_asked && !case.capabilities.dsn);
             }
-            Verdict::Failed if result.reply.reply_source == ReplySource::Local => {
+            Verdict::Failed if reply.reply_source == ReplySource::Local => {
                 assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");
             }
             Verdict::Failed => {
@@ -386,9 +393,9 @@ fn check(case: &Case) {
                     Sent::Rset | Sent::Dot => false,
                     Sent::Mail | Sent::Data | Sent::Chunk | Sent::Content => true,
                 };
-                let said = ledger.heard.iter().filter(|(sent, _)| about(*sent)).map(|(_, code)| *code);
-                let codes: Vec<u16> = said.chain(ledger.cut).filter(|code| code / 100 == 5).collect();
-                assert!(codes.contains(&result.reply.code), "failed without a 5xx: {told}");
+                let answers = ledger.heard.iter().filter(|(sent, _)| about(*sent)).map(|(_, code)| *code);
+                let codes: Vec<u16> = answers.chain(ledger.cut).filter(|code| code / 100 == 5).collect();
+                assert!(codes.contains(&reply.code), "failed without a 5xx: {told}");
             }
             Verdict::InDoubt => assert!(ledger.whole, "in doubt of what was not sent: {told}"),
             Verdict::NextTransaction => {
@@ -399,7 +406,7 @@ fn check(case: &Case) {
             Verdict::Deferred | Verdict::HostTrouble => {}
         }
         if accepted && taken {
-            let again = !matches!(result.verdict, Verdict::Delivered | Verdict::Relayed | Verdict::InDoubt);
+            let again = !matches!(came, Verdict::Delivered | Verdict::Relayed | Verdict::InDoubt);
             assert!(!again, "taken, and tried again: {told}");
         }
         // All is at the host, and it refused nothing: it may have taken it.
@@ -408,13 +415,13 @@ fn check(case: &Case) {
             _ => *code == 421,
         });
         if accepted && ledger.whole && !refused && !unheard {
-            let sure = matches!(result.verdict, Verdict::Deferred | Verdict::Failed | Verdict::HostTrouble);
+            let sure = matches!(came, Verdict::Deferred | Verdict::Failed | Verdict::HostTrouble);
             assert!(!sure, "sure of what is in doubt: {told}");
         }
     }
-    if matches!(bdat, Bdat::Refused(_) | Bdat::Broken(_)) {
+    if matches!(bdat, ChunkingResult::Refused(_) | ChunkingResult::Broken(_)) {
         let left = [Verdict::HostTrouble, Verdict::InDoubt];
-        let is_left = results.iter().any(|result| left.contains(&result.verdict));
+        let is_left = results.iter().any(|result| left.contains(&verdict(result)));
         assert!(is_left, "{bdat:?}, and nobody is left to try DATA for: {ledger:?}");
     }
     if after.usable {

@@ -6,6 +6,8 @@ const MIB: u64 = CHUNK_BYTES;
 /// Three full chunks and one of 5 bytes.
 const SIZE: u64 = 3 * MIB + 5;
 const CHUNKS: usize = 4;
+/// BDAT is for content that has no other way.
+const SPARED: Profile = Profile { chunking: false, ..Profile::FULL };
 
 fn chunking(pipelining: bool) -> Capabilities {
     Capabilities { chunking: true, pipelining, ..Capabilities::default() }
@@ -13,12 +15,16 @@ fn chunking(pipelining: bool) -> Capabilities {
 
 /// One recipient, content of this size, replies in turn; "lost" is the end of the connection.
 fn run_sized(size: u64, capabilities: &Capabilities, host: &[&str]) -> Run {
+    run_at(Profile::FULL, size, capabilities, host)
+}
+
+fn run_at(profile: Profile, size: u64, capabilities: &Capabilities, host: &[&str]) -> Run {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
     let message = Outgoing { size, ..outgoing(&sender, &to) };
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_message(&message, capabilities, false, &host)
+    run_with(&message, capabilities, profile, false, &host)
 }
 
 #[test]
@@ -32,7 +38,8 @@ fn only_what_is_larger_than_a_chunk_goes_by_bdat_and_only_where_it_is_offered() 
         let data = ["250", "250", "354", "250"];
         assert!(!by_bdat(MIB, &chunking(pipelining), &data));
         assert!(!by_bdat(SIZE, &Capabilities { pipelining, ..PLAIN() }, &data));
-        assert!(!by_bdat(SIZE, &Capabilities { spare_bdat: true, ..chunking(pipelining) }, &data));
+        let spared = run_at(SPARED, SIZE, &chunking(pipelining), &data);
+        assert_eq!(spared.writes.last().unwrap(), "<content>");
         assert!(by_bdat(MIB + 1, &chunking(pipelining), &["250", "250", "250", "250"]));
     }
 }
@@ -61,7 +68,7 @@ fn only_so_many_chunks_are_under_way_and_one_without_pipelining() {
     let to = [&to];
     let message = Outgoing { size: 7 * MIB, ..outgoing(&sender, &to) };
     for (capabilities, window, before_last) in [(chunking(true), 4, 2), (chunking(false), 1, 5)] {
-        let mut transaction = Transaction::new(&message, &capabilities, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
         while !matches!(transaction.next(&mut Vec::new()), Next::Chunk { .. }) {
             transaction.take(reply("250"));
             if transaction.awaits().is_some() {
@@ -110,7 +117,8 @@ fn told_at_chunk(number: usize, words: &str, pipelining: bool) -> Run {
     host.push(words);
     let is_reply = words != "lost";
     let code = words.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
-    let goes_on = is_reply && matches!(meaning(Phase::EndOfData, code), Meaning::NotNow | Meaning::Never);
+    let goes_on = is_reply
+        && matches!(ReplyClass::of(Phase::EndOfData, code), ReplyClass::Transient | ReplyClass::Permanent);
     let unknown = number == 1 && (500..=504).contains(&code);
     if pipelining && goes_on && !unknown && number < CHUNKS {
         host.extend(["503 5.5.1 a chunk was refused"].repeat(CHUNKS - 1 - number));
@@ -150,23 +158,29 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
                 let run = told_at_chunk(number, words, pipelining);
                 let case = format!("{words:?} to chunk {number}, pipelining {pipelining}: {:?}", run.writes);
                 assert_eq!(run.verdicts(), [verdict], "{case}");
-                assert_eq!(run.results[0].phase, Phase::EndOfData, "{case}");
+                assert_eq!(said(&run.results[0]).0, Phase::EndOfData, "{case}");
                 let decided = matches!(verdict, Deferred | Failed);
                 assert_eq!(run.after.usable, decided, "{case}");
                 assert!(run.after.needs_reset || !decided, "{case}");
                 if words != "lost" {
                     assert_eq!(
-                        run.results[0].reply,
+                        said(&run.results[0]).1,
                         reply(words),
                         "what is said behind it changes nothing: {case}"
                     );
                 }
                 let unknown = words.starts_with("50") && !words.starts_with("505");
                 let bdat = match number {
-                    1 if unknown => Bdat::Refused(reply(words)),
-                    1 if words == "lost" => Bdat::Broken(reply("421 4.4.2 lost")),
-                    1 => Bdat::Unknown,
-                    _ => Bdat::Taken,
+                    1 if unknown => {
+                        let failure = Failure::BadReply { phase: Phase::EndOfData, reply: reply(words) };
+                        ChunkingResult::Refused(failure)
+                    }
+                    1 if words == "lost" => {
+                        let (phase, stage) = (Phase::EndOfData, Stage::of(Phase::Mail));
+                        ChunkingResult::Broken(Failure::NoReply { phase, stage, fault: Fault::Lost(None) })
+                    }
+                    1 => ChunkingResult::Unknown,
+                    _ => ChunkingResult::Taken,
                 };
                 assert_eq!(run.bdat, bdat, "{case}");
                 let sent = run.writes.iter().filter(|write| write.starts_with("<1")).count();
@@ -186,7 +200,7 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
     let message = Outgoing { size: SIZE, ..outgoing(&sender, &to) };
     // At the beginning of the chunk of this number.
     let before_chunk = |number: usize| {
-        let mut transaction = Transaction::new(&message, &capabilities, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
         transaction.next(&mut Vec::new());
         transaction.take(reply("250"));
         transaction.take(reply("250"));
@@ -200,9 +214,10 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
     };
     for number in 1..=CHUNKS {
         let mut transaction = before_chunk(number);
-        transaction.lost(&reply("421 4.4.2 lost"));
-        assert_eq!(matches!(transaction.bdat(), Bdat::Broken(_)), number == 1, "{number}");
-        assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble, "{number}");
+        transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
+        let Ended { results, chunking, .. } = transaction.finish();
+        assert_eq!(matches!(chunking, ChunkingResult::Broken(_)), number == 1, "{number}");
+        assert_eq!(verdict(&results[0]), Verdict::HostTrouble, "{number}");
         for (words, first, later) in [
             ("552 5.3.4 big", Verdict::Failed, Verdict::Failed),
             ("451 4.3.0 later", Verdict::Deferred, Verdict::Deferred),
@@ -210,9 +225,9 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
             ("250 ok", Verdict::HostTrouble, Verdict::HostTrouble),
         ] {
             let mut transaction = before_chunk(number);
-            transaction.take_early(&reply(words));
-            let (results, after) = transaction.finish();
-            assert_eq!(results[0].verdict, if number == 1 { first } else { later }, "{words} in {number}");
+            transaction.take_early(reply(words));
+            let Ended { results, after, .. } = transaction.finish();
+            assert_eq!(verdict(&results[0]), if number == 1 { first } else { later }, "{words} in {number}");
             assert!(!after.usable);
         }
     }
@@ -226,8 +241,7 @@ fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
     let capabilities = Capabilities { binary_mime: true, ..chunking(false) };
     let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
     let run = run_message(&message, &capabilities, false, &host);
-    assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], Bdat::Unknown));
-    let spared = Capabilities { spare_bdat: true, ..capabilities };
-    let run = run_message(&message, &spared, false, &["250"; 2 + CHUNKS].map(Then::Says));
+    assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], ChunkingResult::Unknown));
+    let run = run_with(&message, &capabilities, SPARED, false, &["250"; 2 + CHUNKS].map(Then::Says));
     assert_eq!(run.verdicts(), [Verdict::Delivered]);
 }

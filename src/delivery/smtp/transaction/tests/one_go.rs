@@ -11,7 +11,7 @@ fn run_of(size: u64, to: &[&str], capabilities: &Capabilities, host: &[&str]) ->
     let recipients: Vec<QueuedRecipient> = to.iter().map(|text| recipient(text)).collect();
     let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
     let sender = parse("a@x");
-    let message = Outgoing { size, in_one_go: true, ..outgoing(&sender, &recipients) };
+    let message = Outgoing { size, single_write: true, ..outgoing(&sender, &recipients) };
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
     run_message(&message, capabilities, false, &host)
@@ -23,10 +23,10 @@ fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;<100 LAST>"]);
     assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
     assert_eq!(run.after, After { usable: true, needs_reset: false });
-    assert_eq!((run.batch, run.bdat), (Batch::InOrder, Bdat::Taken));
+    assert_eq!((run.batch, run.bdat), (PipelineResult::InOrder, ChunkingResult::Taken));
     let data = ["250", "250", "354", "250"];
     for (size, capabilities) in [
-        (ONE_GO_BYTES_MAX + 1, may()),
+        (SINGLE_WRITE_BYTES_MAX + 1, may()),
         (100, pipelining()),
         (100, Capabilities { chunking: true, ..PLAIN() }),
     ] {
@@ -44,10 +44,10 @@ fn each_recipient_has_the_answer_that_was_meant_for_it() {
         let run = run_of(100, &["b@y"], &may(), &["250", "550 5.1.1 no", words]);
         assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{words}");
         assert!(run.after.needs_reset || words.starts_with('2'), "{words}");
-        assert!(!matches!(run.bdat, Bdat::Refused(_)), "{words}");
+        assert!(!matches!(run.bdat, ChunkingResult::Refused(_)), "{words}");
     }
     let run = run_of(100, &["b@y"], &may(), &["550 5.7.1 not you", "503 MAIL first", "503 RCPT first"]);
-    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::Failed], Phase::Mail));
+    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::Failed], Phase::Mail));
 }
 
 /// What is said last, all before it taken.
@@ -65,8 +65,12 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
         ("lost", InDoubt, false),
     ] {
         let run = run_of(100, &["b@y"], &may(), &["250", "250", words]);
-        assert_eq!((run.verdicts(), matches!(run.bdat, Bdat::Refused(_))), (vec![verdict], shuns), "{words}");
-        assert_eq!(run.results[0].phase, Phase::EndOfData, "{words}");
+        assert_eq!(
+            (run.verdicts(), matches!(run.bdat, ChunkingResult::Refused(_))),
+            (vec![verdict], shuns),
+            "{words}"
+        );
+        assert_eq!(said(&run.results[0]).0, Phase::EndOfData, "{words}");
     }
 }
 
@@ -74,24 +78,24 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
 #[test]
 fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
     let run = run_of(100, &["b@y"], &may(), &["lost"]);
-    assert_eq!((run.verdicts(), run.results[0].phase), (vec![Verdict::HostTrouble], Phase::Mail));
+    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::HostTrouble], Phase::Mail));
     let run = run_of(100, &["b@y"], &may(), &["250", "lost"]);
     assert_eq!(run.verdicts(), [Verdict::InDoubt]);
     // Silence is no end: a host that keeps its replies back may be at work on the content.
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
-    let message = Outgoing { in_one_go: true, ..outgoing(&sender, &to) };
+    let message = Outgoing { single_write: true, ..outgoing(&sender, &to) };
     let capabilities = may();
-    let mut transaction = Transaction::new(&message, &capabilities, false, true);
-    assert!(matches!(transaction.next(&mut Vec::new()), Next::InOneGo { bytes: 100 }));
+    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
+    assert!(matches!(transaction.next(&mut Vec::new()), Next::SingleWrite { bytes: 100 }));
     transaction.content_sent();
-    transaction.lost(&reply("421 4.4.2 timed out"));
-    assert_eq!(transaction.finish().0[0].verdict, Verdict::InDoubt);
+    transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
+    assert_eq!(verdict(&transaction.finish().results[0]), Verdict::InDoubt);
     // Written in part.
-    let mut transaction = Transaction::new(&message, &capabilities, false, true);
+    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
     transaction.next(&mut Vec::new());
-    transaction.lost(&reply("421 4.4.2 broken pipe"));
-    assert_eq!(transaction.finish().0[0].verdict, Verdict::HostTrouble);
+    transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
+    assert_eq!(verdict(&transaction.finish().results[0]), Verdict::HostTrouble);
 }
 
 /// A host that says a word too many: what RCPT was told comes where the content's answer belongs. Nothing may be
@@ -109,5 +113,5 @@ fn the_reply_to_rcpt_is_never_taken_for_the_contents() {
 fn a_muddle_is_a_doubt() {
     let run = run_of(100, &["b@y"], &may(), &["250", "354 what?"]);
     assert_eq!(run.verdicts(), [Verdict::InDoubt]);
-    assert!(matches!(run.batch, Batch::Broken(_)) && !run.after.usable);
+    assert!(matches!(run.batch, PipelineResult::Broken(_)) && !run.after.usable);
 }

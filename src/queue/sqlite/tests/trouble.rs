@@ -274,11 +274,11 @@ fn the_first_schema_opens_and_is_brought_forward() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let old = Connection::open(&path).unwrap();
-    old.execute_batch(include_str!("../../../tests/fixtures/schema-1.sql")).unwrap();
+    old.execute_batch(include_str!("../../../../tests/fixtures/schema-1.sql")).unwrap();
     drop(old);
     let bench = Bench::open_in(directory, Tuning::default());
-    assert_eq!(bench.number("PRAGMA user_version"), sqlite::migrate::VERSION);
-    let due = bench.queue.due(0, i64::MAX, 10).unwrap();
+    assert_eq!(bench.number("PRAGMA user_version"), crate::queue::sqlite::migrate::VERSION);
+    let due = bench.queue.due(DueCursor::from(0), i64::MAX, 10).unwrap();
     assert_eq!(due.len(), 1);
     let message = bench.queue.fetch(due[0].message, &[due[0].recipient]).unwrap().unwrap();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The queue as people see it: the views, and `postrider queue`'s verbs.
 
-use super::admin::{Admin, Filter, Which};
 use super::*;
+use crate::queue::admin::{Admin, Filter, Which};
 
 fn filter() -> Filter {
     Filter { limit: 100, ..Filter::default() }
@@ -94,7 +94,9 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
     assert_eq!(admin.kick(&com).unwrap(), 1);
     assert!(matches!(bench.event(), Event::ChangedOutside));
     assert!(bench.queue.backoffs().unwrap().is_empty());
-    let due_now = |count| assert_eq!(bench.queue.due(0, now_us() / 1_000_000, 9).unwrap().len(), count);
+    let due_now = |count| {
+        assert_eq!(bench.queue.due(DueCursor::from(0), now_us() / 1_000_000, 9).unwrap().len(), count)
+    };
     due_now(1);
     assert_eq!(admin.kick(&Which::All).unwrap(), 2);
     due_now(2);

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release};
+use crate::queue::sqlite::readers::open_reader;
+use crate::queue::sqlite::{due, purge};
 
 #[test]
 fn a_message_goes_from_accept_to_history() {
@@ -11,7 +13,7 @@ fn a_message_goes_from_accept_to_history() {
     let fresh = due[0].fresh.clone().unwrap();
     assert_eq!(fresh.content.as_ref().unwrap().bytes, b"Subject: x\r\n\r\nhello\r\n");
 
-    let read = bench.queue.due(i64::MIN, i64::MAX, 10).unwrap();
+    let read = bench.queue.due(DueCursor::from(i64::MIN), i64::MAX, 10).unwrap();
     assert_eq!(
         read.iter().map(|due| due.recipient).collect::<Vec<_>>(),
         [due[0].recipient, due[1].recipient]
@@ -59,7 +61,7 @@ fn what_was_accepted_is_there_after_a_restart() {
     bench.queue.set_backoff(BackoffRow { lane: "gone.example".to_owned(), ..lane.clone() });
     bench.queue.clear_backoff("gone.example");
     let bench = bench.restart();
-    let again = bench.queue.due(0, i64::MAX, 10).unwrap();
+    let again = bench.queue.due(DueCursor::from(0), i64::MAX, 10).unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!((again[0].recipient, again[0].domain.as_str()), (due[0].recipient, "example.com"));
     assert!(again[0].fresh.is_none());
@@ -128,10 +130,10 @@ fn a_page_can_end_inside_one_second() {
     let of_domain = bench.queue.due_in_domain(domain, i64::MAX, 9).unwrap();
     assert_eq!(of_domain.iter().map(|due| due.recipient).collect::<Vec<_>>(), wanted);
     assert!(
-        bench.queue.due(due[0].due_at, i64::MAX, 9).unwrap().is_empty(),
+        bench.queue.due(DueCursor::from(due[0].due_at), i64::MAX, 9).unwrap().is_empty(),
         "a plain time: behind that second"
     );
-    assert!(bench.queue.due(0, due[0].due_at - 1, 9).unwrap().is_empty());
+    assert!(bench.queue.due(DueCursor::from(0), due[0].due_at - 1, 9).unwrap().is_empty());
 }
 
 #[test]
@@ -309,7 +311,7 @@ fn a_message_for_two_domains_of_one_lane_is_one_message_in_it() {
         true => "route:*.test".into(),
         false => domain.as_str().into(),
     };
-    let lanes = bench.queue.waiting_by_lane(lane_of).unwrap();
+    let lanes = bench.queue.waiting_by_lane(&lane_of).unwrap();
     let shown: Vec<_> =
         lanes.iter().map(|lane| (&*lane.lane, lane.messages, lane.recipients, lane.held)).collect();
     assert_eq!(shown, [("route:*.test", 2, 3, 1), ("other.example", 1, 1, 0)]);
@@ -396,7 +398,7 @@ fn old_history_goes_with_its_attempts() {
     somebody
         .execute("UPDATE history SET finished_at = finished_at - 10 WHERE address = 'a@example.com'", [])
         .unwrap();
-    let mut purge = sqlite::purge::Purge::new(Duration::from_secs(5));
+    let mut purge = purge::Purge::new(Duration::from_secs(5));
     // By when the message came, both may go; by when it was finished, one is too young.
     somebody.execute("UPDATE history SET message_id = message_id - 10000000", []).unwrap();
     assert!(!purge.step(&somebody).unwrap());
@@ -453,19 +455,19 @@ fn handling_comes_back_as_it_was_given() {
     assert_eq!((due.due_at, due.fresh.is_some()), (now + 500, false), "not due, and kept in no memory");
     let fetched = bench.queue.fetch(id, &[due.recipient]).unwrap().unwrap();
     assert_eq!(fetched.handling, handling);
-    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
-    assert_eq!(bench.queue.due(i64::MIN, now + 500, 9).unwrap().len(), 1);
+    assert!(bench.queue.due(DueCursor::from(i64::MIN), now + 499, 9).unwrap().is_empty());
+    assert_eq!(bench.queue.due(DueCursor::from(i64::MIN), now + 500, 9).unwrap().len(), 1);
     // A kick does not free what is held until its release.
     let kicked = bench.queue.kick(&Kick::Domain(due.domain), &Asker::default()).unwrap();
     assert_eq!(kicked.waiting(), 1);
-    assert!(bench.queue.due(i64::MIN, now + 499, 9).unwrap().is_empty());
+    assert!(bench.queue.due(DueCursor::from(i64::MIN), now + 499, 9).unwrap().is_empty());
     bench.is_well();
 }
 /// What is asked all the time walks along an index: the length of the queue costs nothing.
 #[test]
 fn no_question_of_the_scheduler_reads_the_whole_queue() {
     let bench = Bench::new();
-    let conn = read::open_reader(&bench.path()).unwrap();
+    let conn = open_reader(&bench.path()).unwrap();
     let plan = |sql: &str| -> String {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let count = plan.parameter_count();
@@ -473,23 +475,23 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
         rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
     for sql in [
-        read::DUE_SAME_SECOND,
-        read::DUE_LATER,
-        read::NEXT_DOMAIN,
-        read::OLDEST_OF_PRIORITY,
-        read::DOMAIN_NEXT_PRIORITY,
-        read::DOMAIN_OF_PRIORITY,
-        read::DUE_OF_PRIORITY,
-        read::EXPIRED_SAME_SECOND,
-        read::EXPIRED_LATER,
-        read::QUEUED_OF_MESSAGE,
+        due::DUE_SAME_SECOND,
+        due::DUE_LATER,
+        due::NEXT_DOMAIN,
+        due::OLDEST_OF_PRIORITY,
+        due::DOMAIN_NEXT_PRIORITY,
+        due::DOMAIN_OF_PRIORITY,
+        due::DUE_OF_PRIORITY,
+        due::EXPIRED_SAME_SECOND,
+        due::EXPIRED_LATER,
+        due::QUEUED_OF_MESSAGE,
     ] {
         let plan = plan(sql);
         assert!(!plan.contains("SCAN"), "{sql}: {plan}");
         assert!(!plan.contains("TEMP B-TREE") || plan.contains("LAST TERM"), "{sql}: {plan}");
     }
     // An index that holds nothing else, and so most of the time nothing.
-    assert!(plan(read::TO_BOUNCE).starts_with("SEARCH recipients USING INDEX recipients_to_bounce"));
+    assert!(plan(due::TO_BOUNCE).starts_with("SEARCH recipients USING INDEX recipients_to_bounce"));
 }
 
 #[test]

@@ -1,9 +1,7 @@
-//! A small DNS server on loopback, for the demo and the tests: real packets over UDP and TCP from a
-//! zone that is written down in the program.
+//! A small DNS server on loopback: real packets over UDP and TCP from a zone that a test writes down.
 //!
 //! It answers as the recursive server of a provider would: CNAMEs followed, NXDOMAIN and empty answers
-//! with an SOA, long answers truncated over UDP. A name may misbehave in the ways real servers do. It serves
-//! whoever runs the program on this machine and is not for the world.
+//! with an SOA, long answers truncated over UDP. A name may misbehave in the ways real servers do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -237,7 +235,7 @@ impl DnsServer {
         }
         let life = runtime.spawn(std::future::pending::<()>());
         let stop = life.abort_handle();
-        let thread = std::thread::Builder::new().name("demo-dns".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("test-dns".to_owned()).spawn(move || {
             let _ = runtime.block_on(life);
             drop(server);
         })?;

@@ -13,11 +13,28 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use rusqlite::Connection;
 
-use super::*;
-use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
-use crate::queue::sqlite::open::{self, Tuning};
+use crate::config::QueueSettings;
+use crate::mail::{Attempt, Domain, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::queue::open::{BUSY_PATIENCE, start};
+use crate::queue::shared::now_us;
+use crate::queue::*;
+
+use super::Database;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a test has otherwise.
+struct Tuning {
+    busy_patience: Duration,
+    /// Done with the writer's connection before it starts.
+    prepare: fn(&mut Connection) -> rusqlite::Result<()>,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { busy_patience: BUSY_PATIENCE, prepare: |_| Ok(()) }
+    }
+}
 
 struct Bench {
     directory: tempfile::TempDir,
@@ -41,8 +58,9 @@ impl Bench {
 
     fn open_in(directory: tempfile::TempDir, tuning: Tuning) -> Bench {
         let (sender, events) = unbounded();
-        let (queue, writer) =
-            open::open(&settings(directory.path().join("queue.db")), tuning, sender).unwrap();
+        let mut database = Database::open(&settings(directory.path().join("queue.db"))).unwrap();
+        (tuning.prepare)(&mut database.conn).unwrap();
+        let (queue, writer) = start(Box::new(database), tuning.busy_patience, sender).unwrap();
         Bench { directory, queue, writer, events }
     }
 

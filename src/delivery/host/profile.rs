@@ -1,0 +1,265 @@
+//! What is left out at a host that fails at it: the next try within an attempt, and what is remembered of it.
+//!
+//! Pure. Whoever speaks to a host reads what is [`Known`] of it, speaks with [`Known::profile_for`], and goes on with
+//! the [`fallback`] where that failed. What all these conversations together say of the host are the [`Lesson`]s.
+//!
+//! What a host refuses in its own words is learnt at once. Connections break for many reasons: from a broken one is
+//! learnt only what the next one confirms, by going well without.
+
+use crate::mail::Phase;
+use crate::queue::Setting;
+
+use crate::delivery::smtp::connector::TlsResult;
+use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::failure::{Failure, TlsFailure};
+use crate::delivery::smtp::pipeline::{PipelineFault, PipelineResult};
+use crate::delivery::smtp::profile::{Profile, TlsLevel};
+use crate::delivery::smtp::transaction::ChunkingResult;
+use crate::delivery::smtp::wire::Fault;
+
+/// What is known of a host before it is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// How it is best spoken to.
+    pub profile: Profile,
+    /// It took commands together the last time, or did no better without: should a connection break there now, that
+    /// is not for pipelining. Not for ever: two in a row are.
+    pub pipelining_proved: bool,
+}
+
+impl Known {
+    /// Nothing.
+    pub const NOTHING: Known = Known { profile: Profile::FULL, pipelining_proved: false };
+
+    /// How this endpoint is spoken to. What was learnt on a route that may go in the clear does not bind one that
+    /// must not.
+    pub fn profile_for(&self, endpoint: &Endpoint) -> Profile {
+        match self.profile.tls {
+            TlsLevel::Plaintext if !endpoint.may_be_plaintext() => {
+                Profile { tls: TlsLevel::Full, ..self.profile }
+            }
+            _ => self.profile,
+        }
+    }
+}
+
+/// What one conversation came to, from the first byte of its connection or of a job on it.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// What came of TLS; `Unused` on a connection that stood already.
+    pub tls: TlsResult,
+    /// How commands written together were taken.
+    pub pipelining: PipelineResult,
+    /// How chunks were taken.
+    pub chunking: ChunkingResult,
+    /// What came of single writes.
+    pub single_write: SingleWriteResult,
+    /// No message had gone over the connection before. A host may close between two messages.
+    pub is_fresh: bool,
+    /// The connection may be used again.
+    pub is_usable: bool,
+    /// The codes of all refusals that recipients have as their answers.
+    pub refusals: Vec<u16>,
+    /// What kept recipients without an answer; none: all have one.
+    pub failure: Option<Failure>,
+}
+
+/// What came of commands and content in a single write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SingleWriteResult {
+    /// Nothing went so, or nothing was learnt.
+    Unknown,
+    /// A message was taken.
+    Taken,
+    /// A message is in doubt. What a host swallows like this would be delivered over and over.
+    InDoubt(Failure),
+}
+
+impl Evidence {
+    /// Of a connection that stands, and nothing else.
+    pub fn opened(tls: TlsResult) -> Evidence {
+        Evidence {
+            tls,
+            pipelining: PipelineResult::Unused,
+            chunking: ChunkingResult::Unknown,
+            single_write: SingleWriteResult::Unknown,
+            is_fresh: true,
+            is_usable: true,
+            refusals: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// Of a conversation that ended before a message could be tried.
+    pub fn unopened(failure: Failure) -> Evidence {
+        Evidence { failure: Some(failure), is_usable: false, ..Evidence::opened(TlsResult::Unused) }
+    }
+}
+
+/// What may be left out at a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// The post-quantum key share, or TLS as a whole.
+    Tls,
+    /// Commands together.
+    Pipelining,
+    /// BDAT.
+    Chunking,
+    /// Commands and content together.
+    SingleWrite,
+}
+
+impl Feature {
+    /// The column `setting` of `host_settings`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::Tls => "tls",
+            Feature::Pipelining => "pipelining",
+            Feature::Chunking => "chunking",
+            Feature::SingleWrite => "single_write",
+        }
+    }
+}
+
+/// What was learnt of a host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lesson {
+    /// The feature works: nothing of it is to be left out.
+    Works(Feature),
+    /// From now on this is left out, since it failed like this.
+    LeaveOut(Setting, Failure),
+    /// Pipelining is not to blame should a connection break.
+    PipeliningProved,
+    /// The next time it may be.
+    PipeliningSuspected,
+}
+
+/// How to try once more, on a fresh connection, what failed like this; none where that would not help.
+pub fn fallback(tried: &Profile, evidence: &Evidence, endpoint: &Endpoint, known: &Known) -> Option<Profile> {
+    // Where all have their answers nobody is left to try it for.
+    let failure = evidence.failure.as_ref()?;
+    if let Failure::Tls(TlsFailure::Handshake(fault)) = failure {
+        let tls = less_tls(tried.tls, fault, endpoint)?;
+        return Some(Profile { tls, ..*tried });
+    }
+    if let PipelineResult::Broken(sign) = &evidence.pipelining
+        && tried.pipelining
+        && (is_certain(sign) || is_suspicious(evidence, known))
+    {
+        return Some(Profile { pipelining: false, ..*tried });
+    }
+    let failed = matches!(evidence.chunking, ChunkingResult::Refused(_) | ChunkingResult::Broken(_));
+    (failed && tried.chunking).then_some(Profile { chunking: false, ..*tried })
+}
+
+/// The next step down: the full ClientHello, a smaller one, and then, where nothing requires TLS, no TLS at all.
+fn less_tls(tried: TlsLevel, fault: &Fault, endpoint: &Endpoint) -> Option<TlsLevel> {
+    match fault {
+        // Somebody who injects replies gets no second connection to do it on.
+        Fault::OutOfTurn | Fault::Deadline => return None,
+        // A certificate that does not hold will not hold with a smaller ClientHello.
+        Fault::Tls(rustls::Error::InvalidCertificate(_)) if endpoint.must_verify() => return None,
+        _ => {}
+    }
+    match tried {
+        TlsLevel::Full => Some(TlsLevel::NoPostQuantum),
+        TlsLevel::NoPostQuantum if endpoint.may_be_plaintext() => Some(TlsLevel::Plaintext),
+        TlsLevel::NoPostQuantum | TlsLevel::Plaintext => None,
+    }
+}
+
+fn is_certain(sign: &PipelineFault) -> bool {
+    matches!(sign, PipelineFault::Reported(_) | PipelineFault::OutOfSync(_))
+}
+
+/// Whether silence may come from commands that were written together.
+fn is_suspicious(evidence: &Evidence, known: &Known) -> bool {
+    evidence.is_fresh && !known.pipelining_proved
+}
+
+/// What the conversations of one attempt with a host, in their order, say of it.
+pub fn learn(tried: &[(Profile, Evidence)], known: &Known) -> Vec<Lesson> {
+    let mut lessons = Vec::new();
+    lessons.extend(learn_tls(tried));
+    for (at, (_, evidence)) in tried.iter().enumerate() {
+        let later = &tried[at + 1..];
+        lessons.extend(learn_pipelining(evidence, later, known));
+        lessons.extend(learn_chunking(evidence, later));
+        match &evidence.single_write {
+            SingleWriteResult::Unknown => {}
+            SingleWriteResult::Taken => lessons.push(Lesson::Works(Feature::SingleWrite)),
+            SingleWriteResult::InDoubt(why) => {
+                lessons.push(Lesson::LeaveOut(Setting::NoSingleWrite, why.clone()));
+            }
+        }
+    }
+    lessons
+}
+
+/// From the first connection that was opened and stood, and from those before it that did not.
+fn learn_tls(tried: &[(Profile, Evidence)]) -> Option<Lesson> {
+    let mut failed: Option<&Failure> = None;
+    for (profile, evidence) in tried {
+        if let Some(failure @ Failure::Tls(TlsFailure::Handshake(_))) = &evidence.failure {
+            failed = Some(failure);
+            continue;
+        }
+        let leave_out = |setting, failure: &Failure| Some(Lesson::LeaveOut(setting, failure.clone()));
+        return match (&evidence.tls, failed) {
+            (TlsResult::InUse, _) if profile.tls == TlsLevel::Full => Some(Lesson::Works(Feature::Tls)),
+            (TlsResult::InUse, Some(why)) => leave_out(Setting::NoPostQuantum, why),
+            (TlsResult::Refused(why), _) => leave_out(Setting::Plaintext, why),
+            (TlsResult::Unused, Some(why)) if is_open(evidence) => leave_out(Setting::Plaintext, why),
+            (TlsResult::NotOffered, None) if profile.tls == TlsLevel::Full => {
+                Some(Lesson::Works(Feature::Tls))
+            }
+            // It stood already, so nothing was seen of its beginning.
+            (TlsResult::Unused, None) if is_open(evidence) => continue,
+            _ => None,
+        };
+    }
+    None
+}
+
+fn learn_pipelining(evidence: &Evidence, later: &[(Profile, Evidence)], known: &Known) -> Option<Lesson> {
+    let sign = match &evidence.pipelining {
+        PipelineResult::InOrder if evidence.failure.is_none() => {
+            return Some(Lesson::Works(Feature::Pipelining));
+        }
+        PipelineResult::Broken(sign) if evidence.failure.is_some() => sign,
+        _ => return None,
+    };
+    let leave_out = Lesson::LeaveOut(Setting::NoPipelining, sign.failure().clone());
+    if let PipelineFault::Reported(_) = sign {
+        return Some(leave_out);
+    }
+    let Some((_, again)) = later.iter().find(|(profile, again)| !profile.pipelining && is_open(again)) else {
+        let is_silence = matches!(sign, PipelineFault::NoReply(_));
+        let was_trusted = is_silence && evidence.is_fresh && known.pipelining_proved;
+        return was_trusted.then_some(Lesson::PipeliningSuspected);
+    };
+    // A refusal that comes without a batch too is meant.
+    let is_meant = again.refusals.contains(&sign.failure().reply().code);
+    let went_well = again.failure.is_none() && again.is_usable && !is_meant;
+    Some(if went_well { leave_out } else { Lesson::PipeliningProved })
+}
+
+fn learn_chunking(evidence: &Evidence, later: &[(Profile, Evidence)]) -> Option<Lesson> {
+    let went_well_without =
+        || later.iter().any(|(profile, again)| !profile.chunking && again.failure.is_none());
+    let failure = match &evidence.chunking {
+        ChunkingResult::Taken => return Some(Lesson::Works(Feature::Chunking)),
+        ChunkingResult::Refused(failure) if evidence.failure.is_some() => failure,
+        ChunkingResult::Broken(failure) if went_well_without() => failure,
+        ChunkingResult::Unknown | ChunkingResult::Refused(_) | ChunkingResult::Broken(_) => return None,
+    };
+    Some(Lesson::LeaveOut(Setting::NoChunking, failure.clone()))
+}
+
+/// Whether a message could be tried.
+fn is_open(evidence: &Evidence) -> bool {
+    evidence.failure.as_ref().is_none_or(|failure| failure.phase() >= Phase::Mail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! The state of an attempt: the answers so far, and what is left to say to those who have none.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::mail::{Outcome, Phase, Reply};
+use crate::maillog;
+use crate::queue::{LaneHealth, QueuedMessage};
+
+use crate::delivery::job::context::{DeliveryContext, Resources};
+use crate::delivery::job::require_tls;
+use crate::delivery::job::ruling::{Context, Ruling, rule};
+use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::failure::Failure;
+use crate::delivery::smtp::tls::Encryption;
+use crate::delivery::smtp::wire::Fault;
+
+/// What was said about one recipient, and by whom.
+#[derive(Debug, Clone)]
+pub(in crate::delivery) struct Answer {
+    pub(in crate::delivery) outcome: Outcome,
+    pub(in crate::delivery) phase: Phase,
+    pub(in crate::delivery) reply: Reply,
+    pub(in crate::delivery) place: Place,
+}
+
+/// Where an answer was given.
+#[derive(Debug, Clone)]
+pub(in crate::delivery) struct Place {
+    pub(in crate::delivery) mx: Option<String>,
+    pub(in crate::delivery) ip: Option<IpAddr>,
+    pub(in crate::delivery) tls: Option<Encryption>,
+}
+
+impl Place {
+    /// No host was asked.
+    pub(in crate::delivery) const NOWHERE: Place = Place { mx: None, ip: None, tls: None };
+
+    /// At this host.
+    pub(super) fn at(endpoint: &Endpoint, tls: Option<Encryption>) -> Place {
+        Place { mx: Some(endpoint.host.clone()), ip: Some(endpoint.address.ip()), tls }
+    }
+}
+
+impl Answer {
+    /// Our own words, where no host was asked.
+    #[cfg(test)]
+    pub(in crate::delivery) fn ours(outcome: Outcome, reply: Reply) -> Answer {
+        Answer { outcome, phase: Phase::Dns, reply, place: Place::NOWHERE }
+    }
+
+    /// What a failure puts on record.
+    pub(super) fn of(failure: &Failure, outcome: Outcome, place: Place) -> Answer {
+        Answer { outcome, phase: failure.phase(), reply: failure.reply(), place }
+    }
+
+    pub(super) fn deferred(failure: &Failure, place: Place) -> Answer {
+        Answer::of(failure, Outcome::Deferred, place)
+    }
+}
+
+/// An answer for each recipient, in order, and what was learnt about the lane. Who has none is requeued.
+pub(in crate::delivery) struct Answers {
+    pub(in crate::delivery) answers: Vec<Option<Answer>>,
+    pub(in crate::delivery) health: LaneHealth,
+}
+
+/// What kept recipients without an answer.
+#[derive(Debug, Clone)]
+pub(super) struct Setback {
+    pub(super) failure: Failure,
+    pub(super) ruling: Ruling,
+    pub(super) place: Place,
+}
+
+impl Setback {
+    pub(super) fn new(failure: Failure, ruling: Ruling, place: Place) -> Setback {
+        Setback { failure, ruling, place }
+    }
+}
+
+/// The state of an attempt.
+pub(super) struct AttemptState<'a> {
+    pub(super) context: &'a DeliveryContext,
+    pub(super) resources: &'a Resources,
+    pub(super) message: &'a QueuedMessage,
+    /// The message requires TLS (RFC 8689).
+    pub(super) strict: bool,
+    pub(super) deadline: Instant,
+    /// Unix seconds, when the attempt began.
+    pub(super) now: i64,
+    pub(super) answers: Vec<Option<Answer>>,
+    /// What the last host said, or failed to.
+    last: Option<Setback>,
+    /// Every host so far said that it takes no mail.
+    pub(super) all_refuse: bool,
+}
+
+impl<'a> AttemptState<'a> {
+    pub(super) fn new(
+        context: &'a DeliveryContext,
+        resources: &'a Resources,
+        message: &'a QueuedMessage,
+        deadline: Instant,
+        now: i64,
+    ) -> AttemptState<'a> {
+        AttemptState {
+            context,
+            resources,
+            message,
+            strict: require_tls::is_strict(message),
+            deadline,
+            now,
+            answers: vec![None; message.recipients.len()],
+            last: None,
+            all_refuse: true,
+        }
+    }
+
+    /// Recipients without an answer, by their place in the message.
+    pub(super) fn unanswered(&self) -> Vec<usize> {
+        (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect()
+    }
+
+    /// The next host is asked after this.
+    pub(super) fn hold_against_host(&mut self, setback: Setback) {
+        self.all_refuse &= setback.ruling.outcome == Outcome::Failed;
+        self.last = Some(setback);
+    }
+
+    /// An address that could not be connected to while another of its host could, or failed later.
+    pub(super) fn pass_over(&mut self, endpoint: &Endpoint, fault: Fault) {
+        let failure = Failure::Dial(fault);
+        let ruling = rule(&failure, &Context { relay: endpoint.relay, ..Context::default() });
+        let setback = Setback::new(failure, ruling, Place::at(endpoint, None));
+        maillog::host_trouble(
+            self.message.id,
+            &endpoint.host,
+            endpoint.address,
+            Phase::Connect,
+            &setback.failure.reply(),
+        );
+        self.hold_against_host(setback);
+    }
+
+    pub(super) fn last_setback(&mut self) -> Option<Setback> {
+        self.last.take()
+    }
+
+    /// Whoever has no answer yet waits a little, and this was no attempt for them.
+    pub(super) fn requeue(self, wait: Duration) -> Answers {
+        let health = LaneHealth::AtLimit(wait);
+        if self.resources.clock.now() < self.message.expires_at {
+            return Answers { answers: self.answers, health };
+        }
+        // Past its lifetime it must not be requeued for ever: a deferral is what ends it.
+        let ruling = rule(&Failure::AtLimit, &Context::default());
+        let rest = Setback::new(Failure::AtLimit, ruling, Place::NOWHERE);
+        Answers { health, ..self.finish(Some(rest)) }
+    }
+
+    /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.
+    pub(super) fn finish(self, rest: Option<Setback>) -> Answers {
+        let rest = rest.unwrap_or_else(|| {
+            let ruling = rule(&Failure::Deadline, &Context::default());
+            Setback::new(Failure::Deadline, ruling, Place::NOWHERE)
+        });
+        // A host's refusal is final where every host refuses.
+        let outcome = if self.all_refuse { rest.ruling.outcome } else { Outcome::Deferred };
+        let backs_off = rest.ruling.backs_off;
+        let rest = Answer::of(&rest.failure, outcome, rest.place);
+        let taken = |answer: &Answer| matches!(answer.outcome, Outcome::Delivered | Outcome::Relayed);
+        let health = if backs_off && self.answers.iter().any(Option::is_none) {
+            LaneHealth::Failing(rest.reply.to_string())
+        } else if self.answers.iter().flatten().any(taken) {
+            LaneHealth::Healthy
+        } else {
+            LaneHealth::Unchanged
+        };
+        let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
+        Answers { answers, health }
+    }
+}

@@ -1,0 +1,200 @@
+//! From answers to what becomes of each recipient. Pure.
+//!
+//! The answer decides, then a `[[retry.rule]]` where one has a say, then what `[delivery] in_doubt` and the message's
+//! lifetime make of it.
+
+use std::time::Duration;
+
+use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
+use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
+use crate::queue::{Finished, Job, NextState, QueuedMessage, QueuedRecipient, Settled};
+
+use crate::delivery::job::attempt::Answer;
+use crate::delivery::job::retry_rules;
+
+/// Under which circumstances answers were given.
+pub(in crate::delivery) struct Circumstances<'a> {
+    pub(in crate::delivery) job: &'a Job,
+    pub(in crate::delivery) settings: &'a DeliverySettings,
+    /// When the attempt began, Unix seconds.
+    pub(in crate::delivery) at: i64,
+    pub(in crate::delivery) duration_ms: u64,
+    /// When it ended.
+    pub(in crate::delivery) now: i64,
+    /// In 0..1: where in the range of ±20 % a rule's delay falls.
+    pub(in crate::delivery) spread: f64,
+    /// By somebody who came for it (ATRN) …
+    pub(in crate::delivery) fetched: bool,
+    /// … and went away in the middle.
+    pub(in crate::delivery) broke_off: bool,
+}
+
+/// What becomes of one recipient, and by which rule.
+pub(in crate::delivery) struct Decision {
+    pub(in crate::delivery) settled: Settled,
+    /// Seconds to the next try.
+    pub(in crate::delivery) next_secs: Option<i64>,
+    /// The `[[retry.rule]]` that had a say, counted from 1, and what it wants.
+    pub(in crate::delivery) rule: Option<(usize, &'static str)>,
+}
+
+impl Circumstances<'_> {
+    /// What becomes of this recipient after this answer.
+    pub(in crate::delivery) fn decide(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: Answer,
+    ) -> Decision {
+        let (outcome, next_state, rule) = match self.ruled(message, recipient, &answer) {
+            Some((outcome, next_state, rule)) => (outcome, next_state, Some(rule)),
+            None => {
+                let (outcome, next_state) = self.next_state(message, recipient, answer.outcome);
+                (outcome, next_state, None)
+            }
+        };
+        let (next_secs, warned) = match next_state {
+            NextState::Retry(next) => (Some(next - self.now), self.is_due_a_warning(message, recipient)),
+            _ => (None, false),
+        };
+        let attempt = Attempt {
+            at: self.at,
+            duration_ms: self.duration_ms,
+            mx: answer.place.mx,
+            ip: answer.place.ip,
+            tls: answer.place.tls.map(|tls| tls.to_string()),
+            phase: answer.phase,
+            reply: answer.reply,
+            outcome,
+        };
+        let settled = Settled { recipient: recipient.id, attempt: Some(attempt), next_state, warned };
+        Decision { settled, next_secs, rule }
+    }
+
+    /// What a `[[retry.rule]]` makes of a failure, where one has a say; a delay past the lifetime has none.
+    fn ruled(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        answer: &Answer,
+    ) -> Option<(Outcome, NextState, (usize, &'static str))> {
+        let permanent = match answer.outcome {
+            Outcome::Failed => true,
+            // Who fetches mail and breaks off has said nothing of it: it is there when they come again.
+            Outcome::Deferred if !self.broke_off => false,
+            _ => return None,
+        };
+        let rules = &self.settings.retry_rules;
+        let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
+        let (outcome, next_state, word) = match action {
+            RuleAction::Retry(_) if self.now >= message.expires_at => return None,
+            RuleAction::Retry(delay) => {
+                let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
+                (Outcome::Deferred, self.retry_after(message, wait), "retry")
+            }
+            RuleAction::Hold => (Outcome::Deferred, NextState::Hold, "hold"),
+            RuleAction::Bounce => (Outcome::Failed, NextState::Finished(Finished::Failed), "bounce"),
+        };
+        Some((outcome, next_state, (number, word)))
+    }
+
+    fn retry_after(&self, message: &QueuedMessage, wait: Duration) -> NextState {
+        let next = self.now + i64::try_from(wait.as_secs()).unwrap_or(i64::MAX / 2).max(1);
+        // There is a try when the sender wants to be told (RFC 2852), and the last one is at the end of the
+        // lifetime, not somewhere before it.
+        let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
+        let next = next.min(notifies_at.unwrap_or(i64::MAX));
+        NextState::Retry(next.min(message.expires_at.max(self.now + 1)))
+    }
+
+    /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
+    fn next_state(
+        &self,
+        message: &QueuedMessage,
+        recipient: &QueuedRecipient,
+        outcome: Outcome,
+    ) -> (Outcome, NextState) {
+        let next_state = match outcome {
+            Outcome::Delivered => NextState::Finished(Finished::Delivered),
+            Outcome::Relayed => NextState::Finished(Finished::Relayed),
+            Outcome::Failed => NextState::Finished(Finished::Failed),
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => NextState::Hold,
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
+                NextState::Finished(Finished::Delivered)
+            }
+            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired if self.now >= message.expires_at => {
+                return (Outcome::Expired, NextState::Finished(Finished::Expired));
+            }
+            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
+                let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
+                let wait = match outcome {
+                    // They come again when they like, and there is no host to be spared.
+                    Outcome::InDoubt if self.fetched => Duration::ZERO,
+                    _ if self.broke_off => Duration::ZERO,
+                    _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
+                };
+                self.retry_after(message, wait)
+            }
+        };
+        (outcome, next_state)
+    }
+
+    fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
+        let released_at = message.handling.released_at(message.received_at);
+        let is_delayed = self.settings.delay_warning.is_some_and(|after| {
+            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+        });
+        // RFC 2852 §4.1.2: the time of BY=…;N is over.
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        (is_delayed || is_late)
+            && recipient.warned_at.is_none()
+            && message.sender.is_some()
+            && recipient.notify.unwrap_or(Notify::DEFAULT).delay
+    }
+}
+
+/// Recipients past their lifetime, and those that an operator wants returned, without a further try.
+pub(in crate::delivery) fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
+    let expired = message.recipients.iter().map(|recipient| {
+        let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired && !recipient.to_bounce);
+        let attempt = match (lane, &recipient.last_reply) {
+            (Some(domain), None) => Some(never_fetched(domain, at)),
+            _ => None,
+        };
+        let how = if recipient.to_bounce { Finished::Failed } else { Finished::Expired };
+        Settled { recipient: recipient.id, attempt, next_state: NextState::Finished(how), warned: false }
+    });
+    expired.collect()
+}
+
+/// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463
+/// §3.5).
+fn never_fetched(domain: &str, at: i64) -> Attempt {
+    let text =
+        format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
+    let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
+    let (phase, outcome) = (Phase::Connect, Outcome::Expired);
+    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
+}
+
+/// For the simulation: what a scripted host's answers mean, by the code that decides it for real ones.
+#[cfg(test)]
+pub(crate) fn decide(
+    job: &Job,
+    message: &QueuedMessage,
+    settings: &DeliverySettings,
+    now: i64,
+    said: Vec<(Outcome, Reply)>,
+) -> Vec<Settled> {
+    if job.expired {
+        return expire(job, now, message);
+    }
+    let (fetched, broke_off) = (false, false);
+    let circumstances =
+        Circumstances { job, settings, at: now, duration_ms: 0, now, spread: 0.5, fetched, broke_off };
+    let pairs = message.recipients.iter().zip(said);
+    let settled = pairs.map(|(recipient, (outcome, reply))| {
+        circumstances.decide(message, recipient, Answer::ours(outcome, reply)).settled
+    });
+    settled.collect()
+}

@@ -1,0 +1,206 @@
+//! The workers: a bounded pool of threads, started as needed; each takes a job, carries it out, settles it and takes
+//! the next. A connection that is still good goes to the pool, where the next job of its lane finds it. A panic ends
+//! one attempt: it is logged, its recipients stay in the queue, and the lane backs off.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::queue::{Job, LaneHealth, Queue, RecipientId};
+
+use crate::delivery::host::hosts::Hosts;
+use crate::delivery::host::pool::{Pool, PooledConnection};
+use crate::delivery::job::attempt;
+use crate::delivery::job::context::{DeliveryContext, Resources};
+use crate::delivery::job::settle::{Begun, Done, ids_of};
+use crate::delivery::report::report_limit::ReportLimits;
+use crate::delivery::smtp::connection::OpenFailure;
+use crate::delivery::smtp::endpoint::Endpoint;
+
+/// How long an idle worker waits for a job before it looks after idle connections, or ends.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A worker idle for this long ends, unless it is the last idle one.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// A worker's stack: TLS and name lookups fit well; 128 workers are 64 MiB of address space, hardly of memory.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// Where jobs come from and what is told of them: the scheduler, or a list in a test.
+pub trait Jobs: Send + Sync {
+    /// The next job, waiting for one at most `patience`.
+    fn next(&self, patience: Duration) -> Option<Job>;
+    /// A job ended; `unsettled` are its recipients that no settlement will name.
+    fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]);
+    /// No job will come any more.
+    fn stopping(&self) -> bool;
+}
+
+/// The workers; a clone is another handle to the same ones.
+#[derive(Clone)]
+pub struct Workers {
+    pub(in crate::delivery) shared: Arc<Shared>,
+}
+
+/// What all workers share.
+pub(in crate::delivery) struct Shared {
+    context: RwLock<Arc<DeliveryContext>>,
+    resources: Resources,
+    jobs: Box<dyn Jobs>,
+    /// Threads alive.
+    alive: AtomicUsize,
+    /// Threads that wait for a job.
+    idle: AtomicUsize,
+}
+
+/// How the mail of a job is to go.
+pub(in crate::delivery) enum Way<'a> {
+    /// To the hosts of its lane.
+    ToHosts,
+    /// Over this connection, which its client turned round.
+    Turned { connection: &'a mut PooledConnection, deadline: Instant },
+    /// Nowhere: the client that turned its connection round did not take it from there.
+    Refused { endpoint: &'a Endpoint, failure: OpenFailure },
+}
+
+impl Workers {
+    /// Starts the first worker; each that finds work and nobody idle starts another.
+    pub fn start(context: DeliveryContext, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+        let resources = Resources {
+            pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
+            report_limits: ReportLimits::default(),
+            queue,
+            clock,
+        };
+        let shared = Arc::new(Shared {
+            context: RwLock::new(Arc::new(context)),
+            resources,
+            jobs,
+            alive: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+        });
+        shared.start_worker();
+        Workers { shared }
+    }
+
+    /// Takes new settings for the attempts that begin from now on (SIGHUP).
+    pub fn reconfigure(&self, context: DeliveryContext) {
+        *self.shared.context.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(context);
+        self.shared.resources.pool.hosts.forget_alerts();
+        self.shared.resources.pool.close_all();
+    }
+
+    /// What attempts that begin now go by.
+    pub fn context(&self) -> Arc<DeliveryContext> {
+        self.shared.context()
+    }
+
+    /// Waits until every attempt under way has ended, at most until `deadline`; the caller has told the
+    /// jobs to stop. Says how many were still under way.
+    pub fn drain(&self, deadline: Instant) -> usize {
+        while self.shared.alive.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.shared.resources.pool.close_all();
+        self.shared.alive.load(Ordering::Acquire)
+    }
+}
+
+impl Shared {
+    pub(in crate::delivery) fn context(&self) -> Arc<DeliveryContext> {
+        self.context.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts one more worker unless there are as many as may be.
+    fn start_worker(self: &Arc<Self>) {
+        let most = self.context().settings.workers;
+        let counted = |alive: usize| (alive < most).then_some(alive + 1);
+        if self.alive.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).is_err() {
+            return;
+        }
+        self.idle.fetch_add(1, Ordering::AcqRel);
+        let shared = self.clone();
+        let started = std::thread::Builder::new()
+            .name("delivery".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || shared.work());
+        if let Err(error) = started {
+            self.idle.fetch_sub(1, Ordering::AcqRel);
+            self.alive.fetch_sub(1, Ordering::AcqRel);
+            log::error!("cannot start a delivery thread ({error}); raise the limit of processes (TasksMax)");
+        }
+    }
+
+    fn work(self: Arc<Self>) {
+        let Resources { queue, clock, pool, report_limits, .. } = &self.resources;
+        let mut idle_since = Instant::now();
+        loop {
+            report_limits.send_summaries(queue, clock.now(), &self.context().settings);
+            let Some(job) = self.jobs.next(PATIENCE) else {
+                if self.jobs.stopping() {
+                    break;
+                }
+                pool.close_idle();
+                if idle_since.elapsed() < IDLE_MAX {
+                    continue;
+                }
+                // The last idle worker stays: it is the one that hears of the next job.
+                let others = |idle: usize| (idle > 1).then(|| idle - 1);
+                if self.idle.fetch_update(Ordering::AcqRel, Ordering::Acquire, others).is_ok() {
+                    self.alive.fetch_sub(1, Ordering::AcqRel);
+                    return;
+                }
+                idle_since = Instant::now();
+                continue;
+            };
+            if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.start_worker();
+            }
+            self.carry_out(&self.context(), &job, Way::ToHosts);
+            pool.close_idle();
+            self.idle.fetch_add(1, Ordering::AcqRel);
+            idle_since = Instant::now();
+        }
+        self.idle.fetch_sub(1, Ordering::AcqRel);
+        self.alive.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// One job from its first byte to its settlement. Whatever happens in it, the jobs hear that it ended. False: the
+    /// connection it went over is not to be used any more.
+    pub(in crate::delivery) fn carry_out(&self, context: &DeliveryContext, job: &Job, way: Way<'_>) -> bool {
+        match catch_unwind(AssertUnwindSafe(|| carry_out(context, &self.resources, job, way))) {
+            Ok(done) => {
+                self.jobs.finished(job, &done.health, &done.unsettled);
+                !matches!(done.health, LaneHealth::Failing(_))
+            }
+            Err(_) => {
+                // The panic's own words are in the log already. Nothing was settled: the recipients stay
+                // queued as they were, and the backoff keeps a message that does this from doing it at once again.
+                let (message, lane) = (job.message, &job.lane);
+                log::error!("{message}: an attempt in lane {lane} panicked (a bug: please report)");
+                let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
+                self.jobs.finished(job, &health, &ids_of(job));
+                false
+            }
+        }
+    }
+}
+
+/// Reads the message, tries it, settles it.
+fn carry_out(context: &DeliveryContext, resources: &Resources, job: &Job, way: Way<'_>) -> Done {
+    let Some(begun) = Begun::begin(resources, job) else {
+        return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) };
+    };
+    if begun.is_expired(job) {
+        return begun.expire(context, resources, job);
+    }
+    let (message, at) = (&begun.message, begun.at);
+    let answers = match way {
+        Way::ToHosts => attempt::attempt(context, resources, job, message, at),
+        Way::Turned { connection, deadline } => {
+            attempt::hand_over(context, resources, connection, message, deadline, at)
+        }
+        Way::Refused { endpoint, failure } => attempt::refused(message, endpoint, failure),
+    };
+    begun.settle(context, resources, job, answers)
+}

@@ -1,0 +1,241 @@
+//! One message over a connection: what `transaction.rs` decides, carried out.
+//!
+//! A small message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the
+//! host offers CHUNKING too and has taken a batch on this connection before, one.
+//!
+//! # Bugs
+//! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
+//! it stops reading or the content is out.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::mail::{Phase, Reply};
+
+use crate::delivery::smtp::body::chunks::{Chunk, too_long, too_short};
+use crate::delivery::smtp::body::content::{Content, Pieces};
+use crate::delivery::smtp::body::dot_stuffing::Stuffer;
+use crate::delivery::smtp::capabilities::Capabilities;
+use crate::delivery::smtp::connection::Connection;
+use crate::delivery::smtp::failure::WORDS_CHARS_MAX;
+use crate::delivery::smtp::outgoing::Outgoing;
+use crate::delivery::smtp::reply_class::ReplyClass;
+use crate::delivery::smtp::timeouts::Stage;
+use crate::delivery::smtp::transaction::{Ended, Next, Transaction};
+use crate::delivery::smtp::wire::{Fault, Timeouts};
+
+/// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
+
+/// A message on its way over a connection.
+pub(in crate::delivery) struct Handover<'a, 's, 'c> {
+    connection: &'a mut Connection,
+    pieces: Pieces<'s, 'c>,
+    /// Called right before the write that holds the end of the content.
+    before_end: &'a mut dyn FnMut(&[usize]) -> io::Result<()>,
+    deadline: Instant,
+}
+
+/// Why the content did not go out whole.
+enum Unsent {
+    /// The host or the network.
+    Wire(Fault),
+    /// The queue could not give it, or the intent could not be recorded.
+    Ours(io::Error),
+}
+
+impl<'a, 's, 'c> Handover<'a, 's, 'c> {
+    /// See [`Connection::deliver`].
+    pub(in crate::delivery) fn new(
+        connection: &'a mut Connection,
+        content: Content<'s, 'c>,
+        before_end: &'a mut dyn FnMut(&[usize]) -> io::Result<()>,
+        deadline: Instant,
+    ) -> Handover<'a, 's, 'c> {
+        Handover { connection, pieces: Pieces::new(content), before_end, deadline }
+    }
+
+    /// From the first command to the last reply.
+    pub(in crate::delivery) fn run(mut self, message: &Outgoing<'_>, capabilities: &Capabilities) -> Ended {
+        let (profile, needs_reset) = (self.connection.profile, self.connection.after.needs_reset);
+        let is_header_ascii = match message.smtputf8 && !capabilities.smtputf8 {
+            true => self.pieces.first().map(is_header_ascii),
+            false => Ok(true),
+        };
+        let (is_ascii, unreadable) = match is_header_ascii {
+            Ok(is_ascii) => (is_ascii, None),
+            Err(error) => (true, Some(error)),
+        };
+        let mut transaction = Transaction::new(message, capabilities, profile, needs_reset, is_ascii);
+        if let Some(error) = unreadable {
+            transaction.abandon(error.to_string());
+        }
+        loop {
+            self.connection.out.clear();
+            match transaction.next(&mut self.connection.out) {
+                Next::Done => return transaction.finish(),
+                Next::Exchange => {
+                    let sent = self.send(self.connection.out.len());
+                    self.take_replies(&mut transaction, sent);
+                }
+                Next::SingleWrite { bytes } => self.write_all_at_once(&mut transaction, bytes),
+                Next::Content => self.hand_content_over(&mut transaction, None),
+                Next::Chunk { bytes, last } => {
+                    self.hand_content_over(&mut transaction, Some((bytes, last)));
+                }
+            }
+        }
+    }
+
+    /// The commands in `out`, and behind them all the content as one chunk.
+    fn write_all_at_once(&mut self, transaction: &mut Transaction<'_>, bytes: u64) {
+        let commands = match gather_behind(&mut self.connection.out, bytes, &mut self.pieces) {
+            Ok(commands) => commands,
+            Err(error) => return transaction.abandon(error.to_string()),
+        };
+        let sent = self.send(commands);
+        if sent.is_ok() {
+            transaction.content_sent();
+        }
+        self.take_replies(transaction, sent);
+    }
+
+    /// The content by DATA, or a chunk of it (so many bytes, and whether it is the last), and the reply to that.
+    fn hand_content_over(&mut self, transaction: &mut Transaction<'_>, chunk: Option<(u64, bool)>) {
+        let answers_due = transaction.awaits().is_some();
+        // A reply to nothing would be taken for the answer to the content.
+        if !answers_due && self.connection.wire.spoke_out_of_turn() {
+            return transaction.lost(Stage::of(Phase::Data), Fault::OutOfTurn);
+        }
+        let sent = match chunk {
+            None => self.send_content(transaction),
+            Some((bytes, last)) => self.send_chunk(transaction, bytes, last, answers_due),
+        };
+        match sent {
+            Ok(()) => {
+                transaction.content_sent();
+                self.take_replies(transaction, Ok(()));
+            }
+            Err(Unsent::Ours(error)) => transaction.abandon(error.to_string()),
+            // The content did not go out whole: by what the host says to that, or by the fault where it says nothing.
+            Err(Unsent::Wire(fault)) => match self.last_words() {
+                Some(reply) => transaction.take_early(reply),
+                None => transaction.lost(Stage::SENDING_CONTENT, fault),
+            },
+        }
+    }
+
+    /// Writes `out`, whose first bytes are `commands`.
+    fn send(&mut self, commands: usize) -> Result<(), Fault> {
+        let connection = &mut *self.connection;
+        if connection.wire.spoke_out_of_turn() {
+            return Err(Fault::OutOfTurn);
+        }
+        if log::log_enabled!(log::Level::Debug) {
+            for line in String::from_utf8_lossy(&connection.out[..commands]).lines() {
+                log::debug!("{} < {line}", connection.host);
+            }
+        }
+        let timeouts = Stage::of(Phase::Mail).timeouts(connection.reply_timeout, self.deadline);
+        connection.wire.send(&connection.out, timeouts)
+    }
+
+    /// Feeds the transaction with the replies it waits for. Where the commands could not be `sent`, the
+    /// host may still have said why (421).
+    fn take_replies(&mut self, transaction: &mut Transaction<'_>, sent: Result<(), Fault>) {
+        if let Err(fault) = sent {
+            match self.last_words() {
+                Some(reply) if ReplyClass::of(Phase::Mail, reply.code) == ReplyClass::Closing => {
+                    transaction.take(reply);
+                }
+                _ => transaction.lost(Stage::of(transaction.awaits().unwrap_or(Phase::Mail)), fault),
+            }
+        }
+        while let Some(phase) = transaction.awaits() {
+            if !transaction.must_hear() && !self.connection.wire.has_spoken() {
+                break;
+            }
+            // Behind the content, a host may keep all its replies until it has looked at that.
+            let waited_for = if transaction.is_all_sent() { Phase::EndOfData } else { phase };
+            match self.connection.hear(waited_for, self.deadline) {
+                Ok(reply) => transaction.take(reply),
+                Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {
+                    transaction.gone_before(Stage::of(phase), fault);
+                }
+                Err(fault) => transaction.lost(Stage::of(phase), fault),
+            }
+        }
+    }
+
+    /// What the host said before it stopped listening.
+    fn last_words(&mut self) -> Option<Reply> {
+        let wait = LAST_WORDS_WAIT.min(self.connection.reply_timeout);
+        let timeouts = Timeouts { wait, deadline: self.deadline };
+        self.connection.wire.reply(timeouts).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
+    }
+
+    fn send_content(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {
+        let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
+        let Connection { wire, out, .. } = &mut *self.connection;
+        let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
+        let mut stuffer = Stuffer::new();
+        out.clear();
+        while let Some(piece) = self.pieces.next(u64::MAX).map_err(Unsent::Ours)? {
+            stuffer.stuff(piece, out, &mut write)?;
+        }
+        stuffer.finish(out);
+        (self.before_end)(&transaction.accepted()).map_err(Unsent::Ours)?;
+        write(out)
+    }
+
+    /// As `send_content`, one chunk by BDAT. `answers_due`: replies to earlier ones may come meanwhile.
+    fn send_chunk(
+        &mut self,
+        transaction: &Transaction<'_>,
+        bytes: u64,
+        last: bool,
+        answers_due: bool,
+    ) -> Result<(), Unsent> {
+        let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
+        let Connection { wire, out, host, .. } = &mut *self.connection;
+        log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
+        out.clear();
+        let mut chunk = Chunk::begin(bytes, last, out);
+        while chunk.left() > 0 {
+            let piece = self.pieces.next(chunk.left()).map_err(Unsent::Ours)?;
+            let piece = piece.ok_or_else(|| Unsent::Ours(too_short()))?;
+            let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
+            chunk.take(piece, out, &mut write, Unsent::Ours)?;
+            // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
+            if !answers_due && chunk.left() > 0 && wire.has_spoken() {
+                return Err(Unsent::Wire(Fault::Lost(None)));
+            }
+        }
+        if last {
+            if self.pieces.next(1).map_err(Unsent::Ours)?.is_some() {
+                return Err(Unsent::Ours(too_long()));
+            }
+            (self.before_end)(&transaction.accepted()).map_err(Unsent::Ours)?;
+        }
+        wire.send(out, timeouts).map_err(Unsent::Wire)
+    }
+}
+
+/// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is
+/// written: a queue that cannot be read has cost the host nothing. Gives how many of the bytes are commands.
+fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> io::Result<usize> {
+    let mut chunk = Chunk::begin(bytes, true, out);
+    let commands = out.len();
+    while chunk.left() > 0 {
+        let piece = pieces.next(chunk.left())?.ok_or_else(too_short)?;
+        chunk.gather(piece, out);
+    }
+    if pieces.next(1)?.is_some() { Err(too_long()) } else { Ok(commands) }
+}
+
+/// Whether the header in the first chunk is plain ASCII. A header longer than a chunk is judged by
+/// its beginning.
+fn is_header_ascii(chunk: &[u8]) -> bool {
+    let end = memchr::memmem::find(chunk, b"\r\n\r\n").unwrap_or(chunk.len());
+    chunk[..end].is_ascii()
+}

@@ -1,0 +1,213 @@
+//! The contract of a store: what a database must do to be the queue.
+//!
+//! `sqlite` is one; another goes into a folder beside it. Everything else in this room (verbs, the writer's loop,
+//! groups, stalls, events, the cache) is the same for any store, and the suite in `tests/contract` runs against each.
+//! A store has three sides: [`Store`] for the one thread that writes, [`Reads`] for the many that look, [`Hands`] for
+//! the command line, which comes as any other process does. [`Opened`] is what opening one gives.
+//!
+//! What a store promises:
+//! - a group is one transaction: when [`Store::commit`] returns, all of it is on disk; after an error none of it is;
+//! - a failure says what to do next ([`Failure`]); what cannot be told apart counts as fatal, and is never tried again;
+//! - only one process at a time has a store opened, and ids at or below [`Opened::last_id`] were given out before;
+//! - reads see what was committed before they began, and hold nothing between two calls;
+//! - what another process changed is noticed within two seconds ([`Store::tick`]).
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::mail::Domain;
+
+use super::admin::{Filter, KickLine, Line, Shown, Summary, Which};
+use super::error::QueueError;
+use super::op::Op;
+use super::rows::{
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount,
+    PendingReports, Sweep,
+};
+use super::{HostSetting, MessageId, RecipientId};
+
+/// Backoffs to be written (or forgotten), by lane.
+pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
+
+/// What many threads read through.
+pub(super) type SharedReads = Arc<dyn Reads + Send + Sync>;
+
+/// A store that is recovered, up to date, and this process's alone until it is dropped.
+pub(super) trait Opened: Send {
+    /// For all threads.
+    fn reads(&self) -> SharedReads;
+    /// The highest id ever given out.
+    fn last_id(&self) -> i64;
+    /// For the writer's thread, once.
+    fn store(&self) -> Result<Box<dyn Store + '_>, Failure>;
+}
+
+/// What the one writing thread asks. No call but [`Store::commit`] makes anybody wait for its answer.
+pub(super) trait Store {
+    /// Writes the group, what became of backoffs, and that ids up to `last_id` were given out, in one transaction.
+    /// Gives an effect for each operation, in their order.
+    fn commit(&mut self, group: &[Op], backoffs: &Backoffs, last_id: i64) -> Result<Vec<Effect>, Failure>;
+    /// Called after each group, once everybody has been answered: for upkeep that would have made them wait.
+    fn tidy(&mut self) -> Result<(), Failure>;
+    /// Called twice a second: whether another process has written since the last time.
+    fn tick(&mut self) -> Result<bool, Failure>;
+    /// Deletes a small part of what is older than `[queue] history`; false when there is nothing to do for now.
+    fn purge(&mut self) -> Result<bool, Failure>;
+    /// The last call.
+    fn close(&mut self) -> Result<(), Failure>;
+}
+
+/// What an operation did, for its answer and the scheduler.
+pub(super) enum Effect {
+    Done,
+    /// Of each recipient of a settlement the time of its next try.
+    Settled(Vec<(RecipientId, Option<i64>)>),
+    /// What the kick came to, and whether some recipients are still to be moved.
+    Kicked {
+        kicked: Kicked,
+        more: bool,
+    },
+}
+
+/// Why a store could not do what it was asked to. The texts are the store's own, for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// Somebody else holds it: later.
+    #[error("{0}")]
+    Busy(String),
+    /// No room: later, once something was freed.
+    #[error("{0}")]
+    Full(String),
+    /// The group's operation `at` is to blame (a constraint, a value); the others can go on without it.
+    #[error("{why}")]
+    Operation { at: usize, why: String },
+    /// The disk or the database cannot be trusted any more. Never tried again: after a failed fsync
+    /// the kernel may have dropped the pages and would report success for data that is not there.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// What is read from the queue. Each call is short and holds nothing afterwards; an error says that the database
+/// cannot be read.
+pub trait Reads: Debug {
+    /// Whether `bytes` more of mail leave the reserve alone that is kept for outcomes. Takes a microsecond.
+    fn has_room(&self, bytes: u64) -> bool;
+
+    // What is due.
+
+    /// Recipients (state `queued`) behind `after` that are due at `until` or before, in order of time and
+    /// id. Of a full page the last one's [`Due::cursor`] leads to the next; a plain time as `after` means
+    /// behind all of that second.
+    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+
+    /// The first of one domain that are due at `until` or before: by priority, the highest first, then by time.
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+
+    /// The first that are due at `until` or before and have a priority above the normal one, the highest first.
+    /// However many others wait, they are not looked at.
+    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+
+    /// Of the next `max` domains after the name `after` those that have recipients (state `queued`) due at `until`
+    /// or before. Costs a step a domain, however many recipients each has.
+    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError>;
+
+    /// When the next recipient after `time` is due.
+    fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
+
+    /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
+    /// `queued`) whose message is past its lifetime, the oldest first; a part of them each time, `limit` messages
+    /// or recipients, and whoever is past them with the last message.
+    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
+
+    /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use
+    /// before the first attempt: later these are in flight.
+    fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError>;
+
+    // Messages.
+
+    /// The message with those of `recipients` that still wait; [`super::Queue::fetch`] has what could not be sent held.
+    fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Result<Fetched, QueueError>;
+
+    /// Bytes of its content; none when it is gone.
+    fn size(&self, message: MessageId) -> Result<Option<u64>, QueueError>;
+
+    /// A piece of its content; none when it is gone.
+    fn chunk(&self, message: MessageId, seq: u32) -> Result<Option<Vec<u8>>, QueueError>;
+
+    // What is remembered of lanes and hosts.
+
+    /// The lanes that back off.
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
+
+    /// What is held to at each host: limits, and features that are left out there.
+    fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    // What senders were told.
+
+    /// When this sender was sent reports after `after`, the last `limit` of them, the oldest first. `sender` as
+    /// `reports` has it: in lower case, the domain in A-labels.
+    fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>, QueueError>;
+
+    /// Senders with failures that came at `until` or before and are still to be told of.
+    fn pending_report_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError>;
+
+    /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
+    fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError>;
+
+    // Counting, for operators: these read the whole queue.
+
+    /// The domains that somebody waits for, in order.
+    fn domains(&self) -> Result<Vec<Domain>, QueueError>;
+
+    /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
+    fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError>;
+
+    /// Counts what the view `stuck` shows of some thousand messages from this id on, problem by problem; says where the
+    /// next part begins. [`super::Queue::sweep`] goes through all of them.
+    fn stuck(&self, from: MessageId) -> Result<(Sweep, Option<MessageId>), QueueError>;
+}
+
+/// What an operator looks at and changes, with or without a relay that runs. Changes are made in small
+/// transactions, so that the relay's own are never long in waiting; each gives how many recipients it was for. An
+/// error says that the database cannot be read or written.
+pub trait Hands: Debug {
+    /// What waits, in the order in which it came; or what of `history` has the state asked for.
+    fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError>;
+
+    /// One message, waiting or finished; none where nothing is known of it.
+    fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
+
+    /// Numbers, and the `limit` domains with the most waiting.
+    fn summary(&self, limit: u32) -> Result<Summary, QueueError>;
+
+    /// The last `limit` kicks, the latest first.
+    fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError>;
+
+    /// Lanes that are backing off, or were.
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
+
+    /// What is held to at each host.
+    fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    /// What the database finds wrong with itself; reads the whole of it.
+    fn damage(&self) -> Result<Vec<String>, QueueError>;
+
+    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick; what its
+    /// sender has held until a later time (RFC 4865) stays held: [`Hands::hold`] and [`Hands::release`] free it.
+    fn kick(&self, which: &Which) -> Result<usize, QueueError>;
+
+    /// Keeps them from being tried.
+    fn hold(&self, which: &Which) -> Result<usize, QueueError>;
+
+    /// Has held ones tried again, now.
+    fn release(&self, which: &Which) -> Result<usize, QueueError>;
+
+    /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
+    /// alone can write the bounce. One that is being delivered at this moment may still arrive.
+    fn bounce(&self, which: &Which) -> Result<usize, QueueError>;
+
+    /// Takes them out: to `history` as `removed`, nobody is told. One that is being delivered at this moment may
+    /// still arrive.
+    fn remove(&self, which: &Which) -> Result<usize, QueueError>;
+}

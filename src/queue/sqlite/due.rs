@@ -1,0 +1,201 @@
+//! What is due, what is past its lifetime: the questions that the scheduler asks all the time.
+//!
+//! Each walks along an index, however long the queue is.
+
+use std::collections::VecDeque;
+
+use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
+
+use crate::mail::{Address, Domain, Priority};
+use crate::queue::rows::{Due, DueCursor, DueDomains, Expired, ExpiryCursor};
+use crate::queue::{MessageId, RecipientId};
+
+fn due_row(row: &Row<'_>) -> Result<Due> {
+    let domain = row.get_ref(2)?.as_str().unwrap_or_default();
+    Ok(Due {
+        recipient: RecipientId(row.get(0)?),
+        message: MessageId(row.get(1)?),
+        domain: domain_from(domain),
+        due_at: row.get(3)?,
+        attempts: row.get(4)?,
+        priority: Priority::clamped(row.get(5)?),
+        fresh: None,
+    })
+}
+
+/// A domain that a person has spoilt is looked up as it stands, and fails there.
+pub(super) fn domain_from(text: &str) -> Domain {
+    Domain::parse(text).unwrap_or_else(|_| Domain::of(&Address::new_dangerous("", text)))
+}
+
+// Two questions, so that both are one walk along the index: the rest of a second, and what is later.
+pub(super) const DUE_SAME_SECOND: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_LATER: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+// A question for each priority, so that each is one walk along the index, whatever else waits.
+pub(super) const DOMAIN_NEXT_PRIORITY: &str =
+    "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
+pub(super) const DOMAIN_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?4";
+/// `priority <> 0` lets SQLite see that the index serves.
+pub(super) const DUE_OF_PRIORITY: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
+pub(super) const OLDEST_OF_PRIORITY: &str = "
+    SELECT next_attempt_at FROM recipients
+    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at LIMIT 1";
+/// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
+pub(super) const TO_BOUNCE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority
+    FROM recipients INDEXED BY recipients_to_bounce
+    WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
+// As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
+// messages is walked at a time, whatever is found in it.
+pub(super) const EXPIRED_SAME_SECOND: &str = "
+    SELECT expires_at, id FROM messages WHERE expires_at = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+pub(super) const EXPIRED_LATER: &str = "
+    SELECT expires_at, id FROM messages WHERE expires_at > ?1 AND expires_at <= ?2
+    ORDER BY expires_at, id LIMIT ?3";
+pub(super) const QUEUED_OF_MESSAGE: &str = "
+    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
+
+/// See [`crate::queue::Reads::due`].
+pub(super) fn due(conn: &Connection, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>> {
+    let mut found = Vec::new();
+    if after.id < i64::MAX && after.at <= until {
+        collect(conn, DUE_SAME_SECOND, params![after.at, after.id, limit as i64], &mut found)?;
+    }
+    if found.len() < limit {
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DUE_LATER, params![after.at, until, rest], &mut found)?;
+    }
+    Ok(found)
+}
+
+/// See [`crate::queue::Reads::due_in_domain`]. Nearly always there is one priority to ask for.
+pub(super) fn due_in_domain(
+    conn: &Connection,
+    domain: &Domain,
+    until: i64,
+    limit: usize,
+) -> Result<Vec<Due>> {
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
+    let mut found = Vec::new();
+    let mut below = i64::MAX;
+    while found.len() < limit {
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let Some(priority) = priority else { break };
+        let rest = (limit - found.len()) as i64;
+        collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
+        below = priority;
+    }
+    Ok(found)
+}
+
+/// See [`crate::queue::Reads::urgent`].
+pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> Result<Vec<Due>> {
+    let mut found = Vec::new();
+    for priority in (1..=9).rev() {
+        let rest = (limit - found.len().min(limit)) as i64;
+        collect(conn, DUE_OF_PRIORITY, params![priority, until, rest], &mut found)?;
+    }
+    Ok(found)
+}
+
+/// See [`crate::queue::Reads::expired`].
+pub(super) fn expired(conn: &Connection, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired> {
+    let mut due = Vec::new();
+    match after {
+        ExpiryCursor::Returned(after) => {
+            collect(conn, TO_BOUNCE, params![after, limit as i64], &mut due)?;
+            let last = due.last().filter(|_| due.len() == limit).map(|last| last.recipient.0);
+            let next = last.map_or(ExpiryCursor::Lifetime(i64::MIN, i64::MAX), ExpiryCursor::Returned);
+            Ok(Expired { due, searched: Some(next) })
+        }
+        ExpiryCursor::Lifetime(at, id) => {
+            let mut messages = expired_messages(conn, at, id, now, limit)?;
+            let is_all = messages.len() < limit;
+            let mut searched = None;
+            while due.len() < limit
+                && let Some((at, id)) = messages.pop_front()
+            {
+                collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
+                searched = Some(ExpiryCursor::Lifetime(at, id));
+            }
+            Ok(Expired { due, searched: searched.filter(|_| !is_all || !messages.is_empty()) })
+        }
+    }
+}
+
+/// The next messages past their lifetime, when that was and their ids: held ones among them.
+fn expired_messages(
+    conn: &Connection,
+    at: i64,
+    id: i64,
+    now: i64,
+    limit: usize,
+) -> Result<VecDeque<(i64, i64)>> {
+    let mut found = VecDeque::new();
+    let mut walk = |sql: &str, params: [i64; 3]| -> Result<()> {
+        let mut statement = conn.prepare_cached(sql)?;
+        for row in statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))? {
+            found.push_back(row?);
+        }
+        Ok(())
+    };
+    let limit = limit as i64;
+    if id < i64::MAX && at <= now {
+        walk(EXPIRED_SAME_SECOND, [at, id, limit])?;
+    }
+    walk(EXPIRED_LATER, [at, now, limit])?;
+    found.truncate(limit as usize);
+    Ok(found)
+}
+
+fn collect(conn: &Connection, sql: &str, params: impl rusqlite::Params, found: &mut Vec<Due>) -> Result<()> {
+    for due in conn.prepare_cached(sql)?.query_map(params, due_row)? {
+        found.push(due?);
+    }
+    Ok(())
+}
+
+/// See [`crate::queue::Reads::due_domains`]. From one domain to the next along the index: as many steps as there are
+/// domains, and priorities in each, however many recipients.
+pub(super) fn due_domains(conn: &Connection, after: &str, until: i64, max: usize) -> Result<DueDomains> {
+    let mut next = conn.prepare_cached(NEXT_DOMAIN)?;
+    let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
+    let mut oldest_of = conn.prepare_cached(OLDEST_OF_PRIORITY)?;
+    let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
+    for _ in 0..max {
+        found.searched = next.query_row([&found.searched], |row| row.get(0))?;
+        let Some(name) = &found.searched else { break };
+        let (mut oldest, mut below): (Option<i64>, i64) = (None, i64::MAX);
+        while let Some(priority) = next_priority.query_row(params![name, below], |row| row.get(0))? {
+            let at = oldest_of.query_row(params![name, priority], |row| row.get(0)).optional()?;
+            oldest = oldest.into_iter().chain(at).min();
+            below = priority;
+        }
+        if let Some(at) = oldest.filter(|at| *at <= until) {
+            found.due.push((domain_from(name), at));
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn next_due_after(conn: &Connection, after: i64) -> Result<Option<i64>> {
+    conn.prepare_cached(
+        "SELECT min(next_attempt_at) FROM recipients WHERE state = 'queued' AND next_attempt_at > ?1",
+    )?
+    .query_row([after], |row| row.get(0))
+}

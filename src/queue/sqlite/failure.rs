@@ -1,0 +1,94 @@
+//! What each error of SQLite means for whoever met it.
+
+use std::path::Path;
+
+use rusqlite::{Error, ErrorCode, ffi};
+
+use crate::queue::contract::Failure;
+use crate::queue::error::QueueError;
+
+/// Met by the operation at this place of its group, or in upkeep, where the place says nothing.
+pub(super) fn of_operation(at: usize, error: &Error) -> Failure {
+    let why = error.to_string();
+    let Some(ffi::Error { code, extended_code }) = error.sqlite_error() else {
+        return Failure::Operation { at, why };
+    };
+    match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Failure::Busy(why),
+        ErrorCode::DiskFull => Failure::Full(why),
+        // The WAL's index could not grow: a full disk too, met before anything was committed.
+        _ if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => Failure::Full(why),
+        ErrorCode::ConstraintViolation
+        | ErrorCode::TypeMismatch
+        | ErrorCode::TooBig
+        | ErrorCode::ParameterOutOfRange
+        | ErrorCode::Unknown => Failure::Operation { at, why },
+        _ => Failure::Fatal(why),
+    }
+}
+
+/// At BEGIN and COMMIT nobody in particular is to blame.
+pub(super) fn of_transaction(error: &Error) -> Failure {
+    match of_operation(0, error) {
+        Failure::Operation { why, .. } => Failure::Fatal(why),
+        other => other,
+    }
+}
+
+pub(super) fn of_upkeep(error: Error) -> Failure {
+    of_operation(0, &error)
+}
+
+impl From<Error> for QueueError {
+    fn from(error: Error) -> QueueError {
+        QueueError::Database(error.to_string())
+    }
+}
+
+/// In an operator's words, where SQLite's would send them searching.
+pub(super) fn explain(path: &Path, error: Error) -> QueueError {
+    let (why, remedy) = match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            ("may not be written by this user", "run this as the user that owns the queue")
+        }
+        Some(ErrorCode::DatabaseBusy) => {
+            ("is held by somebody's open transaction", "end that one, then try again")
+        }
+        Some(ErrorCode::NotADatabase) => ("is not a SQLite database", "set another [queue] path"),
+        _ => return error.into(),
+    };
+    QueueError::Unusable { path: path.to_owned(), why: why.to_owned(), remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_pass_is_tried_again() {
+        let kind = |failure: Failure| match failure {
+            Failure::Busy(_) => "busy",
+            Failure::Full(_) => "full",
+            Failure::Operation { at, .. } => ["", "operation"][at],
+            Failure::Fatal(_) => "fatal",
+        };
+        let error = |code| Error::SqliteFailure(ffi::Error::new(code), None);
+        for (code, wanted) in [
+            (ffi::SQLITE_BUSY, "busy"),
+            (ffi::SQLITE_BUSY_RECOVERY, "busy"),
+            (ffi::SQLITE_FULL, "full"),
+            (ffi::SQLITE_IOERR_SHMSIZE, "full"),
+            (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "operation"),
+            (ffi::SQLITE_ERROR, "operation"),
+            (ffi::SQLITE_IOERR_FSYNC, "fatal"),
+            (ffi::SQLITE_IOERR_WRITE, "fatal"),
+            (ffi::SQLITE_IOERR_READ, "fatal"),
+            (ffi::SQLITE_CORRUPT, "fatal"),
+            (ffi::SQLITE_READONLY_DBMOVED, "fatal"),
+            (ffi::SQLITE_NOMEM, "fatal"),
+        ] {
+            assert_eq!(kind(of_operation(1, &error(code))), wanted, "{code}");
+        }
+        assert_eq!(kind(of_transaction(&error(ffi::SQLITE_CONSTRAINT))), "fatal");
+    }
+}

@@ -1,0 +1,161 @@
+//! What came of attempts: the next try, history and the record of the attempt.
+//!
+//! Runs inside the writer's transaction.
+
+use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
+
+use crate::queue::RecipientId;
+use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
+use crate::queue::rows::NextState;
+
+/// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
+pub(super) const INSERT_HISTORY: &str = "
+    INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
+                         attempts, size, reply, mx, reply_source)
+    SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
+           r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
+           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END
+    FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
+pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
+/// Only once its last recipient is gone.
+pub(super) const DELETE_MESSAGE: &str = "
+    DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
+pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
+
+/// The statements, prepared once and kept hot.
+pub(super) struct Settle<'c> {
+    insert_attempt: Statement<'c>,
+    insert_history: Statement<'c>,
+    delete_recipient: Statement<'c>,
+    delete_message: Statement<'c>,
+    delete_content: Statement<'c>,
+    retry: Statement<'c>,
+    hold: Statement<'c>,
+    set_doubt: Statement<'c>,
+}
+
+impl<'c> Settle<'c> {
+    pub(super) fn new(conn: &'c Connection) -> Result<Settle<'c>> {
+        Ok(Settle {
+            insert_attempt: conn.prepare(
+                "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
+                                       outcome, reply_source)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_history: conn.prepare(INSERT_HISTORY)?,
+            delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
+            delete_message: conn.prepare(DELETE_MESSAGE)?,
+            delete_content: conn.prepare(DELETE_CONTENT)?,
+            retry: conn.prepare(
+                "UPDATE recipients
+                 SET state = coalesce(?2, state), attempts = attempts + ?3, next_attempt_at = ?4,
+                     last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
+                     last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
+                     last_reply_source = coalesce(?9, last_reply_source), in_doubt_since = NULL,
+                     expanded = iif(?10, NULL, expanded)
+                 WHERE id = ?1 RETURNING state = 'queued'",
+            )?,
+            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_reply_source = 'local' WHERE id = ?1")?,
+            set_doubt: conn.prepare("UPDATE recipients SET in_doubt_since = ?2 WHERE id = ?1")?,
+        })
+    }
+
+    /// All of a settlement but its notices. Gives of each recipient the time of its next try.
+    pub(super) fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
+        let mut settled = Vec::with_capacity(outcomes.results.len());
+        let mut one_finished = false;
+        for row in &outcomes.results {
+            let next = match row.next_state {
+                NextState::Retry(at) => self.stays(row, None, at, outcomes)?,
+                NextState::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
+                NextState::Finished(how) => {
+                    one_finished = true;
+                    let attempt = row.attempt.as_ref();
+                    self.insert_history.execute(params![
+                        row.recipient.0,
+                        how.as_str(),
+                        outcomes.at,
+                        i64::from(attempt.is_some()),
+                        attempt.map(|attempt| &attempt.reply),
+                        attempt.and_then(|attempt| attempt.mx.as_ref()),
+                        attempt.map(|attempt| attempt.reply_source),
+                    ])?;
+                    // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
+                    self.delete_recipient.execute([row.recipient.0])?;
+                    None
+                }
+            };
+            if let Some(attempt) = &row.attempt {
+                self.attempt(row.recipient, attempt)?;
+            }
+            settled.push((row.recipient, next));
+        }
+        if one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0 {
+            self.delete_content.execute([outcomes.message.id.0])?;
+        }
+        Ok(settled)
+    }
+
+    /// The recipient waits on; gives the time of its next try, none when it is held or was removed.
+    fn stays(
+        &mut self,
+        row: &OutcomeRow,
+        state: Option<&str>,
+        next: i64,
+        outcomes: &Outcomes,
+    ) -> Result<Option<i64>> {
+        let attempt = row.attempt.as_ref();
+        let queued: Option<bool> = self
+            .retry
+            .query_row(
+                params![
+                    row.recipient.0,
+                    state,
+                    i64::from(attempt.is_some()),
+                    next,
+                    attempt.map(|attempt| attempt.at),
+                    attempt.map(|attempt| &attempt.reply),
+                    attempt.and_then(|attempt| attempt.mx.as_ref()),
+                    row.warned.then_some(outcomes.at),
+                    attempt.map(|attempt| attempt.reply_source),
+                    outcomes.expanded_told,
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        Ok(queued.unwrap_or(false).then_some(next))
+    }
+
+    /// Something is wrong with these: the operator has to look.
+    pub(super) fn hold(&mut self, recipients: &[RecipientId], why: &str) -> Result<()> {
+        recipients.iter().try_for_each(|recipient| self.hold.execute(params![recipient.0, why]).map(drop))
+    }
+
+    /// Since when the final dot may have been sent for these; without a time it was not, or was refused.
+    pub(super) fn set_doubt(&mut self, recipients: &[RecipientId], since: Option<i64>) -> Result<()> {
+        recipients
+            .iter()
+            .try_for_each(|recipient| self.set_doubt.execute(params![recipient.0, since]).map(drop))
+    }
+
+    fn attempt(&mut self, recipient: RecipientId, a: &AttemptRow) -> Result<()> {
+        self.insert_attempt
+            .execute(params![
+                a.id,
+                recipient.0,
+                a.at,
+                a.duration_ms,
+                a.mx,
+                a.ip,
+                a.tls,
+                a.phase,
+                a.code,
+                a.enhanced,
+                a.reply,
+                a.outcome,
+                a.reply_source,
+            ])
+            .map(drop)
+    }
+}

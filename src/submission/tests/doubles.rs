@@ -1,0 +1,222 @@
+//! What stands in for the outside in the tests: a queue in memory, the other rooms, the users; and settings.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
+use crate::mail::{Domain, Priority, address};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
+use crate::submission::Submission;
+use crate::submission::message::intake::CHUNK_BYTES;
+use crate::submission::ports::{
+    MessageQueue, OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail,
+};
+use crate::submission::session::service::Ports;
+use crate::submission::users::{Directory, Known, User, Verifier};
+
+/// The queue's double.
+#[derive(Default)]
+pub(super) struct MemoryQueue {
+    pub(super) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
+    chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
+    pub(super) kicked: Mutex<Vec<(Kick, Asker)>>,
+    last_id: AtomicI64,
+    pub(super) full: AtomicBool,
+    pub(super) failing: AtomicBool,
+}
+
+impl MemoryQueue {
+    /// Bytes of chunks that belong to no message.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        self.chunks.lock().unwrap().values().map(Vec::len).sum()
+    }
+}
+
+impl MessageQueue for MemoryQueue {
+    fn new_message_id(&self) -> MessageId {
+        MessageId(self.last_id.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+    fn has_room(&self, _bytes: u64) -> bool {
+        !self.full.load(Ordering::SeqCst)
+    }
+    fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
+        assert!(data.len() <= CHUNK_BYTES);
+        self.chunks.lock().unwrap().insert((id, seq), data);
+        Ok(())
+    }
+    fn discard(&self, id: MessageId) {
+        self.chunks.lock().unwrap().retain(|(of, _), _| *of != id);
+    }
+    fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AcceptError::Full);
+        }
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(AcceptError::Busy);
+        }
+        let mut content = Vec::new();
+        let mut chunks = self.chunks.lock().unwrap();
+        for seq in 0..message.chunks_before {
+            content.extend(chunks.remove(&(message.id, seq)).unwrap());
+        }
+        content.extend_from_slice(&message.tail);
+        assert_eq!(content.len() as u64, message.size);
+        self.accepted.lock().unwrap().push((message, content));
+        Ok(())
+    }
+    fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(AcceptError::Busy);
+        }
+        self.kicked.lock().unwrap().push((kick.clone(), asker.clone()));
+        Ok(match kick.to_string().trim_start_matches('@') {
+            "waiting.example" | "#route:*" => Kicked::Started(7),
+            "busy.example" => Kicked::UnderWay(7),
+            "many.example" => Kicked::InParts(7000),
+            _ => Kicked::Nothing,
+        })
+    }
+}
+
+/// The other rooms' double: says what it was asked.
+struct Echo;
+
+impl OperatorQueries for Echo {
+    fn answer(&self, query: &OperatorQuery) -> Result<Vec<String>, String> {
+        match query {
+            OperatorQuery::Route(addresses) => {
+                Ok(addresses.iter().map(|to| format!("route of {to}")).collect())
+            }
+            OperatorQuery::Waiting(None) => Ok((1..=60).map(|n| format!("lane {n}: 1 messages")).collect()),
+            OperatorQuery::Waiting(Some(lane)) if lane == "broken" => Err("the database is busy".to_owned()),
+            other => Ok(vec![format!("{other:?}")]),
+        }
+    }
+
+    fn domains_of_lane(&self, lane: &str) -> Result<Option<Vec<Domain>>, String> {
+        Ok((lane == "route:*").then(|| vec![Domain::parse("waiting.example").unwrap()]))
+    }
+}
+
+/// Who keeps the mail that is fetched: `waiting.example` has some, `busy.example` cannot be read, and
+/// `lost.example` was taken from its user meanwhile.
+struct Shelf;
+
+impl OnDemand for Shelf {
+    fn look(&self, _user: &str, domains: &[Domain]) -> WaitingMail {
+        let named = |name: &str| domains.iter().any(|domain| domain.as_str() == name);
+        match () {
+            () if named("lost.example") => WaitingMail::NotTheirs,
+            () if named("busy.example") => WaitingMail::Unknown,
+            () if named("waiting.example") => WaitingMail::Mail,
+            () => WaitingMail::Nothing,
+        }
+    }
+
+    /// Takes the greeting and says what it was given, in the clear only.
+    fn hand_over(&self, connection: ReversedConnection) {
+        let mut greeting = String::new();
+        let mut socket = &*connection.socket;
+        BufReader::new(socket).read_line(&mut greeting).unwrap();
+        let domains: Vec<&str> = connection.domains.iter().map(Domain::as_str).collect();
+        let (user, name) = (connection.user, connection.name);
+        write!(socket, "{user} at {name} fetches {} after {greeting}", domains.join(",")).unwrap();
+    }
+}
+
+/// Passwords alone: all that most tests want.
+impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
+    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        self(name, password)
+    }
+    fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
+        None
+    }
+    fn with_scram(&self, _name: &str) -> Known {
+        // Not even that of a user, as if somebody had stolen it: every proof is wrong.
+        Known { user: None, verifier: Verifier::default() }
+    }
+    fn has_cram_md5(&self) -> bool {
+        false
+    }
+    fn has_atrn(&self) -> bool {
+        false
+    }
+}
+
+/// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
+pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
+    let (senders, atrn): (&[&str], &[&str]) = match name {
+        "app" | "op" | "slow" | "vip" | "bulk" => (&[], &[]),
+        "news" => (&["news@example.com", "*@news.example"], &[]),
+        "customer" => (&[], &["waiting.example", "empty.example"]),
+        "unlucky" => (&[], &["busy.example", "lost.example"]),
+        _ => return None,
+    };
+    let [senders, atrn] = [senders, atrn].map(|list| list.iter().map(|&text| text.to_owned()).collect());
+    let (priority, priority_max) = match name {
+        "vip" => (None, Priority::new(5)),
+        "bulk" => (Priority::new(-4), None),
+        _ => (None, None),
+    };
+    let operator = name == "op";
+    let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    let name = name.to_owned();
+    let user = User { name, operator, senders, atrn, rate, priority, priority_max, ..User::default() };
+    (password == b"secret").then(|| Arc::new(user))
+}
+
+/// Settings with one listener on a free port of loopback.
+pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
+    let to = |text: &str| address::parse(text).unwrap();
+    SubmissionSettings {
+        hostname: Domain::parse("relay.example").unwrap(),
+        listen: vec![ListenSettings {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: ListenTls::Starttls,
+            auth_required: true,
+            trusted: Vec::new(),
+        }],
+        tls: Some(CertificateSettings::SelfSigned { directory: certificates.to_owned() }),
+        users_file: "unused".into(),
+        aliases: BTreeMap::from([
+            ("root".to_owned(), vec![to("ops@example.com")]),
+            ("postmaster".to_owned(), vec![to("root@relay.example")]),
+            ("maverick".to_owned(), vec![to("j.maverick@server.example")]),
+            ("team".to_owned(), vec![to("a@example.com"), to("root@relay.example"), to("b@example.com")]),
+            ("circle".to_owned(), vec![to("circle@relay.example")]),
+            ("müller".to_owned(), vec![to("müller@example.com")]),
+        ]),
+        limits: Limits {
+            message_size: 1 << 20,
+            recipients: 100,
+            sessions: 100,
+            sessions_per_client: 100,
+            errors: 10,
+            auth_failures: 5,
+            received_hops: 50,
+            idle_timeout: Duration::from_secs(20),
+            session_timeout: Duration::from_secs(600),
+            future_release: Some(Duration::from_secs(2_592_000)),
+        },
+        lifetime: Duration::from_secs(432_000),
+    }
+}
+
+/// The doubles, at a time that stands still.
+pub(super) fn ports(queue: &Arc<MemoryQueue>) -> Ports {
+    let queue: Arc<MemoryQueue> = Arc::clone(queue);
+    let clock = Clock::by_hand(1_795_000_000);
+    Ports { queue, operator_queries: Arc::new(Echo), on_demand: Arc::new(Shelf), clock }
+}
+
+/// Starts submission with the doubles.
+pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
+    Submission::start_with(settings, Box::new(verify), ports(queue)).unwrap()
+}
