@@ -50,8 +50,8 @@ const WINGS: &[(&str, &[&str])] = &[
     (
         "submission",
         &[
-            "fuzzing", "session", "protocol", "message", "auth", "limits", "users", "wire", "syntax",
-            "replies",
+            "fuzzing", "session", "protocol", "message", "auth", "limits", "users", "wire", "replies",
+            "syntax", "ports",
         ],
     ),
 ];
