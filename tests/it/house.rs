@@ -291,7 +291,11 @@ fn no_word_is_private() {
     for (word, better) in BANNED {
         let in_code = word.contains(|c: char| c.is_uppercase() || c == '_');
         for (path, text, code) in &texts {
-            let lines = lines_with(if in_code && path.ends_with(".rs") { code } else { text }, word);
+            let is_source = path.ends_with(".rs");
+            // In prose a capital may begin a sentence; a name stands between backticks there.
+            let quoted = format!("`{word}`");
+            let word = if !is_source && word.starts_with(char::is_uppercase) { &quoted } else { *word };
+            let lines = lines_with(if in_code && is_source { code } else { text }, word);
             wrong.extend(lines.iter().map(|line| format!("{path}:{line}: {word} is called {better}")));
         }
     }
