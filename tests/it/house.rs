@@ -35,7 +35,10 @@ const HOMES: &[(&str, &[&str])] = &[
     // For CRAM-MD5 and nothing else.
     ("md5", &["sasl/cram_md5.rs", "submission/auth/tests.rs"]),
     ("idna", &["mail/address.rs"]),
-    ("rustix", &["queue/sqlite/space.rs", "delivery/smtp/dial.rs", "delivery/smtp/login/token_command.rs"]),
+    (
+        "rustix",
+        &["queue/sqlite/space.rs", "delivery/smtp/dial/race.rs", "delivery/smtp/login/token_command.rs"],
+    ),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),
@@ -337,7 +340,7 @@ fn what_points_up_sideways_or_round_is_seen() {
         edge("delivery/mod.rs", "delivery/job/worker.rs"),
         edge("delivery/job/worker.rs", "delivery/smtp/wire.rs"),
         edge("delivery/smtp/wire.rs", "delivery/words.rs"),
-        edge("delivery/smtp/wire.rs", "delivery/smtp/dial.rs"),
+        edge("delivery/smtp/wire.rs", "delivery/smtp/dial/race.rs"),
         edge("queue/id.rs", "queue/rows.rs"),
     ];
     assert_eq!(upward(wings, &down), [""; 0]);
