@@ -340,7 +340,7 @@ fn what_points_up_sideways_or_round_is_seen() {
         edge("delivery/mod.rs", "delivery/job/worker.rs"),
         edge("delivery/job/worker.rs", "delivery/smtp/wire.rs"),
         edge("delivery/smtp/wire.rs", "delivery/words.rs"),
-        edge("delivery/smtp/wire.rs", "delivery/smtp/dial/race.rs"),
+        edge("delivery/smtp/wire.rs", "delivery/smtp/dial.rs"),
         edge("queue/id.rs", "queue/rows.rs"),
     ];
     assert_eq!(upward(wings, &down), [""; 0]);
