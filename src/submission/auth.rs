@@ -4,8 +4,8 @@
 //! answer is a [`Claim`]; the session puts it to a [`Directory`] and goes on with the [`AuthStep`] that comes of it.
 //!
 //! # Bugs
-//! CRAM-MD5 is offered to everybody once somebody has it. A client that prefers it, of a user who has not,
-//! fails before it tries another (see `Session::welcome` for what becomes of that failure).
+//! CRAM-MD5 is offered to every client as soon as one user has it. A client that prefers CRAM-MD5 fails where its
+//! user has none, before it tries another mechanism (`session/login.rs` forgives that failure).
 
 mod cram_md5;
 mod scram;
@@ -30,7 +30,7 @@ pub(super) struct Offer {
     pub(super) cram_md5: bool,
     /// At least one user may fetch mail with ATRN once authenticated.
     pub(super) atrn: bool,
-    /// Text that nobody can guess and that is new each time; none where the system has no random numbers.
+    /// Makes a random text, new each time; none where the system has no random numbers.
     pub(super) nonce: fn() -> Option<String>,
 }
 
@@ -85,7 +85,7 @@ pub(super) enum Exchange {
     },
     /// CRAM-MD5's only response.
     CramMd5 {
-        /// What it answers.
+        /// The challenge that it answers.
         challenge: String,
     },
     /// SCRAM's first message.
@@ -198,7 +198,7 @@ fn respond(exchange: Exchange, response: Vec<u8>) -> AuthStep {
 }
 
 impl Claim {
-    /// Asks `users` and says how the exchange goes on. A password may take its 10 ms, and its turn.
+    /// Asks `users` and says how the exchange goes on. A password may take 10 ms, and waits for its turn.
     pub(super) fn put_to(self, users: &dyn Directory) -> AuthStep {
         let judged = |name, user: Option<Arc<User>>| user.map_or(AuthStep::Failed(name), AuthStep::LoggedIn);
         match self {
@@ -219,7 +219,7 @@ impl Claim {
     }
 }
 
-/// `[authzid] NUL authcid NUL password` (RFC 4616 §2); nobody may act for another here.
+/// `[authzid] NUL authcid NUL password` (RFC 4616 §2); acting for another user is refused.
 fn plain(response: &[u8]) -> Option<Credentials> {
     let mut parts = response.split(|byte| *byte == 0);
     let (authzid, authcid, password) = (parts.next()?, parts.next()?, parts.next()?);

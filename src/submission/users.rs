@@ -116,13 +116,13 @@ impl Users {
         })
     }
 
-    /// The user, if name and password are right. Blocks for one hash (some 10 ms, and its turn)
+    /// The user, if name and password are right. Blocks for one hash (some 10 ms, and the wait for its turn)
     /// unless the same password was right within [`REMEMBERED`].
     pub fn verify(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
         self.verify_at(name, password, Instant::now())
     }
 
-    /// [`Users::verify`] at a time of its own.
+    /// [`Users::verify`] with the time as a parameter.
     fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
         self.look_again();
         let given = self.tag(name, password);
@@ -276,7 +276,7 @@ pub fn atrn_domains_of<'u>(users: impl IntoIterator<Item = &'u Arc<User>>) -> At
     domains
 }
 
-/// A password for a new user that nobody has to think of: 20 characters, 100 bits.
+/// A random password for a new user: 20 characters, 100 bits.
 ///
 /// # Errors
 /// The system gives no random numbers.
@@ -296,7 +296,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets so many through at once; the others wait their turn.
+/// Runs a fixed number of hashes at once; the others wait.
 struct Turnstile {
     free: Mutex<usize>,
     freed: Condvar,

@@ -8,8 +8,8 @@
 //! S: v=SIGNATURE
 //! ```
 //!
-//! With -PLUS, `c=` also holds what both sides know of their TLS connection (RFC 9266): somebody who
-//! sits between two TLS connections cannot pass the proof on. A client that says "you offered no -PLUS"
+//! With -PLUS, `c=` also holds what both sides know of their TLS connection (RFC 9266): an attacker
+//! between two TLS connections cannot pass the proof on. A client that says "you offered no -PLUS"
 //! where it was offered was lied to by somebody between, and is refused (RFC 5802 §6).
 
 use std::sync::Arc;

@@ -13,8 +13,8 @@ use crate::submission::users::User;
 
 /// As in `--rate N/h`.
 const RATE_WINDOW: Duration = Duration::from_secs(3600);
-/// Users counted at once, each with a KiB at most. Only users with a rate are, so that nobody who sends is
-/// ever forgotten.
+/// Users counted at once, each with a KiB at most. Only users with a rate are counted; with more of them than
+/// this sending within an hour, the oldest counts are forgotten.
 const USERS_MAX: usize = 100_000;
 
 /// Messages of the last hour by user.

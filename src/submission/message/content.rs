@@ -2,7 +2,7 @@
 //!
 //! Only CR LF . CR LF ends it (RFC 5321 §4.1.1.4), the first CR LF being the one behind DATA
 //! where the content is empty. A bare LF becomes CR LF and a bare CR a space, and neither ever
-//! ends anything or begins a line that a dot could end: whoever takes LF . LF or LF . CR LF for
+//! ends anything or begins a line that a dot could end: a server that takes LF . LF or LF . CR LF for
 //! the end lets a sender smuggle a second message with an envelope of its own (CVE-2023-51764
 //! and its kin). Dots doubled for the way are single again (§4.5.2), only behind a true CR LF.
 

@@ -54,7 +54,7 @@ pub(in crate::submission) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// Begins with an id of its own.
+    /// A new message, with a new id.
     pub(in crate::submission) fn new(queue: &'a dyn MessageQueue, submitted: Submitted<'a>) -> Intake<'a> {
         Intake {
             queue,
@@ -76,7 +76,7 @@ impl<'a> Intake<'a> {
         &mut self.buffer
     }
 
-    /// What the content turned out to be, where that is not what MAIL said.
+    /// Corrects what MAIL said about the body, where the content turned out to be something else.
     pub(in crate::submission) fn set_body(&mut self, body: Body) {
         self.submitted.envelope.body = body;
     }
@@ -165,30 +165,7 @@ impl<'a> Intake<'a> {
             maillog::turned_away(self.submitted.client, &refusal.to_string());
             return refusal;
         }
-        let mut envelope = std::mem::take(&mut self.submitted.envelope);
-        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and
-        // others call everything so.
-        envelope.body = match envelope.body {
-            Body::SevenBit if self.eight_bit => Body::EightBitMime,
-            Body::EightBitMime if !self.eight_bit => Body::SevenBit,
-            body => body,
-        };
-        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
-        let tail = std::mem::take(&mut self.buffer);
-        let message = NewMessage {
-            id: self.id,
-            envelope,
-            origin: Origin {
-                user: self.submitted.user.take(),
-                client: Some(self.submitted.client),
-                helo: Some(std::mem::take(&mut self.submitted.helo)),
-            },
-            received_at: self.submitted.at,
-            expires_at,
-            size: self.chunk_bytes + tail.len() as u64,
-            tail,
-            chunks_before: self.chunks,
-        };
+        let message = self.message();
         // The log says it once it is true; the content is not needed for that.
         let to_log = log::log_enabled!(log::Level::Info).then(|| NewMessage {
             tail: Vec::new(),
@@ -207,6 +184,34 @@ impl<'a> Intake<'a> {
                 maillog::turned_away(self.submitted.client, &refusal.to_string());
                 refusal
             }
+        }
+    }
+
+    /// The message, complete; nothing of it is left here.
+    fn message(&mut self) -> NewMessage {
+        let mut envelope = std::mem::take(&mut self.submitted.envelope);
+        // Marked for what it is, whatever MAIL said: many clients send eight bits without BODY=8BITMIME, and
+        // others call everything so.
+        envelope.body = match envelope.body {
+            Body::SevenBit if self.eight_bit => Body::EightBitMime,
+            Body::EightBitMime if !self.eight_bit => Body::SevenBit,
+            body => body,
+        };
+        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
+        let tail = std::mem::take(&mut self.buffer);
+        NewMessage {
+            id: self.id,
+            envelope,
+            origin: Origin {
+                user: self.submitted.user.take(),
+                client: Some(self.submitted.client),
+                helo: Some(std::mem::take(&mut self.submitted.helo)),
+            },
+            received_at: self.submitted.at,
+            expires_at,
+            size: self.chunk_bytes + tail.len() as u64,
+            tail,
+            chunks_before: self.chunks,
         }
     }
 }

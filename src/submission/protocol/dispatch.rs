@@ -135,7 +135,7 @@ fn starttls(state: State, context: &PolicyContext<'_>) -> Transition {
     }
 }
 
-/// RFC 4954 §4: after EHLO, once, not within a transaction, and only where nobody can listen.
+/// RFC 4954 §4: after EHLO, once, not within a transaction, and only where the connection cannot be overheard.
 fn authenticate(
     state: State,
     mechanism: &str,

@@ -38,7 +38,7 @@ use crate::submission::users::User;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::submission) enum State {
-    /// Nobody has said who they are.
+    /// The client has not said EHLO or HELO yet.
     Connected,
     /// Between transactions.
     Ready(Client),
@@ -109,7 +109,7 @@ pub(in crate::submission) enum Action {
     /// ETRN: kick, answer.
     Kick(Node),
     /// ATRN: look for mail of these domains, answer; where there is some, the session ends and the connection is
-    /// turned round.
+    /// reversed.
     Reverse(Vec<Domain>),
     /// A private command: answer.
     Ask(OperatorQuery),

@@ -78,7 +78,7 @@ pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, context: &PolicyCont
     Transition::reply(state, reply)
 }
 
-/// Adds whom a RCPT is for: one, or those its alias leads to.
+/// Adds the recipients of a RCPT: one, or the members of its alias.
 fn add_recipients(
     client: &Client,
     envelope: &mut Envelope,
@@ -124,23 +124,29 @@ fn add_recipients(
     if let (Some(expanded), Some(first)) = (expanded, recipients.first_mut()) {
         first.expanded.push(expanded);
     }
-    for (recipient, place) in recipients.into_iter().zip(places) {
-        // Who is a recipient already gets one copy, and the sender every report asked for.
+    merge(envelope, recipients.into_iter().zip(places));
+    Ok(reply)
+}
+
+/// Adds recipients, each with its place where it is one already: it gets one copy, and the sender every report
+/// asked for.
+fn merge(envelope: &mut Envelope, recipients: impl Iterator<Item = (Recipient, Option<usize>)>) {
+    for (recipient, place) in recipients {
         match place.and_then(|place| envelope.recipients.get_mut(place)) {
             Some(known) => {
                 known.notify = either(known.notify, recipient.notify);
-                let news = recipient.expanded.into_iter();
-                let news: Vec<Expanded> =
-                    news.filter(|expanded| !known.expanded.contains(expanded)).collect();
-                known.expanded.extend(news);
+                for expanded in recipient.expanded {
+                    if !known.expanded.contains(&expanded) {
+                        known.expanded.push(expanded);
+                    }
+                }
             }
             None => envelope.recipients.push(recipient),
         }
     }
-    Ok(reply)
 }
 
-/// The parameters of a RCPT, for those its alias leads to. RFC 3461 §5.2.7.2: one address takes them all over.
+/// The parameters of a RCPT, for each member of its alias. RFC 3461 §5.2.7.2: one address takes them all over.
 /// §5.2.7.3 (c): several take them over but for SUCCESS, which is answered for the alias. NEVER holds for all.
 fn addressed(addresses: Vec<Address>, notify: Option<Notify>, orcpt: Option<&String>) -> Vec<Recipient> {
     let several = addresses.len() > 1;

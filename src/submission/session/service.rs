@@ -68,7 +68,7 @@ pub(in crate::submission) struct SessionResources {
     pub(in crate::submission) pool: Arc<Pool>,
 }
 
-/// The outside, as whoever starts submission hands it in.
+/// The other rooms, as the caller of `Submission::start` hands them in, and the clock.
 pub(in crate::submission) struct Ports {
     pub(in crate::submission) queue: Arc<dyn MessageQueue>,
     pub(in crate::submission) operator_queries: Arc<dyn OperatorQueries>,

@@ -90,7 +90,7 @@ impl<'a> Session<'a> {
         reply
     }
 
-    /// Reads so many bytes of content that nobody wants.
+    /// Reads so many bytes of content and drops them.
     pub(super) fn skip(&mut self, bytes: u64) -> Result<(), End> {
         let begin = Instant::now();
         let mut left = bytes;

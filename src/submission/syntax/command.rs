@@ -62,7 +62,7 @@ pub(in crate::submission) struct Mail {
 /// BY (RFC 2852 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::submission) struct By {
-    /// From now; positive where it is to be returned.
+    /// Seconds from now; positive in mode `R`.
     pub(in crate::submission) secs: i64,
     /// `R`, not `N`.
     pub(in crate::submission) returns: bool,
@@ -136,7 +136,7 @@ pub(in crate::submission) struct NameQuery {
     pub(in crate::submission) utf8: bool,
 }
 
-/// Whom an ETRN is for (RFC 1985 §5.1).
+/// What an ETRN asks for (RFC 1985 §5.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::submission) enum Node {
     /// `host` or `@domain`.

@@ -18,6 +18,9 @@ const COMMAND_BYTES_MAX: usize = 510;
 /// BY 17 (RFC 2852), MT-PRIORITY 15 (RFC 6710), REQUIRETLS 11 (RFC 8689) and those to come.
 const PATH_COMMAND_BYTES_MAX: usize = 2_046;
 
+/// `STARTTLS` is the longest verb.
+const VERB_BYTES_MAX: usize = 8;
+
 /// Reads a line without its CR LF.
 ///
 /// # Errors
@@ -30,24 +33,14 @@ pub(in crate::submission) fn parse(line: &[u8]) -> Result<Command, SyntaxError> 
     // RFC 5321 §4.1.1: white space before the end of the line is to be tolerated.
     let text = text.trim_end_matches(' ');
     let (verb, arguments) = text.split_once(' ').unwrap_or((text, ""));
-    let mut upper = [0u8; 8];
-    let upper = match upper.get_mut(..verb.len()) {
-        Some(upper) => {
-            upper.copy_from_slice(verb.as_bytes());
-            upper.make_ascii_uppercase();
-            &*upper
-        }
-        None => return Err(SyntaxError::Unknown),
-    };
-    let bytes_max = match upper {
-        b"AUTH" => LINE_BYTES_MAX,
-        b"MAIL" | b"RCPT" => PATH_COMMAND_BYTES_MAX,
-        _ => COMMAND_BYTES_MAX,
-    };
-    if line.len() > bytes_max {
+    let mut upper = [0u8; VERB_BYTES_MAX];
+    let Some(upper) = upper.get_mut(..verb.len()) else { return Err(SyntaxError::Unknown) };
+    upper.copy_from_slice(verb.as_bytes());
+    upper.make_ascii_uppercase();
+    if line.len() > bytes_max(upper) {
         return Err(SyntaxError::TooLong);
     }
-    match upper {
+    match &*upper {
         b"EHLO" => client_name(arguments, "EHLO domain").map(Command::Ehlo),
         b"HELO" => client_name(arguments, "HELO domain").map(Command::Helo),
         b"MAIL" => mail(arguments).map(Command::Mail),
@@ -75,6 +68,15 @@ pub(in crate::submission) fn parse(line: &[u8]) -> Result<Command, SyntaxError> 
             Err(SyntaxError::NotSmtp)
         }
         _ => Err(SyntaxError::Unknown),
+    }
+}
+
+/// The longest line of a command.
+fn bytes_max(verb: &[u8]) -> usize {
+    match verb {
+        b"AUTH" => LINE_BYTES_MAX,
+        b"MAIL" | b"RCPT" => PATH_COMMAND_BYTES_MAX,
+        _ => COMMAND_BYTES_MAX,
     }
 }
 

@@ -49,7 +49,7 @@ impl Decoys {
         Decoys { key: hmac::Key::new(hmac::HMAC_SHA512, &secret.0), shapes }
     }
 
-    /// The verifier that a name has which is no user's. Nobody has a password for it.
+    /// The verifier of a name that is no user's. No password fits it.
     pub(super) fn verifier(&self, name: &str) -> Verifier {
         let sign = |label: &[u8]| {
             let mut context = hmac::Context::with_key(&self.key);

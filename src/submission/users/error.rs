@@ -1,4 +1,4 @@
-//! What goes wrong with a users file, in words for whoever runs `postrider user`.
+//! The errors of the users file, in words for the person who runs `postrider user`.
 
 use std::path::PathBuf;
 

@@ -49,7 +49,7 @@ pub struct Attributes {
 }
 
 impl User {
-    /// As somebody typed it.
+    /// A user as typed on the command line.
     ///
     /// # Errors
     /// What cannot be stored.

@@ -87,7 +87,7 @@ impl Default for Verifier {
     }
 }
 
-/// A password for a user that nobody had to think of one for: 20 characters without look-alikes, 100 bits.
+/// A random password: 20 characters without look-alikes, 100 bits.
 ///
 /// # Errors
 /// The system gives no random numbers.

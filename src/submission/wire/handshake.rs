@@ -3,7 +3,7 @@
 //! Key exchange and signatures (ML-KEM most of all) want some thirty kilobytes of stack, once; a session
 //! that did them itself would hold those pages for as long as it idles, and a thousand idle sessions are
 //! what a relay has. Only the computing is done here: a session waits for its client's bytes
-//! itself, so that a client that dawdles holds up nobody.
+//! itself, so that a slow client holds up no other session.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};

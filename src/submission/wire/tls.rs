@@ -41,7 +41,7 @@ pub enum TlsError {
     /// The self-signed certificate could not be made.
     #[error("making a self-signed certificate for {hostname}: {why}")]
     Making {
-        /// For whom.
+        /// The name that the certificate was to be for.
         hostname: String,
         /// What rcgen says.
         why: rcgen::Error,
