@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use crate::clock::Clock;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
 };
@@ -152,7 +153,7 @@ pub(super) fn plan(
         refusal,
         limits: delivery.destinations.of_lane(&lane).map(destination_words),
         retry_rules,
-        backs_off: learnt.lanes.iter().find(|row| row.lane == lane).and_then(backs_off),
+        backs_off: learnt.lanes.iter().find(|row| row.lane == lane).map(backs_off),
         lane,
     }
 }
@@ -183,7 +184,9 @@ pub fn run(
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
     let learnt = Admin::to_read(&settings.queue.path)
         .and_then(|queue| Ok(Learnt { hosts: queue.host_settings()?, lanes: queue.backoffs()? }));
-    let learnt = learnt.unwrap_or_default();
+    let mut learnt = learnt.unwrap_or_default();
+    let now = Clock::System.now();
+    learnt.lanes.retain(|row| row.backoff_until > now);
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
@@ -252,10 +255,10 @@ fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) 
         let said = row.last_reply.as_deref().map_or_else(String::new, |reply| format!(" (after {reply:?})"));
         match (row.setting, row.retry_at) {
             (Setting::Connections(limit), _) => {
-                format!("given less for now: {}{said}", amounts(Some(limit.into()), None))
+                format!("throttled for now: {}{said}", amounts(Some(limit.into()), None))
             }
             (Setting::MessagesPerMinute(limit), _) => {
-                format!("given less for now: {}{said}", amounts(None, Some(limit.into())))
+                format!("throttled for now: {}{said}", amounts(None, Some(limit.into())))
             }
             (setting, retry_at) => {
                 let until = retry_at.map_or_else(String::new, |at| format!(" until {} UTC", utc(at)));
@@ -266,16 +269,13 @@ fn limits_of(endpoint: &Endpoint, delivery: &DeliverySettings, learnt: &Learnt) 
     own.into_iter().chain(learnt).collect()
 }
 
-/// None where it is over.
-fn backs_off(lane: &BackoffRow) -> Option<String> {
+fn backs_off(lane: &BackoffRow) -> String {
     let (until, said) = (utc(lane.backoff_until), &lane.last_reply);
     let failures = match lane.failures {
         1 => "1 failure".to_owned(),
         more => format!("{more} failures in a row"),
     };
-    (lane.backoff_until > jiff::Timestamp::now().as_second()).then(|| {
-        format!("in trouble: not tried until {until} UTC, or `postrider queue kick` ({failures}: {said:?})")
-    })
+    format!("backing off: not tried until {until} UTC, or `postrider queue kick` ({failures}: {said:?})")
 }
 
 fn destination_words(destination: &Destination) -> String {

@@ -66,8 +66,8 @@ enum Command {
     Check(check::Arguments),
     /// Show the main job end to end on loopback: no config, no network
     ///
-    /// Starts a relay on a fresh queue with a DNS server and three small receiving hosts that behave
-    /// differently, sends real messages, and shows the queue as it moves.
+    /// Starts a relay on a fresh queue and three small receiving hosts that behave differently, sends real
+    /// messages, and shows the queue as it moves.
     Demo,
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),

@@ -20,6 +20,9 @@ mod shared;
 mod sqlite;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;

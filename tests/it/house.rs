@@ -303,24 +303,29 @@ fn every_file_opens_with_what_it_is() {
 }
 
 #[test]
-fn architecture_names_only_files_that_exist_and_every_room() {
-    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+fn papers_name_only_files_that_exist_and_architecture_every_room() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let quoted =
+        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let mut wrong = Vec::new();
-    for name in quoted.iter().filter(|name| name.ends_with(".rs") || name.ends_with('/')) {
-        if !root().join("src").join(name).exists() && !root().join(name).exists() {
-            wrong.push(format!("{name} is named and does not exist"));
+    for paper in ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/security.md"] {
+        for name in quoted(&read(paper)) {
+            let is_file = name.ends_with(".rs") || name.ends_with('/');
+            if is_file && !root().join("src").join(&name).exists() && !root().join(&name).exists() {
+                wrong.push(format!("{paper}: {name} is named and does not exist"));
+            }
         }
     }
+    let architecture = quoted(&read("ARCHITECTURE.md"));
     for source in sources("src").iter().filter(|source| source.path != "lib.rs") {
         let room = room(&source.path);
         let (file, folder) = (format!("{room}.rs"), format!("{room}/"));
-        if !quoted.iter().any(|name| *name == file || name.starts_with(&folder)) {
-            wrong.push(format!("the room {room} is not named"));
+        if !architecture.iter().any(|name| *name == file || name.starts_with(&folder)) {
+            wrong.push(format!("ARCHITECTURE.md: the room {room} is not named"));
         }
     }
     wrong.dedup();
-    complain("ARCHITECTURE.md does not tell the truth", &wrong);
+    complain("the papers do not tell the truth", &wrong);
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub(super) fn list(lines: &[Line], limit: u32, now: i64) -> String {
     }
     let late = utc(now - LATE_SECS);
     if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
-        text += "(some are due: `postrider queue summary` shows hosts that limit us, `postrider explain` one address)\n";
+        text += "(some are due but waiting for a free connection: `postrider queue summary` shows the limits of hosts, \
+                 `postrider explain ADDRESS` those of one address)\n";
     }
     text
 }
@@ -117,7 +118,7 @@ fn next_words(next: &str, line: &Line, now: &str) -> String {
         due if due <= now => {
             let address = printable(line.recipient.as_bytes());
             format!(
-                ", due since {due} UTC; `postrider explain {address}` shows its destination and what limits it"
+                ", due since {due} UTC but waiting for a free connection; `postrider explain {address}` shows the limit"
             )
         }
         later => format!(", next try {later} UTC"),
@@ -164,7 +165,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         let rows = lanes.iter().map(|line| {
             vec![line.lane.clone(), line.failures.to_string(), line.until.clone(), line.last_reply.clone()]
         });
-        text += "destinations in trouble, not tried for now:\n";
+        text += "destinations that are backing off:\n";
         text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
     }
     if !hosts.is_empty() {
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(words("2026-01-01 00:00:01"), ", next try 2026-01-01 00:00:01 UTC");
         assert!(
             words("2026-01-01 00:00:00")
-                .contains("due since 2026-01-01 00:00:00 UTC; `postrider explain you@a.test`")
+                .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
         assert!(words("held").contains("`postrider queue release`"));
         let listed = |next: &str| {

@@ -1,8 +1,8 @@
 //! What is known of hosts: one record for each, in one place.
 //!
-//! A [`Host`] has what we have of it now (`limits.rs`), what it is given and spared (`settings.rs`, and across
-//! restarts the table `host_settings`), and what the operator was told of it (`relay_alerts.rs`). It is read before a
-//! conversation and written after it, by the attempt alone.
+//! A [`Host`] has what we have of it now (`limits.rs`), its settings (`settings.rs`, and across restarts the table
+//! `host_settings`), and what the operator was told of it (`relay_alerts.rs`). It is read before a conversation and
+//! written after it, by the attempt alone, through the `Slot` that each connection holds.
 //!
 //! The table is read at the start, and again when somebody else has written to the database: whatever people change,
 //! delete or add there holds from the next attempt on. What we learn ourselves is written a moment later by the
@@ -13,19 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::config::RouteTls;
 use crate::kit::bounded::TtlMap;
-use crate::mail::Reply;
 use crate::maillog;
-use crate::queue::{HOST_SETTINGS_MAX, HostSetting, Queue, Setting};
+use crate::queue::{HOST_SETTINGS_MAX, HostSetting, Queue};
 
 use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket};
 use crate::delivery::host::limits::Room;
-use crate::delivery::host::profile::{Feature, Known, Lesson};
 use crate::delivery::host::relay_alerts::Alert;
-use crate::delivery::host::settings::{Settings, lifetime_secs};
-use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::profile::{Profile, TlsLevel};
+use crate::delivery::host::settings::Settings;
 
 /// A host not used for this long, of which nothing was learnt, is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -42,9 +37,8 @@ const LANES_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(in crate::delivery) struct Hosts {
     clock: Clock,
-    /// None: what is learnt ends with this value.
-    queue: Option<Queue>,
-    known: Mutex<Records>,
+    queue: Queue,
+    records: Mutex<Records>,
     /// When something was last told to the queue.
     told_at: Mutex<Option<Instant>>,
     /// Of lanes to which the operator gave a rate.
@@ -72,55 +66,41 @@ pub(in crate::delivery) struct Host {
 pub(super) struct HostState {
     pub(super) room: Room,
     pub(super) settings: Settings,
-    /// Whether it took a batch of commands last time, or did no better without: if a connection breaks there, it is
-    /// not for that.
-    took_batch: bool,
+    /// See `profile::Known`.
+    pub(super) pipelining_proved: bool,
     pub(super) alert: Option<Alert>,
 }
 
 impl Hosts {
     /// Those of the table, and those that are to come into it.
     pub(in crate::delivery) fn new(queue: Queue, clock: Clock) -> Hosts {
-        let hosts = Hosts { queue: Some(queue), ..Hosts::in_memory(clock) };
-        if let Some(queue) = &hosts.queue {
-            hosts.read(queue, &mut lock(&hosts.known));
-        }
-        hosts
-    }
-
-    /// None yet, and none that outlive this value.
-    pub(in crate::delivery) fn in_memory(clock: Clock) -> Hosts {
-        let known = Records {
+        let records = Records {
             hosts: HashMap::new(),
             swept_at: Instant::now(),
             outside_changes: 0,
             read_again_at: None,
         };
-        Hosts {
-            clock,
-            queue: None,
-            known: Mutex::new(known),
-            told_at: Mutex::default(),
-            lanes: Mutex::new(TtlMap::new(LANES_MAX, Bucket::FULL_AFTER)),
-        }
+        let lanes = Mutex::new(TtlMap::new(LANES_MAX, Bucket::FULL_AFTER));
+        let hosts = Hosts { clock, queue, records: Mutex::new(records), told_at: Mutex::default(), lanes };
+        hosts.read(&mut lock(&hosts.records));
+        hosts
     }
 
     /// Reads the table again if somebody else has written since. For the beginning of each attempt.
     pub(super) fn refresh(&self) {
-        let Some(queue) = &self.queue else { return };
-        let mut known = lock(&self.known);
-        let is_changed = queue.outside_changes() != known.outside_changes;
-        if is_changed || known.read_again_at.is_some_and(|at| at <= Instant::now()) {
-            self.read(queue, &mut known);
+        let mut records = lock(&self.records);
+        let is_changed = self.queue.outside_changes() != records.outside_changes;
+        if is_changed || records.read_again_at.is_some_and(|at| at <= Instant::now()) {
+            self.read(&mut records);
         }
     }
 
-    fn read(&self, queue: &Queue, known: &mut Records) {
-        known.outside_changes = queue.outside_changes();
+    fn read(&self, records: &mut Records) {
+        records.outside_changes = self.queue.outside_changes();
         let again_at = lock(&self.told_at).map(|at| at + WRITTEN_AFTER);
-        known.read_again_at = again_at.filter(|at| *at > Instant::now());
-        match queue.host_settings() {
-            Ok(rows) => known.replace_settings(rows),
+        records.read_again_at = again_at.filter(|at| *at > Instant::now());
+        match self.queue.host_settings() {
+            Ok(rows) => records.replace_settings(rows),
             // What is in memory goes on; at worst it is learnt again.
             Err(error) => log::error!("what was learnt of hosts cannot be read: {error}"),
         }
@@ -128,115 +108,29 @@ impl Hosts {
 
     /// Forgets hosts that are not in use. For every second: it looks at them once a minute.
     pub(in crate::delivery) fn forget_unused(&self) {
-        let mut known = lock(&self.known);
-        if known.swept_at.elapsed() >= FORGET_AFTER {
-            known.sweep(FORGET_AFTER);
+        let mut records = lock(&self.records);
+        if records.swept_at.elapsed() >= FORGET_AFTER {
+            records.sweep(FORGET_AFTER);
         }
     }
 
     /// What was told of relays is told again: the operator has changed the config.
     pub(in crate::delivery) fn forget_alerts(&self) {
-        lock(&self.known).hosts.values().for_each(|host| host.lock().alert = None);
+        lock(&self.records).hosts.values().for_each(|host| host.lock().alert = None);
     }
 
     /// The record of this host, empty where nothing was known of it.
     pub(super) fn host(&self, name: String) -> Arc<Host> {
-        let mut known = lock(&self.known);
-        if let Some(host) = known.hosts.get(&name) {
+        let mut records = lock(&self.records);
+        if let Some(host) = records.hosts.get(&name) {
             return host.clone();
         }
-        if known.hosts.len() >= HOSTS_MAX && known.swept_at.elapsed() >= LOOK_EVERY {
-            known.sweep(Duration::ZERO);
+        if records.hosts.len() >= HOSTS_MAX && records.swept_at.elapsed() >= LOOK_EVERY {
+            records.sweep(Duration::ZERO);
         }
         let host = Arc::new(Host::new(name.clone()));
-        known.hosts.insert(name, host.clone());
+        records.hosts.insert(name, host.clone());
         host
-    }
-
-    /// What is known of a host to which a connection stands.
-    pub(in crate::delivery) fn known_of(&self, mx: &str) -> Known {
-        let single_write = self.recall(mx, Feature::SingleWrite).is_none();
-        let profile = Profile { single_write, ..Profile::FULL };
-        Known { profile, pipelining_proved: self.took_batch(mx) }
-    }
-
-    /// What is known of a host that a connection is to be opened to. Where it is time to try a feature again, this is
-    /// the connection that does.
-    pub(in crate::delivery) fn known_to_open(&self, mx: &str, endpoint: &Endpoint) -> Known {
-        let tls = match endpoint.tls {
-            RouteTls::Off => None,
-            _ => self.recall(mx, Feature::Tls),
-        };
-        let profile = Profile {
-            tls: match tls {
-                Some(Setting::Plaintext) => TlsLevel::Plaintext,
-                Some(Setting::NoPostQuantum) => TlsLevel::NoPostQuantum,
-                _ => TlsLevel::Full,
-            },
-            pipelining: self.recall(mx, Feature::Pipelining).is_none(),
-            chunking: self.recall(mx, Feature::Chunking).is_none(),
-            // The first message of a connection never goes in one.
-            single_write: true,
-        };
-        Known { profile, pipelining_proved: self.took_batch(mx) }
-    }
-
-    /// Takes in what the conversations of an attempt say of a host.
-    pub(in crate::delivery) fn remember(&self, mx: &str, lessons: Vec<Lesson>) {
-        for lesson in lessons {
-            match lesson {
-                Lesson::Works(feature) => {
-                    if feature == Feature::Pipelining {
-                        self.set_took_batch(mx, true);
-                    }
-                    self.ended(mx, feature);
-                }
-                Lesson::LeaveOut(setting, failure) => self.found(mx, setting, &failure.reply()),
-                Lesson::PipeliningProved => self.set_took_batch(mx, true),
-                Lesson::PipeliningSuspected => self.set_took_batch(mx, false),
-            }
-        }
-    }
-
-    /// What is left out at this host. Nothing too for the one connection that is to try the feature again.
-    fn recall(&self, mx: &str, feature: Feature) -> Option<Setting> {
-        // Of most hosts nothing is known, and nothing is to be remembered for having asked.
-        let host = lock(&self.known).hosts.get(mx).cloned()?;
-        host.lock().settings.in_force(feature.name(), self.clock.now())
-    }
-
-    /// The feature that this leaves out failed at the host like this, and it does without.
-    fn found(&self, mx: &str, setting: Setting, why: &Reply) {
-        let (host, now) = (self.host(mx.to_owned()), self.clock.now());
-        if !self.has_room_for_settings(&host, now) {
-            return;
-        }
-        let mut state = host.lock();
-        let (row, is_news) = state.settings.found(mx, setting, why, now);
-        self.tell(|queue| queue.set_host_setting(row));
-        drop(state);
-        if is_news {
-            maillog::workaround_on(mx, setting, lifetime_secs(setting), why);
-        }
-    }
-
-    /// The feature works at the host.
-    fn ended(&self, mx: &str, feature: Feature) {
-        let Some(host) = lock(&self.known).hosts.get(mx).cloned() else { return };
-        let mut state = host.lock();
-        let Some(setting) = state.settings.ended(feature.name(), self.clock.now()) else { return };
-        self.tell(|queue| queue.clear_host_setting(mx, setting.name()));
-        drop(state);
-        maillog::workaround_off(mx, setting);
-    }
-
-    fn took_batch(&self, mx: &str) -> bool {
-        let host = lock(&self.known).hosts.get(mx).cloned();
-        host.is_some_and(|host| host.lock().took_batch)
-    }
-
-    fn set_took_batch(&self, mx: &str, took_batch: bool) {
-        self.host(mx.to_owned()).lock().took_batch = took_batch;
     }
 
     /// Holds the host, whose state is given, to this limit, and remembers it.
@@ -264,21 +158,19 @@ impl Hosts {
         if !host.lock().settings.is_empty() {
             return true;
         }
-        let known = lock(&self.known);
-        if known.hosts.len() < HOST_SETTINGS_MAX || known.with_settings() < HOST_SETTINGS_MAX {
+        let records = lock(&self.records);
+        if records.hosts.len() < HOST_SETTINGS_MAX || records.with_settings() < HOST_SETTINGS_MAX {
             return true;
         }
         // Those that nobody has sent to since.
-        known.hosts.values().for_each(|host| host.lock().settings.forget_expired(now));
-        known.with_settings() < HOST_SETTINGS_MAX
+        records.hosts.values().for_each(|host| host.lock().settings.forget_expired(now));
+        records.with_settings() < HOST_SETTINGS_MAX
     }
 
     /// While the host's state is held, so that what is written last was learnt last.
-    fn tell(&self, change: impl FnOnce(&Queue)) {
-        if let Some(queue) = &self.queue {
-            change(queue);
-            *lock(&self.told_at) = Some(Instant::now());
-        }
+    pub(super) fn tell(&self, change: impl FnOnce(&Queue)) {
+        change(&self.queue);
+        *lock(&self.told_at) = Some(Instant::now());
     }
 }
 
@@ -309,12 +201,12 @@ impl Records {
         let has_room = self.hosts.len() < HOSTS_MAX;
         self.hosts.retain(|_, host| {
             let mut state = host.lock();
-            // Whoever has a handle got it under the lock of `known`, and is about to use it.
+            // Whoever has a handle got it under the lock of the records, and is about to use it.
             let is_in_use = Arc::strong_count(host) > 1 || state.room.is_used(now, unused);
             if !is_in_use {
                 state.room.rest(now);
             }
-            let is_noted = state.took_batch || state.alert.is_some();
+            let is_noted = state.pipelining_proved || state.alert.is_some();
             is_in_use || !state.settings.is_empty() || has_room && is_noted
         });
     }
@@ -325,7 +217,7 @@ impl Host {
         let state = HostState {
             room: Room::new(Instant::now()),
             settings: Settings::default(),
-            took_batch: false,
+            pipelining_proved: false,
             alert: None,
         };
         Host { name, state: Mutex::new(state) }
@@ -342,110 +234,113 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::config::QueueSettings;
+    use crate::delivery::host::limits::Slot;
+    use crate::delivery::host::profile::Lesson;
     use crate::delivery::smtp::failure::Failure;
-    use Feature::{Chunking, Pipelining, SingleWrite, Tls};
-    use Setting::{NoChunking, NoPipelining, NoPostQuantum, Plaintext};
+    use crate::queue::Setting;
 
-    const BROKEN: Reply = Reply::bare(421, "broken");
-
-    fn in_memory() -> Hosts {
-        Hosts::in_memory(Clock::by_hand(0))
+    /// Hosts with a queue of their own.
+    pub(in crate::delivery::host) struct Bench {
+        pub(in crate::delivery::host) clock: Clock,
+        pub(in crate::delivery::host) queue: Queue,
+        hosts: Arc<Hosts>,
+        _folder: tempfile::TempDir,
     }
 
-    fn count(hosts: &Hosts) -> usize {
-        lock(&hosts.known).hosts.len()
-    }
-
-    #[test]
-    fn a_feature_is_left_out_at_the_host_that_failed_at_it_until_it_works() {
-        let hosts = in_memory();
-        for (setting, feature) in [(NoPostQuantum, Tls), (NoPipelining, Pipelining), (NoChunking, Chunking)] {
-            assert_eq!(hosts.recall("mx.test", feature), None);
-            hosts.found("mx.test", setting, &BROKEN);
-            assert_eq!(hosts.recall("mx.test", feature), Some(setting));
-            assert_eq!(hosts.recall("mx2.test", feature), None);
-            hosts.ended("mx.test", feature);
-            assert_eq!(hosts.recall("mx.test", feature), None);
+    impl Bench {
+        pub(in crate::delivery::host) fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let settings =
+                QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+            let (events, _) = crossbeam_channel::unbounded();
+            let (queue, writer) = Queue::open(&settings, events).unwrap();
+            // It goes on as long as the queue does.
+            std::mem::forget(writer);
+            let clock = Clock::by_hand(0);
+            let hosts = Arc::new(Hosts::new(queue.clone(), clock.clone()));
+            Bench { clock, queue, hosts, _folder: folder }
         }
-        assert_eq!(count(&hosts), 1, "nothing is remembered for having been asked");
+
+        pub(in crate::delivery::host) fn slot(&self, mx: &str) -> Slot {
+            Bench::slot_of(&self.hosts, mx)
+        }
+
+        pub(in crate::delivery::host) fn slot_of(hosts: &Arc<Hosts>, mx: &str) -> Slot {
+            Slot::new(hosts.clone(), hosts.host(mx.to_owned()), Instant::now())
+        }
+
+        fn leave_out(&self, mx: &str, setting: Setting) {
+            self.slot(mx).remember(vec![Lesson::LeaveOut(setting, Failure::NoMoreRecipients)]);
+        }
+
+        fn count(&self) -> usize {
+            lock(&self.hosts.records).hosts.len()
+        }
     }
 
     #[test]
     fn memory_is_bounded_and_settings_that_nobody_needs_make_room() {
-        let hosts = in_memory();
-        for number in 0..=HOST_SETTINGS_MAX {
-            hosts.found(&format!("mx{number}.test"), Plaintext, &BROKEN);
+        let bench = Bench::new();
+        for number in 0..HOST_SETTINGS_MAX {
+            let row = HostSetting {
+                mx: format!("mx{number}.test"),
+                setting: Setting::Plaintext,
+                last_reply: None,
+                changed_at: 0,
+                retry_at: Some(3600),
+            };
+            bench.hosts.host(row.mx.clone()).lock().settings.add(row);
         }
-        let with_settings = || lock(&hosts.known).with_settings();
+        bench.leave_out("one-more.test", Setting::Plaintext);
+        let with_settings = || lock(&bench.hosts.records).with_settings();
         assert_eq!(with_settings(), HOST_SETTINGS_MAX);
-        hosts.clock.advance(3600);
-        hosts.found("late.test", Plaintext, &BROKEN);
+        bench.clock.advance(3600);
+        bench.leave_out("late.test", Setting::Plaintext);
         assert_eq!(with_settings(), 1);
-        hosts.found("last.test", Plaintext, &BROKEN);
+        bench.leave_out("last.test", Setting::Plaintext);
         assert_eq!(with_settings(), 2);
     }
 
     #[test]
     fn hosts_that_are_not_in_use_are_forgotten_those_with_settings_last() {
-        let hosts = in_memory();
-        let sweep = |unused| lock(&hosts.known).sweep(unused);
-        hosts.set_took_batch("trusted.test", true);
-        hosts.found("settings.test", NoChunking, &BROKEN);
-        let used = hosts.host("used.test".to_owned());
-        drop(hosts.host("lately.test".to_owned()));
+        let bench = Bench::new();
+        let sweep = |unused| lock(&bench.hosts.records).sweep(unused);
+        let prove = |mx: &str| bench.slot(mx).remember(vec![Lesson::PipeliningProved]);
+        prove("proved.test");
+        bench.leave_out("settings.test", Setting::NoChunking);
+        let used = bench.slot("used.test");
+        drop(bench.slot("lately.test"));
         sweep(FORGET_AFTER);
-        assert_eq!(count(&hosts), 4, "all were used a moment ago");
+        assert_eq!(bench.count(), 4, "all were used a moment ago");
         sweep(Duration::ZERO);
-        assert_eq!(count(&hosts), 3, "nothing is known of lately.test");
+        assert_eq!(bench.count(), 3, "nothing is known of lately.test");
         drop(used);
-        (0..HOSTS_MAX).for_each(|number| hosts.set_took_batch(&format!("mx{number}.test"), true));
+        (0..HOSTS_MAX).for_each(|number| prove(&format!("mx{number}.test")));
         sweep(Duration::ZERO);
-        assert_eq!(count(&hosts), 1);
-        assert_eq!(hosts.recall("settings.test", Chunking), Some(NoChunking));
+        assert_eq!(bench.count(), 1);
+        assert!(!bench.slot("settings.test").host.lock().settings.is_empty());
     }
 
-    /// A failure of no consequence here.
-    fn broken() -> Failure {
-        Failure::NoMoreRecipients
-    }
-
-    fn endpoint(tls: RouteTls) -> Endpoint {
-        Endpoint {
-            host: "mx.test".to_owned(),
-            address: "192.0.2.1:25".parse().unwrap(),
-            tls,
-            ca_file: None,
-            login: None,
-            relay: false,
-            preference: 0,
-            sources: Arc::default(),
-        }
-    }
-
+    /// What we wrote ourselves is no reason to read, and a reading that comes before it is on disk loses nothing for
+    /// long.
     #[test]
-    fn what_was_learnt_is_what_the_next_connection_goes_by() {
-        let hosts = in_memory();
-        let to_open = |tls| hosts.known_to_open("mx.test", &endpoint(tls));
-        assert_eq!(to_open(RouteTls::Opportunistic), Known::NOTHING);
-        assert_eq!(count(&hosts), 0, "nothing is remembered for having been asked");
-        let all = [NoPipelining, NoChunking, NoPostQuantum, Setting::NoSingleWrite];
-        hosts.remember("mx.test", all.map(|setting| Lesson::LeaveOut(setting, broken())).to_vec());
-        let profile =
-            Profile { tls: TlsLevel::NoPostQuantum, pipelining: false, chunking: false, single_write: true };
-        assert_eq!(to_open(RouteTls::Opportunistic).profile, profile);
-        assert_eq!(to_open(RouteTls::Off).profile, Profile { tls: TlsLevel::Full, ..profile });
-        assert!(!hosts.known_of("mx.test").profile.single_write);
-        hosts.remember("mx.test", vec![Lesson::LeaveOut(Plaintext, broken())]);
-        assert_eq!(to_open(RouteTls::Opportunistic).profile.tls, TlsLevel::Plaintext);
-        let works = [Tls, Pipelining, Chunking, SingleWrite].map(Lesson::Works);
-        hosts.remember("mx.test", works.to_vec());
-        assert_eq!(to_open(RouteTls::Opportunistic).profile, Profile::FULL);
-        assert!(hosts.known_of("mx.test").pipelining_proved, "it took a batch");
-        hosts.remember("mx.test", vec![Lesson::PipeliningSuspected]);
-        assert!(!hosts.known_of("mx.test").pipelining_proved, "twice in a row it may be to blame");
-        hosts.remember("mx.test", vec![Lesson::PipeliningProved]);
-        assert!(to_open(RouteTls::Off).pipelining_proved);
+    fn a_reading_that_may_have_missed_what_was_just_learnt_is_followed_by_another() {
+        let bench = Bench::new();
+        bench.leave_out("mx.test", Setting::NoChunking);
+        bench.hosts.read(&mut lock(&bench.hosts.records));
+        // As if the row had not been there yet.
+        lock(&bench.hosts.records).replace_settings(Vec::new());
+        bench.queue.barrier().unwrap();
+        let again_at = lock(&bench.hosts.records).read_again_at.unwrap();
+        assert!(again_at <= Instant::now() + WRITTEN_AFTER);
+        let is_known = || !bench.slot("mx.test").host.lock().settings.is_empty();
+        bench.hosts.refresh();
+        assert!(!is_known(), "it is not time yet");
+        lock(&bench.hosts.records).read_again_at = Some(Instant::now());
+        bench.hosts.refresh();
+        assert!(is_known());
     }
 }

@@ -89,11 +89,15 @@ impl Hosts {
         let most = Most::of(endpoint, settings, state.settings.limit());
         state.room.enter(key, most, now)?;
         drop(state);
-        Ok(Slot { hosts: self.clone(), host, since: now })
+        Ok(Slot::new(self.clone(), host, now))
     }
 }
 
 impl Slot {
+    pub(super) fn new(hosts: Arc<Hosts>, host: Arc<Host>, since: Instant) -> Slot {
+        Slot { hosts, host, since }
+    }
+
     /// Whether one more message may go on this connection now.
     ///
     /// # Errors

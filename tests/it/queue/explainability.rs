@@ -113,7 +113,7 @@ fn explain_names_limits_and_rules_that_have_a_say() {
     let text = relay.run_ok(&["explain", "you@a.test"]);
     let wanted = format!(
         "  try 1: mx.a.test at {}, tls opportunistic\n    \
-             given less for now: 4 connections at once (after \"421 4.7.0 too many connections\")\n  \
+             throttled for now: 4 connections at once (after \"421 4.7.0 too many connections\")\n  \
            try 2: mx2.a.test at 127.0.0.3:{}, tls opportunistic\n    \
              [[destination]] mx = \"mx2.a.test\": 2 connections at once, 30 messages a minute\n    \
              chunking=off until 2100-01-01 00:00:00 UTC (after \"502 5.5.1 what?\")\n  \

@@ -10,7 +10,7 @@ use crate::queue::{QueuedRecipient, RecipientId};
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
-use crate::delivery::host::profile::{Evidence, SingleWriteResult, fallback, learn};
+use crate::delivery::host::profile::{Evidence, Known, SingleWriteResult, fallback, learn};
 use crate::delivery::job::attempt::state::{Answer, AttemptState, Place, Setback};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Context, Next, Ruling, rule};
@@ -43,16 +43,14 @@ impl AttemptState<'_> {
         slot: Option<Slot>,
         start: Start,
     ) -> Option<Setback> {
-        let hosts = &self.resources.pool.hosts;
-        let name = endpoint.name();
         let (known, mut profile, mut start) = match start {
             Start::Standing(connection) => {
-                let known = hosts.known_of(&name);
+                let known = slot.as_ref().map_or(Known::NOTHING, Slot::known);
                 let single_write = known.profile.single_write;
                 (known, Profile { single_write, ..connection.profile }, Some(Start::Standing(connection)))
             }
             dialled => {
-                let known = hosts.known_to_open(&name, endpoint);
+                let known = slot.as_ref().map_or(Known::NOTHING, |slot| slot.known_to_open(endpoint));
                 (known, known.profile_for(endpoint), Some(dialled))
             }
         };
@@ -74,14 +72,16 @@ impl AttemptState<'_> {
             match next {
                 Some(next) => {
                     if let Some(Setback { failure, .. }) = &left {
-                        log::debug!("{name}: {failure}; trying again with {next:?}");
+                        log::debug!("{}: {failure}; trying again with {next:?}", endpoint.name());
                     }
                     profile = next;
                 }
                 None => break connection,
             }
         };
-        hosts.remember(&name, learn(&tried, &known));
+        if let Some(slot) = &slot {
+            slot.remember(learn(&tried, &known));
+        }
         let setback = left.map(|setback| self.judge(endpoint, slot.as_ref(), setback));
         match (&setback, &slot) {
             (Some(Setback { failure, ruling, .. }), Some(slot)) if ruling.alert => {

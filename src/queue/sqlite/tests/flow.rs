@@ -1,7 +1,7 @@
 //! The way of a message: accept, due, fetch, settle, history; over restarts; in chunks.
 
 use super::*;
-use crate::mail::{DeliverBy, Handling, Hold, Priority, Release};
+use crate::mail::Priority;
 use crate::queue::sqlite::readers::open_reader;
 use crate::queue::sqlite::{due, purge};
 
@@ -112,55 +112,6 @@ fn accept_returns_after_the_commit() {
 }
 
 #[test]
-fn a_page_can_end_inside_one_second() {
-    let bench = Bench::new();
-    let to: Vec<String> = (0..5).map(|n| format!("u{n}@example.com")).collect();
-    let due = bench.accept(&to.iter().map(String::as_str).collect::<Vec<_>>());
-    let domain = &due[0].domain;
-    let wanted: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
-    let mut seen = Vec::new();
-    let mut after = DueCursor::from(0);
-    loop {
-        let page = bench.queue.due(after, i64::MAX, 2).unwrap();
-        let Some(last) = page.last() else { break };
-        after = last.cursor();
-        seen.extend(page.iter().map(|due| due.recipient));
-    }
-    assert_eq!(seen, wanted);
-    let of_domain = bench.queue.due_in_domain(domain, i64::MAX, 9).unwrap();
-    assert_eq!(of_domain.iter().map(|due| due.recipient).collect::<Vec<_>>(), wanted);
-    assert!(
-        bench.queue.due(DueCursor::from(due[0].due_at), i64::MAX, 9).unwrap().is_empty(),
-        "a plain time: behind that second"
-    );
-    assert!(bench.queue.due(DueCursor::from(0), due[0].due_at - 1, 9).unwrap().is_empty());
-}
-
-#[test]
-fn content_arrives_in_chunks_and_leaves_in_chunks() {
-    let bench = Bench::new();
-    let mut message = bench.message(&["a@example.com"], b"tail\r\n");
-    let chunk = vec![b'x'; 256 << 10];
-    for seq in 0..2 {
-        bench.queue.append_chunk(message.id, seq, chunk.clone()).unwrap();
-    }
-    (message.chunks_before, message.size) = (2, 2 * chunk.len() as u64 + 6);
-    let id = message.id;
-    bench.queue.accept(message).unwrap();
-    assert!(bench.accepted()[0].fresh.is_none(), "only what came in one piece is kept in memory");
-    let chunks: Vec<Vec<u8>> = bench.queue.content(id).map(Result::unwrap).collect();
-    assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [chunk.len(), chunk.len(), 6]);
-
-    // A large notice comes in one piece and is cut.
-    let large = bench.message(&["a@example.com"], &[b'y'; 600 << 10]);
-    let large_id = large.id;
-    bench.queue.accept(large).unwrap();
-    assert_eq!(bench.queue.content(large_id).map(|chunk| chunk.unwrap().len()).sum::<usize>(), 600 << 10);
-    assert_eq!(bench.number("SELECT count(*) FROM partial_messages"), 0);
-    bench.is_well();
-}
-
-#[test]
 fn what_had_not_arrived_whole_is_no_message() {
     let bench = Bench::new();
     let whole = bench.accept(&["a@example.com"])[0].message;
@@ -183,19 +134,6 @@ fn what_had_not_arrived_whole_is_no_message() {
 }
 
 #[test]
-fn content_that_goes_while_it_is_read_is_an_error_and_not_a_shorter_message() {
-    let bench = Bench::new();
-    let message = bench.message(&["a@example.com"], &[b'y'; 600 << 10]);
-    let id = message.id;
-    bench.queue.accept(message).unwrap();
-    let mut content = bench.queue.content(id);
-    assert!(content.next().unwrap().is_ok());
-    admin::Admin::to_write(&bench.path()).unwrap().remove(&admin::Which::Message(id)).unwrap();
-    assert!(matches!(content.next(), Some(Err(QueueError::ContentGone(gone))) if gone == id));
-    assert!(content.next().is_none());
-}
-
-#[test]
 fn the_cache_takes_no_more_than_its_budget_and_gets_it_back() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let bench = Bench::new();
@@ -215,23 +153,6 @@ fn the_cache_takes_no_more_than_its_budget_and_gets_it_back() {
     assert_eq!(second.tail().len(), 5_000);
     drop((first, second));
     assert_eq!(budget.load(Ordering::Relaxed), 10_000);
-}
-
-#[test]
-fn a_bounce_commits_with_the_outcome_that_causes_it() {
-    let bench = Bench::new();
-    let due = bench.accept(&["a@example.com"]);
-    let fresh = due[0].fresh.clone().unwrap();
-    let bounce = bench.message(&["app@example.org"], b"Subject: sorry\r\n\r\n");
-    let bounce_id = bounce.id;
-    let mut settlement = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
-    settlement.notices.push(bounce);
-    bench.queue.settle(settlement);
-    assert_eq!(bench.settled(), [(due[0].recipient, None)]);
-    let told = bench.accepted();
-    assert_eq!((told.len(), told[0].message), (1, bounce_id));
-    assert!(told[0].fresh.is_some());
-    bench.is_well();
 }
 
 #[test]
@@ -300,94 +221,6 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
 }
 
 #[test]
-fn a_message_for_two_domains_of_one_lane_is_one_message_in_it() {
-    let bench = Bench::new();
-    bench.accept(&["a@one.test", "b@two.test", "c@other.example"]);
-    bench.accept(&["a@one.test"]);
-    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'two.test'", []).unwrap();
-    let names: Vec<String> = bench.queue.domains().unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["one.test", "other.example", "two.test"]);
-    let lane_of = |domain: &Domain| match domain.as_str().ends_with(".test") {
-        true => "route:*.test".into(),
-        false => domain.as_str().into(),
-    };
-    let lanes = bench.queue.waiting_by_lane(&lane_of).unwrap();
-    let shown: Vec<_> =
-        lanes.iter().map(|lane| (&*lane.lane, lane.messages, lane.recipients, lane.held)).collect();
-    assert_eq!(shown, [("route:*.test", 2, 3, 1), ("other.example", 1, 1, 0)]);
-    assert!(lanes.iter().all(|lane| lane.next_attempt_at.is_some()), "{lanes:?}");
-}
-
-#[test]
-fn an_intent_to_send_the_dot_outlives_the_process() {
-    let bench = Bench::new();
-    let due = bench.accept(&["a@example.com", "b@example.com", "c@example.com"]);
-    let ids: Vec<RecipientId> = due.iter().map(|due| due.recipient).collect();
-    bench.queue.intend_dot(&ids).unwrap();
-    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(ids[0], NextState::Retry(0))]));
-    bench.settled();
-    let message = due[0].message;
-    drop(due);
-    let bench = bench.restart();
-    assert_eq!(bench.queue.in_doubt().unwrap(), [(message, vec![ids[1], ids[2]])]);
-}
-
-#[test]
-fn expired_ones_are_found_and_held_ones_are_not() {
-    let bench = Bench::new();
-    let mut message = bench.message(&["a@example.com", "b@example.com"], b"x\r\n");
-    message.expires_at = message.received_at - 5;
-    let now = message.received_at;
-    bench.queue.accept(message).unwrap();
-    let due = bench.accepted();
-    bench.accept(&["c@example.com"]);
-    bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[1].recipient, NextState::Hold)]));
-    assert_eq!(bench.settled(), [(due[1].recipient, None)]);
-    assert_eq!(all_expired(&bench, now, 10).0, [due[0].recipient]);
-}
-
-/// What a look in parts of this size finds, and how many parts it takes.
-fn all_expired(bench: &Bench, now: i64, limit: usize) -> (Vec<RecipientId>, usize) {
-    let (mut found, mut parts, mut after) = (Vec::new(), 0, Some(ExpiryCursor::default()));
-    while let Some(place) = after {
-        let part = bench.queue.expired(place, now, limit).unwrap();
-        found.extend(part.due.iter().map(|due| due.recipient));
-        (after, parts) = (part.searched, parts + 1);
-    }
-    (found, parts)
-}
-
-#[test]
-fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_nothing() {
-    let bench = Bench::new();
-    let start = now_us() / 1_000_000;
-    let accept = |expired_for: i64, to: &[&str]| {
-        let mut message = bench.message(to, b"x\r\n");
-        message.expires_at = start - expired_for;
-        bench.queue.accept(message).unwrap();
-        bench.accepted().iter().map(|due| due.recipient).collect::<Vec<_>>()
-    };
-    // Ten of one second and ten of others, all held; then two that are not, and two to be returned.
-    (0..10).for_each(|_| drop(accept(500, &["held@example.com"])));
-    (0..10).for_each(|n| drop(accept(400 - n, &["held@example.com"])));
-    let last = [accept(5, &["a@example.com"]), accept(5, &["b@example.com"])].concat();
-    let returned = accept(-500, &["c@example.com", "d@example.com"]);
-    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE address LIKE 'held@%'", []).unwrap();
-    bench
-        .somebody()
-        .execute("UPDATE recipients SET bounce_requested_at = 1 WHERE address >= 'c' AND address < 'e'", [])
-        .unwrap();
-    let now = start;
-    let all: Vec<RecipientId> = returned.iter().chain(&last).copied().collect();
-    assert_eq!(all_expired(&bench, now, 1_000), (all.clone(), 2));
-    let (found, parts) = all_expired(&bench, now, 3);
-    assert_eq!(found, all);
-    assert!(parts >= 8, "{parts}");
-    let (found, _) = all_expired(&bench, now, 1);
-    assert_eq!(found, all);
-}
-
-#[test]
 fn old_history_goes_with_its_attempts() {
     let bench = Bench::new();
     let due = bench.accept(&["a@example.com", "b@example.com"]);
@@ -437,32 +270,6 @@ fn the_urgent_is_found_behind_a_hundred_thousand_others() {
     assert!(bench.queue.urgent(urgent.due_at - 1, 9).unwrap().is_empty(), "not before it is due");
 }
 
-#[test]
-fn handling_comes_back_as_it_was_given() {
-    let bench = Bench::new();
-    let mut message = bench.message(&["a@example.com"], b"x\r\n");
-    let now = message.received_at;
-    let handling = Handling {
-        priority: Priority::clamped(-9),
-        require_tls: true,
-        release: Some(Release { at: now + 500, asked: Hold::Until(now + 500) }),
-        deliver_by: Some(DeliverBy { at: now + 900, returns: true, trace: true }),
-    };
-    message.envelope.handling = handling;
-    let id = message.id;
-    bench.queue.accept(message).unwrap();
-    let due = bench.accepted().remove(0);
-    assert_eq!((due.due_at, due.fresh.is_some()), (now + 500, false), "not due, and kept in no memory");
-    let fetched = bench.queue.fetch(id, &[due.recipient]).unwrap().unwrap();
-    assert_eq!(fetched.handling, handling);
-    assert!(bench.queue.due(DueCursor::from(i64::MIN), now + 499, 9).unwrap().is_empty());
-    assert_eq!(bench.queue.due(DueCursor::from(i64::MIN), now + 500, 9).unwrap().len(), 1);
-    // A kick does not free what is held until its release.
-    let kicked = bench.queue.kick(&Kick::Domain(due.domain), &Asker::default()).unwrap();
-    assert_eq!(kicked.waiting(), 1);
-    assert!(bench.queue.due(DueCursor::from(i64::MIN), now + 499, 9).unwrap().is_empty());
-    bench.is_well();
-}
 /// What is asked all the time walks along an index: the length of the queue costs nothing.
 #[test]
 fn no_question_of_the_scheduler_reads_the_whole_queue() {

@@ -2,7 +2,6 @@
 
 mod flow;
 mod people;
-mod reports;
 mod routes;
 mod trouble;
 

@@ -145,54 +145,6 @@ fn an_outcome_that_cannot_be_written_holds_its_recipients() {
 }
 
 #[test]
-fn a_change_from_outside_is_noticed_within_two_seconds_and_our_own_is_none() {
-    let bench = Bench::new();
-    bench.accept(&["a@example.com"]);
-    // Longer than the writer's round: an event of our own change would be here.
-    assert!(bench.events.recv_timeout(Duration::from_millis(1200)).is_err());
-    let start = Instant::now();
-    bench.somebody().execute("UPDATE recipients SET state = 'held'", []).unwrap();
-    assert!(matches!(bench.event(), Event::ChangedOutside));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-}
-
-#[test]
-fn a_recipient_removed_while_it_was_delivered_keeps_its_attempt() {
-    let bench = Bench::new();
-    let due = bench.accept(&["a@example.com", "b@example.com"]);
-    let fresh = due[0].fresh.clone().unwrap();
-    let operator = admin::Admin::to_write(&bench.path()).unwrap();
-    assert_eq!(operator.remove(&admin::Which::Message(fresh.id)).unwrap(), 2);
-    bench.queue.settle(settlement(
-        &fresh,
-        vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(9))],
-    ));
-    let mut event = bench.event();
-    if matches!(event, Event::ChangedOutside) {
-        event = bench.event();
-    }
-    assert!(
-        matches!(event, Event::Settled(settled) if settled == [(due[0].recipient, None), (due[1].recipient, None)])
-    );
-    assert_eq!(bench.number("SELECT count(*) FROM attempts"), 2);
-    assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'removed'"), 2);
-    bench.is_well();
-}
-
-#[test]
-fn an_operator_who_holds_during_an_attempt_is_obeyed() {
-    let bench = Bench::new();
-    let due = bench.accept(&["a@example.com"]);
-    bench.somebody().execute("UPDATE recipients SET state = 'held'", []).unwrap();
-    assert!(matches!(bench.event(), Event::ChangedOutside));
-    bench
-        .queue
-        .settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, NextState::Retry(9))]));
-    assert_eq!(bench.settled(), [(due[0].recipient, None)]);
-    assert_eq!(bench.text("SELECT state FROM recipients"), "held");
-}
-
-#[test]
 fn an_address_that_a_person_spoilt_is_held_and_never_sent() {
     let bench = Bench::new();
     let due = bench.accept(&["a@example.com", "b@example.com"]);

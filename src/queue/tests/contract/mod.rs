@@ -1,0 +1,201 @@
+//! The contract suite: rules that every store must keep, said in the queue's verbs and the command line's hands alone.
+//!
+//! A rule is a function of a [`Site`]; `each_store!` makes it a test for each store. What only one store has (its
+//! tables, its locks, its errors) is tested beside that store.
+
+mod due;
+mod messages;
+mod people;
+mod reports;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, unbounded};
+
+use crate::config::QueueSettings;
+use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::queue::contract::Opened;
+use crate::queue::open::{BUSY_PATIENCE, start};
+use crate::queue::shared::now_us;
+use crate::queue::sqlite::{self, Database};
+use crate::queue::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DELIVERED: NextState = NextState::Finished(Finished::Delivered);
+
+/// Where a store under test is kept, from one start to the next.
+trait Place {
+    fn open(&self) -> Result<Box<dyn Opened>, QueueError>;
+    /// The command line.
+    fn hands(&self) -> Box<dyn Hands>;
+}
+
+struct Directory(tempfile::TempDir);
+
+impl Place for Directory {
+    fn open(&self) -> Result<Box<dyn Opened>, QueueError> {
+        let path = self.0.path().join("queue.db");
+        Ok(Box::new(Database::open(&QueueSettings { path, history: Duration::from_secs(3600) })?))
+    }
+
+    fn hands(&self) -> Box<dyn Hands> {
+        Box::new(sqlite::admin::Admin::open(&self.0.path().join("queue.db"), true).unwrap())
+    }
+}
+
+macro_rules! each_store {
+    ($($file:ident: $($rule:ident)*;)*) => {
+        mod on_sqlite {
+            $($(
+                #[test]
+                fn $rule() {
+                    let place = super::Directory(tempfile::tempdir().unwrap());
+                    super::$file::$rule(super::Site::open(Box::new(place)));
+                }
+            )*)*
+        }
+    };
+}
+
+each_store! {
+    messages:
+        a_message_goes_from_accept_to_history
+        what_was_accepted_is_there_after_a_restart
+        ids_only_grow_over_restarts
+        only_one_process_has_a_store
+        content_arrives_in_chunks_and_leaves_in_chunks
+        what_had_not_arrived_whole_is_no_message
+        content_that_goes_while_it_is_read_is_an_error_and_not_a_shorter_message
+        an_id_used_twice_is_refused_and_spoils_nothing
+        a_bounce_commits_with_the_outcome_that_causes_it
+        an_intent_to_send_the_dot_outlives_the_process
+        handling_comes_back_as_it_was_given;
+    due:
+        a_page_can_end_inside_one_second
+        expired_ones_are_found_and_held_ones_are_not
+        held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_nothing
+        a_message_for_two_domains_of_one_lane_is_one_message_in_it
+        a_kick_forgets_the_backoff_and_says_how_many_wait;
+    people:
+        a_change_from_outside_is_noticed_and_our_own_is_none
+        a_recipient_removed_while_it_was_delivered_keeps_its_attempt
+        an_operator_who_holds_during_an_attempt_is_obeyed
+        an_operator_kicks_holds_releases_and_removes_while_the_relay_runs
+        host_settings_outlive_the_process;
+    reports:
+        reports_are_counted_for_the_mailbox_and_survive_a_restart
+        what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later;
+}
+
+/// A queue on its place.
+struct Site {
+    place: Box<dyn Place>,
+    queue: Queue,
+    writer: WriterHandle,
+    events: Receiver<Event>,
+}
+
+impl Site {
+    fn open(place: Box<dyn Place>) -> Site {
+        let (sender, events) = unbounded();
+        let (queue, writer) = start(place.open().unwrap(), BUSY_PATIENCE, sender).unwrap();
+        Site { place, queue, writer, events }
+    }
+
+    /// Ends as the process would and starts again.
+    fn restart(self) -> Site {
+        let Site { place, queue, writer, events } = self;
+        writer.stop().unwrap();
+        drop((queue, events));
+        Site::open(place)
+    }
+
+    /// The next event, but for that somebody wrote.
+    fn event(&self) -> Event {
+        loop {
+            match self.events.recv_timeout(PATIENCE).unwrap() {
+                Event::ChangedOutside => {}
+                event => return event,
+            }
+        }
+    }
+
+    fn accepted(&self) -> Vec<Due> {
+        match self.event() {
+            Event::Accepted(due) => due,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settled(&self) -> Vec<(RecipientId, Option<i64>)> {
+        match self.event() {
+            Event::Settled(settled) => settled,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn accept(&self, to: &[&str]) -> Vec<Due> {
+        self.queue.accept(self.message(to, b"Subject: x\r\n\r\nhello\r\n")).unwrap();
+        self.accepted()
+    }
+
+    fn message(&self, to: &[&str], content: &[u8]) -> NewMessage {
+        let now = now_secs();
+        NewMessage {
+            id: self.queue.new_message_id(),
+            envelope: Envelope {
+                sender: Some(address::parse("app@example.org").unwrap()),
+                recipients: to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect(),
+                ..Envelope::default()
+            },
+            origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
+            received_at: now,
+            expires_at: now + 1000,
+            size: content.len() as u64,
+            tail: content.to_vec(),
+            chunks_before: 0,
+        }
+    }
+
+    fn is_well(&self) {
+        assert_eq!(self.queue.sweep(0).unwrap(), Sweep::default());
+        assert_eq!(self.place.hands().damage().unwrap(), [""; 0]);
+    }
+}
+
+fn now_secs() -> i64 {
+    now_us() / 1_000_000
+}
+
+fn ids(due: &[Due]) -> Vec<RecipientId> {
+    due.iter().map(|due| due.recipient).collect()
+}
+
+fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, NextState)>) -> Settlement {
+    let result = |(recipient, next_state)| {
+        let (outcome, reply) = match next_state {
+            DELIVERED => (Outcome::Delivered, Reply::new(250, Enhanced(2, 0, 0), "taken")),
+            _ => (Outcome::Deferred, Reply::new(451, Enhanced(4, 7, 1), "come back later")),
+        };
+        let attempt = Attempt {
+            at: now_secs(),
+            duration_ms: 12,
+            mx: Some("mx.example.com".to_owned()),
+            ip: Some([192, 0, 2, 1].into()),
+            tls: Some("none".to_owned()),
+            phase: Phase::EndOfData,
+            reply,
+            outcome,
+        };
+        Settled { recipient, attempt: Some(attempt), next_state, warned: false }
+    };
+    Settlement {
+        message: message.clone(),
+        at: now_secs(),
+        results: results.into_iter().map(result).collect(),
+        notices: vec![],
+        pending_reports: vec![],
+        expanded_told: false,
+    }
+}

@@ -1,0 +1,88 @@
+//! Another process looks and changes while the relay runs; what is remembered of hosts.
+
+use std::time::Instant;
+
+use super::*;
+use crate::mail::Domain;
+use crate::queue::admin::Which;
+
+pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
+    site.accept(&["a@example.com"]);
+    // Longer than the writer's round: an event of our own change would be here.
+    assert!(site.events.recv_timeout(Duration::from_millis(1200)).is_err());
+    let start = Instant::now();
+    assert_eq!(site.place.hands().hold(&Which::All).unwrap(), 1);
+    assert!(matches!(site.events.recv_timeout(PATIENCE), Ok(Event::ChangedOutside)));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(site.queue.outside_changes(), 1);
+}
+
+pub(super) fn a_recipient_removed_while_it_was_delivered_keeps_its_attempt(site: Site) {
+    let due = site.accept(&["a@example.com", "b@example.com"]);
+    let fresh = due[0].fresh.clone().unwrap();
+    assert_eq!(site.place.hands().remove(&Which::Message(fresh.id)).unwrap(), 2);
+    site.queue.settle(settlement(
+        &fresh,
+        vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(9))],
+    ));
+    assert_eq!(site.settled(), [(due[0].recipient, None), (due[1].recipient, None)]);
+    let shown = site.place.hands().show(fresh.id).unwrap().unwrap().recipients;
+    assert!(shown.iter().all(|one| one.line.state == "removed" && one.tries.len() == 1), "{shown:?}");
+    site.is_well();
+}
+
+pub(super) fn an_operator_who_holds_during_an_attempt_is_obeyed(site: Site) {
+    let due = site.accept(&["a@example.com"]);
+    let (id, fresh) = (due[0].recipient, due[0].fresh.as_ref().unwrap());
+    site.place.hands().hold(&Which::All).unwrap();
+    site.queue.settle(settlement(fresh, vec![(id, NextState::Retry(9))]));
+    assert_eq!(site.settled(), [(id, None)]);
+    assert!(site.queue.due(DueCursor::default(), i64::MAX, 9).unwrap().is_empty());
+}
+
+pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(site: Site) {
+    let due = site.accept(&["a@example.com", "b@example.net"]);
+    let now = due[0].due_at;
+    let message = due[0].fresh.as_ref().unwrap();
+    let later = due.iter().map(|due| (due.recipient, NextState::Retry(now + 9999))).collect();
+    site.queue.settle(settlement(message, later));
+    site.settled();
+    let (hands, com) = (site.place.hands(), Which::Domain(Domain::parse("example.com").unwrap()));
+    let due_now = || site.queue.due(DueCursor::default(), now_secs(), 9).unwrap().len();
+    assert_eq!((hands.kick(&com).unwrap(), due_now()), (1, 1));
+    assert_eq!((hands.kick(&Which::All).unwrap(), due_now()), (2, 2));
+    assert_eq!((hands.hold(&Which::Message(message.id)).unwrap(), due_now()), (2, 0));
+    assert_eq!((hands.release(&com).unwrap(), due_now()), (1, 1));
+    let summary = hands.summary(9).unwrap();
+    assert_eq!((summary.messages, summary.recipients, summary.held, summary.due), (1, 2, 1, 1));
+    assert_eq!(hands.remove(&com).unwrap(), 1);
+    site.is_well();
+    assert_eq!(hands.remove(&Which::All).unwrap(), 1);
+    let states: Vec<_> =
+        hands.show(message.id).unwrap().unwrap().recipients.into_iter().map(|one| one.line.state).collect();
+    assert_eq!(states, ["removed", "removed"]);
+    assert_eq!(site.queue.size(message.id).unwrap(), None);
+    site.is_well();
+}
+
+pub(super) fn host_settings_outlive_the_process(site: Site) {
+    let setting = |setting: Setting, last_reply: Option<&str>| HostSetting {
+        mx: "mx.example.com".to_owned(),
+        setting,
+        last_reply: last_reply.map(str::to_owned),
+        changed_at: 1_000_000_000,
+        retry_at: matches!(setting, Setting::Plaintext | Setting::NoPipelining).then_some(1_000_086_400),
+    };
+    let limit = setting(Setting::Connections(5), Some("421 4.7.0 too many"));
+    let pipelining = setting(Setting::NoPipelining, Some("503 5.5.1 bad sequence"));
+    site.queue.set_host_setting(setting(Setting::Connections(10), Some("421 4.7.0 too many")));
+    site.queue.set_host_setting(setting(Setting::Connections(5), None));
+    site.queue.set_host_setting(pipelining.clone());
+    site.queue.set_host_setting(setting(Setting::Plaintext, None));
+    site.queue.clear_host_setting("mx.example.com", Setting::Plaintext.name());
+    site.queue.barrier().unwrap();
+    assert_eq!(site.queue.host_settings().unwrap(), [pipelining.clone(), limit.clone()]);
+    let site = site.restart();
+    assert_eq!(site.queue.host_settings().unwrap(), [pipelining, limit]);
+    assert_eq!(site.place.hands().host_settings().unwrap().len(), 2);
+}

@@ -1,0 +1,3 @@
+//! What holds for the queue on any store.
+
+mod contract;
