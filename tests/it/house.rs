@@ -35,7 +35,10 @@ const HOMES: &[(&str, &[&str])] = &[
     // For CRAM-MD5 and nothing else.
     ("md5", &["sasl/cram_md5.rs", "submission/auth/tests.rs"]),
     ("idna", &["mail/address.rs"]),
-    ("rustix", &["queue/sqlite/space.rs", "delivery/smtp/dial.rs", "delivery/smtp/login/token_command.rs"]),
+    (
+        "rustix",
+        &["queue/sqlite/space.rs", "delivery/smtp/dial/race.rs", "delivery/smtp/login/token_command.rs"],
+    ),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),
