@@ -35,7 +35,10 @@ const HOMES: &[(&str, &[&str])] = &[
     // For CRAM-MD5 and nothing else.
     ("md5", &["sasl/cram_md5.rs", "submission/auth/tests.rs"]),
     ("idna", &["mail/address.rs"]),
-    ("rustix", &["queue/sqlite/space.rs", "delivery/smtp/dial.rs", "delivery/smtp/login/token_command.rs"]),
+    (
+        "rustix",
+        &["queue/sqlite/space.rs", "delivery/smtp/dial/race.rs", "delivery/smtp/login/token_command.rs"],
+    ),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),
@@ -46,12 +49,12 @@ const HOMES: &[(&str, &[&str])] = &[
 /// The wings of a room (its folders, and the files beside them by name), top first. A wing imports only from those
 /// behind it in the list. The room's own `mod.rs`, which opens it to others, stands above them all.
 const WINGS: &[(&str, &[&str])] = &[
-    ("delivery", &["fuzzing", "job", "report", "host", "smtp", "route"]),
+    ("delivery", &["fuzzing", "job", "report", "host", "route", "smtp"]),
     (
         "submission",
         &[
-            "fuzzing", "session", "protocol", "message", "auth", "limits", "users", "wire", "syntax",
-            "replies",
+            "fuzzing", "session", "protocol", "message", "auth", "limits", "users", "wire", "replies",
+            "syntax", "ports",
         ],
     ),
 ];
@@ -68,28 +71,36 @@ const COMMENT_WIDTH_MAX: usize = 110;
 const BANNED: &[(&str, &str)] = &[
     ("berth", "pool key"),
     ("berths", "pool keys"),
-    ("said_by", "reply_source"),
-    ("dot_at", "in_doubt_since"),
     ("bounce_at", "bounce_requested_at"),
+    ("dot_at", "in_doubt_since"),
+    ("in_one_go", "single_write"),
+    ("lock_step", "no_pipelining"),
+    ("rung", "TLS level"),
+    ("said_by", "reply_source"),
     ("unreported", "pending_reports"),
+    ("Census", "SessionTable"),
+    ("Course", "SessionScratch"),
+    ("Disorder", "PipelineFault"),
+    ("Door", "ListenerShared"),
+    ("Doubtful", "Failing"),
+    ("Fate", "NextState"),
+    ("Gathered", "PendingReport"),
+    ("GoOn", "Intermediate"),
+    ("Insight", "OperatorQueries"),
+    ("Leaving", "SourceAddresses"),
+    ("Meaning", "ReplyClass"),
+    ("Muddled", "OutOfSync"),
+    ("Office", "OperatorInfo"),
+    ("Patience", "Timeouts"),
+    ("Presence", "SessionHandle"),
+    ("Rung", "TlsLevel"),
+    ("Setup", "DeliveryContext"),
+    ("Speaker", "ReplySource"),
+    ("Unproved", "Untested"),
 ];
 
 /// Complaints that begin so are known and go one after the other. When there is none left, this goes too.
-const NOT_YET: &[&str] = &[
-    "circle: ",
-    "delivery: ",
-    "submission: ",
-    "src/cli/queue/text.rs",
-    "src/delivery/job/attempt.rs",
-    "src/delivery/smtp/connection.rs",
-    "src/delivery/smtp/transaction/tests/any_host.rs",
-    "src/submission/protocol_tests.rs",
-    "tests/it/delivery/dns_corners.rs",
-    "tests/it/delivery/logins.rs",
-    "tests/it/submission/abuse.rs",
-    "tests/it/whole/crash.rs",
-    "comment: ",
-];
+const NOT_YET: &[&str] = &["comment: ", "circle: ", "src/delivery/smtp/transaction/tests/any_host.rs"];
 
 fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))
@@ -283,7 +294,11 @@ fn no_word_is_private() {
     for (word, better) in BANNED {
         let in_code = word.contains(|c: char| c.is_uppercase() || c == '_');
         for (path, text, code) in &texts {
-            let lines = lines_with(if in_code && path.ends_with(".rs") { code } else { text }, word);
+            let is_source = path.ends_with(".rs");
+            // In prose a capital may begin a sentence; a name stands between backticks there.
+            let quoted = format!("`{word}`");
+            let word = if !is_source && word.starts_with(char::is_uppercase) { &quoted } else { *word };
+            let lines = lines_with(if in_code && is_source { code } else { text }, word);
             wrong.extend(lines.iter().map(|line| format!("{path}:{line}: {word} is called {better}")));
         }
     }

@@ -15,9 +15,9 @@ use crate::config::RouteTls;
 use crate::maillog;
 use crate::queue::Job;
 
-use crate::delivery::Workers;
 use crate::delivery::host::pool::PooledConnection;
 use crate::delivery::job::worker::Way;
+use crate::delivery::job::worker::Workers;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Wire;

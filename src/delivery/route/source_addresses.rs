@@ -1,8 +1,7 @@
-//! Where connections leave from: the local addresses that a message may use, and what we call ourselves there.
+//! Source addresses: the local addresses that a message's connections may leave from.
 //!
-//! The addresses of the user who submitted it (`[[source]] users`), else the route's, else those of `[delivery]`;
-//! without any the system chooses. Mail that leaves from other addresses never goes over the same connection
-//! (`host/pool.rs`).
+//! Those of the user who submitted it (`[[source]] users`), else the route's, else those of `[delivery]`; without any
+//! the system chooses. Mail with other source addresses never uses the same connection (`host/pool.rs`).
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -10,7 +9,7 @@ use std::sync::Arc;
 
 use crate::config::{DeliverySettings, Route, Routes};
 
-/// What a message's connections leave from.
+/// The source addresses of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::delivery) struct SourceAddresses {
     /// Connections leave from them by turns. Empty: the system chooses.
@@ -20,7 +19,7 @@ pub(in crate::delivery) struct SourceAddresses {
 }
 
 impl SourceAddresses {
-    /// Of mail that `user` submitted (none: a trusted network, or our own report) and that `route` is for.
+    /// For mail that `user` submitted (none: from a trusted network, or our own report) and that uses `route`.
     pub(in crate::delivery) fn of(
         user: Option<&str>,
         route: Option<&Route>,
@@ -35,7 +34,7 @@ impl SourceAddresses {
             ([], routes) => (routes, "route.source_addresses"),
             (theirs, _) => (theirs, "source.users"),
         };
-        // Empty for most, and then nothing is allocated.
+        // Mostly empty, which allocates nothing.
         let addresses = if addresses.is_empty() { Arc::default() } else { addresses.into() };
         SourceAddresses { addresses, config_key }
     }
@@ -46,12 +45,12 @@ impl SourceAddresses {
     }
 }
 
-/// Whether the config says that this is an address of this machine: mail for it would come back.
+/// Whether the config has this address as one of this machine: mail sent there would come back.
 pub(in crate::delivery) fn is_ours(ip: IpAddr, settings: &DeliverySettings, routes: &Routes) -> bool {
     all(settings, routes).any(|ours| ours == ip)
 }
 
-/// Whether this is a name that we go by in EHLO.
+/// Whether this is one of our names in EHLO.
 pub(in crate::delivery) fn is_our_name(name: &str, settings: &DeliverySettings) -> bool {
     let names = settings.sources.iter().filter_map(|source| source.hostname.as_ref());
     names.chain([&settings.hostname]).any(|ours| ours.as_str() == name)
@@ -66,9 +65,8 @@ fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpA
 /// What an operator can do about an [`unusable`] address.
 pub const REMEDY: &str = "give this machine the address, or correct source_addresses and [[source]]";
 
-/// The configured source addresses that nothing can be sent from now, each once, with what the system says.
-///
-/// Whatever the system says is worth telling; nothing leaves the machine.
+/// The configured source addresses that this machine cannot send from now, each once, with the system's error. Sends
+/// nothing.
 pub fn unusable(settings: &DeliverySettings, routes: &Routes) -> Vec<(IpAddr, io::Error)> {
     let mut addresses: Vec<IpAddr> = all(settings, routes).collect();
     addresses.sort_unstable();

@@ -1,7 +1,7 @@
-//! MAIL and RCPT as one host can be given them: the parameters for what it offers, addresses in the
-//! form it takes, and the refusal of what it cannot take at all, found out without asking it.
+//! MAIL and RCPT for one host: with the parameters and the form of addresses that it supports. A message or recipient
+//! that needs more than the host supports is refused here, without asking it.
 //!
-//! Pure. The commands are lettre's; parameters that are xtext already are written as they are.
+//! Pure. The commands are lettre's types.
 
 use std::borrow::Cow;
 
@@ -27,8 +27,7 @@ pub(in crate::delivery) struct Commands<'a> {
 }
 
 impl<'a> Commands<'a> {
-    /// For a host with these capabilities. `header_is_ascii` matters only where the message wants SMTPUTF8
-    /// and the host has none.
+    /// For a host with these capabilities. `header_is_ascii` matters only for a message with SMTPUTF8 and a host without.
     pub(in crate::delivery) fn new(
         message: &'a Outgoing<'a>,
         capabilities: &'a Capabilities,
@@ -49,22 +48,22 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Why the host cannot take the message, whoever its recipients are. It is as final as if the host had said so
-    /// at MAIL: no other is asked, since a backup would only hand the message to the host that cannot take it.
+    /// Why the host cannot take the message, whatever its recipients. As final as a refusal of MAIL: no other host is
+    /// asked, since a backup would only pass the message on to the host that cannot take it.
     pub(in crate::delivery) fn message_refusal(&self) -> Option<Unsendable> {
         let (message, capabilities) = (self.message, self.capabilities);
         if let Some(bytes_max) = capabilities.size_max.filter(|max| message.size > *max) {
             return Some(Unsendable::TooBig { bytes: message.size, bytes_max });
         }
         if message.body == Body::BinaryMime && !(capabilities.chunking && capabilities.binary_mime) {
-            // RFC 3030 §3: never through DATA, and not to a host that would not know it.
+            // RFC 3030 §3: never by DATA, and only to a host with BINARYMIME.
             return Some(Unsendable::NoBinaryMime);
         }
         if message.body == Body::EightBitMime
             && !capabilities.eight_bit
             && message.eight_bit == EightBit::Bounce
         {
-            // RFC 6152 §3: convert it, which we never do, or return it.
+            // RFC 6152 §3: convert it, which Postrider never does, or return it.
             return Some(Unsendable::NoEightBitMime);
         }
         if message.smtputf8 && !capabilities.smtputf8 && !self.header_is_ascii {
@@ -73,8 +72,8 @@ impl<'a> Commands<'a> {
         self.late_refusal().or_else(|| self.sender.as_ref()?.as_ref().err().copied())
     }
 
-    /// RFC 2852 §4.1.4: what has to be returned when its time is over goes only to a host that promises to do so,
-    /// and that has enough time.
+    /// RFC 2852 §4.1.4: a message that must be returned when its time is over goes only to a host with DELIVERBY, and
+    /// only if the time left is enough for that host.
     fn late_refusal(&self) -> Option<Unsendable> {
         let returns_at = self.message.handling.returns_at()?;
         match self.capabilities.deliver_by {
@@ -84,19 +83,19 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Why the host cannot be told of this recipient.
+    /// Why the host cannot take this recipient.
     pub(in crate::delivery) fn recipient_refusal(&self, index: usize) -> Option<Unsendable> {
         self.recipients[index].as_ref().err().copied()
     }
 
-    /// MAIL with its parameters; [`Commands::message_refusal`] had none to say.
+    /// MAIL with its parameters. Only where [`Commands::message_refusal`] is none.
     pub(in crate::delivery) fn mail(&self) -> Mail {
         let (message, capabilities) = (self.message, self.capabilities);
         let mut parameters = Vec::new();
         if capabilities.size {
             parameters.push(MailParameter::Size(usize::try_from(message.size).unwrap_or(usize::MAX)));
         }
-        // Without the offer the content goes out as it is where `eight_bit` says so: that is what works.
+        // Without 8BITMIME the content goes out as it is, if `eight_bit` says so: nearly all hosts take it.
         if capabilities.eight_bit && message.body == Body::EightBitMime {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
@@ -130,7 +129,7 @@ impl<'a> Commands<'a> {
         Mail::new(sender, parameters)
     }
 
-    /// RCPT with its parameters; none where [`Commands::recipient_refusal`] has one.
+    /// RCPT with its parameters. None where [`Commands::recipient_refusal`] is one.
     pub(in crate::delivery) fn rcpt(&self, index: usize) -> Option<Rcpt> {
         let address = self.recipients[index].as_deref().ok()?.clone();
         let recipient = self.message.recipients[index];
@@ -145,8 +144,8 @@ impl<'a> Commands<'a> {
         Some(Rcpt::new(address, parameters))
     }
 
-    /// ORCPT may hold UTF-8 only under SMTPUTF8, and says the same in ASCII (RFC 6533 §3). None where a hand in
-    /// the database made it something that would end the command line.
+    /// ORCPT for this host: UTF-8 under SMTPUTF8, otherwise escaped (RFC 6533 §3). None for text from an edited row that
+    /// would end the parameter or the command.
     fn orcpt<'o>(&self, orcpt: &'o str) -> Option<Cow<'o, str>> {
         if orcpt.contains(|c: char| c.is_control() || c == ' ') {
             return None;
@@ -164,7 +163,7 @@ fn verbatim(keyword: &str, value: &str) -> String {
     format!("{keyword}={value}")
 }
 
-/// Printable ASCII without space: cannot end the command line, whatever the database holds.
+/// Printable ASCII without spaces, which cannot end the command, whatever the row holds.
 fn is_xtext(value: &str) -> bool {
     value.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -173,10 +172,10 @@ fn is_ascii(address: &Address) -> bool {
     AsRef::<str>::as_ref(address).is_ascii()
 }
 
-/// The address as this host can be given it. Where it has no SMTPUTF8, a domain becomes its A-labels
-/// (RFC 6531 §3.2 leaves that open, and it is the same domain); a local part cannot be changed.
+/// The address in the form that the host supports. Without SMTPUTF8 a domain is written in A-labels, which are the same
+/// domain (RFC 6531 §3.2 leaves that open); a local part cannot be changed.
 fn writable<'a>(address: &'a Address, smtputf8: bool, bad: Bad) -> Result<Cow<'a, Address>, Unsendable> {
-    // The queue is a file that people edit: nothing may reach the wire that ends the address early.
+    // A row that a person edited may hold anything: no address may end its command early.
     if address::parse(address.as_ref()).is_err() {
         return Err(bad.syntax);
     }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use crate::config::{DeliverySettings, Source};
 
-/// What we call ourselves in EHLO.
+/// The names for EHLO.
 #[derive(Debug)]
 pub struct EhloNames {
     hostname: String,
-    /// Where it is another.
+    /// The names of source addresses that have their own.
     by_address: Vec<(IpAddr, String)>,
 }
 
@@ -20,7 +20,7 @@ impl EhloNames {
         EhloNames { hostname: settings.hostname.as_str().to_owned(), by_address }
     }
 
-    /// On a connection that leaves from this address; none: it is not known.
+    /// The name for a connection from this local address; none: the address is not known.
     pub fn at(&self, local: Option<IpAddr>) -> &str {
         let named = self.by_address.iter().find(|(address, _)| Some(*address) == local);
         named.map_or(&self.hostname, |(_, name)| name)

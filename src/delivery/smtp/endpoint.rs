@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use crate::config::{Login, RouteTls};
 
-/// One address of one host, and how to speak to it.
+/// One address of one host, and how to connect to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The host's name, for the log, SNI and certificate verification; for a literal the address as text,
     /// without brackets.
     pub host: String,
-    /// Where it is.
+    /// Its address and port.
     pub address: SocketAddr,
-    /// What TLS must be.
+    /// Whether TLS is required, and what the certificate must prove.
     pub tls: RouteTls,
     /// PEM roots instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
     /// AUTH, on a configured relay.
     pub login: Option<Login>,
-    /// A configured relay: nothing it says before MAIL is ever a bounce.
+    /// A configured relay: a refusal before MAIL is never a bounce.
     pub relay: bool,
-    /// Less is better; hosts of the same preference stand in for each other. Relays have none alike.
+    /// Lower is better; hosts with the same preference are equivalent. Each relay of a route has its own.
     pub preference: u16,
     /// Local addresses, of either family, that connections leave from by turns; empty: the system chooses.
     pub sources: Arc<[IpAddr]>,
@@ -39,8 +39,8 @@ impl Endpoint {
         matches!(self.tls, RouteTls::Verify | RouteTls::Implicit)
     }
 
-    /// What the tables call the host. MX hosts all have one port; the port of a relay tells it from others on the
-    /// same machine.
+    /// The host's name in tables and limits. Relays have their port in it, which distinguishes several on one machine;
+    /// all MX hosts have the same port.
     pub fn name(&self) -> String {
         match self.relay {
             true => format!("{}:{}", self.host, self.address.port()),
@@ -48,8 +48,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether a connection to the other would be one to the same host, opened in the same way, from the same
-    /// sources.
+    /// Whether a connection to the other endpoint goes to the same host, is opened in the same way and leaves from the
+    /// same sources.
     pub(in crate::delivery) fn is_same_host(&self, other: &Endpoint) -> bool {
         let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;
         *host == other.host

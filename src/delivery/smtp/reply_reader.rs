@@ -1,29 +1,29 @@
-//! Reads the replies of a foreign host out of the bytes that arrive (RFC 5321 §4.2.1).
+//! Parses the replies of a remote host (RFC 5321 §4.2.1).
 //!
-//! Pure: bytes are fed in, replies come out. A reply may hold any bytes and be cut anywhere; lines
-//! end with LF, with or without a CR before it; a code may stand alone (`250`), be one that nobody
-//! lists (`471`, `699`), and be followed by an enhanced code or not. What a code means is
-//! `transaction.rs`'s business. Here a reply is malformed only where it cannot be told where it ends
-//! or what its code is, or where it is longer than a reply may be.
+//! Pure: bytes in, replies out. A reply may hold any bytes and arrive in any pieces. Lines end with LF, with or without
+//! a CR before it. Any three digits are a code (`471`, `699`), with or without text and an enhanced code; what they mean
+//! is decided elsewhere (`reply_class.rs`). A reply is malformed only if its code or its end cannot be recognised, or if
+//! it is too long.
 
+use crate::kit::text::printable;
 use crate::mail::{Enhanced, Reply, ReplySource};
 
 /// Lines of one reply.
 pub(in crate::delivery) const REPLY_LINES_MAX: usize = 100;
 /// Bytes of one reply, line ends included.
 pub(in crate::delivery) const REPLY_BYTES_MAX: usize = 64 * 1024;
-/// How much a malformed line is quoted.
+/// How much of a malformed line is quoted.
 const QUOTED_BYTES_MAX: usize = 100;
-/// Read from the connection at once; a reply is rarely longer.
+/// Bytes of one read from the connection; a reply is rarely longer.
 const READ_BYTES: usize = 4 * 1024;
 
-/// Why the bytes are no reply; the words go into the attempt's record.
+/// Why the bytes are no reply; the text goes into our reply in its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// No three digits, or something odd behind them.
+    /// A line without three digits, or with other characters than space, tab or dash behind them.
     #[error("\"{0}\"")]
     Line(String),
-    /// A continued reply changed its code.
+    /// The lines of one reply have different codes.
     #[error("the code changed from {0:03} to {1:03} within one reply")]
     CodeChanged(u16, u16),
     /// More than [`REPLY_LINES_MAX`] or [`REPLY_BYTES_MAX`].
@@ -31,13 +31,13 @@ pub enum Malformed {
     TooLong,
 }
 
-/// The bytes that arrived and are not yet part of a reply that was given out.
+/// The bytes that arrived and are not part of a returned reply.
 #[derive(Debug, Default)]
 pub(in crate::delivery) struct ReplyReader {
     bytes: Vec<u8>,
-    /// Where the next line begins; all before it are whole lines of the reply being read.
+    /// The begin of the next line; before it are whole lines of the current reply.
     line_at: usize,
-    /// No LF before this one, counted from the start: what is searched is not searched again.
+    /// The end of the bytes that were searched for LF already.
     searched: usize,
     /// Lines before `line_at`.
     lines: usize,
@@ -46,7 +46,7 @@ pub(in crate::delivery) struct ReplyReader {
 }
 
 impl ReplyReader {
-    /// Lets `read` put more bytes behind those that wait; gives what `read` gives.
+    /// Appends the bytes that `read` reads; returns its result.
     pub(in crate::delivery) fn fill<E>(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
@@ -58,15 +58,15 @@ impl ReplyReader {
         got
     }
 
-    /// Whether bytes wait that belong to no reply given out.
+    /// Whether there are bytes that are not part of a returned reply.
     pub(in crate::delivery) fn has_bytes(&self) -> bool {
         !self.bytes.is_empty()
     }
 
-    /// The next reply; none where its end has not arrived yet.
+    /// The next reply; none until its end has arrived.
     ///
     /// # Errors
-    /// After [`Malformed`] nothing that follows can be trusted: the connection is of no more use.
+    /// After [`Malformed`] the connection is of no more use: nothing that follows can be trusted.
     pub(in crate::delivery) fn next(&mut self) -> Result<Option<Reply>, Malformed> {
         loop {
             let Some(end) = memchr::memchr(b'\n', &self.bytes[self.searched..]) else {
@@ -74,7 +74,7 @@ impl ReplyReader {
                 return if self.bytes.len() > REPLY_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(None) };
             };
             let end = self.searched + end + 1;
-            let line = Line::parse(&self.bytes[self.line_at..end])?;
+            let line = ReplyLine::parse(&self.bytes[self.line_at..end])?;
             if self.lines > 0 && line.code != self.code {
                 return Err(Malformed::CodeChanged(self.code, line.code));
             }
@@ -92,7 +92,7 @@ impl ReplyReader {
         }
     }
 
-    /// All lines before `line_at` as a reply; they leave the buffer.
+    /// Takes all lines before `line_at` out of the buffer, as a reply.
     fn take_reply(&mut self) -> Reply {
         let mut enhanced = None;
         let mut text = String::new();
@@ -117,14 +117,14 @@ impl ReplyReader {
     }
 }
 
-/// The frame of one line of a reply.
-struct Line {
+/// The code of one line of a reply, and whether it is the last.
+struct ReplyLine {
     code: u16,
     last: bool,
 }
 
-impl Line {
-    fn parse(raw: &[u8]) -> Result<Line, Malformed> {
+impl ReplyLine {
+    fn parse(raw: &[u8]) -> Result<ReplyLine, Malformed> {
         let line = without_line_end(raw);
         let malformed = || {
             let quoted = &line[..line.len().min(QUOTED_BYTES_MAX)];
@@ -133,14 +133,14 @@ impl Line {
         let digits = line.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
         let code = digits.ok_or_else(malformed)?.iter().fold(0, |code, d| code * 10 + u16::from(d - b'0'));
         match line.get(3) {
-            None | Some(b' ' | b'\t') => Ok(Line { code, last: true }),
-            Some(b'-') => Ok(Line { code, last: false }),
+            None | Some(b' ' | b'\t') => Ok(ReplyLine { code, last: true }),
+            Some(b'-') => Ok(ReplyLine { code, last: false }),
             Some(_) => Err(malformed()),
         }
     }
 }
 
-/// What stands behind the code of a line that [`Line::parse`] took.
+/// The text of a line that [`ReplyLine::parse`] accepted.
 fn text_of(raw: &[u8]) -> &[u8] {
     without_line_end(raw).get(4..).unwrap_or_default()
 }
@@ -148,35 +148,6 @@ fn text_of(raw: &[u8]) -> &[u8] {
 fn without_line_end(raw: &[u8]) -> &[u8] {
     let line = raw.strip_suffix(b"\n").unwrap_or(raw);
     line.strip_suffix(b"\r").unwrap_or(line)
-}
-
-/// UTF-8 without control characters; every other byte as `\xNN`. What a host says is stored, logged
-/// and quoted in bounces: it must not end a line there or move a terminal's cursor.
-fn printable(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    use std::fmt::Write as _;
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && !text.chars().any(char::is_control)
-    {
-        return text.into();
-    }
-    let mut out = String::with_capacity(bytes.len() + 16);
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() {
-                let mut utf8 = [0; 4];
-                for byte in c.encode_utf8(&mut utf8).bytes() {
-                    // Writing to a String cannot fail.
-                    let _ = write!(out, "\\x{byte:02X}");
-                }
-            } else {
-                out.push(c);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02X}");
-        }
-    }
-    out.into()
 }
 
 #[cfg(test)]

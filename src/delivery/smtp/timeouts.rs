@@ -1,4 +1,4 @@
-//! The stages of the dialogue with a host, each with how long it may take and what the log calls it.
+//! The stages of the dialogue with a host: how long each may take, and its words in our replies.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use crate::mail::Phase;
 
 use crate::delivery::smtp::wire::Timeouts;
 
-/// A stage of the dialogue: how long it may take, and how the log calls it.
+/// A stage of the dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stage {
     pub(in crate::delivery) phase: Phase,
-    /// Times `reply_timeout`, whose default is the 5 minutes of RFC 5321 §4.5.3.2.
+    /// Its time-out in multiples of `reply_timeout`, whose default is 5 minutes as in RFC 5321 §4.5.3.2.
     times: u32,
     /// Continues "timed out …", "connection lost …".
     pub(in crate::delivery) sentence: &'static str,
@@ -27,9 +27,9 @@ impl Stage {
         Stage { phase, times, sentence }
     }
 
-    /// The stage of a command that was sent in `phase`.
+    /// The stage in which the reply of `phase` is awaited.
     pub(in crate::delivery) fn of(phase: Phase) -> Stage {
-        // All phases that a reply can be awaited in are in the table; the others end before there is a dialogue.
+        // The phases that are not in the table end before there is a dialogue.
         STAGES.iter().copied().find(|stage| stage.phase == phase).unwrap_or(Stage::CONNECTING)
     }
 
@@ -38,7 +38,7 @@ impl Stage {
     }
 }
 
-/// RFC 5321 §4.5.3.2.1 to §4.5.3.2.6. The RFC gives DATA 2 minutes; a host that takes 5 is no worse.
+/// RFC 5321 §4.5.3.2.1 to §4.5.3.2.6. More than the RFC asks for DATA (2 minutes) and the content (3 minutes).
 const STAGES: [Stage; 8] = [
     Stage::new(Phase::Greeting, 1, "while waiting for the greeting"),
     Stage::new(Phase::Ehlo, 1, "while waiting for the reply to EHLO"),

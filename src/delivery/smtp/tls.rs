@@ -1,14 +1,13 @@
-//! What TLS must prove here: client configurations, and what a handshake came to.
+//! TLS client configurations, and the result of a handshake.
 //!
-//! Where TLS is optional any certificate will do, since without it the mail would go in the clear
-//! (RFC 7435); whether it would have held is recorded. Where the route says `verify` or `implicit` it
-//! must hold for the host's name, against webpki-roots and `[delivery] ca_file`, or against the
-//! route's own `ca_file` alone.
+//! Where TLS is optional any certificate is accepted, since otherwise the mail would go in the clear (RFC 7435); whether
+//! it is valid is recorded. With `verify` or `implicit` on the route it must be valid for the host's name, against
+//! webpki-roots and `[delivery] ca_file`, or against the route's own `ca_file` alone.
 //!
-//! Each trust has two configurations: the full one, whose ClientHello carries a post-quantum key
-//! share and may span two packets, and a classical one for hosts whose middleboxes choke on that.
+//! Each set of roots has a full configuration, whose ClientHello has a post-quantum key share and may need two packets,
+//! and a classical one for hosts that fail at that.
 //!
-//! A later connection to the same name resumes a session of an earlier one, within one configuration only.
+//! Connections to the same name resume sessions, within one configuration only.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +23,8 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
 };
 
-/// Names whose sessions a configuration keeps, the oldest making room; some 10 KB each (rustls keeps up to 8
-/// tickets of a name, and the certificates they came with).
+/// Host names whose sessions a configuration keeps; some 10 KB each (rustls keeps up to 8 tickets of a name, with
+/// certificates).
 const SESSIONS_MAX: usize = 1024;
 
 /// `ca_file` cannot be used.
@@ -34,7 +33,7 @@ pub enum RootsError {
     /// Not readable, or not PEM.
     #[error("ca_file {0}: {1}")]
     Read(PathBuf, String),
-    /// Holds no certificate that could be a root.
+    /// No certificate in it can be a root.
     #[error("ca_file {0}: no usable certificate in it")]
     Empty(PathBuf),
     /// rustls refuses its own defaults.
@@ -93,12 +92,12 @@ impl std::fmt::Display for Encryption {
     }
 }
 
-/// Whether a certificate that does not hold ends the handshake.
+/// Whether an invalid certificate ends the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::delivery) enum Proof {
-    /// The certificate must hold for the host's name.
+    /// The certificate must be valid for the host's name.
     Required,
-    /// Any will do.
+    /// Any certificate is accepted.
     Recorded,
 }
 
@@ -106,8 +105,8 @@ pub(in crate::delivery) enum Proof {
 #[derive(Debug)]
 pub(in crate::delivery) struct Trust {
     verifier: Arc<WebPkiServerVerifier>,
-    /// Sessions are resumed within one configuration only: what was not verified then is never
-    /// taken for verified later.
+    /// Sessions are resumed within one configuration only, so that a session without a verified certificate is never
+    /// taken for one with.
     configs: [(Proof, Hello, Arc<ClientConfig>); 4],
 }
 
@@ -144,7 +143,7 @@ impl Trust {
         Ok(Trust { verifier, configs })
     }
 
-    /// The configuration for this much proof and this ClientHello.
+    /// The configuration for this proof and this ClientHello.
     pub(in crate::delivery) fn config(&self, proof: Proof, hello: Hello) -> Arc<ClientConfig> {
         let found = self.configs.iter().find(|(p, h, _)| (*p, *h) == (proof, hello));
         // All four pairs are in the array that `new` fills.
@@ -171,7 +170,7 @@ impl Trust {
     }
 }
 
-/// The trusts in use, one for each `ca_file`, read once.
+/// The sets of roots in use: the default, and one for each `ca_file`, read once.
 #[derive(Debug)]
 pub(in crate::delivery) struct Trusts {
     default: Arc<Trust>,
@@ -179,7 +178,7 @@ pub(in crate::delivery) struct Trusts {
 }
 
 impl Trusts {
-    /// `more_roots` stand beside webpki-roots.
+    /// `more_roots` are added to webpki-roots.
     pub(in crate::delivery) fn new(more_roots: Option<&Path>) -> Result<Trusts, RootsError> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(file) = more_roots {
@@ -188,7 +187,7 @@ impl Trusts {
         Ok(Trusts { default: Arc::new(Trust::new(roots)?), of_route: Mutex::default() })
     }
 
-    /// The trust of a route: its own `ca_file`, or the default.
+    /// The roots of a route: its own `ca_file`, or the default.
     pub(in crate::delivery) fn of(&self, ca_file: Option<&Path>) -> Result<Arc<Trust>, RootsError> {
         let Some(file) = ca_file else { return Ok(Arc::clone(&self.default)) };
         // Nothing panics while this is held, and what is inside is always whole.
@@ -204,7 +203,7 @@ impl Trusts {
     }
 }
 
-/// The name that the certificate must hold for: the host, or its address where it is a literal.
+/// The name that the certificate must be valid for: the host's name, or the address of a literal.
 pub(in crate::delivery) fn peer_name(host: &str) -> Option<ServerName<'static>> {
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let literal = literal.strip_prefix("IPv6:").unwrap_or(literal);
@@ -235,7 +234,7 @@ fn classical_provider() -> CryptoProvider {
     CryptoProvider { kx_groups: vec![X25519, SECP256R1, SECP384R1], ..aws_lc_rs::default_provider() }
 }
 
-/// Takes every certificate, and checks that the host holds its key.
+/// Accepts every certificate, and checks that the host has its key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<WebPkiServerVerifier>);
 
@@ -280,8 +279,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// A certificate that cannot even be read (version 1, odd extensions) can never be called verified
-/// either; where any will do, it will do.
+/// A certificate that cannot be parsed (version 1, odd extensions) is never verified; where any is accepted, it is too.
 fn is_beyond_checking(cert: &CertificateDer<'_>) -> bool {
     ParsedCertificate::try_from(cert).is_err()
 }

@@ -1,8 +1,7 @@
-//! The socket under a delivery connection, in the clear or in TLS: bytes out, replies in, and a
-//! limit to how long either may take.
+//! The socket of a delivery connection, with or without TLS: bytes out, replies in, both with time-outs.
 //!
-//! Every wait ends at the earlier of two moments: the stage's time-out, which holds for a whole
-//! reply however slowly its bytes drip, and the attempt's deadline.
+//! Every wait ends at the stage's time-out or at the attempt's deadline, whichever is earlier. The time-out is for a
+//! whole reply, however slowly its bytes arrive.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
@@ -18,22 +17,22 @@ use crate::sasl::scram::channel_binding;
 
 use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
 
-/// Why nothing more is to be had from a connection.
+/// Why a connection is of no more use, or could not be made.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// The stage took too long.
+    /// The stage's time-out.
     TimedOut,
-    /// The attempt as a whole took too long.
+    /// The attempt's deadline.
     Deadline,
-    /// The other side is gone; with the error where there was one.
+    /// The other side closed the connection, or the error of the socket.
     Lost(Option<String>),
-    /// Bytes that are no reply.
+    /// The bytes are no reply.
     Malformed(Malformed),
-    /// A reply that was there before it was asked for.
+    /// A reply came before its command was sent.
     OutOfTurn,
-    /// Nothing can be sent from this local address.
+    /// This machine cannot send from this source address.
     NoSource(IpAddr, String),
-    /// TLS broke.
+    /// TLS failed.
     Tls(rustls::Error),
 }
 
@@ -43,42 +42,42 @@ impl Fault {
     }
 }
 
-/// How long something may take.
+/// How long an operation may take.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::delivery) struct Timeouts {
-    /// Of the stage.
+    /// The stage's time-out.
     pub(in crate::delivery) wait: Duration,
-    /// Of the attempt.
+    /// The attempt's deadline.
     pub(in crate::delivery) deadline: Instant,
 }
 
-/// One TCP connection to a host, or from one that turned it round.
+/// One TCP connection to a host, or from a client that turned it round (ATRN).
 #[derive(Debug)]
 pub(in crate::delivery) struct Wire {
     tcp: TcpStream,
-    /// Ours is the client's side, but for a connection that was turned round.
+    /// We are the TLS client, but the server on a connection that was turned round.
     tls: Option<Box<rustls::Connection>>,
     replies: ReplyReader,
-    /// What the socket's time-outs are set to: most reads need no system call to set them again.
+    /// The time-outs that the socket has now: most reads need no system call to set them.
     read_wait: Option<Duration>,
     write_wait: Option<Duration>,
 }
 
 impl Wire {
-    /// Over a connection that we opened.
+    /// For a connection that we opened.
     pub(in crate::delivery) fn opened(tcp: TcpStream) -> Result<Wire, Fault> {
-        // Commands are written whole: waiting for more to fill a packet only costs round trips.
+        // Commands are written whole: Nagle's algorithm would only cost round trips.
         tcp.set_nodelay(true).map_err(Fault::lost)?;
         Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
     }
 
-    /// A connection that the other side opened, in TLS or not. Of what it said before nothing is known here.
+    /// For a connection that the other side opened.
     pub(in crate::delivery) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
         let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
         Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
     }
 
-    /// Whether it is in TLS.
+    /// Whether TLS is in use.
     pub(in crate::delivery) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -91,7 +90,7 @@ impl Wire {
         }
     }
 
-    /// The address of ours that it leaves from.
+    /// The local address.
     pub(in crate::delivery) fn source(&self) -> Option<IpAddr> {
         self.tcp.local_addr().ok().map(|local| local.ip())
     }
@@ -110,7 +109,7 @@ impl Wire {
         }
     }
 
-    /// Whether bytes of the host wait that it cannot have been asked for yet.
+    /// Whether bytes wait that the host sent before it was asked.
     pub(in crate::delivery) fn spoke_out_of_turn(&self) -> bool {
         self.replies.has_bytes()
     }
@@ -119,7 +118,7 @@ impl Wire {
     /// Not for use in the middle of a transaction.
     pub(in crate::delivery) fn is_stale(&self) -> bool {
         let mut byte = [0];
-        // Encrypted bytes count too: at worst a session ticket makes us open a fresh connection.
+        // Encrypted bytes count too: at worst a session ticket leads to a fresh connection.
         let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
         let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         self.tcp.set_nonblocking(false).is_err() || !silent
@@ -134,8 +133,8 @@ impl Wire {
             return false;
         }
         let Some(tls) = &mut self.tls else { return true };
-        // Bytes are there, so this waits for none. They may be no reply: a session ticket, a new key. Errors are
-        // for the read that follows, which meets them again.
+        // Bytes are there, so this does not wait. They may be no reply but a session ticket or a key update. Errors
+        // come again at the next read.
         match tls.read_tls(&mut self.tcp) {
             Ok(1..) => tls
                 .process_new_packets()
@@ -144,7 +143,7 @@ impl Wire {
         }
     }
 
-    /// Writes all of `bytes`. The stage's time-out holds for each piece that the host takes.
+    /// Writes all of `bytes`. The stage's time-out is for each piece that the host takes.
     pub(in crate::delivery) fn send(&mut self, mut bytes: &[u8], timeouts: Timeouts) -> Result<(), Fault> {
         while !bytes.is_empty() {
             let taken = match &mut self.tls {
@@ -160,8 +159,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Begins TLS and shakes hands. Bytes that arrived before are an error, never read after it
-    /// (STARTTLS injection, CVE-2011-0411).
+    /// The TLS handshake. Bytes that arrived before it are an error, and never read after it (STARTTLS injection,
+    /// CVE-2011-0411).
     pub(in crate::delivery) fn start_tls(
         &mut self,
         config: Arc<ClientConfig>,
@@ -190,7 +189,7 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more comes, as far as that can be done without waiting.
+    /// Closes the connection, with a close_notify if that needs no waiting.
     pub(in crate::delivery) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
@@ -200,7 +199,7 @@ impl Wire {
         let _ = self.tcp.shutdown(std::net::Shutdown::Both);
     }
 
-    /// More bytes into the reply reader; 0: the host closed.
+    /// Reads more bytes into the reply reader; 0: the host closed the connection.
     fn read_more(&mut self, until: Instant, timeouts: Timeouts) -> Result<usize, Fault> {
         loop {
             let Some(tls) = &mut self.tls else {
@@ -213,7 +212,7 @@ impl Wire {
             };
             match self.replies.fill(|room| tls.reader().read(room)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Closed without a close_notify: common, and to a reply that never came no different.
+                // Closed without a close_notify: common, and here the same as with one.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 got => return got.map_err(Fault::lost),
             }
@@ -222,7 +221,7 @@ impl Wire {
         }
     }
 
-    /// Encrypted bytes from the socket into rustls; 0: the host closed.
+    /// Reads encrypted bytes from the socket into rustls; 0: the host closed the connection.
     fn read_tls(&mut self, until: Instant, timeouts: Timeouts) -> Result<usize, Fault> {
         self.set_read_wait(until, timeouts)?;
         let Some(tls) = &mut self.tls else { return Ok(0) };
@@ -232,7 +231,7 @@ impl Wire {
                 Err(error) => return Err(fault_of(error, timeouts.deadline)),
                 Ok(count) => {
                     if let Err(error) = tls.process_new_packets() {
-                        // The alert that says why.
+                        // Send the alert.
                         let _ = tls.write_tls(&mut self.tcp);
                         return Err(Fault::Tls(error));
                     }
@@ -271,8 +270,7 @@ impl Wire {
 
     fn set_read_wait(&mut self, until: Instant, timeouts: Timeouts) -> Result<(), Fault> {
         let mut wait = remaining(until, timeouts.deadline)?;
-        // The first read of a reply: a few microseconds less than the stage's time-out are the
-        // time-out, and it is set already.
+        // At the first read of a reply a few microseconds of the time-out are gone: not worth a system call.
         if timeouts.wait.saturating_sub(wait) < Duration::from_millis(1) {
             wait = timeouts.wait;
         }
@@ -296,18 +294,21 @@ impl Wire {
 
 #[cfg(test)]
 impl Wire {
-    /// Until the host has said something.
+    /// Waits until the host has sent something.
     pub(in crate::delivery) fn wait_for_bytes(&self) {
         let _ = self.tcp.peek(&mut [0]);
     }
 }
 
-/// The time until the earlier of both; which of them it is, where it is over.
+/// The time until the earlier of both.
+///
+/// # Errors
+/// Which of them is over.
 pub(in crate::delivery) fn remaining(until: Instant, deadline: Instant) -> Result<Duration, Fault> {
     let now = Instant::now();
     let left = until.min(deadline).saturating_duration_since(now);
     if !left.is_zero() {
-        // The kernel counts in microseconds and takes 0 for "for ever".
+        // The kernel counts in microseconds, and 0 means no time-out.
         Ok(left.max(Duration::from_millis(1)))
     } else if deadline <= now {
         Err(Fault::Deadline)

@@ -11,6 +11,7 @@ mod hostile;
 mod logins;
 mod parsers;
 mod promises;
+mod refused_logins;
 mod reports;
 mod reuse;
 mod single_write;

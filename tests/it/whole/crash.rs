@@ -55,34 +55,7 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
     let mut relay = world.relay(config);
 
     let began = Instant::now();
-    let stop = AtomicBool::new(false);
-    let address = relay.clear;
-    let acknowledged: HashSet<Copy> = std::thread::scope(|scope| {
-        let submitters: Vec<_> = (0..CONNECTIONS)
-            .map(|number| {
-                let (stop, seed) = (&stop, random.u64(..));
-                scope.spawn(move || submit_until(stop, address, number, seed))
-            })
-            .collect();
-        // The submitters end whatever happens here, or the scope would never end.
-        let stopper = StopOnDrop(&stop);
-        for kill in 0..KILLS {
-            // Mostly under full load; one time in five at once, while it may still be starting.
-            let early = kill > 0 && random.u8(..5) == 0;
-            if !early {
-                relay.wait_until_ready();
-            }
-            let moment = Duration::from_millis(if early { random.u64(0..80) } else { random.u64(20..500) });
-            // The one sleep of the tests: the moment of the kill is what is random here.
-            std::thread::sleep(moment);
-            relay.kill();
-            assert_sound(&relay, kill);
-            relay.spawn();
-        }
-        relay.wait_until_ready();
-        drop(stopper);
-        submitters.into_iter().flat_map(|submitter| submitter.join().unwrap()).collect()
-    });
+    let acknowledged = submit_while_killing(&mut relay, &mut random);
     println!("{KILLS} kills in {:.1} s; draining", began.elapsed().as_secs_f64());
 
     let deadline = Instant::now() + DRAIN_MAX;
@@ -112,6 +85,38 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
     assert!(acknowledged.len() > 500, "too little was submitted to prove anything: {}", acknowledged.len());
     let given_up = relay.db().rows("SELECT * FROM history WHERE state NOT IN ('delivered', 'relayed')", []);
     assert_eq!(given_up, Vec::<String>::new(), "given up");
+}
+
+/// Twenty connections submit all the time while the relay is killed and started again; what was acknowledged.
+fn submit_while_killing(relay: &mut Relay, random: &mut fastrand::Rng) -> HashSet<Copy> {
+    let stop = AtomicBool::new(false);
+    let address = relay.clear;
+    std::thread::scope(|scope| {
+        let submitters: Vec<_> = (0..CONNECTIONS)
+            .map(|number| {
+                let (stop, seed) = (&stop, random.u64(..));
+                scope.spawn(move || submit_until(stop, address, number, seed))
+            })
+            .collect();
+        // The submitters end whatever happens here, or the scope would never end.
+        let stopper = StopOnDrop(&stop);
+        for kill in 0..KILLS {
+            // Mostly under full load; one time in five at once, while it may still be starting.
+            let early = kill > 0 && random.u8(..5) == 0;
+            if !early {
+                relay.wait_until_ready();
+            }
+            let moment = Duration::from_millis(if early { random.u64(0..80) } else { random.u64(20..500) });
+            // The one sleep of the tests: the moment of the kill is what is random here.
+            std::thread::sleep(moment);
+            relay.kill();
+            assert_sound(relay, kill);
+            relay.spawn();
+        }
+        relay.wait_until_ready();
+        drop(stopper);
+        submitters.into_iter().flat_map(|submitter| submitter.join().unwrap()).collect()
+    })
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{DomainPattern, EightBit, InDoubt, Login, SecretSource};
+use crate::config::{DomainPattern, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use crate::delivery::route::plan::*;
 
 type Mx = Result<Vec<(u16, String)>, DnsError>;

@@ -68,7 +68,7 @@ impl Mechanism {
 
 /// What decides which mechanisms can be used: the secret, the connection and the host's offer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances<'a> {
+pub(super) struct AuthContext<'a> {
     /// The mechanisms in the host's EHLO reply, in upper case.
     pub(super) offered: &'a [String],
     /// The secret is a token, not a password.
@@ -79,7 +79,7 @@ pub(super) struct Circumstances<'a> {
     pub(super) channel: Option<ChannelBinding>,
 }
 
-impl Circumstances<'_> {
+impl AuthContext<'_> {
     /// The mechanisms that can be used, best first.
     pub(super) fn mechanisms(&self) -> Vec<Mechanism> {
         let mut mechanisms = self.known().to_vec();
@@ -123,7 +123,7 @@ pub(super) struct Identity<'a> {
 
 /// Why an exchange cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum AuthError {
     /// The host's challenge cannot be understood or accepted; another mechanism may work.
     Unusable(String),
     /// The peer does not know the password, or is not the other end of the TLS connection: nothing more is sent.
@@ -156,7 +156,7 @@ impl Exchange {
     pub(super) fn begin(
         mechanism: Mechanism,
         identity: Identity<'_>,
-        circumstances: &Circumstances<'_>,
+        context: &AuthContext<'_>,
         nonce: String,
     ) -> Exchange {
         let Identity { username, secret, host, port } = identity;
@@ -179,7 +179,7 @@ impl Exchange {
                 (State::CramMd5(username.to_owned(), crate::sasl::CramMd5::of(secret.as_bytes())), None)
             }
             ScramPlus | Scram => {
-                let scram = Scram::new(username, secret, circumstances.binding(mechanism), nonce);
+                let scram = Scram::new(username, secret, context.binding(mechanism), nonce);
                 let first = scram.first().into_bytes();
                 (State::Scram(Box::new(scram)), Some(first))
             }
@@ -197,7 +197,7 @@ impl Exchange {
     }
 
     /// The response to a challenge, the text of a 334.
-    pub(super) fn answer(&mut self, challenge: &str) -> Result<Vec<u8>, Flaw> {
+    pub(super) fn answer(&mut self, challenge: &str) -> Result<Vec<u8>, AuthError> {
         let decoded = STANDARD.decode(challenge.trim()).ok();
         if let Some(first) = self.first.take() {
             // Some hosts ignore the initial response and ask for it again, with a challenge that should be empty.
@@ -209,10 +209,10 @@ impl Exchange {
         }
         let text = || {
             let text = decoded.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok());
-            text.ok_or_else(|| Flaw::Unusable("the host's challenge is no base 64 of a text".to_owned()))
+            text.ok_or_else(|| AuthError::Unusable("the host's challenge is no base 64 of a text".to_owned()))
         };
         match &mut self.state {
-            State::Plain => Err(Flaw::Unusable("the host asks for more than PLAIN has".to_owned())),
+            State::Plain => Err(AuthError::Unusable("the host asks for more than PLAIN has".to_owned())),
             State::Login(credentials, turn) => {
                 // The challenges of LOGIN are not standardized. Those that lettre does not recognise are answered in
                 // order, the name first.
@@ -221,7 +221,7 @@ impl Exchange {
                 *turn += 1;
                 let response = Simple::Login.response(credentials, Some(&asked));
                 let response = response.or_else(|_| Simple::Login.response(credentials, Some(by_turn)));
-                response.map(String::into_bytes).map_err(|error| Flaw::Unusable(error.to_string()))
+                response.map(String::into_bytes).map_err(|error| AuthError::Unusable(error.to_string()))
             }
             State::CramMd5(name, key) => {
                 let digest = u128::from_be_bytes(key.digest(text()?.as_bytes()));

@@ -22,7 +22,7 @@ use crate::sasl::scram::{
     BINDING_TYPE, ITERATIONS_MAX, ITERATIONS_MIN, KEY_BYTES, Keys, escaped, is_nonce, signature,
 };
 
-use crate::delivery::smtp::login::mechanism::Flaw;
+use crate::delivery::smtp::login::mechanism::AuthError;
 
 /// Whether the exchange is bound to its TLS connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Scram {
     }
 
     /// The response to a server message.
-    pub(super) fn answer(&mut self, message: &str) -> Result<String, Flaw> {
+    pub(super) fn answer(&mut self, message: &str) -> Result<String, AuthError> {
         match self.state {
             State::Begun => self.prove(message),
             // RFC 5802 §7: the server's reason for refusing; the reply that refuses follows.
@@ -86,12 +86,12 @@ impl Scram {
                 let said = said.and_then(|said| STANDARD.decode(said).ok()).unwrap_or_default();
                 if constant_time::verify_slices_are_equal(&said, &expected).is_err() {
                     let text = "the host's signature (SCRAM) is wrong: it does not know the password";
-                    return Err(Flaw::Impostor(text.to_owned()));
+                    return Err(AuthError::Impostor(text.to_owned()));
                 }
                 self.state = State::Satisfied;
                 Ok(String::new())
             }
-            State::Satisfied => Err(Flaw::Unusable("the host asks for more than SCRAM has".to_owned())),
+            State::Satisfied => Err(AuthError::Unusable("the host asks for more than SCRAM has".to_owned())),
         }
     }
 
@@ -101,25 +101,27 @@ impl Scram {
     }
 
     /// `server-first-message` in, `client-final-message` out.
-    fn prove(&mut self, message: &str) -> Result<String, Flaw> {
+    fn prove(&mut self, message: &str) -> Result<String, AuthError> {
         let mut attributes = message.split(',');
         let mut attribute = |name| attributes.next().and_then(|text| text.strip_prefix(name));
         // RFC 5802 §5.1: "m=" before these is a mandatory extension that we do not know.
         let parts = (attribute("r="), attribute("s="), attribute("i="));
         let (Some(nonce), Some(salt), Some(iterations)) = parts else {
-            return Err(Flaw::Unusable("the host's first message (SCRAM) cannot be read".to_owned()));
+            return Err(AuthError::Unusable("the host's first message (SCRAM) cannot be read".to_owned()));
         };
         let more = nonce.strip_prefix(self.nonce.as_str());
         if !more.is_some_and(is_nonce) {
-            return Err(Flaw::Impostor("the host answers (SCRAM) what was not asked".to_owned()));
+            return Err(AuthError::Impostor("the host answers (SCRAM) what was not asked".to_owned()));
         }
         let salt = STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty());
         let iterations = iterations.parse::<u32>().ok().and_then(NonZeroU32::new);
         let (Some(salt), Some(iterations)) = (salt, iterations) else {
-            return Err(Flaw::Unusable("the host's salt or iterations (SCRAM) cannot be read".to_owned()));
+            return Err(AuthError::Unusable(
+                "the host's salt or iterations (SCRAM) cannot be read".to_owned(),
+            ));
         };
         if !(ITERATIONS_MIN..=ITERATIONS_MAX).contains(&iterations.get()) {
-            return Err(Flaw::Unusable(format!(
+            return Err(AuthError::Unusable(format!(
                 "the host wants {iterations} iterations (SCRAM), not {ITERATIONS_MIN} to {ITERATIONS_MAX}"
             )));
         }
@@ -160,7 +162,7 @@ mod tests {
         assert!(!scram.is_proven(), "235 at this place would prove nothing");
         assert_eq!(scram.answer(SERVER_LAST).unwrap(), "");
         assert!(scram.is_proven());
-        assert!(matches!(scram.answer(SERVER_LAST), Err(Flaw::Unusable(_))));
+        assert!(matches!(scram.answer(SERVER_LAST), Err(AuthError::Unusable(_))));
     }
 
     #[test]
@@ -174,7 +176,7 @@ mod tests {
         ] {
             let mut scram = scram(Binding::None);
             scram.answer(SERVER_FIRST).unwrap();
-            assert!(matches!(scram.answer(message), Err(Flaw::Impostor(_))), "{message}");
+            assert!(matches!(scram.answer(message), Err(AuthError::Impostor(_))), "{message}");
             assert!(!scram.is_proven());
         }
         let mut refused = scram(Binding::None);
@@ -187,7 +189,7 @@ mod tests {
     fn an_answer_with_another_nonce_is_no_answer_to_us() {
         for nonce in ["", "rOprNGfwEbeRWgbNEkqO", "rOprNGfwEbeRWgbNEkqX%hvY", "rOprNGfwEbeRWgbNEkqO a"] {
             let message = SERVER_FIRST.replace("rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", nonce);
-            assert!(matches!(scram(Binding::None).answer(&message), Err(Flaw::Impostor(_))), "{nonce}");
+            assert!(matches!(scram(Binding::None).answer(&message), Err(AuthError::Impostor(_))), "{nonce}");
         }
     }
 
@@ -205,7 +207,7 @@ mod tests {
             "r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=4095",
             "r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=1000001",
         ] {
-            assert!(matches!(scram(Binding::None).answer(message), Err(Flaw::Unusable(_))), "{message}");
+            assert!(matches!(scram(Binding::None).answer(message), Err(AuthError::Unusable(_))), "{message}");
         }
         let extended = format!("{SERVER_FIRST},x=more");
         assert!(scram(Binding::None).answer(&extended).is_ok(), "unknown extensions behind are ignored");

@@ -11,16 +11,16 @@ fn offered(words: &str) -> Vec<String> {
 
 fn order(words: &str, token: bool, tls: bool, channel: Option<ChannelBinding>) -> Vec<&'static str> {
     let offered = offered(words);
-    let circumstances = Circumstances { offered: &offered, token, tls, channel };
-    circumstances.mechanisms().into_iter().map(Mechanism::name).collect()
+    let context = AuthContext { offered: &offered, token, tls, channel };
+    context.mechanisms().into_iter().map(Mechanism::name).collect()
 }
 
 fn begin(mechanism: Mechanism, identity: Identity<'_>) -> Exchange {
-    let circumstances = Circumstances { offered: &[], token: false, tls: true, channel: None };
-    Exchange::begin(mechanism, identity, &circumstances, "abc".to_owned())
+    let context = AuthContext { offered: &[], token: false, tls: true, channel: None };
+    Exchange::begin(mechanism, identity, &context, "abc".to_owned())
 }
 
-fn text(response: Result<Vec<u8>, Flaw>) -> String {
+fn text(response: Result<Vec<u8>, AuthError>) -> String {
     String::from_utf8(response.unwrap()).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn cram_md5_is_the_example_of_rfc_2195() {
     let response = exchange.answer("PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+");
     let response = STANDARD.encode(response.unwrap());
     assert_eq!(response, "dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw");
-    assert!(matches!(begin(CramMd5, ME).answer("no base 64!"), Err(Flaw::Unusable(_))));
+    assert!(matches!(begin(CramMd5, ME).answer("no base 64!"), Err(AuthError::Unusable(_))));
 }
 
 /// RFC 4616 §4, the first example.
@@ -56,7 +56,7 @@ fn plain_goes_at_once_or_when_it_is_asked_for() {
         let mut exchange = begin(Plain, ME);
         exchange.initial(500);
         assert_eq!(text(exchange.answer(asked)), "\0tim\0tanstaaftanstaaf", "{asked:?}");
-        assert!(matches!(exchange.answer(asked), Err(Flaw::Unusable(_))), "once is enough");
+        assert!(matches!(exchange.answer(asked), Err(AuthError::Unusable(_))), "once is enough");
     }
 }
 
@@ -138,8 +138,8 @@ fn what_does_not_fit_into_the_command_waits_for_the_challenge() {
 fn scram_says_that_plus_was_not_offered_where_it_could_have_been_had() {
     let first = |mechanism, words: &str, channel| {
         let offered = offered(words);
-        let circumstances = Circumstances { offered: &offered, token: false, tls: true, channel };
-        let initial = Exchange::begin(mechanism, ME, &circumstances, "abc".to_owned()).initial(500).unwrap();
+        let context = AuthContext { offered: &offered, token: false, tls: true, channel };
+        let initial = Exchange::begin(mechanism, ME, &context, "abc".to_owned()).initial(500).unwrap();
         String::from_utf8(STANDARD.decode(initial).unwrap()).unwrap()
     };
     let (both, one) = ("SCRAM-SHA-256 SCRAM-SHA-256-PLUS", "SCRAM-SHA-256");
