@@ -17,7 +17,7 @@
 //! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be
 //! in doubt from the start; only a connection that the host had closed before is told from that, by its silence.
 
-mod ended;
+mod result;
 
 use std::collections::VecDeque;
 
@@ -36,8 +36,8 @@ use crate::delivery::smtp::reply_class::{ReplyClass, is_too_many_recipients};
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
 
-pub(in crate::delivery) use ended::{After, Ended};
-pub use ended::{ChunkingResult, RecipientResult};
+pub(in crate::delivery) use result::{After, Ended};
+pub use result::{ChunkingResult, RecipientResult};
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
 /// with replies that nobody reads yet, so there is an end to it (RFC 2920 §3.1).
