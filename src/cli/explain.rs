@@ -1,7 +1,7 @@
 //! `postrider explain ADDRESS`: how this recipient would be routed now, step by step.
 //!
 //! It plans with the code that delivers, with the settings of the config file and the users file, and adds what
-//! else would have a say: limits of hosts, the operator's and those learnt from complaints, what hosts get wrong,
+//! else would have a say: limits of hosts, the operator's and those learnt from throttles, what hosts fail at,
 //! whether the lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
 
 use std::fmt;
@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::{
-    AtrnDomains, DeliverySettings, Destination, RetryRule, RouteTls, Routes, RuleAction, Settings, Whom, atrn,
+    AtrnDomains, DeliverySettings, Destination, LimitScope, RetryRule, RouteTls, Routes, RuleAction,
+    Settings, atrn,
 };
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
@@ -279,13 +280,13 @@ fn backs_off(lane: &BackoffRow) -> String {
 }
 
 fn destination_words(destination: &Destination) -> String {
-    let whom = match &destination.whom {
-        Whom::Domain(pattern) => format!("domain = \"{pattern}\""),
-        Whom::Mx(pattern) => format!("mx = \"{pattern}\""),
+    let scope = match &destination.scope {
+        LimitScope::Domain(pattern) => format!("domain = \"{pattern}\""),
+        LimitScope::Mx(pattern) => format!("mx = \"{pattern}\""),
     };
     let connections = destination.connections.map(|limit| limit as u64);
     let per_minute = destination.messages_per_minute.map(u64::from);
-    format!("[[destination]] {whom}: {}", amounts(connections, per_minute))
+    format!("[[destination]] {scope}: {}", amounts(connections, per_minute))
 }
 
 fn amounts(connections: Option<u64>, per_minute: Option<u64>) -> String {

@@ -237,7 +237,7 @@ pub(super) const DEFS: &[Def] = &[
         Number(1, 1000),
         Is("8"),
         "Connections at once to one destination (a recipient domain, or a route's relay), and to one MX host, \
-         however many domains it serves. A host that complains is given fewer for a while; [[destination]] \
+         however many domains it serves. A host that says we send too much is given fewer for a while; [[destination]] \
          sets another limit.",
     ),
     def(
@@ -467,14 +467,14 @@ pub(super) const DEFS: &[Def] = &[
         Number(1, 1000),
         Example("2"),
         "Connections at once to each of them, instead of delivery.connections_per_destination and of what was \
-         learnt from complaints.",
+         learnt from a host that said we send too much.",
     ),
     def(
         "destination.messages_per_minute",
         Number(1, 1_000_000),
         Example("60"),
-        "Messages a minute to each of them, instead of what was learnt from complaints; one for many recipients \
-         counts once a transaction. Default: as fast as it goes.",
+        "Messages a minute to each of them, instead of what was learnt from a host that said we send too much; \
+         one for many recipients counts once a transaction. Default: as fast as it goes.",
     ),
 ];
 

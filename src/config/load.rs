@@ -370,7 +370,7 @@ fn destination<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Option<D
     let per_minute = reading.given(section, "messages_per_minute", value::number);
     cross::destination(reading, section);
     Some(Destination {
-        whom: domain.map(Whom::Domain).or(mx.map(Whom::Mx))?,
+        scope: domain.map(LimitScope::Domain).or(mx.map(LimitScope::Mx))?,
         connections: connections.map(|number| usize::try_from(number).unwrap_or(usize::MAX)),
         messages_per_minute: per_minute.map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
     })

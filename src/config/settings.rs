@@ -258,17 +258,17 @@ pub struct Destinations(pub Vec<Destination>);
 /// One `[[destination]]`: the operator's own limits for a lane or a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// For whom.
-    pub whom: Whom,
+    /// What it limits.
+    pub scope: LimitScope,
     /// Connections at once.
     pub connections: Option<usize>,
     /// Messages (transactions) a minute.
     pub messages_per_minute: Option<u32>,
 }
 
-/// For whom a `[[destination]]` is.
+/// Which lanes or hosts a `[[destination]]` limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
+pub enum LimitScope {
     /// Each lane of these domains.
     Domain(DomainPattern),
     /// Each MX host or relay with such a name.
@@ -278,20 +278,20 @@ pub enum Whom {
 impl Destinations {
     /// The limits of a lane, by its name.
     pub fn of_lane(&self, lane: &str) -> Option<&Destination> {
-        self.0.iter().find(|destination| match &destination.whom {
+        self.0.iter().find(|destination| match &destination.scope {
             // A route's lane is named after the pattern of the route.
-            Whom::Domain(pattern) => match lane.strip_prefix(Route::LANE_PREFIX) {
+            LimitScope::Domain(pattern) => match lane.strip_prefix(Route::LANE_PREFIX) {
                 Some(route) => *pattern == DomainPattern::Any || pattern.to_string() == route,
                 None => pattern.matches(lane),
             },
-            Whom::Mx(_) => false,
+            LimitScope::Mx(_) => false,
         })
     }
 
     /// The limits of a host, by its name.
     pub fn of_mx(&self, host: &str) -> Option<&Destination> {
-        let is_meant = |whom: &Whom| matches!(whom, Whom::Mx(pattern) if pattern.matches(host));
-        self.0.iter().find(|destination| is_meant(&destination.whom))
+        let is_meant = |scope: &LimitScope| matches!(scope, LimitScope::Mx(pattern) if pattern.matches(host));
+        self.0.iter().find(|destination| is_meant(&destination.scope))
     }
 }
 
@@ -422,18 +422,18 @@ mod tests {
 
     #[test]
     fn limits_are_found_by_lane_or_by_host_and_the_first_match_holds() {
-        let given = |whom, connections| Destination {
-            whom,
+        let given = |scope, connections| Destination {
+            scope,
             connections: Some(connections),
             messages_per_minute: None,
         };
         let below = |name: &str| DomainPattern::Below(name.to_owned());
         let exactly = |name: &str| DomainPattern::Exactly(name.to_owned());
         let destinations = Destinations(vec![
-            given(Whom::Domain(exactly("a.test")), 1),
-            given(Whom::Domain(below("test")), 2),
-            given(Whom::Mx(below("test")), 3),
-            given(Whom::Domain(DomainPattern::Any), 4),
+            given(LimitScope::Domain(exactly("a.test")), 1),
+            given(LimitScope::Domain(below("test")), 2),
+            given(LimitScope::Mx(below("test")), 3),
+            given(LimitScope::Domain(DomainPattern::Any), 4),
         ]);
         let lane = |name| destinations.of_lane(name).and_then(|given| given.connections);
         let mx = |name| destinations.of_mx(name).and_then(|given| given.connections);

@@ -296,8 +296,8 @@ mod tests {
     #[test]
     fn what_was_learnt_lowers_the_limit_and_the_operators_word_holds_over_both() {
         let limit = AdaptiveLimit { connections: Some(1), per_minute: Some(30), changed_at: 0 };
-        let whom = crate::config::Whom::Mx(crate::config::DomainPattern::Any);
-        let given = Destination { whom, connections: Some(5), messages_per_minute: Some(7) };
+        let scope = crate::config::LimitScope::Mx(crate::config::DomainPattern::Any);
+        let given = Destination { scope, connections: Some(5), messages_per_minute: Some(7) };
         let most = |given, learnt| {
             let Most { connections, per_minute } = Most::given(given, 2, learnt);
             (connections, per_minute)
