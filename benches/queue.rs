@@ -118,7 +118,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                             next_state: NextState::Finished(Finished::Delivered),
                             warned: false,
                         }],
-                        notices: vec![],
+                        reports: vec![],
                         pending_reports: vec![],
                         expanded_told: false,
                     });

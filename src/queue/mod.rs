@@ -255,11 +255,11 @@ impl Queue {
         &self,
         sender: &str,
         up_to: i64,
-        notice: NewMessage,
+        report: NewMessage,
     ) -> Result<(), AcceptError> {
-        self.room_for(notice.tail.len())?;
-        let (sender, notice) = (sender.to_owned(), Box::new(self.incoming(notice)));
-        self.ask(|ack| Op::PendingReports { sender, up_to, notice, ack })
+        self.room_for(report.tail.len())?;
+        let (sender, report) = (sender.to_owned(), Box::new(self.incoming(report)));
+        self.ask(|ack| Op::PendingReports { sender, up_to, report, ack })
     }
 
     /// Makes what waits for these domains due now, forgets the backoff of their lanes and records who asked

@@ -237,7 +237,7 @@ pub struct Settled {
     pub attempt: Option<Attempt>,
     /// What becomes of it.
     pub next_state: NextState,
-    /// The sender is told of the delay by one of the notices of this settlement.
+    /// The sender is told of the delay by one of the reports of this settlement.
     pub warned: bool,
 }
 
@@ -251,7 +251,7 @@ pub struct Settlement {
     /// One for each recipient of the job.
     pub results: Vec<Settled>,
     /// Bounces, warnings and reports that this causes.
-    pub notices: Vec<NewMessage>,
+    pub reports: Vec<NewMessage>,
     /// Failures that none of them tells of, since the sender has had too many reports: a summary will.
     pub pending_reports: Vec<PendingReport>,
     /// Among them the report of the aliases that these recipients stand for: it is not owed any more.

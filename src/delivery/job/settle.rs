@@ -114,8 +114,8 @@ fn write(
     let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
     if !results.is_empty() {
-        let Reports { written: notices, pending_reports, expanded_told } = reports;
-        queue.settle(Settlement { message, at, results, notices, pending_reports, expanded_told });
+        let Reports { written: reports, pending_reports, expanded_told } = reports;
+        queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told });
     }
     Done { health, unsettled }
 }
@@ -178,12 +178,12 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
         });
         let results = results.collect();
         let message = Arc::new(message);
-        let (notices, pending_reports) = (Vec::new(), Vec::new());
+        let (reports, pending_reports) = (Vec::new(), Vec::new());
         queue.settle(Settlement {
             message,
             at: now,
             results,
-            notices,
+            reports,
             pending_reports,
             expanded_told: false,
         });

@@ -14,11 +14,11 @@ use crate::queue::rows::{PendingReportRow, PendingReports};
 const REPLY_CHARS_MAX: usize = 500;
 
 /// A report is on its way to its one recipient.
-pub(super) fn record(conn: &Connection, notice: &Incoming, at: i64) -> Result<()> {
-    let Some(to) = notice.message.recipients.first() else { return Ok(()) };
+pub(super) fn record(conn: &Connection, report: &Incoming, at: i64) -> Result<()> {
+    let Some(to) = report.message.recipients.first() else { return Ok(()) };
     let sender = address::folded(&to.address);
     conn.prepare_cached("INSERT INTO reports (id, sender, at) VALUES (?, ?, ?)")?
-        .execute(params![notice.message.id.0, sender, at])
+        .execute(params![report.message.id.0, sender, at])
         .map(drop)
 }
 

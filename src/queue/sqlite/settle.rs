@@ -61,7 +61,7 @@ impl<'c> Settle<'c> {
         })
     }
 
-    /// All of a settlement but its notices. Gives of each recipient the time of its next try.
+    /// All of a settlement but its reports. Gives of each recipient the time of its next try.
     pub(super) fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
         let mut settled = Vec::with_capacity(outcomes.results.len());
         let mut one_finished = false;

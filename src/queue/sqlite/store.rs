@@ -108,9 +108,9 @@ impl<'c> SqliteStore<'c> {
                 self.settle.hold(recipients, why)?;
                 return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
             }
-            Op::PendingReports { sender, up_to, notice, .. } => {
+            Op::PendingReports { sender, up_to, report, .. } => {
                 reports::delete_pending(self.conn, sender, *up_to)?;
-                self.accept.accept(notice)?;
+                self.accept.accept(report)?;
             }
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
@@ -123,9 +123,9 @@ impl<'c> SqliteStore<'c> {
 
     fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
         let settled = self.settle.settle(outcomes)?;
-        for notice in &outcomes.notices {
-            self.accept.accept(notice)?;
-            reports::record(self.conn, notice, outcomes.at)?;
+        for report in &outcomes.reports {
+            self.accept.accept(report)?;
+            reports::record(self.conn, report, outcomes.at)?;
         }
         reports::gather(self.conn, outcomes)?;
         Ok(settled)

@@ -85,7 +85,7 @@ pub(super) fn content_arrives_in_chunks_and_leaves_in_chunks(site: Site) {
     let chunks: Vec<Vec<u8>> = site.queue.content(id).map(Result::unwrap).collect();
     assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [chunk.len(), chunk.len(), 6]);
 
-    // A large notice comes in one piece and is cut.
+    // A large report comes in one piece and is cut.
     let large = site.message(&["a@example.com"], &[b'y'; 600 << 10]);
     let large_id = large.id;
     site.queue.accept(large).unwrap();
@@ -142,7 +142,7 @@ pub(super) fn a_bounce_commits_with_the_outcome_that_causes_it(site: Site) {
     let bounce = site.message(&["app@example.org"], b"Subject: sorry\r\n\r\n");
     let bounce_id = bounce.id;
     let mut settlement = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
-    settlement.notices.push(bounce);
+    settlement.reports.push(bounce);
     site.queue.settle(settlement);
     assert_eq!(site.settled(), [(due[0].recipient, None)]);
     let told = site.accepted();

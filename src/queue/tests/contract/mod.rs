@@ -194,7 +194,7 @@ fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, NextState
         message: message.clone(),
         at: now_secs(),
         results: results.into_iter().map(result).collect(),
-        notices: vec![],
+        reports: vec![],
         pending_reports: vec![],
         expanded_told: false,
     }

@@ -15,15 +15,15 @@ fn pending_reports(number: i64) -> PendingReport {
 fn fail(site: &Site, sender: &str, at: i64, reported: bool) {
     let mut message = site.message(&["a@example.com"], b"x\r\n");
     message.envelope.sender = Some(address::parse(sender).unwrap());
-    let mut notice = site.message(&[sender], b"report\r\n");
-    notice.envelope.sender = None;
+    let mut report = site.message(&[sender], b"report\r\n");
+    report.envelope.sender = None;
     site.queue.accept(message).unwrap();
     let due = site.accepted();
     let fresh = due[0].fresh.clone().unwrap();
     let failed = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
-    let (notices, pending_reports) =
-        if reported { (vec![notice], vec![]) } else { (vec![], vec![pending_reports(at)]) };
-    site.queue.settle(Settlement { at, notices, pending_reports, ..failed });
+    let (reports, pending_reports) =
+        if reported { (vec![report], vec![]) } else { (vec![], vec![pending_reports(at)]) };
+    site.queue.settle(Settlement { at, reports, pending_reports, ..failed });
     site.settled();
     if reported {
         site.accepted();
