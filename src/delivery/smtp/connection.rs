@@ -18,7 +18,7 @@ use crate::delivery::smtp::pipeline::PipelineResult;
 use crate::delivery::smtp::profile::Profile;
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::tls::Encryption;
-use crate::delivery::smtp::transaction::{After, ChunkingResult, Ended, RecipientResult};
+use crate::delivery::smtp::transaction::{After, ChunkingResult, RecipientResult, TransactionResult};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
 pub use crate::delivery::smtp::body::content::Content;
@@ -112,12 +112,12 @@ impl Connection {
             && !self.wire.has_spoken();
         let message = &Outgoing { single_write, ..*message };
         let capabilities = Arc::clone(&self.capabilities);
-        let ended = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
-        self.after = ended.after;
-        if !ended.after.usable {
+        let result = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
+        self.after = result.after;
+        if !result.after.usable {
             self.wire.close();
         }
-        let Ended { results, pipelining, chunking, single_write, .. } = ended;
+        let TransactionResult { results, pipelining, chunking, single_write, .. } = result;
         Delivery { results, pipelining, chunking, single_write }
     }
 

@@ -23,7 +23,7 @@ use crate::delivery::smtp::login::Logins;
 use crate::delivery::smtp::profile::{Profile, TlsLevel};
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::timeouts::Stage;
-use crate::delivery::smtp::tls::{self, Encryption, Hello, Proof, RootsError, Trusts};
+use crate::delivery::smtp::tls::{self, ClientHelloKind, Encryption, Proof, RootsError, Trusts};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
 /// A handshake that takes longer has failed: some middleboxes swallow a ClientHello they do not
@@ -123,8 +123,8 @@ impl Connector {
         let hello = match (endpoint.tls, profile.tls) {
             (RouteTls::Off, _) => None,
             (_, TlsLevel::Plaintext) if endpoint.may_be_plaintext() => None,
-            (_, TlsLevel::NoPostQuantum) => Some(Hello::Classical),
-            (_, TlsLevel::Full | TlsLevel::Plaintext) => Some(Hello::Full),
+            (_, TlsLevel::NoPostQuantum) => Some(ClientHelloKind::Classical),
+            (_, TlsLevel::Full | TlsLevel::Plaintext) => Some(ClientHelloKind::Full),
         };
         let connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
@@ -168,7 +168,7 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// With TLS that begins like this; none: without.
-    fn run(&mut self, hello: Option<Hello>) -> Result<TlsResult, Failure> {
+    fn run(&mut self, hello: Option<ClientHelloKind>) -> Result<TlsResult, Failure> {
         let implicit = hello.filter(|_| self.endpoint.tls == RouteTls::Implicit);
         if let Some(hello) = implicit {
             self.handshake(hello)?;
@@ -211,7 +211,7 @@ impl Opening<'_> {
     }
 
     /// Starts TLS, or says why the mail may go in the clear, and has to.
-    fn starttls(&mut self, hello: Hello) -> Result<TlsResult, Failure> {
+    fn starttls(&mut self, hello: ClientHelloKind) -> Result<TlsResult, Failure> {
         let optional = self.endpoint.may_be_plaintext();
         if !self.connection.capabilities.starttls {
             return if optional {
@@ -239,7 +239,7 @@ impl Opening<'_> {
         Ok(TlsResult::InUse)
     }
 
-    fn handshake(&mut self, hello: Hello) -> Result<(), Failure> {
+    fn handshake(&mut self, hello: ClientHelloKind) -> Result<(), Failure> {
         let proof = if self.endpoint.must_verify() { Proof::Required } else { Proof::Recorded };
         let trust = self.connector.trusts.of(self.endpoint.ca_file.as_deref());
         let trust = trust.map_err(|error| Failure::Tls(TlsFailure::Roots(error.to_string())))?;

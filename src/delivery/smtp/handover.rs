@@ -21,7 +21,7 @@ use crate::delivery::smtp::failure::WORDS_CHARS_MAX;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::timeouts::Stage;
-use crate::delivery::smtp::transaction::{Ended, Next, Transaction};
+use crate::delivery::smtp::transaction::{Next, Transaction, TransactionResult};
 use crate::delivery::smtp::wire::{Fault, Timeouts};
 
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
@@ -56,7 +56,11 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     }
 
     /// From the first command to the last reply.
-    pub(in crate::delivery) fn run(mut self, message: &Outgoing<'_>, capabilities: &Capabilities) -> Ended {
+    pub(in crate::delivery) fn run(
+        mut self,
+        message: &Outgoing<'_>,
+        capabilities: &Capabilities,
+    ) -> TransactionResult {
         let (profile, needs_reset) = (self.connection.profile, self.connection.after.needs_reset);
         let is_header_ascii = match message.smtputf8 && !capabilities.smtputf8 {
             true => self.pieces.first().map(is_header_ascii),

@@ -41,9 +41,9 @@ pub enum RootsError {
     Rustls(String),
 }
 
-/// How large the ClientHello is.
+/// Which key exchange the ClientHello offers: the post-quantum share makes it larger than one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::delivery) enum Hello {
+pub(in crate::delivery) enum ClientHelloKind {
     /// With a post-quantum key share.
     Full,
     /// Classical key exchange only.
@@ -107,7 +107,7 @@ pub(in crate::delivery) struct Trust {
     verifier: Arc<WebPkiServerVerifier>,
     /// Sessions are resumed within one configuration only, so that a session without a verified certificate is never
     /// taken for one with.
-    configs: [(Proof, Hello, Arc<ClientConfig>); 4],
+    configs: [(Proof, ClientHelloKind, Arc<ClientConfig>); 4],
 }
 
 impl Trust {
@@ -119,8 +119,8 @@ impl Trust {
             .build()
             .map_err(|error| words(&error))?;
         let lenient = Arc::new(AnyCertificate(Arc::clone(&verifier)));
-        let config = |proof: Proof, hello: Hello| {
-            let provider = if hello == Hello::Full { &full } else { &classical };
+        let config = |proof: Proof, hello: ClientHelloKind| {
+            let provider = if hello == ClientHelloKind::Full { &full } else { &classical };
             let verifier: Arc<dyn ServerCertVerifier> = match proof {
                 Proof::Required => Arc::clone(&verifier) as _,
                 Proof::Recorded => Arc::clone(&lenient) as _,
@@ -135,16 +135,16 @@ impl Trust {
             Ok((proof, hello, Arc::new(config)))
         };
         let configs = [
-            config(Proof::Required, Hello::Full)?,
-            config(Proof::Required, Hello::Classical)?,
-            config(Proof::Recorded, Hello::Full)?,
-            config(Proof::Recorded, Hello::Classical)?,
+            config(Proof::Required, ClientHelloKind::Full)?,
+            config(Proof::Required, ClientHelloKind::Classical)?,
+            config(Proof::Recorded, ClientHelloKind::Full)?,
+            config(Proof::Recorded, ClientHelloKind::Classical)?,
         ];
         Ok(Trust { verifier, configs })
     }
 
     /// The configuration for this proof and this ClientHello.
-    pub(in crate::delivery) fn config(&self, proof: Proof, hello: Hello) -> Arc<ClientConfig> {
+    pub(in crate::delivery) fn config(&self, proof: Proof, hello: ClientHelloKind) -> Arc<ClientConfig> {
         let found = self.configs.iter().find(|(p, h, _)| (*p, *h) == (proof, hello));
         // All four pairs are in the array that `new` fills.
         Arc::clone(&found.unwrap_or(&self.configs[0]).2)

@@ -36,7 +36,7 @@ use crate::delivery::smtp::reply_class::{ReplyClass, is_too_many_recipients};
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
 
-pub(in crate::delivery) use result::{After, Ended};
+pub(in crate::delivery) use result::{After, TransactionResult};
 pub use result::{ChunkingResult, RecipientResult};
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -390,7 +390,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// The end of it, once there is nothing more to write or to hear.
-    pub(in crate::delivery) fn finish(mut self) -> Ended {
+    pub(in crate::delivery) fn finish(mut self) -> TransactionResult {
         // Every way to the end decides. Should one not: nothing was said.
         self.decide_rest(failed(Failure::no_reply(Stage::of(Phase::Mail), Fault::Lost(None))));
         if self.is_out_of_sync()
@@ -409,7 +409,7 @@ impl<'a> Transaction<'a> {
             PipelineResult::InOrder if self.dead => PipelineResult::Unused,
             known => known,
         };
-        Ended {
+        TransactionResult {
             single_write,
             results: self.results.into_iter().flatten().collect(),
             after: After { usable: !self.dead, needs_reset: self.open },

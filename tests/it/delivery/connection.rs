@@ -138,7 +138,7 @@ fn open(mx: &FakeMx) -> Result<Connection, NotOpened> {
 
 /// What came of one recipient at one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum RecipientState {
     Delivered,
     Relayed,
     Deferred,
@@ -149,20 +149,20 @@ enum Verdict {
 }
 
 /// By DESIGN §8's table.
-fn verdict(result: &RecipientResult) -> Verdict {
+fn state(result: &RecipientResult) -> RecipientState {
     let (failure, in_doubt) = match result {
-        RecipientResult::Accepted { relayed: false, .. } => return Verdict::Delivered,
-        RecipientResult::Accepted { relayed: true, .. } => return Verdict::Relayed,
-        RecipientResult::NextTransaction => return Verdict::NextTransaction,
+        RecipientResult::Accepted { relayed: false, .. } => return RecipientState::Delivered,
+        RecipientResult::Accepted { relayed: true, .. } => return RecipientState::Relayed,
+        RecipientResult::NextTransaction => return RecipientState::NextTransaction,
         RecipientResult::Failed(failure) => (failure, false),
         RecipientResult::InDoubt(failure) => (failure, true),
     };
     let ruling = rule(failure, &Context { in_doubt, ..Context::default() });
     match (ruling.next, ruling.outcome) {
-        (Next::NextHost | Next::Requeue(_), _) => Verdict::HostTrouble,
-        (Next::Stop, Outcome::Failed) => Verdict::Failed,
-        (Next::Stop, Outcome::InDoubt) => Verdict::InDoubt,
-        (Next::Stop, _) => Verdict::Deferred,
+        (Next::NextHost | Next::Requeue(_), _) => RecipientState::HostTrouble,
+        (Next::Stop, Outcome::Failed) => RecipientState::Failed,
+        (Next::Stop, Outcome::InDoubt) => RecipientState::InDoubt,
+        (Next::Stop, _) => RecipientState::Deferred,
     }
 }
 
@@ -216,19 +216,19 @@ fn send(connection: &mut Connection, to: &[&str]) -> Vec<RecipientResult> {
     deliver(connection, &outgoing(&parse("a@example.org"), &recipients, content), content)
 }
 
-fn verdicts(results: &[RecipientResult]) -> Vec<Verdict> {
-    results.iter().map(verdict).collect()
+fn states(results: &[RecipientResult]) -> Vec<RecipientState> {
+    results.iter().map(state).collect()
 }
 
-/// Phase, verdict and reply of the only result.
-fn only(results: &[RecipientResult]) -> (Phase, Verdict, String) {
+/// Phase, state and reply of the only result.
+fn only(results: &[RecipientResult]) -> (Phase, RecipientState, String) {
     assert_eq!(results.len(), 1);
     let (phase, reply) = said(&results[0]);
-    (phase, verdict(&results[0]), reply.to_string())
+    (phase, state(&results[0]), reply.to_string())
 }
 
 /// One small message to one recipient at a host that behaves like this.
-fn send_one(script: Script) -> (Phase, Verdict, String) {
+fn send_one(script: Script) -> (Phase, RecipientState, String) {
     let mx = FakeMx::start(script);
     let mut connection = open(&mx).unwrap();
     only(&send(&mut connection, &["b@example.net"]))
@@ -247,7 +247,7 @@ fn a_small_message_takes_two_writes_and_the_connection_is_used_again() {
     let mut connection = open(&mx).unwrap();
     for _ in 0..2 {
         let results = send(&mut connection, &["b@example.net", "c@example.net"]);
-        assert_eq!(verdicts(&results), [Verdict::Delivered; 2]);
+        assert_eq!(states(&results), [RecipientState::Delivered; 2]);
         assert_eq!(said(&results[1]).1.to_string(), "250 2.0.0 queued");
         assert!(connection.is_usable() && !connection.is_stale());
     }
@@ -269,7 +269,7 @@ fn a_small_message_takes_two_writes_and_the_connection_is_used_again() {
 fn without_pipelining_every_command_waits_for_its_reply() {
     let mx = FakeMx::start(Script::new().offering(&[]));
     let mut connection = open(&mx).unwrap();
-    assert_eq!(verdicts(&send(&mut connection, &["b@example.net"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@example.net"])), [RecipientState::Delivered]);
     connection.quit();
     let seen = &mx.wait_for_closed(1, SOON)[0];
     assert_eq!(seen.reads.len(), 6, "EHLO MAIL RCPT DATA content QUIT: {:?}", seen.reads);
@@ -292,7 +292,7 @@ fn content_arrives_byte_for_byte() {
             let mx = FakeMx::start(script);
             let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
             let results = deliver(&mut open(&mx).unwrap(), &outgoing(&sender, &[&to], content), content);
-            assert_eq!(verdicts(&results), [Verdict::Delivered]);
+            assert_eq!(states(&results), [RecipientState::Delivered]);
             assert!(mx.messages()[0].content == content, "{} bytes differ", content.len());
         }
     }
@@ -321,7 +321,7 @@ fn dsn_parameters_travel_as_they_were_given() {
         body: Body::EightBitMime,
         ..outgoing(&sender, &to, b"x\r\n")
     };
-    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, Verdict::Delivered);
+    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, RecipientState::Delivered);
     assert_eq!(
         mx.seen()[0].commands[1..3],
         [
@@ -331,7 +331,7 @@ fn dsn_parameters_travel_as_they_were_given() {
     );
 
     let mx = FakeMx::start(Script::new().offering(&["PIPELINING"]));
-    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, Verdict::Relayed);
+    assert_eq!(only(&deliver(&mut open(&mx).unwrap(), &message, b"x\r\n")).1, RecipientState::Relayed);
     assert_eq!(mx.seen()[0].commands[1..3], ["MAIL FROM:<a@example.org>", "RCPT TO:<b@example.net>"]);
 }
 
@@ -339,16 +339,16 @@ fn dsn_parameters_travel_as_they_were_given() {
 
 #[test]
 fn a_silent_host_is_given_up_after_the_stages_time_out() {
-    for (at, phase, verdict) in [
-        (At::Mail, Phase::Mail, Verdict::HostTrouble),
-        (At::Data, Phase::Data, Verdict::HostTrouble),
-        (At::Dot, Phase::EndOfData, Verdict::InDoubt),
+    for (at, phase, state) in [
+        (At::Mail, Phase::Mail, RecipientState::HostTrouble),
+        (At::Data, Phase::Data, RecipientState::HostTrouble),
+        (At::Dot, Phase::EndOfData, RecipientState::InDoubt),
     ] {
         let mx = FakeMx::start(Script::new().on(at, Act::Stall));
         let connector = Opener::new(&impatient());
         let mut connection = connector.open(&endpoint(&mx, RouteTls::Off), soon()).unwrap();
         let outcome = only(&send(&mut connection, &["b@b"]));
-        assert_eq!((outcome.0, outcome.1), (phase, verdict));
+        assert_eq!((outcome.0, outcome.1), (phase, state));
         assert!(outcome.2.starts_with("421 4.4.2 timed out while waiting for the reply to"), "{}", outcome.2);
     }
     let mx = FakeMx::start(Script::new().on(At::Greeting, Act::Stall));
@@ -382,21 +382,21 @@ fn a_host_that_stops_reading_is_given_up() {
     let content = b"0123456789\r\n".repeat(2 << 20);
     let outcome = only(&deliver(&mut connection, &outgoing(&sender, &[&to], &content), &content));
     let words = "421 4.4.2 timed out while sending the content".to_owned();
-    assert_eq!(outcome, (Phase::EndOfData, Verdict::HostTrouble, words));
+    assert_eq!(outcome, (Phase::EndOfData, RecipientState::HostTrouble, words));
 }
 
 #[test]
 fn a_connection_that_the_host_closed_meanwhile_is_stale() {
     let mx = FakeMx::start(Script::new().on(At::Dot, Act::SayAndClose("250 2.0.0 queued, bye")));
     let mut connection = open(&mx).unwrap();
-    assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
     let until = soon();
     while !connection.is_stale() {
         assert!(Instant::now() < until, "the close never showed");
         std::thread::yield_now();
     }
-    let (phase, verdict, _) = only(&send(&mut connection, &["b@b"]));
-    assert_eq!((phase, verdict), (Phase::Mail, Verdict::HostTrouble));
+    let (phase, state, _) = only(&send(&mut connection, &["b@b"]));
+    assert_eq!((phase, state), (Phase::Mail, RecipientState::HostTrouble));
 }
 
 // ---- BDAT -----------------------------------------------------------------------------------------
@@ -411,7 +411,10 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
         let to = [&to];
         let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to, content) };
         let results = deliver(&mut connection, &message, content);
-        assert_eq!(only(&results), (Phase::EndOfData, Verdict::Delivered, "250 2.0.0 queued".to_owned()));
+        assert_eq!(
+            only(&results),
+            (Phase::EndOfData, RecipientState::Delivered, "250 2.0.0 queued".to_owned())
+        );
     }
     connection.quit();
     let messages = mx.messages();
@@ -431,7 +434,7 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
 /// The host was promised a size. What is other than that must not be made up for with the next commands.
 #[test]
 fn binary_content_of_another_size_than_was_said_cuts_the_connection() {
-    for (size, expected) in [(10, Verdict::Deferred), (100, Verdict::Deferred)] {
+    for (size, expected) in [(10, RecipientState::Deferred), (100, RecipientState::Deferred)] {
         let mx = FakeMx::start(Script::new().offering(&["CHUNKING", "BINARYMIME"]));
         let mut connection = open(&mx).unwrap();
         let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
@@ -439,7 +442,7 @@ fn binary_content_of_another_size_than_was_said_cuts_the_connection() {
         let content = b"Subject: hi\r\n\r\nhello\r\n";
         let message = Outgoing { body: Body::BinaryMime, size, ..outgoing(&sender, &to, content) };
         let results = deliver(&mut connection, &message, content);
-        assert_eq!(verdict(&results[0]), expected);
+        assert_eq!(state(&results[0]), expected);
         assert!(said(&results[0]).1.to_string().starts_with("451 4.3.0 "), "{}", said(&results[0]).1);
         assert!(!connection.is_usable());
         mx.wait_for_closed(1, SOON);

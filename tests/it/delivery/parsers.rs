@@ -58,7 +58,7 @@ struct Case {
     /// Nothing where no host of that domain says anything.
     said: &'static str,
     /// What flufl.bounce is to call it.
-    flufl: Verdict,
+    flufl: Bounced,
     /// What Sisimai may call it: its versions differ.
     reasons: &'static [&'static str],
     status: &'static str,
@@ -66,7 +66,7 @@ struct Case {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Verdict {
+enum Bounced {
     Permanent,
     Temporary,
     /// Nothing that ends a subscription.
@@ -79,7 +79,7 @@ const fn failed(
     reasons: &'static [&'static str],
     status: &'static str,
 ) -> Case {
-    let (parameters, flufl, action) = (" NOTIFY=FAILURE", Verdict::Permanent, "failed");
+    let (parameters, flufl, action) = (" NOTIFY=FAILURE", Bounced::Permanent, "failed");
     Case { recipient, parameters, said, flufl, reasons, status, action }
 }
 
@@ -99,16 +99,16 @@ const CASES: &[Case] = &[
     // A domain beyond ASCII stands in its A-labels.
     failed("bob@b\u{fc}cher.test", "550 5.1.1 no such user", &["userunknown"], "5.1.1"),
     // A local part beyond it is more than flufl.bounce and Sisimai understand: they keep silent.
-    Case { flufl: Verdict::Neither, ..failed("j\u{f6}rg@a.test", "550 5.1.1 no such user", &[], "5.1.1") },
+    Case { flufl: Bounced::Neither, ..failed("j\u{f6}rg@a.test", "550 5.1.1 no such user", &[], "5.1.1") },
     Case {
         parameters: " NOTIFY=DELAY",
-        flufl: Verdict::Temporary,
+        flufl: Bounced::Temporary,
         action: "delayed",
         ..failed("slow@a.test", "451 4.3.2 busy, come back later", &["notaccept", "systemerror"], "4.3.2")
     },
     Case {
         parameters: " NOTIFY=SUCCESS",
-        flufl: Verdict::Neither,
+        flufl: Bounced::Neither,
         action: "relayed",
         ..failed("there@plain.test", "", &["delivered"], "2.0.0")
     },
@@ -194,9 +194,9 @@ fn other_programs_recognise_recipient_and_reason() {
     if let Some(lines) = run(&probe, &["-c", FLUFL], &files) {
         for case in CASES {
             let expected = match case.flufl {
-                Verdict::Permanent => [String::new(), case.shown()],
-                Verdict::Temporary => [case.shown(), String::new()],
-                Verdict::Neither => [String::new(), String::new()],
+                Bounced::Permanent => [String::new(), case.shown()],
+                Bounced::Temporary => [case.shown(), String::new()],
+                Bounced::Neither => [String::new(), String::new()],
             };
             assert_eq!(lines_of(&lines, case), [expected], "{}", read(case));
         }

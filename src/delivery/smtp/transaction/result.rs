@@ -47,9 +47,9 @@ pub enum ChunkingResult {
     Broken(Failure),
 }
 
-/// How a transaction ended.
+/// What a transaction came to.
 #[derive(Debug)]
-pub(in crate::delivery) struct Ended {
+pub(in crate::delivery) struct TransactionResult {
     /// In the recipients' order.
     pub(in crate::delivery) results: Vec<RecipientResult>,
     pub(in crate::delivery) after: After,

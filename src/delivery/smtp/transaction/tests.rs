@@ -53,7 +53,7 @@ struct Run {
 
 /// What came of one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum RecipientState {
     Delivered,
     Relayed,
     Deferred,
@@ -63,22 +63,22 @@ enum Verdict {
     HostTrouble,
 }
 
-fn verdict(result: &RecipientResult) -> Verdict {
+fn state(result: &RecipientResult) -> RecipientState {
     match result {
-        RecipientResult::Accepted { relayed: false, .. } => Verdict::Delivered,
-        RecipientResult::Accepted { relayed: true, .. } => Verdict::Relayed,
-        RecipientResult::NextTransaction => Verdict::NextTransaction,
-        RecipientResult::InDoubt(_) => Verdict::InDoubt,
+        RecipientResult::Accepted { relayed: false, .. } => RecipientState::Delivered,
+        RecipientResult::Accepted { relayed: true, .. } => RecipientState::Relayed,
+        RecipientResult::NextTransaction => RecipientState::NextTransaction,
+        RecipientResult::InDoubt(_) => RecipientState::InDoubt,
         RecipientResult::Failed(Failure::Refused { phase, reply }) => {
             match ReplyClass::of(*phase, reply.code) {
-                ReplyClass::Transient => Verdict::Deferred,
-                ReplyClass::Permanent => Verdict::Failed,
-                _ => Verdict::HostTrouble,
+                ReplyClass::Transient => RecipientState::Deferred,
+                ReplyClass::Permanent => RecipientState::Failed,
+                _ => RecipientState::HostTrouble,
             }
         }
-        RecipientResult::Failed(Failure::Unsendable { .. }) => Verdict::Failed,
-        RecipientResult::Failed(Failure::Content(_)) => Verdict::Deferred,
-        RecipientResult::Failed(_) => Verdict::HostTrouble,
+        RecipientResult::Failed(Failure::Unsendable { .. }) => RecipientState::Failed,
+        RecipientResult::Failed(Failure::Content(_)) => RecipientState::Deferred,
+        RecipientResult::Failed(_) => RecipientState::HostTrouble,
     }
 }
 
@@ -94,8 +94,8 @@ fn said(result: &RecipientResult) -> (Phase, Reply) {
 }
 
 impl Run {
-    fn verdicts(&self) -> Vec<Verdict> {
-        self.results.iter().map(verdict).collect()
+    fn states(&self) -> Vec<RecipientState> {
+        self.results.iter().map(state).collect()
     }
 }
 
@@ -151,7 +151,7 @@ fn run_with(
     let left: Vec<&str> =
         host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
     assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
-    let Ended { results, after, pipelining, chunking, .. } = transaction.finish();
+    let TransactionResult { results, after, pipelining, chunking, .. } = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
     Run { writes, results, after, batch: pipelining, bdat: chunking }
 }
@@ -182,7 +182,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
 }
 
 /// What becomes of the only recipient when the host says `words` at `phase` and the ordinary before it.
-fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Verdict, bool) {
+fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (RecipientState, bool) {
     let mut host = match phase {
         Phase::Mail => vec![words],
         Phase::Rcpt => vec!["250", words],
@@ -199,15 +199,15 @@ fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Verdict, 
         }
     }
     let run = run(&["b@y"], capabilities, &host);
-    (verdict(&run.results[0]), run.after.usable)
+    (state(&run.results[0]), run.after.usable)
 }
 
 #[test]
 fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() {
-    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
+    use RecipientState::{Deferred, Failed, HostTrouble, InDoubt};
     for capabilities in [PLAIN(), pipelining()] {
         for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::EndOfData] {
-            for (words, verdict, usable) in [
+            for (words, state, usable) in [
                 ("422 4.2.2 full", Deferred, true),
                 ("431 a", Deferred, true),
                 ("441 a", Deferred, true),
@@ -235,7 +235,7 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
             ] {
                 // Nonsense in answer to a whole message may have meant yes.
                 let nonsense = usable || words.starts_with("421");
-                let expected = if phase == Phase::EndOfData && !nonsense { InDoubt } else { verdict };
+                let expected = if phase == Phase::EndOfData && !nonsense { InDoubt } else { state };
                 assert_eq!(told_at(phase, words, &capabilities), (expected, usable), "{words} at {phase:?}");
             }
         }
@@ -244,7 +244,7 @@ fn what_a_refusal_does_to_a_recipient_is_the_same_with_and_without_pipelining() 
             (HostTrouble, false),
             "yes to DATA is no success"
         );
-        assert_eq!(told_at(Phase::EndOfData, "251 a", &capabilities), (Verdict::Delivered, true));
+        assert_eq!(told_at(Phase::EndOfData, "251 a", &capabilities), (RecipientState::Delivered, true));
     }
 }
 
@@ -260,7 +260,7 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
         &["250", "250", "421 4.7.0 no pipelining, please"],
     ] {
         let run = run(&["b@y"], &pipelining(), host);
-        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false), "{host:?}");
+        assert_eq!((run.states(), run.after.usable), (vec![RecipientState::HostTrouble], false), "{host:?}");
         assert!(
             matches!(
                 run.batch,
@@ -271,7 +271,7 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
     }
     // One of them among good ones: whose it was cannot be told.
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "503 5.5.1 bad sequence", "354 go"]);
-    assert_eq!(run.verdicts(), [Verdict::HostTrouble; 2]);
+    assert_eq!(run.states(), [RecipientState::HostTrouble; 2]);
     assert_eq!(run.writes.len(), 1, "content after all: {:?}", run.writes);
 }
 
@@ -290,7 +290,11 @@ fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
     }
     let lost = run(&["b@y", "c@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
     assert!(matches!(lost.batch, PipelineResult::Broken(PipelineFault::NoReply(_))));
-    assert_eq!(lost.verdicts(), [Verdict::Failed, Verdict::HostTrouble], "what was answered holds");
+    assert_eq!(
+        lost.states(),
+        [RecipientState::Failed, RecipientState::HostTrouble],
+        "what was answered holds"
+    );
     let nobody_left = run(&["b@y"], &pipelining(), &["250", "550 5.1.1 no", "lost"]);
     assert_eq!(nobody_left.batch, PipelineResult::Unused);
 }
@@ -299,7 +303,7 @@ fn what_goes_wrong_without_a_batch_or_after_it_is_no_sign() {
 fn with_pipelining_the_commands_go_out_together() {
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "251 forwarded", "354", "250 2.0.0 ok"]);
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    assert_eq!(run.states(), [RecipientState::Delivered; 2]);
     assert_eq!(said(&run.results[1]).1, reply("250 2.0.0 ok"));
     assert_eq!(run.after, After { usable: true, needs_reset: false });
 }
@@ -308,7 +312,7 @@ fn with_pipelining_the_commands_go_out_together() {
 fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
     let all = run(&["b@y", "c@y"], &PLAIN(), &["250", "550 no", "250", "354", "250"]);
     assert_eq!(all.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "DATA;", "<content>"]);
-    assert_eq!(all.verdicts(), [Verdict::Failed, Verdict::Delivered]);
+    assert_eq!(all.states(), [RecipientState::Failed, RecipientState::Delivered]);
     assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
     let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
     assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
@@ -323,7 +327,7 @@ fn many_recipients_are_pipelined_in_bounded_writes() {
     let run = run(&to, &pipelining(), &host);
     let commands: Vec<usize> = run.writes.iter().map(|write| write.matches(';').count()).collect();
     assert_eq!(commands, [128, 128, 46, 0]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered; 300]);
+    assert_eq!(run.states(), [RecipientState::Delivered; 300]);
 }
 
 #[test]
@@ -335,7 +339,7 @@ fn a_transaction_left_open_is_reset_first_and_a_failed_reset_ends_the_connection
     let run = run_message(&message, &pipelining(), true, &says(&["250", "250", "250", "354", "250"]));
     assert_eq!(run.writes[0], "RSET;MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
     let run = run_message(&message, &PLAIN(), true, &says(&["502 what?"]));
-    assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::HostTrouble], false));
+    assert_eq!((run.states(), run.after.usable), (vec![RecipientState::HostTrouble], false));
 }
 
 #[test]
@@ -344,33 +348,33 @@ fn data_accepted_for_nobody_is_ended_with_the_dot_alone() {
     for last in ["250 took nothing", "554 nobody", "451 later"] {
         let run = run(&["b@y"], &pipelining(), &["250", "550 no", "354 go", last]);
         assert_eq!(run.writes[1..], [".;"]);
-        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{last}");
+        assert_eq!((run.states(), run.after.usable), (vec![RecipientState::Failed], true), "{last}");
         assert!(!run.after.needs_reset);
     }
     let run = run(&["b@y"], &pipelining(), &["451 later", "503 a", "354 go", "250"]);
-    assert_eq!(run.verdicts(), [Verdict::Deferred]);
+    assert_eq!(run.states(), [RecipientState::Deferred]);
 }
 
 #[test]
 fn a_refused_mail_stands_whatever_the_pipelined_replies_after_it_say() {
     let run = run(&["b@y"], &pipelining(), &["550 5.7.1 no", "250 ok", "354 go", "250 taken"]);
-    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::Failed], Phase::Mail));
+    assert_eq!((run.states(), said(&run.results[0]).0), (vec![RecipientState::Failed], Phase::Mail));
     assert_eq!(run.writes[1..], [".;"], "no content for a message that was refused");
 }
 
 #[test]
 fn a_closing_host_keeps_what_it_decided_before() {
-    use Verdict::{Failed, HostTrouble};
+    use RecipientState::{Failed, HostTrouble};
     let run = run(&["b@y", "c@y", "d@y", "e@y"], &pipelining(), &["250", "250", "550 no", "421 busy"]);
-    assert_eq!(run.verdicts(), [HostTrouble, Failed, HostTrouble, HostTrouble]);
+    assert_eq!(run.states(), [HostTrouble, Failed, HostTrouble, HostTrouble]);
     assert_eq!((&said(&run.results[0]).1, said(&run.results[0]).0), (&reply("421 busy"), Phase::Rcpt));
     assert!(!run.after.usable);
 }
 
 #[test]
 fn only_the_number_of_recipients_sends_them_into_the_next_transaction() {
-    use Verdict::{Deferred, Delivered, Failed, NextTransaction};
-    for (says, verdict) in [
+    use RecipientState::{Deferred, Delivered, Failed, NextTransaction};
+    for (says, state) in [
         ("552 5.5.3 too many", NextTransaction),
         ("552", NextTransaction),
         ("452", NextTransaction),
@@ -380,23 +384,23 @@ fn only_the_number_of_recipients_sends_them_into_the_next_transaction() {
         ("550", Failed),
     ] {
         let second = run(&["b@y", "c@y"], &pipelining(), &["250", "250", says, "354", "250"]);
-        assert_eq!(second.verdicts(), [Delivered, verdict], "{says}");
+        assert_eq!(second.states(), [Delivered, state], "{says}");
     }
     let first = run(&["b@y", "c@y"], &pipelining(), &["250", "552 5.2.2 full", "250", "354", "250"]);
-    assert_eq!(first.verdicts(), [Failed, Delivered]);
+    assert_eq!(first.states(), [Failed, Delivered]);
 }
 
 #[test]
 fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
     for (host, expected, phase) in [
-        (&["lost"][..], Verdict::HostTrouble, Phase::Mail),
-        (&["250", "lost"], Verdict::HostTrouble, Phase::Rcpt),
-        (&["250", "250", "lost"], Verdict::HostTrouble, Phase::Data),
-        (&["250", "250", "354", "lost"], Verdict::InDoubt, Phase::EndOfData),
+        (&["lost"][..], RecipientState::HostTrouble, Phase::Mail),
+        (&["250", "lost"], RecipientState::HostTrouble, Phase::Rcpt),
+        (&["250", "250", "lost"], RecipientState::HostTrouble, Phase::Data),
+        (&["250", "250", "354", "lost"], RecipientState::InDoubt, Phase::EndOfData),
     ] {
         let run = run(&["b@y"], &pipelining(), host);
         assert_eq!(
-            (verdict(&run.results[0]), said(&run.results[0]).0, run.after.usable),
+            (state(&run.results[0]), said(&run.results[0]).0, run.after.usable),
             (expected, phase, false)
         );
     }
@@ -411,15 +415,15 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
     transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
     let cut_off = &transaction.finish().results[0];
     assert_eq!(
-        (verdict(cut_off), said(cut_off).0),
-        (Verdict::HostTrouble, Phase::EndOfData),
+        (state(cut_off), said(cut_off).0),
+        (RecipientState::HostTrouble, Phase::EndOfData),
         "lost within the content"
     );
     for (early, expected) in [
-        ("552 5.3.4 big", Verdict::Failed),
-        ("451 a", Verdict::Deferred),
-        ("421 a", Verdict::HostTrouble),
-        ("250 a", Verdict::HostTrouble),
+        ("552 5.3.4 big", RecipientState::Failed),
+        ("451 a", RecipientState::Deferred),
+        ("421 a", RecipientState::HostTrouble),
+        ("250 a", RecipientState::HostTrouble),
     ] {
         let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
         transaction.next(&mut Vec::new());
@@ -428,7 +432,7 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         }
         assert_eq!(transaction.next(&mut Vec::new()), Next::Content);
         transaction.take_early(reply(early));
-        assert_eq!(verdict(&transaction.finish().results[0]), expected, "{early} before the content's end");
+        assert_eq!(state(&transaction.finish().results[0]), expected, "{early} before the content's end");
     }
 }
 
@@ -483,7 +487,7 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
     let refused = |message: &Outgoing<'_>, capabilities: &Capabilities| {
         let run = run_message(message, capabilities, false, &[]);
         assert!(run.writes.is_empty() && run.after.usable);
-        assert_eq!(verdict(&run.results[0]), Verdict::Failed);
+        assert_eq!(state(&run.results[0]), RecipientState::Failed);
         said(&run.results[0]).1.to_string()
     };
     assert_eq!(
@@ -500,13 +504,13 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         (Outgoing { body: Body::SevenBit, ..eight }, false),
     ] {
         let capabilities = Capabilities { eight_bit, ..PLAIN() };
-        assert_eq!(run_message(&message, &capabilities, false, &ok).verdicts(), [Verdict::Delivered]);
+        assert_eq!(run_message(&message, &capabilities, false, &ok).states(), [RecipientState::Delivered]);
     }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
     for fits in [limit(Some(100)), limit(None)] {
-        assert_eq!(run_message(&message, &fits, false, &ok).verdicts(), [Verdict::Delivered]);
+        assert_eq!(run_message(&message, &fits, false, &ok).states(), [RecipientState::Delivered]);
     }
 }
 
@@ -520,7 +524,7 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
     let run = run_message(&message, &pipelining(), false, &ok);
     assert_eq!(run.writes[0], "MAIL FROM:<a@x>;RCPT TO:<b@xn--bcher-kva.example>;DATA;");
-    assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
+    assert_eq!(run.states(), [RecipientState::Delivered, RecipientState::Failed]);
     assert!(said(&run.results[1]).1.to_string().starts_with("553 5.6.7"));
 
     let able = Capabilities { smtputf8: true, ..pipelining() };
@@ -540,10 +544,10 @@ fn a_utf8_header_needs_smtputf8() {
     let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = Outgoing { smtputf8: true, ..outgoing(&sender, &to) };
-    let Ended { results, after, .. } =
+    let TransactionResult { results, after, .. } =
         Transaction::new(&message, &capabilities, Profile::FULL, true, false).finish();
     assert!(said(&results[0]).1.to_string().starts_with("554 5.6.9"));
-    assert_eq!((verdict(&results[0]), after.needs_reset), (Verdict::Failed, true));
+    assert_eq!((state(&results[0]), after.needs_reset), (RecipientState::Failed, true));
 }
 
 #[test]
@@ -571,30 +575,30 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
         let run = run_message(&message, &capabilities, false, &[]);
         assert!(run.writes.is_empty());
         assert!(said(&run.results[0]).1.to_string().starts_with("554 5.6.3"), "{capabilities:?}");
-        assert_eq!(run.verdicts(), [Verdict::Failed; 2]);
+        assert_eq!(run.states(), [RecipientState::Failed; 2]);
     }
     let able = Capabilities { chunking: true, binary_mime: true, ..PLAIN() };
     let piped = Capabilities { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
     let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
     assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered, Verdict::Failed]);
+    assert_eq!(run.states(), [RecipientState::Delivered, RecipientState::Failed]);
     assert_eq!(run.after, After { usable: true, needs_reset: false });
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
     assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    assert_eq!(run.states(), [RecipientState::Delivered; 2]);
     // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
     let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
     assert_eq!(run.writes.len(), 1);
-    assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Deferred]);
+    assert_eq!(run.states(), [RecipientState::Failed, RecipientState::Deferred]);
     assert_eq!(run.after, After { usable: true, needs_reset: true });
     let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
-    assert_eq!((run.writes.len(), run.verdicts()), (1, vec![Verdict::Failed; 2]));
+    assert_eq!((run.writes.len(), run.states()), (1, vec![RecipientState::Failed; 2]));
     // What the host says to the chunk means what it means to the dot.
     let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "452 4.3.1 full"]));
-    assert_eq!(run.verdicts(), [Verdict::Deferred; 2]);
+    assert_eq!(run.states(), [RecipientState::Deferred; 2]);
     let lost = [&says(&["250", "250", "250"])[..], &[Then::Lost]].concat();
-    assert_eq!(run_message(&message, &piped, false, &lost).verdicts(), [Verdict::InDoubt; 2]);
+    assert_eq!(run_message(&message, &piped, false, &lost).states(), [RecipientState::InDoubt; 2]);
 }
 
 #[test]

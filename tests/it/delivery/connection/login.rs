@@ -22,7 +22,7 @@ fn a_relay_is_logged_in_to_with_plain_or_login() {
         let mx = FakeMx::start(Script::new().offering(&["PIPELINING", offer]).tls(&certificate));
         let connector = Opener::new(&settings());
         let mut connection = connector.open(&relay(&mx, RouteTls::Opportunistic), soon()).unwrap();
-        assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+        assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
         assert_eq!(mx.seen()[0].commands[3..3 + commands.len()], *commands);
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 fn a_host_that_does_not_know_ehlo_is_greeted_with_helo() {
     let mx = FakeMx::start(Script::new().on(At::Ehlo, Act::Say("502 5.5.1 what?")));
     let mut connection = open(&mx).unwrap();
-    assert_eq!(verdicts(&send(&mut connection, &["b@example.net"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@example.net"])), [RecipientState::Delivered]);
     assert_eq!(
         mx.seen()[0].commands[..3],
         ["EHLO relay.example.com", "HELO relay.example.com", "MAIL FROM:<a@example.org>"]

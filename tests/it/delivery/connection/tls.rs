@@ -15,7 +15,7 @@ fn starttls_is_used_where_offered_and_any_certificate_will_do() {
     let mx = FakeMx::start(Script::new().tls(&certificate));
     let mut connection = open(&mx).unwrap();
     assert_eq!(connection.tls().to_string(), "TLSv1.3");
-    assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
     assert!(mx.messages()[0].tls);
     assert_eq!(mx.seen()[0].verbs()[..3], ["EHLO", "STARTTLS", "EHLO"]);
     connection.quit();
@@ -138,7 +138,7 @@ fn implicit_tls_begins_with_the_first_byte() {
     let endpoint = Endpoint { ca_file: Some(file.path().to_owned()), ..endpoint(&mx, RouteTls::Implicit) };
     let mut connection = Opener::new(&settings()).open(&endpoint, soon()).unwrap();
     assert_eq!(connection.tls().to_string(), "TLSv1.3 verified");
-    assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
     assert_eq!(mx.seen()[0].verbs(), ["EHLO", "MAIL", "RCPT", "DATA"]);
 }
 
@@ -149,7 +149,7 @@ fn a_refused_starttls_is_followed_by_mail_in_the_clear_only_where_tls_is_optiona
     let connector = Opener::new(&settings());
     let mut connection = connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap();
     assert_eq!(connection.tls().to_string(), "none");
-    assert_eq!(verdicts(&send(&mut connection, &["b@b"])), [Verdict::Delivered]);
+    assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
     connector.open(&endpoint(&mx, RouteTls::Opportunistic), soon()).unwrap().quit();
     for tls in [RouteTls::Encrypt, RouteTls::Verify] {
         let trouble = connector.open(&endpoint(&mx, tls), soon()).unwrap_err();

@@ -365,7 +365,7 @@ fn check(case: &Case) {
     driver.run(case.size);
     let Driver { transaction, ledger, .. } = driver;
     let unheard = transaction.is_unheard();
-    let Ended { results, after, chunking: bdat, .. } = transaction.finish();
+    let TransactionResult { results, after, chunking: bdat, .. } = transaction.finish();
 
     assert_eq!(results.len(), recipients.len(), "one result each");
     assert!(ledger.bytes <= case.size);
@@ -374,20 +374,20 @@ fn check(case: &Case) {
         let told = format!("{index}: {result:?}; {ledger:?}");
         let accepted = ledger.is_accepted(index);
         let taken = ledger.whole && ledger.is_yes(Sent::Content);
-        let (came, reply) = (verdict(result), said(result).1);
+        let (came, reply) = (state(result), said(result).1);
         match came {
-            Verdict::Delivered | Verdict::Relayed => {
+            RecipientState::Delivered | RecipientState::Relayed => {
                 assert!(accepted && taken, "falsely delivered: {told}");
                 assert!(
                     ledger.by_bdat || ledger.said(Sent::Data) == Some(354),
                     "delivered without 354: {told}"
                 );
-                assert_eq!(came == Verdict::Relayed, case.success_asked && !case.capabilities.dsn);
+                assert_eq!(came == RecipientState::Relayed, case.success_asked && !case.capabilities.dsn);
             }
-            Verdict::Failed if reply.reply_source == ReplySource::Local => {
+            RecipientState::Failed if reply.reply_source == ReplySource::Local => {
                 assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");
             }
-            Verdict::Failed => {
+            RecipientState::Failed => {
                 let about = |sent: Sent| match sent {
                     Sent::Rcpt(other) => other == index,
                     Sent::Rset | Sent::Dot => false,
@@ -397,16 +397,19 @@ fn check(case: &Case) {
                 let codes: Vec<u16> = answers.chain(ledger.cut).filter(|code| code / 100 == 5).collect();
                 assert!(codes.contains(&reply.code), "failed without a 5xx: {told}");
             }
-            Verdict::InDoubt => assert!(ledger.whole, "in doubt of what was not sent: {told}"),
-            Verdict::NextTransaction => {
+            RecipientState::InDoubt => assert!(ledger.whole, "in doubt of what was not sent: {told}"),
+            RecipientState::NextTransaction => {
                 let before = (0..index).any(|before| ledger.is_accepted(before));
                 assert!(before, "put off although nobody was accepted: {told}");
                 assert!(!accepted, "{told}");
             }
-            Verdict::Deferred | Verdict::HostTrouble => {}
+            RecipientState::Deferred | RecipientState::HostTrouble => {}
         }
         if accepted && taken {
-            let again = !matches!(came, Verdict::Delivered | Verdict::Relayed | Verdict::InDoubt);
+            let again = !matches!(
+                came,
+                RecipientState::Delivered | RecipientState::Relayed | RecipientState::InDoubt
+            );
             assert!(!again, "taken, and tried again: {told}");
         }
         // All is at the host, and it refused nothing: it may have taken it.
@@ -415,13 +418,16 @@ fn check(case: &Case) {
             _ => *code == 421,
         });
         if accepted && ledger.whole && !refused && !unheard {
-            let sure = matches!(came, Verdict::Deferred | Verdict::Failed | Verdict::HostTrouble);
+            let sure = matches!(
+                came,
+                RecipientState::Deferred | RecipientState::Failed | RecipientState::HostTrouble
+            );
             assert!(!sure, "sure of what is in doubt: {told}");
         }
     }
     if matches!(bdat, ChunkingResult::Refused(_) | ChunkingResult::Broken(_)) {
-        let left = [Verdict::HostTrouble, Verdict::InDoubt];
-        let is_left = results.iter().any(|result| left.contains(&verdict(result)));
+        let left = [RecipientState::HostTrouble, RecipientState::InDoubt];
+        let is_left = results.iter().any(|result| left.contains(&state(result)));
         assert!(is_left, "{bdat:?}, and nobody is left to try DATA for: {ledger:?}");
     }
     if after.usable {

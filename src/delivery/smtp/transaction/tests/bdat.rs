@@ -31,7 +31,7 @@ fn run_at(profile: Profile, size: u64, capabilities: &Capabilities, host: &[&str
 fn only_what_is_larger_than_a_chunk_goes_by_bdat_and_only_where_it_is_offered() {
     let by_bdat = |size, capabilities: &Capabilities, host: &[&str]| {
         let run = run_sized(size, capabilities, host);
-        assert_eq!(run.verdicts(), [Verdict::Delivered]);
+        assert_eq!(run.states(), [RecipientState::Delivered]);
         run.writes.last().unwrap() != "<content>"
     };
     for pipelining in [true, false] {
@@ -55,7 +55,7 @@ fn chunks_follow_the_replies_to_rcpt_and_the_last_the_replies_to_all_before_it()
     let one_by_one = run_sized(SIZE, &chunking(false), &ok);
     assert_eq!(one_by_one.writes.len(), piped.writes.len() + 1, "MAIL and RCPT in a write each");
     for run in [piped, one_by_one] {
-        assert_eq!(run.verdicts(), [Verdict::Delivered]);
+        assert_eq!(run.states(), [RecipientState::Delivered]);
         assert_eq!(run.after, After { usable: true, needs_reset: false });
     }
 }
@@ -105,7 +105,7 @@ fn no_chunk_is_sent_for_nobody() {
     for pipelining in [true, false] {
         let run = run_sized(SIZE, &chunking(pipelining), &["250", "550 5.1.1 no"]);
         assert!(!run.writes.iter().any(|write| write.starts_with('<')), "{:?}", run.writes);
-        assert_eq!((run.verdicts(), run.after.needs_reset), (vec![Verdict::Failed], true));
+        assert_eq!((run.states(), run.after.needs_reset), (vec![RecipientState::Failed], true));
     }
 }
 
@@ -128,7 +128,7 @@ fn told_at_chunk(number: usize, words: &str, pipelining: bool) -> Run {
 
 #[test]
 fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_last() {
-    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
+    use RecipientState::{Deferred, Failed, HostTrouble, InDoubt};
     for pipelining in [true, false] {
         for number in 1..=CHUNKS {
             let last = number == CHUNKS;
@@ -136,7 +136,7 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
             // DATA is tried where the first chunk shows that BDAT is not known; later on the host means the
             // message.
             let unknown = if number == 1 { HostTrouble } else { Failed };
-            for (words, verdict) in [
+            for (words, state) in [
                 ("451 4.3.0 later", Deferred),
                 ("452 4.3.1 full", Deferred),
                 ("499 odd", Deferred),
@@ -157,9 +157,9 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
             ] {
                 let run = told_at_chunk(number, words, pipelining);
                 let case = format!("{words:?} to chunk {number}, pipelining {pipelining}: {:?}", run.writes);
-                assert_eq!(run.verdicts(), [verdict], "{case}");
+                assert_eq!(run.states(), [state], "{case}");
                 assert_eq!(said(&run.results[0]).0, Phase::EndOfData, "{case}");
-                let decided = matches!(verdict, Deferred | Failed);
+                let decided = matches!(state, Deferred | Failed);
                 assert_eq!(run.after.usable, decided, "{case}");
                 assert!(run.after.needs_reset || !decided, "{case}");
                 if words != "lost" {
@@ -215,19 +215,19 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
     for number in 1..=CHUNKS {
         let mut transaction = before_chunk(number);
         transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
-        let Ended { results, chunking, .. } = transaction.finish();
+        let TransactionResult { results, chunking, .. } = transaction.finish();
         assert_eq!(matches!(chunking, ChunkingResult::Broken(_)), number == 1, "{number}");
-        assert_eq!(verdict(&results[0]), Verdict::HostTrouble, "{number}");
+        assert_eq!(state(&results[0]), RecipientState::HostTrouble, "{number}");
         for (words, first, later) in [
-            ("552 5.3.4 big", Verdict::Failed, Verdict::Failed),
-            ("451 4.3.0 later", Verdict::Deferred, Verdict::Deferred),
-            ("502 5.5.1 what?", Verdict::HostTrouble, Verdict::Failed),
-            ("250 ok", Verdict::HostTrouble, Verdict::HostTrouble),
+            ("552 5.3.4 big", RecipientState::Failed, RecipientState::Failed),
+            ("451 4.3.0 later", RecipientState::Deferred, RecipientState::Deferred),
+            ("502 5.5.1 what?", RecipientState::HostTrouble, RecipientState::Failed),
+            ("250 ok", RecipientState::HostTrouble, RecipientState::HostTrouble),
         ] {
             let mut transaction = before_chunk(number);
             transaction.take_early(reply(words));
-            let Ended { results, after, .. } = transaction.finish();
-            assert_eq!(verdict(&results[0]), if number == 1 { first } else { later }, "{words} in {number}");
+            let TransactionResult { results, after, .. } = transaction.finish();
+            assert_eq!(state(&results[0]), if number == 1 { first } else { later }, "{words} in {number}");
             assert!(!after.usable);
         }
     }
@@ -241,7 +241,7 @@ fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
     let capabilities = Capabilities { binary_mime: true, ..chunking(false) };
     let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
     let run = run_message(&message, &capabilities, false, &host);
-    assert_eq!((run.verdicts(), run.bdat), (vec![Verdict::Failed], ChunkingResult::Unknown));
+    assert_eq!((run.states(), run.bdat), (vec![RecipientState::Failed], ChunkingResult::Unknown));
     let run = run_with(&message, &capabilities, SPARED, false, &["250"; 2 + CHUNKS].map(Then::Says));
-    assert_eq!(run.verdicts(), [Verdict::Delivered]);
+    assert_eq!(run.states(), [RecipientState::Delivered]);
 }

@@ -21,7 +21,7 @@ fn run_of(size: u64, to: &[&str], capabilities: &Capabilities, host: &[&str]) ->
 fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
     let run = run_of(100, &["b@y", "c@y"], &may(), &["250", "250", "250", "250 2.0.0 queued"]);
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;<100 LAST>"]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered; 2]);
+    assert_eq!(run.states(), [RecipientState::Delivered; 2]);
     assert_eq!(run.after, After { usable: true, needs_reset: false });
     assert_eq!((run.batch, run.bdat), (PipelineResult::InOrder, ChunkingResult::Taken));
     let data = ["250", "250", "354", "250"];
@@ -38,23 +38,23 @@ fn small_content_goes_with_its_commands_where_both_extensions_are_offered() {
 fn each_recipient_has_the_answer_that_was_meant_for_it() {
     let to = ["b@y", "c@y", "d@y"];
     let run = run_of(100, &to, &may(), &["250", "550 5.1.1 no", "250", "451 4.2.0 later", "250"]);
-    assert_eq!(run.verdicts(), [Verdict::Failed, Verdict::Delivered, Verdict::Deferred]);
+    assert_eq!(run.states(), [RecipientState::Failed, RecipientState::Delivered, RecipientState::Deferred]);
     // Sent for nobody: whatever is said to the content, RSET clears it away.
     for words in ["503 5.5.1 no recipients", "554 5.5.1 no recipients", "250 2.0.0 well"] {
         let run = run_of(100, &["b@y"], &may(), &["250", "550 5.1.1 no", words]);
-        assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::Failed], true), "{words}");
+        assert_eq!((run.states(), run.after.usable), (vec![RecipientState::Failed], true), "{words}");
         assert!(run.after.needs_reset || words.starts_with('2'), "{words}");
         assert!(!matches!(run.bdat, ChunkingResult::Refused(_)), "{words}");
     }
     let run = run_of(100, &["b@y"], &may(), &["550 5.7.1 not you", "503 MAIL first", "503 RCPT first"]);
-    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::Failed], Phase::Mail));
+    assert_eq!((run.states(), said(&run.results[0]).0), (vec![RecipientState::Failed], Phase::Mail));
 }
 
 /// What is said last, all before it taken.
 #[test]
 fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
-    use Verdict::{Deferred, Failed, HostTrouble, InDoubt};
-    for (words, verdict, shuns) in [
+    use RecipientState::{Deferred, Failed, HostTrouble, InDoubt};
+    for (words, state, shuns) in [
         ("451 4.3.0 later", Deferred, false),
         ("552 5.3.4 too big", Failed, false),
         ("554 5.7.1 no", Failed, false),
@@ -66,8 +66,8 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
     ] {
         let run = run_of(100, &["b@y"], &may(), &["250", "250", words]);
         assert_eq!(
-            (run.verdicts(), matches!(run.bdat, ChunkingResult::Refused(_))),
-            (vec![verdict], shuns),
+            (run.states(), matches!(run.bdat, ChunkingResult::Refused(_))),
+            (vec![state], shuns),
             "{words}"
         );
         assert_eq!(said(&run.results[0]).0, Phase::EndOfData, "{words}");
@@ -78,9 +78,9 @@ fn the_answer_to_the_content_means_what_it_means_behind_the_dot() {
 #[test]
 fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
     let run = run_of(100, &["b@y"], &may(), &["lost"]);
-    assert_eq!((run.verdicts(), said(&run.results[0]).0), (vec![Verdict::HostTrouble], Phase::Mail));
+    assert_eq!((run.states(), said(&run.results[0]).0), (vec![RecipientState::HostTrouble], Phase::Mail));
     let run = run_of(100, &["b@y"], &may(), &["250", "lost"]);
-    assert_eq!(run.verdicts(), [Verdict::InDoubt]);
+    assert_eq!(run.states(), [RecipientState::InDoubt]);
     // Silence is no end: a host that keeps its replies back may be at work on the content.
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
@@ -90,12 +90,12 @@ fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
     assert!(matches!(transaction.next(&mut Vec::new()), Next::SingleWrite { bytes: 100 }));
     transaction.content_sent();
     transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
-    assert_eq!(verdict(&transaction.finish().results[0]), Verdict::InDoubt);
+    assert_eq!(state(&transaction.finish().results[0]), RecipientState::InDoubt);
     // Written in part.
     let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
     transaction.next(&mut Vec::new());
     transaction.lost(Stage::of(Phase::Mail), Fault::Lost(None));
-    assert_eq!(verdict(&transaction.finish().results[0]), Verdict::HostTrouble);
+    assert_eq!(state(&transaction.finish().results[0]), RecipientState::HostTrouble);
 }
 
 /// A host that says a word too many: what RCPT was told comes where the content's answer belongs. Nothing may be
@@ -103,15 +103,15 @@ fn an_end_in_the_middle_leaves_a_doubt_unless_nothing_was_heard_at_all() {
 #[test]
 fn the_reply_to_rcpt_is_never_taken_for_the_contents() {
     let run = run_of(100, &["b@y"], &may(), &["250 2.0.0 too many", "250 2.1.0 ok", "250 2.1.5 ok"]);
-    assert_eq!((run.verdicts(), run.after.usable), (vec![Verdict::InDoubt], false));
+    assert_eq!((run.states(), run.after.usable), (vec![RecipientState::InDoubt], false));
     let run = run_of(100, &["b@y"], &may(), &["250 2.1.0 ok", "250 2.1.5 ok", "250 2.6.0 queued"]);
-    assert_eq!(run.verdicts(), [Verdict::Delivered]);
+    assert_eq!(run.states(), [RecipientState::Delivered]);
 }
 
 /// Replies that fit no command: nobody is refused by one, and nobody knows what became of the content.
 #[test]
 fn a_muddle_is_a_doubt() {
     let run = run_of(100, &["b@y"], &may(), &["250", "354 what?"]);
-    assert_eq!(run.verdicts(), [Verdict::InDoubt]);
+    assert_eq!(run.states(), [RecipientState::InDoubt]);
     assert!(matches!(run.batch, PipelineResult::Broken(_)) && !run.after.usable);
 }
