@@ -1,4 +1,4 @@
-//! The hosts of a world: what each says, and when.
+//! The hosts of a world, and their replies.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ pub(super) enum Host {
     /// Refuses the first try of each recipient, as greylisting does.
     Grey,
     Refuses,
-    /// Anything, each time anew.
+    /// Answers at random.
     Fickle,
-    /// Has room for us only now and then.
+    /// Often answers that we have too many connections.
     Narrow,
     /// Accepts the connection and never speaks.
     Silent,
@@ -29,7 +29,7 @@ pub(super) enum Host {
 const KINDS: [Host; 8] =
     [Host::Good, Host::Good, Host::Dead, Host::Grey, Host::Refuses, Host::Fickle, Host::Narrow, Host::Silent];
 
-/// All of them, by domain.
+/// All hosts, by domain.
 pub(super) struct Hosts(BTreeMap<Domain, Host>);
 
 pub(super) fn domain(n: usize) -> Domain {
@@ -42,24 +42,24 @@ impl Hosts {
         Hosts((0..DOMAINS).map(|n| (domain(n), KINDS[random.usize(..KINDS.len())])).collect())
     }
 
-    /// One of them is another from now on: a good one falls silent, a dead one comes back.
+    /// One host changes: a good one may fall silent, a dead one come back.
     pub(super) fn change(&mut self, random: &mut fastrand::Rng) {
         let which = domain(random.usize(..DOMAINS));
         self.0.insert(which, KINDS[random.usize(..KINDS.len())]);
     }
 
-    /// Nobody of them will speak.
+    /// Whether the hosts of all recipients never speak.
     pub(super) fn are_silent(&self, message: &QueuedMessage) -> bool {
         message.recipients.iter().all(|recipient| self.0[&recipient.domain] == Host::Silent)
     }
 
-    /// They have no room for one more of us: the job is put back.
+    /// Whether the hosts take no more connections from us: the job is requeued.
     pub(super) fn have_no_room(&self, message: &QueuedMessage, random: &mut fastrand::Rng) -> bool {
         let is_narrow = |domain: &Domain| self.0[domain] == Host::Narrow;
         message.recipients.iter().all(|recipient| is_narrow(&recipient.domain)) && random.bool()
     }
 
-    /// What is said of each recipient, and what that tells of the lane.
+    /// The reply for each recipient, and the lane's health after it.
     pub(super) fn answers(
         &self,
         message: &QueuedMessage,

@@ -9,16 +9,16 @@ use crate::queue::{Job, Waits};
 use super::hosts::DOMAINS;
 use super::world::{Flight, World};
 
-/// What is past its lifetime is looked for once a minute.
+/// The reader looks for recipients past their lifetime once a minute.
 const EXPIRY_SLACK_SECS: i64 = 61;
 
 impl World<'_> {
-    /// Transactions under way, those that only bounce apart.
+    /// The jobs under way, without those that only bounce.
     fn under_way(&self) -> impl Iterator<Item = &Flight> {
         self.flying.iter().filter(|flight| !flight.job.expired)
     }
 
-    /// A job that starts breaks no limit, and nobody has it already.
+    /// A job that starts breaks no limit, and no worker has one of its recipients already.
     pub(super) fn may_start(&self, job: &Job) {
         for (recipient, _) in &job.recipients {
             let is_in = |job: &Job| job.recipients.iter().any(|(other, _)| other == recipient);
@@ -39,7 +39,7 @@ impl World<'_> {
             assert!(failing.count() < (workers / 2).max(1), "failing lanes have too many workers");
         }
         assert!(busy < earned, "{busy} and one more at once in {}, which has earned {earned}", job.lane);
-        // However many never speak, some workers are left for those that do.
+        // However many hosts never answer, some workers are left for those that do.
         if !self.earned.contains_key(&job.lane) && workers > 1 {
             let untested = self.under_way().filter(|flight| !self.earned.contains_key(&flight.job.lane));
             let reserved = (workers / 8).max(1);
@@ -47,13 +47,13 @@ impl World<'_> {
         }
     }
 
-    /// Nobody is before the more urgent; and among equals no lane that is ready waits for more turns than there are
-    /// lanes, twice since one whose host's standing changes takes a new place.
+    /// No lane has a turn before a more urgent one. Among lanes of equal priority, one that is ready waits for at most
+    /// twice as many turns as there are lanes: twice, since a lane takes a new place when its quota class changes.
     pub(super) fn is_fair(&mut self, job: &Job, ready: &[(Arc<str>, Priority)]) {
         if job.expired {
             return;
         }
-        // Left out: one whose time at the limit is over, and that stood in line before it began.
+        // A lane whose wait at a host's limit has just ended is not in `ready`; it is not checked.
         let taken = ready.iter().find(|(lane, _)| *lane == job.lane);
         let Some((_, priority)) = taken else { return };
         let highest = ready.iter().map(|(_, priority)| priority).max();
@@ -66,7 +66,7 @@ impl World<'_> {
         }
     }
 
-    /// One that is due or past its lifetime, and nothing keeps it from being tried or bounced.
+    /// Gives a recipient that is due or past its lifetime although nothing keeps it from being tried or bounced.
     pub(super) fn overdue(&self) -> Option<String> {
         if self.all_hang() {
             return None;
@@ -79,7 +79,7 @@ impl World<'_> {
                 return None;
             }
             let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.now);
-            // Silent hosts hold all that the lane may have at once, or its quota of workers.
+            // Jobs with silent hosts may use up the lane's limit or its quota of workers.
             let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_quota(&lane);
             let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
             let ends = row.to_bounce || row.expires_at + EXPIRY_SLACK_SECS < self.now;
@@ -88,7 +88,7 @@ impl World<'_> {
         self.queue.waiting().iter().find_map(overdue)
     }
 
-    /// What holds at every moment.
+    /// The invariants of every moment.
     pub(super) fn check(&self) {
         self.lanes.lock().unwrap().check();
         assert!(self.flying.len() <= self.settings.workers);
@@ -96,32 +96,32 @@ impl World<'_> {
         assert_eq!(waiting + finished, self.accepted, "{waiting} wait, {finished} are finished");
     }
 
-    /// What the tables must show at every moment.
+    /// The invariants of the tables at every moment: the view `stuck` is empty.
     pub(super) fn check_tables(&self) {
         let mut wrong = self.queue.wrong();
-        // Hours may have passed in which nothing ran.
+        // Hours may have passed without a run, so a recipient may well be past its lifetime.
         wrong.retain(|what| !what.starts_with("an hour past its lifetime"));
         assert!(wrong.is_empty(), "{wrong:?}");
     }
 
-    /// What holds when every thread has done what it could: nobody is late, and the view `stuck` is empty.
+    /// The invariants once every thread has run out of work: no recipient is late, and the view `stuck` is empty.
     pub(super) fn is_settled(&self) {
         let late = self.overdue();
         assert!(late.is_none(), "{late:?} is overdue at {} and nobody has it", self.now);
         let mut wrong = self.queue.wrong();
-        // But for whom a silent host has, since a worker was quicker than the look for what is past its lifetime.
+        // A recipient in a job with a silent host may be past its lifetime: a worker took it before the reader looked.
         let ids = self.flying.iter().flat_map(|flight| &flight.job.recipients);
         let flying: Vec<String> = ids.map(|(id, _)| format!(" {} of", id.0)).collect();
         wrong.retain(|what| !flying.iter().any(|id| what.contains(id)));
         assert!(wrong.is_empty() || self.all_hang(), "{wrong:?}");
     }
 
-    /// Silent hosts have all the workers: nobody is left to do anything.
+    /// Whether silent hosts hold all workers, so that none is left for other work.
     fn all_hang(&self) -> bool {
         self.flying.len() >= self.settings.workers
     }
 
-    /// What holds when all lifetimes are over.
+    /// The invariant once all lifetimes are over: nothing waits but what is held.
     pub(super) fn is_over(&self) {
         let may_stay = |row: &Waits| row.held && self.delivery.in_doubt == InDoubt::Hold;
         let left: Vec<Waits> = self.queue.waiting().into_iter().filter(|row| !may_stay(row)).collect();

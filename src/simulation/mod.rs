@@ -1,13 +1,13 @@
 //! Deterministic simulation: scheduler, retry, settlement and queue with a clock moved by hand and scripted hosts.
 //!
-//! What runs is the real thing: the lanes, the reader that fills them, the schedule, the decisions of a
-//! settlement, and the queue: its writer, statements and views on a database in memory, one group of operations a
-//! step (`queue/sqlite/by_hand.rs`). What is played is the world: hosts, the order in which threads come to run, time,
-//! people with `sqlite3`, and `kill -9`, which leaves what was committed. Windows and pages are tiny, so that a few
-//! dozen recipients overflow all of them.
+//! The real code runs: the lanes, the reader that fills them, the schedule, the decisions of a settlement, and the
+//! queue with its writer, statements and views on a database in memory, one group of operations a step
+//! (`queue/sqlite/by_hand.rs`). The world is simulated: hosts, the order in which threads run, time, people with
+//! `sqlite3`, and `kill -9`, which leaves what was committed. Windows and pages are tiny, so that a few dozen
+//! recipients overflow all of them.
 //!
-//! A seed is one history of such a world; after every step the invariants are checked. A failing seed is named
-//! and comes again: `SIM_SEED=17 cargo test --lib simulation`. `SIM_SEEDS=100000` runs more of them.
+//! A seed gives one history of such a world; the invariants are checked after every step. A failing seed is named and
+//! can be run again: `SIM_SEED=17 cargo test --lib simulation`. `SIM_SEEDS=100000` runs more seeds.
 
 mod hosts;
 mod invariants;
@@ -22,11 +22,11 @@ use crate::queue::Disk;
 
 use world::World;
 
-/// Seeds of one run, a history of some hundred steps each.
+/// Seeds of one run. Each is a history of `STEPS` steps.
 const SEEDS: u64 = 2_000;
 const STEPS: usize = 200;
 
-/// What a start without any key but these has.
+/// The settings of a config file with one listener and nothing else.
 fn settings() -> DeliverySettings {
     let directory = tempfile::tempdir().unwrap();
     let path: &Path = &directory.path().join("postrider.toml");
@@ -40,7 +40,7 @@ fn history(seed: u64, settings: &DeliverySettings) {
     for step in 0..STEPS {
         world.step();
         world.check();
-        // These take longer, and what is wrong there stays wrong.
+        // These checks take longer, and a fault in the tables does not go away.
         if step % 10 == 0 {
             world.check_tables();
         }

@@ -1,4 +1,4 @@
-//! The world of one seed: what can happen next.
+//! The world of one seed, and the events that can happen in it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -20,18 +20,18 @@ use super::hosts::{DEADLINE_SECS, DOMAINS, Hosts, domain};
 
 pub(super) const LIFETIME_SECS: i64 = 2 * 3600;
 const BOUNCE_LIFETIME_SECS: i64 = 1800;
-/// Until when a message may be held by its sender (RFC 4865).
+/// How long at most a sender asks that a message be held (RFC 4865).
 const RELEASE_SECS: i64 = 3000;
-/// More rounds than this at one moment mean that something spins.
+/// More rounds than this at one moment mean an endless loop.
 const ROUNDS_MAX: usize = 3_000;
 const WINDOWS: Windows = Windows { lane: 6, all: 20, minimum: 2, low: 3 };
 const PORTIONS: Portions = Portions { page: 4, pages: 2, refills: 2, domains: 3 };
 
-/// A job that a worker has.
+/// A job in the hands of a worker.
 pub(super) struct Flight {
     pub(super) job: Job,
     pub(super) message: Option<QueuedMessage>,
-    /// Until when nobody speaks.
+    /// The host says nothing before this time.
     pub(super) silent_until: i64,
 }
 
@@ -46,17 +46,18 @@ pub(super) struct World<'d> {
     pub(super) lanes: Mutex<Lanes>,
     reader: Reader,
     pub(super) flying: Vec<Flight>,
-    /// Handed to the writer and not on disk yet.
+    /// Recipients whose settlement is with the writer and not on disk yet.
     pub(super) unwritten: Vec<RecipientId>,
-    /// On disk, and not heard by the scheduler yet.
+    /// Events of commits that the scheduler has not taken yet.
     events: VecDeque<Event>,
-    /// Which lanes are in trouble, as we see it, and until when each backs off.
+    /// Lanes in trouble, by the simulation's own account, and until when each backs off.
     pub(super) troubled: BTreeMap<Arc<str>, i64>,
-    /// Transactions at once that each lane has earned since the start, as we see it; none that never answered.
+    /// Transactions at once that each lane has earned since the start, by the simulation's own account. A lane whose
+    /// hosts never answered has no entry.
     pub(super) earned: BTreeMap<Arc<str>, usize>,
-    /// Turns that others of the same priority had while a lane was ready.
+    /// How many turns other lanes of the same priority had while this lane was ready.
     pub(super) passed_over: BTreeMap<(Arc<str>, Priority), usize>,
-    /// Recipients that were accepted: each waits or is in the history, for ever.
+    /// How many recipients were accepted. At every moment each waits or is in the history.
     pub(super) accepted: i64,
 }
 
@@ -93,7 +94,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// Whatever comes next.
+    /// One event, picked by the seed.
     pub(super) fn step(&mut self) {
         match self.random.u32(..100) {
             0..20 => self.accept(),
@@ -114,7 +115,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// Time passes. Threads are slow, but not by minutes: what was done is on disk and has been heard of.
+    /// Time passes. Threads are never slow by minutes, so all that was done is on disk and its events are taken.
     fn pass(&mut self, secs: std::ops::Range<i64>) {
         self.commit();
         while let Some(event) = self.events.pop_front() {
@@ -130,12 +131,12 @@ impl<'d> World<'d> {
     }
 
     fn any_domain(&mut self) -> Domain {
-        // Some are written to more than others.
+        // Some domains get more mail than others.
         let most = self.random.usize(1..=DOMAINS);
         domain(self.random.usize(..most))
     }
 
-    /// Somebody submits a message; with the next commit it is accepted.
+    /// A client submits a message. The next commit accepts it.
     fn accept(&mut self) {
         let count = self.random.usize(1..6);
         let user =
@@ -145,7 +146,7 @@ impl<'d> World<'d> {
             let at = self.now + self.random.i64(60..RELEASE_SECS);
             Release { at, asked: Hold::Until(at) }
         });
-        // Most are ordinary.
+        // Most messages have the normal priority.
         let priority = Priority::clamped([0, 0, -4, 0, 3, 0, 0, 0, -1, 0][self.random.usize(..10)]);
         let handling = Handling { priority, release, ..Handling::default() };
         let sender = Some(address::parse("app@d0.test").unwrap());
@@ -169,7 +170,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// A worker takes the next job, if one is free and there is one.
+    /// A free worker takes the next job, if there is one.
     fn take_turn(&mut self) -> bool {
         if self.flying.len() >= self.settings.workers {
             return false;
@@ -189,7 +190,7 @@ impl<'d> World<'d> {
                 part.recipients.retain(|recipient| ids.contains(&recipient.id));
                 Some(part)
             }
-            // As a worker does: what is to be returned comes as expired.
+            // As in the real worker, recipients that the operator wants bounced come as expired.
             None => self.queue.fetch(job.message, &ids).and_then(|mut message| {
                 message.recipients.retain(|recipient| job.expired || !recipient.to_bounce);
                 (!message.recipients.is_empty()).then_some(message)
@@ -201,7 +202,7 @@ impl<'d> World<'d> {
         true
     }
 
-    /// An attempt ends with whatever the host says.
+    /// An attempt ends with the host's replies.
     fn land(&mut self) {
         let mut can_end: Vec<usize> = (0..self.flying.len()).collect();
         can_end.retain(|at| self.flying[*at].silent_until <= self.now);
@@ -219,18 +220,18 @@ impl<'d> World<'d> {
         let failed = |result: &crate::queue::Settled| {
             matches!(result.next_state, NextState::Finished(Finished::Failed | Finished::Expired))
         };
-        let mut notices = Vec::new();
+        let mut reports = Vec::new();
         if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
             let envelope = Envelope { recipients: vec![Recipient::new(sender)], ..Envelope::default() };
-            notices.push(self.message(envelope, self.now + BOUNCE_LIFETIME_SECS));
+            reports.push(self.message(envelope, self.now + BOUNCE_LIFETIME_SECS));
         }
-        // Settled first, finished then, as a worker does.
+        // As in the real worker: the job is settled first, then finished.
         self.unwritten.extend(results.iter().map(|result| result.recipient));
         self.queue.settle(Settlement {
             message: Arc::new(message),
             at: self.now,
             results,
-            notices,
+            reports,
             expanded_told: false,
             pending_reports: Vec::new(),
         });
@@ -258,7 +259,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// The writer commits what was asked of it.
+    /// The writer commits the waiting operations.
     fn commit(&mut self) {
         for event in self.queue.commit() {
             match &event {
@@ -296,7 +297,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// A person with `sqlite3` or `postrider queue`.
+    /// A person changes the queue with `sqlite3` or `postrider queue`.
     fn hand(&mut self) {
         let ids: Vec<RecipientId> = self.queue.waiting().iter().map(|row| row.recipient).collect();
         for _ in 0..self.random.usize(1..4) {
@@ -320,7 +321,7 @@ impl<'d> World<'d> {
         self.events.push_back(Event::ChangedOutside);
     }
 
-    /// These lanes back off no longer: from now on the scheduler may notice.
+    /// These lanes no longer back off. The scheduler may notice it from now on.
     fn forgive(&mut self, is_meant: &dyn Fn(&str) -> bool) {
         for (_, until) in self.troubled.iter_mut().filter(|(lane, _)| is_meant(lane)) {
             *until = (*until).min(self.now);
@@ -335,7 +336,7 @@ impl<'d> World<'d> {
         self.forgive(&|lane| *lane == *own || all_below && lane.ends_with(&below));
     }
 
-    /// ETRN.
+    /// A client asks for a kick with ETRN.
     fn kick(&mut self) {
         let kick = match self.random.bool() {
             true => Kick::Domain(self.any_domain()),
@@ -344,7 +345,7 @@ impl<'d> World<'d> {
         self.queue.kick(kick);
     }
 
-    /// An attempt panics: nothing of it is settled.
+    /// An attempt panics: none of its recipients is settled.
     fn panic(&mut self) {
         if let Some(Flight { job, .. }) = self.flying.pop() {
             let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
@@ -352,7 +353,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// SIGHUP with other routes: lanes are named anew, those under way keep their names.
+    /// SIGHUP with other routes: domains change lanes, while jobs under way keep the names of their lanes.
     fn reload(&mut self) {
         self.settings.routes = Arc::new(routes(self.random.usize(..3)));
         self.lanes.get_mut().unwrap().reconfigure(self.settings.clone());
@@ -360,7 +361,7 @@ impl<'d> World<'d> {
         self.passed_over.clear();
     }
 
-    /// kill -9 and a new start: what is on disk is all there is.
+    /// kill -9 and a new start: only what is on disk is left.
     fn crash(&mut self) {
         self.flying.clear();
         self.unwritten.clear();
@@ -376,7 +377,7 @@ impl<'d> World<'d> {
         self.reader = Reader::new(PORTIONS, self.now);
     }
 
-    /// Every thread runs until none has anything to do at this moment; what is left must have a reason.
+    /// Every thread runs until none has work at this moment. Whatever still waits must have a reason.
     fn settle_down(&mut self) {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "no end of work at {}: {:?}", self.now, self.overdue());
@@ -389,7 +390,7 @@ impl<'d> World<'d> {
             let can_end = |flight: &Flight| flight.silent_until <= self.now;
             let idle = !self.flying.iter().any(can_end) && self.events.is_empty();
             if idle && !self.reader.patience(&self.lanes, self.now).is_zero() {
-                // A second later: what could not be read yet is read now.
+                // Some reads are only tried again after a second.
                 if round % 2 == 1 && self.overdue().is_none() {
                     return;
                 }
@@ -402,7 +403,7 @@ impl<'d> World<'d> {
         }
     }
 
-    /// Time passes until the last lifetime is over: all must have ended, but for what a person holds.
+    /// Time passes until the last lifetime is over. Then every recipient must be finished, except those that are held.
     pub(super) fn run_dry(&mut self) {
         for row in self.queue.waiting().iter().filter(|row| row.held) {
             self.queue.hand(row.recipient, Hand::Release);
@@ -421,7 +422,7 @@ impl<'d> World<'d> {
     }
 }
 
-/// None, or relays: for all, or for some of the domains, so that one lane gathers several.
+/// No routes, or relays for some or all of the domains, so that one lane gathers several domains.
 fn routes(which: usize) -> Routes {
     let relay = RelayHost { host: Domain::parse("relay.test").unwrap(), port: 587 };
     let route = |domain: DomainPattern| Route {
