@@ -5,7 +5,7 @@
 //! limit of transactions at once (`lane`), and backs off as a whole while its host is in trouble (`backoff`), apart
 //! from the retry time of each message. How many of the workers a lane may get depends on whether its host is known
 //! to answer (`worker_quota`). A lane whose hosts are at their limit goes on with the transactions it has; recipients
-//! that were turned away are requeued where they stood.
+//! that such a host did not take are requeued in their old place.
 //!
 //! Priority (RFC 6710) comes before all turns: a lane is ordered by it, lanes whose first message has a higher one
 //! take their turns first, and in a full window urgent mail takes the place of ordinary mail.
@@ -97,8 +97,8 @@ pub struct Lanes {
     tickets: u64,
     /// When backoffs end.
     alarms: BTreeSet<(i64, Arc<str>)>,
-    /// Lanes that run low and have more in the database, in the order in which they said so.
-    hungry: VecDeque<Arc<str>>,
+    /// Lanes that run low and have more in the database: the first is filled first.
+    to_refill: VecDeque<Arc<str>>,
     /// Every recipient that waits here or is in flight.
     known: HashMap<RecipientId, Known>,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
@@ -127,7 +127,7 @@ impl Lanes {
             watched: BTreeSet::new(),
             tickets: 0,
             alarms: BTreeSet::new(),
-            hungry: VecDeque::new(),
+            to_refill: VecDeque::new(),
             known: HashMap::new(),
             expired: VecDeque::new(),
             waiting: 0,

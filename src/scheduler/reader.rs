@@ -1,7 +1,7 @@
-//! What the scheduler's thread does: it hears from the queue, reads what has come due and what hungry lanes
-//! want, and sweeps. No thread and no clock: the simulation steps it by hand, over a model of the queue.
+//! The work of the scheduler's thread: it takes the queue's events, reads recipients that have come due, fills lanes
+//! that run low, and sweeps. It has no thread and no clock of its own: the simulation steps it by hand.
 //!
-//! A look never reads more than a bounded part, so that events are heard in between however much is due.
+//! One look reads a bounded number of rows, so that events are taken between two looks however much is due.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -14,17 +14,17 @@ use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, QueueError, Reads,
 
 use super::lanes::{Lanes, Refill};
 
-/// How often what is past its lifetime is looked for.
+/// How often recipients past their lifetime are looked for.
 const EXPIRY_SECS: i64 = 60;
-/// How often the sweep runs, and how long overdue a recipient must be for it to care.
+/// How often the sweep runs, and how long a recipient must be overdue before the sweep counts it.
 const SWEEP_SECS: i64 = 60;
 
-/// How much is read at once.
+/// How much one look reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portions {
     /// Rows of one statement.
     pub(crate) page: usize,
-    /// Pages of one look. When more than that is due at once, the rest is found lane by lane.
+    /// Pages of one look. When more is due at once, the survey finds the rest domain by domain.
     pub(crate) pages: usize,
     /// Lanes filled in one look.
     pub(crate) refills: usize,
@@ -38,32 +38,32 @@ impl Default for Portions {
     }
 }
 
-/// What came of a look.
+/// The result of a look.
 #[derive(Debug, Default)]
 pub(crate) struct Looked {
-    /// Lanes whose trouble is over and that nothing waits in: their rows are to be cleared.
+    /// Lanes whose trouble is over and in which nothing waits. The caller clears their rows in `backoffs`.
     pub(crate) over: Vec<Arc<str>>,
-    /// Recipients that the sweep found, and that were nobody's: a bug.
+    /// How many overdue recipients the sweep found that no lane accounted for: each is a bug.
     pub(crate) forgotten: usize,
 }
 
-/// How far what is due has been seen.
+/// How far the due recipients have been read.
 #[derive(Debug)]
 pub(crate) struct Reader {
     portions: Portions,
-    /// Everything due up to here has been seen.
+    /// Every recipient due up to here has been read.
     cursor: DueCursor,
     /// No recipient comes due before this.
     next_due: i64,
-    /// So much was due at once that it is looked for domain by domain: the last one looked at.
+    /// The last domain that the survey looked at, while it runs: so much was due at once that it goes by domain.
     survey: Option<String>,
-    /// How far the look for what bounces without a further try has come, while it runs.
+    /// How far the search for recipients that bounce without a further try has come, while it runs.
     expiry: Option<ExpiryCursor>,
     next_expiry: i64,
     /// The last domain that the sweep looked at, while it runs.
     sweep: Option<String>,
     next_sweep: i64,
-    /// Somebody else wrote: a lane whose row they deleted no longer backs off.
+    /// Another process wrote to the database. A lane whose row it deleted no longer backs off.
     backoffs_changed: bool,
 }
 
@@ -72,7 +72,7 @@ fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
 }
 
 impl Reader {
-    /// Nothing seen yet.
+    /// A reader that has read nothing yet.
     pub(crate) fn new(portions: Portions, now: i64) -> Reader {
         Reader {
             portions,
@@ -87,10 +87,11 @@ impl Reader {
         }
     }
 
-    /// How long until the next look where no event comes before; forever, for all that is known here.
+    /// How long the thread may wait for an event before the next look. [`Duration::MAX`] means that only an event
+    /// can bring work.
     pub(crate) fn patience(&self, lanes: &Mutex<Lanes>, now: i64) -> Duration {
         let lanes = lock(lanes);
-        if lanes.is_hungry() || self.survey.is_some() {
+        if lanes.has_refills() || self.survey.is_some() {
             return Duration::ZERO;
         }
         let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
@@ -101,8 +102,8 @@ impl Reader {
         }
     }
 
-    /// Takes one event. Gives the lane that a kick meant, whose row is to be cleared: the queue knows only domains
-    /// and not the lane of a route, and a row may still be on its way there.
+    /// Takes one event. For a kick it gives the lane whose row in `backoffs` the caller clears: the queue knows
+    /// domains but not the lanes of routes, and a row may still be on its way to the queue.
     pub(crate) fn hear(&mut self, event: Event, lanes: &mut Lanes, now: i64) -> Option<String> {
         match event {
             Event::Accepted(rows) => {
@@ -125,13 +126,13 @@ impl Reader {
                 };
                 lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
                 self.read_again();
-                // The row by which people see that a domain is fetched stays.
+                // A lane of ATRN keeps its row, which shows people that the domain's mail is fetched.
                 return atrn::domain_of_lane(&own).is_none().then(|| own.to_string());
             }
             Event::ChangedOutside => {
                 lanes.forget_waiting();
                 self.backoffs_changed = true;
-                // Perhaps an operator wants something returned.
+                // The operator may have asked for bounces.
                 self.expiry = Some(ExpiryCursor::default());
                 self.read_again();
             }
@@ -139,18 +140,18 @@ impl Reader {
         None
     }
 
-    /// Somebody else wrote, and perhaps to the lanes: true until the next look.
+    /// Whether another process wrote, perhaps to `backoffs`, since the last look.
     pub(crate) fn backoffs_changed(&self) -> bool {
         self.backoffs_changed
     }
 
-    /// A recipient is to be read when this time comes.
+    /// Notes that a recipient comes due at this time and must be read then.
     fn comes_due(&mut self, at: i64) {
         self.next_due = self.next_due.min(at);
         self.cursor = self.cursor.min(DueCursor::from(at - 1));
     }
 
-    /// What was read is not relied on any more: whatever is due is read from the start.
+    /// Forgets all that was read: everything that is due is read again from the start.
     pub(crate) fn start_again(&mut self, lanes: &Mutex<Lanes>) {
         lock(lanes).forget_waiting();
         self.expiry = Some(ExpiryCursor::default());
@@ -163,8 +164,8 @@ impl Reader {
         self.survey = None;
     }
 
-    /// Reads what has come due since the last look, what hungry lanes want, and what is past its lifetime; tells
-    /// `ready` when there may be work.
+    /// Reads the recipients that have come due since the last look, fills lanes that run low, and finds recipients
+    /// past their lifetime. Calls `ready` when there may be work.
     pub(crate) fn look(
         &mut self,
         rows: &dyn Reads,
@@ -201,7 +202,7 @@ impl Reader {
             self.next_sweep = now + SWEEP_SECS;
             self.sweep.get_or_insert_default();
         }
-        // What the survey has not come to is nobody's yet.
+        // While the survey runs, a recipient that no lane accounts for is no bug.
         if let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) {
             (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, now)?;
         }
@@ -216,7 +217,7 @@ impl Reader {
         now: i64,
     ) -> Result<(), QueueError> {
         if self.cursor == DueCursor::default() {
-            // From the start it may be a long way: the urgent go first.
+            // A read from the start may take many pages, so urgent recipients are read first.
             let urgent = rows.urgent(now, self.portions.page * self.portions.pages)?;
             let mut locked = lock(lanes);
             urgent.into_iter().for_each(|due| locked.add(due, now));
@@ -234,7 +235,7 @@ impl Reader {
                 return Ok(());
             }
         }
-        // A long backlog; perhaps all of one dead lane. What else is due must not wait until it has been read.
+        // The backlog is long, and may all be of one dead lane. Other recipients must not wait until it has been read.
         self.survey = Some(String::new());
         self.cursor = DueCursor::from(now);
         self.next_due = rows.next_due_after(now)?.unwrap_or(i64::MAX);
@@ -242,7 +243,7 @@ impl Reader {
     }
 }
 
-/// Has the lanes of the domains after this one read what they have due; says how far it came.
+/// Has the lanes of the next domains after this one read their due rows. Gives the domain that it came to.
 fn survey(
     rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
@@ -266,7 +267,7 @@ fn fill(
 ) -> Result<(), QueueError> {
     let (found, searched) = match &refill.domain {
         Some(domain) => {
-            // From the start: those that are here already are passed over.
+            // The read is from the start, so it also gives rows that are in memory already.
             let limit = refill.room + refill.known;
             let found = rows.due_in_domain(domain, now, limit)?;
             let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
@@ -278,8 +279,8 @@ fn fill(
     Ok(())
 }
 
-/// A route's lane gathers many domains: its rows are picked out of everything that is due, a part each time. The
-/// urgent first, wherever they stand; then the ordinary before the low ones, as far as this part goes.
+/// Reads rows of a route's lane. Such a lane gathers many domains, so its rows are picked out of all rows that are
+/// due, a part each time. Urgent rows come first wherever they stand, then, within this part, normal before low ones.
 pub(super) fn rows_of_lane(
     rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
@@ -296,7 +297,7 @@ pub(super) fn rows_of_lane(
     let urgent: HashSet<RecipientId> = found.iter().map(|due| due.recipient).collect();
     let (mut searched, mut enough) = (Some(refill.after), found.len());
     for _ in 0..portions.pages {
-        // What is low waits for the ordinary behind it.
+        // Low rows do not count as enough: normal rows behind them go first.
         let Some(cursor) = searched.filter(|_| enough <= refill.room) else { break };
         let page = rows.due(cursor, now, portions.page)?;
         searched = next_page(&page, portions.page);
@@ -306,16 +307,15 @@ pub(super) fn rows_of_lane(
         enough += found[known..].iter().filter(|due| due.priority >= Priority::NORMAL).count();
     }
     found.sort_by_key(|due| Reverse(due.priority));
-    // What finds no room is read again, and so is all that stands behind it.
+    // Rows without room are read again later, with all rows behind them.
     let left = found.split_off(refill.room.min(found.len()));
     let first_left =
         left.iter().map(|due| DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }).min();
     Ok((found, first_left.into_iter().chain(searched).min()))
 }
 
-/// Checks, knowing nothing of how the lanes came to be as they are, that every recipient long overdue is
-/// accounted for. What is not is put in line, and counted. A part of the domains each
-/// time; what a lane is going to read is not read here too.
+/// Checks, from the database alone, that every recipient long overdue is accounted for. One that is not is put in
+/// line and counted. Each call checks a part of the domains, and passes over domains whose lane is about to read.
 fn sweep(
     rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
@@ -333,7 +333,7 @@ fn sweep(
             }
             lanes.known_of(domain)
         };
-        // Past all that is here there is nothing, or there is a bug and more of it is found in the next round.
+        // This reads all rows in memory and a page more. If even more were lost, the next sweep finds them.
         let overdue = rows.due_in_domain(domain, now - SWEEP_SECS, known + portions.page)?;
         let mut lanes = lock(lanes);
         for due in overdue {
@@ -346,12 +346,12 @@ fn sweep(
     Ok((found.searched, forgotten))
 }
 
-/// Where the next page begins; none behind the last.
+/// Where the next page begins; none after the last page.
 fn next_page(rows: &[Due], page: usize) -> Option<DueCursor> {
     rows.last().filter(|_| rows.len() == page).map(Due::cursor)
 }
 
-/// Whether a lane is below the domain of an ETRN `@domain`.
+/// Whether the lane's domain is below the domain of an ETRN `@domain`.
 fn is_below(kick: &Kick, lane: &str) -> bool {
     match kick {
         Kick::Domain(_) | Kick::Lane(..) => false,

@@ -61,8 +61,8 @@ impl Lanes {
                 line.all(|(one, next)| place_in_line(one) < place_in_line(next)),
                 "{name} is out of order"
             );
-            let asked = self.hungry.iter().filter(|asked| *asked == name).count();
-            assert_eq!(usize::from(lane.asked), asked, "{name} among the hungry");
+            let asked = self.to_refill.iter().filter(|asked| *asked == name).count();
+            assert_eq!(usize::from(lane.asked), asked, "{name} in to_refill");
             let will_ask =
                 lane.asked || !lane.waiting.is_empty() || self.alarms.iter().any(|(_, at)| at == name);
             assert!(!lane.more || will_ask, "{name} has more and will never ask for it");

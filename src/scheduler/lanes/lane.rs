@@ -44,7 +44,7 @@ pub(super) struct Lane {
     pub(super) read_to: DueCursor,
     /// How often something was left to the database, so that a read that it crossed is known.
     pub(super) times_left: u64,
-    /// Stands among the hungry.
+    /// Is in `to_refill`.
     pub(super) asked: bool,
     /// Recipients in flight, until their settlement is on disk.
     pub(super) flying: usize,

@@ -1,4 +1,4 @@
-//! The window: what of each lane is in memory, and what is left to the database until there is room.
+//! The window: which recipients of a lane are in memory, and which stay in the database until there is room.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use crate::queue::{Due, DueCursor, RecipientId};
 
 use super::Lanes;
 
-/// How much is held in memory.
+/// How many recipients are held in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Windows {
     /// Recipients of one lane at most.
     pub(crate) lane: usize,
-    /// Recipients at most, but for `minimum` a lane.
+    /// Recipients of all lanes at most. A lane may hold `minimum` even beyond that.
     pub(crate) all: usize,
-    /// What a lane may always hold, so that a full window never locks a lane out.
+    /// Recipients that a lane may always hold, so that a full window never locks a lane out.
     pub(crate) minimum: usize,
-    /// A lane with fewer waiting than this, and more in the database, is filled again.
+    /// A lane is filled again when fewer recipients than this wait and the database has more.
     pub(crate) low: usize,
 }
 
@@ -27,29 +27,30 @@ impl Default for Windows {
     }
 }
 
-/// What a lane needs read from the database.
+/// A request to read rows of a lane from the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refill {
     /// The lane.
     pub lane: Arc<str>,
-    /// Its domain, where all of the lane is one domain.
+    /// The domain of the lane. None for a route's lane, which gathers many.
     pub domain: Option<Domain>,
-    /// Where the lane's rows begin that are not here.
+    /// The lane's rows that are not in memory come after this.
     pub after: DueCursor,
-    /// How many rows there is room for.
+    /// How many rows the lane has room for.
     pub room: usize,
-    /// How many due rows may be read that are here already.
+    /// How many of the rows read may be in memory already.
     pub known: usize,
     times_left: u64,
 }
 
 impl Lanes {
-    /// A recipient is due. Known ones are left as they are.
+    /// Adds a recipient that is due. A recipient that is known already is left as it is.
     pub fn add(&mut self, due: Due, now: i64) {
         self.line_up(due, false, now);
     }
 
-    /// In line, or left to the database. `in_order`: nothing that the lane left there comes before it.
+    /// Puts a recipient in line, or leaves it to the database. `in_order` says that the lane has left nothing in the
+    /// database that comes before this recipient.
     pub(super) fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
         if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
             return;
@@ -61,7 +62,7 @@ impl Lanes {
             lane.domain = Some(due.domain.clone());
         }
         let goes_before_last = lane.waiting.back().is_some_and(|last| last.priority < due.priority);
-        // What is fresh and in memory, or urgent, does not wait for a backlog to be read.
+        // A fresh message whose content is in memory, or an urgent one, does not wait until a backlog has been read.
         let waits_for_nothing =
             in_order || due.fresh.is_some() || due.priority > Priority::NORMAL || goes_before_last;
         let is_full = lane.waiting.len() >= room;
@@ -69,7 +70,7 @@ impl Lanes {
             self.leave(&name, just_before(&due));
             return;
         }
-        // The last in line goes back to the database where it is less urgent.
+        // In a full lane the last in line, which is less urgent, goes back to the database.
         if is_full && let Some(last) = lane.waiting.pop_back() {
             self.known.remove(&last.recipient);
             self.waiting -= 1;
@@ -77,20 +78,20 @@ impl Lanes {
         }
         self.know(&due, &name, false);
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        // Who was put back stands where they stood, not behind those who came due later.
+        // A requeued recipient takes its old place, not one behind recipients that came due later.
         let place = lane.waiting.partition_point(|other| place_in_line(other) < place_in_line(&due));
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_ring(&name, now);
     }
 
-    /// Takes one out of its line.
+    /// Takes a recipient out of its lane's line.
     pub(super) fn leave_line(&mut self, recipient: RecipientId, name: &Arc<str>, now: i64) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let Some(at) = lane.waiting.iter().position(|due| due.recipient == recipient) else { return };
         lane.waiting.remove(at);
         self.waiting -= 1;
-        // Where the next in line is less urgent, the lane takes another place.
+        // When the next in line is less urgent, the lane needs a new place among the turns.
         let front = lane.waiting.front().map(|due| due.priority);
         let void = lane.turn.take_if(|turn| Some(turn.priority) != front);
         self.sweep_turns(void);
@@ -98,12 +99,12 @@ impl Lanes {
         self.ask(name);
     }
 
-    /// How many a lane may hold.
+    /// How many recipients a lane may hold now.
     fn room(&self) -> usize {
         if self.waiting >= self.windows.all { self.windows.minimum } else { self.windows.lane }
     }
 
-    /// The lane has something in the database, behind `after`.
+    /// Notes that the lane has rows in the database behind `after`.
     pub(super) fn leave(&mut self, name: &Arc<str>, after: DueCursor) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
@@ -112,12 +113,13 @@ impl Lanes {
         self.ask(name);
     }
 
-    /// A domain has recipients due that may not be here, the first of them at `oldest`.
+    /// Notes that a domain has due recipients that may not be in memory, the first of them due at `oldest`.
     pub fn has_due(&mut self, domain: &Domain, oldest: i64, now: i64) {
         self.leave_in(domain, DueCursor::from(oldest.saturating_sub(1)), now);
     }
 
-    /// A domain has recipients due that are not here, behind `after`; they are left to the lane that is theirs now.
+    /// Notes that a domain has due recipients in the database behind `after`. The lane to which the domain belongs
+    /// now will read them.
     pub(super) fn leave_in(&mut self, domain: &Domain, after: DueCursor, now: i64) {
         if self.atrn.contains(domain.as_str()) {
             return;
@@ -130,34 +132,34 @@ impl Lanes {
         self.leave(&name, after);
     }
 
-    /// Puts a lane among the hungry, if it is.
+    /// Puts a lane in `to_refill` if it runs low and may be filled.
     pub(super) fn ask(&mut self, name: &Arc<str>) {
         let full = self.waiting >= self.windows.all;
         if let Some(lane) = self.lanes.get_mut(name)
             && lane.more
             && !lane.asked
             && lane.waiting.len() < self.windows.low
-            // A window that is full must first drain, unless the lane has nothing.
+            // A full window has to drain first, unless nothing waits in this lane.
             && (!full || lane.waiting.is_empty())
-            // One that backs off asks when that ends.
+            // A lane that backs off asks when its backoff ends.
             && (lane.failures == 0 || !self.alarms.contains(&(lane.backoff_until, name.clone())))
         {
             lane.asked = true;
-            self.hungry.push_back(name.clone());
+            self.to_refill.push_back(name.clone());
         }
     }
 
-    /// Lanes that run low and may have more in the database, `max` at most: the caller reads it and says what
-    /// it [found](Lanes::refilled).
+    /// Gives at most `max` lanes that run low and may have more in the database. The caller reads their rows and
+    /// hands them to [`Lanes::refilled`].
     pub fn refills(&mut self, max: usize, now: i64) -> Vec<Refill> {
         let mut refills = Vec::new();
         while refills.len() < max
-            && let Some(name) = self.hungry.pop_front()
+            && let Some(name) = self.to_refill.pop_front()
         {
             let room = self.room();
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.asked = false;
-            // One that backs off asks again when that ends.
+            // A lane that backs off asks again when its backoff ends.
             if !lane.more || lane.backoff_until > now || lane.waiting.len() >= room {
                 continue;
             }
@@ -165,7 +167,7 @@ impl Lanes {
             let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
             let domain = lane.domain.clone().or_else(|| self.domain_of_lane(&name));
             if domain.as_ref().is_some_and(|domain| self.lane_of(domain) != name) {
-                // Of before the lanes were named anew: its domain's mail waits in another.
+                // The lane dates from before a reload: the mail of its domain waits in another lane now.
                 self.lanes.entry(name.clone()).and_modify(|lane| lane.more = false);
                 self.drop_if_idle(&name);
                 continue;
@@ -175,27 +177,28 @@ impl Lanes {
         refills
     }
 
-    /// Whether lanes wait to be filled.
-    pub fn is_hungry(&self) -> bool {
-        !self.hungry.is_empty()
+    /// Whether lanes wait to be filled: [`Lanes::refills`] would give some.
+    pub fn has_refills(&self) -> bool {
+        !self.to_refill.is_empty()
     }
 
-    /// The rows of a refill, and up to where the database was searched: to the end of what is due, where none.
+    /// Takes the rows of a refill. `searched` says how far the database was searched; none means to the end of what
+    /// is due.
     pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, searched: Option<DueCursor>, now: i64) {
         let before = self.known.len();
         if let Some(lane) = self.lanes.get_mut(&refill.lane)
-            // Otherwise something was left to the database while it was read: what is behind it is read again.
+            // If the lane left rows to the database during the read, it must read again from the first of them.
             && lane.times_left == refill.times_left
         {
             lane.more = searched.is_some();
             lane.read_to = searched.unwrap_or(lane.read_to);
         }
-        // line_up() sets `more` again should the lane not hold them all.
+        // line_up() sets `more` again if the lane cannot hold all rows.
         for due in rows {
             self.line_up(due, true, now);
         }
         if refill.domain.is_some() && searched.is_some() && self.known.len() == before {
-            // Nothing new for now: those past their lifetime stand before it. Not at once again.
+            // The read gave nothing new: recipients past their lifetime stand first. Try again in a second.
             self.alarms.insert((now + 1, refill.lane.clone()));
         } else {
             self.ask(&refill.lane);
@@ -203,7 +206,7 @@ impl Lanes {
         self.drop_if_idle(&refill.lane);
     }
 
-    /// A lane backs off: what waits in it is left to the database until then.
+    /// A lane backs off: its waiting recipients are left to the database until the backoff ends.
     pub(super) fn park(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         self.waiting -= lane.waiting.len();
@@ -217,7 +220,7 @@ impl Lanes {
         self.leave(name, first);
     }
 
-    /// Forgets what waits, not what is in flight; the caller reads it again from the database.
+    /// Forgets all waiting recipients, but not those in flight. The caller reads them again from the database.
     pub fn forget_waiting(&mut self) {
         let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
         names.sort_unstable(); // as in end_backoff
@@ -229,18 +232,18 @@ impl Lanes {
         }
     }
 
-    /// Whether it waits here or is in flight.
+    /// Whether the recipient is in line or in flight.
     pub fn knows(&self, due: &Due) -> bool {
         self.known.contains_key(&due.recipient)
     }
 
-    /// Whether all that a domain has due is left to a lane that will read it, or to who fetches it.
+    /// Whether a domain needs no sweep: its lane will read its due recipients, or a client fetches them with ATRN.
     pub fn will_read(&self, domain: &Domain) -> bool {
         self.atrn.contains(domain.as_str())
             || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
     }
 
-    /// How many recipients of a domain may be here or in flight.
+    /// How many recipients of a domain may be in line or in flight.
     pub fn known_of(&self, domain: &Domain) -> usize {
         self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.flying)
     }
@@ -250,18 +253,18 @@ impl Lanes {
         self.knows(due) || self.will_read(&due.domain)
     }
 
-    /// Recipients in line here.
+    /// How many recipients are in line, in all lanes.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 }
 
-/// The order of a line.
+/// The place of a recipient in its lane's line: by priority, then by due time and id.
 pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
     (Reverse(due.priority), due.cursor())
 }
 
-/// The place in the order of time that this one is the next behind.
+/// The cursor behind which this recipient comes next.
 pub(super) fn just_before(due: &Due) -> DueCursor {
     DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
 }

@@ -37,10 +37,10 @@ fn a_lane_at_its_limit_goes_on_with_what_it_has_and_tries_one_more_later() {
         lanes.add(due(n, n, "a.test"), 0);
     }
     let good = answered(&mut lanes, "a.test");
-    let turned_away = lanes.next(0).unwrap();
-    let back = [turned_away.recipients[0].0];
+    let at_limit = lanes.next(0).unwrap();
+    let back = [at_limit.recipients[0].0];
     let wait = LaneHealth::AtLimit(Duration::from_millis(200));
-    assert_eq!(lanes.finished(&turned_away, &wait, &back, 0), None, "no trouble, and nothing for the disk");
+    assert_eq!(lanes.finished(&at_limit, &wait, &back, 0), None, "no trouble, and nothing for the disk");
     assert!(lanes.next(0).is_none(), "what it has is one");
     lanes.finished(&good, &LaneHealth::Healthy, &[], 0);
     lanes.next(0).unwrap();
@@ -81,9 +81,9 @@ fn a_lane_at_its_limit_without_any_transaction_is_woken() {
 fn the_operators_limit_of_a_lane_holds_and_changes_with_the_config() {
     let pattern = DomainPattern::Exactly("a.test".to_owned());
     let limited = |connections| {
-        let whom = crate::config::Whom::Domain(pattern.clone());
+        let scope = crate::config::LimitScope::Domain(pattern.clone());
         let given =
-            crate::config::Destination { whom, connections: Some(connections), messages_per_minute: None };
+            crate::config::Destination { scope, connections: Some(connections), messages_per_minute: None };
         SchedulerSettings { destinations: Arc::new(crate::config::Destinations(vec![given])), ..settings() }
     };
     let mut lanes = Lanes::new(limited(1), 7);
