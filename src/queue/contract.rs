@@ -5,6 +5,10 @@
 //! A store has three sides: [`Store`] for the one thread that writes, [`Reads`] for the many that look, [`Hands`] for
 //! the command line, which comes as any other process does. [`Opened`] is what opening one gives.
 //!
+//! A store for several relays needs more: `Claims` (which relay has a recipient), `Failure::Unknown` (a commit whose
+//! answer was lost) and `Failure::Fenced` (another relay took over). They come with that second store: nothing would
+//! construct them today.
+//!
 //! What a store promises:
 //! - a group is one transaction: when [`Store::commit`] returns, all of it is on disk; after an error none of it is;
 //! - a failure says what to do next ([`Failure`]); what cannot be told apart counts as fatal, and is never tried again;

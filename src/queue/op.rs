@@ -1,7 +1,6 @@
-//! What the writer is asked to do, and how a message or a settlement becomes such an operation.
+//! The writer's operations, and how a message or a settlement becomes one.
 //!
-//! All that can be worked out before is worked out here, in the thread that asks: there are many of
-//! them and one writer.
+//! The calling thread prepares everything that needs no database here, since there are many callers and one writer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,14 +19,14 @@ use super::rows::{
 };
 use super::{MessageId, RecipientId};
 
-/// Content of fresh messages that is kept in memory, with what its envelope takes.
+/// Bytes of fresh messages that are kept in memory: content, envelope and overhead.
 pub(super) const CACHE_BYTES: usize = 64 << 20;
-/// What a cached message takes beside its content, and what each of its recipients does: the
-/// structs, their strings and the scheduler's entry, generously.
+/// Bytes that a cached message and each of its recipients take beside the content: the structs, their strings and
+/// the scheduler's entry, estimated high.
 const CACHED_MESSAGE_BYTES: usize = 1024;
 const CACHED_RECIPIENT_BYTES: usize = 512;
 
-/// Where an answer goes. Dropped unanswered it reads as [`AcceptError::Failed`].
+/// The channel for an answer. If it is dropped without one, the caller reads [`AcceptError::Failed`].
 pub(super) type Ack<T> = Sender<Result<T, AcceptError>>;
 
 /// An operation for the writer.
@@ -36,36 +35,36 @@ pub(super) enum Op {
     Chunk { message: MessageId, seq: u32, data: Vec<u8>, ack: Ack<()> },
     /// The message is complete.
     Accept { message: Box<Incoming>, ack: Ack<()> },
-    /// The client went away before the end of its content.
+    /// Delete the content so far: the client went away before the end of it.
     Discard(MessageId),
-    /// What came of a job.
+    /// The settlement of a job.
     Settle(Box<Outcomes>),
-    /// The final dot is about to be sent for these; without a time: it was, and refused.
+    /// The final dot is about to be sent for these recipients. Without a time: it was sent, and was refused.
     IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
-    /// Try these now. A large one is done in parts; all but the first have no `ack`.
+    /// Make these recipients due now. A large kick is done in parts; all parts but the first have no `ack`.
     Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
-    /// The summary of what a sender was not told one by one, up to this row of `pending_reports`.
-    PendingReports { sender: String, up_to: i64, notice: Box<Incoming>, ack: Ack<()> },
-    /// Something is wrong with these: the operator has to look.
+    /// The summary of a sender's failures up to this row of `pending_reports`.
+    PendingReports { sender: String, up_to: i64, report: Box<Incoming>, ack: Ack<()> },
+    /// Hold these recipients: something is wrong, and the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
-    /// What is held to at a host.
+    /// Remember a throttle or a workaround of a host.
     SetHostSetting(HostSetting),
-    /// That is no longer needed.
+    /// Forget a throttle or a workaround of a host.
     ClearHostSetting { mx: String, setting: &'static str },
-    /// Nothing: its answer says that what came before it is on disk.
+    /// Writes nothing. Its answer says that all operations before it are on disk.
     Barrier { ack: Ack<()> },
     /// The `[[route]]`s that are in use.
     Routes(Routes),
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
-    /// Backoffs changed: look into [`super::shared::Shared`].
+    /// Wakes the writer: backoffs changed in [`super::shared::Shared`].
     Backoffs,
-    /// Write what waits and end.
+    /// Write the waiting operations and end.
     Stop,
 }
 
 impl Op {
-    /// Somebody waits for the answer, and can be told to come again. The others are kept.
+    /// Whether a caller waits for the answer and can be told to come again. Other operations are kept.
     pub(super) fn can_be_refused(&self) -> bool {
         matches!(
             self,
@@ -77,7 +76,7 @@ impl Op {
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
-    /// Tells whoever waits that it was not done. One that nobody waits for any more is no failure.
+    /// Tells the caller that the operation was not done. A caller that no longer waits is no failure.
     pub(super) fn refuse(&self, error: AcceptError) {
         match self {
             Op::Chunk { ack, .. }
@@ -94,13 +93,13 @@ impl Op {
         }
     }
 
-    /// Bytes of content, roughly: bounds a group.
+    /// Bytes of content, roughly. They bound a group.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Op::Chunk { data, .. } => data.len(),
             Op::Accept { message, .. } => message.tail().len(),
-            Op::PendingReports { notice, .. } => notice.tail().len(),
-            Op::Settle(outcomes) => outcomes.notices.iter().map(|notice| notice.tail().len()).sum(),
+            Op::PendingReports { report, .. } => report.tail().len(),
+            Op::Settle(outcomes) => outcomes.reports.iter().map(|report| report.tail().len()).sum(),
             _ => 0,
         }
     }
@@ -112,7 +111,7 @@ pub(super) struct Incoming {
     pub(super) queue_id: String,
     pub(super) client: Option<String>,
     pub(super) chunks_before: u32,
-    /// What the scheduler is told after the commit.
+    /// The rows that the scheduler gets after the commit.
     pub(super) due: Vec<Due>,
     /// The last piece, where it is not in the cache.
     tail: Vec<u8>,
@@ -128,7 +127,7 @@ impl Incoming {
             .map(|(id, recipient)| QueuedRecipient::new(RecipientId(id), recipient))
             .collect();
         let due_at = envelope.handling.released_at(received_at);
-        // What waits for its release is not fresh any more when its time comes.
+        // A message that is held for release (RFC 4865) is not cached: it would take room until its time comes.
         let (content, tail) = if chunks_before == 0 && due_at <= received_at {
             match take_from(cache, tail.capacity(), recipients.len()) {
                 Some(cost) => {
@@ -176,7 +175,7 @@ impl Incoming {
     }
 }
 
-/// Takes a message's share from the cache's budget; none where it does not fit.
+/// Takes a message's bytes from the cache's budget; none if they do not fit.
 fn take_from(budget: &AtomicUsize, content_bytes: usize, recipients: usize) -> Option<usize> {
     let cost = content_bytes + CACHED_MESSAGE_BYTES + CACHED_RECIPIENT_BYTES * recipients;
     budget
@@ -190,12 +189,12 @@ pub(super) struct Outcomes {
     pub(super) message: Arc<QueuedMessage>,
     pub(super) at: i64,
     pub(super) results: Vec<OutcomeRow>,
-    pub(super) notices: Vec<Incoming>,
+    pub(super) reports: Vec<Incoming>,
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
 }
 
-/// What came of one recipient, with its texts.
+/// The outcome of one recipient, as text for the store.
 pub(super) struct OutcomeRow {
     pub(super) recipient: RecipientId,
     pub(super) attempt: Option<AttemptRow>,
@@ -221,11 +220,11 @@ pub(super) struct AttemptRow {
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, notices, pending_reports, expanded_told } = settlement;
+        let Settlement { message, at, results, reports, pending_reports, expanded_told } = settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
-        let notices = notices.into_iter().map(|notice| Incoming::new(notice, ids, now_us, cache)).collect();
-        Outcomes { message, at, results, notices, pending_reports, expanded_told }
+        let reports = reports.into_iter().map(|report| Incoming::new(report, ids, now_us, cache)).collect();
+        Outcomes { message, at, results, reports, pending_reports, expanded_told }
     }
 }
 

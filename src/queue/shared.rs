@@ -1,4 +1,4 @@
-//! What the writer and those who ask it share without asking: its state, ids, backoffs that changed, counts.
+//! What the writer and its callers share in memory: the writer's state, ids, changed backoffs, counts.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use super::id::Ids;
 use super::op::CACHE_BYTES;
 use super::rows::BackoffRow;
 
-/// How the writer is.
+/// The state of the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum WriterState {
@@ -23,7 +23,7 @@ pub(super) enum WriterState {
 #[derive(Debug)]
 pub(super) struct Shared {
     ids: Ids,
-    /// What is left of the cache's budget, in bytes.
+    /// The bytes that are left of the cache's budget.
     pub(super) cache: Arc<AtomicUsize>,
     state: AtomicU8,
     writable: Mutex<bool>,
@@ -81,7 +81,7 @@ impl Shared {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// What to answer without asking the writer.
+    /// The error to answer at once, while the writer cannot write. It is counted.
     pub(super) fn refusal(&self) -> Result<(), AcceptError> {
         let error = match self.state() {
             WriterState::Good => return Ok(()),
@@ -101,7 +101,7 @@ impl Shared {
         };
     }
 
-    /// How often something was refused because the database was busy, and because the disk was full.
+    /// How many operations were refused because the database was busy, and because the disk was full.
     pub(super) fn refused(&self) -> (u64, u64) {
         (self.refused_busy.load(Ordering::Relaxed), self.refused_full.load(Ordering::Relaxed))
     }
@@ -110,7 +110,7 @@ impl Shared {
         self.outside_changes.fetch_add(1, Ordering::Release);
     }
 
-    /// How often somebody else was found to have written.
+    /// How often the writer found that another process had written.
     pub(super) fn outside_changes(&self) -> u64 {
         self.outside_changes.load(Ordering::Acquire)
     }
@@ -149,7 +149,7 @@ impl Shared {
         std::mem::take(&mut lock(&self.backoffs))
     }
 
-    /// They could not be written; what was said since is newer.
+    /// Puts back backoffs that could not be written. A row that has changed since is newer and stays.
     pub(super) fn keep_backoffs(&self, backoffs: Backoffs) {
         if backoffs.is_empty() {
             return;
@@ -162,7 +162,7 @@ impl Shared {
     }
 }
 
-/// The clock in microseconds since 1970; before that, none.
+/// The time in microseconds since 1970; 0 if the clock is set before that.
 pub(super) fn now_us() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

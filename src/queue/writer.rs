@@ -1,14 +1,14 @@
-//! The writer: one thread owns the store and commits in groups.
+//! The writer: one thread owns the store and commits operations in groups.
 //!
-//! It takes all that waits, has it written in one transaction, and answers each once all of it is on disk: one
-//! fsync for all of them. One bad operation does not spoil the others.
+//! It takes all waiting operations, writes them in one transaction with one fsync, and answers each of them once the
+//! whole group is on disk. One bad operation does not spoil the others.
 //!
 //! When it cannot write:
-//! - busy (somebody holds the database): waits a few seconds, then refuses what can come again (new
-//!   mail, 451) and keeps what cannot (outcomes), in order, until it can be written;
-//! - full: refuses new mail at once (452), and goes on trying to write the outcomes, which free room;
-//! - an I/O error: ends. It is never tried again, see [`Failure::Fatal`]; all who wait are told that it
-//!   failed, and the process is to exit and start again from what the disk holds.
+//! - busy (another process holds the database): it waits a few seconds, then refuses operations that can come again
+//!   (new mail, 451) and keeps the others (outcomes), in order, until they can be written;
+//! - full: it refuses new mail at once (452), and goes on trying to write the outcomes, which free room;
+//! - an I/O error: it ends, and never tries again, see [`Failure::Fatal`]. Every waiting caller is told that the
+//!   operation failed, and the process must exit and start again from what is on disk.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,17 +21,17 @@ use super::op::{Incoming, Op};
 use super::rows::Event;
 use super::shared::{Shared, WriterState};
 
-/// Operations and content bytes of one group at most; what comes later makes the next one.
+/// Operations and content bytes of one group at most. Later operations go into the next group.
 const GROUP_OPS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Outcomes that are tried one by one, twice a second, while the disk is full.
 const TRIED_WHILE_FULL: usize = 32;
-/// How often the writer looks round: changes from outside, old history.
+/// How often the writer looks for changes by other processes and for old history.
 const TICK: Duration = Duration::from_millis(500);
-/// How long `stop` waits for the database before it gives up on the outcomes that it still holds.
+/// How long [`Op::Stop`] waits for the database before the outcomes that are left are given up.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Since when, and why, nothing can be written.
+/// A time in which nothing can be written: since when, and why.
 struct Stall {
     since: Instant,
     why: AcceptError,
@@ -49,7 +49,7 @@ pub(super) struct Parts {
 pub(super) struct Writer<'s> {
     store: Box<dyn Store + 's>,
     parts: Parts,
-    /// What is to be written next; while stalled, what is kept.
+    /// The operations to be written next; while stalled, those that are kept.
     group: Vec<Op>,
     group_bytes: usize,
     stall: Option<Stall>,
@@ -74,7 +74,7 @@ impl<'s> Writer<'s> {
     /// Writes until it is told to stop.
     ///
     /// # Errors
-    /// What made it end before: nothing may be written any more.
+    /// The failure that made the writer end early. Nothing may be written after it.
     pub(super) fn run(mut self) -> Result<(), String> {
         loop {
             self.gather();
@@ -94,16 +94,16 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// For the simulation: one group of what waits.
+    /// For the simulation: writes one group of the waiting operations.
     #[cfg(test)]
     pub(super) fn step(&mut self) -> Result<(), String> {
         self.gather();
         self.write()
     }
 
-    /// Waits for work where there is none, and takes all that waits.
+    /// Waits for an operation if there is none, then takes all that wait.
     fn gather(&mut self) {
-        // A busy database is waited for in BEGIN, a full one here.
+        // The store itself waits for a busy database (in BEGIN); the wait for a full one is here.
         let full = self.stall.as_ref().is_some_and(|stall| stall.why == AcceptError::Full);
         if (self.group.is_empty() || full) && self.stopping.is_none() {
             match self.parts.ops.recv_deadline(self.next_tick) {
@@ -112,8 +112,8 @@ impl<'s> Writer<'s> {
                 Err(RecvTimeoutError::Disconnected) => self.stopping = Some(Instant::now()),
             }
         }
-        // While stalled everything is taken, so that nobody waits in the channel for an answer: what is
-        // kept are outcomes of the attempts in flight, and no new ones start.
+        // While stalled every operation is taken, so that no caller waits in the channel for an answer. Only the
+        // outcomes of attempts in flight are kept, and no new attempts start, so the group stays small.
         while self.stall.is_some() || (self.group.len() < GROUP_OPS_MAX && self.group_bytes < GROUP_BYTES_MAX)
         {
             match self.parts.ops.try_recv() {
@@ -134,7 +134,7 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Writes the group, or keeps of it what cannot be refused.
+    /// Writes the group, or keeps those of its operations that cannot be refused.
     fn write(&mut self) -> Result<(), String> {
         let backoffs_changed = self.parts.shared.backoffs_changed();
         if self.group.is_empty() && !backoffs_changed && self.stall.is_none() {
@@ -157,11 +157,11 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// The disk is full: an outcome alone may still fit, since it frees what its message took. Some are
-    /// tried each time; those that do not fit go to the end.
+    /// The disk is full. A single outcome may still fit, since it frees the room of its message. Each call tries
+    /// some outcomes one by one; an outcome that does not fit goes to the end.
     fn write_one_by_one(&mut self) -> Result<(), String> {
         for _ in 0..self.group.len().clamp(1, TRIED_WHILE_FULL) {
-            // Where nothing is left to be tried: whether anything can be written at all.
+            // With no outcome left, an empty group shows whether anything can be written at all.
             let mut alone: Vec<Op> = self.group.drain(..self.group.len().min(1)).collect();
             if alone.is_empty() {
                 self.parts.shared.take_ids(1);
@@ -169,7 +169,7 @@ impl<'s> Writer<'s> {
             let written = self.commit(&mut alone);
             self.group.append(&mut alone);
             match written {
-                // What is left goes as a group again.
+                // There is room again: the others go as a group.
                 Ok(()) => {
                     self.recovered();
                     break;
@@ -182,8 +182,8 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// One transaction for the whole group; on success every operation is answered and gone from it. One
-    /// that cannot be applied is taken out, and the rest is applied again without it.
+    /// Writes the whole group in one transaction. On success every operation is answered and the group is empty. An
+    /// operation that cannot be applied is taken out, and the others are applied again without it.
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), Failure> {
         let backoffs = self.parts.shared.take_backoffs();
         let effects = loop {
@@ -206,9 +206,9 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// It is on disk: tells whoever waits, and the scheduler.
+    /// The operation is on disk: tells the caller that waits for it, and the scheduler.
     fn answer(&mut self, op: Op, effect: Effect) {
-        // Whoever asked, or the scheduler, may be gone: what is written is written.
+        // The caller or the scheduler may be gone; a failed send changes nothing.
         match (op, effect) {
             (Op::Chunk { ack, .. } | Op::IntendDot { ack, .. } | Op::Barrier { ack }, _) => {
                 let _ = ack.send(Ok(()));
@@ -217,14 +217,14 @@ impl<'s> Writer<'s> {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);
             }
-            (Op::PendingReports { notice, ack, .. }, _) => {
+            (Op::PendingReports { report, ack, .. }, _) => {
                 let _ = ack.send(Ok(()));
-                self.tell_accepted(*notice);
+                self.tell_accepted(*report);
             }
             (Op::Settle(outcomes), Effect::Settled(settled)) => {
                 self.tell(Event::Settled(settled));
-                for notice in outcomes.notices {
-                    self.tell_accepted(notice);
+                for report in outcomes.reports {
+                    self.tell_accepted(report);
                 }
             }
             (Op::Hold { .. }, Effect::Settled(settled)) => self.tell(Event::Settled(settled)),
@@ -239,7 +239,7 @@ impl<'s> Writer<'s> {
                     let _ = ack.send(Ok(kicked));
                 }
             }
-            // The scheduler knows nothing of what the sweep finds.
+            // The scheduler does not know the rows that were repaired, so it reads everything again.
             (Op::Repair { .. }, _) => self.tell(Event::ChangedOutside),
             _ => {}
         }
@@ -253,7 +253,7 @@ impl<'s> Writer<'s> {
         let _ = self.parts.events.send(event);
     }
 
-    /// Nothing could be written just now.
+    /// The group could not be written now. Decides what is refused and what is kept.
     fn stalled(&mut self, why: AcceptError, error: &str) {
         if self.stall.as_ref().is_none_or(|stall| stall.why != why) {
             log::warn!("queue: cannot write ({error}); {} operations wait", self.group.len());
@@ -269,7 +269,7 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Tells all who can come again to do so; newcomers hear it without asking the writer.
+    /// Refuses every operation that can come again. The shared state refuses later ones before they reach the writer.
     fn refuse(&mut self, why: AcceptError) {
         let state = if why == AcceptError::Full { WriterState::Full } else { WriterState::Busy };
         if self.parts.shared.state() != state {
@@ -279,7 +279,7 @@ impl<'s> Writer<'s> {
         let shared = &self.parts.shared;
         self.group.retain(|op| {
             if op.can_be_refused() {
-                // Whoever is answered finds it counted.
+                // Counted first, so that a caller that has its answer finds it counted.
                 shared.count_refused(why);
                 op.refuse(why);
             }
@@ -296,14 +296,14 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Twice a second: has somebody else written, is there history to forget.
+    /// Twice a second: notices changes by other processes and deletes old history.
     fn look_round(&mut self) -> Result<(), String> {
         self.next_tick = Instant::now() + TICK;
         if note(self.store.tick())?.unwrap_or(false) {
             self.parts.shared.count_outside_change();
             self.tell(Event::ChangedOutside);
         }
-        // A part of the old history each time, and more while nobody wants anything.
+        // Each time a part of the old history goes, and more of it while no operation waits.
         while self.stall.is_none() && self.stopping.is_none() {
             let more = note(self.store.purge())?.unwrap_or(false);
             if !more || !self.parts.ops.is_empty() {
@@ -314,7 +314,7 @@ impl<'s> Writer<'s> {
     }
 }
 
-/// For what can wait: only a failure that says that the disk cannot be trusted ends the writer.
+/// For upkeep, which can wait: only a failure that says that the disk cannot be trusted ends the writer.
 fn note<T>(result: Result<T, Failure>) -> Result<Option<T>, String> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -326,8 +326,8 @@ fn note<T>(result: Result<T, Failure>) -> Result<Option<T>, String> {
     }
 }
 
-/// An operation that cannot be applied: its sender is told. An outcome has none, and its recipients must
-/// not be tried again as if nothing had happened: they are held, for the operator to look at.
+/// Gives up an operation that cannot be applied, and tells its caller. No caller waits for an outcome, and its
+/// recipients must not be tried again as if nothing had happened: they are held for the operator to look at.
 fn give_up(op: Op, error: &str) -> Option<Op> {
     log::error!("queue: an operation could not be written and is left out: {error}");
     op.refuse(AcceptError::Failed);
