@@ -1,3 +1,4 @@
-//! What holds for the queue on any store.
+//! What holds for the queue on any store, and the writer over a scripted one.
 
 mod contract;
+mod writer;

@@ -1,0 +1,199 @@
+//! The writer over a store that fails by a script: who is answered what, and what is kept and tried again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::mail::Body;
+use crate::queue::contract::{Backoffs, Effect, Failure, Store};
+use crate::queue::op::{Op, Outcomes};
+use crate::queue::shared::Shared;
+use crate::queue::writer::{Parts, Writer};
+use crate::queue::*;
+
+const RECIPIENT: RecipientId = RecipientId(7);
+
+/// Answers commits from a list, then with success; notes the operations of each.
+struct Scripted {
+    failures: VecDeque<Failure>,
+    commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
+}
+
+impl Store for Scripted {
+    fn commit(&mut self, group: &[Op], _: &Backoffs, _: i64) -> Result<Vec<Effect>, Failure> {
+        let name = |op: &Op| match op {
+            Op::Chunk { .. } => "chunk",
+            Op::Barrier { .. } => "barrier",
+            Op::Settle(_) => "settle",
+            Op::Hold { .. } => "hold",
+            _ => "other",
+        };
+        self.commits.lock().unwrap().push(group.iter().map(name).collect());
+        if let Some(failure) = self.failures.pop_front() {
+            return Err(failure);
+        }
+        let effect = |op: &Op| match op {
+            Op::Settle(_) | Op::Hold { .. } => Effect::Settled(vec![(RECIPIENT, None)]),
+            _ => Effect::Done,
+        };
+        Ok(group.iter().map(effect).collect())
+    }
+    fn tidy(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn tick(&mut self) -> Result<bool, Failure> {
+        Ok(false)
+    }
+    fn purge(&mut self) -> Result<bool, Failure> {
+        Ok(false)
+    }
+    fn close(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+struct Bench {
+    writer: Writer<'static>,
+    ops: Sender<Op>,
+    events: Receiver<Event>,
+    shared: Arc<Shared>,
+    commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
+}
+
+type Answer = Receiver<Result<(), AcceptError>>;
+
+impl Bench {
+    fn new<const N: usize>(failures: [Failure; N], busy_patience: Duration) -> Bench {
+        let ((ops, waiting), (tell, events)) = (unbounded(), unbounded());
+        let (shared, commits) = (Arc::new(Shared::new(100)), Arc::default());
+        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits) };
+        let parts = Parts { shared: shared.clone(), ops: waiting, events: tell, busy_patience };
+        Bench { writer: Writer::new(Box::new(store), parts), ops, events, shared, commits }
+    }
+
+    fn barrier(&self) -> Answer {
+        let (ack, answer) = bounded(2);
+        self.ops.send(Op::Barrier { ack }).unwrap();
+        answer
+    }
+
+    fn chunk(&self) -> Answer {
+        let (ack, answer) = bounded(2);
+        self.ops.send(Op::Chunk { message: MessageId(1), seq: 0, data: vec![0; 10], ack }).unwrap();
+        answer
+    }
+
+    fn settle(&self) {
+        let message = Arc::new(QueuedMessage {
+            id: MessageId(1),
+            sender: None,
+            origin: Origin { user: None, client: None, helo: None },
+            received_at: 0,
+            expires_at: 1000,
+            size: 10,
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            handling: Default::default(),
+            recipients: vec![],
+            content: None,
+        });
+        let held =
+            Settled { recipient: RECIPIENT, attempt: None, next_state: NextState::Hold, warned: false };
+        let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
+        let settlement =
+            Settlement { message, at: 0, results, reports, pending_reports, expanded_told: false };
+        let outcomes = Outcomes::new(settlement, self.shared.ids(), 0, &self.shared.cache);
+        self.ops.send(Op::Settle(Box::new(outcomes))).unwrap();
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.events.try_recv(), Ok(Event::Settled(rows)) if rows == [(RECIPIENT, None)])
+    }
+
+    fn commits(&self) -> Vec<Vec<&'static str>> {
+        self.commits.lock().unwrap().clone()
+    }
+}
+
+fn all(answer: &Answer) -> Vec<Result<(), AcceptError>> {
+    answer.try_iter().collect()
+}
+
+#[test]
+fn a_busy_store_is_tried_again_and_each_operation_answered_once() {
+    let busy = || Failure::Busy("held".to_owned());
+    let mut bench = Bench::new([busy()], Duration::from_secs(3600));
+    let answer = bench.barrier();
+    bench.writer.step().unwrap();
+    assert_eq!((all(&answer), bench.shared.writable()), (vec![], false), "nobody is refused yet");
+    bench.writer.step().unwrap();
+    bench.writer.step().unwrap();
+    assert_eq!((all(&answer), bench.shared.writable()), (vec![Ok(())], true));
+    assert_eq!(bench.commits(), [["barrier"], ["barrier"]]);
+    // When it lasts, new mail is refused, and the outcome is kept.
+    let mut bench = Bench::new([busy()], Duration::ZERO);
+    let answer = bench.barrier();
+    bench.settle();
+    bench.writer.step().unwrap();
+    assert_eq!((all(&answer), bench.is_settled()), (vec![Err(AcceptError::Busy)], false));
+    assert_eq!(bench.shared.refusal(), Err(AcceptError::Busy));
+    bench.writer.step().unwrap();
+    assert!(bench.is_settled());
+    assert_eq!((bench.shared.refusal(), bench.commits()[1].as_slice()), (Ok(()), ["settle"].as_slice()));
+}
+
+#[test]
+fn a_full_store_refuses_mail_and_keeps_the_outcomes_until_they_fit() {
+    let full = || Failure::Full("no room".to_owned());
+    let mut bench = Bench::new([full(), full()], Duration::from_secs(3600));
+    let first = bench.barrier();
+    bench.settle();
+    bench.writer.step().unwrap();
+    assert_eq!(all(&first), [Err(AcceptError::Full)]);
+    let second = bench.chunk();
+    bench.writer.step().unwrap();
+    assert_eq!((all(&second), bench.is_settled()), (vec![Err(AcceptError::Full)], false));
+    assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Err(AcceptError::Full), false));
+    bench.writer.step().unwrap();
+    assert!(bench.is_settled());
+    assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
+    assert_eq!(bench.commits(), [vec!["barrier", "settle"], vec!["settle"], vec!["settle"]]);
+}
+
+#[test]
+fn an_operation_that_is_to_blame_is_left_out_and_the_others_are_committed() {
+    let to_blame = |at| Failure::Operation { at, why: "constraint".to_owned() };
+    let mut bench = Bench::new([to_blame(1), to_blame(1)], Duration::ZERO);
+    let (first, bad) = (bench.barrier(), bench.chunk());
+    bench.settle();
+    let last = bench.barrier();
+    bench.writer.step().unwrap();
+    assert_eq!((all(&first), all(&last)), (vec![Ok(())], vec![Ok(())]));
+    assert_eq!(all(&bad), [Err(AcceptError::Failed)]);
+    // An outcome is not left out: its recipient is held.
+    let commits: [&[&str]; 3] = [
+        &["barrier", "chunk", "settle", "barrier"],
+        &["barrier", "settle", "barrier"],
+        &["barrier", "hold", "barrier"],
+    ];
+    assert_eq!(bench.commits(), commits);
+    assert!(bench.is_settled() && bench.shared.writable());
+}
+
+#[test]
+fn a_fatal_failure_ends_the_writer_and_nothing_is_tried_again() {
+    let bench = Bench::new([Failure::Fatal("fsync failed".to_owned())], Duration::from_secs(3600));
+    let answer = bench.barrier();
+    bench.settle();
+    // Nobody can ask any more: a writer that went on would end without an error.
+    let Bench { writer, ops, events, commits, .. } = bench;
+    drop(ops);
+    assert_eq!(writer.run(), Err("fsync failed".to_owned()));
+    assert!(answer.recv().is_err(), "its caller reads a dropped answer as a failure");
+    assert!(events.recv().is_err(), "the outcome is not called settled");
+    assert_eq!(*commits.lock().unwrap(), [["barrier", "settle"]]);
+}
