@@ -72,7 +72,7 @@ fn a_lane_at_its_limit_without_any_transaction_is_woken() {
     lanes.finished(&job, &LaneHealth::AtLimit(Duration::from_secs(5)), &[RecipientId(1)], 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
-    assert_eq!(lanes.next_alarm(), Some(5));
+    assert_eq!(lanes.next_wake(), Some(5));
     lanes.wake(5);
     assert_eq!(ids(&lanes.next(5).unwrap()), [1]);
 }
@@ -114,14 +114,23 @@ fn the_state_of_a_lane_tells_trouble_work_and_limit() {
     }
     let job = lanes.next(0).unwrap();
     let state = lanes.state("a.test");
-    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 1, 3, false));
+    assert_eq!(
+        (state.failures, state.jobs_in_flight, state.limit, state.waiting, state.more),
+        (0, 1, 1, 3, false)
+    );
     lanes.finished(&job, &failing(), &[RecipientId(0)], 0);
     let state = lanes.state("a.test");
-    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (1, 0, 1, 0, true));
+    assert_eq!(
+        (state.failures, state.jobs_in_flight, state.limit, state.waiting, state.more),
+        (1, 0, 1, 0, true)
+    );
     assert!(state.backoff_until > 0);
     assert_eq!(lanes.states(), [state]);
     let unknown = lanes.state("unknown.test");
-    assert_eq!((&*unknown.lane, unknown.failures, unknown.busy, unknown.limit), ("unknown.test", 0, 0, 2));
+    assert_eq!(
+        (&*unknown.lane, unknown.failures, unknown.jobs_in_flight, unknown.limit),
+        ("unknown.test", 0, 0, 2)
+    );
 }
 
 /// How many of its transactions may be under way just now.
