@@ -1,9 +1,9 @@
-//! How many transactions a lane may have at once.
+//! How many jobs a lane may have at once.
 
 use super::*;
 
 #[test]
-fn a_lane_never_has_more_transactions_than_its_limit() {
+fn a_lane_never_has_more_jobs_than_its_limit() {
     let mut lanes = lanes();
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
@@ -17,7 +17,7 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
 }
 
 #[test]
-fn a_lane_has_one_transaction_until_its_host_has_answered_something() {
+fn a_lane_has_one_job_until_its_host_has_answered_something() {
     let mut lanes = lanes();
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
@@ -65,7 +65,7 @@ fn who_was_requeued_goes_before_those_who_came_due_later() {
 }
 
 #[test]
-fn a_lane_at_its_limit_without_any_transaction_is_woken() {
+fn a_lane_at_its_limit_without_any_job_is_woken() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
@@ -133,7 +133,7 @@ fn the_state_of_a_lane_tells_trouble_work_and_limit() {
     );
 }
 
-/// How many of its transactions may be under way just now.
+/// How many of its jobs may be under way just now.
 fn under_way(lanes: &mut Lanes, under_way: &mut Vec<Job>, now: i64) -> usize {
     under_way.extend(std::iter::from_fn(|| lanes.next(now)));
     under_way.len()
