@@ -5,13 +5,14 @@
 //! A store has three sides: [`Store`] for the one thread that writes, [`Reads`] for the many that look, [`AdminStore`]
 //! for the command line, which comes as any other process does. [`OpenStore`] is what opening one gives.
 //!
-//! A store for several relays needs more: `Claims` (which relay has a recipient), `StoreFailure::Unknown` (a commit whose
-//! answer was lost) and `StoreFailure::Fenced` (another relay took over). They come with that second store: nothing would
-//! construct them today.
+//! A store for several relays needs more: `Claims` (which relay has a recipient), `StoreFailure::Unknown` (a commit
+//! whose answer was lost) and `StoreFailure::Fenced` (another relay took over). They come with that second store:
+//! nothing would construct them today.
 //!
 //! What a store promises:
 //! - a group is one transaction: when [`Store::commit`] returns, all of it is on disk; after an error none of it is;
-//! - a failure says what to do next ([`StoreFailure`]); what cannot be told apart counts as fatal, and is never tried again;
+//! - a failure says what to do next ([`StoreFailure`]); what cannot be told apart counts as fatal, and is never tried
+//!   again;
 //! - only one process at a time has a store opened, and ids at or below [`OpenStore::last_id`] were given out before;
 //! - reads see what was committed before they began, and hold nothing between two calls;
 //! - what another process changed is noticed within two seconds ([`Store::changed_outside`]).

@@ -1,4 +1,5 @@
-//! The contract suite: rules that every store must keep, said in the queue's verbs and the command line's operations alone.
+//! The contract suite: rules that every store must keep, said in the queue's verbs and those of the command line
+//! alone.
 //!
 //! A rule is a function of a [`Site`]; `each_store!` makes it a test for each store. What only one store has (its
 //! tables, its locks, its errors) is tested beside that store.
