@@ -41,8 +41,9 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Fetched,
-    Finished, Job, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin, PendingReport,
-    PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement, Sweep,
+    Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
+    PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement,
+    Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};

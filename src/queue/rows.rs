@@ -166,13 +166,29 @@ pub struct Job {
     pub lane: Arc<str>,
     /// The message.
     pub message: MessageId,
-    /// The recipients, each with how long to wait before the next try should this one be deferred.
-    pub recipients: Vec<(RecipientId, Duration)>,
+    /// The recipients.
+    pub recipients: Vec<JobRecipient>,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
     /// Past its lifetime, or to be returned by an operator's wish: bounce it with what was said last, without
     /// another try.
     pub expired: bool,
+}
+
+impl Job {
+    /// The ids of its recipients.
+    pub fn recipient_ids(&self) -> impl Iterator<Item = RecipientId> {
+        self.recipients.iter().map(|recipient| recipient.id)
+    }
+}
+
+/// A recipient of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobRecipient {
+    /// Its id.
+    pub id: RecipientId,
+    /// How long to wait before the next try, should this one be deferred.
+    pub retry_wait: Duration,
 }
 
 /// What a job says about its lane.

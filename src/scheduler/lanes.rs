@@ -44,7 +44,7 @@ use std::time::Duration;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::kit::bounded::TtlMap;
 use crate::mail::{Domain, Priority};
-use crate::queue::{BackoffRow, Due, Job, RecipientId};
+use crate::queue::{BackoffRow, Due, Job, JobRecipient, RecipientId};
 
 use super::retry::Schedule;
 use super::turns::Turns;
@@ -184,7 +184,7 @@ impl Lanes {
             if let Some(lane) = self.lanes.get_mut(&lane) {
                 lane.recipients_in_flight += 1;
             }
-            let entry = (due.recipient, Duration::ZERO);
+            let entry = JobRecipient { id: due.recipient, retry_wait: Duration::ZERO };
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
@@ -245,7 +245,8 @@ impl Lanes {
         // The wait after this attempt is drawn now and travels in the job.
         let mut take = |due: &Due| {
             self.known.entry(due.recipient).and_modify(|known| known.in_flight = true);
-            (due.recipient, self.schedule.wait(due.attempts.saturating_add(1), self.random.f64()))
+            let retry_wait = self.schedule.wait(due.attempts.saturating_add(1), self.random.f64());
+            JobRecipient { id: due.recipient, retry_wait }
         };
         recipients.push(take(&first));
         while recipients.len() < self.settings.recipients_per_transaction

@@ -20,10 +20,10 @@ impl World<'_> {
 
     /// A job that starts breaks no limit, and no worker has one of its recipients already.
     pub(super) fn may_start(&self, job: &Job) {
-        for (recipient, _) in &job.recipients {
-            let is_in = |job: &Job| job.recipients.iter().any(|(other, _)| other == recipient);
+        for recipient in job.recipient_ids() {
+            let is_in = |job: &Job| job.recipient_ids().any(|other| other == recipient);
             assert!(!self.flying.iter().any(|flight| is_in(&flight.job)), "{recipient:?} flies twice");
-            let settling = self.unwritten.contains(recipient);
+            let settling = self.unwritten.contains(&recipient);
             assert!(!settling, "{recipient:?} is tried again before its settlement is on disk");
         }
         if job.expired {
@@ -74,7 +74,7 @@ impl World<'_> {
         let lanes = self.lanes.lock().unwrap();
         let overdue = |row: &Waits| {
             let lane = lanes.lane_of(&row.domain);
-            let flies = |flight: &Flight| flight.job.recipients.iter().any(|(id, _)| *id == row.recipient);
+            let flies = |flight: &Flight| flight.job.recipient_ids().any(|id| id == row.recipient);
             if row.held && !row.to_bounce || self.flying.iter().any(flies) {
                 return None;
             }
@@ -110,8 +110,8 @@ impl World<'_> {
         assert!(late.is_none(), "{late:?} is overdue at {} and nobody has it", self.now);
         let mut wrong = self.queue.wrong();
         // A recipient in a job with a silent host may be past its lifetime: a worker took it before the reader looked.
-        let ids = self.flying.iter().flat_map(|flight| &flight.job.recipients);
-        let flying: Vec<String> = ids.map(|(id, _)| format!(" {} of", id.0)).collect();
+        let ids = self.flying.iter().flat_map(|flight| flight.job.recipient_ids());
+        let flying: Vec<String> = ids.map(|id| format!(" {} of", id.0)).collect();
         wrong.retain(|what| !flying.iter().any(|id| what.contains(id)));
         assert!(wrong.is_empty() || self.all_hang(), "{wrong:?}");
     }

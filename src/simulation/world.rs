@@ -183,7 +183,7 @@ impl<'d> World<'d> {
         };
         self.may_start(&job);
         self.is_fair(&job, &ready);
-        let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<RecipientId> = job.recipient_ids().collect();
         let message = match &job.fresh {
             Some(fresh) => {
                 let mut part = QueuedMessage::clone(fresh);
@@ -208,7 +208,7 @@ impl<'d> World<'d> {
         can_end.retain(|at| self.flying[*at].silent_until <= self.now);
         let Some(at) = self.random.choice(can_end) else { return };
         let Flight { job, message, .. } = self.flying.swap_remove(at);
-        let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<RecipientId> = job.recipient_ids().collect();
         let Some(message) = message else { return self.finish(&job, &LaneHealth::Unchanged, &ids) };
         if !job.expired && self.hosts.have_no_room(&message, &mut self.random) {
             return self.finish(&job, &LaneHealth::AtLimit(Duration::from_millis(200)), &ids);
@@ -348,7 +348,7 @@ impl<'d> World<'d> {
     /// An attempt panics: none of its recipients is settled.
     fn panic(&mut self) {
         if let Some(Flight { job, .. }) = self.flying.pop() {
-            let ids: Vec<RecipientId> = job.recipients.iter().map(|(id, _)| *id).collect();
+            let ids: Vec<RecipientId> = job.recipient_ids().collect();
             self.finish(&job, &LaneHealth::Failing("451 4.3.0 panic".to_owned()), &ids);
         }
     }

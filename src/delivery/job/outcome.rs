@@ -126,12 +126,12 @@ impl Circumstances<'_> {
                 return (Outcome::Expired, NextState::Finished(Finished::Expired));
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
-                let planned = self.job.recipients.iter().find(|(id, _)| *id == recipient.id);
+                let planned = self.job.recipients.iter().find(|planned| planned.id == recipient.id);
                 let wait = match outcome {
                     // They come again when they like, and there is no host to be spared.
                     Outcome::InDoubt if self.fetched => Duration::ZERO,
                     _ if self.broke_off => Duration::ZERO,
-                    _ => planned.map_or(Duration::from_secs(60), |(_, wait)| *wait),
+                    _ => planned.map_or(Duration::from_secs(60), |planned| planned.retry_wait),
                 };
                 self.retry_after(message, wait)
             }

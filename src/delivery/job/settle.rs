@@ -122,7 +122,7 @@ fn write(
 
 /// The recipients of a job.
 pub(in crate::delivery) fn ids_of(job: &Job) -> Vec<RecipientId> {
-    job.recipients.iter().map(|(recipient, _)| *recipient).collect()
+    job.recipient_ids().collect()
 }
 
 /// The message with the job's recipients: from memory while it is fresh, otherwise from the database.
@@ -132,7 +132,7 @@ fn load(queue: &Queue, job: &Job) -> Result<Option<Arc<QueuedMessage>>, QueueErr
         Some(fresh) => {
             // Its recipients are divided over several lanes or transactions: this job has a part of them.
             let mut part = QueuedMessage::clone(fresh);
-            part.recipients.retain(|recipient| job.recipients.iter().any(|(id, _)| *id == recipient.id));
+            part.recipients.retain(|recipient| job.recipient_ids().any(|id| id == recipient.id));
             Ok(Some(Arc::new(part)))
         }
         None => {

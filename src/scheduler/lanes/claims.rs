@@ -1,10 +1,9 @@
 //! Mail that is fetched (ATRN): it takes no turns, and who comes for it claims it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::config::atrn;
-use crate::queue::{Due, Job};
+use crate::queue::{Due, Job, JobRecipient};
 
 use super::Lanes;
 
@@ -24,7 +23,7 @@ impl Lanes {
             }
         };
         let lane = atrn::lane(first.domain.as_str());
-        let mut claimed = vec![(first.recipient, self.wait(&first))];
+        let mut claimed = vec![self.job_recipient(&first)];
         self.know(&first, &lane, true);
         while claimed.len() < self.settings.recipients_per_transaction
             && let Some(due) = rows.front()
@@ -33,13 +32,14 @@ impl Lanes {
             && self.may_claim(due)
         {
             let Some(due) = rows.pop_front() else { break };
-            claimed.push((due.recipient, self.wait(&due)));
+            claimed.push(self.job_recipient(&due));
             self.know(&due, &lane, true);
         }
         Some(Job { lane, message: first.message, recipients: claimed, fresh: first.fresh, expired: false })
     }
 
-    fn wait(&mut self, due: &Due) -> Duration {
-        self.schedule.wait(due.attempts.saturating_add(1), self.random.f64())
+    fn job_recipient(&mut self, due: &Due) -> JobRecipient {
+        let retry_wait = self.schedule.wait(due.attempts.saturating_add(1), self.random.f64());
+        JobRecipient { id: due.recipient, retry_wait }
     }
 }

@@ -228,7 +228,7 @@ impl Lanes {
             self.return_to_database(&name);
         }
         for job in std::mem::take(&mut self.expired) {
-            self.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+            self.settled(job.recipient_ids());
         }
     }
 

@@ -38,7 +38,7 @@ fn a_lane_at_its_limit_goes_on_with_what_it_has_and_tries_one_more_later() {
     }
     let good = answered(&mut lanes, "a.test");
     let at_limit = lanes.next(0).unwrap();
-    let back = [at_limit.recipients[0].0];
+    let back = [at_limit.recipients[0].id];
     let wait = LaneHealth::AtLimit(Duration::from_millis(200));
     assert_eq!(lanes.finished(&at_limit, &wait, &back, 0), None, "no trouble, and nothing for the disk");
     assert!(lanes.next(0).is_none(), "what it has is one");

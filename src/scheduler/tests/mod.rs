@@ -57,7 +57,7 @@ fn due(recipient: i64, message: i64, domain: &str) -> Due {
 }
 
 fn ids(job: &Job) -> Vec<i64> {
-    job.recipients.iter().map(|(recipient, _)| recipient.0).collect()
+    job.recipient_ids().map(|recipient| recipient.0).collect()
 }
 
 fn failing() -> LaneHealth {
@@ -105,5 +105,5 @@ fn urgent(recipient: i64, domain: &str, priority: i64) -> Due {
 }
 
 fn ids_of(job: &Job) -> Vec<RecipientId> {
-    job.recipients.iter().map(|(recipient, _)| *recipient).collect()
+    job.recipient_ids().collect()
 }

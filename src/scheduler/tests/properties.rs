@@ -56,7 +56,7 @@ proptest! {
                     } else if health == LaneHealth::Healthy {
                         backing_off.remove(&*job.lane);
                     }
-                    lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+                    lanes.settled(job.recipient_ids());
                 }
                 Step::Finish(..) => {}
                 Step::Forget => lanes.forget_waiting(),

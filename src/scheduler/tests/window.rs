@@ -23,7 +23,7 @@ fn a_full_lane_leaves_the_rest_to_the_database_and_asks_for_it_when_low() {
         let job = lanes.next(0).unwrap();
         taken += job.recipients.len();
         lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
-        lanes.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
+        lanes.settled(job.recipient_ids());
     };
     assert!(taken < WINDOW, "asked before it ran dry");
     lanes.refilled(&refill, (taken as i64..count).map(|n| due(n, n, "a.test")).collect(), None, 0);
