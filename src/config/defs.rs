@@ -38,40 +38,36 @@ pub(super) enum Kind {
     Host,
     /// A whole number from … to ….
     Number(u64, u64),
-    /// The same, or "off".
-    NumberOrOff(u64, u64),
     /// A duration from … to ….
     Duration(&'static str, &'static str),
-    /// The same, or "off".
-    DurationOrOff(&'static str, &'static str),
-    /// At least one duration, each from … to ….
-    Durations(&'static str, &'static str),
     /// A size from … to ….
     Size(&'static str, &'static str),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// An IP address with a port.
     Socket,
-    /// A list of them; a port may be left out and is this one then.
-    Sockets(u16),
+    /// The same; the port may be left out and is this one then.
+    Server(u16),
     /// An IP address of this machine.
     Address,
-    /// A list of them.
-    Addresses,
-    /// A list of names of users, at least one.
-    Users,
-    /// A list of networks.
-    Networks,
+    /// The name of a user.
+    User,
+    /// A network, or the address of one machine.
+    Network,
     /// `example.com`, `*.example.com` or `*`.
     Pattern,
-    /// A list of `host:port`.
-    Relays,
+    /// `host:port`.
+    Relay,
     /// `421`, `4xx`: three digits, x for any.
     CodePattern,
     /// `4.7.1`, `x.7.x`: three numbers, x for any.
     EnhancedPattern,
     /// A list: a program by its whole path, and its arguments.
     Command,
+    /// At least so many texts, each of this kind.
+    List(usize, &'static Kind),
+    /// This, or "off".
+    OrOff(&'static Kind),
 }
 
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
@@ -124,7 +120,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "queue.delay_warning",
-        DurationOrOff("1s", "100d"),
+        OrOff(&Duration("1s", "100d")),
         Is("\"4h\""),
         "The sender is told once that a message is delayed when it has waited so long; \"off\" for never.",
     ),
@@ -157,7 +153,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "listen.trusted",
-        Networks,
+        List(0, &Network),
         Is("[]"),
         "Networks that may relay without AUTH here. Keep it narrow: whatever can send from such an address \
          can send mail in your name.",
@@ -213,14 +209,14 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "limits.future_release",
-        DurationOrOff("1s", "3650d"),
+        OrOff(&Duration("1s", "3650d")),
         Is("\"30d\""),
         "How long a client may have a message held before its delivery begins (HOLDFOR and HOLDUNTIL of \
          FUTURERELEASE, RFC 4865); the lifetime counts from then. \"off\": not offered.",
     ),
     def(
         "dns.servers",
-        Sockets(53),
+        List(0, &Server(53)),
         Example("[\"127.0.0.1:53\"]"),
         "Whom to ask for MX and addresses. Default: the system's resolv.conf.",
     ),
@@ -269,7 +265,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "delivery.bounces_per_sender",
-        NumberOrOff(1, 1_000_000),
+        OrOff(&Number(1, 1_000_000)),
         Is("100"),
         "Bounces, delay warnings and delivery reports to one sender in an hour. Beyond that its failures are \
          gathered (table pending_reports), and one summary tells of them an hour after the first: a mailbox whose \
@@ -284,14 +280,14 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "delivery.source_addresses",
-        Addresses,
+        List(0, &Address),
         Is("[]"),
         "Addresses of this machine to send from, by turns. Hosts that have no address of the same family (IPv4, \
          IPv6) as one of these are not tried. Default: the system chooses.",
     ),
     def(
         "delivery.prohibited_networks",
-        Networks,
+        List(0, &Network),
         Is("[\"127.0.0.0/8\", \"::1/128\", \"0.0.0.0/8\"]"),
         "Mail is never delivered to hosts in these, so that a stranger's MX record cannot point at what \
          listens here.",
@@ -330,7 +326,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "source.users",
-        Users,
+        List(1, &User),
         Example("[\"newsletter\"]"),
         "Mail that these users submitted leaves from here, and no other does. A user may have several addresses, \
          which take turns; one of each family reaches every host. This goes before source_addresses of a route \
@@ -338,7 +334,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "retry.schedule",
-        Durations("1s", "30d"),
+        List(1, &Duration("1s", "30d")),
         Is("[\"1m\", \"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]"),
         "How long to wait after the first, second … failed attempt; the last repeats until the lifetime is \
          over. Each is varied by up to 20 %, so that messages that failed together do not return together.",
@@ -393,7 +389,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "route.relay",
-        Relays,
+        List(0, &Relay),
         Is("[]"),
         "Hosts that take this mail instead of the domain's MX hosts, tried in order; no MX lookup. \
          \"host:port\", or \"[192.0.2.1]:25\" for an address. Empty: by MX all the same.",
@@ -442,7 +438,7 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "route.source_addresses",
-        Addresses,
+        List(0, &Address),
         Is("[]"),
         "Addresses of this machine that connections of this route leave from, instead of \
          delivery.source_addresses.",
@@ -516,17 +512,8 @@ impl Kind {
             FileOrNone => "the name of a file, or \"\" for none".to_owned(),
             Host => "a host name such as \"relay.example.com\"".to_owned(),
             Number(min, max) => format!("a whole number from {min} to {max}"),
-            NumberOrOff(min, max) => format!("\"off\" or a whole number from {min} to {max}"),
             Duration(min, max) => {
                 format!("a duration with a unit, such as \"30s\", \"4h\" or \"5d\", from {min} to {max}")
-            }
-            DurationOrOff(min, max) => {
-                format!("\"off\" or a duration with a unit, such as \"4h\", from {min} to {max}")
-            }
-            Durations(min, max) => {
-                format!(
-                    "a list of durations with units, such as [\"1m\", \"15m\", \"2h\"], each from {min} to {max}"
-                )
             }
             Size(min, max) => {
                 format!("a size with a unit, such as \"25MiB\" or \"10MB\", from {min} to {max}")
@@ -537,17 +524,14 @@ impl Kind {
                 format!("{} or {last}", others.join(", "))
             }
             Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
-            Sockets(_) => "a list of IP addresses and ports such as [\"127.0.0.1:53\"]".to_owned(),
+            Server(_) => "an IP address and port such as \"127.0.0.1:53\"".to_owned(),
             Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
-            Addresses => "a list of IP addresses such as [\"192.0.2.1\"]".to_owned(),
-            Users => "a list of users such as [\"newsletter\"]".to_owned(),
-            Networks => "a list of networks such as [\"10.0.0.0/8\", \"2001:db8::/32\"]".to_owned(),
+            User => "the name of a user such as \"newsletter\"".to_owned(),
+            Network => "a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned(),
             Pattern => {
                 "a domain such as \"example.com\", \"*.example.com\" for those below it, or \"*\"".to_owned()
             }
-            Relays => {
-                "a list of hosts with ports such as [\"smtp.example.com:587\", \"[192.0.2.1]:25\"]".to_owned()
-            }
+            Relay => "a host with a port such as \"smtp.example.com:587\" or \"[192.0.2.1]:25\"".to_owned(),
             CodePattern => "a reply code such as \"421\", or \"4xx\" with x for any digit".to_owned(),
             EnhancedPattern => {
                 "an enhanced code such as \"4.7.1\", or \"x.7.x\" with x for any number".to_owned()
@@ -556,6 +540,8 @@ impl Kind {
                 "a list of a program by its whole path and its arguments, such as [\"/usr/local/bin/token\", \"me\"]"
                     .to_owned()
             }
+            List(_, item) => format!("a list [item, item, …], each item {}", item.wanted()),
+            OrOff(kind) => format!("\"off\" or {}", kind.wanted()),
         }
     }
 }

@@ -5,7 +5,6 @@
 //! `password_file` and `token_file` are read, to see whether there is something in them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,7 +117,7 @@ fn settings<'t>(
 
     let retry = reading.section(&root, "retry");
     let retry_rules = retry_rules(reading, &retry);
-    let schedule = reading.get(&retry, "schedule", value::durations);
+    let schedule = reading.get(&retry, "schedule", value::list(value::duration));
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
     let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
@@ -185,7 +184,7 @@ fn listeners<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<
                     _ => ListenTls::Starttls,
                 },
                 auth_required: reading.get(&section, "auth", value::choice) == "required",
-                trusted: reading.get(&section, "trusted", value::networks),
+                trusted: reading.get(&section, "trusted", value::list(value::network)),
             };
             (section, settings)
         })
@@ -236,7 +235,7 @@ fn submission<'t>(
             received_hops: count(reading, &limits, "received_hops"),
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
             session_timeout: reading.get(&limits, "session_timeout", value::duration),
-            future_release: reading.get(&limits, "future_release", value::duration_or_off),
+            future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
     }
@@ -286,7 +285,7 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<Address>, String> {
 
 fn dns<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> DnsSettings {
     let section = reading.section(root, "dns");
-    let servers: Vec<SocketAddr> = reading.given(&section, "servers", value::sockets).unwrap_or_default();
+    let servers = reading.given(&section, "servers", value::list(value::server)).unwrap_or_default();
     DnsSettings { servers, timeout: reading.get(&section, "timeout", value::duration) }
 }
 
@@ -321,17 +320,17 @@ fn delivery<'t>(
             _ => EightBit::Send,
         },
         attempt_deadline: reading.get(section, "attempt_deadline", value::duration),
-        source_addresses: reading.get(section, "source_addresses", value::addresses),
+        source_addresses: reading.get(section, "source_addresses", value::list(value::address)),
         // They are read once the rest is known.
         sources: Vec::new(),
-        prohibited_networks: reading.get(section, "prohibited_networks", value::networks),
+        prohibited_networks: reading.get(section, "prohibited_networks", value::list(value::network)),
         connect_timeout: reading.get(section, "connect_timeout", value::duration),
         reply_timeout: reading.get(section, "reply_timeout", value::duration),
         ca_file,
         bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
-        delay_warning: reading.get(queue, "delay_warning", value::duration_or_off),
+        delay_warning: reading.get(queue, "delay_warning", value::or_off(value::duration)),
         bounces_per_sender: reading
-            .get(section, "bounces_per_sender", value::number_or_off)
+            .get(section, "bounces_per_sender", value::or_off(value::number))
             .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         retry_rules,
     }
@@ -389,7 +388,7 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
     let username = reading.given(section, "username", value::plain);
     Route {
         domain: reading.get(section, "domain", value::pattern),
-        relay: reading.get(section, "relay", value::relays),
+        relay: reading.get(section, "relay", value::list(value::relay)),
         tls: match reading.get(section, "tls", value::choice) {
             "off" => RouteTls::Off,
             "encrypt" => RouteTls::Encrypt,
@@ -399,7 +398,7 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
         },
         ca_file,
         login: username.zip(secret(reading, section)).map(|(username, secret)| Login { username, secret }),
-        source_addresses: reading.get(section, "source_addresses", value::addresses),
+        source_addresses: reading.get(section, "source_addresses", value::list(value::address)),
     }
 }
 

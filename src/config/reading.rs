@@ -150,11 +150,11 @@ impl<'t> Reading<'t> {
         &mut self,
         section: &Section<'t>,
         key: &str,
-        read: fn(&Kind, &DeValue<'_>) -> Read<T>,
+        read: impl Fn(&Kind, &DeValue<'_>) -> Read<T>,
     ) -> T {
         let name = section.dotted(key);
         let def = defs::find(&name).expect("load.rs asks for keys of the table only: see its test");
-        self.given(section, key, read).unwrap_or_else(|| {
+        self.given(section, key, &read).unwrap_or_else(|| {
             let Preset::Is(default) = def.default else { panic!("{name} has no default: use given()") };
             let value = DeValue::parse(default).expect("the defaults are TOML: see the test of load.rs");
             read(&def.kind, value.get_ref()).expect("the defaults are valid: see the test of load.rs")
@@ -166,7 +166,7 @@ impl<'t> Reading<'t> {
         &mut self,
         section: &Section<'t>,
         key: &str,
-        read: fn(&Kind, &DeValue<'_>) -> Read<T>,
+        read: impl Fn(&Kind, &DeValue<'_>) -> Read<T>,
     ) -> Option<T> {
         let (at, value) = section.entry(key)?;
         let name = section.dotted(key);
@@ -176,6 +176,11 @@ impl<'t> Reading<'t> {
             Err(wrongs) => {
                 self.bad.insert(at.start);
                 for Wrong { text, span } in wrongs {
+                    let wanted = match kind {
+                        Kind::List(_, item) if span.is_some() => item.wanted(),
+                        kind => kind.wanted(),
+                    };
+                    let text = format!("{text}; write {wanted}");
                     self.problem_at(span.unwrap_or(value.span()).start, &name, text);
                 }
                 None

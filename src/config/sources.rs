@@ -46,7 +46,7 @@ pub(super) fn read<'t>(reading: &mut Reading<'t>, root: &Section<'t>, lists: &[L
 fn source<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Option<Source> {
     let address = reading.given(section, "address", value::address);
     let hostname = reading.given(section, "hostname", value::host);
-    let users = reading.given(section, "users", value::users).unwrap_or_default();
+    let users = reading.given(section, "users", value::list(value::plain)).unwrap_or_default();
     if !section.gives("address") {
         let text = "is missing; say which address of this machine this is about, such as \"192.0.2.10\"";
         reading.problem(section, "address", text.to_owned());

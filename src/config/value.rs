@@ -16,49 +16,67 @@ use super::defs::Kind;
 use super::settings::{DomainPattern, RelayHost};
 use crate::mail::Domain;
 
-/// What is wrong with a value, ready to stand behind its key.
+/// What is wrong with a value, ready to stand between its key and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// What is wrong; what to do.
     pub(super) text: String,
-    /// Where in the file, if that is not where the value itself begins (an item of a list).
+    /// Where in the file an item of a list is that this is about.
     pub(super) span: Option<Range<usize>>,
 }
 
 /// The value, or everything that is wrong with it.
 pub(super) type Read<T> = Result<T, Vec<Wrong>>;
 
-fn wrong<T>(what: impl std::fmt::Display, kind: &Kind) -> Read<T> {
-    Err(vec![Wrong { text: format!("{what}; write {}", kind.wanted()), span: None }])
+fn wrong<T>(what: impl Into<String>) -> Read<T> {
+    Err(vec![Wrong { text: what.into(), span: None }])
 }
 
-/// Text in quotes; never empty unless the kind allows it.
-fn text<'v>(kind: &Kind, value: &'v DeValue<'_>) -> Read<&'v str> {
+/// Text in quotes, not empty.
+fn text<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
     match value.as_str() {
-        Some("") if !matches!(kind, Kind::FileOrNone) => wrong("is empty", kind),
+        Some("") => wrong("\"\" is empty"),
         Some(text) => Ok(text),
-        None => wrong(format_args!("is {}", a_type(value)), kind),
+        None => wrong(format!("is {}", a_type(value))),
     }
 }
 
-/// Every item of a list read by `item`.
-fn list<T>(kind: &Kind, value: &DeValue<'_>, item: impl Fn(&str) -> Result<T, String>) -> Read<Vec<T>> {
-    let Some(array) = value.as_array() else {
-        return wrong(format_args!("is {}", a_type(value)), kind);
-    };
-    let (mut read, mut wrongs) = (Vec::new(), Vec::new());
-    for element in array.iter() {
-        let result = match element.get_ref().as_str() {
-            Some(text) => item(text),
-            None => Err(format!("holds {}", a_type(element.get_ref()))),
-        };
-        match result {
-            Ok(one) => read.push(one),
-            Err(text) => wrongs
-                .push(Wrong { text: format!("{text}; write {}", kind.wanted()), span: Some(element.span()) }),
+/// [`Kind::List`], every item read by `item`.
+pub(super) fn list<T>(
+    item: fn(&Kind, &DeValue<'_>) -> Read<T>,
+) -> impl Fn(&Kind, &DeValue<'_>) -> Read<Vec<T>> {
+    move |kind, value| {
+        let Kind::List(min, item_kind) = *kind else { return wrong("is read as a list") };
+        let Some(array) = value.as_array() else { return wrong(format!("is {}", a_type(value))) };
+        let (mut read, mut wrongs) = (Vec::new(), Vec::new());
+        for element in array.iter() {
+            let result = match element.get_ref() {
+                text @ DeValue::String(_) => item(item_kind, text),
+                other => wrong(format!("an item is {}", a_type(other))),
+            };
+            match result {
+                Ok(one) => read.push(one),
+                Err(here) => {
+                    wrongs.extend(here.into_iter().map(|wrong| Wrong { span: Some(element.span()), ..wrong }))
+                }
+            }
+        }
+        match wrongs.is_empty() {
+            false => Err(wrongs),
+            true if read.len() < min => wrong("is empty"),
+            true => Ok(read),
         }
     }
-    if wrongs.is_empty() { Ok(read) } else { Err(wrongs) }
+}
+
+/// [`Kind::OrOff`]: none, or what `other` reads.
+pub(super) fn or_off<T>(
+    other: fn(&Kind, &DeValue<'_>) -> Read<T>,
+) -> impl Fn(&Kind, &DeValue<'_>) -> Read<Option<T>> {
+    move |kind, value| match (*kind, value.as_str()) {
+        (Kind::OrOff(_), Some("off")) => Ok(None),
+        (Kind::OrOff(kind), _) => other(kind, value).map(Some),
+        _ => wrong("is read as \"off\" or something else"),
+    }
 }
 
 /// How a person calls the type of a value.
@@ -75,121 +93,80 @@ fn a_type(value: &DeValue<'_>) -> &'static str {
 }
 
 /// [`Kind::Text`].
-pub(super) fn plain(kind: &Kind, value: &DeValue<'_>) -> Read<String> {
-    text(kind, value).map(str::to_owned)
+pub(super) fn plain(_: &Kind, value: &DeValue<'_>) -> Read<String> {
+    text(value).map(str::to_owned)
 }
 
 /// [`Kind::File`].
-pub(super) fn file(kind: &Kind, value: &DeValue<'_>) -> Read<PathBuf> {
-    text(kind, value).map(PathBuf::from)
+pub(super) fn file(_: &Kind, value: &DeValue<'_>) -> Read<PathBuf> {
+    text(value).map(PathBuf::from)
 }
 
 /// [`Kind::FileOrNone`].
 pub(super) fn file_or_none(kind: &Kind, value: &DeValue<'_>) -> Read<Option<PathBuf>> {
-    text(kind, value).map(|text| (!text.is_empty()).then(|| PathBuf::from(text)))
+    if value.as_str() == Some("") { Ok(None) } else { file(kind, value).map(Some) }
 }
 
 /// [`Kind::Host`].
-pub(super) fn host(kind: &Kind, value: &DeValue<'_>) -> Read<Domain> {
-    let text = text(kind, value)?;
-    Domain::parse(text).or_else(|_| wrong(format_args!("\"{text}\" is not a host name"), kind))
+pub(super) fn host(_: &Kind, value: &DeValue<'_>) -> Read<Domain> {
+    let text = text(value)?;
+    Domain::parse(text).or_else(|_| wrong(format!("\"{text}\" is not a host name")))
 }
 
 /// [`Kind::Number`].
 pub(super) fn number(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
-    let Kind::Number(min, max) = *kind else { return wrong("is read as a number", kind) };
-    let Some(digits) = value.as_integer() else {
-        return wrong(format_args!("is {}", a_type(value)), kind);
-    };
-    match u64::from_str_radix(digits.as_str(), digits.radix()) {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => wrong(format_args!("{} is out of range", digits.as_str()), kind),
-    }
-}
-
-/// [`Kind::NumberOrOff`].
-pub(super) fn number_or_off(kind: &Kind, value: &DeValue<'_>) -> Read<Option<u64>> {
-    let Kind::NumberOrOff(min, max) = *kind else { return wrong("is read as a number", kind) };
-    if value.as_str() == Some("off") {
-        return Ok(None);
-    }
+    let Kind::Number(min, max) = *kind else { return wrong("is read as a number") };
     let Some(digits) = value.as_integer() else {
         return match value.as_str() {
-            Some(text) => {
-                wrong(format_args!("\"{text}\" is neither \"off\" nor a number without quotes"), kind)
-            }
-            None => wrong(format_args!("is {}", a_type(value)), kind),
+            Some(text) => wrong(format!("\"{text}\" is not a number without quotes")),
+            None => wrong(format!("is {}", a_type(value))),
         };
     };
     match u64::from_str_radix(digits.as_str(), digits.radix()) {
-        Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
-        _ => wrong(format_args!("{} is out of range", digits.as_str()), kind),
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => wrong(format!("{} is out of range", digits.as_str())),
     }
 }
 
 /// [`Kind::Duration`].
 pub(super) fn duration(kind: &Kind, value: &DeValue<'_>) -> Read<Duration> {
-    let text = text(kind, value)?;
-    in_range(kind, text).or_else(|what| wrong(what, kind))
-}
-
-/// [`Kind::DurationOrOff`].
-pub(super) fn duration_or_off(kind: &Kind, value: &DeValue<'_>) -> Read<Option<Duration>> {
-    match text(kind, value)? {
-        "off" => Ok(None),
-        text => in_range(kind, text).map(Some).or_else(|what| wrong(what, kind)),
-    }
-}
-
-/// [`Kind::Durations`].
-pub(super) fn durations(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<Duration>> {
-    let durations = list(kind, value, |text| in_range(kind, text))?;
-    if durations.is_empty() { wrong("is empty", kind) } else { Ok(durations) }
-}
-
-fn in_range(kind: &Kind, text: &str) -> Result<Duration, String> {
-    let (Kind::Duration(min, max) | Kind::DurationOrOff(min, max) | Kind::Durations(min, max)) = *kind else {
-        return Err("is read as a duration".to_owned());
-    };
+    let text = text(value)?;
+    let Kind::Duration(min, max) = *kind else { return wrong("is read as a duration") };
     let duration = parse_duration(text)?;
-    if (parse_duration(min)?..=parse_duration(max)?).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("\"{text}\" is out of range"))
+    match (parse_duration(min)?..=parse_duration(max)?).contains(&duration) {
+        true => Ok(duration),
+        false => wrong(format!("\"{text}\" is out of range")),
     }
 }
 
 /// A day is 24 hours and a week 7 of them; months and years have no fixed length and are refused.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Read<Duration> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("\"{text}\" has no unit"));
+        return wrong(format!("\"{text}\" has no unit"));
     }
-    let span = jiff::Span::from_str(text).map_err(|_| format!("\"{text}\" is not a duration"))?;
+    let span = jiff::Span::from_str(text).or_else(|_| wrong(format!("\"{text}\" is not a duration")))?;
     let signed = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| format!("\"{text}\" has no fixed length"))?;
-    Duration::try_from(signed).map_err(|_| format!("\"{text}\" is negative"))
+        .or_else(|_| wrong(format!("\"{text}\" has no fixed length")))?;
+    Duration::try_from(signed).or_else(|_| wrong(format!("\"{text}\" is negative")))
 }
 
 /// [`Kind::Size`], in bytes.
 pub(super) fn size(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
-    let text = text(kind, value)?;
-    let Kind::Size(min, max) = *kind else { return wrong("is read as a size", kind) };
-    let result = (|| {
-        let size = parse_size(text)?;
-        if (parse_size(min)?..=parse_size(max)?).contains(&size) {
-            Ok(size)
-        } else {
-            Err(format!("\"{text}\" is out of range"))
-        }
-    })();
-    result.or_else(|what: String| wrong(what, kind))
+    let text = text(value)?;
+    let Kind::Size(min, max) = *kind else { return wrong("is read as a size") };
+    let size = parse_size(text)?;
+    match (parse_size(min)?..=parse_size(max)?).contains(&size) {
+        true => Ok(size),
+        false => wrong(format!("\"{text}\" is out of range")),
+    }
 }
 
 /// Powers of 1000 for kB, MB, GB, of 1024 for KiB, MiB, GiB.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let unit_at =
-        text.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| format!("\"{text}\" has no unit"))?;
+fn parse_size(text: &str) -> Read<u64> {
+    let Some(unit_at) = text.find(|c: char| !c.is_ascii_digit()) else {
+        return wrong(format!("\"{text}\" has no unit"));
+    };
     let (digits, unit) = text.split_at(unit_at);
     let factor: u64 = match unit.trim_start() {
         "B" => 1,
@@ -199,106 +176,85 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "MiB" => 1 << 20,
         "GB" => 1_000_000_000,
         "GiB" => 1 << 30,
-        _ => return Err(format!("\"{text}\" is not a size")),
+        _ => return wrong(format!("\"{text}\" is not a size")),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("\"{text}\" is not a size"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("\"{text}\" is out of range"))
+    let number: u64 = digits.parse().or_else(|_| wrong(format!("\"{text}\" is not a size")))?;
+    number.checked_mul(factor).map_or_else(|| wrong(format!("\"{text}\" is out of range")), Ok)
 }
 
 /// [`Kind::Choice`]: the word.
 pub(super) fn choice(kind: &Kind, value: &DeValue<'_>) -> Read<&'static str> {
-    let text = text(kind, value)?;
-    let Kind::Choice(words) = *kind else { return wrong("is read as a choice", kind) };
+    let text = text(value)?;
+    let Kind::Choice(words) = *kind else { return wrong("is read as a choice") };
     match words.iter().find(|word| **word == text) {
         Some(word) => Ok(word),
-        None => wrong(format_args!("\"{text}\" is none of its values"), kind),
+        None => wrong(format!("\"{text}\" is none of its values")),
     }
 }
 
 /// [`Kind::Socket`].
-pub(super) fn socket(kind: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
-    let text = text(kind, value)?;
+pub(super) fn socket(_: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
+    let text = text(value)?;
     text.parse().or_else(|_| {
         let what = match text.parse::<IpAddr>() {
             Ok(_) => format!("\"{text}\" has no port"),
             Err(_) => format!("\"{text}\" is not an IP address with a port"),
         };
-        wrong(what, kind)
+        wrong(what)
     })
 }
 
-/// [`Kind::Sockets`].
-pub(super) fn sockets(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<SocketAddr>> {
-    let Kind::Sockets(port) = *kind else { return wrong("is read as addresses", kind) };
-    list(kind, value, |text| {
-        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
-        bare.or_else(|_| text.parse()).map_err(|_| format!("\"{text}\" is not an IP address with a port"))
-    })
+/// [`Kind::Server`].
+pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
+    let text = text(value)?;
+    let Kind::Server(port) = *kind else { return wrong("is read as an address") };
+    let bare = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, port));
+    bare.or_else(|_| text.parse()).or_else(|_| wrong(format!("\"{text}\" is not an IP address with a port")))
 }
 
-/// [`Kind::Address`].
-pub(super) fn address(kind: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {
-    let text = text(kind, value)?;
-    one_address(text).or_else(|what| wrong(what, kind))
-}
-
-/// [`Kind::Addresses`].
-pub(super) fn addresses(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<IpAddr>> {
-    list(kind, value, one_address)
-}
-
-/// An address that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by that.
-fn one_address(text: &str) -> Result<IpAddr, String> {
-    let ip: IpAddr = text.parse().map_err(|_| format!("\"{text}\" is not an IP address"))?;
+/// [`Kind::Address`], one that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by
+/// that.
+pub(super) fn address(_: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {
+    let text = text(value)?;
+    let ip: IpAddr = text.parse().or_else(|_| wrong(format!("\"{text}\" is not an IP address")))?;
     let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255, 255, 255, 255]) {
-        return Err(format!("\"{text}\" is not the address of one machine"));
+        return wrong(format!("\"{text}\" is not the address of one machine"));
     }
     Ok(ip)
 }
 
-/// [`Kind::Users`].
-pub(super) fn users(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
-    let name = |text: &str| {
-        if text.is_empty() { Err("holds an empty text".to_owned()) } else { Ok(text.to_owned()) }
-    };
-    let users = list(kind, value, name)?;
-    if users.is_empty() { wrong("is empty", kind) } else { Ok(users) }
-}
-
-/// [`Kind::Networks`]. A bare address is the network of that address alone. Bits behind the
+/// [`Kind::Network`]. A bare address is the network of that address alone. Bits behind the
 /// prefix are refused: whoever writes 10.1.2.3/8 did not mean sixteen million hosts.
-pub(super) fn networks(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<IpNet>> {
-    list(kind, value, |text| {
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(IpNet::from(ip));
-        }
-        let network: IpNet = text.parse().map_err(|_| format!("\"{text}\" is not a network"))?;
-        if network.addr() == network.network() {
-            Ok(network)
-        } else {
-            Err(format!("\"{text}\" has bits behind its prefix and would mean {}", network.trunc()))
-        }
-    })
+pub(super) fn network(_: &Kind, value: &DeValue<'_>) -> Read<IpNet> {
+    let text = text(value)?;
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(ip));
+    }
+    let network: IpNet = text.parse().or_else(|_| wrong(format!("\"{text}\" is not a network")))?;
+    match network.addr() == network.network() {
+        true => Ok(network),
+        false => wrong(format!("\"{text}\" has bits behind its prefix and would mean {}", network.trunc())),
+    }
 }
 
 /// [`Kind::Pattern`].
-pub(super) fn pattern(kind: &Kind, value: &DeValue<'_>) -> Read<DomainPattern> {
-    let text = text(kind, value)?;
+pub(super) fn pattern(_: &Kind, value: &DeValue<'_>) -> Read<DomainPattern> {
+    let text = text(value)?;
     let domain = |name: &str| Domain::parse(name).map(|domain| domain.as_str().to_owned());
     let read = match text.strip_prefix("*.") {
         _ if text == "*" => Ok(DomainPattern::Any),
         // Nothing is below an address literal.
         Some(parent) if !parent.starts_with('[') => domain(parent).map(DomainPattern::Below),
-        Some(_) => return wrong(format_args!("\"{text}\" is not a domain"), kind),
+        Some(_) => return wrong(format!("\"{text}\" is not a domain")),
         None => domain(text).map(DomainPattern::Exactly),
     };
-    read.or_else(|_| wrong(format_args!("\"{text}\" is not a domain"), kind))
+    read.or_else(|_| wrong(format!("\"{text}\" is not a domain")))
 }
 
 /// [`Kind::CodePattern`].
-pub(super) fn code_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option<u8>; 3]> {
-    let text = text(kind, value)?;
+pub(super) fn code_pattern(_: &Kind, value: &DeValue<'_>) -> Read<[Option<u8>; 3]> {
+    let text = text(value)?;
     let digit = |byte: &u8| match byte {
         b'0'..=b'9' => Some(Some(byte - b'0')),
         b'x' | b'X' => Some(None),
@@ -307,13 +263,13 @@ pub(super) fn code_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option<u8>
     let digits: Option<Vec<Option<u8>>> = text.as_bytes().iter().map(digit).collect();
     match digits.and_then(|digits| digits.try_into().ok()) {
         Some(pattern) => Ok(pattern),
-        None => wrong(format_args!("\"{text}\" is not a reply code"), kind),
+        None => wrong(format!("\"{text}\" is not a reply code")),
     }
 }
 
 /// [`Kind::EnhancedPattern`].
-pub(super) fn enhanced_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option<u16>; 3]> {
-    let text = text(kind, value)?;
+pub(super) fn enhanced_pattern(_: &Kind, value: &DeValue<'_>) -> Read<[Option<u16>; 3]> {
+    let text = text(value)?;
     let number = |part: &str| match part {
         "x" | "X" => Some(None),
         // RFC 3463 §2: at most three digits.
@@ -323,45 +279,38 @@ pub(super) fn enhanced_pattern(kind: &Kind, value: &DeValue<'_>) -> Read<[Option
     let numbers: Option<Vec<Option<u16>>> = text.split('.').map(number).collect();
     match numbers.and_then(|numbers| numbers.try_into().ok()) {
         Some(pattern) => Ok(pattern),
-        None => wrong(format_args!("\"{text}\" is not an enhanced code"), kind),
+        None => wrong(format!("\"{text}\" is not an enhanced code")),
     }
 }
 
 /// [`Kind::Command`]. A program by its name alone would be another one under another PATH.
-pub(super) fn command(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
-    let word = |text: &str| match text.contains('\0') {
-        true => Err("holds a NUL".to_owned()),
-        false => Ok(text.to_owned()),
-    };
-    let words = list(kind, value, word)?;
-    match words.first() {
-        None => wrong("is empty", kind),
-        Some(program) if !program.starts_with('/') => {
-            wrong(format_args!("\"{program}\" is not the whole path of a program"), kind)
-        }
-        Some(_) => Ok(words),
+pub(super) fn command(_: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
+    let words = list(|_, word| match word.as_str().unwrap_or_default() {
+        word if word.contains('\0') => wrong("holds a NUL"),
+        word => Ok(word.to_owned()),
+    })(&Kind::List(1, &Kind::Text), value)?;
+    match words[0].starts_with('/') {
+        true => Ok(words),
+        false => wrong(format!("\"{}\" is not the whole path of a program", words[0])),
     }
 }
 
-/// [`Kind::Relays`].
-pub(super) fn relays(kind: &Kind, value: &DeValue<'_>) -> Read<Vec<RelayHost>> {
-    list(kind, value, relay)
-}
-
-fn relay(text: &str) -> Result<RelayHost, String> {
+/// [`Kind::Relay`].
+pub(super) fn relay(_: &Kind, value: &DeValue<'_>) -> Read<RelayHost> {
+    let text = text(value)?;
     let bracket_end = text.rfind(']').map_or(0, |at| at + 1);
     let (host, port) = match text[bracket_end..].rsplit_once(':') {
         Some((name_end, port)) => (&text[..bracket_end + name_end.len()], port),
-        None => return Err(format!("\"{text}\" has no port")),
+        None => return wrong(format!("\"{text}\" has no port")),
     };
     let port: u16 = match port.parse() {
         // parse() would take "+25".
         Ok(port @ 1..) if !text.ends_with(&format!("+{port}")) => port,
-        _ => return Err(format!("\"{text}\" has a port that is not between 1 and 65535")),
+        _ => return wrong(format!("\"{text}\" has a port that is not between 1 and 65535")),
     };
     if host.parse::<IpAddr>().is_ok() {
         // Without brackets RFC 5321 §4.1.3 has no address here, and DNS would be asked for a name of digits.
-        return Err(format!("\"{text}\" is an address without brackets"));
+        return wrong(format!("\"{text}\" is an address without brackets"));
     }
     let bare_v6 =
         host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|ip| ip.contains(':'));
@@ -369,12 +318,14 @@ fn relay(text: &str) -> Result<RelayHost, String> {
         Some(ip) if ip.parse::<IpAddr>().is_ok() => Domain::parse(&format!("[IPv6:{ip}]")),
         _ => Domain::parse(host),
     };
-    let host = domain.map_err(|_| format!("\"{text}\" does not begin with a host name"))?;
+    let host = domain.or_else(|_| wrong(format!("\"{text}\" does not begin with a host name")))?;
     Ok(RelayHost { host, port })
 }
 
 #[cfg(test)]
 mod tests {
+    use toml::Spanned;
+
     use super::*;
 
     const DAYS: Kind = Kind::Duration("1s", "100d");
@@ -385,7 +336,7 @@ mod tests {
     }
 
     fn what<T: std::fmt::Debug>(read: Read<T>) -> String {
-        read.unwrap_err().remove(0).text.split(';').next().unwrap_or_default().to_owned()
+        read.unwrap_err().remove(0).text
     }
 
     #[test]
@@ -396,7 +347,7 @@ mod tests {
         }
         for (text, error) in [
             ("5", "\"5\" has no unit"),
-            ("", "is empty"),
+            ("", "\"\" is empty"),
             ("soon", "\"soon\" is not a duration"),
             ("-5d", "\"-5d\" is negative"),
             ("1 month", "\"1 month\" has no fixed length"),
@@ -406,7 +357,7 @@ mod tests {
         ] {
             assert_eq!(what(duration(&DAYS, &string(text))), error, "{text}");
         }
-        assert_eq!(duration_or_off(&Kind::DurationOrOff("1s", "1d"), &string("off")), Ok(None));
+        assert_eq!(or_off(duration)(&Kind::OrOff(&DAYS), &string("off")), Ok(None));
     }
 
     #[test]
@@ -437,7 +388,7 @@ mod tests {
             ("[2001:db8::1]:25", "[IPv6:2001:db8::1]", 25),
             ("[IPv6:2001:DB8::1]:26", "[IPv6:2001:db8::1]", 26),
         ] {
-            let read = relay(text).unwrap();
+            let read = relay(&Kind::Relay, &string(text)).unwrap();
             assert_eq!((read.host.as_str(), read.port), (host, port), "{text}");
         }
         for bad in [
@@ -456,7 +407,7 @@ mod tests {
             "]:25",
             "",
         ] {
-            assert!(relay(bad).is_err(), "{bad}");
+            assert!(relay(&Kind::Relay, &string(bad)).is_err(), "{bad}");
         }
     }
 
@@ -485,13 +436,20 @@ mod tests {
         for bad in ["", "*.", "**", "*example.com", "a.*.b", "*.*", "*.[192.0.2.1]"] {
             assert!(pattern(bad).is_err(), "{bad}");
         }
+        let networks =
+            |array: &Spanned<DeValue<'_>>| list(network)(&Kind::List(0, &Kind::Network), array.get_ref());
         let array = DeValue::parse("['10.0.0.0/8', '192.0.2.1', '2001:db8::/32']").unwrap();
-        let read: Vec<String> =
-            networks(&Kind::Networks, array.get_ref()).unwrap().iter().map(IpNet::to_string).collect();
+        let read: Vec<String> = networks(&array).unwrap().iter().map(IpNet::to_string).collect();
         assert_eq!(read, ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]);
         let array = DeValue::parse("['10.1.0.0/8', 'x', 7]").unwrap();
-        let wrongs = networks(&Kind::Networks, array.get_ref()).unwrap_err();
+        let wrongs = networks(&array).unwrap_err();
         assert_eq!(wrongs.len(), 3, "every bad item is told: {wrongs:?}");
         assert!(wrongs[0].text.contains("would mean 10.0.0.0/8"), "{wrongs:?}");
+    }
+
+    #[test]
+    fn an_argument_of_a_command_may_be_empty() {
+        let array = DeValue::parse("['/bin/x', '']").unwrap();
+        assert_eq!(command(&Kind::Command, array.get_ref()), Ok(vec!["/bin/x".to_owned(), String::new()]));
     }
 }
