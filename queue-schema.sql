@@ -4,14 +4,15 @@
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           which replies keep mail from being delivered, the most frequent first
---     SELECT * FROM backoffs;           destinations that are not tried for now, and their last reply
+--     SELECT * FROM backoffs;           destinations in trouble: until when they are not tried, and their last reply
 --     SELECT * FROM host_settings;      limits of hosts, and features that do not work with them
 --     SELECT * FROM pending_reports;    failures not yet reported; each sender gets one summary
 --     SELECT * FROM stuck;              always empty; a row here means a bug or a mistaken manual edit
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
--- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' tries
--- at once; SET state = 'held' holds, 'queued' releases; SET bounce_requested_at = unixepoch() returns to the
--- sender. The relay notices within two seconds.
+-- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' makes its mail due now;
+-- where the lane backs off, its row in backoffs has to be deleted too (`postrider queue kick` does both). SET state =
+-- 'held' holds, 'queued' releases; SET bounce_requested_at = unixepoch() returns to the sender. Postrider notices
+-- within two seconds.
 --
 -- Times are Unix seconds (UTC) in the tables; the views show them readable too.
 -- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
@@ -39,7 +40,8 @@ CREATE TABLE messages (
     envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
     priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
     require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
-    release_at  INTEGER,                   -- held until then (RFC 4865); lifetime and delays count from it
+    release_at  INTEGER,                   -- not tried before (FUTURERELEASE, RFC 4865), while its state is queued;
+                                           -- lifetime and delays count from it
     release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
     deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
     deliver_by_mode TEXT                   -- R returns it then, N notifies the sender; T: each hop reports
@@ -131,10 +133,12 @@ CREATE TABLE history (
     PRIMARY KEY (message_id, recipient_id)
 ) WITHOUT ROWID;
 
--- Lanes (destinations) that back off after a failure; a healthy lane has no row. The mail of a lane 'atrn:DOMAIN' is
--- not sent; it waits until a user fetches it with ATRN (last_reply says who may).
+-- Lanes (destinations) in trouble; a healthy lane has no row. A row goes when the lane's host takes a message, or about
+-- six hours after the backoff is over: backoff_until <= unixepoch() means that the lane is tried again. Lanes
+-- 'atrn:DOMAIN' stand here too: their mail is not sent, but waits until a user fetches it with ATRN (last_reply says
+-- who may).
 CREATE TABLE backoffs (
-    lane          TEXT PRIMARY KEY,        -- recipient domain, or 'route:' and the route's domain pattern
+    lane          TEXT PRIMARY KEY,        -- a domain, 'route:' and a route's domain pattern, or 'atrn:' and a domain
     failures      INTEGER NOT NULL,        -- in a row
     backoff_until INTEGER NOT NULL,
     last_reply    TEXT NOT NULL,
@@ -226,7 +230,7 @@ SELECT m.queue_id,
        r.attempts,
        CASE WHEN r.bounce_requested_at IS NOT NULL THEN 'bounce'
             WHEN r.state = 'held' THEN 'held'
-            WHEN a.lane IS NOT NULL THEN 'ATRN'  -- when it is fetched
+            WHEN a.lane IS NOT NULL THEN 'ATRN'  -- no time: it goes when a user fetches it
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
        coalesce(r.last_reply, a.last_reply, l.last_reply) AS last_reply,
        datetime(m.received_at, 'unixepoch') AS received,

@@ -104,7 +104,8 @@ pub fn dead_end(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     );
 }
 
-/// A relay refuses our mail, and `remedy` says what may help. Not for each attempt: see `delivery/host/relay_alerts.rs`.
+/// A relay refuses our mail, and `remedy` says what may help. Not for each attempt: see
+/// `delivery/host/relay_alerts.rs`.
 pub fn relay_refuses(relay: &str, phase: Phase, reply: &Reply, remedy: &str) {
     log::error!(
         "relay {relay} does not take our mail (phase={} reply_source={}): {reply}; nothing bounces for this, its mail waits \

@@ -1,4 +1,5 @@
-//! The cryptography of SASL mechanisms (RFC 4422), for both ends: submission verifies with it, delivery logs in with it.
+//! The cryptography of SASL mechanisms (RFC 4422), for both ends: submission verifies with it, and delivery logs
+//! in with it.
 //!
 //! Pure but for [`nonce`]. The exchanges themselves belong to `submission/auth` and `delivery/smtp/login`.
 

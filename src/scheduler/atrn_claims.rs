@@ -45,8 +45,8 @@ impl Scheduler {
         self.read_ahead(&mut AtrnClaims::of(domains))
     }
 
-    /// The next job of somebody who fetches mail; [`Scheduler::finished`] must hear of its end. None: there is no more, or none may
-    /// start now.
+    /// The next job of somebody who fetches mail; [`Scheduler::finished`] must hear of its end. None: there is no more,
+    /// or none may start now.
     ///
     /// # Errors
     /// Where the queue cannot be read.

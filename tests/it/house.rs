@@ -63,8 +63,8 @@ const WINGS: &[(&str, &[&str])] = &[
 const FILE_LINES_MAX: usize = 600;
 /// Lines that a function may have, from its name to the end of its body.
 const FUNCTION_LINES_MAX: usize = 70;
-/// Where a comment's line ends at the latest. `cargo fmt` holds code to that and leaves comments alone.
-const COMMENT_WIDTH_MAX: usize = 110;
+/// Where a comment's line ends at the latest. `cargo fmt` holds code to its own width and leaves comments alone.
+const COMMENT_WIDTH_MAX: usize = 120;
 
 /// What the field calls things that were called so only here. A word with a capital or an underline is meant as a
 /// name in code; all others anywhere, documents and the schema too.
@@ -100,7 +100,7 @@ const BANNED: &[(&str, &str)] = &[
 ];
 
 /// Complaints that begin so are known and go one after the other. When there is none left, this goes too.
-const NOT_YET: &[&str] = &["comment: ", "circle: "];
+const NOT_YET: &[&str] = &["circle: "];
 
 fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))
@@ -264,15 +264,11 @@ fn files_and_functions_can_be_read_at_a_sitting() {
 }
 
 #[test]
-fn comments_keep_to_the_width_of_the_code() {
-    let configured = fs::read_to_string(root().join("rustfmt.toml")).unwrap();
-    assert!(configured.contains(&format!("max_width = {COMMENT_WIDTH_MAX}\n")), "{configured}");
+fn comments_end_at_the_margin() {
     let mut wrong = Vec::new();
     for folder in ["src", "tests", "benches", "fuzz"] {
         for (path, text) in files(folder, "rs") {
-            wrong.extend(
-                wide_comments(&text).into_iter().map(|line| format!("comment: {folder}/{path}:{line}")),
-            );
+            wrong.extend(wide_comments(&text).into_iter().map(|line| format!("{folder}/{path}:{line}")));
         }
     }
     complain(&format!("comments wider than {COMMENT_WIDTH_MAX}"), &wrong);
@@ -332,7 +328,8 @@ fn papers_name_only_files_that_exist_and_architecture_every_room() {
     for source in sources("src").iter().filter(|source| source.path != "lib.rs") {
         let room = room(&source.path);
         let (file, folder) = (format!("{room}.rs"), format!("{room}/"));
-        if !architecture.iter().any(|name| *name == file || name.starts_with(&folder)) {
+        let is_it = |name: &str| name == file || name.starts_with(&folder);
+        if !architecture.iter().any(|name| is_it(name.strip_prefix("src/").unwrap_or(name))) {
             wrong.push(format!("ARCHITECTURE.md: the room {room} is not named"));
         }
     }

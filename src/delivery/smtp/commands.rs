@@ -27,7 +27,8 @@ pub(in crate::delivery) struct Commands<'a> {
 }
 
 impl<'a> Commands<'a> {
-    /// For a host with these capabilities. `header_is_ascii` matters only for a message with SMTPUTF8 and a host without.
+    /// For a host with these capabilities. `header_is_ascii` matters only where a message with SMTPUTF8 goes to
+    /// a host without it.
     pub(in crate::delivery) fn new(
         message: &'a Outgoing<'a>,
         capabilities: &'a Capabilities,
@@ -144,8 +145,8 @@ impl<'a> Commands<'a> {
         Some(Rcpt::new(address, parameters))
     }
 
-    /// ORCPT for this host: UTF-8 under SMTPUTF8, otherwise escaped (RFC 6533 §3). None for text from an edited row that
-    /// would end the parameter or the command.
+    /// ORCPT for this host: UTF-8 under SMTPUTF8, otherwise escaped (RFC 6533 §3). None for text from an edited row
+    /// that would end the parameter or the command.
     fn orcpt<'o>(&self, orcpt: &'o str) -> Option<Cow<'o, str>> {
         if orcpt.contains(|c: char| c.is_control() || c == ' ') {
             return None;

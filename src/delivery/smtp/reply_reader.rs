@@ -1,9 +1,9 @@
 //! Parses the replies of a remote host (RFC 5321 §4.2.1).
 //!
 //! Pure: bytes in, replies out. A reply may hold any bytes and arrive in any pieces. Lines end with LF, with or without
-//! a CR before it. Any three digits are a code (`471`, `699`), with or without text and an enhanced code; what they mean
-//! is decided elsewhere (`reply_class.rs`). A reply is malformed only if its code or its end cannot be recognised, or if
-//! it is too long.
+//! a CR before it. Any three digits are a code (`471`, `699`), with or without text and an enhanced code; what they
+//! mean is decided elsewhere (`reply_class.rs`). A reply is malformed only if its code or its end cannot be recognised,
+//! or if it is too long.
 
 use crate::kit::text::printable;
 use crate::mail::{Enhanced, Reply, ReplySource};

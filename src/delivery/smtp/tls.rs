@@ -1,8 +1,8 @@
 //! TLS client configurations, and the result of a handshake.
 //!
-//! Where TLS is optional any certificate is accepted, since otherwise the mail would go in the clear (RFC 7435); whether
-//! it is valid is recorded. With `verify` or `implicit` on the route it must be valid for the host's name, against
-//! webpki-roots and `[delivery] ca_file`, or against the route's own `ca_file` alone.
+//! Where TLS is optional any certificate is accepted, since otherwise the mail would go in the clear (RFC 7435);
+//! whether it is valid is recorded. With `verify` or `implicit` on the route it must be valid for the host's name,
+//! against webpki-roots and `[delivery] ca_file`, or against the route's own `ca_file` alone.
 //!
 //! Each set of roots has a full configuration, whose ClientHello has a post-quantum key share and may need two packets,
 //! and a classical one for hosts that fail at that.

@@ -156,8 +156,8 @@ impl Lanes {
         }
     }
 
-    /// Somebody may have deleted rows of `lanes`: whoever has none (`rows` are in the order of their names) backs off no
-    /// longer. False: of some the row may still be on its way to the disk, and this is to be asked again.
+    /// Somebody may have deleted rows of `lanes`: whoever has none (`rows` are in the order of their names) backs off
+    /// no longer. False: of some the row may still be on its way to the disk, and this is to be asked again.
     pub fn end_backoff_without_row(&mut self, rows: &[BackoffRow], now: i64) -> bool {
         let has_row = |name: &str| rows.binary_search_by(|row| row.lane.as_str().cmp(name)).is_ok();
         let without = |(name, lane): (&Arc<str>, &Lane)| {

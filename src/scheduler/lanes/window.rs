@@ -248,7 +248,7 @@ impl Lanes {
         self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.flying)
     }
 
-    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that will read it.
+    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that reads it.
     pub fn accounts_for(&self, due: &Due) -> bool {
         self.knows(due) || self.will_read(&due.domain)
     }

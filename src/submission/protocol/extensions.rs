@@ -2,8 +2,8 @@
 //!
 //! FUTURERELEASE (RFC 4865) and MT-PRIORITY (RFC 6710) are for clients that may relay. They are shown on listeners
 //! where every client has to authenticate, also before AUTH, since most clients do not say EHLO again after it;
-//! on other listeners they are shown to clients that have authenticated or are trusted. REQUIRETLS (RFC 8689) exists only in
-//! TLS.
+//! on other listeners they are shown to clients that have authenticated or are trusted. REQUIRETLS (RFC 8689) exists
+//! only in TLS.
 
 use std::sync::Arc;
 

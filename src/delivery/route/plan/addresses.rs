@@ -23,9 +23,9 @@ impl Planner<'_> {
         addresses.iter().any(|ip| source_addresses::is_ours(*ip, self.settings, self.routes))
     }
 
-    /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in random order, so
-    /// that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts as 192.0.2.1, so
-    /// that it cannot evade `prohibited_networks`.
+    /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in random order,
+    /// so that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts as 192.0.2.1,
+    /// so that it cannot evade `prohibited_networks`.
     pub(super) fn host(&mut self, name: &str, port: u16, addresses: Vec<IpAddr>) -> Host {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
         addresses.sort_unstable();
@@ -60,7 +60,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The addresses that can be reached from one of the source addresses, at most [`ADDRESSES_MAX`], each host its share.
+    /// The addresses that can be reached from one of the source addresses, at most [`ADDRESSES_MAX`], each host its
+    /// share.
     pub(super) fn endpoints(&mut self, mut hosts: Vec<Host>, relay: bool) -> Result<Vec<Endpoint>, NoRoute> {
         let all = hosts.first().map(|host| (host.name.clone(), host.addresses.clone()));
         for host in &mut hosts {
@@ -103,7 +104,8 @@ impl Planner<'_> {
 }
 
 /// How many addresses of each host are tried: an equal share for each, and the rest for the best hosts. With
-/// [`MX_HOSTS_MAX`](super::MX_HOSTS_MAX) hosts the share is two, one of each family, so that no host and no family is left out.
+/// [`MX_HOSTS_MAX`](super::MX_HOSTS_MAX) hosts the share is two, one of each family, so that no host and no family is
+/// left out.
 fn shares(counts: &[usize]) -> Vec<usize> {
     let equal = (ADDRESSES_MAX / counts.len().max(1)).max(1);
     let mut shares: Vec<usize> = counts.iter().map(|&count| count.min(equal)).collect();

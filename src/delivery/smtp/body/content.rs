@@ -1,5 +1,5 @@
-//! The content of a message for sending: in the pieces in which the queue keeps it, or in smaller ones. The first can be
-//! looked at before anything is sent.
+//! The content of a message for sending: in the pieces in which the queue keeps it, or in smaller ones. The first can
+//! be looked at before anything is sent.
 
 use std::borrow::Cow;
 use std::io;

@@ -187,8 +187,8 @@ impl Exchange {
         Exchange { state, first, first_is_sent: false }
     }
 
-    /// The first response in base64 for the AUTH command, if the mechanism has one and it fits in `room` bytes. RFC 4954
-    /// §4: a longer one waits for the challenge.
+    /// The first response in base64 for the AUTH command, if the mechanism has one and it fits in `room` bytes. RFC
+    /// 4954 §4: a longer one waits for the challenge.
     pub(super) fn initial(&mut self, room: usize) -> Option<String> {
         let first = self.first.as_ref()?;
         let line = if first.is_empty() { "=".to_owned() } else { STANDARD.encode(first) };
