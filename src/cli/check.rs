@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::print;
+use super::output::print;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::DnsError;

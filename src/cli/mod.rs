@@ -8,6 +8,7 @@ pub mod demo;
 pub mod explain;
 mod on_demand;
 mod operator_queries;
+mod output;
 pub mod queue;
 pub mod serve;
 pub mod user;
@@ -19,6 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+
+use output::WrongUsage;
 
 /// The exit code where the command was used wrongly or the config is bad (clap's too).
 const WRONG_USAGE: u8 = 2;
@@ -102,11 +105,6 @@ fn explain_command(
     explain::run(address, user, json, &settings, &mut std::io::stdout().lock())
 }
 
-/// The command was used in a way that its arguments' types cannot tell. Exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct WrongUsage(pub(crate) String);
-
 /// Reads the arguments, runs the command and says how it went.
 pub fn run() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
@@ -180,16 +178,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("postrider: {}", said.replace('\n', " "));
     if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
-}
-
-/// Prints to stdout. A reader that has gone away is an error, not a panic.
-///
-/// # Errors
-/// As the system says.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 /// The log goes to stderr. `RUST_LOG` says what is shown, else `level`. Under systemd the journal

@@ -146,10 +146,12 @@ impl OperatorInfo {
         let mut lanes = self.scheduler.lanes();
         // Trouble first, then work.
         lanes.sort_by(|a, b| {
-            (b.failures, b.busy, b.waiting).cmp(&(a.failures, a.busy, a.waiting)).then(a.lane.cmp(&b.lane))
+            (b.failures, b.jobs_in_flight, b.waiting)
+                .cmp(&(a.failures, a.jobs_in_flight, a.waiting))
+                .then(a.lane.cmp(&b.lane))
         });
         let in_trouble = lanes.iter().filter(|state| state.failures > 0).count();
-        let busy: usize = lanes.iter().map(|state| state.busy).sum();
+        let busy: usize = lanes.iter().map(|state| state.jobs_in_flight).sum();
         let mut lines =
             vec![format!("{} lanes, {in_trouble} in trouble, {busy} connections busy", lanes.len())];
         lines.extend(lanes.iter().map(line));
@@ -205,7 +207,7 @@ fn waiting_line(count: &LaneCount, now: i64) -> String {
 }
 
 fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
-    let LaneState { lane, failures, backoff_until, busy, limit, waiting, more } = state;
+    let LaneState { lane, failures, backoff_until, jobs_in_flight, limit, waiting, more } = state;
     let how = match failures {
         0 => "open".to_owned(),
         n if *backoff_until > now => format!("backing off until {} UTC, {n} failures", utc(*backoff_until)),
@@ -216,7 +218,7 @@ fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
         Some(said) if *failures > 0 => format!(": {said}"),
         _ => String::new(),
     };
-    format!("{lane}: {how}, {busy} of {limit} connections busy, {waiting}{more} in line{said}")
+    format!("{lane}: {how}, {jobs_in_flight} of {limit} connections busy, {waiting}{more} in line{said}")
 }
 
 #[cfg(test)]
@@ -229,13 +231,13 @@ mod tests {
             lane: "a.test".into(),
             failures: 0,
             backoff_until: 0,
-            busy: 1,
+            jobs_in_flight: 1,
             limit: 8,
             waiting: 3,
             more: false,
         };
         assert_eq!(lane_line(&state, None, 100), "a.test: open, 1 of 8 connections busy, 3 in line");
-        (state.failures, state.backoff_until, state.busy, state.limit) = (2, 160, 0, 1);
+        (state.failures, state.backoff_until, state.jobs_in_flight, state.limit) = (2, 160, 0, 1);
         (state.waiting, state.more) = (0, true);
         assert_eq!(
             lane_line(&state, Some("421 no"), 100),

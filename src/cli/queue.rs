@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::queue::admin::{Admin, Filter, Which};
-use crate::queue::{Hands, MessageId, QueueError};
+use crate::queue::{AdminStore, MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
 #[derive(Debug, Args)]
@@ -155,11 +155,11 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary(*limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary) }
         }
-        Verb::Kick(selection) => change(path, selection, Hands::kick, "due now")?,
-        Verb::Hold(selection) => change(path, selection, Hands::hold, "held")?,
-        Verb::Release(selection) => change(path, selection, Hands::release, "released")?,
-        Verb::Remove(selection) => change(path, selection, Hands::remove, "removed")?,
-        Verb::Bounce(selection) => change(path, selection, Hands::bounce, "to be returned")?,
+        Verb::Kick(selection) => change(path, selection, AdminStore::kick, "due now")?,
+        Verb::Hold(selection) => change(path, selection, AdminStore::hold, "held")?,
+        Verb::Release(selection) => change(path, selection, AdminStore::release, "released")?,
+        Verb::Remove(selection) => change(path, selection, AdminStore::remove, "removed")?,
+        Verb::Bounce(selection) => change(path, selection, AdminStore::bounce, "to be returned")?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -168,7 +168,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
 fn change(
     path: &Path,
     selection: &Selection,
-    verb: fn(&(dyn Hands + 'static), &Which) -> Result<usize, QueueError>,
+    verb: fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueError>,
     done: &str,
 ) -> Result<String, QueueCommandError> {
     let admin = Admin::to_write(path)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::{WrongUsage, print};
+use super::output::{WrongUsage, print};
 use crate::config::{self, BUILT_IN_DIRECTORY};
 use crate::mail::Priority;
 use crate::submission::users::{self, Attributes, User};

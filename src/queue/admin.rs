@@ -1,23 +1,22 @@
 //! The queue for people: looks and changes from outside, with or without the relay running.
 //!
-//! A connection of its own, as any other process has; a relay that runs notices within two seconds. Times are UTC
-//! text, as the views give them.
+//! A connection of its own, as any other process has; a relay that runs notices within two seconds.
 
 use std::ops::Deref;
 use std::path::Path;
 
-use serde::Serialize;
-
-use crate::mail::Domain;
-
-use super::MessageId;
-use super::contract::Hands;
+use super::contract::AdminStore;
 use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
-/// An operator's connection: what it looks at and changes is in [`Hands`].
+pub use super::admin_rows::{
+    DomainLine, Envelope, Filter, HostLine, KickLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
+    Which,
+};
+
+/// An operator's connection: what it looks at and changes is in [`AdminStore`].
 #[derive(Debug)]
-pub struct Admin(Box<dyn Hands>);
+pub struct Admin(Box<dyn AdminStore>);
 
 impl Admin {
     /// To look only.
@@ -38,235 +37,9 @@ impl Admin {
 }
 
 impl Deref for Admin {
-    type Target = dyn Hands;
+    type Target = dyn AdminStore;
 
     fn deref(&self) -> &Self::Target {
         &*self.0
     }
-}
-
-/// Which recipients a change is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// Those of one message.
-    Message(MessageId),
-    /// Those of one domain.
-    Domain(Domain),
-    /// All.
-    All,
-}
-
-/// Which lines of the queue (or of history) are listed.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Recipients of this domain.
-    pub domain: Option<Domain>,
-    /// Messages of this envelope sender; empty for the null sender.
-    pub sender: Option<String>,
-    /// `queued` or `held`, or a state of history; none: all that waits.
-    pub state: Option<String>,
-    /// At most so many lines.
-    pub limit: u32,
-}
-
-/// One recipient, waiting or finished.
-#[derive(Debug, Clone, Serialize)]
-pub struct Line {
-    /// Its message.
-    pub queue_id: String,
-    /// Envelope sender; empty: the null sender.
-    pub sender: String,
-    /// Address.
-    pub recipient: String,
-    /// `queued`, `held`, or a state of history.
-    pub state: String,
-    /// Tries so far.
-    pub attempts: u32,
-    /// UTC, `held` or `bounce`; none when finished.
-    pub next_attempt: Option<String>,
-    /// What was said last, codes first.
-    pub last_reply: Option<String>,
-    /// The host that it is about.
-    pub last_mx: Option<String>,
-    /// Whose words it is: `host` or `postrider`.
-    pub reply_source: Option<String>,
-    /// When its message came, UTC.
-    pub received: String,
-    /// Seconds since then, or until it was finished.
-    pub age: i64,
-    /// Bytes of content.
-    pub size: i64,
-    /// Its id; what its attempts are found by.
-    #[serde(skip)]
-    pub(crate) id: i64,
-}
-
-/// One try.
-#[derive(Debug, Clone, Serialize)]
-pub struct Try {
-    /// When it began, UTC.
-    pub at: String,
-    /// How long it took.
-    pub duration_ms: i64,
-    /// Host.
-    pub mx: Option<String>,
-    /// Its address.
-    pub ip: Option<String>,
-    /// `none`, or version and `verified`.
-    pub tls: Option<String>,
-    /// Where it ended.
-    pub phase: String,
-    /// What was said.
-    pub reply: String,
-    /// What that meant.
-    pub outcome: String,
-    /// Whose words the reply is: `host` or `postrider`.
-    pub reply_source: String,
-}
-
-/// A message with all that is known of it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Shown {
-    /// Its name.
-    pub queue_id: String,
-    /// The envelope, while it waits; none once it is all finished.
-    pub message: Option<Envelope>,
-    /// Every recipient with its tries.
-    pub recipients: Vec<ShownRecipient>,
-    /// The header of its content, as far as it is in the first chunk.
-    pub header: Option<String>,
-}
-
-/// A recipient with its tries.
-#[derive(Debug, Clone, Serialize)]
-pub struct ShownRecipient {
-    /// It.
-    #[serde(flatten)]
-    pub line: Line,
-    /// In their order.
-    pub tries: Vec<Try>,
-}
-
-/// What the `messages` row says.
-#[derive(Debug, Clone, Serialize)]
-pub struct Envelope {
-    /// Empty: the null sender.
-    pub sender: String,
-    /// Who authenticated.
-    pub user: Option<String>,
-    /// Where it came from.
-    pub client: Option<String>,
-    /// What the client called itself.
-    pub helo: Option<String>,
-    /// UTC.
-    pub received: String,
-    /// UTC.
-    pub expires: String,
-    /// Bytes.
-    pub size: i64,
-    /// BODY.
-    pub body: String,
-    /// ENVID.
-    pub envid: Option<String>,
-    /// MT-PRIORITY.
-    pub priority: i64,
-    /// REQUIRETLS.
-    pub require_tls: bool,
-    /// UTC; held until then (FUTURERELEASE).
-    pub release: Option<String>,
-    /// UTC (DELIVERBY).
-    pub deliver_by: Option<String>,
-    /// `R` or `N`, and `T`.
-    pub deliver_by_mode: Option<String>,
-}
-
-/// A row of `host_settings`.
-#[derive(Debug, Clone, Serialize)]
-pub struct HostLine {
-    /// The host.
-    pub mx: String,
-    /// `connections`, `messages_per_minute`, `tls`, `pipelining`, `chunking` or `single_write`.
-    pub setting: String,
-    /// A number, or how the feature is used: `no-post-quantum`, `plaintext` or `off`.
-    pub value: String,
-    /// What the host answered before.
-    pub last_reply: Option<String>,
-    /// Since when, UTC.
-    pub changed: Option<String>,
-    /// When the feature is tried again, UTC.
-    pub retry: Option<String>,
-}
-
-/// All in numbers.
-#[derive(Debug, Clone, Serialize)]
-pub struct Summary {
-    /// Messages that wait.
-    pub messages: i64,
-    /// Bytes of their content.
-    pub bytes: i64,
-    /// Recipients that wait.
-    pub recipients: i64,
-    /// Of these, held.
-    pub held: i64,
-    /// Of these, due now.
-    pub due: i64,
-    /// The domains with the most waiting.
-    pub domains: Vec<DomainLine>,
-    /// Limits of hosts, and features that are left out there; the latest first.
-    pub hosts: Vec<HostLine>,
-    /// Lanes that back off, those in trouble for longest first.
-    pub lanes: Vec<LaneLine>,
-    /// Kicks (ETRN and `queue kick`) of the last hour.
-    pub kicks_last_hour: i64,
-}
-
-/// A lane that backs off: nothing is sent there until then.
-#[derive(Debug, Clone, Serialize)]
-pub struct LaneLine {
-    /// A recipient domain, or `route:` and the pattern of a route.
-    pub lane: String,
-    /// Troubles in a row.
-    pub failures: i64,
-    /// UTC.
-    pub until: String,
-    /// What was said last.
-    pub last_reply: String,
-}
-
-/// A line of the view `queue_by_domain`.
-#[derive(Debug, Clone, Serialize)]
-pub struct DomainLine {
-    /// Recipient domain.
-    pub domain: String,
-    /// Recipients that wait, and of these by the age of their messages.
-    pub total: i64,
-    /// Under five minutes.
-    pub under_5m: i64,
-    /// Under an hour.
-    pub under_1h: i64,
-    /// Under six hours.
-    pub under_6h: i64,
-    /// Under a day.
-    pub under_1d: i64,
-    /// Older.
-    pub older: i64,
-    /// Held.
-    pub held: i64,
-    /// UTC.
-    pub next_attempt: Option<String>,
-}
-
-/// A row of `kicks`.
-#[derive(Debug, Clone, Serialize)]
-pub struct KickLine {
-    /// When, UTC.
-    pub at: String,
-    /// What was asked for: `example.com`, `@example.com`, `#lane`, a queue id or `all`.
-    pub node: String,
-    /// Who authenticated.
-    pub user: Option<String>,
-    /// From where; none: the command line.
-    pub client: Option<String>,
-    /// How many recipients waited.
-    pub recipients: i64,
 }

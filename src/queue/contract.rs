@@ -2,19 +2,20 @@
 //!
 //! `sqlite` is one; another goes into a folder beside it. Everything else in this room (verbs, the writer's loop,
 //! groups, stalls, events, the cache) is the same for any store, and the suite in `tests/contract` runs against each.
-//! A store has three sides: [`Store`] for the one thread that writes, [`Reads`] for the many that look, [`Hands`] for
-//! the command line, which comes as any other process does. [`Opened`] is what opening one gives.
+//! A store has three sides: [`Store`] for the one thread that writes, [`Reads`] for the many that look, [`AdminStore`]
+//! for the command line, which comes as any other process does. [`OpenStore`] is what opening one gives.
 //!
-//! A store for several relays needs more: `Claims` (which relay has a recipient), `Failure::Unknown` (a commit whose
-//! answer was lost) and `Failure::Fenced` (another relay took over). They come with that second store: nothing would
-//! construct them today.
+//! A store for several relays needs more: `Claims` (which relay has a recipient), `StoreFailure::Unknown` (a commit
+//! whose answer was lost) and `StoreFailure::Fenced` (another relay took over). They come with that second store:
+//! nothing would construct them today.
 //!
 //! What a store promises:
 //! - a group is one transaction: when [`Store::commit`] returns, all of it is on disk; after an error none of it is;
-//! - a failure says what to do next ([`Failure`]); what cannot be told apart counts as fatal, and is never tried again;
-//! - only one process at a time has a store opened, and ids at or below [`Opened::last_id`] were given out before;
+//! - a failure says what to do next ([`StoreFailure`]); what cannot be told apart counts as fatal, and is never tried
+//!   again;
+//! - only one process at a time has a store opened, and ids at or below [`OpenStore::last_id`] were given out before;
 //! - reads see what was committed before they began, and hold nothing between two calls;
-//! - what another process changed is noticed within two seconds ([`Store::tick`]).
+//! - what another process changed is noticed within two seconds ([`Store::changed_outside`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use crate::mail::Domain;
 
-use super::admin::{Filter, KickLine, Line, Shown, Summary, Which};
+use super::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
@@ -38,28 +39,33 @@ pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
 pub(super) type SharedReads = Arc<dyn Reads + Send + Sync>;
 
 /// A store that is recovered, up to date, and this process's alone until it is dropped.
-pub(super) trait Opened: Send {
+pub(super) trait OpenStore: Send {
     /// For all threads.
     fn reads(&self) -> SharedReads;
     /// The highest id ever given out.
     fn last_id(&self) -> i64;
     /// For the writer's thread, once.
-    fn store(&self) -> Result<Box<dyn Store + '_>, Failure>;
+    fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure>;
 }
 
 /// What the one writing thread asks. No call but [`Store::commit`] makes anybody wait for its answer.
 pub(super) trait Store {
     /// Writes the group, what became of backoffs, and that ids up to `last_id` were given out, in one transaction.
     /// Gives an effect for each operation, in their order.
-    fn commit(&mut self, group: &[Op], backoffs: &Backoffs, last_id: i64) -> Result<Vec<Effect>, Failure>;
+    fn commit(
+        &mut self,
+        group: &[Op],
+        backoffs: &Backoffs,
+        last_id: i64,
+    ) -> Result<Vec<Effect>, StoreFailure>;
     /// Called after each group, once everybody has been answered: for upkeep that would have made them wait.
-    fn tidy(&mut self) -> Result<(), Failure>;
+    fn tidy(&mut self) -> Result<(), StoreFailure>;
     /// Called twice a second: whether another process has written since the last time.
-    fn tick(&mut self) -> Result<bool, Failure>;
+    fn changed_outside(&mut self) -> Result<bool, StoreFailure>;
     /// Deletes a small part of what is older than `[queue] history`; false when there is nothing to do for now.
-    fn purge(&mut self) -> Result<bool, Failure>;
+    fn purge(&mut self) -> Result<bool, StoreFailure>;
     /// The last call.
-    fn close(&mut self) -> Result<(), Failure>;
+    fn close(&mut self) -> Result<(), StoreFailure>;
 }
 
 /// What an operation did, for its answer and the scheduler.
@@ -76,7 +82,7 @@ pub(super) enum Effect {
 
 /// Why a store could not do what it was asked to. The texts are the store's own, for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum StoreFailure {
     /// Somebody else holds it: later.
     #[error("{0}")]
     Busy(String),
@@ -120,8 +126,8 @@ pub trait Reads: Debug {
     fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
 
     /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
-    /// `queued`) whose message is past its lifetime, the oldest first; a part of them each time, `limit` messages
-    /// or recipients, and whoever is past them with the last message.
+    /// `queued`) whose message is past its lifetime, the oldest first. At most `limit` rows, rounded up to whole
+    /// messages.
     fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
 
     /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use
@@ -130,7 +136,8 @@ pub trait Reads: Debug {
 
     // Messages.
 
-    /// The message with those of `recipients` that still wait; [`super::Queue::fetch`] has what could not be sent held.
+    /// The message with those of `recipients` that still wait. `Queue::fetch` puts recipients with unusable addresses
+    /// on hold.
     fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Result<Fetched, QueueError>;
 
     /// Bytes of its content; none when it is gone.
@@ -141,7 +148,7 @@ pub trait Reads: Debug {
 
     // What is remembered of lanes and hosts.
 
-    /// The lanes that back off.
+    /// The rows of `backoffs`, also those whose time is over.
     fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
 
     /// What is held to at each host: limits, and features that are left out there.
@@ -175,7 +182,7 @@ pub trait Reads: Debug {
 /// What an operator looks at and changes, with or without a relay that runs. Changes are made in small
 /// transactions, so that the relay's own are never long in waiting; each gives how many recipients it was for. An
 /// error says that the database cannot be read or written.
-pub trait Hands: Debug {
+pub trait AdminStore: Debug {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
     fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError>;
 
@@ -188,7 +195,7 @@ pub trait Hands: Debug {
     /// The last `limit` kicks, the latest first.
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError>;
 
-    /// Lanes that are backing off, or were.
+    /// The rows of `backoffs`, also those whose time is over.
     fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
 
     /// What is held to at each host.
@@ -197,8 +204,8 @@ pub trait Hands: Debug {
     /// What the database finds wrong with itself; reads the whole of it.
     fn damage(&self) -> Result<Vec<String>, QueueError>;
 
-    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick; what its
-    /// sender has held until a later time (RFC 4865) stays held: [`Hands::hold`] and [`Hands::release`] free it.
+    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick. What its
+    /// sender has held until a later time (RFC 4865) stays held; to send it sooner, hold it and then release it.
     fn kick(&self, which: &Which) -> Result<usize, QueueError>;
 
     /// Keeps them from being tried.

@@ -8,6 +8,7 @@
 //! any store; `contract` what a store must do; `sqlite` the one there is, with its schema in `queue-schema.sql`.
 
 pub mod admin;
+mod admin_rows;
 mod content;
 mod contract;
 mod error;
@@ -33,7 +34,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::{QueueSettings, Routes};
 
 pub use content::ContentReader;
-pub use contract::{Hands, Reads};
+pub use contract::{AdminStore, Reads};
 pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
@@ -46,7 +47,7 @@ pub use rows::{
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 
-use contract::SharedReads;
+use contract::{OpenStore, SharedReads};
 use op::{Ack, Incoming, Op, Outcomes};
 use shared::{Shared, now_us};
 
@@ -80,7 +81,17 @@ impl Queue {
         settings: &QueueSettings,
         events: Sender<Event>,
     ) -> Result<(Queue, WriterHandle), QueueError> {
-        open::start(Box::new(sqlite::Database::open(settings)?), open::BUSY_PATIENCE, events)
+        Queue::start(Box::new(sqlite::Database::open(settings)?), open::BUSY_PATIENCE, events)
+    }
+
+    fn start(
+        store: Box<dyn OpenStore>,
+        busy_patience: Duration,
+        events: Sender<Event>,
+    ) -> Result<(Queue, WriterHandle), QueueError> {
+        let (reads, shared) = (store.reads(), Arc::new(Shared::new(store.last_id())));
+        let (ops, writer) = open::start(store, shared.clone(), busy_patience, events)?;
+        Ok((Queue { ops, shared, reads }, writer))
     }
 
     // Accepting.
@@ -234,7 +245,7 @@ impl Queue {
         self.ask(|ack| Op::Barrier { ack })
     }
 
-    /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only
+    /// AdminStore over what came of a job. It is written whatever it takes, or the process ends; waits only
     /// while very much else waits.
     pub fn settle(&self, settlement: Settlement) {
         self.tell(Op::Settle(Box::new(Outcomes::new(

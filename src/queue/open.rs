@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::Queue;
-use super::contract::Opened;
+use super::contract::OpenStore;
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::Event;
@@ -50,25 +49,25 @@ impl WriterHandle {
     }
 }
 
-/// Starts the writer of a store. See [`Queue::open`].
+/// Starts the writer of a store; gives where it takes operations from.
 pub(super) fn start(
-    store: Box<dyn Opened>,
+    store: Box<dyn OpenStore>,
+    shared: Arc<Shared>,
     busy_patience: Duration,
     events: Sender<Event>,
-) -> Result<(Queue, WriterHandle), QueueError> {
-    let (reads, shared) = (store.reads(), Arc::new(Shared::new(store.last_id())));
+) -> Result<(Sender<Op>, WriterHandle), QueueError> {
     let (ops, waiting) = bounded(OPS_WAITING_MAX);
     let (report, failed) = bounded(1);
-    let parts = Parts { shared: shared.clone(), ops: waiting, events, busy_patience };
+    let parts = Parts { shared, ops: waiting, events, busy_patience };
     let thread = std::thread::Builder::new()
         .name("queue-writer".to_owned())
         .spawn(move || run(&*store, parts, &report))
         .map_err(|error| QueueError::Database(format!("the system allows no thread for it: {error}")))?;
-    Ok((Queue { ops: ops.clone(), shared, reads }, WriterHandle { ops, failed, thread }))
+    Ok((ops.clone(), WriterHandle { ops, failed, thread }))
 }
 
 /// The writer's thread: whatever ends it, everybody hears of it.
-fn run(store: &dyn Opened, parts: Parts, report: &Sender<String>) -> Result<(), String> {
+fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<String>) -> Result<(), String> {
     let shared = parts.shared.clone();
     let work = AssertUnwindSafe(|| {
         let store = store.store().map_err(|failure| failure.to_string())?;

@@ -7,7 +7,7 @@
 //! - busy (another process holds the database): it waits a few seconds, then refuses operations that can come again
 //!   (new mail, 451) and keeps the others (outcomes), in order, until they can be written;
 //! - full: it refuses new mail at once (452), and goes on trying to write the outcomes, which free room;
-//! - an I/O error: it ends, and never tries again, see [`Failure::Fatal`]. Every waiting caller is told that the
+//! - an I/O error: it ends, and never tries again, see [`StoreFailure::Fatal`]. Every waiting caller is told that the
 //!   operation failed, and the process must exit and start again from what is on disk.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::contract::{Effect, Failure, Store};
+use super::contract::{Effect, Store, StoreFailure};
 use super::error::AcceptError;
 use super::op::{Incoming, Op};
 use super::rows::Event;
@@ -79,13 +79,13 @@ impl<'s> Writer<'s> {
         loop {
             self.gather();
             self.write()?;
-            note(self.store.tidy())?;
+            unless_fatal(self.store.tidy())?;
             if Instant::now() >= self.next_tick {
                 self.look_round()?;
             }
             if let Some(since) = self.stopping {
                 if self.group.is_empty() && self.parts.ops.is_empty() {
-                    return note(self.store.close()).map(drop);
+                    return unless_fatal(self.store.close()).map(drop);
                 }
                 if self.stall.is_some() && since.elapsed() > STOP_PATIENCE {
                     return Err(format!("{} outcomes could not be written before the end", self.group.len()));
@@ -103,11 +103,11 @@ impl<'s> Writer<'s> {
 
     /// Waits for an operation if there is none, then takes all that wait.
     fn gather(&mut self) {
-        // The store itself waits for a busy database (in BEGIN); the wait for a full one is here.
+        // A busy database is waited for in the store's own busy time-out, a full one here.
         let full = self.stall.as_ref().is_some_and(|stall| stall.why == AcceptError::Full);
         if (self.group.is_empty() || full) && self.stopping.is_none() {
             match self.parts.ops.recv_deadline(self.next_tick) {
-                Ok(op) => self.take(op),
+                Ok(op) => self.add(op),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = Some(Instant::now()),
             }
@@ -117,13 +117,14 @@ impl<'s> Writer<'s> {
         while self.stall.is_some() || (self.group.len() < GROUP_OPS_MAX && self.group_bytes < GROUP_BYTES_MAX)
         {
             match self.parts.ops.try_recv() {
-                Ok(op) => self.take(op),
+                Ok(op) => self.add(op),
                 Err(_) => break,
             }
         }
     }
 
-    fn take(&mut self, op: Op) {
+    /// Adds an operation to the group.
+    fn add(&mut self, op: Op) {
         match op {
             Op::Stop => self.stopping = Some(Instant::now()),
             Op::Backoffs => {}
@@ -149,8 +150,8 @@ impl<'s> Writer<'s> {
         self.group.append(&mut group);
         match written {
             Ok(()) => self.recovered(),
-            Err(Failure::Busy(error)) => self.stalled(AcceptError::Busy, &error),
-            Err(Failure::Full(error)) => self.stalled(AcceptError::Full, &error),
+            Err(StoreFailure::Busy(error)) => self.stalled(AcceptError::Busy, &error),
+            Err(StoreFailure::Full(error)) => self.stalled(AcceptError::Full, &error),
             Err(failure) => return Err(failure.to_string()),
         }
         self.group_bytes = self.group.iter().map(Op::bytes).sum();
@@ -161,20 +162,21 @@ impl<'s> Writer<'s> {
     /// some outcomes one by one; an outcome that does not fit goes to the end.
     fn write_one_by_one(&mut self) -> Result<(), String> {
         for _ in 0..self.group.len().clamp(1, TRIED_WHILE_FULL) {
-            // With no outcome left, an empty group shows whether anything can be written at all.
-            let mut alone: Vec<Op> = self.group.drain(..self.group.len().min(1)).collect();
-            if alone.is_empty() {
+            // With no outcome left, a probe shows whether anything can be written at all: an id is taken, so that
+            // this commit has the last id to write.
+            let mut single: Vec<Op> = self.group.drain(..self.group.len().min(1)).collect();
+            if single.is_empty() {
                 self.parts.shared.take_ids(1);
             }
-            let written = self.commit(&mut alone);
-            self.group.append(&mut alone);
+            let written = self.commit(&mut single);
+            self.group.append(&mut single);
             match written {
                 // There is room again: the others go as a group.
                 Ok(()) => {
                     self.recovered();
                     break;
                 }
-                Err(Failure::Busy(_) | Failure::Full(_)) => {}
+                Err(StoreFailure::Busy(_) | StoreFailure::Full(_)) => {}
                 Err(failure) => return Err(failure.to_string()),
             }
         }
@@ -184,13 +186,13 @@ impl<'s> Writer<'s> {
 
     /// Writes the whole group in one transaction. On success every operation is answered and the group is empty. An
     /// operation that cannot be applied is taken out, and the others are applied again without it.
-    fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), Failure> {
+    fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), StoreFailure> {
         let backoffs = self.parts.shared.take_backoffs();
         let effects = loop {
             match self.store.commit(group, &backoffs, self.parts.shared.last_id()) {
                 Ok(effects) => break effects,
-                Err(Failure::Operation { at, why }) => {
-                    if let Some(instead) = give_up(group.remove(at), &why) {
+                Err(StoreFailure::Operation { at, why }) => {
+                    if let Some(instead) = hold_instead(group.remove(at), &why) {
                         group.insert(at, instead);
                     }
                 }
@@ -299,13 +301,13 @@ impl<'s> Writer<'s> {
     /// Twice a second: notices changes by other processes and deletes old history.
     fn look_round(&mut self) -> Result<(), String> {
         self.next_tick = Instant::now() + TICK;
-        if note(self.store.tick())?.unwrap_or(false) {
+        if unless_fatal(self.store.changed_outside())?.unwrap_or(false) {
             self.parts.shared.count_outside_change();
             self.tell(Event::ChangedOutside);
         }
         // Each time a part of the old history goes, and more of it while no operation waits.
         while self.stall.is_none() && self.stopping.is_none() {
-            let more = note(self.store.purge())?.unwrap_or(false);
+            let more = unless_fatal(self.store.purge())?.unwrap_or(false);
             if !more || !self.parts.ops.is_empty() {
                 break;
             }
@@ -315,10 +317,10 @@ impl<'s> Writer<'s> {
 }
 
 /// For upkeep, which can wait: only a failure that says that the disk cannot be trusted ends the writer.
-fn note<T>(result: Result<T, Failure>) -> Result<Option<T>, String> {
+fn unless_fatal<T>(result: Result<T, StoreFailure>) -> Result<Option<T>, String> {
     match result {
         Ok(found) => Ok(Some(found)),
-        Err(Failure::Fatal(why)) => Err(why),
+        Err(StoreFailure::Fatal(why)) => Err(why),
         Err(failure) => {
             log::warn!("queue: {failure}");
             Ok(None)
@@ -328,7 +330,7 @@ fn note<T>(result: Result<T, Failure>) -> Result<Option<T>, String> {
 
 /// Gives up an operation that cannot be applied, and tells its caller. No caller waits for an outcome, and its
 /// recipients must not be tried again as if nothing had happened: they are held for the operator to look at.
-fn give_up(op: Op, error: &str) -> Option<Op> {
+fn hold_instead(op: Op, error: &str) -> Option<Op> {
     log::error!("queue: an operation could not be written and is left out: {error}");
     op.refuse(AcceptError::Failed);
     match op {

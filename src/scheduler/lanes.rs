@@ -1,10 +1,10 @@
 //! Lanes: which job is next (pure: no clock, no thread, no database).
 //!
-//! A lane is a destination's queue: a domain's, or that of a route with relays. Lanes take turns, one transaction a
+//! A lane is a destination's queue: a domain's, or that of a route with relays. Lanes take turns, one job a
 //! turn, so that ten thousand newsletters to one domain do not delay a password reset to another. Each lane has a
-//! limit of transactions at once (`lane`), and backs off as a whole while its host is in trouble (`backoff`), apart
+//! limit of jobs at once (`lane`), and backs off as a whole while its host is in trouble (`backoff`), apart
 //! from the retry time of each message. How many of the workers a lane may get depends on whether its host is known
-//! to answer (`worker_quota`). A lane whose hosts are at their limit goes on with the transactions it has; recipients
+//! to answer (`worker_quota`). A lane whose hosts are at their limit goes on with the jobs it has; recipients
 //! that such a host did not take are requeued in their old place.
 //!
 //! Priority (RFC 6710) comes before all turns: a lane is ordered by it, lanes whose first message has a higher one
@@ -61,16 +61,16 @@ const RESPONSIVE_KEPT: Duration = Duration::from_secs(1_800);
 /// Of how many idle lanes that is remembered.
 const RESPONSIVE_MAX: usize = 20_000;
 
-/// Where a recipient is.
+/// What is known of a recipient that waits here or is in flight.
 #[derive(Debug)]
-struct Known {
+struct RecipientEntry {
     lane: Arc<str>,
     domain: Domain,
     due_at: i64,
     attempts: u32,
     priority: Priority,
     /// In flight; otherwise in its lane's line.
-    flies: bool,
+    in_flight: bool,
 }
 
 /// All lanes and what is in flight.
@@ -84,23 +84,24 @@ pub struct Lanes {
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
     /// Lanes that may have a job, in the order of their turns, by standing. While the quota of one standing is
-    /// used up its ring stands still, and costs the others nothing.
-    rings: [Turns; 3],
+    /// used up its turns wait, and cost the others nothing.
+    turns: [Turns; 3],
     quota: WorkerQuota,
-    /// Idle lanes whose host has answered lately, and how many transactions at once each had earned. A lane is
+    /// Idle lanes whose host has answered lately, and how many jobs at once each had earned. A lane is
     /// forgotten when it has nothing to do; were this forgotten too, its next message would wait with those to
     /// hosts that nobody knows.
     responsive: TtlMap<Arc<str>, usize, i64>,
-    /// Until when the host of a responsive lane, with transactions under way, may be silent.
+    /// Until when the host of a responsive lane, with jobs under way, may be silent.
     watched: BTreeSet<(i64, Arc<str>)>,
-    /// The last ticket given out.
-    tickets: u64,
-    /// When backoffs end.
-    alarms: BTreeSet<(i64, Arc<str>)>,
+    /// The number of the last turn given out.
+    last_turn: u64,
+    /// When lanes are to be looked at again: when a backoff ends, a host may take more, a refill that gave nothing is
+    /// due again, or past trouble is to be forgotten.
+    wakes: BTreeSet<(i64, Arc<str>)>,
     /// Lanes that run low and have more in the database: the first is filled first.
     to_refill: VecDeque<Arc<str>>,
     /// Every recipient that waits here or is in flight.
-    known: HashMap<RecipientId, Known>,
+    known: HashMap<RecipientId, RecipientEntry>,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
@@ -122,11 +123,11 @@ impl Lanes {
             atrn: AtrnDomains::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
-            rings: Default::default(),
+            turns: Default::default(),
             responsive: TtlMap::new(RESPONSIVE_MAX, RESPONSIVE_KEPT),
             watched: BTreeSet::new(),
-            tickets: 0,
-            alarms: BTreeSet::new(),
+            last_turn: 0,
+            wakes: BTreeSet::new(),
             to_refill: VecDeque::new(),
             known: HashMap::new(),
             expired: VecDeque::new(),
@@ -166,7 +167,7 @@ impl Lanes {
         let new = || Lane::new(&self.settings, &name, None);
         let lane = self.lanes.entry(name.clone()).or_insert_with(new);
         (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
-        self.alarms.insert((row.backoff_until, name));
+        self.wakes.insert((row.backoff_until, name));
     }
 
     /// Recipients past their lifetime (rows of one message follow each other): they leave their line. Those at work
@@ -174,14 +175,14 @@ impl Lanes {
     pub fn add_expired(&mut self, rows: Vec<Due>, now: i64) {
         for due in rows {
             match self.known.get(&due.recipient) {
-                Some(known) if known.flies => continue,
+                Some(known) if known.in_flight => continue,
                 Some(known) => self.leave_line(due.recipient, &known.lane.clone(), now),
                 None => {}
             }
             let lane = self.lane_of(&due.domain);
             self.know(&due, &lane, true);
             if let Some(lane) = self.lanes.get_mut(&lane) {
-                lane.flying += 1;
+                lane.recipients_in_flight += 1;
             }
             let entry = (due.recipient, Duration::ZERO);
             match self.expired.back_mut() {
@@ -207,8 +208,8 @@ impl Lanes {
                 continue;
             }
             let job = self.take_job(&name, now);
-            self.enter_ring(&name, now);
-            self.ask(&name);
+            self.enter_turns(&name, now);
+            self.request_refill(&name);
             return job;
         }
         None
@@ -219,19 +220,19 @@ impl Lanes {
         let mut best = None;
         for standing in Standing::ALL {
             if self.quota.may_start(standing)
-                && let Some((priority, ticket)) = self.rings[standing as usize].first(is_valid(&self.lanes))
+                && let Some((priority, number)) = self.turns[standing as usize].first(is_valid(&self.lanes))
             {
-                best = best.max(Some((priority, Reverse(ticket), standing)));
+                best = best.max(Some((priority, Reverse(number), standing)));
             }
         }
         let (_, _, standing) = best?;
-        self.rings[standing as usize].pop()
+        self.turns[standing as usize].pop()
     }
 
     /// Whether [`Lanes::next`] may have something.
     pub fn has_turns(&self) -> bool {
         let may = |standing: &Standing| {
-            self.quota.may_start(*standing) && !self.rings[*standing as usize].is_empty()
+            self.quota.may_start(*standing) && !self.turns[*standing as usize].is_empty()
         };
         Standing::ALL.iter().any(may) || !self.expired.is_empty()
     }
@@ -241,22 +242,23 @@ impl Lanes {
         let first = lane.waiting.pop_front()?;
         let message = first.message;
         let mut recipients = Vec::with_capacity(1);
-        let mut wait = |due: &Due| {
-            self.known.entry(due.recipient).and_modify(|known| known.flies = true);
+        // The wait after this attempt is drawn now and travels in the job.
+        let mut take = |due: &Due| {
+            self.known.entry(due.recipient).and_modify(|known| known.in_flight = true);
             (due.recipient, self.schedule.wait(due.attempts.saturating_add(1), self.random.f64()))
         };
-        recipients.push(wait(&first));
+        recipients.push(take(&first));
         while recipients.len() < self.settings.recipients_per_transaction
             && lane.waiting.front().is_some_and(|due| due.message == message)
         {
             let Some(due) = lane.waiting.pop_front() else { break };
-            recipients.push(wait(&due));
+            recipients.push(take(&due));
         }
-        if lane.busy == 0 {
-            lane.heard_at = Some(now);
+        if lane.jobs_in_flight == 0 {
+            lane.silent_since = Some(now);
         }
-        lane.busy += 1;
-        lane.flying += recipients.len();
+        lane.jobs_in_flight += 1;
+        lane.recipients_in_flight += recipients.len();
         self.quota.starts(lane.standing());
         self.waiting -= recipients.len();
         self.watch(name);
@@ -266,24 +268,25 @@ impl Lanes {
     /// These are no longer in flight: their settlement is on disk.
     pub fn settled(&mut self, recipients: impl IntoIterator<Item = RecipientId>) {
         for recipient in recipients {
-            self.lands(recipient);
+            self.forget(recipient);
         }
     }
 
-    /// One that is in flight no longer; none where that is known already.
-    fn lands(&mut self, recipient: RecipientId) -> Option<Known> {
+    /// Forgets one that is in flight no longer; none where that is known already.
+    fn forget(&mut self, recipient: RecipientId) -> Option<RecipientEntry> {
         let known = self.known.remove(&recipient)?;
         if let Some(lane) = self.lanes.get_mut(&known.lane) {
-            lane.flying = lane.flying.saturating_sub(1);
+            lane.recipients_in_flight = lane.recipients_in_flight.saturating_sub(1);
             self.drop_if_idle(&known.lane);
         }
         Some(known)
     }
 
-    fn know(&mut self, due: &Due, lane: &Arc<str>, flies: bool) {
+    fn know(&mut self, due: &Due, lane: &Arc<str>, in_flight: bool) {
         let Due { due_at, attempts, priority, .. } = *due;
         let (lane, domain) = (lane.clone(), due.domain.clone());
-        self.known.insert(due.recipient, Known { lane, domain, due_at, attempts, priority, flies });
+        self.known
+            .insert(due.recipient, RecipientEntry { lane, domain, due_at, attempts, priority, in_flight });
     }
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.
@@ -299,7 +302,8 @@ impl Lanes {
         self.settings.routes.lane(domain)
     }
 
-    fn domain_of_lane(&self, name: &str) -> Option<Domain> {
+    /// The domain whose own lane has this name; none for a route's lane.
+    fn single_domain(&self, name: &str) -> Option<Domain> {
         let domain = Domain::parse(name).ok()?;
         (*self.settings.routes.lane(&domain) == *name).then_some(domain)
     }
@@ -310,26 +314,26 @@ impl Lanes {
         self.lanes.entry(name.clone()).or_insert_with(new)
     }
 
-    fn enter_ring(&mut self, name: &Arc<str>, now: i64) {
+    fn enter_turns(&mut self, name: &Arc<str>, now: i64) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let Some(priority) = lane.waiting.front().map(|due| due.priority) else { return };
-        // One that stands in the ring of a lower priority moves up.
+        // One that waits with a lower priority moves up.
         let stands = lane.turn.is_some_and(|turn| turn.priority >= priority);
         if stands || !may_start(lane, &self.settings, now) {
             return;
         }
-        self.tickets += 1;
+        self.last_turn += 1;
         let standing = lane.standing();
-        let void = lane.turn.replace(Turn { priority, ticket: self.tickets, standing });
-        self.rings[standing as usize].push(priority, name.clone(), self.tickets);
-        self.sweep_turns(void);
+        let stale = lane.turn.replace(Turn { priority, number: self.last_turn, standing });
+        self.turns[standing as usize].push(priority, name.clone(), self.last_turn);
+        self.sweep_turns(stale);
     }
 
-    /// An entry became void.
-    fn sweep_turns(&mut self, void: Option<Turn>) {
-        if let Some(Turn { priority, standing, .. }) = void {
-            let ring = &mut self.rings[standing as usize];
-            ring.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
+    /// A lane gave up this turn: its entry is stale.
+    fn sweep_turns(&mut self, stale: Option<Turn>) {
+        if let Some(Turn { priority, standing, .. }) = stale {
+            let turns = &mut self.turns[standing as usize];
+            turns.sweep(priority, self.lanes.len(), is_valid(&self.lanes));
         }
     }
 
@@ -337,19 +341,19 @@ impl Lanes {
     fn drop_if_idle(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get(name).filter(|lane| lane.is_idle()) else { return };
         if lane.failures > 0 {
-            self.alarms.insert((lane.trouble_over_at(), name.clone()));
+            self.wakes.insert((lane.trouble_over_at(), name.clone()));
             return;
         }
         if lane.responsive
-            && let Some(heard_at) = lane.heard_at
+            && let Some(silent_since) = lane.silent_since
         {
-            self.responsive.insert(name.clone(), lane.ramp, heard_at);
+            self.responsive.insert(name.clone(), lane.earned, silent_since);
         }
         self.lanes.remove(name);
     }
 }
 
-/// Whether a ticket is the one that a lane holds.
+/// Whether a turn's number is that of the turn which the lane has.
 fn is_valid(lanes: &HashMap<Arc<str>, Lane>) -> impl Fn(&str, u64) -> bool + '_ {
-    |name, ticket| lanes.get(name).and_then(|lane| lane.turn).is_some_and(|turn| turn.ticket == ticket)
+    |name, number| lanes.get(name).and_then(|lane| lane.turn).is_some_and(|turn| turn.number == number)
 }

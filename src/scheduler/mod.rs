@@ -208,7 +208,7 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// Writes the row of `lanes` by which people see that the mail of a domain waits for ATRN.
+    /// Writes the row of `backoffs` by which people see that the mail of a domain waits for ATRN.
     fn show_waiting(&self, domains: &AtrnDomains, domain: &str) {
         let (lane, last_reply) = (atrn::lane(domain).to_string(), domains.notice(domain));
         self.queue.set_backoff(BackoffRow { lane, failures: 0, backoff_until: FOR_EVER, last_reply });

@@ -94,7 +94,7 @@ impl Reader {
         if lanes.has_refills() || self.survey.is_some() {
             return Duration::ZERO;
         }
-        let wake = self.next_due.min(lanes.next_alarm().unwrap_or(i64::MAX));
+        let wake = self.next_due.min(lanes.next_wake().unwrap_or(i64::MAX));
         if wake <= now || self.sweep.is_some() || self.expiry.is_some() {
             Duration::from_millis(50)
         } else {

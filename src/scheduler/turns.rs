@@ -1,7 +1,8 @@
-//! Turns: who stands in line for one, a ring for each priority.
+//! Turns: which lanes wait for one, in a line for each priority.
 //!
-//! Who stands here holds a ticket. One that moves up, or loses its turn, takes another or gives it back: the
-//! entry is then void and dropped when it comes to the front, so that nobody searches for it.
+//! Each entry has a number, and a lane knows that of its own entry. A lane that moves up gets another number, one that
+//! loses its turn has none: the old entry is then stale, and dropped when it comes to the front, so that nobody
+//! searches for it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -9,63 +10,65 @@ use std::sync::Arc;
 
 use crate::mail::Priority;
 
-/// Void entries that a ring may hold beside as many as there are lanes.
+/// Stale entries that a line may hold beside as many as there are lanes.
 const SLACK: usize = 64;
 
 /// Names in the order of their turns.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    rings: BTreeMap<Reverse<Priority>, VecDeque<(Arc<str>, u64)>>,
+    by_priority: BTreeMap<Reverse<Priority>, VecDeque<(Arc<str>, u64)>>,
 }
 
 impl Turns {
     /// The last of its priority.
-    pub(super) fn push(&mut self, priority: Priority, name: Arc<str>, ticket: u64) {
-        self.rings.entry(Reverse(priority)).or_default().push_back((name, ticket));
+    pub(super) fn push(&mut self, priority: Priority, name: Arc<str>, number: u64) {
+        self.by_priority.entry(Reverse(priority)).or_default().push_back((name, number));
     }
 
-    /// Whose turn is next: the highest priority that somebody stands here with, and the ticket of the first of it.
+    /// Whose turn is next: the highest priority that somebody stands here with, and the number of its first entry.
     pub(super) fn first(&mut self, is_valid: impl Fn(&str, u64) -> bool) -> Option<(Priority, u64)> {
         loop {
-            let mut ring = self.rings.first_entry()?;
-            let Some((name, ticket)) = ring.get().front() else {
-                ring.remove();
+            let mut line = self.by_priority.first_entry()?;
+            let Some((name, number)) = line.get().front() else {
+                line.remove();
                 continue;
             };
-            if is_valid(name, *ticket) {
-                return Some((ring.key().0, *ticket));
+            if is_valid(name, *number) {
+                return Some((line.key().0, *number));
             }
-            ring.get_mut().pop_front();
+            line.get_mut().pop_front();
         }
     }
 
     /// The first of the highest priority; after [`Turns::first`] it is a valid one.
     pub(super) fn pop(&mut self) -> Option<Arc<str>> {
-        self.rings.first_entry()?.get_mut().pop_front().map(|(name, _)| name)
+        self.by_priority.first_entry()?.get_mut().pop_front().map(|(name, _)| name)
     }
 
-    /// Drops void entries of a ring once they are the larger part, so that it never grows without end.
+    /// Drops stale entries of a line once they are the larger part, so that it never grows without end.
     pub(super) fn sweep(&mut self, priority: Priority, lanes: usize, is_valid: impl Fn(&str, u64) -> bool) {
-        if let Some(ring) = self.rings.get_mut(&Reverse(priority))
-            && ring.len() > 2 * lanes + SLACK
+        if let Some(line) = self.by_priority.get_mut(&Reverse(priority))
+            && line.len() > 2 * lanes + SLACK
         {
-            ring.retain(|(name, ticket)| is_valid(name, *ticket));
+            line.retain(|(name, number)| is_valid(name, *number));
         }
     }
 
-    /// Nobody stands here, not even a void entry.
+    /// Nobody stands here, not even a stale entry.
     pub(super) fn is_empty(&self) -> bool {
-        self.rings.values().all(VecDeque::is_empty)
+        self.by_priority.values().all(VecDeque::is_empty)
     }
 }
 
 #[cfg(test)]
 impl Turns {
-    /// All entries, void ones too.
+    /// All entries, stale ones too.
     pub(super) fn entries(&self) -> impl Iterator<Item = (Priority, &str, u64)> {
-        let of_ring = |(priority, ring): (&Reverse<Priority>, _)| (priority.0, ring);
-        self.rings.iter().map(of_ring).flat_map(|(priority, ring): (Priority, &VecDeque<(Arc<str>, u64)>)| {
-            ring.iter().map(move |(name, ticket)| (priority, &**name, *ticket))
-        })
+        let of_line = |(priority, line): (&Reverse<Priority>, _)| (priority.0, line);
+        self.by_priority.iter().map(of_line).flat_map(
+            |(priority, line): (Priority, &VecDeque<(Arc<str>, u64)>)| {
+                line.iter().map(move |(name, number)| (priority, &**name, *number))
+            },
+        )
     }
 }

@@ -16,7 +16,10 @@ use crate::mail::Domain;
 use crate::queue::op::{Incoming, Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::writer::{Parts, Writer};
-use crate::queue::*;
+use crate::queue::{
+    AcceptError, Asker, BackoffRow, Event, Kick, MessageId, NewMessage, QueueError, QueuedMessage, Reads,
+    RecipientId, Settlement,
+};
 
 use super::admin::remove_one;
 use super::readers::{Readers, Source};

@@ -4,38 +4,38 @@ use std::path::Path;
 
 use rusqlite::{Error, ErrorCode, ffi};
 
-use crate::queue::contract::Failure;
+use crate::queue::contract::StoreFailure;
 use crate::queue::error::QueueError;
 
 /// Met by the operation at this place of its group, or in upkeep, where the place says nothing.
-pub(super) fn of_operation(at: usize, error: &Error) -> Failure {
+pub(super) fn of_operation(at: usize, error: &Error) -> StoreFailure {
     let why = error.to_string();
     let Some(ffi::Error { code, extended_code }) = error.sqlite_error() else {
-        return Failure::Operation { at, why };
+        return StoreFailure::Operation { at, why };
     };
     match code {
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Failure::Busy(why),
-        ErrorCode::DiskFull => Failure::Full(why),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreFailure::Busy(why),
+        ErrorCode::DiskFull => StoreFailure::Full(why),
         // The WAL's index could not grow: a full disk too, met before anything was committed.
-        _ if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => Failure::Full(why),
+        _ if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => StoreFailure::Full(why),
         ErrorCode::ConstraintViolation
         | ErrorCode::TypeMismatch
         | ErrorCode::TooBig
         | ErrorCode::ParameterOutOfRange
-        | ErrorCode::Unknown => Failure::Operation { at, why },
-        _ => Failure::Fatal(why),
+        | ErrorCode::Unknown => StoreFailure::Operation { at, why },
+        _ => StoreFailure::Fatal(why),
     }
 }
 
 /// At BEGIN and COMMIT nobody in particular is to blame.
-pub(super) fn of_transaction(error: &Error) -> Failure {
+pub(super) fn of_transaction(error: &Error) -> StoreFailure {
     match of_operation(0, error) {
-        Failure::Operation { why, .. } => Failure::Fatal(why),
+        StoreFailure::Operation { why, .. } => StoreFailure::Fatal(why),
         other => other,
     }
 }
 
-pub(super) fn of_upkeep(error: Error) -> Failure {
+pub(super) fn of_upkeep(error: Error) -> StoreFailure {
     of_operation(0, &error)
 }
 
@@ -66,11 +66,11 @@ mod tests {
 
     #[test]
     fn only_what_can_pass_is_tried_again() {
-        let kind = |failure: Failure| match failure {
-            Failure::Busy(_) => "busy",
-            Failure::Full(_) => "full",
-            Failure::Operation { at, .. } => ["", "operation"][at],
-            Failure::Fatal(_) => "fatal",
+        let kind = |failure: StoreFailure| match failure {
+            StoreFailure::Busy(_) => "busy",
+            StoreFailure::Full(_) => "full",
+            StoreFailure::Operation { at, .. } => ["", "operation"][at],
+            StoreFailure::Fatal(_) => "fatal",
         };
         let error = |code| Error::SqliteFailure(ffi::Error::new(code), None);
         for (code, wanted) in [

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::QueueSettings;
-use crate::queue::contract::{Failure, Opened, SharedReads, Store};
+use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
 
 use super::failure::of_transaction;
@@ -72,7 +72,7 @@ impl Database {
     }
 }
 
-impl Opened for Database {
+impl OpenStore for Database {
     fn reads(&self) -> SharedReads {
         self.readers.clone()
     }
@@ -81,7 +81,7 @@ impl Opened for Database {
         self.last_id
     }
 
-    fn store(&self) -> Result<Box<dyn Store + '_>, Failure> {
+    fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
         let store = SqliteStore::new(&self.conn, self.space.clone(), self.readers.clone(), self.history);
         Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
     }

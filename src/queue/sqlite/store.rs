@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Result, Statement};
 
 use crate::queue::RecipientId;
-use crate::queue::contract::{Backoffs, Effect, Failure, Store};
+use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
@@ -80,7 +80,7 @@ impl<'c> SqliteStore<'c> {
         group: &[Op],
         backoffs: &Backoffs,
         last_id: i64,
-    ) -> std::result::Result<Vec<Effect>, Failure> {
+    ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         let mut effects = Vec::with_capacity(group.len());
         for (at, op) in group.iter().enumerate() {
             effects.push(self.apply(op).map_err(|error| of_operation(at, &error))?);
@@ -189,7 +189,7 @@ impl Store for SqliteStore<'_> {
         group: &[Op],
         backoffs: &Backoffs,
         last_id: i64,
-    ) -> std::result::Result<Vec<Effect>, Failure> {
+    ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         self.begin.execute([]).map_err(|error| of_transaction(&error))?;
         let written = self.write(group, backoffs, last_id);
         if written.is_err() {
@@ -198,22 +198,22 @@ impl Store for SqliteStore<'_> {
         written
     }
 
-    fn tidy(&mut self) -> std::result::Result<(), Failure> {
+    fn tidy(&mut self) -> std::result::Result<(), StoreFailure> {
         self.checkpoint_if_long().map_err(of_upkeep)
     }
 
-    fn tick(&mut self) -> std::result::Result<bool, Failure> {
+    fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
         self.look_round().map_err(of_upkeep)
     }
 
-    fn purge(&mut self) -> std::result::Result<bool, Failure> {
+    fn purge(&mut self) -> std::result::Result<bool, StoreFailure> {
         self.purge.step(self.conn).map_err(|error| {
             self.roll_back();
             of_upkeep(error)
         })
     }
 
-    fn close(&mut self) -> std::result::Result<(), Failure> {
+    fn close(&mut self) -> std::result::Result<(), StoreFailure> {
         self.readers.close();
         // Others may be reading: then the log stays, and the next start finds it.
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)

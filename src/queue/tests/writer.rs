@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::mail::Body;
-use crate::queue::contract::{Backoffs, Effect, Failure, Store};
+use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::writer::{Parts, Writer};
@@ -17,12 +17,12 @@ const RECIPIENT: RecipientId = RecipientId(7);
 
 /// Answers commits from a list, then with success; notes the operations of each.
 struct Scripted {
-    failures: VecDeque<Failure>,
+    failures: VecDeque<StoreFailure>,
     commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
 }
 
 impl Store for Scripted {
-    fn commit(&mut self, group: &[Op], _: &Backoffs, _: i64) -> Result<Vec<Effect>, Failure> {
+    fn commit(&mut self, group: &[Op], _: &Backoffs, _: i64) -> Result<Vec<Effect>, StoreFailure> {
         let name = |op: &Op| match op {
             Op::Chunk { .. } => "chunk",
             Op::Barrier { .. } => "barrier",
@@ -40,16 +40,16 @@ impl Store for Scripted {
         };
         Ok(group.iter().map(effect).collect())
     }
-    fn tidy(&mut self) -> Result<(), Failure> {
+    fn tidy(&mut self) -> Result<(), StoreFailure> {
         Ok(())
     }
-    fn tick(&mut self) -> Result<bool, Failure> {
+    fn changed_outside(&mut self) -> Result<bool, StoreFailure> {
         Ok(false)
     }
-    fn purge(&mut self) -> Result<bool, Failure> {
+    fn purge(&mut self) -> Result<bool, StoreFailure> {
         Ok(false)
     }
-    fn close(&mut self) -> Result<(), Failure> {
+    fn close(&mut self) -> Result<(), StoreFailure> {
         Ok(())
     }
 }
@@ -65,7 +65,7 @@ struct Bench {
 type Answer = Receiver<Result<(), AcceptError>>;
 
 impl Bench {
-    fn new<const N: usize>(failures: [Failure; N], busy_patience: Duration) -> Bench {
+    fn new<const N: usize>(failures: [StoreFailure; N], busy_patience: Duration) -> Bench {
         let ((ops, waiting), (tell, events)) = (unbounded(), unbounded());
         let (shared, commits) = (Arc::new(Shared::new(100)), Arc::default());
         let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits) };
@@ -125,7 +125,7 @@ fn all(answer: &Answer) -> Vec<Result<(), AcceptError>> {
 
 #[test]
 fn a_busy_store_is_tried_again_and_each_operation_answered_once() {
-    let busy = || Failure::Busy("held".to_owned());
+    let busy = || StoreFailure::Busy("held".to_owned());
     let mut bench = Bench::new([busy()], Duration::from_secs(3600));
     let answer = bench.barrier();
     bench.writer.step().unwrap();
@@ -148,7 +148,7 @@ fn a_busy_store_is_tried_again_and_each_operation_answered_once() {
 
 #[test]
 fn a_full_store_refuses_mail_and_keeps_the_outcomes_until_they_fit() {
-    let full = || Failure::Full("no room".to_owned());
+    let full = || StoreFailure::Full("no room".to_owned());
     let mut bench = Bench::new([full(), full()], Duration::from_secs(3600));
     let first = bench.barrier();
     bench.settle();
@@ -166,7 +166,7 @@ fn a_full_store_refuses_mail_and_keeps_the_outcomes_until_they_fit() {
 
 #[test]
 fn an_operation_that_is_to_blame_is_left_out_and_the_others_are_committed() {
-    let to_blame = |at| Failure::Operation { at, why: "constraint".to_owned() };
+    let to_blame = |at| StoreFailure::Operation { at, why: "constraint".to_owned() };
     let mut bench = Bench::new([to_blame(1), to_blame(1)], Duration::ZERO);
     let (first, bad) = (bench.barrier(), bench.chunk());
     bench.settle();
@@ -186,7 +186,7 @@ fn an_operation_that_is_to_blame_is_left_out_and_the_others_are_committed() {
 
 #[test]
 fn a_fatal_failure_ends_the_writer_and_nothing_is_tried_again() {
-    let bench = Bench::new([Failure::Fatal("fsync failed".to_owned())], Duration::from_secs(3600));
+    let bench = Bench::new([StoreFailure::Fatal("fsync failed".to_owned())], Duration::from_secs(3600));
     let answer = bench.barrier();
     bench.settle();
     // Nobody can ask any more: a writer that went on would end without an error.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::queue::{BackoffRow, Due, Job, LaneHealth, RecipientId};
 
 use super::window::just_before;
-use super::{Known, Lane, Lanes, Standing};
+use super::{Lane, Lanes, RecipientEntry, Standing};
 
-/// A lane with transactions under way that hears nothing for so long counts as untested.
+/// A lane with jobs under way that hears nothing for so long counts as untested.
 const SILENCE_SECS: i64 = 30;
 /// Within this the row of a lane that backs off is on disk.
 const ROW_WRITTEN_SECS: i64 = 5;
@@ -40,8 +40,8 @@ impl Lanes {
         }
         let lane = self.lanes.get_mut(&job.lane)?;
         let was = lane.standing();
-        lane.busy = lane.busy.saturating_sub(1);
-        lane.heard_at = Some(now);
+        lane.jobs_in_flight = lane.jobs_in_flight.saturating_sub(1);
+        lane.silent_since = Some(now);
         self.quota.ends(was);
         let change = match health {
             LaneHealth::Healthy | LaneHealth::Unchanged => {
@@ -50,15 +50,15 @@ impl Lanes {
             }
             LaneHealth::Failing(reply) => self.back_off(&job.lane, reply, now),
             LaneHealth::AtLimit(wait) => {
-                // Its other transactions go on; one more is tried when the time is over.
+                // Its other jobs go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
-                lane.at_limit = Some((until, lane.busy));
-                self.alarms.insert((until, job.lane.clone()));
+                lane.at_limit = Some((until, lane.jobs_in_flight));
+                self.wakes.insert((until, job.lane.clone()));
                 None
             }
         };
         self.change_standing(&job.lane, was);
-        self.enter_ring(&job.lane, now);
+        self.enter_turns(&job.lane, now);
         self.drop_if_idle(&job.lane);
         change
     }
@@ -66,8 +66,8 @@ impl Lanes {
     /// A recipient of a job that was not tried stands in line again; or, whatever became of it, the database knows,
     /// and it may still be due. In either case perhaps in another lane than before.
     fn requeue(&mut self, recipient: RecipientId, job: &Job, health: &LaneHealth, now: i64) {
-        let Some(known) = self.lands(recipient) else { return };
-        let Known { domain, due_at, attempts, priority, .. } = known;
+        let Some(known) = self.forget(recipient) else { return };
+        let RecipientEntry { domain, due_at, attempts, priority, .. } = known;
         let (message, fresh) = (job.message, job.fresh.clone());
         let due = Due { recipient, message, domain, due_at, attempts, priority, fresh };
         match health {
@@ -76,7 +76,7 @@ impl Lanes {
         }
     }
 
-    /// One more failure. None while the lane backs off already: transactions that were under way together fail
+    /// One more failure. None while the lane backs off already: jobs that were under way together fail
     /// together, and that is one failure.
     fn back_off(&mut self, name: &Arc<str>, reply: &str, now: i64) -> Option<LaneChange> {
         let lane = self.lanes.get_mut(name).filter(|lane| lane.backoff_until <= now)?;
@@ -88,23 +88,23 @@ impl Lanes {
             backoff_until: lane.backoff_until,
             last_reply: reply.to_owned(),
         };
-        self.alarms.insert((lane.backoff_until, name.clone()));
+        self.wakes.insert((lane.backoff_until, name.clone()));
         self.responsive.remove(name, now);
-        self.park(name);
+        self.return_to_database(name);
         Some(LaneChange::BacksOff(row))
     }
 
-    /// A lane had another standing before: its transactions count elsewhere now, and it waits in another ring. The
-    /// caller lets it enter.
+    /// A lane had another standing before: its jobs count elsewhere now, and it waits among other turns.
+    /// The caller lets it enter them.
     fn change_standing(&mut self, name: &Arc<str>, was: Standing) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let is = lane.standing();
         if is == was {
             return;
         }
-        self.quota.moves(was, is, lane.busy);
-        let void = lane.turn.take();
-        self.sweep_turns(void);
+        self.quota.moves(was, is, lane.jobs_in_flight);
+        let stale = lane.turn.take();
+        self.sweep_turns(stale);
         self.watch(name);
     }
 
@@ -112,16 +112,16 @@ impl Lanes {
     pub(super) fn watch(&mut self, name: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(name)
             && lane.standing() == Standing::Responsive
-            && lane.busy > 0
+            && lane.jobs_in_flight > 0
             && !lane.watched
-            && let Some(heard_at) = lane.heard_at
+            && let Some(silent_since) = lane.silent_since
         {
             lane.watched = true;
-            self.watched.insert((heard_at + SILENCE_SECS, name.clone()));
+            self.watched.insert((silent_since + SILENCE_SECS, name.clone()));
         }
     }
 
-    /// Lanes that have transactions under way of which none ends are not responsive any more, until one does.
+    /// Lanes that have jobs under way of which none ends are not responsive any more, until one does.
     fn notice_silence(&mut self, now: i64) {
         while let Some((until, _)) = self.watched.first()
             && *until <= now
@@ -130,19 +130,19 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.watched = false;
             let was = lane.standing();
-            let is_silent = lane.heard_at.is_none_or(|heard_at| heard_at + SILENCE_SECS <= now);
-            if lane.busy > 0 && was == Standing::Responsive && is_silent {
+            let is_silent = lane.silent_since.is_none_or(|silent_since| silent_since + SILENCE_SECS <= now);
+            if lane.jobs_in_flight > 0 && was == Standing::Responsive && is_silent {
                 lane.responsive = false;
                 self.responsive.remove(&name, now);
                 self.change_standing(&name, was);
-                self.enter_ring(&name, now);
+                self.enter_turns(&name, now);
             } else {
                 self.watch(&name);
             }
         }
     }
 
-    /// Lanes that `is_meant` names forget their backoff. They count as failing, one transaction at a time, until
+    /// Lanes that `is_meant` names forget their backoff. They count as failing, one job at a time, until
     /// their host takes a message.
     pub fn end_backoff(&mut self, now: i64, is_meant: impl Fn(&str) -> bool) {
         let mut meant: Vec<Arc<str>> = self.lanes.keys().filter(|name| is_meant(name)).cloned().collect();
@@ -151,13 +151,14 @@ impl Lanes {
             if let Some(lane) = self.lanes.get_mut(&name) {
                 lane.backoff_until = lane.backoff_until.min(now);
             }
-            self.enter_ring(&name, now);
-            self.ask(&name);
+            self.enter_turns(&name, now);
+            self.request_refill(&name);
         }
     }
 
-    /// Somebody may have deleted rows of `lanes`: whoever has none (`rows` are in the order of their names) backs off
-    /// no longer. False: of some the row may still be on its way to the disk, and this is to be asked again.
+    /// Somebody may have deleted rows of `backoffs`: a lane that has none (`rows` are in the order of their names)
+    /// backs off no longer. False: of some the row may still be on its way to the disk, and this is to be asked
+    /// again.
     pub fn end_backoff_without_row(&mut self, rows: &[BackoffRow], now: i64) -> bool {
         let has_row = |name: &str| rows.binary_search_by(|row| row.lane.as_str().cmp(name)).is_ok();
         let without = |(name, lane): (&Arc<str>, &Lane)| {
@@ -177,12 +178,12 @@ impl Lanes {
         let mut over = Vec::new();
         self.quota.pass(now);
         self.notice_silence(now);
-        while let Some((until, _)) = self.alarms.first()
+        while let Some((until, _)) = self.wakes.first()
             && *until <= now
-            && let Some((_, name)) = self.alarms.pop_first()
+            && let Some((_, name)) = self.wakes.pop_first()
         {
-            self.enter_ring(&name, now);
-            self.ask(&name);
+            self.enter_turns(&name, now);
+            self.request_refill(&name);
             let is_over = |lane: &Lane| lane.is_idle() && lane.failures > 0 && lane.trouble_over_at() <= now;
             if self.lanes.get(&name).is_some_and(is_over) {
                 self.lanes.remove(&name);
@@ -194,8 +195,8 @@ impl Lanes {
         over
     }
 
-    /// When the next backoff ends.
-    pub fn next_alarm(&self) -> Option<i64> {
-        self.alarms.first().map(|(until, _)| *until)
+    /// When a lane is to be looked at again.
+    pub fn next_wake(&self) -> Option<i64> {
+        self.wakes.first().map(|(until, _)| *until)
     }
 }

@@ -13,7 +13,7 @@ impl Lanes {
     pub(crate) fn ready(&self, now: i64) -> Vec<(Arc<str>, Priority)> {
         let ready = |(name, lane): &(&Arc<str>, &Lane)| {
             let is_woken =
-                lane.at_limit.is_none_or(|(until, _)| !self.alarms.contains(&(until, (*name).clone())));
+                lane.at_limit.is_none_or(|(until, _)| !self.wakes.contains(&(until, (*name).clone())));
             let has_quota = self.quota.may_start(lane.standing());
             may_start(lane, &self.settings, now) && has_quota && is_woken
         };
@@ -27,9 +27,9 @@ impl Lanes {
         self.quota.may_start(standing)
     }
 
-    /// Entries in the rings, void ones too.
+    /// Entries among the turns, stale ones too.
     pub(in crate::scheduler) fn turns_kept(&self) -> usize {
-        self.rings.iter().map(|ring| ring.entries().count()).sum()
+        self.turns.iter().map(|turns| turns.entries().count()).sum()
     }
 
     /// Recounts what is kept as running sums.
@@ -38,23 +38,26 @@ impl Lanes {
         assert_eq!(waiting, self.waiting, "waiting");
         for standing in Standing::ALL {
             let of_standing = |lane: &&Lane| lane.standing() == standing;
-            let busy: usize = self.lanes.values().filter(of_standing).map(|lane| lane.busy).sum();
-            assert_eq!(busy, self.quota.busy(standing), "{standing:?} lanes' transactions");
+            let busy: usize = self.lanes.values().filter(of_standing).map(|lane| lane.jobs_in_flight).sum();
+            assert_eq!(busy, self.quota.in_flight(standing), "{standing:?} lanes' jobs");
         }
         for (name, lane) in &self.lanes {
             let held = |standing: Standing| {
-                let held = move |(priority, at, ticket): &(Priority, &str, u64)| {
+                let held = move |(priority, at, number): &(Priority, &str, u64)| {
                     let is_held = |turn: Turn| {
-                        (turn.priority, turn.ticket, turn.standing) == (*priority, *ticket, standing)
+                        (turn.priority, turn.number, turn.standing) == (*priority, *number, standing)
                     };
                     *at == &**name && lane.turn.is_some_and(is_held)
                 };
-                self.rings[standing as usize].entries().filter(held).count()
+                self.turns[standing as usize].entries().filter(held).count()
             };
             let stands: usize = Standing::ALL.into_iter().map(held).sum();
-            assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} in the rings");
-            assert!(lane.turn.is_none_or(|turn| turn.standing == lane.standing()), "{name} in a wrong ring");
-            let is_heard = lane.busy == 0 || lane.standing() != Standing::Responsive;
+            assert_eq!(usize::from(lane.turn.is_some()), stands, "{name} among the turns");
+            assert!(
+                lane.turn.is_none_or(|turn| turn.standing == lane.standing()),
+                "{name} among the wrong turns"
+            );
+            let is_heard = lane.jobs_in_flight == 0 || lane.standing() != Standing::Responsive;
             assert!(is_heard || lane.watched, "{name} may be silent for ever");
             let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
             assert!(
@@ -62,9 +65,10 @@ impl Lanes {
                 "{name} is out of order"
             );
             let asked = self.to_refill.iter().filter(|asked| *asked == name).count();
-            assert_eq!(usize::from(lane.asked), asked, "{name} in to_refill");
-            let will_ask =
-                lane.asked || !lane.waiting.is_empty() || self.alarms.iter().any(|(_, at)| at == name);
+            assert_eq!(usize::from(lane.refill_requested), asked, "{name} in to_refill");
+            let will_ask = lane.refill_requested
+                || !lane.waiting.is_empty()
+                || self.wakes.iter().any(|(_, at)| at == name);
             assert!(!lane.more || will_ask, "{name} has more and will never ask for it");
         }
     }

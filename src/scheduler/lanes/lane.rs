@@ -1,4 +1,4 @@
-//! One lane: who waits in it, and how many of its transactions may be under way.
+//! One lane: who waits in it, and how many of its jobs may be under way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,25 +18,26 @@ const TROUBLE_KEPT_SECS: i64 = 6 * 3600;
 pub(super) struct Lane {
     /// By priority, the highest first, and in the order in which they are due.
     pub(super) waiting: VecDeque<Due>,
-    /// Transactions under way.
-    pub(super) busy: usize,
+    /// Jobs under way.
+    pub(super) jobs_in_flight: usize,
     /// Troubles in a row; 0 is healthy.
     pub(super) failures: u32,
     pub(super) backoff_until: i64,
     /// When that was decided.
     pub(super) backed_off_at: i64,
-    /// Its host has answered lately, whatever it said. Until then the lane has one transaction at a time, and only a
+    /// Its host has answered lately, whatever it said. Until then the lane has one job at a time, and only a
     /// part of the workers (`worker_quota`): its host may be one that accepts connections and never speaks.
     pub(super) responsive: bool,
-    /// Transactions at once that it has earned: each answer doubles it, trouble takes it back to one.
-    pub(super) ramp: usize,
-    /// When its host was last heard, or began to be waited for; none: not while the lane has been here.
-    pub(super) heard_at: Option<i64>,
+    /// Jobs at once that it has earned: each answer doubles it, trouble takes it back to one.
+    pub(super) earned: usize,
+    /// Since when its host is silent: since a job ended, or since one began while there was no other; none: no job
+    /// began yet.
+    pub(super) silent_since: Option<i64>,
     /// Stands among those whose silence is watched.
     pub(super) watched: bool,
-    /// Transactions at once, where the operator says so in `[[destination]]`.
+    /// Jobs at once, where the operator says so in `[[destination]]`.
     pub(super) at_once: Option<usize>,
-    /// Until then it has at most so many transactions at once: its hosts are at their limit.
+    /// Until then it has at most so many jobs at once: its hosts are at their limit.
     pub(super) at_limit: Option<(i64, usize)>,
     /// The database may hold due recipients that are not here.
     pub(super) more: bool,
@@ -45,12 +46,12 @@ pub(super) struct Lane {
     /// How often something was left to the database, so that a read that it crossed is known.
     pub(super) times_left: u64,
     /// Is in `to_refill`.
-    pub(super) asked: bool,
+    pub(super) refill_requested: bool,
     /// Recipients in flight, until their settlement is on disk.
-    pub(super) flying: usize,
-    /// Its place in the ring of its standing. Entries there with other tickets are void.
+    pub(super) recipients_in_flight: usize,
+    /// Its place among the turns of its standing. Entries there with other numbers are stale.
     pub(super) turn: Option<Turn>,
-    /// The domains seen here, for filling from the database: a domain's lane has one.
+    /// Its domain, where the lane is one domain's; none for a route.
     pub(super) domain: Option<Domain>,
 }
 
@@ -58,8 +59,8 @@ pub(super) struct Lane {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
     pub(super) priority: Priority,
-    pub(super) ticket: u64,
-    /// Whose ring it stands in.
+    pub(super) number: u64,
+    /// Among whose turns it waits.
     pub(super) standing: Standing,
 }
 
@@ -72,9 +73,9 @@ pub struct LaneState {
     pub failures: u32,
     /// Unix seconds; it backs off until then.
     pub backoff_until: i64,
-    /// Transactions under way.
-    pub busy: usize,
-    /// Transactions that may be under way at once.
+    /// Jobs under way.
+    pub jobs_in_flight: usize,
+    /// Jobs that may be under way at once.
     pub limit: usize,
     /// Recipients in line in memory.
     pub waiting: usize,
@@ -83,16 +84,16 @@ pub struct LaneState {
 }
 
 impl Lane {
-    /// `earned`: where its host is known to answer, how many transactions at once the lane had earned.
+    /// `earned`: where its host is known to answer, how many jobs at once the lane had earned.
     pub(super) fn new(settings: &SchedulerSettings, name: &str, earned: Option<usize>) -> Lane {
-        let (responsive, ramp) = (earned.is_some(), earned.unwrap_or(1));
-        Lane { at_once: given(settings, name), responsive, ramp, ..Lane::default() }
+        let (responsive, earned) = (earned.is_some(), earned.unwrap_or(1));
+        Lane { at_once: given(settings, name), responsive, earned, ..Lane::default() }
     }
 
     /// It has nothing to do, as far as is known.
     pub(super) fn is_idle(&self) -> bool {
-        let is_still = self.busy == 0 && self.flying == 0;
-        is_still && self.waiting.is_empty() && !self.more && !self.asked && self.turn.is_none()
+        let is_still = self.jobs_in_flight == 0 && self.recipients_in_flight == 0;
+        is_still && self.waiting.is_empty() && !self.more && !self.refill_requested && self.turn.is_none()
     }
 
     /// When the trouble of a lane that has nothing to do is forgotten.
@@ -117,7 +118,7 @@ impl Lane {
         }
         if self.failures == 0 {
             self.responsive = true;
-            self.ramp = self.ramp.saturating_mul(2).min(self.most(settings));
+            self.earned = self.earned.saturating_mul(2).min(self.most(settings));
         }
         recovers
     }
@@ -125,7 +126,7 @@ impl Lane {
     /// Its host is in trouble: nothing is tried before `until`.
     pub(super) fn backs_off(&mut self, until: i64, now: i64) {
         self.failures += 1;
-        (self.responsive, self.ramp) = (false, 1);
+        (self.responsive, self.earned) = (false, 1);
         (self.backoff_until, self.backed_off_at) = (until, now);
     }
 
@@ -141,10 +142,12 @@ pub(super) fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
 }
 
 pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
-    !lane.waiting.is_empty() && lane.busy < at_once(lane, settings, now) && lane.backoff_until <= now
+    !lane.waiting.is_empty()
+        && lane.jobs_in_flight < at_once(lane, settings, now)
+        && lane.backoff_until <= now
 }
 
-/// How many transactions it may have at once just now.
+/// How many jobs it may have at once just now.
 fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
     let limit = limit(lane, settings);
     match lane.at_limit {
@@ -157,7 +160,7 @@ fn at_once(lane: &Lane, settings: &SchedulerSettings, now: i64) -> usize {
 /// has just come back, a relay of ours above all, is not run over by all that waited for it.
 fn limit(lane: &Lane, settings: &SchedulerSettings) -> usize {
     match lane.standing() {
-        Standing::Responsive => lane.most(settings).min(lane.ramp),
+        Standing::Responsive => lane.most(settings).min(lane.earned),
         Standing::Untested | Standing::Failing => 1,
     }
 }
@@ -184,7 +187,7 @@ impl Lanes {
             lane: name.clone(),
             failures: lane.failures,
             backoff_until: lane.backoff_until,
-            busy: lane.busy,
+            jobs_in_flight: lane.jobs_in_flight,
             limit: limit(lane, &self.settings),
             waiting: lane.waiting.len(),
             more: lane.more,

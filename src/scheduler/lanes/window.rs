@@ -56,7 +56,7 @@ impl Lanes {
             return;
         }
         let name = self.lane_of(&due.domain);
-        let room = self.room();
+        let room = self.window_size();
         let lane = self.lane_mut(&name, now);
         if lane.domain.is_none() && *name == *due.domain.as_str() {
             lane.domain = Some(due.domain.clone());
@@ -82,7 +82,7 @@ impl Lanes {
         let place = lane.waiting.partition_point(|other| place_in_line(other) < place_in_line(&due));
         lane.waiting.insert(place, due);
         self.waiting += 1;
-        self.enter_ring(&name, now);
+        self.enter_turns(&name, now);
     }
 
     /// Takes a recipient out of its lane's line.
@@ -93,14 +93,14 @@ impl Lanes {
         self.waiting -= 1;
         // When the next in line is less urgent, the lane needs a new place among the turns.
         let front = lane.waiting.front().map(|due| due.priority);
-        let void = lane.turn.take_if(|turn| Some(turn.priority) != front);
-        self.sweep_turns(void);
-        self.enter_ring(name, now);
-        self.ask(name);
+        let stale = lane.turn.take_if(|turn| Some(turn.priority) != front);
+        self.sweep_turns(stale);
+        self.enter_turns(name, now);
+        self.request_refill(name);
     }
 
-    /// How many recipients a lane may hold now.
-    fn room(&self) -> usize {
+    /// The window of a lane now: how many recipients it may hold.
+    fn window_size(&self) -> usize {
         if self.waiting >= self.windows.all { self.windows.minimum } else { self.windows.lane }
     }
 
@@ -110,7 +110,7 @@ impl Lanes {
         lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
         lane.more = true;
         lane.times_left += 1;
-        self.ask(name);
+        self.request_refill(name);
     }
 
     /// Notes that a domain has due recipients that may not be in memory, the first of them due at `oldest`.
@@ -133,18 +133,18 @@ impl Lanes {
     }
 
     /// Puts a lane in `to_refill` if it runs low and may be filled.
-    pub(super) fn ask(&mut self, name: &Arc<str>) {
+    pub(super) fn request_refill(&mut self, name: &Arc<str>) {
         let full = self.waiting >= self.windows.all;
         if let Some(lane) = self.lanes.get_mut(name)
             && lane.more
-            && !lane.asked
+            && !lane.refill_requested
             && lane.waiting.len() < self.windows.low
             // A full window has to drain first, unless nothing waits in this lane.
             && (!full || lane.waiting.is_empty())
             // A lane that backs off asks when its backoff ends.
-            && (lane.failures == 0 || !self.alarms.contains(&(lane.backoff_until, name.clone())))
+            && (lane.failures == 0 || !self.wakes.contains(&(lane.backoff_until, name.clone())))
         {
-            lane.asked = true;
+            lane.refill_requested = true;
             self.to_refill.push_back(name.clone());
         }
     }
@@ -156,16 +156,16 @@ impl Lanes {
         while refills.len() < max
             && let Some(name) = self.to_refill.pop_front()
         {
-            let room = self.room();
+            let room = self.window_size();
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
-            lane.asked = false;
+            lane.refill_requested = false;
             // A lane that backs off asks again when its backoff ends.
             if !lane.more || lane.backoff_until > now || lane.waiting.len() >= room {
                 continue;
             }
-            let (after, known) = (lane.read_to, lane.waiting.len() + lane.flying);
+            let (after, known) = (lane.read_to, lane.waiting.len() + lane.recipients_in_flight);
             let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
-            let domain = lane.domain.clone().or_else(|| self.domain_of_lane(&name));
+            let domain = lane.domain.clone().or_else(|| self.single_domain(&name));
             if domain.as_ref().is_some_and(|domain| self.lane_of(domain) != name) {
                 // The lane dates from before a reload: the mail of its domain waits in another lane now.
                 self.lanes.entry(name.clone()).and_modify(|lane| lane.more = false);
@@ -199,15 +199,15 @@ impl Lanes {
         }
         if refill.domain.is_some() && searched.is_some() && self.known.len() == before {
             // The read gave nothing new: recipients past their lifetime stand first. Try again in a second.
-            self.alarms.insert((now + 1, refill.lane.clone()));
+            self.wakes.insert((now + 1, refill.lane.clone()));
         } else {
-            self.ask(&refill.lane);
+            self.request_refill(&refill.lane);
         }
         self.drop_if_idle(&refill.lane);
     }
 
     /// A lane backs off: its waiting recipients are left to the database until the backoff ends.
-    pub(super) fn park(&mut self, name: &Arc<str>) {
+    pub(super) fn return_to_database(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         self.waiting -= lane.waiting.len();
         let mut first = DueCursor::from(i64::MAX);
@@ -215,8 +215,8 @@ impl Lanes {
             self.known.remove(&due.recipient);
             first = first.min(DueCursor::from(due.due_at.saturating_sub(1)));
         }
-        let void = lane.turn.take();
-        self.sweep_turns(void);
+        let stale = lane.turn.take();
+        self.sweep_turns(stale);
         self.leave(name, first);
     }
 
@@ -225,7 +225,7 @@ impl Lanes {
         let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
         names.sort_unstable(); // as in end_backoff
         for name in names {
-            self.park(&name);
+            self.return_to_database(&name);
         }
         for job in std::mem::take(&mut self.expired) {
             self.settled(job.recipients.iter().map(|(recipient, _)| *recipient));
@@ -245,7 +245,7 @@ impl Lanes {
 
     /// How many recipients of a domain may be in line or in flight.
     pub fn known_of(&self, domain: &Domain) -> usize {
-        self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.flying)
+        self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.recipients_in_flight)
     }
 
     /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that reads it.

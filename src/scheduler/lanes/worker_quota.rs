@@ -31,12 +31,12 @@ impl Standing {
     pub(super) const ALL: [Standing; 3] = [Standing::Responsive, Standing::Untested, Standing::Failing];
 }
 
-/// Transactions under way, and how many there may be.
+/// Jobs under way, and how many there may be.
 #[derive(Debug)]
 pub(super) struct WorkerQuota {
     workers: usize,
     /// By standing.
-    busy: [usize; 3],
+    in_flight: [usize; 3],
     /// Since when `most` counts.
     since: i64,
     /// The most that responsive lanes had at once: in this period, and in the one before.
@@ -46,7 +46,7 @@ pub(super) struct WorkerQuota {
 
 impl WorkerQuota {
     pub(super) fn new(workers: usize) -> WorkerQuota {
-        WorkerQuota { workers, busy: [0; 3], since: i64::MIN, most: 0, most_before: 0 }
+        WorkerQuota { workers, in_flight: [0; 3], since: i64::MIN, most: 0, most_before: 0 }
     }
 
     pub(super) fn set_workers(&mut self, workers: usize) {
@@ -55,12 +55,12 @@ impl WorkerQuota {
 
     /// Whether a lane of this standing may have one more worker, should one be free.
     pub(super) fn may_start(&self, standing: Standing) -> bool {
-        let others = self.busy(Standing::Untested) + self.busy(Standing::Failing);
+        let others = self.in_flight(Standing::Untested) + self.in_flight(Standing::Failing);
         let has_room = others < self.workers.saturating_sub(self.reserved()).max(1);
         match standing {
             Standing::Responsive => true,
             Standing::Untested => has_room,
-            Standing::Failing => has_room && self.busy(Standing::Failing) < (self.workers / 2).max(1),
+            Standing::Failing => has_room && self.in_flight(Standing::Failing) < (self.workers / 2).max(1),
         }
     }
 
@@ -70,25 +70,25 @@ impl WorkerQuota {
         self.most.max(self.most_before).clamp(least, self.workers.saturating_sub(least).max(least))
     }
 
-    pub(super) fn busy(&self, standing: Standing) -> usize {
-        self.busy[standing as usize]
+    pub(super) fn in_flight(&self, standing: Standing) -> usize {
+        self.in_flight[standing as usize]
     }
 
-    /// A transaction starts.
+    /// A job starts.
     pub(super) fn starts(&mut self, standing: Standing) {
-        self.busy[standing as usize] += 1;
+        self.in_flight[standing as usize] += 1;
         self.see();
     }
 
-    /// A transaction ended.
+    /// A job ended.
     pub(super) fn ends(&mut self, standing: Standing) {
-        self.busy[standing as usize] = self.busy(standing).saturating_sub(1);
+        self.in_flight[standing as usize] = self.in_flight(standing).saturating_sub(1);
     }
 
-    /// A lane with so many transactions under way has another standing from now on.
-    pub(super) fn moves(&mut self, from: Standing, to: Standing, busy: usize) {
-        self.busy[from as usize] = self.busy(from).saturating_sub(busy);
-        self.busy[to as usize] += busy;
+    /// A lane with so many jobs under way has another standing from now on.
+    pub(super) fn moves(&mut self, from: Standing, to: Standing, in_flight: usize) {
+        self.in_flight[from as usize] = self.in_flight(from).saturating_sub(in_flight);
+        self.in_flight[to as usize] += in_flight;
         self.see();
     }
 
@@ -105,7 +105,7 @@ impl WorkerQuota {
     }
 
     fn see(&mut self) {
-        self.most = self.most.max(self.busy(Standing::Responsive));
+        self.most = self.most.max(self.in_flight(Standing::Responsive));
     }
 }
 
@@ -115,13 +115,13 @@ mod tests {
 
     /// Starts what may start; says how many did.
     fn start_all(quota: &mut WorkerQuota, standing: Standing) -> usize {
-        let before = quota.busy.iter().sum::<usize>();
-        let mut busy = before;
-        while busy < quota.workers && quota.may_start(standing) {
+        let before = quota.in_flight.iter().sum::<usize>();
+        let mut in_flight = before;
+        while in_flight < quota.workers && quota.may_start(standing) {
             quota.starts(standing);
-            busy += 1;
+            in_flight += 1;
         }
-        busy - before
+        in_flight - before
     }
 
     #[test]
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_takes_its_transactions_along_when_its_standing_changes() {
+    fn a_lane_takes_its_jobs_along_when_its_standing_changes() {
         let mut quota = WorkerQuota::new(8);
         (0..3).for_each(|_| quota.starts(Standing::Responsive));
         quota.moves(Standing::Responsive, Standing::Failing, 3);
-        assert_eq!(quota.busy, [0, 0, 3]);
+        assert_eq!(quota.in_flight, [0, 0, 3]);
         assert!(quota.may_start(Standing::Failing));
         quota.ends(Standing::Failing);
         quota.moves(Standing::Failing, Standing::Responsive, 2);
-        assert_eq!(quota.busy, [2, 0, 0]);
+        assert_eq!(quota.in_flight, [2, 0, 0]);
     }
 }

@@ -18,7 +18,7 @@ fn a_lane_in_trouble_waits_and_then_probes_with_one() {
     lanes.check();
     assert!(lanes.next(110).is_none());
     assert!(lanes.refills(9, 110).is_empty(), "nothing is read for a lane that backs off");
-    assert_eq!(lanes.next_alarm(), Some(row.backoff_until));
+    assert_eq!(lanes.next_wake(), Some(row.backoff_until));
 
     let later = row.backoff_until;
     lanes.wake(later);

@@ -1,9 +1,9 @@
-//! How many transactions a lane may have at once.
+//! How many jobs a lane may have at once.
 
 use super::*;
 
 #[test]
-fn a_lane_never_has_more_transactions_than_its_limit() {
+fn a_lane_never_has_more_jobs_than_its_limit() {
     let mut lanes = lanes();
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
@@ -17,7 +17,7 @@ fn a_lane_never_has_more_transactions_than_its_limit() {
 }
 
 #[test]
-fn a_lane_has_one_transaction_until_its_host_has_answered_something() {
+fn a_lane_has_one_job_until_its_host_has_answered_something() {
     let mut lanes = lanes();
     for n in 0..10 {
         lanes.add(due(n, n, "a.test"), 0);
@@ -65,14 +65,14 @@ fn who_was_requeued_goes_before_those_who_came_due_later() {
 }
 
 #[test]
-fn a_lane_at_its_limit_without_any_transaction_is_woken() {
+fn a_lane_at_its_limit_without_any_job_is_woken() {
     let mut lanes = lanes();
     lanes.add(due(1, 1, "a.test"), 0);
     let job = lanes.next(0).unwrap();
     lanes.finished(&job, &LaneHealth::AtLimit(Duration::from_secs(5)), &[RecipientId(1)], 0);
     lanes.wake(4);
     assert!(lanes.next(4).is_none());
-    assert_eq!(lanes.next_alarm(), Some(5));
+    assert_eq!(lanes.next_wake(), Some(5));
     lanes.wake(5);
     assert_eq!(ids(&lanes.next(5).unwrap()), [1]);
 }
@@ -114,17 +114,26 @@ fn the_state_of_a_lane_tells_trouble_work_and_limit() {
     }
     let job = lanes.next(0).unwrap();
     let state = lanes.state("a.test");
-    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (0, 1, 1, 3, false));
+    assert_eq!(
+        (state.failures, state.jobs_in_flight, state.limit, state.waiting, state.more),
+        (0, 1, 1, 3, false)
+    );
     lanes.finished(&job, &failing(), &[RecipientId(0)], 0);
     let state = lanes.state("a.test");
-    assert_eq!((state.failures, state.busy, state.limit, state.waiting, state.more), (1, 0, 1, 0, true));
+    assert_eq!(
+        (state.failures, state.jobs_in_flight, state.limit, state.waiting, state.more),
+        (1, 0, 1, 0, true)
+    );
     assert!(state.backoff_until > 0);
     assert_eq!(lanes.states(), [state]);
     let unknown = lanes.state("unknown.test");
-    assert_eq!((&*unknown.lane, unknown.failures, unknown.busy, unknown.limit), ("unknown.test", 0, 0, 2));
+    assert_eq!(
+        (&*unknown.lane, unknown.failures, unknown.jobs_in_flight, unknown.limit),
+        ("unknown.test", 0, 0, 2)
+    );
 }
 
-/// How many of its transactions may be under way just now.
+/// How many of its jobs may be under way just now.
 fn under_way(lanes: &mut Lanes, under_way: &mut Vec<Job>, now: i64) -> usize {
     under_way.extend(std::iter::from_fn(|| lanes.next(now)));
     under_way.len()

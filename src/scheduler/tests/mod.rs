@@ -73,7 +73,7 @@ fn lanes_without(fetched: &str) -> Lanes {
     lanes
 }
 
-/// The first of two transactions of a lane whose first ended well.
+/// The first of two jobs of a lane whose first ended well.
 fn answered(lanes: &mut Lanes, lane: &str) -> Job {
     let job = lanes.next(0).unwrap();
     assert_eq!(&*job.lane, lane);

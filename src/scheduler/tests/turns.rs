@@ -51,14 +51,14 @@ fn what_is_past_its_lifetime_leaves_its_line_and_not_its_flight() {
     lanes.add(urgent(2, "a.test", 3), 0);
     lanes.add(due(3, 3, "a.test"), 0);
     lanes.add(urgent(1, "a.test", 5), 0);
-    let flies = lanes.next(0).unwrap();
+    let in_flight = lanes.next(0).unwrap();
     lanes.add_expired(vec![urgent(1, "a.test", 5), urgent(2, "a.test", 3)], 0);
     let expired = lanes.next(0).unwrap();
     assert_eq!((expired.expired, ids(&expired)), (true, vec![2]));
     lanes.check();
     // And what is left in line is as urgent as it is itself.
     lanes.add(urgent(4, "b.test", 1), 0);
-    lanes.finished(&flies, &LaneHealth::Healthy, &[], 0);
+    lanes.finished(&in_flight, &LaneHealth::Healthy, &[], 0);
     assert_eq!(ids(&lanes.next(0).unwrap()), [4]);
     assert_eq!(ids(&lanes.next(0).unwrap()), [3]);
     lanes.check();

@@ -36,8 +36,8 @@ impl<'a> Session<'a> {
     /// Runs to the end of the connection.
     pub(super) fn run(mut self) {
         let Err(end) = self.converse();
-        // Before the client can see the end and come again.
-        self.scratch.counted = None;
+        // A message that was not queued gives its reservation back before the client can see the end and come again.
+        self.scratch.rate_reservation = None;
         match end {
             End::Quit => self.wire.close(false),
             End::SentAway => self.wire.close(true),
@@ -97,7 +97,7 @@ impl<'a> Session<'a> {
                 (verb, dispatch::step(state, command, &context))
             }
         };
-        let transition = self.ask(transition)?;
+        let transition = self.resolve(transition)?;
         let in_chunks = matches!(transition.state, State::Chunks(_));
         if !in_chunks && !matches!(transition.action, Action::ReceiveChunk(..)) {
             self.scratch.incoming = None;
@@ -111,14 +111,14 @@ impl<'a> Session<'a> {
         }
         let next = self.perform(transition)?;
         if !next.in_transaction() {
-            // Whatever is not queued by now does not count.
-            self.scratch.counted = None;
+            // A message that is not queued by now does not count against the rate: its reservation is given back.
+            self.scratch.rate_reservation = None;
         }
         Ok(next)
     }
 
-    /// Where a decision waits for an answer of the world: the transition with that answer.
-    fn ask(&mut self, transition: Transition) -> Result<Transition, End> {
+    /// Where a decision waits for an answer of the queue or the users file: the transition with that answer.
+    fn resolve(&mut self, transition: Transition) -> Result<Transition, End> {
         match transition.action {
             Action::Reserve(bytes) => Ok(self.reserve(transition, bytes)),
             Action::Verify(claim) => self.verify(transition.state, claim),
@@ -133,8 +133,8 @@ impl<'a> Session<'a> {
         }
         let Some(user) = transition.state.user() else { return transition };
         match self.resources.rates.count(user, Instant::now()) {
-            Ok(counted) => {
-                self.scratch.counted = counted;
+            Ok(reservation) => {
+                self.scratch.rate_reservation = reservation;
                 transition
             }
             Err(too_many) => {

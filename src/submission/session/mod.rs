@@ -49,7 +49,7 @@ struct SessionScratch<'a> {
     /// Of the TLS connection.
     channel: Option<ChannelBinding>,
     /// The message under way, in its user's rate.
-    counted: Option<Counted<'a>>,
+    rate_reservation: Option<Counted<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.
     failed: (String, u32),
     /// The message that chunks are coming of.

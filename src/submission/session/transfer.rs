@@ -83,9 +83,9 @@ impl<'a> Session<'a> {
     fn finish(&mut self, intake: Intake<'a>) -> Reply {
         let reply = intake.finish();
         if reply.is_positive()
-            && let Some(counted) = self.scratch.counted.take()
+            && let Some(reservation) = self.scratch.rate_reservation.take()
         {
-            counted.keep();
+            reservation.keep();
         }
         reply
     }

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, ToSql, params};
 
-use crate::queue::admin::Which;
+use crate::queue::admin_rows::Which;
 use crate::queue::error::QueueError;
 use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;

@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::admin::{KickLine, Which};
+use crate::queue::admin_rows::{KickLine, Which};
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::kick::INSERT_KICK;
 
-/// See [`crate::queue::Hands::kicks`].
+/// See [`crate::queue::AdminStore::kicks`].
 pub(super) fn read(conn: &Connection, limit: u32) -> Result<Vec<KickLine>> {
     conn.prepare(
         "SELECT datetime(at, 'unixepoch'), node, user, client, recipients

@@ -4,13 +4,13 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::Domain;
 use crate::queue::MessageId;
-use crate::queue::admin::{
+use crate::queue::admin_rows::{
     DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::message;
 
-/// See [`crate::queue::Hands::list`].
+/// See [`crate::queue::AdminStore::list`].
 pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
     let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
     let (lines, domain) = if finished {
@@ -28,7 +28,7 @@ pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
     conn.prepare(&sql)?.query_map(params![domain, filter.sender, filter.state, filter.limit], line)?.collect()
 }
 
-/// See [`crate::queue::Hands::show`].
+/// See [`crate::queue::AdminStore::show`].
 pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     let message = conn
         .query_row(
@@ -55,7 +55,7 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
 }
 
-/// See [`crate::queue::Hands::summary`].
+/// See [`crate::queue::AdminStore::summary`].
 pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
     let (messages, bytes) =
         conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {

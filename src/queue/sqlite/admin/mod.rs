@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::queue::admin::{Filter, KickLine, Line, Shown, Summary, Which};
-use crate::queue::contract::Hands;
+use crate::queue::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
@@ -75,7 +75,7 @@ impl Admin {
     }
 }
 
-impl Hands for Admin {
+impl AdminStore for Admin {
     fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
         self.try_to(|conn| look::list(conn, filter))
     }

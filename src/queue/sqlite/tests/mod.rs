@@ -14,7 +14,7 @@ use rusqlite::Connection;
 
 use crate::config::QueueSettings;
 use crate::mail::{Attempt, Domain, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
-use crate::queue::open::{BUSY_PATIENCE, start};
+use crate::queue::open::BUSY_PATIENCE;
 use crate::queue::shared::now_us;
 use crate::queue::*;
 
@@ -59,7 +59,7 @@ impl Bench {
         let (sender, events) = unbounded();
         let mut database = Database::open(&settings(directory.path().join("queue.db"))).unwrap();
         (tuning.prepare)(&mut database.conn).unwrap();
-        let (queue, writer) = start(Box::new(database), tuning.busy_patience, sender).unwrap();
+        let (queue, writer) = Queue::start(Box::new(database), tuning.busy_patience, sender).unwrap();
         Bench { directory, queue, writer, events }
     }
 

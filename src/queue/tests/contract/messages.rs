@@ -30,7 +30,7 @@ pub(super) fn a_message_goes_from_accept_to_history(site: Site) {
     assert_eq!(site.settled(), [(due[1].recipient, None)]);
     assert!(site.queue.fetch(fresh.id, &ids(&due)).unwrap().is_none());
     assert_eq!(site.queue.size(fresh.id).unwrap(), None);
-    let shown = site.place.hands().show(fresh.id).unwrap().unwrap();
+    let shown = site.place.admin().show(fresh.id).unwrap().unwrap();
     assert!(shown.message.is_none() && shown.header.is_none(), "{shown:?}");
     let lines: Vec<_> = shown
         .recipients
@@ -120,7 +120,7 @@ pub(super) fn content_that_goes_while_it_is_read_is_an_error_and_not_a_shorter_m
     site.queue.accept(message).unwrap();
     let mut content = site.queue.content(id);
     assert!(content.next().unwrap().is_ok());
-    site.place.hands().remove(&Which::Message(id)).unwrap();
+    site.place.admin().remove(&Which::Message(id)).unwrap();
     assert!(matches!(content.next(), Some(Err(QueueError::ContentGone(gone))) if gone == id));
     assert!(content.next().is_none());
 }
@@ -130,7 +130,7 @@ pub(super) fn an_id_used_twice_is_refused_and_spoils_nothing(site: Site) {
     let again = NewMessage { id: used, ..site.message(&["b@example.com"], b"x\r\n") };
     assert_eq!(site.queue.accept(again), Err(AcceptError::Failed));
     site.accept(&["c@example.com"]);
-    let lines = site.place.hands().list(&Filter { limit: 10, ..Filter::default() }).unwrap();
+    let lines = site.place.admin().list(&Filter { limit: 10, ..Filter::default() }).unwrap();
     let addresses: Vec<_> = lines.iter().map(|line| &*line.recipient).collect();
     assert_eq!(addresses, ["a@example.com", "c@example.com"]);
     site.is_well();

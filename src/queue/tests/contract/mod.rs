@@ -1,4 +1,5 @@
-//! The contract suite: rules that every store must keep, said in the queue's verbs and the command line's hands alone.
+//! The contract suite: rules that every store must keep, said in the queue's verbs and those of the command line
+//! alone.
 //!
 //! A rule is a function of a [`Site`]; `each_store!` makes it a test for each store. What only one store has (its
 //! tables, its locks, its errors) is tested beside that store.
@@ -15,8 +16,8 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use crate::config::QueueSettings;
 use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
-use crate::queue::contract::Opened;
-use crate::queue::open::{BUSY_PATIENCE, start};
+use crate::queue::contract::OpenStore;
+use crate::queue::open::BUSY_PATIENCE;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::{self, Database};
 use crate::queue::*;
@@ -26,20 +27,20 @@ const DELIVERED: NextState = NextState::Finished(Finished::Delivered);
 
 /// Where a store under test is kept, from one start to the next.
 trait Place {
-    fn open(&self) -> Result<Box<dyn Opened>, QueueError>;
+    fn open(&self) -> Result<Box<dyn OpenStore>, QueueError>;
     /// The command line.
-    fn hands(&self) -> Box<dyn Hands>;
+    fn admin(&self) -> Box<dyn AdminStore>;
 }
 
 struct Directory(tempfile::TempDir);
 
 impl Place for Directory {
-    fn open(&self) -> Result<Box<dyn Opened>, QueueError> {
+    fn open(&self) -> Result<Box<dyn OpenStore>, QueueError> {
         let path = self.0.path().join("queue.db");
         Ok(Box::new(Database::open(&QueueSettings { path, history: Duration::from_secs(3600) })?))
     }
 
-    fn hands(&self) -> Box<dyn Hands> {
+    fn admin(&self) -> Box<dyn AdminStore> {
         Box::new(sqlite::admin::Admin::open(&self.0.path().join("queue.db"), true).unwrap())
     }
 }
@@ -99,7 +100,7 @@ struct Site {
 impl Site {
     fn open(place: Box<dyn Place>) -> Site {
         let (sender, events) = unbounded();
-        let (queue, writer) = start(place.open().unwrap(), BUSY_PATIENCE, sender).unwrap();
+        let (queue, writer) = Queue::start(place.open().unwrap(), BUSY_PATIENCE, sender).unwrap();
         Site { place, queue, writer, events }
     }
 
@@ -160,7 +161,7 @@ impl Site {
 
     fn is_well(&self) {
         assert_eq!(self.queue.sweep(0).unwrap(), Sweep::default());
-        assert_eq!(self.place.hands().damage().unwrap(), [""; 0]);
+        assert_eq!(self.place.admin().damage().unwrap(), [""; 0]);
     }
 }
 

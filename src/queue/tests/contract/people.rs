@@ -11,7 +11,7 @@ pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
     // Longer than the writer's round: an event of our own change would be here.
     assert!(site.events.recv_timeout(Duration::from_millis(1200)).is_err());
     let start = Instant::now();
-    assert_eq!(site.place.hands().hold(&Which::All).unwrap(), 1);
+    assert_eq!(site.place.admin().hold(&Which::All).unwrap(), 1);
     assert!(matches!(site.events.recv_timeout(PATIENCE), Ok(Event::ChangedOutside)));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(site.queue.outside_changes(), 1);
@@ -20,13 +20,13 @@ pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
 pub(super) fn a_recipient_removed_while_it_was_delivered_keeps_its_attempt(site: Site) {
     let due = site.accept(&["a@example.com", "b@example.com"]);
     let fresh = due[0].fresh.clone().unwrap();
-    assert_eq!(site.place.hands().remove(&Which::Message(fresh.id)).unwrap(), 2);
+    assert_eq!(site.place.admin().remove(&Which::Message(fresh.id)).unwrap(), 2);
     site.queue.settle(settlement(
         &fresh,
         vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(9))],
     ));
     assert_eq!(site.settled(), [(due[0].recipient, None), (due[1].recipient, None)]);
-    let shown = site.place.hands().show(fresh.id).unwrap().unwrap().recipients;
+    let shown = site.place.admin().show(fresh.id).unwrap().unwrap().recipients;
     assert!(shown.iter().all(|one| one.line.state == "removed" && one.tries.len() == 1), "{shown:?}");
     site.is_well();
 }
@@ -34,7 +34,7 @@ pub(super) fn a_recipient_removed_while_it_was_delivered_keeps_its_attempt(site:
 pub(super) fn an_operator_who_holds_during_an_attempt_is_obeyed(site: Site) {
     let due = site.accept(&["a@example.com"]);
     let (id, fresh) = (due[0].recipient, due[0].fresh.as_ref().unwrap());
-    site.place.hands().hold(&Which::All).unwrap();
+    site.place.admin().hold(&Which::All).unwrap();
     site.queue.settle(settlement(fresh, vec![(id, NextState::Retry(9))]));
     assert_eq!(site.settled(), [(id, None)]);
     assert!(site.queue.due(DueCursor::default(), i64::MAX, 9).unwrap().is_empty());
@@ -47,19 +47,19 @@ pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(
     let later = due.iter().map(|due| (due.recipient, NextState::Retry(now + 9999))).collect();
     site.queue.settle(settlement(message, later));
     site.settled();
-    let (hands, com) = (site.place.hands(), Which::Domain(Domain::parse("example.com").unwrap()));
+    let (admin, com) = (site.place.admin(), Which::Domain(Domain::parse("example.com").unwrap()));
     let due_now = || site.queue.due(DueCursor::default(), now_secs(), 9).unwrap().len();
-    assert_eq!((hands.kick(&com).unwrap(), due_now()), (1, 1));
-    assert_eq!((hands.kick(&Which::All).unwrap(), due_now()), (2, 2));
-    assert_eq!((hands.hold(&Which::Message(message.id)).unwrap(), due_now()), (2, 0));
-    assert_eq!((hands.release(&com).unwrap(), due_now()), (1, 1));
-    let summary = hands.summary(9).unwrap();
+    assert_eq!((admin.kick(&com).unwrap(), due_now()), (1, 1));
+    assert_eq!((admin.kick(&Which::All).unwrap(), due_now()), (2, 2));
+    assert_eq!((admin.hold(&Which::Message(message.id)).unwrap(), due_now()), (2, 0));
+    assert_eq!((admin.release(&com).unwrap(), due_now()), (1, 1));
+    let summary = admin.summary(9).unwrap();
     assert_eq!((summary.messages, summary.recipients, summary.held, summary.due), (1, 2, 1, 1));
-    assert_eq!(hands.remove(&com).unwrap(), 1);
+    assert_eq!(admin.remove(&com).unwrap(), 1);
     site.is_well();
-    assert_eq!(hands.remove(&Which::All).unwrap(), 1);
+    assert_eq!(admin.remove(&Which::All).unwrap(), 1);
     let states: Vec<_> =
-        hands.show(message.id).unwrap().unwrap().recipients.into_iter().map(|one| one.line.state).collect();
+        admin.show(message.id).unwrap().unwrap().recipients.into_iter().map(|one| one.line.state).collect();
     assert_eq!(states, ["removed", "removed"]);
     assert_eq!(site.queue.size(message.id).unwrap(), None);
     site.is_well();
@@ -84,5 +84,5 @@ pub(super) fn host_settings_outlive_the_process(site: Site) {
     assert_eq!(site.queue.host_settings().unwrap(), [pipelining.clone(), limit.clone()]);
     let site = site.restart();
     assert_eq!(site.queue.host_settings().unwrap(), [pipelining, limit]);
-    assert_eq!(site.place.hands().host_settings().unwrap().len(), 2);
+    assert_eq!(site.place.admin().host_settings().unwrap().len(), 2);
 }
