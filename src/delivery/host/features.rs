@@ -8,16 +8,16 @@ use crate::maillog;
 use crate::queue::Setting;
 
 use crate::delivery::host::limits::Slot;
-use crate::delivery::host::profile::{Feature, Known, Lesson};
+use crate::delivery::host::profile::{Feature, HostKnowledge, Lesson};
 use crate::delivery::host::settings::lifetime_secs;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::profile::{Profile, TlsLevel};
 
 impl Slot {
     /// What is known of the host, for a message on a connection that stands.
-    pub(in crate::delivery) fn known(&self) -> Known {
+    pub(in crate::delivery) fn known(&self) -> HostKnowledge {
         let mut state = self.host.lock();
-        let mut known = Known { profile: Profile::FULL, pipelining_proved: state.pipelining_proved };
+        let mut known = HostKnowledge { profile: Profile::FULL, pipelining_proved: state.pipelining_proved };
         if !state.settings.is_empty() {
             let now = self.hosts.now();
             known.profile.single_write = state.settings.in_force(Feature::SingleWrite.name(), now).is_none();
@@ -27,9 +27,9 @@ impl Slot {
 
     /// What is known of the host, for a new connection. Where it is time to try a feature again, this is the
     /// connection that does.
-    pub(in crate::delivery) fn known_to_open(&self, endpoint: &Endpoint) -> Known {
+    pub(in crate::delivery) fn known_to_open(&self, endpoint: &Endpoint) -> HostKnowledge {
         let mut state = self.host.lock();
-        let mut known = Known { profile: Profile::FULL, pipelining_proved: state.pipelining_proved };
+        let mut known = HostKnowledge { profile: Profile::FULL, pipelining_proved: state.pipelining_proved };
         if state.settings.is_empty() {
             return known;
         }
@@ -69,7 +69,7 @@ impl Slot {
         }
         let mut state = self.host.lock();
         let (row, is_news) = state.settings.found(mx, setting, why, now);
-        self.hosts.tell(|queue| queue.set_host_setting(row));
+        self.hosts.write(|queue| queue.set_host_setting(row));
         drop(state);
         if is_news {
             maillog::workaround_on(mx, setting, lifetime_secs(setting), why);
@@ -83,7 +83,7 @@ impl Slot {
             return;
         }
         let Some(setting) = state.settings.ended(feature.name(), self.hosts.now()) else { return };
-        self.hosts.tell(|queue| queue.clear_host_setting(&self.host.name, setting.name()));
+        self.hosts.write(|queue| queue.clear_host_setting(&self.host.name, setting.name()));
         drop(state);
         maillog::workaround_off(&self.host.name, setting);
     }
@@ -123,7 +123,7 @@ mod tests {
         let bench = Bench::new();
         let slot = bench.slot("mx.test");
         let to_open = |tls| slot.known_to_open(&endpoint(tls));
-        assert_eq!(to_open(RouteTls::Opportunistic), Known::NOTHING);
+        assert_eq!(to_open(RouteTls::Opportunistic), HostKnowledge::NOTHING);
         let all = [NoPipelining, NoChunking, NoPostQuantum, NoSingleWrite];
         slot.remember(all.map(leave_out).to_vec());
         let profile =
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(to_open(RouteTls::Opportunistic).profile, profile);
         assert_eq!(to_open(RouteTls::Off).profile, Profile { tls: TlsLevel::Full, ..profile });
         assert!(!slot.known().profile.single_write);
-        assert_eq!(bench.slot("mx2.test").known(), Known::NOTHING);
+        assert_eq!(bench.slot("mx2.test").known(), HostKnowledge::NOTHING);
         slot.remember(vec![leave_out(Plaintext)]);
         assert_eq!(to_open(RouteTls::Opportunistic).profile.tls, TlsLevel::Plaintext);
         slot.remember([Tls, Pipelining, Chunking, SingleWrite].map(Lesson::Works).to_vec());

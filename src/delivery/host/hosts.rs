@@ -18,7 +18,7 @@ use crate::maillog;
 use crate::queue::{HOST_SETTINGS_MAX, HostSetting, Queue};
 
 use crate::delivery::host::adaptive::{AdaptiveLimit, Bucket};
-use crate::delivery::host::limits::Room;
+use crate::delivery::host::limits::HostUse;
 use crate::delivery::host::relay_alerts::Alert;
 use crate::delivery::host::settings::Settings;
 
@@ -28,7 +28,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 const HOSTS_MAX: usize = 10_000;
 /// From one look for hosts to forget to the next, while there are so many.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What was told to the queue is on disk after this.
+/// What was written to the queue is assumed on disk after this; a later reading mends it.
 const WRITTEN_AFTER: Duration = Duration::from_secs(2);
 /// Lanes whose rate is kept at once; one that is forgotten may have a message at once again.
 const LANES_MAX: usize = 10_000;
@@ -39,9 +39,10 @@ pub(in crate::delivery) struct Hosts {
     clock: Clock,
     queue: Queue,
     records: Mutex<Records>,
-    /// When something was last told to the queue.
-    told_at: Mutex<Option<Instant>>,
-    /// Of lanes to which the operator gave a rate.
+    /// A reading of the table sooner than [`WRITTEN_AFTER`] after this may have missed what was written.
+    last_write_at: Mutex<Option<Instant>>,
+    /// Of lanes to which the operator gave a rate. Here, although a lane is no host: whoever is held to a
+    /// rate asks here, and these too have to outlive an attempt and be bounded.
     pub(super) lanes: Mutex<TtlMap<Arc<str>, Bucket, Instant>>,
 }
 
@@ -64,9 +65,9 @@ pub(in crate::delivery) struct Host {
 
 #[derive(Debug)]
 pub(super) struct HostState {
-    pub(super) room: Room,
+    pub(super) usage: HostUse,
     pub(super) settings: Settings,
-    /// See `profile::Known`.
+    /// See `profile::HostKnowledge`.
     pub(super) pipelining_proved: bool,
     pub(super) alert: Option<Alert>,
 }
@@ -81,7 +82,8 @@ impl Hosts {
             read_again_at: None,
         };
         let lanes = Mutex::new(TtlMap::new(LANES_MAX, Bucket::FULL_AFTER));
-        let hosts = Hosts { clock, queue, records: Mutex::new(records), told_at: Mutex::default(), lanes };
+        let hosts =
+            Hosts { clock, queue, records: Mutex::new(records), last_write_at: Mutex::default(), lanes };
         hosts.read(&mut lock(&hosts.records));
         hosts
     }
@@ -97,7 +99,7 @@ impl Hosts {
 
     fn read(&self, records: &mut Records) {
         records.outside_changes = self.queue.outside_changes();
-        let again_at = lock(&self.told_at).map(|at| at + WRITTEN_AFTER);
+        let again_at = lock(&self.last_write_at).map(|at| at + WRITTEN_AFTER);
         records.read_again_at = again_at.filter(|at| *at > Instant::now());
         match self.queue.host_settings() {
             Ok(rows) => records.replace_settings(rows),
@@ -142,7 +144,7 @@ impl Hosts {
         reply: Option<&str>,
     ) {
         let (written, deleted) = state.settings.set_limit(mx, limit, reply);
-        self.tell(|queue| {
+        self.write(|queue| {
             written.into_iter().for_each(|row| queue.set_host_setting(row));
             deleted.into_iter().for_each(|name| queue.clear_host_setting(mx, name));
         });
@@ -153,24 +155,25 @@ impl Hosts {
         self.clock.now()
     }
 
-    /// Whether one more host may have a setting: so many are read at the next start.
+    /// Whether one more host may have a setting. At most [`HOST_SETTINGS_MAX`] hosts have settings, since
+    /// only so many are loaded at the start.
     pub(super) fn has_room_for_settings(&self, host: &Host, now: i64) -> bool {
         if !host.lock().settings.is_empty() {
             return true;
         }
         let records = lock(&self.records);
-        if records.hosts.len() < HOST_SETTINGS_MAX || records.with_settings() < HOST_SETTINGS_MAX {
+        if records.hosts.len() < HOST_SETTINGS_MAX || records.count_with_settings() < HOST_SETTINGS_MAX {
             return true;
         }
         // Those that nobody has sent to since.
         records.hosts.values().for_each(|host| host.lock().settings.forget_expired(now));
-        records.with_settings() < HOST_SETTINGS_MAX
+        records.count_with_settings() < HOST_SETTINGS_MAX
     }
 
     /// While the host's state is held, so that what is written last was learnt last.
-    pub(super) fn tell(&self, change: impl FnOnce(&Queue)) {
+    pub(super) fn write(&self, change: impl FnOnce(&Queue)) {
         change(&self.queue);
-        *lock(&self.told_at) = Some(Instant::now());
+        *lock(&self.last_write_at) = Some(Instant::now());
     }
 }
 
@@ -190,7 +193,7 @@ impl Records {
         }
     }
 
-    fn with_settings(&self) -> usize {
+    fn count_with_settings(&self) -> usize {
         self.hosts.values().filter(|host| !host.lock().settings.is_empty()).count()
     }
 
@@ -202,9 +205,9 @@ impl Records {
         self.hosts.retain(|_, host| {
             let mut state = host.lock();
             // Whoever has a handle got it under the lock of the records, and is about to use it.
-            let is_in_use = Arc::strong_count(host) > 1 || state.room.is_used(now, unused);
+            let is_in_use = Arc::strong_count(host) > 1 || state.usage.is_used(now, unused);
             if !is_in_use {
-                state.room.rest(now);
+                state.usage.rest(now);
             }
             let is_noted = state.pipelining_proved || state.alert.is_some();
             is_in_use || !state.settings.is_empty() || has_room && is_noted
@@ -215,7 +218,7 @@ impl Records {
 impl Host {
     fn new(name: String) -> Host {
         let state = HostState {
-            room: Room::new(Instant::now()),
+            usage: HostUse::new(Instant::now()),
             settings: Settings::default(),
             pipelining_proved: false,
             alert: None,
@@ -295,13 +298,13 @@ pub(super) mod tests {
             bench.hosts.host(row.mx.clone()).lock().settings.add(row);
         }
         bench.leave_out("one-more.test", Setting::Plaintext);
-        let with_settings = || lock(&bench.hosts.records).with_settings();
-        assert_eq!(with_settings(), HOST_SETTINGS_MAX);
+        let count_with_settings = || lock(&bench.hosts.records).count_with_settings();
+        assert_eq!(count_with_settings(), HOST_SETTINGS_MAX);
         bench.clock.advance(3600);
         bench.leave_out("late.test", Setting::Plaintext);
-        assert_eq!(with_settings(), 1);
+        assert_eq!(count_with_settings(), 1);
         bench.leave_out("last.test", Setting::Plaintext);
-        assert_eq!(with_settings(), 2);
+        assert_eq!(count_with_settings(), 2);
     }
 
     #[test]

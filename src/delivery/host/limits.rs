@@ -39,7 +39,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What we have of one host now.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct HostUse {
     open: usize,
     bucket: Bucket,
     last_minute: Window<Instant>,
@@ -56,12 +56,12 @@ pub(in crate::delivery) struct Slot {
 }
 
 impl Hosts {
-    /// Whether a message of this lane may go now, where the operator gave the lane a rate. Each attempt begins so: it
-    /// also sees what people changed in the table.
+    /// Counts a message of this lane against the rate that the operator gave the lane, where there is one.
+    /// Each attempt begins so: it also sees what people changed in the table.
     ///
     /// # Errors
-    /// How long to wait before asking again.
-    pub(in crate::delivery) fn start_in_lane(
+    /// The rate is used up, and nothing was counted: how long to wait before asking again.
+    pub(in crate::delivery) fn count_in_lane(
         &self,
         lane: &Arc<str>,
         settings: &DeliverySettings,
@@ -87,7 +87,7 @@ impl Hosts {
         let (host, now) = (self.host(endpoint.name()), Instant::now());
         let mut state = host.lock();
         let most = Most::of(endpoint, settings, state.settings.limit());
-        state.room.enter(key, most, now)?;
+        state.usage.enter(key, most, now)?;
         drop(state);
         Ok(Slot::new(self.clone(), host, now))
     }
@@ -98,18 +98,18 @@ impl Slot {
         Slot { hosts, host, since }
     }
 
-    /// Whether one more message may go on this connection now.
+    /// Counts one more message on this connection against the host's rate.
     ///
     /// # Errors
-    /// How long to wait before asking again.
-    pub(in crate::delivery) fn start(
+    /// The rate is used up, and nothing was counted: how long to wait before asking again.
+    pub(in crate::delivery) fn count_message(
         &self,
         endpoint: &Endpoint,
         settings: &DeliverySettings,
     ) -> Result<(), Duration> {
         let mut state = self.host.lock();
         let most = Most::of(endpoint, settings, state.settings.limit());
-        state.room.start(most, Instant::now())
+        state.usage.count_message(most, Instant::now())
     }
 
     /// Whether it is one of this endpoint's host.
@@ -137,11 +137,11 @@ impl Slot {
         let now = self.hosts.now();
         let has_room = self.hosts.has_room_for_settings(&self.host, now);
         let mut state = self.host.lock();
-        let others = state.room.open.saturating_sub(1);
+        let others = state.usage.open.saturating_sub(1);
         if signal == ThrottleSignal::Unspecified && others == 0 {
             return 0;
         }
-        let used = state.room.used(Instant::now());
+        let used = state.usage.used(Instant::now());
         if has_room && let Some(limit) = state.settings.limit().after_signal(signal, used, now) {
             self.hosts.set_limit(&self.host.name, &mut state, limit, Some(&reply.to_string()));
         }
@@ -150,7 +150,7 @@ impl Slot {
 
     /// Whether somebody else waits for a slot here and this one had it for long enough.
     pub(in crate::delivery) fn is_wanted(&self, key: &PoolKey) -> bool {
-        self.since.elapsed() >= TURN && self.host.lock().room.is_wanted_by_other(key, Instant::now())
+        self.since.elapsed() >= TURN && self.host.lock().usage.is_wanted_by_other(key, Instant::now())
     }
 }
 
@@ -158,7 +158,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.host.lock();
         // A count that is off by one would only slow a host down.
-        state.room.open = state.room.open.saturating_sub(1);
+        state.usage.open = state.usage.open.saturating_sub(1);
     }
 }
 
@@ -186,9 +186,9 @@ impl Most {
     }
 }
 
-impl Room {
-    pub(super) fn new(now: Instant) -> Room {
-        Room {
+impl HostUse {
+    pub(super) fn new(now: Instant) -> HostUse {
+        HostUse {
             open: 0,
             bucket: Bucket::new(now),
             last_minute: Window::new(MINUTE),
@@ -204,7 +204,7 @@ impl Room {
 
     /// Gives memory back while nothing happens.
     pub(super) fn rest(&mut self, now: Instant) {
-        *self = Room { open: self.open, used_at: self.used_at, ..Room::new(now) };
+        *self = HostUse { open: self.open, used_at: self.used_at, ..HostUse::new(now) };
     }
 
     fn used(&mut self, now: Instant) -> Use {
@@ -224,13 +224,13 @@ impl Room {
             }
             return Err(SLOT_WAIT);
         }
-        self.start(most, now)?;
+        self.count_message(most, now)?;
         self.waiting.retain(|(other, _)| other != key);
         self.open += 1;
         Ok(())
     }
 
-    fn start(&mut self, most: Most, now: Instant) -> Result<(), Duration> {
+    fn count_message(&mut self, most: Most, now: Instant) -> Result<(), Duration> {
         self.used_at = now;
         if let Some(per_minute) = most.per_minute {
             self.bucket.take(per_minute, now)?;
@@ -256,41 +256,41 @@ mod tests {
         PoolKey::new(&name.into(), &[])
     }
 
-    fn room() -> Room {
-        Room::new(Instant::now())
+    fn unused() -> HostUse {
+        HostUse::new(Instant::now())
     }
 
     const TWO: Most = Most { connections: 2, per_minute: None };
 
     #[test]
     fn a_host_gets_no_more_connections_than_its_limit_however_many_lanes_ask() {
-        let (mut room, now) = (room(), Instant::now());
-        assert_eq!(room.enter(&lane("a.test"), TWO, now), Ok(()));
-        assert_eq!(room.enter(&lane("b.test"), TWO, now), Ok(()));
-        assert_eq!(room.enter(&lane("c.test"), TWO, now), Err(SLOT_WAIT));
-        room.open -= 1;
-        assert_eq!(room.enter(&lane("c.test"), TWO, now), Ok(()));
-        assert_eq!(room.open, 2);
+        let (mut usage, now) = (unused(), Instant::now());
+        assert_eq!(usage.enter(&lane("a.test"), TWO, now), Ok(()));
+        assert_eq!(usage.enter(&lane("b.test"), TWO, now), Ok(()));
+        assert_eq!(usage.enter(&lane("c.test"), TWO, now), Err(SLOT_WAIT));
+        usage.open -= 1;
+        assert_eq!(usage.enter(&lane("c.test"), TWO, now), Ok(()));
+        assert_eq!(usage.open, 2);
     }
 
     #[test]
     fn the_lane_that_came_first_has_the_next_slot_unless_it_stays_away() {
-        let (mut room, now) = (room(), Instant::now());
+        let (mut usage, now) = (unused(), Instant::now());
         for name in ["a.test", "a.test"] {
-            room.enter(&lane(name), TWO, now).unwrap();
+            usage.enter(&lane(name), TWO, now).unwrap();
         }
         for name in ["b.test", "c.test", "b.test"] {
-            room.enter(&lane(name), TWO, now).unwrap_err();
+            usage.enter(&lane(name), TWO, now).unwrap_err();
         }
-        room.open -= 1;
-        assert!(room.is_wanted_by_other(&lane("a.test"), now));
-        assert!(!room.is_wanted_by_other(&lane("b.test"), now));
-        room.enter(&lane("a.test"), TWO, now).unwrap_err();
-        room.enter(&lane("b.test"), TWO, now).unwrap();
-        room.open -= 1;
+        usage.open -= 1;
+        assert!(usage.is_wanted_by_other(&lane("a.test"), now));
+        assert!(!usage.is_wanted_by_other(&lane("b.test"), now));
+        usage.enter(&lane("a.test"), TWO, now).unwrap_err();
+        usage.enter(&lane("b.test"), TWO, now).unwrap();
+        usage.open -= 1;
         let later = now + COMES_AGAIN + Duration::from_secs(1);
-        room.enter(&lane("d.test"), TWO, later).unwrap();
-        assert!(room.waiting.is_empty(), "c.test and a.test stayed away: {:?}", room.waiting);
+        usage.enter(&lane("d.test"), TWO, later).unwrap();
+        assert!(usage.waiting.is_empty(), "c.test and a.test stayed away: {:?}", usage.waiting);
     }
 
     #[test]
@@ -311,12 +311,12 @@ mod tests {
 
     #[test]
     fn a_rate_holds_for_all_connections_together() {
-        let (mut room, now) = (room(), Instant::now());
+        let (mut usage, now) = (unused(), Instant::now());
         let most = Most { connections: 8, per_minute: Some(60) };
-        assert_eq!(room.enter(&lane("a.test"), most, now), Ok(()));
-        assert_eq!(room.start(most, now), Ok(()));
-        assert!(room.enter(&lane("b.test"), most, now).is_err());
-        assert_eq!(room.open, 1, "no slot without a message");
-        assert_eq!(room.enter(&lane("b.test"), most, now + Duration::from_secs(1)), Ok(()));
+        assert_eq!(usage.enter(&lane("a.test"), most, now), Ok(()));
+        assert_eq!(usage.count_message(most, now), Ok(()));
+        assert!(usage.enter(&lane("b.test"), most, now).is_err());
+        assert_eq!(usage.open, 1, "no slot without a message");
+        assert_eq!(usage.enter(&lane("b.test"), most, now + Duration::from_secs(1)), Ok(()));
     }
 }

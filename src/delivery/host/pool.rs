@@ -28,12 +28,12 @@ pub(in crate::delivery) struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Whether one more message may go over it now.
+    /// Counts one more message over it against its host's rate.
     ///
     /// # Errors
-    /// How long to wait before asking again.
-    pub(in crate::delivery) fn start(&self, settings: &DeliverySettings) -> Result<(), Duration> {
-        self.slot.as_ref().map_or(Ok(()), |slot| slot.start(&self.endpoint, settings))
+    /// The rate is used up, and nothing was counted: how long to wait before asking again.
+    pub(in crate::delivery) fn count_message(&self, settings: &DeliverySettings) -> Result<(), Duration> {
+        self.slot.as_ref().map_or(Ok(()), |slot| slot.count_message(&self.endpoint, settings))
     }
 }
 
@@ -64,7 +64,7 @@ pub(in crate::delivery) struct Pool {
 }
 
 impl Pool {
-    /// Without a connection.
+    /// For connections to these hosts.
     pub(in crate::delivery) fn new(hosts: Arc<Hosts>) -> Pool {
         Pool { idle: Mutex::default(), looked_at: Mutex::new(Instant::now()), hosts }
     }

@@ -1,7 +1,8 @@
 //! What is left out at a host that fails at it: the next try within an attempt, and what is remembered of it.
 //!
-//! Pure. Whoever speaks to a host reads what is [`Known`] of it, speaks with [`Known::profile_for`], and goes on with
-//! the [`fallback`] where that failed. What all these conversations together say of the host are the [`Lesson`]s.
+//! Pure. Whoever speaks to a host reads the [`HostKnowledge`] of it, speaks with
+//! [`HostKnowledge::profile_for`], and goes on with the [`fallback`] where that failed. What all these
+//! conversations together say of the host are the [`Lesson`]s.
 //!
 //! What a host refuses in its own words is learnt at once. Connections break for many reasons: from a broken one is
 //! learnt only what the next one confirms, by going well without.
@@ -19,17 +20,17 @@ use crate::delivery::smtp::wire::Fault;
 
 /// What is known of a host before it is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct HostKnowledge {
     /// How it is best spoken to.
     pub profile: Profile,
-    /// It took commands together the last time, or did no better without: should a connection break there now, that
-    /// is not for pipelining. Not for ever: two in a row are.
+    /// Pipelining worked last time, or leaving it out did not help: one broken connection is not blamed on
+    /// it, a second is.
     pub pipelining_proved: bool,
 }
 
-impl Known {
-    /// Nothing.
-    pub const NOTHING: Known = Known { profile: Profile::FULL, pipelining_proved: false };
+impl HostKnowledge {
+    /// Of a host that was never spoken to, or has no record (ATRN).
+    pub const NOTHING: HostKnowledge = HostKnowledge { profile: Profile::FULL, pipelining_proved: false };
 
     /// How this endpoint is spoken to. What was learnt on a route that may go in the clear does not bind one that
     /// must not.
@@ -135,7 +136,12 @@ pub enum Lesson {
 }
 
 /// How to try once more, on a fresh connection, what failed like this; none where that would not help.
-pub fn fallback(tried: &Profile, evidence: &Evidence, endpoint: &Endpoint, known: &Known) -> Option<Profile> {
+pub fn fallback(
+    tried: &Profile,
+    evidence: &Evidence,
+    endpoint: &Endpoint,
+    known: &HostKnowledge,
+) -> Option<Profile> {
     // Where all have their answers nobody is left to try it for.
     let failure = evidence.failure.as_ref()?;
     if let Failure::Tls(TlsFailure::Handshake(fault)) = failure {
@@ -173,12 +179,12 @@ fn is_certain(sign: &PipelineFault) -> bool {
 }
 
 /// Whether silence may come from commands that were written together.
-fn is_suspicious(evidence: &Evidence, known: &Known) -> bool {
+fn is_suspicious(evidence: &Evidence, known: &HostKnowledge) -> bool {
     evidence.is_fresh && !known.pipelining_proved
 }
 
 /// What the conversations of one attempt with a host, in their order, say of it.
-pub fn learn(tried: &[(Profile, Evidence)], known: &Known) -> Vec<Lesson> {
+pub fn learn(tried: &[(Profile, Evidence)], known: &HostKnowledge) -> Vec<Lesson> {
     let mut lessons = Vec::new();
     lessons.extend(learn_tls(tried));
     for (at, (_, evidence)) in tried.iter().enumerate() {
@@ -196,7 +202,7 @@ pub fn learn(tried: &[(Profile, Evidence)], known: &Known) -> Vec<Lesson> {
     lessons
 }
 
-/// From the first connection that was opened and stood, and from those before it that did not.
+/// Finds the first connection that got as far as MAIL, and blames the TLS failures before it.
 fn learn_tls(tried: &[(Profile, Evidence)]) -> Option<Lesson> {
     let mut failed: Option<&Failure> = None;
     for (profile, evidence) in tried {
@@ -209,39 +215,53 @@ fn learn_tls(tried: &[(Profile, Evidence)]) -> Option<Lesson> {
             (TlsResult::InUse, _) if profile.tls == TlsLevel::Full => Some(Lesson::Works(Feature::Tls)),
             (TlsResult::InUse, Some(why)) => leave_out(Setting::NoPostQuantum, why),
             (TlsResult::Refused(why), _) => leave_out(Setting::Plaintext, why),
-            (TlsResult::Unused, Some(why)) if is_open(evidence) => leave_out(Setting::Plaintext, why),
+            (TlsResult::Unused, Some(why)) if reached_mail(evidence) => leave_out(Setting::Plaintext, why),
             (TlsResult::NotOffered, None) if profile.tls == TlsLevel::Full => {
                 Some(Lesson::Works(Feature::Tls))
             }
             // It stood already, so nothing was seen of its beginning.
-            (TlsResult::Unused, None) if is_open(evidence) => continue,
+            (TlsResult::Unused, None) if reached_mail(evidence) => continue,
             _ => None,
         };
     }
     None
 }
 
-fn learn_pipelining(evidence: &Evidence, later: &[(Profile, Evidence)], known: &Known) -> Option<Lesson> {
-    let sign = match &evidence.pipelining {
+/// What a connection on which commands were written together says of that, by how a retry without went:
+///
+/// | the retry | lesson |
+/// |---|---|
+/// | went well | the host cannot do it: leave it out |
+/// | went wrong too, or had the same refusal | it was not pipelining: proved |
+/// | none got as far as MAIL | nothing, but that silence at a host that was trusted makes it suspected |
+///
+/// Two need no retry: all went well, or the host itself said that it does not like it.
+fn learn_pipelining(
+    evidence: &Evidence,
+    later_tries: &[(Profile, Evidence)],
+    known: &HostKnowledge,
+) -> Option<Lesson> {
+    let fault = match &evidence.pipelining {
         PipelineResult::InOrder if evidence.failure.is_none() => {
             return Some(Lesson::Works(Feature::Pipelining));
         }
-        PipelineResult::Broken(sign) if evidence.failure.is_some() => sign,
+        PipelineResult::Broken(fault) if evidence.failure.is_some() => fault,
         _ => return None,
     };
-    let leave_out = Lesson::LeaveOut(Setting::NoPipelining, sign.failure().clone());
-    if let PipelineFault::Reported(_) = sign {
+    let leave_out = Lesson::LeaveOut(Setting::NoPipelining, fault.failure().clone());
+    if let PipelineFault::Reported(_) = fault {
         return Some(leave_out);
     }
-    let Some((_, again)) = later.iter().find(|(profile, again)| !profile.pipelining && is_open(again)) else {
-        let is_silence = matches!(sign, PipelineFault::NoReply(_));
-        let was_trusted = is_silence && evidence.is_fresh && known.pipelining_proved;
-        return was_trusted.then_some(Lesson::PipeliningSuspected);
-    };
-    // A refusal that comes without a batch too is meant.
-    let is_meant = again.refusals.contains(&sign.failure().reply().code);
-    let went_well = again.failure.is_none() && again.is_usable && !is_meant;
-    Some(if went_well { leave_out } else { Lesson::PipeliningProved })
+    let without = |(profile, retry): &&(Profile, Evidence)| !profile.pipelining && reached_mail(retry);
+    if let Some((_, retry)) = later_tries.iter().find(without) {
+        // A refusal that comes without pipelining too is meant.
+        let is_meant = retry.refusals.contains(&fault.failure().reply().code);
+        let went_well = retry.failure.is_none() && retry.is_usable && !is_meant;
+        return Some(if went_well { leave_out } else { Lesson::PipeliningProved });
+    }
+    let is_silence = matches!(fault, PipelineFault::NoReply(_));
+    let was_trusted = is_silence && evidence.is_fresh && known.pipelining_proved;
+    was_trusted.then_some(Lesson::PipeliningSuspected)
 }
 
 fn learn_chunking(evidence: &Evidence, later: &[(Profile, Evidence)]) -> Option<Lesson> {
@@ -257,7 +277,7 @@ fn learn_chunking(evidence: &Evidence, later: &[(Profile, Evidence)]) -> Option<
 }
 
 /// Whether a message could be tried.
-fn is_open(evidence: &Evidence) -> bool {
+fn reached_mail(evidence: &Evidence) -> bool {
     evidence.failure.as_ref().is_none_or(|failure| failure.phase() >= Phase::Mail)
 }
 

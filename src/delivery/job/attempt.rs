@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use crate::maillog;
 use crate::queue::{Job, LaneHealth, QueuedMessage};
 
+use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
-use crate::delivery::job::ruling::{Next, rule};
+use crate::delivery::job::ruling::{NextStep, rule};
 use crate::delivery::route::plan;
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::OpenFailure;
@@ -30,7 +31,7 @@ use crate::delivery::smtp::failure::Failure;
 
 use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
-use state::{AttemptState, Place, Setback};
+use state::{AttemptState, HostFailure, Place};
 
 /// Carries the message to a host of its lane. `now` is in Unix seconds.
 pub(in crate::delivery) fn attempt(
@@ -44,7 +45,7 @@ pub(in crate::delivery) fn attempt(
     let deadline = Instant::now() + settings.attempt_deadline;
     let mut state = AttemptState::new(context, resources, message, deadline, now);
     let pool = &resources.pool;
-    if let Err(wait) = pool.hosts.start_in_lane(&job.lane, settings) {
+    if let Err(wait) = pool.hosts.count_in_lane(&job.lane, settings) {
         return state.requeue(wait);
     }
     let domain = &message.recipients[0].domain;
@@ -54,10 +55,11 @@ pub(in crate::delivery) fn attempt(
     let key = PoolKey::new(&job.lane, &sources.addresses);
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    if !state.strict
+    // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to.
+    if !state.requires_tls
         && let Some(pooled) = pool.take(&key)
     {
-        if let Err(wait) = pooled.start(settings) {
+        if let Err(wait) = pooled.count_message(settings) {
             pool.put(&key, pooled);
             return state.requeue(wait);
         }
@@ -71,7 +73,7 @@ pub(in crate::delivery) fn attempt(
         Err(failure) => {
             let ruling = rule(&failure, &Default::default());
             let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
-            state.finish(Some(Setback::new(failure, ruling, Place { mx, ..Place::NOWHERE })))
+            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, ..Place::NOWHERE })))
         }
     }
 }
@@ -85,7 +87,7 @@ fn endpoints(context: &DeliveryContext, message: &QueuedMessage) -> Result<VecDe
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
     let planned = plan::plan(domain, user, routes, settings, &**lookup, &mut random, &mut trace);
     let mut endpoints = planned.map_err(Failure::Route)?;
-    if require_tls::is_strict(message) {
+    if require_tls::is_required(message) {
         endpoints = require_tls::endpoints(endpoints, domain, &**lookup).map_err(Failure::RequireTls)?;
     }
     Ok(endpoints.into())
@@ -101,19 +103,20 @@ fn ask_hosts(mut state: AttemptState<'_>, key: &PoolKey, mut endpoints: VecDeque
             break;
         }
         if Instant::now() >= state.deadline {
+            // Not every host was asked, so nothing is final.
             state.all_refuse = false;
             break;
         }
         match ask_host(&mut state, key, endpoint, &mut endpoints) {
             Asked::Answered => return state.finish(None),
-            Asked::Failed(setback) => state.hold_against_host(setback),
+            Asked::Failed(failed) => state.hold_against_host(failed),
             Asked::AtLimit(wait) => at_limit = Some((preference, wait)),
         }
     }
     if let Some((_, wait)) = at_limit {
         return state.requeue(wait);
     }
-    let last = state.last_setback();
+    let last = state.last_failure();
     state.finish(last)
 }
 
@@ -122,79 +125,92 @@ enum Asked {
     /// Every recipient has its answer.
     Answered,
     /// Not all.
-    Failed(Setback),
+    Failed(HostFailure),
     /// It has no room for us before this is over.
     AtLimit(Duration),
 }
 
-/// One host, over a new connection or one that another lane left open. `rest` may have the other address to try at
-/// the same time.
+/// One host. `rest` may have the other address to try at the same time.
 fn ask_host(
     state: &mut AttemptState<'_>,
     key: &PoolKey,
     endpoint: Endpoint,
     rest: &mut VecDeque<Endpoint>,
 ) -> Asked {
+    let (endpoint, slot, start) = match acquire(state, key, endpoint, rest) {
+        Ok(acquired) => acquired,
+        Err(wait) => return Asked::AtLimit(wait),
+    };
+    let Some(failed) = state.converse(key, &endpoint, slot, start) else { return Asked::Answered };
+    let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
+    maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
+    match failed.ruling.next {
+        NextStep::Requeue(wait) => Asked::AtLimit(wait),
+        NextStep::Stop | NextStep::NextHost => Asked::Failed(failed),
+    }
+}
+
+/// A new connection, or one that another lane left open, with one message of the host's rate counted.
+///
+/// # Errors
+/// How long to wait for the host, which is at its limit.
+fn acquire(
+    state: &mut AttemptState<'_>,
+    key: &PoolKey,
+    endpoint: Endpoint,
+    rest: &mut VecDeque<Endpoint>,
+) -> Result<(Endpoint, Option<Slot>, Start), Duration> {
     let (pool, settings) = (&state.resources.pool, &state.context.settings);
     let mut entered = pool.hosts.enter(&endpoint, key, settings);
-    // A connection that another lane left open will do: it counts already. One that leaves from elsewhere will not.
-    let may_share = entered.is_err() && !state.strict;
+    // A connection that another lane left open will do: it counts already. One that leaves from elsewhere
+    // will not, and none will for mail with REQUIRETLS, as above.
+    let may_share = entered.is_err() && !state.requires_tls;
     let spare = may_share.then(|| pool.take_of_host(&endpoint)).flatten();
     if entered.is_err() && spare.is_none() && pool.make_room(&endpoint) {
         entered = pool.hosts.enter(&endpoint, key, settings);
     }
-    let (endpoint, slot, start) = match (entered, spare) {
-        (Ok(slot), _) => {
+    let wait = match entered {
+        Err(wait) => wait,
+        Ok(slot) => {
             let Dialled { endpoint, wire, beside } =
                 state.context.connector.dial(endpoint, rest, state.deadline);
             if let Some((other, fault)) = beside {
                 state.pass_over(&other, fault);
             }
-            (endpoint, Some(slot), Start::Dialled(wire))
-        }
-        (Err(_), Some(spare)) if spare.start(settings).is_ok() => {
-            (spare.endpoint, spare.slot, Start::Standing(spare.connection))
-        }
-        (Err(wait), spare) => {
-            if let Some(spare) = spare {
-                pool.put(key, spare);
-            }
-            return Asked::AtLimit(wait);
+            return Ok((endpoint, Some(slot), Start::Dialled(wire)));
         }
     };
-    let setback = state.converse(key, &endpoint, slot, start);
-    let Some(setback) = setback else { return Asked::Answered };
-    let (phase, reply) = (setback.failure.phase(), setback.failure.reply());
-    maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
-    match setback.ruling.next {
-        Next::Requeue(wait) => Asked::AtLimit(wait),
-        Next::Stop | Next::NextHost => Asked::Failed(setback),
+    let Some(spare) = spare else { return Err(wait) };
+    if spare.count_message(settings).is_err() {
+        pool.put(key, spare);
+        return Err(wait);
     }
+    Ok((spare.endpoint, spare.slot, Start::Standing(spare.connection)))
 }
 
-/// Carries the message over one connection that is open already and stays so, whatever comes of it. Nobody is
-/// requeued: whoever turned the connection round asked for what there is, as fast as it goes.
-pub(in crate::delivery) fn hand_over(
+/// Carries the message over a connection that was turned round (ATRN), and stays open whatever comes of it.
+/// Nobody is requeued: whoever turned the connection round asked for what there is, as fast as it goes.
+pub(in crate::delivery) fn attempt_on_reversed(
     context: &DeliveryContext,
     resources: &Resources,
-    turned: &mut PooledConnection,
+    reversed: &mut PooledConnection,
     message: &QueuedMessage,
     deadline: Instant,
     now: i64,
 ) -> Answers {
     let mut state = AttemptState::new(context, resources, message, deadline, now);
-    let PooledConnection { endpoint, connection, slot } = turned;
-    let unfit = if state.strict { require_tls::turned_unfit(connection) } else { None };
-    let setback = match unfit {
+    let PooledConnection { endpoint, connection, slot } = reversed;
+    let unfit = if state.requires_tls { require_tls::turned_unfit(connection) } else { None };
+    let failed = match unfit {
         Some(why) => {
             let failure = Failure::RequireTls(why);
             let ruling = rule(&failure, &Default::default());
             state.all_refuse = true;
-            Some(Setback::new(failure, ruling, Place::at(endpoint, Some(connection.tls()))))
+            Some(HostFailure::new(failure, ruling, Place::at(endpoint, Some(connection.tls()))))
         }
         None => state.talk(connection, endpoint, slot.as_ref()).1,
     };
-    state.finish(setback)
+    state.finish(failed)
 }
 
 /// What a host that could not be used said, for every recipient.

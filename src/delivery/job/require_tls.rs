@@ -17,7 +17,7 @@ use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Fault;
 
 /// Whether hosts have to do all of it for this message.
-pub(in crate::delivery) fn is_strict(message: &QueuedMessage) -> bool {
+pub(in crate::delivery) fn is_required(message: &QueuedMessage) -> bool {
     message.handling.require_tls && message.sender.is_some()
 }
 

@@ -1,9 +1,12 @@
-//! What a failure means: DESIGN §8's table. Pure.
+//! What a failure means: the table in docs/protocol.md, "What an answer means". Pure.
 //!
 //! Where something was said decides whom it is about: greeting, EHLO, STARTTLS and AUTH speak of the host; MAIL, DATA
-//! and the content of the message; RCPT of the recipient. Only a 5xx is permanent; what is unknown is temporary.
-//! On a configured relay nothing before MAIL bounces, since it says that our configuration or the upstream is wrong,
-//! not that the mail is.
+//! and the content of the message; RCPT of the recipient.
+//!
+//! Permanent is a 5xx, a domain without a host for mail (none such, a null MX, a loop, none that can be
+//! used), what cannot be sent to the host that was found (`Unsendable`), and REQUIRETLS where it cannot be
+//! had. What is unknown is temporary. On a configured relay nothing before MAIL bounces but for REQUIRETLS,
+//! since it says that our configuration or the upstream is wrong, not that the mail is.
 
 use std::time::Duration;
 
@@ -19,7 +22,7 @@ const AT_LIMIT_WAIT: Duration = Duration::from_secs(2);
 
 /// Under which circumstances something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Context {
+pub struct RulingContext {
     /// The host is a configured relay.
     pub relay: bool,
     /// The content had been sent whole (RFC 1047).
@@ -28,22 +31,9 @@ pub struct Context {
     pub has_others: bool,
 }
 
-/// Whom a failure is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
-    /// One recipient.
-    Recipient,
-    /// The message, with all its recipients there.
-    Message,
-    /// The host, or the destination as a whole.
-    Host,
-    /// This relay.
-    Us,
-}
-
 /// What is to be done next for those whom it concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// Nothing: this is their answer.
     Stop,
     /// The next host is asked; where none is left, this is their answer.
@@ -55,12 +45,11 @@ pub enum Next {
 /// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ruling {
-    /// Whom it is about.
-    pub about: About,
-    /// What it is for them. Of a host: `Failed` only where every host of the destination says so.
+    /// What it is for those whom it is about. Of a host: `Failed` only where every host of the destination
+    /// says so.
     pub outcome: Outcome,
     /// What is done next.
-    pub next: Next,
+    pub next: NextStep,
     /// The lane backs off, where this is what its mail is left with.
     pub backs_off: bool,
     /// The host wants less of us.
@@ -70,18 +59,18 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    const fn new(about: About, outcome: Outcome, next: Next, backs_off: bool) -> Ruling {
-        Ruling { about, outcome, next, backs_off, throttle: None, alert: false }
+    const fn new(outcome: Outcome, next: NextStep, backs_off: bool) -> Ruling {
+        Ruling { outcome, next, backs_off, throttle: None, alert: false }
     }
 
     /// The answer of those whom it concerns.
-    const fn answer(about: About, outcome: Outcome) -> Ruling {
-        Ruling::new(about, outcome, Next::Stop, false)
+    const fn answer(outcome: Outcome) -> Ruling {
+        Ruling::new(outcome, NextStep::Stop, false)
     }
 
     /// The host cannot be used, or does not take this; for the time being, or for good.
     const fn of_host(outcome: Outcome) -> Ruling {
-        Ruling::new(About::Host, outcome, Next::NextHost, true)
+        Ruling::new(outcome, NextStep::NextHost, true)
     }
 
     const fn with_alert(self, alert: bool) -> Ruling {
@@ -90,7 +79,7 @@ impl Ruling {
 }
 
 /// What this failure means.
-pub fn rule(failure: &Failure, context: &Context) -> Ruling {
+pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
     use Outcome::{Deferred, Failed, InDoubt};
     match failure {
         Failure::Route(none) => match none.why {
@@ -98,23 +87,21 @@ pub fn rule(failure: &Failure, context: &Context) -> Ruling {
             NoRouteReason::NoSuchDomain
             | NoRouteReason::NullMx
             | NoRouteReason::Unroutable
-            | NoRouteReason::Loop => Ruling::answer(About::Recipient, Failed),
+            | NoRouteReason::Loop => Ruling::answer(Failed),
             // A broken resolver never bounces mail, and a relay's name is the operator's to repair.
             NoRouteReason::LookupFailed | NoRouteReason::RelayUnknown => {
-                Ruling::new(About::Host, Deferred, Next::Stop, true)
+                Ruling::new(Deferred, NextStep::Stop, true)
             }
             // It holds up the mail of these source addresses alone.
-            NoRouteReason::NoSource => Ruling::answer(About::Us, Deferred),
+            NoRouteReason::NoSource => Ruling::answer(Deferred),
         },
         Failure::RequireTls(why) => require_tls(why),
-        Failure::Dial(Fault::NoSource(..)) => Ruling::new(About::Us, Deferred, Next::NextHost, false),
+        Failure::Dial(Fault::NoSource(..)) => Ruling::new(Deferred, NextStep::NextHost, false),
         Failure::Dial(_) | Failure::NoMoreRecipients => Ruling::of_host(Deferred),
         Failure::Tls(why) => Ruling::of_host(Deferred).with_alert(needs_repair(why)),
         Failure::Login(_) => Ruling::of_host(Deferred).with_alert(true),
         // RFC 1047: the host may have taken it.
-        Failure::BadReply { .. } | Failure::NoReply { .. } if context.in_doubt => {
-            Ruling::answer(About::Message, InDoubt)
-        }
+        Failure::BadReply { .. } | Failure::NoReply { .. } if context.in_doubt => Ruling::answer(InDoubt),
         Failure::BadReply { phase, reply } => {
             let alert = wants_login(*phase, reply.code);
             throttled(Ruling::of_host(Deferred).with_alert(alert), failure, context)
@@ -127,11 +114,11 @@ pub fn rule(failure: &Failure, context: &Context) -> Ruling {
             throttled(refusal(*phase, reply.code, context), failure, context)
         }
         // As final as if the host had said so: a backup would only hand the message to the host that cannot take it.
-        Failure::Unsendable { phase: Phase::Rcpt, .. } => Ruling::answer(About::Recipient, Failed),
-        Failure::Unsendable { .. } => Ruling::answer(About::Message, Failed),
-        Failure::Content(_) => Ruling::answer(About::Us, Deferred),
-        Failure::AtLimit => Ruling::answer(About::Host, Deferred),
-        Failure::Deadline => Ruling::new(About::Host, Deferred, Next::Stop, true),
+        Failure::Unsendable { phase: Phase::Rcpt, .. } => Ruling::answer(Failed),
+        Failure::Unsendable { .. } => Ruling::answer(Failed),
+        Failure::Content(_) => Ruling::answer(Deferred),
+        Failure::AtLimit => Ruling::answer(Deferred),
+        Failure::Deadline => Ruling::new(Deferred, NextStep::Stop, true),
     }
 }
 
@@ -139,10 +126,8 @@ pub fn rule(failure: &Failure, context: &Context) -> Ruling {
 /// change it, and no repair of a relay's route makes up for it.
 fn require_tls(why: &RequireTls) -> Ruling {
     match why {
-        RequireTls::NotSigned | RequireTls::RouteInTheClear => {
-            Ruling::answer(About::Message, Outcome::Failed)
-        }
-        RequireTls::LookupFailed(_) => Ruling::new(About::Message, Outcome::Deferred, Next::Stop, true),
+        RequireTls::NotSigned | RequireTls::RouteInTheClear => Ruling::answer(Outcome::Failed),
+        RequireTls::LookupFailed(_) => Ruling::new(Outcome::Deferred, NextStep::Stop, true),
         RequireTls::NotOffered | RequireTls::InTheClear => Ruling::of_host(Outcome::Failed),
         RequireTls::Tls(why) => Ruling::of_host(Outcome::Failed).with_alert(needs_repair(why)),
     }
@@ -156,7 +141,7 @@ fn needs_repair(why: &TlsFailure) -> bool {
     }
 }
 
-fn refusal(phase: Phase, code: u16, context: &Context) -> Ruling {
+fn refusal(phase: Phase, code: u16, context: &RulingContext) -> Ruling {
     use Outcome::{Deferred, Failed};
     let class = ReplyClass::of(phase, code);
     let is_permanent = class == ReplyClass::Permanent;
@@ -172,9 +157,9 @@ fn refusal(phase: Phase, code: u16, context: &Context) -> Ruling {
         }
         // RFC 5321 §3.8: 421 anywhere.
         _ if class == ReplyClass::Closing => Ruling::of_host(Deferred),
-        Phase::Rcpt => Ruling::answer(About::Recipient, if is_permanent { Failed } else { Deferred }),
+        Phase::Rcpt => Ruling::answer(if is_permanent { Failed } else { Deferred }),
         Phase::Mail | Phase::Data | Phase::EndOfData => {
-            Ruling::answer(About::Message, if is_permanent { Failed } else { Deferred })
+            Ruling::answer(if is_permanent { Failed } else { Deferred })
         }
     }
 }
@@ -186,12 +171,12 @@ fn wants_login(phase: Phase, code: u16) -> bool {
 }
 
 /// The same, by a host that may have said that it has too much of us.
-fn throttled(ruling: Ruling, failure: &Failure, context: &Context) -> Ruling {
+fn throttled(ruling: Ruling, failure: &Failure, context: &RulingContext) -> Ruling {
     let throttle = throttle_signal(failure.phase(), &failure.reply());
     let too_many = matches!(throttle, Some(ThrottleSignal::Connections | ThrottleSignal::Unspecified));
     // Of several connections this one was ours to avoid, and the host is well.
     if too_many && context.has_others && failure.phase() < Phase::Mail {
-        let next = Next::Requeue(AT_LIMIT_WAIT);
+        let next = NextStep::Requeue(AT_LIMIT_WAIT);
         return Ruling { next, backs_off: false, throttle, alert: false, ..ruling };
     }
     Ruling { throttle, ..ruling }

@@ -198,7 +198,7 @@ fn carry_out(context: &DeliveryContext, resources: &Resources, job: &Job, way: W
     let answers = match way {
         Way::ToHosts => attempt::attempt(context, resources, job, message, at),
         Way::Turned { connection, deadline } => {
-            attempt::hand_over(context, resources, connection, message, deadline, at)
+            attempt::attempt_on_reversed(context, resources, connection, message, deadline, at)
         }
         Way::Refused { endpoint, failure } => attempt::refused(message, endpoint, failure),
     };

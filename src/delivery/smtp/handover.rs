@@ -188,7 +188,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
-        (self.before_end)(&transaction.accepted()).map_err(Unsent::Ours)?;
+        (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
         write(out)
     }
 
@@ -219,7 +219,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             if self.pieces.next(1).map_err(Unsent::Ours)?.is_some() {
                 return Err(Unsent::Ours(too_long()));
             }
-            (self.before_end)(&transaction.accepted()).map_err(Unsent::Ours)?;
+            (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
         }
         wire.send(out, timeouts).map_err(Unsent::Wire)
     }

@@ -13,9 +13,10 @@
 //! once, and the one marked LAST waits until all before it are accepted: until then nothing can be in doubt, and a
 //! host that lost one of them cannot take the rest for the message.
 //!
-//! Small content goes out in a single write where that may be: MAIL, RCPT… and `BDAT … LAST` with the content, so
-//! that a message takes a single round trip (by DATA two, since 354 has to be waited for). Then an answer may be
-//! in doubt from the start; only a connection that the host had closed before is told from that, by its silence.
+//! Small content goes out in a single write where that may be: MAIL, RCPT… and `BDAT … LAST` with the
+//! content, so that a message takes a single round trip (by DATA two, since 354 has to be waited for). With a
+//! single write, losing the connection means doubt, unless no reply at all came: then the host had closed it
+//! before.
 
 mod result;
 
@@ -107,10 +108,10 @@ pub(in crate::delivery) struct Transaction<'a> {
     plan: VecDeque<Step>,
     in_flight: VecDeque<Step>,
     results: Vec<Option<RecipientResult>>,
-    /// MAIL was answered with 2xx, and no reply to the content or to RSET has closed it since.
-    open: bool,
+    /// MAIL was answered with 2xx, and no reply to the content or to RSET has ended the transaction since.
+    in_transaction: bool,
     /// Recipients answered with 2xx.
-    accepted: usize,
+    accepted_count: usize,
     /// All of the content is written, with its end.
     whole: bool,
     /// How commands that were written together were taken so far.
@@ -138,8 +139,8 @@ impl<'a> Transaction<'a> {
             plan: VecDeque::with_capacity(message.recipients.len() + 4),
             in_flight: VecDeque::new(),
             results: vec![None; message.recipients.len()],
-            open: needs_reset,
-            accepted: 0,
+            in_transaction: needs_reset,
+            accepted_count: 0,
             whole: false,
             pipelining: PipelineResult::Unused,
             chunking: ChunkingResult::Unknown,
@@ -182,7 +183,7 @@ impl<'a> Transaction<'a> {
             return Next::Done;
         }
         match step {
-            Step::Chunk | Step::End if self.accepted > 0 => self.next_content(step),
+            Step::Chunk | Step::End if self.accepted_count > 0 => self.next_content(step),
             // RFC 3030 §2: there is nobody to send it to, and nothing that the host waits for.
             Step::Chunk | Step::End if self.in_chunks() => Next::Done,
             // The host waits for content although it took no recipient. RFC 2920 §3.1: send nothing but the dot.
@@ -213,8 +214,9 @@ impl<'a> Transaction<'a> {
                 Step::Rset | Step::Mail => false,
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
-                Step::Data => self.in_flight.is_empty() && self.accepted == 0,
+                Step::Data => self.in_flight.is_empty() && self.accepted_count == 0,
                 Step::End if self.in_single_write() => {
+                    // In order until shown otherwise.
                     self.pipelining = PipelineResult::InOrder;
                     return Next::SingleWrite { bytes: self.message.size };
                 }
@@ -228,6 +230,7 @@ impl<'a> Transaction<'a> {
             self.send(step);
         }
         if self.in_flight.len() > 1 {
+            // In order until shown otherwise.
             self.pipelining = PipelineResult::InOrder;
         }
         if self.in_flight.is_empty() { Next::Done } else { Next::Exchange }
@@ -252,8 +255,9 @@ impl<'a> Transaction<'a> {
         !between_chunks || self.in_flight.len() >= in_flight_max
     }
 
-    /// The recipients that the content is for, by their place in [`Outgoing::recipients`]: accepted, undecided yet.
-    pub(in crate::delivery) fn accepted(&self) -> Vec<usize> {
+    /// The recipients without a result, by their place in [`Outgoing::recipients`]. Before the end of the
+    /// content these are the ones that were accepted, for whom it is, or in a single write may be.
+    pub(in crate::delivery) fn undecided_recipients(&self) -> Vec<usize> {
         (0..self.results.len()).filter(|index| self.results[*index].is_none()).collect()
     }
 
@@ -277,13 +281,13 @@ impl<'a> Transaction<'a> {
             }
             (Step::End, class) => self.take_end(class, reply),
             (_, ReplyClass::Invalid) => self.host_failed(Failure::BadReply { phase, reply }),
-            (Step::Rset, ReplyClass::Positive) => self.open = false,
+            (Step::Rset, ReplyClass::Positive) => self.in_transaction = false,
             // A host that cannot even reset: a fresh connection will do better.
             (Step::Rset, _) => self.host_failed(Failure::BadReply { phase, reply }),
-            (Step::Mail, ReplyClass::Positive) => self.open = true,
+            (Step::Mail, ReplyClass::Positive) => self.in_transaction = true,
             // MAIL may have been refused before.
             (Step::Rcpt(index), ReplyClass::Positive) => {
-                self.accepted += usize::from(self.results[index].is_none());
+                self.accepted_count += usize::from(self.results[index].is_none());
             }
             (Step::Rcpt(index), _) => self.refuse(index, reply),
             // 354: the content is next.
@@ -295,7 +299,7 @@ impl<'a> Transaction<'a> {
                 self.decide_rest(failed(Failure::Refused { phase, reply }));
             }
             (Step::Mail, _) => {
-                self.open = false;
+                self.in_transaction = false;
                 self.decide_rest(failed(Failure::Refused { phase, reply }));
             }
         }
@@ -311,15 +315,15 @@ impl<'a> Transaction<'a> {
                 self.lost_after_end(Failure::BadReply { phase, reply });
             }
             ReplyClass::Positive => {
-                self.open = false;
-                if self.in_chunks() && self.accepted > 0 {
+                self.in_transaction = false;
+                if self.in_chunks() && self.accepted_count > 0 {
                     self.chunking = ChunkingResult::Taken;
                 }
                 self.deliver(&reply);
             }
             ReplyClass::Transient | ReplyClass::Permanent | ReplyClass::Closing => {
                 // RFC 3030 §2: what BDAT leaves behind when it fails is for RSET to clear away.
-                self.open &= self.in_chunks();
+                self.in_transaction &= self.in_chunks();
                 self.decide_rest(failed(Failure::Refused { phase, reply }));
             }
             ReplyClass::Intermediate | ReplyClass::Invalid => {
@@ -332,12 +336,12 @@ impl<'a> Transaction<'a> {
     pub(in crate::delivery) fn lost(&mut self, stage: Stage, fault: Fault) {
         let step = self.in_flight.front().or(self.plan.front()).copied().unwrap_or(Step::End);
         let no_reply = |phase: Phase| Failure::NoReply { phase, stage, fault: fault.clone() };
-        if self.whole && (step != Step::End || self.accepted > 0) {
+        if self.is_in_doubt(step) {
             return self.lost_after_end(no_reply(Phase::EndOfData));
         }
         let failure = no_reply(step.phase());
         match PipelineFault::of_fault(&fault, failure.clone()) {
-            // What breaks while content goes out has other reasons, and who is decided needs nothing more.
+            // A break during content, or with all recipients decided, says nothing of pipelining.
             PipelineFault::NoReply(_) if step.phase() == Phase::EndOfData || self.undecided() == 0 => {}
             sign => self.note(sign),
         }
@@ -348,6 +352,12 @@ impl<'a> Transaction<'a> {
             self.chunking = ChunkingResult::Broken(failure.clone());
         }
         self.host_failed(failure);
+    }
+
+    /// Whether the host may have taken the message, where no reply comes to this step, the oldest without
+    /// one: it was sent the whole content, and was not heard to refuse every recipient.
+    fn is_in_doubt(&self, step: Step) -> bool {
+        self.whole && (step != Step::End || self.accepted_count > 0)
     }
 
     /// Whether there is nothing more to write.
@@ -412,7 +422,7 @@ impl<'a> Transaction<'a> {
         TransactionResult {
             single_write,
             results: self.results.into_iter().flatten().collect(),
-            after: After { usable: !self.dead, needs_reset: self.open },
+            after: After { usable: !self.dead, needs_reset: self.in_transaction },
             pipelining,
             chunking: self.chunking,
         }
@@ -421,8 +431,8 @@ impl<'a> Transaction<'a> {
     fn look_for_pipeline_fault(&mut self, step: Step, reply: &Reply) {
         let in_turn = match step {
             Step::Rset | Step::Mail => true,
-            Step::Rcpt(_) => self.open,
-            Step::Data => self.accepted > 0,
+            Step::Rcpt(_) => self.in_transaction,
+            Step::Data => self.accepted_count > 0,
             Step::Chunk | Step::End => return,
         };
         if let Some(sign) = PipelineFault::of_reply(step.phase(), in_turn, reply) {
@@ -487,7 +497,7 @@ impl<'a> Transaction<'a> {
 
     /// RCPT was refused.
     fn refuse(&mut self, index: usize, reply: Reply) {
-        let result = if self.accepted > 0 && is_too_many_recipients(&reply) {
+        let result = if self.accepted_count > 0 && is_too_many_recipients(&reply) {
             RecipientResult::NextTransaction
         } else {
             failed(Failure::Refused { phase: Phase::Rcpt, reply })

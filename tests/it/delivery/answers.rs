@@ -1,8 +1,9 @@
 //! The meaning of answers over the wire: what becomes of the recipient and of the lane.
 //!
-//! One relay, and a domain for each cell of a table: what is said, where, and whether the domain has another host
-//! that takes everything. All of DESIGN §8's table is held by the unit table of `delivery/job/ruling.rs`; here some
-//! thirty rows of it are said by hosts. What came of them is what the database says, and what arrived.
+//! One relay, and a domain for each cell of a table: what is said, where, and whether the domain has another
+//! host that takes everything. All of the table in docs/protocol.md is held by the unit table of
+//! `delivery/job/ruling.rs`; here some thirty rows of it are said by hosts. What came of them is what the
+//! database says, and what arrived.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -131,7 +132,7 @@ fn oddities() -> Vec<Said> {
     said
 }
 
-/// A row of DESIGN §8's table.
+/// A row of the table in docs/protocol.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Row {
     /// The mail goes its way: `2xx to the final dot`, `5xx to EHLO: HELO`, `STARTTLS refused, TLS optional`.

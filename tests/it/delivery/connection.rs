@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
-use postrider::delivery::host::profile::{Evidence, Feature, Known, Lesson, fallback, learn};
-use postrider::delivery::job::ruling::{Context, Next, rule};
+use postrider::delivery::host::profile::{Evidence, Feature, HostKnowledge, Lesson, fallback, learn};
+use postrider::delivery::job::ruling::{NextStep, RulingContext, rule};
 use postrider::delivery::smtp::connection::{Connection, Connector};
 use postrider::delivery::smtp::endpoint::Endpoint;
 use postrider::delivery::smtp::outgoing::Outgoing;
@@ -77,7 +77,7 @@ fn soon() -> Instant {
 /// Opens connections as an attempt does: without what the host fails at, which is remembered of all hosts alike.
 pub(crate) struct Opener {
     connector: Connector,
-    known: Mutex<Known>,
+    known: Mutex<HostKnowledge>,
 }
 
 /// Why there is no connection, and what that means for the mail.
@@ -97,7 +97,7 @@ impl std::fmt::Display for NotOpened {
 
 impl Opener {
     pub(crate) fn new(settings: &DeliverySettings) -> Opener {
-        Opener { connector: Connector::new(settings).unwrap(), known: Mutex::new(Known::NOTHING) }
+        Opener { connector: Connector::new(settings).unwrap(), known: Mutex::new(HostKnowledge::NOTHING) }
     }
 
     pub(crate) fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Connection, NotOpened> {
@@ -120,12 +120,12 @@ impl Opener {
             match lesson {
                 Lesson::LeaveOut(Setting::NoPostQuantum, _) => known.profile.tls = TlsLevel::NoPostQuantum,
                 Lesson::LeaveOut(Setting::Plaintext, _) => known.profile.tls = TlsLevel::Plaintext,
-                Lesson::Works(Feature::Tls) => known.profile = Known::NOTHING.profile,
+                Lesson::Works(Feature::Tls) => known.profile = HostKnowledge::NOTHING.profile,
                 other => panic!("{other:?} from opening alone"),
             }
         }
         opened.map(|opened| opened.connection).map_err(|not| {
-            let context = Context { relay: endpoint.relay, ..Context::default() };
+            let context = RulingContext { relay: endpoint.relay, ..RulingContext::default() };
             let outcome = rule(&not.failure, &context).outcome;
             NotOpened { phase: not.failure.phase(), reply: not.failure.reply(), tls: not.tls, outcome }
         })
@@ -148,7 +148,7 @@ enum RecipientState {
     HostTrouble,
 }
 
-/// By DESIGN §8's table.
+/// By the table in docs/protocol.md.
 fn state(result: &RecipientResult) -> RecipientState {
     let (failure, in_doubt) = match result {
         RecipientResult::Accepted { relayed: false, .. } => return RecipientState::Delivered,
@@ -157,12 +157,12 @@ fn state(result: &RecipientResult) -> RecipientState {
         RecipientResult::Failed(failure) => (failure, false),
         RecipientResult::InDoubt(failure) => (failure, true),
     };
-    let ruling = rule(failure, &Context { in_doubt, ..Context::default() });
+    let ruling = rule(failure, &RulingContext { in_doubt, ..RulingContext::default() });
     match (ruling.next, ruling.outcome) {
-        (Next::NextHost | Next::Requeue(_), _) => RecipientState::HostTrouble,
-        (Next::Stop, Outcome::Failed) => RecipientState::Failed,
-        (Next::Stop, Outcome::InDoubt) => RecipientState::InDoubt,
-        (Next::Stop, _) => RecipientState::Deferred,
+        (NextStep::NextHost | NextStep::Requeue(_), _) => RecipientState::HostTrouble,
+        (NextStep::Stop, Outcome::Failed) => RecipientState::Failed,
+        (NextStep::Stop, Outcome::InDoubt) => RecipientState::InDoubt,
+        (NextStep::Stop, _) => RecipientState::Deferred,
     }
 }
 

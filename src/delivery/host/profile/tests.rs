@@ -26,8 +26,8 @@ fn with_login(tls: RouteTls) -> Endpoint {
     Endpoint { login: Some(Login { username: "me".to_owned(), secret }), ..endpoint(tls) }
 }
 
-fn knowing(tls: TlsLevel) -> Known {
-    Known { profile: Profile { tls, ..Profile::FULL }, ..Known::NOTHING }
+fn knowing(tls: TlsLevel) -> HostKnowledge {
+    HostKnowledge { profile: Profile { tls, ..Profile::FULL }, ..HostKnowledge::NOTHING }
 }
 
 fn handshake(fault: Fault) -> Failure {
@@ -122,38 +122,49 @@ fn a_handshake_that_a_smaller_hello_would_not_mend_is_not_tried_again() {
         (Fault::Deadline, RouteTls::Opportunistic, false),
     ] {
         let evidence = Evidence::unopened(handshake(fault.clone()));
-        let next = fallback(&Profile::FULL, &evidence, &endpoint(tls), &Known::NOTHING);
+        let next = fallback(&Profile::FULL, &evidence, &endpoint(tls), &HostKnowledge::NOTHING);
         assert_eq!(next.is_some(), again, "{fault:?} with {tls:?}");
     }
     for failure in
         [Failure::Tls(TlsFailure::NotOffered), lost(Phase::Starttls), Failure::Dial(Fault::TimedOut)]
     {
         let evidence = Evidence::unopened(failure.clone());
-        let next = fallback(&Profile::FULL, &evidence, &endpoint(RouteTls::Opportunistic), &Known::NOTHING);
+        let next =
+            fallback(&Profile::FULL, &evidence, &endpoint(RouteTls::Opportunistic), &HostKnowledge::NOTHING);
         assert_eq!(next, None, "{failure}");
     }
 }
 
 /// The next profile after this evidence, on a route without TLS.
-fn next(tried: Profile, evidence: &Evidence, known: Known) -> Option<Profile> {
+fn next(tried: Profile, evidence: &Evidence, known: HostKnowledge) -> Option<Profile> {
     fallback(&tried, evidence, &endpoint(RouteTls::Off), &known)
 }
 
 #[test]
 fn commands_go_one_by_one_where_a_batch_may_be_to_blame() {
-    let proved = Known { pipelining_proved: true, ..Known::NOTHING };
+    let proved = HostKnowledge { pipelining_proved: true, ..HostKnowledge::NOTHING };
     for (evidence, known, expected, why) in [
         (reported(), proved, Some(NO_PIPELINING), "its own words"),
         (out_of_sync(503), proved, Some(NO_PIPELINING), "it lost count"),
-        (silent_in_a_batch(), Known::NOTHING, Some(NO_PIPELINING), "silence may come from it"),
+        (silent_in_a_batch(), HostKnowledge::NOTHING, Some(NO_PIPELINING), "silence may come from it"),
         (silent_in_a_batch(), proved, None, "it took one the last time"),
-        (Evidence { is_fresh: false, ..silent_in_a_batch() }, Known::NOTHING, None, "reused: proves nothing"),
-        (Evidence { failure: None, ..reported() }, Known::NOTHING, None, "nobody is left to try it for"),
-        (failed(lost(Phase::Mail)), Known::NOTHING, None, "no batch"),
+        (
+            Evidence { is_fresh: false, ..silent_in_a_batch() },
+            HostKnowledge::NOTHING,
+            None,
+            "reused: proves nothing",
+        ),
+        (
+            Evidence { failure: None, ..reported() },
+            HostKnowledge::NOTHING,
+            None,
+            "nobody is left to try it for",
+        ),
+        (failed(lost(Phase::Mail)), HostKnowledge::NOTHING, None, "no batch"),
     ] {
         assert_eq!(next(Profile::FULL, &evidence, known), expected, "{why}");
     }
-    assert_eq!(next(NO_PIPELINING, &failed(said(Phase::Rcpt, 503)), Known::NOTHING), None);
+    assert_eq!(next(NO_PIPELINING, &failed(said(Phase::Rcpt, 503)), HostKnowledge::NOTHING), None);
 }
 
 #[test]
@@ -162,12 +173,16 @@ fn content_goes_by_data_where_bdat_fails() {
     let broken = ChunkingResult::Broken(lost(Phase::EndOfData));
     for chunking in [refused.clone(), broken] {
         let evidence = Evidence { chunking, ..failed(lost(Phase::EndOfData)) };
-        assert_eq!(next(Profile::FULL, &evidence, Known::NOTHING), Some(NO_CHUNKING));
-        assert_eq!(next(NO_CHUNKING, &evidence, Known::NOTHING), None);
+        assert_eq!(next(Profile::FULL, &evidence, HostKnowledge::NOTHING), Some(NO_CHUNKING));
+        assert_eq!(next(NO_CHUNKING, &evidence, HostKnowledge::NOTHING), None);
         let both = Some(Profile { pipelining: false, ..NO_CHUNKING });
-        assert_eq!(next(NO_PIPELINING, &evidence, Known::NOTHING), both, "what failed before stays out");
+        assert_eq!(
+            next(NO_PIPELINING, &evidence, HostKnowledge::NOTHING),
+            both,
+            "what failed before stays out"
+        );
     }
-    assert_eq!(next(Profile::FULL, &Evidence { chunking: refused, ..well() }, Known::NOTHING), None);
+    assert_eq!(next(Profile::FULL, &Evidence { chunking: refused, ..well() }, HostKnowledge::NOTHING), None);
 }
 
 fn words(lessons: &[Lesson]) -> Vec<String> {
@@ -181,7 +196,7 @@ fn words(lessons: &[Lesson]) -> Vec<String> {
 }
 
 fn learnt(tried: &[(Profile, Evidence)]) -> Vec<String> {
-    words(&learn(tried, &Known::NOTHING))
+    words(&learn(tried, &HostKnowledge::NOTHING))
 }
 
 #[test]
@@ -253,7 +268,7 @@ fn a_host_is_remembered_as_unable_to_take_a_batch_by_its_own_words_or_where_the_
     ] {
         assert_eq!(learnt(&tried), expected, "{why}");
     }
-    let proved = Known { pipelining_proved: true, ..Known::NOTHING };
+    let proved = HostKnowledge { pipelining_proved: true, ..HostKnowledge::NOTHING };
     assert_eq!(words(&learn(&[full(silent_in_a_batch())], &proved)), ["suspected"]);
     let reused = Evidence { is_fresh: false, ..silent_in_a_batch() };
     assert_eq!(words(&learn(&[full(reused)], &proved)), [""; 0], "silence on it proves nothing");

@@ -10,10 +10,10 @@ use crate::queue::{QueuedRecipient, RecipientId};
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
-use crate::delivery::host::profile::{Evidence, Known, SingleWriteResult, fallback, learn};
-use crate::delivery::job::attempt::state::{Answer, AttemptState, Place, Setback};
+use crate::delivery::host::profile::{Evidence, HostKnowledge, SingleWriteResult, fallback, learn};
+use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Place};
 use crate::delivery::job::require_tls;
-use crate::delivery::job::ruling::{Context, Next, Ruling, rule};
+use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
 use crate::delivery::smtp::connection::{Connection, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
@@ -22,7 +22,7 @@ use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::PipelineResult;
 use crate::delivery::smtp::profile::Profile;
 use crate::delivery::smtp::tls::Encryption;
-use crate::delivery::smtp::transaction::{ChunkingResult, RecipientResult};
+use crate::delivery::smtp::transaction::RecipientResult;
 use crate::delivery::smtp::wire::{Fault, Wire};
 
 /// What a conversation begins with.
@@ -42,59 +42,54 @@ impl AttemptState<'_> {
         endpoint: &Endpoint,
         slot: Option<Slot>,
         start: Start,
-    ) -> Option<Setback> {
-        let (known, mut profile, mut start) = match start {
+    ) -> Option<HostFailure> {
+        let known = slot.as_ref().map_or(HostKnowledge::NOTHING, |slot| match &start {
+            Start::Standing(_) => slot.known(),
+            Start::Dialled(_) => slot.known_to_open(endpoint),
+        });
+        let profile = match &start {
             Start::Standing(connection) => {
-                let known = slot.as_ref().map_or(Known::NOTHING, Slot::known);
-                let single_write = known.profile.single_write;
-                (known, Profile { single_write, ..connection.profile }, Some(Start::Standing(connection)))
+                Profile { single_write: known.profile.single_write, ..connection.profile }
             }
-            dialled => {
-                let known = slot.as_ref().map_or(Known::NOTHING, |slot| slot.known_to_open(endpoint));
-                (known, known.profile_for(endpoint), Some(dialled))
-            }
+            Start::Dialled(_) => known.profile_for(endpoint),
         };
-        let (mut tried, mut left): (Vec<(Profile, Evidence)>, Option<Setback>) = (Vec::new(), None);
-        let connection = loop {
-            let (evidence, setback, connection) =
-                self.converse_once(endpoint, slot.as_ref(), profile, start.take());
-            // Whoever was told something by the host is not left with the failure to connect once more.
-            left = match (left, setback) {
-                (Some(before), Some(now))
-                    if now.failure.phase() < Phase::Mail && before.failure.phase() >= Phase::Mail =>
-                {
-                    Some(before)
-                }
-                (_, setback) => setback,
-            };
-            let next = fallback(&profile, &evidence, endpoint, &known);
-            tried.push((profile, evidence));
-            match next {
-                Some(next) => {
-                    if let Some(Setback { failure, .. }) = &left {
-                        log::debug!("{}: {failure}; trying again with {next:?}", endpoint.name());
-                    }
-                    profile = next;
-                }
-                None => break connection,
-            }
-        };
+        let (tried, failed, connection) = self.try_profiles(endpoint, slot.as_ref(), &known, profile, start);
         if let Some(slot) = &slot {
             slot.remember(learn(&tried, &known));
         }
-        let setback = left.map(|setback| self.judge(endpoint, slot.as_ref(), setback));
-        match (&setback, &slot) {
-            (Some(Setback { failure, ruling, .. }), Some(slot)) if ruling.alert => {
-                slot.raise_alert(endpoint, failure);
-            }
-            (None, Some(slot)) => slot.clear_alert(endpoint),
-            _ => {}
+        let failed = failed.map(|failed| self.judge(endpoint, slot.as_ref(), failed));
+        if let Some(slot) = &slot {
+            note_alert(slot, endpoint, failed.as_ref());
         }
         if let Some(connection) = connection {
             let pooled = PooledConnection { endpoint: endpoint.clone(), connection, slot };
-            self.keep_or_quit(key, pooled, setback.is_none());
+            self.keep_or_quit(key, pooled, failed.is_none());
         }
-        setback
+        failed
+    }
+
+    /// Conversations from this profile down, each without what the one before failed at, as long as leaving
+    /// more out may help. Gives what each came to, the failure that stands, and the last connection.
+    fn try_profiles(
+        &mut self,
+        endpoint: &Endpoint,
+        slot: Option<&Slot>,
+        known: &HostKnowledge,
+        mut profile: Profile,
+        start: Start,
+    ) -> (Vec<(Profile, Evidence)>, Option<HostFailure>, Option<Connection>) {
+        let (mut start, mut tried, mut standing) = (Some(start), Vec::new(), None);
+        loop {
+            let (evidence, failed, connection) = self.converse_once(endpoint, slot, profile, start.take());
+            standing = which_stands(standing, failed);
+            let next = fallback(&profile, &evidence, endpoint, known);
+            tried.push((profile, evidence));
+            let Some(next) = next else { return (tried, standing, connection) };
+            if let Some(HostFailure { failure, .. }) = &standing {
+                log::debug!("{}: {failure}; trying again with {next:?}", endpoint.name());
+            }
+            profile = next;
+        }
     }
 
     /// One conversation at this profile: over the connection that stands, or a new one.
@@ -104,7 +99,7 @@ impl AttemptState<'_> {
         slot: Option<&Slot>,
         profile: Profile,
         start: Option<Start>,
-    ) -> (Evidence, Option<Setback>, Option<Connection>) {
+    ) -> (Evidence, Option<HostFailure>, Option<Connection>) {
         let (connector, deadline) = (&self.context.connector, self.deadline);
         let opened = match start {
             Some(Start::Standing(connection)) => Ok(Opened { connection, tls: TlsResult::Unused }),
@@ -113,41 +108,49 @@ impl AttemptState<'_> {
             None => connector.open(endpoint, profile, deadline),
         };
         let Opened { mut connection, tls } = match opened {
-            Ok(opened) if self.strict && !opened.connection.keeps_require_tls() => {
+            Ok(opened) if self.requires_tls && !opened.connection.keeps_require_tls() => {
                 let encryption = opened.connection.tls();
                 opened.connection.quit();
                 let failure = Failure::RequireTls(RequireTls::NotOffered);
                 let evidence = Evidence { tls: opened.tls, ..Evidence::unopened(failure.clone()) };
-                return (evidence, Some(setback(failure, endpoint, Some(encryption))), None);
+                return (evidence, Some(provisional(failure, endpoint, Some(encryption))), None);
             }
             Ok(opened) => opened,
             Err(OpenFailure { failure, tls }) => {
                 let evidence = Evidence::unopened(failure.clone());
-                return (evidence, Some(setback(failure, endpoint, tls)), None);
+                return (evidence, Some(provisional(failure, endpoint, tls)), None);
             }
         };
         connection.profile = profile;
-        let (evidence, setback) = self.talk(&mut connection, endpoint, slot);
-        (Evidence { tls, ..evidence }, setback, Some(connection))
+        let (evidence, failed) = self.talk(&mut connection, endpoint, slot);
+        (Evidence { tls, ..evidence }, failed, Some(connection))
     }
 
-    /// What is left of a conversation that failed means this. Whoever has to hear of it does.
-    fn judge(&self, endpoint: &Endpoint, slot: Option<&Slot>, setback: Setback) -> Setback {
-        if setback.failure.phase() >= Phase::Mail {
-            return setback;
+    /// The final ruling on a failure before MAIL; later ones were ruled on in `take_results`.
+    fn judge(&self, endpoint: &Endpoint, slot: Option<&Slot>, failed: HostFailure) -> HostFailure {
+        if failed.failure.phase() >= Phase::Mail {
+            return failed;
         }
-        let failure = if self.strict { require_tls::insist(setback.failure) } else { setback.failure };
-        let ruling = self.rule(endpoint, slot, &failure, false);
-        Setback { failure, ruling, ..setback }
+        let failure = if self.requires_tls { require_tls::insist(failed.failure) } else { failed.failure };
+        let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
+        HostFailure { failure, ruling, ..failed }
     }
 
-    /// What a failure at this host means. A host that has too much of us is noted.
-    fn rule(&self, endpoint: &Endpoint, slot: Option<&Slot>, failure: &Failure, in_doubt: bool) -> Ruling {
-        let context = Context { relay: endpoint.relay, in_doubt, has_others: false };
+    /// What a failure at this host means. Where the host says that it has too much of us, its limit is
+    /// lowered. Each recipient with the same reply is ruled on, which is harmless: a signal within
+    /// `ONE_SIGNAL_SECS` of the one before (`host/adaptive.rs`) lowers nothing.
+    fn rule_and_note_throttle(
+        &self,
+        endpoint: &Endpoint,
+        slot: Option<&Slot>,
+        failure: &Failure,
+        in_doubt: bool,
+    ) -> Ruling {
+        let context = RulingContext { relay: endpoint.relay, in_doubt, has_others: false };
         let ruling = rule(failure, &context);
         let (Some(signal), Some(slot)) = (ruling.throttle, slot) else { return ruling };
         let others = slot.throttled(signal, &failure.reply());
-        rule(failure, &Context { has_others: others > 0, ..context })
+        rule(failure, &RulingContext { has_others: others > 0, ..context })
     }
 
     /// A connection that is done with: kept for the next job if it is still good.
@@ -170,27 +173,28 @@ impl AttemptState<'_> {
         connection: &mut Connection,
         endpoint: &Endpoint,
         slot: Option<&Slot>,
-    ) -> (Evidence, Option<Setback>) {
-        let (mut pipelining, mut chunking) = (PipelineResult::Unused, ChunkingResult::Unknown);
-        let mut single_write = SingleWriteResult::Unknown;
-        let mut setback = loop {
-            let mut open = self.unanswered();
-            if open.is_empty() {
+    ) -> (Evidence, Option<HostFailure>) {
+        let mut evidence = Evidence::opened(TlsResult::Unused);
+        let failed = loop {
+            let mut remaining = self.unanswered();
+            let before = remaining.len();
+            if before == 0 {
                 break None;
             }
             // RFC 9422 §3: what a host says it will refuse is not tried.
             let (recipients_max, mails_max) = connection.limits();
-            open.truncate(recipients_max.unwrap_or(usize::MAX));
-            let delivery = self.deliver(connection, &open);
-            (pipelining, chunking) = (delivery.pipelining, delivery.chunking);
+            remaining.truncate(recipients_max.unwrap_or(usize::MAX));
+            let delivery = self.deliver(connection, &remaining);
+            // Of all but the last transaction this is overwritten: the first that goes wrong is the last one
+            // here, and what goes well is seen again.
+            (evidence.pipelining, evidence.chunking) = (delivery.pipelining, delivery.chunking);
             if delivery.single_write {
-                single_write = learn_single_write(&delivery.results);
+                evidence.single_write = learn_single_write(&delivery.results);
             }
             let place = Place::at(endpoint, Some(connection.tls()));
-            let before = self.unanswered().len();
-            let setback = self.take_results(endpoint, slot, &place, &open, delivery.results);
-            if setback.is_some() {
-                break setback;
+            let failed = self.take_results(endpoint, slot, &place, &remaining, delivery.results);
+            if failed.is_some() {
+                break failed;
             }
             let left = self.unanswered().len();
             // RFC 9422 §3, again.
@@ -199,37 +203,47 @@ impl AttemptState<'_> {
             // A host that only ever puts recipients off to the next transaction would keep us until the deadline.
             if left == before || is_over && left > 0 {
                 let failure = Failure::NoMoreRecipients;
-                let ruling = self.rule(endpoint, slot, &failure, false);
-                break Some(Setback::new(failure, ruling, place));
+                let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
+                break Some(HostFailure::new(failure, ruling, place));
             }
         };
-        if let Some(failed) = &setback
-            && failed.failure.phase() == Phase::EndOfData
-            && !self.recall_dot()
-        {
-            // Nobody else is asked with the doubt on record: the next attempt begins without it.
-            let answer = Answer::deferred(&failed.failure, failed.place.clone());
-            for unanswered in self.answers.iter_mut().filter(|answer| answer.is_none()) {
-                *unanswered = Some(answer.clone());
-            }
-            setback = None;
-        }
+        let failed = failed.and_then(|failed| self.recall_or_defer(failed));
+        (self.complete(evidence, connection, failed.as_ref()), failed)
+    }
+
+    /// The evidence with what is known only once the last transaction is over.
+    fn complete(
+        &self,
+        evidence: Evidence,
+        connection: &mut Connection,
+        failed: Option<&HostFailure>,
+    ) -> Evidence {
         // That it takes commands together is news once on each connection.
-        if pipelining == PipelineResult::InOrder && (setback.is_some() || !connection.prove_pipelining()) {
-            pipelining = PipelineResult::Unused;
-        }
+        let is_in_order = evidence.pipelining == PipelineResult::InOrder;
+        let is_old_news = is_in_order && (failed.is_some() || !connection.prove_pipelining());
         let refusals = self.answers.iter().flatten().map(|answer| answer.reply.code);
-        let evidence = Evidence {
-            tls: TlsResult::Unused,
-            pipelining,
-            chunking,
-            single_write,
+        Evidence {
+            pipelining: if is_old_news { PipelineResult::Unused } else { evidence.pipelining },
             is_fresh: connection.messages() <= 1,
             is_usable: connection.is_usable(),
             refusals: refusals.filter(|code| *code >= 400).collect(),
-            failure: setback.as_ref().map(|setback| setback.failure.clone()),
-        };
-        (evidence, setback)
+            failure: failed.map(|failed| failed.failure.clone()),
+            ..evidence
+        }
+    }
+
+    /// Gives the failure back where the next host may be asked.
+    fn recall_or_defer(&mut self, failed: HostFailure) -> Option<HostFailure> {
+        if failed.failure.phase() != Phase::EndOfData || self.recall_dot() {
+            return Some(failed);
+        }
+        // The intent could not be taken back, so no other host may be asked: a crash would read as doubt.
+        // They are deferred.
+        let answer = Answer::deferred(&failed.failure, failed.place);
+        for unanswered in self.answers.iter_mut().filter(|answer| answer.is_none()) {
+            *unanswered = Some(answer.clone());
+        }
+        None
     }
 
     /// Notes who was answered. Gives what stands in the way of the others' answers.
@@ -238,11 +252,11 @@ impl AttemptState<'_> {
         endpoint: &Endpoint,
         slot: Option<&Slot>,
         place: &Place,
-        open: &[usize],
+        remaining: &[usize],
         results: Vec<RecipientResult>,
-    ) -> Option<Setback> {
-        let mut setback = None;
-        for (at, result) in open.iter().zip(results) {
+    ) -> Option<HostFailure> {
+        let mut failed = None;
+        for (at, result) in remaining.iter().zip(results) {
             let (failure, in_doubt) = match result {
                 RecipientResult::Accepted { reply, relayed } => {
                     if let Some(slot) = slot {
@@ -258,22 +272,22 @@ impl AttemptState<'_> {
                 RecipientResult::Failed(failure) => (failure, false),
                 RecipientResult::InDoubt(failure) => (failure, true),
             };
-            let ruling = self.rule(endpoint, slot, &failure, in_doubt);
+            let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, in_doubt);
             match ruling.next {
-                Next::Stop => {
+                NextStep::Stop => {
                     self.answers[*at] = Some(Answer::of(&failure, ruling.outcome, place.clone()));
                 }
-                Next::NextHost | Next::Requeue(_) => {
-                    setback.get_or_insert_with(|| Setback::new(failure, ruling, place.clone()));
+                NextStep::NextHost | NextStep::Requeue(_) => {
+                    failed.get_or_insert_with(|| HostFailure::new(failure, ruling, place.clone()));
                 }
             }
         }
-        setback
+        failed
     }
 
-    fn deliver(&self, connection: &mut Connection, open: &[usize]) -> Delivery {
+    fn deliver(&self, connection: &mut Connection, remaining: &[usize]) -> Delivery {
         let (message, settings) = (self.message, &self.context.settings);
-        let recipients: Vec<&QueuedRecipient> = open.iter().map(|at| &message.recipients[*at]).collect();
+        let recipients: Vec<&QueuedRecipient> = remaining.iter().map(|at| &message.recipients[*at]).collect();
         let outgoing = Outgoing {
             sender: message.sender.as_ref(),
             recipients: &recipients,
@@ -324,10 +338,30 @@ impl AttemptState<'_> {
     }
 }
 
-/// Before anything is known of what it means.
-fn setback(failure: Failure, endpoint: &Endpoint, tls: Option<Encryption>) -> Setback {
-    let ruling = rule(&failure, &Context { relay: endpoint.relay, ..Context::default() });
-    Setback::new(failure, ruling, Place::at(endpoint, tls))
+/// Which of the failures of two conversations in a row stands: the later, but whoever was told something by
+/// the host is not left with the failure to connect once more.
+fn which_stands(before: Option<HostFailure>, now: Option<HostFailure>) -> Option<HostFailure> {
+    let reached_mail = |failed: &HostFailure| failed.failure.phase() >= Phase::Mail;
+    match (before, now) {
+        (Some(before), Some(now)) if reached_mail(&before) && !reached_mail(&now) => Some(before),
+        (_, now) => now,
+    }
+}
+
+/// Tells the operator of a relay that does not come right by itself, and that it did once all have their
+/// answers.
+fn note_alert(slot: &Slot, endpoint: &Endpoint, failed: Option<&HostFailure>) {
+    match failed {
+        Some(HostFailure { failure, ruling, .. }) if ruling.alert => slot.raise_alert(endpoint, failure),
+        Some(_) => {}
+        None => slot.clear_alert(endpoint),
+    }
+}
+
+/// A provisional ruling, without the throttle; `judge` makes the final one.
+fn provisional(failure: Failure, endpoint: &Endpoint, tls: Option<Encryption>) -> HostFailure {
+    let ruling = rule(&failure, &RulingContext { relay: endpoint.relay, ..RulingContext::default() });
+    HostFailure::new(failure, ruling, Place::at(endpoint, tls))
 }
 
 fn learn_single_write(results: &[RecipientResult]) -> SingleWriteResult {

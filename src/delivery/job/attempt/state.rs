@@ -9,7 +9,7 @@ use crate::queue::{LaneHealth, QueuedMessage};
 
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
-use crate::delivery::job::ruling::{Context, Ruling, rule};
+use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::tls::Encryption;
@@ -65,17 +65,17 @@ pub(in crate::delivery) struct Answers {
     pub(in crate::delivery) health: LaneHealth,
 }
 
-/// What kept recipients without an answer.
+/// What kept recipients without an answer at a host, or kept hosts from being asked.
 #[derive(Debug, Clone)]
-pub(super) struct Setback {
+pub(super) struct HostFailure {
     pub(super) failure: Failure,
     pub(super) ruling: Ruling,
     pub(super) place: Place,
 }
 
-impl Setback {
-    pub(super) fn new(failure: Failure, ruling: Ruling, place: Place) -> Setback {
-        Setback { failure, ruling, place }
+impl HostFailure {
+    pub(super) fn new(failure: Failure, ruling: Ruling, place: Place) -> HostFailure {
+        HostFailure { failure, ruling, place }
     }
 }
 
@@ -84,14 +84,14 @@ pub(super) struct AttemptState<'a> {
     pub(super) context: &'a DeliveryContext,
     pub(super) resources: &'a Resources,
     pub(super) message: &'a QueuedMessage,
-    /// The message requires TLS (RFC 8689).
-    pub(super) strict: bool,
+    /// The sender requires TLS (RFC 8689): whatever connection others opened will not do.
+    pub(super) requires_tls: bool,
     pub(super) deadline: Instant,
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
     pub(super) answers: Vec<Option<Answer>>,
     /// What the last host said, or failed to.
-    last: Option<Setback>,
+    last: Option<HostFailure>,
     /// Every host so far said that it takes no mail.
     pub(super) all_refuse: bool,
 }
@@ -108,7 +108,7 @@ impl<'a> AttemptState<'a> {
             context,
             resources,
             message,
-            strict: require_tls::is_strict(message),
+            requires_tls: require_tls::is_required(message),
             deadline,
             now,
             answers: vec![None; message.recipients.len()],
@@ -123,27 +123,27 @@ impl<'a> AttemptState<'a> {
     }
 
     /// The next host is asked after this.
-    pub(super) fn hold_against_host(&mut self, setback: Setback) {
-        self.all_refuse &= setback.ruling.outcome == Outcome::Failed;
-        self.last = Some(setback);
+    pub(super) fn hold_against_host(&mut self, failed: HostFailure) {
+        self.all_refuse &= failed.ruling.outcome == Outcome::Failed;
+        self.last = Some(failed);
     }
 
     /// An address that could not be connected to while another of its host could, or failed later.
     pub(super) fn pass_over(&mut self, endpoint: &Endpoint, fault: Fault) {
         let failure = Failure::Dial(fault);
-        let ruling = rule(&failure, &Context { relay: endpoint.relay, ..Context::default() });
-        let setback = Setback::new(failure, ruling, Place::at(endpoint, None));
+        let ruling = rule(&failure, &RulingContext { relay: endpoint.relay, ..RulingContext::default() });
+        let failed = HostFailure::new(failure, ruling, Place::at(endpoint, None));
         maillog::host_trouble(
             self.message.id,
             &endpoint.host,
             endpoint.address,
             Phase::Connect,
-            &setback.failure.reply(),
+            &failed.failure.reply(),
         );
-        self.hold_against_host(setback);
+        self.hold_against_host(failed);
     }
 
-    pub(super) fn last_setback(&mut self) -> Option<Setback> {
+    pub(super) fn last_failure(&mut self) -> Option<HostFailure> {
         self.last.take()
     }
 
@@ -154,16 +154,16 @@ impl<'a> AttemptState<'a> {
             return Answers { answers: self.answers, health };
         }
         // Past its lifetime it must not be requeued for ever: a deferral is what ends it.
-        let ruling = rule(&Failure::AtLimit, &Context::default());
-        let rest = Setback::new(Failure::AtLimit, ruling, Place::NOWHERE);
+        let ruling = rule(&Failure::AtLimit, &RulingContext::default());
+        let rest = HostFailure::new(Failure::AtLimit, ruling, Place::NOWHERE);
         Answers { health, ..self.finish(Some(rest)) }
     }
 
     /// Whoever has no answer yet gets `rest`; without it, everybody has one or time ran out.
-    pub(super) fn finish(self, rest: Option<Setback>) -> Answers {
+    pub(super) fn finish(self, rest: Option<HostFailure>) -> Answers {
         let rest = rest.unwrap_or_else(|| {
-            let ruling = rule(&Failure::Deadline, &Context::default());
-            Setback::new(Failure::Deadline, ruling, Place::NOWHERE)
+            let ruling = rule(&Failure::Deadline, &RulingContext::default());
+            HostFailure::new(Failure::Deadline, ruling, Place::NOWHERE)
         });
         // A host's refusal is final where every host refuses.
         let outcome = if self.all_refuse { rest.ruling.outcome } else { Outcome::Deferred };

@@ -185,6 +185,11 @@ impl Ledger {
         self.is_yes(Sent::Mail) && self.is_yes(Sent::Rcpt(index))
     }
 
+    /// All of the content, by the reply to it.
+    fn is_taken(&self) -> bool {
+        self.whole && self.is_yes(Sent::Content)
+    }
+
     fn note_commands(&mut self, bytes: &[u8]) {
         for line in std::str::from_utf8(bytes).unwrap().split_terminator("\r\n") {
             let sent = match line.split([' ', ':']).next().unwrap() {
@@ -333,19 +338,7 @@ impl Driver<'_, '_> {
 
 /// The case to its end, and whether every result can be answered for.
 fn check(case: &Case) {
-    let recipients: Vec<QueuedRecipient> = case
-        .recipients
-        .iter()
-        .enumerate()
-        .map(|(number, good)| {
-            let mut one = recipient(&format!("r{number}@y"));
-            if !good {
-                one.address = Address::new_dangerous("b", "y>\r\nDATA\r\n");
-            }
-            one.notify = case.success_asked.then_some(Notify { success: true, ..Notify::NEVER });
-            one
-        })
-        .collect();
+    let recipients = case.recipients();
     let recipients: Vec<&QueuedRecipient> = recipients.iter().collect();
     let sender = parse("a@x");
     let message = Outgoing {
@@ -371,21 +364,75 @@ fn check(case: &Case) {
     assert!(ledger.bytes <= case.size);
     let refused_here = Commands::new(&message, &case.capabilities, true).message_refusal().is_some();
     for (index, result) in results.iter().enumerate() {
+        case.check_justified(&ledger, index, result, refused_here);
+        check_neither_doubled_nor_lost(&ledger, index, result, unheard);
+    }
+    if matches!(bdat, ChunkingResult::Refused(_) | ChunkingResult::Broken(_)) {
+        let left = [RecipientState::HostTrouble, RecipientState::InDoubt];
+        let is_left = results.iter().any(|result| left.contains(&state(result)));
+        assert!(is_left, "{bdat:?}, and nobody is left to try DATA for: {ledger:?}");
+    }
+    if after.usable {
+        assert!(!ledger.broken, "used again although it broke: {ledger:?}");
+        assert!(ledger.waiting.is_empty(), "used again with replies under way: {ledger:?}");
+        let over = ledger.is_yes(Sent::Content)
+            || ledger.said(Sent::Dot).is_some()
+            || case.is_closed_by_refusal(&ledger);
+        assert!(after.needs_reset || over || !ledger.is_yes(Sent::Mail), "left open: {ledger:?}");
+    }
+}
+
+/// What the host has is not sent again, and of what it may have nobody is sure.
+fn check_neither_doubled_nor_lost(ledger: &Ledger, index: usize, result: &RecipientResult, unheard: bool) {
+    let told = format!("{index}: {result:?}; {ledger:?}");
+    let (accepted, came) = (ledger.is_accepted(index), state(result));
+    if accepted && ledger.is_taken() {
+        let again =
+            !matches!(came, RecipientState::Delivered | RecipientState::Relayed | RecipientState::InDoubt);
+        assert!(!again, "taken, and tried again: {told}");
+    }
+    // All is at the host, and it refused nothing: it may have taken it.
+    let refused = ledger.heard.iter().any(|(sent, code)| match sent {
+        Sent::Content => matches!(code / 100, 4 | 5),
+        _ => *code == 421,
+    });
+    if accepted && ledger.whole && !refused && !unheard {
+        let sure =
+            matches!(came, RecipientState::Deferred | RecipientState::Failed | RecipientState::HostTrouble);
+        assert!(!sure, "sure of what is in doubt: {told}");
+    }
+}
+
+impl Case {
+    fn recipients(&self) -> Vec<QueuedRecipient> {
+        let numbered = self.recipients.iter().enumerate();
+        let recipients = numbered.map(|(number, good)| {
+            let mut one = recipient(&format!("r{number}@y"));
+            if !good {
+                one.address = Address::new_dangerous("b", "y>\r\nDATA\r\n");
+            }
+            one.notify = self.success_asked.then_some(Notify { success: true, ..Notify::NEVER });
+            one
+        });
+        recipients.collect()
+    }
+
+    /// Whether what was said and sent bears this result out.
+    fn check_justified(&self, ledger: &Ledger, index: usize, result: &RecipientResult, refused_here: bool) {
         let told = format!("{index}: {result:?}; {ledger:?}");
         let accepted = ledger.is_accepted(index);
-        let taken = ledger.whole && ledger.is_yes(Sent::Content);
         let (came, reply) = (state(result), said(result).1);
         match came {
             RecipientState::Delivered | RecipientState::Relayed => {
-                assert!(accepted && taken, "falsely delivered: {told}");
+                assert!(accepted && ledger.is_taken(), "falsely delivered: {told}");
                 assert!(
                     ledger.by_bdat || ledger.said(Sent::Data) == Some(354),
                     "delivered without 354: {told}"
                 );
-                assert_eq!(came == RecipientState::Relayed, case.success_asked && !case.capabilities.dsn);
+                assert_eq!(came == RecipientState::Relayed, self.success_asked && !self.capabilities.dsn);
             }
             RecipientState::Failed if reply.reply_source == ReplySource::Local => {
-                assert!(refused_here || !case.recipients[index], "refused by us without need: {told}");
+                assert!(refused_here || !self.recipients[index], "refused by us without need: {told}");
             }
             RecipientState::Failed => {
                 let about = |sent: Sent| match sent {
@@ -405,42 +452,8 @@ fn check(case: &Case) {
             }
             RecipientState::Deferred | RecipientState::HostTrouble => {}
         }
-        if accepted && taken {
-            let again = !matches!(
-                came,
-                RecipientState::Delivered | RecipientState::Relayed | RecipientState::InDoubt
-            );
-            assert!(!again, "taken, and tried again: {told}");
-        }
-        // All is at the host, and it refused nothing: it may have taken it.
-        let refused = ledger.heard.iter().any(|(sent, code)| match sent {
-            Sent::Content => matches!(code / 100, 4 | 5),
-            _ => *code == 421,
-        });
-        if accepted && ledger.whole && !refused && !unheard {
-            let sure = matches!(
-                came,
-                RecipientState::Deferred | RecipientState::Failed | RecipientState::HostTrouble
-            );
-            assert!(!sure, "sure of what is in doubt: {told}");
-        }
     }
-    if matches!(bdat, ChunkingResult::Refused(_) | ChunkingResult::Broken(_)) {
-        let left = [RecipientState::HostTrouble, RecipientState::InDoubt];
-        let is_left = results.iter().any(|result| left.contains(&state(result)));
-        assert!(is_left, "{bdat:?}, and nobody is left to try DATA for: {ledger:?}");
-    }
-    if after.usable {
-        assert!(!ledger.broken, "used again although it broke: {ledger:?}");
-        assert!(ledger.waiting.is_empty(), "used again with replies under way: {ledger:?}");
-        let over = ledger.is_yes(Sent::Content)
-            || ledger.said(Sent::Dot).is_some()
-            || case.is_closed_by_refusal(&ledger);
-        assert!(after.needs_reset || over || !ledger.is_yes(Sent::Mail), "left open: {ledger:?}");
-    }
-}
 
-impl Case {
     /// Behind DATA any reply to the content ends the transaction (RFC 5321 §4.1.1.4); behind BDAT only a yes.
     fn is_closed_by_refusal(&self, ledger: &Ledger) -> bool {
         ledger.said(Sent::Data) == Some(354) && ledger.said(Sent::Content).is_some()
