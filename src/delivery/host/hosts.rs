@@ -99,13 +99,14 @@ impl Hosts {
 
     fn read(&self, records: &mut Records) {
         records.outside_changes = self.queue.outside_changes();
-        let again_at = lock(&self.last_write_at).map(|at| at + WRITTEN_AFTER);
-        records.read_again_at = again_at.filter(|at| *at > Instant::now());
         match self.queue.host_settings() {
             Ok(rows) => records.replace_settings(rows),
             // What is in memory goes on; at worst it is learnt again.
             Err(error) => log::error!("what was learnt of hosts cannot be read: {error}"),
         }
+        // Asked last: what was written while the table was read is read the next time.
+        let again_at = lock(&self.last_write_at).map(|at| at + WRITTEN_AFTER);
+        records.read_again_at = again_at.filter(|at| *at > Instant::now());
     }
 
     /// Forgets hosts that are not in use. For every second: it looks at them once a minute.
@@ -206,7 +207,8 @@ impl Records {
             let mut state = host.lock();
             // Whoever has a handle got it under the lock of the records, and is about to use it.
             let is_in_use = Arc::strong_count(host) > 1 || state.usage.is_used(now, unused);
-            if !is_in_use {
+            // Its rate and its turns are still needed where it was used a moment ago.
+            if !is_in_use && !state.usage.is_used(now, FORGET_AFTER) {
                 state.usage.rest(now);
             }
             let is_noted = state.pipelining_proved || state.alert.is_some();

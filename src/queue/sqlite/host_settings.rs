@@ -9,10 +9,11 @@ use crate::queue::host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 /// How long a row outlives its `retry_at`: nobody sends there any more.
 const UNUSED_SECS: i64 = 30 * 86_400;
 
-/// All that are known; those that are needed longest where there are too many.
+/// All that are known. Where there are too many, limits come first (a host without its limit gets the full load
+/// again; a feature that fails is only found out once more), and then what is needed longest.
 pub(super) fn read(conn: &Connection) -> Result<Vec<HostSetting>> {
     let sql = "SELECT mx, setting, CAST(value AS TEXT), last_reply, changed_at, retry_at FROM host_settings
-               ORDER BY coalesce(retry_at, changed_at) DESC, mx, setting LIMIT ?";
+               ORDER BY retry_at IS NOT NULL, coalesce(retry_at, changed_at) DESC, mx, setting LIMIT ?";
     let mut rows = Vec::new();
     let mut statement = conn.prepare_cached(sql)?;
     let mut found = statement.query([HOST_SETTINGS_MAX as i64])?;

@@ -351,3 +351,20 @@ fn a_host_that_took_batches_before_and_then_breaks_off_is_not_to_blame() {
         assert_eq!(relay.db().rows(ROWS, []), [""; 0]);
     }
 }
+
+#[test]
+fn an_address_that_is_down_does_not_use_up_the_try_without_a_workaround() {
+    let mut world = World::new();
+    let good = Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
+    let mx = host(&mut world, &[(1, good)]);
+    // Tried first, and refused at once: nobody listens there, or there is no IPv6.
+    world.zone(|zone| zone.address("mx.a.test", "::1".parse().unwrap()));
+    let mut relay = world.relay(config());
+    restart(
+        &mut relay,
+        "INSERT INTO host_settings VALUES ('mx.a.test', 'tls', 'plaintext', '421 broken', 7, unixepoch() - 1)",
+    );
+    let seen = deliver(&relay, &mx);
+    assert!(seen.tls, "{seen:?}");
+    relay.wait_until("no row", SOON, |db| db.rows(ROWS, []).is_empty().then_some(()));
+}

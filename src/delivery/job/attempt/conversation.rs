@@ -45,7 +45,9 @@ impl AttemptState<'_> {
     ) -> Option<HostFailure> {
         let known = slot.as_ref().map_or(HostKnowledge::NOTHING, |slot| match &start {
             Start::Standing(_) => slot.known(),
-            Start::Dialled(_) => slot.known_to_open(endpoint),
+            Start::Dialled(Ok(_)) => slot.known_to_open(endpoint),
+            // A dead address shows nothing of a feature that it is time to try again: another one is to try it.
+            Start::Dialled(Err(_)) => HostKnowledge::NOTHING,
         });
         let profile = match &start {
             Start::Standing(connection) => {

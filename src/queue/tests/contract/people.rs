@@ -81,8 +81,8 @@ pub(super) fn host_settings_outlive_the_process(site: Site) {
     site.queue.set_host_setting(setting(Setting::Plaintext, None));
     site.queue.clear_host_setting("mx.example.com", Setting::Plaintext.name());
     site.queue.barrier().unwrap();
-    assert_eq!(site.queue.host_settings().unwrap(), [pipelining.clone(), limit.clone()]);
+    assert_eq!(site.queue.host_settings().unwrap(), [limit.clone(), pipelining.clone()]);
     let site = site.restart();
-    assert_eq!(site.queue.host_settings().unwrap(), [pipelining, limit]);
+    assert_eq!(site.queue.host_settings().unwrap(), [limit, pipelining]);
     assert_eq!(site.place.admin().host_settings().unwrap().len(), 2);
 }
