@@ -26,7 +26,7 @@ pub enum Malformed {
     /// The lines of one reply have different codes.
     #[error("the code changed from {0:03} to {1:03} within one reply")]
     CodeChanged(u16, u16),
-    /// More than [`REPLY_LINES_MAX`] or [`REPLY_BYTES_MAX`].
+    /// More than `REPLY_LINES_MAX` or `REPLY_BYTES_MAX`.
     #[error("longer than 100 lines or 64 KiB")]
     TooLong,
 }
