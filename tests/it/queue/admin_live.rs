@@ -128,7 +128,7 @@ fn sigterm_does_not_wait_for_a_host_that_stalls_and_loses_nothing() {
     let mut relay = world.relay(Config::new().set("delivery.reply_timeout", "\"5m\""));
     relay.submit(SENDER, &["you@a.test"], &mail("stalled"));
     mx.wait_for_command("MAIL", SOON);
-    // 30 s of patience (DESIGN, issue 1), and a margin.
+    // The relay waits 30 s for attempts under way; the rest is a margin.
     relay.stop_within(Duration::from_secs(35));
     assert_eq!(relay.db().number("SELECT count(*) FROM recipients WHERE state = 'queued'", []), 1);
 }

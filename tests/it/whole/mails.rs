@@ -1,5 +1,5 @@
 //! Real and odd messages go in over DATA and come out at the receiving host: the body byte for byte, the header
-//! with only the changes of DESIGN §6 (RFC 6409 §8, RFC 5321 §4.4).
+//! with only the changes of docs/guarantees.md (RFC 6409 §8, RFC 5321 §4.4).
 //!
 //! What must come out is worked out here a second time, and plainly: lines are split, fields are dropped, the rest
 //! is compared. None of it is Postrider's own code.
