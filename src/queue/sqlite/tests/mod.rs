@@ -13,12 +13,13 @@ use crossbeam_channel::{Receiver, unbounded};
 use rusqlite::Connection;
 
 use crate::config::QueueSettings;
-use crate::mail::{Attempt, Domain, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::mail::Domain;
 use crate::queue::open::BUSY_PATIENCE;
 use crate::queue::shared::now_us;
 use crate::queue::*;
 
 use super::Database;
+use crate::queue::tests::sample::{self, DELIVERED, settlement};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -116,21 +117,7 @@ impl Bench {
     }
 
     fn message(&self, to: &[&str], content: &[u8]) -> NewMessage {
-        let now = now_us() / 1_000_000;
-        NewMessage {
-            id: self.queue.new_message_id(),
-            envelope: Envelope {
-                sender: Some(address::parse("app@example.org").unwrap()),
-                recipients: to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect(),
-                ..Envelope::default()
-            },
-            origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
-            received_at: now,
-            expires_at: now + 1000,
-            size: content.len() as u64,
-            tail: content.to_vec(),
-            chunks_before: 0,
-        }
+        sample::message(&self.queue, to, content)
     }
 
     fn is_well(&self) {
@@ -140,41 +127,3 @@ impl Bench {
         assert_eq!(self.number(lost), 0);
     }
 }
-
-fn attempt(outcome: Outcome) -> Attempt {
-    let reply = match outcome {
-        Outcome::Delivered => Reply::new(250, Enhanced(2, 0, 0), "taken"),
-        _ => Reply::new(451, Enhanced(4, 7, 1), "come back later"),
-    };
-    Attempt {
-        at: now_us() / 1_000_000,
-        duration_ms: 12,
-        mx: Some("mx.example.com".to_owned()),
-        ip: Some([192, 0, 2, 1].into()),
-        tls: Some("none".to_owned()),
-        phase: Phase::EndOfData,
-        reply,
-        outcome,
-    }
-}
-
-fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, NextState)>) -> Settlement {
-    let result = |(recipient, next_state)| {
-        let outcome = if next_state == NextState::Finished(Finished::Delivered) {
-            Outcome::Delivered
-        } else {
-            Outcome::Deferred
-        };
-        Settled { recipient, attempt: Some(attempt(outcome)), next_state, warned: false }
-    };
-    Settlement {
-        message: message.clone(),
-        at: now_us() / 1_000_000,
-        results: results.into_iter().map(result).collect(),
-        reports: vec![],
-        pending_reports: vec![],
-        expanded_told: false,
-    }
-}
-
-const DELIVERED: NextState = NextState::Finished(Finished::Delivered);

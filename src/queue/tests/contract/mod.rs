@@ -15,15 +15,15 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 
 use crate::config::QueueSettings;
-use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::mail::address;
 use crate::queue::contract::OpenStore;
 use crate::queue::open::BUSY_PATIENCE;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::{self, Database};
+use crate::queue::tests::sample::{self, DELIVERED, settlement};
 use crate::queue::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const DELIVERED: NextState = NextState::Finished(Finished::Delivered);
 
 /// Where a store under test is kept, from one start to the next.
 trait Place {
@@ -142,21 +142,7 @@ impl Site {
     }
 
     fn message(&self, to: &[&str], content: &[u8]) -> NewMessage {
-        let now = now_secs();
-        NewMessage {
-            id: self.queue.new_message_id(),
-            envelope: Envelope {
-                sender: Some(address::parse("app@example.org").unwrap()),
-                recipients: to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect(),
-                ..Envelope::default()
-            },
-            origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
-            received_at: now,
-            expires_at: now + 1000,
-            size: content.len() as u64,
-            tail: content.to_vec(),
-            chunks_before: 0,
-        }
+        sample::message(&self.queue, to, content)
     }
 
     fn is_well(&self) {
@@ -171,32 +157,4 @@ fn now_secs() -> i64 {
 
 fn ids(due: &[Due]) -> Vec<RecipientId> {
     due.iter().map(|due| due.recipient).collect()
-}
-
-fn settlement(message: &Arc<QueuedMessage>, results: Vec<(RecipientId, NextState)>) -> Settlement {
-    let result = |(recipient, next_state)| {
-        let (outcome, reply) = match next_state {
-            DELIVERED => (Outcome::Delivered, Reply::new(250, Enhanced(2, 0, 0), "taken")),
-            _ => (Outcome::Deferred, Reply::new(451, Enhanced(4, 7, 1), "come back later")),
-        };
-        let attempt = Attempt {
-            at: now_secs(),
-            duration_ms: 12,
-            mx: Some("mx.example.com".to_owned()),
-            ip: Some([192, 0, 2, 1].into()),
-            tls: Some("none".to_owned()),
-            phase: Phase::EndOfData,
-            reply,
-            outcome,
-        };
-        Settled { recipient, attempt: Some(attempt), next_state, warned: false }
-    };
-    Settlement {
-        message: message.clone(),
-        at: now_secs(),
-        results: results.into_iter().map(result).collect(),
-        reports: vec![],
-        pending_reports: vec![],
-        expanded_told: false,
-    }
 }

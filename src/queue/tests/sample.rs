@@ -1,0 +1,63 @@
+//! A message and what comes of it, as the tests of the queue want them.
+
+use std::sync::Arc;
+
+use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::queue::shared::now_us;
+use crate::queue::*;
+
+pub(in crate::queue) const DELIVERED: NextState = NextState::Finished(Finished::Delivered);
+
+/// From `app@example.org`, whole in one piece, due now.
+pub(in crate::queue) fn message(queue: &Queue, to: &[&str], content: &[u8]) -> NewMessage {
+    let now = now_us() / 1_000_000;
+    NewMessage {
+        id: queue.new_message_id(),
+        envelope: Envelope {
+            sender: Some(address::parse("app@example.org").unwrap()),
+            recipients: to.iter().map(|to| Recipient::new(address::parse(to).unwrap())).collect(),
+            ..Envelope::default()
+        },
+        origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
+        received_at: now,
+        expires_at: now + 1000,
+        size: content.len() as u64,
+        tail: content.to_vec(),
+        chunks_before: 0,
+    }
+}
+
+fn attempt(outcome: Outcome) -> Attempt {
+    let reply = match outcome {
+        Outcome::Delivered => Reply::new(250, Enhanced(2, 0, 0), "taken"),
+        _ => Reply::new(451, Enhanced(4, 7, 1), "come back later"),
+    };
+    Attempt {
+        at: now_us() / 1_000_000,
+        duration_ms: 12,
+        mx: Some("mx.example.com".to_owned()),
+        ip: Some([192, 0, 2, 1].into()),
+        tls: Some("none".to_owned()),
+        phase: Phase::EndOfData,
+        reply,
+        outcome,
+    }
+}
+
+pub(in crate::queue) fn settlement(
+    message: &Arc<QueuedMessage>,
+    results: Vec<(RecipientId, NextState)>,
+) -> Settlement {
+    let result = |(recipient, next_state)| {
+        let outcome = if next_state == DELIVERED { Outcome::Delivered } else { Outcome::Deferred };
+        Settled { recipient, attempt: Some(attempt(outcome)), next_state, warned: false }
+    };
+    Settlement {
+        message: message.clone(),
+        at: now_us() / 1_000_000,
+        results: results.into_iter().map(result).collect(),
+        reports: vec![],
+        pending_reports: vec![],
+        expanded_told: false,
+    }
+}
