@@ -228,16 +228,10 @@ impl Servers {
                 records if records.is_empty() => Err(DnsError::NoData),
                 records => Ok(mx_records(&records)),
             },
-            // That there is none is not proved. It needs no proof: the domain's own name is left then, and its
-            // certificate.
-            Ok(Err(NetError::Dns(Refusal::Nsec { response, proof, .. }))) if !proof.is_bogus() => {
-                Err(match response.response_code {
-                    ResponseCode::NXDomain => DnsError::NoSuchDomain,
-                    _ => DnsError::NoData,
-                })
-            }
+            // Nothing proves these records, and whoever uses them is told so. That there are none needs no proof: the
+            // domain's own name is left then, and its certificate.
             Ok(Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus))) => {
-                Err(DnsError::Temporary("the DNSSEC signatures do not hold".to_owned()))
+                self.mx(domain).await.map(|records| MxRecords { proved: false, ..records })
             }
             Ok(Err(error)) => Err(meaning(&error)),
             Err(_) => Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),

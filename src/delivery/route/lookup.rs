@@ -37,10 +37,10 @@ pub trait Lookup {
     fn mx(&self, domain: &str) -> Result<MxRecords, DnsError>;
 
     /// The same records with what DNSSEC says of them (RFC 8689 §4.2.1 asks for it), from one answer: what is proved
-    /// is what is used.
+    /// is what is used. Where signatures are wrong or missing nothing is proved.
     ///
     /// # Errors
-    /// As [`Lookup::mx`]; `Temporary` too where the signatures are wrong.
+    /// As [`Lookup::mx`].
     fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
         self.mx(domain)
     }

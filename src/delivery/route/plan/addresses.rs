@@ -24,8 +24,8 @@ impl Planner<'_> {
     }
 
     /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in the order of
-    /// their ranks, so that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts as 192.0.2.1,
-    /// so that it cannot evade `prohibited_networks`.
+    /// their ranks, so that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts
+    /// as 192.0.2.1, so that it cannot evade `prohibited_networks`.
     pub(super) fn host(&mut self, name: &str, port: u16, addresses: Vec<IpAddr>) -> Host {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
         addresses.sort_unstable();

@@ -1,8 +1,8 @@
 //! Whose turn it is among hosts of which an attempt has room for a few.
 //!
 //! The best is in every attempt. The others follow each other from one attempt to the next, so that each is reached.
-//! Nothing is stored: the number of the attempt says whose turn it is. Within an attempt hosts are tried in the order of
-//! their preference all the same (RFC 5321 §5.1).
+//! Nothing is stored: the number of the attempt says whose turn it is. Within an attempt hosts are tried in the order
+//! of their preference all the same (RFC 5321 §5.1).
 
 /// All of them, which come best first, in the order of their turns: whoever takes the first `places` of them has the
 /// best, and those that the attempt before had no room for.
