@@ -411,7 +411,7 @@ impl Relay {
     pub fn spawn_under_strace(&mut self, arguments: &[&str]) {
         let serve = self.command(&["serve"]);
         let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-qq"]).args(arguments).arg("--");
+        command.args(["-D", "-f", "-q"]).args(arguments).arg("--");
         command.arg(serve.get_program()).args(serve.get_args());
         command.env_remove("NOTIFY_SOCKET").env("RUST_LOG", "info").current_dir(self.folder.path());
         self.spawn_command(command);

@@ -4,3 +4,4 @@ mod clients;
 mod crash;
 mod killed;
 mod mails;
+mod power_cut;
