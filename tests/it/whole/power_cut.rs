@@ -1,8 +1,8 @@
 //! A power cut at any moment: what was not synced is lost, or torn, and what was acknowledged is there all the same.
 //!
-//! SIGKILL leaves what was written in the kernel's cache; a power cut does not. So strace records what the relay writes,
-//! truncates, links and syncs while it works, is killed and stops, and when it says 250. Then the power is cut at
-//! random moments of that record: the disk keeps all that was synced, and of the rest whatever the seed says. The
+//! SIGKILL leaves what was written in the kernel's cache; a power cut does not. So strace records what the relay
+//! writes, truncates, names and syncs while it works, is killed and stops, and when it says 250. Then the power is cut
+//! at random moments of that record: the disk keeps all that was synced, and of the rest whatever the seed says. The
 //! queue that is left is opened and must be whole, with each message that had been acknowledged.
 //! `POWER_CUT_SEED` and `POWER_CUTS` (how many) can be set.
 
@@ -28,7 +28,7 @@ const SUBMITTERS: usize = 6;
 const LIVES: usize = 4;
 /// How long it works in each.
 const LIFE: Duration = Duration::from_millis(700);
-/// The relay itself starts on one image of so many; a library that reads them is quicker, and recovers as the relay does.
+/// The relay itself starts on one image of so many; the test's own SQLite is quicker.
 const STARTED_EVERY: usize = 50;
 /// Every so manieth message is longer than one chunk of the queue (256 KiB).
 const LONG_EVERY: usize = 30;

@@ -40,11 +40,11 @@ pub(super) struct Disk {
     since: Vec<Renaming>,
 }
 
-/// What becomes of changes that were not synced.
+/// What lasts of the changes that were not synced.
 #[derive(Clone, Copy)]
-enum Fate {
-    Lost,
-    Kept,
+enum Lasting {
+    Nothing,
+    Everything,
     /// Up to some moment.
     UpTo(usize),
     /// Each by chance.
@@ -110,22 +110,22 @@ impl Disk {
         for (name, file) in names {
             let file = &self.files[file];
             let mut content = file.synced.clone();
-            let fate = match random.u8(..8) {
-                0 => Fate::Lost,
-                1 => Fate::Kept,
-                2 | 3 => Fate::UpTo(random.usize(0..=file.since.len())),
-                4 | 5 => Fate::Some,
-                _ => Fate::Torn,
+            let lasting_part = match random.u8(..8) {
+                0 => Lasting::Nothing,
+                1 => Lasting::Everything,
+                2 | 3 => Lasting::UpTo(random.usize(0..=file.since.len())),
+                4 | 5 => Lasting::Some,
+                _ => Lasting::Torn,
             };
             for (at, change) in file.since.iter().enumerate() {
-                let whole = match fate {
-                    Fate::Lost => false,
-                    Fate::Kept | Fate::Torn => true,
-                    Fate::UpTo(moment) => at < moment,
-                    Fate::Some => random.bool(),
+                let whole = match lasting_part {
+                    Lasting::Nothing => false,
+                    Lasting::Everything | Lasting::Torn => true,
+                    Lasting::UpTo(moment) => at < moment,
+                    Lasting::Some => random.bool(),
                 };
                 if whole {
-                    change.apply(&mut content, |_| !matches!(fate, Fate::Torn) || random.bool());
+                    change.apply(&mut content, |_| !matches!(lasting_part, Lasting::Torn) || random.bool());
                 }
             }
             std::fs::write(folder.join(name), content).unwrap();
