@@ -1,13 +1,13 @@
 //! Opening the database: the lock, the settings, the schema, recovery after a crash.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::QueueSettings;
@@ -15,6 +15,7 @@ use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
 
 use super::failure::of_transaction;
+use super::files::{Files, beside};
 use super::migrate;
 use super::readers::Readers;
 use super::space::Space;
@@ -36,8 +37,8 @@ pub(in crate::queue) struct Database {
     space: Arc<Space>,
     last_id: i64,
     history: Duration,
-    /// Goes last.
-    _lock: File,
+    /// Goes last: the lock is in it.
+    files: Files,
 }
 
 impl Database {
@@ -55,20 +56,21 @@ impl Database {
             ));
         }
         let directory = directory_of(path)?;
-        let lock = take_lock(path)?;
+        let files = Files::lock(path)?;
         let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
         let mut conn = open_database(path)?;
         migrate::migrate(&conn, path)?;
         if unclean {
             after_crash(&conn, path)?;
         }
+        files.note_opened()?;
         drop_unfinished(&conn)?;
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
         let last_id = last_id(&conn)?;
-        Ok(Database { conn, readers, space, last_id, history: settings.history, _lock: lock })
+        Ok(Database { conn, readers, space, last_id, history: settings.history, files })
     }
 }
 
@@ -82,7 +84,8 @@ impl OpenStore for Database {
     }
 
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
-        let store = SqliteStore::new(&self.conn, self.space.clone(), self.readers.clone(), self.history);
+        let (space, readers) = (self.space.clone(), self.readers.clone());
+        let store = SqliteStore::new(&self.conn, Some(&self.files), space, readers, self.history);
         Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
     }
 }
@@ -101,67 +104,21 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
     Ok(directory.to_owned())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 fn wal_path(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
-/// Two relays on one queue would deliver everything twice. The lock goes with the process, however it ends.
-fn take_lock(path: &Path) -> Result<File, QueueError> {
-    let lock_path = beside(path, ".lock");
-    let file_error = |source| QueueError::File {
-        path: lock_path.clone(),
-        source,
-        remedy: "the directory of [queue] path must belong to the user that runs postrider",
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(file_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Only for the message.
-            let _ = file.read_to_string(&mut pid);
-            let pid = pid.trim();
-            let holder = if pid.is_empty() { String::new() } else { format!(" (pid {pid})") };
-            return Err(QueueError::InUse { path: path.to_owned(), holder });
-        }
-        Err(TryLockError::Error(source)) => return Err(file_error(source)),
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(file_error)?;
-    Ok(file)
-}
-
 /// Opens the database for writing, with every setting read back.
 fn open_database(path: &Path) -> Result<Connection, QueueError> {
-    // Made here, so that the mail in it is nobody else's to read; SQLite gives its other files the same mode.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|source| {
-        QueueError::File {
-            path: path.to_owned(),
-            source,
-            remedy: "it must belong to the user that runs postrider",
-        }
-    })?;
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(BEGIN_PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(32);
+    // Not before the store was closed as it should be: after a failed fsync nothing is tried again, and where other
+    // files took the place of ours, the log that would be deleted is theirs.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Somebody may be holding the database at this moment: journal_mode and recovery wait for them.
     for (name, value, wanted) in [
         ("journal_mode", "WAL", "wal"),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
 
 use crate::queue::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
@@ -38,8 +39,10 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
-        // SQLite's own words for these would not help.
-        std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|source| {
+        // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
+        // SQLite's locks from a relay in the same process (the demo's), see `files`.
+        let wanted = Access::READ_OK | if write { Access::WRITE_OK } else { Access::empty() };
+        rustix::fs::access(path, wanted).map_err(std::io::Error::from).map_err(|source| {
             QueueError::File {
                 path: path.to_owned(),
                 remedy: match source.kind() {
