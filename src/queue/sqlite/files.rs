@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use crate::queue::error::QueueError;
 
+use super::wal;
+
 /// Every SQLite database begins so.
 const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// Every write-ahead log begins in one of these ways; they differ in the byte order of its checksums.
@@ -111,6 +113,38 @@ impl Files {
         })?;
         self.opened.replace(Some(opened));
         self.check(false).map_err(QueueError::Database)
+    }
+
+    /// The log that the last process left, if it has anything in it: its end was unclean.
+    pub(super) fn left_log(&self) -> std::io::Result<Option<PathBuf>> {
+        let log = beside(&self.path.canonicalize()?, "-wal");
+        Ok(log.metadata().is_ok_and(|log| log.len() > 0).then_some(log))
+    }
+
+    /// Puts the log on the disk, whatever became of it when the last process wrote it; gives its bytes.
+    pub(super) fn write_log_again(&self) -> std::io::Result<u64> {
+        self.opened.borrow().as_ref().map_or(Ok(0), |opened| wal::write_again(&opened.log))
+    }
+
+    /// Whether the database is in WAL mode by its own first bytes, and not only in SQLite's memory.
+    pub(super) fn is_in_wal_mode(&self) -> bool {
+        let mut versions = [0; 2];
+        self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [2, 2]
+    }
+
+    /// Puts the names of the files on the disk. SQLite does that too, and goes on when it fails.
+    pub(super) fn sync_directory(&self) -> Result<(), QueueError> {
+        let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let directory = real.parent().unwrap_or(Path::new("/"));
+        match File::open(directory).and_then(|directory| directory.sync_all()) {
+            // Not every file system knows that.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced.map_err(|source| QueueError::File {
+                path: directory.to_owned(),
+                source,
+                remedy: "it cannot be synced: mend the disk",
+            }),
+        }
     }
 
     /// Whether the files at the paths are those that are open, and look like what they are; if not, what is wrong.

@@ -28,5 +28,6 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 pub(super) use open::Database;

@@ -1,6 +1,6 @@
 //! Opening the database: the lock, the settings, the schema, recovery after a crash.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
+use crate::queue::shared::now_us;
 
 use super::failure::of_transaction;
 use super::files::{Files, beside};
@@ -20,6 +21,7 @@ use super::migrate;
 use super::readers::Readers;
 use super::space::Space;
 use super::store::SqliteStore;
+use super::wal;
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -57,13 +59,25 @@ impl Database {
         }
         let directory = directory_of(path)?;
         let files = Files::lock(path)?;
-        let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
-        let mut conn = open_database(path)?;
-        migrate::migrate(&conn, path)?;
-        if unclean {
-            after_crash(&conn, path)?;
+        files.sync_directory()?;
+        let left = files.left_log().map_err(|source| disk_error(path, source))?;
+        if let Some(log) = &left {
+            look_at_log(log);
         }
+        let mut conn = open_database(path)?;
+        if !files.is_in_wal_mode() {
+            return Err(unusable(
+                path,
+                "could not be brought into WAL mode".to_owned(),
+                "a write or an fsync failed, see the kernel's log; keep the queue on a local file system",
+            ));
+        }
+        migrate::migrate(&conn, path)?;
         files.note_opened()?;
+        files.sync_directory()?;
+        if left.is_some() {
+            after_crash(&conn, path, &files)?;
+        }
         drop_unfinished(&conn)?;
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -104,8 +118,34 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
     Ok(directory.to_owned())
 }
 
-fn wal_path(path: &Path) -> PathBuf {
-    beside(path, "-wal")
+/// Reads the log that the last process left, before SQLite recovers from it: what recovery leaves out in silence is
+/// told, and kept.
+fn look_at_log(log: &Path) {
+    let name = log.display();
+    let found = match File::open(log).and_then(wal::look) {
+        Ok(found) => found,
+        // SQLite will meet the same.
+        Err(error) => return log::error!("queue: {name}: {error}"),
+    };
+    if found.behind == 0 {
+        if found.damaged {
+            log::warn!(
+                "queue: the last transaction in {name} is not whole: it was being written at the unclean end"
+            );
+        }
+        return;
+    }
+    let copy = beside(log, &format!(".damaged-{}", now_us() / 1_000_000));
+    let kept = match std::fs::copy(log, &copy) {
+        Ok(_) => format!("the log is kept as {}", copy.display()),
+        Err(error) => format!("the log could not be kept as {}: {error}", copy.display()),
+    };
+    log::error!(
+        "queue: {name} is damaged: {} transactions are read, then comes a bad one with {} whole ones behind it that \
+         cannot be used; mail that was acknowledged in these is lost; {kept}; look at the disk (smartctl, the kernel's log)",
+        found.whole,
+        found.behind,
+    );
 }
 
 /// Opens the database for writing, with every setting read back.
@@ -154,12 +194,19 @@ fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) ->
     ))
 }
 
-/// The last process did not close the database: SQLite has recovered it from its log by now. A small one
-/// is checked through all the same.
-fn after_crash(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+/// The last process did not close the database: SQLite has recovered it from its log by now. The log is put on the
+/// disk again before anything is acknowledged; a small database is checked through all the same.
+fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), QueueError> {
+    // Nobody writes meanwhile.
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let log_bytes = files.write_log_again();
+    conn.execute_batch("ROLLBACK")?;
+    let log_bytes = log_bytes.map_err(|source| disk_error(path, source))?;
     let bytes = path.metadata().map_or(0, |file| file.len());
     if bytes > QUICK_CHECK_BYTES_MAX {
-        log::info!("queue: recovered after an unclean end ({bytes} bytes, not checked through)");
+        log::info!(
+            "queue: recovered after an unclean end ({log_bytes} bytes of log, {bytes} of database, not checked through)"
+        );
         return Ok(());
     }
     let start = Instant::now();
@@ -167,7 +214,8 @@ fn after_crash(conn: &Connection, path: &Path) -> Result<(), QueueError> {
     if verdict != "ok" {
         return Err(unusable(path, format!("is damaged: {verdict}"), "see `sqlite3 queue.db .recover`"));
     }
-    log::info!("queue: recovered after an unclean end, checked in {} ms", start.elapsed().as_millis());
+    let ms = start.elapsed().as_millis();
+    log::info!("queue: recovered after an unclean end ({log_bytes} bytes of log), checked in {ms} ms");
     Ok(())
 }
 
@@ -207,6 +255,10 @@ fn count_log_pages(conn: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
         Ok(())
     }))?;
     Ok(pages)
+}
+
+fn disk_error(path: &Path, source: std::io::Error) -> QueueError {
+    QueueError::File { path: path.to_owned(), source, remedy: "the disk does not keep its files: mend it" }
 }
 
 fn unusable(path: &Path, why: String, remedy: &'static str) -> QueueError {

@@ -8,7 +8,8 @@ use super::*;
 
 /// What people and programs do to the files of a database in use, and what is said of it. The directory has
 /// `queue.db`, and `other.db` beside it: another queue, that nobody has open.
-const DEEDS: &[(&str, fn(&Path), &str)] = &[
+type Deed = (&'static str, fn(&Path), &'static str);
+const DEEDS: &[Deed] = &[
     ("rm queue.db*", |d| ["", "-wal", "-shm"].iter().for_each(|end| rm(d, end)), "queue.db is gone, and the"),
     ("rm queue.db", |d| rm(d, ""), "queue.db is gone, and the database that was in use is removed"),
     ("rm queue.db-wal", |d| rm(d, "-wal"), "queue.db-wal is gone"),
