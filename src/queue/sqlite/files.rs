@@ -13,6 +13,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use crate::queue::error::QueueError;
 
 use super::wal;
@@ -190,6 +192,12 @@ fn begins_with(file: &File, magic: &[u8]) -> bool {
     let mut found = [0; 16];
     let found = &mut found[..magic.len()];
     file.read_exact_at(found, 0).is_ok() && found == magic
+}
+
+/// Whether this user may read the file, and `write` it.
+pub(super) fn may_use(path: &Path, write: bool) -> std::io::Result<()> {
+    let wanted = Access::READ_OK | if write { Access::WRITE_OK } else { Access::empty() };
+    Ok(rustix::fs::access(path, wanted)?)
 }
 
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

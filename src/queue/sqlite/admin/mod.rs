@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::Access;
 
 use crate::queue::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
@@ -17,6 +16,7 @@ use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
 
 use super::failure::explain;
+use super::files::may_use;
 use super::readers::open_reader;
 use super::{backoffs, host_settings, migrate};
 
@@ -41,18 +41,15 @@ impl Admin {
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
         // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
         // SQLite's locks from a relay in the same process (the demo's), see `files`.
-        let wanted = Access::READ_OK | if write { Access::WRITE_OK } else { Access::empty() };
-        rustix::fs::access(path, wanted).map_err(std::io::Error::from).map_err(|source| {
-            QueueError::File {
-                path: path.to_owned(),
-                remedy: match source.kind() {
-                    std::io::ErrorKind::NotFound => {
-                        "no queue here yet: start `postrider serve`, or name its --config"
-                    }
-                    _ => "run this as the user that owns the queue",
-                },
-                source,
-            }
+        may_use(path, write).map_err(|source| QueueError::File {
+            path: path.to_owned(),
+            remedy: match source.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "no queue here yet: start `postrider serve`, or name its --config"
+                }
+                _ => "run this as the user that owns the queue",
+            },
+            source,
         })?;
         let conn = if write {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
