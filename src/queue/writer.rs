@@ -189,7 +189,7 @@ impl<'s> Writer<'s> {
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), StoreFailure> {
         let backoffs = self.parts.shared.take_backoffs();
         let effects = loop {
-            match self.store.commit(group, &backoffs, self.parts.shared.last_id()) {
+            match self.store.commit(group, &backoffs, self.parts.shared.marks()) {
                 Ok(effects) => break effects,
                 Err(StoreFailure::Operation { at, why }) => {
                     if let Some(instead) = hold_instead(group.remove(at), &why) {
@@ -307,7 +307,9 @@ impl<'s> Writer<'s> {
         }
         // Each time a part of the old history goes, and more of it while no operation waits.
         while self.stall.is_none() && self.stopping.is_none() {
-            let more = unless_fatal(self.store.purge())?.unwrap_or(false);
+            // Nothing is old while nobody has said how late it is.
+            let Some(now) = self.parts.shared.time() else { break };
+            let more = unless_fatal(self.store.purge(now))?.unwrap_or(false);
             if !more || !self.parts.ops.is_empty() {
                 break;
             }
