@@ -148,8 +148,10 @@ pub(super) const DEFS: &[Def] = &[
         "listen.auth",
         Choice(&["required", "optional"]),
         Is("\"required\""),
-        "Nobody relays without a credential or a trusted network, whatever stands here. optional says that \
-         clients of this listener are expected to be in a trusted network and need not log in.",
+        "Nobody sends without a credential or from outside a trusted network, whatever stands here: not to an alias \
+         either; MAIL is answered 530. optional is for a listener of trusted clients, which need no login: \
+         FUTURERELEASE and MT-PRIORITY are then shown only to clients that may send, and not, as with required, \
+         to all since all are to log in.",
     ),
     def(
         "listen.trusted",

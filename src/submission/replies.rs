@@ -136,8 +136,6 @@ fixed_replies! {
         Reply::new(452, Enhanced(4, 5, 3), "Too many recipients; send the rest in another transaction");
     NO_SUCH_USER = Reply::new(550, Enhanced(5, 1, 1), "No such user here");
     ALIAS_LOOP = Reply::new(550, Enhanced(5, 4, 6), "This alias leads only to itself");
-    /// RFC 5321 §3.6.2: no relaying for strangers, on a listener that takes local mail from them.
-    NO_RELAYING = Reply::new(550, Enhanced(5, 7, 1), "Relaying needs authentication");
     /// RFC 6531 §3.5.
     RECIPIENT_NEEDS_SMTPUTF8 =
         Reply::new(553, Enhanced(5, 6, 7), "This recipient needs the SMTPUTF8 parameter of MAIL");
@@ -272,7 +270,7 @@ pub(super) fn priority_lowered(to: Priority) -> Reply {
 
 // RCPT.
 
-/// RFC 5321 §3.4: who reads a local name's mail, to clients that may know.
+/// RFC 5321 §3.4: who reads a local name's mail.
 pub(super) fn forwarded(mailbox: &Address) -> Reply {
     Reply::new(251, Enhanced(2, 1, 5), "").with_text(format!("User not local; will forward to <{mailbox}>"))
 }

@@ -43,7 +43,9 @@ pub(in crate::submission) fn mail(state: State, mail: Mail, context: &PolicyCont
 }
 
 fn mail_allowed(client: &Client, mail: &Mail, context: &PolicyContext<'_>) -> Result<(), Reply> {
-    if context.auth_required && !context.is_welcome(client.user.as_ref()) {
+    // RFC 4954 §6: on every listener, whatever its `auth`. A stranger's mail goes nowhere, not even to an alias: its
+    // bounces and reports would go to whom the stranger names as the sender.
+    if !context.is_welcome(client.user.as_ref()) {
         return Err(context.auth_first());
     }
     if mail.size.is_some_and(|size| size > context.message_size_max) {
@@ -85,11 +87,14 @@ fn add_recipients(
     rcpt: Rcpt,
     context: &PolicyContext<'_>,
 ) -> Result<Reply, Reply> {
+    // MAIL saw to it. Should a way be found round that, it still ends here.
+    if !context.is_welcome(client.user.as_ref()) {
+        return Err(context.auth_first());
+    }
     let alias = match &rcpt.to {
         ForwardPath::Local(name) => Some(name.clone()),
         ForwardPath::Mailbox(address) => context.aliases.alias_of(address),
     };
-    let welcome = context.is_welcome(client.user.as_ref());
     let is_alias = alias.is_some();
     let asked_for = match &rcpt.to {
         ForwardPath::Mailbox(address) => address.clone(),
@@ -97,14 +102,12 @@ fn add_recipients(
     };
     let addresses = match (alias, rcpt.to) {
         (Some(name), _) => context.aliases.expand(&name).ok_or(replies::NO_SUCH_USER)?,
-        (None, ForwardPath::Mailbox(_)) if !welcome => return Err(replies::NO_RELAYING),
         (None, ForwardPath::Mailbox(address)) => vec![address],
         (None, ForwardPath::Local(_)) => return Err(replies::NO_SUCH_USER),
     };
     let reply = match addresses.as_slice() {
         [] => return Err(replies::ALIAS_LOOP),
-        // RFC 5321 §3.4: strangers are not told.
-        [mailbox] if is_alias && welcome => replies::forwarded(mailbox),
+        [mailbox] if is_alias => replies::forwarded(mailbox),
         _ => replies::RECIPIENT_OK,
     };
     if addresses.iter().any(|address| !envelope.smtputf8 && !is_ascii(address)) {

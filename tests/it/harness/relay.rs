@@ -402,12 +402,34 @@ impl Relay {
 
     /// With these in its environment.
     pub fn spawn_with(&mut self, environment: &[(&str, &str)]) {
-        assert!(self.child.is_none(), "it runs already");
-        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(&["serve"]);
         command.envs(environment.iter().copied());
+        self.spawn_command(command);
+    }
+
+    /// Under strace, which stands aside (`-D`): the child is the relay itself.
+    pub fn spawn_under_strace(&mut self, arguments: &[&str]) {
+        let serve = self.command(&["serve"]);
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-q"]).args(arguments).arg("--");
+        command.arg(serve.get_program()).args(serve.get_args());
+        command.env_remove("NOTIFY_SOCKET").env("RUST_LOG", "info").current_dir(self.folder.path());
+        self.spawn_command(command);
+    }
+
+    fn spawn_command(&mut self, mut command: Command) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
+    }
+
+    /// Whether the process has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        if self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+            self.child = None;
+        }
+        self.child.is_some()
     }
 
     /// Returns when every listener listens (the last one opened may be any of them).
@@ -430,6 +452,14 @@ impl Relay {
         // The shell's own `kill`: sending a signal takes unsafe code or one more dependency.
         let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
         assert!(status.success());
+    }
+
+    /// SIGTERM, which comes too late where the process has just ended by itself.
+    pub fn terminate(&self) {
+        if let Some(child) = &self.child {
+            let kill = format!("kill -TERM {} 2>/dev/null", child.id());
+            let _ = Command::new("sh").arg("-c").arg(kill).status();
+        }
     }
 
     /// SIGTERM; the process must end by itself, with exit code 0, within `limit`.

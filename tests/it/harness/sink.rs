@@ -6,10 +6,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// What is done with a message: its accepted recipients and its content. The answer to the dot.
+/// What is done with a message: its accepted recipients and its content. The answer to the dot, or [`DROP`].
 pub type Take = dyn Fn(&[String], &[u8]) -> &'static str + Send + Sync;
-/// What is answered to a recipient.
+/// What is answered to a recipient, or [`HANG`].
 pub type Judge = dyn Fn(&str) -> &'static str + Send + Sync;
+/// The connection ends there, without an answer.
+pub const DROP: &str = "drop";
+/// Nothing is answered any more; what the client says is read until it goes.
+pub const HANG: &str = "hang";
 
 /// Listens at `address` until the process ends, one thread a connection.
 pub fn start(address: SocketAddr, judge: Arc<Judge>, take: Arc<Take>) {
@@ -70,6 +74,11 @@ fn serve(stream: TcpStream, judge: &Judge, take: &Take) -> std::io::Result<()> {
             }
             _ => "250 2.0.0 Ok",
         };
+        match reply {
+            DROP => return Ok(()),
+            HANG => return std::io::copy(&mut reader, &mut std::io::sink()).map(drop),
+            _ => {}
+        }
         replies.extend_from_slice(reply.as_bytes());
         replies.extend_from_slice(b"\r\n");
     }

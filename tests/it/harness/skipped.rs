@@ -30,3 +30,13 @@ pub fn installed(program: &str) -> bool {
     }
     found
 }
+
+/// Whether strace is installed and may trace here; what is in the way is told.
+pub fn may_trace() -> bool {
+    let traces = || Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    installed("strace")
+        && (traces().is_ok_and(|status| status.success()) || {
+            skipped("strace may not trace here");
+            false
+        })
+}

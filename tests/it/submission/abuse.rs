@@ -280,70 +280,93 @@ fn eight_bits_without_8bitmime_are_taken_and_marked() {
 
 // ---- open-relay tricks ----------------------------------------------------------------------------
 
+/// Each is a way to write a recipient; the last ones are our own names, as [aliases] has them.
+const PATHS: &[&str] = &[
+    "<victim@b.test>",
+    "<@relay.test:victim@b.test>",
+    "<@a.test,@relay.test:victim@b.test>",
+    "<victim%b.test@relay.test>",
+    "<victim%b.test>",
+    "<b.test!victim>",
+    "<b.test!victim@relay.test>",
+    "<victim@b.test@relay.test>",
+    "<relay.test@victim@b.test>",
+    "<\"victim@b.test\">",
+    "<\"victim@b.test\"@relay.test>",
+    "<victim@\"b.test\">",
+    "<root@b.test>",
+    "<root@relay.test.b.test>",
+    "<root%b.test@relay.test>",
+    "<root@b.test>@relay.test",
+    "<root@relay.test@b.test>",
+    "<@relay.test:root@b.test>",
+    "<@b.test:victim@relay.test>",
+    "<root\u{ff20}b.test>",
+    "<victim@b\u{3002}test>",
+    "<victim@b\u{ff0e}test>",
+    "<victim@[127.0.0.1]>",
+    "<victim@[IPv6:::1]>",
+    "<victim@relay.test:25>",
+    "<postmaster@b.test>",
+    "<>",
+    "<@>",
+    "<root >",
+    "< root>",
+    "victim@b.test",
+    "root",
+    "<victim@b.test",
+    "victim@b.test>",
+    "<<victim@b.test>>",
+    "\"root\" <victim@b.test>",
+    "<root> <victim@b.test>",
+    "<root>,<victim@b.test>",
+    "(root) <victim@b.test>",
+    "<root>",
+    "<postmaster>",
+    "<root@relay.test>",
+    "<@b.test:root@relay.test>",
+];
+
+/// On every kind of listener, with and without `auth = "optional"`, one command at a time and all in one write.
 #[test]
-fn no_way_of_writing_an_address_makes_a_stranger_welcome() {
-    let address = SocketAddr::from(([127, 0, 0, 1], crate::harness::relay::free_port()));
-    let listener = format!(
-        "address = \"{address}\"\ntls = \"starttls\"\nauth = \"optional\"\ntrusted = [\"192.0.2.0/24\"]"
-    );
+fn a_stranger_reaches_nobody_on_any_listener() {
+    let address = || SocketAddr::from(([127, 0, 0, 1], crate::harness::relay::free_port()));
+    let (starttls, off) = (address(), address());
+    let optional = |address: SocketAddr, tls: &str| {
+        format!("address = \"{address}\"\ntls = \"{tls}\"\nauth = \"optional\"\ntrusted = [\"192.0.2.0/24\"]")
+    };
     let config = Config::new()
-        .listener(&listener)
+        .listener(&optional(starttls, "starttls"))
+        .listener(&optional(off, "off"))
         .set("aliases.root", "[\"ops@a.test\"]")
+        .set("aliases.postmaster", "[\"ops@a.test\"]")
         .set("limits.errors", "1000");
     let relay = World::new().relay(config);
-    let mut client = crate::harness::relay::wait_for("the listener", SOON, || Client::connect(address).ok());
-    client.expect("EHLO stranger.test", "250");
-    client.expect("MAIL FROM:<>", "250");
-    for path in [
-        "<victim@b.test>",
-        "<@relay.test:victim@b.test>",
-        "<@a.test,@relay.test:victim@b.test>",
-        "<victim%b.test@relay.test>",
-        "<victim%b.test>",
-        "<b.test!victim>",
-        "<b.test!victim@relay.test>",
-        "<victim@b.test@relay.test>",
-        "<relay.test@victim@b.test>",
-        "<\"victim@b.test\">",
-        "<\"victim@b.test\"@relay.test>",
-        "<victim@\"b.test\">",
-        "<root@b.test>",
-        "<root@relay.test.b.test>",
-        "<root%b.test@relay.test>",
-        "<root@b.test>@relay.test",
-        "<root@relay.test@b.test>",
-        "<@relay.test:root@b.test>",
-        "<@b.test:victim@relay.test>",
-        "<root\u{ff20}b.test>",
-        "<victim@b\u{3002}test>",
-        "<victim@b\u{ff0e}test>",
-        "<victim@[127.0.0.1]>",
-        "<victim@[IPv6:::1]>",
-        "<victim@relay.test:25>",
-        "<postmaster@b.test>",
-        "<>",
-        "<@>",
-        "<root >",
-        "< root>",
-        "victim@b.test",
-        "root",
-        "<victim@b.test",
-        "victim@b.test>",
-        "<<victim@b.test>>",
-        "\"root\" <victim@b.test>",
-        "<root> <victim@b.test>",
-        "<root>,<victim@b.test>",
-        "(root) <victim@b.test>",
-    ] {
-        let reply = client.say(&format!("RCPT TO:{path}")).unwrap();
-        assert!((500..=559).contains(&reply.code), "{path}: {} {}", reply.code, reply.text);
+    for address in [starttls, off, relay.starttls] {
+        let mut client =
+            crate::harness::relay::wait_for("the listener", SOON, || Client::connect(address).ok());
+        client.expect("EHLO stranger.test", "250");
+        for mail in ["MAIL FROM:<>", "MAIL FROM:<me@app.test>", "MAIL FROM:<me@app.test> RET=HDRS ENVID=x"] {
+            client.expect(mail, "530 5.7.0");
+        }
+        for path in PATHS {
+            let reply = client.say(&format!("RCPT TO:{path}")).unwrap();
+            assert!(matches!(reply.code, 501 | 503), "{path}: {} {}", reply.code, reply.text);
+            let all = format!(
+                "MAIL FROM:<me@app.test>\r\nRCPT TO:{path} NOTIFY=SUCCESS\r\nBDAT 9 LAST\r\nSubject:\nRSET\r\n"
+            );
+            client.write(all.as_bytes()).unwrap();
+            let codes = [(); 4].map(|()| client.reply().unwrap().code);
+            assert!(matches!(codes, [530, 501 | 503, 503, 250]), "{path}: {codes:?}");
+        }
+        client.expect("DATA", "503");
     }
-    // What is ours is taken, source route or not, and nothing else has got in with it.
-    client.expect("RCPT TO:<@b.test:root@relay.test>", "250");
-    client.expect("DATA", "354");
-    client.write(b"Subject: x\r\n\r\n.\r\n").unwrap();
-    assert_eq!(client.reply().unwrap().code, 250);
-    assert_eq!(relay.db().rows("SELECT address FROM recipients", []), ["ops@a.test"]);
+    let mut tls = shake_hands(&relay, TcpStream::connect(relay.implicit).unwrap());
+    assert!(line(&mut tls).starts_with("220 "));
+    tls.write_all(b"HELO stranger.test\r\nMAIL FROM:<>\r\nRCPT TO:<root>\r\n").unwrap();
+    let replies = [(); 3].map(|()| line(&mut tls));
+    assert!(replies[1].starts_with("530 5.7.0 ") && replies[2].starts_with("503 "), "{replies:?}");
+    assert_eq!(recipients(&relay), 0);
 }
 
 #[test]

@@ -2,4 +2,6 @@
 
 mod clients;
 mod crash;
+mod killed;
 mod mails;
+mod power_cut;
