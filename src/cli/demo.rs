@@ -20,7 +20,7 @@ use lettre::{SmtpTransport, Transport as _};
 
 use crate::clock::Clock;
 use crate::config::{self, CertificateSettings, ListenSettings, ListenTls, Settings};
-use crate::delivery::route::lookup::{DnsError, Lookup};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
 use crate::submission::users;
 
@@ -67,14 +67,15 @@ pub fn run() -> anyhow::Result<()> {
 struct Names;
 
 impl Lookup for Names {
-    fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
+    fn mx(&self, domain: &str) -> Result<MxRecords, DnsError> {
         // Bounces go back to the application's own domain: the host that accepts takes its mail too.
         let host = if domain == SENDER_DOMAIN {
             Some(&HOSTS[0])
         } else {
             HOSTS.iter().find(|host| host.0 == domain)
         };
-        host.map(|(_, mx, ..)| vec![(10, (*mx).to_owned())]).ok_or(DnsError::NoSuchDomain)
+        let records = |mx: &str| MxRecords { hosts: vec![(10, mx.to_owned())], ..MxRecords::default() };
+        host.map(|(_, mx, ..)| records(mx)).ok_or(DnsError::NoSuchDomain)
     }
 
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
@@ -115,7 +116,7 @@ impl Stage {
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;
-        let relay = Relay::start_with(&settings, Clock::System, Box::new(Names))?;
+        let relay = Relay::start_with(&settings, Clock::system(), Box::new(Names))?;
         let address = *relay.addresses().first().context("the relay listens nowhere")?;
         let Some(CertificateSettings::SelfSigned { directory }) = &settings.submission.tls else {
             bail!("the built-in settings have no self-signed certificate");

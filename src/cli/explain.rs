@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
-use crate::delivery::route::plan;
+use crate::delivery::route::plan::{self, PlanRequest};
 use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::kit::text::utc;
@@ -125,11 +125,11 @@ pub(super) fn plan(
             retry_rules,
         };
     }
-    let mut random = |below| fastrand::usize(..below);
     let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
-    let plan = plan::plan(&domain, user, routes, delivery, lookup, &mut random, &mut trace);
-    let (endpoints, refusal) = match plan {
-        Ok(endpoints) => (endpoints, None),
+    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false };
+    let rank = plan::rank_of(fastrand::i64(..));
+    let (endpoints, refusal) = match plan::plan(&request, routes, delivery, lookup, &rank, &mut trace) {
+        Ok(plan) => (plan.endpoints, None),
         Err(no) => {
             let reply = no.reply();
             (Vec::new(), Some(Refusal { reply: reply.to_string(), permanent: reply.code >= 500 }))
@@ -186,7 +186,7 @@ pub fn run(
     let learnt = Admin::to_read(&settings.queue.path)
         .and_then(|queue| Ok(Learnt { hosts: queue.host_settings()?, lanes: queue.backoffs()? }));
     let mut learnt = learnt.unwrap_or_default();
-    let now = Clock::System.now();
+    let now = Clock::system().now();
     learnt.lanes.retain(|row| row.backoff_until > now);
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);

@@ -200,8 +200,8 @@ impl<'s> Writer<'s> {
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), StoreFailure> {
         let backoffs = self.parts.shared.take_backoffs();
         let effects = loop {
-            let last_id = self.parts.shared.last_id();
-            match self.timed(|store| store.commit(group, &backoffs, last_id)) {
+            let marks = self.parts.shared.marks();
+            match self.timed(|store| store.commit(group, &backoffs, marks)) {
                 Ok(effects) => break effects,
                 Err(StoreFailure::Operation { at, why }) => {
                     if let Some(instead) = hold_instead(group.remove(at), &why) {
@@ -319,7 +319,9 @@ impl<'s> Writer<'s> {
         }
         // Each time a part of the old history goes, and more of it while no operation waits.
         while self.stall.is_none() && self.stopping.is_none() {
-            let more = unless_fatal(self.timed(|store| store.purge()))?.unwrap_or(false);
+            // Nothing is old while nobody has said how late it is.
+            let Some(now) = self.parts.shared.time() else { break };
+            let more = unless_fatal(self.timed(|store| store.purge(now)))?.unwrap_or(false);
             if !more || !self.parts.ops.is_empty() {
                 break;
             }

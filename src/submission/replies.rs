@@ -41,6 +41,9 @@ fixed_replies! {
     /// Longer than `limits.session_timeout`.
     SESSION_TOO_LONG =
         Reply::new(421, Enhanced(4, 4, 2), "Your session has lasted long enough, connect again");
+    /// RFC 4954 §6 has no code for it: who logged in, or was trusted, may send no more.
+    NO_LONGER_AUTHORIZED =
+        Reply::new(421, Enhanced(4, 7, 0), "You may no longer send here: log in again, or ask the operator");
     /// More errors than `limits.errors`.
     TOO_MANY_ERRORS = Reply::new(421, Enhanced(4, 7, 0), "Too many errors");
     /// A line without end.

@@ -22,7 +22,7 @@ use crate::delivery::host::pool::{PoolKey, PooledConnection};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, rule};
-use crate::delivery::route::plan;
+use crate::delivery::route::plan::{self, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::dial::Dialled;
@@ -68,8 +68,12 @@ pub(in crate::delivery) fn attempt(
             return state.finish(None);
         }
     }
-    match endpoints(context, message) {
-        Ok(endpoints) => ask_hosts(state, &key, endpoints),
+    match planned(context, message) {
+        Ok(Plan { endpoints, whole, .. }) => {
+            // What nobody was asked for cannot be final.
+            state.all_refuse = whole;
+            ask_hosts(state, &key, endpoints.into())
+        }
         Err(failure) => {
             let ruling = rule(&failure, &Default::default());
             let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
@@ -79,18 +83,24 @@ pub(in crate::delivery) fn attempt(
 }
 
 /// Whom to try, best first.
-fn endpoints(context: &DeliveryContext, message: &QueuedMessage) -> Result<VecDeque<Endpoint>, Failure> {
+fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, Failure> {
     let DeliveryContext { settings, routes, lookup, .. } = context;
-    let domain = &message.recipients[0].domain;
-    let user = message.origin.user.as_deref();
-    let mut random = |below: usize| fastrand::usize(..below.max(1));
+    let request = PlanRequest {
+        domain: &message.recipients[0].domain,
+        user: message.origin.user.as_deref(),
+        attempts: message.recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
+        with_proof: require_tls::is_required(message),
+    };
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
-    let planned = plan::plan(domain, user, routes, settings, &**lookup, &mut random, &mut trace);
-    let mut endpoints = planned.map_err(Failure::Route)?;
-    if require_tls::is_required(message) {
-        endpoints = require_tls::endpoints(endpoints, domain, &**lookup).map_err(Failure::RequireTls)?;
+    let rank = plan::rank_of(message.id.0);
+    let plan =
+        plan::plan(&request, routes, settings, &**lookup, &rank, &mut trace).map_err(Failure::Route)?;
+    if !request.with_proof {
+        return Ok(plan);
     }
-    Ok(endpoints.into())
+    let (whole, proved) = (plan.whole, plan.proved);
+    let endpoints = require_tls::endpoints(plan, request.domain).map_err(Failure::RequireTls)?;
+    Ok(Plan { endpoints, whole, proved })
 }
 
 /// One host after the other, until every recipient has its answer or none is left.

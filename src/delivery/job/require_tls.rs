@@ -9,7 +9,7 @@ use crate::config::RouteTls;
 use crate::mail::Domain;
 use crate::queue::QueuedMessage;
 
-use crate::delivery::route::lookup::{DnsError, Lookup};
+use crate::delivery::route::plan::Plan;
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, RequireTls, TlsFailure};
@@ -21,29 +21,19 @@ pub(in crate::delivery) fn is_required(message: &QueuedMessage) -> bool {
     message.handling.require_tls && message.sender.is_some()
 }
 
-/// The same hosts, with TLS that proves who they are.
+/// The hosts of the plan, with TLS that proves who they are.
 ///
 /// # Errors
 /// None of them will do.
-pub(in crate::delivery) fn endpoints(
-    mut endpoints: Vec<Endpoint>,
-    domain: &Domain,
-    lookup: &dyn Lookup,
-) -> Result<Vec<Endpoint>, RequireTls> {
-    // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever
-    // answered.
-    let by_mx =
-        |endpoint: &Endpoint| !endpoint.relay && domain.ip().is_none() && endpoint.host != domain.as_str();
-    if endpoints.iter().any(by_mx) {
-        match lookup.mx_is_signed(domain.as_str()) {
-            Ok(true) => {}
-            Ok(false) => return Err(RequireTls::NotSigned),
-            Err(DnsError::Temporary(why)) => {
-                let text = format!("cannot tell whether the MX records of {domain} are signed: {why}");
-                return Err(RequireTls::LookupFailed(text));
-            }
-            Err(error) => return Err(RequireTls::LookupFailed(format!("MX of {domain}: {error}"))),
-        }
+pub(in crate::delivery) fn endpoints(plan: Plan, domain: &Domain) -> Result<Vec<Endpoint>, RequireTls> {
+    let Plan { mut endpoints, proved, .. } = plan;
+    // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever answered.
+    // Whether it is proved is said of the answer that the plan was made from, and of no other.
+    endpoints.retain(|endpoint| {
+        proved || endpoint.relay || domain.ip().is_some() || endpoint.host == domain.as_str()
+    });
+    if endpoints.is_empty() {
+        return Err(RequireTls::NotSigned);
     }
     endpoints.retain(|endpoint| endpoint.tls != RouteTls::Off);
     if endpoints.is_empty() {
@@ -83,20 +73,6 @@ pub(in crate::delivery) fn turned_unfit(connection: &Connection) -> Option<Requi
 mod tests {
     use super::*;
 
-    struct Answer(Result<bool, DnsError>);
-
-    impl Lookup for Answer {
-        fn mx(&self, _: &str) -> Result<Vec<(u16, String)>, DnsError> {
-            Err(DnsError::NoData)
-        }
-        fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<std::net::IpAddr>, DnsError>> {
-            hosts.iter().map(|_| Err(DnsError::NoData)).collect()
-        }
-        fn mx_is_signed(&self, _: &str) -> Result<bool, DnsError> {
-            self.0.clone()
-        }
-    }
-
     fn endpoint(host: &str, tls: RouteTls, relay: bool) -> Endpoint {
         let address = "192.0.2.1:25".parse().unwrap();
         let (ca_file, login) = (None, None);
@@ -112,36 +88,35 @@ mod tests {
         }
     }
 
-    fn checked(
-        host: &str,
-        tls: RouteTls,
-        relay: bool,
-        signed: Result<bool, DnsError>,
-    ) -> Result<RouteTls, String> {
+    /// What TLS must be at the hosts that are left of these, with MX records that are proved or not.
+    fn checked(hosts: &[(&str, RouteTls, bool)], proved: bool) -> Result<Vec<(String, RouteTls)>, String> {
         let domain = Domain::parse("a.test").unwrap();
-        let left = endpoints(vec![endpoint(host, tls, relay)], &domain, &Answer(signed));
-        left.map(|left| left[0].tls).map_err(|why| Failure::RequireTls(why).reply().to_string())
+        let listed = hosts.iter().map(|(host, tls, relay)| endpoint(host, *tls, *relay)).collect();
+        let left = endpoints(Plan { endpoints: listed, whole: true, proved }, &domain);
+        let shown = |left: Vec<Endpoint>| left.into_iter().map(|one| (one.host, one.tls)).collect();
+        left.map(shown).map_err(|why| Failure::RequireTls(why).reply().to_string())
     }
 
     #[test]
-    fn an_mx_host_needs_signed_records_and_others_do_not() {
+    fn an_mx_host_needs_proved_records_and_others_do_not() {
         use RouteTls::{Implicit, Opportunistic, Verify};
-        assert_eq!(checked("mx.a.test", Opportunistic, false, Ok(true)), Ok(Verify));
-        let refused = checked("mx.a.test", Opportunistic, false, Ok(false)).unwrap_err();
+        let by_mx = ("mx.a.test", Opportunistic, false);
+        let itself = ("a.test", Opportunistic, false);
+        let verified = |hosts: &[&str]| Ok(hosts.iter().map(|host| ((*host).to_owned(), Verify)).collect());
+        assert_eq!(checked(&[by_mx], true), verified(&["mx.a.test"]));
+        let refused = checked(&[by_mx], false).unwrap_err();
         assert!(refused.starts_with("550 5.7.30 REQUIRETLS support required"), "{refused}");
-        let deferred = checked("mx.a.test", Opportunistic, false, Err(DnsError::Temporary("late".into())));
-        assert!(deferred.unwrap_err().starts_with("451 4.4.3"));
-        assert_eq!(
-            checked("a.test", Opportunistic, false, Ok(false)),
-            Ok(Verify),
-            "no MX: the domain itself"
-        );
-        assert_eq!(checked("smtp.upstream.test", Implicit, true, Ok(false)), Ok(Implicit));
+        // Its name is what the sender wrote, and the certificate holds for that name alone.
+        assert_eq!(checked(&[itself], false), verified(&["a.test"]), "no MX: the domain itself");
+        assert_eq!(checked(&[by_mx, itself], false), verified(&["a.test"]));
+        assert_eq!(checked(&[by_mx, itself], true), verified(&["mx.a.test", "a.test"]));
+        let relay = ("smtp.upstream.test", Implicit, true);
+        assert_eq!(checked(&[relay], false), Ok(vec![("smtp.upstream.test".to_owned(), Implicit)]));
     }
 
     #[test]
     fn a_route_without_tls_is_no_way() {
-        let refused = checked("smtp.upstream.test", RouteTls::Off, true, Ok(true)).unwrap_err();
+        let refused = checked(&[("smtp.upstream.test", RouteTls::Off, true)], true).unwrap_err();
         assert!(refused.starts_with("550 5.7.10 Encryption needed"), "{refused}");
     }
 }

@@ -89,7 +89,7 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
             | NoRouteReason::Unroutable
             | NoRouteReason::Loop => Ruling::answer(Failed),
             // A broken resolver never bounces mail, and a relay's name is the operator's to repair.
-            NoRouteReason::LookupFailed | NoRouteReason::RelayUnknown => {
+            NoRouteReason::LookupFailed | NoRouteReason::NotSeenWhole | NoRouteReason::RelayUnknown => {
                 Ruling::new(Deferred, NextStep::Stop, true)
             }
             // It holds up the mail of these source addresses alone.
@@ -127,7 +127,6 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
 fn require_tls(why: &RequireTls) -> Ruling {
     match why {
         RequireTls::NotSigned | RequireTls::RouteInTheClear => Ruling::answer(Outcome::Failed),
-        RequireTls::LookupFailed(_) => Ruling::new(Outcome::Deferred, NextStep::Stop, true),
         RequireTls::NotOffered | RequireTls::InTheClear => Ruling::of_host(Outcome::Failed),
         RequireTls::Tls(why) => Ruling::of_host(Outcome::Failed).with_alert(needs_repair(why)),
     }

@@ -31,18 +31,24 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, R
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::config::DnsSettings;
-use crate::delivery::route::lookup::{DnsError, Lookup};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 
 /// Cached answers of all types together; the least used go first.
 const CACHED_ANSWERS_MAX: u64 = 8192;
 /// Cached answers that DNSSEC proved, with the keys for them.
 const PROVED_ANSWERS_MAX: u64 = 512;
+/// MX records kept of one domain, the best.
+const MX_KEPT_MAX: usize = 100;
+/// Addresses kept of one host and family.
+const ADDRESSES_KEPT_MAX: usize = 64;
+/// Aliases followed in one answer; hickory follows no more than eight from answer to answer.
+const ALIASES_MAX: usize = 16;
 /// RFC 2308 §5 finds one to three hours sensible; mail to a domain that was just repaired should not wait longer.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
 /// Queries at the same time over one connection to a server.
@@ -104,9 +110,7 @@ impl Resolver {
     /// # Errors
     /// As there, after `[dns] timeout` at the latest.
     pub fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
-        let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
-        self.wait(async move { servers.mx(&name).await })
-            .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
+        Lookup::mx(self, domain).map(|records| records.hosts)
     }
 
     /// The A and AAAA records of a host, queried at the same time.
@@ -140,14 +144,16 @@ impl Resolver {
 const STOPPED: &str = "the resolver has stopped";
 
 impl Lookup for Resolver {
-    fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+    fn mx(&self, domain: &str) -> Result<MxRecords, DnsError> {
         let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
-        self.wait(async move { servers.mx_is_signed(&name).await })
+        self.wait(async move { servers.mx(&name).await })
             .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
     }
 
-    fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
-        Resolver::mx(self, domain)
+    fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        let (servers, name) = (Arc::clone(&self.servers), domain.to_owned());
+        self.wait(async move { servers.mx_with_proof(&name).await })
+            .unwrap_or_else(|| Err(DnsError::Temporary(STOPPED.to_owned())))
     }
 
     /// All hosts at the same time: `[dns] timeout` holds for them together.
@@ -207,39 +213,40 @@ impl Servers {
         })
     }
 
-    async fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError> {
-        self.ask(domain, RecordType::MX, |data| match data {
-            RData::MX(mx) => Some((mx.preference, host_text(&mx.exchange))),
-            _ => None,
-        })
-        .await
-        .map_err(|error| if error == bare() { DnsError::NoData } else { error })
+    async fn mx(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        let lookup = self.ask(domain, RecordType::MX).await;
+        lookup
+            .map(|records| mx_records(&records))
+            .map_err(|error| if error == bare() { DnsError::NoData } else { error })
     }
 
-    /// False too where a signature is wrong: then nothing proves the records.
-    async fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
+    /// One answer gives the records and their proof.
+    async fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
         let name = absolute(domain).ok_or(DnsError::NoSuchDomain)?;
-        match tokio::time::timeout(self.timeout, self.proving.lookup(name, RecordType::MX)).await {
-            Ok(Ok(lookup)) => Ok(lookup.answers().iter().all(|record| record.proof.is_secure())),
-            Ok(Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus))) => Ok(false),
+        match tokio::time::timeout(self.timeout, self.proving.lookup(name.clone(), RecordType::MX)).await {
+            Ok(Ok(lookup)) => match records_of(&name, RecordType::MX, lookup.answers()) {
+                records if records.is_empty() => Err(DnsError::NoData),
+                records => Ok(mx_records(&records)),
+            },
+            // Nothing proves these records, and whoever uses them is told so. That there are none needs no proof: the
+            // domain's own name is left then, and its certificate.
+            Ok(Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus))) => {
+                self.mx(domain).await.map(|records| MxRecords { proved: false, ..records })
+            }
             Ok(Err(error)) => Err(meaning(&error)),
             Err(_) => Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
         }
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
-        let families = [RecordType::A, RecordType::AAAA].map(|kind| {
-            self.ask(host, kind, |data| match data {
-                RData::A(v4) => Some(IpAddr::V4(v4.0)),
-                RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
-                _ => None,
-            })
-        });
+        let families = [RecordType::A, RecordType::AAAA].map(|kind| self.ask(host, kind));
         let mut found = Vec::new();
         let mut worst = DnsError::NoSuchDomain;
         for family in all(families).await {
             match (family, &worst) {
-                (Ok(addresses), _) => found.extend(addresses),
+                (Ok(records), _) => {
+                    found.extend(records.iter().filter_map(address_of).take(ADDRESSES_KEPT_MAX))
+                }
                 // Some servers answer NXDOMAIN for an address family without records: both answers must agree.
                 (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
                 (Err(error @ DnsError::Temporary(_)), _) => worst = error,
@@ -249,13 +256,8 @@ impl Servers {
         if found.is_empty() { Err(worst) } else { Ok(found) }
     }
 
-    /// One query within the time-out; never an empty list.
-    async fn ask<T>(
-        &self,
-        name: &str,
-        kind: RecordType,
-        pick: impl Fn(&RData) -> Option<T>,
-    ) -> Result<Vec<T>, DnsError> {
+    /// One query within the time-out: the records of that type and the aliases that led to them. Never an empty list.
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<Record>, DnsError> {
         let name = absolute(name).ok_or(DnsError::NoSuchDomain)?;
         let answer = tokio::time::timeout(self.timeout, async {
             let mut answer = self.all.lookup(name.clone(), kind).await;
@@ -272,8 +274,58 @@ impl Servers {
             Ok(Err(error)) => return Err(meaning(&error)),
             Err(_) => return Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))),
         };
-        let found: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
+        let found = records_of(&name, kind, lookup.answers());
         if found.is_empty() { Err(bare()) } else { Ok(found) }
+    }
+}
+
+/// The records of `kind` that an answer has for `name`, with the aliases that led to them (RFC 1034 §3.6.2). Records of
+/// other names are none of it, however well they are signed. Without records of `kind` it is empty.
+fn records_of(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> {
+    let at = |owner: &Name, kind: RecordType| {
+        let owner = owner.clone();
+        answers.iter().filter(move |record| record.record_type() == kind && record.name == owner)
+    };
+    let (mut owner, mut way) = (name.clone(), Vec::new());
+    loop {
+        let mut found = at(&owner, kind).cloned().peekable();
+        if found.peek().is_some() {
+            way.extend(found);
+            return way;
+        }
+        match at(&owner, RecordType::CNAME).next().map(|record| (record, &record.data)) {
+            Some((record, RData::CNAME(target))) if way.len() < ALIASES_MAX => {
+                owner = target.0.clone();
+                way.push(record.clone());
+            }
+            _ => return Vec::new(),
+        }
+    }
+}
+
+/// The best [`MX_KEPT_MAX`] of them. A record is proved by any signature that holds over its set (a key that is being
+/// replaced leaves two): what hickory thinks of each record counts, not of each signature.
+fn mx_records(records: &[Record]) -> MxRecords {
+    let mut hosts: Vec<(u16, String)> = records
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::MX(mx) => Some((mx.preference, host_text(&mx.exchange))),
+            _ => None,
+        })
+        .collect();
+    let cut = hosts.len() > MX_KEPT_MAX;
+    if cut {
+        hosts.sort_by_key(|(preference, _)| *preference);
+        hosts.truncate(MX_KEPT_MAX);
+    }
+    MxRecords { hosts, cut, proved: records.iter().all(|record| record.proof.is_secure()) }
+}
+
+fn address_of(record: &Record) -> Option<IpAddr> {
+    match &record.data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
     }
 }
 

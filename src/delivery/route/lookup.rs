@@ -16,22 +16,33 @@ pub enum DnsError {
     Temporary(String),
 }
 
+/// The MX records of a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MxRecords {
+    /// Preference and host, in no order. Hosts are in lower case without the last dot; the root, which is the host of a
+    /// null MX (RFC 7505), is `.`.
+    pub hosts: Vec<(u16, String)>,
+    /// The domain has more of them; these are the best.
+    pub cut: bool,
+    /// DNSSEC proves these records, and the aliases that led to them.
+    pub proved: bool,
+}
+
 /// Lookups for route planning. Each blocks until it is answered.
 pub trait Lookup {
-    /// The MX records of a domain as (preference, host), in no order. Hosts are in lower case without the last dot;
-    /// the root, which is the host of a null MX (RFC 7505), is `.`.
+    /// The MX records of a domain. Nothing is said of their proof.
     ///
     /// # Errors
     /// See [`DnsError`]; never an empty list.
-    fn mx(&self, domain: &str) -> Result<Vec<(u16, String)>, DnsError>;
+    fn mx(&self, domain: &str) -> Result<MxRecords, DnsError>;
 
-    /// Whether DNSSEC proves the MX records of a domain (RFC 8689 §4.2.1 asks for it).
+    /// The same records with what DNSSEC says of them (RFC 8689 §4.2.1 asks for it), from one answer: what is proved
+    /// is what is used. Where signatures are wrong or missing nothing is proved.
     ///
     /// # Errors
-    /// See [`DnsError`].
-    fn mx_is_signed(&self, domain: &str) -> Result<bool, DnsError> {
-        let _ = domain;
-        Ok(false)
+    /// As [`Lookup::mx`].
+    fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.mx(domain)
     }
 
     /// The A and AAAA records of each host, in the order of `hosts`.

@@ -4,51 +4,86 @@
 //! 5321 §5.1: in order of preference, random among equals; the domain's own addresses where there is no MX. A null MX
 //! (RFC 7505) fails at once. Our own name or source address cuts the list at its preference, so that mail cannot loop.
 //!
+//! One attempt has room for [`MX_HOSTS_MAX`] hosts that can be used; those that cannot take none of it. Where there are
+//! more, the best host is in every attempt and the others take turns (`turns.rs`), so that the next attempt reaches
+//! hosts that this one does not.
+//!
 //! Permanent failures are those that a domain's owner caused: NXDOMAIN, a null MX, and MX hosts that do not exist, that
-//! have only prohibited addresses, or that are this relay. All that a broken resolver can cause is temporary, and so
-//! is any failure of a configured relay's name, which the operator has to correct. Relays may be in
-//! `prohibited_networks`, since the operator named them.
+//! have only prohibited addresses, or that are this relay. They are permanent where the whole list was seen. All that
+//! a broken resolver can cause is temporary, and so is any failure of a configured relay's name, which the operator has
+//! to correct. Relays may be in `prohibited_networks`, since the operator named them.
 
 mod addresses;
 #[cfg(test)]
 mod tests;
+mod turns;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use crate::config::{DeliverySettings, RelayHost, Route, Routes};
 use crate::mail::Domain;
 
-use crate::delivery::route::lookup::{DnsError, Lookup};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::delivery::route::source_addresses::{self, SourceAddresses};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 use addresses::Host;
 
-/// MX hosts in one attempt.
+/// MX hosts that are tried in one attempt.
 pub const MX_HOSTS_MAX: usize = 5;
+/// MX hosts whose addresses are looked up for one attempt.
+pub const MX_LOOKUPS_MAX: usize = 20;
 /// Addresses in one attempt.
 pub const ADDRESSES_MAX: usize = 10;
 
 /// Gets each step of the planning, for `explain` and the debug log.
 pub type Trace<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
+/// Gives a name, or the octets of an address, its rank.
+pub type Rank<'a> = dyn Fn(&[u8]) -> u64 + 'a;
 
-/// The endpoints to try for mail to `domain` that `user` submitted (none: without a login), best first; 1 to
-/// [`ADDRESSES_MAX`].
+/// What is to be sent, as far as the way depends on it.
+#[derive(Clone, Copy)]
+pub struct PlanRequest<'a> {
+    /// The recipients' domain.
+    pub domain: &'a Domain,
+    /// Who submitted it; none: nobody who logged in.
+    pub user: Option<&'a str>,
+    /// Attempts before this one: whose turn it is among the hosts.
+    pub attempts: u32,
+    /// Whether the plan must say if DNSSEC proves its hosts (REQUIRETLS).
+    pub with_proof: bool,
+}
+
+/// Whom to try.
+#[derive(Debug)]
+pub struct Plan {
+    /// Best first; 1 to [`ADDRESSES_MAX`].
+    pub endpoints: Vec<Endpoint>,
+    /// Every host that the mail could go to is among them: if all of them refuse, so does the domain.
+    pub whole: bool,
+    /// DNSSEC proves that these are the domain's hosts; false where nobody asked.
+    pub proved: bool,
+}
+
+/// The endpoints to try now.
 ///
-/// `random` gives a number below its argument. Only the lookups take time.
+/// `rank` orders hosts of the same preference and addresses of the same host; it gives the same rank to the same
+/// name or address in all attempts of a message, so that turns come round. Only the lookups take time.
 ///
 /// # Errors
 /// Says why there is no endpoint to try.
 pub fn plan(
-    domain: &Domain,
-    user: Option<&str>,
+    request: &PlanRequest<'_>,
     routes: &Routes,
     settings: &DeliverySettings,
     lookup: &dyn Lookup,
-    random: &mut dyn FnMut(usize) -> usize,
+    rank: &Rank<'_>,
     trace: &mut Trace<'_>,
-) -> Result<Vec<Endpoint>, NoRoute> {
+) -> Result<Plan, NoRoute> {
+    let PlanRequest { domain, user, .. } = *request;
     let route = routes.find(domain);
     match route {
         Some(route) => trace(format_args!("[[route]] domain = \"{}\" matches {domain}", route.domain)),
@@ -58,7 +93,8 @@ pub fn plan(
     if !sources.addresses.is_empty() {
         trace(format_args!("leaves from {}: {}", Listed(&sources.addresses), sources.config_key));
     }
-    let mut planner = Planner { domain, route, routes, sources, settings, lookup, random, trace };
+    let mut planner =
+        Planner { request: *request, domain, route, routes, sources, settings, lookup, rank, trace };
     match (route, domain.ip()) {
         (Some(route), _) if !route.relay.is_empty() => planner.by_relay(&route.relay),
         (_, Some(literal)) => planner.by_literal(literal),
@@ -66,16 +102,39 @@ pub fn plan(
     }
 }
 
+/// A message's own order of names and addresses.
+pub fn rank_of(message: i64) -> impl Fn(&[u8]) -> u64 {
+    move |item| {
+        let mut hasher = DefaultHasher::new();
+        (message, item).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
 struct Planner<'a> {
+    request: PlanRequest<'a>,
     domain: &'a Domain,
     route: Option<&'a Route>,
     routes: &'a Routes,
     sources: SourceAddresses,
     settings: &'a DeliverySettings,
     lookup: &'a dyn Lookup,
-    random: &'a mut dyn FnMut(usize) -> usize,
+    rank: &'a Rank<'a>,
     trace: &'a mut Trace<'a>,
 }
+
+/// The MX hosts of a domain.
+struct Exchangers {
+    /// With their preferences, best first.
+    hosts: Vec<(u16, String)>,
+    cut: bool,
+    proved: bool,
+    /// The domain has no MX, and is its own host.
+    implicit: bool,
+}
+
+/// A host by its preference: with its addresses, or its name and why it has none.
+type FoundHost = (u16, Result<Host, (String, DnsError)>);
 
 /// The first temporary and the first permanent reason why a host cannot be used, each with the host.
 #[derive(Default)]
@@ -93,7 +152,7 @@ impl Unusable {
 
 impl Planner<'_> {
     /// The relays in their order, without an MX lookup.
-    fn by_relay(&mut self, relays: &[RelayHost]) -> Result<Vec<Endpoint>, NoRoute> {
+    fn by_relay(&mut self, relays: &[RelayHost]) -> Result<Plan, NoRoute> {
         (self.trace)(format_args!("its relays in order, no MX lookup"));
         let named: Vec<&str> = relays
             .iter()
@@ -120,7 +179,10 @@ impl Planner<'_> {
             }
         }
         if !hosts.is_empty() {
-            return self.endpoints(hosts, true);
+            let whole = hosts.len() == relays.len().min(ADDRESSES_MAX);
+            let hosts = self.reachable(hosts)?;
+            let chosen = self.choose(hosts, ADDRESSES_MAX, self.request.attempts);
+            return Ok(Plan { endpoints: self.endpoints(chosen, true), whole, proved: false });
         }
         // Never permanent: the operator chose the relay's name.
         Err(match (unusable.temporary, unusable.permanent) {
@@ -141,48 +203,89 @@ impl Planner<'_> {
     }
 
     /// `user@[192.0.2.1]`: only that address.
-    fn by_literal(&mut self, ip: IpAddr) -> Result<Vec<Endpoint>, NoRoute> {
+    fn by_literal(&mut self, ip: IpAddr) -> Result<Plan, NoRoute> {
         (self.trace)(format_args!("address literal: no lookup"));
         let host = self.host(&ip.to_string(), self.settings.port, vec![ip]);
         if self.is_own(&host.addresses) {
             return Err(self.loops_back());
         }
         match self.permitted(host) {
-            Ok(host) => self.endpoints(vec![host], false),
+            Ok(host) => {
+                let hosts = self.reachable(vec![host])?;
+                Ok(Plan { endpoints: self.endpoints(hosts, false), whole: true, proved: false })
+            }
             Err(why) => Err(no_route(NoRouteReason::Unroutable, format!("{}: {why}", self.domain), None)),
         }
     }
 
-    fn by_mx(&mut self) -> Result<Vec<Endpoint>, NoRoute> {
+    fn by_mx(&mut self) -> Result<Plan, NoRoute> {
         let mut unusable = Unusable::default();
-        let mut exchangers = self.exchangers(&mut unusable)?;
-        let own = exchangers.iter().find(|(_, name)| source_addresses::is_our_name(name, self.settings));
-        if let Some(&(preference, _)) = own {
-            self.cut(&mut exchangers, preference)?;
-        }
-        exchangers.truncate(MX_HOSTS_MAX);
-        let mut hosts = self.look_up(&exchangers, &mut unusable)?;
-        if let Some(preference) = hosts.iter().find(|(_, host)| self.is_own(&host.addresses)).map(|(p, _)| *p)
+        let Exchangers { mut hosts, cut, proved, implicit } = self.exchangers(&mut unusable)?;
+        let own = hosts.iter().find(|(_, name)| source_addresses::is_our_name(name, self.settings));
+        if let Some(&(preference, _)) = own
+            && !self.cut(&mut hosts, preference)
         {
-            self.cut(&mut hosts, preference)?;
+            return Err(self.loops_back());
+        }
+        let seen = hosts.len() <= MX_LOOKUPS_MAX && !cut;
+        // The hosts take turns where they are looked up, if that is not all of them, else where they are chosen.
+        let attempts = self.request.attempts;
+        let (turn_to_look_up, turn_to_try) = if seen { (0, attempts) } else { (attempts, 0) };
+        let mut hosts = turns::in_turn(hosts, MX_HOSTS_MAX, turn_to_look_up);
+        hosts.truncate(MX_LOOKUPS_MAX);
+        let mut found = self.look_up(hosts, implicit)?;
+        let is_own = |(_, host): &&FoundHost| host.as_ref().is_ok_and(|host| self.is_own(&host.addresses));
+        let own = found.iter().filter(is_own).map(|(preference, _)| *preference).min();
+        if let Some(preference) = own
+            && !self.cut(&mut found, preference)
+        {
+            return Err(if seen { self.loops_back() } else { self.not_seen_whole() });
         }
         let mut usable = Vec::new();
-        for (preference, host) in hosts {
-            let name = host.name.clone();
-            match self.permitted(host) {
-                Ok(host) => usable.push(Host { preference, ..host }),
-                Err(why) => unusable.note(true, &name, why),
+        for (preference, host) in found {
+            match host {
+                Err((name, error)) => {
+                    unusable.note(error_is_about_the_name(&error), &name, error.to_string());
+                }
+                Ok(host) => {
+                    let name = host.name.clone();
+                    match self.permitted(host) {
+                        Ok(host) => usable.push(Host { preference, ..host }),
+                        Err(why) => unusable.note(true, &name, why),
+                    }
+                }
             }
         }
-        if !usable.is_empty() {
-            return self.endpoints(usable, false);
+        if usable.is_empty() {
+            return Err(self.none_usable(unusable, seen));
         }
-        Err(match (unusable.temporary, unusable.permanent) {
+        let usable = self.reachable(usable)?;
+        let more = usable.len().saturating_sub(MX_HOSTS_MAX);
+        if more > 0 {
+            (self.trace)(format_args!("{more} more hosts: their turn comes in later attempts"));
+        }
+        let whole = seen && unusable.temporary.is_none() && more == 0;
+        let chosen = self.choose(usable, MX_HOSTS_MAX, turn_to_try);
+        Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved })
+    }
+
+    /// Those of the hosts whose turn it is, best first.
+    fn choose(&self, hosts: Vec<Host>, max: usize, attempts: u32) -> Vec<Host> {
+        let mut chosen = turns::in_turn(hosts, max, attempts);
+        chosen.truncate(max);
+        chosen.sort_by_cached_key(|host| (host.preference, (self.rank)(host.name.as_bytes())));
+        chosen
+    }
+
+    /// Why no MX host can be used. `seen`: all of them were looked up.
+    fn none_usable(&mut self, unusable: Unusable, seen: bool) -> NoRoute {
+        match (unusable.temporary, unusable.permanent) {
             (Some((host, why)), _) => no_route(
                 NoRouteReason::LookupFailed,
                 format!("cannot look up the mail host {host}: {why}"),
                 Some(host),
             ),
+            (None, _) if !seen => self.not_seen_whole(),
             (None, permanent) => {
                 let (host, why) = permanent.unzip();
                 let about = host.as_deref().unwrap_or_default();
@@ -190,41 +293,44 @@ impl Planner<'_> {
                 let text = format!("no mail host of {} can be used: {about}: {why}", self.domain);
                 no_route(NoRouteReason::Unroutable, text, host)
             }
-        })
+        }
     }
 
-    /// The MX hosts with their addresses.
-    fn look_up(
-        &mut self,
-        exchangers: &[(u16, String)],
-        unusable: &mut Unusable,
-    ) -> Result<Vec<(u16, Host)>, NoRoute> {
-        let names: Vec<&str> = exchangers.iter().map(|(_, name)| name.as_str()).collect();
-        let found = self.lookup.addresses(&names);
-        let mut hosts = Vec::new();
-        for ((preference, name), found) in exchangers.iter().zip(found) {
-            match found {
-                Ok(addresses) => hosts.push((*preference, self.host(name, self.settings.port, addresses))),
+    /// The MX hosts with their addresses, or why there are none.
+    fn look_up(&mut self, hosts: Vec<(u16, String)>, implicit: bool) -> Result<Vec<FoundHost>, NoRoute> {
+        let names: Vec<&str> = hosts.iter().map(|(_, name)| name.as_str()).collect();
+        let addresses = self.lookup.addresses(&names);
+        let mut found = Vec::with_capacity(hosts.len());
+        for ((preference, name), addresses) in hosts.into_iter().zip(addresses) {
+            match addresses {
+                Ok(addresses) => {
+                    found.push((preference, Ok(self.host(&name, self.settings.port, addresses))))
+                }
                 Err(error) => {
                     (self.trace)(format_args!("{name}: {error}"));
-                    if error == DnsError::NoSuchDomain && *name == self.domain.as_str() {
+                    if error == DnsError::NoSuchDomain && implicit {
                         return Err(self.no_such_domain());
                     }
-                    unusable.note(error_is_about_the_name(&error), name, error.to_string());
+                    found.push((preference, Err((name, error))));
                 }
             }
         }
-        Ok(hosts)
+        Ok(found)
     }
 
     /// The MX hosts, best first; the domain itself where it has no MX (RFC 5321 §5.1, "implicit MX").
-    fn exchangers(&mut self, unusable: &mut Unusable) -> Result<Vec<(u16, String)>, NoRoute> {
+    fn exchangers(&mut self, unusable: &mut Unusable) -> Result<Exchangers, NoRoute> {
         let domain = self.domain;
-        let mut records = match self.lookup.mx(domain.as_str()) {
+        let found = match self.request.with_proof {
+            true => self.lookup.mx_with_proof(domain.as_str()),
+            false => self.lookup.mx(domain.as_str()),
+        };
+        let MxRecords { hosts: mut records, cut, proved } = match found {
             Ok(records) => records,
             Err(DnsError::NoData) => {
                 (self.trace)(format_args!("{domain} has no MX: its own addresses"));
-                return Ok(vec![(0, domain.as_str().to_owned())]);
+                let hosts = vec![(0, domain.as_str().to_owned())];
+                return Ok(Exchangers { hosts, cut: false, proved: false, implicit: true });
             }
             Err(DnsError::NoSuchDomain) => return Err(self.no_such_domain()),
             Err(DnsError::Temporary(why)) => {
@@ -237,38 +343,43 @@ impl Planner<'_> {
             (self.trace)(format_args!("{domain} has a null MX"));
             return Err(no_route(NoRouteReason::NullMx, format!("{domain} accepts no mail (null MX)"), None));
         }
-        addresses::shuffle(&mut records, self.random);
-        // A stable sort: equal preferences keep their random order.
-        records.sort_by_key(|(preference, _)| *preference);
+        records.sort_by_cached_key(|(preference, host)| (*preference, (self.rank)(host.as_bytes())));
         (self.trace)(format_args!("MX of {domain}: {}", ListedMx(&records)));
-        let mut exchangers: Vec<(u16, String)> = Vec::with_capacity(records.len());
+        let mut hosts: Vec<(u16, String)> = Vec::with_capacity(records.len());
+        let mut known = BTreeSet::new();
         for (preference, host) in records {
             // RFC 5321 §5.1 wants a host name. An address is a common mistake; `.`, blanks and control characters
             // occur too. None of them is looked up.
             match Domain::parse(&host) {
                 Ok(name) if name.ip().is_none() && host.parse::<IpAddr>().is_err() => {
-                    if !exchangers.iter().any(|(_, known)| known == name.as_str()) {
-                        exchangers.push((preference, name.as_str().to_owned()));
+                    if known.insert(name.as_str().to_owned()) {
+                        hosts.push((preference, name.as_str().to_owned()));
                     }
                 }
                 _ => {
                     (self.trace)(format_args!("{host:?} left out: not the name of a host"));
-                    unusable.note(
-                        true,
-                        &host.escape_default().to_string(),
-                        "not the name of a host".to_owned(),
-                    );
+                    let why = "not the name of a host".to_owned();
+                    unusable.note(true, &host.escape_default().to_string(), why);
                 }
             }
         }
-        Ok(exchangers)
+        Ok(Exchangers { hosts, cut, proved, implicit: false })
     }
 
     /// RFC 5321 §5.1: if this relay is on the list, only better hosts may be tried.
-    fn cut<T>(&mut self, hosts: &mut Vec<(u16, T)>, preference: u16) -> Result<(), NoRoute> {
+    /// False where none is left.
+    fn cut<T>(&mut self, hosts: &mut Vec<(u16, T)>, preference: u16) -> bool {
         (self.trace)(format_args!("this relay is on the list: preference {preference} and worse left out"));
         hosts.retain(|(of, _)| *of < preference);
-        if hosts.is_empty() { Err(self.loops_back()) } else { Ok(()) }
+        !hosts.is_empty()
+    }
+
+    fn not_seen_whole(&self) -> NoRoute {
+        let text = format!(
+            "no mail host of {} that was looked at can be used, and there are more: they are looked at in later attempts",
+            self.domain
+        );
+        no_route(NoRouteReason::NotSeenWhole, text, None)
     }
 
     fn no_such_domain(&mut self) -> NoRoute {

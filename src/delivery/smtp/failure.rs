@@ -90,6 +90,8 @@ pub enum NoRouteReason {
     Unroutable,
     /// We are the best host ourselves.
     Loop,
+    /// None of those looked at can be used, and there are more.
+    NotSeenWhole,
     /// DNS could not be asked, or does not know.
     LookupFailed,
     /// The configured relay has no address.
@@ -103,8 +105,6 @@ pub enum NoRouteReason {
 pub enum RequireTls {
     /// DNSSEC does not prove the MX records.
     NotSigned,
-    /// Whether it does could not be found out.
-    LookupFailed(String),
     /// The route says `tls = "off"`.
     RouteInTheClear,
     /// The host does not offer REQUIRETLS.
@@ -177,9 +177,7 @@ impl Failure {
     pub fn phase(&self) -> Phase {
         match self {
             Failure::Route(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
-            Failure::RequireTls(
-                RequireTls::NotSigned | RequireTls::LookupFailed(_) | RequireTls::RouteInTheClear,
-            ) => Phase::Dns,
+            Failure::RequireTls(RequireTls::NotSigned | RequireTls::RouteInTheClear) => Phase::Dns,
             Failure::RequireTls(RequireTls::NotOffered | RequireTls::InTheClear) => Phase::Ehlo,
             Failure::RequireTls(RequireTls::Tls(_)) | Failure::Tls(_) => Phase::Starttls,
             Failure::Dial(_) => Phase::Connect,
@@ -246,8 +244,8 @@ impl NoRoute {
             NoRouteReason::Unroutable => (550, Enhanced(5, 4, 4)),
             NoRouteReason::Loop => (554, Enhanced(5, 4, 6)),
             NoRouteReason::LookupFailed => (451, Enhanced(4, 4, 3)),
-            // Unable to route, and the operator's to repair.
-            NoRouteReason::RelayUnknown => (451, Enhanced(4, 4, 4)),
+            // Unable to route: the next attempt looks further, or the operator has to repair it.
+            NoRouteReason::NotSeenWhole | NoRouteReason::RelayUnknown => (451, Enhanced(4, 4, 4)),
             // RFC 3463 §3.4: system incorrectly configured.
             NoRouteReason::NoSource => (451, Enhanced(4, 3, 5)),
         };
@@ -271,7 +269,6 @@ impl RequireTls {
                 Enhanced(5, 7, 30),
                 "REQUIRETLS support required, and the host does not offer it",
             ),
-            RequireTls::LookupFailed(text) => Reply::new(451, Enhanced(4, 4, 3), "").with_text(text.clone()),
             RequireTls::RouteInTheClear | RequireTls::InTheClear => NO_TLS,
             RequireTls::Tls(why) => NO_TLS.with_text(format!("{}: {}", NO_TLS.text, why.reply().text)),
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
@@ -38,6 +38,7 @@ pub(in crate::queue) struct Database {
     readers: Arc<Readers>,
     space: Arc<Space>,
     last_id: i64,
+    last_time: Option<i64>,
     history: Duration,
     /// Goes last: the lock is in it.
     files: Files,
@@ -84,7 +85,8 @@ impl Database {
         let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
         let last_id = last_id(&conn)?;
-        Ok(Database { conn, readers, space, last_id, history: settings.history, files })
+        let last_time = last_time(&conn)?;
+        Ok(Database { conn, readers, space, last_id, last_time, history: settings.history, files })
     }
 }
 
@@ -95,6 +97,10 @@ impl OpenStore for Database {
 
     fn last_id(&self) -> i64 {
         self.last_id
+    }
+
+    fn last_time(&self) -> Option<i64> {
+        self.last_time
     }
 
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
@@ -244,6 +250,12 @@ pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
         [],
         |row| row.get(0),
     )
+}
+
+/// The confirmed time of the last commit.
+fn last_time(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT value FROM meta WHERE key = 'time'";
+    conn.query_row(sql, [], |row| row.get(0)).optional()
 }
 
 /// SQLite tells after each commit how long the log is.

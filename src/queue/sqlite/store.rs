@@ -9,7 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Result, Statement};
 
 use crate::queue::RecipientId;
-use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
+use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
@@ -35,6 +35,7 @@ pub(super) struct SqliteStore<'c> {
     begin: Statement<'c>,
     commit: Statement<'c>,
     save_last_id: Statement<'c>,
+    save_time: Statement<'c>,
     accept: Accept<'c>,
     settle: Settle<'c>,
     data_version: Statement<'c>,
@@ -43,7 +44,7 @@ pub(super) struct SqliteStore<'c> {
     /// Closed with the store: an open reader would keep the log from being emptied.
     readers: Arc<Readers>,
     seen_version: i64,
-    saved_id: i64,
+    saved: Marks,
     checkpoint_at: u32,
     purge: Purge,
 }
@@ -65,8 +66,12 @@ impl<'c> SqliteStore<'c> {
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             save_last_id: conn.prepare(
-                "INSERT INTO meta VALUES ('last_id', ?1)
+                "INSERT INTO meta (key, value) VALUES ('last_id', ?1)
                  ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+            )?,
+            save_time: conn.prepare(
+                "INSERT INTO meta (key, value) VALUES ('time', ?1)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             )?,
             accept: Accept::new(conn)?,
             settle: Settle::new(conn)?,
@@ -75,7 +80,7 @@ impl<'c> SqliteStore<'c> {
             space,
             readers,
             seen_version,
-            saved_id: 0,
+            saved: Marks { last_id: 0, time: None },
             checkpoint_at: CHECKPOINT_PAGES,
             purge: Purge::new(history),
         })
@@ -85,13 +90,13 @@ impl<'c> SqliteStore<'c> {
         &mut self,
         group: &[Op],
         backoffs: &Backoffs,
-        last_id: i64,
+        marks: Marks,
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         let mut effects = Vec::with_capacity(group.len());
         for (at, op) in group.iter().enumerate() {
             effects.push(self.apply(op).map_err(|error| of_operation(at, &error))?);
         }
-        self.finish(backoffs, last_id).map_err(|error| of_transaction(&error))?;
+        self.finish(backoffs, marks).map_err(|error| of_transaction(&error))?;
         Ok(effects)
     }
 
@@ -120,7 +125,7 @@ impl<'c> SqliteStore<'c> {
             }
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
-            Op::Routes(routes) => routes::write(self.conn, routes)?,
+            Op::Config { routes, lifetimes } => routes::write(self.conn, routes, *lifetimes)?,
             Op::Repair { now } => sweep::repair(self.conn, *now)?,
             Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
@@ -137,16 +142,19 @@ impl<'c> SqliteStore<'c> {
         Ok(settled)
     }
 
-    fn finish(&mut self, backoffs: &Backoffs, last_id: i64) -> Result<()> {
+    fn finish(&mut self, backoffs: &Backoffs, marks: Marks) -> Result<()> {
         for (lane, row) in backoffs {
             backoffs::write(self.conn, lane, row.as_ref())?;
         }
         // So that none is used twice when the clock steps back.
-        if last_id > self.saved_id {
-            self.save_last_id.execute([last_id])?;
+        if marks.last_id > self.saved.last_id {
+            self.save_last_id.execute([marks.last_id])?;
+        }
+        if marks.time != self.saved.time {
+            self.save_time.execute([marks.time])?;
         }
         self.commit.execute([])?;
-        self.saved_id = last_id;
+        self.saved = marks;
         Ok(())
     }
 
@@ -204,10 +212,10 @@ impl Store for SqliteStore<'_> {
         &mut self,
         group: &[Op],
         backoffs: &Backoffs,
-        last_id: i64,
+        marks: Marks,
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         self.begin.execute([]).map_err(|error| of_transaction(&error))?;
-        let written = self.write(group, backoffs, last_id);
+        let written = self.write(group, backoffs, marks);
         if written.is_err() {
             self.roll_back();
         }
@@ -224,8 +232,8 @@ impl Store for SqliteStore<'_> {
         self.look_round().map_err(of_upkeep)
     }
 
-    fn purge(&mut self) -> std::result::Result<bool, StoreFailure> {
-        self.purge.step(self.conn).map_err(|error| {
+    fn purge(&mut self, now: i64) -> std::result::Result<bool, StoreFailure> {
+        self.purge.step(self.conn, now).map_err(|error| {
             self.roll_back();
             of_upkeep(error)
         })

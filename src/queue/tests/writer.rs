@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::mail::Body;
-use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
+use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::slow::Call;
@@ -25,7 +25,7 @@ struct Scripted {
 }
 
 impl Store for Scripted {
-    fn commit(&mut self, group: &[Op], _: &Backoffs, _: i64) -> Result<Vec<Effect>, StoreFailure> {
+    fn commit(&mut self, group: &[Op], _: &Backoffs, _: Marks) -> Result<Vec<Effect>, StoreFailure> {
         let name = |op: &Op| match op {
             Op::Chunk { .. } => "chunk",
             Op::Barrier { .. } => "barrier",
@@ -53,7 +53,7 @@ impl Store for Scripted {
     fn changed_outside(&mut self) -> Result<bool, StoreFailure> {
         Ok(false)
     }
-    fn purge(&mut self) -> Result<bool, StoreFailure> {
+    fn purge(&mut self, _: i64) -> Result<bool, StoreFailure> {
         Ok(false)
     }
     fn close(&mut self) -> Result<(), StoreFailure> {
@@ -123,7 +123,7 @@ fn outcome(shared: &Shared) -> Op {
         sender: None,
         origin: Origin { user: None, client: None, helo: None },
         received_at: 0,
-        expires_at: 1000,
+        expires_at: None,
         size: 10,
         body: Body::SevenBit,
         smtputf8: false,

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::config::Limits;
+use crate::config::{Limits, ListenSettings};
 use crate::mail::Reply;
 
 use crate::submission::replies;
+use crate::submission::users::User;
 
 /// Sessions whose connection was cut off notice within this.
 const CUT_OFF_TIME: Duration = Duration::from_secs(2);
@@ -32,16 +33,64 @@ struct Live {
     last: u64,
 }
 
+/// Settings of a listener as they are now: a reload replaces what is in it.
+pub(in crate::submission) type CurrentSettings = Arc<RwLock<Arc<ListenSettings>>>;
+
+/// What a session may send by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::submission) enum Authority {
+    /// Nothing, or nothing that it makes use of now.
+    #[default]
+    None,
+    /// It logged in.
+    User(Arc<User>),
+    /// Its network is trusted, and it is within a transaction.
+    Network,
+}
+
 /// A session, seen from outside.
 pub(in crate::submission) struct SessionHandle {
     client: IpAddr,
     socket: Arc<TcpStream>,
+    listener: CurrentSettings,
+    authority: Mutex<Authority>,
+    /// The reply with which it is to end, wherever it is.
+    farewell: OnceLock<Reply>,
     /// Between transactions, waiting for the client.
     waiting: AtomicBool,
     stopping: Arc<AtomicBool>,
 }
 
 impl SessionHandle {
+    /// Whether the listener trusts this client, by the settings of now.
+    pub(in crate::submission) fn is_trusted(&self) -> bool {
+        let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
+        listener.trusted.iter().any(|network| network.contains(&self.client))
+    }
+
+    /// What it may send by.
+    pub(in crate::submission) fn authority(&self) -> Authority {
+        self.authority.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on it sends by this.
+    pub(in crate::submission) fn set_authority(&self, authority: Authority) {
+        *self.authority.lock().unwrap_or_else(PoisonError::into_inner) = authority;
+    }
+
+    /// Ends the session with this reply, within a transaction too.
+    pub(in crate::submission) fn send_away(&self, reply: Reply) {
+        if self.farewell.set(reply).is_ok() {
+            // Its read ends. Fails only where the client is gone already.
+            let _ = self.socket.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// The reply with which the session is to end now.
+    pub(in crate::submission) fn farewell(&self) -> Option<&Reply> {
+        self.farewell.get()
+    }
+
     /// The session waits for its client and has nothing to lose; false where it should end instead.
     pub(in crate::submission) fn wait_begins(&self) -> bool {
         // Sequentially consistent on both sides, as is stop(): either it sees that the session waits, or the
@@ -98,6 +147,7 @@ impl SessionTable {
         self: &Arc<SessionTable>,
         client: IpAddr,
         socket: &Arc<TcpStream>,
+        listener: &CurrentSettings,
         limits: &Limits,
     ) -> Result<SessionSlot, Reply> {
         let mut live = self.lock();
@@ -117,11 +167,19 @@ impl SessionTable {
         let handle = Arc::new(SessionHandle {
             client,
             socket: Arc::clone(socket),
+            listener: Arc::clone(listener),
+            authority: Mutex::default(),
+            farewell: OnceLock::new(),
             waiting: AtomicBool::new(false),
             stopping: Arc::clone(&self.stopping),
         });
         live.handles.insert(number, Arc::clone(&handle));
         Ok(SessionSlot { table: Arc::clone(self), number, handle })
+    }
+
+    /// All of now.
+    pub(in crate::submission) fn handles(&self) -> Vec<Arc<SessionHandle>> {
+        self.lock().handles.values().cloned().collect()
     }
 
     /// Ends all sessions: those between transactions now, those within one when it is done, and whatever

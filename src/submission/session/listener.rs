@@ -13,6 +13,7 @@ use crate::config::{ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
+use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::replies;
 use crate::submission::session::service::{SessionResources, StartError};
 use crate::submission::session::{Session, SessionScratch};
@@ -34,7 +35,7 @@ pub(in crate::submission) struct Listener {
 /// What the accepting thread shares with who started it.
 struct ListenerShared {
     socket: TcpListener,
-    settings: RwLock<Arc<ListenSettings>>,
+    settings: CurrentSettings,
     closing: AtomicBool,
 }
 
@@ -80,7 +81,7 @@ impl Listener {
         let local = socket.local_addr().map_err(failed)?;
         let shared = Arc::new(ListenerShared {
             socket,
-            settings: RwLock::new(Arc::new(listen.clone())),
+            settings: Arc::new(RwLock::new(Arc::new(listen.clone()))),
             closing: AtomicBool::new(false),
         });
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
@@ -101,9 +102,16 @@ impl Listener {
         self.local
     }
 
-    /// Other settings for connections from now on.
+    /// Other settings: for connections from now on, and `trusted` for all.
     pub(in crate::submission) fn set(&self, listen: &ListenSettings) {
         *self.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
+    }
+
+    /// No longer configured: closes the socket, and trusts nobody any more.
+    pub(in crate::submission) fn retire(self) {
+        let settings = self.shared.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.set(&ListenSettings { trusted: Vec::new(), ..(*settings).clone() });
+        self.stop();
     }
 
     /// Closes the socket. Connections that were accepted go on.
@@ -135,8 +143,7 @@ impl ListenerShared {
             }
             match accepted {
                 Ok((socket, peer)) => {
-                    let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    open_session(resources, settings, socket, peer.ip().to_canonical());
+                    open_session(resources, &self.settings, socket, peer.ip().to_canonical());
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -151,13 +158,14 @@ impl ListenerShared {
 /// Gives the connection a session, or sends it away.
 fn open_session(
     resources: &Arc<SessionResources>,
-    listener: Arc<ListenSettings>,
+    settings: &CurrentSettings,
     socket: TcpStream,
     client: IpAddr,
 ) {
     let service = resources.service();
+    let listener = settings.read().unwrap_or_else(PoisonError::into_inner).clone();
     let socket = Arc::new(socket);
-    let slot = match resources.sessions.admit(client, &socket, &service.limits) {
+    let slot = match resources.sessions.admit(client, &socket, settings, &service.limits) {
         Ok(slot) => slot,
         Err(reply) => return send_away(&socket, client, &listener, &reply),
     };

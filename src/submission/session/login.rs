@@ -1,11 +1,13 @@
 //! The logins of a session: which are offered, how a claim is verified, and what becomes of failed ones.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::maillog;
 use crate::sasl;
 
 use crate::submission::auth::{Claim, Offer};
+use crate::submission::limits::sessions::Authority;
 use crate::submission::protocol::dispatch;
 use crate::submission::protocol::state::{State, Transition};
 use crate::submission::replies;
@@ -20,7 +22,7 @@ impl Session<'_> {
             maillog::turned_away(self.client, "too many failed authentications");
             return Err(self.send_away(&replies::AUTH_TOO_MANY_FAILURES));
         }
-        Ok(dispatch::auth_step(state, claim.put_to(&*self.service.users)))
+        Ok(dispatch::auth_step(state, claim.put_to(&*self.resources.service().users)))
     }
 
     pub(super) fn login_failed(&mut self, name: String) {
@@ -37,6 +39,9 @@ impl Session<'_> {
     /// A client that fails and then has the password after all did not guess it: one that prefers CRAM-MD5 does so
     /// each time where its user has PLAIN only, and must not be shut out for it.
     pub(super) fn logged_in(&mut self, state: &State) {
+        if let Some(user) = state.user() {
+            self.handle.set_authority(Authority::User(Arc::clone(user)));
+        }
         let (name, times) = std::mem::take(&mut self.scratch.failed);
         if times > 0 && state.user().is_some_and(|user| user.name == name) {
             self.resources.login_failures.forgive(self.client, times, Instant::now());

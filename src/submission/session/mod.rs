@@ -4,6 +4,7 @@
 //! commands out. They all work on the [`Session`] defined here.
 
 mod atrn;
+pub(in crate::submission) mod authority;
 mod conversation;
 mod etrn;
 pub(in crate::submission) mod listener;
@@ -105,7 +106,9 @@ impl Session<'_> {
                 maillog::turned_away(self.client, "line without end");
                 self.send_away(&replies::LINE_WITHOUT_END)
             }
-            // SessionTable::stop ended our reading.
+            // Somebody else ended our reading.
+            WireError::Closed if self.handle.farewell().is_some() => self.say_farewell(),
+            // SessionTable::stop did.
             WireError::Closed if self.handle.is_stopping() => self.send_away(&replies::SHUTTING_DOWN),
             WireError::TimedOut if self.wire.is_over() => {
                 maillog::turned_away(self.client, "session too long");

@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
@@ -34,6 +35,19 @@ const TLS_HANDSHAKE_BYTE: u8 = 0x16;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, we go on reading from a client that we have sent away.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
+/// How often we look for more, where reading does not wait any more.
+const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a connection that we end is read from for a moment longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::submission) enum Linger {
+    /// The client said QUIT.
+    No,
+    /// It may still be sending, and our last reply would be lost with a reset.
+    Yes,
+    /// The same, where we have ended our own reading: an end of input is then not the client's.
+    Unheard,
+}
 
 /// A line of input.
 #[derive(Debug, PartialEq, Eq)]
@@ -330,7 +344,7 @@ impl Wire {
 
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to
     /// for a moment: closing on unread bytes would reset the connection and take our last reply with it.
-    pub(in crate::submission) fn close(mut self, linger: bool) {
+    pub(in crate::submission) fn close(mut self, linger: Linger) {
         // Errors change nothing any more: the client is gone then.
         let _ = self.flush();
         if let Stream::Tls(stream) = &mut self.stream {
@@ -338,12 +352,13 @@ impl Wire {
             let _ = stream.conn.complete_io(&mut stream.sock);
         }
         let _ = self.socket.shutdown(Shutdown::Write);
-        if linger && self.socket.set_read_timeout(Some(LINGER.0)).is_ok() {
+        if linger != Linger::No && self.socket.set_read_timeout(Some(LINGER.0)).is_ok() {
             let deadline = Instant::now() + LINGER.0;
             let mut left = LINGER.1;
             while left > 0 && Instant::now() < deadline {
                 match (&*self.socket).read(&mut self.input) {
                     Ok(read) if read > 0 => left = left.saturating_sub(read),
+                    Ok(_) if linger == Linger::Unheard => thread::sleep(UNHEARD_PAUSE),
                     _ => break,
                 }
             }

@@ -11,7 +11,7 @@ use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use postrider::config::{DeliverySettings, DnsSettings, Routes};
 use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::DnsError;
-use postrider::delivery::route::plan::plan;
+use postrider::delivery::route::plan::{PlanRequest, plan};
 use postrider::mail::{Domain, address};
 
 use crate::delivery::connection::settings;
@@ -37,11 +37,11 @@ fn planned(domain: &str, resolver: &Resolver) -> String {
     };
     // As a recipient's address has it.
     let domain = Domain::of(&address::parse(&format!("you@{domain}")).unwrap());
-    let mut keep = |below: usize| below.saturating_sub(1);
-    match plan(&domain, None, &Routes::default(), &settings, resolver, &mut keep, &mut |_| {}) {
-        Ok(endpoints) => {
+    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+    match plan(&request, &Routes::default(), &settings, resolver, &|_| 0, &mut |_| {}) {
+        Ok(plan) => {
             let shown: Vec<String> =
-                endpoints.iter().map(|one| format!("{} {}", one.host, one.address.ip())).collect();
+                plan.endpoints.iter().map(|one| format!("{} {}", one.host, one.address.ip())).collect();
             shown.join(", ")
         }
         Err(none) => none.reply().to_string(),

@@ -9,6 +9,7 @@ mod dns;
 mod dns_corners;
 mod hostile;
 mod logins;
+mod mx_lists;
 mod parsers;
 mod promises;
 mod refused_logins;

@@ -7,3 +7,4 @@ mod extensions;
 mod mechanisms;
 mod operators;
 mod reference;
+mod withdrawn;

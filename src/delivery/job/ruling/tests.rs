@@ -186,6 +186,7 @@ fn only_what_dns_says_on_purpose_bounces() {
         (NoRouteReason::Unroutable, RECIPIENT_BOUNCES, "RFC 5321 §5.1: no usable host"),
         (NoRouteReason::Loop, RECIPIENT_BOUNCES, "RFC 5321 §5.1: we are the best host"),
         (NoRouteReason::LookupFailed, backs_off, "docs/protocol.md: a broken resolver never bounces mail"),
+        (NoRouteReason::NotSeenWhole, backs_off, "permanent only of a list that was seen whole"),
         (NoRouteReason::RelayUnknown, backs_off, "the operator wrote the name"),
         (NoRouteReason::NoSource, (Deferred, NextStep::Stop, false), "of us: other mail may well go there"),
     ] {
@@ -201,7 +202,6 @@ fn tls_that_the_sender_requires_is_had_or_the_mail_returned() {
     for (why, expected) in [
         (RequireTls::NotSigned, MESSAGE_BOUNCES),
         (RequireTls::RouteInTheClear, MESSAGE_BOUNCES),
-        (RequireTls::LookupFailed(String::new()), (Deferred, NextStep::Stop, true)),
         (RequireTls::NotOffered, HOST_REFUSES),
         (RequireTls::InTheClear, HOST_REFUSES),
         (RequireTls::Tls(TlsFailure::NotOffered), HOST_REFUSES),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::RouteTls;
 
-use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route};
+use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route, turns};
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
@@ -23,20 +23,27 @@ impl Planner<'_> {
         addresses.iter().any(|ip| source_addresses::is_ours(*ip, self.settings, self.routes))
     }
 
-    /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in random order,
-    /// so that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts as 192.0.2.1,
-    /// so that it cannot evade `prohibited_networks`.
+    /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in the order of
+    /// their ranks, so that load is spread and a broken family costs one address, not all. `::ffff:192.0.2.1` counts
+    /// as 192.0.2.1, so that it cannot evade `prohibited_networks`.
     pub(super) fn host(&mut self, name: &str, port: u16, addresses: Vec<IpAddr>) -> Host {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         (self.trace)(format_args!("{name}: {}", Listed(&addresses)));
-        let (mut v6, mut v4): (Vec<_>, Vec<_>) = addresses.iter().partition(|ip| ip.is_ipv6());
-        shuffle(&mut v6, self.random);
-        shuffle(&mut v4, self.random);
+        let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv6);
+        v6.sort_by_cached_key(|ip| self.rank_of_address(*ip));
+        v4.sort_by_cached_key(|ip| self.rank_of_address(*ip));
         let turns = v6.len().max(v4.len());
         let addresses = (0..turns).flat_map(|turn| [v6.get(turn), v4.get(turn)]).flatten().copied().collect();
         Host { name: name.to_owned(), port, addresses, preference: 0 }
+    }
+
+    fn rank_of_address(&self, ip: IpAddr) -> u64 {
+        match ip {
+            IpAddr::V4(v4) => (self.rank)(&v4.octets()),
+            IpAddr::V6(v6) => (self.rank)(&v6.octets()),
+        }
     }
 
     /// The host without its prohibited addresses.
@@ -60,9 +67,11 @@ impl Planner<'_> {
         }
     }
 
-    /// The addresses that can be reached from one of the source addresses, at most [`ADDRESSES_MAX`], each host its
-    /// share.
-    pub(super) fn endpoints(&mut self, mut hosts: Vec<Host>, relay: bool) -> Result<Vec<Endpoint>, NoRoute> {
+    /// The hosts with the addresses that can be reached from one of the source addresses.
+    ///
+    /// # Errors
+    /// Says so where none is left.
+    pub(super) fn reachable(&mut self, mut hosts: Vec<Host>) -> Result<Vec<Host>, NoRoute> {
         let all = hosts.first().map(|host| (host.name.clone(), host.addresses.clone()));
         for host in &mut hosts {
             host.addresses.retain(|ip| {
@@ -74,17 +83,29 @@ impl Planner<'_> {
             });
         }
         hosts.retain(|host| !host.addresses.is_empty());
-        if let (true, Some((name, addresses))) = (hosts.is_empty(), all) {
-            let text = format!(
-                "no source address of the family of {name} ({}): mail leaves from {}",
-                Listed(&addresses),
-                Listed(&self.sources.addresses)
-            );
-            return Err(no_route(NoRouteReason::NoSource, text, Some(name)));
+        match all {
+            Some((name, addresses)) if hosts.is_empty() => {
+                let text = format!(
+                    "no source address of the family of {name} ({}): mail leaves from {}",
+                    Listed(&addresses),
+                    Listed(&self.sources.addresses)
+                );
+                Err(no_route(NoRouteReason::NoSource, text, Some(name)))
+            }
+            _ => Ok(hosts),
         }
+    }
+
+    /// The addresses of the hosts, at most [`ADDRESSES_MAX`], each host its share.
+    pub(super) fn endpoints(&self, hosts: Vec<Host>, relay: bool) -> Vec<Endpoint> {
         let counts: Vec<usize> = hosts.iter().map(|host| host.addresses.len()).collect();
         let mut endpoints = Vec::new();
-        for (host, share) in hosts.into_iter().zip(shares(&counts)) {
+        for (mut host, share) in hosts.into_iter().zip(shares(&counts)) {
+            // Those that the attempt before had no room for come first.
+            let first = turns::start(host.addresses.len(), share, self.request.attempts);
+            if host.addresses.len() > share {
+                host.addresses.rotate_left(first);
+            }
             for ip in host.addresses.into_iter().take(share) {
                 endpoints.push(Endpoint {
                     host: host.name.clone(),
@@ -99,7 +120,7 @@ impl Planner<'_> {
             }
         }
         endpoints.truncate(ADDRESSES_MAX);
-        Ok(endpoints)
+        endpoints
     }
 }
 
@@ -116,11 +137,4 @@ fn shares(counts: &[usize]) -> Vec<usize> {
         room -= more;
     }
     shares
-}
-
-/// Fisher-Yates.
-pub(super) fn shuffle<T>(items: &mut [T], random: &mut dyn FnMut(usize) -> usize) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, random(last + 1).min(last));
-    }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::config::{DomainPattern, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use crate::delivery::route::plan::*;
+use crate::mail::Lifetimes;
 
-type Mx = Result<Vec<(u16, String)>, DnsError>;
+type Mx = Result<MxRecords, DnsError>;
 
 /// A table instead of DNS; what is not in it does not exist.
 #[derive(Default)]
@@ -21,7 +22,7 @@ struct Table {
 impl Table {
     fn mx(mut self, domain: &'static str, records: &[(u16, &str)]) -> Table {
         let records = records.iter().map(|(preference, host)| (*preference, (*host).to_owned())).collect();
-        self.mx.insert(domain, Ok(records));
+        self.mx.insert(domain, Ok(MxRecords { hosts: records, ..MxRecords::default() }));
         self
     }
 
@@ -77,7 +78,7 @@ fn settings() -> DeliverySettings {
         connect_timeout: Duration::ZERO,
         reply_timeout: Duration::ZERO,
         ca_file: None,
-        bounce_lifetime: Duration::ZERO,
+        lifetimes: Lifetimes { messages: 0, bounces: 0 },
         delay_warning: None,
         bounces_per_sender: None,
         retry_rules: Vec::new(),
@@ -100,10 +101,18 @@ fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
     }])
 }
 
+/// All of the same rank: the order stays as it was.
+const KEEP: &Rank<'static> = &|_| 0;
+
 fn planned(domain: &str, routes: &Routes, table: &Table) -> Result<Vec<Endpoint>, NoRoute> {
-    // The last of what is left: the order stays as it was.
-    let mut keep = |below: usize| below - 1;
-    plan(&Domain::parse(domain).unwrap(), None, routes, &settings(), table, &mut keep, &mut |_| {})
+    in_attempt(0, domain, routes, table).map(|plan| plan.endpoints)
+}
+
+/// The plan after so many attempts.
+fn in_attempt(attempts: u32, domain: &str, routes: &Routes, table: &Table) -> Result<Plan, NoRoute> {
+    let domain = Domain::parse(domain).unwrap();
+    let request = PlanRequest { domain: &domain, user: None, attempts, with_proof: false };
+    plan(&request, routes, &settings(), table, KEEP, &mut |_| {})
 }
 
 /// `host address` for each endpoint of a plan without routes.
@@ -147,18 +156,12 @@ fn equal_preferences_are_tried_in_random_order() {
         .at("three.test", &["198.51.100.3"])
         .at("first.test", &["198.51.100.4"]);
     let mut orders = std::collections::BTreeSet::new();
-    for seed in 0..200 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let endpoints = plan(
-            &Domain::parse("a.test").unwrap(),
-            None,
-            &Routes::default(),
-            &settings(),
-            &table,
-            &mut |below| random.usize(..below),
-            &mut |_| {},
-        );
-        let hosts: Vec<String> = endpoints.unwrap().into_iter().map(|endpoint| endpoint.host).collect();
+    let domain = Domain::parse("a.test").unwrap();
+    for message in 0..200 {
+        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+        let rank = rank_of(message);
+        let plan = plan(&request, &Routes::default(), &settings(), &table, &rank, &mut |_| {}).unwrap();
+        let hosts: Vec<String> = plan.endpoints.into_iter().map(|endpoint| endpoint.host).collect();
         assert_eq!(hosts[0], "first.test");
         orders.insert(hosts);
     }
@@ -291,7 +294,7 @@ fn an_attempt_is_bounded_whatever_dns_says() {
     }
     let plan = planned("a.test", &Routes::default(), &table).unwrap();
     assert_eq!(plan.len(), ADDRESSES_MAX);
-    assert_eq!(table.asked.borrow().len(), 1 + MX_HOSTS_MAX);
+    assert_eq!(table.asked.borrow().len(), 1 + MX_LOOKUPS_MAX);
     let names: std::collections::BTreeSet<&str> =
         plan.iter().map(|endpoint| endpoint.host.as_str()).collect();
     assert_eq!(names.len(), MX_HOSTS_MAX, "every host has its share");
@@ -357,10 +360,11 @@ fn planned_from(
     let settings = DeliverySettings { source_addresses, sources, ..settings() };
     let mut steps = String::new();
     let domain = Domain::parse("a.test").unwrap();
-    let planned =
-        plan(&domain, user, &Routes::default(), &settings, table, &mut |below| below - 1, &mut |step| {
-            steps.push_str(&format!("{step}\n"));
-        });
+    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false };
+    let planned = plan(&request, &Routes::default(), &settings, table, KEEP, &mut |step| {
+        steps.push_str(&format!("{step}\n"));
+    });
+    let planned = planned.map(|plan| plan.endpoints);
     (planned, steps)
 }
 
@@ -420,4 +424,158 @@ fn the_names_and_addresses_of_sources_are_our_own() {
         .at("worse.test", &["198.51.100.2"]);
     let planned = planned_from(&["192.0.2.1"], None, &table).0.unwrap();
     assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
+}
+
+// ---- lists with more hosts than an attempt has room for --------------------------------------------
+
+/// `a.test` with these hosts, each worse than the one before, and those of them that have an address.
+fn listed(hosts: &[String], good: impl Fn(usize) -> bool) -> Table {
+    let records: Vec<(u16, &str)> = (10..).zip(hosts.iter().map(String::as_str)).collect();
+    let mut table = Table::default().mx("a.test", &records);
+    for (at, host) in hosts.iter().enumerate().filter(|(at, _)| good(*at)) {
+        table = table.at(host, &[&format!("198.51.100.{at}")]);
+    }
+    table
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("mx{n:03}.test")).collect()
+}
+
+/// The hosts of a plan, each once.
+fn hosts_of(plan: &Plan) -> Vec<&str> {
+    let mut hosts: Vec<&str> = plan.endpoints.iter().map(|endpoint| endpoint.host.as_str()).collect();
+    hosts.dedup();
+    hosts
+}
+
+#[test]
+fn hosts_that_cannot_be_used_take_no_place_of_those_that_can() {
+    let hosts = names(8);
+    type Spoil = fn(Table, &str) -> Table;
+    let kinds: [(&str, Spoil); 4] = [
+        ("without a name in DNS", |table, _| table),
+        ("prohibited", |table, host| table.at(host, &["127.0.0.1"])),
+        ("of a broken server", |mut table, host| {
+            table.addresses.insert(host.to_owned(), Err(DnsError::Temporary("SERVFAIL".to_owned())));
+            table
+        }),
+        ("without addresses", |mut table, host| {
+            table.addresses.insert(host.to_owned(), Err(DnsError::NoData));
+            table
+        }),
+    ];
+    for (kind, spoil) in kinds {
+        let mut table = listed(&hosts, |at| at > 5);
+        for host in &hosts[..6] {
+            table = spoil(table, host);
+        }
+        assert_eq!(by_mx("a.test", &table), ["mx006.test 198.51.100.6", "mx007.test 198.51.100.7"], "{kind}");
+    }
+    // Nor do hosts that no source address reaches.
+    let mut table = listed(&hosts, |at| at > 5);
+    for host in &hosts[..6] {
+        table = table.at(host, &["2001:db8::1"]);
+    }
+    let (planned, _) = planned_from(&["192.0.2.1"], None, &table);
+    let planned: Vec<String> = planned.unwrap().into_iter().map(|endpoint| endpoint.host).collect();
+    assert_eq!(planned, ["mx006.test", "mx007.test"]);
+}
+
+#[test]
+fn every_usable_host_is_reached_within_the_retries() {
+    for count in [1, 5, 6, 7, 10, 20, 21, 35, 60, 100] {
+        let hosts = names(count);
+        for every in [1, 2, 3, 7] {
+            let is_good = |at: usize| at.is_multiple_of(every);
+            let table = listed(&hosts, is_good);
+            let good = (0..count).filter(|at| is_good(*at)).count();
+            // Of the hosts beside the best an attempt takes four.
+            let attempts = 1 + u32::try_from(count.saturating_sub(1).div_ceil(MX_HOSTS_MAX - 1)).unwrap();
+            let mut reached = std::collections::BTreeSet::new();
+            for attempt in 0..attempts {
+                let plan = in_attempt(attempt, "a.test", &Routes::default(), &table).unwrap();
+                let hosts = hosts_of(&plan);
+                assert!(hosts.len() <= MX_HOSTS_MAX && hosts.is_sorted(), "{count} {every}: {hosts:?}");
+                if attempt == 1 && good > MX_HOSTS_MAX {
+                    assert!(hosts.iter().any(|host| !reached.contains(*host)), "{count} {every}: {hosts:?}");
+                }
+                reached.extend(hosts.into_iter().map(str::to_owned));
+            }
+            assert_eq!(reached.len(), good, "{count} hosts, one in {every} good");
+        }
+    }
+}
+
+#[test]
+fn every_address_of_a_host_is_reached_within_the_retries() {
+    let v4: Vec<String> = (1..=33).map(|n| format!("198.51.100.{n}")).collect();
+    let v6: Vec<String> = (1..=12).map(|n| format!("2001:db8::{n}")).collect();
+    let all: Vec<&str> = v4.iter().chain(&v6).map(String::as_str).collect();
+    let table = Table::default().mx("a.test", &[(10, "mx.test")]).at("mx.test", &all);
+    let mut reached = std::collections::BTreeSet::new();
+    for attempt in 0..5 {
+        let plan = in_attempt(attempt, "a.test", &Routes::default(), &table).unwrap();
+        assert_eq!(plan.endpoints.len(), ADDRESSES_MAX);
+        reached.extend(plan.endpoints.into_iter().map(|endpoint| endpoint.address.ip()));
+    }
+    assert_eq!(reached.len(), all.len());
+}
+
+#[test]
+fn a_plan_is_whole_where_every_host_that_may_take_the_mail_is_in_it() {
+    let whole = |table: &Table| in_attempt(0, "a.test", &Routes::default(), table).map(|plan| plan.whole);
+    let of = |count: usize| listed(&names(count), |_| true);
+    assert!(whole(&of(5)).unwrap());
+    assert!(!whole(&of(6)).unwrap(), "more than have room");
+    assert!(whole(&listed(&names(12), |at| at < 5)).unwrap(), "the others are gone for good");
+    let unsure = of(2).mx("a.test", &[(10, "mx000.test"), (20, "broken.test")]).broken("broken.test");
+    assert!(!whole(&unsure).unwrap(), "the second may be there tomorrow");
+    let mut cut = of(2);
+    cut.mx.get_mut("a.test").unwrap().as_mut().unwrap().cut = true;
+    assert!(!whole(&cut).unwrap());
+}
+
+#[test]
+fn only_a_list_that_was_seen_whole_bounces_mail() {
+    let gone = |count| listed(&names(count), |_| false);
+    assert_eq!(refusal("a.test", &gone(MX_LOOKUPS_MAX)), "550 5.4.4 mx000.test");
+    assert_eq!(refusal("a.test", &gone(MX_LOOKUPS_MAX + 1)), "451 4.4.4 -");
+    let mut cut = gone(2);
+    cut.mx.get_mut("a.test").unwrap().as_mut().unwrap().cut = true;
+    assert_eq!(refusal("a.test", &cut), "451 4.4.4 -");
+    // A better host than ourselves that cannot be looked up now may be there tomorrow; a worse one is nothing to us.
+    let better = Table::default()
+        .mx("a.test", &[(5, "broken.test"), (10, "alias.test"), (20, "worse.test")])
+        .broken("broken.test")
+        .at("alias.test", &["192.0.2.99"])
+        .at("worse.test", &["198.51.100.1"]);
+    assert_eq!(refusal("a.test", &better), "451 4.4.3 broken.test");
+    let worse = Table::default()
+        .mx("a.test", &[(10, "alias.test"), (20, "broken.test")])
+        .broken("broken.test")
+        .at("alias.test", &["192.0.2.99"]);
+    assert_eq!(refusal("a.test", &worse), "554 5.4.6 -");
+    // NXDOMAIN for a name that has MX records is a server's mistake, and no reason to forget its other hosts.
+    let odd = Table::default()
+        .mx("a.test", &[(10, "a.test"), (20, "good.test")])
+        .at("good.test", &["198.51.100.1"]);
+    assert_eq!(by_mx("a.test", &odd), ["good.test 198.51.100.1"]);
+}
+
+#[test]
+fn relays_beyond_the_tenth_have_their_turn() {
+    let names: Vec<String> = (1..=13).map(|n| format!("up{n:02}.test")).collect();
+    let relays: Vec<(&str, u16)> = names.iter().map(|name| (name.as_str(), 25)).collect();
+    let routes = route(&relays, RouteTls::Verify);
+    let mut table = Table::default();
+    for (at, name) in names.iter().enumerate() {
+        table = table.at(name, &[&format!("198.51.100.{at}")]);
+    }
+    let first = in_attempt(0, "a.test", &routes, &table).unwrap();
+    assert_eq!(hosts_of(&first), names[..10]);
+    let second = in_attempt(1, "a.test", &routes, &table).unwrap();
+    let expected: Vec<&str> =
+        [0].into_iter().chain(1..7).chain(10..13).map(|at| names[at].as_str()).collect();
+    assert_eq!(hosts_of(&second), expected);
 }
