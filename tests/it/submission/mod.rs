@@ -5,6 +5,7 @@ mod atrn;
 mod crowds;
 mod exhaustion;
 mod extensions;
+mod guessing;
 mod mechanisms;
 mod operators;
 mod reference;
