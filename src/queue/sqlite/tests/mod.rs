@@ -1,6 +1,7 @@
 //! The queue on real SQLite in a directory of its own.
 
 mod flow;
+mod odd_rows;
 mod people;
 mod routes;
 mod trouble;
