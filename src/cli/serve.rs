@@ -231,7 +231,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk
         // holds.
         Err(why) => {
-            bail!("{why}; stopped at once, nothing acknowledged is lost: mend the disk and start again")
+            bail!("{why} (stopped at once)")
         }
     }
 }

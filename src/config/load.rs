@@ -241,6 +241,7 @@ fn submission<'t>(
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            login_timeout: reading.get(&limits, "login_timeout", value::duration),
             session_timeout: reading.get(&limits, "session_timeout", value::duration),
             future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },

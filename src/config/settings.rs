@@ -119,6 +119,8 @@ pub struct Limits {
     pub received_hops: usize,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// The same for a handshake, and before a login.
+    pub login_timeout: Duration,
     /// A session ends after this, whatever it does.
     pub session_timeout: Duration,
     /// How long a message may be held (FUTURERELEASE); none: not offered.

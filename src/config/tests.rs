@@ -209,6 +209,7 @@ fn the_defaults_are_the_documented_ones() {
         auth_failures: 5,
         received_hops: 50,
         idle_timeout: secs(300),
+        login_timeout: secs(30),
         session_timeout: secs(7200),
         future_release: Some(hours(30 * 24)),
     };

@@ -18,6 +18,7 @@ mod op;
 mod open;
 pub mod rows;
 mod shared;
+mod slow;
 mod sqlite;
 mod writer;
 

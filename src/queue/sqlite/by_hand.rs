@@ -81,10 +81,15 @@ impl<'d> ByHand<'d> {
         let (tell, told) = unbounded();
         let space = Arc::new(Space::new(Path::new("/"), Arc::new(AtomicU32::new(0)), 4096));
         let readers = Arc::new(Readers::new(Path::new("/nowhere"), space.clone()));
-        let store = SqliteStore::new(conn, space, readers, Duration::MAX).unwrap();
+        let store = SqliteStore::new(conn, None, space, readers, Duration::MAX).unwrap();
         let shared = Arc::new(Shared::new(open::last_id(conn).unwrap()));
-        let parts =
-            Parts { shared: shared.clone(), ops: waiting, events: tell, busy_patience: Duration::ZERO };
+        let parts = Parts {
+            shared: shared.clone(),
+            ops: waiting,
+            events: tell,
+            call: Arc::default(),
+            busy_patience: Duration::ZERO,
+        };
         let writer = Writer::new(Box::new(store), parts);
         let mut queue = ByHand { conn, writer, ops, told, shared, now };
         queue.set_now(now);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Result, Statement};
 
 use crate::queue::RecipientId;
@@ -13,6 +14,7 @@ use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
 use super::failure::{of_operation, of_transaction, of_upkeep};
+use super::files::Files;
 use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
@@ -28,6 +30,8 @@ const CHECKPOINT_PAGES_TIGHT: u32 = 1_000;
 /// The relay's only writing connection, and its statements.
 pub(super) struct SqliteStore<'c> {
     conn: &'c Connection,
+    /// None: the database is in memory, for the simulation.
+    files: Option<&'c Files>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     save_last_id: Statement<'c>,
@@ -49,6 +53,7 @@ impl<'c> SqliteStore<'c> {
     /// `history` is how long `[queue] history` keeps what is finished.
     pub(super) fn new(
         conn: &'c Connection,
+        files: Option<&'c Files>,
         space: Arc<Space>,
         readers: Arc<Readers>,
         history: Duration,
@@ -57,6 +62,7 @@ impl<'c> SqliteStore<'c> {
         let seen_version = data_version.query_row([], |row| row.get(0))?;
         Ok(SqliteStore {
             conn,
+            files,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             save_last_id: conn.prepare(
@@ -180,6 +186,16 @@ impl<'c> SqliteStore<'c> {
         result.map(drop)
     }
 
+    /// Nothing is acknowledged that only a removed or overwritten file has.
+    fn files_are_there(&self) -> std::result::Result<(), StoreFailure> {
+        let checked = self.files.map_or(Ok(()), |files| files.check(self.space.log_pages() > 0));
+        checked.map_err(|why| {
+            StoreFailure::Fatal(format!(
+                "{why}; stop whatever did that, put the database back together with its -wal file, then start again"
+            ))
+        })
+    }
+
     fn look_round(&mut self) -> Result<bool> {
         let version = self.data_version.query_row([], |row| row.get(0))?;
         let free_pages: u32 = self.free_pages.query_row([], |row| row.get(0))?;
@@ -203,6 +219,7 @@ impl Store for SqliteStore<'_> {
         if written.is_err() {
             self.roll_back();
         }
+        self.files_are_there()?;
         written
     }
 
@@ -211,6 +228,7 @@ impl Store for SqliteStore<'_> {
     }
 
     fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
+        self.files_are_there()?;
         self.look_round().map_err(of_upkeep)
     }
 
@@ -222,8 +240,11 @@ impl Store for SqliteStore<'_> {
     }
 
     fn close(&mut self) -> std::result::Result<(), StoreFailure> {
+        self.files_are_there()?;
         self.readers.close();
         // Others may be reading: then the log stays, and the next start finds it.
-        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)?;
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(of_upkeep)?;
+        Ok(())
     }
 }

@@ -32,6 +32,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 auth_failures: 0,
                 received_hops: 0,
                 idle_timeout: Duration::ZERO,
+                login_timeout: Duration::ZERO,
                 session_timeout: Duration::ZERO,
                 future_release: None,
             },
