@@ -6,6 +6,7 @@ mod crowds;
 mod exhaustion;
 mod extensions;
 mod guessing;
+mod log_lines;
 mod mechanisms;
 mod operators;
 mod reference;
