@@ -207,7 +207,8 @@ CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- The relay's own notes.
 CREATE TABLE meta (
-    key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again
+    key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again;
+                                           -- mail_refused_since: when the disk had no more room for new mail
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 

@@ -134,6 +134,12 @@ impl Reply {
     }
 }
 
+/// The beginning of a text: at most so many bytes, and no half character.
+pub fn prefix(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
+}
+
 /// One line, as in logs, tables and bounces: `550 5.1.1 no such user`.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -37,7 +37,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("idna", &["mail/address.rs"]),
     (
         "rustix",
-        &["queue/sqlite/space.rs", "delivery/smtp/dial/race.rs", "delivery/smtp/login/token_command.rs"],
+        &[
+            "queue/sqlite/space.rs",
+            "queue/sqlite/space/ballast.rs",
+            "delivery/smtp/dial/race.rs",
+            "delivery/smtp/login/token_command.rs",
+        ],
     ),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),

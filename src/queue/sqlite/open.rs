@@ -14,7 +14,7 @@ use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
 
-use super::failure::of_transaction;
+use super::failure::{of_operation, of_transaction};
 use super::migrate;
 use super::readers::Readers;
 use super::space::Space;
@@ -54,7 +54,8 @@ impl Database {
                 "build with 3.51.3 or newer",
             ));
         }
-        let directory = directory_of(path)?;
+        make_directory_of(path)?;
+        Space::before_opening(path);
         let lock = take_lock(path)?;
         let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
         let mut conn = open_database(path)?;
@@ -65,8 +66,9 @@ impl Database {
         drop_unfinished(&conn)?;
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
+        let space = Arc::new(Space::new(path, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
+        space.watch();
         let last_id = last_id(&conn)?;
         Ok(Database { conn, readers, space, last_id, history: settings.history, _lock: lock })
     }
@@ -83,12 +85,12 @@ impl OpenStore for Database {
 
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
         let store = SqliteStore::new(&self.conn, self.space.clone(), self.readers.clone(), self.history);
-        Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
+        Ok(Box::new(store.map_err(|error| of_transaction(of_operation(0, &error)))?))
     }
 }
 
 /// The directory of the database, made where it is missing.
-fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
+fn make_directory_of(path: &Path) -> Result<(), QueueError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -97,8 +99,7 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
         path: directory.to_owned(),
         source,
         remedy: "the directory of [queue] path must exist and belong to the user that runs postrider",
-    })?;
-    Ok(directory.to_owned())
+    })
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -107,7 +108,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn wal_path(path: &Path) -> PathBuf {
+pub(super) fn wal_path(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
