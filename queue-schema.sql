@@ -32,7 +32,8 @@ CREATE TABLE messages (
     client      TEXT,                      -- IP address it came from; NULL: our own bounce
     helo        TEXT,                      -- what the client called itself
     received_at INTEGER NOT NULL,
-    expires_at  INTEGER NOT NULL,          -- still undelivered then: bounce
+    expires_at  INTEGER,                   -- still undelivered then: bounce. NULL, as nearly always: when its lifetime
+                                           -- is over, as [queue] has it now; the view message_ends says when that is
     size        INTEGER NOT NULL,          -- bytes of content
     body        TEXT NOT NULL,             -- 7bit, 8bitmime, binarymime (RFC 6152, RFC 3030)
     smtputf8    INTEGER NOT NULL,          -- 1: needs SMTPUTF8 (RFC 6531)
@@ -42,11 +43,13 @@ CREATE TABLE messages (
     require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
     release_at  INTEGER,                   -- not tried before (FUTURERELEASE, RFC 4865), while its state is queued;
                                            -- lifetime and delays count from it
+    lifetime_from INTEGER AS (max(received_at, coalesce(release_at, 0))) VIRTUAL,
     release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
     deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
     deliver_by_mode TEXT                   -- R returns it then, N notifies the sender; T: each hop reports
 );
-CREATE INDEX messages_expiring ON messages (expires_at);
+CREATE INDEX messages_expiring ON messages (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX messages_by_age ON messages (sender = '', lifetime_from) WHERE expires_at IS NULL;
 
 -- One row for each recipient that is not finished; a finished one moves to history.
 CREATE TABLE recipients (
@@ -205,12 +208,21 @@ CREATE TABLE pending_reports (
 );
 CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
--- The relay's own notes.
+-- The relay's own notes. last_id: no id up to this one is ever given out again. time: when the relay wrote last, by the
+-- clock that it trusts. lifetime and bounce_lifetime: [queue] of the config in use, in seconds.
+-- mail_refused_since: the disk has no more room for new mail.
 CREATE TABLE meta (
-    key   TEXT PRIMARY KEY,                -- last_id: no id up to this one is ever given out again;
-                                           -- mail_refused_since: when the disk had no more room for new mail
+    key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- Messages and when each ends (ends_at): undelivered then, it goes back to its sender.
+CREATE VIEW message_ends AS
+SELECT m.*,
+       coalesce(m.expires_at, m.lifetime_from + (SELECT value FROM meta
+                                                 WHERE key = iif(m.sender = '', 'bounce_lifetime', 'lifetime')))
+           AS ends_at
+FROM messages m;
 
 -- The lane of each waiting recipient (mail for ATRN apart): joins recipients to backoffs.
 CREATE VIEW recipient_lanes AS
@@ -242,9 +254,10 @@ SELECT m.queue_id,
        r.domain,
        coalesce(a.lane, r.lane) AS lane,
        r.message_id,
-       r.id AS recipient_id
+       r.id AS recipient_id,
+       datetime(m.ends_at, 'unixepoch') AS expires
 FROM recipient_lanes r
-JOIN messages m ON m.id = r.message_id
+JOIN message_ends m ON m.id = r.message_id
 LEFT JOIN backoffs l ON l.lane = r.lane AND l.backoff_until > unixepoch()
 LEFT JOIN backoffs a ON a.lane = 'atrn:' || r.domain;
 
@@ -307,6 +320,6 @@ UNION ALL
 SELECT 'both waiting and finished', r.id, r.message_id
 FROM recipients r JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id
 UNION ALL
-SELECT 'an hour past its lifetime', r.id, r.message_id
-FROM messages m CROSS JOIN recipients r ON r.message_id = m.id  -- CROSS: along messages_expiring
-WHERE r.state = 'queued' AND m.expires_at < unixepoch() - 3600;
+SELECT 'an hour past its lifetime', r.id, m.id
+FROM message_ends m CROSS JOIN recipients r ON r.message_id = m.id
+WHERE r.state = 'queued' AND m.ends_at < unixepoch() - 3600;

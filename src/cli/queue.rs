@@ -140,12 +140,12 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             } else if lines.is_empty() && state.is_none() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                text::list(&lines, *limit, Clock::System.now())
+                text::list(&lines, *limit, Clock::system().now())
             }
         }
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
-            if *json { json_line(&shown) } else { text::show(&shown, Clock::System.now()) }
+            if *json { json_line(&shown) } else { text::show(&shown, Clock::system().now()) }
         }
         Verb::Kicks { limit, json } => {
             let kicks = Admin::to_read(path)?.kicks(*limit)?;

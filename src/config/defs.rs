@@ -181,8 +181,20 @@ pub(super) const DEFS: &[Def] = &[
         Is("1000"),
         "Recipients of one transaction; RFC 5321 §4.5.3.1.8 asks for at least 100.",
     ),
-    def("limits.sessions", Number(1, 100_000), Is("500"), "Sessions at once; one more is answered 421."),
-    def("limits.sessions_per_client", Number(1, 100_000), Is("50"), "Sessions at once from one address."),
+    def(
+        "limits.sessions",
+        Number(1, 100_000),
+        Is("500"),
+        "Sessions at once; one more is answered 421. Clients that have not logged in fill three quarters of them \
+         at most, they and users seven eighths: trusted clients and this machine always find room. Where their part is \
+         full, a newcomer that has not logged in takes the place of one from the network with most of them.",
+    ),
+    def(
+        "limits.sessions_per_client",
+        Number(1, 100_000),
+        Is("50"),
+        "Sessions at once from one address (IPv6: one /64).",
+    ),
     def("limits.errors", Number(1, 10_000), Is("10"), "Bad commands in one session before 421."),
     def(
         "limits.auth_failures",
@@ -201,6 +213,13 @@ pub(super) const DEFS: &[Def] = &[
         Duration("100ms", "1d"),
         Is("\"5m\""),
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
+    ),
+    def(
+        "limits.login_timeout",
+        Duration("100ms", "5m"),
+        Is("\"30s\""),
+        "The same for a TLS handshake, and for whoever has not logged in and is not trusted; four times as long for \
+         all of the time until a login. Places are scarce, and nobody needs minutes for a login.",
     ),
     def(
         "limits.session_timeout",

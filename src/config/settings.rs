@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::secret::SecretSource;
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Lifetimes};
 
 /// Everything a config file says, checked.
 #[derive(Debug, Clone)]
@@ -119,6 +119,8 @@ pub struct Limits {
     pub received_hops: usize,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// The same for a handshake, and before a login.
+    pub login_timeout: Duration,
     /// A session ends after this, whatever it does.
     pub session_timeout: Duration,
     /// How long a message may be held (FUTURERELEASE); none: not offered.
@@ -167,8 +169,8 @@ pub struct DeliverySettings {
     pub reply_timeout: Duration,
     /// PEM roots beside webpki-roots.
     pub ca_file: Option<PathBuf>,
-    /// `[queue] lifetime` of bounces.
-    pub bounce_lifetime: Duration,
+    /// `[queue] lifetime` and `bounce_lifetime`.
+    pub lifetimes: Lifetimes,
     /// When a sender is told of a delay; none: never.
     pub delay_warning: Option<Duration>,
     /// Reports to one sender in an hour; none: as many as there are.
@@ -245,6 +247,8 @@ pub struct SchedulerSettings {
     pub recipients_per_transaction: usize,
     /// `[retry] schedule`; the last repeats.
     pub schedule: Vec<Duration>,
+    /// `[queue] lifetime` and `bounce_lifetime`.
+    pub lifetimes: Lifetimes,
     /// What forms the lanes.
     pub routes: Arc<Routes>,
     /// `[[destination]]`.

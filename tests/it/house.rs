@@ -38,6 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "rustix",
         &[
+            "queue/sqlite/files.rs",
             "queue/sqlite/space.rs",
             "queue/sqlite/space/ballast.rs",
             "delivery/smtp/dial/race.rs",

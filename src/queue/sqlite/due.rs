@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::{Address, Domain, Priority};
-use crate::queue::rows::{Due, DueCursor, DueDomains, Expired, ExpiryCursor};
+use crate::queue::rows::{Due, DueCursor, DueDomains, Ending, Expired, ExpiryCursor, Over};
 use crate::queue::{MessageId, RecipientId};
 
 fn due_row(row: &Row<'_>) -> Result<Due> {
@@ -59,13 +59,22 @@ pub(super) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority
     FROM recipients INDEXED BY recipients_to_bounce
     WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
-// As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
-// messages is walked at a time, whatever is found in it.
-pub(super) const EXPIRED_SAME_SECOND: &str = "
-    SELECT expires_at, id FROM messages WHERE expires_at = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-pub(super) const EXPIRED_LATER: &str = "
-    SELECT expires_at, id FROM messages WHERE expires_at > ?1 AND expires_at <= ?2
-    ORDER BY expires_at, id LIMIT ?3";
+/// Messages of one kind that are over. As above: the rest of a second, and what is later. Held messages stay here as
+/// long as they are held: a page of messages is walked at a time, whatever is found in it.
+pub(super) fn over_sql(ending: Ending) -> [String; 2] {
+    let (time, index, kind) = match ending {
+        Ending::Deadline => ("expires_at", "messages_expiring", "expires_at IS NOT NULL"),
+        Ending::BounceLifetime => {
+            ("lifetime_from", "messages_by_age", "expires_at IS NULL AND (sender = '') = 1")
+        }
+        Ending::Lifetime => ("lifetime_from", "messages_by_age", "expires_at IS NULL AND (sender = '') = 0"),
+    };
+    let from = format!("SELECT {time}, id FROM messages INDEXED BY {index} WHERE {kind}");
+    [
+        format!("{from} AND {time} = ?1 AND id > ?2 ORDER BY id LIMIT ?3"),
+        format!("{from} AND {time} > ?1 AND {time} <= ?2 ORDER BY {time}, id LIMIT ?3"),
+    ]
+}
 pub(super) const QUEUED_OF_MESSAGE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
@@ -114,36 +123,46 @@ pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> Result<Vec<
 }
 
 /// See [`crate::queue::Reads::expired`].
-pub(super) fn expired(conn: &Connection, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired> {
+pub(super) fn expired(conn: &Connection, after: ExpiryCursor, over: &Over, limit: usize) -> Result<Expired> {
     let mut due = Vec::new();
-    match after {
+    let (ending, at, id) = match after {
         ExpiryCursor::Returned(after) => {
             collect(conn, TO_BOUNCE, params![after, limit as i64], &mut due)?;
             let last = due.last().filter(|_| due.len() == limit).map(|last| last.recipient.0);
-            let next = last.map_or(ExpiryCursor::Lifetime(i64::MIN, i64::MAX), ExpiryCursor::Returned);
-            Ok(Expired { due, searched: Some(next) })
+            let next = last
+                .map_or_else(|| Some(first_of(Ending::Deadline)), |last| Some(ExpiryCursor::Returned(last)));
+            return Ok(Expired { due, searched: next });
         }
-        ExpiryCursor::Lifetime(at, id) => {
-            let mut messages = expired_messages(conn, at, id, now, limit)?;
-            let is_all = messages.len() < limit;
-            let mut searched = None;
-            while due.len() < limit
-                && let Some((at, id)) = messages.pop_front()
-            {
-                collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
-                searched = Some(ExpiryCursor::Lifetime(at, id));
-            }
-            Ok(Expired { due, searched: searched.filter(|_| !is_all || !messages.is_empty()) })
-        }
+        ExpiryCursor::Over(ending, at, id) => (ending, at, id),
+    };
+    let mut messages = messages_over(conn, ending, (at, id), over.of(ending), limit)?;
+    let is_all = messages.len() < limit;
+    let mut searched = None;
+    while due.len() < limit
+        && let Some((at, id)) = messages.pop_front()
+    {
+        collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
+        searched = Some(ExpiryCursor::Over(ending, at, id));
     }
+    let next = match ending {
+        Ending::Deadline => Some(first_of(Ending::BounceLifetime)),
+        Ending::BounceLifetime => Some(first_of(Ending::Lifetime)),
+        Ending::Lifetime => None,
+    };
+    let is_done = is_all && messages.is_empty();
+    Ok(Expired { due, searched: if is_done { next } else { searched } })
 }
 
-/// The next messages past their lifetime, when that was and their ids: held ones among them.
-fn expired_messages(
+fn first_of(ending: Ending) -> ExpiryCursor {
+    ExpiryCursor::Over(ending, i64::MIN, i64::MAX)
+}
+
+/// The next messages that are over behind this time and id, with their times: held ones among them.
+fn messages_over(
     conn: &Connection,
-    at: i64,
-    id: i64,
-    now: i64,
+    ending: Ending,
+    (at, id): (i64, i64),
+    until: i64,
     limit: usize,
 ) -> Result<VecDeque<(i64, i64)>> {
     let mut found = VecDeque::new();
@@ -155,10 +174,11 @@ fn expired_messages(
         Ok(())
     };
     let limit = limit as i64;
-    if id < i64::MAX && at <= now {
-        walk(EXPIRED_SAME_SECOND, [at, id, limit])?;
+    let [same_second, later] = over_sql(ending);
+    if id < i64::MAX && at <= until {
+        walk(&same_second, [at, id, limit])?;
     }
-    walk(EXPIRED_LATER, [at, now, limit])?;
+    walk(&later, [at, until, limit])?;
     found.truncate(limit as usize);
     Ok(found)
 }

@@ -12,6 +12,7 @@ pub(super) mod by_hand;
 mod counts;
 mod due;
 mod failure;
+mod files;
 mod host_settings;
 mod kick;
 mod message;
@@ -27,5 +28,6 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 pub(super) use open::Database;

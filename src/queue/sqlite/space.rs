@@ -26,6 +26,7 @@ use crate::queue::contract::StoreFailure;
 use crate::queue::shared::now_us;
 
 use super::failure::{is_failed_write, of_operation};
+use super::files::beside;
 use ballast::Ballast;
 
 /// Kept free at most; on a small file system a tenth of it.
@@ -187,7 +188,7 @@ impl Space {
     }
 
     pub(super) fn log_file_is_longer(&self, bytes: u64) -> bool {
-        super::open::wal_path(&self.path).metadata().is_ok_and(|file| file.len() > 2 * bytes)
+        beside(&self.path, "-wal").metadata().is_ok_and(|file| file.len() > 2 * bytes)
     }
 
     /// Nothing is left in the log.
@@ -264,7 +265,7 @@ impl Space {
                 self.probe().map_or_else(|| why.clone(), |cause| format!("{why}: {cause}")),
             ),
             StoreFailure::Fatal(why) if is_write => match self.probe() {
-                Some(cause) => StoreFailure::Full(format!("{why}: {cause}")),
+                Some(cause) => StoreFailure::Full(format!("{error}: {cause}")),
                 None => StoreFailure::Fatal(why),
             },
             other => other,
@@ -362,7 +363,7 @@ pub(super) fn seen_from_outside(
 ) -> DiskRoom {
     let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
     let bytes = |pages: u32| u64::from(pages) * u64::from(page_bytes);
-    let log = length(&super::open::wal_path(path));
+    let log = length(&beside(path, "-wal"));
     let to_copy = bytes(pages.0).saturating_sub(length(path)).min(log);
     let ballast = Ballast::of(path);
     match measure(path, ballast.bytes(), bytes(pages.1), to_copy, log) {

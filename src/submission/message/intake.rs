@@ -197,7 +197,7 @@ impl<'a> Intake<'a> {
             Body::EightBitMime if !self.eight_bit => Body::SevenBit,
             body => body,
         };
-        let expires_at = envelope.handling.expires_at(self.submitted.at, self.submitted.lifetime_secs);
+        let expires_at = envelope.handling.returns_before(self.submitted.at, self.submitted.lifetime_secs);
         let tail = std::mem::take(&mut self.buffer);
         NewMessage {
             id: self.id,

@@ -11,6 +11,7 @@ use crate::submission::limits::sessions::Authority;
 use crate::submission::protocol::dispatch;
 use crate::submission::protocol::state::{State, Transition};
 use crate::submission::replies;
+use crate::submission::session::listener::times;
 use crate::submission::session::{End, Session};
 use crate::submission::users;
 
@@ -41,6 +42,9 @@ impl Session<'_> {
     pub(super) fn logged_in(&mut self, state: &State) {
         if let Some(user) = state.user() {
             self.handle.set_authority(Authority::User(Arc::clone(user)));
+            self.resources.sessions.logged_in(self.handle);
+            // Fails only where the client is gone; the next read says so.
+            let _ = self.wire.set_times(times(&self.service.limits, true));
         }
         let (name, times) = std::mem::take(&mut self.scratch.failed);
         if times > 0 && state.user().is_some_and(|user| user.name == name) {

@@ -206,6 +206,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             auth_failures: 5,
             received_hops: 50,
             idle_timeout: Duration::from_secs(20),
+            login_timeout: Duration::from_secs(20),
             session_timeout: Duration::from_secs(600),
             future_release: Some(Duration::from_secs(2_592_000)),
         },

@@ -304,7 +304,7 @@ impl Relay {
     /// Writes config, certificate and users, starts the binary and waits until it listens.
     pub fn start(config: Config) -> Relay {
         let mut relay = Relay::prepare(config);
-        relay.add_user_with(USER, &[]);
+        relay.add_user();
         relay.spawn();
         relay.wait_until_ready();
         relay
@@ -384,6 +384,10 @@ impl Relay {
             [serde_json::Value::Array(lines)] => std::mem::take(lines),
             values => values.to_vec(),
         }
+    }
+
+    pub fn add_user(&self) {
+        self.add_user_with(USER, &[]);
     }
 
     /// `user add`, with more arguments; the password is [`PASSWORD`].
@@ -472,7 +476,6 @@ impl Relay {
         assert!(status.success(), "after SIGTERM: {status}");
     }
 
-    /// The same, with nothing to wait for.
     pub fn stop(&mut self) {
         self.stop_within(SOON);
     }
@@ -491,7 +494,7 @@ impl Relay {
         status
     }
 
-    /// Of its process.
+    /// Of the process that runs.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::log;
-use crate::harness::relay::{Config, Relay, USER, World, mail, wait_for};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::{SENDER, world_with_sender};
 use crate::harness::skipped::{installed, skipped};
 
@@ -61,7 +61,7 @@ fn small_disk() -> Option<PathBuf> {
 /// A relay with its database on the small disk.
 fn relay_on(disk: &Path, world: &World, config: Config) -> Relay {
     let mut relay = Relay::prepare_with_queue_in(Some(disk), world.configured(config));
-    relay.add_user_with(USER, &[]);
+    relay.add_user();
     relay.start_again();
     relay
 }
@@ -286,7 +286,7 @@ fn a_quota_and_a_file_system_that_becomes_read_only_are_states_that_pass() {
         let (mut world, _home) = world_with_sender();
         let mx = world.host("a.test", Script::new());
         let mut relay = Relay::prepare(world.configured(Config::new()));
-        relay.add_user_with(USER, &[]);
+        relay.add_user();
         let socket = UnixDatagram::bind(relay.path("notify")).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         let notify = relay.path("notify").display().to_string();

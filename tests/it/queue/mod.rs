@@ -2,4 +2,5 @@
 
 mod admin_live;
 mod explainability;
+mod files;
 mod full_disk;

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod atrn;
+mod crowds;
 mod exhaustion;
 mod extensions;
 mod mechanisms;

@@ -35,7 +35,7 @@ pub(super) fn explanation(
     paragraph(&mut out, "", &accepted);
     if kind == ReportKind::Delay {
         let until =
-            format!("We keep trying until {}. You need not send it again.", date_field(message.expires_at));
+            format!("We keep trying until {}. You need not send it again.", date_field(context.ends_at));
         paragraph(&mut out, "", &until);
     }
     let reply_bytes_max = reply_bytes_max(reported.len());

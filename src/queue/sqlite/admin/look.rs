@@ -33,9 +33,9 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     let message = conn
         .query_row(
             "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
-                    datetime(expires_at, 'unixepoch'), size, body, envid, priority, require_tls,
+                    datetime(ends_at, 'unixepoch'), size, body, envid, priority, require_tls,
                     datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode
-             FROM messages WHERE id = ?1",
+             FROM message_ends WHERE id = ?1",
             [id.0],
             envelope,
         )

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
+use crate::queue::sqlite::files::beside;
+
 const PAGE: usize = 4096;
 
 #[derive(Debug)]
@@ -115,12 +117,6 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
 /// Nothing that a file system can compress.
 fn noise() -> [u8; PAGE] {
     std::array::from_fn(|_| fastrand::u8(..))
-}
-
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use crate::queue::sqlite::files::beside;
+
 /// The bytes of the index that readers lock.
 const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
 
 /// For the end of a sentence about the log of this database.
 pub(super) fn words(database: &Path) -> String {
-    let mut index = database.as_os_str().to_owned();
-    index.push("-shm");
-    let inode = Path::new(&index).metadata().map_or(0, |file| file.ino());
+    let inode = beside(database, "-shm").metadata().map_or(0, |file| file.ino());
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let others: Vec<String> = pids(&locks, inode)
         .into_iter()

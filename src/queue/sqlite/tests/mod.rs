@@ -1,5 +1,6 @@
 //! The queue on real SQLite in a directory of its own.
 
+mod files;
 mod flow;
 mod people;
 mod routes;
