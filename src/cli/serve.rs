@@ -196,6 +196,9 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
+    if loaded.path.is_none() {
+        config::make_built_in_directory().map_err(anyhow::Error::msg)?;
+    }
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
     let relay = Relay::start(&loaded.settings, Clock::system())?;
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
@@ -270,7 +273,10 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     });
     match outcome {
         Ok(()) => log::info!("config reloaded"),
-        Err(error) => log::error!("the new config is not used, the old one stays: {error:#}"),
+        Err(error) => {
+            let text = format!("the new config is not used, the old one stays: {error:#}");
+            text.lines().for_each(|line| log::error!("{line}"));
+        }
     }
 }
 
@@ -287,9 +293,6 @@ fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
     let file = &settings.submission.users_file;
     if !users::list(file)?.is_empty() {
         return Ok(None);
-    }
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
     let password = users::random_password()?;
     users::add(file, FIRST_USER, &password, &Attributes::default())?;

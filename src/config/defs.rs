@@ -209,6 +209,14 @@ pub(super) const DEFS: &[Def] = &[
         "A message with more Received fields than this is in a loop and is refused (RFC 5321 §6.3).",
     ),
     def(
+        "limits.long_lines",
+        Choice(&["accept", "refuse"]),
+        Is("\"accept\""),
+        "What becomes of a message with a line of more than 998 octets, which RFC 5322 §2.1.1 does not allow. \
+         accept: it is taken and goes on as it came, never folded or cut; some hosts refuse it (and then it comes back) \
+         or break the line. refuse: 554 5.6.0. Content sent as BODY=BINARYMIME may have lines of any length.",
+    ),
+    def(
         "limits.idle_timeout",
         Duration("100ms", "1d"),
         Is("\"5m\""),

@@ -45,7 +45,7 @@ pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
     Fetched, Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
     Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled,
-    Settlement, Sweep,
+    Settlement, Spoilt, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
@@ -231,12 +231,9 @@ impl Queue {
         recipients: &[RecipientId],
     ) -> Result<Option<QueuedMessage>, QueueError> {
         let fetched = self.reads.message(message, recipients)?;
-        if !fetched.spoilt.is_empty() {
-            log::error!("{message}: sender or recipient is no address any more: held");
-            self.tell(Op::Hold {
-                recipients: fetched.spoilt,
-                why: "held: the address of the sender or of the recipient is not valid".to_owned(),
-            });
+        for Spoilt { recipient, why } in fetched.spoilt {
+            log::error!("{message}: recipient {} is {why}", recipient.0);
+            self.tell(Op::Hold { recipients: vec![recipient], why });
         }
         Ok(fetched.message)
     }

@@ -17,6 +17,7 @@ mod host_settings;
 mod kick;
 mod message;
 mod migrate;
+mod odd;
 mod open;
 mod purge;
 mod readers;

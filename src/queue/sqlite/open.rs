@@ -13,11 +13,13 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
+use crate::queue::id::ID_MAX;
 use crate::queue::shared::now_us;
 
 use super::failure::{of_operation, of_transaction};
 use super::files::{Files, beside};
 use super::migrate;
+use super::odd;
 use super::readers::Readers;
 use super::space::Space;
 use super::store::SqliteStore;
@@ -242,21 +244,24 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
 pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.query_row(
-        "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
-                    coalesce((SELECT max(id) FROM messages), 0),
-                    coalesce((SELECT max(id) FROM recipients), 0),
-                    coalesce((SELECT max(id) FROM attempts), 0),
-                    coalesce((SELECT max(message_id) FROM history), 0))",
-        [],
-        |row| row.get(0),
-    )
+    let mut last = 0;
+    for sql in [
+        "SELECT value FROM meta WHERE key = 'last_id'",
+        "SELECT max(id) FROM messages",
+        "SELECT max(id) FROM recipients",
+        "SELECT max(id) FROM attempts",
+        "SELECT max(message_id) FROM history",
+    ] {
+        let found = conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?;
+        last = last.max(found.flatten().filter(|id| *id <= ID_MAX).unwrap_or(0));
+    }
+    Ok(last)
 }
 
 /// The confirmed time of the last commit.
 fn last_time(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     let sql = "SELECT value FROM meta WHERE key = 'time'";
-    conn.query_row(sql, [], |row| row.get(0)).optional()
+    Ok(conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?.flatten())
 }
 
 /// SQLite tells after each commit how long the log is.

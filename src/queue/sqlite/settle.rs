@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
 
-use crate::mail::reply::prefix;
+use crate::mail::reply::first_bytes;
 use crate::queue::RecipientId;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
@@ -25,6 +25,9 @@ pub(super) const DELETE_MESSAGE: &str = "
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
 /// Bytes of `recipients.last_reply` that are written on a full disk.
 const REPLY_BYTES_FULL_DISK: usize = 120;
+
+/// The latest time that the tables take: the end of the year 9999.
+pub(super) const TIME_MAX: i64 = 253_402_300_799;
 
 /// The statements, prepared once and kept hot.
 pub(super) struct Settle<'c> {
@@ -127,7 +130,7 @@ impl<'c> Settle<'c> {
                     row.recipient.0,
                     state,
                     i64::from(attempt.is_some()),
-                    next,
+                    next.clamp(0, TIME_MAX),
                     attempt.map(|attempt| attempt.at),
                     reply,
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
@@ -176,5 +179,5 @@ impl<'c> Settle<'c> {
 
 /// As much of a reply as a full disk has room for.
 fn shortest(reply: &str) -> &str {
-    prefix(reply, REPLY_BYTES_FULL_DISK)
+    first_bytes(reply, REPLY_BYTES_FULL_DISK)
 }

@@ -351,7 +351,7 @@ impl Relay {
              \n[[listen]]\naddress = \"{}\"\ntls = \"implicit\"\n",
             self.clear, self.starttls, self.implicit
         );
-        std::fs::write(self.path("postrider.toml"), config.text(&listeners)).unwrap();
+        write_secret(&self.path("postrider.toml"), &config.text(&listeners));
     }
 
     /// The binary with `arguments` and this relay's config.
