@@ -172,8 +172,8 @@ fn fill(path: &Path, shape: &str, rows: usize) -> rusqlite::Result<()> {
         statement.raw_execute()
     };
     conn.execute_batch("BEGIN")?;
-    run("INSERT INTO messages (id, queue_id, sender, received_at, expires_at, size, body, smtputf8)
-         SELECT id, 'Q' || n, 'app@sender.test', :now - 100000, :now + 332000, 500, '7bit', 0 FROM each")?;
+    run("INSERT INTO messages (id, queue_id, sender, received_at, size, body, smtputf8)
+         SELECT id, 'Q' || n, 'app@sender.test', :now - 100000, 500, '7bit', 0 FROM each")?;
     run(
         "INSERT INTO content SELECT id, 0, CAST(replace(hex(zeroblob(250)), '00', char(13) || char(10)) AS BLOB) FROM each",
     )?;

@@ -85,7 +85,7 @@ fn message(queue: &Queue, to: &[&str]) -> NewMessage {
             helo: Some("app".to_owned()),
         },
         received_at: now(),
-        expires_at: now() + 86400,
+        expires_at: None,
         size: CONTENT_BYTES as u64,
         tail: vec![b'x'; CONTENT_BYTES],
         chunks_before: 0,

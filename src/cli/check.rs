@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::output::print;
+use super::output::{print, seen_json};
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::DnsError;
@@ -263,7 +263,8 @@ fn descriptors(settings: &Settings) -> Finding {
 
 fn json(findings: &[Finding]) -> anyhow::Result<String> {
     let good = findings.iter().all(|finding| finding.level != Level::Problem);
-    Ok(serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))? + "\n")
+    Ok(seen_json(&serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))?)
+        + "\n")
 }
 
 fn lines(findings: &[Finding]) -> String {

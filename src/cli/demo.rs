@@ -116,7 +116,7 @@ impl Stage {
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;
-        let relay = Relay::start_with(&settings, Clock::System, Box::new(Names))?;
+        let relay = Relay::start_with(&settings, Clock::system(), Box::new(Names))?;
         let address = *relay.addresses().first().context("the relay listens nowhere")?;
         let Some(CertificateSettings::SelfSigned { directory }) = &settings.submission.tls else {
             bail!("the built-in settings have no self-signed certificate");

@@ -186,7 +186,7 @@ pub fn run(
     let learnt = Admin::to_read(&settings.queue.path)
         .and_then(|queue| Ok(Learnt { hosts: queue.host_settings()?, lanes: queue.backoffs()? }));
     let mut learnt = learnt.unwrap_or_default();
-    let now = Clock::System.now();
+    let now = Clock::system().now();
     learnt.lanes.retain(|row| row.backoff_until > now);
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);

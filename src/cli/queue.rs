@@ -9,6 +9,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+use super::output::seen_json;
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::queue::admin::{Admin, Filter, Which};
@@ -140,12 +141,12 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             } else if lines.is_empty() && state.is_none() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                text::list(&lines, *limit, Clock::System.now())
+                text::list(&lines, *limit, Clock::system().now())
             }
         }
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
-            if *json { json_line(&shown) } else { text::show(&shown, Clock::System.now()) }
+            if *json { json_line(&shown) } else { text::show(&shown, Clock::system().now()) }
         }
         Verb::Kicks { limit, json } => {
             let kicks = Admin::to_read(path)?.kicks(*limit)?;
@@ -187,7 +188,7 @@ fn change(
 
 fn json_line(value: &impl serde::Serialize) -> String {
     // Structs of strings and numbers always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default() + "\n"
+    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
 fn json_lines(values: &[impl serde::Serialize]) -> String {

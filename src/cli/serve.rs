@@ -65,12 +65,16 @@ impl Relay {
     ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
+        let lifetimes = settings.delivery.lifetimes;
+        if let Some(last) = queue.last_time() {
+            clock.begin_after(last, lifetimes.messages.min(lifetimes.bounces));
+        }
         let setup = setup(settings, lookup)?;
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
             Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
-        queue.show_routes(&settings.routes);
+        queue.show_config(&settings.routes, lifetimes);
         // Before the first worker: mail that is fetched must not go out in between.
         scheduler.set_atrn(users.atrn_domains())?;
         let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
@@ -123,7 +127,7 @@ impl Relay {
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());
-        self.queue.show_routes(&settings.routes);
+        self.queue.show_config(&settings.routes, settings.delivery.lifetimes);
         self.operator_info.generation().advance(self.operator_info.clock.now());
         Ok(())
     }
@@ -190,8 +194,11 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
+    if loaded.path.is_none() {
+        config::make_built_in_directory().map_err(anyhow::Error::msg)?;
+    }
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
-    let relay = Relay::start(&loaded.settings, Clock::System)?;
+    let relay = Relay::start(&loaded.settings, Clock::system())?;
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
@@ -227,7 +234,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk
         // holds.
         Err(why) => {
-            bail!("{why}; stopped at once, nothing acknowledged is lost: mend the disk and start again")
+            bail!("{why} (stopped at once)")
         }
     }
 }
@@ -262,7 +269,10 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     });
     match outcome {
         Ok(()) => log::info!("config reloaded"),
-        Err(error) => log::error!("the new config is not used, the old one stays: {error:#}"),
+        Err(error) => {
+            let text = format!("the new config is not used, the old one stays: {error:#}");
+            text.lines().for_each(|line| log::error!("{line}"));
+        }
     }
 }
 
@@ -279,9 +289,6 @@ fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
     let file = &settings.submission.users_file;
     if !users::list(file)?.is_empty() {
         return Ok(None);
-    }
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
     let password = users::random_password()?;
     users::add(file, FIRST_USER, &password, &Attributes::default())?;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -17,7 +18,7 @@ use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
 use super::{cross, sources, value};
-use crate::mail::{Address, Domain, address};
+use crate::mail::{Address, Domain, Lifetimes, address};
 
 /// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
 /// a config file).
@@ -89,10 +90,9 @@ fn settings<'t>(
 
     let queue = reading.section(&root, "queue");
     let path = reading.get(&queue, "path", value::file);
-    let queue_settings = QueueSettings {
-        path: reading.beside_config(path),
-        history: reading.get(&queue, "history", value::duration),
-    };
+    let path = reading.beside_config(path);
+    cross::queue_directory(reading, &queue, &path);
+    let queue_settings = QueueSettings { path, history: reading.get(&queue, "history", value::duration) };
 
     let listen = listeners(reading, &root);
     cross::listeners(reading, &listen);
@@ -121,6 +121,7 @@ fn settings<'t>(
     let submission = submission(reading, &root, &queue, &hostname, listen, tls);
     let delivery_section = reading.section(&root, "delivery");
     let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
+    delivery.lifetimes.messages = secs(submission.lifetime);
     let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
     delivery.sources = sources::read(reading, &root, &listed);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
@@ -133,6 +134,7 @@ fn settings<'t>(
             connections_per_destination: delivery.connections_per_destination,
             recipients_per_transaction: count(reading, &delivery_section, "recipients_per_transaction"),
             schedule,
+            lifetimes: delivery.lifetimes,
             routes: routes.clone(),
             destinations,
         },
@@ -146,6 +148,10 @@ fn settings<'t>(
 fn count<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str) -> usize {
     let number = reading.get(section, key, value::number);
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn secs(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn hostname<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Domain {
@@ -233,7 +239,12 @@ fn submission<'t>(
             errors: count(reading, &limits, "errors"),
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
+            long_lines: match reading.get(&limits, "long_lines", value::choice) {
+                "refuse" => LongLines::Refuse,
+                _ => LongLines::Accept,
+            },
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            login_timeout: reading.get(&limits, "login_timeout", value::duration),
             session_timeout: reading.get(&limits, "session_timeout", value::duration),
             future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },
@@ -327,7 +338,11 @@ fn delivery<'t>(
         connect_timeout: reading.get(section, "connect_timeout", value::duration),
         reply_timeout: reading.get(section, "reply_timeout", value::duration),
         ca_file,
-        bounce_lifetime: reading.get(queue, "bounce_lifetime", value::duration),
+        lifetimes: {
+            let bounces = secs(reading.get(queue, "bounce_lifetime", value::duration));
+            // That of messages is read with `submission`.
+            Lifetimes { messages: bounces, bounces }
+        },
         delay_warning: reading.get(queue, "delay_warning", value::or_off(value::duration)),
         bounces_per_sender: reading
             .get(section, "bounces_per_sender", value::or_off(value::number))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::secret::SecretSource;
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Lifetimes};
 
 /// Everything a config file says, checked.
 #[derive(Debug, Clone)]
@@ -117,12 +117,25 @@ pub struct Limits {
     pub auth_failures: usize,
     /// Received fields before 554 5.4.6.
     pub received_hops: usize,
+    /// Lines of content over 998 octets.
+    pub long_lines: LongLines,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// The same for a handshake, and before a login.
+    pub login_timeout: Duration,
     /// A session ends after this, whatever it does.
     pub session_timeout: Duration,
     /// How long a message may be held (FUTURERELEASE); none: not offered.
     pub future_release: Option<Duration>,
+}
+
+/// `limits.long_lines`: what becomes of a message with a line that RFC 5322 §2.1.1 does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongLines {
+    /// It is taken, and goes on as it is.
+    Accept,
+    /// 554.
+    Refuse,
 }
 
 /// `[dns]`.
@@ -167,8 +180,8 @@ pub struct DeliverySettings {
     pub reply_timeout: Duration,
     /// PEM roots beside webpki-roots.
     pub ca_file: Option<PathBuf>,
-    /// `[queue] lifetime` of bounces.
-    pub bounce_lifetime: Duration,
+    /// `[queue] lifetime` and `bounce_lifetime`.
+    pub lifetimes: Lifetimes,
     /// When a sender is told of a delay; none: never.
     pub delay_warning: Option<Duration>,
     /// Reports to one sender in an hour; none: as many as there are.
@@ -245,6 +258,8 @@ pub struct SchedulerSettings {
     pub recipients_per_transaction: usize,
     /// `[retry] schedule`; the last repeats.
     pub schedule: Vec<Duration>,
+    /// `[queue] lifetime` and `bounce_lifetime`.
+    pub lifetimes: Lifetimes,
     /// What forms the lanes.
     pub routes: Arc<Routes>,
     /// `[[destination]]`.

@@ -83,6 +83,7 @@ fn another(kind: &Kind) -> String {
             "optional" => "'optional'",
             "hold" => "'hold'",
             "bounce" => "'bounce'",
+            "refuse" => "'refuse'",
             _ => "'encrypt'",
         },
         Kind::Socket => "'192.0.2.7:2525'",
@@ -208,7 +209,9 @@ fn the_defaults_are_the_documented_ones() {
         errors: 10,
         auth_failures: 5,
         received_hops: 50,
+        long_lines: LongLines::Accept,
         idle_timeout: secs(300),
+        login_timeout: secs(30),
         session_timeout: secs(7200),
         future_release: Some(hours(30 * 24)),
     };
@@ -219,7 +222,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((delivery.in_doubt, delivery.ca_file.as_ref()), (InDoubt::Retry, None));
     assert_eq!(delivery.eight_bit, EightBit::Send);
     assert_eq!((delivery.attempt_deadline, delivery.connect_timeout), (secs(1200), secs(30)));
-    assert_eq!((delivery.reply_timeout, delivery.bounce_lifetime), (secs(300), hours(48)));
+    let lifetimes = crate::mail::Lifetimes { messages: 5 * 86_400, bounces: 2 * 86_400 };
+    assert_eq!((delivery.reply_timeout, delivery.lifetimes), (secs(300), lifetimes));
     assert_eq!(delivery.delay_warning, Some(hours(4)));
     assert_eq!(delivery.retry_rules, []);
     assert!(delivery.source_addresses.is_empty() && delivery.sources.is_empty());
@@ -227,6 +231,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
     let scheduler = &settings.scheduler;
     assert_eq!((scheduler.connections_per_destination, scheduler.recipients_per_transaction), (8, 100));
+    assert_eq!(scheduler.lifetimes, lifetimes);
     assert_eq!(scheduler.schedule, [60, 300, 900, 1800, 3600, 7200, 14_400].map(secs));
     assert!(settings.routes.0.is_empty());
     assert!(scheduler.destinations.0.is_empty() && delivery.destinations.0.is_empty());

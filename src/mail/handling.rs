@@ -22,10 +22,11 @@ impl Handling {
         self.release.map_or(received_at, |release| release.at.max(received_at))
     }
 
-    /// The end of the message's lifetime, which begins with its release; `BY=…;R` may end it earlier.
-    pub fn expires_at(&self, received_at: i64, lifetime_secs: i64) -> i64 {
+    /// The time of `BY=…;R`, where it comes before the end of a lifetime of so many seconds, which begins with the
+    /// release.
+    pub fn returns_before(&self, received_at: i64, lifetime_secs: i64) -> Option<i64> {
         let end = self.released_at(received_at).saturating_add(lifetime_secs);
-        self.returns_at().map_or(end, |by| by.min(end))
+        self.returns_at().filter(|by| *by < end)
     }
 
     /// The time of `BY=…;R`: from then on the message is returned, not delivered.
@@ -36,6 +37,22 @@ impl Handling {
     /// The time of `BY=…;N`: the sender gets a delay warning then.
     pub fn notifies_at(&self) -> Option<i64> {
         self.deliver_by.filter(|by| !by.returns).map(|by| by.at)
+    }
+}
+
+/// How long mail is tried before it is returned to its sender: `[queue] lifetime` and `bounce_lifetime`, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of messages with a sender.
+    pub messages: i64,
+    /// Of messages without one: bounces.
+    pub bounces: i64,
+}
+
+impl Lifetimes {
+    /// Of a message with or without a sender.
+    pub fn of(&self, is_bounce: bool) -> i64 {
+        if is_bounce { self.bounces } else { self.messages }
     }
 }
 
@@ -176,12 +193,13 @@ mod tests {
         let held = Release { at: 5_000, asked: Hold::For(4_000) };
         let by = |at, returns| Some(DeliverBy { at, returns, trace: false });
         let handling = Handling::default();
-        assert_eq!((handling.released_at(1_000), handling.expires_at(1_000, 100)), (1_000, 1_100));
+        let ends = |handling: Handling| (handling.released_at(1_000), handling.returns_before(1_000, 100));
+        assert_eq!(ends(handling), (1_000, None));
         let handling = Handling { release: Some(held), ..Handling::default() };
-        assert_eq!((handling.released_at(1_000), handling.expires_at(1_000, 100)), (5_000, 5_100));
-        assert_eq!(Handling { deliver_by: by(5_010, true), ..handling }.expires_at(1_000, 100), 5_010);
-        assert_eq!(Handling { deliver_by: by(5_010, false), ..handling }.expires_at(1_000, 100), 5_100);
-        assert_eq!(Handling { deliver_by: by(9_999, true), ..handling }.expires_at(1_000, 100), 5_100);
+        assert_eq!(ends(handling), (5_000, None));
+        assert_eq!(ends(Handling { deliver_by: by(5_010, true), ..handling }), (5_000, Some(5_010)));
+        assert_eq!(ends(Handling { deliver_by: by(5_010, false), ..handling }), (5_000, None));
+        assert_eq!(ends(Handling { deliver_by: by(9_999, true), ..handling }), (5_000, None));
     }
 
     #[test]

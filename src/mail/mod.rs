@@ -9,6 +9,6 @@ pub mod unitext;
 
 pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Expanded, Notify, Recipient, Ret};
-pub use handling::{DeliverBy, Handling, Hold, Priority, Release};
+pub use handling::{DeliverBy, Handling, Hold, Lifetimes, Priority, Release};
 pub use outcome::{Attempt, Outcome, Phase};
 pub use reply::{Enhanced, Reply, ReplySource};

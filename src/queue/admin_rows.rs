@@ -121,8 +121,8 @@ pub struct Envelope {
     pub helo: Option<String>,
     /// UTC.
     pub received: String,
-    /// UTC.
-    pub expires: String,
+    /// UTC; none while no relay has said how long mail lives.
+    pub expires: Option<String>,
     /// Bytes.
     pub size: i64,
     /// BODY.

@@ -27,7 +27,7 @@ use super::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
-    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount,
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount, Over,
     PendingReports, Sweep,
 };
 use super::{HostSetting, MessageId, RecipientId};
@@ -44,26 +44,38 @@ pub(super) trait OpenStore: Send {
     fn reads(&self) -> SharedReads;
     /// The highest id ever given out.
     fn last_id(&self) -> i64;
+    /// The confirmed time of the last commit, Unix seconds; none where nothing was committed yet.
+    fn last_time(&self) -> Option<i64>;
     /// For the writer's thread, once.
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure>;
 }
 
+/// What each commit leaves on the disk for the next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// Ids up to this one were given out.
+    pub(super) last_id: i64,
+    /// The confirmed time, Unix seconds; none while nobody has said it.
+    pub(super) time: Option<i64>,
+}
+
 /// What the one writing thread asks. No call but [`Store::commit`] makes anybody wait for its answer.
 pub(super) trait Store {
-    /// Writes the group, what became of backoffs, and that ids up to `last_id` were given out, in one transaction.
-    /// Gives an effect for each operation, in their order.
+    /// Writes the group, what became of backoffs, and the marks, in one transaction. Gives an effect for each
+    /// operation, in their order.
     fn commit(
         &mut self,
         group: &[Op],
         backoffs: &Backoffs,
-        last_id: i64,
+        marks: Marks,
     ) -> Result<Vec<Effect>, StoreFailure>;
     /// Called after each group, once everybody has been answered: for upkeep that would have made them wait.
     fn tidy(&mut self) -> Result<(), StoreFailure>;
     /// Called twice a second: whether another process has written since the last time.
     fn changed_outside(&mut self) -> Result<bool, StoreFailure>;
-    /// Deletes a small part of what is older than `[queue] history`; false when there is nothing to do for now.
-    fn purge(&mut self) -> Result<bool, StoreFailure>;
+    /// Deletes a small part of what is older than `[queue] history` at the confirmed time `now`; false when there is
+    /// nothing to do for now.
+    fn purge(&mut self, now: i64) -> Result<bool, StoreFailure>;
     /// The last call.
     fn close(&mut self) -> Result<(), StoreFailure>;
 }
@@ -126,9 +138,9 @@ pub trait Reads: Debug {
     fn next_due_after(&self, time: i64) -> Result<Option<i64>, QueueError>;
 
     /// Recipients that bounce without a further try: those that an operator wants returned, then those (state
-    /// `queued`) whose message is past its lifetime, the oldest first. At most `limit` rows, rounded up to whole
+    /// `queued`) whose message is over, the oldest of each kind first. At most `limit` rows, rounded up to whole
     /// messages.
-    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired, QueueError>;
+    fn expired(&self, after: ExpiryCursor, over: &Over, limit: usize) -> Result<Expired, QueueError>;
 
     /// Recipients whose final dot was about to be sent when the last process ended, by message. Only of use
     /// before the first attempt: later these are in flight.

@@ -18,6 +18,7 @@ mod op;
 mod open;
 pub mod rows;
 mod shared;
+mod slow;
 mod sqlite;
 mod writer;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::config::{QueueSettings, Routes};
+use crate::mail::Lifetimes;
 
 pub use content::ContentReader;
 pub use contract::{AdminStore, Reads};
@@ -40,10 +42,10 @@ pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use rows::{
-    Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Event, Expired, ExpiryCursor, Fetched,
-    Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
-    PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled, Settlement,
-    Sweep,
+    Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
+    Fetched, Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
+    Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled,
+    Settlement, Spoilt, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
@@ -59,6 +61,7 @@ pub struct Queue {
     ops: Sender<Op>,
     shared: Arc<Shared>,
     reads: SharedReads,
+    last_time: Option<i64>,
 }
 
 /// How often something was refused since the start, for the metrics.
@@ -91,8 +94,9 @@ impl Queue {
         events: Sender<Event>,
     ) -> Result<(Queue, WriterHandle), QueueError> {
         let (reads, shared) = (store.reads(), Arc::new(Shared::new(store.last_id())));
+        let last_time = store.last_time();
         let (ops, writer) = open::start(store, shared.clone(), busy_patience, events)?;
-        Ok((Queue { ops, shared, reads }, writer))
+        Ok((Queue { ops, shared, reads, last_time }, writer))
     }
 
     // Accepting.
@@ -167,9 +171,23 @@ impl Queue {
         let _ = self.ops.try_send(Op::Backoffs);
     }
 
-    /// Shows people which lane a domain's mail waits in: the `[[route]]`s in use (table `routes`).
-    pub fn show_routes(&self, routes: &Routes) {
-        self.tell(Op::Routes(routes.clone()));
+    /// Shows people which lane a domain's mail waits in (table `routes`), and when mail ends (table `meta`): the
+    /// `[[route]]`s and the lifetimes in use.
+    pub fn show_config(&self, routes: &Routes, lifetimes: Lifetimes) {
+        self.tell(Op::Config { routes: routes.clone(), lifetimes });
+    }
+
+    // Time.
+
+    /// The confirmed time of the last commit of the last process, Unix seconds; none in a new queue.
+    pub fn last_time(&self) -> Option<i64> {
+        self.last_time
+    }
+
+    /// Tells the confirmed time ([`crate::clock::Clock::confirmed`]): what is older than `[queue] history` then is
+    /// forgotten, and the next start reads it from the disk. For every second; costs nothing.
+    pub fn set_time(&self, confirmed: i64) {
+        self.shared.set_time(confirmed);
     }
 
     // Host settings.
@@ -202,12 +220,9 @@ impl Queue {
         recipients: &[RecipientId],
     ) -> Result<Option<QueuedMessage>, QueueError> {
         let fetched = self.reads.message(message, recipients)?;
-        if !fetched.spoilt.is_empty() {
-            log::error!("{message}: sender or recipient is no address any more: held");
-            self.tell(Op::Hold {
-                recipients: fetched.spoilt,
-                why: "held: the address of the sender or of the recipient is not valid".to_owned(),
-            });
+        for Spoilt { recipient, why } in fetched.spoilt {
+            log::error!("{message}: recipient {} is {why}", recipient.0);
+            self.tell(Op::Hold { recipients: vec![recipient], why });
         }
         Ok(fetched.message)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::config::Routes;
-use crate::mail::Address;
+use crate::mail::{Address, Lifetimes};
 
 use super::error::AcceptError;
 use super::host_setting::HostSetting;
@@ -53,8 +53,8 @@ pub(super) enum Op {
     ClearHostSetting { mx: String, setting: &'static str },
     /// Writes nothing. Its answer says that all operations before it are on disk.
     Barrier { ack: Ack<()> },
-    /// The `[[route]]`s that are in use.
-    Routes(Routes),
+    /// What of the config people see in the tables: the `[[route]]`s and lifetimes in use.
+    Config { routes: Routes, lifetimes: Lifetimes },
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Wakes the writer: backoffs changed in [`super::shared::Shared`].

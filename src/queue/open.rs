@@ -12,6 +12,7 @@ use super::error::QueueError;
 use super::op::Op;
 use super::rows::Event;
 use super::shared::{Shared, WriterState};
+use super::slow::{self, Call};
 use super::writer::{Parts, Writer};
 
 /// Operations that wait for the writer at most; beyond, those who ask wait.
@@ -58,7 +59,7 @@ pub(super) fn start(
 ) -> Result<(Sender<Op>, WriterHandle), QueueError> {
     let (ops, waiting) = bounded(OPS_WAITING_MAX);
     let (report, failed) = bounded(1);
-    let parts = Parts { shared, ops: waiting, events, busy_patience };
+    let parts = Parts { shared, ops: waiting, events, call: Arc::new(Call::default()), busy_patience };
     let thread = std::thread::Builder::new()
         .name("queue-writer".to_owned())
         .spawn(move || run(&*store, parts, &report))
@@ -69,11 +70,19 @@ pub(super) fn start(
 /// The writer's thread: whatever ends it, everybody hears of it.
 fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<String>) -> Result<(), String> {
     let shared = parts.shared.clone();
+    let (running, ended) = bounded(0);
+    let (call, seen, ops, patience) =
+        (parts.call.clone(), shared.clone(), parts.ops.clone(), parts.busy_patience);
+    let watch = move || slow::watch(&call, &seen, &ops, patience, &ended);
+    if let Err(error) = std::thread::Builder::new().name("queue-watch".to_owned()).spawn(watch) {
+        return Err(format!("the system allows no thread for it: {error}"));
+    }
     let work = AssertUnwindSafe(|| {
         let store = store.store().map_err(|failure| failure.to_string())?;
         Writer::new(store, parts).run()
     });
     let result = std::panic::catch_unwind(work).unwrap_or_else(|_| Err("it panicked".to_owned()));
+    drop(running);
     shared.set_state(WriterState::Dead);
     shared.set_writable(false);
     if let Err(why) = &result {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Priority, Recipient, ReplySource,
-    Ret,
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Lifetimes, Notify, Priority, Recipient,
+    ReplySource, Ret,
 };
 
 use super::id::{MessageId, RecipientId};
@@ -34,8 +34,8 @@ pub struct NewMessage {
     pub origin: Origin,
     /// Unix seconds.
     pub received_at: i64,
-    /// Unix seconds; undelivered then, it bounces.
-    pub expires_at: i64,
+    /// Unix seconds; undelivered then, it bounces. None: at the end of the lifetime that the config gives it.
+    pub expires_at: Option<i64>,
     /// Bytes of content in all, streamed chunks included.
     pub size: u64,
     /// The last piece of the content: all of it for a message of one chunk. CR LF line ends, dots not doubled.
@@ -55,8 +55,8 @@ pub struct QueuedMessage {
     pub origin: Origin,
     /// Unix seconds.
     pub received_at: i64,
-    /// Unix seconds.
-    pub expires_at: i64,
+    /// Unix seconds: its end, where that is not the end of its lifetime.
+    pub expires_at: Option<i64>,
     /// Bytes of content.
     pub size: u64,
     /// BODY.
@@ -73,6 +73,16 @@ pub struct QueuedMessage {
     pub recipients: Vec<QueuedRecipient>,
     /// The content, while the cache of fresh messages keeps it; otherwise [`super::Queue::content`] reads it.
     pub content: Option<Arc<CachedContent>>,
+}
+
+impl QueuedMessage {
+    /// When it is returned to its sender, Unix seconds, with the lifetimes that are configured now.
+    pub fn ends_at(&self, lifetimes: Lifetimes) -> i64 {
+        let from = self.handling.released_at(self.received_at);
+        let end = || from.saturating_add(lifetimes.of(self.sender.is_none()));
+        let returns_at = self.handling.returns_at().unwrap_or(i64::MAX);
+        self.expires_at.unwrap_or_else(end).min(returns_at)
+    }
 }
 
 /// Content in memory; gives its bytes back to the cache's budget when dropped.
@@ -455,8 +465,50 @@ pub struct DueDomains {
 pub enum ExpiryCursor {
     /// Behind this recipient, among those that an operator wants returned.
     Returned(i64),
-    /// Behind this time and message, among those past their lifetime.
-    Lifetime(i64, i64),
+    /// Behind this time and message, among those of this kind that are past their end.
+    Over(Ending, i64, i64),
+}
+
+/// What ends a message that was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A time of its own: `BY=…;R`, or a person's.
+    Deadline,
+    /// The lifetime of bounces.
+    BounceLifetime,
+    /// The lifetime of other messages.
+    Lifetime,
+}
+
+/// The times up to which messages are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Those with a time of their own, up to this one.
+    pub deadline: i64,
+    /// Bounces whose lifetime began at this time or before.
+    pub bounces_from: i64,
+    /// Other messages whose lifetime began at this time or before.
+    pub messages_from: i64,
+}
+
+impl Over {
+    /// At the confirmed time `now`.
+    pub fn at(now: i64, lifetimes: Lifetimes) -> Over {
+        Over {
+            deadline: now,
+            bounces_from: now.saturating_sub(lifetimes.bounces),
+            messages_from: now.saturating_sub(lifetimes.messages),
+        }
+    }
+
+    /// The time that counts for one kind.
+    pub(super) fn of(&self, ending: Ending) -> i64 {
+        match ending {
+            Ending::Deadline => self.deadline,
+            Ending::BounceLifetime => self.bounces_from,
+            Ending::Lifetime => self.messages_from,
+        }
+    }
 }
 
 impl Default for ExpiryCursor {
@@ -479,8 +531,17 @@ pub struct Expired {
 pub struct Fetched {
     /// With those of the recipients asked for that still wait; none where none does.
     pub message: Option<QueuedMessage>,
-    /// Recipients whose address, or whose sender's, is none any more.
-    pub spoilt: Vec<RecipientId>,
+    /// Recipients that cannot be sent: they are to be held.
+    pub spoilt: Vec<Spoilt>,
+}
+
+/// A recipient that cannot be sent since a person has spoilt a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// Why, for whoever looks at it: `held: …`.
+    pub why: String,
 }
 
 /// What the view `stuck` showed.

@@ -1,10 +1,10 @@
 //! What the writer and its callers share in memory: the writer's state, ids, changed backoffs, counts.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::contract::Backoffs;
+use super::contract::{Backoffs, Marks};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::op::CACHE_BYTES;
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     refused_busy: AtomicU64,
     refused_full: AtomicU64,
     outside_changes: AtomicU64,
+    /// The confirmed time, Unix seconds; [`i64::MIN`] while nobody has said it.
+    time: AtomicI64,
 }
 
 /// A panic elsewhere leaves these values whole: each is changed in one step.
@@ -53,6 +55,7 @@ impl Shared {
             refused_busy: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
             outside_changes: AtomicU64::new(0),
+            time: AtomicI64::new(i64::MIN),
         }
     }
 
@@ -64,8 +67,18 @@ impl Shared {
         self.ids.take(count, now_us())
     }
 
-    pub(super) fn last_id(&self) -> i64 {
-        self.ids.last()
+    /// What the next commit leaves for the next start.
+    pub(super) fn marks(&self) -> Marks {
+        Marks { last_id: self.ids.last(), time: self.time() }
+    }
+
+    pub(super) fn set_time(&self, confirmed: i64) {
+        self.time.store(confirmed, Ordering::Relaxed);
+    }
+
+    /// The confirmed time; none while nobody has said it.
+    pub(super) fn time(&self) -> Option<i64> {
+        Some(self.time.load(Ordering::Relaxed)).filter(|time| *time != i64::MIN)
     }
 
     pub(super) fn state(&self) -> WriterState {

@@ -7,6 +7,7 @@
 //! - busy (another process holds the database): it waits a few seconds, then refuses operations that can come again
 //!   (new mail, 451) and keeps the others (outcomes), in order, until they can be written;
 //! - full: it refuses new mail at once (452), and goes on trying to write the outcomes, which free room;
+//! - the disk does not answer (an fsync of many seconds): see `slow`;
 //! - an I/O error: it ends, and never tries again, see [`StoreFailure::Fatal`]. Every waiting caller is told that the
 //!   operation failed, and the process must exit and start again from what is on disk.
 
@@ -20,6 +21,7 @@ use super::error::AcceptError;
 use super::op::{Incoming, Op};
 use super::rows::Event;
 use super::shared::{Shared, WriterState};
+use super::slow::Call;
 
 /// Operations and content bytes of one group at most. Later operations go into the next group.
 const GROUP_OPS_MAX: usize = 512;
@@ -42,6 +44,7 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) ops: Receiver<Op>,
     pub(super) events: Sender<Event>,
+    pub(super) call: Arc<Call>,
     /// How long submission waits for a busy database.
     pub(super) busy_patience: Duration,
 }
@@ -79,19 +82,24 @@ impl<'s> Writer<'s> {
         loop {
             self.gather();
             self.write()?;
-            unless_fatal(self.store.tidy())?;
+            unless_fatal(self.timed(|store| store.tidy()))?;
             if Instant::now() >= self.next_tick {
                 self.look_round()?;
             }
             if let Some(since) = self.stopping {
                 if self.group.is_empty() && self.parts.ops.is_empty() {
-                    return unless_fatal(self.store.close()).map(drop);
+                    return unless_fatal(self.timed(|store| store.close())).map(drop);
                 }
                 if self.stall.is_some() && since.elapsed() > STOP_PATIENCE {
                     return Err(format!("{} outcomes could not be written before the end", self.group.len()));
                 }
             }
         }
+    }
+
+    /// A call that may take long: others see that it lasts.
+    fn timed<T>(&mut self, act: impl FnOnce(&mut (dyn Store + 's)) -> T) -> T {
+        self.parts.call.time(&self.parts.shared, || act(&mut *self.store))
     }
 
     /// For the simulation: writes one group of the waiting operations.
@@ -103,6 +111,9 @@ impl<'s> Writer<'s> {
 
     /// Waits for an operation if there is none, then takes all that wait.
     fn gather(&mut self) {
+        for op in self.parts.call.take_kept() {
+            self.add(op);
+        }
         // A busy database is waited for in the store's own busy time-out, a full one here.
         let full = self.stall.as_ref().is_some_and(|stall| stall.why == AcceptError::Full);
         if (self.group.is_empty() || full) && self.stopping.is_none() {
@@ -189,7 +200,8 @@ impl<'s> Writer<'s> {
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), StoreFailure> {
         let backoffs = self.parts.shared.take_backoffs();
         let effects = loop {
-            match self.store.commit(group, &backoffs, self.parts.shared.last_id()) {
+            let marks = self.parts.shared.marks();
+            match self.timed(|store| store.commit(group, &backoffs, marks)) {
                 Ok(effects) => break effects,
                 Err(StoreFailure::Operation { at, why }) => {
                     if let Some(instead) = hold_instead(group.remove(at), &why) {
@@ -301,13 +313,15 @@ impl<'s> Writer<'s> {
     /// Twice a second: notices changes by other processes and deletes old history.
     fn look_round(&mut self) -> Result<(), String> {
         self.next_tick = Instant::now() + TICK;
-        if unless_fatal(self.store.changed_outside())?.unwrap_or(false) {
+        if unless_fatal(self.timed(|store| store.changed_outside()))?.unwrap_or(false) {
             self.parts.shared.count_outside_change();
             self.tell(Event::ChangedOutside);
         }
         // Each time a part of the old history goes, and more of it while no operation waits.
         while self.stall.is_none() && self.stopping.is_none() {
-            let more = unless_fatal(self.store.purge())?.unwrap_or(false);
+            // Nothing is old while nobody has said how late it is.
+            let Some(now) = self.parts.shared.time() else { break };
+            let more = unless_fatal(self.timed(|store| store.purge(now)))?.unwrap_or(false);
             if !more || !self.parts.ops.is_empty() {
                 break;
             }

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::kit::bounded::TtlMap;
-use crate::mail::{Domain, Priority};
+use crate::mail::{Domain, Lifetimes, Priority};
 use crate::queue::{BackoffRow, Due, Job, JobRecipient, RecipientId};
 
 use super::retry::Schedule;
@@ -151,6 +151,11 @@ impl Lanes {
     pub fn set_atrn(&mut self, domains: AtrnDomains) -> AtrnDomains {
         self.forget_waiting();
         std::mem::replace(&mut self.atrn, domains)
+    }
+
+    /// How long mail is tried.
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.settings.lifetimes
     }
 
     /// The domains whose mail is fetched.

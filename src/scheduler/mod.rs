@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{BackoffRow, Event, Job, LaneHealth, Queue, QueueError, RecipientId};
+use crate::queue::{BackoffRow, Event, Job, LaneHealth, Over, Queue, QueueError, RecipientId};
 
 pub use atrn_claims::AtrnClaims;
 use lanes::{LaneChange, LaneState, Lanes};
@@ -310,13 +310,21 @@ impl Thread {
             self.inner.show_missing()?;
         }
         let inner = &*self.inner;
+        let confirmed = inner.clock.confirmed();
+        inner.queue.set_time(confirmed);
+        let ended = Over::at(confirmed, inner.lock().lifetimes());
+        let ready = || inner.work.notify_one();
         let Looked { over, forgotten } =
-            self.reader.look(&*inner.queue, &inner.lanes, &|| inner.work.notify_one(), now)?;
+            self.reader.look(&*inner.queue, &inner.lanes, &ready, now, &ended)?;
         over.iter().for_each(|lane| inner.queue.clear_backoff(lane));
         if forgotten > 0 {
             log::error!(
                 "sweep: {forgotten} recipients were overdue and nobody's; they are in line again (a bug: please report)"
             );
+        }
+        // While the clock is doubted, what is past its lifetime by it is no fault; nor is it just afterwards.
+        if !inner.clock.is_confirmed() {
+            self.next_stuck = now + STUCK_SECS;
         }
         if self.next_stuck <= now {
             self.next_stuck = now + STUCK_SECS;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::config::atrn;
 use crate::mail::Priority;
-use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, QueueError, Reads, RecipientId};
+use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId};
 
 use super::lanes::{Lanes, Refill};
 
@@ -165,13 +165,14 @@ impl Reader {
     }
 
     /// Reads the recipients that have come due since the last look, fills lanes that run low, and finds recipients
-    /// past their lifetime. Calls `ready` when there may be work.
+    /// that are `over`. Calls `ready` when there may be work.
     pub(crate) fn look(
         &mut self,
         rows: &dyn Reads,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
         now: i64,
+        over: &Over,
     ) -> Result<Looked, QueueError> {
         if self.backoffs_changed {
             let rows = rows.backoffs()?;
@@ -194,7 +195,7 @@ impl Reader {
             self.expiry = Some(ExpiryCursor::default());
         }
         if let Some(after) = self.expiry {
-            let found = rows.expired(after, now, self.portions.page)?;
+            let found = rows.expired(after, over, self.portions.page)?;
             self.expiry = found.searched;
             lock(lanes).add_expired(found.due, now);
         }

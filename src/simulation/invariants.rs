@@ -82,7 +82,7 @@ impl World<'_> {
             // Jobs with silent hosts may use up the lane's limit or its quota of workers.
             let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_quota(&lane);
             let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
-            let ends = row.to_bounce || row.expires_at + EXPIRY_SLACK_SECS < self.now;
+            let ends = row.to_bounce || row.ends_at + EXPIRY_SLACK_SECS < self.now;
             (is_due || ends).then(|| format!("in {lane}: {row:?}"))
         };
         self.queue.waiting().iter().find_map(overdue)

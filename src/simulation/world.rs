@@ -8,17 +8,18 @@ use crate::config::{
     DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::delivery;
-use crate::mail::{Domain, Envelope, Handling, Hold, Priority, Recipient, Release, address};
+use crate::mail::{Domain, Envelope, Handling, Hold, Lifetimes, Priority, Recipient, Release, address};
 use crate::queue::{
-    ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin, QueuedMessage,
-    RecipientId, Settlement,
+    ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin, Over,
+    QueuedMessage, RecipientId, Settlement,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
 use crate::scheduler::reader::{Portions, Reader};
 
 use super::hosts::{DEADLINE_SECS, DOMAINS, Hosts, domain};
 
-pub(super) const LIFETIME_SECS: i64 = 2 * 3600;
+/// The longest lifetimes.
+const LIFETIME_SECS: i64 = 2 * 3600;
 const BOUNCE_LIFETIME_SECS: i64 = 1800;
 /// How long at most a sender asks that a message be held (RFC 4865).
 const RELEASE_SECS: i64 = 3000;
@@ -71,9 +72,11 @@ impl<'d> World<'d> {
             recipients_per_transaction: random.usize(1..4),
             destinations: Arc::default(),
             schedule: [60, 300, 900, 1800].map(Duration::from_secs).to_vec(),
+            lifetimes: Lifetimes { messages: LIFETIME_SECS, bounces: BOUNCE_LIFETIME_SECS },
             routes: Arc::new(routes(random.usize(..3))),
         };
         let now = 1_000_000;
+        let delivery = DeliverySettings { lifetimes: settings.lifetimes, ..delivery };
         World {
             hosts: Hosts::new(&mut random),
             lanes: Mutex::new(Lanes::with_windows(settings.clone(), WINDOWS, random.u64(..))),
@@ -81,9 +84,9 @@ impl<'d> World<'d> {
             random,
             now,
             delivery: DeliverySettings { in_doubt, ..delivery },
-            settings,
             disk,
-            queue: ByHand::start(disk, now),
+            queue: ByHand::start(disk, now, settings.lifetimes),
+            settings,
             flying: Vec::new(),
             unwritten: Vec::new(),
             events: VecDeque::new(),
@@ -151,19 +154,18 @@ impl<'d> World<'d> {
         let handling = Handling { priority, release, ..Handling::default() };
         let sender = Some(address::parse("app@d0.test").unwrap());
         let envelope = Envelope { sender, recipients, handling, ..Envelope::default() };
-        let expires_at = handling.expires_at(self.now, LIFETIME_SECS);
         let cached = self.random.bool();
-        let message = self.message(envelope, expires_at);
+        let message = self.message(envelope);
         self.queue.accept(message, cached);
     }
 
-    fn message(&self, envelope: Envelope, expires_at: i64) -> NewMessage {
+    fn message(&self, envelope: Envelope) -> NewMessage {
         NewMessage {
             id: self.queue.new_message_id(),
             envelope,
             origin: Origin::default(),
             received_at: self.now,
-            expires_at,
+            expires_at: None,
             size: 3,
             tail: b"x\r\n".to_vec(),
             chunks_before: 0,
@@ -214,7 +216,7 @@ impl<'d> World<'d> {
             return self.finish(&job, &LaneHealth::AtLimit(Duration::from_millis(200)), &ids);
         }
         let (said, health) = self.hosts.answers(&message, &mut self.random);
-        let results = delivery::decide(&job, &message, &self.delivery, self.now, said);
+        let results = delivery::decide(&job, &message, &self.delivery, (self.now, self.now), said);
         let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
         let unsettled: Vec<RecipientId> = ids.into_iter().filter(|id| !settled(id)).collect();
         let failed = |result: &crate::queue::Settled| {
@@ -223,7 +225,7 @@ impl<'d> World<'d> {
         let mut reports = Vec::new();
         if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
             let envelope = Envelope { recipients: vec![Recipient::new(sender)], ..Envelope::default() };
-            reports.push(self.message(envelope, self.now + BOUNCE_LIFETIME_SECS));
+            reports.push(self.message(envelope));
         }
         // As in the real worker: the job is settled first, then finished.
         self.unwritten.extend(results.iter().map(|result| result.recipient));
@@ -289,7 +291,8 @@ impl<'d> World<'d> {
     }
 
     fn look(&mut self) {
-        let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, self.now).unwrap();
+        let over = Over::at(self.now, self.settings.lifetimes);
+        let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, self.now, &over).unwrap();
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
             assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
@@ -353,8 +356,13 @@ impl<'d> World<'d> {
         }
     }
 
-    /// SIGHUP with other routes: domains change lanes, while jobs under way keep the names of their lanes.
+    /// SIGHUP with other routes: domains change lanes, while jobs under way keep the names of their lanes. Lifetimes
+    /// change too, for what is queued.
     fn reload(&mut self) {
+        let part = [1, 2, 4][self.random.usize(..3)];
+        let lifetimes = Lifetimes { messages: LIFETIME_SECS / part, bounces: BOUNCE_LIFETIME_SECS / part };
+        (self.settings.lifetimes, self.delivery.lifetimes) = (lifetimes, lifetimes);
+        self.queue.show_lifetimes(lifetimes);
         self.settings.routes = Arc::new(routes(self.random.usize(..3)));
         self.lanes.get_mut().unwrap().reconfigure(self.settings.clone());
         self.reader.start_again(&self.lanes);
@@ -368,7 +376,7 @@ impl<'d> World<'d> {
         self.events.clear();
         self.passed_over.clear();
         self.earned.clear();
-        self.queue = ByHand::start(self.disk, self.now);
+        self.queue = ByHand::start(self.disk, self.now, self.settings.lifetimes);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
         let rows = self.queue.reads().backoffs().unwrap();
         self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();

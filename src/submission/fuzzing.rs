@@ -80,6 +80,10 @@ impl Directory for App {
     fn has_atrn(&self) -> bool {
         false
     }
+    fn look_again(&self) {}
+    fn current(&self, user: &Arc<User>) -> Option<Arc<User>> {
+        Some(Arc::clone(user))
+    }
     fn has_cram_md5(&self) -> bool {
         true
     }
@@ -118,5 +122,5 @@ pub fn fix_header(content: &[u8]) -> Option<Vec<u8>> {
         for_only: None,
         at: 0,
     };
-    header::read(content, true).map(|header| header::fix(content, &header, &trace))
+    header::HeaderReader::default().read(content, true).map(|header| header::fix(content, &header, &trace))
 }

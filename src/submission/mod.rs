@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::{ListenSettings, SubmissionSettings};
 use crate::queue::Queue;
 
+use session::authority;
 use session::listener::{self, Listener};
 use session::service::{Ports, Service, SessionResources};
 use users::{Directory, Users};
@@ -78,6 +79,7 @@ impl Submission {
         let service = Service::new(settings, users)?;
         let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
+        authority::watch(&resources).map_err(StartError::Threads)?;
         let mut listeners = Vec::new();
         for (listen, socket) in settings.listen.iter().zip(sockets) {
             listeners.push(Listener::start(listen, socket, &resources)?);
@@ -95,9 +97,9 @@ impl Submission {
         self.resources.sessions.count()
     }
 
-    /// Goes over to new settings: certificate, users, limits, aliases and what listeners allow hold for
-    /// sessions that begin from now on. Listeners whose address stays go on listening, new ones
-    /// are opened and those that are gone are closed (their sessions go on).
+    /// Goes over to new settings: certificate, limits, aliases and what listeners allow hold for sessions that
+    /// begin from now on; who may send (users, `trusted`) holds for all at once. Listeners whose address stays go on
+    /// listening, new ones are opened and those that are gone are closed (their sessions go on).
     ///
     /// # Errors
     /// Nothing has changed then.
@@ -137,7 +139,7 @@ impl Submission {
                 }
             }
         }
-        old.into_iter().for_each(Listener::stop);
+        old.into_iter().for_each(Listener::retire);
         Ok(())
     }
 

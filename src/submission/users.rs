@@ -73,6 +73,10 @@ pub(super) trait Directory: Send + Sync {
     fn has_cram_md5(&self) -> bool;
     /// Whether anybody may fetch mail with ATRN.
     fn has_atrn(&self) -> bool;
+    /// Reads the file again if it changed.
+    fn look_again(&self);
+    /// The user as they are now; none where there is none of that name, or one with another password.
+    fn current(&self, user: &Arc<User>) -> Option<Arc<User>>;
 }
 
 /// A name as SCRAM sees it.
@@ -238,6 +242,14 @@ impl Directory for Arc<Users> {
     fn has_atrn(&self) -> bool {
         self.glance(Instant::now());
         self.table.read().unwrap_or_else(PoisonError::into_inner).has_atrn
+    }
+
+    fn look_again(&self) {
+        Users::look_again(self);
+    }
+
+    fn current(&self, user: &Arc<User>) -> Option<Arc<User>> {
+        self.find(&user.name).filter(|now| now.verifier == user.verifier)
     }
 
     fn has_cram_md5(&self) -> bool {

@@ -56,7 +56,10 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
             field("client", message.client.as_deref().unwrap_or("-"));
             field("helo", message.helo.as_deref().unwrap_or("-"));
             field("received", &format!("{} UTC", message.received));
-            field("expires", &format!("{} UTC", message.expires));
+            field(
+                "expires",
+                &message.expires.as_ref().map_or_else(|| "-".to_owned(), |at| format!("{at} UTC")),
+            );
             field("size", &format!("{} bytes, {}", message.size, message.body));
             if message.priority != 0 {
                 field("priority", &message.priority.to_string());

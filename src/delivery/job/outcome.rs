@@ -21,6 +21,8 @@ pub(in crate::delivery) struct Circumstances<'a> {
     pub(in crate::delivery) duration_ms: u64,
     /// When it ended.
     pub(in crate::delivery) now: i64,
+    /// The same by the clock that counts for the end of mail.
+    pub(in crate::delivery) confirmed: i64,
     /// In 0..1: where in the range of ±20 % a rule's delay falls.
     pub(in crate::delivery) spread: f64,
     /// By somebody who came for it (ATRN) …
@@ -87,7 +89,7 @@ impl Circumstances<'_> {
         let rules = &self.settings.retry_rules;
         let (number, action) = retry_rules::first_match(rules, &recipient.domain, &answer.reply, permanent)?;
         let (outcome, next_state, word) = match action {
-            RuleAction::Retry(_) if self.now >= message.expires_at => return None,
+            RuleAction::Retry(_) if self.is_over(message) => return None,
             RuleAction::Retry(delay) => {
                 let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
                 (Outcome::Deferred, self.retry_after(message, wait), "retry")
@@ -104,7 +106,11 @@ impl Circumstances<'_> {
         // lifetime, not somewhere before it.
         let notifies_at = message.handling.notifies_at().filter(|at| *at > self.now);
         let next = next.min(notifies_at.unwrap_or(i64::MAX));
-        NextState::Retry(next.min(message.expires_at.max(self.now + 1)))
+        NextState::Retry(next.min(message.ends_at(self.settings.lifetimes).max(self.now + 1)))
+    }
+
+    fn is_over(&self, message: &QueuedMessage) -> bool {
+        self.confirmed >= message.ends_at(self.settings.lifetimes)
     }
 
     /// What becomes of a recipient; a deferral past the lifetime turns into `expired` here.
@@ -122,7 +128,7 @@ impl Circumstances<'_> {
             Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
                 NextState::Finished(Finished::Delivered)
             }
-            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired if self.now >= message.expires_at => {
+            Outcome::Deferred | Outcome::InDoubt | Outcome::Expired if self.is_over(message) => {
                 return (Outcome::Expired, NextState::Finished(Finished::Expired));
             }
             Outcome::Deferred | Outcome::InDoubt | Outcome::Expired => {
@@ -142,10 +148,10 @@ impl Circumstances<'_> {
     fn is_due_a_warning(&self, message: &QueuedMessage, recipient: &QueuedRecipient) -> bool {
         let released_at = message.handling.released_at(message.received_at);
         let is_delayed = self.settings.delay_warning.is_some_and(|after| {
-            self.now - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
+            self.confirmed - released_at >= i64::try_from(after.as_secs()).unwrap_or(i64::MAX)
         });
         // RFC 2852 §4.1.2: the time of BY=…;N is over.
-        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.now);
+        let is_late = message.handling.notifies_at().is_some_and(|by| by <= self.confirmed);
         (is_delayed || is_late)
             && recipient.warned_at.is_none()
             && message.sender.is_some()
@@ -183,18 +189,105 @@ pub(crate) fn decide(
     job: &Job,
     message: &QueuedMessage,
     settings: &DeliverySettings,
-    now: i64,
+    (now, confirmed): (i64, i64),
     said: Vec<(Outcome, Reply)>,
 ) -> Vec<Settled> {
     if job.expired {
         return expire(job, now, message);
     }
     let (fetched, broke_off) = (false, false);
-    let circumstances =
-        Circumstances { job, settings, at: now, duration_ms: 0, now, spread: 0.5, fetched, broke_off };
+    let circumstances = Circumstances {
+        job,
+        settings,
+        at: now,
+        duration_ms: 0,
+        now,
+        confirmed,
+        spread: 0.5,
+        fetched,
+        broke_off,
+    };
     let pairs = message.recipients.iter().zip(said);
     let settled = pairs.map(|(recipient, (outcome, reply))| {
         circumstances.decide(message, recipient, Answer::ours(outcome, reply)).settled
     });
     settled.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::mail::{DeliverBy, Handling, Lifetimes, Recipient, address};
+    use crate::queue::{MessageId, Origin, RecipientId};
+
+    const NOW: i64 = 1_795_262_400;
+    const DAY: i64 = 86_400;
+
+    fn settings() -> DeliverySettings {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postrider.toml");
+        std::fs::write(&path, "[[listen]]\naddress = \"127.0.0.1:587\"\ntls = \"off\"\n").unwrap();
+        config::load(Some(&path)).unwrap().settings.delivery
+    }
+
+    /// One that came so many seconds ago.
+    fn message(age: i64, handling: Handling) -> QueuedMessage {
+        let new = Recipient::new(address::parse("you@a.test").unwrap());
+        QueuedMessage {
+            id: MessageId(1),
+            sender: Some(address::parse("me@b.test").unwrap()),
+            origin: Origin::default(),
+            received_at: NOW - age,
+            expires_at: None,
+            size: 3,
+            body: crate::mail::Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            handling,
+            recipients: vec![QueuedRecipient::new(RecipientId(2), new)],
+            content: None,
+        }
+    }
+
+    /// What becomes of its recipient when its host says 451.
+    fn deferred(message: &QueuedMessage, settings: &DeliverySettings, now: i64, confirmed: i64) -> Settled {
+        let recipients =
+            vec![crate::queue::JobRecipient { id: RecipientId(2), retry_wait: Duration::from_secs(60) }];
+        let job = Job { lane: "a.test".into(), message: message.id, recipients, fresh: None, expired: false };
+        let said = vec![(Outcome::Deferred, Reply::new(451, Enhanced(4, 7, 1), "later"))];
+        decide(&job, message, settings, (now, confirmed), said).remove(0)
+    }
+
+    #[test]
+    fn a_clock_that_is_not_confirmed_ends_nothing_and_warns_nobody() {
+        let (settings, ahead) = (settings(), NOW + 14 * DAY);
+        let by = |returns| Some(DeliverBy { at: NOW + DAY, returns, trace: false });
+        for handling in [
+            Handling::default(),
+            Handling { deliver_by: by(true), ..Handling::default() },
+            Handling { deliver_by: by(false), ..Handling::default() },
+        ] {
+            let message = message(3600, handling);
+            let doubted = deferred(&message, &settings, ahead, NOW);
+            assert!(matches!(doubted.next_state, NextState::Retry(_)), "{handling:?}: {doubted:?}");
+            assert!(!doubted.warned, "{handling:?}");
+            let confirmed = deferred(&message, &settings, ahead, ahead);
+            assert_eq!(confirmed.next_state, NextState::Finished(Finished::Expired), "{handling:?}");
+        }
+    }
+
+    #[test]
+    fn the_lifetime_of_now_counts_and_not_the_one_at_acceptance() {
+        let mut settings = settings();
+        let message = message(3600, Handling::default());
+        let mut state = |messages: i64| {
+            settings.lifetimes = Lifetimes { messages, ..settings.lifetimes };
+            deferred(&message, &settings, NOW, NOW).next_state
+        };
+        assert_eq!(state(3600), NextState::Finished(Finished::Expired));
+        assert_eq!(state(3630), NextState::Retry(NOW + 30), "the last try is at its end");
+        assert_eq!(state(DAY), NextState::Retry(NOW + 60));
+    }
 }

@@ -30,6 +30,8 @@ pub(in crate::delivery) struct Begun {
     pub(in crate::delivery) message: Arc<QueuedMessage>,
     /// Unix seconds.
     pub(in crate::delivery) at: i64,
+    /// The same by the clock that counts for the end of mail.
+    confirmed: i64,
     began: Instant,
 }
 
@@ -40,12 +42,13 @@ impl Begun {
             log::error!("{}: cannot be read from the queue: {error}", job.message);
             None
         })?;
-        Some(Begun { message, at: resources.clock.now(), began: Instant::now() })
+        let clock = &resources.clock;
+        Some(Begun { message, at: clock.now(), confirmed: clock.confirmed(), began: Instant::now() })
     }
 
     /// Whether it bounces without a further try. Nothing is delivered once it is to be returned (RFC 2852 §4).
     pub(in crate::delivery) fn is_expired(&self, job: &Job) -> bool {
-        job.expired || self.message.handling.returns_at().is_some_and(|by| by <= self.at)
+        job.expired || self.message.handling.returns_at().is_some_and(|by| by <= self.confirmed)
     }
 
     /// Settles the job with these answers.
@@ -63,6 +66,7 @@ impl Begun {
             at: self.at,
             duration_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             now: resources.clock.now(),
+            confirmed: resources.clock.confirmed(),
             spread: fastrand::f64(),
             fetched,
             broke_off: fetched && matches!(answers.health, LaneHealth::Failing(_)),

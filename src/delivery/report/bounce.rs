@@ -68,6 +68,8 @@ pub struct ReportContext<'a> {
     pub now: i64,
     /// The message that is reported on.
     pub message: &'a QueuedMessage,
+    /// Until when it is tried, Unix seconds.
+    pub ends_at: i64,
     /// The recipients with something to report; [`report`] leaves out those whose NOTIFY does not ask for it.
     pub reported: &'a [ReportedRecipient<'a>],
     /// The message's content: all of it, or its first [`RETURNED_BYTES_MAX`] bytes.
@@ -97,14 +99,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// As the queue takes it: received `now`, expiring after `lifetime`.
-    pub(in crate::delivery) fn into_message(self, id: MessageId, now: i64, lifetime: Duration) -> NewMessage {
+    /// As the queue takes it, received `now`.
+    pub(in crate::delivery) fn into_message(self, id: MessageId, now: i64) -> NewMessage {
         NewMessage {
             id,
             envelope: self.envelope,
             origin: Origin::default(),
             received_at: now,
-            expires_at: now + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2),
+            expires_at: None,
             size: self.content.len() as u64,
             tail: self.content,
             chunks_before: 0,

@@ -97,11 +97,13 @@ impl Reporter<'_> {
     fn write(&self, reports: &mut Reports) -> Vec<RecipientId> {
         let Reporter { settings, message, now, reported, .. } = *self;
         let original = beginning(self.queue, message);
+        let ends_at = message.ends_at(settings.lifetimes);
         let mut postponed = Vec::new();
         for kind in ReportKind::ALL {
             let id = self.queue.new_message_id();
             let hostname = &settings.hostname;
-            let context = ReportContext { id, hostname, now, message, reported, original: &original };
+            let original = &original;
+            let context = ReportContext { id, hostname, now, message, ends_at, reported, original };
             let Some(report) = bounce::report(kind, &context) else { continue };
             if !self.limits.admit(self.queue, self.sender, now, settings.bounces_per_sender) {
                 let limit = settings.bounces_per_sender.unwrap_or_default();
@@ -117,7 +119,7 @@ impl Reporter<'_> {
                 }
                 continue;
             }
-            let written = report.into_message(id, now, settings.bounce_lifetime);
+            let written = report.into_message(id, now);
             maillog::report_queued(message.id, &written, kind.name());
             reports.written.push(written);
         }

@@ -118,7 +118,7 @@ fn summarize(settings: &DeliverySettings, queue: &Queue, now: i64) -> Result<(),
             log::error!("{sender:?} in the table pending_reports is no address: its rows stay");
             continue;
         };
-        let message = report.into_message(id, now, settings.bounce_lifetime);
+        let message = report.into_message(id, now);
         match queue.send_pending_reports(&sender, pending.up_to, message) {
             Ok(()) => {
                 maillog::summary_queued(id, &pending.return_path, pending.messages, pending.recipients);

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::mail::Domain;
+use crate::mail::{Domain, Lifetimes};
 use crate::queue::op::{Incoming, Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::writer::{Parts, Writer};
@@ -60,7 +60,7 @@ pub(crate) struct Waits {
     pub(crate) held: bool,
     pub(crate) to_bounce: bool,
     pub(crate) next: i64,
-    pub(crate) expires_at: i64,
+    pub(crate) ends_at: i64,
 }
 
 /// What a person with `sqlite3` or `postrider queue` does to a recipient.
@@ -75,20 +75,32 @@ pub(crate) enum Hand {
 
 impl<'d> ByHand<'d> {
     /// A start.
-    pub(crate) fn start(disk: &'d Disk, now: i64) -> ByHand<'d> {
+    pub(crate) fn start(disk: &'d Disk, now: i64, lifetimes: Lifetimes) -> ByHand<'d> {
         let conn = &disk.0;
         let (ops, waiting) = unbounded();
         let (tell, told) = unbounded();
         let space = Arc::new(Space::new(Path::new("/"), Arc::new(AtomicU32::new(0)), 4096));
         let readers = Arc::new(Readers::new(Path::new("/nowhere"), space.clone()));
-        let store = SqliteStore::new(conn, space, readers, Duration::MAX).unwrap();
+        let store = SqliteStore::new(conn, None, space, readers, Duration::MAX).unwrap();
         let shared = Arc::new(Shared::new(open::last_id(conn).unwrap()));
-        let parts =
-            Parts { shared: shared.clone(), ops: waiting, events: tell, busy_patience: Duration::ZERO };
+        let parts = Parts {
+            shared: shared.clone(),
+            ops: waiting,
+            events: tell,
+            call: Arc::default(),
+            busy_patience: Duration::ZERO,
+        };
         let writer = Writer::new(Box::new(store), parts);
         let mut queue = ByHand { conn, writer, ops, told, shared, now };
         queue.set_now(now);
+        queue.show_lifetimes(lifetimes);
         queue
+    }
+
+    /// See [`Queue::show_config`]; the views' routes stay as they are.
+    pub(crate) fn show_lifetimes(&self, lifetimes: Lifetimes) {
+        let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('lifetime', ?1), ('bounce_lifetime', ?2)";
+        self.conn.execute(sql, params![lifetimes.messages, lifetimes.bounces]).unwrap();
     }
 
     pub(crate) fn set_now(&mut self, now: i64) {
@@ -186,8 +198,8 @@ impl<'d> ByHand<'d> {
 
     /// All that waits, by id.
     pub(crate) fn waiting(&self) -> Vec<Waits> {
-        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.expires_at
-                   FROM recipients r JOIN messages m ON m.id = r.message_id ORDER BY r.id";
+        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.ends_at
+                   FROM recipients r JOIN message_ends m ON m.id = r.message_id ORDER BY r.id";
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Waits {
                 recipient: RecipientId(row.get(0)?),
@@ -195,7 +207,7 @@ impl<'d> ByHand<'d> {
                 held: row.get(2)?,
                 to_bounce: row.get(3)?,
                 next: row.get(4)?,
-                expires_at: row.get(5)?,
+                ends_at: row.get(5)?,
             })
         };
         self.conn.prepare_cached(sql).unwrap().query_map([], row).unwrap().map(Result::unwrap).collect()

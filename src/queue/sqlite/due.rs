@@ -7,18 +7,21 @@ use std::collections::VecDeque;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::{Address, Domain, Priority};
-use crate::queue::rows::{Due, DueCursor, DueDomains, Expired, ExpiryCursor};
+use crate::queue::rows::{Due, DueCursor, DueDomains, Ending, Expired, ExpiryCursor, Over};
 use crate::queue::{MessageId, RecipientId};
+
+use super::odd;
 
 fn due_row(row: &Row<'_>) -> Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
+    // What is wrong with the row is found when its message is read, and then it is held.
     Ok(Due {
         recipient: RecipientId(row.get(0)?),
-        message: MessageId(row.get(1)?),
+        message: MessageId(odd::int(row, 1)?.unwrap_or_default()),
         domain: domain_from(domain),
-        due_at: row.get(3)?,
-        attempts: row.get(4)?,
-        priority: Priority::clamped(row.get(5)?),
+        due_at: odd::int(row, 3)?.unwrap_or_default(),
+        attempts: odd::count(row, 4)?,
+        priority: Priority::clamped(odd::int(row, 5)?.unwrap_or_default()),
         fresh: None,
     })
 }
@@ -59,13 +62,22 @@ pub(super) const TO_BOUNCE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority
     FROM recipients INDEXED BY recipients_to_bounce
     WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
-// As above: the rest of a second, and what is later. Held messages stay here as long as they are held: a page of
-// messages is walked at a time, whatever is found in it.
-pub(super) const EXPIRED_SAME_SECOND: &str = "
-    SELECT expires_at, id FROM messages WHERE expires_at = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-pub(super) const EXPIRED_LATER: &str = "
-    SELECT expires_at, id FROM messages WHERE expires_at > ?1 AND expires_at <= ?2
-    ORDER BY expires_at, id LIMIT ?3";
+/// Messages of one kind that are over. As above: the rest of a second, and what is later. Held messages stay here as
+/// long as they are held: a page of messages is walked at a time, whatever is found in it.
+pub(super) fn over_sql(ending: Ending) -> [String; 2] {
+    let (time, index, kind) = match ending {
+        Ending::Deadline => ("expires_at", "messages_expiring", "expires_at IS NOT NULL"),
+        Ending::BounceLifetime => {
+            ("lifetime_from", "messages_by_age", "expires_at IS NULL AND (sender = '') = 1")
+        }
+        Ending::Lifetime => ("lifetime_from", "messages_by_age", "expires_at IS NULL AND (sender = '') = 0"),
+    };
+    let from = format!("SELECT {time}, id FROM messages INDEXED BY {index} WHERE {kind}");
+    [
+        format!("{from} AND {time} = ?1 AND id > ?2 ORDER BY id LIMIT ?3"),
+        format!("{from} AND {time} > ?1 AND {time} <= ?2 ORDER BY {time}, id LIMIT ?3"),
+    ]
+}
 pub(super) const QUEUED_OF_MESSAGE: &str = "
     SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
     WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
@@ -94,7 +106,7 @@ pub(super) fn due_in_domain(
     let mut found = Vec::new();
     let mut below = i64::MAX;
     while found.len() < limit {
-        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| odd::int(row, 0))?;
         let Some(priority) = priority else { break };
         let rest = (limit - found.len()) as i64;
         collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
@@ -114,51 +126,62 @@ pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> Result<Vec<
 }
 
 /// See [`crate::queue::Reads::expired`].
-pub(super) fn expired(conn: &Connection, after: ExpiryCursor, now: i64, limit: usize) -> Result<Expired> {
+pub(super) fn expired(conn: &Connection, after: ExpiryCursor, over: &Over, limit: usize) -> Result<Expired> {
     let mut due = Vec::new();
-    match after {
+    let (ending, at, id) = match after {
         ExpiryCursor::Returned(after) => {
             collect(conn, TO_BOUNCE, params![after, limit as i64], &mut due)?;
             let last = due.last().filter(|_| due.len() == limit).map(|last| last.recipient.0);
-            let next = last.map_or(ExpiryCursor::Lifetime(i64::MIN, i64::MAX), ExpiryCursor::Returned);
-            Ok(Expired { due, searched: Some(next) })
+            let next = last
+                .map_or_else(|| Some(first_of(Ending::Deadline)), |last| Some(ExpiryCursor::Returned(last)));
+            return Ok(Expired { due, searched: next });
         }
-        ExpiryCursor::Lifetime(at, id) => {
-            let mut messages = expired_messages(conn, at, id, now, limit)?;
-            let is_all = messages.len() < limit;
-            let mut searched = None;
-            while due.len() < limit
-                && let Some((at, id)) = messages.pop_front()
-            {
-                collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
-                searched = Some(ExpiryCursor::Lifetime(at, id));
-            }
-            Ok(Expired { due, searched: searched.filter(|_| !is_all || !messages.is_empty()) })
-        }
+        ExpiryCursor::Over(ending, at, id) => (ending, at, id),
+    };
+    let mut messages = messages_over(conn, ending, (at, id), over.of(ending), limit)?;
+    let is_all = messages.len() < limit;
+    let mut searched = None;
+    while due.len() < limit
+        && let Some((at, id)) = messages.pop_front()
+    {
+        collect(conn, QUEUED_OF_MESSAGE, params![id], &mut due)?;
+        searched = Some(ExpiryCursor::Over(ending, at, id));
     }
+    let next = match ending {
+        Ending::Deadline => Some(first_of(Ending::BounceLifetime)),
+        Ending::BounceLifetime => Some(first_of(Ending::Lifetime)),
+        Ending::Lifetime => None,
+    };
+    let is_done = is_all && messages.is_empty();
+    Ok(Expired { due, searched: if is_done { next } else { searched } })
 }
 
-/// The next messages past their lifetime, when that was and their ids: held ones among them.
-fn expired_messages(
+fn first_of(ending: Ending) -> ExpiryCursor {
+    ExpiryCursor::Over(ending, i64::MIN, i64::MAX)
+}
+
+/// The next messages that are over behind this time and id, with their times: held ones among them.
+fn messages_over(
     conn: &Connection,
-    at: i64,
-    id: i64,
-    now: i64,
+    ending: Ending,
+    (at, id): (i64, i64),
+    until: i64,
     limit: usize,
 ) -> Result<VecDeque<(i64, i64)>> {
     let mut found = VecDeque::new();
     let mut walk = |sql: &str, params: [i64; 3]| -> Result<()> {
         let mut statement = conn.prepare_cached(sql)?;
-        for row in statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))? {
+        for row in statement.query_map(params, |row| Ok((odd::int(row, 0)?.unwrap_or(until), row.get(1)?)))? {
             found.push_back(row?);
         }
         Ok(())
     };
     let limit = limit as i64;
-    if id < i64::MAX && at <= now {
-        walk(EXPIRED_SAME_SECOND, [at, id, limit])?;
+    let [same_second, later] = over_sql(ending);
+    if id < i64::MAX && at <= until {
+        walk(&same_second, [at, id, limit])?;
     }
-    walk(EXPIRED_LATER, [at, now, limit])?;
+    walk(&later, [at, until, limit])?;
     found.truncate(limit as usize);
     Ok(found)
 }
@@ -178,12 +201,12 @@ pub(super) fn due_domains(conn: &Connection, after: &str, until: i64, max: usize
     let mut oldest_of = conn.prepare_cached(OLDEST_OF_PRIORITY)?;
     let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
     for _ in 0..max {
-        found.searched = next.query_row([&found.searched], |row| row.get(0))?;
+        found.searched = next.query_row([&found.searched], |row| row.get(0).or(Ok(None)))?;
         let Some(name) = &found.searched else { break };
         let (mut oldest, mut below): (Option<i64>, i64) = (None, i64::MAX);
-        while let Some(priority) = next_priority.query_row(params![name, below], |row| row.get(0))? {
-            let at = oldest_of.query_row(params![name, priority], |row| row.get(0)).optional()?;
-            oldest = oldest.into_iter().chain(at).min();
+        while let Some(priority) = next_priority.query_row(params![name, below], |row| odd::int(row, 0))? {
+            let at = oldest_of.query_row(params![name, priority], |row| odd::int(row, 0)).optional()?;
+            oldest = oldest.into_iter().chain(at.flatten()).min();
             below = priority;
         }
         if let Some(at) = oldest.filter(|at| *at <= until) {
@@ -197,5 +220,6 @@ pub(super) fn next_due_after(conn: &Connection, after: i64) -> Result<Option<i64
     conn.prepare_cached(
         "SELECT min(next_attempt_at) FROM recipients WHERE state = 'queued' AND next_attempt_at > ?1",
     )?
-    .query_row([after], |row| row.get(0))
+    // One with a fraction: the second in which it is over.
+    .query_row([after], |row| Ok(odd::int(row, 0)?.map(|at| at.max(after.saturating_add(1)))))
 }

@@ -7,6 +7,9 @@ use rusqlite::{Error, ErrorCode, ffi};
 use crate::queue::contract::StoreFailure;
 use crate::queue::error::QueueError;
 
+/// What to do where the disk or the database failed.
+const MEND: &str = "nothing acknowledged is lost: mend the disk and start again";
+
 /// Met by the operation at this place of its group, or in upkeep, where the place says nothing.
 pub(super) fn of_operation(at: usize, error: &Error) -> StoreFailure {
     let why = error.to_string();
@@ -23,14 +26,14 @@ pub(super) fn of_operation(at: usize, error: &Error) -> StoreFailure {
         | ErrorCode::TooBig
         | ErrorCode::ParameterOutOfRange
         | ErrorCode::Unknown => StoreFailure::Operation { at, why },
-        _ => StoreFailure::Fatal(why),
+        _ => StoreFailure::Fatal(format!("{why}; {MEND}")),
     }
 }
 
 /// At BEGIN and COMMIT nobody in particular is to blame.
 pub(super) fn of_transaction(error: &Error) -> StoreFailure {
     match of_operation(0, error) {
-        StoreFailure::Operation { why, .. } => StoreFailure::Fatal(why),
+        StoreFailure::Operation { why, .. } => StoreFailure::Fatal(format!("{why}; {MEND}")),
         other => other,
     }
 }

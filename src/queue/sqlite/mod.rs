@@ -12,10 +12,12 @@ pub(super) mod by_hand;
 mod counts;
 mod due;
 mod failure;
+mod files;
 mod host_settings;
 mod kick;
 mod message;
 mod migrate;
+mod odd;
 mod open;
 mod purge;
 mod readers;
@@ -27,5 +29,6 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 pub(super) use open::Database;

@@ -1,24 +1,29 @@
 //! Opening the database: the lock, the settings, the schema, recovery after a crash.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
+use crate::queue::id::ID_MAX;
+use crate::queue::shared::now_us;
 
 use super::failure::of_transaction;
+use super::files::{Files, beside};
 use super::migrate;
+use super::odd;
 use super::readers::Readers;
 use super::space::Space;
 use super::store::SqliteStore;
+use super::wal;
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -35,9 +40,10 @@ pub(in crate::queue) struct Database {
     readers: Arc<Readers>,
     space: Arc<Space>,
     last_id: i64,
+    last_time: Option<i64>,
     history: Duration,
-    /// Goes last.
-    _lock: File,
+    /// Goes last: the lock is in it.
+    files: Files,
 }
 
 impl Database {
@@ -55,12 +61,25 @@ impl Database {
             ));
         }
         let directory = directory_of(path)?;
-        let lock = take_lock(path)?;
-        let unclean = wal_path(path).metadata().is_ok_and(|wal| wal.len() > 0);
+        let files = Files::lock(path)?;
+        files.sync_directory()?;
+        let left = files.left_log().map_err(|source| disk_error(path, source))?;
+        if let Some(log) = &left {
+            look_at_log(log);
+        }
         let mut conn = open_database(path)?;
+        if !files.is_in_wal_mode() {
+            return Err(unusable(
+                path,
+                "could not be brought into WAL mode".to_owned(),
+                "a write or an fsync failed, see the kernel's log; keep the queue on a local file system",
+            ));
+        }
         migrate::migrate(&conn, path)?;
-        if unclean {
-            after_crash(&conn, path)?;
+        files.note_opened()?;
+        files.sync_directory()?;
+        if left.is_some() {
+            after_crash(&conn, path, &files)?;
         }
         drop_unfinished(&conn)?;
         let log_pages = count_log_pages(&mut conn)?;
@@ -68,7 +87,8 @@ impl Database {
         let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
         let last_id = last_id(&conn)?;
-        Ok(Database { conn, readers, space, last_id, history: settings.history, _lock: lock })
+        let last_time = last_time(&conn)?;
+        Ok(Database { conn, readers, space, last_id, last_time, history: settings.history, files })
     }
 }
 
@@ -81,8 +101,13 @@ impl OpenStore for Database {
         self.last_id
     }
 
+    fn last_time(&self) -> Option<i64> {
+        self.last_time
+    }
+
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
-        let store = SqliteStore::new(&self.conn, self.space.clone(), self.readers.clone(), self.history);
+        let (space, readers) = (self.space.clone(), self.readers.clone());
+        let store = SqliteStore::new(&self.conn, Some(&self.files), space, readers, self.history);
         Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
     }
 }
@@ -101,67 +126,47 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
     Ok(directory.to_owned())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn wal_path(path: &Path) -> PathBuf {
-    beside(path, "-wal")
-}
-
-/// Two relays on one queue would deliver everything twice. The lock goes with the process, however it ends.
-fn take_lock(path: &Path) -> Result<File, QueueError> {
-    let lock_path = beside(path, ".lock");
-    let file_error = |source| QueueError::File {
-        path: lock_path.clone(),
-        source,
-        remedy: "the directory of [queue] path must belong to the user that runs postrider",
+/// Reads the log that the last process left, before SQLite recovers from it: what recovery leaves out in silence is
+/// told, and kept.
+fn look_at_log(log: &Path) {
+    let name = log.display();
+    let found = match File::open(log).and_then(wal::look) {
+        Ok(found) => found,
+        // SQLite will meet the same.
+        Err(error) => return log::error!("queue: {name}: {error}"),
     };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(file_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Only for the message.
-            let _ = file.read_to_string(&mut pid);
-            let pid = pid.trim();
-            let holder = if pid.is_empty() { String::new() } else { format!(" (pid {pid})") };
-            return Err(QueueError::InUse { path: path.to_owned(), holder });
+    if found.behind == 0 {
+        if found.damaged {
+            log::warn!(
+                "queue: the last transaction in {name} is not whole: it was being written at the unclean end"
+            );
         }
-        Err(TryLockError::Error(source)) => return Err(file_error(source)),
+        return;
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(file_error)?;
-    Ok(file)
+    let copy = beside(log, &format!(".damaged-{}", now_us() / 1_000_000));
+    let kept = match std::fs::copy(log, &copy) {
+        Ok(_) => format!("the log is kept as {}", copy.display()),
+        Err(error) => format!("the log could not be kept as {}: {error}", copy.display()),
+    };
+    log::error!(
+        "queue: {name} is damaged: {} transactions are read, then comes a bad one with {} whole ones behind it that \
+         cannot be used; mail that was acknowledged in these is lost; {kept}; look at the disk (smartctl, the kernel's log)",
+        found.whole,
+        found.behind,
+    );
 }
 
 /// Opens the database for writing, with every setting read back.
 fn open_database(path: &Path) -> Result<Connection, QueueError> {
-    // Made here, so that the mail in it is nobody else's to read; SQLite gives its other files the same mode.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|source| {
-        QueueError::File {
-            path: path.to_owned(),
-            source,
-            remedy: "it must belong to the user that runs postrider",
-        }
-    })?;
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(BEGIN_PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(32);
+    // Not before the store was closed as it should be: after a failed fsync nothing is tried again, and where other
+    // files took the place of ours, the log that would be deleted is theirs.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Somebody may be holding the database at this moment: journal_mode and recovery wait for them.
     for (name, value, wanted) in [
         ("journal_mode", "WAL", "wal"),
@@ -197,12 +202,19 @@ fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) ->
     ))
 }
 
-/// The last process did not close the database: SQLite has recovered it from its log by now. A small one
-/// is checked through all the same.
-fn after_crash(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+/// The last process did not close the database: SQLite has recovered it from its log by now. The log is put on the
+/// disk again before anything is acknowledged; a small database is checked through all the same.
+fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), QueueError> {
+    // Nobody writes meanwhile.
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let log_bytes = files.write_log_again();
+    conn.execute_batch("ROLLBACK")?;
+    let log_bytes = log_bytes.map_err(|source| disk_error(path, source))?;
     let bytes = path.metadata().map_or(0, |file| file.len());
     if bytes > QUICK_CHECK_BYTES_MAX {
-        log::info!("queue: recovered after an unclean end ({bytes} bytes, not checked through)");
+        log::info!(
+            "queue: recovered after an unclean end ({log_bytes} bytes of log, {bytes} of database, not checked through)"
+        );
         return Ok(());
     }
     let start = Instant::now();
@@ -210,7 +222,8 @@ fn after_crash(conn: &Connection, path: &Path) -> Result<(), QueueError> {
     if verdict != "ok" {
         return Err(unusable(path, format!("is damaged: {verdict}"), "see `sqlite3 queue.db .recover`"));
     }
-    log::info!("queue: recovered after an unclean end, checked in {} ms", start.elapsed().as_millis());
+    let ms = start.elapsed().as_millis();
+    log::info!("queue: recovered after an unclean end ({log_bytes} bytes of log), checked in {ms} ms");
     Ok(())
 }
 
@@ -230,15 +243,24 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
 pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.query_row(
-        "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
-                    coalesce((SELECT max(id) FROM messages), 0),
-                    coalesce((SELECT max(id) FROM recipients), 0),
-                    coalesce((SELECT max(id) FROM attempts), 0),
-                    coalesce((SELECT max(message_id) FROM history), 0))",
-        [],
-        |row| row.get(0),
-    )
+    let mut last = 0;
+    for sql in [
+        "SELECT value FROM meta WHERE key = 'last_id'",
+        "SELECT max(id) FROM messages",
+        "SELECT max(id) FROM recipients",
+        "SELECT max(id) FROM attempts",
+        "SELECT max(message_id) FROM history",
+    ] {
+        let found = conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?;
+        last = last.max(found.flatten().filter(|id| *id <= ID_MAX).unwrap_or(0));
+    }
+    Ok(last)
+}
+
+/// The confirmed time of the last commit.
+fn last_time(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT value FROM meta WHERE key = 'time'";
+    Ok(conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?.flatten())
 }
 
 /// SQLite tells after each commit how long the log is.
@@ -250,6 +272,10 @@ fn count_log_pages(conn: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
         Ok(())
     }))?;
     Ok(pages)
+}
+
+fn disk_error(path: &Path, source: std::io::Error) -> QueueError {
+    QueueError::File { path: path.to_owned(), source, remedy: "the disk does not keep its files: mend it" }
 }
 
 fn unusable(path: &Path, why: String, remedy: &'static str) -> QueueError {

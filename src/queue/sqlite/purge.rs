@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::shared::now_us;
+use super::odd;
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -26,20 +26,21 @@ impl Purge {
         Purge { keep, next_pass: Instant::now(), at: None }
     }
 
-    /// Looks at the next few rows; false when there is nothing to do for now.
+    /// Looks at the next few rows, at the confirmed time `now`; false when there is nothing to do for now.
     ///
     /// # Errors
     /// SQLite's; the transaction may still be open.
-    pub(super) fn step(&mut self, conn: &Connection) -> Result<bool> {
+    pub(super) fn step(&mut self, conn: &Connection, now: i64) -> Result<bool> {
         if self.at.is_none() && Instant::now() < self.next_pass {
             return Ok(false);
         }
         let keep_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
-        let cutoff_us = now_us().saturating_sub(keep_us);
+        let cutoff_us = now.saturating_mul(1_000_000).saturating_sub(keep_us);
         if self.at.is_none() {
             conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
-            let counted_from = now_us() / 1_000_000 - REPORTS_SECS;
-            conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?.execute([counted_from * 1_000_000])?;
+            let counted_from = now.saturating_sub(REPORTS_SECS);
+            conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
+                .execute([counted_from.saturating_mul(1_000_000)])?;
         }
         let (message, recipient) = self.at.unwrap_or((0, 0));
         // A message is finished after it came: those older than the cutoff are all that can be old enough.
@@ -50,7 +51,8 @@ impl Purge {
                  ORDER BY message_id, recipient_id LIMIT ?4",
             )?
             .query_map(params![message, recipient, cutoff_us, ROWS], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                let key = (odd::int(row, 0)?.unwrap_or(i64::MAX), odd::int(row, 1)?.unwrap_or(i64::MAX));
+                Ok((key.0, key.1, odd::int(row, 2)?.unwrap_or(0)))
             })?
             .collect::<Result<Vec<(i64, i64, i64)>>>()?;
         let old: Vec<_> =

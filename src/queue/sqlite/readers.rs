@@ -16,7 +16,7 @@ use crate::mail::Domain;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
 use crate::queue::rows::{
-    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, PendingReports,
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, Over, PendingReports,
 };
 use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
 
@@ -111,8 +111,8 @@ impl<S: Source> Reads for S {
         self.read(|conn| due::next_due_after(conn, time))
     }
 
-    fn expired(&self, after: ExpiryCursor, now: i64, limit: usize) -> Found<Expired> {
-        self.read(|conn| due::expired(conn, after, now, limit))
+    fn expired(&self, after: ExpiryCursor, over: &Over, limit: usize) -> Found<Expired> {
+        self.read(|conn| due::expired(conn, after, over, limit))
     }
 
     fn in_doubt(&self) -> Found<Vec<(MessageId, Vec<RecipientId>)>> {

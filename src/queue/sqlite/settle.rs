@@ -23,6 +23,9 @@ pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
 
+/// The latest time that the tables take: the end of the year 9999.
+pub(super) const TIME_MAX: i64 = 253_402_300_799;
+
 /// The statements, prepared once and kept hot.
 pub(super) struct Settle<'c> {
     insert_attempt: Statement<'c>,
@@ -113,7 +116,7 @@ impl<'c> Settle<'c> {
                     row.recipient.0,
                     state,
                     i64::from(attempt.is_some()),
-                    next,
+                    next.clamp(0, TIME_MAX),
                     attempt.map(|attempt| attempt.at),
                     attempt.map(|attempt| &attempt.reply),
                     attempt.and_then(|attempt| attempt.mx.as_ref()),

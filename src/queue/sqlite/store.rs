@@ -5,14 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Result, Statement};
 
 use crate::queue::RecipientId;
-use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
+use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
 use super::failure::{of_operation, of_transaction, of_upkeep};
+use super::files::Files;
 use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
@@ -28,9 +30,12 @@ const CHECKPOINT_PAGES_TIGHT: u32 = 1_000;
 /// The relay's only writing connection, and its statements.
 pub(super) struct SqliteStore<'c> {
     conn: &'c Connection,
+    /// None: the database is in memory, for the simulation.
+    files: Option<&'c Files>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     save_last_id: Statement<'c>,
+    save_time: Statement<'c>,
     accept: Accept<'c>,
     settle: Settle<'c>,
     data_version: Statement<'c>,
@@ -39,7 +44,7 @@ pub(super) struct SqliteStore<'c> {
     /// Closed with the store: an open reader would keep the log from being emptied.
     readers: Arc<Readers>,
     seen_version: i64,
-    saved_id: i64,
+    saved: Marks,
     checkpoint_at: u32,
     purge: Purge,
 }
@@ -48,6 +53,7 @@ impl<'c> SqliteStore<'c> {
     /// `history` is how long `[queue] history` keeps what is finished.
     pub(super) fn new(
         conn: &'c Connection,
+        files: Option<&'c Files>,
         space: Arc<Space>,
         readers: Arc<Readers>,
         history: Duration,
@@ -56,11 +62,16 @@ impl<'c> SqliteStore<'c> {
         let seen_version = data_version.query_row([], |row| row.get(0))?;
         Ok(SqliteStore {
             conn,
+            files,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             save_last_id: conn.prepare(
-                "INSERT INTO meta VALUES ('last_id', ?1)
+                "INSERT INTO meta (key, value) VALUES ('last_id', ?1)
                  ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+            )?,
+            save_time: conn.prepare(
+                "INSERT INTO meta (key, value) VALUES ('time', ?1)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             )?,
             accept: Accept::new(conn)?,
             settle: Settle::new(conn)?,
@@ -69,7 +80,7 @@ impl<'c> SqliteStore<'c> {
             space,
             readers,
             seen_version,
-            saved_id: 0,
+            saved: Marks { last_id: 0, time: None },
             checkpoint_at: CHECKPOINT_PAGES,
             purge: Purge::new(history),
         })
@@ -79,13 +90,13 @@ impl<'c> SqliteStore<'c> {
         &mut self,
         group: &[Op],
         backoffs: &Backoffs,
-        last_id: i64,
+        marks: Marks,
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         let mut effects = Vec::with_capacity(group.len());
         for (at, op) in group.iter().enumerate() {
             effects.push(self.apply(op).map_err(|error| of_operation(at, &error))?);
         }
-        self.finish(backoffs, last_id).map_err(|error| of_transaction(&error))?;
+        self.finish(backoffs, marks).map_err(|error| of_transaction(&error))?;
         Ok(effects)
     }
 
@@ -114,7 +125,7 @@ impl<'c> SqliteStore<'c> {
             }
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
-            Op::Routes(routes) => routes::write(self.conn, routes)?,
+            Op::Config { routes, lifetimes } => routes::write(self.conn, routes, *lifetimes)?,
             Op::Repair { now } => sweep::repair(self.conn, *now)?,
             Op::Barrier { .. } | Op::Backoffs | Op::Stop => {}
         }
@@ -131,16 +142,19 @@ impl<'c> SqliteStore<'c> {
         Ok(settled)
     }
 
-    fn finish(&mut self, backoffs: &Backoffs, last_id: i64) -> Result<()> {
+    fn finish(&mut self, backoffs: &Backoffs, marks: Marks) -> Result<()> {
         for (lane, row) in backoffs {
             backoffs::write(self.conn, lane, row.as_ref())?;
         }
         // So that none is used twice when the clock steps back.
-        if last_id > self.saved_id {
-            self.save_last_id.execute([last_id])?;
+        if marks.last_id > self.saved.last_id {
+            self.save_last_id.execute([marks.last_id])?;
+        }
+        if marks.time != self.saved.time {
+            self.save_time.execute([marks.time])?;
         }
         self.commit.execute([])?;
-        self.saved_id = last_id;
+        self.saved = marks;
         Ok(())
     }
 
@@ -172,6 +186,16 @@ impl<'c> SqliteStore<'c> {
         result.map(drop)
     }
 
+    /// Nothing is acknowledged that only a removed or overwritten file has.
+    fn files_are_there(&self) -> std::result::Result<(), StoreFailure> {
+        let checked = self.files.map_or(Ok(()), |files| files.check(self.space.log_pages() > 0));
+        checked.map_err(|why| {
+            StoreFailure::Fatal(format!(
+                "{why}; stop whatever did that, put the database back together with its -wal file, then start again"
+            ))
+        })
+    }
+
     fn look_round(&mut self) -> Result<bool> {
         let version = self.data_version.query_row([], |row| row.get(0))?;
         let free_pages: u32 = self.free_pages.query_row([], |row| row.get(0))?;
@@ -188,13 +212,14 @@ impl Store for SqliteStore<'_> {
         &mut self,
         group: &[Op],
         backoffs: &Backoffs,
-        last_id: i64,
+        marks: Marks,
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         self.begin.execute([]).map_err(|error| of_transaction(&error))?;
-        let written = self.write(group, backoffs, last_id);
+        let written = self.write(group, backoffs, marks);
         if written.is_err() {
             self.roll_back();
         }
+        self.files_are_there()?;
         written
     }
 
@@ -203,19 +228,23 @@ impl Store for SqliteStore<'_> {
     }
 
     fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
+        self.files_are_there()?;
         self.look_round().map_err(of_upkeep)
     }
 
-    fn purge(&mut self) -> std::result::Result<bool, StoreFailure> {
-        self.purge.step(self.conn).map_err(|error| {
+    fn purge(&mut self, now: i64) -> std::result::Result<bool, StoreFailure> {
+        self.purge.step(self.conn, now).map_err(|error| {
             self.roll_back();
             of_upkeep(error)
         })
     }
 
     fn close(&mut self) -> std::result::Result<(), StoreFailure> {
+        self.files_are_there()?;
         self.readers.close();
         // Others may be reading: then the log stays, and the next start finds it.
-        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)?;
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(of_upkeep)?;
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::queue) fn message(queue: &Queue, to: &[&str], content: &[u8]) -> N
         },
         origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
         received_at: now,
-        expires_at: now + 1000,
+        expires_at: Some(now + 1000),
         size: content.len() as u64,
         tail: content.to_vec(),
         chunks_before: 0,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::mail::Body;
-use crate::queue::contract::{Backoffs, Effect, Store, StoreFailure};
+use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 use crate::queue::shared::Shared;
+use crate::queue::slow::Call;
 use crate::queue::writer::{Parts, Writer};
 use crate::queue::*;
 
@@ -19,10 +20,12 @@ const RECIPIENT: RecipientId = RecipientId(7);
 struct Scripted {
     failures: VecDeque<StoreFailure>,
     commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
+    /// Each commit waits for a word from here.
+    disk: Option<Receiver<()>>,
 }
 
 impl Store for Scripted {
-    fn commit(&mut self, group: &[Op], _: &Backoffs, _: i64) -> Result<Vec<Effect>, StoreFailure> {
+    fn commit(&mut self, group: &[Op], _: &Backoffs, _: Marks) -> Result<Vec<Effect>, StoreFailure> {
         let name = |op: &Op| match op {
             Op::Chunk { .. } => "chunk",
             Op::Barrier { .. } => "barrier",
@@ -31,6 +34,10 @@ impl Store for Scripted {
             _ => "other",
         };
         self.commits.lock().unwrap().push(group.iter().map(name).collect());
+        if let Some(disk) = &self.disk {
+            // Afterwards it answers at once.
+            let _ = disk.recv();
+        }
         if let Some(failure) = self.failures.pop_front() {
             return Err(failure);
         }
@@ -46,7 +53,7 @@ impl Store for Scripted {
     fn changed_outside(&mut self) -> Result<bool, StoreFailure> {
         Ok(false)
     }
-    fn purge(&mut self) -> Result<bool, StoreFailure> {
+    fn purge(&mut self, _: i64) -> Result<bool, StoreFailure> {
         Ok(false)
     }
     fn close(&mut self) -> Result<(), StoreFailure> {
@@ -57,20 +64,32 @@ impl Store for Scripted {
 struct Bench {
     writer: Writer<'static>,
     ops: Sender<Op>,
+    waits: Receiver<Op>,
     events: Receiver<Event>,
     shared: Arc<Shared>,
     commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
+    call: Arc<Call>,
 }
 
 type Answer = Receiver<Result<(), AcceptError>>;
 
 impl Bench {
     fn new<const N: usize>(failures: [StoreFailure; N], busy_patience: Duration) -> Bench {
+        Bench::on(None, failures, busy_patience)
+    }
+
+    fn on<const N: usize>(
+        disk: Option<Receiver<()>>,
+        failures: [StoreFailure; N],
+        busy_patience: Duration,
+    ) -> Bench {
         let ((ops, waiting), (tell, events)) = (unbounded(), unbounded());
         let (shared, commits) = (Arc::new(Shared::new(100)), Arc::default());
-        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits) };
-        let parts = Parts { shared: shared.clone(), ops: waiting, events: tell, busy_patience };
-        Bench { writer: Writer::new(Box::new(store), parts), ops, events, shared, commits }
+        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits), disk };
+        let (call, waits) = (Arc::<Call>::default(), waiting.clone());
+        let parts =
+            Parts { shared: shared.clone(), ops: waiting, events: tell, call: call.clone(), busy_patience };
+        Bench { writer: Writer::new(Box::new(store), parts), ops, waits, events, shared, commits, call }
     }
 
     fn barrier(&self) -> Answer {
@@ -86,28 +105,7 @@ impl Bench {
     }
 
     fn settle(&self) {
-        let message = Arc::new(QueuedMessage {
-            id: MessageId(1),
-            sender: None,
-            origin: Origin { user: None, client: None, helo: None },
-            received_at: 0,
-            expires_at: 1000,
-            size: 10,
-            body: Body::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            handling: Default::default(),
-            recipients: vec![],
-            content: None,
-        });
-        let held =
-            Settled { recipient: RECIPIENT, attempt: None, next_state: NextState::Hold, warned: false };
-        let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
-        let settlement =
-            Settlement { message, at: 0, results, reports, pending_reports, expanded_told: false };
-        let outcomes = Outcomes::new(settlement, self.shared.ids(), 0, &self.shared.cache);
-        self.ops.send(Op::Settle(Box::new(outcomes))).unwrap();
+        self.ops.send(outcome(&self.shared)).unwrap();
     }
 
     fn is_settled(&self) -> bool {
@@ -117,6 +115,28 @@ impl Bench {
     fn commits(&self) -> Vec<Vec<&'static str>> {
         self.commits.lock().unwrap().clone()
     }
+}
+
+fn outcome(shared: &Shared) -> Op {
+    let message = Arc::new(QueuedMessage {
+        id: MessageId(1),
+        sender: None,
+        origin: Origin { user: None, client: None, helo: None },
+        received_at: 0,
+        expires_at: None,
+        size: 10,
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        handling: Default::default(),
+        recipients: vec![],
+        content: None,
+    });
+    let held = Settled { recipient: RECIPIENT, attempt: None, next_state: NextState::Hold, warned: false };
+    let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
+    let settlement = Settlement { message, at: 0, results, reports, pending_reports, expanded_told: false };
+    Op::Settle(Box::new(Outcomes::new(settlement, shared.ids(), 0, &shared.cache)))
 }
 
 fn all(answer: &Answer) -> Vec<Result<(), AcceptError>> {
@@ -196,4 +216,41 @@ fn a_fatal_failure_ends_the_writer_and_nothing_is_tried_again() {
     assert!(answer.recv().is_err(), "its caller reads a dropped answer as a failure");
     assert!(events.recv().is_err(), "the outcome is not called settled");
     assert_eq!(*commits.lock().unwrap(), [["barrier", "settle"]]);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_refuses_what_waits_and_keeps_the_outcomes() {
+    let (answers, disk) = bounded::<()>(0);
+    let patience = Duration::from_millis(100);
+    let mut bench = Bench::on(Some(disk), [], patience);
+    let in_the_store = bench.barrier();
+    let Bench { writer, ops, waits, shared, commits, call, .. } = &mut bench;
+    let (ops, waits, shared, commits, call) = (&*ops, &*waits, &*shared, &*commits, &*call);
+    let in_the_store_too = in_the_store.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while commits.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            let (ack, answer) = bounded(2);
+            ops.send(outcome(shared)).unwrap();
+            ops.send(Op::Barrier { ack }).unwrap();
+            let look = || call.look(shared, waits, patience);
+            look();
+            assert_eq!((all(&answer), shared.refusal()), (vec![], Ok(())), "nobody is refused yet");
+            std::thread::sleep(patience);
+            look();
+            let busy = Err(AcceptError::Busy);
+            assert_eq!((all(&answer), shared.refusal()), (vec![busy], busy));
+            assert!(!shared.writable(), "no attempt starts");
+            // Whether it will be on disk is not known.
+            assert_eq!(all(&in_the_store_too), []);
+            drop(answers);
+        });
+        writer.step().unwrap();
+    });
+    assert_eq!(all(&in_the_store), [Ok(())]);
+    assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
+    bench.writer.step().unwrap();
+    assert!(bench.is_settled(), "the outcome was kept");
 }

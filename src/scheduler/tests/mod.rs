@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
-use crate::mail::{Domain, Envelope, Handling, Priority, Recipient, address};
+use crate::mail::{Domain, Envelope, Handling, Lifetimes, Priority, Recipient, address};
 use crate::queue::{
     BackoffRow, Due, Event, Job, Kick, LaneHealth, MessageId, NewMessage, Origin, Queue, RecipientId,
 };
@@ -35,6 +35,7 @@ fn settings() -> SchedulerSettings {
         connections_per_destination: 2,
         recipients_per_transaction: 3,
         schedule: vec![Duration::from_secs(60), Duration::from_secs(600)],
+        lifetimes: Lifetimes { messages: 432_000, bounces: 172_800 },
         routes: Arc::new(Routes::default()),
         destinations: Arc::default(),
     }

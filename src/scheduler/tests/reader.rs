@@ -27,7 +27,7 @@ fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Recei
             envelope: Envelope { recipients, handling, ..Envelope::default() },
             origin: Origin::default(),
             received_at,
-            expires_at: i64::MAX,
+            expires_at: None,
             size: 3,
             tail: b"x\r\n".to_vec(),
             chunks_before: 0,
@@ -75,7 +75,7 @@ fn after_a_start_a_password_reset_is_the_first_job_before_ten_thousand_newslette
     let (queue, events) = queue_with_newsletters(folder.path(), 10_000);
     // As if the process had just started: it knows nothing but the database.
     while events.try_recv().is_ok() {}
-    let (scheduler, thread) = Scheduler::start(settings(), queue.clone(), events, Clock::System).unwrap();
+    let (scheduler, thread) = Scheduler::start(settings(), queue.clone(), events, Clock::system()).unwrap();
     let job = scheduler.next(Duration::from_secs(20)).unwrap();
     let message = queue.fetch(job.message, &ids_of(&job)).unwrap().unwrap();
     assert_eq!(message.recipients[0].address.to_string(), "urgent@big.test");

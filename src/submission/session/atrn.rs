@@ -5,6 +5,7 @@
 
 use crate::mail::Domain;
 
+use crate::submission::limits::sessions::Authority;
 use crate::submission::ports::{ReversedConnection, WaitingMail};
 use crate::submission::protocol::atrn;
 use crate::submission::protocol::state::State;
@@ -30,6 +31,9 @@ impl Session<'_> {
     }
 
     pub(super) fn hand_over(self, name: String, user: String, domains: Vec<Domain>) {
+        // From here on the scheduler says, for each message, whether the domain is still the user's; a connection cut
+        // off behind a final dot would have the message fetched twice.
+        self.handle.set_authority(Authority::None);
         // The client is gone already where this fails.
         let Ok((socket, tls)) = self.wire.into_parts() else { return };
         let connection = ReversedConnection { socket, tls, client: self.client, name, user, domains };

@@ -23,7 +23,7 @@ use crate::submission::session::service::Service;
 use crate::submission::session::{End, Flow, Session};
 use crate::submission::syntax::command::{Command, SyntaxError};
 use crate::submission::syntax::parse;
-use crate::submission::wire::connection::InputLine;
+use crate::submission::wire::connection::{InputLine, Linger};
 
 /// A line of the client's, read.
 enum Heard {
@@ -39,8 +39,9 @@ impl<'a> Session<'a> {
         // A message that was not queued gives its reservation back before the client can see the end and come again.
         self.scratch.rate_reservation = None;
         match end {
-            End::Quit => self.wire.close(false),
-            End::SentAway => self.wire.close(true),
+            End::Quit => self.wire.close(Linger::No),
+            End::SentAway if self.handle.farewell().is_some() => self.wire.close(Linger::Unheard),
+            End::SentAway => self.wire.close(Linger::Yes),
             End::Lost => {}
             End::Reversed { name, user, domains } => self.hand_over(name, user, domains),
         }
@@ -69,6 +70,9 @@ impl<'a> Session<'a> {
             Err(error) => return Err(self.no_more_input(error)),
         };
         self.handle.wait_ends();
+        if self.handle.farewell().is_some() {
+            return Err(self.say_farewell());
+        }
         Ok(match line {
             InputLine::TlsHello => return Err(self.send_away(&replies::NOT_SMTP)),
             InputLine::Text(line) if matches!(state, State::Authenticating(..)) => {
@@ -90,6 +94,7 @@ impl<'a> Session<'a> {
         let (verb, transition) = match heard {
             Heard::Response(line) => (Verb::Other, dispatch::respond(state, &line)),
             Heard::Command(verb, command) => {
+                let state = self.with_current_user(state, &command)?;
                 let mut context = self.policy(&state);
                 if context.tls == Tls::Offered && command == Ok(Command::Starttls) {
                     context.tls = self.prepare_tls();
@@ -110,6 +115,7 @@ impl<'a> Session<'a> {
             return Err(self.send_away(&replies::TOO_MANY_ERRORS));
         }
         let next = self.perform(transition)?;
+        self.note_authority(&next);
         if !next.in_transaction() {
             // A message that is not queued by now does not count against the rate: its reservation is given back.
             self.scratch.rate_reservation = None;
@@ -203,7 +209,7 @@ impl<'a> Session<'a> {
     fn start_tls(&mut self) -> Result<(), End> {
         let client = self.client;
         let failed = |error: &dyn std::fmt::Display| {
-            maillog::turned_away(client, &format!("TLS handshake failed: {error}"));
+            maillog::handshake_failed(client, error);
             End::Lost
         };
         let connection = match self.scratch.handshake.take() {
@@ -227,7 +233,7 @@ impl<'a> Session<'a> {
                 ListenTls::Implicit | ListenTls::Off => Tls::No,
             },
             loopback: listener.address.ip().to_canonical().is_loopback(),
-            trusted: listener.trusted.iter().any(|network| network.contains(&self.client)),
+            trusted: self.handle.is_trusted(),
             auth_required: listener.auth_required,
             auth: self.auth_offer(state),
             message_size_max: limits.message_size,

@@ -9,19 +9,23 @@ use std::time::Duration;
 
 use socket2::{Domain as Family, SockRef, Socket, Type};
 
-use crate::config::{ListenSettings, ListenTls};
+use crate::config::{Limits, ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
+use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::replies;
 use crate::submission::session::service::{SessionResources, StartError};
 use crate::submission::session::{Session, SessionScratch};
-use crate::submission::wire::connection::Wire;
+use crate::submission::wire::connection::{Times, Wire};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// What accepting waits where the system is out of descriptors, or of something else.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// So many times `[limits] login_timeout` a client has in all until it has logged in.
+const LOGIN_STEPS: u32 = 4;
 
 /// An address that is listened on.
 pub(in crate::submission) struct Listener {
@@ -34,7 +38,7 @@ pub(in crate::submission) struct Listener {
 /// What the accepting thread shares with who started it.
 struct ListenerShared {
     socket: TcpListener,
-    settings: RwLock<Arc<ListenSettings>>,
+    settings: CurrentSettings,
     closing: AtomicBool,
 }
 
@@ -80,7 +84,7 @@ impl Listener {
         let local = socket.local_addr().map_err(failed)?;
         let shared = Arc::new(ListenerShared {
             socket,
-            settings: RwLock::new(Arc::new(listen.clone())),
+            settings: Arc::new(RwLock::new(Arc::new(listen.clone()))),
             closing: AtomicBool::new(false),
         });
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
@@ -101,9 +105,16 @@ impl Listener {
         self.local
     }
 
-    /// Other settings for connections from now on.
+    /// Other settings: for connections from now on, and `trusted` for all.
     pub(in crate::submission) fn set(&self, listen: &ListenSettings) {
         *self.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
+    }
+
+    /// No longer configured: closes the socket, and trusts nobody any more.
+    pub(in crate::submission) fn retire(self) {
+        let settings = self.shared.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.set(&ListenSettings { trusted: Vec::new(), ..(*settings).clone() });
+        self.stop();
     }
 
     /// Closes the socket. Connections that were accepted go on.
@@ -135,8 +146,7 @@ impl ListenerShared {
             }
             match accepted {
                 Ok((socket, peer)) => {
-                    let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    open_session(resources, settings, socket, peer.ip().to_canonical());
+                    open_session(resources, &self.settings, socket, peer.ip().to_canonical());
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -151,13 +161,14 @@ impl ListenerShared {
 /// Gives the connection a session, or sends it away.
 fn open_session(
     resources: &Arc<SessionResources>,
-    listener: Arc<ListenSettings>,
+    settings: &CurrentSettings,
     socket: TcpStream,
     client: IpAddr,
 ) {
     let service = resources.service();
+    let listener = settings.read().unwrap_or_else(PoisonError::into_inner).clone();
     let socket = Arc::new(socket);
-    let slot = match resources.sessions.admit(client, &socket, &service.limits) {
+    let slot = match resources.sessions.admit(client, &socket, settings, &service.limits) {
         Ok(slot) => slot,
         Err(reply) => return send_away(&socket, client, &listener, &reply),
     };
@@ -165,8 +176,8 @@ fn open_session(
         (Arc::clone(resources), Arc::clone(&socket), Arc::clone(&listener));
     let job = move || {
         // The client is gone already where this fails.
-        let limits = &service.limits;
-        let Ok(wire) = Wire::new(session_socket, limits.idle_timeout, limits.session_timeout) else { return };
+        let times = times(&service.limits, slot.handle.is_trusted());
+        let Ok(wire) = Wire::new(session_socket, times) else { return };
         Session {
             wire,
             client,
@@ -181,6 +192,19 @@ fn open_session(
     if let Err(error) = resources.pool.run(Box::new(job)) {
         log::error!("starting a session thread: {error} (lower [limits] sessions, or raise TasksMax)");
         send_away(&socket, client, &listener, &replies::TOO_MANY_SESSIONS);
+    }
+}
+
+/// What a client's connection may take before it has logged in, and what it may once it is known.
+pub(in crate::submission) fn times(limits: &Limits, is_known: bool) -> Times {
+    let handshake = limits.idle_timeout.min(limits.login_timeout);
+    if is_known {
+        return Times { idle: limits.idle_timeout, handshake, lifetime: limits.session_timeout };
+    }
+    Times {
+        idle: limits.idle_timeout.min(limits.login_timeout),
+        handshake,
+        lifetime: limits.session_timeout.min(LOGIN_STEPS * limits.login_timeout),
     }
 }
 

@@ -35,6 +35,7 @@ impl<'a> Session<'a> {
             self.wire.consume(fed.consumed);
             intake.advance();
             if fed.ended {
+                self.stay()?;
                 return Ok(self.finish(intake));
             }
         }
@@ -63,6 +64,7 @@ impl<'a> Session<'a> {
             intake.advance();
         }
         if chunk.last {
+            self.stay()?;
             let body = reader.finish(intake.buffer());
             intake.set_body(body);
             intake.advance();
@@ -104,6 +106,7 @@ impl<'a> Session<'a> {
 
     /// The next bytes of content, of which so many have come since `begin`.
     fn content(&mut self, begin: Instant, bytes: u64) -> Result<&[u8], End> {
+        self.stay()?;
         let patience = 2 * self.service.limits.idle_timeout;
         let deadline = begin + patience + Duration::from_secs(bytes / CONTENT_BYTES_PER_SEC_MIN);
         match self.wire.wait_for_input(deadline) {
@@ -134,6 +137,7 @@ impl<'a> Session<'a> {
             lifetime_secs: service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
             message_bytes_max: service.limits.message_size,
             hops_max: service.limits.received_hops,
+            long_lines: service.limits.long_lines,
         };
         Intake::new(&*self.resources.ports.queue, submitted)
     }

@@ -118,29 +118,34 @@ fn stopping_cuts_off_what_does_not_finish_and_queues_none_of_it() {
 }
 
 #[test]
-fn a_reload_holds_for_new_sessions_and_only_for_those() {
+fn a_reload_holds_for_new_sessions_but_who_is_trusted_for_all() {
     let room = room(|_| ());
     let mut old = room.greeted();
     let mut changed = room.settings.clone();
     changed.limits.message_size = 4711;
     changed.aliases.insert("new".to_owned(), vec![address::parse("new@example.com").unwrap()]);
-    changed.listen[0].trusted.clear();
     changed.listen.push(changed.listen[0].clone());
     room.submission.reload_with(&changed, Box::new(verify)).unwrap();
     old.command("EHLO client.example");
     assert!(old.command("MAIL FROM:<a@b> SIZE=4712").starts_with("250 "));
     let mut new = room.greeted();
     new.command("EHLO client.example");
-    assert!(new.command("MAIL FROM:<a@b>").starts_with("530 "));
+    assert!(new.command("MAIL FROM:<a@b> SIZE=4712").starts_with("552 "));
+    assert!(old.command("RSET").starts_with("250 "));
     // The added listener listens, and closing it again closes it.
     let addresses = room.submission.addresses();
     assert_eq!(addresses.len(), 2);
     let mut added = Player::connect(addresses[1]);
     assert!(added.reply().starts_with("220 "));
-    room.submission.reload_with(&room.settings, Box::new(verify)).unwrap();
+    added.command("EHLO client.example");
+    let mut distrusted = room.settings.clone();
+    distrusted.listen[0].trusted.clear();
+    room.submission.reload_with(&distrusted, Box::new(verify)).unwrap();
     assert_eq!(room.submission.addresses(), addresses[..1]);
     assert!(std::net::TcpStream::connect(addresses[1]).is_err());
-    assert!(added.command("NOOP").starts_with("250 "));
+    for mut client in [old, new, added] {
+        assert!(client.command("MAIL FROM:<a@b>").starts_with("530 "));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
@@ -34,6 +35,19 @@ const TLS_HANDSHAKE_BYTE: u8 = 0x16;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, we go on reading from a client that we have sent away.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
+/// How often we look for more, where reading does not wait any more.
+const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a connection that we end is read from for a moment longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::submission) enum Linger {
+    /// The client said QUIT.
+    No,
+    /// It may still be sending, and our last reply would be lost with a reset.
+    Yes,
+    /// The same, where we have ended our own reading: an end of input is then not the client's.
+    Unheard,
+}
 
 /// A line of input.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,21 +105,32 @@ pub(in crate::submission) struct Wire {
     /// A bare LF was met, and no CR LF since.
     tainted: bool,
     idle: Duration,
+    handshake: Duration,
+    begin: Instant,
     /// Nothing is read after it.
     session_end: Instant,
 }
 
+/// What a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::submission) struct Times {
+    /// For every read.
+    pub(in crate::submission) idle: Duration,
+    /// For a TLS handshake.
+    pub(in crate::submission) handshake: Duration,
+    /// For all together, from the beginning on.
+    pub(in crate::submission) lifetime: Duration,
+}
+
 impl Wire {
-    /// In the clear. `idle` bounds every read, `lifetime` all of them together; the socket is blocking.
+    /// In the clear; the socket is blocking.
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone.
-    pub(in crate::submission) fn new(
-        socket: Arc<TcpStream>,
-        idle: Duration,
-        lifetime: Duration,
-    ) -> io::Result<Wire> {
-        let session_end = Instant::now() + lifetime;
+    pub(in crate::submission) fn new(socket: Arc<TcpStream>, times: Times) -> io::Result<Wire> {
+        let Times { idle, handshake, lifetime } = times;
+        let begin = Instant::now();
+        let session_end = begin + lifetime;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(idle))?;
         socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
@@ -118,8 +143,21 @@ impl Wire {
             output: Vec::new(),
             tainted: false,
             idle,
+            handshake,
+            begin,
             session_end,
         })
+    }
+
+    /// Other times from now on.
+    ///
+    /// # Errors
+    /// The socket's options could not be set: it is gone.
+    pub(in crate::submission) fn set_times(&mut self, times: Times) -> io::Result<()> {
+        (self.idle, self.handshake) = (times.idle, times.handshake);
+        self.session_end = self.begin + times.lifetime;
+        self.socket.set_read_timeout(Some(times.idle))?;
+        self.socket.set_write_timeout(Some(times.idle.min(WRITE_TIMEOUT)))
     }
 
     /// Puts a reply behind those that wait to be written.
@@ -282,7 +320,7 @@ impl Wire {
         Ok((self.socket, tls))
     }
 
-    /// Does the server's side of a TLS handshake, within the idle time-out in all. What was read
+    /// Does the server's side of a TLS handshake, within its own time in all. What was read
     /// before is dropped: it came in the clear, and anybody may have written it.
     ///
     /// # Errors
@@ -294,7 +332,8 @@ impl Wire {
     ) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
-        let deadline = self.session_end.min(Instant::now() + self.idle);
+        let deadline = self.session_end.min(Instant::now() + self.handshake);
+        self.socket.set_read_timeout(Some(self.handshake))?;
         let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
         while connection.is_handshaking() {
             if connection.wants_write() {
@@ -307,8 +346,10 @@ impl Wire {
             let processed;
             (connection, processed) = handshakes.process(connection)?;
             if let Err(error) = processed {
-                // The alert tells the client why; the connection is over in any case.
-                let _ = connection.write_tls(&mut socket);
+                // The alert tells the client why, behind what was to be sent anyway; the connection is over.
+                while connection.wants_write()
+                    && connection.write_tls(&mut socket).is_ok_and(|written| written > 0)
+                {}
                 return Err(WireError::Io(io::Error::other(error)));
             }
             if Instant::now() > deadline {
@@ -318,6 +359,7 @@ impl Wire {
         while connection.wants_write() {
             connection.write_tls(&mut socket)?;
         }
+        self.socket.set_read_timeout(Some(self.idle))?;
         self.stream = Stream::Tls(Box::new(StreamOwned::new(*connection, socket)));
         Ok(())
     }
@@ -330,7 +372,7 @@ impl Wire {
 
     /// Writes what waits and ends the connection. Where the client may still be sending it is listened to
     /// for a moment: closing on unread bytes would reset the connection and take our last reply with it.
-    pub(in crate::submission) fn close(mut self, linger: bool) {
+    pub(in crate::submission) fn close(mut self, linger: Linger) {
         // Errors change nothing any more: the client is gone then.
         let _ = self.flush();
         if let Stream::Tls(stream) = &mut self.stream {
@@ -338,12 +380,13 @@ impl Wire {
             let _ = stream.conn.complete_io(&mut stream.sock);
         }
         let _ = self.socket.shutdown(Shutdown::Write);
-        if linger && self.socket.set_read_timeout(Some(LINGER.0)).is_ok() {
+        if linger != Linger::No && self.socket.set_read_timeout(Some(LINGER.0)).is_ok() {
             let deadline = Instant::now() + LINGER.0;
             let mut left = LINGER.1;
             while left > 0 && Instant::now() < deadline {
                 match (&*self.socket).read(&mut self.input) {
                     Ok(read) if read > 0 => left = left.saturating_sub(read),
+                    Ok(_) if linger == Linger::Unheard => thread::sleep(UNHEARD_PAUSE),
                     _ => break,
                 }
             }

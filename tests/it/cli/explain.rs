@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use postrider::cli::explain;
 use postrider::config::*;
-use postrider::mail::{Domain, address};
+use postrider::mail::{Domain, Lifetimes, address};
 
 use crate::delivery::connection;
 
@@ -31,7 +31,9 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 errors: 0,
                 auth_failures: 0,
                 received_hops: 0,
+                long_lines: LongLines::Accept,
                 idle_timeout: Duration::ZERO,
+                login_timeout: Duration::ZERO,
                 session_timeout: Duration::ZERO,
                 future_release: None,
             },
@@ -48,6 +50,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             connections_per_destination: 1,
             recipients_per_transaction: 1,
             schedule: vec![Duration::from_secs(60)],
+            lifetimes: Lifetimes { messages: 0, bounces: 0 },
             destinations: Arc::default(),
             routes: Arc::clone(&routes),
         },

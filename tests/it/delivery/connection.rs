@@ -21,7 +21,7 @@ use postrider::delivery::smtp::profile::TlsLevel;
 use postrider::delivery::smtp::tls::Encryption;
 use postrider::delivery::smtp::transaction::RecipientResult;
 use postrider::mail::{
-    Address, Body, Domain, Handling, Notify, Outcome, Phase, Recipient, Reply, Ret, address,
+    Address, Body, Domain, Handling, Lifetimes, Notify, Outcome, Phase, Recipient, Reply, Ret, address,
 };
 use postrider::queue::{QueuedRecipient, RecipientId, Setting};
 
@@ -45,7 +45,7 @@ pub(crate) fn settings() -> DeliverySettings {
         connect_timeout: SOON,
         reply_timeout: SOON,
         ca_file: None,
-        bounce_lifetime: SOON,
+        lifetimes: Lifetimes { messages: 0, bounces: 0 },
         delay_warning: None,
         bounces_per_sender: None,
         retry_rules: Vec::new(),

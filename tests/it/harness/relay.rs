@@ -343,7 +343,7 @@ impl Relay {
              \n[[listen]]\naddress = \"{}\"\ntls = \"implicit\"\n",
             self.clear, self.starttls, self.implicit
         );
-        std::fs::write(self.path("postrider.toml"), config.text(&listeners)).unwrap();
+        write_secret(&self.path("postrider.toml"), &config.text(&listeners));
     }
 
     /// The binary with `arguments` and this relay's config.
@@ -378,7 +378,8 @@ impl Relay {
         }
     }
 
-    fn add_user(&self) {
+    /// [`USER`].
+    pub fn add_user(&self) {
         self.add_user_with(USER, &[]);
     }
 
@@ -486,6 +487,11 @@ impl Relay {
         let status = wait_for("the relay to end", limit, || child.try_wait().unwrap());
         self.child = None;
         status
+    }
+
+    /// Of the process that runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// SIGKILL.

@@ -2,3 +2,4 @@
 
 mod admin_live;
 mod explainability;
+mod files;

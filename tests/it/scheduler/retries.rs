@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::harness::db::Db;
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::log;
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
@@ -97,6 +98,59 @@ fn a_messages_wait_and_a_lanes_backoff_survive_a_restart() {
     }
     assert_eq!(relay.db().attempts("second@dead.test", "deferred"), 0, "{}", relay.db().dump());
     assert_eq!(relay.db().number("SELECT count(*) FROM backoffs", []), 0, "it works again");
+}
+
+/// What is queued has no end of its own: a raised lifetime and a reload help it.
+#[test]
+fn a_lifetime_that_is_raised_holds_for_what_is_queued() {
+    let (mut world, home) = world_with_sender();
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("@"), MAILBOX_FULL));
+    let relay = world.relay(Config::new().retry(&["1s"]).set("queue.lifetime", "\"4s\""));
+    relay.submit(SENDER, &["you@a.test"], &mail("longer"));
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    let ends = |db: &Db| db.number("SELECT ends_at - received_at FROM message_ends", []);
+    assert_eq!(ends(&relay.db()), 4);
+    relay.write_config(&relay.config().set("queue.lifetime", "\"1d\""));
+    relay.signal("HUP");
+    relay.wait_until("the new lifetime to be shown", SOON, |db| (ends(db) == 86_400).then_some(()));
+    relay.wait_until("a try after the old lifetime", SOON, |db| {
+        let late =
+            "SELECT max(a.at) - m.received_at > 5 FROM attempts a, messages m WHERE a.outcome = 'deferred'";
+        (db.number(late, []) == 1).then_some(())
+    });
+    assert_eq!(relay.db().ended("you@a.test"), None);
+    assert_eq!(home.messages().len(), 0, "nobody was told of an end");
+    // And one that is lowered ends it at the next try.
+    relay.write_config(&relay.config().set("queue.lifetime", "\"2s\""));
+    relay.signal("HUP");
+    wait_for_end(&relay, "you@a.test", "expired");
+}
+
+/// A board whose clock is 20 days ahead when it starts: mail has its try, and nothing is ended by that clock.
+#[test]
+fn a_start_with_a_clock_far_ahead_ends_nothing() {
+    let (mut world, home) = world_with_sender();
+    let mx = world.host("a.test", Script::new().first(2, At::Rcpt("@"), MAILBOX_FULL));
+    let mut relay = world.relay(Config::new());
+    relay.submit(SENDER, &["you@a.test"], &mail("patience"));
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    relay.stop();
+    // All that was written, 20 days ago.
+    for sql in [
+        "UPDATE meta SET value = value - 1728000 WHERE key = 'time'",
+        "UPDATE messages SET received_at = received_at - 1728000",
+        "UPDATE recipients SET next_attempt_at = next_attempt_at - 1728000, last_attempt_at = last_attempt_at - 1728000",
+    ] {
+        assert_eq!(relay.db_for_writing().execute(sql, []), 1, "{sql}");
+    }
+    relay.start_again();
+    // It is tried, and what would be an expiry is one more deferral.
+    wait_for_attempts(&relay, "you@a.test", "deferred", 2);
+    relay.run_ok(&["queue", "kick", "--all"]);
+    mx.wait_for_messages(1, SOON);
+    wait_for_end(&relay, "you@a.test", "delivered");
+    assert_eq!(relay.logged(&["WARN", "the clock is", "ahead of where it was"]).len(), 1, "{}", relay.log());
+    assert_eq!(home.messages().len(), 0);
 }
 
 // ---- by rule -------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ fn what_nobody_fetched_bounces_when_its_lifetime_is_over() {
     relay.submit(SENDER, &["one@shop.test"], &mail("waits"));
     relay.stop();
     relay.wait_until("its lifetime to be over", SOON, |db| {
-        (db.number("SELECT count(*) FROM messages WHERE expires_at <= unixepoch()", []) == 1).then_some(())
+        (db.number("SELECT count(*) FROM message_ends WHERE ends_at <= unixepoch()", []) == 1).then_some(())
     });
     // What has expired is looked for at start and then once a minute.
     relay.start_again();

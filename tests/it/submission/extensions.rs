@@ -100,9 +100,9 @@ fn future_release_holds_a_message_until_its_time_and_no_kick_frees_it() {
     submit(&relay, "", &["now@a.test"], "now");
     assert_eq!(mx.wait_for_messages(1, SOON)[0].rcpts, ["RCPT TO:<now@a.test>"]);
     let row = relay.db().row(
-        "SELECT m.release_at - m.received_at, m.expires_at - m.release_at, m.release_asked,
+        "SELECT m.release_at - m.received_at, m.ends_at - m.release_at, m.release_asked,
                 r.next_attempt_at = m.release_at, r.attempts
-         FROM messages m JOIN recipients r ON r.message_id = m.id",
+         FROM message_ends m JOIN recipients r ON r.message_id = m.id",
         [],
     );
     let release_at = relay.db().number("SELECT release_at FROM messages", []);

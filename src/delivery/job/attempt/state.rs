@@ -150,7 +150,7 @@ impl<'a> AttemptState<'a> {
     /// Whoever has no answer yet waits a little, and this was no attempt for them.
     pub(super) fn requeue(self, wait: Duration) -> Answers {
         let health = LaneHealth::AtLimit(wait);
-        if self.resources.clock.now() < self.message.expires_at {
+        if self.resources.clock.confirmed() < self.message.ends_at(self.context.settings.lifetimes) {
             return Answers { answers: self.answers, health };
         }
         // Past its lifetime it must not be requeued for ever: a deferral is what ends it.

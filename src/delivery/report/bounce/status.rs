@@ -106,7 +106,7 @@ fn recipient(
     }
     fields.folded("Final-Log-ID", &context.message.id.to_string());
     if kind == ReportKind::Delay {
-        fields.folded("Will-Retry-Until", &date_field(context.message.expires_at));
+        fields.folded("Will-Retry-Until", &date_field(context.ends_at));
     }
 }
 

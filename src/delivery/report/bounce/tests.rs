@@ -39,7 +39,7 @@ fn message(sender: Option<&str>) -> QueuedMessage {
         sender: sender.map(|text| address::parse(text).unwrap()),
         origin: Origin::default(),
         received_at: NOW - 3600,
-        expires_at: NOW + 428_400,
+        expires_at: None,
         size: ORIGINAL.len() as u64,
         body: Body::SevenBit,
         smtputf8: false,
@@ -87,6 +87,7 @@ fn context<'a>(
         hostname,
         now: NOW,
         message,
+        ends_at: NOW + 428_400,
         reported,
         original: ORIGINAL,
     }

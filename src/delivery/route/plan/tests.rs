@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{DomainPattern, EightBit, InDoubt, Login, RouteTls, SecretSource};
 use crate::delivery::route::plan::*;
+use crate::mail::Lifetimes;
 
 type Mx = Result<MxRecords, DnsError>;
 
@@ -77,7 +78,7 @@ fn settings() -> DeliverySettings {
         connect_timeout: Duration::ZERO,
         reply_timeout: Duration::ZERO,
         ca_file: None,
-        bounce_lifetime: Duration::ZERO,
+        lifetimes: Lifetimes { messages: 0, bounces: 0 },
         delay_warning: None,
         bounces_per_sender: None,
         retry_rules: Vec::new(),

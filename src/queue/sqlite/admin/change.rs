@@ -7,6 +7,7 @@ use crate::queue::admin_rows::Which;
 use crate::queue::error::QueueError;
 use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
+use crate::queue::sqlite::odd;
 use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
 
 use super::{Admin, kicks};
@@ -81,7 +82,7 @@ impl Admin {
                     rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
                 let rows = part
                     .prepare(&some)?
-                    .query_map([&value], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map([&value], |row| Ok((row.get(0)?, odd::get(row, 1)?)))?
                     .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
                 for (recipient, message) in &rows {
                     remove_one(&part, *recipient, *message)?;

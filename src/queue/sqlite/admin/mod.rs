@@ -16,6 +16,7 @@ use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
 
 use super::failure::explain;
+use super::files::may_use;
 use super::readers::open_reader;
 use super::{backoffs, host_settings, migrate};
 
@@ -38,18 +39,17 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
-        // SQLite's own words for these would not help.
-        std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|source| {
-            QueueError::File {
-                path: path.to_owned(),
-                remedy: match source.kind() {
-                    std::io::ErrorKind::NotFound => {
-                        "no queue here yet: start `postrider serve`, or name its --config"
-                    }
-                    _ => "run this as the user that owns the queue",
-                },
-                source,
-            }
+        // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
+        // SQLite's locks from a relay in the same process (the demo's), see `files`.
+        may_use(path, write).map_err(|source| QueueError::File {
+            path: path.to_owned(),
+            remedy: match source.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "no queue here yet: start `postrider serve`, or name its --config"
+                }
+                _ => "run this as the user that owns the queue",
+            },
+            source,
         })?;
         let conn = if write {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)

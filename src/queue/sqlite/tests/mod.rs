@@ -1,6 +1,8 @@
 //! The queue on real SQLite in a directory of its own.
 
+mod files;
 mod flow;
+mod odd_rows;
 mod people;
 mod routes;
 mod trouble;

@@ -2,10 +2,12 @@
 
 use super::Bench;
 use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes};
-use crate::mail::Domain;
+use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin::{Admin, Filter, Which};
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
+
+const LIFETIMES: Lifetimes = Lifetimes { messages: 100, bounces: 10 };
 
 fn route(domain: DomainPattern, relay: bool) -> Route {
     let relay = relay.then(|| RelayHost { host: Domain::parse("relay.test").unwrap(), port: 25 });
@@ -48,7 +50,7 @@ fn the_views_find_the_lane_that_the_scheduler_does() {
         Routes(Vec::new()),
         Routes([routes.0, vec![route(DomainPattern::Any, true)]].concat()),
     ] {
-        bench.queue.show_routes(&routes);
+        bench.queue.show_config(&routes, LIFETIMES);
         let shown = format!("SELECT count(*) = {} FROM routes", routes.0.len());
         while bench.number(&shown) != 1 {
             std::thread::yield_now();
@@ -64,10 +66,8 @@ fn the_views_find_the_lane_that_the_scheduler_does() {
 fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends_that() {
     let bench = Bench::new();
     let due = bench.accept(&["a@example.com", "b@example.net"]);
-    bench.queue.show_routes(&Routes(vec![
-        route(DomainPattern::Exactly("example.net".to_owned()), true),
-        route(DomainPattern::Any, true),
-    ]));
+    let exactly = route(DomainPattern::Exactly("example.net".to_owned()), true);
+    bench.queue.show_config(&Routes(vec![exactly, route(DomainPattern::Any, true)]), LIFETIMES);
     for lane in ["route:*", "route:example.net"] {
         bench.queue.set_backoff(BackoffRow {
             lane: lane.to_owned(),
@@ -112,7 +112,7 @@ fn the_lane_of_a_route_that_is_gone_is_in_no_trouble() {
     while bench.queue.backoffs().unwrap().len() < 3 {
         std::thread::yield_now();
     }
-    bench.queue.show_routes(&Routes(vec![route(DomainPattern::Any, true)]));
+    bench.queue.show_config(&Routes(vec![route(DomainPattern::Any, true)]), LIFETIMES);
     while bench.number("SELECT count(*) FROM routes") < 1 {
         std::thread::yield_now();
     }

@@ -1,7 +1,7 @@
 //! What is due, what is past its lifetime, what waits where.
 
 use super::*;
-use crate::mail::Domain;
+use crate::mail::{Domain, Hold, Lifetimes, Release};
 use crate::queue::admin::Which;
 
 pub(super) fn a_page_can_end_inside_one_second(site: Site) {
@@ -25,7 +25,7 @@ pub(super) fn a_page_can_end_inside_one_second(site: Site) {
 
 pub(super) fn expired_ones_are_found_and_held_ones_are_not(site: Site) {
     let mut message = site.message(&["a@example.com", "b@example.com"], b"x\r\n");
-    message.expires_at = message.received_at - 5;
+    message.expires_at = Some(message.received_at - 5);
     let now = message.received_at;
     site.queue.accept(message).unwrap();
     let due = site.accepted();
@@ -35,11 +35,52 @@ pub(super) fn expired_ones_are_found_and_held_ones_are_not(site: Site) {
     assert_eq!(all_expired(&site, now, 10).0, [due[0].recipient]);
 }
 
+/// With lifetimes of 100 and, for bounces, 10 s.
+fn over(now: i64) -> Over {
+    Over::at(now, Lifetimes { messages: 100, bounces: 10 })
+}
+
+/// A raised lifetime holds for what is queued too: nothing of it was fixed when the message came.
+pub(super) fn a_message_ends_with_the_lifetime_of_now_or_at_a_time_of_its_own(site: Site) {
+    let now = now_secs();
+    let accept = |age: i64, sender: bool, expires_at: Option<i64>| {
+        let mut message = site.message(&["a@example.com"], b"x\r\n");
+        (message.received_at, message.expires_at) = (now - age, expires_at);
+        message.envelope.sender = message.envelope.sender.filter(|_| sender);
+        site.queue.accept(message).unwrap();
+        ids(&site.accepted()).remove(0)
+    };
+    let mut released = site.message(&["a@example.com"], b"x\r\n");
+    (released.received_at, released.expires_at) = (now - 5_000, None);
+    released.envelope.handling.release = Some(Release { at: now - 50, asked: Hold::For(4_950) });
+    site.queue.accept(released).unwrap();
+    let released = ids(&site.accepted()).remove(0);
+    let (bounce, message) = (accept(50, false, None), accept(150, true, None));
+    let (longer, shorter) = (accept(5_000, true, Some(now + 5)), accept(1, true, Some(now)));
+    let of = |messages, bounces| {
+        let over = Over::at(now, Lifetimes { messages, bounces });
+        let (mut found, mut after) = (Vec::new(), Some(ExpiryCursor::default()));
+        while let Some(place) = after {
+            let part = site.queue.expired(place, &over, 1).unwrap();
+            found.extend(ids(&part.due));
+            after = part.searched;
+        }
+        found
+    };
+    assert_eq!(of(100, 10), [shorter, bounce, message]);
+    assert_eq!(of(151, 51), [shorter], "both lifetimes were raised");
+    assert_eq!(of(151, 50), [shorter, bounce]);
+    assert_eq!(of(50, 51), [shorter, message, released], "and lowered");
+    let later = Over::at(now + 5, Lifetimes { messages: i64::MAX, bounces: i64::MAX });
+    let due = site.queue.expired(ExpiryCursor::Over(Ending::Deadline, i64::MIN, i64::MAX), &later, 9);
+    assert_eq!(ids(&due.unwrap().due), [shorter, longer]);
+}
+
 /// What a look in parts of this size finds, and how many parts it takes.
 fn all_expired(site: &Site, now: i64, limit: usize) -> (Vec<RecipientId>, usize) {
     let (mut found, mut parts, mut after) = (Vec::new(), 0, Some(ExpiryCursor::default()));
     while let Some(place) = after {
-        let part = site.queue.expired(place, now, limit).unwrap();
+        let part = site.queue.expired(place, &over(now), limit).unwrap();
         found.extend(ids(&part.due));
         (after, parts) = (part.searched, parts + 1);
     }
@@ -50,7 +91,7 @@ pub(super) fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_n
     let now = now_secs();
     let accept = |expired_for: i64, to: &[&str]| {
         let mut message = site.message(to, b"x\r\n");
-        message.expires_at = now - expired_for;
+        message.expires_at = Some(now - expired_for);
         site.queue.accept(message).unwrap();
         ids(&site.accepted())
     };
@@ -63,7 +104,7 @@ pub(super) fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_n
     assert_eq!(site.place.admin().hold(&of("held.example")).unwrap(), 20);
     assert_eq!(site.place.admin().bounce(&of("returned.example")).unwrap(), 2);
     let all: Vec<RecipientId> = returned.into_iter().chain(last).collect();
-    assert_eq!(all_expired(&site, now, 1_000), (all.clone(), 2));
+    assert_eq!(all_expired(&site, now, 1_000), (all.clone(), 4));
     let (found, parts) = all_expired(&site, now, 3);
     assert_eq!(found, all);
     assert!(parts >= 8, "{parts}");

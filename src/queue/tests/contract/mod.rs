@@ -75,6 +75,7 @@ each_store! {
     due:
         a_page_can_end_inside_one_second
         expired_ones_are_found_and_held_ones_are_not
+        a_message_ends_with_the_lifetime_of_now_or_at_a_time_of_its_own
         held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_nothing
         a_message_for_two_domains_of_one_lane_is_one_message_in_it
         a_kick_forgets_the_backoff_and_says_how_many_wait;

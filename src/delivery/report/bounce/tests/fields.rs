@@ -149,6 +149,7 @@ fn a_report_repeats_the_times_that_were_asked_for() {
         hostname: &hostname,
         now: NOW,
         message: &message,
+        ends_at: NOW + 428_400,
         reported: &reported,
         original: ORIGINAL,
     };

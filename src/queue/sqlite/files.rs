@@ -1,0 +1,221 @@
+//! The files of the database: this relay's alone, and still those that were opened.
+//!
+//! The lock is on the database's inode. Another name of it (a symbolic link, a hard link) leads to the same lock, and
+//! there is no file beside it that somebody could remove to get round it. While the relay runs, [`Files::check`]
+//! compares what stands at the paths with what is open: mail that goes into a removed file is lost at the next start.
+//!
+//! Nothing here may close a descriptor of the database while SQLite has it open: a process that closes any descriptor
+//! of a file loses all its POSIX locks on it (fcntl(2)), and SQLite's locks are such.
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+
+use crate::queue::error::QueueError;
+
+use super::wal;
+
+/// Every SQLite database begins so.
+const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
+/// Every write-ahead log begins in one of these ways; they differ in the byte order of its checksums.
+const WAL_MAGICS: [&[u8]; 2] = [&[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
+
+/// The files of a database that this process has locked.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// Holds the lock, and goes after SQLite's own descriptors.
+    database: File,
+    path: PathBuf,
+    opened: RefCell<Option<Opened>>,
+}
+
+/// What SQLite has open.
+#[derive(Debug)]
+struct Opened {
+    /// The database, its log and the log's index: where they are, and which files they are.
+    files: [(PathBuf, Identity); 3],
+    log: File,
+}
+
+/// Device and inode: one file, whatever its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn at(path: &Path) -> std::io::Result<Identity> {
+        path.metadata().map(|found| Identity(found.dev(), found.ino()))
+    }
+}
+
+impl Files {
+    /// Opens the database, makes it where there is none, and locks it for this process, however it ends: two relays on
+    /// one queue would deliver everything twice.
+    ///
+    /// # Errors
+    /// It cannot be used, another relay has it, or it has a second name.
+    pub(super) fn lock(path: &Path) -> Result<Files, QueueError> {
+        let file_error = |source| QueueError::File {
+            path: path.to_owned(),
+            source,
+            remedy: "it and its directory must belong to the user that runs postrider",
+        };
+        // The mail in it is nobody else's to read; SQLite gives its other files the same mode.
+        let database = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(file_error)?;
+        let found = database.metadata().map_err(file_error)?;
+        match database.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = lock_holder(found.dev(), found.ino());
+                // Should this process be the holder, closing it would drop SQLite's locks.
+                std::mem::forget(database);
+                let holder = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                return Err(QueueError::InUse { path: path.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(file_error(source)),
+        }
+        if found.nlink() > 1 {
+            return Err(QueueError::Unusable {
+                path: path.to_owned(),
+                why: "has a second name (a hard link), under which its log would not be found".to_owned(),
+                remedy: "`find -inum` shows it; remove the other name",
+            });
+        }
+        Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None) })
+    }
+
+    /// Notes what SQLite has open, once it has the log open too.
+    ///
+    /// # Errors
+    /// One of the files is not there.
+    pub(super) fn note_opened(&self) -> Result<(), QueueError> {
+        let noted = || {
+            // A symbolic link is followed as SQLite does: the log stands beside the database itself.
+            let real = self.path.canonicalize()?;
+            let files = [self.path.clone(), beside(&real, "-wal"), beside(&real, "-shm")];
+            // No lock is ever taken on the log: this descriptor may be closed.
+            let log = OpenOptions::new().read(true).write(true).open(&files[1])?;
+            let [database, wal, index] = files.map(|path| Identity::at(&path).map(|found| (path, found)));
+            Ok(Opened { files: [database?, wal?, index?], log })
+        };
+        let opened = noted().map_err(|source| QueueError::File {
+            path: self.path.clone(),
+            source,
+            remedy: "the files of the database must stay together, on a local file system",
+        })?;
+        self.opened.replace(Some(opened));
+        self.check(false).map_err(QueueError::Database)
+    }
+
+    /// The log that the last process left, if it has anything in it: its end was unclean.
+    pub(super) fn left_log(&self) -> std::io::Result<Option<PathBuf>> {
+        let log = beside(&self.path.canonicalize()?, "-wal");
+        Ok(log.metadata().is_ok_and(|log| log.len() > 0).then_some(log))
+    }
+
+    /// Puts the log on the disk, whatever became of it when the last process wrote it; gives its bytes.
+    pub(super) fn write_log_again(&self) -> std::io::Result<u64> {
+        self.opened.borrow().as_ref().map_or(Ok(0), |opened| wal::write_again(&opened.log))
+    }
+
+    /// Whether the database is in WAL mode by its own first bytes, and not only in SQLite's memory.
+    pub(super) fn is_in_wal_mode(&self) -> bool {
+        let mut versions = [0; 2];
+        self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [2, 2]
+    }
+
+    /// Puts the names of the files on the disk. SQLite does that too, and goes on when it fails.
+    pub(super) fn sync_directory(&self) -> Result<(), QueueError> {
+        let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let directory = real.parent().unwrap_or(Path::new("/"));
+        match File::open(directory).and_then(|directory| directory.sync_all()) {
+            // Not every file system knows that.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced.map_err(|source| QueueError::File {
+                path: directory.to_owned(),
+                source,
+                remedy: "it cannot be synced: mend the disk",
+            }),
+        }
+    }
+
+    /// Whether the files at the paths are those that are open, and look like what they are; if not, what is wrong.
+    /// `log_in_use`: something was written to the log. Takes some microseconds.
+    pub(super) fn check(&self, log_in_use: bool) -> Result<(), String> {
+        let opened = self.opened.borrow();
+        let Some(Opened { files, log }) = opened.as_ref() else { return Ok(()) };
+        for (path, identity) in files {
+            let name = path.display();
+            match Identity::at(path) {
+                Ok(found) if found == *identity => {}
+                Ok(_) => return Err(format!("{name} is another file now{}", self.whereabouts())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(format!("{name} is gone{}", self.whereabouts()));
+                }
+                Err(error) => return Err(format!("{name} cannot be looked at ({error})")),
+            }
+        }
+        let [(database, _), (wal, _), _] = files;
+        if !begins_with(&self.database, DATABASE_MAGIC) {
+            return Err(format!("{} was overwritten", database.display()));
+        }
+        if log_in_use && !WAL_MAGICS.iter().any(|magic| begins_with(log, magic)) {
+            return Err(format!("{} was overwritten", wal.display()));
+        }
+        Ok(())
+    }
+
+    /// What became of the database that is open, as part of a sentence.
+    fn whereabouts(&self) -> String {
+        if self.database.metadata().is_ok_and(|database| database.nlink() == 0) {
+            return ", and the database that was in use is removed".to_owned();
+        }
+        let now = std::fs::read_link(format!("/proc/self/fd/{}", self.database.as_raw_fd()));
+        now.map_or_else(
+            |_| String::new(),
+            |now| format!(", and the database that was in use is {}", now.display()),
+        )
+    }
+}
+
+fn begins_with(file: &File, magic: &[u8]) -> bool {
+    let mut found = [0; 16];
+    let found = &mut found[..magic.len()];
+    file.read_exact_at(found, 0).is_ok() && found == magic
+}
+
+/// Whether this user may read the file, and `write` it.
+pub(super) fn may_use(path: &Path, write: bool) -> std::io::Result<()> {
+    let wanted = Access::READ_OK | if write { Access::WRITE_OK } else { Access::empty() };
+    Ok(rustix::fs::access(path, wanted)?)
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The process that has locked this file, where the system tells.
+fn lock_holder(device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let of_file = |line: &str| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        // "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"
+        (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file.as_str()))
+            .then(|| words[4].parse().ok())
+    };
+    locks.lines().find_map(of_file).flatten()
+}

@@ -1,0 +1,136 @@
+//! The database taken away from under the relay, and two relays that want the same one.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use super::*;
+
+/// What people and programs do to the files of a database in use, and what is said of it. The directory has
+/// `queue.db`, and `other.db` beside it: another queue, that nobody has open.
+type Deed = (&'static str, fn(&Path), &'static str);
+const DEEDS: &[Deed] = &[
+    ("rm queue.db*", |d| ["", "-wal", "-shm"].iter().for_each(|end| rm(d, end)), "queue.db is gone, and the"),
+    ("rm queue.db", |d| rm(d, ""), "queue.db is gone, and the database that was in use is removed"),
+    ("rm queue.db-wal", |d| rm(d, "-wal"), "queue.db-wal is gone"),
+    ("rm queue.db-shm", |d| rm(d, "-shm"), "queue.db-shm is gone"),
+    ("mv queue.db old.db", |d| mv(d, "queue.db", "old.db"), "/old.db; stop"),
+    ("mv queue.db-wal old-wal", |d| mv(d, "queue.db-wal", "old-wal"), "queue.db-wal is gone"),
+    ("mv other.db queue.db", |d| mv(d, "other.db", "queue.db"), "queue.db is another file now"),
+    ("mv other.db queue.db-wal", |d| mv(d, "other.db", "queue.db-wal"), "queue.db-wal is another file now"),
+    ("mv DIRECTORY moved", |d| fs::rename(d, d.with_file_name("moved")).unwrap(), "moved/queue.db; stop"),
+    (
+        "mv, and a new queue",
+        |d| {
+            (mv(d, "queue.db", "old.db"), fs::copy(d.join("other.db"), d.join("queue.db")))
+                .1
+                .map(drop)
+                .unwrap()
+        },
+        "another file now",
+    ),
+    (": > queue.db", |d| cut(d, "queue.db"), "queue.db was overwritten"),
+    (": > queue.db-wal", |d| cut(d, "queue.db-wal"), "queue.db-wal was overwritten"),
+    ("cp /etc/passwd queue.db", |d| over(d, "queue.db"), "queue.db was overwritten"),
+    ("cp /etc/passwd queue.db-wal", |d| over(d, "queue.db-wal"), "queue.db-wal was overwritten"),
+];
+
+fn rm(directory: &Path, end: &str) {
+    fs::remove_file(directory.join(format!("queue.db{end}"))).unwrap();
+}
+
+fn mv(directory: &Path, from: &str, to: &str) {
+    fs::rename(directory.join(from), directory.join(to)).unwrap();
+}
+
+fn cut(directory: &Path, name: &str) {
+    fs::File::options().write(true).truncate(true).open(directory.join(name)).unwrap();
+}
+
+fn over(directory: &Path, name: &str) {
+    let long = "this is text, and longer than any header of SQLite's; it is nobody's mail\n".repeat(100);
+    fs::write(directory.join(name), long).unwrap();
+}
+
+/// A queue in a directory that can be moved, with a message in it and another database beside it.
+fn bench() -> (tempfile::TempDir, Bench) {
+    let outer = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir_in(outer.path()).unwrap();
+    let other = Connection::open(directory.path().join("other.db")).unwrap();
+    other.execute_batch(crate::queue::sqlite::migrate::SCHEMA).unwrap();
+    drop(other);
+    let bench = Bench::open_in(directory, Tuning::default());
+    bench.accept(&["before@example.com"]);
+    (outer, bench)
+}
+
+#[test]
+fn nothing_is_acknowledged_once_the_files_are_others() {
+    for (deed, act, said) in DEEDS {
+        let (_outer, bench) = bench();
+        act(bench.directory.path());
+        let answer = bench.queue.accept(bench.message(&["after@example.com"], b"x\r\n"));
+        assert_eq!(answer, Err(AcceptError::Failed), "{deed}");
+        let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+        assert!(why.contains(said), "{deed}: {why}");
+        assert!(why.contains("start again"), "{deed}: {why}");
+        assert!(bench.writer.stop().is_err(), "{deed}");
+    }
+}
+
+#[test]
+fn an_idle_relay_notices_within_a_second_and_leaves_what_is_there_now_alone() {
+    // At once, since each takes its half second.
+    std::thread::scope(|scope| {
+        for (deed, act, said) in DEEDS {
+            scope.spawn(move || {
+                let (_outer, bench) = bench();
+                act(bench.directory.path());
+                let since = Instant::now();
+                let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+                assert!(since.elapsed() < Duration::from_secs(1), "{deed}: {:?}", since.elapsed());
+                assert!(why.contains(said), "{deed}: {why}");
+                // The log of a database that took our place is not ours to delete.
+                let log = bench.directory.path().join("queue.db-wal");
+                let is_there = log.exists();
+                let Bench { directory, queue, writer, events } = bench;
+                let _ = (writer.stop(), drop((queue, events)));
+                assert_eq!(log.exists(), is_there, "{deed}");
+                drop(directory);
+            });
+        }
+    });
+}
+
+/// Every name leads to the same lock.
+#[test]
+fn no_other_name_leads_round_the_lock() {
+    let bench = Bench::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (symlink, hard_link) = (directory.path().join("symlink.db"), directory.path().join("hard.db"));
+    std::os::unix::fs::symlink(bench.path(), &symlink).unwrap();
+    let open = |path: &Path| Queue::open(&settings(path.to_owned()), unbounded().0).unwrap_err();
+    let _ = fs::remove_file(bench.directory.path().join("queue.db.lock"));
+    for path in [symlink, bench.path()] {
+        let error = open(&path).to_string();
+        assert!(
+            error.contains(&format!("in use by another postrider (pid {})", std::process::id())),
+            "{error}"
+        );
+    }
+    fs::hard_link(bench.path(), &hard_link).unwrap();
+    let error = open(&hard_link).to_string();
+    assert!(error.contains("in use"), "{error}");
+    let place = bench.path();
+    let directory = {
+        let Bench { directory, queue, writer, events } = bench;
+        writer.stop().unwrap();
+        drop((queue, events));
+        directory
+    };
+    // Under its second name the log of an unclean end would not be found.
+    let error = open(&place).to_string();
+    assert!(error.contains("second name"), "{error}");
+    fs::remove_file(hard_link).unwrap();
+    Bench::open_in(directory, Tuning::default());
+}
