@@ -76,6 +76,7 @@ CREATE TABLE recipients (
     state           TEXT NOT NULL DEFAULT 'queued', -- queued, or held: until released
     priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
     attempts        INTEGER NOT NULL DEFAULT 0,
+    kicked_attempts INTEGER NOT NULL DEFAULT 0, -- those of them that a kick asked for: they take no step of the schedule
     next_attempt_at INTEGER NOT NULL,      -- not before; later still while its lane backs off
     last_attempt_at INTEGER,
     last_reply      TEXT,                  -- of the last attempt, codes first
@@ -88,6 +89,7 @@ CREATE TABLE recipients (
     CONSTRAINT "state is queued or held" CHECK (state IN ('queued', 'held')),
     CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
     CONSTRAINT "attempts counts tries" CHECK (attempts BETWEEN 0 AND 4294967295),
+    CONSTRAINT "kicked_attempts counts tries" CHECK (kicked_attempts BETWEEN 0 AND 4294967295),
     CONSTRAINT "next_attempt_at is a time in Unix seconds" CHECK (next_attempt_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "last_attempt_at is a time in Unix seconds" CHECK (last_attempt_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "last_reply_source is remote or local" CHECK (last_reply_source IN ('remote', 'local')),

@@ -68,6 +68,12 @@ pub struct Add {
     /// delivered to its mail hosts any more.
     #[arg(long, value_name = "DOMAIN")]
     atrn: Vec<String>,
+    /// Let the user kick all mail for this domain with ETRN; may be given several times
+    ///
+    /// What it sent itself, and mail for its --atrn domains, a user may kick without this option; operators may kick
+    /// everything.
+    #[arg(long, value_name = "DOMAIN")]
+    etrn: Vec<String>,
     /// The priority of the user's mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first
     #[arg(long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
     priority: Option<Priority>,
@@ -117,14 +123,14 @@ fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
-    let Add { name, password_stdin, operator, senders, rate, atrn, priority, priority_max, cram_md5 } =
+    let Add { name, password_stdin, operator, senders, rate, atrn, etrn, priority, priority_max, cram_md5 } =
         arguments;
     if users::list(file)?.iter().any(|user| user.name == name) {
         // Said before anybody types a password.
         return Err(users::UsersError::Exists(name).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
-    let attributes = Attributes { operator, senders, atrn, rate, priority, priority_max, cram_md5 };
+    let attributes = Attributes { operator, senders, atrn, etrn, rate, priority, priority_max, cram_md5 };
     users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
         eprintln!(
@@ -181,6 +187,7 @@ struct Shown<'a> {
     senders: &'a [String],
     rate_per_hour: Option<NonZeroU32>,
     atrn: &'a [String],
+    etrn: &'a [String],
     cram_md5: bool,
     /// Of mail that asks for none, and the highest that may be asked for.
     priority: i8,
@@ -209,6 +216,7 @@ impl Shown<'_> {
             senders: &user.senders,
             rate_per_hour: user.rate,
             atrn: &user.atrn,
+            etrn: &user.etrn,
             cram_md5: user.has_cram_md5(),
             priority: priority.value(),
             priority_max: priority_max.value(),
@@ -226,7 +234,7 @@ impl Shown<'_> {
         if let Some(rate) = self.rate_per_hour {
             line.push_str(&format!("  rate {rate}/h"));
         }
-        for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn)] {
+        for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn), ("etrn", self.etrn)] {
             if !list.is_empty() {
                 line.push_str(&format!("  {attribute} {}", list.join(", ")));
             }

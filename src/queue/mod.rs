@@ -43,9 +43,9 @@ pub use id::{MessageId, RecipientId};
 pub use open::WriterHandle;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
-    Fetched, Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
-    Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled,
-    Settlement, Spoilt, Sweep,
+    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kicked, LaneCount, LaneHealth, NewMessage,
+    NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient,
+    Settled, Settlement, Spoilt, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};

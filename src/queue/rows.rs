@@ -368,6 +368,18 @@ pub struct Asker {
     pub user: Option<String>,
     /// Where they are.
     pub client: Option<IpAddr>,
+    /// How much of what waits they may kick.
+    pub scope: KickScope,
+}
+
+/// How much of what waits somebody may kick.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KickScope {
+    /// All of it.
+    #[default]
+    All,
+    /// What they sent themselves (by their user; without one, from their address), and all for these domains.
+    Own(Vec<String>),
 }
 
 /// What a kick came to; the number is how many recipients wait.

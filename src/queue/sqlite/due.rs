@@ -33,23 +33,23 @@ pub(super) fn domain_from(text: &str) -> Domain {
 
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
 pub(super) const DUE_SAME_SECOND: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
     WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const DUE_LATER: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
     WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 // A question for each priority, so that each is one walk along the index, whatever else waits.
 pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
 pub(super) const DOMAIN_OF_PRIORITY: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
     WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?4";
 /// `priority <> 0` lets SQLite see that the index serves.
 pub(super) const DUE_OF_PRIORITY: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
     WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at, id LIMIT ?3";
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
@@ -59,7 +59,7 @@ pub(super) const OLDEST_OF_PRIORITY: &str = "
     ORDER BY next_attempt_at LIMIT 1";
 /// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
 pub(super) const TO_BOUNCE: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority
     FROM recipients INDEXED BY recipients_to_bounce
     WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
 /// Messages of one kind that are over. As above: the rest of a second, and what is later. Held messages stay here as
@@ -79,7 +79,7 @@ pub(super) fn over_sql(ending: Ending) -> [String; 2] {
     ]
 }
 pub(super) const QUEUED_OF_MESSAGE: &str = "
-    SELECT id, message_id, domain, next_attempt_at, attempts, priority FROM recipients
+    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
     WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
 
 /// See [`crate::queue::Reads::due`].

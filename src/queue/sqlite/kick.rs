@@ -9,18 +9,47 @@ use rusqlite::{Connection, Result, params};
 use crate::config::atrn;
 use crate::mail::Domain;
 
-use crate::queue::rows::{Asker, Kick, Kicked};
+use crate::queue::rows::{Asker, Kick, KickScope, Kicked};
 
 /// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
 const KICK_ROWS_MAX: i64 = 5_000;
+/// What an asker may kick. ?2 user, ?3 client, ?4 a list of domains, ?5 whether it may kick all.
+const THEIRS: &str = "(?5 OR r.domain IN (SELECT value FROM json_each(?4))
+                   OR m.user IS ?2 AND (?2 IS NOT NULL OR m.client = ?3))";
 /// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients.
 pub(super) const INSERT_KICK: &str =
     "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 
 /// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held
-/// until its release (RFC 4865).
-pub(super) fn kick(conn: &Connection, kick: &Kick, now: i64, is_first: bool) -> Result<(Kicked, bool)> {
+/// until its release (RFC 4865). The try takes no step of the schedule: whoever kicks six times has not waited six
+/// times. What is not the asker's to kick is neither moved nor counted.
+pub(super) fn kick(
+    conn: &Connection,
+    kick: &Kick,
+    asker: &Asker,
+    now: i64,
+    is_first: bool,
+) -> Result<(Kicked, bool)> {
     let (domain, domains) = domains_of(kick);
+    let (is_all, own) = match &asker.scope {
+        KickScope::All => (true, "[]".to_owned()),
+        KickScope::Own(domains) => (false, super::counts::json_list(domains.iter().map(String::as_str))),
+    };
+    let client = asker.client.map(|ip| ip.to_string());
+    // Somebody waits for the number; the parts that follow need not count all of them again.
+    let waiting: u32 = if is_first {
+        let count = format!(
+            "SELECT count(*) FROM recipients r JOIN messages m ON m.id = r.message_id
+             WHERE r.state = 'queued' AND r.domain IN ({domains}) AND {THEIRS}"
+        );
+        conn.prepare_cached(&count)?
+            .query_row(params![domain, asker.user, client, own, is_all], |row| row.get(0))?
+    } else {
+        0
+    };
+    if is_first && waiting == 0 {
+        return Ok((Kicked::Nothing, false));
+    }
     let mut statement = conn.prepare_cached(&format!("DELETE FROM backoffs WHERE lane IN ({domains})"))?;
     let mut backed_off = statement.execute([&domain])?;
     // The row of a domain that is fetched tells people so, and is no backoff.
@@ -29,22 +58,13 @@ pub(super) fn kick(conn: &Connection, kick: &Kick, now: i64, is_first: bool) -> 
     {
         backed_off += conn.prepare_cached("DELETE FROM backoffs WHERE lane = ?")?.execute([lane])?;
     }
-    // Somebody waits for the number; the parts that follow need not count all of them again.
-    let waiting: u32 = if is_first {
-        let count =
-            format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND domain IN ({domains})");
-        conn.prepare_cached(&count)?.query_row([&domain], |row| row.get(0))?
-    } else {
-        0
-    };
-    let moved = conn
-        .prepare_cached(&format!(
-            "UPDATE recipients SET next_attempt_at = ?2 WHERE id IN
-                 (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
-                  WHERE r.state = 'queued' AND r.next_attempt_at > ?2 AND r.domain IN ({domains})
-                      AND coalesce(m.release_at, 0) <= ?2 LIMIT ?3)"
-        ))?
-        .execute(params![domain, now, KICK_ROWS_MAX])?;
+    let mut moving = conn.prepare_cached(&format!(
+        "UPDATE recipients SET next_attempt_at = ?6, kicked_attempts = kicked_attempts + 1 WHERE id IN
+             (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
+              WHERE r.state = 'queued' AND r.next_attempt_at > ?6 AND r.domain IN ({domains})
+                  AND coalesce(m.release_at, 0) <= ?6 AND {THEIRS} LIMIT ?7)"
+    ))?;
+    let moved = moving.execute(params![domain, asker.user, client, own, is_all, now, KICK_ROWS_MAX])?;
     let (waiting, more) = (waiting as usize, moved as i64 == KICK_ROWS_MAX);
     let kicked = match waiting {
         0 => Kicked::Nothing,

@@ -119,7 +119,7 @@ impl<'c> SqliteStore<'c> {
             Op::Settle(outcomes) => return self.settle(outcomes).map(Effect::Settled),
             Op::IntendDot { recipients, at, .. } => self.settle.set_doubt(recipients, *at)?,
             Op::Kick { kick, asker, now, ack } => {
-                let (kicked, more) = kick::kick(self.conn, kick, *now, ack.is_some())?;
+                let (kicked, more) = kick::kick(self.conn, kick, asker, *now, ack.is_some())?;
                 // Its further parts are the same kick.
                 if ack.is_some() {
                     kick::record(self.conn, kick, asker, *now, kicked)?;

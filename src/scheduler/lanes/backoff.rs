@@ -80,7 +80,7 @@ impl Lanes {
     /// together, and that is one failure.
     fn back_off(&mut self, name: &Arc<str>, reply: &str, now: i64) -> Option<LaneChange> {
         let lane = self.lanes.get_mut(name).filter(|lane| lane.backoff_until <= now)?;
-        let wait = self.schedule.wait(lane.failures + 1, self.random.f64()).as_secs() as i64;
+        let wait = self.schedule.wait(lane.failures_now(), self.random.f64()).as_secs() as i64;
         lane.backs_off(now + wait, now);
         let row = BackoffRow {
             lane: name.to_string(),
@@ -149,6 +149,7 @@ impl Lanes {
         meant.sort_unstable(); // not in a random order, so that a simulation comes again
         for name in meant {
             if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.kicked |= lane.backoff_until > now;
                 lane.backoff_until = lane.backoff_until.min(now);
             }
             self.enter_turns(&name, now);

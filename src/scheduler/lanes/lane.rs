@@ -25,6 +25,8 @@ pub(super) struct Lane {
     pub(super) backoff_until: i64,
     /// When that was decided.
     pub(super) backed_off_at: i64,
+    /// Its backoff was ended by a kick: should the host fail again, that is no step of the schedule.
+    pub(super) kicked: bool,
     /// Its host has answered lately, whatever it said. Until then the lane has one job at a time, and only a
     /// part of the workers (`worker_quota`): its host may be one that accepts connections and never speaks.
     pub(super) responsive: bool,
@@ -114,7 +116,7 @@ impl Lane {
     pub(super) fn answers(&mut self, took_message: bool, settings: &SchedulerSettings) -> bool {
         let recovers = took_message && self.failures > 0;
         if recovers {
-            (self.failures, self.backoff_until) = (0, 0);
+            (self.failures, self.backoff_until, self.kicked) = (0, 0, false);
         }
         if self.failures == 0 {
             self.responsive = true;
@@ -123,9 +125,15 @@ impl Lane {
         recovers
     }
 
+    /// Troubles in a row, one more counted.
+    pub(super) fn failures_now(&self) -> u32 {
+        if self.kicked { self.failures.max(1) } else { self.failures.saturating_add(1) }
+    }
+
     /// Its host is in trouble: nothing is tried before `until`.
     pub(super) fn backs_off(&mut self, until: i64, now: i64) {
-        self.failures += 1;
+        self.failures = self.failures_now();
+        self.kicked = false;
         (self.responsive, self.earned) = (false, 1);
         (self.backoff_until, self.backed_off_at) = (until, now);
     }

@@ -1,4 +1,4 @@
-//! How often a client may ask for the same with ETRN, and for how much.
+//! How often the same may be asked for with ETRN, and for how much: by one client, and for one destination by all.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use crate::kit::bounded::TtlMap;
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// For how many different nodes a client may ask in that time.
 const NODES_PER_CLIENT_MAX: usize = 60;
-/// Clients remembered at once.
-const CLIENTS_MAX: usize = 10_000;
+/// Clients, and destinations, remembered at once.
+const REMEMBERED_MAX: usize = 10_000;
 
 /// What one client asked for.
 type Nodes = TtlMap<String, (), Instant>;
@@ -18,38 +18,66 @@ type Nodes = TtlMap<String, (), Instant>;
 /// Who asked for what within the last minute.
 #[derive(Debug)]
 pub(in crate::submission) struct EtrnRequests {
-    by_client: Mutex<TtlMap<String, Nodes, Instant>>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    by_client: TtlMap<String, Nodes, Instant>,
+    /// Whoever asked: a destination is not knocked at as often as there are clients.
+    destinations: Nodes,
 }
 
 impl Default for EtrnRequests {
     fn default() -> EtrnRequests {
-        EtrnRequests { by_client: Mutex::new(TtlMap::new(CLIENTS_MAX, AGAIN_AFTER)) }
+        let by_client = TtlMap::new(REMEMBERED_MAX, AGAIN_AFTER);
+        let destinations = TtlMap::new(REMEMBERED_MAX, AGAIN_AFTER);
+        EtrnRequests { asked: Mutex::new(Asked { by_client, destinations }) }
     }
 }
 
 impl EtrnRequests {
-    /// Whether `client` may ask for `node` now; if so, this request counts.
-    pub(in crate::submission) fn allows(&self, client: &str, node: &str, now: Instant) -> bool {
-        let mut by_client = self.lock();
+    /// Whether `client` may ask for `node` now; if so, this request counts. What others asked for does not keep an
+    /// operator from asking.
+    pub(in crate::submission) fn allows(
+        &self,
+        client: &str,
+        node: &str,
+        is_operator: bool,
+        now: Instant,
+    ) -> bool {
+        let mut asked = self.lock();
+        let Asked { by_client, destinations } = &mut *asked;
+        if !is_operator && destinations.get(destination(node), now).is_some() {
+            return false;
+        }
         let nodes =
             by_client.renew(client.to_owned(), now, || TtlMap::new(NODES_PER_CLIENT_MAX, AGAIN_AFTER));
         if nodes.get(node, now).is_some() || nodes.count(now) >= NODES_PER_CLIENT_MAX {
             return false;
         }
         nodes.insert(node.to_owned(), (), now);
+        destinations.insert(destination(node).to_owned(), (), now);
         true
     }
 
-    /// The request led to nothing: the client may ask again at once.
+    /// The request led to nothing: the client may ask again at once, and so may others.
     pub(in crate::submission) fn forget(&self, client: &str, node: &str, now: Instant) {
-        if let Some(nodes) = self.lock().get_mut(client, now) {
+        let mut asked = self.lock();
+        if let Some(nodes) = asked.by_client.get_mut(client, now) {
             nodes.remove(node, now);
         }
+        asked.destinations.remove(destination(node), now);
     }
 
-    fn lock(&self) -> MutexGuard<'_, TtlMap<String, Nodes, Instant>> {
-        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same for all ways to ask for it: `example.com`, `@example.com`, `#example.com`.
+fn destination(node: &str) -> &str {
+    node.trim_start_matches(['@', '#'])
 }
 
 #[cfg(test)]
@@ -57,17 +85,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_asks_once_a_minute_for_the_same_and_others_are_unaffected() {
+    fn the_same_may_be_asked_for_once_a_minute_by_whomever() {
         let recent = EtrnRequests::default();
         let start = Instant::now();
         let after = |secs| start + Duration::from_secs(secs);
-        assert!(recent.allows("app", "example.com", start));
-        assert!(!recent.allows("app", "example.com", after(59)));
-        assert!(recent.allows("app", "@example.com", after(59)));
-        assert!(recent.allows("news", "example.com", after(59)));
-        assert!(recent.allows("app", "example.com", after(60)));
-        recent.forget("app", "example.com", after(60));
-        assert!(recent.allows("app", "example.com", after(61)));
+        assert!(recent.allows("app", "example.com", false, start));
+        for n in 0..34 {
+            for node in ["example.com", "@example.com", "#example.com"] {
+                assert!(!recent.allows(&format!("192.0.2.{n}"), node, false, after(59)), "{n} {node}");
+            }
+        }
+        assert!(recent.allows("app", "other.example", false, after(59)));
+        assert!(recent.allows("op", "example.com", true, after(59)), "an operator is not held up by others");
+        assert!(!recent.allows("op", "example.com", true, after(60)), "but by himself");
+        assert!(!recent.allows("app", "example.com", false, after(60)), "the operator has just kicked it");
+        assert!(recent.allows("app", "example.com", false, after(119)));
+        recent.forget("app", "example.com", after(119));
+        assert!(recent.allows("news", "example.com", false, after(119)), "nothing came of it");
     }
 
     #[test]
@@ -75,12 +109,16 @@ mod tests {
         let recent = EtrnRequests::default();
         let start = Instant::now();
         for n in 0..NODES_PER_CLIENT_MAX {
-            assert!(recent.allows("app", &format!("d{n}.example"), start));
+            assert!(recent.allows("app", &format!("d{n}.example"), false, start));
         }
-        assert!(!recent.allows("app", "one-more.example", start));
-        for n in 0..CLIENTS_MAX + 50 {
-            assert!(recent.allows(&format!("client{n}"), "example.com", start));
+        assert!(!recent.allows("app", "one-more.example", false, start));
+        for n in 0..REMEMBERED_MAX + 50 {
+            assert!(recent.allows(&format!("client{n}"), &format!("e{n}.example"), false, start));
         }
-        assert!(recent.lock().count(start) <= CLIENTS_MAX);
+        let mut asked = recent.lock();
+        assert!(
+            asked.by_client.count(start) <= REMEMBERED_MAX
+                && asked.destinations.count(start) <= REMEMBERED_MAX
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::mail::Reply;
 use crate::maillog;
-use crate::queue::{Asker, Kick};
+use crate::queue::{Asker, Kick, KickScope};
 
 use crate::submission::protocol::state::State;
 use crate::submission::replies;
@@ -24,10 +24,17 @@ impl Session<'_> {
                 Err(_) => return replies::not_kicked(&name),
             },
         };
-        let asker = Asker { user: state.user().map(|user| user.name.clone()), client: Some(self.client) };
+        let is_operator = state.user().is_some_and(|user| user.operator);
+        let scope = match state.user() {
+            Some(user) if user.operator => KickScope::All,
+            Some(user) => KickScope::Own([&user.etrn[..], &user.atrn].concat()),
+            None => KickScope::Own(Vec::new()),
+        };
+        let user = state.user().map(|user| user.name.clone());
+        let asker = Asker { user, client: Some(self.client), scope };
         let who = asker.user.clone().unwrap_or_else(|| self.client.to_string());
         let (requests, now) = (&self.resources.etrn_requests, Instant::now());
-        if !requests.allows(&who, &name, now) {
+        if !requests.allows(&who, &name, is_operator, now) {
             return replies::kicked_already(&name);
         }
         match ports.queue.kick(&kick, &asker) {

@@ -59,7 +59,7 @@ pub enum UsersError {
     Sender(String),
     /// Not a domain.
     #[error("\"{0}\" is not a domain; write one such as example.com")]
-    Atrn(String),
+    Domain(String),
     /// Not a rate.
     #[error("\"{0}\" is not a rate; write messages an hour such as 100/h")]
     Rate(String),

@@ -20,13 +20,14 @@ use super::user::{Attributes, User};
 const HEADER: &str = "\
 # Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
 #
-#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…]
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…] [etrn=…]
 #         [priority=…] [priority-max=…] [cram-md5=…]                                  (on the same line)
 #
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
 #     rate=N/h       may send so many messages an hour
+#     etrn=LIST      may kick the mail of these domains with ETRN, whoever sent it
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
 #     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)
 #     priority-max=N the highest that it may ask for (otherwise its own priority, at least 0)

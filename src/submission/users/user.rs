@@ -18,6 +18,8 @@ pub struct User {
     pub senders: Vec<String>,
     /// Domains whose mail waits for this user's ATRN (RFC 2645), in [`Domain`]'s form.
     pub atrn: Vec<String>,
+    /// Domains whose mail this user may kick, whoever sent it, in [`Domain`]'s form.
+    pub etrn: Vec<String>,
     /// Messages an hour at most; none: any number.
     pub rate: Option<NonZeroU32>,
     /// MT-PRIORITY of mail that asks for none.
@@ -38,6 +40,8 @@ pub struct Attributes {
     pub senders: Vec<String>,
     /// As typed: domains.
     pub atrn: Vec<String>,
+    /// As typed: domains.
+    pub etrn: Vec<String>,
     /// As typed: `N/h`.
     pub rate: Option<String>,
     /// As in [`User`].
@@ -61,7 +65,8 @@ impl User {
             name: name.to_owned(),
             operator: attributes.operator,
             senders: attributes.senders.iter().map(|text| sender(text)).collect::<Result<_, _>>()?,
-            atrn: attributes.atrn.iter().map(|text| atrn(text)).collect::<Result<_, _>>()?,
+            atrn: attributes.atrn.iter().map(|text| domain(text)).collect::<Result<_, _>>()?,
+            etrn: attributes.etrn.iter().map(|text| domain(text)).collect::<Result<_, _>>()?,
             rate: attributes.rate.as_deref().map(rate).transpose()?,
             priority: attributes.priority,
             priority_max: attributes.priority_max,
@@ -94,7 +99,7 @@ impl User {
         if self.operator {
             line.push_str(" operator");
         }
-        for (attribute, list) in [("senders", &self.senders), ("atrn", &self.atrn)] {
+        for (attribute, list) in [("senders", &self.senders), ("atrn", &self.atrn), ("etrn", &self.etrn)] {
             if !list.is_empty() {
                 line.push_str(&format!(" {attribute}={}", list.join(",")));
             }
@@ -127,7 +132,10 @@ impl User {
                     user.senders = read_list(list, sender).map_err(|error| error.to_string())?;
                 }
                 Some(("atrn", list)) => {
-                    user.atrn = read_list(list, atrn).map_err(|error| error.to_string())?;
+                    user.atrn = read_list(list, domain).map_err(|error| error.to_string())?;
+                }
+                Some(("etrn", list)) => {
+                    user.etrn = read_list(list, domain).map_err(|error| error.to_string())?;
                 }
                 Some(("rate", text)) => user.rate = Some(rate(text).map_err(|error| error.to_string())?),
                 Some(("cram-md5", text)) => user.cram_md5 = Some(text.parse()?),
@@ -182,10 +190,10 @@ fn sender(text: &str) -> Result<String, UsersError> {
     read().ok_or_else(|| UsersError::Sender(text.to_owned()))
 }
 
-fn atrn(text: &str) -> Result<String, UsersError> {
+fn domain(text: &str) -> Result<String, UsersError> {
     match Domain::parse(text) {
         Ok(domain) if domain.ip().is_none() => Ok(domain.to_string()),
-        _ => Err(UsersError::Atrn(text.to_owned())),
+        _ => Err(UsersError::Domain(text.to_owned())),
     }
 }
 

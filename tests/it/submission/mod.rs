@@ -3,6 +3,7 @@
 mod abuse;
 mod atrn;
 mod crowds;
+mod etrn;
 mod exhaustion;
 mod extensions;
 mod guessing;

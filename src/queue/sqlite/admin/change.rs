@@ -50,7 +50,7 @@ impl Admin {
         })?;
         self.change(
             which,
-            "next_attempt_at = unixepoch(), bounce_requested_at = NULL",
+            "next_attempt_at = unixepoch(), bounce_requested_at = NULL, kicked_attempts = kicked_attempts + 1",
             "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;

@@ -175,7 +175,7 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
 
     let domain = Domain::parse("a_b.example").unwrap();
     let due = "SELECT count(*) FROM recipients WHERE next_attempt_at <= unixepoch()";
-    let asker = Asker { user: Some("app".to_owned()), client: "192.0.2.1".parse().ok() };
+    let asker = Asker { user: Some("app".to_owned()), client: "192.0.2.1".parse().ok(), ..Asker::default() };
     let kick = |kick: &Kick| bench.queue.kick(kick, &asker);
     assert_eq!(kick(&Kick::Domain(domain.clone())), Ok(Kicked::InParts(6000)));
     // The first part, and the last.
