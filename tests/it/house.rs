@@ -42,6 +42,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "queue/sqlite/space.rs",
             "delivery/smtp/dial/race.rs",
             "delivery/smtp/login/token_command.rs",
+            "delivery/smtp/wire.rs",
         ],
     ),
     ("signal_hook", &["cli/serve.rs"]),

@@ -17,4 +17,5 @@ mod reports;
 mod reuse;
 mod single_write;
 mod sources;
+mod surplus;
 mod workarounds;

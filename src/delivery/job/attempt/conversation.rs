@@ -51,7 +51,8 @@ impl AttemptState<'_> {
         });
         let profile = match &start {
             Start::Standing(connection) => {
-                Profile { single_write: known.profile.single_write, ..connection.profile }
+                let Profile { single_write, reuse, .. } = known.profile;
+                Profile { single_write, reuse, ..connection.profile }
             }
             Start::Dialled(_) => known.profile_for(endpoint),
         };
@@ -160,7 +161,11 @@ impl AttemptState<'_> {
         let most = self.context.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(pooled.connection.limits().1.unwrap_or(usize::MAX));
-        let good = went_well && pooled.connection.is_usable() && pooled.connection.messages() < most;
+        let Connection { profile, .. } = &pooled.connection;
+        let good = went_well
+            && profile.reuse
+            && pooled.connection.is_usable()
+            && pooled.connection.messages() < most;
         if good && !pooled.slot.as_ref().is_some_and(|slot| slot.is_wanted(key)) {
             self.resources.pool.put(key, pooled);
         } else {
@@ -190,6 +195,7 @@ impl AttemptState<'_> {
             // Of all but the last transaction this is overwritten: the first that goes wrong is the last one
             // here, and what goes well is seen again.
             (evidence.pipelining, evidence.chunking) = (delivery.pipelining, delivery.chunking);
+            evidence.unasked = delivery.unasked.or(evidence.unasked);
             if delivery.single_write {
                 evidence.single_write = learn_single_write(&delivery.results);
             }
