@@ -29,7 +29,12 @@ impl Session<'_> {
     pub(super) fn login_failed(&mut self, name: String) {
         self.resources.login_failures.record(self.client, Instant::now());
         let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
-        maillog::turned_away(self.client, &format!("authentication failed for {shown:?}"));
+        // Only the name of a user: what was typed instead of one may be a password.
+        let whose = match self.service.users.with_scram(&name).user {
+            Some(user) => format!("user {:?}", user.name),
+            None => "a name that no user has".to_owned(),
+        };
+        maillog::turned_away(self.client, &format!("authentication failed for {whose}"));
         match &mut self.scratch.failed {
             (last, times) if *last == name => *times += 1,
             // A name that is too long is no user's, and never makes it good.
