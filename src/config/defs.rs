@@ -172,7 +172,8 @@ pub(super) const DEFS: &[Def] = &[
         "users.file",
         File,
         Is("\"/etc/postrider/users\""),
-        "Who may log in: written by `postrider user`, holds verifiers and no passwords. No file, no users.",
+        "Who may log in: written by `postrider user`, holds verifiers and no passwords. Without it logins are answered \
+         454. A running relay keeps its users while the file is gone, empty or broken, and says so in the log.",
     ),
     def("limits.message_size", Size("64KiB", "1GiB"), Is("\"25MiB\""), "Bytes of one message (RFC 1870)."),
     def(
@@ -200,13 +201,22 @@ pub(super) const DEFS: &[Def] = &[
         "limits.auth_failures",
         Number(1, 10_000),
         Is("5"),
-        "Failed logins from one client address in 10 minutes before it is answered 421.",
+        "Failed logins from one client address (IPv6: /64) in 10 minutes before it is answered 421; a whole network \
+         (/24, IPv6: /48) has ten times as many. One wrong password tried over and over counts once.",
     ),
     def(
         "limits.received_hops",
         Number(1, 1000),
         Is("50"),
         "A message with more Received fields than this is in a loop and is refused (RFC 5321 §6.3).",
+    ),
+    def(
+        "limits.long_lines",
+        Choice(&["accept", "refuse"]),
+        Is("\"accept\""),
+        "What becomes of a message with a line of more than 998 octets, which RFC 5322 §2.1.1 does not allow. \
+         accept: it is taken and goes on as it came, never folded or cut; some hosts refuse it (and then it comes back) \
+         or break the line. refuse: 554 5.6.0. Content sent as BODY=BINARYMIME may have lines of any length.",
     ),
     def(
         "limits.idle_timeout",
@@ -239,7 +249,7 @@ pub(super) const DEFS: &[Def] = &[
         "dns.servers",
         List(0, &Server(53)),
         Example("[\"127.0.0.1:53\"]"),
-        "Whom to ask for MX and addresses. Default: the system's resolv.conf.",
+        "Whom to ask for MX and addresses. Default: the system's resolv.conf, which is looked at again as it changes.",
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
@@ -413,7 +423,8 @@ pub(super) const DEFS: &[Def] = &[
         List(0, &Relay),
         Is("[]"),
         "Hosts that take this mail instead of the domain's MX hosts, tried in order; no MX lookup. \
-         \"host:port\", or \"[192.0.2.1]:25\" for an address. Empty: by MX all the same.",
+         \"host:port\", or \"[192.0.2.1]:25\" for an address. A name is looked up in /etc/hosts, then in DNS. Empty: by \
+         MX all the same.",
     ),
     def(
         "route.tls",

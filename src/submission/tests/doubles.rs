@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
+use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SubmissionSettings};
 use crate::mail::{Domain, Priority, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 use crate::submission::Submission;
@@ -18,7 +18,7 @@ use crate::submission::ports::{
     MessageQueue, OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail,
 };
 use crate::submission::session::service::Ports;
-use crate::submission::users::{Directory, Known, User, Verifier};
+use crate::submission::users::{Directory, Known, LoginSource, PasswordCheck, User, Verifier};
 
 /// The queue's double.
 #[derive(Default)]
@@ -132,8 +132,15 @@ impl OnDemand for Shelf {
 
 /// Passwords alone: all that most tests want.
 impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        self(name, password)
+    fn with_password(&self, name: &str, password: &[u8], _from: LoginSource) -> PasswordCheck {
+        let user = self(name, password);
+        user.map_or(PasswordCheck::Wrong, PasswordCheck::Right)
+    }
+    fn is_available(&self) -> bool {
+        true
+    }
+    fn mark(&self, _name: &str) -> [u8; 32] {
+        [0; 32]
     }
     fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
         None
@@ -205,6 +212,7 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             errors: 10,
             auth_failures: 5,
             received_hops: 50,
+            long_lines: LongLines::Accept,
             idle_timeout: Duration::from_secs(20),
             login_timeout: Duration::from_secs(20),
             session_timeout: Duration::from_secs(600),

@@ -346,8 +346,10 @@ impl Wire {
             let processed;
             (connection, processed) = handshakes.process(connection)?;
             if let Err(error) = processed {
-                // The alert tells the client why; the connection is over in any case.
-                let _ = connection.write_tls(&mut socket);
+                // The alert tells the client why, behind what was to be sent anyway; the connection is over.
+                while connection.wants_write()
+                    && connection.write_tls(&mut socket).is_ok_and(|written| written > 0)
+                {}
                 return Err(WireError::Io(io::Error::other(error)));
             }
             if Instant::now() > deadline {

@@ -31,6 +31,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 errors: 0,
                 auth_failures: 0,
                 received_hops: 0,
+                long_lines: LongLines::Accept,
                 idle_timeout: Duration::ZERO,
                 login_timeout: Duration::ZERO,
                 session_timeout: Duration::ZERO,
