@@ -201,8 +201,9 @@ impl Queue {
         self.shared.ids().last() / 1_000_000 > now.saturating_add(STEP_SECS)
     }
 
-    /// The system's clock was set back, from `before` to `now`. What had come due is due, and what waits for a time that was worked out by the clock before waits
-    /// from now on, as long as it was to wait and `longest_secs` at most; a time that somebody chose stays.
+    /// The system's clock was set back, from `before` to `now`. What had come due is due. What waits for a time that
+    /// was worked out by the clock before waits from now on, as long as it was to wait and `longest_secs` at most. A
+    /// time that somebody chose stays.
     pub fn clock_was_set_back(&self, before: i64, now: i64, longest_secs: i64) {
         self.tell(Op::ClockSetBack { before, now, longest_secs });
     }

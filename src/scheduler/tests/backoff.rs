@@ -124,6 +124,21 @@ fn a_lane_waits_no_longer_than_the_schedule_whatever_its_row_says() {
     }
 }
 
+fn accept(queue: &Queue, to: &str, received_at: i64) {
+    let recipients = vec![Recipient::new(address::parse(to).unwrap())];
+    let message = NewMessage {
+        id: queue.new_message_id(),
+        envelope: Envelope { recipients, ..Envelope::default() },
+        origin: Origin::default(),
+        received_at,
+        expires_at: None,
+        size: 3,
+        tail: b"x\r\n".to_vec(),
+        chunks_before: 0,
+    };
+    queue.accept(message).unwrap();
+}
+
 /// A board without a battery: its clock is an hour (a year) ahead at boot, one connection is refused, and then the
 /// clock is set right.
 #[test]
@@ -138,21 +153,7 @@ fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_w
         let clock = Clock::by_hand(now + ahead);
         let (scheduler, thread) =
             Scheduler::start(super::settings(), queue.clone(), events, clock.clone()).unwrap();
-        let accept = |to: &str| {
-            let recipients = vec![Recipient::new(address::parse(to).unwrap())];
-            queue
-                .accept(NewMessage {
-                    id: queue.new_message_id(),
-                    envelope: Envelope { recipients, ..Envelope::default() },
-                    origin: Origin::default(),
-                    received_at: clock.now(),
-                    expires_at: None,
-                    size: 3,
-                    tail: b"x\r\n".to_vec(),
-                    chunks_before: 0,
-                })
-                .unwrap();
-        };
+        let accept = |to: &str| accept(&queue, to, clock.now());
         accept("one@a.test");
         let job = scheduler.next(Duration::from_secs(20)).unwrap();
         let next_state = NextState::Retry(clock.now() + 60);
