@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 mod log_escape;
+mod log_output;
 mod on_demand;
 mod operator_queries;
 mod output;
@@ -14,14 +15,16 @@ pub mod queue;
 pub mod serve;
 pub mod user;
 
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config;
 
+use log_output::FlushAtEnd;
 use output::WrongUsage;
 
 /// The exit code where the command was used wrongly or the config is bad (clap's too).
@@ -117,16 +120,11 @@ pub fn run() -> ExitCode {
         Err(help) => help.exit(),
     };
     let config = config.as_deref();
+    let _flush_at_end = FlushAtEnd;
     let outcome = match command {
-        Command::Serve => {
-            log_to_stderr("info");
-            serve::run(config)
-        }
-        Command::Demo => {
-            // What happens is told by the demo itself.
-            log_to_stderr("off");
-            demo::run()
-        }
+        Command::Serve => logged("info").and_then(|()| serve::run(config)),
+        // What happens is told by the demo itself.
+        Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::User(verb) => user::run(config, verb),
@@ -136,6 +134,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+fn logged(level: &str) -> anyhow::Result<()> {
+    log_output::start(level).context("start the log's thread")
 }
 
 /// Help that clap shows because nothing was asked for.
@@ -167,7 +169,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {
-        eprintln!("{problems}");
+        log_output::say(&problems.to_string());
         return ExitCode::from(WRONG_USAGE);
     }
     let mut said = error.to_string();
@@ -177,28 +179,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
             said.push_str(&format!(": {cause}"));
         }
     }
-    eprintln!("postrider: {}", said.replace('\n', " "));
+    log_output::say(&format!("postrider: {}", said.replace('\n', " ")));
     if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
-}
-
-/// The log goes to stderr. `RUST_LOG` says what is shown, else `level`. Under systemd the journal
-/// knows the time, and is told the level in its own way (sd-daemon(3)).
-fn log_to_stderr(level: &str) {
-    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.format(|out, record| {
-            let priority = match record.level() {
-                log::Level::Error => 3,
-                log::Level::Warn => 4,
-                log::Level::Info => 6,
-                log::Level::Debug | log::Level::Trace => 7,
-            };
-            writeln!(out, "<{priority}>{}", record.args())
-        });
-    } else {
-        log.format_target(false);
-    }
-    log_escape::init(log.build());
 }
 
 #[cfg(test)]

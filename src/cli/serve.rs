@@ -12,8 +12,10 @@ use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
+use super::log_output;
 use super::on_demand::OnDemand;
 use super::operator_queries::{Generation, OperatorInfo};
+use super::output::print;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::route::dns::Resolver;
@@ -202,7 +204,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
-        welcome(&password, *address);
+        welcome(&password, *address)?;
     }
     notify(&[sd_notify::NotifyState::Ready]);
 
@@ -249,6 +251,7 @@ fn signals() -> anyhow::Result<Receiver<i32>> {
         for signal in caught.forever() {
             if signal != SIGHUP && std::mem::replace(&mut asked_to_stop, true) {
                 log::warn!("asked to stop a second time: stopping at once; what is queued stays queued");
+                log_output::flush();
                 std::process::exit(1);
             }
             if to.send(signal).is_err() {
@@ -296,8 +299,8 @@ fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
 }
 
 /// The one thing printed to standard output: what a person needs to send a first message.
-fn welcome(password: &str, address: std::net::SocketAddr) {
-    println!(
+fn welcome(password: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    print(&format!(
         "Postrider listens on {address} (STARTTLS, self-signed certificate) and keeps its queue in {dir}/queue.db.\n\
          A first user was made; the password is shown this once:\n\n    \
          user      {FIRST_USER}\n    password  {password}\n\n\
@@ -305,9 +308,9 @@ fn welcome(password: &str, address: std::net::SocketAddr) {
          printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | \\\n         \
          curl --url smtp://{address} --ssl-reqd --insecure --user '{FIRST_USER}:{password}' \\\n         \
          --mail-from you@example.com --mail-rcpt you@example.com --upload-file -\n\n\
-         Then see what became of it: postrider queue list\n",
+         Then see what became of it: postrider queue list\n\n",
         dir = config::BUILT_IN_DIRECTORY,
-    );
+    ))
 }
 
 /// See [`check::descriptors_wanted`].

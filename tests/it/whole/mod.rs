@@ -5,3 +5,4 @@ mod crash;
 mod killed;
 mod mails;
 mod power_cut;
+mod stderr;
