@@ -23,6 +23,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use crate::submission::StartError;
 
 use log_output::FlushAtEnd;
 use output::WrongUsage;
@@ -65,8 +66,8 @@ Exit code: 0 fine, 1 failed, 2 wrong usage or bad config.";
 enum Command {
     /// Run the relay
     ///
-    /// Runs until SIGTERM or SIGINT: then no new mail is taken, deliveries under way have 30 seconds
-    /// to end, and what is left waits in the queue for the next start. SIGHUP reads the config
+    /// Runs until SIGTERM or SIGINT: then no new mail is taken, content on its way has 3 seconds
+    /// to get there, and what is left waits in the queue for the next start. SIGHUP reads the config
     /// again; a bad one is logged and the old one stays. RUST_LOG=debug shows the dialogues.
     Serve,
     /// Check config, certificate, users, database and DNS; print what was found
@@ -122,7 +123,10 @@ pub fn run() -> ExitCode {
     let config = config.as_deref();
     let _flush_at_end = FlushAtEnd;
     let outcome = match command {
-        Command::Serve => logged("info").and_then(|()| serve::run(config)),
+        Command::Serve => {
+            let sockets = serve::inherited::sockets();
+            logged("info").and_then(|()| serve::run(config, sockets?))
+        }
         // What happens is told by the demo itself.
         Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
@@ -180,7 +184,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
         }
     }
     log_output::say(&format!("postrider: {}", said.replace('\n', " ")));
-    if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
+    let is_wrong_socket =
+        matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
+    if error.is::<WrongUsage>() || is_wrong_socket { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

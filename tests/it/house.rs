@@ -40,14 +40,16 @@ const HOMES: &[(&str, &[&str])] = &[
         "rustix",
         &[
             "config/guarded.rs",
-            "queue/sqlite/files.rs",
-            "queue/sqlite/space.rs",
             "delivery/smtp/dial/race.rs",
             "delivery/smtp/login/token_command.rs",
+            "queue/sqlite/files.rs",
+            "queue/sqlite/space.rs",
+            "submission/session/listener.rs",
         ],
     ),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
+    ("listenfd", &["cli/serve/inherited.rs"]),
     ("clap", &["main.rs", "cli/"]),
     // The library's errors are types; only the binary may say "anyhow".
     ("anyhow", &["main.rs", "cli/"]),

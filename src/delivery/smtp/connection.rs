@@ -113,6 +113,7 @@ impl Connection {
         let message = &Outgoing { single_write, ..*message };
         let capabilities = Arc::clone(&self.capabilities);
         let result = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
+        self.wire.end_content();
         self.after = result.after;
         if !result.after.usable {
             self.wire.close();

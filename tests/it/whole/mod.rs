@@ -6,3 +6,4 @@ mod killed;
 mod mails;
 mod power_cut;
 mod stderr;
+mod stopping;
