@@ -245,6 +245,7 @@ CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- The relay's own notes. last_id: no id up to this one is ever given out again. time: when the relay wrote last, by the
 -- clock that it trusts. lifetime and bounce_lifetime: [queue] of the config in use, in seconds.
+-- mail_refused_since: the disk has no more room for new mail.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL

@@ -39,6 +39,8 @@ const HOSTS_GRACE: Duration = Duration::from_secs(3);
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// The user of a start without a config file.
 const FIRST_USER: &str = "app";
+/// How often it is looked whether systemd is to hear of something.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Events that the queue's writer may be ahead of the scheduler.
 const EVENTS_MAX: usize = 4096;
 
@@ -221,7 +223,8 @@ pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<(
     }
     notify(&[sd_notify::NotifyState::Ready]);
 
-    let pulse = tick(watchdog_interval());
+    let (pulse, look) = (tick(watchdog_interval()), tick(STATUS_EVERY));
+    let mut status = String::new();
     let failed = relay.writer.failed().clone();
     let verdict = loop {
         select! {
@@ -235,7 +238,8 @@ pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<(
             }
             recv(pulse) -> _ => if relay.scheduler.is_alive() {
                 notify(&[sd_notify::NotifyState::Watchdog]);
-            }
+            },
+            recv(look) -> _ => tell_status(&relay.queue, &mut status)
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -335,6 +339,18 @@ fn raise_descriptor_limit(settings: &Settings) {
         ),
         Ok(_) => {}
         Err(error) => log::warn!("cannot raise the limit of descriptors: {error}"),
+    }
+}
+
+/// What `systemctl status` shows, when it has changed.
+fn tell_status(queue: &Queue, told: &mut String) {
+    let status = match queue.why_refused() {
+        Some(why) => format!("new mail is refused: {why}"),
+        None => "takes and delivers mail".to_owned(),
+    };
+    if status != *told {
+        notify(&[sd_notify::NotifyState::Status(&status)]);
+        *told = status;
     }
 }
 

@@ -247,7 +247,7 @@ pub(super) const DEFS: &[Def] = &[
         "dns.servers",
         List(0, &Server(53)),
         Example("[\"127.0.0.1:53\"]"),
-        "Whom to ask for MX and addresses. Default: the system's resolv.conf.",
+        "Whom to ask for MX and addresses. Default: the system's resolv.conf, which is looked at again as it changes.",
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
@@ -421,7 +421,8 @@ pub(super) const DEFS: &[Def] = &[
         List(0, &Relay),
         Is("[]"),
         "Hosts that take this mail instead of the domain's MX hosts, tried in order; no MX lookup. \
-         \"host:port\", or \"[192.0.2.1]:25\" for an address. Empty: by MX all the same.",
+         \"host:port\", or \"[192.0.2.1]:25\" for an address. A name is looked up in /etc/hosts, then in DNS. Empty: by \
+         MX all the same.",
     ),
     def(
         "route.tls",

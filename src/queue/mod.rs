@@ -112,6 +112,17 @@ impl Queue {
         self.shared.state() != shared::WriterState::Full && self.reads.has_room(size)
     }
 
+    /// Why no new mail is taken just now, for people; none where it is.
+    pub fn why_refused(&self) -> Option<String> {
+        let said = |error: AcceptError| Some(error.to_string());
+        match self.shared.state() {
+            shared::WriterState::Good => self.reads.why_no_room(),
+            shared::WriterState::Full => self.reads.why_no_room().or(said(AcceptError::Full)),
+            shared::WriterState::Busy => said(AcceptError::Busy),
+            shared::WriterState::Dead => said(AcceptError::Failed),
+        }
+    }
+
     /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
     /// Returns once it is on disk, so that a session never has more than one piece in memory.
     ///

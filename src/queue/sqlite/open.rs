@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::queue::error::QueueError;
 use crate::queue::id::ID_MAX;
 use crate::queue::shared::now_us;
 
-use super::failure::of_transaction;
+use super::failure::{of_operation, of_transaction};
 use super::files::{Files, beside};
 use super::migrate;
 use super::odd;
@@ -60,7 +60,8 @@ impl Database {
                 "build with 3.51.3 or newer",
             ));
         }
-        let directory = directory_of(path)?;
+        make_directory_of(path)?;
+        Space::before_opening(path);
         let files = Files::lock(path)?;
         files.sync_directory()?;
         let left = files.left_log().map_err(|source| disk_error(path, source))?;
@@ -84,8 +85,9 @@ impl Database {
         drop_unfinished(&conn)?;
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
+        let space = Arc::new(Space::new(path, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
+        space.watch();
         let last_id = last_id(&conn)?;
         let last_time = last_time(&conn)?;
         Ok(Database { conn, readers, space, last_id, last_time, history: settings.history, files })
@@ -108,12 +110,12 @@ impl OpenStore for Database {
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
         let (space, readers) = (self.space.clone(), self.readers.clone());
         let store = SqliteStore::new(&self.conn, Some(&self.files), space, readers, self.history);
-        Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
+        Ok(Box::new(store.map_err(|error| of_transaction(of_operation(0, &error)))?))
     }
 }
 
 /// The directory of the database, made where it is missing.
-fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
+fn make_directory_of(path: &Path) -> Result<(), QueueError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -122,8 +124,7 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
         path: directory.to_owned(),
         source,
         remedy: "the directory of [queue] path must exist and belong to the user that runs postrider",
-    })?;
-    Ok(directory.to_owned())
+    })
 }
 
 /// Reads the log that the last process left, before SQLite recovers from it: what recovery leaves out in silence is

@@ -28,6 +28,8 @@ pub(super) trait Source: Debug {
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> std::result::Result<T, QueueError>;
 
     fn has_room(&self, bytes: u64) -> bool;
+
+    fn why_no_room(&self) -> Option<String>;
 }
 
 type Found<T> = std::result::Result<T, QueueError>;
@@ -71,6 +73,10 @@ impl Source for Readers {
     fn has_room(&self, bytes: u64) -> bool {
         self.space.has_room(bytes)
     }
+
+    fn why_no_room(&self) -> Option<String> {
+        self.space.why_no_room()
+    }
 }
 
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
@@ -89,6 +95,10 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 impl<S: Source> Reads for S {
     fn has_room(&self, bytes: u64) -> bool {
         Source::has_room(self, bytes)
+    }
+
+    fn why_no_room(&self) -> Option<String> {
+        Source::why_no_room(self)
     }
 
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Found<Vec<Due>> {

@@ -3,3 +3,4 @@
 mod admin_live;
 mod explainability;
 mod files;
+mod full_disk;

@@ -79,6 +79,7 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         hosts: hosts(conn, limit)?,
         lanes: lanes(conn, limit)?,
         kicks_last_hour,
+        new_mail_refused: None,
     })
 }
 
