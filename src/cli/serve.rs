@@ -136,7 +136,14 @@ impl Relay {
     /// As [`Relay::start`]; the old settings stay then.
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
         let setup = setup(settings, resolver(settings)?)?;
-        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        let users = self.on_demand.users();
+        let users = if users.path() == settings.submission.users_file {
+            // The same, so that a file that is gone for a moment does not take the users with it.
+            users.reload()?;
+            users
+        } else {
+            Arc::new(Users::load(&settings.submission.users_file)?)
+        };
         self.submission.reload(&settings.submission, users.clone())?;
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);

@@ -43,6 +43,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "queue/sqlite/space/ballast.rs",
             "delivery/smtp/dial/race.rs",
             "delivery/smtp/login/token_command.rs",
+            "delivery/smtp/wire.rs",
             "queue/sqlite/files.rs",
             "queue/sqlite/space.rs",
             "submission/session/listener.rs",

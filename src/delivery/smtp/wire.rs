@@ -8,6 +8,7 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
@@ -52,6 +53,17 @@ pub(in crate::delivery) struct Timeouts {
     pub(in crate::delivery) wait: Duration,
     /// The attempt's deadline.
     pub(in crate::delivery) deadline: Instant,
+}
+
+/// What a host has done without being waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) enum Look {
+    /// Nothing.
+    Nothing,
+    /// There are bytes of a reply.
+    Spoke,
+    /// The connection is over.
+    Closed,
 }
 
 /// One TCP connection to a host, or from a client that turned it round (ATRN).
@@ -147,32 +159,34 @@ impl Wire {
         self.replies.has_bytes()
     }
 
-    /// Whether the host has closed the connection, or said something, while it was idle.
-    /// Not for use in the middle of a transaction.
-    pub(in crate::delivery) fn is_stale(&self) -> bool {
-        let mut byte = [0];
-        // Encrypted bytes count too: at worst a session ticket leads to a fresh connection.
-        let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
-        let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.tcp.set_nonblocking(false).is_err() || !silent
-    }
-
-    /// Whether there is a reply to read, or the connection is over, without waiting for either.
-    pub(in crate::delivery) fn has_spoken(&mut self) -> bool {
+    /// Whether there is a reply to read, or the connection is over, without waiting for either. One system call where
+    /// there is nothing.
+    pub(in crate::delivery) fn look(&mut self) -> Look {
         if self.replies.has_bytes() {
-            return true;
+            return Look::Spoke;
         }
-        if !self.is_stale() {
-            return false;
-        }
-        let Some(tls) = &mut self.tls else { return true };
-        // Bytes are there, so this does not wait. They may be no reply but a session ticket or a key update. Errors
-        // come again at the next read.
-        match tls.read_tls(&mut self.tcp) {
-            Ok(1..) => tls
-                .process_new_packets()
-                .map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()),
-            Ok(0) | Err(_) => true,
+        let Wire { tcp, tls, .. } = self;
+        let Some(tls) = tls else {
+            return match is_readable(tcp).then(|| tcp.peek(&mut [0])) {
+                None => Look::Nothing,
+                Some(Ok(1..)) => Look::Spoke,
+                Some(Ok(0) | Err(_)) => Look::Closed,
+            };
+        };
+        loop {
+            // Errors come again at the next read. Bytes may be no reply but a session ticket or a key update.
+            match tls.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() > 0 => return Look::Spoke,
+                Ok(state) if state.peer_has_closed() => return Look::Closed,
+                Ok(_) if !is_readable(tcp) => return Look::Nothing,
+                Ok(_) => {}
+                Err(_) => return Look::Closed,
+            }
+            // Bytes are there, so this does not wait.
+            match tls.read_tls(tcp) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Look::Closed,
+            }
         }
     }
 
@@ -346,6 +360,13 @@ fn wait_of(until: Instant, timeouts: Timeouts) -> Result<Duration, Fault> {
 fn is_to_be_repeated(error: &io::Error) -> bool {
     // The kernel's own time-out of a connection is another error (`TimedOut`).
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Whether a read would not wait.
+fn is_readable(tcp: &TcpStream) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // A poll that fails has seen nothing, and the next read will say what is wrong.
+    poll(&mut [PollFd::new(tcp, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 /// The time until the earlier of both.

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::config::{Limits, ListenSettings};
 use crate::mail::Reply;
@@ -30,6 +31,9 @@ const NO_CONTENT: u8 = 2;
 /// Sessions that were sent away for another's sake and have not ended yet: so many over the limit there may be for
 /// a moment.
 const LEAVING_MAX: usize = 64;
+
+/// A session that pauses looks so often whether it is to end.
+const PAUSE_STEP: Duration = Duration::from_millis(100);
 
 /// All sessions.
 #[derive(Default)]
@@ -152,6 +156,17 @@ impl SessionHandle {
     /// The reply with which the session is to end now.
     pub(in crate::submission) fn farewell(&self) -> Option<&Reply> {
         self.farewell.get()
+    }
+
+    /// Waits, but not longer than the session is wanted.
+    pub(in crate::submission) fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            && self.farewell().is_none()
+            && !self.is_stopping()
+        {
+            thread::sleep(left.min(PAUSE_STEP));
+        }
     }
 
     /// The session waits for its client and has nothing to lose; false where it should end instead.

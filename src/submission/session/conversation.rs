@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
     /// Decides what comes of a line, and does it.
     fn answer(&mut self, state: State, heard: Heard, bad_commands: &mut BadCommands) -> Flow {
         let (verb, transition) = match heard {
-            Heard::Response(line) => (Verb::Other, dispatch::respond(state, &line)),
+            Heard::Response(line) => (Verb::Other, self.respond(state, &line)?),
             Heard::Command(verb, command) => {
                 let state = self.with_current_user(state, &command)?;
                 let mut context = self.policy(&state);

@@ -23,6 +23,7 @@ use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::sasl::ChannelBinding;
 
+use crate::submission::limits::login_failures::Permit;
 use crate::submission::limits::rates::Counted;
 use crate::submission::limits::sessions::{Authority, SessionHandle};
 use crate::submission::message::chunk::ChunkReader;
@@ -52,6 +53,8 @@ struct SessionScratch<'a> {
     channel: Option<ChannelBinding>,
     /// The message under way, in its user's rate.
     rate_reservation: Option<Counted<'a>>,
+    /// The login that is being checked.
+    permit: Option<Permit<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.
     failed: (String, u32),
     /// The message that chunks are coming of.

@@ -54,6 +54,9 @@ pub enum StartError {
     /// The system gives no threads.
     #[error("starting threads: {0} (raise TasksMax)")]
     Threads(#[source] io::Error),
+    /// Of a secret of this process.
+    #[error("the system gives no random numbers")]
+    Random,
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -125,7 +128,7 @@ impl SessionResources {
         Ok(SessionResources {
             service: RwLock::new(Arc::new(service)),
             ports,
-            login_failures: LoginFailures::default(),
+            login_failures: LoginFailures::new().map_err(|_| StartError::Random)?,
             rates: Rates::default(),
             etrn_requests: EtrnRequests::default(),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,

@@ -18,7 +18,7 @@ use crate::submission::ports::{
     MessageQueue, OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail,
 };
 use crate::submission::session::service::Ports;
-use crate::submission::users::{Directory, Known, User, Verifier};
+use crate::submission::users::{Directory, Known, LoginSource, PasswordCheck, User, Verifier};
 
 /// The queue's double.
 #[derive(Default)]
@@ -132,8 +132,15 @@ impl OnDemand for Shelf {
 
 /// Passwords alone: all that most tests want.
 impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        self(name, password)
+    fn with_password(&self, name: &str, password: &[u8], _from: LoginSource) -> PasswordCheck {
+        let user = self(name, password);
+        user.map_or(PasswordCheck::Wrong, PasswordCheck::Right)
+    }
+    fn is_available(&self) -> bool {
+        true
+    }
+    fn mark(&self, _name: &str) -> [u8; 32] {
+        [0; 32]
     }
     fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
         None
