@@ -185,7 +185,7 @@ pub fn fallback(
 fn less_tls(tried: TlsLevel, fault: &Fault, endpoint: &Endpoint) -> Option<TlsLevel> {
     match fault {
         // Somebody who injects replies gets no second connection to do it on.
-        Fault::OutOfTurn | Fault::Deadline => return None,
+        Fault::OutOfTurn | Fault::Deadline | Fault::Stopping => return None,
         // A certificate that does not hold will not hold with a smaller ClientHello.
         Fault::Tls(rustls::Error::InvalidCertificate(_)) if endpoint.must_verify() => return None,
         _ => {}
