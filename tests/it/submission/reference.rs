@@ -48,6 +48,7 @@ const BEYOND: &[(&str, &[u16], &str)] = &[
     ("AUTH", &[502, 503, 504], "RFC 4954 §4: not here, not now, not this mechanism"),
     ("AUTH", &[454], "RFC 4954 §6: the system gives no random numbers for a challenge"),
     ("MAIL", &[530], "RFC 4954 §6: authenticate first"),
+    ("RCPT", &[530], "RFC 4954 §6: looked at once more, should MAIL ever let a stranger by"),
     ("MAIL", &[450], "RFC 3463 §3.8: the user has sent as much within the hour as may be"),
     ("ETRN", &[250, 251, 252, 253, 458, 459, 503, 530], "RFC 1985 §5.3"),
     (
