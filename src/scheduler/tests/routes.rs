@@ -72,6 +72,9 @@ impl Reads for Counted {
     fn has_room(&self, _: u64) -> bool {
         unreachable!()
     }
+    fn why_no_room(&self) -> Option<String> {
+        unreachable!()
+    }
     fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError> {
         unreachable!()
     }
@@ -123,10 +126,10 @@ fn read_for_each(pattern: impl Fn(usize) -> DomainPattern) -> usize {
         queue.rows.borrow_mut().insert(row.cursor(), row);
     }
     let now = 1_000_000;
-    let mut reader = Reader::new(Portions { page: 50, pages: 20, refills: 50, domains: 2_000 }, now);
+    let mut reader = Reader::new(Portions { page: 50, pages: 20, refills: 50, domains: 2_000 }, at(now));
     for _ in 0..100_000 {
         let over = Over { deadline: 0, bounces_from: 0, messages_from: 0 };
-        reader.look(&queue, &lanes, &|| {}, now, &over).unwrap();
+        reader.look(&queue, &lanes, &|| {}, at(now), &over).unwrap();
         while let Some(job) = { lanes.lock().unwrap().next(now) } {
             let gone: Vec<RecipientId> = job.recipient_ids().collect();
             queue.rows.borrow_mut().retain(|_, due| !gone.contains(&due.recipient));
@@ -161,11 +164,11 @@ fn what_is_over_is_not_read_faster_than_it_is_returned() {
     for row in (1..=20_000).map(row) {
         queue.rows.borrow_mut().insert(row.cursor(), row);
     }
-    let mut reader = Reader::new(Portions::default(), 0);
+    let mut reader = Reader::new(Portions::default(), at(0));
     let over = Over { deadline: 1, bounces_from: 0, messages_from: 0 };
     let mut returned = 0;
     for look in 0..200 {
-        reader.look(&queue, &lanes, &|| {}, look, &over).unwrap();
+        reader.look(&queue, &lanes, &|| {}, at(look), &over).unwrap();
         let mut lanes = lanes.lock().unwrap();
         assert!(lanes.expired_waiting() <= 6_000, "{}", lanes.expired_waiting());
         // From the tenth look on they are taken.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::source::{root, sources};
 
-/// Types that grow, as a field, an alias or a static declares them. (A `Vec` that grows is one of other types' parts, or
+/// Types that grow, as a field, an alias or a static declares them. (A `Vec` that grows is part of one of these, or
 /// is read whole and bounded where it is read.)
 const GROWING: [&str; 6] = ["HashMap<", "HashSet<", "BTreeMap<", "BTreeSet<", "VecDeque<", "TtlMap<"];
 
