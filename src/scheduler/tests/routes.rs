@@ -93,7 +93,7 @@ impl Reads for Counted {
     fn reports_since(&self, _: &str, _: i64, _: usize) -> Result<Vec<i64>, QueueError> {
         unreachable!()
     }
-    fn pending_report_senders(&self, _: i64, _: usize) -> Result<Vec<String>, QueueError> {
+    fn pending_report_senders(&self, _: i64, _: i64, _: usize) -> Result<Vec<String>, QueueError> {
         unreachable!()
     }
     fn pending_reports(&self, _: &str, _: usize) -> Result<Option<PendingReports>, QueueError> {
