@@ -300,6 +300,9 @@ fn fill(rows: &dyn Reads, lanes: &Mutex<Lanes>, refill: &Refill, at: Moment) -> 
     Ok(())
 }
 
+/// Rows of a lane, and how far its rows are searched with them; none: all that are due.
+type Part = (Vec<Due>, Option<DueCursor>);
+
 /// The search for the rows of a lane that gathers many domains.
 struct Search<'r> {
     refill: &'r Refill,
@@ -332,7 +335,7 @@ impl Search<'_> {
     }
 
     /// The rows that there is room for, and how far the lane is searched with them.
-    fn ended(mut self) -> (Vec<Due>, Option<DueCursor>) {
+    fn ended(mut self) -> Part {
         self.found.sort_by_key(|due| Reverse(due.priority));
         // Rows without room are read again later, with all rows behind them.
         let left = self.found.split_off(self.refill.room.min(self.found.len()));
@@ -350,7 +353,7 @@ pub(super) fn rows_of_lanes(
     portions: Portions,
     refills: &[Refill],
     now: i64,
-) -> Result<Vec<(Vec<Due>, Option<DueCursor>)>, QueueError> {
+) -> Result<Vec<Part>, QueueError> {
     let search = |refill| Search {
         refill,
         found: Vec::new(),
