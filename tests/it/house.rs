@@ -44,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "delivery/smtp/login/token_command.rs",
         ],
     ),
+    ("nix", &["queue/sqlite/checkpoints.rs"]),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("clap", &["main.rs", "cli/"]),

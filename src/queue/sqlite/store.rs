@@ -13,6 +13,7 @@ use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
+use super::checkpoints::{Checkpoints, passive};
 use super::failure::{of_operation, of_transaction, of_upkeep};
 use super::files::Files;
 use super::purge::Purge;
@@ -27,11 +28,18 @@ const CHECKPOINT_PAGES: u32 = 16_000;
 /// The same while the disk is nearly full.
 const CHECKPOINT_PAGES_TIGHT: u32 = 1_000;
 
+/// What there is of a database that is in files.
+#[derive(Clone, Copy)]
+pub(super) struct OnDisk<'c> {
+    pub(super) files: &'c Files,
+    pub(super) checkpoints: &'c Checkpoints,
+}
+
 /// The relay's only writing connection, and its statements.
 pub(super) struct SqliteStore<'c> {
     conn: &'c Connection,
     /// None: the database is in memory, for the simulation.
-    files: Option<&'c Files>,
+    disk: Option<OnDisk<'c>>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     save_last_id: Statement<'c>,
@@ -53,7 +61,7 @@ impl<'c> SqliteStore<'c> {
     /// `history` is how long `[queue] history` keeps what is finished.
     pub(super) fn new(
         conn: &'c Connection,
-        files: Option<&'c Files>,
+        disk: Option<OnDisk<'c>>,
         space: Arc<Space>,
         readers: Arc<Readers>,
         history: Duration,
@@ -62,7 +70,7 @@ impl<'c> SqliteStore<'c> {
         let seen_version = data_version.query_row([], |row| row.get(0))?;
         Ok(SqliteStore {
             conn,
-            files,
+            disk,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             save_last_id: conn.prepare(
@@ -174,9 +182,10 @@ impl<'c> SqliteStore<'c> {
             return Ok(());
         }
         let threshold = if self.space.is_tight() { CHECKPOINT_PAGES_TIGHT } else { CHECKPOINT_PAGES };
-        let result = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
+        let result = match self.disk {
+            Some(OnDisk { files, checkpoints }) => checkpoints.run(self.conn, files),
+            None => passive(self.conn),
+        };
         // What a reader still looks at stays in the log; it is tried again when the log has grown by as much.
         let all = matches!(result, Ok((in_log, copied)) if in_log == copied);
         self.checkpoint_at = if all { threshold } else { pages.saturating_add(threshold) };
@@ -188,7 +197,9 @@ impl<'c> SqliteStore<'c> {
 
     /// Nothing is acknowledged that only a removed or overwritten file has.
     fn files_are_there(&self) -> std::result::Result<(), StoreFailure> {
-        let checked = self.files.map_or(Ok(()), |files| files.check(self.space.log_pages() > 0));
+        let Some(OnDisk { files, checkpoints }) = self.disk else { return Ok(()) };
+        let content = || if checkpoints.are_ours() { files.check_content() } else { Ok(()) };
+        let checked = files.check(self.space.log_pages() > 0).and_then(|()| content());
         checked.map_err(|why| {
             StoreFailure::Fatal(format!(
                 "{why}; stop whatever did that, put the database back together with its -wal file, then start again"
@@ -229,6 +240,9 @@ impl Store for SqliteStore<'_> {
 
     fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
         self.files_are_there()?;
+        if let Some(OnDisk { files, checkpoints }) = self.disk {
+            checkpoints.keep(files);
+        }
         self.look_round().map_err(of_upkeep)
     }
 
