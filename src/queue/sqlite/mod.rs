@@ -9,17 +9,20 @@ pub(super) mod admin;
 mod backoffs;
 #[cfg(test)]
 pub(super) mod by_hand;
+mod checkpoints;
 mod counts;
 mod due;
 mod failure;
 mod files;
 mod host_settings;
+mod integrity;
 mod kick;
 mod message;
 mod migrate;
 mod open;
 mod purge;
 mod readers;
+mod recover;
 mod reports;
 mod routes;
 mod settle;
@@ -31,3 +34,4 @@ mod tests;
 mod wal;
 
 pub(super) use open::Database;
+pub(super) use recover::recover;
