@@ -15,6 +15,7 @@
 -- within two seconds.
 --
 -- Times are Unix seconds (UTC) in the tables; the views show them readable too.
+-- What a column cannot hold is refused at the prompt, and the message says what it wants.
 -- Ids are microseconds since 1970 at which the id was given out, so that they sort by time; none
 -- is used twice. A message's queue id is its id written in base 32 (11 characters).
 -- PRAGMA user_version is the version of this schema.
@@ -46,8 +47,19 @@ CREATE TABLE messages (
     lifetime_from INTEGER AS (max(received_at, coalesce(release_at, 0))) VIRTUAL,
     release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
     deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
-    deliver_by_mode TEXT                   -- R returns it then, N notifies the sender; T: each hop reports
-);
+    deliver_by_mode TEXT,                  -- R returns it then, N notifies the sender; T: each hop reports
+    CONSTRAINT "id is a time in microseconds" CHECK (id BETWEEN 0 AND 36028797018963967),
+    CONSTRAINT "received_at is a time in Unix seconds" CHECK (received_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "expires_at is a time in Unix seconds" CHECK (expires_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "size counts bytes" CHECK (size >= 0),
+    CONSTRAINT "body is 7bit, 8bitmime or binarymime" CHECK (body IN ('7bit', '8bitmime', 'binarymime')),
+    CONSTRAINT "smtputf8 is 0 or 1" CHECK (smtputf8 IN (0, 1)),
+    CONSTRAINT "ret is FULL or HDRS" CHECK (ret IN ('FULL', 'HDRS')),
+    CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
+    CONSTRAINT "require_tls is 0 or 1" CHECK (require_tls IN (0, 1)),
+    CONSTRAINT "release_at is a time in Unix seconds" CHECK (release_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "deliver_by_mode is R, N, RT or NT" CHECK (deliver_by_mode IN ('R', 'N', 'RT', 'NT'))
+) STRICT;
 CREATE INDEX messages_expiring ON messages (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX messages_by_age ON messages (sender = '', lifetime_from) WHERE expires_at IS NULL;
 
@@ -61,7 +73,7 @@ CREATE TABLE recipients (
     orcpt           TEXT,                  -- ORCPT as given (RFC 3461)
     expanded        TEXT,                  -- aliases that led here and whose expansion is to be reported (RFC 3461):
                                            -- one a line, a tab before ORCPT
-    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'held')), -- held: until released
+    state           TEXT NOT NULL DEFAULT 'queued', -- queued, or held: until released
     priority        INTEGER NOT NULL DEFAULT 0, -- the message's, for the order in which they are tried
     attempts        INTEGER NOT NULL DEFAULT 0,
     next_attempt_at INTEGER NOT NULL,      -- not before; later still while its lane backs off
@@ -71,8 +83,18 @@ CREATE TABLE recipients (
     last_reply_source TEXT,                -- whether last_reply came from the host ('remote') or from Postrider ('local')
     warned_at       INTEGER,               -- when the sender got the delay warning
     in_doubt_since  INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
-    bounce_requested_at INTEGER            -- when an operator asked to return it to the sender; done at once
-);
+    bounce_requested_at INTEGER,           -- when an operator asked to return it to the sender; done at once
+    CONSTRAINT "id is a time in microseconds" CHECK (id BETWEEN 0 AND 36028797018963967),
+    CONSTRAINT "state is queued or held" CHECK (state IN ('queued', 'held')),
+    CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
+    CONSTRAINT "attempts counts tries" CHECK (attempts BETWEEN 0 AND 4294967295),
+    CONSTRAINT "next_attempt_at is a time in Unix seconds" CHECK (next_attempt_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "last_attempt_at is a time in Unix seconds" CHECK (last_attempt_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "last_reply_source is remote or local" CHECK (last_reply_source IN ('remote', 'local')),
+    CONSTRAINT "warned_at is a time in Unix seconds" CHECK (warned_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "in_doubt_since is a time in Unix seconds" CHECK (in_doubt_since BETWEEN 0 AND 253402300799),
+    CONSTRAINT "bounce_requested_at is a time in Unix seconds" CHECK (bounce_requested_at BETWEEN 0 AND 253402300799)
+) STRICT;
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
 CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_attempt_at);
@@ -89,13 +111,13 @@ CREATE TABLE content (
     seq        INTEGER NOT NULL,           -- 0, 1, 2 …
     data       BLOB NOT NULL,
     PRIMARY KEY (message_id, seq)          -- not WITHOUT ROWID: each look for a chunk would read others whole
-);
+) STRICT;
 
 -- Messages of several chunks whose last chunk has not arrived yet. They are not accepted; their content so far is
 -- deleted when the relay starts.
 CREATE TABLE partial_messages (
     message_id INTEGER PRIMARY KEY
-);
+) STRICT;
 
 -- Log of attempts, one row for each recipient of an attempt: which host answered what, and what it meant.
 CREATE TABLE attempts (
@@ -112,7 +134,7 @@ CREATE TABLE attempts (
     reply        TEXT NOT NULL,            -- codes and text on one line
     reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
     outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
-);
+) STRICT;
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
@@ -125,7 +147,7 @@ CREATE TABLE history (
     queue_id     TEXT NOT NULL,
     sender       TEXT NOT NULL,
     address      TEXT NOT NULL,
-    state        TEXT NOT NULL CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed')),
+    state        TEXT NOT NULL,            -- delivered, relayed, failed, expired or removed
     received_at  INTEGER NOT NULL,
     finished_at  INTEGER NOT NULL,
     attempts     INTEGER NOT NULL,
@@ -133,8 +155,10 @@ CREATE TABLE history (
     reply        TEXT,
     mx           TEXT,
     reply_source TEXT,                     -- whether the reply came from the host ('remote') or from Postrider ('local')
-    PRIMARY KEY (message_id, recipient_id)
-) WITHOUT ROWID;
+    PRIMARY KEY (message_id, recipient_id),
+    CONSTRAINT "state is delivered, relayed, failed, expired or removed"
+        CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed'))
+) WITHOUT ROWID, STRICT;
 
 -- Lanes (destinations) in trouble; a healthy lane has no row. A row goes when the lane's host takes a message, or about
 -- six hours after the backoff is over: backoff_until <= unixepoch() means that the lane is tried again. Lanes
@@ -145,8 +169,11 @@ CREATE TABLE backoffs (
     failures      INTEGER NOT NULL,        -- in a row
     backoff_until INTEGER NOT NULL,
     last_reply    TEXT NOT NULL,
-    changed_at    INTEGER NOT NULL
-) WITHOUT ROWID;
+    changed_at    INTEGER NOT NULL,
+    CONSTRAINT "failures counts failures" CHECK (failures BETWEEN 0 AND 4294967295),
+    CONSTRAINT "backoff_until is a time in Unix seconds" CHECK (backoff_until BETWEEN 0 AND 253402300799),
+    CONSTRAINT "changed_at is a time in Unix seconds" CHECK (changed_at BETWEEN 0 AND 253402300799)
+) WITHOUT ROWID, STRICT;
 
 -- Which lane a domain's mail waits in, for the views here: the [[route]]s of the config in use, as they stood when
 -- the relay started or last read its config. The first that matches wins; without one a domain is its own lane.
@@ -154,7 +181,7 @@ CREATE TABLE routes (
     position INTEGER PRIMARY KEY,          -- 1, 2, 3 …
     domain   TEXT NOT NULL,                -- example.com, *.example.com (those below it) or *
     lane     TEXT                          -- as in backoffs; NULL: the domain's own, since the route has no relay
-);
+) STRICT;
 
 -- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too
 -- many", rises after each minute without that, and then the row goes; [[destination]] in the config overrules it. A
@@ -163,15 +190,23 @@ CREATE TABLE routes (
 CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write
-    value      NUMERIC NOT NULL,           -- limits: a number; tls: no-post-quantum or plaintext; the others: off
+    value      ANY NOT NULL,               -- limits: a number; tls: no-post-quantum or plaintext; the others: off
     last_reply TEXT,                       -- the reply, or our own error, that led to the setting
-    changed_at INTEGER NOT NULL CHECK (typeof(changed_at) = 'integer'),
-    retry_at   INTEGER CHECK (typeof(retry_at) IN ('integer', 'null')), -- when the feature is tried again; NULL: a limit
+    changed_at INTEGER NOT NULL,
+    retry_at   INTEGER,                    -- when the feature is tried again; NULL: a limit
     PRIMARY KEY (mx, setting),
-    CHECK (setting IN ('connections', 'messages_per_minute') AND typeof(value) = 'integer' AND value > 0
-        OR retry_at IS NOT NULL AND setting = 'tls' AND value IN ('no-post-quantum', 'plaintext')
-        OR retry_at IS NOT NULL AND setting IN ('pipelining', 'chunking', 'single_write') AND value = 'off')
-) WITHOUT ROWID;
+    CONSTRAINT "changed_at is a time in Unix seconds" CHECK (changed_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "retry_at is a time in Unix seconds" CHECK (retry_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "setting is connections, messages_per_minute, tls, pipelining, chunking or single_write"
+        CHECK (setting IN ('connections', 'messages_per_minute', 'tls', 'pipelining', 'chunking', 'single_write')),
+    CONSTRAINT "the value of a limit is a number above 0"
+        CHECK (setting NOT IN ('connections', 'messages_per_minute') OR typeof(value) = 'integer' AND value > 0),
+    CONSTRAINT "the value of tls is no-post-quantum or plaintext"
+        CHECK (setting <> 'tls' OR value IN ('no-post-quantum', 'plaintext')),
+    CONSTRAINT "the value of pipelining, chunking and single_write is off"
+        CHECK (setting NOT IN ('pipelining', 'chunking', 'single_write') OR value = 'off'),
+    CONSTRAINT "a feature has a retry_at" CHECK (setting IN ('connections', 'messages_per_minute') OR retry_at IS NOT NULL)
+) WITHOUT ROWID, STRICT;
 
 -- Log of queue kicks (ETRN of RFC 1985, `postrider queue kick`): who, when, how many recipients. Kept as long as
 -- history.
@@ -182,7 +217,7 @@ CREATE TABLE kicks (
     user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
     client     TEXT,                       -- IP address it was asked from; NULL: the command line
     recipients INTEGER NOT NULL            -- how many waited
-);
+) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
 
 -- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
@@ -190,7 +225,7 @@ CREATE TABLE reports (
     id     INTEGER PRIMARY KEY,            -- the report's message id
     sender TEXT NOT NULL,                  -- whom it is for, in lower case
     at     INTEGER NOT NULL
-);
+) STRICT;
 CREATE INDEX reports_to_sender ON reports (sender, at);
 
 -- Failures beyond [delivery] bounces_per_sender, not yet reported. One hour after a sender's first one, a single summary
@@ -205,15 +240,16 @@ CREATE TABLE pending_reports (
     state       TEXT NOT NULL,             -- failed expired relayed expanded
     reply       TEXT,
     require_tls INTEGER NOT NULL           -- 1: the summary goes only over verified TLS, too (RFC 8689)
-);
+) STRICT;
 CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- The relay's own notes. last_id: no id up to this one is ever given out again. time: when the relay wrote last, by the
 -- clock that it trusts. lifetime and bounce_lifetime: [queue] of the config in use, in seconds.
+-- mail_refused_since: the disk has no more room for new mail.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 -- Messages and when each ends (ends_at): undelivered then, it goes back to its sender.
 CREATE VIEW message_ends AS
@@ -318,6 +354,11 @@ FROM messages m WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c
 UNION ALL
 SELECT 'both waiting and finished', r.id, r.message_id
 FROM recipients r JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id
+UNION ALL
+SELECT 'a value that cannot be read', r.id, r.message_id
+FROM recipients r
+WHERE r.state NOT IN ('queued', 'held')
+   OR r.state = 'queued' AND (typeof(r.next_attempt_at) <> 'integer' OR typeof(r.priority) <> 'integer')
 UNION ALL
 SELECT 'an hour past its lifetime', r.id, m.id
 FROM message_ends m CROSS JOIN recipients r ON r.message_id = m.id

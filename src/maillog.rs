@@ -2,15 +2,43 @@
 //!
 //! Levels: error: the operator must act; warn: Postrider refused or gave up; info: what happens to each message;
 //! debug: the SMTP dialogue, without secrets. Every line about a message is made here.
+//!
+//! Fields are `name=value` with a space between them. An address stands in angle brackets and is written by [`Shown`],
+//! so that no quoted local part can end its field and begin another. What was said by others comes last.
 
+mod flood;
+
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use crate::kit::text::is_unseen;
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
 use crate::queue::{MessageId, NewMessage, Setting};
 
-/// The null sender is shown as `<>`.
-fn sender_text(sender: Option<&Address>) -> &str {
-    sender.map_or("<>", AsRef::as_ref)
+use flood::Flood;
+
+/// An address as a field of a line: spaces, angle brackets, backslashes and what cannot be seen are bytes in the form
+/// `\xNN`. None is the null sender.
+struct Shown<'a>(Option<&'a str>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.unwrap_or_default().chars() {
+            if matches!(c, ' ' | '<' | '>' | '\\') || is_unseen(c) {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    write!(f, "\\x{byte:02X}")?;
+                }
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(address: &Address) -> Shown<'_> {
+    Shown(Some(address.as_ref()))
 }
 
 /// A message is on disk; the 250 follows.
@@ -19,7 +47,7 @@ pub fn accepted(message: &NewMessage) {
     log::info!(
         "{}: accepted from=<{}> size={} nrcpt={} client={} user={}",
         message.id,
-        message.envelope.sender.as_ref().map_or("", AsRef::as_ref),
+        Shown(message.envelope.sender.as_ref().map(AsRef::as_ref)),
         message.size,
         message.envelope.recipients.len(),
         origin.client.map_or_else(|| "local".to_owned(), |ip| ip.to_string()),
@@ -48,8 +76,9 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
     };
     log::log!(
         level,
-        "{id}: {} to=<{recipient}> relay={host} tls={} phase={} ms={}{next} reply_source={} reply={}",
+        "{id}: {} to=<{}> relay={host} tls={} phase={} ms={}{next} reply_source={} reply={}",
         attempt.outcome.as_str(),
+        shown(recipient),
         attempt.tls.as_deref().unwrap_or("none"),
         attempt.phase.as_str(),
         attempt.duration_ms,
@@ -60,7 +89,7 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
 
 /// A `[[retry.rule]]` decided about a recipient. `number` counts from 1, in the order of the config.
 pub fn ruled(id: MessageId, recipient: &Address, number: usize, action: &str) {
-    log::info!("{id}: [[retry.rule]] {number} says {action} to=<{recipient}>");
+    log::info!("{id}: [[retry.rule]] {number} says {action} to=<{}>", shown(recipient));
 }
 
 /// A host could not be used in an attempt, which goes on to the next host or defers the recipients.
@@ -70,36 +99,41 @@ pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase
 
 /// A recipient's lifetime ended before its next attempt.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
-    log::warn!("{id}: expired to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
+    log::warn!("{id}: expired to=<{}> last reply: {}", shown(recipient), last_reply.unwrap_or("none"));
 }
 
 /// A recipient was returned to the sender, as an operator asked (`postrider queue bounce`).
 pub fn returned(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
-    log::warn!("{id}: returned to=<{recipient}> last reply: {}", last_reply.unwrap_or("none"));
+    log::warn!("{id}: returned to=<{}> last reply: {}", shown(recipient), last_reply.unwrap_or("none"));
 }
 
 /// A report (`kind`: bounce, delay warning or delivery report) was queued together with the outcome that caused it.
 pub fn report_queued(id: MessageId, report: &NewMessage, kind: &str) {
     let to = report.envelope.recipients.first().map(|recipient| &recipient.address);
-    log::info!("{id}: {kind} queued as {} to=<{}>", report.id, sender_text(to));
+    log::info!("{id}: {kind} queued as {} to=<{}>", report.id, Shown(to.map(AsRef::as_ref)));
 }
 
 /// A report was not written: the sender got as many in the last hour as `[delivery] bounces_per_sender` allows.
 pub fn report_suppressed(id: MessageId, sender: &Address, kind: &str, this_hour: usize) {
     log::warn!(
-        "{id}: {kind} to <{sender}> suppressed ({this_hour} this hour), see [delivery] bounces_per_sender"
+        "{id}: {kind} to <{}> suppressed ({this_hour} this hour), see [delivery] bounces_per_sender",
+        shown(sender)
     );
 }
 
 /// One summary lists all reports to a sender that were suppressed.
 pub fn summary_queued(id: MessageId, sender: &str, messages: u64, recipients: u64) {
-    log::warn!("{id}: summary queued to=<{sender}> messages={messages} recipients={recipients}");
+    log::warn!(
+        "{id}: summary queued to=<{}> messages={messages} recipients={recipients}",
+        Shown(Some(sender))
+    );
 }
 
 /// Mail from the null sender could not be delivered, and nobody can be told (RFC 5321 §4.5.5).
 pub fn dead_end(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!(
-        "{id}: mail from <> to <{recipient}> could not be delivered, nobody is told: {}",
+        "{id}: mail from <> to <{}> could not be delivered, nobody is told: {}",
+        shown(recipient),
         last_reply.unwrap_or("no answer")
     );
 }
@@ -172,4 +206,44 @@ pub fn fetched(user: &str, messages: usize) {
 /// A client was disconnected, or refused before it could begin.
 pub fn turned_away(client: IpAddr, why: &str) {
     log::warn!("client {client}: {why}");
+}
+
+/// Handshakes that failed: of a flood of them, which costs its senders little, few lines are written.
+pub fn handshake_failed(client: IpAddr, why: &dyn fmt::Display) {
+    static FLOOD: Flood = Flood::new(Duration::from_secs(60), 5);
+    let line = format!("client {client}: TLS handshake failed: {why}");
+    FLOOD.write(
+        line,
+        |line| log::warn!("{line}"),
+        |counted, last| format!("{counted} more TLS handshakes failed within a minute, the last one: {last}"),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address;
+
+    #[test]
+    fn no_address_ends_its_field() {
+        for (text, expected) in [
+            ("a@b.test", "a@b.test"),
+            ("a=b+c@b.test", "a=b+c@b.test"),
+            (
+                "\"a> relay=evil reply=250 ok\"@b.test",
+                "\"a\\x3E\\x20relay=evil\\x20reply=250\\x20ok\"@b.test",
+            ),
+            ("\"a\\\" b\"@b.test", "\"a\\x5C\"\\x20b\"@b.test"),
+            ("\"<\"@b.test", "\"\\x3C\"@b.test"),
+            ("j\u{f6}rg@b.test", "j\u{f6}rg@b.test"),
+            ("a\u{200d}b@b.test", "a\\xE2\\x80\\x8Db@b.test"),
+        ] {
+            let line = shown(&address::parse(text).unwrap()).to_string();
+            assert_eq!(line, expected);
+            assert!(!line.contains([' ', '<', '>']), "{line}");
+        }
+        // A row that a hand wrote may hold anything.
+        assert_eq!(Shown(Some("a\n\u{202e}b")).to_string(), "a\\x0A\\xE2\\x80\\xAEb");
+        assert_eq!(Shown(None).to_string(), "");
+    }
 }

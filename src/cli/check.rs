@@ -13,12 +13,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::output::print;
+use super::output::{print, seen_json};
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::DnsError;
 use crate::delivery::route::source_addresses;
-use crate::queue::admin::Admin;
+use crate::queue::admin::{Admin, DiskRoom};
 use crate::submission::users;
 
 /// `postrider check`.
@@ -114,6 +114,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.extend(users_of(settings));
     findings.extend(sources_of(settings));
     findings.push(database(settings));
+    findings.extend(disk(settings));
     findings.push(name_servers(settings));
     findings.push(descriptors(settings));
     findings
@@ -227,6 +228,16 @@ fn database(settings: &Settings) -> Finding {
     }
 }
 
+/// Where there is a database that can be read.
+fn disk(settings: &Settings) -> Option<Finding> {
+    let room = Admin::to_read(&settings.queue.path).and_then(|queue| queue.disk_room()).ok()?;
+    Some(match room {
+        DiskRoom::Enough => Finding::ok("disk", "there is room for new mail".to_owned()),
+        DiskRoom::NoBallast(why) => Finding::warning("disk", why),
+        DiskRoom::Full(why) => Finding::problem("disk", format!("new mail is refused (452): {why}")),
+    })
+}
+
 /// Any answer will do, also that there is no such name: it says that somebody answers.
 fn name_servers(settings: &Settings) -> Finding {
     let about = "dns";
@@ -272,7 +283,8 @@ fn descriptors(settings: &Settings) -> Finding {
 
 fn json(findings: &[Finding]) -> anyhow::Result<String> {
     let good = findings.iter().all(|finding| finding.level != Level::Problem);
-    Ok(serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))? + "\n")
+    Ok(seen_json(&serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))?)
+        + "\n")
 }
 
 fn lines(findings: &[Finding]) -> String {

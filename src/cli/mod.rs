@@ -6,6 +6,7 @@
 pub mod check;
 pub mod demo;
 pub mod explain;
+mod log_escape;
 mod on_demand;
 mod operator_queries;
 mod output;
@@ -204,7 +205,7 @@ fn log_to_stderr(level: &str) {
     } else {
         log.format_target(false);
     }
-    log.init();
+    log_escape::init(log.build());
 }
 
 #[cfg(test)]

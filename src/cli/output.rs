@@ -2,10 +2,27 @@
 
 use std::io::Write as _;
 
+use crate::kit::text::is_unseen;
+
 /// The command was used in a way that its arguments' types cannot tell. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WrongUsage(pub(crate) String);
+
+/// JSON in which every character can be seen: those that cannot are escaped, as JSON itself has it (RFC 8259 §7). They
+/// stand within strings, since nothing else in JSON is beyond ASCII.
+pub(crate) fn seen_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Line ends between values are those of the JSON.
+        if c.is_ascii() || !is_unseen(c) {
+            out.push(c);
+        } else {
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
 
 /// Prints to stdout. A reader that has gone away is an error, not a panic.
 ///
@@ -15,4 +32,20 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_with_what_cannot_be_seen_says_the_same_and_shows_it() {
+        let value = serde_json::json!({ "a\u{202e}b": ["\u{e0041}\n\u{7f}", "j\u{f6}rg"] });
+        let text = seen_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            text.contains("a\\u202eb") && text.contains("\\udb40\\udc41") && text.contains("j\u{f6}rg"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 }

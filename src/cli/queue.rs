@@ -9,6 +9,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+use super::output::seen_json;
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::queue::admin::{Admin, Filter, Which};
@@ -187,7 +188,7 @@ fn change(
 
 fn json_line(value: &impl serde::Serialize) -> String {
     // Structs of strings and numbers always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default() + "\n"
+    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
 fn json_lines(values: &[impl serde::Serialize]) -> String {

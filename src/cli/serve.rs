@@ -30,6 +30,8 @@ use crate::submission::users::{self, Attributes, Users};
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The user of a start without a config file.
 const FIRST_USER: &str = "app";
+/// How often it is looked whether systemd is to hear of something.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Events that the queue's writer may be ahead of the scheduler.
 const EVENTS_MAX: usize = 4096;
 
@@ -194,6 +196,9 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
+    if loaded.path.is_none() {
+        config::make_built_in_directory().map_err(anyhow::Error::msg)?;
+    }
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
     let relay = Relay::start(&loaded.settings, Clock::system())?;
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
@@ -203,7 +208,8 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     }
     notify(&[sd_notify::NotifyState::Ready]);
 
-    let pulse = tick(watchdog_interval());
+    let (pulse, look) = (tick(watchdog_interval()), tick(STATUS_EVERY));
+    let mut status = String::new();
     let failed = relay.writer.failed().clone();
     let verdict = loop {
         select! {
@@ -217,7 +223,8 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
             }
             recv(pulse) -> _ => if relay.scheduler.is_alive() {
                 notify(&[sd_notify::NotifyState::Watchdog]);
-            }
+            },
+            recv(look) -> _ => tell_status(&relay.queue, &mut status)
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -266,7 +273,10 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     });
     match outcome {
         Ok(()) => log::info!("config reloaded"),
-        Err(error) => log::error!("the new config is not used, the old one stays: {error:#}"),
+        Err(error) => {
+            let text = format!("the new config is not used, the old one stays: {error:#}");
+            text.lines().for_each(|line| log::error!("{line}"));
+        }
     }
 }
 
@@ -283,9 +293,6 @@ fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
     let file = &settings.submission.users_file;
     if !users::list(file)?.is_empty() {
         return Ok(None);
-    }
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
     let password = users::random_password()?;
     users::add(file, FIRST_USER, &password, &Attributes::default())?;
@@ -316,6 +323,18 @@ fn raise_descriptor_limit(settings: &Settings) {
         ),
         Ok(_) => {}
         Err(error) => log::warn!("cannot raise the limit of descriptors: {error}"),
+    }
+}
+
+/// What `systemctl status` shows, when it has changed.
+fn tell_status(queue: &Queue, told: &mut String) {
+    let status = match queue.why_refused() {
+        Some(why) => format!("new mail is refused: {why}"),
+        None => "takes and delivers mail".to_owned(),
+    };
+    if status != *told {
+        notify(&[sd_notify::NotifyState::Status(&status)]);
+        *told = status;
     }
 }
 

@@ -5,14 +5,13 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::num::NonZeroU32;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::output::{WrongUsage, print};
-use crate::config::{self, BUILT_IN_DIRECTORY};
+use super::output::{WrongUsage, print, seen_json};
+use crate::config;
 use crate::mail::Priority;
 use crate::submission::users::{self, Attributes, User};
 
@@ -112,9 +111,7 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
 fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
     let loaded = config::load(config)?;
     if create && loaded.path.is_none() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(BUILT_IN_DIRECTORY).with_context(
-            || format!("cannot create ./{BUILT_IN_DIRECTORY}; go to a directory that you may write to"),
-        )?;
+        config::make_built_in_directory().map_err(anyhow::Error::msg)?;
     }
     Ok(loaded.settings.submission.users_file)
 }
@@ -195,7 +192,7 @@ fn list(file: &Path, json: bool) -> anyhow::Result<()> {
     let shown: Vec<Shown<'_>> = users.iter().map(|user| Shown::of(user)).collect();
     if json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "file": file, "users": shown }))?;
-        return print(&format!("{text}\n"));
+        return print(&format!("{}\n", seen_json(&text)));
     }
     if shown.is_empty() {
         eprintln!("postrider: there are no users in {}; `postrider user add NAME` adds one", file.display());

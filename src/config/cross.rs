@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::guarded;
 use super::reading::{Reading, Section};
 use super::secret::{SecretSource, first_line};
 use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls};
@@ -99,6 +100,14 @@ pub(super) fn certificate<'t>(
     }
 }
 
+/// The directory of the queue, where a stranger's links would be followed.
+pub(super) fn queue_directory<'t>(reading: &mut Reading<'t>, section: &Section<'t>, path: &Path) {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Some(fault) = guarded::fault_of_directory(directory) {
+        reading.problem(section, "path", fault);
+    }
+}
+
 /// A file that a key names. One that may not be looked at is left to who opens it.
 pub(super) fn file_exists<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path: &Path) {
     let text = match std::fs::metadata(path) {
@@ -106,7 +115,10 @@ pub(super) fn file_exists<'t>(reading: &mut Reading<'t>, section: &Section<'t>, 
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             format!("{} does not exist; create it or correct the name", path.display())
         }
-        _ => return,
+        _ => match guarded::fault(path) {
+            Some(fault) => fault,
+            None => return,
+        },
     };
     reading.problem(section, key, text);
 }
@@ -121,6 +133,9 @@ pub(super) fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>, sourc
             return program(reading, section, key, Path::new(command.first().map_or("", String::as_str)));
         }
     };
+    if let Some(fault) = guarded::fault(path) {
+        return reading.problem(section, key, fault);
+    }
     let name = path.display();
     let missing = match first_line(path) {
         Ok(Some(_)) => None,
@@ -145,7 +160,10 @@ fn program<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path
     let Ok(metadata) = std::fs::metadata(path) else { return file_exists(reading, section, key, path) };
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
         let text = format!("{} is no program; name one, or make it one with chmod +x", path.display());
-        reading.problem(section, key, text);
+        return reading.problem(section, key, text);
+    }
+    if let Some(fault) = guarded::fault(path) {
+        reading.problem(section, key, fault);
     }
 }
 

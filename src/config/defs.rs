@@ -181,8 +181,20 @@ pub(super) const DEFS: &[Def] = &[
         Is("1000"),
         "Recipients of one transaction; RFC 5321 §4.5.3.1.8 asks for at least 100.",
     ),
-    def("limits.sessions", Number(1, 100_000), Is("500"), "Sessions at once; one more is answered 421."),
-    def("limits.sessions_per_client", Number(1, 100_000), Is("50"), "Sessions at once from one address."),
+    def(
+        "limits.sessions",
+        Number(1, 100_000),
+        Is("500"),
+        "Sessions at once; one more is answered 421. Clients that have not logged in fill three quarters of them \
+         at most, they and users seven eighths: trusted clients and this machine always find room. Where their part is \
+         full, a newcomer that has not logged in takes the place of one from the network with most of them.",
+    ),
+    def(
+        "limits.sessions_per_client",
+        Number(1, 100_000),
+        Is("50"),
+        "Sessions at once from one address (IPv6: one /64).",
+    ),
     def("limits.errors", Number(1, 10_000), Is("10"), "Bad commands in one session before 421."),
     def(
         "limits.auth_failures",
@@ -197,10 +209,25 @@ pub(super) const DEFS: &[Def] = &[
         "A message with more Received fields than this is in a loop and is refused (RFC 5321 §6.3).",
     ),
     def(
+        "limits.long_lines",
+        Choice(&["accept", "refuse"]),
+        Is("\"accept\""),
+        "What becomes of a message with a line of more than 998 octets, which RFC 5322 §2.1.1 does not allow. \
+         accept: it is taken and goes on as it came, never folded or cut; some hosts refuse it (and then it comes back) \
+         or break the line. refuse: 554 5.6.0. Content sent as BODY=BINARYMIME may have lines of any length.",
+    ),
+    def(
         "limits.idle_timeout",
         Duration("100ms", "1d"),
         Is("\"5m\""),
         "A client that is silent for so long is dropped (RFC 5321 §4.5.3.2.7).",
+    ),
+    def(
+        "limits.login_timeout",
+        Duration("100ms", "5m"),
+        Is("\"30s\""),
+        "The same for a TLS handshake, and for whoever has not logged in and is not trusted; four times as long for \
+         all of the time until a login. Places are scarce, and nobody needs minutes for a login.",
     ),
     def(
         "limits.session_timeout",
@@ -220,7 +247,7 @@ pub(super) const DEFS: &[Def] = &[
         "dns.servers",
         List(0, &Server(53)),
         Example("[\"127.0.0.1:53\"]"),
-        "Whom to ask for MX and addresses. Default: the system's resolv.conf.",
+        "Whom to ask for MX and addresses. Default: the system's resolv.conf, which is looked at again as it changes.",
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
@@ -394,7 +421,8 @@ pub(super) const DEFS: &[Def] = &[
         List(0, &Relay),
         Is("[]"),
         "Hosts that take this mail instead of the domain's MX hosts, tried in order; no MX lookup. \
-         \"host:port\", or \"[192.0.2.1]:25\" for an address. Empty: by MX all the same.",
+         \"host:port\", or \"[192.0.2.1]:25\" for an address. A name is looked up in /etc/hosts, then in DNS. Empty: by \
+         MX all the same.",
     ),
     def(
         "route.tls",

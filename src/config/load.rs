@@ -90,10 +90,9 @@ fn settings<'t>(
 
     let queue = reading.section(&root, "queue");
     let path = reading.get(&queue, "path", value::file);
-    let queue_settings = QueueSettings {
-        path: reading.beside_config(path),
-        history: reading.get(&queue, "history", value::duration),
-    };
+    let path = reading.beside_config(path);
+    cross::queue_directory(reading, &queue, &path);
+    let queue_settings = QueueSettings { path, history: reading.get(&queue, "history", value::duration) };
 
     let listen = listeners(reading, &root);
     cross::listeners(reading, &listen);
@@ -240,7 +239,12 @@ fn submission<'t>(
             errors: count(reading, &limits, "errors"),
             auth_failures: count(reading, &limits, "auth_failures"),
             received_hops: count(reading, &limits, "received_hops"),
+            long_lines: match reading.get(&limits, "long_lines", value::choice) {
+                "refuse" => LongLines::Refuse,
+                _ => LongLines::Accept,
+            },
             idle_timeout: reading.get(&limits, "idle_timeout", value::duration),
+            login_timeout: reading.get(&limits, "login_timeout", value::duration),
             session_timeout: reading.get(&limits, "session_timeout", value::duration),
             future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },

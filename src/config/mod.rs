@@ -3,13 +3,14 @@
 //! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
 //! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no
 //! single key can tell (`sources.rs` for `[[source]]`); `reference.rs` writes the table as a commented config
-//! file; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a route's login gets
-//! its secret from. Every problem of a file is reported at once, each with its line, its key, what is wrong and
-//! what to do.
+//! file; `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that
+//! others have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is
+//! reported at once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
 mod cross;
 mod defs;
+pub mod guarded;
 mod load;
 mod problem;
 mod reading;
@@ -65,8 +66,8 @@ pub struct Loaded {
 /// Every problem of the file, or that it cannot be read.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
     match find(path) {
-        Some(path) => from_file(&path),
-        None => built_in(Path::new("")),
+        Some(found) => from_file(&found, path.is_none()),
+        None => built_in_here(),
     }
 }
 
@@ -74,6 +75,22 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     let exists = |candidate: &&Path| !matches!(candidate.try_exists(), Ok(false));
     path.or_else(|| SEARCH.map(Path::new).into_iter().find(exists)).map(Path::to_owned)
+}
+
+/// The built-in defaults, with the state below the working directory.
+fn built_in_here() -> Result<Loaded, Problems> {
+    match guarded::fault_of_state(Path::new(BUILT_IN_DIRECTORY)) {
+        Some(fault) => Err(Problems(vec![Problem::of_file(Path::new("built-in defaults"), fault)])),
+        None => built_in(Path::new("")),
+    }
+}
+
+/// Makes [`BUILT_IN_DIRECTORY`] below the working directory, for us alone.
+///
+/// # Errors
+/// Why it cannot be made, or must not be relied on, and what to do.
+pub fn make_built_in_directory() -> Result<(), String> {
+    guarded::make_state(Path::new(BUILT_IN_DIRECTORY))
 }
 
 /// The built-in defaults, with the state in [`BUILT_IN_DIRECTORY`] below `parent`.
@@ -93,19 +110,25 @@ pub fn built_in(parent: &Path) -> Result<Loaded, Problems> {
 /// What leaves that in doubt.
 pub fn queue_path(path: Option<&Path>) -> Result<PathBuf, Problems> {
     match find(path) {
-        Some(path) => load::queue_path(&path, &text(&path)?),
-        None => built_in(Path::new("")).map(|loaded| loaded.settings.queue.path),
+        Some(found) => load::queue_path(&found, &text(&found, path.is_none())?),
+        None => built_in_here().map(|loaded| loaded.settings.queue.path),
     }
 }
 
-fn from_file(path: &Path) -> Result<Loaded, Problems> {
-    let source = text(path)?;
+/// `found`: nobody named it.
+fn from_file(path: &Path, found: bool) -> Result<Loaded, Problems> {
+    let source = text(path, found)?;
     let (settings, warnings) = load::read(path, &source, None)?;
     Ok(Loaded { settings, path: Some(path.to_owned()), warnings, source: source.into_bytes() })
 }
 
-fn text(path: &Path) -> Result<String, Problems> {
-    let bytes = std::fs::read(path).map_err(|error| {
+fn text(path: &Path, found: bool) -> Result<String, Problems> {
+    let in_working_directory = found && path == Path::new(SEARCH[0]);
+    let foreign = in_working_directory.then(|| guarded::fault_of_found(path)).flatten();
+    if let Some(fault) = foreign.or_else(|| guarded::fault(path)) {
+        return Err(Problems(vec![Problem::of_file(path, fault)]));
+    }
+    let bytes = guarded::read(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => "create it (`postrider check --reference` prints a commented one) or name another with --config",
             ErrorKind::PermissionDenied => "run as a user who may read it",

@@ -1,9 +1,10 @@
 //! Where a route's login gets its secret from: a file, or a program that prints it.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+use super::guarded;
 
 /// Bytes of a secret file that are looked at; tokens have two or three thousand.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -60,10 +61,10 @@ impl fmt::Debug for SecretSource {
 /// The first line of a secret's file; none where there is nothing in it, or what no secret holds.
 ///
 /// # Errors
-/// Where the file cannot be read, or is no text.
+/// Where the file cannot be read, is no text, or may be changed by others.
 pub fn first_line(path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    guarded::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     let line = text.lines().next().unwrap_or_default();
     // NUL ends the parts of PLAIN (RFC 4616 §2).
     Ok((!line.is_empty() && !line.contains('\0')).then(|| line.to_owned()))

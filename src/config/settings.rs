@@ -117,12 +117,25 @@ pub struct Limits {
     pub auth_failures: usize,
     /// Received fields before 554 5.4.6.
     pub received_hops: usize,
+    /// Lines of content over 998 octets.
+    pub long_lines: LongLines,
     /// A silent client is dropped after this.
     pub idle_timeout: Duration,
+    /// The same for a handshake, and before a login.
+    pub login_timeout: Duration,
     /// A session ends after this, whatever it does.
     pub session_timeout: Duration,
     /// How long a message may be held (FUTURERELEASE); none: not offered.
     pub future_release: Option<Duration>,
+}
+
+/// `limits.long_lines`: what becomes of a message with a line that RFC 5322 §2.1.1 does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongLines {
+    /// It is taken, and goes on as it is.
+    Accept,
+    /// 554.
+    Refuse,
 }
 
 /// `[dns]`.

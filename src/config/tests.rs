@@ -83,6 +83,7 @@ fn another(kind: &Kind) -> String {
             "optional" => "'optional'",
             "hold" => "'hold'",
             "bounce" => "'bounce'",
+            "refuse" => "'refuse'",
             _ => "'encrypt'",
         },
         Kind::Socket => "'192.0.2.7:2525'",
@@ -208,7 +209,9 @@ fn the_defaults_are_the_documented_ones() {
         errors: 10,
         auth_failures: 5,
         received_hops: 50,
+        long_lines: LongLines::Accept,
         idle_timeout: secs(300),
+        login_timeout: secs(30),
         session_timeout: secs(7200),
         future_release: Some(hours(30 * 24)),
     };

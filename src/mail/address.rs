@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 pub use lettre::Address;
 
+use crate::kit::text::is_unseen;
+
 /// RFC 5321 §4.5.3.1.1.
 pub const LOCAL_BYTES_MAX: usize = 64;
 /// RFC 5321 §4.5.3.1.2.
@@ -58,6 +60,10 @@ pub fn parse(text: &str) -> Result<Address, AddressError> {
     }
     if !is_local_part(local) {
         return Err(AddressError::Local);
+    }
+    // IDNA drops some of these before it looks at the rest.
+    if domain.contains(is_unseen) {
+        return Err(AddressError::Domain);
     }
     Domain::parse(domain)?;
     Ok(Address::new_dangerous(local, domain))
@@ -135,9 +141,10 @@ fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_beyond_ascii(c)
 }
 
-/// Not ASCII and not a control character (C1 controls count as such).
+/// Not ASCII and to be seen: an address that reads as another one is nobody's. Joiners are part of how some scripts are
+/// written (RFC 5892 appendix A).
 fn is_beyond_ascii(c: char) -> bool {
-    !c.is_ascii() && !c.is_control()
+    !c.is_ascii() && (!is_unseen(c) || matches!(c, '\u{200c}' | '\u{200d}'))
 }
 
 /// The address in lower case, to count mail of one mailbox. Not for sending: local parts are case-sensitive (RFC 5321

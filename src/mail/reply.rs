@@ -6,6 +6,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+/// The longest line of a reply with its CR LF (RFC 5321 §4.5.3.1.5).
+pub const LINE_BYTES_MAX: usize = 512;
+
 /// An enhanced status code, `class.subject.detail` (RFC 3463 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Enhanced(pub u8, pub u16, pub u16);
@@ -119,10 +122,13 @@ impl Reply {
         self.code / 100 == 2
     }
 
-    /// Writes the reply for the wire: every line with its codes (RFC 2034 §4) and CR LF.
+    /// Writes the reply for the wire: every line with its codes (RFC 2034 §4) and CR LF, and no longer than
+    /// [`LINE_BYTES_MAX`]: a longer one goes on in the next. A challenge (334) is one line, however long (RFC 4954 §4).
     pub fn write_to(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
-        let mut lines = self.text.split('\n').peekable();
+        let codes = "250 ".len() + self.enhanced.map_or(0, |enhanced| enhanced.to_string().len() + 1);
+        let room = if self.code == 334 { usize::MAX } else { LINE_BYTES_MAX - codes - "\r\n".len() };
+        let mut lines = self.text.split('\n').flat_map(|line| pieces(line, room)).peekable();
         while let Some(line) = lines.next() {
             let dash = if lines.peek().is_some() { '-' } else { ' ' };
             // Writing to a Vec cannot fail.
@@ -132,6 +138,30 @@ impl Reply {
             };
         }
     }
+}
+
+/// A line in pieces of at most `room` bytes, parted at a space where there is one.
+fn pieces(line: &str, room: usize) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        if line.len() <= room {
+            return rest.take();
+        }
+        let fits = first_bytes(line, room);
+        let end = fits.rfind(' ').filter(|end| *end > 0).unwrap_or(fits.len());
+        rest = Some(line[end..].trim_start_matches(' '));
+        Some(&line[..end])
+    })
+}
+
+/// The longest beginning of a text that has at most so many bytes and ends between characters.
+pub fn first_bytes(text: &str, bytes_max: usize) -> &str {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// One line, as in logs, tables and bounces: `550 5.1.1 no such user`.
@@ -160,6 +190,43 @@ mod tests {
         out.clear();
         Reply::bare(354, "go ahead").write_to(&mut out);
         assert_eq!(out, b"354 go ahead\r\n");
+    }
+
+    #[test]
+    fn no_line_of_a_reply_is_too_long_and_no_word_is_lost() {
+        let long = [
+            "x".repeat(2000),
+            "words ".repeat(300),
+            "\u{20ac}".repeat(700),
+            format!("{} {}", "a".repeat(505), "b".repeat(505)),
+            format!("short\n{}\n\nend", "y ".repeat(400)),
+            "z".repeat(502),
+            "z".repeat(503),
+            String::new(),
+        ];
+        for text in long {
+            for enhanced in [None, Some(Enhanced(5, 1, 1)), Some(Enhanced(5, 999, 999))] {
+                let reply = Reply {
+                    code: 550,
+                    enhanced,
+                    text: text.clone().into(),
+                    reply_source: ReplySource::Local,
+                };
+                let mut out = Vec::new();
+                reply.write_to(&mut out);
+                let out = String::from_utf8(out).unwrap();
+                let lines: Vec<&str> = out.split_inclusive("\r\n").collect();
+                assert!(lines.iter().all(|line| line.len() <= 512), "{out}");
+                let codes = enhanced.map_or_else(|| "550 ".len(), |e| format!("550 {e} ").len());
+                let said: String = lines.iter().map(|line| line[codes..].trim_end()).collect();
+                let plain = |text: &str| text.replace([' ', '\n'], "");
+                assert_eq!(plain(&said), plain(&text));
+            }
+        }
+        let challenge = Reply::bare(334, "").with_text("x".repeat(2000));
+        let mut out = Vec::new();
+        challenge.write_to(&mut out);
+        assert_eq!(out.len(), 2006, "a challenge is one line");
     }
 
     #[test]

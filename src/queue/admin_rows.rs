@@ -179,6 +179,19 @@ pub struct Summary {
     pub lanes: Vec<LaneLine>,
     /// Kicks (ETRN and `queue kick`) of the last hour.
     pub kicks_last_hour: i64,
+    /// Why a relay refuses new mail (452) for want of room; none where there is room.
+    pub new_mail_refused: Option<String>,
+}
+
+/// The room on the disk as it shows from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskRoom {
+    /// New mail is taken.
+    Enough,
+    /// There is room, but the ballast is missing: a quota may keep a relay that runs from making it.
+    NoBallast(String),
+    /// A relay refuses new mail, and why.
+    Full(String),
 }
 
 /// A lane that backs off: nothing is sent there until then.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::mail::Domain;
 
-use super::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
+use super::admin_rows::{DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
@@ -69,6 +69,8 @@ pub(super) trait Store {
         backoffs: &Backoffs,
         marks: Marks,
     ) -> Result<Vec<Effect>, StoreFailure>;
+    /// Whether so many bytes of mail leave the reserve alone, asked again when they are about to be written.
+    fn has_room(&self, bytes: u64) -> bool;
     /// Called after each group, once everybody has been answered: for upkeep that would have made them wait.
     fn tidy(&mut self) -> Result<(), StoreFailure>;
     /// Called twice a second: whether another process has written since the last time.
@@ -115,6 +117,9 @@ pub(super) enum StoreFailure {
 pub trait Reads: Debug {
     /// Whether `bytes` more of mail leave the reserve alone that is kept for outcomes. Takes a microsecond.
     fn has_room(&self, bytes: u64) -> bool;
+
+    /// Why no mail at all is taken for want of room, for people; none where there is room.
+    fn why_no_room(&self) -> Option<String>;
 
     // What is due.
 
@@ -216,6 +221,9 @@ pub trait AdminStore: Debug {
 
     /// What is held to at each host.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    /// Whether a relay has room for new mail, as far as that shows from outside.
+    fn disk_room(&self) -> Result<DiskRoom, QueueError>;
 
     /// What the database finds wrong with itself; reads the whole of it.
     fn damage(&self) -> Result<Vec<String>, QueueError>;

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// 55 bits: until the year 3111.
 const QUEUE_ID_CHARS: usize = 11;
+/// No larger id was ever given out: one that is there all the same is somebody's mistake.
+pub(super) const ID_MAX: i64 = (1 << (5 * QUEUE_ID_CHARS)) - 1;
 
 /// Names a message. Shown everywhere as the queue id: 11 characters of base 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

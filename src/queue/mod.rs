@@ -45,7 +45,7 @@ pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
     Fetched, Finished, Job, JobRecipient, Kick, Kicked, LaneCount, LaneHealth, NewMessage, NextState, Origin,
     Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient, Settled,
-    Settlement, Sweep,
+    Settlement, Spoilt, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
@@ -110,6 +110,17 @@ impl Queue {
     /// file system each time (a microsecond).
     pub fn has_room(&self, size: u64) -> bool {
         self.shared.state() != shared::WriterState::Full && self.reads.has_room(size)
+    }
+
+    /// Why no new mail is taken just now, for people; none where it is.
+    pub fn why_refused(&self) -> Option<String> {
+        let said = |error: AcceptError| Some(error.to_string());
+        match self.shared.state() {
+            shared::WriterState::Good => self.reads.why_no_room(),
+            shared::WriterState::Full => self.reads.why_no_room().or(said(AcceptError::Full)),
+            shared::WriterState::Busy => said(AcceptError::Busy),
+            shared::WriterState::Dead => said(AcceptError::Failed),
+        }
     }
 
     /// Writes a piece of a message's content ahead of it; `seq` counts from 0, pieces are of at most 256 KiB.
@@ -220,12 +231,9 @@ impl Queue {
         recipients: &[RecipientId],
     ) -> Result<Option<QueuedMessage>, QueueError> {
         let fetched = self.reads.message(message, recipients)?;
-        if !fetched.spoilt.is_empty() {
-            log::error!("{message}: sender or recipient is no address any more: held");
-            self.tell(Op::Hold {
-                recipients: fetched.spoilt,
-                why: "held: the address of the sender or of the recipient is not valid".to_owned(),
-            });
+        for Spoilt { recipient, why } in fetched.spoilt {
+            log::error!("{message}: recipient {} is {why}", recipient.0);
+            self.tell(Op::Hold { recipients: vec![recipient], why });
         }
         Ok(fetched.message)
     }

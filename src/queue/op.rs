@@ -76,6 +76,11 @@ impl Op {
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
 
+    /// Whether it brings new mail, which a full disk has no room for.
+    pub(super) fn is_mail(&self) -> bool {
+        matches!(self, Op::Chunk { .. } | Op::Accept { .. } | Op::PendingReports { .. })
+    }
+
     /// Tells the caller that the operation was not done. A caller that no longer waits is no failure.
     pub(super) fn refuse(&self, error: AcceptError) {
         match self {

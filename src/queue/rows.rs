@@ -531,8 +531,17 @@ pub struct Expired {
 pub struct Fetched {
     /// With those of the recipients asked for that still wait; none where none does.
     pub message: Option<QueuedMessage>,
-    /// Recipients whose address, or whose sender's, is none any more.
-    pub spoilt: Vec<RecipientId>,
+    /// Recipients that cannot be sent: they are to be held.
+    pub spoilt: Vec<Spoilt>,
+}
+
+/// A recipient that cannot be sent since a person has spoilt a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// Why, for whoever looks at it: `held: …`.
+    pub why: String,
 }
 
 /// What the view `stuck` showed.

@@ -156,6 +156,7 @@ impl<'s> Writer<'s> {
             self.refuse(AcceptError::Full);
             return self.write_one_by_one();
         }
+        self.refuse_what_has_no_room();
         let mut group = std::mem::take(&mut self.group);
         let written = self.commit(&mut group);
         self.group.append(&mut group);
@@ -283,6 +284,14 @@ impl<'s> Writer<'s> {
         }
     }
 
+    /// Many sessions may each have found room for its own mail only. Outcomes need what is left.
+    fn refuse_what_has_no_room(&mut self) {
+        let mail: usize = self.group.iter().filter(|op| op.is_mail()).map(Op::bytes).sum();
+        if mail > 0 && !self.store.has_room(mail as u64) {
+            self.refuse_those(AcceptError::Full, Op::is_mail);
+        }
+    }
+
     /// Refuses every operation that can come again. The shared state refuses later ones before they reach the writer.
     fn refuse(&mut self, why: AcceptError) {
         let state = if why == AcceptError::Full { WriterState::Full } else { WriterState::Busy };
@@ -290,14 +299,19 @@ impl<'s> Writer<'s> {
             log::error!("queue: {why}: new mail is refused until it can be written again");
         }
         self.parts.shared.set_state(state);
+        self.refuse_those(why, Op::can_be_refused);
+    }
+
+    fn refuse_those(&mut self, why: AcceptError, are_refused: fn(&Op) -> bool) {
         let shared = &self.parts.shared;
         self.group.retain(|op| {
-            if op.can_be_refused() {
+            let is_refused = are_refused(op);
+            if is_refused {
                 // Counted first, so that a caller that has its answer finds it counted.
                 shared.count_refused(why);
                 op.refuse(why);
             }
-            !op.can_be_refused()
+            !is_refused
         });
         self.group_bytes = self.group.iter().map(Op::bytes).sum();
     }
@@ -335,6 +349,8 @@ fn unless_fatal<T>(result: Result<T, StoreFailure>) -> Result<Option<T>, String>
     match result {
         Ok(found) => Ok(Some(found)),
         Err(StoreFailure::Fatal(why)) => Err(why),
+        // The store has said so, and says when it is over.
+        Err(StoreFailure::Full(_)) => Ok(None),
         Err(failure) => {
             log::warn!("queue: {failure}");
             Ok(None)

@@ -122,5 +122,5 @@ pub fn fix_header(content: &[u8]) -> Option<Vec<u8>> {
         for_only: None,
         at: 0,
     };
-    header::read(content, true).map(|header| header::fix(content, &header, &trace))
+    header::HeaderReader::default().read(content, true).map(|header| header::fix(content, &header, &trace))
 }

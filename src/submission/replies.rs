@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::mail::address::AddressError;
+use crate::mail::reply::first_bytes;
 use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
 use crate::queue::{AcceptError, Kicked, MessageId};
 
@@ -157,6 +158,18 @@ fixed_replies! {
         Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
     /// RFC 5321 §6.3.
     LOOP = Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
+    /// RFC 5322 §2.3, RFC 3463 §3.7.
+    NUL_IN_CONTENT = Reply::new(
+        554,
+        Enhanced(5, 6, 0),
+        "Content has a NUL, which no text may have: encode it, or send it as BODY=BINARYMIME",
+    );
+    /// RFC 5322 §2.1.1; the operator's `limits.long_lines`.
+    LINE_TOO_LONG = Reply::new(
+        554,
+        Enhanced(5, 6, 0),
+        "Content has a line of more than 998 octets: encode it (quoted-printable or base64)",
+    );
     HEADER_TOO_BIG = Reply::new(552, Enhanced(5, 3, 4), "Message header too big");
     /// RFC 5321 §4.5.3.2.5: the content came in drips.
     TOO_SLOW = Reply::new(421, Enhanced(4, 4, 2), "Content came too slowly");
@@ -196,6 +209,9 @@ fixed_replies! {
     ATRN_NOT_LAST = Reply::new(503, Enhanced(5, 5, 1), "Wait for the reply to ATRN before you say more");
 }
 
+/// How much of a client's word a reply repeats.
+const NAME_BYTES_SHOWN: usize = 128;
+
 // Sessions.
 
 /// RFC 5321 §4.3.1: 220 and who we are.
@@ -205,6 +221,8 @@ pub(super) fn greeting(hostname: &Domain) -> Reply {
 
 /// RFC 5321 §4.1.1.1, the answer to HELO.
 pub(super) fn hello(hostname: &Domain, client: &str) -> Reply {
+    // In one line (§4.5.3.1.5), or the rest of a name would read as an extension. Few names have half as many letters.
+    let client = first_bytes(client, NAME_BYTES_SHOWN);
     Reply::bare(250, "").with_text(format!("{hostname} greets {client}"))
 }
 
@@ -230,6 +248,7 @@ pub(super) fn syntax(error: &SyntaxError) -> Reply {
         SyntaxError::Sender(error) => address(error, Enhanced(5, 1, 7)),
         SyntaxError::Recipient(error) => address(error, Enhanced(5, 1, 3)),
         SyntaxError::UnknownParameter(keyword) => {
+            let keyword = first_bytes(keyword, NAME_BYTES_SHOWN);
             Reply::new(555, ARGUMENTS, "").with_text(format!("Parameter {keyword} is not supported"))
         }
         SyntaxError::BadParameter(name) => {

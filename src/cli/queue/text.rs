@@ -139,11 +139,25 @@ fn deliver_by_words(mode: &str) -> &'static str {
 }
 
 pub(super) fn summary(summary: &Summary) -> String {
-    let Summary { messages, bytes, recipients, held, due, domains, hosts, lanes, kicks_last_hour } = summary;
+    let Summary {
+        messages,
+        bytes,
+        recipients,
+        held,
+        due,
+        domains,
+        hosts,
+        lanes,
+        kicks_last_hour,
+        new_mail_refused,
+    } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
         recipients - due - held
     );
+    if let Some(why) = new_mail_refused {
+        let _ = writeln!(text, "NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
+    }
     if !domains.is_empty() {
         let rows = domains.iter().map(|line| {
             let counts = [

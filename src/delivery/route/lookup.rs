@@ -50,4 +50,12 @@ pub trait Lookup {
     /// # Errors
     /// See [`DnsError`], for each host; never an empty list. `Temporary` only without an address of either family.
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>>;
+
+    /// The same of the relays of a `[[route]]`, which may have an address of their own in `/etc/hosts`.
+    ///
+    /// # Errors
+    /// As [`Lookup::addresses`].
+    fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        self.addresses(hosts)
+    }
 }

@@ -159,7 +159,7 @@ impl Planner<'_> {
             .filter(|relay| relay.host.ip().is_none())
             .map(|relay| relay.host.as_str())
             .collect();
-        let mut found = self.lookup.addresses(&named).into_iter();
+        let mut found = self.lookup.relay_addresses(&named).into_iter();
         let mut unusable = Unusable::default();
         let mut hosts = Vec::new();
         for (preference, relay) in (0..).zip(relays) {

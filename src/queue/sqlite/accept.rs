@@ -36,8 +36,8 @@ impl<'c> Accept<'c> {
                                          expanded)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
-            insert_content: conn.prepare("INSERT INTO content VALUES (?, ?, ?)")?,
-            insert_partial: conn.prepare("INSERT OR IGNORE INTO partial_messages VALUES (?)")?,
+            insert_content: conn.prepare("INSERT INTO content (message_id, seq, data) VALUES (?, ?, ?)")?,
+            insert_partial: conn.prepare("INSERT OR IGNORE INTO partial_messages (message_id) VALUES (?)")?,
             delete_partial: conn.prepare("DELETE FROM partial_messages WHERE message_id = ?")?,
             count_chunks: conn.prepare("SELECT count(*) FROM content WHERE message_id = ?")?,
             discard_content: conn.prepare(

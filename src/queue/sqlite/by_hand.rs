@@ -79,7 +79,7 @@ impl<'d> ByHand<'d> {
         let conn = &disk.0;
         let (ops, waiting) = unbounded();
         let (tell, told) = unbounded();
-        let space = Arc::new(Space::new(Path::new("/"), Arc::new(AtomicU32::new(0)), 4096));
+        let space = Arc::new(Space::new(Path::new("/nowhere"), Arc::new(AtomicU32::new(0)), 4096));
         let readers = Arc::new(Readers::new(Path::new("/nowhere"), space.clone()));
         let store = SqliteStore::new(conn, None, space, readers, Duration::MAX).unwrap();
         let shared = Arc::new(Shared::new(open::last_id(conn).unwrap()));
@@ -254,5 +254,9 @@ impl Source for Connection {
 
     fn look_for_damage(&self) -> Result<usize, QueueError> {
         Ok(0)
+    }
+
+    fn why_no_room(&self) -> Option<String> {
+        None
     }
 }

@@ -22,6 +22,8 @@ use super::files::Files;
 
 /// `WAL_CKPT_LOCK` of SQLite.
 const CHECKPOINT_LOCK: libc::off_t = 121;
+/// As far as no reader is in the way; the others also empty the log.
+pub(super) const PASSIVE: &str = "PASSIVE";
 /// How long somebody else's checkpoint is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(1);
@@ -84,7 +86,7 @@ impl Checkpoints {
     /// Copies the log into the database as far as nobody reads it; gives the frames in the log and those copied.
     pub(super) fn run(&self, conn: &Connection, files: &Files) -> Result<(i64, i64)> {
         self.keeper.execute_batch("BEGIN IMMEDIATE")?;
-        let copied = passive(conn);
+        let copied = copy(conn, PASSIVE);
         self.wait_for();
         files.note_content();
         self.keeper.execute_batch("ROLLBACK")?;
@@ -92,6 +94,7 @@ impl Checkpoints {
     }
 }
 
-pub(super) fn passive(conn: &Connection) -> Result<(i64, i64)> {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+/// Copies the log; gives the frames in it and those copied.
+pub(super) fn copy(conn: &Connection, mode: &str) -> Result<(i64, i64)> {
+    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
 }

@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 use crate::mail::Domain;
 use crate::queue::rows::LaneCount;
 
+use super::odd;
+
 /// From one domain to the next along the index: as many steps as there are domains, not recipients.
 const DOMAINS: &str = "
     WITH RECURSIVE each(name) AS (
@@ -31,8 +33,8 @@ const BY_LANE: &str = "
 /// See [`crate::queue::Reads::domains`]. What a person wrote into the column and is no domain is left out.
 pub(super) fn domains(conn: &Connection) -> Result<Vec<Domain>> {
     let mut found = Vec::new();
-    for name in conn.prepare_cached(DOMAINS)?.query_map([], |row| row.get::<_, String>(0))? {
-        found.extend(Domain::parse(&name?).ok());
+    for name in conn.prepare_cached(DOMAINS)?.query_map([], |row| odd::text(row, 0))? {
+        found.extend(name?.and_then(|name| Domain::parse(&name).ok()));
     }
     Ok(found)
 }
@@ -50,11 +52,11 @@ pub(super) fn by_lane(conn: &Connection, lane_of: &dyn Fn(&Domain) -> Arc<str>) 
     conn.prepare_cached(BY_LANE)?
         .query_map([Value::from(lanes).to_string()], |row| {
             Ok(LaneCount {
-                lane: row.get(0)?,
+                lane: odd::text(row, 0)?.unwrap_or_default(),
                 messages: row.get(1).map(count)?,
                 recipients: row.get(2).map(count)?,
                 held: row.get(3).map(count)?,
-                next_attempt_at: row.get(4)?,
+                next_attempt_at: odd::int(row, 4)?,
             })
         })?
         .collect()

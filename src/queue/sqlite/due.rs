@@ -10,15 +10,18 @@ use crate::mail::{Address, Domain, Priority};
 use crate::queue::rows::{Due, DueCursor, DueDomains, Ending, Expired, ExpiryCursor, Over};
 use crate::queue::{MessageId, RecipientId};
 
+use super::odd;
+
 fn due_row(row: &Row<'_>) -> Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
+    // What is wrong with the row is found when its message is read, and then it is held.
     Ok(Due {
         recipient: RecipientId(row.get(0)?),
-        message: MessageId(row.get(1)?),
+        message: MessageId(odd::int(row, 1)?.unwrap_or_default()),
         domain: domain_from(domain),
-        due_at: row.get(3)?,
-        attempts: row.get(4)?,
-        priority: Priority::clamped(row.get(5)?),
+        due_at: odd::int(row, 3)?.unwrap_or_default(),
+        attempts: odd::count(row, 4)?,
+        priority: Priority::clamped(odd::int(row, 5)?.unwrap_or_default()),
         fresh: None,
     })
 }
@@ -103,7 +106,7 @@ pub(super) fn due_in_domain(
     let mut found = Vec::new();
     let mut below = i64::MAX;
     while found.len() < limit {
-        let priority = next_priority.query_row(params![domain.as_str(), below], |row| row.get(0))?;
+        let priority = next_priority.query_row(params![domain.as_str(), below], |row| odd::int(row, 0))?;
         let Some(priority) = priority else { break };
         let rest = (limit - found.len()) as i64;
         collect(conn, DOMAIN_OF_PRIORITY, params![domain.as_str(), priority, until, rest], &mut found)?;
@@ -168,7 +171,7 @@ fn messages_over(
     let mut found = VecDeque::new();
     let mut walk = |sql: &str, params: [i64; 3]| -> Result<()> {
         let mut statement = conn.prepare_cached(sql)?;
-        for row in statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))? {
+        for row in statement.query_map(params, |row| Ok((odd::int(row, 0)?.unwrap_or(until), row.get(1)?)))? {
             found.push_back(row?);
         }
         Ok(())
@@ -198,12 +201,12 @@ pub(super) fn due_domains(conn: &Connection, after: &str, until: i64, max: usize
     let mut oldest_of = conn.prepare_cached(OLDEST_OF_PRIORITY)?;
     let mut found = DueDomains { due: Vec::new(), searched: Some(after.to_owned()) };
     for _ in 0..max {
-        found.searched = next.query_row([&found.searched], |row| row.get(0))?;
+        found.searched = next.query_row([&found.searched], |row| row.get(0).or(Ok(None)))?;
         let Some(name) = &found.searched else { break };
         let (mut oldest, mut below): (Option<i64>, i64) = (None, i64::MAX);
-        while let Some(priority) = next_priority.query_row(params![name, below], |row| row.get(0))? {
-            let at = oldest_of.query_row(params![name, priority], |row| row.get(0)).optional()?;
-            oldest = oldest.into_iter().chain(at).min();
+        while let Some(priority) = next_priority.query_row(params![name, below], |row| odd::int(row, 0))? {
+            let at = oldest_of.query_row(params![name, priority], |row| odd::int(row, 0)).optional()?;
+            oldest = oldest.into_iter().chain(at.flatten()).min();
             below = priority;
         }
         if let Some(at) = oldest.filter(|at| *at <= until) {
@@ -217,5 +220,6 @@ pub(super) fn next_due_after(conn: &Connection, after: i64) -> Result<Option<i64
     conn.prepare_cached(
         "SELECT min(next_attempt_at) FROM recipients WHERE state = 'queued' AND next_attempt_at > ?1",
     )?
-    .query_row([after], |row| row.get(0))
+    // One with a fraction: the second in which it is over.
+    .query_row([after], |row| Ok(odd::int(row, 0)?.map(|at| at.max(after.saturating_add(1)))))
 }

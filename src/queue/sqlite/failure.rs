@@ -42,16 +42,23 @@ pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// Whether the system refused to write (not: to sync) what SQLite gave it. A commit that met this never happened.
+pub(super) fn is_failed_write(error: &Error) -> bool {
+    let codes = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE];
+    error.sqlite_error().is_some_and(|error| codes.contains(&error.extended_code))
+}
+
 /// At BEGIN and COMMIT nobody in particular is to blame.
-pub(super) fn of_transaction(error: &Error) -> StoreFailure {
-    match of_operation(0, error) {
+pub(super) fn of_transaction(failure: StoreFailure) -> StoreFailure {
+    match failure {
         StoreFailure::Operation { why, .. } => StoreFailure::Fatal(format!("{why}; {MEND}")),
         other => other,
     }
 }
 
-pub(super) fn of_upkeep(error: Error) -> StoreFailure {
-    of_operation(0, &error)
+/// No room on the disk.
+pub(super) fn is_full(error: &Error) -> bool {
+    matches!(of_operation(0, error), StoreFailure::Full(_))
 }
 
 impl From<Error> for QueueError {
@@ -69,6 +76,7 @@ pub(super) fn explain(path: &Path, error: Error) -> QueueError {
         Some(ErrorCode::DatabaseBusy) => {
             ("is held by somebody's open transaction", "end that one, then try again")
         }
+        _ if is_full(&error) => ("cannot grow: the disk is full", "make room on it, see `df`"),
         Some(ErrorCode::NotADatabase) => ("is not a SQLite database", "set another [queue] path"),
         _ => return error.into(),
     };
@@ -104,6 +112,11 @@ mod tests {
         ] {
             assert_eq!(kind(of_operation(1, &error(code))), wanted, "{code}");
         }
-        assert_eq!(kind(of_transaction(&error(ffi::SQLITE_CONSTRAINT))), "fatal");
+        assert_eq!(kind(of_transaction(of_operation(0, &error(ffi::SQLITE_CONSTRAINT)))), "fatal");
+        for (code, wanted) in
+            [(ffi::SQLITE_IOERR_WRITE, true), (ffi::SQLITE_IOERR_FSYNC, false), (ffi::SQLITE_FULL, false)]
+        {
+            assert_eq!(is_failed_write(&error(code)), wanted, "{code}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use rusqlite::{Connection, Result, params};
 
 use crate::queue::host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 
+use super::odd;
+
 /// How long a row outlives its `retry_at`: nobody sends there any more.
 const UNUSED_SECS: i64 = 30 * 86_400;
 
@@ -18,16 +20,17 @@ pub(super) fn read(conn: &Connection) -> Result<Vec<HostSetting>> {
     let mut statement = conn.prepare_cached(sql)?;
     let mut found = statement.query([HOST_SETTINGS_MAX as i64])?;
     while let Some(row) = found.next()? {
-        // The table's CHECK lets through nothing else.
-        let Some(setting) = Setting::from_words(row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?) else {
+        // The table's CHECKs let through nothing else.
+        let words = odd::text(row, 1)?.zip(odd::text(row, 2)?);
+        let Some(setting) = words.and_then(|(name, value)| Setting::from_words(&name, &value)) else {
             continue;
         };
         rows.push(HostSetting {
-            mx: row.get(0)?,
+            mx: odd::text(row, 0)?.unwrap_or_default(),
             setting,
-            last_reply: row.get(3)?,
-            changed_at: row.get(4)?,
-            retry_at: row.get(5)?,
+            last_reply: odd::text(row, 3)?,
+            changed_at: odd::int(row, 4)?.unwrap_or_default(),
+            retry_at: odd::int(row, 5)?,
         });
     }
     Ok(rows)
@@ -36,7 +39,8 @@ pub(super) fn read(conn: &Connection) -> Result<Vec<HostSetting>> {
 /// Writes one in the place of what was known, and forgets those that nobody needed for long.
 pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
     conn.prepare_cached(
-        "INSERT INTO host_settings (mx, setting, value, last_reply, changed_at, retry_at) VALUES (?, ?, ?, ?, ?, ?)
+        "INSERT INTO host_settings (mx, setting, value, last_reply, changed_at, retry_at)
+         VALUES (?1, ?2, iif(?2 IN ('connections', 'messages_per_minute'), CAST(?3 AS INTEGER), ?3), ?4, ?5, ?6)
          ON CONFLICT (mx, setting) DO UPDATE
          SET value = excluded.value, last_reply = coalesce(excluded.last_reply, last_reply),
              changed_at = excluded.changed_at, retry_at = excluded.retry_at",

@@ -1,55 +1,75 @@
 //! Whole messages as they are read back: envelope, recipients, content.
 
+use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Result, Row, params};
 
-use crate::mail::address::{self, AddressError};
+use crate::mail::address;
 use crate::mail::{
     Address, Body, DeliverBy, Expanded, Handling, Hold, Notify, Priority, Release, ReplySource, Ret,
 };
-use crate::queue::rows::{Fetched, Origin, QueuedMessage, QueuedRecipient};
+use crate::queue::rows::{Fetched, Origin, QueuedMessage, QueuedRecipient, Spoilt};
 use crate::queue::{MessageId, RecipientId};
 
 use super::due::domain_from;
+use super::odd;
 
 const MESSAGE: &str = "
     SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid, priority,
            require_tls, release_at, release_asked, deliver_by, deliver_by_mode
     FROM messages WHERE id = ?1";
 const RECIPIENT: &str = "
-    SELECT address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_reply_source,
+    SELECT message_id, address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_reply_source,
            bounce_requested_at IS NOT NULL AS to_bounce, expanded
-    FROM recipients WHERE id = ?1 AND message_id = ?2 AND (state = 'queued' OR bounce_requested_at IS NOT NULL)";
+    FROM recipients WHERE id = ?1 AND (state = 'queued' OR bounce_requested_at IS NOT NULL)";
 
 /// See [`crate::queue::Reads::message`].
 pub(super) fn fetch(conn: &Connection, id: MessageId, recipients: &[RecipientId]) -> Result<Fetched> {
     let mut fetched = Fetched { message: None, spoilt: Vec::new() };
-    let mut statement = conn.prepare_cached(MESSAGE)?;
-    let mut rows = statement.query([id.0])?;
-    let Some(row) = rows.next()? else { return Ok(fetched) };
-    let sender = sender(row)?;
-    let mut message = message(row, id)?;
+    let mut message = odd::unless_odd(|| envelope(conn, id))?;
     let mut statement = conn.prepare_cached(RECIPIENT)?;
     for recipient in recipients {
-        let mut rows = statement.query([recipient.0, id.0])?;
+        let mut rows = statement.query([recipient.0])?;
         let Some(row) = rows.next()? else { continue };
-        match address::parse(row.get_ref("address")?.as_str().unwrap_or_default()) {
-            Ok(address) if sender.is_ok() => {
-                message.recipients.push(self::recipient(row, *recipient, address)?)
+        let of_message = odd::int(row, row.as_ref().column_index("message_id")?)?;
+        let read = match &message {
+            _ if of_message.is_some_and(|of| of != id.0) => continue,
+            Ok(Some(_)) => odd::unless_odd(|| self::recipient(row, *recipient))?,
+            Ok(None) => Err("its message is missing".to_owned()),
+            Err(why) => Err(format!("its message cannot be read: {why}")),
+        };
+        match (read, &mut message) {
+            (Ok(recipient), Ok(Some(message))) => message.recipients.push(recipient),
+            (Err(why), _) => {
+                fetched.spoilt.push(Spoilt { recipient: *recipient, why: format!("held: {why}") })
             }
-            _ => fetched.spoilt.push(*recipient),
+            (Ok(_), _) => {}
         }
     }
-    message.sender = sender.unwrap_or_default();
-    fetched.message = Some(message).filter(|message| !message.recipients.is_empty());
+    fetched.message = message.ok().flatten().filter(|message| !message.recipients.is_empty());
     Ok(fetched)
 }
 
+/// The message without its recipients; none where there is none.
+fn envelope(conn: &Connection, id: MessageId) -> Result<Option<QueuedMessage>> {
+    let mut statement = conn.prepare_cached(MESSAGE)?;
+    let mut rows = statement.query([id.0])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut message = message(row, id)?;
+    message.sender = match text(row, "sender")? {
+        "" => None,
+        _ => Some(address(row, "sender")?),
+    };
+    Ok(Some(message))
+}
+
+fn text<'r>(row: &'r Row<'_>, name: &str) -> Result<&'r str> {
+    row.get_ref(name)?.as_str().map_err(|error| odd::odd_value(row, name, error))
+}
+
 /// Whatever is read back goes into a command line: it is read as strictly as what a client sent.
-fn sender(row: &Row<'_>) -> Result<std::result::Result<Option<Address>, AddressError>> {
-    Ok(match row.get_ref("sender")?.as_str()? {
-        "" => Ok(None),
-        text => address::parse(text).map(Some),
-    })
+fn address(row: &Row<'_>, name: &str) -> Result<Address> {
+    let parsed = address::parse(text(row, name)?);
+    parsed.map_err(|error| odd::odd_value(row, name, FromSqlError::Other(Box::new(error))))
 }
 
 /// Without its sender and recipients.
@@ -94,13 +114,13 @@ fn handling(row: &Row<'_>) -> Result<Handling> {
     Ok(Handling { priority, require_tls: row.get("require_tls")?, release, deliver_by })
 }
 
-fn recipient(row: &Row<'_>, id: RecipientId, address: Address) -> Result<QueuedRecipient> {
+fn recipient(row: &Row<'_>, id: RecipientId) -> Result<QueuedRecipient> {
     let notify: Option<String> = row.get("notify")?;
     let reply_source: Option<String> = row.get("last_reply_source")?;
     let expanded: Option<String> = row.get("expanded")?;
     Ok(QueuedRecipient {
         id,
-        address,
+        address: address(row, "address")?,
         domain: domain_from(row.get_ref("domain")?.as_str().unwrap_or_default()),
         attempts: row.get("attempts")?,
         notify: notify.as_deref().and_then(Notify::from_word),
@@ -123,7 +143,8 @@ pub(super) fn in_doubt(conn: &Connection) -> Result<Vec<(MessageId, Vec<Recipien
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (message, recipient) = (MessageId(row.get(0)?), RecipientId(row.get(1)?));
+        let (Some(message), recipient) = (odd::int(row, 0)?, RecipientId(row.get(1)?)) else { continue };
+        let message = MessageId(message);
         match found.last_mut() {
             Some((last, recipients)) if *last == message => recipients.push(recipient),
             _ => found.push((message, vec![recipient])),
@@ -135,11 +156,11 @@ pub(super) fn in_doubt(conn: &Connection) -> Result<Vec<(MessageId, Vec<Recipien
 pub(super) fn size(conn: &Connection, message: MessageId) -> Result<Option<u64>> {
     let mut statement = conn.prepare_cached("SELECT size FROM messages WHERE id = ?1")?;
     let mut rows = statement.query([message.0])?;
-    rows.next()?.map(|row| row.get::<_, i64>(0).map(i64::unsigned_abs)).transpose()
+    rows.next()?.map(|row| Ok(odd::int(row, 0)?.unwrap_or(0).unsigned_abs())).transpose()
 }
 
 pub(super) fn chunk(conn: &Connection, message: MessageId, seq: u32) -> Result<Option<Vec<u8>>> {
     let mut statement = conn.prepare_cached("SELECT data FROM content WHERE message_id = ?1 AND seq = ?2")?;
     let mut rows = statement.query(params![message.0, seq])?;
-    rows.next()?.map(|row| row.get(0)).transpose()
+    rows.next()?.map(|row| Ok(row.get_ref(0)?.as_bytes()?.to_vec())).transpose()
 }

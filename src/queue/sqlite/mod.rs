@@ -19,6 +19,7 @@ mod integrity;
 mod kick;
 mod message;
 mod migrate;
+mod odd;
 mod open;
 mod purge;
 mod readers;

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +13,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
+use crate::queue::id::ID_MAX;
 use crate::queue::shared::now_us;
 
 use super::checkpoints::Checkpoints;
-use super::failure::{RECOVER, of_transaction};
+use super::failure::{RECOVER, of_operation, of_transaction};
 use super::files::{Files, beside};
 use super::migrate;
+use super::odd;
 use super::readers::Readers;
 use super::space::Space;
 use super::store::{OnDisk, SqliteStore};
@@ -60,7 +62,8 @@ impl Database {
                 "build with 3.51.3 or newer",
             ));
         }
-        let directory = directory_of(path)?;
+        make_directory_of(path)?;
+        Space::before_opening(path);
         let files = Files::lock(path)?;
         files.sync_directory()?;
         let left = files.left_log().map_err(|source| disk_error(path, source))?;
@@ -88,8 +91,9 @@ impl Database {
         files.note_content();
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let space = Arc::new(Space::new(&directory, log_pages, page_bytes));
+        let space = Arc::new(Space::new(path, log_pages, page_bytes));
         let readers = Arc::new(Readers::new(path, space.clone()));
+        space.watch();
         let last_id = last_id(&conn)?;
         let last_time = last_time(&conn)?;
         Ok(Database {
@@ -122,12 +126,12 @@ impl OpenStore for Database {
         let disk = OnDisk { files: &self.files, checkpoints: &self.checkpoints };
         let (space, readers) = (self.space.clone(), self.readers.clone());
         let store = SqliteStore::new(&self.conn, Some(disk), space, readers, self.history);
-        Ok(Box::new(store.map_err(|error| of_transaction(&error))?))
+        Ok(Box::new(store.map_err(|error| of_transaction(of_operation(0, &error)))?))
     }
 }
 
 /// The directory of the database, made where it is missing.
-fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
+fn make_directory_of(path: &Path) -> Result<(), QueueError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -136,8 +140,7 @@ fn directory_of(path: &Path) -> Result<PathBuf, QueueError> {
         path: directory.to_owned(),
         source,
         remedy: "the directory of [queue] path must exist and belong to the user that runs postrider",
-    })?;
-    Ok(directory.to_owned())
+    })
 }
 
 /// Reads the log that the last process left, before SQLite recovers from it: what recovery leaves out in silence is
@@ -272,21 +275,24 @@ fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
 
 /// The highest id ever given out. What the tables hold counts too, should a hand have slipped in `meta`.
 pub(super) fn last_id(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.query_row(
-        "SELECT max(coalesce((SELECT value FROM meta WHERE key = 'last_id'), 0),
-                    coalesce((SELECT max(id) FROM messages), 0),
-                    coalesce((SELECT max(id) FROM recipients), 0),
-                    coalesce((SELECT max(id) FROM attempts), 0),
-                    coalesce((SELECT max(message_id) FROM history), 0))",
-        [],
-        |row| row.get(0),
-    )
+    let mut last = 0;
+    for sql in [
+        "SELECT value FROM meta WHERE key = 'last_id'",
+        "SELECT max(id) FROM messages",
+        "SELECT max(id) FROM recipients",
+        "SELECT max(id) FROM attempts",
+        "SELECT max(message_id) FROM history",
+    ] {
+        let found = conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?;
+        last = last.max(found.flatten().filter(|id| *id <= ID_MAX).unwrap_or(0));
+    }
+    Ok(last)
 }
 
 /// The confirmed time of the last commit.
 fn last_time(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     let sql = "SELECT value FROM meta WHERE key = 'time'";
-    conn.query_row(sql, [], |row| row.get(0)).optional()
+    Ok(conn.query_row(sql, [], |row| odd::int(row, 0)).optional()?.flatten())
 }
 
 /// SQLite tells after each commit how long the log is.

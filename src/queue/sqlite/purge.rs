@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
+use super::odd;
+
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
 /// How long it is known who was sent a report: longer than anybody counts.
@@ -49,7 +51,8 @@ impl Purge {
                  ORDER BY message_id, recipient_id LIMIT ?4",
             )?
             .query_map(params![message, recipient, cutoff_us, ROWS], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                let key = (odd::int(row, 0)?.unwrap_or(i64::MAX), odd::int(row, 1)?.unwrap_or(i64::MAX));
+                Ok((key.0, key.1, odd::int(row, 2)?.unwrap_or(0)))
             })?
             .collect::<Result<Vec<(i64, i64, i64)>>>()?;
         let old: Vec<_> =

@@ -31,6 +31,8 @@ pub(super) trait Source: Debug {
     fn has_room(&self, bytes: u64) -> bool;
 
     fn look_for_damage(&self) -> std::result::Result<usize, QueueError>;
+
+    fn why_no_room(&self) -> Option<String>;
 }
 
 type Found<T> = std::result::Result<T, QueueError>;
@@ -107,6 +109,10 @@ impl Source for Readers {
         problems.first().into_iter().for_each(|first| self.tell_damage(first));
         Ok(problems.len())
     }
+
+    fn why_no_room(&self) -> Option<String> {
+        self.space.why_no_room()
+    }
 }
 
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
@@ -125,6 +131,10 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 impl<S: Source> Reads for S {
     fn has_room(&self, bytes: u64) -> bool {
         Source::has_room(self, bytes)
+    }
+
+    fn why_no_room(&self) -> Option<String> {
+        Source::why_no_room(self)
     }
 
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Found<Vec<Due>> {

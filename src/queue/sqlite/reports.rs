@@ -10,6 +10,8 @@ use crate::mail::address;
 use crate::queue::op::{Incoming, Outcomes};
 use crate::queue::rows::{PendingReportRow, PendingReports};
 
+use super::odd;
+
 /// How much of a reply a row of `pending_reports` keeps, in characters.
 const REPLY_CHARS_MAX: usize = 500;
 
@@ -57,7 +59,7 @@ pub(super) fn delete_pending(conn: &Connection, sender: &str, up_to: i64) -> Res
 pub(super) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>> {
     let mut times: Vec<i64> = conn
         .prepare_cached("SELECT at FROM reports WHERE sender = ?1 AND at > ?2 ORDER BY at DESC LIMIT ?3")?
-        .query_map(params![sender, after, limit as i64], |row| row.get(0))?
+        .query_map(params![sender, after, limit as i64], |row| Ok(odd::int(row, 0)?.unwrap_or_default()))?
         .collect::<Result<_>>()?;
     times.reverse();
     Ok(times)
@@ -66,7 +68,7 @@ pub(super) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -
 /// See [`crate::queue::Reads::pending_report_senders`].
 pub(super) fn senders(conn: &Connection, until: i64, limit: usize) -> Result<Vec<String>> {
     conn.prepare_cached("SELECT sender FROM pending_reports GROUP BY sender HAVING min(at) <= ?1 LIMIT ?2")?
-        .query_map(params![until, limit as i64], |row| row.get(0))?
+        .query_map(params![until, limit as i64], |row| Ok(odd::text(row, 0)?.unwrap_or_default()))?
         .collect()
 }
 
@@ -82,9 +84,10 @@ pub(super) fn pending(conn: &Connection, sender: &str, limit: usize) -> Result<O
                 up_to: row.get(0)?,
                 messages: row.get::<_, u32>(1)?.into(),
                 recipients: row.get::<_, u32>(2)?.into(),
-                first_at: row.get(3)?,
-                require_tls: row.get(4)?,
-                return_path: row.get(5)?,
+                first_at: odd::int(row, 3)?.unwrap_or_default(),
+                // What cannot be read may have required it.
+                require_tls: odd::int(row, 4)? != Some(0),
+                return_path: odd::text(row, 5)?.unwrap_or_default(),
                 listed: Vec::new(),
             })
         })
@@ -97,10 +100,10 @@ pub(super) fn pending(conn: &Connection, sender: &str, limit: usize) -> Result<O
         )?
         .query_map(params![sender, gathered.up_to, limit as i64], |row| {
             Ok(PendingReportRow {
-                queue_id: row.get(0)?,
-                address: row.get(1)?,
-                state: row.get(2)?,
-                reply: row.get(3)?,
+                queue_id: odd::text(row, 0)?.unwrap_or_default(),
+                address: odd::text(row, 1)?.unwrap_or_default(),
+                state: odd::text(row, 2)?.unwrap_or_default(),
+                reply: odd::text(row, 3)?,
             })
         })?
         .collect::<Result<_>>()?;

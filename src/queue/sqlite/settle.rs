@@ -4,6 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
 
+use crate::mail::reply::first_bytes;
 use crate::queue::RecipientId;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
@@ -22,6 +23,11 @@ pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1"
 pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
+/// Bytes of `recipients.last_reply` that are written on a full disk.
+const REPLY_BYTES_FULL_DISK: usize = 120;
+
+/// The latest time that the tables take: the end of the year 9999.
+pub(super) const TIME_MAX: i64 = 253_402_300_799;
 
 /// The statements, prepared once and kept hot.
 pub(super) struct Settle<'c> {
@@ -61,14 +67,19 @@ impl<'c> Settle<'c> {
         })
     }
 
-    /// All of a settlement but its reports. Gives of each recipient the time of its next try.
-    pub(super) fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
+    /// All of a settlement but its reports. Gives of each recipient the time of its next try. On a disk that `is_full`
+    /// a try that failed for now has no row in `attempts`: it would take the room that the others need to go out.
+    pub(super) fn settle(
+        &mut self,
+        outcomes: &Outcomes,
+        is_full: bool,
+    ) -> Result<Vec<(RecipientId, Option<i64>)>> {
         let mut settled = Vec::with_capacity(outcomes.results.len());
         let mut one_finished = false;
         for row in &outcomes.results {
             let next = match row.next_state {
-                NextState::Retry(at) => self.stays(row, None, at, outcomes)?,
-                NextState::Hold => self.stays(row, Some("held"), outcomes.at, outcomes)?,
+                NextState::Retry(at) => self.stays(row, None, at, outcomes, is_full)?,
+                NextState::Hold => self.stays(row, Some("held"), outcomes.at, outcomes, is_full)?,
                 NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
@@ -86,7 +97,8 @@ impl<'c> Settle<'c> {
                     None
                 }
             };
-            if let Some(attempt) = &row.attempt {
+            let can_do_without = is_full && matches!(row.next_state, NextState::Retry(_));
+            if let Some(attempt) = row.attempt.as_ref().filter(|_| !can_do_without) {
                 self.attempt(row.recipient, attempt)?;
             }
             settled.push((row.recipient, next));
@@ -104,8 +116,13 @@ impl<'c> Settle<'c> {
         state: Option<&str>,
         next: i64,
         outcomes: &Outcomes,
+        is_full: bool,
     ) -> Result<Option<i64>> {
         let attempt = row.attempt.as_ref();
+        let reply = attempt.map(|attempt| match is_full {
+            true => shortest(&attempt.reply),
+            false => attempt.reply.as_str(),
+        });
         let queued: Option<bool> = self
             .retry
             .query_row(
@@ -113,9 +130,9 @@ impl<'c> Settle<'c> {
                     row.recipient.0,
                     state,
                     i64::from(attempt.is_some()),
-                    next,
+                    next.clamp(0, TIME_MAX),
                     attempt.map(|attempt| attempt.at),
-                    attempt.map(|attempt| &attempt.reply),
+                    reply,
                     attempt.and_then(|attempt| attempt.mx.as_ref()),
                     row.warned.then_some(outcomes.at),
                     attempt.map(|attempt| attempt.reply_source),
@@ -158,4 +175,9 @@ impl<'c> Settle<'c> {
             ])
             .map(drop)
     }
+}
+
+/// As much of a reply as a full disk has room for.
+fn shortest(reply: &str) -> &str {
+    first_bytes(reply, REPLY_BYTES_FULL_DISK)
 }

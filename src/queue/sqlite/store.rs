@@ -3,18 +3,18 @@
 //! An error leaves the operations as they were, to be applied again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Result, Statement};
+use rusqlite::{Connection, Error, Result, Statement};
 
 use crate::queue::RecipientId;
 use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
-use super::checkpoints::{Checkpoints, passive};
-use super::failure::{of_operation, of_transaction, of_upkeep};
+use super::checkpoints::{self, Checkpoints, PASSIVE};
+use super::failure::of_transaction;
 use super::files::Files;
 use super::purge::Purge;
 use super::readers::Readers;
@@ -25,8 +25,11 @@ use super::{backoffs, host_settings, kick, reports, routes, sweep};
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.
 const CHECKPOINT_PAGES: u32 = 16_000;
-/// The same while the disk is nearly full.
-const CHECKPOINT_PAGES_TIGHT: u32 = 1_000;
+/// The log's file is cut back to this.
+const LOG_FILE_BYTES: u64 = 64 << 20;
+/// A checkpoint that a reader keeps from its end is tried again after this, and after so many times what it took.
+const CHECKPOINT_AGAIN: Duration = Duration::from_millis(500);
+const CHECKPOINT_REST: u32 = 20;
 
 /// What there is of a database that is in files.
 #[derive(Clone, Copy)]
@@ -47,6 +50,7 @@ pub(super) struct SqliteStore<'c> {
     accept: Accept<'c>,
     settle: Settle<'c>,
     data_version: Statement<'c>,
+    pages: Statement<'c>,
     free_pages: Statement<'c>,
     space: Arc<Space>,
     /// Closed with the store: an open reader would keep the log from being emptied.
@@ -54,7 +58,11 @@ pub(super) struct SqliteStore<'c> {
     seen_version: i64,
     saved: Marks,
     checkpoint_at: u32,
+    /// While the log is long all the same.
+    next_checkpoint: Instant,
     purge: Purge,
+    /// What `meta` says of the refusal of mail; none: not known.
+    noted_refusal: Option<Option<i64>>,
 }
 
 impl<'c> SqliteStore<'c> {
@@ -84,13 +92,16 @@ impl<'c> SqliteStore<'c> {
             accept: Accept::new(conn)?,
             settle: Settle::new(conn)?,
             data_version,
+            pages: conn.prepare("PRAGMA page_count")?,
             free_pages: conn.prepare("PRAGMA freelist_count")?,
             space,
             readers,
             seen_version,
             saved: Marks { last_id: 0, time: None },
             checkpoint_at: CHECKPOINT_PAGES,
+            next_checkpoint: Instant::now(),
             purge: Purge::new(history),
+            noted_refusal: None,
         })
     }
 
@@ -102,9 +113,9 @@ impl<'c> SqliteStore<'c> {
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
         let mut effects = Vec::with_capacity(group.len());
         for (at, op) in group.iter().enumerate() {
-            effects.push(self.apply(op).map_err(|error| of_operation(at, &error))?);
+            effects.push(self.apply(op).map_err(|error| self.space.judge(at, &error))?);
         }
-        self.finish(backoffs, marks).map_err(|error| of_transaction(&error))?;
+        self.finish(backoffs, marks).map_err(|error| of_transaction(self.space.judge(0, &error)))?;
         Ok(effects)
     }
 
@@ -141,7 +152,7 @@ impl<'c> SqliteStore<'c> {
     }
 
     fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
-        let settled = self.settle.settle(outcomes)?;
+        let settled = self.settle.settle(outcomes, self.space.refuses_mail())?;
         for report in &outcomes.reports {
             self.accept.accept(report)?;
             reports::record(self.conn, report, outcomes.at)?;
@@ -176,21 +187,23 @@ impl<'c> SqliteStore<'c> {
     }
 
     /// Copies the write-ahead log into the database once it is long.
-    fn checkpoint_if_long(&mut self) -> Result<()> {
+    fn checkpoint_if_long(&mut self) -> std::result::Result<(), StoreFailure> {
         let pages = self.space.log_pages();
         if pages < self.checkpoint_at {
             return Ok(());
         }
-        let threshold = if self.space.is_tight() { CHECKPOINT_PAGES_TIGHT } else { CHECKPOINT_PAGES };
-        let result = match self.disk {
-            Some(OnDisk { files, checkpoints }) => checkpoints.run(self.conn, files),
-            None => passive(self.conn),
-        };
-        // What a reader still looks at stays in the log; it is tried again when the log has grown by as much.
-        let all = matches!(result, Ok((in_log, copied)) if in_log == copied);
+        let tight = self.space.checkpoint_pages();
+        let threshold = tight.unwrap_or(CHECKPOINT_PAGES);
+        let start = Instant::now();
+        let result = self.copy_log(PASSIVE);
+        self.next_checkpoint = Instant::now() + CHECKPOINT_AGAIN.max(start.elapsed() * CHECKPOINT_REST);
+        // What a reader still looks at stays in the log; it is tried again when the log has grown by as much, and while
+        // it is long.
+        let all = matches!(result, Ok(true));
         self.checkpoint_at = if all { threshold } else { pages.saturating_add(threshold) };
         if all {
             self.space.log_is_copied();
+            self.shorten_log(tight)?;
         }
         result.map(drop)
     }
@@ -207,14 +220,93 @@ impl<'c> SqliteStore<'c> {
         })
     }
 
-    fn look_round(&mut self) -> Result<bool> {
-        let version = self.data_version.query_row([], |row| row.get(0))?;
-        let free_pages: u32 = self.free_pages.query_row([], |row| row.get(0))?;
-        self.space.set_free_pages(free_pages);
-        if self.space.is_tight() {
-            self.checkpoint_at = self.checkpoint_at.min(CHECKPOINT_PAGES_TIGHT);
+    /// Gives the room of a long log back where the disk is nearly full. A part stays, for what must be written when not
+    /// a byte is left.
+    fn shorten_log(&mut self, tight: Option<u32>) -> std::result::Result<(), StoreFailure> {
+        let bytes = tight.map_or(LOG_FILE_BYTES, |pages| self.space.log_file_bytes(pages));
+        let shorten = |store: &mut Self| -> Result<()> {
+            store.conn.pragma_update(None, "journal_size_limit", i64::try_from(bytes).unwrap_or(i64::MAX))?;
+            if tight.is_some() && store.space.log_file_is_longer(bytes) {
+                // The first commit after a checkpoint cuts the file.
+                store.save_last_id.execute([store.saved.last_id])?;
+            }
+            Ok(())
+        };
+        shorten(self).map_err(|error| self.judge(&error))
+    }
+
+    /// Copies what of the log may be copied; whether that was all. What it needs is there: the ballast is given for it.
+    fn copy_log(&self, mode: &str) -> std::result::Result<bool, StoreFailure> {
+        loop {
+            let copied = match self.disk {
+                Some(OnDisk { files, checkpoints }) if mode == PASSIVE => checkpoints.run(self.conn, files),
+                _ => checkpoints::copy(self.conn, mode),
+            };
+            match copied.map_err(|error| self.space.judge(0, &error)) {
+                Ok((in_log, copied)) => return Ok(in_log == copied),
+                Err(StoreFailure::Full(why)) if self.space.give_ballast(&why) => {}
+                Err(failure) => return Err(failure),
+            }
         }
+    }
+
+    fn count_pages(&mut self) -> Result<()> {
+        let count = |statement: &mut Statement<'_>| statement.query_row([], |row| row.get(0));
+        self.space.set_pages(count(&mut self.pages)?, count(&mut self.free_pages)?);
+        Ok(())
+    }
+
+    fn look_round(&mut self) -> std::result::Result<bool, StoreFailure> {
+        let version =
+            self.data_version.query_row([], |row| row.get(0)).map_err(|error| self.judge(&error))?;
+        self.count_pages().map_err(|error| self.judge(&error))?;
+        if let Some(tight) = self.space.checkpoint_pages() {
+            self.checkpoint_at = self.checkpoint_at.min(tight);
+        }
+        let is_long = self.space.log_pages() >= CHECKPOINT_PAGES || self.space.refuses_mail();
+        if is_long && self.space.log_pages() > 0 && Instant::now() >= self.next_checkpoint {
+            self.checkpoint_at = 0;
+            self.checkpoint_if_long()?;
+        }
+        self.space.watch();
+        self.note_refusal()?;
         Ok(std::mem::replace(&mut self.seen_version, version) != version)
+    }
+
+    /// For those who look from outside. What cannot be written now is tried again.
+    fn note_refusal(&mut self) -> std::result::Result<(), StoreFailure> {
+        let since = self.space.refused_since();
+        if self.noted_refusal == Some(since) {
+            return Ok(());
+        }
+        let sql = match since {
+            Some(_) => "INSERT OR REPLACE INTO meta VALUES ('mail_refused_since', ?1)",
+            None => "DELETE FROM meta WHERE key = 'mail_refused_since' AND ?1 IS NULL",
+        };
+        match self.conn.execute(sql, [since]).map_err(|error| self.judge(&error)) {
+            Ok(_) => self.noted_refusal = Some(since),
+            Err(StoreFailure::Full(_) | StoreFailure::Busy(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    fn judge(&self, error: &Error) -> StoreFailure {
+        self.space.judge(0, error)
+    }
+
+    fn commit_once(
+        &mut self,
+        group: &[Op],
+        backoffs: &Backoffs,
+        marks: Marks,
+    ) -> std::result::Result<Vec<Effect>, StoreFailure> {
+        self.begin.execute([]).map_err(|error| of_transaction(self.judge(&error)))?;
+        let written = self.write(group, backoffs, marks);
+        if written.is_err() {
+            self.roll_back();
+        }
+        written
     }
 }
 
@@ -225,17 +317,30 @@ impl Store for SqliteStore<'_> {
         backoffs: &Backoffs,
         marks: Marks,
     ) -> std::result::Result<Vec<Effect>, StoreFailure> {
-        self.begin.execute([]).map_err(|error| of_transaction(&error))?;
-        let written = self.write(group, backoffs, marks);
-        if written.is_err() {
-            self.roll_back();
+        if let Some(failure) = self.space.must_wait() {
+            return Err(failure);
         }
-        self.files_are_there()?;
-        written
+        loop {
+            match self.commit_once(group, backoffs, marks) {
+                // The log begins anew where it can, and the group with it.
+                Err(StoreFailure::Full(why)) if self.space.give_ballast(&why) => {
+                    self.copy_log(PASSIVE)?;
+                }
+                result => {
+                    self.files_are_there()?;
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.space.has_room(bytes)
     }
 
     fn tidy(&mut self) -> std::result::Result<(), StoreFailure> {
-        self.checkpoint_if_long().map_err(of_upkeep)
+        self.count_pages().map_err(|error| self.judge(&error))?;
+        self.checkpoint_if_long()
     }
 
     fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
@@ -243,13 +348,13 @@ impl Store for SqliteStore<'_> {
         if let Some(OnDisk { files, checkpoints }) = self.disk {
             checkpoints.keep(files);
         }
-        self.look_round().map_err(of_upkeep)
+        self.look_round()
     }
 
     fn purge(&mut self, now: i64) -> std::result::Result<bool, StoreFailure> {
         self.purge.step(self.conn, now).map_err(|error| {
             self.roll_back();
-            of_upkeep(error)
+            self.judge(&error)
         })
     }
 
@@ -257,8 +362,8 @@ impl Store for SqliteStore<'_> {
         self.files_are_there()?;
         self.readers.close();
         // Others may be reading: then the log stays, and the next start finds it.
-        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(of_upkeep)?;
-        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(of_upkeep)?;
-        Ok(())
+        self.copy_log("TRUNCATE")?;
+        let set = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        set.map_err(|error| self.judge(&error)).map(drop)
     }
 }

@@ -51,6 +51,12 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
         conn.execute(DELETE_CONTENT, [message])?;
         conn.execute("DELETE FROM messages WHERE id = ?1", [message])?;
     }
+    conn.execute(
+        "UPDATE recipients
+         SET state = 'held', last_reply = 'held: a value in its row cannot be read', last_reply_source = 'local'
+         WHERE id IN (SELECT recipient_id FROM stuck WHERE problem = 'a value that cannot be read')",
+        [],
+    )?;
     // Held, not failed: perhaps the operator has the content elsewhere.
     conn.execute(
         "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing', last_reply_source = 'local'

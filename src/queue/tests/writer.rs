@@ -15,11 +15,15 @@ use crate::queue::writer::{Parts, Writer};
 use crate::queue::*;
 
 const RECIPIENT: RecipientId = RecipientId(7);
+/// For two chunks.
+const ROOM: u64 = 25;
 
 /// Answers commits from a list, then with success; notes the operations of each.
 struct Scripted {
     failures: VecDeque<StoreFailure>,
     commits: Arc<Mutex<Vec<Vec<&'static str>>>>,
+    /// For so many bytes of mail.
+    room: u64,
     /// Each commit waits for a word from here.
     disk: Option<Receiver<()>>,
 }
@@ -46,6 +50,9 @@ impl Store for Scripted {
             _ => Effect::Done,
         };
         Ok(group.iter().map(effect).collect())
+    }
+    fn has_room(&self, bytes: u64) -> bool {
+        bytes <= self.room
     }
     fn tidy(&mut self) -> Result<(), StoreFailure> {
         Ok(())
@@ -85,7 +92,7 @@ impl Bench {
     ) -> Bench {
         let ((ops, waiting), (tell, events)) = (unbounded(), unbounded());
         let (shared, commits) = (Arc::new(Shared::new(100)), Arc::default());
-        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits), disk };
+        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits), room: ROOM, disk };
         let (call, waits) = (Arc::<Call>::default(), waiting.clone());
         let parts =
             Parts { shared: shared.clone(), ops: waiting, events: tell, call: call.clone(), busy_patience };
@@ -182,6 +189,23 @@ fn a_full_store_refuses_mail_and_keeps_the_outcomes_until_they_fit() {
     assert!(bench.is_settled());
     assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
     assert_eq!(bench.commits(), [vec!["barrier", "settle"], vec!["settle"], vec!["settle"]]);
+}
+
+/// Each session found room for its own chunk.
+#[test]
+fn mail_that_together_has_no_room_is_refused_and_outcomes_are_written() {
+    let mut bench = Bench::new([], Duration::from_secs(3600));
+    let fits = [bench.chunk(), bench.chunk()];
+    bench.writer.step().unwrap();
+    assert_eq!(fits.map(|answer| all(&answer)), [[Ok(())], [Ok(())]]);
+    let too_many = [bench.chunk(), bench.chunk(), bench.chunk()];
+    bench.settle();
+    let barrier = bench.barrier();
+    bench.writer.step().unwrap();
+    assert_eq!(too_many.map(|answer| all(&answer)), [[Err(AcceptError::Full)]; 3]);
+    assert_eq!((all(&barrier), bench.is_settled()), (vec![Ok(())], true));
+    assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
+    assert_eq!(bench.commits(), [["chunk", "chunk"], ["settle", "barrier"]]);
 }
 
 #[test]

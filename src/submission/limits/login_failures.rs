@@ -2,11 +2,13 @@
 //!
 //! IPv6 clients count by /64, which is one customer's: whoever has one address of it has all.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::kit::bounded::{TtlMap, Window};
+
+use super::networks;
 
 /// How long a failure counts.
 const FAILURE_WINDOW: Duration = Duration::from_secs(600);
@@ -28,17 +30,17 @@ impl Default for LoginFailures {
 impl LoginFailures {
     /// Counts one more failure.
     pub(in crate::submission) fn record(&self, client: IpAddr, now: Instant) {
-        self.lock().renew(network(client), now, || Window::new(FAILURE_WINDOW)).add(now);
+        self.lock().renew(networks::client(client), now, || Window::new(FAILURE_WINDOW)).add(now);
     }
 
     /// How many failures of this client count now.
     pub(in crate::submission) fn count(&self, client: IpAddr, now: Instant) -> usize {
-        self.lock().get_mut(&network(client), now).map_or(0, |window| window.count(now))
+        self.lock().get_mut(&networks::client(client), now).map_or(0, |window| window.count(now))
     }
 
     /// So many failures of this client were no guesses: it knew the password after all.
     pub(in crate::submission) fn forgive(&self, client: IpAddr, many: u32, now: Instant) {
-        if let Some(window) = self.lock().get_mut(&network(client), now) {
+        if let Some(window) = self.lock().get_mut(&networks::client(client), now) {
             window.take_back(many);
         }
     }
@@ -46,13 +48,6 @@ impl LoginFailures {
     /// A panic while counting leaves a map that is still a map.
     fn lock(&self) -> MutexGuard<'_, TtlMap<IpAddr, Window<Instant>, Instant>> {
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !0 << 64)),
-        v4 => v4,
     }
 }
 

@@ -3,5 +3,7 @@
 pub(in crate::submission) mod bad_commands;
 pub(in crate::submission) mod etrn_requests;
 pub(in crate::submission) mod login_failures;
+pub(in crate::submission) mod networks;
 pub(in crate::submission) mod rates;
 pub(in crate::submission) mod sessions;
+mod shares;

@@ -1,10 +1,12 @@
 //! The sessions there are: how many there may be, in all and by client, and how they are ended.
 //!
+//! A client is an IPv4 address or an IPv6 /64. Who has how many of the places is `shares.rs`'s to say.
+//!
 //! The table knows each session's socket, so that [`SessionTable::stop`] can wake those that wait for a client
 //! between transactions and in the end cut off the rest.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,8 +17,14 @@ use crate::mail::Reply;
 use crate::submission::replies;
 use crate::submission::users::User;
 
+use super::networks;
+use super::shares::{self, Class, Counts};
+
 /// Sessions whose connection was cut off notice within this.
 const CUT_OFF_TIME: Duration = Duration::from_secs(2);
+/// Sessions that were sent away for another's sake and have not ended yet: so many over the limit there may be for
+/// a moment.
+const LEAVING_MAX: usize = 64;
 
 /// All sessions.
 #[derive(Default)]
@@ -28,9 +36,52 @@ pub(in crate::submission) struct SessionTable {
 
 #[derive(Default)]
 struct Live {
-    handles: HashMap<u64, Arc<SessionHandle>>,
+    rows: HashMap<u64, Row>,
     by_client: HashMap<IpAddr, usize>,
+    counts: Counts,
     last: u64,
+}
+
+struct Row {
+    handle: Arc<SessionHandle>,
+    /// None: it was sent away to make room, and counts no more.
+    class: Option<Class>,
+}
+
+impl Live {
+    /// The session counts no more.
+    fn release(&mut self, number: u64) {
+        let Some(row) = self.rows.get_mut(&number) else { return };
+        let Some(class) = row.class.take() else { return };
+        *self.counts.of(class) -= 1;
+        let client = networks::client(row.handle.client);
+        if let Some(count) = self.by_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_client.remove(&client);
+            }
+        }
+    }
+
+    /// Sends a session of a greedier network away, so that `newcomer` has a place. False: there is none.
+    fn make_room(&mut self, newcomer: IpAddr) -> bool {
+        let is_stranger = |row: &&Row| row.class == Some(Class::Stranger);
+        let strangers: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| is_stranger(row))
+            .map(|(number, row)| (*number, row.handle.client))
+            .collect();
+        if self.rows.values().filter(|row| row.class.is_none()).count() >= LEAVING_MAX {
+            return false;
+        }
+        let Some(number) = shares::who_makes_room(&strangers, newcomer) else { return false };
+        if let Some(row) = self.rows.get(&number) {
+            row.handle.send_away(replies::TOO_MANY_SESSIONS);
+        }
+        self.release(number);
+        true
+    }
 }
 
 /// Settings of a listener as they are now: a reload replaces what is in it.
@@ -50,6 +101,7 @@ pub(in crate::submission) enum Authority {
 
 /// A session, seen from outside.
 pub(in crate::submission) struct SessionHandle {
+    number: u64,
     client: IpAddr,
     socket: Arc<TcpStream>,
     listener: CurrentSettings,
@@ -64,8 +116,7 @@ pub(in crate::submission) struct SessionHandle {
 impl SessionHandle {
     /// Whether the listener trusts this client, by the settings of now.
     pub(in crate::submission) fn is_trusted(&self) -> bool {
-        let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
-        listener.trusted.iter().any(|network| network.contains(&self.client))
+        is_listed(self.client, &self.listener)
     }
 
     /// What it may send by.
@@ -113,21 +164,15 @@ impl SessionHandle {
 /// A session's row in the table; given back when dropped.
 pub(in crate::submission) struct SessionSlot {
     table: Arc<SessionTable>,
-    number: u64,
     pub(in crate::submission) handle: Arc<SessionHandle>,
 }
 
 impl Drop for SessionSlot {
     fn drop(&mut self) {
         let mut live = self.table.lock();
-        live.handles.remove(&self.number);
-        if let Some(count) = live.by_client.get_mut(&self.handle.client) {
-            *count -= 1;
-            if *count == 0 {
-                live.by_client.remove(&self.handle.client);
-            }
-        }
-        if live.handles.is_empty() {
+        live.release(self.handle.number);
+        live.rows.remove(&self.handle.number);
+        if live.rows.is_empty() {
             self.table.ended.notify_all();
         }
     }
@@ -136,7 +181,7 @@ impl Drop for SessionSlot {
 impl SessionTable {
     /// Sessions now.
     pub(in crate::submission) fn count(&self) -> usize {
-        self.lock().handles.len()
+        self.lock().rows.len()
     }
 
     /// A slot for a client's session.
@@ -154,17 +199,23 @@ impl SessionTable {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(replies::SHUTTING_DOWN);
         }
-        if live.handles.len() >= limits.sessions {
-            return Err(replies::TOO_MANY_SESSIONS);
-        }
-        let of_client = live.by_client.entry(client).or_default();
-        if *of_client >= limits.sessions_per_client {
+        let network = networks::client(client);
+        if live.by_client.get(&network).is_some_and(|count| *count >= limits.sessions_per_client) {
             return Err(replies::TOO_MANY_SESSIONS_FROM_CLIENT);
         }
-        *of_client += 1;
+        let class = if is_trusted(client, listener) { Class::Trusted } else { Class::Stranger };
+        // A trusted client has a part that nobody else can fill: who is in it makes room for none.
+        while !live.counts.has_room(class, limits.sessions) {
+            if class == Class::Trusted || !live.make_room(client) {
+                return Err(replies::TOO_MANY_SESSIONS);
+            }
+        }
+        *live.counts.of(class) += 1;
+        *live.by_client.entry(network).or_default() += 1;
         live.last += 1;
         let number = live.last;
         let handle = Arc::new(SessionHandle {
+            number,
             client,
             socket: Arc::clone(socket),
             listener: Arc::clone(listener),
@@ -173,13 +224,24 @@ impl SessionTable {
             waiting: AtomicBool::new(false),
             stopping: Arc::clone(&self.stopping),
         });
-        live.handles.insert(number, Arc::clone(&handle));
-        Ok(SessionSlot { table: Arc::clone(self), number, handle })
+        live.rows.insert(number, Row { handle: Arc::clone(&handle), class: Some(class) });
+        Ok(SessionSlot { table: Arc::clone(self), handle })
+    }
+
+    /// The session's client logged in: it is no stranger any more.
+    pub(in crate::submission) fn logged_in(&self, session: &SessionHandle) {
+        let mut live = self.lock();
+        let Some(row) = live.rows.get_mut(&session.number) else { return };
+        if row.class == Some(Class::Stranger) {
+            row.class = Some(Class::User);
+            *live.counts.of(Class::Stranger) -= 1;
+            *live.counts.of(Class::User) += 1;
+        }
     }
 
     /// All of now.
     pub(in crate::submission) fn handles(&self) -> Vec<Arc<SessionHandle>> {
-        self.lock().handles.values().cloned().collect()
+        self.lock().rows.values().map(|row| Arc::clone(&row.handle)).collect()
     }
 
     /// Ends all sessions: those between transactions now, those within one when it is done, and whatever
@@ -187,15 +249,15 @@ impl SessionTable {
     pub(in crate::submission) fn stop(&self, patience: Duration) -> usize {
         let mut live = self.lock();
         self.stopping.store(true, Ordering::SeqCst);
-        for session in live.handles.values() {
+        for session in live.rows.values().map(|row| &row.handle) {
             if session.waiting.load(Ordering::SeqCst) {
                 // Its read ends, and it says 421. Fails only where the client is gone already.
                 let _ = session.socket.shutdown(Shutdown::Read);
             }
         }
         live = self.wait_for_none(live, patience);
-        let cut_off = live.handles.len();
-        for session in live.handles.values() {
+        let cut_off = live.rows.len();
+        for session in live.rows.values().map(|row| &row.handle) {
             let _ = session.socket.shutdown(Shutdown::Both);
         }
         drop(self.wait_for_none(live, CUT_OFF_TIME));
@@ -203,7 +265,7 @@ impl SessionTable {
     }
 
     fn wait_for_none<'a>(&self, live: MutexGuard<'a, Live>, patience: Duration) -> MutexGuard<'a, Live> {
-        let some = |live: &mut Live| !live.handles.is_empty();
+        let some = |live: &mut Live| !live.rows.is_empty();
         self.ended.wait_timeout_while(live, patience, some).unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -211,4 +273,18 @@ impl SessionTable {
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// In the listener's `trusted`, as it is now.
+fn is_listed(client: IpAddr, listener: &CurrentSettings) -> bool {
+    let listener = listener.read().unwrap_or_else(PoisonError::into_inner);
+    listener.trusted.iter().any(|network| network.contains(&client))
+}
+
+/// Whether a client has a place among the trusted ones. This machine has one also where it has to log in: an operator
+/// who looks what is going on must get in.
+fn is_trusted(client: IpAddr, listener: &CurrentSettings) -> bool {
+    client == IpAddr::V4(Ipv4Addr::LOCALHOST)
+        || client == IpAddr::V6(Ipv6Addr::LOCALHOST)
+        || is_listed(client, listener)
 }

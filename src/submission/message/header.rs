@@ -1,9 +1,13 @@
 //! The header fixes of RFC 6409 §8 and the trace field of RFC 5321 §4.4: pure.
 //!
-//! Added, in front: Received, and Date and Message-ID where they are missing. Removed: Bcc and
-//! Return-Path with their folded lines, and the separator (`From `, a date) that a mailbox has in front
-//! of a message. Nothing else is touched; whatever follows the header stays
-//! byte for byte, and a message whose first line is no header field is all body.
+//! Added, in front: Received, and Date and Message-ID where they are missing. Removed, with their folded lines: Bcc,
+//! Resent-Bcc and Return-Path; and what is no part of a message but stands in front of one: a byte order mark, and the
+//! separator (`From `, a date) that a mailbox has there, escaped (`>From `) too. Nothing else is touched.
+//!
+//! The header ends at the empty line (RFC 5322 §2.1), not at a line that is no field: clients write such lines, and a
+//! Bcc behind one is as private as before it. A message whose first line is no field is all body, since programs
+//! mail plain text; unless a private field and a usual one follow before the first empty line: then the first line is
+//! a broken one of a header.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -62,7 +66,7 @@ impl Protocol {
     }
 }
 
-/// Where the header ends, and what is to be done about it.
+/// What is to be done about a header.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::submission) struct Header {
     /// The message has something in front that is no header: what is added needs an empty line behind it.
@@ -75,63 +79,130 @@ pub(in crate::submission) struct Header {
     removed: Vec<Range<usize>>,
 }
 
-/// Reads the header at the start of `content` (CR LF line ends). None where its end is not in
-/// sight and `complete` does not say that nothing more follows.
-pub(in crate::submission) fn read(content: &[u8], complete: bool) -> Option<Header> {
-    let mut header = Header::default();
-    let mut has_fields = false;
-    let mut removing = false;
-    let mut at = 0;
-    while at < content.len() {
-        let end = match memchr(b'\n', &content[at..]) {
-            Some(found) => at + found + 1,
-            None if complete => content.len(),
-            None => return None,
-        };
-        let line = &content[at..end];
-        let folded = matches!(line[0], b' ' | b'\t') && at > 0;
-        if at == 0 && line.starts_with(b"From ") {
+/// Nobody but the sender is to read these.
+const PRIVATE: [&[u8]; 3] = [b"Bcc", b"Resent-Bcc", b"Return-Path"];
+/// Fields that make a header of lines whose first is none.
+const USUAL: [&[u8]; 9] =
+    [b"From", b"To", b"Cc", b"Subject", b"Date", b"Message-ID", b"Received", b"Sender", b"MIME-Version"];
+/// In UTF-8, as editors put it in front of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Behind a line that is no field the empty line is looked for so far: in a text without one, that is no header, it
+/// may never come.
+const LOOK_AHEAD_BYTES: usize = 64 << 10;
+
+/// Reads the header at the start of content that is still growing, each byte once.
+#[derive(Debug, Default)]
+pub(in crate::submission) struct HeaderReader {
+    header: Header,
+    /// Where the next line begins.
+    at: usize,
+    /// Up to here there is no end of that line.
+    searched: usize,
+    has_fields: bool,
+    /// The line before this one is left out, and so are the folded lines behind it.
+    removing: bool,
+    /// Where the first line is that is no field.
+    broken_at: Option<usize>,
+    /// It is the first line of all.
+    begins_broken: bool,
+    has_private: bool,
+    has_usual: bool,
+}
+
+impl HeaderReader {
+    /// Reads on in `content` (CR LF line ends), which begins with what was given before. None where the end of the
+    /// header is not in sight and `complete` does not say that nothing more follows; otherwise it is not to be called
+    /// again.
+    pub(in crate::submission) fn read(&mut self, content: &[u8], complete: bool) -> Option<Header> {
+        while self.at < content.len() {
+            let end = match memchr(b'\n', &content[self.searched..]) {
+                Some(found) => self.searched + found + 1,
+                None if complete => content.len(),
+                None => {
+                    self.searched = content.len();
+                    break;
+                }
+            };
+            self.searched = end;
+            let line = &content[self.at..end];
+            if matches!(line, b"\r\n" | b"\n") {
+                return Some(self.judged());
+            }
+            self.line(line);
+            self.at = end;
+        }
+        let in_vain = self.broken_at.is_some_and(|from| content.len() - from > LOOK_AHEAD_BYTES);
+        (complete || in_vain).then(|| self.judged())
+    }
+
+    /// A line of the header, or of what stands there.
+    fn line(&mut self, line: &[u8]) {
+        let bytes = self.at..self.at + line.len();
+        if self.at > 0 && matches!(line[0], b' ' | b'\t') {
+            if self.removing {
+                self.remove(bytes);
+            }
+            return;
+        }
+        let mut text = line;
+        while let Some(rest) = text.strip_prefix(BYTE_ORDER_MARK) {
+            text = rest;
+        }
+        let in_front = !self.has_fields && self.broken_at.is_none();
+        if in_front && (text.starts_with(b"From ") || text.starts_with(b">From ")) {
             // A mailbox's separator, if a header follows. It is no part of the message, and behind our
             // Received field it would be the end of the header for whoever reads that strictly.
-            removing = true;
-        } else if !folded {
-            let Some(name) = field_name(line) else {
-                if !has_fields {
-                    header.removed.clear();
-                    header.all_body = at > 0 || line != b"\r\n";
-                }
-                return Some(header);
-            };
-            has_fields = true;
-            let is = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
-            removing = is("Bcc") || is("Return-Path");
-            header.has_date |= is("Date");
-            header.has_message_id |= is("Message-ID");
-            header.hops += usize::from(is("Received"));
+            self.removing = true;
+            return self.remove(bytes);
         }
-        if removing {
-            match header.removed.last_mut() {
-                Some(last) if last.end == at => last.end = end,
-                _ => header.removed.push(at..end),
-            }
+        self.removing = false;
+        let Some(name) = field_name(text) else {
+            self.begins_broken |= in_front;
+            self.broken_at.get_or_insert(self.at);
+            return;
+        };
+        let is = |field: &[u8]| name.eq_ignore_ascii_case(field);
+        self.has_fields = true;
+        self.header.has_date |= is(b"Date");
+        self.header.has_message_id |= is(b"Message-ID");
+        self.header.hops += usize::from(is(b"Received"));
+        self.has_usual |= USUAL.into_iter().any(is);
+        self.removing = PRIVATE.into_iter().any(is);
+        self.has_private |= self.removing;
+        if self.removing {
+            self.remove(bytes);
+        } else if in_front {
+            self.remove(bytes.start..bytes.end - text.len());
         }
-        at = end;
     }
-    if !has_fields && !content.is_empty() {
-        header.removed.clear();
-        header.all_body = true;
+
+    fn remove(&mut self, bytes: Range<usize>) {
+        match self.header.removed.last_mut() {
+            _ if bytes.is_empty() => {}
+            Some(last) if last.end == bytes.start => last.end = bytes.end,
+            _ => self.header.removed.push(bytes),
+        }
     }
-    complete.then_some(header)
+
+    /// The header, where it was one.
+    fn judged(&mut self) -> Header {
+        let is_header = if self.begins_broken { self.has_private && self.has_usual } else { self.has_fields };
+        if is_header || self.at == 0 {
+            return std::mem::take(&mut self.header);
+        }
+        Header { all_body: true, ..Header::default() }
+    }
 }
 
-/// The name of a field: printable ASCII before a colon (RFC 5322 §2.2), with the white space
-/// between them that its obsolete form allows (§4.5).
+/// The name of a field: printable characters before a colon (RFC 5322 §2.2), with the white space between them that
+/// its obsolete form allows (§4.5). Beyond ASCII they are no name, but what a client means by them is a field.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let name = line[..memchr(b':', line)?].trim_ascii_end();
-    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
+    let is_part = |byte: &u8| byte.is_ascii_graphic() || !byte.is_ascii();
+    (!name.is_empty() && name.iter().all(is_part)).then_some(name)
 }
 
-/// `content` with the fixes that [`read`] found to be needed.
+/// `content` with the fixes that [`HeaderReader::read`] found to be needed.
 pub(in crate::submission) fn fix(content: &[u8], header: &Header, trace: &Trace<'_>) -> Vec<u8> {
     let date = date_field(trace.at);
     let mut out = Vec::with_capacity(content.len() + 512);
@@ -184,6 +255,10 @@ fn push(out: &mut Vec<u8>, parts: &[&str]) {
 mod tests {
     use super::*;
     use crate::mail::address;
+
+    fn read(content: &[u8], complete: bool) -> Option<Header> {
+        HeaderReader::default().read(content, complete)
+    }
 
     fn fixed_for(content: &str, for_only: Option<&Address>) -> String {
         let hostname = Domain::parse("relay.example").unwrap();
@@ -245,12 +320,14 @@ mod tests {
             ("\r\nbody\r\n", ""),
             ("Hello there\r\nDate: not one\r\n", "\r\n"),
             (" folded\r\nDate: not one\r\n", "\r\n"),
-            ("\u{fc}ber: x\r\n", "\r\n"),
             (": no name\r\n", "\r\n"),
             ("two words: x\r\n", "\r\n"),
             ("From here on it is text\r\nand no header\r\n", "\r\n"),
             ("From here\r\n\r\n", "\r\n"),
             ("From here", "\r\n"),
+            (">From here\r\nBcc is a word\r\n", "\r\n"),
+            ("Hello there\r\nBcc: not one\r\n\r\nTo: nobody\r\n", "\r\n"),
+            ("\u{feff}Hello there\r\nTo: nobody\r\n", "\r\n"),
         ] {
             assert_eq!(fixed(content), [&added, between, content].concat(), "{content:?}");
         }
@@ -260,10 +337,91 @@ mod tests {
     fn odd_headers_pass_unharmed() {
         let with_separator = "From me Sat Jan  1 00:00:00 2000\r\nDate: x\r\nMessage-ID: <m>\r\n\r\nbody\r\n";
         assert_eq!(fixed(with_separator), "Date: x\r\nMessage-ID: <m>\r\n\r\nbody\r\n");
-        // Without an empty line the body begins where the fields end, and what is there stays.
-        let unseparated = "Date: x\r\nMessage-ID: <m>\r\nHi John\r\nBcc: in the body\r\n";
-        assert_eq!(fixed(unseparated), unseparated);
+        // Whatever its lines are, the header ends at the empty one, and none of them is lost.
+        let eight_bit = "\u{dc}ber: x\r\nDate: x\r\nMessage-ID: <m>\r\nHi John\r\n\r\nbody\r\n";
+        assert_eq!(fixed(eight_bit), eight_bit);
+        let broken = "Message-ID: <m>\r\nHi John\r\nDate: x\r\n\r\nbody\r\n";
+        assert_eq!(fixed(broken), broken, "no second Date");
+        let marked = "\u{feff}Date: x\r\nMessage-ID: <m>\r\n\r\n\u{feff}body\r\n";
+        assert_eq!(fixed(marked), &marked["\u{feff}".len()..]);
         assert_eq!(fixed("Date: x\r\nMessage-ID: <m>"), "Date: x\r\nMessage-ID: <m>");
+    }
+
+    /// What a header may have in front of a private field.
+    const BEFORE: [&str; 12] = [
+        "",
+        "Subject: x\r\n",
+        "\u{feff}",
+        "\u{feff}Subject: x\r\n",
+        "From me Sat Jan  1 00:00:00 2000\r\n",
+        ">From me Sat Jan  1 00:00:00 2000\r\n",
+        "From me Sat Jan  1 00:00:00 2000\r\n>From me Sat Jan  1 00:00:00 2000\r\n",
+        "Subject: x\r\nno field\r\n",
+        "no field\r\nSubject: x\r\n",
+        "Subject: x\r\n>From me\r\n",
+        "Subject: x\r\n: no name\r\n two words: y\r\n",
+        "\u{dc}ber: x\r\n \r\n",
+    ];
+
+    #[test]
+    fn what_is_private_goes_whatever_stands_before_it() {
+        let rest = "Date: x\r\nMessage-ID: <m>\r\n\r\nBcc: body\r\n";
+        for before in BEFORE {
+            for field in ["Bcc", "bcc ", "Resent-Bcc", "Return-Path", "\u{feff}Bcc"] {
+                for value in [" secret@a.test", "secret@a.test,\r\n\tsecret@b.test", "\r\n secret@c.test"] {
+                    let content = format!("{before}{field}:{value}\r\n{rest}");
+                    let out = fixed(&content);
+                    assert!(!out.contains("secret"), "{content:?} -> {out:?}");
+                    assert!(out.ends_with(rest), "{content:?} -> {out:?}");
+                    let kept = [
+                        "Subject: x\r\n",
+                        "no field\r\n",
+                        "\u{dc}ber: x\r\n",
+                        ": no name\r\n two words: y\r\n",
+                    ];
+                    for line in kept.iter().filter(|line| before.contains(*line)) {
+                        assert!(out.contains(line), "{content:?} -> {out:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_reads_the_same_in_any_pieces_and_each_byte_once() {
+        for before in BEFORE {
+            let content = format!("{before}Bcc: secret\r\n\tfolded\r\nDate: x\r\n\r\nbody\r\n");
+            let whole = read(content.as_bytes(), true).unwrap();
+            for size in 1..content.len() {
+                let mut reader = HeaderReader::default();
+                let mut ends = (size..content.len()).step_by(size);
+                let early = ends.find_map(|end| reader.read(&content.as_bytes()[..end], false));
+                let header = early.or_else(|| reader.read(content.as_bytes(), true)).unwrap();
+                assert_eq!(header, whole, "{content:?} in pieces of {size}");
+            }
+        }
+        // Without an end, a byte at a time: what was searched is not searched again.
+        let line = vec![b'x'; 300 << 10];
+        let mut reader = HeaderReader::default();
+        for end in 1..=LOOK_AHEAD_BYTES {
+            assert_eq!(reader.read(&line[..end], false), None);
+            assert_eq!(reader.searched, end);
+        }
+        let fields = b"X: y\r\n".repeat(50_000);
+        let mut reader = HeaderReader::default();
+        for end in (0..fields.len()).step_by(9) {
+            assert_eq!(reader.read(&fields[..end], false), None);
+            assert!(end - reader.at < 6 && reader.searched == end);
+        }
+    }
+
+    #[test]
+    fn a_text_without_an_empty_line_is_not_waited_for() {
+        let text = [b"Subject: x\r\nno field\r\n".to_vec(), b"text\r\n".repeat(20_000)].concat();
+        assert!(read(&text, false).is_some());
+        assert!(read(&text[..LOOK_AHEAD_BYTES], false).is_none());
+        let text = b"text\r\n".repeat(20_000);
+        assert!(read(&text, false).unwrap().all_body);
     }
 
     #[test]
@@ -306,7 +464,7 @@ mod tests {
         assert_eq!(read(b"Subject: x\r\n", false), None);
         assert_eq!(read(b"", false), None);
         assert!(read(b"Subject: x\r\n\r\n", false).is_some());
-        assert!(read(b"Subject: x\r\nno field\r\n", false).is_some());
+        assert_eq!(read(b"Subject: x\r\nno field\r\n", false), None);
     }
 
     #[test]

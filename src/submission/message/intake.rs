@@ -6,16 +6,22 @@
 
 use std::net::IpAddr;
 
+use memchr::memchr;
+
+use crate::config::LongLines;
 use crate::mail::{Address, Body, Domain, Envelope, Reply};
 use crate::maillog;
 use crate::queue::{MessageId, NewMessage, Origin};
 
-use crate::submission::message::header::{self, HEADER_BYTES_MAX, Protocol, Trace};
+use crate::submission::message::header::{self, HEADER_BYTES_MAX, HeaderReader, Protocol, Trace};
 use crate::submission::ports::MessageQueue;
 use crate::submission::replies;
 
 /// Bytes of content in one row of the queue.
 pub(in crate::submission) const CHUNK_BYTES: usize = 256 << 10;
+
+/// RFC 5322 §2.1.1, without the CR LF.
+const LINE_BYTES_MAX: usize = 998;
 
 /// What is known about a message before its content.
 #[derive(Debug, Clone)]
@@ -32,6 +38,7 @@ pub(in crate::submission) struct Submitted<'a> {
     pub(in crate::submission) lifetime_secs: i64,
     pub(in crate::submission) message_bytes_max: u64,
     pub(in crate::submission) hops_max: usize,
+    pub(in crate::submission) long_lines: LongLines,
 }
 
 /// A message that is being received.
@@ -43,10 +50,13 @@ pub(in crate::submission) struct Intake<'a> {
     buffer: Vec<u8>,
     /// How much of `buffer` was looked at.
     seen: usize,
+    header: HeaderReader,
     header_fixed: bool,
     /// Bytes of content as the client sent it.
     received_bytes: u64,
     eight_bit: bool,
+    /// Bytes of the line that is not ended yet.
+    line_bytes: usize,
     chunks: u32,
     chunk_bytes: u64,
     /// Why it will not be queued; the rest is read and forgotten.
@@ -62,9 +72,11 @@ impl<'a> Intake<'a> {
             id: queue.new_message_id(),
             buffer: Vec::with_capacity(8 << 10),
             seen: 0,
+            header: HeaderReader::default(),
             header_fixed: false,
             received_bytes: 0,
             eight_bit: false,
+            line_bytes: 0,
             chunks: 0,
             chunk_bytes: 0,
             refusal: None,
@@ -97,16 +109,47 @@ impl<'a> Intake<'a> {
         self.received_bytes += new.len() as u64;
         if self.refusal.is_none() {
             self.eight_bit |= !new.is_ascii();
-            if self.received_bytes > self.submitted.message_bytes_max {
-                self.refusal = Some(replies::TOO_BIG);
+            self.refusal = if self.received_bytes > self.submitted.message_bytes_max {
+                Some(replies::TOO_BIG)
+            } else if let Some(refusal) = self.unfit_text() {
+                Some(refusal)
             } else if self.buffer.len() >= CHUNK_BYTES {
-                self.refusal = self.hand_on().err();
-            }
+                self.hand_on().err()
+            } else {
+                None
+            };
         }
         if self.refusal.is_some() {
             self.buffer.clear();
         }
         self.seen = self.buffer.len();
+    }
+
+    /// What the new bytes have that text must not have. Binary content may hold anything (RFC 3030 §3).
+    fn unfit_text(&mut self) -> Option<Reply> {
+        if self.submitted.envelope.body == Body::BinaryMime {
+            return None;
+        }
+        let new = &self.buffer[self.seen..];
+        // RFC 5322 §2.3, §3.5: between hosts that end texts at it, it hides what stands behind it.
+        if memchr(0, new).is_some() {
+            return Some(replies::NUL_IN_CONTENT);
+        }
+        if self.submitted.long_lines == LongLines::Accept {
+            return None;
+        }
+        for piece in new.split_inclusive(|byte| *byte == b'\n') {
+            self.line_bytes += piece.len();
+            let ended = piece.ends_with(b"\n");
+            // The CR LF may still be to come.
+            if self.line_bytes > LINE_BYTES_MAX + if ended { 2 } else { 1 } {
+                return Some(replies::LINE_TOO_LONG);
+            }
+            if ended {
+                self.line_bytes = 0;
+            }
+        }
+        None
     }
 
     /// Streams whole chunks to the queue, once the header is fixed.
@@ -129,7 +172,7 @@ impl<'a> Intake<'a> {
         if self.header_fixed {
             return Ok(());
         }
-        let header = match header::read(&self.buffer, complete) {
+        let header = match self.header.read(&self.buffer, complete) {
             Some(header) => header,
             None if self.buffer.len() > HEADER_BYTES_MAX => return Err(replies::HEADER_TOO_BIG),
             None => return Ok(()),

@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
     fn start_tls(&mut self) -> Result<(), End> {
         let client = self.client;
         let failed = |error: &dyn std::fmt::Display| {
-            maillog::turned_away(client, &format!("TLS handshake failed: {error}"));
+            maillog::handshake_failed(client, error);
             End::Lost
         };
         let connection = match self.scratch.handshake.take() {

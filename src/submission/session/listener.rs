@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain as Family, SockRef, Socket, Type};
 
-use crate::config::{ListenSettings, ListenTls};
+use crate::config::{Limits, ListenSettings, ListenTls};
 use crate::mail::Reply;
 use crate::maillog;
 
@@ -17,12 +17,15 @@ use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::replies;
 use crate::submission::session::service::{SessionResources, StartError};
 use crate::submission::session::{Session, SessionScratch};
-use crate::submission::wire::connection::Wire;
+use crate::submission::wire::connection::{Times, Wire};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// What accepting waits where the system is out of descriptors, or of something else.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// So many times `[limits] login_timeout` a client has in all until it has logged in.
+const LOGIN_STEPS: u32 = 4;
 
 /// An address that is listened on.
 pub(in crate::submission) struct Listener {
@@ -173,8 +176,8 @@ fn open_session(
         (Arc::clone(resources), Arc::clone(&socket), Arc::clone(&listener));
     let job = move || {
         // The client is gone already where this fails.
-        let limits = &service.limits;
-        let Ok(wire) = Wire::new(session_socket, limits.idle_timeout, limits.session_timeout) else { return };
+        let times = times(&service.limits, slot.handle.is_trusted());
+        let Ok(wire) = Wire::new(session_socket, times) else { return };
         Session {
             wire,
             client,
@@ -189,6 +192,19 @@ fn open_session(
     if let Err(error) = resources.pool.run(Box::new(job)) {
         log::error!("starting a session thread: {error} (lower [limits] sessions, or raise TasksMax)");
         send_away(&socket, client, &listener, &replies::TOO_MANY_SESSIONS);
+    }
+}
+
+/// What a client's connection may take before it has logged in, and what it may once it is known.
+pub(in crate::submission) fn times(limits: &Limits, is_known: bool) -> Times {
+    let handshake = limits.idle_timeout.min(limits.login_timeout);
+    if is_known {
+        return Times { idle: limits.idle_timeout, handshake, lifetime: limits.session_timeout };
+    }
+    Times {
+        idle: limits.idle_timeout.min(limits.login_timeout),
+        handshake,
+        lifetime: limits.session_timeout.min(LOGIN_STEPS * limits.login_timeout),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::submission::limits::sessions::Authority;
 use crate::submission::protocol::dispatch;
 use crate::submission::protocol::state::{State, Transition};
 use crate::submission::replies;
+use crate::submission::session::listener::times;
 use crate::submission::session::{End, Session};
 use crate::submission::users;
 
@@ -28,7 +29,12 @@ impl Session<'_> {
     pub(super) fn login_failed(&mut self, name: String) {
         self.resources.login_failures.record(self.client, Instant::now());
         let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
-        maillog::turned_away(self.client, &format!("authentication failed for {shown:?}"));
+        // Only the name of a user: what was typed instead of one may be a password.
+        let whose = match self.service.users.with_scram(&name).user {
+            Some(user) => format!("user {:?}", user.name),
+            None => "a name that no user has".to_owned(),
+        };
+        maillog::turned_away(self.client, &format!("authentication failed for {whose}"));
         match &mut self.scratch.failed {
             (last, times) if *last == name => *times += 1,
             // A name that is too long is no user's, and never makes it good.
@@ -41,6 +47,9 @@ impl Session<'_> {
     pub(super) fn logged_in(&mut self, state: &State) {
         if let Some(user) = state.user() {
             self.handle.set_authority(Authority::User(Arc::clone(user)));
+            self.resources.sessions.logged_in(self.handle);
+            // Fails only where the client is gone; the next read says so.
+            let _ = self.wire.set_times(times(&self.service.limits, true));
         }
         let (name, times) = std::mem::take(&mut self.scratch.failed);
         if times > 0 && state.user().is_some_and(|user| user.name == name) {

@@ -23,7 +23,7 @@ use crate::maillog;
 use crate::sasl::ChannelBinding;
 
 use crate::submission::limits::rates::Counted;
-use crate::submission::limits::sessions::SessionHandle;
+use crate::submission::limits::sessions::{Authority, SessionHandle};
 use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::intake::Intake;
 use crate::submission::protocol::state::State;
@@ -91,6 +91,11 @@ impl Session<'_> {
         self.wire.reply(reply).map_err(|_| End::Lost)
     }
 
+    /// Its client has logged in, or is trusted.
+    fn is_known(&self) -> bool {
+        self.handle.is_trusted() || matches!(self.handle.authority(), Authority::User(_))
+    }
+
     /// A last reply before we close.
     fn send_away(&mut self, reply: &Reply) -> End {
         match self.say(reply) {
@@ -110,7 +115,7 @@ impl Session<'_> {
             WireError::Closed if self.handle.farewell().is_some() => self.say_farewell(),
             // SessionTable::stop did.
             WireError::Closed if self.handle.is_stopping() => self.send_away(&replies::SHUTTING_DOWN),
-            WireError::TimedOut if self.wire.is_over() => {
+            WireError::TimedOut if self.wire.is_over() && self.is_known() => {
                 maillog::turned_away(self.client, "session too long");
                 self.send_away(&replies::SESSION_TOO_LONG)
             }

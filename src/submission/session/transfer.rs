@@ -137,6 +137,7 @@ impl<'a> Session<'a> {
             lifetime_secs: service.lifetime.as_secs().try_into().unwrap_or(i64::MAX),
             message_bytes_max: service.limits.message_size,
             hops_max: service.limits.received_hops,
+            long_lines: service.limits.long_lines,
         };
         Intake::new(&*self.resources.ports.queue, submitted)
     }

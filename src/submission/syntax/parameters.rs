@@ -31,7 +31,8 @@ pub(in crate::submission) fn of_mail(text: &str, mut mail: Mail) -> Result<Mail,
             },
             "RET" => mail.ret = Some(value.and_then(Ret::from_word).ok_or(bad("RET"))?),
             "ENVID" => match value {
-                Some(value) if value.len() <= ENVID_BYTES_MAX && is_xtext(value) => {
+                // RFC 3461 §4.4 wants an identifier; an empty one would come back as a field without a value.
+                Some(value) if (1..=ENVID_BYTES_MAX).contains(&value.len()) && is_xtext(value) => {
                     mail.envid = Some(value.to_owned());
                 }
                 _ => return Err(bad("ENVID")),
@@ -241,6 +242,8 @@ mod tests {
             (" AUTH=a=b", BadParameter("AUTH")),
             (" RET=SOME", BadParameter("RET")),
             (" ENVID=a+0D+0Ab", BadParameter("ENVID")),
+            (" ENVID", BadParameter("ENVID")),
+            (" ENVID=", BadParameter("ENVID")),
             (" ENVID=a+4", BadParameter("ENVID")),
             (" ENVID=a+4g", BadParameter("ENVID")),
             (" HOLDFOR", BadParameter("HOLDFOR")),

@@ -2,6 +2,7 @@
 //!
 //! Whether the command is allowed now is not asked here: `protocol` decides that.
 
+use crate::kit::text::is_unseen;
 use crate::mail::Path;
 use crate::mail::address::{self, AddressError};
 
@@ -89,7 +90,7 @@ fn without_arguments(command: Command, arguments: &str, usage: &'static str) -> 
 fn client_name(arguments: &str, usage: &'static str) -> Result<String, SyntaxError> {
     let name = arguments.trim_start_matches(' ');
     let fits = !name.is_empty() && name.len() <= address::DOMAIN_BYTES_MAX;
-    if fits && !name.contains(|c: char| c == ' ' || c.is_control()) {
+    if fits && !name.contains(|c: char| c == ' ' || is_unseen(c)) {
         Ok(name.to_owned())
     } else {
         Err(SyntaxError::Usage(usage))

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, SubmissionSettings};
+use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SubmissionSettings};
 use crate::mail::{Domain, Priority, address};
 use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
 use crate::submission::Submission;
@@ -205,7 +205,9 @@ pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
             errors: 10,
             auth_failures: 5,
             received_hops: 50,
+            long_lines: LongLines::Accept,
             idle_timeout: Duration::from_secs(20),
+            login_timeout: Duration::from_secs(20),
             session_timeout: Duration::from_secs(600),
             future_release: Some(Duration::from_secs(2_592_000)),
         },

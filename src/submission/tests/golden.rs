@@ -6,8 +6,8 @@
 //! `\r \n \t \0 \\ \xHH`, and `{name*count}` repeats. Neighbouring client lines leave in one write.
 //! `S: ` a line the server must send, `…` at its end standing for anything. `* ` a directive:
 //!
-//! - `listen KEY=VALUE…` before all else: `tls=starttls|off|implicit`, `auth=optional`, `trusted`, and the
-//!   limits `size errors recipients hops idle_ms session_ms auth_failures`;
+//! - `listen KEY=VALUE…` before all else: `tls=starttls|off|implicit`, `auth=optional`, `trusted`,
+//!   `long_lines=refuse`, and the limits `size errors recipients hops idle_ms session_ms auth_failures`;
 //! - `starttls`: the client's handshake; `closed`: the server has ended the connection; `reconnect`: another one;
 //! - `full`, `room`: the queue has room or not; `fails`, `works`: whether accepting works;
 //! - `nothing queued`; `queued from=<…> to=<…>,<…> body=… …` followed by `Q: ` lines, the content behind our
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::config::ListenTls;
+use crate::config::{ListenTls, LongLines};
 use crate::mail::{Expanded, Notify, Priority, Ret};
 use crate::queue::NewMessage;
 use crate::submission::Submission;
@@ -48,6 +48,7 @@ fn set_up(listen: &str) -> Dialogue {
             ("size", _) => settings.limits.message_size = value.parse().unwrap(),
             ("errors", _) => settings.limits.errors = number(),
             ("recipients", _) => settings.limits.recipients = number(),
+            ("long_lines", "refuse") => settings.limits.long_lines = LongLines::Refuse,
             ("hops", _) => settings.limits.received_hops = number(),
             ("auth_failures", _) => settings.limits.auth_failures = number(),
             ("session_ms", _) => {

@@ -1,5 +1,6 @@
 //! Tests of the room as a whole: the table of commands and states, the golden dialogues, logins, and limits,
-//! stopping and reloading. `doubles` stands in for the other rooms, `client` speaks to the listener.
+//! stopping and reloading. `doubles` stands in for the other rooms, `client` speaks to the listener,
+//! `wire` looks at its bytes.
 
 mod client;
 mod doubles;
@@ -7,3 +8,4 @@ mod golden;
 mod login;
 mod protocol;
 mod room;
+mod wire;

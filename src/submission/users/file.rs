@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::guarded;
+
 use super::decoy::DecoySecret;
 use super::error::UsersError;
 use super::user::{Attributes, User};
@@ -139,7 +141,9 @@ fn replace(path: &Path, directory: &Path, text: &str) -> std::io::Result<()> {
 }
 
 fn read(path: &Path) -> Result<String, UsersError> {
-    match std::fs::read_to_string(path) {
+    let text = guarded::read(path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| std::io::Error::other("is not UTF-8")));
+    match text {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(UsersError::Io { path: path.to_owned(), verb: "read", source }),

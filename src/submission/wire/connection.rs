@@ -105,21 +105,32 @@ pub(in crate::submission) struct Wire {
     /// A bare LF was met, and no CR LF since.
     tainted: bool,
     idle: Duration,
+    handshake: Duration,
+    begin: Instant,
     /// Nothing is read after it.
     session_end: Instant,
 }
 
+/// What a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::submission) struct Times {
+    /// For every read.
+    pub(in crate::submission) idle: Duration,
+    /// For a TLS handshake.
+    pub(in crate::submission) handshake: Duration,
+    /// For all together, from the beginning on.
+    pub(in crate::submission) lifetime: Duration,
+}
+
 impl Wire {
-    /// In the clear. `idle` bounds every read, `lifetime` all of them together; the socket is blocking.
+    /// In the clear; the socket is blocking.
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone.
-    pub(in crate::submission) fn new(
-        socket: Arc<TcpStream>,
-        idle: Duration,
-        lifetime: Duration,
-    ) -> io::Result<Wire> {
-        let session_end = Instant::now() + lifetime;
+    pub(in crate::submission) fn new(socket: Arc<TcpStream>, times: Times) -> io::Result<Wire> {
+        let Times { idle, handshake, lifetime } = times;
+        let begin = Instant::now();
+        let session_end = begin + lifetime;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(idle))?;
         socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
@@ -132,8 +143,21 @@ impl Wire {
             output: Vec::new(),
             tainted: false,
             idle,
+            handshake,
+            begin,
             session_end,
         })
+    }
+
+    /// Other times from now on.
+    ///
+    /// # Errors
+    /// The socket's options could not be set: it is gone.
+    pub(in crate::submission) fn set_times(&mut self, times: Times) -> io::Result<()> {
+        (self.idle, self.handshake) = (times.idle, times.handshake);
+        self.session_end = self.begin + times.lifetime;
+        self.socket.set_read_timeout(Some(times.idle))?;
+        self.socket.set_write_timeout(Some(times.idle.min(WRITE_TIMEOUT)))
     }
 
     /// Puts a reply behind those that wait to be written.
@@ -296,7 +320,7 @@ impl Wire {
         Ok((self.socket, tls))
     }
 
-    /// Does the server's side of a TLS handshake, within the idle time-out in all. What was read
+    /// Does the server's side of a TLS handshake, within its own time in all. What was read
     /// before is dropped: it came in the clear, and anybody may have written it.
     ///
     /// # Errors
@@ -308,7 +332,8 @@ impl Wire {
     ) -> Result<(), WireError> {
         self.flush()?;
         (self.start, self.end, self.tainted) = (0, 0, false);
-        let deadline = self.session_end.min(Instant::now() + self.idle);
+        let deadline = self.session_end.min(Instant::now() + self.handshake);
+        self.socket.set_read_timeout(Some(self.handshake))?;
         let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
         while connection.is_handshaking() {
             if connection.wants_write() {
@@ -321,8 +346,10 @@ impl Wire {
             let processed;
             (connection, processed) = handshakes.process(connection)?;
             if let Err(error) = processed {
-                // The alert tells the client why; the connection is over in any case.
-                let _ = connection.write_tls(&mut socket);
+                // The alert tells the client why, behind what was to be sent anyway; the connection is over.
+                while connection.wants_write()
+                    && connection.write_tls(&mut socket).is_ok_and(|written| written > 0)
+                {}
                 return Err(WireError::Io(io::Error::other(error)));
             }
             if Instant::now() > deadline {
@@ -332,6 +359,7 @@ impl Wire {
         while connection.wants_write() {
             connection.write_tls(&mut socket)?;
         }
+        self.socket.set_read_timeout(Some(self.idle))?;
         self.stream = Stream::Tls(Box::new(StreamOwned::new(*connection, socket)));
         Ok(())
     }

@@ -13,6 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::CertificateSettings;
 use crate::mail::Domain;
 
+/// The only protocol that a client may name in the handshake. IANA lists none for SMTP; this is what clients that name
+/// one say.
+const ALPN: &[u8] = b"smtp";
+
 /// Why there is no TLS. Says which file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -80,6 +84,9 @@ pub fn server_config(
         config.ticketer = ticketer;
     }
     config.send_tls13_tickets = 1;
+    // RFC 9325 §3.7: a browser that somebody leads here (ALPACA) names another protocol and gets no handshake. Mail
+    // clients name none, or this one.
+    config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }
 

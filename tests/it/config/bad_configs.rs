@@ -1,5 +1,7 @@
 //! Bad configs: one folder each, with the exact message expected.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use assert_cmd::cargo::cargo_bin_cmd;
@@ -15,9 +17,10 @@ fn every_bad_config_is_refused_with_its_message() {
         let folder = folder.unwrap().path();
         let name = folder.file_name().unwrap().display().to_string();
         let expected = std::fs::read_to_string(folder.join("expected")).unwrap();
+        let copy = copy_of(&folder);
         let output = cargo_bin_cmd!("postrider")
             .args(["check", "--config", "postrider.toml"])
-            .current_dir(&folder)
+            .current_dir(copy.path())
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -29,6 +32,23 @@ fn every_bad_config_is_refused_with_its_message() {
     }
     assert!(wrong.is_empty(), "{wrong}");
     assert!(folders >= FOLDERS_MIN, "{folders} folders");
+}
+
+/// A copy that only we may write to: a checkout may be its group's to write, and a config must not be.
+fn copy_of(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        let to = copy.path().join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+        } else {
+            std::fs::copy(file.path(), &to).unwrap();
+        }
+        let mode = std::fs::metadata(&to).unwrap().permissions().mode();
+        std::fs::set_permissions(&to, Permissions::from_mode(mode & !0o022)).unwrap();
+    }
+    copy
 }
 
 /// A message is one line: file, line, key, what is wrong; what to do.

@@ -1,4 +1,5 @@
 //! What a config file may say.
 
 mod bad_configs;
+mod guarded_files;
 mod page;

@@ -298,14 +298,14 @@ fn answers_and_their_absence_are_kept_as_long_as_they_say_and_asked_for_again_th
 // ---- packets --------------------------------------------------------------------------------------
 
 /// A server that answers every question over UDP with what `answer` makes of it, and hangs up on TCP.
-struct Raw {
+pub struct Raw {
     address: SocketAddr,
     tcp_questions: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
 impl Raw {
-    fn start(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Raw {
+    pub fn start(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Raw {
         let (tcp, udp) = loop {
             let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
@@ -341,7 +341,7 @@ impl Raw {
         Raw { address, tcp_questions, stop }
     }
 
-    fn resolver(&self, timeout: Duration) -> Resolver {
+    pub fn resolver(&self, timeout: Duration) -> Resolver {
         resolver(self.address, timeout)
     }
 }
@@ -356,7 +356,7 @@ impl Drop for Raw {
 }
 
 /// Where the question ends: behind its name, type and class.
-fn question_end(packet: &[u8]) -> usize {
+pub fn question_end(packet: &[u8]) -> usize {
     let mut at = 12;
     while packet[at] != 0 {
         at += usize::from(packet[at]) + 1;
@@ -366,7 +366,7 @@ fn question_end(packet: &[u8]) -> usize {
 
 /// An answer to `question` (header and question, nothing behind) with one record `10 mx.test`: `owner` is its name
 /// on the wire. `flags` beside "this is an answer, recursion was had".
-fn mx_answer(question: &[u8], owner: &[u8], flags: u8) -> Vec<u8> {
+pub fn mx_answer(question: &[u8], owner: &[u8], flags: u8) -> Vec<u8> {
     let mut packet = question[..question_end(question)].to_vec();
     packet[2] = 0x81 | flags;
     packet[3] = 0x80;
@@ -381,7 +381,7 @@ fn mx_answer(question: &[u8], owner: &[u8], flags: u8) -> Vec<u8> {
     packet
 }
 
-const POINTER: &[u8] = &[0xc0, 12];
+pub const POINTER: &[u8] = &[0xc0, 12];
 
 fn uppercase_name(packet: &mut [u8]) {
     let end = question_end(packet) - 5;

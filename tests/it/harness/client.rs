@@ -46,7 +46,18 @@ pub struct Client {
 impl Client {
     /// Connects and takes the greeting; an error where nobody listens or who listens is not welcoming.
     pub fn connect(address: SocketAddr) -> std::io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&address, SOON)?;
+        Client::greeted(TcpStream::connect_timeout(&address, SOON)?)
+    }
+
+    /// The same from an address of its own, such as another one of 127.0.0.0/8.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> std::io::Result<Client> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect(&address.into())?;
+        Client::greeted(socket.into())
+    }
+
+    fn greeted(stream: TcpStream) -> std::io::Result<Client> {
         stream.set_read_timeout(Some(SOON))?;
         stream.set_write_timeout(Some(SOON))?;
         stream.set_nodelay(true)?;

@@ -21,6 +21,8 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::task::AbortHandle;
 
+use crate::harness::dnssec::Signer;
+
 /// How many CNAMEs are followed for one question.
 const CNAMES_MAX: usize = 8;
 /// Questions remembered; later ones are answered and not counted.
@@ -35,6 +37,23 @@ pub struct Zone {
     records: BTreeMap<String, Vec<Record>>,
     faults: BTreeMap<String, Fault>,
     ttl_secs: u32,
+    dnssec: Option<Dnssec>,
+}
+
+/// What is said to those who ask for signatures, and to those who do not.
+#[derive(Clone)]
+struct Dnssec {
+    signer: Arc<Signer>,
+    /// Names that are zones of their own, without signatures.
+    unsigned: Vec<Name>,
+    /// Who asks for MX records and not for signatures hears this host, as from somebody between.
+    forged: Option<String>,
+}
+
+impl std::fmt::Debug for Dnssec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dnssec({:?}, {:?})", self.unsigned, self.forged)
+    }
 }
 
 /// How a name misbehaves, for every type.
@@ -106,14 +125,70 @@ impl Zone {
         self
     }
 
+    /// Signs everything.
+    #[must_use]
+    pub fn signed(mut self, signer: &Arc<Signer>) -> Zone {
+        self.dnssec = Some(Dnssec { signer: Arc::clone(signer), unsigned: Vec::new(), forged: None });
+        self
+    }
+
+    /// All but this name and what is below it.
+    #[must_use]
+    pub fn unsigned(mut self, name: &str) -> Zone {
+        self.dnssec.as_mut().expect("signed before").unsigned.push(absolute(name));
+        self
+    }
+
+    /// Who asks for MX records without signatures hears this host.
+    #[must_use]
+    pub fn forged(mut self, host: &str) -> Zone {
+        self.dnssec.as_mut().expect("signed before").forged = Some(host.to_owned());
+        self
+    }
+
     fn record(mut self, name: &str, data: RData) -> Zone {
         let owner = absolute(name);
         self.records.entry(key(&owner)).or_default().push(Record::from_rdata(owner, 0, data));
         self
     }
 
+    /// The reply to somebody who wants signatures, or does not.
+    fn reply_with(&self, name: Name, kind: RecordType, wants_signatures: bool) -> Option<Reply> {
+        let Some(Dnssec { signer, unsigned, forged }) = &self.dnssec else { return self.reply(name, kind) };
+        if let (false, RecordType::MX, Some(host)) = (wants_signatures, kind, forged) {
+            let forged = Record::from_rdata(name, self.ttl_secs, RData::MX(MX::new(1, absolute(host))));
+            return Some((ResponseCode::NoError, vec![forged], Vec::new()));
+        }
+        let is_cut = unsigned.contains(&name);
+        let (code, mut answers, mut authorities) = match kind {
+            RecordType::DNSKEY if name.is_root() => (ResponseCode::NoError, signer.dnskeys(), Vec::new()),
+            RecordType::NS if is_cut => {
+                let ns = Record::from_rdata(name.clone(), 60, RData::NS(NS(absolute("ns.elsewhere.test"))));
+                (ResponseCode::NoError, vec![ns], Vec::new())
+            }
+            RecordType::DS if is_cut => (ResponseCode::NoError, Vec::new(), vec![self.soa()]),
+            _ => self.reply(name.clone(), kind)?,
+        };
+        if answers.iter().all(|record| record.record_type() != kind) {
+            let types: Vec<RecordType> = if is_cut {
+                vec![RecordType::NS]
+            } else {
+                let here = self.records.get(&key(&name));
+                here.into_iter().flatten().map(Record::record_type).collect()
+            };
+            authorities.push(signer.nsec(&name, &types));
+        }
+        // What is said of the cut itself is the parent's.
+        let is_signed = |owner: &Name| {
+            kind == RecordType::DS || !unsigned.iter().any(|cut| cut.zone_of(owner)) || owner.is_root()
+        };
+        answers.extend(signer.signatures(&answers, is_signed));
+        authorities.extend(signer.signatures(&authorities, is_signed));
+        Some((code, answers, authorities))
+    }
+
     /// Code, answers and authorities; none for silence.
-    fn reply(&self, name: Name, kind: RecordType) -> Option<(ResponseCode, Vec<Record>, Vec<Record>)> {
+    fn reply(&self, name: Name, kind: RecordType) -> Option<Reply> {
         match self.faults.get(&key(&name)) {
             Some(Fault::Silent) => None,
             Some(Fault::Servfail) => Some((ResponseCode::ServFail, Vec::new(), Vec::new())),
@@ -182,6 +257,9 @@ impl Zone {
         Record::from_rdata(Name::root(), self.ttl_secs, RData::SOA(soa))
     }
 }
+
+/// Code, answers and authorities.
+type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
 
 /// A question that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,7 +377,11 @@ impl Handler {
             kind: kind.to_string(),
             tcp: info.protocol == Protocol::Tcp,
         });
-        let reply = self.0.zone.lock().unwrap_or_else(PoisonError::into_inner).reply(name, kind);
+        let wants_signatures = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        let reply = {
+            let zone = self.0.zone.lock().unwrap_or_else(PoisonError::into_inner);
+            zone.reply_with(name, kind, wants_signatures)
+        };
         let Some((code, answers, authorities)) = reply else { return nothing_sent };
         metadata.response_code = code;
         let mut builder = MessageResponseBuilder::from_message_request(request);

@@ -4,6 +4,7 @@ pub mod client;
 pub mod db;
 pub mod dialogue;
 pub mod dns_server;
+pub mod dnssec;
 pub mod fakemx;
 pub mod log;
 pub mod relay;

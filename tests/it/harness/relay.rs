@@ -289,6 +289,8 @@ pub fn write_secret(file: &Path, text: &str) {
 pub struct Relay {
     folder: tempfile::TempDir,
     config: Config,
+    /// The database.
+    queue: PathBuf,
     child: Option<Child>,
     /// In the clear, loopback trusted.
     pub clear: SocketAddr,
@@ -310,17 +312,23 @@ impl Relay {
 
     /// Everything but the start.
     pub fn prepare(config: Config) -> Relay {
+        Relay::prepare_with_queue_in(None, config)
+    }
+
+    /// With the database in another directory than the rest.
+    pub fn prepare_with_queue_in(directory: Option<&Path>, config: Config) -> Relay {
         let folder = tempfile::Builder::new().prefix("postrider-it-").tempdir().unwrap();
+        let queue = directory.unwrap_or(folder.path()).join("queue.db");
         CertificateFiles::write(folder.path());
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (clear, starttls, implicit) = (address(), address(), address());
         let file = |name: &str| format!("{:?}", folder.path().join(name));
         let config = config
-            .set("queue.path", file("queue.db"))
+            .set("queue.path", format!("{queue:?}"))
             .set("users.file", file("users"))
             .set("tls.certificate", file("cert.pem"))
             .set("tls.key", file("key.pem"));
-        let relay = Relay { folder, config, child: None, clear, starttls, implicit };
+        let relay = Relay { folder, config, queue, child: None, clear, starttls, implicit };
         relay.write_config(&relay.config);
         relay
     }
@@ -343,7 +351,7 @@ impl Relay {
              \n[[listen]]\naddress = \"{}\"\ntls = \"implicit\"\n",
             self.clear, self.starttls, self.implicit
         );
-        std::fs::write(self.path("postrider.toml"), config.text(&listeners)).unwrap();
+        write_secret(&self.path("postrider.toml"), &config.text(&listeners));
     }
 
     /// The binary with `arguments` and this relay's config.
@@ -378,7 +386,6 @@ impl Relay {
         }
     }
 
-    /// [`USER`].
     pub fn add_user(&self) {
         self.add_user_with(USER, &[]);
     }
@@ -433,7 +440,7 @@ impl Relay {
         self.child.is_some()
     }
 
-    /// Returns when every listener listens (the last one opened may be any of them).
+    /// Returns when every listener listens.
     pub fn wait_until_ready(&mut self) {
         for address in [self.clear, self.starttls, self.implicit] {
             wait_for(&format!("the relay to listen on {address}"), SOON, || {
@@ -449,7 +456,7 @@ impl Relay {
 
     /// Sends a signal (`TERM`, `HUP`) to the process.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id();
+        let pid = self.pid();
         // The shell's own `kill`: sending a signal takes unsafe code or one more dependency.
         let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
         assert!(status.success());
@@ -458,8 +465,7 @@ impl Relay {
     /// SIGTERM, which comes too late where the process has just ended by itself.
     pub fn terminate(&self) {
         if let Some(child) = &self.child {
-            let kill = format!("kill -TERM {} 2>/dev/null", child.id());
-            let _ = Command::new("sh").arg("-c").arg(kill).status();
+            let _ = Command::new("sh").arg("-c").arg(format!("kill {} 2>/dev/null", child.id())).status();
         }
     }
 
@@ -470,7 +476,6 @@ impl Relay {
         assert!(status.success(), "after SIGTERM: {status}");
     }
 
-    /// The same, with nothing to wait for.
     pub fn stop(&mut self) {
         self.stop_within(SOON);
     }
@@ -515,12 +520,12 @@ impl Relay {
 
     /// The queue, to be read.
     pub fn db(&self) -> Db {
-        Db::open(&self.path("queue.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)
+        Db::open(&self.queue, OpenFlags::SQLITE_OPEN_READ_ONLY)
     }
 
     /// The queue, to be written as an operator writes it.
     pub fn db_for_writing(&self) -> Db {
-        Db::open(&self.path("queue.db"), OpenFlags::SQLITE_OPEN_READ_WRITE)
+        Db::open(&self.queue, OpenFlags::SQLITE_OPEN_READ_WRITE)
     }
 
     /// Asks the queue until the answer is there; panics after `limit` with what the queue holds.

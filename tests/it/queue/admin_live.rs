@@ -77,6 +77,53 @@ fn a_recipient_that_another_process_holds_is_not_tried_until_released() {
     drop(mx);
 }
 
+/// Nonsense at the prompt is refused, what gets in all the same is held with its reason, columns of one's own are
+/// nobody's business, and all other mail goes, also after a restart.
+#[test]
+fn what_a_hand_spoils_is_refused_or_held_and_nothing_else_waits() {
+    let (_world, mx, mut relay) = put_off();
+    let db = relay.db_for_writing();
+    for (sql, wanted) in [
+        (
+            "UPDATE recipients SET next_attempt_at = 1795950000.5",
+            "cannot store REAL value in INTEGER column recipients.next_attempt_at",
+        ),
+        (
+            "UPDATE recipients SET next_attempt_at = '2026-11-29 12:00:00'",
+            "cannot store TEXT value in INTEGER column recipients.next_attempt_at",
+        ),
+        ("UPDATE recipients SET state = 'hold'", "CHECK constraint failed: state is queued or held"),
+        ("UPDATE recipients SET priority = 11", "CHECK constraint failed: priority is -9 to 9"),
+    ] {
+        assert_eq!(db.0.execute(sql, []).unwrap_err().to_string(), wanted, "{sql}");
+    }
+    db.0.execute_batch(
+        "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON;
+         UPDATE messages SET sender = 'nobody at all';
+         UPDATE recipients SET next_attempt_at = -5, attempts = -1;
+         INSERT INTO recipients (id, message_id, address, domain, next_attempt_at) VALUES (5, 77, 'x@a.test', 'a.test', 1);
+         ALTER TABLE messages ADD COLUMN note TEXT; ALTER TABLE recipients ADD COLUMN note TEXT;
+         ALTER TABLE content ADD COLUMN note TEXT; ALTER TABLE backoffs ADD COLUMN note TEXT;
+         ALTER TABLE meta ADD COLUMN note TEXT; ALTER TABLE history ADD COLUMN note TEXT;
+         ALTER TABLE attempts ADD COLUMN note TEXT; ALTER TABLE host_settings ADD COLUMN note TEXT;",
+    )
+    .unwrap();
+    relay.wait_until("both to be held", NOTICED_WITHIN, |db| {
+        (db.number("SELECT count(*) FROM recipients WHERE state = 'held'", []) == 2).then_some(())
+    });
+    let held = relay.json(&["queue", "list"]);
+    let why = held[0]["last_reply"].as_str().unwrap();
+    assert!(why.starts_with("held: its message cannot be read: "), "{why}");
+    let orphan = relay.db().row("SELECT last_reply FROM recipients WHERE id = 5", []);
+    assert_eq!(orphan.as_deref(), Some("held: its message is missing"));
+    relay.submit(SENDER, &["good@a.test"], &mail("goes"));
+    mx.wait_for_messages(1, SOON);
+    relay.stop();
+    relay.start_again();
+    relay.submit(SENDER, &["again@a.test"], &mail("goes again"));
+    mx.wait_for_messages(2, SOON);
+}
+
 #[test]
 fn systemd_hears_ready_when_it_listens_a_pulse_and_stopping() {
     let world = World::new();

@@ -4,4 +4,5 @@ mod admin_live;
 mod damage;
 mod explainability;
 mod files;
+mod full_disk;
 mod other_writers;

@@ -2,8 +2,10 @@
 
 mod abuse;
 mod atrn;
+mod crowds;
 mod exhaustion;
 mod extensions;
+mod log_lines;
 mod mechanisms;
 mod operators;
 mod reference;

@@ -1,5 +1,6 @@
 //! Characters, addresses and lines of a report. Pure: foreign text in, text out that breaks no field and no line.
 
+use crate::kit::text::is_unseen;
 use crate::mail::{Address, Domain, address, unitext};
 
 /// Where a line is folded, if its words allow.
@@ -56,7 +57,7 @@ impl Charset {
             match c {
                 ' '..='~' => out.push(c),
                 _ if c.is_control() => out.push(' '),
-                _ if self == Charset::Utf8 && !turns_text(c) => out.push(c),
+                _ if self == Charset::Utf8 && !is_unseen(c) => out.push(c),
                 _ => unitext::push_escaped(&mut out, c),
             }
             if out.len() > bytes_max {
@@ -71,11 +72,6 @@ impl Charset {
 /// Whether the text has any visible character.
 pub(super) fn says_something(text: &str) -> bool {
     text.chars().any(|c| !c.is_control() && !c.is_whitespace())
-}
-
-/// Characters that change the direction of the text around them, and so could make a reply look like another.
-fn turns_text(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Decodes xtext (RFC 3461 §4): `+2B` is `+`. What breaks the grammar stays as it is.

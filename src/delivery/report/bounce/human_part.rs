@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::kit::text::date_field;
+use crate::kit::text::{date_field, is_unseen};
 use crate::mail::{Enhanced, Outcome, Phase, ReplySource};
 
 use crate::delivery::report::bounce::charset::{Charset, bracketed, folded};
@@ -65,7 +65,7 @@ fn opening(kind: ReportKind) -> &'static str {
 fn recipient(out: &mut String, reported: &ReportedRecipient<'_>, reply_bytes_max: usize) {
     let last_reply = LastReply::of(reported);
     if let Some(expanded) = reported.expanded {
-        let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(char::is_control, " "));
+        let _ = writeln!(out, "<{}>", expanded.alias.to_string().replace(is_unseen, " "));
         return paragraph(
             out,
             "    ",
@@ -74,7 +74,7 @@ fn recipient(out: &mut String, reported: &ReportedRecipient<'_>, reply_bytes_max
     }
     let address = reported.recipient.address.to_string();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "<{}>", address.replace(char::is_control, " "));
+    let _ = writeln!(out, "<{}>", address.replace(is_unseen, " "));
     for sentence in meaning(reported.outcome, last_reply.status(reported.outcome), last_reply.source) {
         paragraph(out, "    ", sentence);
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::kit::text::without_controls;
+use crate::kit::text::printable;
 
 /// The environment variables that the program gets: enough to find other programs, its files and its language.
 const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
@@ -20,6 +20,8 @@ const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Characters of the last line of standard error that an error quotes.
 const QUOTED_CHARS_MAX: usize = 200;
+/// A word of letters and digits that is as long as this is taken for a secret; short words are language.
+const SECRET_CHARS_MIN: usize = 16;
 /// How often to check whether a program has ended, once its output is closed.
 const TICK: Duration = Duration::from_millis(5);
 /// The same while its output is open. A process that the program left behind may keep it open.
@@ -133,9 +135,32 @@ impl<P: Read + AsFd> Output<P> {
     fn quoted(&self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-        let last = without_controls(last, QUOTED_CHARS_MAX);
+        let last: String =
+            printable(without_secrets(last).as_bytes()).chars().take(QUOTED_CHARS_MAX).collect();
         if last.is_empty() { last } else { format!(": {last}") }
     }
+}
+
+/// The text with every word hidden that could be a token, a secret or a part of one: the error goes to the log, to the
+/// table `attempts` and to whoever may read them. Programs like to quote what they were given.
+fn without_secrets(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-+~".contains(c);
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let word = &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
+        let has = |kind: fn(&u8) -> bool| word.bytes().any(|byte| kind(&byte));
+        if word.len() >= SECRET_CHARS_MIN && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic) {
+            out.push_str("[hidden]");
+        } else {
+            out.push_str(word);
+        }
+        rest = &rest[word.len()..];
+        let between = &rest[..rest.find(is_part).unwrap_or(rest.len())];
+        out.push_str(between);
+        rest = &rest[between.len()..];
+    }
+    out
 }
 
 #[cfg(test)]
@@ -167,9 +192,18 @@ mod tests {
                 "ended with exit status: 4: no such user",
             ),
             ("kill -9 $$", "ended with signal: 9 (SIGKILL)"),
+            ("printf 'a\\342\\200\\256b' >&2; exit 1", "ended with exit status: 1: a\\xE2\\x80\\xAEb"),
+            (
+                "echo 'bad refresh_token=1//0gAbCdEfGhIjKlMnOpQr-s, see /usr/lib/oauth2/refresh.d' >&2; exit 1",
+                "ended with exit status: 1: bad refresh_token=1//[hidden], see /usr/lib/oauth2/refresh.d",
+            ),
+            (
+                "echo 'eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJlMQAAAA' >&2; exit 1",
+                "ended with exit status: 1: [hidden].[hidden].[hidden]",
+            ),
             ("exit 0", "printed nothing on its first line"),
             ("echo; echo token; echo hint >&2", "printed nothing on its first line: hint"),
-            ("printf 'a\\033[31mb' >&2; exit 1", "ended with exit status: 1: a[31mb"),
+            ("printf 'a\\033[31mb' >&2; exit 1", "ended with exit status: 1: a\\x1B[31mb"),
         ] {
             assert_eq!(shell(script, LONG), Err(words.to_owned()), "{script}");
         }

@@ -7,7 +7,10 @@ use crate::queue::admin_rows::Which;
 use crate::queue::error::QueueError;
 use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
+use crate::queue::sqlite::failure::{explain, is_full};
+use crate::queue::sqlite::odd;
 use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
+use crate::queue::sqlite::space;
 
 use super::{Admin, kicks};
 
@@ -60,11 +63,11 @@ impl Admin {
         let (condition, value) = which.condition();
         let sql = format!(
             "UPDATE recipients SET {set}
-             WHERE id IN (SELECT id FROM recipients WHERE {of} AND {condition} LIMIT {ROWS_MAX})"
+             WHERE id IN (SELECT id FROM recipients WHERE {of} AND {condition} LIMIT ?2)"
         );
-        let mut changed = 0;
+        let (mut changed, mut rows) = (0, ROWS_MAX);
         loop {
-            match self.try_to(|conn| conn.execute(&sql, [&value]))? {
+            match self.part(&mut rows, |conn, rows| conn.execute(&sql, params![value, rows]))? {
                 0 => return Ok(changed),
                 more => changed += more,
             }
@@ -73,15 +76,15 @@ impl Admin {
 
     pub(super) fn remove_in_parts(&self, which: &Which) -> Result<usize, QueueError> {
         let (condition, value) = which.condition();
-        let some = format!("SELECT id, message_id FROM recipients WHERE {condition} LIMIT {ROWS_MAX}");
-        let mut removed = 0;
+        let some = format!("SELECT id, message_id FROM recipients WHERE {condition} LIMIT ?2");
+        let (mut removed, mut rows) = (0, ROWS_MAX);
         loop {
-            let part = self.try_to(|conn| {
+            let part = self.part(&mut rows, |conn, rows| {
                 let part =
                     rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
                 let rows = part
                     .prepare(&some)?
-                    .query_map([&value], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map(params![value, rows], |row| Ok((row.get(0)?, odd::get(row, 1)?)))?
                     .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
                 for (recipient, message) in &rows {
                     remove_one(&part, *recipient, *message)?;
@@ -93,6 +96,31 @@ impl Admin {
                 return Ok(removed);
             }
             removed += part;
+        }
+    }
+
+    /// Changes a part, of at most so many rows. On a full disk the ballast is given for it, then smaller parts are
+    /// tried, each in the room that the log has already.
+    fn part<T>(
+        &self,
+        rows: &mut i64,
+        act: impl Fn(&Connection, i64) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
+        loop {
+            match act(&self.conn, *rows) {
+                Err(error) if is_full(&error) => {
+                    let is_given = space::give_up_ballast(&self.path);
+                    // Where even this finds no room, the next try says so.
+                    let _ = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                    if !is_given && *rows == 1 {
+                        return Err(explain(&self.path, error));
+                    }
+                    if !is_given {
+                        *rows = (*rows / 10).max(1);
+                    }
+                }
+                result => return result.map_err(|error| explain(&self.path, error)),
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Result, params};
 use crate::queue::admin_rows::{KickLine, Which};
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::kick::INSERT_KICK;
+use crate::queue::sqlite::odd;
 
 /// See [`crate::queue::AdminStore::kicks`].
 pub(super) fn read(conn: &Connection, limit: u32) -> Result<Vec<KickLine>> {
@@ -14,11 +15,11 @@ pub(super) fn read(conn: &Connection, limit: u32) -> Result<Vec<KickLine>> {
     )?
     .query_map([limit], |row| {
         Ok(KickLine {
-            at: row.get(0)?,
-            node: row.get(1)?,
-            user: row.get(2)?,
-            client: row.get(3)?,
-            recipients: row.get(4)?,
+            at: odd::get(row, 0)?,
+            node: odd::get(row, 1)?,
+            user: odd::get(row, 2)?,
+            client: odd::get(row, 3)?,
+            recipients: odd::get(row, 4)?,
         })
     })?
     .collect()

@@ -8,7 +8,7 @@ use crate::queue::admin_rows::{
     DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
 };
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
-use crate::queue::sqlite::message;
+use crate::queue::sqlite::{message, odd};
 
 /// See [`crate::queue::AdminStore::list`].
 pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
@@ -59,13 +59,13 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
 pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
     let (messages, bytes) =
         conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((odd::get(row, 0)?, odd::get(row, 1)?))
         })?;
     let (recipients, held, due) = conn.query_row(
         "SELECT count(*), coalesce(sum(state = 'held'), 0),
                 coalesce(sum(state = 'queued' AND next_attempt_at <= unixepoch()), 0) FROM recipients",
         [],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        |row| Ok((odd::get(row, 0)?, odd::get(row, 1)?, odd::get(row, 2)?)),
     )?;
     let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
     let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
@@ -79,6 +79,7 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         hosts: hosts(conn, limit)?,
         lanes: lanes(conn, limit)?,
         kicks_last_hour,
+        new_mail_refused: None,
     })
 }
 
@@ -92,38 +93,38 @@ const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, stat
 
 fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
-        queue_id: row.get(0)?,
-        sender: row.get(1)?,
-        recipient: row.get(2)?,
-        state: row.get(3)?,
-        attempts: row.get(4)?,
-        next_attempt: row.get(5)?,
-        last_reply: row.get(6)?,
-        last_mx: row.get(7)?,
-        received: row.get(8)?,
-        age: row.get(9)?,
-        size: row.get(10)?,
-        id: row.get(11)?,
-        reply_source: row.get(12)?,
+        queue_id: odd::get(row, 0)?,
+        sender: odd::get(row, 1)?,
+        recipient: odd::get(row, 2)?,
+        state: odd::get(row, 3)?,
+        attempts: odd::get(row, 4)?,
+        next_attempt: odd::get(row, 5)?,
+        last_reply: odd::get(row, 6)?,
+        last_mx: odd::get(row, 7)?,
+        received: odd::get(row, 8)?,
+        age: odd::get(row, 9)?,
+        size: odd::get(row, 10)?,
+        id: odd::get(row, 11)?,
+        reply_source: odd::get(row, 12)?,
     })
 }
 
 fn envelope(row: &Row<'_>) -> Result<Envelope> {
     Ok(Envelope {
-        sender: row.get(0)?,
-        user: row.get(1)?,
-        client: row.get(2)?,
-        helo: row.get(3)?,
-        received: row.get(4)?,
-        expires: row.get(5)?,
-        size: row.get(6)?,
-        body: row.get(7)?,
-        envid: row.get(8)?,
-        priority: row.get(9)?,
-        require_tls: row.get(10)?,
-        release: row.get(11)?,
-        deliver_by: row.get(12)?,
-        deliver_by_mode: row.get(13)?,
+        sender: odd::get(row, 0)?,
+        user: odd::get(row, 1)?,
+        client: odd::get(row, 2)?,
+        helo: odd::get(row, 3)?,
+        received: odd::get(row, 4)?,
+        expires: odd::get(row, 5)?,
+        size: odd::get(row, 6)?,
+        body: odd::get(row, 7)?,
+        envid: odd::get(row, 8)?,
+        priority: odd::get(row, 9)?,
+        require_tls: odd::get(row, 10)?,
+        release: odd::get(row, 11)?,
+        deliver_by: odd::get(row, 12)?,
+        deliver_by_mode: odd::get(row, 13)?,
     })
 }
 
@@ -134,15 +135,15 @@ fn domains(conn: &Connection, limit: u32) -> Result<Vec<DomainLine>> {
     )?
     .query_map([limit], |row| {
         Ok(DomainLine {
-            domain: row.get(0)?,
-            total: row.get(1)?,
-            under_5m: row.get(2)?,
-            under_1h: row.get(3)?,
-            under_6h: row.get(4)?,
-            under_1d: row.get(5)?,
-            older: row.get(6)?,
-            held: row.get(7)?,
-            next_attempt: row.get(8)?,
+            domain: odd::get(row, 0)?,
+            total: odd::get(row, 1)?,
+            under_5m: odd::get(row, 2)?,
+            under_1h: odd::get(row, 3)?,
+            under_6h: odd::get(row, 4)?,
+            under_1d: odd::get(row, 5)?,
+            older: odd::get(row, 6)?,
+            held: odd::get(row, 7)?,
+            next_attempt: odd::get(row, 8)?,
         })
     })?
     .collect()
@@ -156,12 +157,12 @@ fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {
     )?
     .query_map([limit], |row| {
         Ok(HostLine {
-            mx: row.get(0)?,
-            setting: row.get(1)?,
-            value: row.get(2)?,
-            last_reply: row.get(3)?,
-            changed: row.get(4)?,
-            retry: row.get(5)?,
+            mx: odd::get(row, 0)?,
+            setting: odd::get(row, 1)?,
+            value: odd::get(row, 2)?,
+            last_reply: odd::get(row, 3)?,
+            changed: odd::get(row, 4)?,
+            retry: odd::get(row, 5)?,
         })
     })?
     .collect()
@@ -173,7 +174,12 @@ fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
          WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?1",
     )?
     .query_map([limit], |row| {
-        Ok(LaneLine { lane: row.get(0)?, failures: row.get(1)?, until: row.get(2)?, last_reply: row.get(3)? })
+        Ok(LaneLine {
+            lane: odd::get(row, 0)?,
+            failures: odd::get(row, 1)?,
+            until: odd::get(row, 2)?,
+            last_reply: odd::get(row, 3)?,
+        })
     })?
     .collect()
 }
@@ -185,15 +191,15 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     )?
     .query_map([recipient], |row| {
         Ok(Try {
-            at: row.get(0)?,
-            duration_ms: row.get(1)?,
-            mx: row.get(2)?,
-            ip: row.get(3)?,
-            tls: row.get(4)?,
-            phase: row.get(5)?,
-            reply: row.get(6)?,
-            outcome: row.get(7)?,
-            reply_source: row.get(8)?,
+            at: odd::get(row, 0)?,
+            duration_ms: odd::get(row, 1)?,
+            mx: odd::get(row, 2)?,
+            ip: odd::get(row, 3)?,
+            tls: odd::get(row, 4)?,
+            phase: odd::get(row, 5)?,
+            reply: odd::get(row, 6)?,
+            outcome: odd::get(row, 7)?,
+            reply_source: odd::get(row, 8)?,
         })
     })?
     .collect()

@@ -7,9 +7,9 @@ mod look;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::queue::admin_rows::{Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::admin_rows::{DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::rows::BackoffRow;
@@ -18,6 +18,7 @@ use crate::queue::{HostSetting, MessageId};
 use super::failure::explain;
 use super::files::may_use;
 use super::readers::open_reader;
+use super::space::{self, Space};
 use super::{backoffs, host_settings, migrate};
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
+        Space::before_opening(path);
         // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
         // SQLite's locks from a relay in the same process (the demo's), see `files`.
         may_use(path, write).map_err(|source| QueueError::File {
@@ -85,7 +87,11 @@ impl AdminStore for Admin {
     }
 
     fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
-        self.try_to(|conn| look::summary(conn, limit))
+        let new_mail_refused = match self.disk_room()? {
+            DiskRoom::Enough => None,
+            DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
+        };
+        self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, limit)? }))
     }
 
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {
@@ -98,6 +104,14 @@ impl AdminStore for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
+    }
+
+    fn disk_room(&self) -> Result<DiskRoom, QueueError> {
+        let number = |pragma| self.try_to(|conn| conn.pragma_query_value(None, pragma, |row| row.get(0)));
+        let pages = (number("page_count")?, number("freelist_count")?);
+        let noted = "SELECT datetime(value, 'unixepoch') FROM meta WHERE key = 'mail_refused_since'";
+        let since = self.try_to(|conn| conn.query_row(noted, [], |row| row.get(0)).optional())?;
+        Ok(space::seen_from_outside(&self.path, number("page_size")?, pages, since))
     }
 
     /// What `PRAGMA quick_check` finds.

@@ -2,6 +2,7 @@
 
 mod files;
 mod flow;
+mod odd_rows;
 mod people;
 mod routes;
 mod trouble;

@@ -1,0 +1,241 @@
+//! Answers that are kept: each for its TTL, all together within [`CACHE_BYTES_MAX`]. Pure.
+//!
+//! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts or
+//! [`ADDRESSES_KEPT_MAX`] addresses, whatever a domain puts into DNS. Where there is no room for one more, those that
+//! are over make it, and then those that were not asked for the longest.
+
+use std::collections::HashMap;
+use std::mem::size_of;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::delivery::route::lookup::{DnsError, MxRecords};
+
+/// MX records kept of one domain, the best.
+pub(super) const MX_KEPT_MAX: usize = 100;
+/// Addresses kept of one host and family.
+pub(super) const ADDRESSES_KEPT_MAX: usize = 64;
+/// All answers together.
+pub(super) const CACHE_BYTES_MAX: usize = 16 << 20;
+/// The longest that an answer is kept, whatever its TTL says.
+const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// RFC 2308 §5 finds one to three hours sensible; mail to a domain that was just repaired should not wait longer.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
+/// What the map itself takes for an entry, with room to grow.
+const ENTRY_BYTES: usize = 2 * (size_of::<Question>() + size_of::<Entry>());
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Mx,
+    /// MX records with what DNSSEC says of them.
+    MxWithProof,
+    V4,
+    V6,
+}
+
+/// A name in lower case, and what is asked about it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+impl Question {
+    pub(super) fn new(name: &str, kind: Kind) -> Question {
+        Question { name: name.to_ascii_lowercase(), kind }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    Mx(MxRecords),
+    Addresses(Vec<IpAddr>),
+}
+
+/// An answer, or why there is none.
+pub(super) type Answer = Result<Found, DnsError>;
+
+/// All that is kept.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    entries: HashMap<Question, Entry>,
+    bytes: usize,
+    /// Questions so far: the order in which entries make room.
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    answer: Answer,
+    until: Instant,
+    bytes: usize,
+    used: u64,
+}
+
+impl Cache {
+    pub(super) fn get(&mut self, question: &Question, now: Instant) -> Option<Answer> {
+        self.uses += 1;
+        let entry = self.entries.get_mut(question).filter(|entry| now < entry.until)?;
+        entry.used = self.uses;
+        Some(entry.answer.clone())
+    }
+
+    /// Keeps an answer for `ttl`. What a broken server said is not kept.
+    pub(super) fn insert(&mut self, question: Question, answer: &Answer, ttl: Duration, now: Instant) {
+        let ttl = match answer {
+            Ok(_) => ttl.min(TTL_MAX),
+            Err(DnsError::NoData | DnsError::NoSuchDomain) => ttl.min(NEGATIVE_TTL_MAX),
+            Err(DnsError::Temporary(_)) => return,
+        };
+        if ttl.is_zero() {
+            return;
+        }
+        if let Some(old) = self.entries.remove(&question) {
+            self.bytes -= old.bytes;
+        }
+        let mut answer = answer.clone();
+        if let Ok(found) = &mut answer {
+            found.shrink();
+        }
+        let bytes = ENTRY_BYTES + question.name.capacity() + answer.as_ref().map_or(0, Found::bytes);
+        self.make_room(bytes, now);
+        self.bytes += bytes;
+        self.uses += 1;
+        self.entries.insert(question, Entry { answer, until: now + ttl, bytes, used: self.uses });
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Cache::default();
+    }
+
+    /// An eighth of the room at a time, so that a flood of new names does not pay for each.
+    fn make_room(&mut self, bytes: usize, now: Instant) {
+        if self.bytes + bytes <= CACHE_BYTES_MAX {
+            return;
+        }
+        self.entries.retain(|_, entry| now < entry.until);
+        let mut by_use: Vec<(u64, usize)> =
+            self.entries.values().map(|entry| (entry.used, entry.bytes)).collect();
+        by_use.sort_unstable();
+        self.bytes = by_use.iter().map(|(_, bytes)| bytes).sum();
+        let goal = (CACHE_BYTES_MAX - CACHE_BYTES_MAX / 8).saturating_sub(bytes);
+        let mut last_to_go = None;
+        for (used, bytes) in by_use {
+            if self.bytes <= goal {
+                break;
+            }
+            self.bytes -= bytes;
+            last_to_go = Some(used);
+        }
+        if let Some(last_to_go) = last_to_go {
+            self.entries.retain(|_, entry| entry.used > last_to_go);
+        }
+        // The table itself stays as large as it once was otherwise.
+        self.entries.shrink_to_fit();
+    }
+}
+
+impl Found {
+    /// No spare room: what is counted is what is taken.
+    fn shrink(&mut self) {
+        match self {
+            Found::Mx(records) => {
+                records.hosts.iter_mut().for_each(|(_, host)| host.shrink_to_fit());
+                records.hosts.shrink_to_fit();
+            }
+            Found::Addresses(addresses) => addresses.shrink_to_fit(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Found::Mx(records) => {
+                records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity()).sum()
+            }
+            Found::Addresses(addresses) => addresses.capacity() * size_of::<IpAddr>(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn addresses(count: u32) -> Answer {
+        Ok(Found::Addresses((0..count).map(|n| IpAddr::from(n.to_be_bytes())).collect()))
+    }
+
+    fn of(name: &str) -> Question {
+        Question::new(name, Kind::V4)
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_its_ttl_and_a_failure_not_at_all() {
+        let now = Instant::now();
+        let mut cache = Cache::default();
+        cache.insert(of("A.test"), &addresses(1), HOUR, now);
+        assert_eq!(cache.get(&of("a.TEST"), now + HOUR / 2), Some(addresses(1)));
+        assert_eq!(cache.get(&of("a.test"), now + HOUR), None);
+        assert_eq!(cache.get(&Question::new("a.test", Kind::V6), now), None);
+        cache.insert(of("long.test"), &addresses(1), HOUR * 1000, now);
+        assert_eq!(cache.get(&of("long.test"), now + TTL_MAX), None);
+        for (error, kept) in [
+            (DnsError::NoData, true),
+            (DnsError::NoSuchDomain, true),
+            (DnsError::Temporary("SERVFAIL".to_owned()), false),
+        ] {
+            cache.insert(of("b.test"), &Err(error.clone()), HOUR * 1000, now);
+            assert_eq!(cache.get(&of("b.test"), now), kept.then_some(Err(error)));
+            assert_eq!(cache.get(&of("b.test"), now + NEGATIVE_TTL_MAX), None);
+            cache.clear();
+        }
+        cache.insert(of("zero.test"), &addresses(1), Duration::ZERO, now);
+        assert_eq!(cache.get(&of("zero.test"), now), None);
+    }
+
+    #[test]
+    fn its_bytes_are_counted_and_bounded_whatever_is_put_in() {
+        let now = Instant::now();
+        let mut cache = Cache::default();
+        let long = "x".repeat(1000);
+        let largest = MxRecords {
+            hosts: (0..MX_KEPT_MAX).map(|n| (1, format!("{n}{long}"))).collect(),
+            ..MxRecords::default()
+        };
+        for number in 0..200_000_u32 {
+            let answer = match number % 4 {
+                0 if number % 100 == 0 => Ok(Found::Mx(largest.clone())),
+                0 => Err(DnsError::NoSuchDomain),
+                _ => addresses(ADDRESSES_KEPT_MAX as u32),
+            };
+            cache.insert(of(&format!("{number}.test")), &answer, HOUR, now);
+            assert!(cache.bytes <= CACHE_BYTES_MAX);
+        }
+        let counted: usize = cache.entries.values().map(|entry| entry.bytes).sum();
+        assert_eq!(cache.bytes, counted);
+        let taken: usize = cache
+            .entries
+            .iter()
+            .map(|(question, entry)| question.name.capacity() + entry.answer.as_ref().map_or(0, Found::bytes))
+            .sum::<usize>()
+            + cache.entries.capacity() * (size_of::<Question>() + size_of::<Entry>() + 1);
+        assert!(taken <= CACHE_BYTES_MAX + CACHE_BYTES_MAX / 4, "{taken} bytes are taken");
+        assert!(counted > CACHE_BYTES_MAX / 2, "and it is used: {counted}");
+    }
+
+    #[test]
+    fn what_was_asked_for_last_stays() {
+        let now = Instant::now();
+        let mut cache = Cache::default();
+        cache.insert(of("busy.test"), &addresses(1), HOUR, now);
+        for number in 0..100_000 {
+            cache.insert(of(&format!("{number}.test")), &addresses(64), HOUR, now);
+            assert!(cache.get(&of("busy.test"), now).is_some(), "after {number}");
+        }
+        assert!(cache.get(&of("0.test"), now).is_none());
+    }
+}

@@ -1,0 +1,380 @@
+//! Queries to the servers, and what their answers mean. hickory is at home here.
+//!
+//! Names are absolute (no search domains). Names below `localhost` are loopback and names below `invalid` do not
+//! exist, both without a query (RFC 6761 §6.3, §6.4). CNAMEs are followed, eight deep. A truncated answer is queried
+//! again over TCP, and the case of names does not matter (RFC 4343). Queries use EDNS; one that was not understood
+//! (FORMERR, NOTIMP) or not answered is asked once more without (RFC 6891 §6.2.2, §7), since some servers and
+//! firewalls drop what they do not know.
+//!
+//! An empty answer without an SOA record proves nothing: lame servers give it, and servers that failed to follow a
+//! CNAME. It is enough to try the domain's own addresses instead of MX hosts, and not enough to bounce mail.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::{DnsError as Refusal, NetError};
+use hickory_resolver::proto::dnssec::TrustAnchors;
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+
+use super::cache::{ADDRESSES_KEPT_MAX, Answer, Found, Kind, MX_KEPT_MAX, Question};
+use super::scope::Provider;
+use crate::delivery::route::lookup::{DnsError, MxRecords};
+
+/// Queries at the same time over one connection to a server.
+const QUESTIONS_PER_CONNECTION_MAX: usize = 1024;
+/// Aliases followed in one answer; hickory follows no more than eight from answer to answer.
+const ALIASES_MAX: usize = 16;
+/// After so many proofs the resolver that keeps what it thinks of signatures is made anew: hickory keeps a million of
+/// these, and a domain decides how many there are in its answers.
+const PROOFS_MAX: u32 = 100;
+
+type Resolver = hickory_resolver::Resolver<Provider>;
+
+/// The servers that are asked now.
+pub(super) struct Servers {
+    pub(super) addresses: Vec<SocketAddr>,
+    timeout: Duration,
+    /// Two servers at a time, quick ones first.
+    all: Resolver,
+    /// One resolver for each server, if there are several. hickory ends a query at the first server that refuses it,
+    /// so a lame server beside a good one would fail every lookup; resolv.conf(5) goes on to the next server.
+    each: Vec<Resolver>,
+    without_edns: Resolver,
+    /// Validates DNSSEC signatures up to the root, and how often it did.
+    proving: Mutex<(Arc<Resolver>, u32)>,
+    /// Instead of the root's keys.
+    trust_anchors: Option<Arc<TrustAnchors>>,
+}
+
+impl Servers {
+    /// Within the runtime that they are to live in. No query is sent.
+    pub(super) fn new(
+        addresses: Vec<SocketAddr>,
+        timeout: Duration,
+        trust_anchor: Option<&Path>,
+    ) -> io::Result<Servers> {
+        let trust_anchors =
+            trust_anchor.map(TrustAnchors::from_file).transpose().map_err(io::Error::other)?;
+        let trust_anchors = trust_anchors.map(Arc::new);
+        let options = options(timeout);
+        let each: Vec<Resolver> = match addresses.as_slice() {
+            [_] => Vec::new(),
+            several => several
+                .iter()
+                .map(|server| resolver(&[*server], options.clone(), None))
+                .collect::<io::Result<_>>()?,
+        };
+        let mut plain = options.clone();
+        plain.edns0 = false;
+        Ok(Servers {
+            all: resolver(&addresses, options.clone(), None)?,
+            each,
+            without_edns: resolver(&addresses, plain, None)?,
+            proving: Mutex::new((Arc::new(proving(&addresses, timeout, trust_anchors.clone())?), 0)),
+            trust_anchors,
+            timeout,
+            addresses,
+        })
+    }
+
+    /// The answers to all of them, asked at the same time, and for how long each may be kept.
+    pub(super) async fn answers(&self, questions: &[Question]) -> Vec<(Answer, Duration)> {
+        all(questions.iter().map(|question| self.answer(question))).await
+    }
+
+    /// Within the time-out.
+    async fn answer(&self, question: &Question) -> (Answer, Duration) {
+        let Some(name) = absolute(&question.name) else {
+            return (Err(DnsError::NoSuchDomain), Duration::ZERO);
+        };
+        let asked = async {
+            match question.kind {
+                Kind::Mx => mx_of(&name, self.query(&name, RecordType::MX).await),
+                Kind::MxWithProof => self.mx_with_proof(&name).await,
+                Kind::V4 => addresses_of(&name, RecordType::A, self.query(&name, RecordType::A).await),
+                Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
+            }
+        };
+        tokio::time::timeout(self.timeout, asked).await.unwrap_or_else(|_| {
+            (Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))), Duration::ZERO)
+        })
+    }
+
+    async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
+        let mut answer = self.all.lookup(name.clone(), kind).await;
+        for server in &self.each {
+            if !matches!(answer, Err(NetError::Dns(Refusal::ResponseCode(_)))) {
+                break;
+            }
+            answer = server.lookup(name.clone(), kind).await;
+        }
+        match &answer {
+            Err(error) if may_be_for_edns(error) => {
+                let plain = self.without_edns.lookup(name.clone(), kind).await;
+                // What the server said the first time says more than that it is silent now.
+                if matches!(&plain, Err(error) if may_be_for_edns(error)) { answer } else { plain }
+            }
+            _ => answer,
+        }
+    }
+
+    /// One answer gives the records and their proof.
+    async fn mx_with_proof(&self, name: &Name) -> (Answer, Duration) {
+        let resolver = match self.proving_resolver() {
+            Ok(resolver) => resolver,
+            Err(error) => return (Err(DnsError::Temporary(error.to_string())), Duration::ZERO),
+        };
+        match resolver.lookup(name.clone(), RecordType::MX).await {
+            // Nothing proves these records, and whoever uses them is told so. That there are none needs no proof: the
+            // domain's own name is left then, and its certificate.
+            Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus)) => {
+                mx_of(name, self.query(name, RecordType::MX).await)
+            }
+            answer => mx_of(name, answer),
+        }
+    }
+
+    fn proving_resolver(&self) -> io::Result<Arc<Resolver>> {
+        let mut proving_now = self.proving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (resolver, proofs) = &mut *proving_now;
+        if *proofs >= PROOFS_MAX {
+            *resolver = Arc::new(proving(&self.addresses, self.timeout, self.trust_anchors.clone())?);
+            *proofs = 0;
+        }
+        *proofs += 1;
+        Ok(Arc::clone(resolver))
+    }
+}
+
+fn options(timeout: Duration) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    // Half of the time for the first try, so that a second can follow. hickory resends a lost UDP packet well before.
+    (options.timeout, options.attempts) = (timeout / 2, 0);
+    options.use_hosts_file = ResolveHosts::Never;
+    // `cache.rs` keeps answers, and counts their bytes.
+    options.cache_size = 0;
+    options.max_active_requests = QUESTIONS_PER_CONNECTION_MAX;
+    // The way by aliases belongs to the answer, and to its proof.
+    options.preserve_intermediates = true;
+    options
+}
+
+fn proving(
+    servers: &[SocketAddr],
+    timeout: Duration,
+    trust_anchors: Option<Arc<TrustAnchors>>,
+) -> io::Result<Resolver> {
+    let mut options = options(timeout);
+    (options.validate, options.attempts) = (true, 1);
+    resolver(servers, options, trust_anchors)
+}
+
+fn resolver(
+    servers: &[SocketAddr],
+    options: ResolverOpts,
+    trust_anchors: Option<Arc<TrustAnchors>>,
+) -> io::Result<Resolver> {
+    let config = ResolverConfig::from_name_servers(servers.iter().map(|server| server_at(*server)).collect());
+    let mut builder = Resolver::builder_with_config(config, Provider::new(servers)).with_options(options);
+    if let Some(anchors) = trust_anchors {
+        builder = builder.with_trust_anchor(anchors);
+    }
+    builder.build().map_err(io::Error::other)
+}
+
+fn server_at(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+/// Whether a server may have failed at EDNS, or a firewall before it: it says that it does not understand, or nothing.
+fn may_be_for_edns(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(Refusal::ResponseCode(code)) => {
+            matches!(code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS)
+        }
+        NetError::Dns(_) => false,
+        _ => true,
+    }
+}
+
+fn mx_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+    match records_of(name, RecordType::MX, answer) {
+        Ok(Records { records, ttl }) => (Ok(Found::Mx(mx_records(&records))), ttl),
+        Err((error, _)) if error == bare() => (Err(DnsError::NoData), Duration::ZERO),
+        Err((error, ttl)) => (Err(error), ttl),
+    }
+}
+
+fn addresses_of(name: &Name, kind: RecordType, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+    match records_of(name, kind, answer) {
+        Ok(Records { records, ttl }) => {
+            let addresses = records.iter().filter_map(address_of).take(ADDRESSES_KEPT_MAX).collect();
+            (Ok(Found::Addresses(addresses)), ttl)
+        }
+        Err((error, ttl)) => (Err(error), ttl),
+    }
+}
+
+/// Records of one type, with the aliases that led to them, and how long they hold; never none.
+struct Records {
+    records: Vec<Record>,
+    ttl: Duration,
+}
+
+/// The records of `kind` that an answer has for `name`.
+fn records_of(
+    name: &Name,
+    kind: RecordType,
+    answer: Result<Lookup, NetError>,
+) -> Result<Records, (DnsError, Duration)> {
+    let lookup = answer.map_err(|error| (meaning(&error), negative_ttl(&error)))?;
+    let records = on_the_way(name, kind, lookup.answers());
+    match records.iter().map(|record| record.ttl).min() {
+        Some(ttl) => Ok(Records { records, ttl: Duration::from_secs(ttl.into()) }),
+        None => Err((bare(), Duration::ZERO)),
+    }
+}
+
+/// The records of `kind` for `name`, with the aliases that led to them (RFC 1034 §3.6.2). Records of other names are
+/// none of it, however well they are signed. Without records of `kind` it is empty.
+fn on_the_way(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> {
+    let at = |owner: &Name, kind: RecordType| {
+        let owner = owner.clone();
+        answers.iter().filter(move |record| record.record_type() == kind && record.name == owner)
+    };
+    let (mut owner, mut way) = (name.clone(), Vec::new());
+    loop {
+        let mut found = at(&owner, kind).cloned().peekable();
+        if found.peek().is_some() {
+            way.extend(found);
+            return way;
+        }
+        match at(&owner, RecordType::CNAME).next().map(|record| (record, &record.data)) {
+            Some((record, RData::CNAME(target))) if way.len() < ALIASES_MAX => {
+                owner = target.0.clone();
+                way.push(record.clone());
+            }
+            _ => return Vec::new(),
+        }
+    }
+}
+
+/// The best [`MX_KEPT_MAX`] of them. A record is proved by any signature that holds over its set (a key that is being
+/// replaced leaves two): what hickory thinks of each record counts, not of each signature.
+fn mx_records(records: &[Record]) -> MxRecords {
+    let mut hosts: Vec<(u16, String)> = records
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::MX(mx) => Some((mx.preference, host_text(&mx.exchange))),
+            _ => None,
+        })
+        .collect();
+    let cut = hosts.len() > MX_KEPT_MAX;
+    if cut {
+        hosts.sort_by_key(|(preference, _)| *preference);
+        hosts.truncate(MX_KEPT_MAX);
+    }
+    MxRecords { hosts, cut, proved: records.iter().all(|record| record.proof.is_secure()) }
+}
+
+fn address_of(record: &Record) -> Option<IpAddr> {
+    match &record.data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    }
+}
+
+/// NOERROR, no records and no SOA (RFC 2308 §2.2 calls it NODATA type 3).
+fn bare() -> DnsError {
+    DnsError::Temporary("the DNS server answered without records and without an SOA record".to_owned())
+}
+
+/// What hickory's error means for the name. Only NXDOMAIN and an empty answer with an SOA record are answers.
+fn meaning(error: &NetError) -> DnsError {
+    match error {
+        NetError::Dns(Refusal::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => DnsError::NoSuchDomain,
+            // RFC 2308 §2.2: with a referral the server says that it does not know. A recursive server should.
+            ResponseCode::NoError if none.soa.is_none() && none.ns.is_some() => {
+                DnsError::Temporary("the DNS server answered with a referral".to_owned())
+            }
+            ResponseCode::NoError if none.soa.is_none() => bare(),
+            ResponseCode::NoError => DnsError::NoData,
+            other => DnsError::Temporary(format!("the DNS server answered {}", code_text(other))),
+        },
+        NetError::Dns(Refusal::ResponseCode(code)) => {
+            DnsError::Temporary(format!("the DNS server answered {}", code_text(*code)))
+        }
+        NetError::Timeout => DnsError::Temporary("the DNS server did not answer in time".to_owned()),
+        other => DnsError::Temporary(format!("the DNS server could not be asked: {other}")),
+    }
+}
+
+fn code_text(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        ResponseCode::FormErr => "FORMERR".to_owned(),
+        ResponseCode::NotImp => "NOTIMP".to_owned(),
+        other => format!("code {} ({other})", u16::from(other)),
+    }
+}
+
+/// None for what cannot be a name.
+fn absolute(name: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(name).ok().filter(|name| name.iter().next().is_some())?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn host_text(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    match text.strip_suffix('.') {
+        Some(host) if !host.is_empty() => host.to_owned(),
+        _ => text,
+    }
+}
+
+/// How long it holds that there is nothing (RFC 2308 §5); not at all where no SOA record says so.
+fn negative_ttl(error: &NetError) -> Duration {
+    match error {
+        NetError::Dns(Refusal::NoRecordsFound(none)) if none.soa.is_some() => {
+            Duration::from_secs(none.negative_ttl.unwrap_or(0).into())
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+/// Drives all futures at the same time; their results in their order.
+async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        let mut waiting = false;
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}

@@ -1,0 +1,95 @@
+//! Which MX records are proved, with a signed root in this process: mail with REQUIRETLS goes to the hosts that were
+//! proved, and to no others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::connection::settings;
+use crate::harness::dns_server::{DnsServer, Zone};
+use crate::harness::dnssec::Signer;
+use postrider::config::{DnsSettings, Routes};
+use postrider::delivery::route::dns::{Resolver, SystemFiles};
+use postrider::delivery::route::lookup::{DnsError, Lookup as _, MxRecords};
+use postrider::delivery::route::plan::{PlanRequest, plan};
+use postrider::mail::Domain;
+
+/// A server for the zone, and a resolver that trusts its first key.
+fn serve(zone: Zone, signer: &Signer) -> (DnsServer, Resolver) {
+    let server = DnsServer::start(zone).unwrap();
+    let anchor = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(anchor.path(), signer.anchor()).unwrap();
+    let files = SystemFiles { trust_anchor: Some(anchor.path().to_owned()), ..SystemFiles::default() };
+    let settings = DnsSettings { servers: vec![server.address()], timeout: Duration::from_secs(20) };
+    let resolver = Resolver::with_files(&settings, files).unwrap();
+    (server, resolver)
+}
+
+/// Signed names, and `open.test`, which nobody signs.
+fn zone(signer: &Arc<Signer>) -> Zone {
+    let ip = |text: &str| text.parse().unwrap();
+    Zone::new()
+        .signed(signer)
+        .unsigned("open.test")
+        .mx("a.test", 10, "mx.a.test")
+        .address("mx.a.test", ip("192.0.2.1"))
+        .cname("alias.test", "a.test")
+        .cname("alias.open.test", "a.test")
+        .cname("to-open.test", "open.test")
+        .mx("open.test", 10, "mx.open.test")
+        .address("bare.test", ip("192.0.2.3"))
+        .address("bare.open.test", ip("192.0.2.4"))
+}
+
+fn hosts(records: &MxRecords) -> Vec<&str> {
+    records.hosts.iter().map(|(_, host)| host.as_str()).collect()
+}
+
+#[test]
+fn records_are_proved_where_all_that_led_to_them_is() {
+    // One key, and two while one is being replaced: any signature that holds will do, whichever is looked at first.
+    for keys in [1, 2, 3] {
+        let signer = Arc::new(Signer::new(keys));
+        let (_server, resolver) = serve(zone(&signer), &signer);
+        for (name, host, proved) in [
+            ("a.test", "mx.a.test", true),
+            ("alias.test", "mx.a.test", true),
+            // Whoever writes the alias chooses the records: their own signatures say nothing of that.
+            ("alias.open.test", "mx.a.test", false),
+            ("to-open.test", "mx.open.test", false),
+            ("open.test", "mx.open.test", false),
+        ] {
+            let records = resolver.mx_with_proof(name).unwrap();
+            assert_eq!((hosts(&records), records.proved), (vec![host], proved), "{name} with {keys} keys");
+            assert!(!resolver.mx(name).unwrap().is_empty());
+        }
+        // That there is none is known with a proof and without.
+        for name in ["bare.test", "bare.open.test"] {
+            assert_eq!(resolver.mx_with_proof(name), Err(DnsError::NoData), "{name}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_nobody_trusts_prove_nothing() {
+    let (theirs, ours) = (Arc::new(Signer::new(1)), Signer::new(1));
+    let (_server, resolver) = serve(zone(&theirs), &ours);
+    let records = resolver.mx_with_proof("a.test").unwrap();
+    assert_eq!((hosts(&records), records.proved), (vec!["mx.a.test"], false));
+}
+
+#[test]
+fn the_hosts_of_the_plan_are_those_that_were_proved() {
+    let signer = Arc::new(Signer::new(1));
+    // Somebody between answers first whoever asks without signatures.
+    let zone = zone(&signer).forged("evil.test").address("evil.test", "192.0.2.66".parse().unwrap());
+    let (_server, resolver) = serve(zone, &signer);
+    let domain = Domain::parse("a.test").unwrap();
+    let planned = |with_proof| {
+        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof };
+        let (routes, settings) = (Routes::default(), settings());
+        let plan = plan(&request, &routes, &settings, &resolver, &|_| 0, &mut |_| {}).unwrap();
+        (plan.endpoints.into_iter().map(|endpoint| endpoint.host).collect::<Vec<_>>(), plan.proved)
+    };
+    assert_eq!(planned(true), (vec!["mx.a.test".to_owned()], true));
+    assert_eq!(planned(false), (vec!["evil.test".to_owned()], false), "the forger is there");
+}

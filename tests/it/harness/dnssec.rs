@@ -1,0 +1,84 @@
+//! DNSSEC for the tests' zones: keys of the root, their signatures, and the file that makes a resolver trust them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hickory_server::proto::dnssec::crypto::Ed25519SigningKey;
+use hickory_server::proto::dnssec::rdata::sig::SigInput;
+use hickory_server::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
+use hickory_server::proto::dnssec::{DnssecSigner, PublicKey as _, SigningKey as _, TBS};
+use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
+
+/// How long signatures hold.
+const HOUR: u32 = 3600;
+
+/// The keys of a root zone that has every name of a test in it.
+pub struct Signer {
+    keys: Vec<DnssecSigner>,
+}
+
+impl Signer {
+    /// With so many keys, of which the first is the trusted one: two stand for a key that is being replaced.
+    pub fn new(keys: usize) -> Signer {
+        let key = |_| {
+            let key = Ed25519SigningKey::from_pkcs8(&Ed25519SigningKey::generate_pkcs8().unwrap()).unwrap();
+            let dnskey = DNSKEY::from_key(&key.to_public_key().unwrap());
+            DnssecSigner::new(dnskey, Box::new(key), Name::root(), Duration::from_secs(HOUR.into()))
+        };
+        Signer { keys: (0..keys).map(key).collect() }
+    }
+
+    /// What a file with trust anchors has to say (RFC 4034 §2.2).
+    pub fn anchor(&self) -> String {
+        let key = self.keys[0].key().to_public_key().unwrap();
+        let algorithm = u8::from(key.algorithm());
+        format!(". {HOUR} IN DNSKEY 257 3 {algorithm} {}\n", STANDARD.encode(key.public_bytes()))
+    }
+
+    /// The keys as records.
+    pub fn dnskeys(&self) -> Vec<Record> {
+        let record = |key: &DnssecSigner| {
+            let data = RData::DNSSEC(DNSSECRData::DNSKEY(key.dnskey().clone()));
+            Record::from_rdata(Name::root(), HOUR, data)
+        };
+        self.keys.iter().map(record).collect()
+    }
+
+    /// The proof that `name` has these types and no others.
+    pub fn nsec(&self, name: &Name, types: &[RecordType]) -> Record {
+        let next = Name::from_labels([&b"\0"[..]]).unwrap().append_name(name).unwrap();
+        let types = types.iter().copied().chain([RecordType::NSEC, RecordType::RRSIG]);
+        let data = RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(next, types)));
+        Record::from_rdata(name.clone(), HOUR, data)
+    }
+
+    /// The signatures of all keys over each set of these records that `is_signed`.
+    pub fn signatures(&self, records: &[Record], is_signed: impl Fn(&Name) -> bool) -> Vec<Record> {
+        let mut sets: BTreeMap<(Name, u16), Vec<&Record>> = BTreeMap::new();
+        for record in records.iter().filter(|record| is_signed(&record.name)) {
+            sets.entry((record.name.clone(), record.record_type().into())).or_default().push(record);
+        }
+        let by_key = |set: &Vec<&Record>| self.keys.iter().map(|key| signature(key, set)).collect::<Vec<_>>();
+        sets.values().flat_map(by_key).collect()
+    }
+}
+
+fn signature(key: &DnssecSigner, set: &[&Record]) -> Record {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
+    let (name, kind, ttl) = (&set[0].name, set[0].record_type(), set[0].ttl);
+    let input = SigInput {
+        type_covered: kind,
+        algorithm: key.key().algorithm(),
+        num_labels: name.num_labels(),
+        original_ttl: ttl,
+        sig_expiration: SerialNumber::new(now + HOUR),
+        sig_inception: SerialNumber::new(now - HOUR),
+        key_tag: key.calculate_key_tag().unwrap(),
+        signer_name: Name::root(),
+    };
+    let signed = TBS::from_input(name, DNSClass::IN, &input, set.iter().copied()).unwrap();
+    let rrsig = RRSIG::from_sig(input, key.sign(&signed).unwrap());
+    Record::from_rdata(name.clone(), ttl, RData::DNSSEC(DNSSECRData::RRSIG(rrsig)))
+}
