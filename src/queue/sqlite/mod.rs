@@ -10,6 +10,7 @@ mod backoffs;
 #[cfg(test)]
 pub(super) mod by_hand;
 mod checkpoints;
+mod clock_set_back;
 mod counts;
 mod due;
 mod failure;
