@@ -105,6 +105,9 @@ impl Reads for Counted {
     fn waiting_by_lane(&self, _: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError> {
         unreachable!()
     }
+    fn look_for_damage(&self) -> Result<usize, QueueError> {
+        unreachable!()
+    }
     fn stuck(&self, _: MessageId) -> Result<(Sweep, Option<MessageId>), QueueError> {
         unreachable!()
     }
