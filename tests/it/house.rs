@@ -4,6 +4,7 @@
 //! It reads the sources as text. That is coarse and enough: what it looks for is written plainly or not at all.
 
 mod graph;
+mod growth;
 pub mod source;
 
 use std::collections::BTreeSet;
@@ -49,6 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "submission/session/listener.rs",
         ],
     ),
+    ("nix", &["queue/sqlite/checkpoints.rs"]),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("listenfd", &["cli/serve/inherited.rs"]),

@@ -1,5 +1,6 @@
 //! How often the same may be asked for with ETRN, and for how much: by one client, and for one destination by all.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ const NODES_PER_CLIENT_MAX: usize = 60;
 /// Clients, and destinations, remembered at once.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// What one client asked for.
-type Nodes = TtlMap<String, (), Instant>;
+/// What one client asked for: hashes with a secret of this process, since a node may be 500 bytes long.
+type Nodes = TtlMap<u64, (), Instant>;
 
 /// Who asked for what within the last minute.
 #[derive(Debug)]
 pub(in crate::submission) struct EtrnRequests {
+    hashing: RandomState,
     asked: Mutex<Asked>,
 }
 
@@ -32,7 +34,7 @@ impl Default for EtrnRequests {
     fn default() -> EtrnRequests {
         let by_client = TtlMap::new(REMEMBERED_MAX, AGAIN_AFTER);
         let destinations = TtlMap::new(REMEMBERED_MAX, AGAIN_AFTER);
-        EtrnRequests { asked: Mutex::new(Asked { by_client, destinations }) }
+        EtrnRequests { hashing: RandomState::new(), asked: Mutex::new(Asked { by_client, destinations }) }
     }
 }
 
@@ -46,28 +48,35 @@ impl EtrnRequests {
         is_operator: bool,
         now: Instant,
     ) -> bool {
+        let (node, destination) = self.hashes(node);
         let mut asked = self.lock();
         let Asked { by_client, destinations } = &mut *asked;
-        if !is_operator && destinations.get(destination(node), now).is_some() {
+        if !is_operator && destinations.get(&destination, now).is_some() {
             return false;
         }
         let nodes =
             by_client.renew(client.to_owned(), now, || TtlMap::new(NODES_PER_CLIENT_MAX, AGAIN_AFTER));
-        if nodes.get(node, now).is_some() || nodes.count(now) >= NODES_PER_CLIENT_MAX {
+        if nodes.get(&node, now).is_some() || nodes.count(now) >= NODES_PER_CLIENT_MAX {
             return false;
         }
-        nodes.insert(node.to_owned(), (), now);
-        destinations.insert(destination(node).to_owned(), (), now);
+        nodes.insert(node, (), now);
+        destinations.insert(destination, (), now);
         true
     }
 
     /// The request led to nothing: the client may ask again at once, and so may others.
     pub(in crate::submission) fn forget(&self, client: &str, node: &str, now: Instant) {
+        let (node, destination) = self.hashes(node);
         let mut asked = self.lock();
         if let Some(nodes) = asked.by_client.get_mut(client, now) {
-            nodes.remove(node, now);
+            nodes.remove(&node, now);
         }
-        asked.destinations.remove(destination(node), now);
+        asked.destinations.remove(&destination, now);
+    }
+
+    /// Of the node, and of its destination.
+    fn hashes(&self, node: &str) -> (u64, u64) {
+        (self.hashing.hash_one(node), self.hashing.hash_one(destination(node)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Asked> {
