@@ -244,7 +244,9 @@ impl<'s> Writer<'s> {
             }
             (Op::Hold { .. }, Effect::Settled(settled)) => self.tell(Event::Settled(settled)),
             (Op::Kick { kick, asker, now, ack }, Effect::Kicked { kicked, more }) => {
-                if ack.is_some() || !more {
+                // Where nothing waits that is the asker's, no backoff is theirs to end.
+                let is_kick = if ack.is_some() { kicked.waiting() > 0 } else { !more };
+                if is_kick {
                     self.tell(Event::Kicked(kick.clone()));
                 }
                 if more {
