@@ -33,6 +33,7 @@ pub(super) const TIME_MAX: i64 = 253_402_300_799;
 pub(super) struct Settle<'c> {
     insert_attempt: Statement<'c>,
     insert_history: Statement<'c>,
+    correct_removed: Statement<'c>,
     delete_recipient: Statement<'c>,
     delete_message: Statement<'c>,
     delete_content: Statement<'c>,
@@ -50,6 +51,13 @@ impl<'c> Settle<'c> {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
+            correct_removed: conn.prepare(
+                "UPDATE history
+                 SET state = coalesce(?3, state), finished_at = iif(?3 IS NULL, finished_at, ?4),
+                     attempts = attempts + ?5, reply = coalesce(?6, reply), mx = coalesce(?7, mx),
+                     reply_source = iif(?6 IS NULL, reply_source, ?8)
+                 WHERE message_id = ?1 AND recipient_id = ?2 AND state = 'removed'",
+            )?,
             delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
             delete_message: conn.prepare(DELETE_MESSAGE)?,
             delete_content: conn.prepare(DELETE_CONTENT)?,
@@ -83,7 +91,7 @@ impl<'c> Settle<'c> {
                 NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
-                    self.insert_history.execute(params![
+                    let moved = self.insert_history.execute(params![
                         row.recipient.0,
                         how.as_str(),
                         outcomes.at,
@@ -92,7 +100,9 @@ impl<'c> Settle<'c> {
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
                         attempt.map(|attempt| attempt.reply_source),
                     ])?;
-                    // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
+                    if moved == 0 {
+                        self.was_removed(row, Some(how.as_str()), outcomes)?;
+                    }
                     self.delete_recipient.execute([row.recipient.0])?;
                     None
                 }
@@ -141,7 +151,28 @@ impl<'c> Settle<'c> {
                 |row| row.get(0),
             )
             .optional()?;
+        if queued.is_none() {
+            self.was_removed(row, None, outcomes)?;
+        }
         Ok(queued.unwrap_or(false).then_some(next))
+    }
+
+    /// The operator removed it while it was tried: `history` says what came of that, which is no longer "removed" where
+    /// it ended.
+    fn was_removed(&mut self, row: &OutcomeRow, state: Option<&str>, outcomes: &Outcomes) -> Result<()> {
+        let attempt = row.attempt.as_ref();
+        self.correct_removed
+            .execute(params![
+                outcomes.message.id.0,
+                row.recipient.0,
+                state,
+                outcomes.at,
+                i64::from(attempt.is_some()),
+                attempt.map(|attempt| &attempt.reply),
+                attempt.and_then(|attempt| attempt.mx.as_ref()),
+                attempt.map(|attempt| attempt.reply_source),
+            ])
+            .map(drop)
     }
 
     /// Something is wrong with these: the operator has to look.
