@@ -13,10 +13,10 @@ use crate::queue::rows::NextState;
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx, reply_source)
+                         attempts, size, reply, mx, reply_source, user, client)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
-           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END
+           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END, m.user, m.client
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
