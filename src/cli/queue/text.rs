@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::kit::text::{printable, utc};
-use crate::queue::admin::{KickLine, Line, Shown, ShownRecipient, Summary};
+use crate::queue::admin::{FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
@@ -39,6 +39,17 @@ pub(super) fn list(lines: &[Line], now: i64) -> String {
     text
 }
 
+/// What is known of a message that is all finished.
+fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
+    [
+        ("sender", format!("<{}>", message.sender)),
+        ("user", or_dash(&message.user)),
+        ("client", or_dash(&message.client)),
+        ("received", format!("{} UTC", message.received)),
+        ("size", format!("{} bytes", message.size)),
+    ]
+}
+
 /// What was said of it, or else of its destination.
 fn reply_words(line: &Line) -> String {
     match (&line.last_reply, &line.lane_reply) {
@@ -50,8 +61,7 @@ fn reply_words(line: &Line) -> String {
 
 /// `now`: Unix seconds.
 pub(super) fn show(shown: &Shown, now: i64) -> String {
-    let now = utc(now);
-    let mut text = format!("message {}\n", shown.queue_id);
+    let (now, mut text) = (utc(now), format!("message {}\n", shown.queue_id));
     let mut field = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<10} {}", printable(value.as_bytes()));
     };
@@ -62,10 +72,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
             field("client", message.client.as_deref().unwrap_or("-"));
             field("helo", message.helo.as_deref().unwrap_or("-"));
             field("received", &format!("{} UTC", message.received));
-            field(
-                "expires",
-                &message.expires.as_ref().map_or_else(|| "-".to_owned(), |at| format!("{at} UTC")),
-            );
+            field("expires", &format!("{} UTC", or_dash(&message.expires)));
             field("size", &format!("{} bytes, {}", message.size, message.body));
             if message.priority != 0 {
                 field("priority", &message.priority.to_string());
@@ -84,11 +91,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         None => field("state", "finished"),
     }
     if let Some(message) = &shown.finished {
-        field("sender", &format!("<{}>", message.sender));
-        field("user", message.user.as_deref().unwrap_or("-"));
-        field("client", message.client.as_deref().unwrap_or("-"));
-        field("received", &format!("{} UTC", message.received));
-        field("size", &format!("{} bytes", message.size));
+        finished(message).iter().for_each(|(name, value)| field(name, value));
     }
     for ShownRecipient { line, tries } in &shown.recipients {
         let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
