@@ -134,7 +134,7 @@ pub(super) const DEFS: &[Def] = &[
         "listen.address",
         Socket,
         Is("\"[::]:587\""),
-        "Where to listen: address and port. [::] takes IPv4 too. Several [[listen]] are allowed; a file \
+        "Where to listen: address and port. [::] takes IPv4 too, unless there is a [[listen]] for 0.0.0.0 with the same port. Several [[listen]] are allowed; a file \
          with none has one with these defaults.",
     ),
     def(

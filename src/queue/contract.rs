@@ -92,6 +92,8 @@ pub(super) enum Effect {
         kicked: Kicked,
         more: bool,
     },
+    /// A part of it is done, and the rest is to be asked for again.
+    Partly,
 }
 
 /// Why a store could not do what it was asked to. The texts are the store's own, for the log.
@@ -177,8 +179,14 @@ pub trait Reads: Debug {
     /// `reports` has it: in lower case, the domain in A-labels.
     fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>, QueueError>;
 
-    /// Senders with failures that came at `until` or before and are still to be told of.
-    fn pending_report_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError>;
+    /// Senders with failures that came at `until` or before and are still to be told of; or that came in the `future`,
+    /// since the clock was set back.
+    fn pending_report_senders(
+        &self,
+        until: i64,
+        future: i64,
+        limit: usize,
+    ) -> Result<Vec<String>, QueueError>;
 
     /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
     fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError>;
@@ -190,6 +198,10 @@ pub trait Reads: Debug {
 
     /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError>;
+
+    /// Has the database checked, as far as that is cheap: about a minute, and nobody waits for it. Damage is told in
+    /// the log, once; gives how much was found.
+    fn look_for_damage(&self) -> Result<usize, QueueError>;
 
     /// Counts what the view `stuck` shows of some thousand messages from this id on, problem by problem; says where the
     /// next part begins. [`super::Queue::sweep`] goes through all of them.

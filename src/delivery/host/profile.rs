@@ -188,7 +188,7 @@ fn less_tls(tried: TlsLevel, fault: &Fault, endpoint: &Endpoint) -> Option<TlsLe
         // whoever can do that can as well take STARTTLS out of the offer, and a host that sends garbage would never get
         // its mail.
         Fault::OutOfTurn if !endpoint.may_be_plaintext() => return None,
-        Fault::Deadline => return None,
+        Fault::Deadline | Fault::Stopping => return None,
         // A certificate that does not hold will not hold with a smaller ClientHello.
         Fault::Tls(rustls::Error::InvalidCertificate(_)) if endpoint.must_verify() => return None,
         _ => {}

@@ -115,6 +115,7 @@ impl Connection {
         let message = &Outgoing { single_write, ..*message };
         let capabilities = Arc::clone(&self.capabilities);
         let result = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
+        self.wire.end_content();
         self.is_usable = result.is_usable;
         if !self.is_usable {
             self.wire.close();

@@ -104,7 +104,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             Err(error) => return transaction.abandon(error.to_string()),
         };
         transaction.write_behind_end(&mut self.connection.out);
-        let sent = self.send(commands);
+        let sent = self.connection.wire.begin_content().and_then(|()| self.send(commands));
         if sent.is_ok() {
             transaction.content_sent();
         }
@@ -202,6 +202,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     fn send_content(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {
         let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
         let Connection { wire, out, .. } = &mut *self.connection;
+        wire.begin_content().map_err(Unsent::Wire)?;
         let mut stuffer = Stuffer::new();
         out.clear();
         while let Some(piece) = self.pieces.next(u64::MAX).map_err(Unsent::Ours)? {
@@ -226,6 +227,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     ) -> Result<(), Unsent> {
         let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
         let Connection { wire, out, host, .. } = &mut *self.connection;
+        wire.begin_content().map_err(Unsent::Wire)?;
         log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
         out.clear();
         let mut chunk = Chunk::begin(bytes, last, out);

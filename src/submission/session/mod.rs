@@ -11,6 +11,7 @@ pub(in crate::submission) mod listener;
 mod login;
 mod pool;
 pub(in crate::submission) mod service;
+pub(in crate::submission) mod sockets;
 mod transfer;
 
 use std::net::IpAddr;
@@ -123,7 +124,7 @@ impl Session<'_> {
                 self.send_away(&replies::SESSION_TOO_LONG)
             }
             WireError::TimedOut => self.send_away(&replies::TIMED_OUT),
-            WireError::Closed | WireError::Io(_) => End::Lost,
+            WireError::Closed | WireError::NothingSaid | WireError::Io(_) => End::Lost,
         }
     }
 }

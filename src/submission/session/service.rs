@@ -35,6 +35,22 @@ pub enum StartError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A socket that the process was started with is of no use.
+    #[error(
+        "a socket of systemd (LISTEN_FDS) cannot be used: {0}; postrider.socket has ListenStream= with IP addresses only"
+    )]
+    Inherited(#[source] io::Error),
+    /// A socket that the process was started with is for nobody.
+    #[error(
+        "systemd listens on {address}, which no [[listen]] has (they have {listed}); make ListenStream= in \
+         postrider.socket and [[listen]] address the same"
+    )]
+    NotListed {
+        /// Of the socket.
+        address: SocketAddr,
+        /// Of the listeners.
+        listed: String,
+    },
     /// The system gives no threads.
     #[error("starting threads: {0} (raise TasksMax)")]
     Threads(#[source] io::Error),

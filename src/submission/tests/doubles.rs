@@ -184,7 +184,7 @@ pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
 }
 
 /// Settings with one listener on a free port of loopback.
-pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
+pub(in crate::submission) fn settings(certificates: &Path) -> SubmissionSettings {
     let to = |text: &str| address::parse(text).unwrap();
     SubmissionSettings {
         hostname: Domain::parse("relay.example").unwrap(),
@@ -231,5 +231,5 @@ pub(super) fn ports(queue: &Arc<MemoryQueue>) -> Ports {
 
 /// Starts submission with the doubles.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
-    Submission::start_with(settings, Box::new(verify), ports(queue)).unwrap()
+    Submission::start_with(settings, Vec::new(), Box::new(verify), ports(queue)).unwrap()
 }

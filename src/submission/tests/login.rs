@@ -28,7 +28,8 @@ fn room() -> Room {
     let users = Arc::new(Users::load(&path).unwrap());
     let settings = settings(directory.path());
     let ports = ports(&Arc::new(MemoryQueue::default()));
-    let submission = Submission::start_with(&settings, Box::new(Arc::clone(&users)), ports).unwrap();
+    let submission =
+        Submission::start_with(&settings, Vec::new(), Box::new(Arc::clone(&users)), ports).unwrap();
     Room { directory, users, submission }
 }
 

@@ -58,7 +58,10 @@ impl AttemptState<'_> {
             Start::Dialled(_) => known.profile_for(endpoint),
         };
         let (tried, failed, connection) = self.try_profiles(endpoint, slot.as_ref(), &known, profile, start);
-        if let Some(slot) = &slot {
+        // What we break off shows nothing of the host.
+        if let Some(slot) = &slot
+            && !self.context.connector.is_stopping()
+        {
             slot.remember(learn(&tried, &known));
         }
         let failed = failed.map(|failed| self.judge(endpoint, slot.as_ref(), failed));
