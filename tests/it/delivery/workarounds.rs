@@ -219,8 +219,8 @@ fn a_doubt_after_a_single_write_is_remembered_across_a_restart() {
     assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|single_write|off"]);
 }
 
-/// Garbage in the place of a handshake, before or behind our hello, or nothing at all: where TLS is optional and there is
-/// no other host, the mail goes in the clear in the same attempt.
+/// Garbage in the place of a handshake, before or behind our hello, or nothing at all: where TLS is optional and there
+/// is no other host, the mail goes in the clear in the same attempt.
 #[test]
 fn a_host_that_answers_the_hello_with_garbage_gets_its_mail_in_the_clear() {
     let garbage = || b"\x00\x01garbage, and no TLS\r\n\xff".to_vec();
