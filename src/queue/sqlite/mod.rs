@@ -9,12 +9,14 @@ pub(super) mod admin;
 mod backoffs;
 #[cfg(test)]
 pub(super) mod by_hand;
+mod checkpoints;
 mod clock_set_back;
 mod counts;
 mod due;
 mod failure;
 mod files;
 mod host_settings;
+mod integrity;
 mod kick;
 mod message;
 mod migrate;
@@ -22,6 +24,7 @@ mod odd;
 mod open;
 mod purge;
 mod readers;
+mod recover;
 mod reports;
 mod routes;
 mod settle;
@@ -33,3 +36,4 @@ mod tests;
 mod wal;
 
 pub(super) use open::Database;
+pub(super) use recover::recover;
