@@ -108,13 +108,7 @@ fn settings<'t>(
         routes.iter().map(|(section, route)| (*section, route.source_addresses.clone())).collect();
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
-    let destinations: Vec<Destination> = reading
-        .sections(&root, "destination")
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|section| destination(reading, section))
-        .collect();
-    let destinations = Arc::new(Destinations(destinations));
+    let destinations = Arc::new(destinations(reading, &root));
 
     let retry = reading.section(&root, "retry");
     let retry_rules = retry_rules(reading, &retry);
@@ -392,6 +386,11 @@ fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> RetryRule
             (_, delay) => RuleAction::Retry(delay.unwrap_or_default()),
         },
     }
+}
+
+fn destinations<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Destinations {
+    let sections = reading.sections(root, "destination").unwrap_or_default();
+    Destinations(sections.iter().filter_map(|section| destination(reading, section)).collect())
 }
 
 /// One `[[destination]]`; none where it does not say for whom it is, or says so badly.
