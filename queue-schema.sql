@@ -131,11 +131,18 @@ CREATE TABLE attempts (
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,
-    reply        TEXT NOT NULL,            -- codes and text on one line
+    reply        TEXT NOT NULL,            -- codes and text on one line, the first 512 bytes
     reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
-    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
+    outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
+    reply_id     INTEGER                   -- replies.id, where the reply is longer
 ) STRICT;
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
+
+-- The whole of replies longer than 512 bytes, each text once. The last 1,000 are kept.
+CREATE TABLE replies (
+    id    INTEGER PRIMARY KEY,             -- 1, 2, 3 …
+    reply TEXT NOT NULL UNIQUE
+) STRICT;
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
@@ -186,7 +193,8 @@ CREATE TABLE routes (
 -- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too
 -- many", rises after each minute without that, and then the row goes; [[destination]] in the config overrules it. A
 -- feature is not used until retry_at and then tried again: success deletes the row, failure renews it. You may insert,
--- change and delete rows; the relay notices within two seconds. Where a route requires TLS, 'plaintext' has no effect.
+-- change and delete rows; the relay notices within two seconds. Where a route requires TLS, 'plaintext' has no effect. A row
+-- that nobody needed for 30 days goes, and beyond 10,000 hosts those that changed the longest ago.
 CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write

@@ -11,7 +11,7 @@ use lettre::transport::smtp::commands::Quit;
 use crate::mail::{Phase, Reply};
 
 use crate::delivery::smtp::capabilities::Capabilities;
-use crate::delivery::smtp::failure::{Failure, WORDS_CHARS_MAX};
+use crate::delivery::smtp::failure::{Failure, WORDS_BYTES_MAX};
 use crate::delivery::smtp::handover::Handover;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::PipelineResult;
@@ -204,7 +204,7 @@ impl Connection {
         Ok(match phase {
             // What they say is more than an answer to be quoted.
             Phase::Ehlo | Phase::Auth => reply,
-            _ => reply.cut(WORDS_CHARS_MAX),
+            _ => reply.cut(WORDS_BYTES_MAX),
         })
     }
 }

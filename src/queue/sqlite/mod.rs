@@ -21,6 +21,7 @@ mod odd;
 mod open;
 mod purge;
 mod readers;
+mod replies;
 mod reports;
 mod routes;
 mod settle;
