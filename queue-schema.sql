@@ -197,7 +197,7 @@ CREATE TABLE routes (
 -- that nobody needed for 30 days goes, and beyond 10,000 hosts those that changed the longest ago.
 CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
-    setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write
+    setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write, reuse
     value      ANY NOT NULL,               -- limits: a number; tls: no-post-quantum or plaintext; the others: off
     last_reply TEXT,                       -- the reply, or our own error, that led to the setting
     changed_at INTEGER NOT NULL,
@@ -205,14 +205,14 @@ CREATE TABLE host_settings (
     PRIMARY KEY (mx, setting),
     CONSTRAINT "changed_at is a time in Unix seconds" CHECK (changed_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "retry_at is a time in Unix seconds" CHECK (retry_at BETWEEN 0 AND 253402300799),
-    CONSTRAINT "setting is connections, messages_per_minute, tls, pipelining, chunking or single_write"
-        CHECK (setting IN ('connections', 'messages_per_minute', 'tls', 'pipelining', 'chunking', 'single_write')),
+    CONSTRAINT "setting is connections, messages_per_minute, tls, pipelining, chunking, single_write or reuse"
+        CHECK (setting IN ('connections', 'messages_per_minute', 'tls', 'pipelining', 'chunking', 'single_write', 'reuse')),
     CONSTRAINT "the value of a limit is a number above 0"
         CHECK (setting NOT IN ('connections', 'messages_per_minute') OR typeof(value) = 'integer' AND value > 0),
     CONSTRAINT "the value of tls is no-post-quantum or plaintext"
         CHECK (setting <> 'tls' OR value IN ('no-post-quantum', 'plaintext')),
-    CONSTRAINT "the value of pipelining, chunking and single_write is off"
-        CHECK (setting NOT IN ('pipelining', 'chunking', 'single_write') OR value = 'off'),
+    CONSTRAINT "the value of pipelining, chunking, single_write and reuse is off"
+        CHECK (setting NOT IN ('pipelining', 'chunking', 'single_write', 'reuse') OR value = 'off'),
     CONSTRAINT "a feature has a retry_at" CHECK (setting IN ('connections', 'messages_per_minute') OR retry_at IS NOT NULL)
 ) WITHOUT ROWID, STRICT;
 

@@ -153,7 +153,10 @@ impl Conversation {
                     self.out.extend_from_slice(b"221 bye\r\n");
                     return self.flush();
                 }
-                _ => self.out.extend_from_slice(b"250 ok\r\n"),
+                // With the enhanced codes that most hosts give.
+                Some(b"MAIL") => self.out.extend_from_slice(b"250 2.1.0 ok\r\n"),
+                Some(b"RCPT") => self.out.extend_from_slice(b"250 2.1.5 ok\r\n"),
+                _ => self.out.extend_from_slice(b"250 2.0.0 ok\r\n"),
             }
         }
     }

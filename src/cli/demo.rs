@@ -56,7 +56,7 @@ pub fn run() -> anyhow::Result<()> {
     stage.show_the_bounce()?;
     stage.show_the_end()?;
     let stage_queue = stage.settings.queue.path.clone();
-    stage.relay.stop(Duration::from_secs(5))?;
+    stage.relay.stop()?;
     println!("\nDone in {:.1} s. The database is yours to look into:", began.elapsed().as_secs_f64());
     println!("    sqlite3 {} 'SELECT * FROM failures'", stage_queue.display());
     println!("\nNext: `postrider serve` starts a relay of your own, also without a config file.");
@@ -116,7 +116,7 @@ impl Stage {
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;
-        let relay = Relay::start_with(&settings, Clock::system(), Box::new(Names))?;
+        let relay = Relay::start_with(&settings, Clock::system(), Box::new(Names), Vec::new())?;
         let address = *relay.addresses().first().context("the relay listens nowhere")?;
         let Some(CertificateSettings::SelfSigned { directory }) = &settings.submission.tls else {
             bail!("the built-in settings have no self-signed certificate");

@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 mod log_escape;
+mod log_output;
 mod on_demand;
 mod operator_queries;
 mod output;
@@ -14,14 +15,17 @@ pub mod queue;
 pub mod serve;
 pub mod user;
 
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use crate::submission::StartError;
 
+use log_output::FlushAtEnd;
 use output::WrongUsage;
 
 /// The exit code where the command was used wrongly or the config is bad (clap's too).
@@ -62,8 +66,8 @@ Exit code: 0 fine, 1 failed, 2 wrong usage or bad config.";
 enum Command {
     /// Run the relay
     ///
-    /// Runs until SIGTERM or SIGINT: then no new mail is taken, deliveries under way have 30 seconds
-    /// to end, and what is left waits in the queue for the next start. SIGHUP reads the config
+    /// Runs until SIGTERM or SIGINT: then no new mail is taken, content on its way has 3 seconds
+    /// to get there, and what is left waits in the queue for the next start. SIGHUP reads the config
     /// again; a bad one is logged and the old one stays. RUST_LOG=debug shows the dialogues.
     Serve,
     /// Check config, certificate, users, database and DNS; print what was found
@@ -117,16 +121,14 @@ pub fn run() -> ExitCode {
         Err(help) => help.exit(),
     };
     let config = config.as_deref();
+    let _flush_at_end = FlushAtEnd;
     let outcome = match command {
         Command::Serve => {
-            log_to_stderr("info");
-            serve::run(config)
+            let sockets = serve::inherited::sockets();
+            logged("info").and_then(|()| serve::run(config, sockets?))
         }
-        Command::Demo => {
-            // What happens is told by the demo itself.
-            log_to_stderr("off");
-            demo::run()
-        }
+        // What happens is told by the demo itself.
+        Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::User(verb) => user::run(config, verb),
@@ -136,6 +138,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+fn logged(level: &str) -> anyhow::Result<()> {
+    log_output::start(level).context("start the log's thread")
 }
 
 /// Help that clap shows because nothing was asked for.
@@ -167,7 +173,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {
-        eprintln!("{problems}");
+        log_output::say(&problems.to_string());
         return ExitCode::from(WRONG_USAGE);
     }
     let mut said = error.to_string();
@@ -177,28 +183,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
             said.push_str(&format!(": {cause}"));
         }
     }
-    eprintln!("postrider: {}", said.replace('\n', " "));
-    if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
-}
-
-/// The log goes to stderr. `RUST_LOG` says what is shown, else `level`. Under systemd the journal
-/// knows the time, and is told the level in its own way (sd-daemon(3)).
-fn log_to_stderr(level: &str) {
-    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.format(|out, record| {
-            let priority = match record.level() {
-                log::Level::Error => 3,
-                log::Level::Warn => 4,
-                log::Level::Info => 6,
-                log::Level::Debug | log::Level::Trace => 7,
-            };
-            writeln!(out, "<{priority}>{}", record.args())
-        });
-    } else {
-        log.format_target(false);
-    }
-    log_escape::init(log.build());
+    log_output::say(&format!("postrider: {}", said.replace('\n', " ")));
+    let is_wrong_socket =
+        matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
+    if error.is::<WrongUsage>() || is_wrong_socket { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ impl OnDemand {
         drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn users(&self) -> Arc<Users> {
+    /// Those in use.
+    pub(super) fn users(&self) -> Arc<Users> {
         self.users.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -2,6 +2,9 @@
 //!
 //! [`Relay`] is the whole relay in one value; `demo` and the tests start the same one.
 
+pub(super) mod inherited;
+
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,8 +15,10 @@ use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::check;
+use super::log_output;
 use super::on_demand::OnDemand;
 use super::operator_queries::{Generation, OperatorInfo};
+use super::output::print;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::delivery::route::dns::Resolver;
@@ -26,8 +31,12 @@ use crate::scheduler::Scheduler;
 use crate::submission::Submission;
 use crate::submission::users::{self, Attributes, Users};
 
-/// Attempts under way get this long to end after SIGTERM (systemd's TimeoutStopSec is longer).
-pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// After SIGTERM, content that a client is sending has this long to come to its end.
+const CLIENTS_GRACE: Duration = Duration::from_secs(2);
+/// A host that was given content has this long to answer. Without an answer the outcome is in doubt.
+const HOSTS_GRACE: Duration = Duration::from_secs(3);
+/// Then attempts have this long to be settled, at most (systemd's TimeoutStopSec is longer than all of it).
+const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// The user of a start without a config file.
 const FIRST_USER: &str = "app";
 /// How often it is looked whether systemd is to hear of something.
@@ -53,10 +62,11 @@ impl Relay {
     /// # Errors
     /// Says which room could not start and what to do.
     pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Relay> {
-        Relay::start_with(settings, clock, resolver(settings)?)
+        Relay::start_with(settings, clock, resolver(settings)?, Vec::new())
     }
 
-    /// [`Relay::start`] with names from elsewhere than DNS; a reload asks DNS again.
+    /// [`Relay::start`] with names from elsewhere than DNS (a reload asks DNS again), and with sockets that are open
+    /// already.
     ///
     /// # Errors
     /// As there.
@@ -64,6 +74,7 @@ impl Relay {
         settings: &Settings,
         clock: Clock,
         lookup: Box<dyn Lookup + Send + Sync>,
+        inherited: Vec<TcpListener>,
     ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
@@ -90,6 +101,7 @@ impl Relay {
         });
         let submission = Submission::start(
             &settings.submission,
+            inherited,
             users,
             queue.clone(),
             operator_info.clone(),
@@ -124,7 +136,14 @@ impl Relay {
     /// As [`Relay::start`]; the old settings stay then.
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
         let setup = setup(settings, resolver(settings)?)?;
-        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        let users = self.on_demand.users();
+        let users = if users.path() == settings.submission.users_file {
+            // The same, so that a file that is gone for a moment does not take the users with it.
+            users.reload()?;
+            users
+        } else {
+            Arc::new(Users::load(&settings.submission.users_file)?)
+        };
         self.submission.reload(&settings.submission, users.clone())?;
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
@@ -134,18 +153,20 @@ impl Relay {
         Ok(())
     }
 
-    /// No new mail, no new attempts; what is under way may end until `patience` is over. Then the queue closes.
+    /// No new mail, no new attempts; content that is on its way, in or out, has a few seconds to get there, and
+    /// nothing else is waited for. Then the queue closes.
     ///
     /// # Errors
     /// Where the queue's writer failed.
-    pub fn stop(self, patience: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + patience;
+    pub fn stop(self) -> anyhow::Result<()> {
+        let content_until = Instant::now() + HOSTS_GRACE;
         self.on_demand.stop();
         self.scheduler.stop();
-        self.submission.stop(patience);
-        let left = self.workers.drain(deadline);
+        self.workers.stop(content_until);
+        self.submission.stop(CLIENTS_GRACE);
+        let left = self.workers.drain(content_until + SETTLE_MAX);
         if left > 0 {
-            log::warn!("{left} attempts were still under way after {patience:?}; their mail stays queued");
+            log::warn!("{left} attempts could not be broken off; their mail stays queued");
         }
         // The thread hears of the stop at its next tick.
         let _ = self.scheduler_thread.join();
@@ -187,11 +208,11 @@ impl Jobs for Scheduler {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. `config` is `--config`.
+/// Runs until SIGTERM or SIGINT. `config` is `--config`, `sockets` are those that the process was started with.
 ///
 /// # Errors
 /// Where it cannot start, or had to stop because the disk failed.
-pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<()> {
     let loaded = config::load(config)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     raise_descriptor_limit(&loaded.settings);
@@ -200,11 +221,12 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         config::make_built_in_directory().map_err(anyhow::Error::msg)?;
     }
     let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
-    let relay = Relay::start(&loaded.settings, Clock::system())?;
+    let settings = &loaded.settings;
+    let relay = Relay::start_with(settings, Clock::system(), resolver(settings)?, sockets)?;
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
-        welcome(&password, *address);
+        welcome(&password, *address)?;
     }
     notify(&[sd_notify::NotifyState::Ready]);
 
@@ -230,8 +252,8 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     notify(&[sd_notify::NotifyState::Stopping]);
     match verdict {
         Ok(()) => {
-            log::info!("stopping: no new mail; attempts under way have {} s", DRAIN_MAX.as_secs());
-            relay.stop(DRAIN_MAX)?;
+            log::info!("stopping: no new mail; content on its way has {} s", HOSTS_GRACE.as_secs());
+            relay.stop()?;
             log::info!("stopped");
             Ok(())
         }
@@ -253,6 +275,7 @@ fn signals() -> anyhow::Result<Receiver<i32>> {
         for signal in caught.forever() {
             if signal != SIGHUP && std::mem::replace(&mut asked_to_stop, true) {
                 log::warn!("asked to stop a second time: stopping at once; what is queued stays queued");
+                log_output::flush();
                 std::process::exit(1);
             }
             if to.send(signal).is_err() {
@@ -300,8 +323,8 @@ fn first_user(settings: &Settings) -> anyhow::Result<Option<String>> {
 }
 
 /// The one thing printed to standard output: what a person needs to send a first message.
-fn welcome(password: &str, address: std::net::SocketAddr) {
-    println!(
+fn welcome(password: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    print(&format!(
         "Postrider listens on {address} (STARTTLS, self-signed certificate) and keeps its queue in {dir}/queue.db.\n\
          A first user was made; the password is shown this once:\n\n    \
          user      {FIRST_USER}\n    password  {password}\n\n\
@@ -309,9 +332,9 @@ fn welcome(password: &str, address: std::net::SocketAddr) {
          printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | \\\n         \
          curl --url smtp://{address} --ssl-reqd --insecure --user '{FIRST_USER}:{password}' \\\n         \
          --mail-from you@example.com --mail-rcpt you@example.com --upload-file -\n\n\
-         Then see what became of it: postrider queue list\n",
+         Then see what became of it: postrider queue list\n\n",
         dir = config::BUILT_IN_DIRECTORY,
-    );
+    ))
 }
 
 /// See [`check::descriptors_wanted`].

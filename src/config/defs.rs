@@ -134,7 +134,7 @@ pub(super) const DEFS: &[Def] = &[
         "listen.address",
         Socket,
         Is("\"[::]:587\""),
-        "Where to listen: address and port. [::] takes IPv4 too. Several [[listen]] are allowed; a file \
+        "Where to listen: address and port. [::] takes IPv4 too, unless there is a [[listen]] for 0.0.0.0 with the same port. Several [[listen]] are allowed; a file \
          with none has one with these defaults.",
     ),
     def(
@@ -172,7 +172,8 @@ pub(super) const DEFS: &[Def] = &[
         "users.file",
         File,
         Is("\"/etc/postrider/users\""),
-        "Who may log in: written by `postrider user`, holds verifiers and no passwords. No file, no users.",
+        "Who may log in: written by `postrider user`, holds verifiers and no passwords. Without it logins are answered \
+         454. A running relay keeps its users while the file is gone, empty or broken, and says so in the log.",
     ),
     def("limits.message_size", Size("64KiB", "1GiB"), Is("\"25MiB\""), "Bytes of one message (RFC 1870)."),
     def(
@@ -200,7 +201,8 @@ pub(super) const DEFS: &[Def] = &[
         "limits.auth_failures",
         Number(1, 10_000),
         Is("5"),
-        "Failed logins from one client address in 10 minutes before it is answered 421.",
+        "Failed logins from one client address (IPv6: /64) in 10 minutes before it is answered 421; a whole network \
+         (/24, IPv6: /48) has ten times as many. One wrong password tried over and over counts once.",
     ),
     def(
         "limits.received_hops",

@@ -22,6 +22,8 @@ pub enum Setting {
     NoChunking,
     /// Envelope and content not in a single write, although PIPELINING and CHUNKING work one by one.
     NoSingleWrite,
+    /// Each message over a connection of its own, command by command: the host gave a reply too many.
+    NoReuse,
 }
 
 impl Setting {
@@ -34,6 +36,7 @@ impl Setting {
             Setting::NoPipelining => "pipelining",
             Setting::NoChunking => "chunking",
             Setting::NoSingleWrite => "single_write",
+            Setting::NoReuse => "reuse",
         }
     }
 
@@ -43,7 +46,9 @@ impl Setting {
             Setting::Connections(limit) | Setting::MessagesPerMinute(limit) => limit.to_string().into(),
             Setting::NoPostQuantum => "no-post-quantum".into(),
             Setting::Plaintext => "plaintext".into(),
-            Setting::NoPipelining | Setting::NoChunking | Setting::NoSingleWrite => "off".into(),
+            Setting::NoPipelining | Setting::NoChunking | Setting::NoSingleWrite | Setting::NoReuse => {
+                "off".into()
+            }
         }
     }
 
@@ -58,6 +63,7 @@ impl Setting {
             ("pipelining", "off") => Some(Setting::NoPipelining),
             ("chunking", "off") => Some(Setting::NoChunking),
             ("single_write", "off") => Some(Setting::NoSingleWrite),
+            ("reuse", "off") => Some(Setting::NoReuse),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ use crate::mail::{Domain, Reply};
 use crate::sasl::ChannelBinding;
 
 use super::replies;
-use super::users::{Directory, User};
+use super::users::{Directory, LoginSource, PasswordCheck, User};
 
 /// What decides which mechanisms there are on a connection at this moment.
 #[derive(Debug, Clone, Copy)]
@@ -198,13 +198,25 @@ fn respond(exchange: Exchange, response: Vec<u8>) -> AuthStep {
 }
 
 impl Claim {
+    /// Whose it claims to be.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Claim::Password(credentials) => &credentials.name,
+            Claim::CramMd5(response) => response.name(),
+            Claim::Scram(first) => first.name(),
+        }
+    }
+
     /// Asks `users` and says how the exchange goes on. A password may take 10 ms, and waits for its turn.
-    pub(super) fn put_to(self, users: &dyn Directory) -> AuthStep {
+    pub(super) fn put_to(self, users: &dyn Directory, from: LoginSource) -> AuthStep {
         let judged = |name, user: Option<Arc<User>>| user.map_or(AuthStep::Failed(name), AuthStep::LoggedIn);
         match self {
             Claim::Password(Credentials { name, password }) => {
-                let user = users.with_password(&name, &password);
-                judged(name, user)
+                match users.with_password(&name, &password, from) {
+                    PasswordCheck::Right(user) => AuthStep::LoggedIn(user),
+                    PasswordCheck::Wrong => AuthStep::Failed(name),
+                    PasswordCheck::Busy => AuthStep::Refuse(replies::AUTH_BUSY),
+                }
             }
             Claim::CramMd5(cram_md5::Response { name, challenge, digest }) => {
                 let user = users.with_cram_md5(&name, challenge.as_bytes(), &digest);

@@ -8,7 +8,7 @@ use crate::mail::{Body, Domain, address};
 use crate::queue::MessageId;
 
 use super::auth::Offer;
-use super::users::{Directory, Known, User, Verifier};
+use super::users::{Directory, Known, LoginSource, PasswordCheck, User, Verifier};
 use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::content::DataReader;
 use crate::submission::message::header::{self, Protocol, Trace};
@@ -53,7 +53,7 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
             _ => dispatch::step(state, parse::parse(line), &context),
         };
         let step = match step.action {
-            Action::Verify(claim) => dispatch::auth_step(step.state, claim.put_to(&App)),
+            Action::Verify(claim) => dispatch::auth_step(step.state, claim.put_to(&App, LoginSource::Known)),
             _ => step,
         };
         codes.push(step.reply.map_or(0, |reply| reply.code));
@@ -66,8 +66,15 @@ pub fn converse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u16> {
 struct App;
 
 impl Directory for App {
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        (name == "app" && password == b"secret").then(Arc::default)
+    fn with_password(&self, name: &str, password: &[u8], _from: LoginSource) -> PasswordCheck {
+        let user = (name == "app" && password == b"secret").then(Arc::default);
+        user.map_or(PasswordCheck::Wrong, PasswordCheck::Right)
+    }
+    fn is_available(&self) -> bool {
+        true
+    }
+    fn mark(&self, _name: &str) -> [u8; 32] {
+        [0; 32]
     }
     fn with_cram_md5(&self, name: &str, _challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>> {
         (name == "app" && digest[0] == 0).then(Arc::default)

@@ -30,7 +30,7 @@ mod tests;
 pub mod users;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +39,9 @@ use crate::config::{ListenSettings, SubmissionSettings};
 use crate::queue::Queue;
 
 use session::authority;
-use session::listener::{self, Listener};
+use session::listener::Listener;
 use session::service::{Ports, Service, SessionResources};
+use session::sockets::Sockets;
 use users::{Directory, Users};
 
 pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
@@ -50,17 +51,19 @@ pub use wire::tls;
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
     resources: Arc<SessionResources>,
+    sockets: Sockets,
     listeners: Mutex<Vec<Listener>>,
 }
 
 impl Submission {
-    /// Binds every `[[listen]]` address and begins to accept. `operator_queries` answers operators, and connections
-    /// that ATRN reverses go to `on_demand`.
+    /// Opens every `[[listen]]` address and begins to accept; `inherited` are sockets that are open already.
+    /// `operator_queries` answers operators, and connections that ATRN reverses go to `on_demand`.
     ///
     /// # Errors
     /// Nothing listens then.
     pub fn start(
         settings: &SubmissionSettings,
+        inherited: Vec<TcpListener>,
         users: Arc<Users>,
         queue: Queue,
         operator_queries: Arc<dyn OperatorQueries>,
@@ -68,23 +71,26 @@ impl Submission {
         clock: Clock,
     ) -> Result<Submission, StartError> {
         let ports = Ports { queue: Arc::new(queue), operator_queries, on_demand, clock };
-        Submission::start_with(settings, Box::new(users), ports)
+        Submission::start_with(settings, inherited, Box::new(users), ports)
     }
 
     fn start_with(
         settings: &SubmissionSettings,
+        inherited: Vec<TcpListener>,
         users: Box<dyn Directory>,
         ports: Ports,
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, users)?;
-        let sockets = settings.listen.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let sockets = Sockets::new(inherited, &settings.listen)?;
+        let open = |listen| sockets.open(listen, &settings.listen);
+        let opened = settings.listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
         authority::watch(&resources).map_err(StartError::Threads)?;
         let mut listeners = Vec::new();
-        for (listen, socket) in settings.listen.iter().zip(sockets) {
+        for (listen, socket) in settings.listen.iter().zip(opened) {
             listeners.push(Listener::start(listen, socket, &resources)?);
         }
-        Ok(Submission { resources, listeners: Mutex::new(listeners) })
+        Ok(Submission { resources, sockets, listeners: Mutex::new(listeners) })
     }
 
     /// Where it listens, in the order of the settings; the port the system chose where they say 0.
@@ -116,7 +122,7 @@ impl Submission {
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
-        let opened = open_new(&settings.listen, known);
+        let opened = self.open_new(&settings.listen, known);
         let mut opened = match opened {
             Ok(opened) => opened.into_iter(),
             Err(error) => {
@@ -143,31 +149,32 @@ impl Submission {
         Ok(())
     }
 
-    /// Closes the listeners and ends all sessions: idle ones at once with 421, those within a transaction
-    /// when it is done, and those not done after `patience` by cutting them off. Gives how many
-    /// were cut off; what they had not been told 250 for is not queued.
-    pub fn stop(&self, patience: Duration) -> usize {
+    /// Closes the listeners and ends all sessions with 421: those that wait for a command at once, those that read
+    /// content after `grace`; what is left a second later is cut off. Gives how many that were; what they had not
+    /// been told 250 for is not queued.
+    pub fn stop(&self, grace: Duration) -> usize {
         let listeners = std::mem::take(&mut *self.listeners());
         listeners.into_iter().for_each(Listener::stop);
-        self.resources.sessions.stop(patience)
+        self.resources.sessions.stop(grace)
     }
 
     fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Binds the addresses of `listen` that are not among `known`, all or none.
-fn open_new(
-    listen: &[ListenSettings],
-    mut known: Vec<SocketAddr>,
-) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let mut opened = Vec::new();
-    for listen in listen {
-        match known.iter().position(|address| *address == listen.address) {
-            Some(place) => drop(known.remove(place)),
-            None => opened.push(listener::bind(listen)?),
+    /// Opens the addresses of `listen` that are not among `known`, all or none.
+    fn open_new(
+        &self,
+        listen: &[ListenSettings],
+        mut known: Vec<SocketAddr>,
+    ) -> Result<Vec<TcpListener>, StartError> {
+        let mut opened = Vec::new();
+        for one in listen {
+            match known.iter().position(|address| *address == one.address) {
+                Some(place) => drop(known.remove(place)),
+                None => opened.push(self.sockets.open(one, listen)?),
+            }
         }
+        Ok(opened)
     }
-    Ok(opened)
 }

@@ -102,6 +102,8 @@ fixed_replies! {
     );
     /// RFC 4954 §4: the system has no random numbers for a challenge.
     AUTH_NOT_NOW = Reply::new(454, Enhanced(4, 7, 0), "Authentication failed on our side, try again later");
+    /// RFC 4954 §4: too many logins are being checked.
+    AUTH_BUSY = Reply::new(454, Enhanced(4, 7, 0), "Too many logins at once, try again later");
     AUTH_UNKNOWN_MECHANISM = Reply::new(504, Enhanced(5, 5, 4), "Mechanism not supported");
     AUTH_ALREADY = Reply::new(503, Enhanced(5, 5, 1), "Already authenticated");
     AUTH_NEEDS_TLS = Reply::new(538, Enhanced(5, 7, 11), "Encryption required; say STARTTLS first");

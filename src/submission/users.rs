@@ -3,22 +3,26 @@
 //! A wrong name costs the same work as a wrong password, so that nobody learns names by the
 //! clock. A right password is remembered for [`REMEMBERED`] (as an HMAC under a secret that
 //! never leaves this process), so that an application that connects for each message pays for
-//! the hashing once. Only so many hashes run at once, so that a flood of wrong passwords cannot
-//! take the processors from the mail. (SCRAM and CRAM-MD5 cost microseconds here and need neither:
+//! the hashing once. Only so many hashes run at once, in fair turns (`hashing.rs`), so that a flood of wrong passwords
+//! cannot take the processors from the mail. (SCRAM and CRAM-MD5 cost microseconds here and need neither:
 //! in SCRAM the client does the hashing.)
 //!
-//! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once.
+//! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once. A
+//! file that is gone, empty, broken or cannot be read is no list of users but trouble: the users of before stay, and
+//! one ERROR says so. Where there were none before, nobody can be told right from wrong ([`Directory::is_available`]).
+//! What is being written in place is not taken for a shorter list: see [`SETTLED_AFTER`].
 
 mod decoy;
 mod error;
 mod file;
+mod hashing;
 mod user;
 mod verifier;
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::AtrnDomains;
@@ -30,6 +34,8 @@ use decoy::{DecoySecret, Decoys};
 pub(super) use error::NAME_CHARS_MAX;
 pub use error::UsersError;
 pub use file::{add, list, remove};
+use hashing::Hashing;
+pub(super) use hashing::LoginSource;
 pub use user::{Attributes, User};
 pub(super) use verifier::Verifier;
 
@@ -39,6 +45,9 @@ pub const REMEMBERED: Duration = Duration::from_secs(300);
 const REMEMBERED_USERS_MAX: usize = 10_000;
 /// How often the file is looked at, at most, where nobody logs in.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// A file that is written in place and lacks users is believed when nothing was written to it for so long: half of it
+/// may be on its way. (`postrider user` replaces the file as a whole, which counts at once.)
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
 /// The users, ready to be asked by every session.
 pub struct Users {
@@ -49,8 +58,18 @@ pub struct Users {
     secret: hmac::Key,
     /// Makes decoys where the file has no secret for them; they change with the next start.
     passing: DecoySecret,
-    hashing: Turnstile,
+    hashing: Hashing,
     looked_at: Mutex<Option<Instant>>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What was wrong with the file when it was last read.
+#[derive(Default)]
+struct Trouble {
+    /// Which file that was, and when: it is not read again and again.
+    seen: Option<(Option<Version>, Instant)>,
+    /// What the log says about it.
+    said: Option<String>,
 }
 
 struct Table {
@@ -58,13 +77,19 @@ struct Table {
     decoys: Decoys,
     has_cram_md5: bool,
     has_atrn: bool,
+    /// There was a file with something in it.
+    available: bool,
     version: Option<Version>,
 }
 
 /// What a session asks about users.
 pub(super) trait Directory: Send + Sync {
-    /// The user, if this is the password. May block for a hash.
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>>;
+    /// Whether this is the password. May block for a hash, in the line where it belongs.
+    fn with_password(&self, name: &str, password: &[u8], from: LoginSource) -> PasswordCheck;
+    /// Whether there is a list of users; otherwise nobody is right or wrong.
+    fn is_available(&self) -> bool;
+    /// Differs for a name whenever its password was set.
+    fn mark(&self, name: &str) -> [u8; 32];
     /// The user, if this is the digest of `challenge` under the password.
     fn with_cram_md5(&self, name: &str, challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>>;
     /// What a proof of this name is held against, there being such a user or not.
@@ -77,6 +102,15 @@ pub(super) trait Directory: Send + Sync {
     fn look_again(&self);
     /// The user as they are now; none where there is none of that name, or one with another password.
     fn current(&self, user: &Arc<User>) -> Option<Arc<User>>;
+}
+
+/// What came of a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PasswordCheck {
+    Right(Arc<User>),
+    Wrong,
+    /// Too many wait for the same; it was not looked at.
+    Busy,
 }
 
 /// A name as SCRAM sees it.
@@ -99,7 +133,7 @@ struct Remembered {
 }
 
 impl Users {
-    /// Reads the file; one that does not exist has no users.
+    /// Reads the file. One that does not exist yet is looked for again.
     ///
     /// # Errors
     /// The file cannot be read or a line breaks its form; or the system gives no random numbers.
@@ -107,27 +141,37 @@ impl Users {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
             .map_err(|_| UsersError::Random)?;
         let passing = DecoySecret::new().map_err(|_| UsersError::Random)?;
-        // Half of the processors, so that deliveries and other sessions always have the rest.
+        // Half of the processors, so that deliveries and other sessions always have the rest; but never one alone,
+        // behind which all wait.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Users {
             path: path.to_owned(),
             table: RwLock::new(Table::read(path, &passing)?),
+            trouble: Mutex::default(),
             remembered: Mutex::new(TtlMap::new(REMEMBERED_USERS_MAX, REMEMBERED)),
             secret,
             passing,
-            hashing: Turnstile::new((processors / 2).max(1)),
+            hashing: Hashing::new((processors / 2).max(2)),
             looked_at: Mutex::new(None),
         })
     }
 
-    /// The user, if name and password are right. Blocks for one hash (some 10 ms, and the wait for its turn)
-    /// unless the same password was right within [`REMEMBERED`].
-    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        self.verify_at(name, password, Instant::now())
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// [`Users::verify`] with the time as a parameter.
-    fn verify_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
+    /// The user, if this is the password; for whoever asks alone.
+    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
+        match self.verify_at(name, password, LoginSource::Known, Instant::now()) {
+            PasswordCheck::Right(user) => Some(user),
+            PasswordCheck::Wrong | PasswordCheck::Busy => None,
+        }
+    }
+
+    /// Whether name and password are right. Blocks for one hash (some 10 ms, and the wait for its turn) unless the
+    /// same password was right within [`REMEMBERED`]. `now`: a parameter for the tests.
+    fn verify_at(&self, name: &str, password: &[u8], from: LoginSource, now: Instant) -> PasswordCheck {
         self.look_again();
         let given = self.tag(name, password);
         let user = self.find(name);
@@ -135,13 +179,17 @@ impl Users {
             Some(user) => user.verifier.clone(),
             None => self.decoy(name),
         };
-        if user.is_some() && self.remembers(name, &given, &verifier, now) {
-            return user;
+        if let Some(user) = &user
+            && self.remembers(name, &given, &verifier, now)
+        {
+            return PasswordCheck::Right(Arc::clone(user));
         }
-        let right = self.hashing.pass(|| verifier.accepts(password));
-        let user = user.filter(|_| right)?;
+        let Some(right) = self.hashing.run(from, || verifier.accepts(password)) else {
+            return PasswordCheck::Busy;
+        };
+        let Some(user) = user.filter(|_| right) else { return PasswordCheck::Wrong };
         lock(&self.remembered).insert(name.to_owned(), Remembered { password: given, verifier }, now);
-        Some(user)
+        PasswordCheck::Right(user)
     }
 
     /// The user of that name.
@@ -169,11 +217,30 @@ impl Users {
     /// Reads the file again, whether it changed or not (SIGHUP).
     ///
     /// # Errors
-    /// As [`Users::load`]; the users stay what they were.
+    /// As [`Users::load`], and where the file is gone or empty now; the users stay what they were.
     pub fn reload(&self) -> Result<(), UsersError> {
-        let table = Table::read(&self.path, &self.passing)?;
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        self.take(self.read_again()?);
         Ok(())
+    }
+
+    /// The file as it is now, unless that is no list of users.
+    fn read_again(&self) -> Result<Table, UsersError> {
+        let table = Table::read(&self.path, &self.passing)?;
+        let was_available = self.table.read().unwrap_or_else(PoisonError::into_inner).available;
+        match (was_available && !table.available, table.version) {
+            (true, None) => Err(UsersError::Gone(self.path.clone())),
+            (true, Some(_)) => Err(UsersError::Empty(self.path.clone())),
+            (false, _) => Ok(table),
+        }
+    }
+
+    fn take(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        let mut trouble = lock(&self.trouble);
+        trouble.seen = None;
+        if trouble.said.take().is_some() {
+            log::info!("users file {}: can be read again", self.path.display());
+        }
     }
 
     /// [`Users::look_again`] now and then: for every line that anybody sends.
@@ -188,16 +255,39 @@ impl Users {
         self.look_again();
     }
 
-    /// Reads the file again if it changed. A broken one is logged once a change, and the old users stay.
+    /// Reads the file again if it changed. What is wrong with it is logged once, and the old users stay.
     fn look_again(&self) {
+        let now = Instant::now();
         let version = version(&self.path);
         if self.table.read().unwrap_or_else(PoisonError::into_inner).version == version {
             return;
         }
-        if let Err(error) = self.reload() {
-            log::error!("{error} (the users of before stay)");
-            self.table.write().unwrap_or_else(PoisonError::into_inner).version = version;
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < LOOKED_AT_EVERY;
+        if lock(&self.trouble).seen.is_some_and(|(seen, at)| seen == version && is_recent(at)) {
+            return;
         }
+        match self.read_again() {
+            Ok(table) if self.may_be_half_written(&table) => {}
+            Ok(table) => self.take(table),
+            Err(error) => {
+                let text = error.to_string();
+                let mut trouble = lock(&self.trouble);
+                trouble.seen = Some((version, now));
+                if trouble.said.as_ref() != Some(&text) {
+                    log::error!("{text} (the users of before stay)");
+                    trouble.said = Some(text);
+                }
+            }
+        }
+    }
+
+    /// The same file as before, written a moment ago, with users missing.
+    fn may_be_half_written(&self, new: &Table) -> bool {
+        let old = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let (Some((old_inode, ..)), Some((inode, ..))) = (old.version, new.version) else { return false };
+        let written = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified());
+        let is_young = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < SETTLED_AFTER));
+        inode == old_inode && is_young && old.users.keys().any(|name| !new.users.contains_key(name))
     }
 
     /// The length keeps name and password apart: ("ab", "c") is not ("a", "bc").
@@ -218,8 +308,24 @@ impl Users {
 }
 
 impl Directory for Arc<Users> {
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        self.verify(name, password)
+    fn with_password(&self, name: &str, password: &[u8], from: LoginSource) -> PasswordCheck {
+        self.verify_at(name, password, from, Instant::now())
+    }
+
+    fn is_available(&self) -> bool {
+        self.look_again();
+        let available = self.table.read().unwrap_or_else(PoisonError::into_inner).available;
+        let mut trouble = lock(&self.trouble);
+        if !available && trouble.said.is_none() {
+            let text = UsersError::Nobody(self.path.clone()).to_string();
+            log::error!("{text} (logins are answered 454 until then)");
+            trouble.said = Some(text);
+        }
+        available
+    }
+
+    fn mark(&self, name: &str) -> [u8; 32] {
+        self.find(name).map_or([0; 32], |user| user.verifier.stored_key)
     }
 
     fn with_cram_md5(&self, name: &str, challenge: &[u8], digest: &[u8; 16]) -> Option<Arc<User>> {
@@ -263,6 +369,8 @@ impl Table {
         // The version first: a change in between is then seen as one the next time.
         let version = version(path);
         let contents = file::load(path)?;
+        let available = contents.as_ref().is_some_and(|contents| !contents.is_blank);
+        let contents = contents.unwrap_or_default();
         let decoys = Decoys::like(
             contents.users.iter().map(|user| &user.verifier),
             contents.decoy_secret.as_ref().unwrap_or(passing),
@@ -270,7 +378,7 @@ impl Table {
         let has_atrn = contents.users.iter().any(|user| !user.atrn.is_empty());
         let has_cram_md5 = contents.users.iter().any(|user| user.has_cram_md5());
         let users = contents.users.into_iter().map(|user| (user.name.clone(), user)).collect();
-        Ok(Table { users, decoys, has_cram_md5, has_atrn, version })
+        Ok(Table { users, decoys, has_cram_md5, has_atrn, available, version })
     }
 }
 
@@ -306,30 +414,6 @@ impl std::fmt::Debug for Users {
 /// A panic elsewhere leaves these maps whole: every change is one call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs a fixed number of hashes at once; the others wait.
-struct Turnstile {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-impl Turnstile {
-    fn new(places: usize) -> Turnstile {
-        Turnstile { free: Mutex::new(places), freed: Condvar::new() }
-    }
-
-    fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
-        let free = lock(&self.free);
-        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-        *free -= 1;
-        drop(free);
-        // Hashing does not panic; if it ever did, its place would be lost with its session.
-        let result = work();
-        *lock(&self.free) += 1;
-        self.freed.notify_one();
-        result
-    }
 }
 
 #[cfg(test)]

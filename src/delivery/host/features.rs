@@ -21,6 +21,7 @@ impl Slot {
         if !state.settings.is_empty() {
             let now = self.hosts.now();
             known.profile.single_write = state.settings.in_force(Feature::SingleWrite.name(), now).is_none();
+            known.profile.reuse = state.settings.in_force(Feature::Reuse.name(), now).is_none();
         }
         known
     }
@@ -36,16 +37,22 @@ impl Slot {
         let now = self.hosts.now();
         let mut left_out = |feature: Feature| state.settings.in_force(feature.name(), now);
         let tls = if endpoint.tls == RouteTls::Off { None } else { left_out(Feature::Tls) };
+        let tls = match tls {
+            Some(Setting::Plaintext) => TlsLevel::Plaintext,
+            Some(Setting::NoPostQuantum) => TlsLevel::NoPostQuantum,
+            _ => TlsLevel::Full,
+        };
+        if left_out(Feature::Reuse).is_some() {
+            known.profile = Profile { tls, ..Profile::ONE_BY_ONE };
+            return known;
+        }
         known.profile = Profile {
-            tls: match tls {
-                Some(Setting::Plaintext) => TlsLevel::Plaintext,
-                Some(Setting::NoPostQuantum) => TlsLevel::NoPostQuantum,
-                _ => TlsLevel::Full,
-            },
+            tls,
             pipelining: left_out(Feature::Pipelining).is_none(),
             chunking: left_out(Feature::Chunking).is_none(),
             // The first message of a connection never goes in one.
             single_write: true,
+            reuse: true,
         };
         known
     }
@@ -97,8 +104,8 @@ mod tests {
     use crate::delivery::host::hosts::Hosts;
     use crate::delivery::host::hosts::tests::Bench;
     use crate::delivery::smtp::failure::Failure;
-    use Feature::{Chunking, Pipelining, SingleWrite, Tls};
-    use Setting::{NoChunking, NoPipelining, NoPostQuantum, NoSingleWrite, Plaintext};
+    use Feature::{Chunking, Pipelining, Reuse, SingleWrite, Tls};
+    use Setting::{NoChunking, NoPipelining, NoPostQuantum, NoReuse, NoSingleWrite, Plaintext};
 
     fn endpoint(tls: RouteTls) -> Endpoint {
         Endpoint {
@@ -127,14 +134,18 @@ mod tests {
         let all = [NoPipelining, NoChunking, NoPostQuantum, NoSingleWrite];
         slot.remember(all.map(leave_out).to_vec());
         let profile =
-            Profile { tls: TlsLevel::NoPostQuantum, pipelining: false, chunking: false, single_write: true };
+            Profile { tls: TlsLevel::NoPostQuantum, pipelining: false, chunking: false, ..Profile::FULL };
         assert_eq!(to_open(RouteTls::Opportunistic).profile, profile);
         assert_eq!(to_open(RouteTls::Off).profile, Profile { tls: TlsLevel::Full, ..profile });
         assert!(!slot.known().profile.single_write);
         assert_eq!(bench.slot("mx2.test").known(), HostKnowledge::NOTHING);
         slot.remember(vec![leave_out(Plaintext)]);
         assert_eq!(to_open(RouteTls::Opportunistic).profile.tls, TlsLevel::Plaintext);
-        slot.remember([Tls, Pipelining, Chunking, SingleWrite].map(Lesson::Works).to_vec());
+        slot.remember(vec![leave_out(NoReuse)]);
+        let one_by_one = Profile { tls: TlsLevel::Plaintext, ..Profile::ONE_BY_ONE };
+        assert_eq!(to_open(RouteTls::Opportunistic).profile, one_by_one);
+        assert!(!slot.known().profile.reuse);
+        slot.remember([Tls, Pipelining, Chunking, SingleWrite, Reuse].map(Lesson::Works).to_vec());
         assert_eq!(to_open(RouteTls::Opportunistic).profile, Profile::FULL);
         assert!(slot.known().pipelining_proved, "it took a batch");
         slot.remember(vec![Lesson::PipeliningSuspected]);

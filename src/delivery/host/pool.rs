@@ -9,8 +9,10 @@ use crate::config::DeliverySettings;
 
 use crate::delivery::host::hosts::Hosts;
 use crate::delivery::host::limits::Slot;
+use crate::delivery::host::profile::Lesson;
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::queue::Setting;
 
 /// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
 const IDLE_MAX: Duration = Duration::from_secs(3);
@@ -34,6 +36,23 @@ impl PooledConnection {
     /// The rate is used up, and nothing was counted: how long to wait before asking again.
     pub(in crate::delivery) fn count_message(&self, settings: &DeliverySettings) -> Result<(), Duration> {
         self.slot.as_ref().map_or(Ok(()), |slot| slot.count_message(&self.endpoint, settings))
+    }
+}
+
+impl PooledConnection {
+    /// Whether it is still good after it was idle. A host that said something meanwhile has answered more than it was
+    /// asked, and that is remembered.
+    fn is_good(&mut self) -> bool {
+        match self.connection.look_after_idling() {
+            Ok(()) => return true,
+            Err(Some(failure)) => {
+                if let Some(slot) = &self.slot {
+                    slot.remember(vec![Lesson::LeaveOut(Setting::NoReuse, failure)]);
+                }
+            }
+            Err(None) => {}
+        }
+        false
     }
 }
 
@@ -73,9 +92,9 @@ impl Pool {
     /// closed it: then the next.
     pub(in crate::delivery) fn take(&self, key: &PoolKey) -> Option<PooledConnection> {
         loop {
-            let (pooled, since) = self.pop(key)?;
-            // The look costs system calls; a connection used a moment ago is tried as it is.
-            if since.elapsed() < TRUSTED || !pooled.connection.is_stale() {
+            let (mut pooled, since) = self.pop(key)?;
+            // The look costs a system call; a connection used a moment ago is tried as it is.
+            if since.elapsed() < TRUSTED || pooled.is_good() {
                 return Some(pooled);
             }
         }
@@ -84,8 +103,8 @@ impl Pool {
     /// An idle connection of another lane that leads to this endpoint's host and was opened as this one would be.
     /// Looks at all: for when no connection may be opened.
     pub(in crate::delivery) fn take_of_host(&self, endpoint: &Endpoint) -> Option<PooledConnection> {
-        let pooled = self.remove_first(|pooled| pooled.endpoint.is_same_host(endpoint))?;
-        (!pooled.connection.is_stale()).then_some(pooled)
+        let mut pooled = self.remove_first(|pooled| pooled.endpoint.is_same_host(endpoint))?;
+        pooled.is_good().then_some(pooled)
     }
 
     /// Closes an idle connection to this endpoint's host that cannot be used for it, so that its slot is free: one
@@ -165,7 +184,8 @@ impl Pool {
 }
 
 /// Not under the lock: it takes up to a second.
-fn quit_all(old: Vec<(PooledConnection, Instant)>) {
+fn quit_all(mut old: Vec<(PooledConnection, Instant)>) {
+    old.retain_mut(|(pooled, _)| pooled.is_good());
     let apart = old.into_iter().map(|(pooled, _)| (pooled.connection, pooled.slot));
     let (connections, slots): (Vec<Connection>, Vec<Option<Slot>>) = apart.unzip();
     Connection::quit_all(connections);

@@ -55,6 +55,8 @@ pub struct Evidence {
     pub chunking: ChunkingResult,
     /// What came of single writes.
     pub single_write: SingleWriteResult,
+    /// The host gave a reply too many, or none to what closes a transaction.
+    pub unasked: Option<Failure>,
     /// No message had gone over the connection before. A host may close between two messages.
     pub is_fresh: bool,
     /// The connection may be used again.
@@ -84,6 +86,7 @@ impl Evidence {
             pipelining: PipelineResult::Unused,
             chunking: ChunkingResult::Unknown,
             single_write: SingleWriteResult::Unknown,
+            unasked: None,
             is_fresh: true,
             is_usable: true,
             refusals: Vec::new(),
@@ -94,6 +97,20 @@ impl Evidence {
     /// Of a conversation that ended before a message could be tried.
     pub fn unopened(failure: Failure) -> Evidence {
         Evidence { failure: Some(failure), is_usable: false, ..Evidence::opened(TlsResult::Unused) }
+    }
+
+    /// Why a message had better have a connection of its own: a reply was seen to be too many. Where the first message
+    /// of a connection went in order, it is no batch and no host's habit that later replies do not fit.
+    fn surplus(&self) -> Option<&Failure> {
+        let later = match (&self.pipelining, &self.failure) {
+            _ if self.is_fresh => None,
+            (PipelineResult::Broken(PipelineFault::OutOfSync(failure)), _) => Some(failure),
+            (_, Some(failure @ Failure::BadReply { phase: Phase::Mail | Phase::Rcpt | Phase::Data, .. })) => {
+                Some(failure)
+            }
+            _ => None,
+        };
+        self.unasked.as_ref().or(later)
     }
 }
 
@@ -108,6 +125,8 @@ pub enum Feature {
     Chunking,
     /// Commands and content together.
     SingleWrite,
+    /// Several messages over one connection.
+    Reuse,
 }
 
 impl Feature {
@@ -118,6 +137,7 @@ impl Feature {
             Feature::Pipelining => "pipelining",
             Feature::Chunking => "chunking",
             Feature::SingleWrite => "single_write",
+            Feature::Reuse => "reuse",
         }
     }
 }
@@ -148,6 +168,9 @@ pub fn fallback(
         let tls = less_tls(tried.tls, fault, endpoint)?;
         return Some(Profile { tls, ..*tried });
     }
+    if evidence.surplus().is_some() && tried.reuse {
+        return Some(Profile { tls: tried.tls, ..Profile::ONE_BY_ONE });
+    }
     if let PipelineResult::Broken(sign) = &evidence.pipelining
         && tried.pipelining
         && (is_certain(sign) || is_suspicious(evidence, known))
@@ -162,7 +185,7 @@ pub fn fallback(
 fn less_tls(tried: TlsLevel, fault: &Fault, endpoint: &Endpoint) -> Option<TlsLevel> {
     match fault {
         // Somebody who injects replies gets no second connection to do it on.
-        Fault::OutOfTurn | Fault::Deadline => return None,
+        Fault::OutOfTurn | Fault::Deadline | Fault::Stopping => return None,
         // A certificate that does not hold will not hold with a smaller ClientHello.
         Fault::Tls(rustls::Error::InvalidCertificate(_)) if endpoint.must_verify() => return None,
         _ => {}
@@ -187,8 +210,16 @@ fn is_suspicious(evidence: &Evidence, known: &HostKnowledge) -> bool {
 pub fn learn(tried: &[(Profile, Evidence)], known: &HostKnowledge) -> Vec<Lesson> {
     let mut lessons = Vec::new();
     lessons.extend(learn_tls(tried));
-    for (at, (_, evidence)) in tried.iter().enumerate() {
+    for (at, (profile, evidence)) in tried.iter().enumerate() {
         let later = &tried[at + 1..];
+        if let Some(why) = evidence.surplus() {
+            // Nothing else is certain of such a conversation.
+            lessons.push(Lesson::LeaveOut(Setting::NoReuse, why.clone()));
+            continue;
+        }
+        if profile.reuse && !evidence.is_fresh && evidence.failure.is_none() {
+            lessons.push(Lesson::Works(Feature::Reuse));
+        }
         lessons.extend(learn_pipelining(evidence, later, known));
         lessons.extend(learn_chunking(evidence, later));
         match &evidence.single_write {

@@ -148,7 +148,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Setting::{NoChunking, NoPipelining, NoPostQuantum, NoSingleWrite, Plaintext};
+    use Setting::{NoChunking, NoPipelining, NoPostQuantum, NoReuse, NoSingleWrite, Plaintext};
 
     const BROKEN: Reply = Reply::bare(421, "broken");
 
@@ -160,6 +160,7 @@ mod tests {
             (NoPipelining, 86_400),
             (NoChunking, 86_400),
             (NoSingleWrite, 86_400),
+            (NoReuse, 86_400),
         ] {
             let (mut settings, name) = (Settings::default(), setting.name());
             assert_eq!(settings.in_force(name, 1000), None);

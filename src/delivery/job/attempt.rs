@@ -28,6 +28,7 @@ use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::dial::Dialled;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
+use crate::delivery::smtp::wire::Fault;
 
 use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
@@ -66,6 +67,9 @@ pub(in crate::delivery) fn attempt(
         let PooledConnection { endpoint, connection, slot } = pooled;
         if state.converse(&key, &endpoint, slot, Start::Standing(connection)).is_none() {
             return state.finish(None);
+        }
+        if context.connector.is_stopping() {
+            return state.requeue(Duration::ZERO);
         }
     }
     match planned(context, message) {
@@ -108,6 +112,9 @@ fn ask_hosts(mut state: AttemptState<'_>, key: &PoolKey, mut endpoints: VecDeque
     // Of a host that is at its limit: its preference, and how long to wait for it.
     let mut at_limit: Option<(u16, Duration)> = None;
     while let Some(endpoint) = endpoints.pop_front() {
+        if state.context.connector.is_stopping() {
+            return state.requeue(Duration::ZERO);
+        }
         let preference = endpoint.preference;
         if at_limit.is_some_and(|(full, _)| preference > full) {
             break;
@@ -152,8 +159,10 @@ fn ask_host(
         Err(wait) => return Asked::AtLimit(wait),
     };
     let Some(failed) = state.converse(key, &endpoint, slot, start) else { return Asked::Answered };
-    let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
-    maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
+    if !failed.failure.is_stop() {
+        let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
+        maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
+    }
     match failed.ruling.next {
         NextStep::Requeue(wait) => Asked::AtLimit(wait),
         NextStep::Stop | NextStep::NextHost => Asked::Failed(failed),
@@ -184,7 +193,9 @@ fn acquire(
         Ok(slot) => {
             let Dialled { endpoint, wire, beside } =
                 state.context.connector.dial(endpoint, rest, state.deadline);
-            if let Some((other, fault)) = beside {
+            if let Some((other, fault)) = beside
+                && fault != Fault::Stopping
+            {
                 state.pass_over(&other, fault);
             }
             return Ok((endpoint, Some(slot), Start::Dialled(wire)));
@@ -220,6 +231,9 @@ pub(in crate::delivery) fn attempt_on_reversed(
         }
         None => state.talk(connection, endpoint, slot.as_ref()).1,
     };
+    if failed.as_ref().is_some_and(|failed| failed.failure.is_stop()) {
+        return state.requeue(Duration::ZERO);
+    }
     state.finish(failed)
 }
 

@@ -81,6 +81,10 @@ impl Ruling {
 /// What this failure means.
 pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
     use Outcome::{Deferred, Failed, InDoubt};
+    if failure.is_stop() && !context.in_doubt {
+        // We broke off, and the host had no part in it: they are due at the next start.
+        return Ruling::new(Deferred, NextStep::Requeue(Duration::ZERO), false);
+    }
     match failure {
         Failure::Route(none) => match none.why {
             // What somebody said on purpose. The lane has no host that it could spare.

@@ -18,6 +18,7 @@ use crate::delivery::job::settle::{Begun, Done, ids_of};
 use crate::delivery::report::report_limit::ReportLimits;
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::stop::Stop;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,6 +52,8 @@ pub(in crate::delivery) struct Shared {
     alive: AtomicUsize,
     /// Threads that wait for a job.
     idle: AtomicUsize,
+    /// What all connections heed.
+    stop: Stop,
 }
 
 /// How the mail of a job is to go.
@@ -65,7 +68,9 @@ pub(in crate::delivery) enum Way<'a> {
 
 impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
-    pub fn start(context: DeliveryContext, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+    pub fn start(mut context: DeliveryContext, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
+        let stop = Stop::default();
+        context.connector.heed(stop.clone());
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
@@ -78,13 +83,15 @@ impl Workers {
             jobs,
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
+            stop,
         });
         shared.start_worker();
         Workers { shared }
     }
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
-    pub fn reconfigure(&self, context: DeliveryContext) {
+    pub fn reconfigure(&self, mut context: DeliveryContext) {
+        context.connector.heed(self.shared.stop.clone());
         *self.shared.context.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(context);
         self.shared.resources.pool.hosts.forget_alerts();
         self.shared.resources.pool.close_all();
@@ -93,6 +100,12 @@ impl Workers {
     /// What attempts that begin now go by.
     pub fn context(&self) -> Arc<DeliveryContext> {
         self.shared.context()
+    }
+
+    /// Attempts that only wait for a host end: nothing has happened, and their mail stays due. Those whose host was
+    /// given content may wait for its answer until then.
+    pub fn stop(&self, content_until: Instant) {
+        self.shared.stop.begin(content_until);
     }
 
     /// Waits until every attempt under way has ended, at most until `deadline`; the caller has told the

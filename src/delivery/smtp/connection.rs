@@ -16,10 +16,11 @@ use crate::delivery::smtp::handover::Handover;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::PipelineResult;
 use crate::delivery::smtp::profile::Profile;
+use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::tls::Encryption;
-use crate::delivery::smtp::transaction::{After, ChunkingResult, RecipientResult, TransactionResult};
-use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
+use crate::delivery::smtp::transaction::{ChunkingResult, RecipientResult, TransactionResult};
+use crate::delivery::smtp::wire::{Fault, Look, Timeouts, Wire};
 
 pub use crate::delivery::smtp::body::content::Content;
 pub use crate::delivery::smtp::connector::Connector;
@@ -47,6 +48,8 @@ pub struct Delivery {
     pub chunking: ChunkingResult,
     /// It went out in a single write.
     pub single_write: bool,
+    /// The host gave a reply too many, or none to what closes a transaction.
+    pub unasked: Option<Failure>,
 }
 
 /// An open connection to a host that has greeted us and takes mail.
@@ -62,7 +65,9 @@ pub struct Connection {
     pub(in crate::delivery) tls: Encryption,
     pub(in crate::delivery) reply_timeout: Duration,
     messages: usize,
-    pub(in crate::delivery) after: After,
+    is_usable: bool,
+    /// By the enhanced codes of the last message's replies, MAIL, RCPT and content cannot be taken for one another.
+    tells_apart: bool,
     /// Commands written together went well, and whoever asked was told.
     pipelining_proved: bool,
     pub(in crate::delivery) out: Vec<u8>,
@@ -83,7 +88,8 @@ impl Connection {
             tls: Encryption::None,
             reply_timeout,
             messages: 0,
-            after: After { usable: true, needs_reset: false },
+            is_usable: true,
+            tells_apart: false,
             pipelining_proved: false,
             out: Vec::new(),
         }
@@ -103,33 +109,45 @@ impl Connection {
         deadline: Instant,
     ) -> Delivery {
         self.messages += 1;
-        // The first message shows whether the host takes a batch, and what RSET has to clear away comes before all
-        // else. A reply to nothing would be taken for the first, and so the last but one for the answer to the
-        // content: where content goes behind 354 that comes to light, here it would not.
-        let single_write = message.single_write
-            && self.pipelining_proved
-            && !self.after.needs_reset
-            && !self.wire.has_spoken();
+        // The first message shows whether the host takes a batch, and whether its replies can be told from one another
+        // where no 354 stands between them.
+        let single_write = message.single_write && self.pipelining_proved && self.tells_apart;
         let message = &Outgoing { single_write, ..*message };
         let capabilities = Arc::clone(&self.capabilities);
         let result = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
-        self.after = result.after;
-        if !result.after.usable {
+        self.wire.end_content();
+        self.is_usable = result.is_usable;
+        if !self.is_usable {
             self.wire.close();
         }
-        let TransactionResult { results, pipelining, chunking, single_write, .. } = result;
-        Delivery { results, pipelining, chunking, single_write }
+        self.tells_apart = result.tells_apart;
+        let TransactionResult { results, pipelining, chunking, single_write, unasked, .. } = result;
+        Delivery { results, pipelining, chunking, single_write, unasked }
     }
 
     /// Whether another message may be handed over on this connection.
     pub fn is_usable(&self) -> bool {
-        self.after.usable
+        self.is_usable
     }
 
-    /// Whether the host has closed the connection or spoken since the last message. A few system
-    /// calls: for connections that were idle for a while.
-    pub fn is_stale(&self) -> bool {
-        self.wire.spoke_out_of_turn() || self.wire.is_stale()
+    /// Looks whether the connection is still good: for one that was idle for a while. Gives no failure where the host
+    /// has closed it (RFC 5321 §3.8: 421 says that), but one where it said what nobody asked for.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn look_after_idling(&mut self) -> Result<(), Option<Failure>> {
+        match self.wire.look() {
+            Look::Nothing => return Ok(()),
+            Look::Closed => return Err(None),
+            Look::Spoke => {}
+        }
+        let timeouts = Timeouts { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
+        let phase = Phase::Mail;
+        Err(match self.wire.reply(timeouts) {
+            Ok(reply) if ReplyClass::of(phase, reply.code) == ReplyClass::Closing => None,
+            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_CHARS_MAX) }),
+            Err(_) => Some(Failure::no_reply(Stage::of(phase), Fault::OutOfTurn)),
+        })
     }
 
     /// Whether a message that requires TLS may be handed over here (RFC 8689 §4.2.1): the certificate holds, and
@@ -169,11 +187,11 @@ impl Connection {
         // RFC 5321 §4.1.1.10. Whatever comes of it, the connections are over.
         let quit = Quit.to_string();
         for connection in &mut all {
-            let usable = connection.after.usable;
-            connection.after.usable = usable && connection.wire.send(quit.as_bytes(), timeouts).is_ok();
+            let usable = connection.is_usable;
+            connection.is_usable = usable && connection.wire.send(quit.as_bytes(), timeouts).is_ok();
         }
         for mut connection in all {
-            if connection.after.usable {
+            if connection.is_usable {
                 let _ = connection.wire.reply(timeouts);
             }
             connection.wire.close();

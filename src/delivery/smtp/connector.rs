@@ -22,6 +22,7 @@ use crate::delivery::smtp::failure::{Failure, TlsFailure};
 use crate::delivery::smtp::login::Logins;
 use crate::delivery::smtp::profile::{Profile, TlsLevel};
 use crate::delivery::smtp::reply_class::ReplyClass;
+use crate::delivery::smtp::stop::Stop;
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::tls::{self, ClientHelloKind, Encryption, Proof, RootsError, Trusts};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
@@ -39,6 +40,7 @@ pub struct Connector {
     next_source: AtomicUsize,
     trusts: Trusts,
     logins: Logins,
+    stop: Stop,
 }
 
 /// A connection that is ready for MAIL.
@@ -76,7 +78,18 @@ impl Connector {
             next_source: AtomicUsize::new(0),
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
+            stop: Stop::default(),
         })
+    }
+
+    /// Its connections heed this stop.
+    pub(in crate::delivery) fn heed(&mut self, stop: Stop) {
+        self.stop = stop;
+    }
+
+    /// The relay stops.
+    pub(in crate::delivery) fn is_stopping(&self) -> bool {
+        self.stop.has_begun()
     }
 
     /// Connects to `endpoint`, and makes the connection ready for MAIL.
@@ -108,7 +121,7 @@ impl Connector {
             turn.checked_rem(count).and_then(|at| endpoint.usable_sources().nth(at))
         };
         let timeouts = Timeouts { wait: self.connect_timeout, deadline };
-        dial::dial(first, rest, source, timeouts)
+        dial::dial(first, rest, source, timeouts, &self.stop)
     }
 
     /// Makes a connection to `endpoint` ready for MAIL, as [`Connector::open`] does.
@@ -138,13 +151,14 @@ impl Connector {
     /// what it is in already; `endpoint` says who it is, and that of it nothing is to be asked for.
     pub(in crate::delivery) fn welcome(
         &self,
-        wire: Wire,
+        mut wire: Wire,
         tls: Encryption,
         endpoint: &Endpoint,
         deadline: Instant,
     ) -> Result<Connection, OpenFailure> {
         // Should BDAT break it there is no other connection to go on with.
         let profile = Profile { chunking: false, ..Profile::FULL };
+        wire.heed(self.stop.clone());
         let mut connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
         connection.tls = tls;
         let name = self.names.at(None);

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::stop::Stop;
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 use race::{Place, Race, Target, race};
 
@@ -29,13 +30,19 @@ pub(in crate::delivery) fn dial(
     rest: &mut VecDeque<Endpoint>,
     from: impl Fn(&Endpoint) -> Option<IpAddr>,
     timeouts: Timeouts,
+    stop: &Stop,
 ) -> Dialled {
     let target = |endpoint: &Endpoint| Target { to: endpoint.address, from: from(endpoint) };
     let second_at = rest
         .iter()
         .position(|other| other.is_same_host(&first) && other.address.is_ipv4() != first.address.is_ipv4());
-    let Race { won, faults } = race(target(&first), second_at.map(|at| target(&rest[at])), timeouts);
+    let Race { won, faults } = race(target(&first), second_at.map(|at| target(&rest[at])), timeouts, stop);
     let [first_fault, second_fault] = faults;
+    let wire = |tcp| {
+        let mut wire = Wire::opened(tcp)?;
+        wire.heed(stop.clone());
+        Ok(wire)
+    };
     let second_is_over = second_fault.is_some() || matches!(won, Some((Place::Second, _)));
     let second = second_at.filter(|_| second_is_over).and_then(|at| rest.remove(at));
     match (won, second) {
@@ -47,10 +54,10 @@ pub(in crate::delivery) fn dial(
                     None
                 }
             };
-            Dialled { endpoint: second, wire: Wire::opened(tcp), beside }
+            Dialled { endpoint: second, wire: wire(tcp), beside }
         }
         (Some((_, tcp)), second) => {
-            Dialled { endpoint: first, wire: Wire::opened(tcp), beside: second.zip(second_fault) }
+            Dialled { endpoint: first, wire: wire(tcp), beside: second.zip(second_fault) }
         }
         (None, second) => {
             let failed = |fault: Option<Fault>| fault.unwrap_or(Fault::TimedOut);
@@ -91,7 +98,7 @@ mod tests {
     /// Dials the first; the addresses reached, failed beside it, and left.
     fn dialled(mut endpoints: VecDeque<Endpoint>, wait: Duration) -> (String, Option<String>, Vec<String>) {
         let first = endpoints.pop_front().unwrap();
-        let dialled = dial(first, &mut endpoints, |_| None, timeouts(wait));
+        let dialled = dial(first, &mut endpoints, |_| None, timeouts(wait), &Stop::default());
         let shown = |endpoint: &Endpoint| endpoint.address.to_string();
         let reached =
             format!("{} {}", shown(&dialled.endpoint), if dialled.wire.is_ok() { "ok" } else { "failed" });

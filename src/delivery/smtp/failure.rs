@@ -191,6 +191,17 @@ impl Failure {
         }
     }
 
+    /// The relay stops, and the host was waited for no longer.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            Failure::Dial(fault)
+            | Failure::NoReply { fault, .. }
+            | Failure::Tls(TlsFailure::Handshake(fault))
+            | Failure::RequireTls(RequireTls::Tls(TlsFailure::Handshake(fault))) => *fault == Fault::Stopping,
+            _ => false,
+        }
+    }
+
     /// The host's words, or ours where it had none; no more of them than are kept.
     pub fn reply(&self) -> Reply {
         self.words().cut(WORDS_BYTES_MAX)
@@ -355,6 +366,8 @@ impl Fault {
             }
             Fault::OutOfTurn => (451, Enhanced(4, 5, 0), format!("the host spoke out of turn {sentence}")),
             Fault::Tls(error) => (451, Enhanced(4, 7, 5), format!("TLS failed {sentence}: {error}")),
+            // RFC 3463 §3.4: our own system does not take part for now.
+            Fault::Stopping => (451, Enhanced(4, 3, 2), format!("this relay was stopped {sentence}")),
         };
         Reply::new(code, enhanced, "").with_text(text)
     }

@@ -3,9 +3,9 @@
 //! A small message on a host with PIPELINING takes two writes: the commands, then the content with its dot; where the
 //! host offers CHUNKING too and has taken a batch on this connection before, one.
 //!
-//! # Bugs
-//! While content is being written by DATA, nothing is read: a host that refuses it early is heard only once
-//! it stops reading or the content is out.
+//! What a host says before it was asked for anything is no answer. So each time before something is written, nothing
+//! may be there to be read but the replies that are owed; above all before the end of the content, whose answer decides
+//! about the mail, and behind the last reply.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,8 +22,11 @@ use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::transaction::{Next, Transaction, TransactionResult};
-use crate::delivery::smtp::wire::{Fault, Timeouts};
+use crate::delivery::smtp::wire::{Fault, Look, Timeouts, Wire};
 
+/// How long the end of the stream behind 221 is waited for, and behind anything else that a host says to QUIT.
+const QUIT_WAIT: Duration = Duration::from_secs(1);
+const ODD_QUIT_WAIT: Duration = Duration::from_secs(10);
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
@@ -61,7 +64,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         message: &Outgoing<'_>,
         capabilities: &Capabilities,
     ) -> TransactionResult {
-        let (profile, needs_reset) = (self.connection.profile, self.connection.after.needs_reset);
+        let profile = self.connection.profile;
         let is_header_ascii = match message.smtputf8 && !capabilities.smtputf8 {
             true => self.pieces.first().map(is_header_ascii),
             false => Ok(true),
@@ -70,14 +73,17 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             Ok(is_ascii) => (is_ascii, None),
             Err(error) => (true, Some(error)),
         };
-        let mut transaction = Transaction::new(message, capabilities, profile, needs_reset, is_ascii);
+        let mut transaction = Transaction::new(message, capabilities, profile, is_ascii);
         if let Some(error) = unreadable {
             transaction.abandon(error.to_string());
         }
         loop {
             self.connection.out.clear();
             match transaction.next(&mut self.connection.out) {
-                Next::Done => return transaction.finish(),
+                Next::Done => {
+                    self.look_behind(&mut transaction);
+                    return transaction.finish();
+                }
                 Next::Exchange => {
                     let sent = self.send(self.connection.out.len());
                     self.take_replies(&mut transaction, sent);
@@ -97,7 +103,8 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             Ok(commands) => commands,
             Err(error) => return transaction.abandon(error.to_string()),
         };
-        let sent = self.send(commands);
+        transaction.write_behind_end(&mut self.connection.out);
+        let sent = self.connection.wire.begin_content().and_then(|()| self.send(commands));
         if sent.is_ok() {
             transaction.content_sent();
         }
@@ -107,10 +114,6 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     /// The content by DATA, or a chunk of it (so many bytes, and whether it is the last), and the reply to that.
     fn hand_content_over(&mut self, transaction: &mut Transaction<'_>, chunk: Option<(u64, bool)>) {
         let answers_due = transaction.awaits().is_some();
-        // A reply to nothing would be taken for the answer to the content.
-        if !answers_due && self.connection.wire.spoke_out_of_turn() {
-            return transaction.lost(Stage::of(Phase::Data), Fault::OutOfTurn);
-        }
         let sent = match chunk {
             None => self.send_content(transaction),
             Some((bytes, last)) => self.send_chunk(transaction, bytes, last, answers_due),
@@ -129,12 +132,10 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         }
     }
 
-    /// Writes `out`, whose first bytes are `commands`.
+    /// Writes `out`, whose first bytes are `commands`. All replies to what went before were heard.
     fn send(&mut self, commands: usize) -> Result<(), Fault> {
         let connection = &mut *self.connection;
-        if connection.wire.spoke_out_of_turn() {
-            return Err(Fault::OutOfTurn);
-        }
+        silent(&mut connection.wire)?;
         if log::log_enabled!(log::Level::Debug) {
             for line in String::from_utf8_lossy(&connection.out[..commands]).lines() {
                 log::debug!("{} < {line}", connection.host);
@@ -152,21 +153,41 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
                 Some(reply) if ReplyClass::of(Phase::Mail, reply.code) == ReplyClass::Closing => {
                     transaction.take(reply);
                 }
+                Some(reply) if fault == Fault::OutOfTurn => transaction.take_surplus(reply),
                 _ => transaction.lost(Stage::of(transaction.awaits().unwrap_or(Phase::Mail)), fault),
             }
         }
         while let Some(phase) = transaction.awaits() {
-            if !transaction.must_hear() && !self.connection.wire.has_spoken() {
+            if !transaction.must_hear() && self.connection.wire.look() == Look::Nothing {
                 break;
             }
             // Behind the content, a host may keep all its replies until it has looked at that.
-            let waited_for = if transaction.is_all_sent() { Phase::EndOfData } else { phase };
+            let waited_for = if transaction.is_content_sent() { Phase::EndOfData } else { phase };
             match self.connection.hear(waited_for, self.deadline) {
                 Ok(reply) => transaction.take(reply),
                 Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {
                     transaction.gone_before(Stage::of(phase), fault);
                 }
                 Err(fault) => transaction.lost(Stage::of(phase), fault),
+            }
+        }
+    }
+
+    /// All was answered: looks for a reply that is too many.
+    fn look_behind(&mut self, transaction: &mut Transaction<'_>) {
+        let deadline = self.deadline;
+        let wire = &mut self.connection.wire;
+        if let Some(quit) = transaction.has_quit() {
+            let wait = if quit.code == 221 { QUIT_WAIT } else { ODD_QUIT_WAIT };
+            match wire.reply(Timeouts { wait, deadline }) {
+                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_CHARS_MAX))),
+                Err(Fault::Lost(_)) => {}
+                Err(_) => transaction.take_behind_quit(None),
+            }
+        } else if transaction.is_alive() && wire.look() == Look::Spoke {
+            match self.last_words() {
+                Some(reply) => transaction.take_surplus(reply),
+                None => transaction.lost(Stage::of(Phase::EndOfData), Fault::OutOfTurn),
             }
         }
     }
@@ -181,15 +202,19 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     fn send_content(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {
         let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
         let Connection { wire, out, .. } = &mut *self.connection;
-        let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
+        wire.begin_content().map_err(Unsent::Wire)?;
         let mut stuffer = Stuffer::new();
         out.clear();
         while let Some(piece) = self.pieces.next(u64::MAX).map_err(Unsent::Ours)? {
+            silent(wire).map_err(Unsent::Wire)?;
+            let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
             stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
+        transaction.write_behind_end(out);
         (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
-        write(out)
+        silent(wire).map_err(Unsent::Wire)?;
+        wire.send(out, timeouts).map_err(Unsent::Wire)
     }
 
     /// As `send_content`, one chunk by BDAT. `answers_due`: replies to earlier ones may come meanwhile.
@@ -202,27 +227,35 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     ) -> Result<(), Unsent> {
         let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
         let Connection { wire, out, host, .. } = &mut *self.connection;
+        wire.begin_content().map_err(Unsent::Wire)?;
         log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
         out.clear();
         let mut chunk = Chunk::begin(bytes, last, out);
         while chunk.left() > 0 {
+            // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
+            if !answers_due && wire.look() != Look::Nothing {
+                return Err(Unsent::Wire(Fault::Lost(None)));
+            }
             let piece = self.pieces.next(chunk.left()).map_err(Unsent::Ours)?;
             let piece = piece.ok_or_else(|| Unsent::Ours(too_short()))?;
             let mut write = |bytes: &[u8]| wire.send(bytes, timeouts).map_err(Unsent::Wire);
             chunk.take(piece, out, &mut write, Unsent::Ours)?;
-            // Nothing is owed to us before the end of the chunk: a host that takes it for commands, or is gone.
-            if !answers_due && chunk.left() > 0 && wire.has_spoken() {
-                return Err(Unsent::Wire(Fault::Lost(None)));
-            }
         }
         if last {
             if self.pieces.next(1).map_err(Unsent::Ours)?.is_some() {
                 return Err(Unsent::Ours(too_long()));
             }
+            transaction.write_behind_end(out);
             (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
+            silent(wire).map_err(Unsent::Wire)?;
         }
         wire.send(out, timeouts).map_err(Unsent::Wire)
     }
+}
+
+/// Nothing is there to be read. That a host has closed is found out by whoever reads its answer.
+fn silent(wire: &mut Wire) -> Result<(), Fault> {
+    if wire.look() == Look::Spoke { Err(Fault::OutOfTurn) } else { Ok(()) }
 }
 
 /// All the content, as one chunk behind the commands in `out`. It is small, and gathered before anything is

@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod profile;
 pub(in crate::delivery) mod reply_class;
 pub mod reply_reader;
+pub mod stop;
 pub mod timeouts;
 pub mod tls;
 pub mod transaction;

@@ -14,12 +14,18 @@ pub struct Profile {
     pub chunking: bool,
     /// Small content goes out together with its commands, in one write, where both of the others are used.
     pub single_write: bool,
+    /// Further messages go over the same connection; otherwise each has one of its own.
+    pub reuse: bool,
 }
 
 impl Profile {
     /// Everything is used.
     pub const FULL: Profile =
-        Profile { tls: TlsLevel::Full, pipelining: true, chunking: true, single_write: true };
+        Profile { tls: TlsLevel::Full, pipelining: true, chunking: true, single_write: true, reuse: true };
+    /// For a host that was seen to give a reply too many: a connection for each message, closed with QUIT, on which
+    /// nothing is asked before the last answer is there, and 354 comes before the content.
+    pub const ONE_BY_ONE: Profile =
+        Profile { pipelining: false, chunking: false, single_write: false, reuse: false, ..Profile::FULL };
 }
 
 /// How TLS is begun.

@@ -5,8 +5,17 @@
 //! of whom, is found out here.
 //!
 //! With PIPELINING (RFC 2920) MAIL, RCPT… and DATA go out together and every reply is matched to its
-//! command; without it they go one by one. RSET clears away what a transaction left open, in front
-//! of the next one.
+//! command; without it they go one by one.
+//!
+//! A reply says nothing of which command it answers: replies are matched by their number alone, and a host that gives
+//! one too many would have all later ones taken for answers to something else. So each transaction is closed with a
+//! command whose answer is known, RSET (2xx), or QUIT where no other message follows on the connection (221, and the
+//! end of the stream: then there were as many replies as commands). With PIPELINING it goes in the same write as the
+//! end of the content. Had one reply been too many, the answer to the content would stand there, and anything but a
+//! 2xx shows that. More of them betray themselves before: DATA is answered with 354, which nothing else is; a single
+//! write is for hosts whose enhanced codes tell MAIL and RCPT from the content; content in several chunks ends with
+//! QUIT; and what is there to be read although nothing was asked stops a transaction wherever it stands
+//! (`handover.rs`).
 //!
 //! Binary content goes by BDAT, and large content does where the host offers it (RFC 3030 §2). The first chunk
 //! waits for the replies to RCPT, since nobody wants a megabyte for nobody; then some chunks are under way at
@@ -18,13 +27,14 @@
 //! single write, losing the connection means doubt, unless no reply at all came: then the host had closed it
 //! before.
 
+mod answers;
 mod result;
 
 use std::collections::VecDeque;
 
-use lettre::transport::smtp::commands::{Data, Rset};
+use lettre::transport::smtp::commands::{Data, Quit, Rset};
 
-use crate::mail::{Body, Enhanced, Notify, Phase, Reply};
+use crate::mail::{Body, Notify, Phase, Reply};
 
 use crate::delivery::smtp::body::chunks::{CHUNK_BYTES, chunks_before_last, last_chunk_bytes};
 use crate::delivery::smtp::capabilities::Capabilities;
@@ -33,11 +43,11 @@ use crate::delivery::smtp::failure::{Failure, Unsendable};
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::{PipelineFault, PipelineResult};
 use crate::delivery::smtp::profile::Profile;
-use crate::delivery::smtp::reply_class::{ReplyClass, is_too_many_recipients};
+use crate::delivery::smtp::reply_class::is_too_many_recipients;
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
 
-pub(in crate::delivery) use result::{After, TransactionResult};
+pub(in crate::delivery) use result::TransactionResult;
 pub use result::{ChunkingResult, RecipientResult};
 
 /// Commands that are written before a reply is read. A host may fill its side of the connection
@@ -52,7 +62,6 @@ const SINGLE_WRITE_BYTES_MAX: u64 = 64 * 1024;
 /// One command, or a part of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Rset,
     Mail,
     /// The recipient's place in [`Outgoing::recipients`].
     Rcpt(usize),
@@ -61,13 +70,17 @@ enum Step {
     Chunk,
     /// The content and its final dot, or the chunk marked LAST.
     End,
+    /// Behind all else: its answer shows whether those before it were the answers to their commands.
+    Rset,
+    /// The same, where no other message follows on the connection.
+    Quit,
 }
 
 impl Step {
     fn phase(self) -> Phase {
         match self {
             // RSET makes room for MAIL.
-            Step::Rset | Step::Mail => Phase::Mail,
+            Step::Mail | Step::Rset | Step::Quit => Phase::Mail,
             Step::Rcpt(_) => Phase::Rcpt,
             Step::Data => Phase::Data,
             Step::Chunk | Step::End => Phase::EndOfData,
@@ -94,9 +107,9 @@ pub(in crate::delivery) enum Next {
 /// One message on its way to one host.
 ///
 /// ```text
-/// [RSET] -> MAIL -> RCPT… -> DATA -> content    `plan` is to be written, `in_flight` waits for its reply
-///            |        |        |        |
-///           4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
+/// MAIL -> RCPT… -> DATA -> content -> RSET or QUIT    `plan` is to be written, `in_flight` waits for its reply
+///   |       |        |        |
+///  4xx 5xx: the message; RCPT: the recipient; 421, nonsense, lost: the host
 /// ```
 ///
 /// Content that goes by BDAT has no DATA, but chunks; its end is that of the one marked LAST (RFC 3030 §2).
@@ -108,8 +121,10 @@ pub(in crate::delivery) struct Transaction<'a> {
     plan: VecDeque<Step>,
     in_flight: VecDeque<Step>,
     results: Vec<Option<RecipientResult>>,
-    /// MAIL was answered with 2xx, and no reply to the content or to RSET has ended the transaction since.
-    in_transaction: bool,
+    /// MAIL was answered with 2xx.
+    mail_accepted: bool,
+    /// RSET or QUIT is still to be sent.
+    is_open: bool,
     /// Recipients answered with 2xx.
     accepted_count: usize,
     /// All of the content is written, with its end.
@@ -117,6 +132,14 @@ pub(in crate::delivery) struct Transaction<'a> {
     /// How commands that were written together were taken so far.
     pipelining: PipelineResult,
     chunking: ChunkingResult,
+    /// A reply too many, or one that came before its command: the answers may be those of other commands.
+    surplus: Option<Failure>,
+    /// What QUIT was answered.
+    quit_reply: Option<Reply>,
+    /// The content was answered and the command behind it was not.
+    unclosed: Option<Failure>,
+    /// By their enhanced codes the answers to MAIL, RCPT and the content cannot be taken for one another.
+    tells_apart: bool,
     /// The host closes, or cannot be understood any more.
     dead: bool,
 }
@@ -128,7 +151,6 @@ impl<'a> Transaction<'a> {
         message: &'a Outgoing<'a>,
         capabilities: &'a Capabilities,
         profile: Profile,
-        needs_reset: bool,
         header_is_ascii: bool,
     ) -> Transaction<'a> {
         let mut transaction = Transaction {
@@ -139,22 +161,26 @@ impl<'a> Transaction<'a> {
             plan: VecDeque::with_capacity(message.recipients.len() + 4),
             in_flight: VecDeque::new(),
             results: vec![None; message.recipients.len()],
-            in_transaction: needs_reset,
+            mail_accepted: false,
+            is_open: false,
             accepted_count: 0,
             whole: false,
             pipelining: PipelineResult::Unused,
             chunking: ChunkingResult::Unknown,
+            surplus: None,
+            quit_reply: None,
+            unclosed: None,
+            tells_apart: true,
             dead: false,
         };
-        transaction.make_plan(needs_reset);
+        transaction.make_plan();
         transaction
     }
 
-    fn make_plan(&mut self, needs_reset: bool) {
+    fn make_plan(&mut self) {
         if let Some(why) = self.commands.message_refusal() {
             return self.decide_rest(failed(unsendable(Phase::Mail, why)));
         }
-        self.plan.extend(needs_reset.then_some(Step::Rset));
         self.plan.push_back(Step::Mail);
         for index in 0..self.message.recipients.len() {
             match self.commands.recipient_refusal(index) {
@@ -175,24 +201,50 @@ impl<'a> Transaction<'a> {
         self.plan.push_back(Step::End);
     }
 
+    /// What closes the transaction. Where chunks are answered alike, and no 354 comes before them, only the number of
+    /// all replies shows that the last one was answered.
+    fn closing(&self) -> Step {
+        let by_number = !self.profile.reuse || self.in_chunks() && !self.in_single_write();
+        if by_number { Step::Quit } else { Step::Rset }
+    }
+
     /// Puts what is to be written next into `out` (for content nothing: that is the connection's). All replies to
     /// what was written before have been fed, as far as [`Transaction::must_hear`] them.
     pub(in crate::delivery) fn next(&mut self, out: &mut Vec<u8>) -> Next {
-        let Some(&step) = self.plan.front() else { return Next::Done };
         if self.dead || self.is_out_of_sync() {
             return Next::Done;
         }
+        let Some(&step) = self.plan.front() else { return self.close(out) };
         match step {
             Step::Chunk | Step::End if self.accepted_count > 0 => self.next_content(step),
             // RFC 3030 §2: there is nobody to send it to, and nothing that the host waits for.
-            Step::Chunk | Step::End if self.in_chunks() => Next::Done,
+            Step::Chunk | Step::End if self.in_chunks() => self.close(out),
             // The host waits for content although it took no recipient. RFC 2920 §3.1: send nothing but the dot.
             Step::Chunk | Step::End => {
                 out.extend_from_slice(b".\r\n");
                 self.send(step);
                 Next::Exchange
             }
-            Step::Rset | Step::Mail | Step::Rcpt(_) | Step::Data => self.next_commands(out),
+            _ => self.next_commands(out),
+        }
+    }
+
+    /// The command that closes the transaction, where it did not go with the content.
+    fn close(&mut self, out: &mut Vec<u8>) -> Next {
+        self.plan.clear();
+        if !std::mem::take(&mut self.is_open) {
+            return Next::Done;
+        }
+        let step = self.closing();
+        self.write(step, out);
+        self.in_flight.push_back(step);
+        Next::Exchange
+    }
+
+    /// What goes out in the same write, behind the end of the content.
+    pub(in crate::delivery) fn write_behind_end(&self, out: &mut Vec<u8>) {
+        if self.may_pipeline() {
+            self.write(self.closing(), out);
         }
     }
 
@@ -211,7 +263,7 @@ impl<'a> Transaction<'a> {
             && let Some(&step) = self.plan.front()
         {
             let is_pointless = match step {
-                Step::Rset | Step::Mail => false,
+                Step::Mail | Step::Rset | Step::Quit => false,
                 Step::Rcpt(_) => self.undecided() == 0,
                 // With RCPTs still in flight it is too early to tell.
                 Step::Data => self.in_flight.is_empty() && self.accepted_count == 0,
@@ -233,10 +285,11 @@ impl<'a> Transaction<'a> {
             // In order until shown otherwise.
             self.pipelining = PipelineResult::InOrder;
         }
-        if self.in_flight.is_empty() { Next::Done } else { Next::Exchange }
+        if self.in_flight.is_empty() { self.close(out) } else { Next::Exchange }
     }
 
     fn send(&mut self, step: Step) {
+        self.is_open |= step == Step::Mail;
         self.plan.pop_front();
         self.in_flight.push_back(step);
     }
@@ -267,149 +320,23 @@ impl<'a> Transaction<'a> {
             self.whole = step == Step::End;
             self.send(step);
         }
-    }
-
-    /// The reply to the oldest command without one.
-    pub(in crate::delivery) fn take(&mut self, reply: Reply) {
-        let Some(step) = self.in_flight.pop_front() else { return };
-        let phase = step.phase();
-        self.look_for_pipeline_fault(step, &reply);
-        match (step, ReplyClass::of(phase, reply.code)) {
-            (_, ReplyClass::Closing) => self.host_failed(Failure::Refused { phase, reply }),
-            (Step::Chunk | Step::End, _) if self.is_bdat_unknown(&reply) => {
-                self.host_failed(Failure::BadReply { phase, reply });
-            }
-            (Step::End, class) => self.take_end(class, reply),
-            (_, ReplyClass::Invalid) => self.host_failed(Failure::BadReply { phase, reply }),
-            (Step::Rset, ReplyClass::Positive) => self.in_transaction = false,
-            // A host that cannot even reset: a fresh connection will do better.
-            (Step::Rset, _) => self.host_failed(Failure::BadReply { phase, reply }),
-            (Step::Mail, ReplyClass::Positive) => self.in_transaction = true,
-            // MAIL may have been refused before.
-            (Step::Rcpt(index), ReplyClass::Positive) => {
-                self.accepted_count += usize::from(self.results[index].is_none());
-            }
-            (Step::Rcpt(index), _) => self.refuse(index, reply),
-            // 354: the content is next.
-            (Step::Data, ReplyClass::Intermediate) => {}
-            (Step::Chunk, ReplyClass::Positive) => self.chunking = ChunkingResult::Taken,
-            // RFC 3030 §2: no further chunk; the replies to those under way say nothing new.
-            (Step::Data | Step::Chunk, _) => {
-                self.plan.clear();
-                self.decide_rest(failed(Failure::Refused { phase, reply }));
-            }
-            (Step::Mail, _) => {
-                self.in_transaction = false;
-                self.decide_rest(failed(Failure::Refused { phase, reply }));
-            }
+        if self.whole && self.may_pipeline() && std::mem::take(&mut self.is_open) {
+            self.in_flight.push_back(self.closing());
         }
-    }
-
-    /// The reply to the content.
-    fn take_end(&mut self, class: ReplyClass, reply: Reply) {
-        let phase = Phase::EndOfData;
-        match class {
-            // With no 354 in between, a reply too many would pass for the content's. One that speaks of an address
-            // is not.
-            ReplyClass::Positive if self.in_single_write() && is_of_an_address(&reply) => {
-                self.lost_after_end(Failure::BadReply { phase, reply });
-            }
-            ReplyClass::Positive => {
-                self.in_transaction = false;
-                if self.in_chunks() && self.accepted_count > 0 {
-                    self.chunking = ChunkingResult::Taken;
-                }
-                self.deliver(&reply);
-            }
-            ReplyClass::Transient | ReplyClass::Permanent | ReplyClass::Closing => {
-                // RFC 3030 §2: what BDAT leaves behind when it fails is for RSET to clear away.
-                self.in_transaction &= self.in_chunks();
-                self.decide_rest(failed(Failure::Refused { phase, reply }));
-            }
-            ReplyClass::Intermediate | ReplyClass::Invalid => {
-                self.lost_after_end(Failure::BadReply { phase, reply });
-            }
-        }
-    }
-
-    /// No reply will come: the connection is lost, took too long, or sends what is no reply.
-    pub(in crate::delivery) fn lost(&mut self, stage: Stage, fault: Fault) {
-        let step = self.in_flight.front().or(self.plan.front()).copied().unwrap_or(Step::End);
-        let no_reply = |phase: Phase| Failure::NoReply { phase, stage, fault: fault.clone() };
-        if self.is_in_doubt(step) {
-            return self.lost_after_end(no_reply(Phase::EndOfData));
-        }
-        let failure = no_reply(step.phase());
-        match PipelineFault::of_fault(&fault, failure.clone()) {
-            // A break during content, or with all recipients decided, says nothing of pipelining.
-            PipelineFault::NoReply(_) if step.phase() == Phase::EndOfData || self.undecided() == 0 => {}
-            sign => self.note(sign),
-        }
-        // Behind a refused chunk the host has no more to say, and may as well close.
-        let is_left = self.undecided() > 0;
-        let is_first = self.chunking == ChunkingResult::Unknown;
-        if step == Step::Chunk && self.could_be_data() && is_first && is_left {
-            self.chunking = ChunkingResult::Broken(failure.clone());
-        }
-        self.host_failed(failure);
-    }
-
-    /// Whether the host may have taken the message, where no reply comes to this step, the oldest without
-    /// one: it was sent the whole content, and was not heard to refuse every recipient.
-    fn is_in_doubt(&self, step: Step) -> bool {
-        self.whole && (step != Step::End || self.accepted_count > 0)
-    }
-
-    /// Whether there is nothing more to write.
-    pub(in crate::delivery) fn is_all_sent(&self) -> bool {
-        self.plan.is_empty()
-    }
-
-    /// Whether nothing was heard of a message that went in a single write. Should the connection end now, the host
-    /// had closed it before, as hosts do with idle ones: it answers MAIL before it looks at what comes behind.
-    pub(in crate::delivery) fn is_unheard(&self) -> bool {
-        // What goes in a single write begins with MAIL.
-        self.in_single_write() && self.is_all_sent() && self.in_flight.front() == Some(&Step::Mail)
-    }
-
-    /// The connection was closed before the host read any of this.
-    pub(in crate::delivery) fn gone_before(&mut self, stage: Stage, fault: Fault) {
-        self.host_failed(Failure::NoReply { phase: Phase::Mail, stage, fault });
-    }
-
-    /// The content could not be sent whole, through our own fault; the connection has to be cut.
-    pub(in crate::delivery) fn abandon(&mut self, error: String) {
-        self.dead = true;
-        self.decide_rest(failed(Failure::Content(error)));
-    }
-
-    /// The host answered before it had the whole content, and reads no more of it.
-    pub(in crate::delivery) fn take_early(&mut self, reply: Reply) {
-        let phase = Phase::EndOfData;
-        let failure = match ReplyClass::of(phase, reply.code) {
-            _ if self.is_bdat_unknown(&reply) => Failure::BadReply { phase, reply },
-            ReplyClass::Transient | ReplyClass::Permanent | ReplyClass::Closing => {
-                Failure::Refused { phase, reply }
-            }
-            // It cannot have accepted what it has not seen.
-            ReplyClass::Positive | ReplyClass::Intermediate | ReplyClass::Invalid => {
-                Failure::BadReply { phase, reply }
-            }
-        };
-        self.host_failed(failure);
     }
 
     /// The end of it, once there is nothing more to write or to hear.
     pub(in crate::delivery) fn finish(mut self) -> TransactionResult {
         // Every way to the end decides. Should one not: nothing was said.
         self.decide_rest(failed(Failure::no_reply(Stage::of(Phase::Mail), Fault::Lost(None))));
-        if self.is_out_of_sync()
-            && let PipelineResult::Broken(sign) = &self.pipelining
-        {
+        let out_of_sync = match &self.pipelining {
+            PipelineResult::Broken(sign) if self.is_out_of_sync() => Some(sign.failure()),
+            _ => self.surplus.as_ref(),
+        };
+        if let Some(failure) = out_of_sync.cloned() {
             // A reply may have been another's: nobody is refused by one of these. Nor is it known what became of
             // content that went with them.
             self.dead = true;
-            let failure = sign.failure().clone();
             let result =
                 if self.whole { RecipientResult::InDoubt(failure) } else { RecipientResult::Failed(failure) };
             self.results.fill(Some(result));
@@ -422,7 +349,9 @@ impl<'a> Transaction<'a> {
         TransactionResult {
             single_write,
             results: self.results.into_iter().flatten().collect(),
-            after: After { usable: !self.dead, needs_reset: self.in_transaction },
+            is_usable: !self.dead,
+            tells_apart: self.tells_apart && self.accepted_count > 0,
+            unasked: self.surplus.or(self.unclosed),
             pipelining,
             chunking: self.chunking,
         }
@@ -430,10 +359,10 @@ impl<'a> Transaction<'a> {
 
     fn look_for_pipeline_fault(&mut self, step: Step, reply: &Reply) {
         let in_turn = match step {
-            Step::Rset | Step::Mail => true,
-            Step::Rcpt(_) => self.in_transaction,
+            Step::Mail => true,
+            Step::Rcpt(_) => self.mail_accepted,
             Step::Data => self.accepted_count > 0,
-            Step::Chunk | Step::End => return,
+            Step::Chunk | Step::End | Step::Rset | Step::Quit => return,
         };
         if let Some(sign) = PipelineFault::of_reply(step.phase(), in_turn, reply) {
             self.note(sign);
@@ -449,6 +378,9 @@ impl<'a> Transaction<'a> {
 
     /// Whether replies do not fit the commands.
     fn is_out_of_sync(&self) -> bool {
+        if self.surplus.is_some() {
+            return true;
+        }
         let PipelineResult::Broken(sign) = &self.pipelining else { return false };
         matches!(sign, PipelineFault::Reported(_) | PipelineFault::OutOfSync(_))
     }
@@ -546,6 +478,7 @@ impl<'a> Transaction<'a> {
             Step::Rcpt(index) => self.commands.rcpt(index).map_or(Ok(()), |rcpt| write!(out, "{rcpt}")),
             Step::Data => write!(out, "{Data}"),
             Step::Chunk | Step::End => Ok(()),
+            Step::Quit => write!(out, "{Quit}"),
         };
     }
 }
@@ -556,11 +489,6 @@ fn failed(failure: Failure) -> RecipientResult {
 
 fn unsendable(phase: Phase, why: Unsendable) -> Failure {
     Failure::Unsendable { phase, why }
-}
-
-/// 2.1.x (RFC 3463 §3.2), as for MAIL and RCPT.
-fn is_of_an_address(reply: &Reply) -> bool {
-    reply.enhanced.is_some_and(|Enhanced(class, subject, _)| (class, subject) == (2, 1))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! The socket of a delivery connection, with or without TLS: bytes out, replies in, both with time-outs.
 //!
 //! Every wait ends at the stage's time-out or at the attempt's deadline, whichever is earlier. The time-out is for a
-//! whole reply, however slowly its bytes arrive.
+//! whole reply, however slowly its bytes arrive. Where the relay stops a wait ends sooner (`stop.rs`).
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
@@ -16,6 +17,7 @@ use crate::sasl::ChannelBinding;
 use crate::sasl::scram::channel_binding;
 
 use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
+use crate::delivery::smtp::stop::{LOOK_EVERY, Stop};
 
 /// Why a connection is of no more use, or could not be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +36,8 @@ pub enum Fault {
     NoSource(IpAddr, String),
     /// TLS failed.
     Tls(rustls::Error),
+    /// The relay stops, and waits no longer.
+    Stopping,
 }
 
 impl Fault {
@@ -51,6 +55,17 @@ pub(in crate::delivery) struct Timeouts {
     pub(in crate::delivery) deadline: Instant,
 }
 
+/// What a host has done without being waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) enum Look {
+    /// Nothing.
+    Nothing,
+    /// There are bytes of a reply.
+    Spoke,
+    /// The connection is over.
+    Closed,
+}
+
 /// One TCP connection to a host, or from a client that turned it round (ATRN).
 #[derive(Debug)]
 pub(in crate::delivery) struct Wire {
@@ -61,6 +76,9 @@ pub(in crate::delivery) struct Wire {
     /// The time-outs that the socket has now: most reads need no system call to set them.
     read_wait: Option<Duration>,
     write_wait: Option<Duration>,
+    stop: Stop,
+    /// The host is given the content of a message now.
+    content_begun: bool,
 }
 
 impl Wire {
@@ -68,13 +86,40 @@ impl Wire {
     pub(in crate::delivery) fn opened(tcp: TcpStream) -> Result<Wire, Fault> {
         // Commands are written whole: Nagle's algorithm would only cost round trips.
         tcp.set_nodelay(true).map_err(Fault::lost)?;
-        Ok(Wire { tcp, tls: None, replies: ReplyReader::default(), read_wait: None, write_wait: None })
+        Ok(Wire::of(tcp, None))
     }
 
     /// For a connection that the other side opened.
     pub(in crate::delivery) fn turned(tcp: TcpStream, tls: Option<Box<ServerConnection>>) -> Wire {
         let tls = tls.map(|tls| Box::new(rustls::Connection::Server(*tls)));
-        Wire { tcp, tls, replies: ReplyReader::default(), read_wait: None, write_wait: None }
+        Wire::of(tcp, tls)
+    }
+
+    fn of(tcp: TcpStream, tls: Option<Box<rustls::Connection>>) -> Wire {
+        let (replies, stop) = (ReplyReader::default(), Stop::default());
+        Wire { tcp, tls, replies, read_wait: None, write_wait: None, stop, content_begun: false }
+    }
+
+    /// Waits end with this stop.
+    pub(in crate::delivery) fn heed(&mut self, stop: Stop) {
+        self.stop = stop;
+    }
+
+    /// The first byte of the content follows.
+    ///
+    /// # Errors
+    /// The relay stops, and there is no time for content that was not begun.
+    pub(in crate::delivery) fn begin_content(&mut self) -> Result<(), Fault> {
+        if !self.content_begun {
+            self.stop.check_content()?;
+        }
+        self.content_begun = true;
+        Ok(())
+    }
+
+    /// The message is over, and what the host said of it is read.
+    pub(in crate::delivery) fn end_content(&mut self) {
+        self.content_begun = false;
     }
 
     /// Whether TLS is in use.
@@ -114,32 +159,34 @@ impl Wire {
         self.replies.has_bytes()
     }
 
-    /// Whether the host has closed the connection, or said something, while it was idle.
-    /// Not for use in the middle of a transaction.
-    pub(in crate::delivery) fn is_stale(&self) -> bool {
-        let mut byte = [0];
-        // Encrypted bytes count too: at worst a session ticket leads to a fresh connection.
-        let peeked = self.tcp.set_nonblocking(true).and_then(|()| self.tcp.peek(&mut byte));
-        let silent = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.tcp.set_nonblocking(false).is_err() || !silent
-    }
-
-    /// Whether there is a reply to read, or the connection is over, without waiting for either.
-    pub(in crate::delivery) fn has_spoken(&mut self) -> bool {
+    /// Whether there is a reply to read, or the connection is over, without waiting for either. One system call where
+    /// there is nothing.
+    pub(in crate::delivery) fn look(&mut self) -> Look {
         if self.replies.has_bytes() {
-            return true;
+            return Look::Spoke;
         }
-        if !self.is_stale() {
-            return false;
-        }
-        let Some(tls) = &mut self.tls else { return true };
-        // Bytes are there, so this does not wait. They may be no reply but a session ticket or a key update. Errors
-        // come again at the next read.
-        match tls.read_tls(&mut self.tcp) {
-            Ok(1..) => tls
-                .process_new_packets()
-                .map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()),
-            Ok(0) | Err(_) => true,
+        let Wire { tcp, tls, .. } = self;
+        let Some(tls) = tls else {
+            return match is_readable(tcp).then(|| tcp.peek(&mut [0])) {
+                None => Look::Nothing,
+                Some(Ok(1..)) => Look::Spoke,
+                Some(Ok(0) | Err(_)) => Look::Closed,
+            };
+        };
+        loop {
+            // Errors come again at the next read. Bytes may be no reply but a session ticket or a key update.
+            match tls.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() > 0 => return Look::Spoke,
+                Ok(state) if state.peer_has_closed() => return Look::Closed,
+                Ok(_) if !is_readable(tcp) => return Look::Nothing,
+                Ok(_) => {}
+                Err(_) => return Look::Closed,
+            }
+            // Bytes are there, so this does not wait.
+            match tls.read_tls(tcp) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Look::Closed,
+            }
         }
     }
 
@@ -206,7 +253,10 @@ impl Wire {
                 self.set_read_wait(until, timeouts)?;
                 let Wire { replies, tcp, .. } = self;
                 match replies.fill(|room| tcp.read(room)) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if is_to_be_repeated(&error) => {
+                        self.stop.check(self.content_begun)?;
+                        continue;
+                    }
                     got => return got.map_err(|error| fault_of(error, timeouts.deadline)),
                 }
             };
@@ -223,11 +273,11 @@ impl Wire {
 
     /// Reads encrypted bytes from the socket into rustls; 0: the host closed the connection.
     fn read_tls(&mut self, until: Instant, timeouts: Timeouts) -> Result<usize, Fault> {
-        self.set_read_wait(until, timeouts)?;
-        let Some(tls) = &mut self.tls else { return Ok(0) };
         loop {
+            self.set_read_wait(until, timeouts)?;
+            let Some(tls) = &mut self.tls else { return Ok(0) };
             match tls.read_tls(&mut self.tcp) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_to_be_repeated(&error) => self.stop.check(self.content_begun)?,
                 Err(error) => return Err(fault_of(error, timeouts.deadline)),
                 Ok(count) => {
                     if let Err(error) = tls.process_new_packets() {
@@ -242,38 +292,36 @@ impl Wire {
     }
 
     fn flush_tls(&mut self, timeouts: Timeouts) -> Result<(), Fault> {
+        let mut until = Instant::now() + timeouts.wait;
         while self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
-            self.set_write_wait(timeouts)?;
+            self.set_write_wait(until, timeouts)?;
             let Some(tls) = &mut self.tls else { break };
             match tls.write_tls(&mut self.tcp) {
                 Ok(0) => return Err(Fault::Lost(None)),
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(fault_of(error, timeouts.deadline));
-                }
-                _ => {}
+                Ok(_) => until = Instant::now() + timeouts.wait,
+                Err(error) if is_to_be_repeated(&error) => self.stop.check(self.content_begun)?,
+                Err(error) => return Err(fault_of(error, timeouts.deadline)),
             }
         }
         Ok(())
     }
 
     fn write_tcp(&mut self, bytes: &[u8], timeouts: Timeouts) -> Result<usize, Fault> {
+        let until = Instant::now() + timeouts.wait;
         loop {
-            self.set_write_wait(timeouts)?;
+            self.set_write_wait(until, timeouts)?;
             match self.tcp.write(bytes) {
                 Ok(0) => return Err(Fault::Lost(None)),
                 Ok(count) => return Ok(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_to_be_repeated(&error) => self.stop.check(self.content_begun)?,
                 Err(error) => return Err(fault_of(error, timeouts.deadline)),
             }
         }
     }
 
     fn set_read_wait(&mut self, until: Instant, timeouts: Timeouts) -> Result<(), Fault> {
-        let mut wait = remaining(until, timeouts.deadline)?;
-        // At the first read of a reply a few microseconds of the time-out are gone: not worth a system call.
-        if timeouts.wait.saturating_sub(wait) < Duration::from_millis(1) {
-            wait = timeouts.wait;
-        }
+        self.stop.check_end()?;
+        let wait = wait_of(until, timeouts)?;
         if self.read_wait != Some(wait) {
             self.tcp.set_read_timeout(Some(wait)).map_err(Fault::lost)?;
             self.read_wait = Some(wait);
@@ -281,9 +329,9 @@ impl Wire {
         Ok(())
     }
 
-    fn set_write_wait(&mut self, timeouts: Timeouts) -> Result<(), Fault> {
-        let left = remaining(timeouts.deadline, timeouts.deadline)?;
-        let wait = left.min(timeouts.wait);
+    /// What fits into the socket's buffer is written in any case: QUIT too, where the relay stops.
+    fn set_write_wait(&mut self, until: Instant, timeouts: Timeouts) -> Result<(), Fault> {
+        let wait = wait_of(until, timeouts)?;
         if self.write_wait != Some(wait) {
             self.tcp.set_write_timeout(Some(wait)).map_err(Fault::lost)?;
             self.write_wait = Some(wait);
@@ -298,6 +346,27 @@ impl Wire {
     pub(in crate::delivery) fn wait_for_bytes(&self) {
         let _ = self.tcp.peek(&mut [0]);
     }
+}
+
+/// How long to wait until the next look at the stop.
+fn wait_of(until: Instant, timeouts: Timeouts) -> Result<Duration, Fault> {
+    let wait = remaining(until, timeouts.deadline)?;
+    // At the first read of a reply a few microseconds of the time-out are gone: not worth a system call.
+    let is_whole = timeouts.wait.saturating_sub(wait) < Duration::from_millis(1);
+    Ok(if is_whole { timeouts.wait } else { wait }.min(LOOK_EVERY))
+}
+
+/// Nothing happened: the wait was interrupted, or it is time to look whether it goes on.
+fn is_to_be_repeated(error: &io::Error) -> bool {
+    // The kernel's own time-out of a connection is another error (`TimedOut`).
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Whether a read would not wait.
+fn is_readable(tcp: &TcpStream) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // A poll that fails has seen nothing, and the next read will say what is wrong.
+    poll(&mut [PollFd::new(tcp, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 /// The time until the earlier of both.

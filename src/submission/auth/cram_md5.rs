@@ -16,6 +16,11 @@ pub(super) fn challenge(nonce: &str, hostname: &str) -> String {
 }
 
 impl Response {
+    /// Whose it claims to be.
+    pub(in crate::submission) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `name SP digest`, the digest in hexadecimal (lower case in the RFC; upper case is read too).
     pub(super) fn read(response: &[u8], challenge: String) -> Option<Response> {
         let (name, digest) = std::str::from_utf8(response).ok()?.rsplit_once(' ')?;

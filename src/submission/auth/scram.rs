@@ -75,6 +75,11 @@ pub(super) enum ProofCheck {
 }
 
 impl First {
+    /// Whose it claims to be.
+    pub(in crate::submission) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reads `client-first-message`.
     pub(super) fn read(message: &[u8], start: Start) -> Result<First, FirstMessageError> {
         let text = std::str::from_utf8(message).map_err(|_| FirstMessageError::Malformed)?;
@@ -117,6 +122,11 @@ impl First {
 }
 
 impl Last {
+    /// Whose it claims to be.
+    pub(in crate::submission) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reads `client-final-message` and holds its proof against the verifier. The same work for
     /// everybody, whether there is such a user or not.
     pub(super) fn judge(self, message: &[u8]) -> ProofCheck {

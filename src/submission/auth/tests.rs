@@ -40,7 +40,7 @@ impl Fixture {
     /// Asks the users where they have to be asked.
     fn settle(&self, step: AuthStep) -> AuthStep {
         match step {
-            AuthStep::Verify(claim) => claim.put_to(&self.users),
+            AuthStep::Verify(claim) => claim.put_to(&self.users, LoginSource::Known),
             step => step,
         }
     }

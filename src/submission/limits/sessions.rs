@@ -3,13 +3,14 @@
 //! A client is an IPv4 address or an IPv6 /64. Who has how many of the places is `shares.rs`'s to say.
 //!
 //! The table knows each session's socket, so that [`SessionTable::stop`] can wake those that wait for a client
-//! between transactions and in the end cut off the rest.
+//! and in the end cut off the rest.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::config::{Limits, ListenSettings};
 use crate::mail::Reply;
@@ -20,18 +21,26 @@ use crate::submission::users::User;
 use super::networks;
 use super::shares::{self, Class, Counts};
 
-/// Sessions whose connection was cut off notice within this.
-const CUT_OFF_TIME: Duration = Duration::from_secs(2);
+/// What a session gets to notice a further step of [`SessionTable::stop`].
+const NOTICE_TIME: Duration = Duration::from_millis(500);
+
+/// The steps of a stop, as sessions look at them: none, no further command, no further content.
+const RUNNING: u8 = 0;
+const NO_COMMANDS: u8 = 1;
+const NO_CONTENT: u8 = 2;
 /// Sessions that were sent away for another's sake and have not ended yet: so many over the limit there may be for
 /// a moment.
 const LEAVING_MAX: usize = 64;
+
+/// A session that pauses looks so often whether it is to end.
+const PAUSE_STEP: Duration = Duration::from_millis(100);
 
 /// All sessions.
 #[derive(Default)]
 pub(in crate::submission) struct SessionTable {
     live: Mutex<Live>,
     ended: Condvar,
-    stopping: Arc<AtomicBool>,
+    stop: Arc<AtomicU8>,
 }
 
 #[derive(Default)]
@@ -49,6 +58,13 @@ struct Row {
 }
 
 impl Live {
+    /// The reads of these sessions end, and they say 421. It fails only where the client is gone already.
+    fn end_reads(&self, which: impl Fn(&SessionHandle) -> bool) {
+        for session in self.rows.values().map(|row| &*row.handle).filter(|session| which(session)) {
+            let _ = session.socket.shutdown(Shutdown::Read);
+        }
+    }
+
     /// The session counts no more.
     fn release(&mut self, number: u64) {
         let Some(row) = self.rows.get_mut(&number) else { return };
@@ -108,9 +124,9 @@ pub(in crate::submission) struct SessionHandle {
     authority: Mutex<Authority>,
     /// The reply with which it is to end, wherever it is.
     farewell: OnceLock<Reply>,
-    /// Between transactions, waiting for the client.
+    /// For the client's next command, or its part of a handshake.
     waiting: AtomicBool,
-    stopping: Arc<AtomicBool>,
+    stop: Arc<AtomicU8>,
 }
 
 impl SessionHandle {
@@ -142,12 +158,23 @@ impl SessionHandle {
         self.farewell.get()
     }
 
+    /// Waits, but not longer than the session is wanted.
+    pub(in crate::submission) fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            && self.farewell().is_none()
+            && !self.is_stopping()
+        {
+            thread::sleep(left.min(PAUSE_STEP));
+        }
+    }
+
     /// The session waits for its client and has nothing to lose; false where it should end instead.
     pub(in crate::submission) fn wait_begins(&self) -> bool {
         // Sequentially consistent on both sides, as is stop(): either it sees that the session waits, or the
         // session sees that it stops.
         self.waiting.store(true, Ordering::SeqCst);
-        !self.stopping.load(Ordering::SeqCst)
+        !self.is_stopping()
     }
 
     /// The client said something.
@@ -157,7 +184,12 @@ impl SessionHandle {
 
     /// The relay stops.
     pub(in crate::submission) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stop.load(Ordering::SeqCst) != RUNNING
+    }
+
+    /// The relay stops, and content that is on its way has had its time.
+    pub(in crate::submission) fn takes_no_content(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) == NO_CONTENT
     }
 }
 
@@ -196,7 +228,7 @@ impl SessionTable {
         limits: &Limits,
     ) -> Result<SessionSlot, Reply> {
         let mut live = self.lock();
-        if self.stopping.load(Ordering::SeqCst) {
+        if self.stop.load(Ordering::SeqCst) != RUNNING {
             return Err(replies::SHUTTING_DOWN);
         }
         let network = networks::client(client);
@@ -222,7 +254,7 @@ impl SessionTable {
             authority: Mutex::default(),
             farewell: OnceLock::new(),
             waiting: AtomicBool::new(false),
-            stopping: Arc::clone(&self.stopping),
+            stop: Arc::clone(&self.stop),
         });
         live.rows.insert(number, Row { handle: Arc::clone(&handle), class: Some(class) });
         Ok(SessionSlot { table: Arc::clone(self), handle })
@@ -244,23 +276,25 @@ impl SessionTable {
         self.lock().rows.values().map(|row| Arc::clone(&row.handle)).collect()
     }
 
-    /// Ends all sessions: those between transactions now, those within one when it is done, and whatever
-    /// is left after `patience` by cutting the connection. Gives how many had to be cut off.
-    pub(in crate::submission) fn stop(&self, patience: Duration) -> usize {
+    /// Ends all sessions with 421 (RFC 5321 §3.8): those that wait for a command now, those that read content after
+    /// `grace`, and whatever is left then by cutting the connection. Gives how many had to be cut off.
+    pub(in crate::submission) fn stop(&self, grace: Duration) -> usize {
         let mut live = self.lock();
-        self.stopping.store(true, Ordering::SeqCst);
-        for session in live.rows.values().map(|row| &row.handle) {
-            if session.waiting.load(Ordering::SeqCst) {
-                // Its read ends, and it says 421. Fails only where the client is gone already.
-                let _ = session.socket.shutdown(Shutdown::Read);
-            }
-        }
-        live = self.wait_for_none(live, patience);
+        self.stop.store(NO_COMMANDS, Ordering::SeqCst);
+        live.end_reads(|session| session.waiting.load(Ordering::SeqCst));
+        live = self.wait_for_none(live, grace);
+        self.stop.store(NO_CONTENT, Ordering::SeqCst);
+        // Whose client is sending finds out by itself, and reads on for a moment: a connection that is closed on
+        // unread bytes is reset, and the 421 may be lost with it.
+        live = self.wait_for_none(live, NOTICE_TIME);
+        // The clients of these are silent.
+        live.end_reads(|_| true);
+        live = self.wait_for_none(live, NOTICE_TIME);
         let cut_off = live.rows.len();
         for session in live.rows.values().map(|row| &row.handle) {
             let _ = session.socket.shutdown(Shutdown::Both);
         }
-        drop(self.wait_for_none(live, CUT_OFF_TIME));
+        drop(self.wait_for_none(live, NOTICE_TIME));
         cut_off
     }
 

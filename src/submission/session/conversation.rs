@@ -23,7 +23,7 @@ use crate::submission::session::service::Service;
 use crate::submission::session::{End, Flow, Session};
 use crate::submission::syntax::command::{Command, SyntaxError};
 use crate::submission::syntax::parse;
-use crate::submission::wire::connection::{InputLine, Linger};
+use crate::submission::wire::connection::{InputLine, Linger, WireError};
 
 /// A line of the client's, read.
 enum Heard {
@@ -60,9 +60,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads the next line.
+    /// Reads the next line. Where the relay stops there is none, within a transaction neither (RFC 5321 §3.8).
     fn hear(&mut self, state: &State) -> Result<Heard, End> {
-        if !state.in_transaction() && !self.handle.wait_begins() {
+        if !self.handle.wait_begins() {
             return Err(self.send_away(&replies::SHUTTING_DOWN));
         }
         let line = match self.wire.read_line() {
@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
     /// Decides what comes of a line, and does it.
     fn answer(&mut self, state: State, heard: Heard, bad_commands: &mut BadCommands) -> Flow {
         let (verb, transition) = match heard {
-            Heard::Response(line) => (Verb::Other, dispatch::respond(state, &line)),
+            Heard::Response(line) => (Verb::Other, self.respond(state, &line)?),
             Heard::Command(verb, command) => {
                 let state = self.with_current_user(state, &command)?;
                 let mut context = self.policy(&state);
@@ -207,16 +207,31 @@ impl<'a> Session<'a> {
     }
 
     fn start_tls(&mut self) -> Result<(), End> {
-        let client = self.client;
+        let (client, handle) = (self.client, self.handle);
         let failed = |error: &dyn std::fmt::Display| {
-            maillog::handshake_failed(client, error);
+            if !handle.is_stopping() {
+                maillog::handshake_failed(client, error);
+            }
             End::Lost
         };
         let connection = match self.scratch.handshake.take() {
             Some(prepared) => prepared,
             None => Box::new(tls_connection(self.service).map_err(|error| failed(&error))?),
         };
-        self.wire.start_tls(connection, &self.resources.handshakes).map_err(|error| failed(&error))?;
+        if !handle.wait_begins() {
+            return Err(End::Lost);
+        }
+        let begun = self.wire.start_tls(connection, &self.resources.handshakes);
+        handle.wait_ends();
+        match begun {
+            Ok(()) => {}
+            // Somebody looks whether the port is open.
+            Err(WireError::NothingSaid) => {
+                log::debug!("{client}: closed without a TLS handshake");
+                return Err(End::Lost);
+            }
+            Err(error) => return Err(failed(&error)),
+        }
         self.scratch.channel = self.wire.channel_binding();
         Ok(())
     }

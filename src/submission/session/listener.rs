@@ -1,13 +1,16 @@
 //! A listener: one address, one thread that accepts and hands connections to the pool.
+//!
+//! The thread waits for connections and for the listener's end with poll(2). The socket itself is not shut down at
+//! the end: where systemd opened it (`sockets.rs`), connections wait in it for the next start.
 
-use std::io::{self, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain as Family, SockRef, Socket, Type};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::config::{Limits, ListenSettings, ListenTls};
 use crate::mail::Reply;
@@ -19,8 +22,6 @@ use crate::submission::session::service::{SessionResources, StartError};
 use crate::submission::session::{Session, SessionScratch};
 use crate::submission::wire::connection::{Times, Wire};
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
 /// What accepting waits where the system is out of descriptors, or of something else.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,6 +33,8 @@ pub(in crate::submission) struct Listener {
     configured: SocketAddr,
     local: SocketAddr,
     shared: Arc<ListenerShared>,
+    /// Dropped, the thread ends.
+    running: PipeWriter,
     thread: JoinHandle<()>,
 }
 
@@ -39,34 +42,8 @@ pub(in crate::submission) struct Listener {
 struct ListenerShared {
     socket: TcpListener,
     settings: CurrentSettings,
-    closing: AtomicBool,
-}
-
-/// Opens the socket; `[::]` takes IPv4 too.
-pub(in crate::submission) fn bind(listen: &ListenSettings) -> Result<TcpListener, StartError> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Family::for_address(listen.address), Type::STREAM, None)?;
-        if listen.address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        // A restart must not wait for connections of the last run to be forgotten.
-        socket.set_reuse_address(true)?;
-        socket.bind(&listen.address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| StartError::Listen {
-        address: listen.address,
-        remedy: match source.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or choose a higher port"
-            }
-            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            _ => "choose another address",
-        },
-        source,
-    })
+    /// Ends with the listener.
+    running: PipeReader,
 }
 
 impl Listener {
@@ -82,17 +59,20 @@ impl Listener {
             remedy: "the system is out of threads or memory",
         };
         let local = socket.local_addr().map_err(failed)?;
+        // Somebody else may take the connection that poll(2) told of.
+        socket.set_nonblocking(true).map_err(failed)?;
+        let (reader, running) = io::pipe().map_err(failed)?;
         let shared = Arc::new(ListenerShared {
             socket,
             settings: Arc::new(RwLock::new(Arc::new(listen.clone()))),
-            closing: AtomicBool::new(false),
+            running: reader,
         });
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
         let thread = thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || thread_shared.accept_all(&thread_resources))
             .map_err(failed)?;
-        Ok(Listener { configured: listen.address, local, shared, thread })
+        Ok(Listener { configured: listen.address, local, shared, running, thread })
     }
 
     /// As the settings have it.
@@ -117,42 +97,47 @@ impl Listener {
         self.stop();
     }
 
-    /// Closes the socket. Connections that were accepted go on.
+    /// Accepts no more, and closes the socket. Connections that were accepted go on.
     pub(in crate::submission) fn stop(self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
-        // Ends accept() on Linux; elsewhere a connection of our own does.
-        if SockRef::from(&self.shared.socket).shutdown(Shutdown::Both).is_err() {
-            let mut address = self.local;
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv6() {
-                    IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
-                } else {
-                    IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
-                });
-            }
-            let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
-        }
-        // A panic there was printed; there is nothing else to be done about it.
+        drop(self.running);
+        // A panic there was logged; there is nothing else to be done about it.
         let _ = self.thread.join();
     }
 }
 
 impl ListenerShared {
     fn accept_all(&self, resources: &Arc<SessionResources>) {
-        loop {
-            let accepted = self.socket.accept();
-            if self.closing.load(Ordering::SeqCst) {
-                return;
-            }
-            match accepted {
+        while self.wait() {
+            match self.socket.accept() {
                 Ok((socket, peer)) => {
                     open_session(resources, &self.settings, socket, peer.ip().to_canonical());
                 }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // It went away meanwhile.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted
+                            | io::ErrorKind::WouldBlock
+                            | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => {
                     log::error!("accepting connections: {error} (raise LimitNOFILE if descriptors ran out)");
                     thread::sleep(ACCEPT_PAUSE);
                 }
+            }
+        }
+    }
+
+    /// Waits for a connection; false: the listener ends.
+    fn wait(&self) -> bool {
+        let mut watched =
+            [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.running, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Ok(_) | Err(Errno::INTR) => watched[1].revents().is_empty(),
+            Err(error) => {
+                log::error!("waiting for connections: {error}");
+                thread::sleep(ACCEPT_PAUSE);
+                true
             }
         }
     }

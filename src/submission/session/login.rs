@@ -1,33 +1,104 @@
 //! The logins of a session: which are offered, how a claim is verified, and what becomes of failed ones.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::maillog;
 use crate::sasl;
 
-use crate::submission::auth::{Claim, Offer};
+use crate::submission::auth::{AuthStep, Claim, Credentials, Exchange, Offer};
+use crate::submission::limits::login_failures::{Begin, Login};
+use crate::submission::limits::networks;
 use crate::submission::limits::sessions::Authority;
 use crate::submission::protocol::dispatch;
-use crate::submission::protocol::state::{State, Transition};
+use crate::submission::protocol::state::{Action, State, Transition};
 use crate::submission::replies;
 use crate::submission::session::listener::times;
 use crate::submission::session::{End, Session};
-use crate::submission::users;
+use crate::submission::users::{self, LoginSource};
 
 impl Session<'_> {
     /// Puts a claim to the users, unless this client has guessed too often.
     pub(super) fn verify(&mut self, state: State, claim: Claim) -> Result<Transition, End> {
-        let failures = self.resources.login_failures.count(self.client, Instant::now());
-        if failures >= self.service.limits.auth_failures {
-            maillog::turned_away(self.client, "too many failed authentications");
-            return Err(self.send_away(&replies::AUTH_TOO_MANY_FAILURES));
+        let service = self.resources.service();
+        let users = &*service.users;
+        if !users.is_available() {
+            // Nobody can tell who is right, so nobody was wrong.
+            return Ok(dispatch::auth_step(state, AuthStep::Refuse(replies::AUTH_NOT_NOW)));
         }
-        Ok(dispatch::auth_step(state, claim.put_to(&*self.resources.service().users)))
+        let begun = match &claim {
+            Claim::Password(credentials) => {
+                let Credentials { name, password } = credentials;
+                // What is kept of a wrong password holds for as long as the user has the same one.
+                let secret = [&users.mark(name)[..], password].concat();
+                self.begin(name, Some(&secret))?
+            }
+            Claim::CramMd5(response) => self.begin(response.name(), None)?,
+            // The proof comes with the next line, and is what is checked: see `respond`.
+            Claim::Scram(first) => match self.resources.login_failures.is_too_many(
+                self.client,
+                first.name(),
+                self.service.limits.auth_failures,
+            ) {
+                true => return Err(self.too_many_failures()),
+                false => None,
+            },
+        };
+        if let Some(step) = begun {
+            return Ok(dispatch::auth_step(state, step));
+        }
+        let from = match claim.name() {
+            name if self.resources.login_failures.is_known(self.client, name) => LoginSource::Known,
+            _ => LoginSource::Network(networks::around(self.client)),
+        };
+        let transition = dispatch::auth_step(state, claim.put_to(users, from));
+        Ok(self.checked(transition))
+    }
+
+    /// A line within an exchange. The last one of SCRAM has the proof, and is checked like a password.
+    pub(super) fn respond(&mut self, state: State, line: &[u8]) -> Result<Transition, End> {
+        if let State::Authenticating(client, Exchange::ScramLast(last)) = &state {
+            let name = last.name().to_owned();
+            if let Some(step) = self.begin(&name, None)? {
+                return Ok(dispatch::auth_step(State::Ready(client.clone()), step));
+            }
+        }
+        let transition = dispatch::respond(state, line);
+        Ok(self.checked(transition))
+    }
+
+    /// Reserves a check, and waits where this name is guessed at. The step that ends the exchange, where nothing is
+    /// to be checked.
+    fn begin(&mut self, name: &str, secret: Option<&[u8]>) -> Result<Option<AuthStep>, End> {
+        let login = Login { client: self.client, name, secret };
+        match self.resources.login_failures.begin(login, self.service.limits.auth_failures) {
+            Begin::Check(permit, delay) => {
+                self.handle.pause(delay);
+                self.scratch.permit = Some(permit);
+                self.stay().map(|()| None)
+            }
+            Begin::WrongAgain => Ok(Some(AuthStep::Failed(name.to_owned()))),
+            Begin::TooMany => Err(self.too_many_failures()),
+            Begin::Busy => Ok(Some(AuthStep::Refuse(replies::AUTH_BUSY))),
+        }
+    }
+
+    /// The check is over; a failure keeps its place until it is counted.
+    fn checked(&mut self, transition: Transition) -> Transition {
+        if !matches!(transition.action, Action::LoginFailed(_)) {
+            self.scratch.permit = None;
+        }
+        transition
+    }
+
+    fn too_many_failures(&mut self) -> End {
+        maillog::turned_away(self.client, "too many failed authentications");
+        self.send_away(&replies::AUTH_TOO_MANY_FAILURES)
     }
 
     pub(super) fn login_failed(&mut self, name: String) {
-        self.resources.login_failures.record(self.client, Instant::now());
+        // Without a permit it is the secret of before: it counts once.
+        let Some(permit) = self.scratch.permit.take() else { return };
+        permit.failed();
         let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
         // Only the name of a user: what was typed instead of one may be a password.
         let whose = match self.service.users.with_scram(&name).user {
@@ -45,16 +116,14 @@ impl Session<'_> {
     /// A client that fails and then has the password after all did not guess it: one that prefers CRAM-MD5 does so
     /// each time where its user has PLAIN only, and must not be shut out for it.
     pub(super) fn logged_in(&mut self, state: &State) {
-        if let Some(user) = state.user() {
-            self.handle.set_authority(Authority::User(Arc::clone(user)));
-            self.resources.sessions.logged_in(self.handle);
-            // Fails only where the client is gone; the next read says so.
-            let _ = self.wire.set_times(times(&self.service.limits, true));
-        }
+        let Some(user) = state.user() else { return };
+        self.handle.set_authority(Authority::User(Arc::clone(user)));
+        self.resources.sessions.logged_in(self.handle);
+        // Fails only where the client is gone; the next read says so.
+        let _ = self.wire.set_times(times(&self.service.limits, true));
         let (name, times) = std::mem::take(&mut self.scratch.failed);
-        if times > 0 && state.user().is_some_and(|user| user.name == name) {
-            self.resources.login_failures.forgive(self.client, times, Instant::now());
-        }
+        let forgiven = if name == user.name { times } else { 0 };
+        self.resources.login_failures.succeeded(self.client, &user.name, forgiven);
     }
 
     /// What AUTH may be here and now.

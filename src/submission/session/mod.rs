@@ -11,6 +11,7 @@ pub(in crate::submission) mod listener;
 mod login;
 mod pool;
 pub(in crate::submission) mod service;
+pub(in crate::submission) mod sockets;
 mod transfer;
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::mail::{Domain, Reply};
 use crate::maillog;
 use crate::sasl::ChannelBinding;
 
+use crate::submission::limits::login_failures::Permit;
 use crate::submission::limits::rates::Counted;
 use crate::submission::limits::sessions::{Authority, SessionHandle};
 use crate::submission::message::chunk::ChunkReader;
@@ -51,6 +53,8 @@ struct SessionScratch<'a> {
     channel: Option<ChannelBinding>,
     /// The message under way, in its user's rate.
     rate_reservation: Option<Counted<'a>>,
+    /// The login that is being checked.
+    permit: Option<Permit<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.
     failed: (String, u32),
     /// The message that chunks are coming of.
@@ -120,7 +124,7 @@ impl Session<'_> {
                 self.send_away(&replies::SESSION_TOO_LONG)
             }
             WireError::TimedOut => self.send_away(&replies::TIMED_OUT),
-            WireError::Closed | WireError::Io(_) => End::Lost,
+            WireError::Closed | WireError::NothingSaid | WireError::Io(_) => End::Lost,
         }
     }
 }

@@ -35,9 +35,28 @@ pub enum StartError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A socket that the process was started with is of no use.
+    #[error(
+        "a socket of systemd (LISTEN_FDS) cannot be used: {0}; postrider.socket has ListenStream= with IP addresses only"
+    )]
+    Inherited(#[source] io::Error),
+    /// A socket that the process was started with is for nobody.
+    #[error(
+        "systemd listens on {address}, which no [[listen]] has (they have {listed}); make ListenStream= in \
+         postrider.socket and [[listen]] address the same"
+    )]
+    NotListed {
+        /// Of the socket.
+        address: SocketAddr,
+        /// Of the listeners.
+        listed: String,
+    },
     /// The system gives no threads.
     #[error("starting threads: {0} (raise TasksMax)")]
     Threads(#[source] io::Error),
+    /// Of a secret of this process.
+    #[error("the system gives no random numbers")]
+    Random,
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -109,7 +128,7 @@ impl SessionResources {
         Ok(SessionResources {
             service: RwLock::new(Arc::new(service)),
             ports,
-            login_failures: LoginFailures::default(),
+            login_failures: LoginFailures::new().map_err(|_| StartError::Random)?,
             rates: Rates::default(),
             etrn_requests: EtrnRequests::default(),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,

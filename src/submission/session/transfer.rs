@@ -107,6 +107,9 @@ impl<'a> Session<'a> {
     /// The next bytes of content, of which so many have come since `begin`.
     fn content(&mut self, begin: Instant, bytes: u64) -> Result<&[u8], End> {
         self.stay()?;
+        if self.handle.takes_no_content() {
+            return Err(self.send_away(&replies::SHUTTING_DOWN));
+        }
         let patience = 2 * self.service.limits.idle_timeout;
         let deadline = begin + patience + Duration::from_secs(bytes / CONTENT_BYTES_PER_SEC_MIN);
         match self.wire.wait_for_input(deadline) {

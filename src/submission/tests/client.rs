@@ -74,6 +74,12 @@ impl Player {
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
     }
 
+    /// Another handle to its connection in the clear.
+    pub(super) fn sender(&self) -> TcpStream {
+        let ClientStream::Plain(stream) = self.stream.get_ref() else { panic!("TLS") };
+        stream.try_clone().unwrap()
+    }
+
     /// RFC 9266, from the client's side.
     pub(super) fn channel_binding(&self) -> [u8; 32] {
         let ClientStream::Tls(stream) = self.stream.get_ref() else { panic!("no TLS") };

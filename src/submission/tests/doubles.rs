@@ -18,7 +18,7 @@ use crate::submission::ports::{
     MessageQueue, OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail,
 };
 use crate::submission::session::service::Ports;
-use crate::submission::users::{Directory, Known, User, Verifier};
+use crate::submission::users::{Directory, Known, LoginSource, PasswordCheck, User, Verifier};
 
 /// The queue's double.
 #[derive(Default)]
@@ -132,8 +132,15 @@ impl OnDemand for Shelf {
 
 /// Passwords alone: all that most tests want.
 impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
-    fn with_password(&self, name: &str, password: &[u8]) -> Option<Arc<User>> {
-        self(name, password)
+    fn with_password(&self, name: &str, password: &[u8], _from: LoginSource) -> PasswordCheck {
+        let user = self(name, password);
+        user.map_or(PasswordCheck::Wrong, PasswordCheck::Right)
+    }
+    fn is_available(&self) -> bool {
+        true
+    }
+    fn mark(&self, _name: &str) -> [u8; 32] {
+        [0; 32]
     }
     fn with_cram_md5(&self, _name: &str, _challenge: &[u8], _digest: &[u8; 16]) -> Option<Arc<User>> {
         None
@@ -177,7 +184,7 @@ pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
 }
 
 /// Settings with one listener on a free port of loopback.
-pub(super) fn settings(certificates: &Path) -> SubmissionSettings {
+pub(in crate::submission) fn settings(certificates: &Path) -> SubmissionSettings {
     let to = |text: &str| address::parse(text).unwrap();
     SubmissionSettings {
         hostname: Domain::parse("relay.example").unwrap(),
@@ -224,5 +231,5 @@ pub(super) fn ports(queue: &Arc<MemoryQueue>) -> Ports {
 
 /// Starts submission with the doubles.
 pub(super) fn start(settings: &SubmissionSettings, queue: &Arc<MemoryQueue>) -> Submission {
-    Submission::start_with(settings, Box::new(verify), ports(queue)).unwrap()
+    Submission::start_with(settings, Vec::new(), Box::new(verify), ports(queue)).unwrap()
 }

@@ -28,7 +28,8 @@ fn room() -> Room {
     let users = Arc::new(Users::load(&path).unwrap());
     let settings = settings(directory.path());
     let ports = ports(&Arc::new(MemoryQueue::default()));
-    let submission = Submission::start_with(&settings, Box::new(Arc::clone(&users)), ports).unwrap();
+    let submission =
+        Submission::start_with(&settings, Vec::new(), Box::new(Arc::clone(&users)), ports).unwrap();
     Room { directory, users, submission }
 }
 
@@ -126,7 +127,7 @@ fn who_guesses_is_sent_away_and_nobody_else() {
     for guess in 0..5 {
         // The limit is one for all mechanisms and sessions.
         let reply = match guess % 3 {
-            0 => player.command(&plain("app", "wrong")),
+            0 => player.command(&plain("app", &format!("wrong {guess}"))),
             1 => wrong_cram_md5(&mut player, "old"),
             _ => room.scram_plus(&mut room.client(), [0; 32]),
         };
@@ -154,9 +155,9 @@ fn a_failure_that_the_same_session_makes_good_is_no_guess() {
     }
     // To know one password makes guesses at another user's no better.
     let mut replies = Vec::new();
-    for _ in 0..6 {
+    for n in 0..6 {
         let mut player = room.client();
-        replies.push(player.command(&plain("old", "guess")));
+        replies.push(player.command(&plain("old", &format!("guess {n}"))));
         player.send(format!("{}\r\n", plain("app", "secret")).as_bytes());
         player.line();
     }

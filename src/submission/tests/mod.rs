@@ -3,7 +3,7 @@
 //! `wire` looks at its bytes.
 
 mod client;
-mod doubles;
+pub(super) mod doubles;
 mod golden;
 mod login;
 mod protocol;

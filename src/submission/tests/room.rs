@@ -1,7 +1,8 @@
 //! The room as a whole over loopback sockets: limits, stopping, reloading, hostile clients, a real client.
 
+use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,15 +90,20 @@ fn a_client_beyond_its_own_limit_gets_421_at_once() {
 }
 
 #[test]
-fn stopping_ends_idle_sessions_and_lets_a_message_finish() {
+fn stopping_ends_silent_sessions_and_lets_a_message_finish() {
     let room = Arc::new(room(|_| ()));
     let mut idle = room.greeted();
     idle.command("EHLO client.example");
+    let mut within = room.greeted();
+    within.command("EHLO client.example");
+    within.command("MAIL FROM:<a@b>");
     let mut busy = room.at_data();
     let stopper = Arc::clone(&room);
     let stop = thread::spawn(move || stopper.submission.stop(Duration::from_secs(20)));
     assert_eq!(idle.reply(), "421 4.3.2 Service shutting down, try again later");
     assert_eq!(idle.line(), None);
+    assert_eq!(within.reply(), "421 4.3.2 Service shutting down, try again later");
+    assert_eq!(within.line(), None);
     busy.send(b"Subject: last\r\n\r\nbody\r\n.\r\n");
     assert!(busy.reply().starts_with("250 2.0.0 Ok: queued as "));
     assert_eq!(busy.reply(), "421 4.3.2 Service shutting down, try again later");
@@ -108,12 +114,30 @@ fn stopping_ends_idle_sessions_and_lets_a_message_finish() {
 }
 
 #[test]
-fn stopping_cuts_off_what_does_not_finish_and_queues_none_of_it() {
+fn content_that_does_not_end_in_time_gets_421_and_is_not_queued() {
     let room = room(|_| ());
     let mut stuck = room.at_data();
     stuck.send(b"Subject: half\r\n");
-    assert_eq!(room.submission.stop(Duration::from_millis(50)), 1);
+    let mut active = room.at_data();
+    let sending = active.sender();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (still, times) = (Arc::clone(&stopped), 2000);
+    let sender = thread::spawn(move || {
+        // Until the relay has ended, or 20 s are over.
+        for _ in (0..times).take_while(|_| !still.load(Ordering::SeqCst)) {
+            if (&sending).write_all(b"and so on\r\n").is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!(room.submission.stop(Duration::from_millis(50)), 0, "all heard of it");
+    stopped.store(true, Ordering::SeqCst);
     assert_eq!(room.submission.sessions(), 0);
+    for client in [&mut stuck, &mut active] {
+        assert_eq!(client.reply(), "421 4.3.2 Service shutting down, try again later");
+    }
+    sender.join().unwrap();
     assert!(room.queue.accepted.lock().unwrap().is_empty());
 }
 
@@ -171,7 +195,7 @@ fn a_listener_with_tls_needs_a_certificate() {
     let mut settings = settings(certificates.path());
     settings.tls = None;
     let queue = Arc::new(MemoryQueue::default());
-    let error = Submission::start_with(&settings, Box::new(verify), ports(&queue)).err().unwrap();
+    let error = Submission::start_with(&settings, Vec::new(), Box::new(verify), ports(&queue)).err().unwrap();
     assert!(error.to_string().contains("no [tls] certificate"), "{error}");
 }
 
@@ -182,7 +206,7 @@ fn a_panic_ends_one_session_and_leaves_nothing_behind() {
     settings.limits.sessions = 1;
     let queue = Arc::new(MemoryQueue::default());
     let verify = |_: &str, _: &[u8]| panic!("a verifier that panics");
-    let submission = Submission::start_with(&settings, Box::new(verify), ports(&queue)).unwrap();
+    let submission = Submission::start_with(&settings, Vec::new(), Box::new(verify), ports(&queue)).unwrap();
     let mut player = Player::connect(submission.addresses()[0]);
     player.reply();
     player.command("EHLO client.example");

@@ -32,6 +32,15 @@ pub enum UsersError {
         /// What is wrong.
         what: String,
     },
+    /// It was there before.
+    #[error("users file {}: is gone; put it back", .0.display())]
+    Gone(PathBuf),
+    /// There was something in it before.
+    #[error("users file {}: is empty; put its users back, or a comment where there are to be none", .0.display())]
+    Empty(PathBuf),
+    /// There is none, and there was none.
+    #[error("users file {}: there is none, or nothing in it; run `postrider user add`", .0.display())]
+    Nobody(PathBuf),
     /// Not a name.
     #[error(
         "\"{0}\" cannot be a user's name; use 1 to {NAME_CHARS_MAX} printable ASCII characters, \

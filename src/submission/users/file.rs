@@ -46,6 +46,8 @@ pub(super) struct Contents {
     pub(super) users: Vec<Arc<User>>,
     /// None in a file that was written by hand.
     pub(super) decoy_secret: Option<DecoySecret>,
+    /// There is nothing in it, not even a comment.
+    pub(super) is_blank: bool,
 }
 
 /// Every user of the file, in its order; a file that does not exist has none.
@@ -53,12 +55,12 @@ pub(super) struct Contents {
 /// # Errors
 /// The file cannot be read, or a line breaks its form.
 pub fn list(path: &Path) -> Result<Vec<Arc<User>>, UsersError> {
-    Ok(load(path)?.users)
+    Ok(load(path)?.unwrap_or_default().users)
 }
 
-/// The same, with what else is in the file.
-pub(super) fn load(path: &Path) -> Result<Contents, UsersError> {
-    parse(path, &read(path)?)
+/// The same, with what else is in the file; none: there is none.
+pub(super) fn load(path: &Path) -> Result<Option<Contents>, UsersError> {
+    read(path)?.map(|text| parse(path, &text)).transpose()
 }
 
 /// Adds a user. A new file is for its owner and group alone.
@@ -110,7 +112,7 @@ fn change(
     };
     let lock = File::open(directory).map_err(fail)?;
     lock.lock().map_err(fail)?;
-    let text = read(path)?;
+    let text = read(path)?.unwrap_or_default();
     let there = parse(path, &text)?;
     replace(path, directory, &edit(&there, text)?).map_err(fail)?;
     // The rename is durable when the directory is.
@@ -140,18 +142,18 @@ fn replace(path: &Path, directory: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<String, UsersError> {
+fn read(path: &Path) -> Result<Option<String>, UsersError> {
     let text = guarded::read(path)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| std::io::Error::other("is not UTF-8")));
     match text {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(UsersError::Io { path: path.to_owned(), verb: "read", source }),
     }
 }
 
 fn parse(path: &Path, text: &str) -> Result<Contents, UsersError> {
-    let mut contents = Contents::default();
+    let mut contents = Contents { is_blank: text.trim_ascii().is_empty(), ..Contents::default() };
     let mut names = std::collections::HashSet::new();
     for (at, line) in text.lines().enumerate() {
         if line.trim_ascii().is_empty() || line.starts_with('#') {

@@ -5,6 +5,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 use crate::mail::Priority;
 
+impl Users {
+    /// The user, if this is the password.
+    fn right_at(&self, name: &str, password: &[u8], now: Instant) -> Option<Arc<User>> {
+        match self.verify_at(name, password, LoginSource::Known, now) {
+            PasswordCheck::Right(user) => Some(user),
+            PasswordCheck::Wrong => None,
+            PasswordCheck::Busy => panic!("nobody else is here"),
+        }
+    }
+}
+
 struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -41,17 +52,17 @@ fn a_user_is_added_verified_and_removed() {
     let dir = Dir::new();
     let users = Users::load(&dir.path()).unwrap();
     let now = Instant::now();
-    assert!(users.verify_at("app", b"secret", now).is_none(), "no file, no users");
+    assert!(users.right_at("app", b"secret", now).is_none(), "no file, no users");
     dir.add("app", "secret");
     users.reload().unwrap();
-    assert_eq!(users.verify_at("app", b"secret", now).unwrap().name, "app");
+    assert_eq!(users.right_at("app", b"secret", now).unwrap().name, "app");
     for (name, password) in [("app", "Secret"), ("app", ""), ("App", "secret"), ("", ""), ("app2", "secret")]
     {
-        assert!(users.verify_at(name, password.as_bytes(), now).is_none(), "{name} {password}");
+        assert!(users.right_at(name, password.as_bytes(), now).is_none(), "{name} {password}");
     }
     remove(&dir.path(), "app").unwrap();
     users.reload().unwrap();
-    assert!(users.verify_at("app", b"secret", now).is_none(), "a removed user is not remembered");
+    assert!(users.right_at("app", b"secret", now).is_none(), "a removed user is not remembered");
     assert!(!dir.text().contains("\napp "));
 }
 
@@ -65,13 +76,13 @@ fn a_right_password_is_remembered_for_five_minutes_and_a_wrong_one_never() {
         let verifier = users.find("user").unwrap().verifier.clone();
         users.remembers("user", &users.tag("user", password), &verifier, now)
     };
-    assert!(users.verify_at("user", b"pen", start).is_none());
+    assert!(users.right_at("user", b"pen", start).is_none());
     assert!(!remembered(b"pen", start));
-    assert!(users.verify_at("user", b"pencil", start).is_some());
+    assert!(users.right_at("user", b"pencil", start).is_some());
     assert!(remembered(b"pencil", start + REMEMBERED - Duration::from_nanos(1)));
     assert!(!remembered(b"pencil", start + REMEMBERED));
     assert!(!remembered(b"pen", start));
-    assert!(users.verify_at("user", b"pen", start).is_none(), "a wrong one beside a remembered one");
+    assert!(users.right_at("user", b"pen", start).is_none(), "a wrong one beside a remembered one");
 }
 
 #[test]
@@ -80,11 +91,11 @@ fn a_new_verifier_ends_what_was_remembered() {
     dir.write(LINE);
     let users = Users::load(&dir.path()).unwrap();
     let start = Instant::now();
-    assert!(users.verify_at("user", b"pencil", start).is_some());
+    assert!(users.right_at("user", b"pencil", start).is_some());
     remove(&dir.path(), "user").unwrap();
     dir.add("user", "crayon");
-    assert!(users.verify_at("user", b"pencil", start).is_none(), "read again without being told");
-    assert!(users.verify_at("user", b"crayon", start).is_some());
+    assert!(users.right_at("user", b"pencil", start).is_none(), "read again without being told");
+    assert!(users.right_at("user", b"crayon", start).is_some());
 }
 
 /// A client that looks at what is offered must not keep who has just been added waiting.
@@ -111,10 +122,10 @@ fn a_broken_file_leaves_the_users_of_before() {
     let users = Users::load(&dir.path()).unwrap();
     dir.write("nonsense");
     let start = Instant::now();
-    assert!(users.verify_at("user", b"pencil", start).is_some());
+    assert!(users.right_at("user", b"pencil", start).is_some());
     let error = users.reload().unwrap_err().to_string();
     assert!(error.contains("users:1: the verifier is not SCRAM-SHA-256$"), "{error}");
-    assert!(users.verify_at("user", b"pencil", start + REMEMBERED).is_some());
+    assert!(users.right_at("user", b"pencil", start + REMEMBERED).is_some());
 }
 
 #[test]
@@ -299,30 +310,91 @@ fn a_random_password_can_be_used_and_is_new_each_time() {
     assert_eq!(password.len(), 20);
     assert_ne!(password, random_password().unwrap());
     dir.add("app", &password);
-    assert!(Users::load(&dir.path()).unwrap().verify("app", password.as_bytes()).is_some());
+    assert!(Users::load(&dir.path()).unwrap().right_at("app", password.as_bytes(), Instant::now()).is_some());
+}
+
+/// What is no list of users, and what the file was before.
+#[test]
+fn a_file_that_is_no_list_leaves_the_users_of_before() {
+    let dir = Dir::new();
+    let path = dir.path();
+    dir.add("app", "secret");
+    let whole = dir.text();
+    let users = Arc::new(Users::load(&path).unwrap());
+    let troubles: [(&str, &dyn Fn()); 6] = [
+        ("gone", &|| std::fs::remove_file(&path).unwrap()),
+        ("empty", &|| dir.write("")),
+        ("blank", &|| dir.write(" \n\n")),
+        ("half a line", &|| dir.write(&whole[..whole.len() - 20])),
+        ("a directory", &|| {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+        }),
+        ("no text", &|| std::fs::write(&path, b"app \xff\xfe").unwrap()),
+    ];
+    for (what, make) in troubles {
+        make();
+        assert!(users.reload().is_err(), "{what}");
+        for _ in 0..2 {
+            assert!(users.is_available(), "{what}");
+            assert!(users.right_at("app", b"secret", Instant::now()).is_some(), "{what}");
+        }
+        assert!(lock(&users.trouble).said.is_some(), "{what}: nobody was told");
+        if path.is_dir() {
+            std::fs::remove_dir(&path).unwrap();
+        }
+        // What is right again counts at once, and is told of.
+        std::fs::write(dir.0.path().join("new"), &whole).unwrap();
+        std::fs::rename(dir.0.path().join("new"), &path).unwrap();
+        users.look_again();
+        assert!(lock(&users.trouble).said.is_none(), "{what}: nobody was told that it is over");
+    }
+    // With a comment it is a list, of nobody.
+    std::fs::write(dir.0.path().join("new"), "# nobody\n").unwrap();
+    std::fs::rename(dir.0.path().join("new"), &path).unwrap();
+    assert!(users.right_at("app", b"secret", Instant::now()).is_none());
+    assert!(users.is_available());
 }
 
 #[test]
-fn only_so_many_hash_at_once() {
-    let turnstile = Turnstile::new(2);
-    let inside = Mutex::new((0, 0));
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..50 {
-                    turnstile.pass(|| {
-                        {
-                            let mut counts = inside.lock().unwrap();
-                            counts.0 += 1;
-                            counts.1 = counts.1.max(counts.0);
-                        }
-                        std::thread::yield_now();
-                        inside.lock().unwrap().0 -= 1;
-                    });
-                }
-            });
-        }
-    });
-    assert!((1..=2).contains(&inside.lock().unwrap().1));
-    assert_eq!(*turnstile.free.lock().unwrap(), 2);
+fn where_there_never_was_a_list_nobody_is_wrong() {
+    let dir = Dir::new();
+    let users = Arc::new(Users::load(&dir.path()).unwrap());
+    assert!(!users.is_available() && !users.is_available());
+    dir.write("");
+    assert!(!Arc::new(Users::load(&dir.path()).unwrap()).is_available());
+    assert!(!users.is_available());
+    std::fs::remove_file(dir.path()).unwrap();
+    dir.add("app", "secret");
+    assert!(users.is_available());
+    assert!(users.right_at("app", b"secret", Instant::now()).is_some());
+}
+
+/// A file that an editor writes in place has only its first users for a moment.
+#[test]
+fn users_that_are_missing_from_a_file_being_written_are_not_gone_yet() {
+    let dir = Dir::new();
+    dir.add("one", "secret");
+    dir.add("two", "secret");
+    let whole = dir.text();
+    let users = Users::load(&dir.path()).unwrap();
+    let half = &whole[..whole.find("\ntwo ").unwrap() + 1];
+    dir.write(half);
+    users.look_again();
+    assert_eq!(users.count(), 2);
+    dir.write(&whole);
+    users.look_again();
+    dir.write(half);
+    let begin = Instant::now();
+    while users.count() == 2 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "it is never believed");
+        std::thread::sleep(Duration::from_millis(20));
+        users.look_again();
+    }
+    // Replaced as a whole it counts at once.
+    dir.add("three", "secret");
+    users.look_again();
+    remove(&dir.path(), "three").unwrap();
+    users.look_again();
+    assert_eq!(users.count(), 1);
 }

@@ -68,6 +68,9 @@ pub(in crate::submission) enum WireError {
     /// The client is gone.
     #[error("connection closed")]
     Closed,
+    /// The client went before it said a word of its TLS handshake.
+    #[error("connection closed without a word")]
+    NothingSaid,
     /// The client is silent, or does not read.
     #[error("timed out")]
     TimedOut,
@@ -335,14 +338,18 @@ impl Wire {
         let deadline = self.session_end.min(Instant::now() + self.handshake);
         self.socket.set_read_timeout(Some(self.handshake))?;
         let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
+        let mut heard = false;
         while connection.is_handshaking() {
             if connection.wants_write() {
                 connection.write_tls(&mut socket)?;
                 continue;
             }
-            if connection.read_tls(&mut socket)? == 0 {
-                return Err(WireError::Closed);
-            }
+            match connection.read_tls(&mut socket).map_err(WireError::from) {
+                Ok(0) | Err(WireError::Closed) if !heard => return Err(WireError::NothingSaid),
+                Ok(0) => return Err(WireError::Closed),
+                read => read?,
+            };
+            heard = true;
             let processed;
             (connection, processed) = handshakes.process(connection)?;
             if let Err(error) = processed {

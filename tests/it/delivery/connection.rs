@@ -249,14 +249,14 @@ fn a_small_message_takes_two_writes_and_the_connection_is_used_again() {
         let results = send(&mut connection, &["b@example.net", "c@example.net"]);
         assert_eq!(states(&results), [RecipientState::Delivered; 2]);
         assert_eq!(said(&results[1]).1.to_string(), "250 2.0.0 queued");
-        assert!(connection.is_usable() && !connection.is_stale());
+        assert!(connection.is_usable() && connection.look_after_idling().is_ok());
     }
     assert_eq!((connection.messages(), connection.tls()), (2, Encryption::None));
     connection.quit();
     let seen = &mx.wait_for_closed(1, SOON)[0];
     assert_eq!(
         seen.verbs(),
-        ["EHLO", "MAIL", "RCPT", "RCPT", "DATA", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
+        ["EHLO", "MAIL", "RCPT", "RCPT", "DATA", "RSET", "MAIL", "RCPT", "RCPT", "DATA", "RSET", "QUIT"]
     );
     assert_eq!(seen.commands[0], "EHLO relay.example.com");
     assert_eq!(seen.reads.len(), 1 + 2 + 2 + 1, "EHLO, two writes a message, QUIT: {:?}", seen.reads);
@@ -272,7 +272,7 @@ fn without_pipelining_every_command_waits_for_its_reply() {
     assert_eq!(states(&send(&mut connection, &["b@example.net"])), [RecipientState::Delivered]);
     connection.quit();
     let seen = &mx.wait_for_closed(1, SOON)[0];
-    assert_eq!(seen.reads.len(), 6, "EHLO MAIL RCPT DATA content QUIT: {:?}", seen.reads);
+    assert_eq!(seen.reads.len(), 7, "EHLO MAIL RCPT DATA content RSET QUIT: {:?}", seen.reads);
     assert_eq!(mx.messages()[0].mail, "MAIL FROM:<a@example.org>");
 }
 
@@ -391,7 +391,7 @@ fn a_connection_that_the_host_closed_meanwhile_is_stale() {
     let mut connection = open(&mx).unwrap();
     assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
     let until = soon();
-    while !connection.is_stale() {
+    while connection.look_after_idling().is_ok() {
         assert!(Instant::now() < until, "the close never showed");
         std::thread::yield_now();
     }
@@ -404,9 +404,9 @@ fn a_connection_that_the_host_closed_meanwhile_is_stale() {
 #[test]
 fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
     let mx = FakeMx::start(Script::new().offering(&["PIPELINING", "CHUNKING", "BINARYMIME"]));
-    let mut connection = open(&mx).unwrap();
     let big = [b"Subject: big\r\n\r\n".to_vec(), (0..=255).collect::<Vec<u8>>().repeat(8192)].concat();
     for content in [&b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r"[..], &big] {
+        let mut connection = open(&mx).unwrap();
         let (sender, to) = (parse("a@example.org"), recipient("b@example.net"));
         let to = [&to];
         let message = Outgoing { body: Body::BinaryMime, ..outgoing(&sender, &to, content) };
@@ -415,20 +415,19 @@ fn binary_content_goes_as_it_is_and_a_small_one_takes_two_writes() {
             only(&results),
             (Phase::EndOfData, RecipientState::Delivered, "250 2.0.0 queued".to_owned())
         );
+        assert!(!connection.is_usable(), "QUIT was behind it");
     }
-    connection.quit();
     let messages = mx.messages();
     assert_eq!(messages[0].mail, "MAIL FROM:<a@example.org> BODY=BINARYMIME");
     assert_eq!(messages[0].content, b"Subject: hi\r\n\r\n.\r\n\n.\n\0\r");
     assert!(messages[1].content == big, "{} bytes", messages[1].content.len());
-    let seen = &mx.wait_for_closed(1, SOON)[0];
+    let seen = mx.wait_for_closed(2, SOON);
+    assert_eq!(seen[0].verbs(), ["EHLO", "MAIL", "RCPT", "BDAT", "QUIT"]);
     // The big one has three chunks, of 1 MiB at most.
-    assert_eq!(
-        seen.verbs(),
-        ["EHLO", "MAIL", "RCPT", "BDAT", "MAIL", "RCPT", "BDAT", "BDAT", "BDAT", "QUIT"]
-    );
-    // EHLO, the commands, the chunk.
-    assert_eq!(seen.reads[2], "BDAT 23 LAST\r\n".len() + 23, "{:?}", &seen.reads[..4]);
+    assert_eq!(seen[1].verbs(), ["EHLO", "MAIL", "RCPT", "BDAT", "BDAT", "BDAT", "QUIT"]);
+    // EHLO, the commands, the chunk with QUIT.
+    let chunk = "BDAT 23 LAST\r\n".len() + 23 + "QUIT\r\n".len();
+    assert_eq!(seen[0].reads[2..], [chunk], "{:?}", seen[0].reads);
 }
 
 /// The host was promised a size. What is other than that must not be made up for with the next commands.

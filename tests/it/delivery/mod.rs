@@ -19,4 +19,5 @@ mod reports;
 mod reuse;
 mod single_write;
 mod sources;
+mod surplus;
 mod workarounds;

@@ -90,3 +90,35 @@ fn a_host_that_closed_early_costs_nothing() {
         assert_eq!(relay.logged(&[log::LANE_BACKS_OFF]), [""; 0]);
     }
 }
+
+/// A host that takes one recipient in a transaction, or one message on a connection, by its own words (RFC 9422) or
+/// without any: each further recipient goes at once, on the next transaction or connection of the same attempt.
+#[test]
+fn recipients_that_a_host_takes_one_by_one_go_at_once() {
+    let bye = Act::SayAndClose("250 2.0.0 queued, and good bye");
+    let one = || Script::new().recipients_max(1);
+    let offering = |limits: &str| Script::new().offering(&["PIPELINING", &format!("LIMITS {limits}")]);
+    for (name, script, connections) in [
+        ("RCPTMAX=1", offering("RCPTMAX=1"), 1),
+        ("both", offering("MAILMAX=1 RCPTMAX=1"), 30),
+        ("452", one(), 1),
+        ("452 and closes", one().on(At::Dot, bye.clone()), 30),
+        ("452, closes, no pipelining", one().offering(&[]).on(At::Dot, bye), 30),
+        ("452 and 421 at the next", one().on(At::Rset, Act::SayAndClose("421 4.7.0 enough")), 30),
+        ("452 and MAILMAX=3", offering("MAILMAX=3").recipients_max(1), 10),
+    ] {
+        let mut world = World::new();
+        let mx = world.host("a.test", script);
+        let relay = world.relay(Config::new().retry(&["1h"]));
+        let to: Vec<String> = (0..30).map(|number| format!("r{number}@a.test")).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        let began = Instant::now();
+        relay.submit(SENDER, &to, &mail("to all"));
+        mx.wait_for_messages(30, SOON);
+        relay.wait_until_empty();
+        assert!(began.elapsed() < Duration::from_secs(8), "{name}: {:?}", began.elapsed());
+        assert_eq!((mx.messages().len(), mx.seen().len()), (30, connections), "{name}");
+        let attempts = relay.db().rows("SELECT outcome, count(*) FROM attempts GROUP BY outcome", []);
+        assert_eq!(attempts, ["delivered|30"], "{name}");
+    }
+}

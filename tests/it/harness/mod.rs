@@ -1,5 +1,6 @@
 //! What the tests stand on: the relay, the hosts it delivers to, its clients, its database, its log.
 
+pub mod certificate_files;
 pub mod client;
 pub mod db;
 pub mod dialogue;

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use crate::harness::dns_server::{DnsServer, Zone};
 use rusqlite::OpenFlags;
 
+use crate::harness::certificate_files;
+pub use crate::harness::certificate_files::write_secret;
 pub use crate::harness::client::{Client, mail};
 pub use crate::harness::db::Db;
 use crate::harness::fakemx::{FakeMx, SOON, Script};
@@ -251,40 +253,6 @@ impl Config {
     }
 }
 
-/// A certificate and key for `localhost`, and the CA that vouches for it, as PEM files.
-struct CertificateFiles;
-
-impl CertificateFiles {
-    fn write(folder: &Path) {
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        ca.distinguished_name.push(rcgen::DnType::CommonName, "Postrider test CA");
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        std::fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-        let issuer = rcgen::Issuer::new(ca, ca_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
-        leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
-        // OpenSSL in strict mode (Python 3.13) wants these.
-        leaf.use_authority_key_identifier_extension = true;
-        leaf.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = leaf.signed_by(&key, &issuer).unwrap();
-        std::fs::write(folder.join("cert.pem"), leaf.pem()).unwrap();
-        write_secret(&folder.join("key.pem"), &key.serialize_pem());
-    }
-}
-
-/// Writes a file that only its owner may read.
-pub fn write_secret(file: &Path, text: &str) {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file =
-        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(file).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-}
-
 /// A relay: its directory, and the process while it runs.
 pub struct Relay {
     folder: tempfile::TempDir,
@@ -319,7 +287,7 @@ impl Relay {
     pub fn prepare_with_queue_in(directory: Option<&Path>, config: Config) -> Relay {
         let folder = tempfile::Builder::new().prefix("postrider-it-").tempdir().unwrap();
         let queue = directory.unwrap_or(folder.path()).join("queue.db");
-        CertificateFiles::write(folder.path());
+        certificate_files::write(folder.path());
         let address = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (clear, starttls, implicit) = (address(), address(), address());
         let file = |name: &str| format!("{:?}", folder.path().join(name));
@@ -410,9 +378,21 @@ impl Relay {
 
     /// With these in its environment.
     pub fn spawn_with(&mut self, environment: &[(&str, &str)]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.spawn_logging_to(environment, log);
+    }
+
+    /// The same, with its log going there.
+    pub fn spawn_logging_to(&mut self, environment: &[(&str, &str)], log: impl Into<Stdio>) {
         let mut command = self.command(&["serve"]);
         command.envs(environment.iter().copied());
-        self.spawn_command(command);
+        self.spawn_command(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
+    }
+
+    /// Starts it with this command, which becomes the relay.
+    pub fn spawn_command(&mut self, command: &mut Command) {
+        assert!(self.child.is_none(), "it runs already");
+        self.child = Some(command.spawn().unwrap());
     }
 
     /// Under strace, which stands aside (`-D`): the child is the relay itself.
@@ -422,14 +402,8 @@ impl Relay {
         command.args(["-D", "-f", "-q"]).args(arguments).arg("--");
         command.arg(serve.get_program()).args(serve.get_args());
         command.env_remove("NOTIFY_SOCKET").env("RUST_LOG", "info").current_dir(self.folder.path());
-        self.spawn_command(command);
-    }
-
-    fn spawn_command(&mut self, mut command: Command) {
-        assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.unwrap());
+        self.spawn_command(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
     }
 
     /// Whether the process has not ended yet.
@@ -506,9 +480,20 @@ impl Relay {
         child.wait().unwrap();
     }
 
-    /// What it logged so far, over all starts.
+    /// What it logged so far, over all starts. A thread of the relay's writes it, a moment after what it tells of, so
+    /// this returns when nothing more comes.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.path("log")).unwrap_or_default()).into_owned()
+        let read = || std::fs::read(self.path("log")).unwrap_or_default();
+        let mut log = read();
+        for _ in 0..50 {
+            std::thread::sleep(TICK);
+            let longer = read();
+            if longer.len() == log.len() {
+                break;
+            }
+            log = longer;
+        }
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The lines of the log that have all of these: keys with their values, or words of [`super::log`].

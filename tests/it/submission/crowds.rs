@@ -14,7 +14,7 @@ use super::abuse::shake_hands;
 const SESSIONS: usize = 40;
 
 /// A relay with a listener that trusts nobody and lets users log in in the clear.
-fn relay(config: Config) -> (Relay, SocketAddr) {
+pub(super) fn relay(config: Config) -> (Relay, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let relay = World::new().relay(config.listener(&format!("address = \"{address}\"\ntls = \"off\"")));
     wait_for("the listener", SOON, || TcpStream::connect(address).ok());

@@ -5,6 +5,7 @@ mod atrn;
 mod crowds;
 mod exhaustion;
 mod extensions;
+mod guessing;
 mod log_lines;
 mod mechanisms;
 mod operators;

@@ -5,3 +5,5 @@ mod crash;
 mod killed;
 mod mails;
 mod power_cut;
+mod stderr;
+mod stopping;

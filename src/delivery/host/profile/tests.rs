@@ -303,3 +303,25 @@ fn a_doubt_after_a_single_write_is_learnt_at_once() {
         assert_eq!(learnt(&[(Profile::FULL, Evidence { single_write, ..well() })]), [expected]);
     }
 }
+
+/// Whatever else the conversation seems to show, it may be the answer to something else.
+#[test]
+fn a_reply_too_many_has_each_message_go_alone_from_then_on() {
+    let unasked = Evidence { unasked: Some(said(Phase::EndOfData, 550)), ..well() };
+    let unclear = Evidence { failure: Some(said(Phase::Mail, 250)), ..unasked.clone() };
+    let not_first = Evidence { is_fresh: false, ..out_of_sync(250) };
+    let endpoint = endpoint(RouteTls::Opportunistic);
+    let tls = TlsLevel::NoPostQuantum;
+    let tried = Profile { tls, ..Profile::FULL };
+    let alone = Profile { tls, ..Profile::ONE_BY_ONE };
+    for (evidence, next) in [(&unasked, None), (&unclear, Some(alone)), (&not_first, Some(alone))] {
+        assert_eq!(fallback(&tried, evidence, &endpoint, &HostKnowledge::NOTHING), next, "{evidence:?}");
+        let lessons = learn(&[(tried, evidence.clone())], &HostKnowledge::NOTHING);
+        let learnt = matches!(lessons[..], [Lesson::LeaveOut(Setting::NoReuse, _)]);
+        assert!(learnt, "{evidence:?} taught {lessons:?}");
+    }
+    assert_eq!(fallback(&alone, &unclear, &endpoint, &HostKnowledge::NOTHING), None, "no way is left");
+    let second = Evidence { is_fresh: false, pipelining: PipelineResult::InOrder, ..well() };
+    let lessons = learn(&[(Profile::FULL, second)], &HostKnowledge::NOTHING);
+    assert!(lessons.contains(&Lesson::Works(Feature::Reuse)), "{lessons:?}");
+}

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::time::Instant;
 
 use crate::config::InDoubt;
 use crate::mail::{Outcome, Phase};
@@ -51,12 +52,16 @@ impl AttemptState<'_> {
         });
         let profile = match &start {
             Start::Standing(connection) => {
-                Profile { single_write: known.profile.single_write, ..connection.profile }
+                let Profile { single_write, reuse, .. } = known.profile;
+                Profile { single_write, reuse, ..connection.profile }
             }
             Start::Dialled(_) => known.profile_for(endpoint),
         };
         let (tried, failed, connection) = self.try_profiles(endpoint, slot.as_ref(), &known, profile, start);
-        if let Some(slot) = &slot {
+        // What we break off shows nothing of the host.
+        if let Some(slot) = &slot
+            && !self.context.connector.is_stopping()
+        {
             slot.remember(learn(&tried, &known));
         }
         let failed = failed.map(|failed| self.judge(endpoint, slot.as_ref(), failed));
@@ -71,7 +76,8 @@ impl AttemptState<'_> {
     }
 
     /// Conversations from this profile down, each without what the one before failed at, as long as leaving
-    /// more out may help. Gives what each came to, the failure that stands, and the last connection.
+    /// more out may help; and one more for as long as the host takes some of the recipients each time and no more on
+    /// that connection. Gives what each came to, the failure that stands, and the last connection.
     fn try_profiles(
         &mut self,
         endpoint: &Endpoint,
@@ -82,7 +88,15 @@ impl AttemptState<'_> {
     ) -> (Vec<(Profile, Evidence)>, Option<HostFailure>, Option<Connection>) {
         let (mut start, mut tried, mut standing) = (Some(start), Vec::new(), None);
         loop {
-            let (evidence, failed, connection) = self.converse_once(endpoint, slot, profile, start.take());
+            let before = self.unanswered().len();
+            let (mut evidence, mut failed, connection) =
+                self.converse_once(endpoint, slot, profile, start.take());
+            let took_some = self.unanswered().len() < before;
+            if took_some && self.goes_on(endpoint, slot, &mut failed, connection.as_ref()) {
+                evidence.failure = None;
+                tried.push((profile, evidence));
+                continue;
+            }
             standing = which_stands(standing, failed);
             let next = fallback(&profile, &evidence, endpoint, known);
             tried.push((profile, evidence));
@@ -92,6 +106,35 @@ impl AttemptState<'_> {
             }
             profile = next;
         }
+    }
+
+    /// Whether those who are left have another connection to the host at once: it took others, and then the connection
+    /// was over. A host may take one recipient at a time, or one message a connection (RFC 9422 §3 calls that RCPTMAX
+    /// and MAILMAX; others just close). Each such connection answers one recipient at least. Where the host's rate is
+    /// used up, the failure says so.
+    fn goes_on(
+        &self,
+        endpoint: &Endpoint,
+        slot: Option<&Slot>,
+        failed: &mut Option<HostFailure>,
+        connection: Option<&Connection>,
+    ) -> bool {
+        let Some(HostFailure { failure, ruling, .. }) = failed else { return false };
+        let was_used = connection.is_some_and(|connection| connection.messages() > 1);
+        let is_over = match failure {
+            Failure::NoMoreRecipients => true,
+            Failure::NoReply { phase: Phase::Mail, fault: Fault::Lost(_), .. } => was_used,
+            Failure::Refused { phase: Phase::Mail, reply } => was_used && reply.code == 421,
+            _ => false,
+        };
+        if !is_over || Instant::now() >= self.deadline {
+            return false;
+        }
+        let counted = slot.map_or(Ok(()), |slot| slot.count_message(endpoint, &self.context.settings));
+        if let Err(wait) = counted {
+            (ruling.next, ruling.backs_off) = (NextStep::Requeue(wait), false);
+        }
+        counted.is_ok()
     }
 
     /// One conversation at this profile: over the connection that stands, or a new one.
@@ -160,7 +203,11 @@ impl AttemptState<'_> {
         let most = self.context.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(pooled.connection.limits().1.unwrap_or(usize::MAX));
-        let good = went_well && pooled.connection.is_usable() && pooled.connection.messages() < most;
+        let Connection { profile, .. } = &pooled.connection;
+        let good = went_well
+            && profile.reuse
+            && pooled.connection.is_usable()
+            && pooled.connection.messages() < most;
         if good && !pooled.slot.as_ref().is_some_and(|slot| slot.is_wanted(key)) {
             self.resources.pool.put(key, pooled);
         } else {
@@ -190,6 +237,7 @@ impl AttemptState<'_> {
             // Of all but the last transaction this is overwritten: the first that goes wrong is the last one
             // here, and what goes well is seen again.
             (evidence.pipelining, evidence.chunking) = (delivery.pipelining, delivery.chunking);
+            evidence.unasked = delivery.unasked.or(evidence.unasked);
             if delivery.single_write {
                 evidence.single_write = learn_single_write(&delivery.results);
             }

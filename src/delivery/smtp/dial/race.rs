@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Socket, Type};
 
+use crate::delivery::smtp::stop::{LOOK_EVERY, Stop};
 use crate::delivery::smtp::wire::{Fault, Timeouts, fault_of, remaining};
 
 /// RFC 8305 §8: the recommended "Connection Attempt Delay".
@@ -38,7 +39,7 @@ pub(super) struct Race {
 }
 
 /// Connects to `first`, and to `second` if `first` has neither connected nor failed after its head start.
-pub(super) fn race(first: Target, second: Option<Target>, timeouts: Timeouts) -> Race {
+pub(super) fn race(first: Target, second: Option<Target>, timeouts: Timeouts, stop: &Stop) -> Race {
     let (second_at, mut waiting) = (Instant::now() + HEAD_START, second);
     let mut faults = [None, None];
     let mut connecting = Vec::with_capacity(2);
@@ -51,6 +52,10 @@ pub(super) fn race(first: Target, second: Option<Target>, timeouts: Timeouts) ->
             }
         }
         if connecting.is_empty() {
+            return Race { won: None, faults };
+        }
+        if let Err(fault) = stop.check(false) {
+            connecting.iter().for_each(|one| faults[one.place as usize] = Some(fault.clone()));
             return Race { won: None, faults };
         }
         let next = waiting.map(|_| second_at);
@@ -123,12 +128,12 @@ impl Connecting {
     }
 }
 
-/// Waits until a socket is ready, a time-out is over or `next` has come. Says which sockets are ready.
+/// Waits until a socket is ready, a time-out is over, `next` has come or it is time to look at the stop. Says which
+/// sockets are ready.
 fn ready(connecting: &[Connecting], next: Option<Instant>, deadline: Instant) -> Result<Vec<bool>, Errno> {
     let moments = connecting.iter().map(|one| one.until).chain(next);
     let wait = moments.fold(deadline, Instant::min).saturating_duration_since(Instant::now());
-    // A time that is out of range is as good as for ever.
-    let wait = Timespec::try_from(wait).ok();
+    let wait = Timespec::try_from(wait.min(LOOK_EVERY)).ok();
     let mut asked: Vec<PollFd<'_>> =
         connecting.iter().map(|one| PollFd::new(&one.socket, PollFlags::OUT)).collect();
     match poll(&mut asked, wait.as_ref()) {
@@ -181,6 +186,24 @@ pub(super) mod tests {
 
     fn target(to: SocketAddr) -> Target {
         Target { to, from: None }
+    }
+
+    fn race(first: Target, second: Option<Target>, timeouts: Timeouts) -> Race {
+        super::race(first, second, timeouts, &Stop::default())
+    }
+
+    #[test]
+    fn a_stop_ends_the_wait_for_both() {
+        let (one, other, stop) = (black_hole("127.0.0.1"), black_hole("127.0.0.2"), Stop::default());
+        let began = Instant::now();
+        let ended = std::thread::scope(|scope| {
+            let (targets, stop) = ((target(one.address), target(other.address)), &stop);
+            let racing = scope.spawn(move || super::race(targets.0, Some(targets.1), timeouts(SOON), stop));
+            stop.begin(began + SOON);
+            racing.join().unwrap()
+        });
+        assert_eq!(ended.faults[0], Some(Fault::Stopping));
+        assert!(began.elapsed() < SOON / 4, "{:?}", began.elapsed());
     }
 
     fn winner(race: &Race) -> Option<Place> {

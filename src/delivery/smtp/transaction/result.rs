@@ -25,15 +25,6 @@ pub enum RecipientResult {
     InDoubt(Failure),
 }
 
-/// How the connection is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::delivery) struct After {
-    /// Another transaction may follow on it.
-    pub(in crate::delivery) usable: bool,
-    /// That one has to begin with RSET.
-    pub(in crate::delivery) needs_reset: bool,
-}
-
 /// How the host took BDAT, where DATA would have been another way.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ChunkingResult {
@@ -52,7 +43,13 @@ pub enum ChunkingResult {
 pub(in crate::delivery) struct TransactionResult {
     /// In the recipients' order.
     pub(in crate::delivery) results: Vec<RecipientResult>,
-    pub(in crate::delivery) after: After,
+    /// Another transaction may follow on the connection.
+    pub(in crate::delivery) is_usable: bool,
+    /// By their enhanced codes the host's answers to MAIL, RCPT and content cannot be taken for one another.
+    pub(in crate::delivery) tells_apart: bool,
+    /// The host gave a reply too many, or none to what closes a transaction: its next message had better have a
+    /// connection of its own.
+    pub(in crate::delivery) unasked: Option<Failure>,
     pub(in crate::delivery) pipelining: PipelineResult,
     pub(in crate::delivery) chunking: ChunkingResult,
     /// All of it went in a single write.

@@ -6,8 +6,11 @@ mod parameters;
 mod single_write;
 
 use crate::config::EightBit;
+use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::transaction::*;
-use crate::mail::{Address, DeliverBy, Handling, Notify, Priority, Recipient, ReplySource, Ret, address};
+use crate::mail::{
+    Address, DeliverBy, Enhanced, Handling, Notify, Priority, Recipient, ReplySource, Ret, address,
+};
 use crate::queue::{QueuedRecipient, RecipientId};
 
 fn parse(text: &str) -> Address {
@@ -47,7 +50,8 @@ struct Run {
     /// A string for each write; the content is `<content>`.
     writes: Vec<String>,
     results: Vec<RecipientResult>,
-    after: After,
+    usable: bool,
+    unasked: Option<Failure>,
     batch: PipelineResult,
     bdat: ChunkingResult,
 }
@@ -100,31 +104,23 @@ impl Run {
     }
 }
 
-fn run_message(
-    message: &Outgoing<'_>,
-    capabilities: &Capabilities,
-    needs_reset: bool,
-    host: &[Then<'_>],
-) -> Run {
-    run_with(message, capabilities, Profile::FULL, needs_reset, host)
+fn run_message(message: &Outgoing<'_>, capabilities: &Capabilities, host: &[Then<'_>]) -> Run {
+    run_with(message, capabilities, Profile::FULL, host)
 }
 
 /// The same, with these features.
-fn run_with(
-    message: &Outgoing<'_>,
-    capabilities: &Capabilities,
-    profile: Profile,
-    needs_reset: bool,
-    host: &[Then<'_>],
-) -> Run {
-    let mut transaction = Transaction::new(message, capabilities, profile, needs_reset, true);
+fn run_with(message: &Outgoing<'_>, capabilities: &Capabilities, profile: Profile, host: &[Then<'_>]) -> Run {
+    let mut transaction = Transaction::new(message, capabilities, profile, true);
     let mut host = host.iter();
     let mut writes = Vec::new();
     loop {
         let mut out = Vec::new();
         match transaction.next(&mut out) {
             Next::Done => break,
-            Next::Exchange => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
+            Next::Exchange => match &out[..] {
+                b"RSET\r\n" | b"QUIT\r\n" => {}
+                _ => writes.push(String::from_utf8(out).unwrap().replace("\r\n", ";")),
+            },
             Next::SingleWrite { bytes } => {
                 let commands = String::from_utf8(out).unwrap().replace("\r\n", ";");
                 writes.push(format!("{commands}<{bytes} LAST>"));
@@ -140,7 +136,13 @@ fn run_with(
             }
         }
         while transaction.awaits().is_some() && transaction.must_hear() {
-            match host.next().expect("the transaction waits for a reply that the test does not give") {
+            let closing = match transaction.in_flight.front() {
+                Some(Step::Rset) => Some(&Then::Says("250 2.0.0 reset")),
+                Some(Step::Quit) => Some(&Then::Says("221 2.0.0 bye")),
+                _ => None,
+            };
+            let then = host.next().or(closing);
+            match then.expect("the transaction waits for a reply that the test does not give") {
                 Then::Says(words) => transaction.take(reply(words)),
                 Then::Lost if transaction.is_unheard() => {
                     transaction.gone_before(Stage::of(Phase::Mail), Fault::Lost(None));
@@ -152,9 +154,9 @@ fn run_with(
     let left: Vec<&str> =
         host.map(|then| if let Then::Says(words) = then { words } else { "lost" }).collect();
     assert!(left.is_empty(), "replies left over after {writes:?}: {left:?}");
-    let TransactionResult { results, after, pipelining, chunking, .. } = transaction.finish();
+    let TransactionResult { results, is_usable, unasked, pipelining, chunking, .. } = transaction.finish();
     assert_eq!(results.len(), message.recipients.len());
-    Run { writes, results, after, batch: pipelining, bdat: chunking }
+    Run { writes, results, usable: is_usable, unasked, batch: pipelining, bdat: chunking }
 }
 
 fn run(to: &[&str], capabilities: &Capabilities, host: &[&str]) -> Run {
@@ -163,7 +165,7 @@ fn run(to: &[&str], capabilities: &Capabilities, host: &[&str]) -> Run {
     let sender = parse("a@x");
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_message(&outgoing(&sender, &recipients), capabilities, false, &host)
+    run_message(&outgoing(&sender, &recipients), capabilities, &host)
 }
 
 fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> Outgoing<'a> {
@@ -200,7 +202,7 @@ fn told_at(phase: Phase, words: &str, capabilities: &Capabilities) -> (Recipient
         }
     }
     let run = run(&["b@y"], capabilities, &host);
-    (state(&run.results[0]), run.after.usable)
+    (state(&run.results[0]), run.usable)
 }
 
 #[test]
@@ -261,7 +263,7 @@ fn replies_that_do_not_fit_a_batch_decide_nothing_and_no_content_follows() {
         &["250", "250", "421 4.7.0 no pipelining, please"],
     ] {
         let run = run(&["b@y"], &pipelining(), host);
-        assert_eq!((run.states(), run.after.usable), (vec![RecipientState::HostTrouble], false), "{host:?}");
+        assert_eq!((run.states(), run.usable), (vec![RecipientState::HostTrouble], false), "{host:?}");
         assert!(
             matches!(
                 run.batch,
@@ -306,7 +308,7 @@ fn with_pipelining_the_commands_go_out_together() {
     assert_eq!(run.writes, ["MAIL FROM:<a@x>;RCPT TO:<b@y>;RCPT TO:<c@y>;DATA;", "<content>"]);
     assert_eq!(run.states(), [RecipientState::Delivered; 2]);
     assert_eq!(said(&run.results[1]).1, reply("250 2.0.0 ok"));
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
+    assert!(run.usable);
 }
 
 #[test]
@@ -317,7 +319,7 @@ fn without_pipelining_nothing_is_sent_that_the_last_reply_made_pointless() {
     assert_eq!(run(&["b@y"], &PLAIN(), &["550 no"]).writes, ["MAIL FROM:<a@x>;"]);
     let none = run(&["b@y"], &PLAIN(), &["250", "550 no"]);
     assert_eq!(none.writes, ["MAIL FROM:<a@x>;", "RCPT TO:<b@y>;"]);
-    assert_eq!(none.after, After { usable: true, needs_reset: true });
+    assert!(none.usable);
 }
 
 #[test]
@@ -331,16 +333,81 @@ fn many_recipients_are_pipelined_in_bounded_writes() {
     assert_eq!(run.states(), [RecipientState::Delivered; 300]);
 }
 
-#[test]
-fn a_transaction_left_open_is_reset_first_and_a_failed_reset_ends_the_connection() {
+/// What is written last, with the end of the content where the host takes commands together.
+fn written_last(capabilities: &Capabilities, profile: Profile, size: u64, host: &[&str]) -> (String, String) {
     let (sender, to) = (parse("a@x"), recipient("b@y"));
     let to = [&to];
-    let message = outgoing(&sender, &to);
-    let says = |words: &[&'static str]| words.iter().map(|words| Then::Says(words)).collect::<Vec<_>>();
-    let run = run_message(&message, &pipelining(), true, &says(&["250", "250", "250", "354", "250"]));
-    assert_eq!(run.writes[0], "RSET;MAIL FROM:<a@x>;RCPT TO:<b@y>;DATA;");
-    let run = run_message(&message, &PLAIN(), true, &says(&["502 what?"]));
-    assert_eq!((run.states(), run.after.usable), (vec![RecipientState::HostTrouble], false));
+    let message = Outgoing { size, ..outgoing(&sender, &to) };
+    let mut transaction = Transaction::new(&message, capabilities, profile, true);
+    let (mut behind, mut last, mut host) = (Vec::new(), Vec::new(), host.iter());
+    loop {
+        let mut out = Vec::new();
+        match transaction.next(&mut out) {
+            Next::Done => break,
+            Next::Exchange => last = out,
+            Next::Content | Next::Chunk { last: true, .. } => {
+                transaction.write_behind_end(&mut behind);
+                transaction.content_sent();
+            }
+            Next::Chunk { .. } | Next::SingleWrite { .. } => transaction.content_sent(),
+        }
+        while transaction.awaits().is_some() && transaction.must_hear() {
+            transaction.take(reply(host.next().unwrap_or(&"250")));
+        }
+    }
+    (String::from_utf8(behind).unwrap(), String::from_utf8(last).unwrap())
+}
+
+#[test]
+fn every_transaction_is_closed_and_with_quit_where_it_is_the_last_on_its_connection() {
+    const DATA: [&str; 4] = ["250", "250", "354", "250"];
+    const LARGE: u64 = 2 * CHUNK_BYTES;
+    let chunking = Capabilities { chunking: true, ..pipelining() };
+    let one_by_one = Profile::ONE_BY_ONE;
+    for (capabilities, profile, size, host, behind, last) in [
+        (pipelining(), Profile::FULL, 100, &DATA[..], "RSET\r\n", None),
+        (PLAIN(), Profile::FULL, 100, &DATA, "", Some("RSET\r\n")),
+        (pipelining(), one_by_one, 100, &DATA, "", Some("QUIT\r\n")),
+        (chunking.clone(), one_by_one, LARGE, &DATA, "", Some("QUIT\r\n")),
+        (chunking, Profile::FULL, LARGE, &["250"; 4], "QUIT\r\n", None),
+        (pipelining(), Profile::FULL, 100, &["250", "550", "554"], "", Some("RSET\r\n")),
+        (PLAIN(), Profile::FULL, 100, &["550"], "", Some("RSET\r\n")),
+        (PLAIN(), one_by_one, 100, &["550"], "", Some("QUIT\r\n")),
+        (PLAIN(), Profile::FULL, 100, &["421"], "", Some("MAIL FROM:<a@x>\r\n")),
+    ] {
+        let told = written_last(&capabilities, profile, size, host);
+        assert_eq!(told.0, behind, "{host:?}");
+        assert!(last.is_none_or(|last| told.1 == last), "{host:?} {told:?}");
+    }
+}
+
+/// By their number the replies up to the content's were those to its commands. The answer to RSET shows whether that is
+/// so, and what it may have been before.
+#[test]
+fn what_is_said_to_rset_shows_whether_the_answer_before_was_the_contents() {
+    use RecipientState::{Deferred, Delivered, Failed, InDoubt};
+    for capabilities in [PLAIN(), pipelining()] {
+        for (content, rset, expected, usable) in [
+            ("250 ok", "250 reset", Delivered, true),
+            ("250 ok", "550 5.7.1 spam", InDoubt, false),
+            ("250 ok", "451 4.7.1 later", InDoubt, false),
+            ("250 ok", "354 go", InDoubt, false),
+            ("250 ok", "502 what?", InDoubt, false),
+            ("550 5.7.1 spam", "250 reset", Failed, true),
+            ("451 later", "250 reset", Deferred, true),
+            ("550 5.7.1 spam", "503 what?", InDoubt, false),
+            // A host that has had enough of this connection, or closes it behind its answer.
+            ("250 ok", "421 4.7.0 enough", Delivered, false),
+            ("250 ok", "lost", Delivered, false),
+        ] {
+            let run = run(&["b@y"], &capabilities, &["250", "250", "354", content, rset]);
+            assert_eq!((run.states(), run.usable), (vec![expected], usable), "{content}, {rset}");
+            assert_eq!(run.unasked.is_some(), expected == InDoubt, "{content}, {rset}");
+        }
+    }
+    // Without content nothing can be in doubt; but nobody is refused by a reply that may be another's.
+    let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "250", "550 5.1.1 who?", "354 go"]);
+    assert_eq!((run.states(), run.usable), (vec![RecipientState::HostTrouble; 2], false));
 }
 
 #[test]
@@ -349,8 +416,7 @@ fn data_accepted_for_nobody_is_ended_with_the_dot_alone() {
     for last in ["250 took nothing", "554 nobody", "451 later"] {
         let run = run(&["b@y"], &pipelining(), &["250", "550 no", "354 go", last]);
         assert_eq!(run.writes[1..], [".;"]);
-        assert_eq!((run.states(), run.after.usable), (vec![RecipientState::Failed], true), "{last}");
-        assert!(!run.after.needs_reset);
+        assert_eq!((run.states(), run.usable), (vec![RecipientState::Failed], true), "{last}");
     }
     let run = run(&["b@y"], &pipelining(), &["451 later", "503 a", "354 go", "250"]);
     assert_eq!(run.states(), [RecipientState::Deferred]);
@@ -369,7 +435,7 @@ fn a_closing_host_keeps_what_it_decided_before() {
     let run = run(&["b@y", "c@y", "d@y", "e@y"], &pipelining(), &["250", "250", "550 no", "421 busy"]);
     assert_eq!(run.states(), [HostTrouble, Failed, HostTrouble, HostTrouble]);
     assert_eq!((&said(&run.results[0]).1, said(&run.results[0]).0), (&reply("421 busy"), Phase::Rcpt));
-    assert!(!run.after.usable);
+    assert!(!run.usable);
 }
 
 #[test]
@@ -400,15 +466,12 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         (&["250", "250", "354", "lost"], RecipientState::InDoubt, Phase::EndOfData),
     ] {
         let run = run(&["b@y"], &pipelining(), host);
-        assert_eq!(
-            (state(&run.results[0]), said(&run.results[0]).0, run.after.usable),
-            (expected, phase, false)
-        );
+        assert_eq!((state(&run.results[0]), said(&run.results[0]).0, run.usable), (expected, phase, false));
     }
     let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = outgoing(&sender, &to);
-    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
+    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, true);
     transaction.next(&mut Vec::new());
     for words in ["250", "250", "354"] {
         transaction.take(reply(words));
@@ -426,7 +489,7 @@ fn a_lost_connection_is_in_doubt_only_once_all_was_sent() {
         ("421 a", RecipientState::HostTrouble),
         ("250 a", RecipientState::HostTrouble),
     ] {
-        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, true);
         transaction.next(&mut Vec::new());
         for words in ["250", "250", "354"] {
             transaction.take(reply(words));

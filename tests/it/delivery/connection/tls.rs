@@ -139,7 +139,7 @@ fn implicit_tls_begins_with_the_first_byte() {
     let mut connection = Opener::new(&settings()).open(&endpoint, soon()).unwrap();
     assert_eq!(connection.tls().to_string(), "TLSv1.3 verified");
     assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
-    assert_eq!(mx.seen()[0].verbs(), ["EHLO", "MAIL", "RCPT", "DATA"]);
+    assert_eq!(mx.seen()[0].verbs(), ["EHLO", "MAIL", "RCPT", "DATA", "RSET"]);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_refused_starttls_is_followed_by_mail_in_the_clear_only_where_tls_is_optiona
     }
     connection.quit();
     let seen = mx.wait_for_closed(4, SOON);
-    assert_eq!(seen[0].verbs(), ["EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "QUIT"]);
+    assert_eq!(seen[0].verbs(), ["EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "RSET", "QUIT"]);
     assert_eq!(seen[1].verbs(), ["EHLO", "QUIT"], "the host is remembered");
     assert_eq!(seen[2].verbs(), ["EHLO", "STARTTLS", "QUIT"], "but not where TLS is required");
 }

@@ -54,6 +54,21 @@ pub(crate) enum Act {
     Drip(Duration),
     /// After this time, the other.
     Later(Duration, Box<Act>),
+    /// One after the other. What the last says is meant.
+    Then(Vec<Act>),
+}
+
+impl Act {
+    /// What is said and meant.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Act::Say(reply) | Act::SayAndClose(reply) => (*reply).to_owned(),
+            Act::Raw(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Act::Later(_, act) => act.words(),
+            Act::Then(acts) => acts.last().map(Act::words).unwrap_or_default(),
+            _ => String::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +91,7 @@ pub(crate) struct Script {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) implicit: bool,
     pub(super) at_most: Option<(usize, &'static str)>,
+    pub(super) recipients_max: usize,
     pub(super) small_hellos: bool,
     pub(super) gate: Option<Gate>,
 }
@@ -107,6 +123,7 @@ impl Script {
             tls: None,
             implicit: false,
             at_most: None,
+            recipients_max: usize::MAX,
             small_hellos: false,
             gate: None,
         }
@@ -127,6 +144,11 @@ impl Script {
     /// TLS from the first byte.
     pub(crate) fn implicit_tls(self, certificate: &Certificate) -> Script {
         Script { implicit: true, ..self.tls(certificate) }
+    }
+
+    /// So many recipients in a transaction; those beyond are put off.
+    pub(crate) fn recipients_max(self, recipients_max: usize) -> Script {
+        Script { recipients_max, ..self }
     }
 
     /// Closes the connection on a ClientHello that is larger than middleboxes of old expected: on one with a

@@ -92,6 +92,9 @@ impl Session {
                     }
                 }
                 "RCPT" if self.mail.is_none() => self.say("503 5.5.1 MAIL first")?,
+                "RCPT" if self.rcpts.len() >= self.script.recipients_max => {
+                    self.say("452 4.5.3 too many recipients")?;
+                }
                 "RCPT" => {
                     let fits = |at| matches!(at, At::Rcpt(text) if line.contains(text));
                     if self.answer(fits, "250 2.1.5 recipient ok")?.starts_with('2') {
@@ -254,12 +257,7 @@ impl Session {
             self.pause(pause)?;
             act = Some(*next);
         }
-        let words = match &act {
-            None => ordinary.to_owned(),
-            Some(Act::Say(reply) | Act::SayAndClose(reply)) => (*reply).to_owned(),
-            Some(Act::Raw(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
-            Some(_) => String::new(),
-        };
+        let words = act.as_ref().map_or_else(|| ordinary.to_owned(), Act::words);
         self.shared.change(|state| record(state, words.starts_with('2')));
         match act {
             None => self.say(ordinary)?,
@@ -299,6 +297,7 @@ impl Session {
                 self.pause(pause)?;
                 self.perform(*act)
             }
+            Act::Then(acts) => acts.into_iter().try_for_each(|act| self.perform(act)),
         }
     }
 

@@ -24,7 +24,7 @@ fn run_at(profile: Profile, size: u64, capabilities: &Capabilities, host: &[&str
     let message = Outgoing { size, ..outgoing(&sender, &to) };
     let host: Vec<Then<'_>> =
         host.iter().map(|words| if *words == "lost" { Then::Lost } else { Then::Says(words) }).collect();
-    run_with(&message, capabilities, profile, false, &host)
+    run_with(&message, capabilities, profile, &host)
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn chunks_follow_the_replies_to_rcpt_and_the_last_the_replies_to_all_before_it()
     assert_eq!(one_by_one.writes.len(), piped.writes.len() + 1, "MAIL and RCPT in a write each");
     for run in [piped, one_by_one] {
         assert_eq!(run.states(), [RecipientState::Delivered]);
-        assert_eq!(run.after, After { usable: true, needs_reset: false });
+        assert!(!run.usable, "QUIT is behind it");
     }
 }
 
@@ -68,7 +68,7 @@ fn only_so_many_chunks_are_under_way_and_one_without_pipelining() {
     let to = [&to];
     let message = Outgoing { size: 7 * MIB, ..outgoing(&sender, &to) };
     for (capabilities, window, before_last) in [(chunking(true), 4, 2), (chunking(false), 1, 5)] {
-        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, true);
         while !matches!(transaction.next(&mut Vec::new()), Next::Chunk { .. }) {
             transaction.take(reply("250"));
             if transaction.awaits().is_some() {
@@ -105,7 +105,7 @@ fn no_chunk_is_sent_for_nobody() {
     for pipelining in [true, false] {
         let run = run_sized(SIZE, &chunking(pipelining), &["250", "550 5.1.1 no"]);
         assert!(!run.writes.iter().any(|write| write.starts_with('<')), "{:?}", run.writes);
-        assert_eq!((run.states(), run.after.needs_reset), (vec![RecipientState::Failed], true));
+        assert_eq!(run.states(), [RecipientState::Failed]);
     }
 }
 
@@ -160,8 +160,7 @@ fn what_is_said_to_a_chunk_is_the_messages_answer_and_in_doubt_only_behind_the_l
                 assert_eq!(run.states(), [state], "{case}");
                 assert_eq!(said(&run.results[0]).0, Phase::EndOfData, "{case}");
                 let decided = matches!(state, Deferred | Failed);
-                assert_eq!(run.after.usable, decided, "{case}");
-                assert!(run.after.needs_reset || !decided, "{case}");
+                assert!(run.unasked.is_none() || !decided, "{case}");
                 if words != "lost" {
                     assert_eq!(
                         said(&run.results[0]).1,
@@ -200,7 +199,7 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
     let message = Outgoing { size: SIZE, ..outgoing(&sender, &to) };
     // At the beginning of the chunk of this number.
     let before_chunk = |number: usize| {
-        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, false, true);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, true);
         transaction.next(&mut Vec::new());
         transaction.take(reply("250"));
         transaction.take(reply("250"));
@@ -226,9 +225,9 @@ fn a_chunk_cut_off_in_the_middle_decides_nothing_unless_the_host_says_so() {
         ] {
             let mut transaction = before_chunk(number);
             transaction.take_early(reply(words));
-            let TransactionResult { results, after, .. } = transaction.finish();
+            let TransactionResult { results, is_usable, .. } = transaction.finish();
             assert_eq!(state(&results[0]), if number == 1 { first } else { later }, "{words} in {number}");
-            assert!(!after.usable);
+            assert!(!is_usable);
         }
     }
 }
@@ -240,8 +239,8 @@ fn binary_content_has_no_other_way_and_keeps_the_hosts_answer() {
     let message = Outgoing { body: Body::BinaryMime, size: SIZE, ..outgoing(&sender, &to) };
     let capabilities = Capabilities { binary_mime: true, ..chunking(false) };
     let host = ["250", "250", "502 5.5.1 what?"].map(Then::Says);
-    let run = run_message(&message, &capabilities, false, &host);
+    let run = run_message(&message, &capabilities, &host);
     assert_eq!((run.states(), run.bdat), (vec![RecipientState::Failed], ChunkingResult::Unknown));
-    let run = run_with(&message, &capabilities, SPARED, false, &["250"; 2 + CHUNKS].map(Then::Says));
+    let run = run_with(&message, &capabilities, SPARED, &["250"; 2 + CHUNKS].map(Then::Says));
     assert_eq!(run.states(), [RecipientState::Delivered]);
 }

@@ -26,7 +26,7 @@ fn parameters_are_given_only_where_they_are_offered() {
     };
     let first_write = |message: &Outgoing<'_>, capabilities: &Capabilities| {
         let mut out = Vec::new();
-        Transaction::new(message, capabilities, Profile::FULL, false, true).next(&mut out);
+        Transaction::new(message, capabilities, Profile::FULL, true).next(&mut out);
         String::from_utf8(out).unwrap().replace("\r\n", ";")
     };
     assert_eq!(
@@ -52,8 +52,8 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
     let message = outgoing(&sender, &to);
     let limit = |size_max| Capabilities { size: true, size_max, ..Capabilities::default() };
     let refused = |message: &Outgoing<'_>, capabilities: &Capabilities| {
-        let run = run_message(message, capabilities, false, &[]);
-        assert!(run.writes.is_empty() && run.after.usable);
+        let run = run_message(message, capabilities, &[]);
+        assert!(run.writes.is_empty() && run.usable);
         assert_eq!(state(&run.results[0]), RecipientState::Failed);
         said(&run.results[0]).1.to_string()
     };
@@ -71,13 +71,13 @@ fn a_message_that_the_host_cannot_take_fails_before_a_byte_is_sent() {
         (Outgoing { body: Body::SevenBit, ..eight }, false),
     ] {
         let capabilities = Capabilities { eight_bit, ..PLAIN() };
-        assert_eq!(run_message(&message, &capabilities, false, &ok).states(), [RecipientState::Delivered]);
+        assert_eq!(run_message(&message, &capabilities, &ok).states(), [RecipientState::Delivered]);
     }
     let binary = Outgoing { body: Body::BinaryMime, ..message };
     assert!(refused(&binary, &PLAIN()).starts_with("554 5.6.3"));
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
     for fits in [limit(Some(100)), limit(None)] {
-        assert_eq!(run_message(&message, &fits, false, &ok).states(), [RecipientState::Delivered]);
+        assert_eq!(run_message(&message, &fits, &ok).states(), [RecipientState::Delivered]);
     }
 }
 
@@ -89,19 +89,19 @@ fn addresses_beyond_ascii_need_smtputf8_unless_only_the_domain_is() {
     let to = [&domain_only, &local_too];
     let message = outgoing(&plain_sender, &to);
     let ok = [Then::Says("250"), Then::Says("250"), Then::Says("354"), Then::Says("250")];
-    let run = run_message(&message, &pipelining(), false, &ok);
+    let run = run_message(&message, &pipelining(), &ok);
     assert_eq!(run.writes[0], "MAIL FROM:<a@x>;RCPT TO:<b@xn--bcher-kva.example>;DATA;");
     assert_eq!(run.states(), [RecipientState::Delivered, RecipientState::Failed]);
     assert!(said(&run.results[1]).1.to_string().starts_with("553 5.6.7"));
 
     let able = Capabilities { smtputf8: true, ..pipelining() };
     let ok = [&[Then::Says("250")][..], &ok].concat();
-    let run = run_message(&message, &able, false, &ok);
+    let run = run_message(&message, &able, &ok);
     assert_eq!(run.writes[0], "MAIL FROM:<a@x> SMTPUTF8;RCPT TO:<b@bücher.example>;RCPT TO:<bü@y>;DATA;");
 
     let utf8_sender = parse("ä@x");
     let to = [&domain_only];
-    let run = run_message(&outgoing(&utf8_sender, &to), &pipelining(), false, &[]);
+    let run = run_message(&outgoing(&utf8_sender, &to), &pipelining(), &[]);
     assert!(said(&run.results[0]).1.to_string().starts_with("553 5.6.7"));
     assert_eq!(said(&run.results[0]).0, Phase::Mail);
 }
@@ -111,10 +111,10 @@ fn a_utf8_header_needs_smtputf8() {
     let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
     let to = [&to];
     let message = Outgoing { smtputf8: true, ..outgoing(&sender, &to) };
-    let TransactionResult { results, after, .. } =
-        Transaction::new(&message, &capabilities, Profile::FULL, true, false).finish();
+    let TransactionResult { results, is_usable, .. } =
+        Transaction::new(&message, &capabilities, Profile::FULL, false).finish();
     assert!(said(&results[0]).1.to_string().starts_with("554 5.6.9"));
-    assert_eq!((state(&results[0]), after.needs_reset), (RecipientState::Failed, true));
+    assert_eq!((state(&results[0]), is_usable), (RecipientState::Failed, true));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn an_address_that_a_hand_broke_never_reaches_the_wire() {
     let mut broken = recipient("b@y");
     broken.address = Address::new_dangerous("b", "y>\r\nDATA\r\n");
     let to = [&broken];
-    let run = run_message(&outgoing(&sender, &to), &pipelining(), false, &[]);
+    let run = run_message(&outgoing(&sender, &to), &pipelining(), &[]);
     assert!(run.writes.is_empty());
     assert!(said(&run.results[0]).1.to_string().starts_with("553 5.1.3"));
 }
@@ -139,7 +139,7 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
         Capabilities { chunking: true, ..PLAIN() },
         Capabilities { binary_mime: true, eight_bit: true, ..pipelining() },
     ] {
-        let run = run_message(&message, &capabilities, false, &[]);
+        let run = run_message(&message, &capabilities, &[]);
         assert!(run.writes.is_empty());
         assert!(said(&run.results[0]).1.to_string().starts_with("554 5.6.3"), "{capabilities:?}");
         assert_eq!(run.states(), [RecipientState::Failed; 2]);
@@ -147,25 +147,23 @@ fn binary_content_goes_by_bdat_where_it_may_and_nowhere_else() {
     let able = Capabilities { chunking: true, binary_mime: true, ..PLAIN() };
     let piped = Capabilities { pipelining: true, ..able.clone() };
     const MAIL: &str = "MAIL FROM:<a@x> BODY=BINARYMIME;";
-    let run = run_message(&message, &able, false, &says(&["250", "250", "550 no", "250 ok"]));
+    let run = run_message(&message, &able, &says(&["250", "250", "550 no", "250 ok"]));
     assert_eq!(run.writes, [MAIL, "RCPT TO:<b@y>;", "RCPT TO:<c@y>;", "<100 LAST>"]);
     assert_eq!(run.states(), [RecipientState::Delivered, RecipientState::Failed]);
-    assert_eq!(run.after, After { usable: true, needs_reset: false });
-    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "250 ok"]));
+    let run = run_message(&message, &piped, &says(&["250", "250", "250", "250 ok"]));
     assert_eq!(run.writes, [&format!("{MAIL}RCPT TO:<b@y>;RCPT TO:<c@y>;"), "<100 LAST>"]);
     assert_eq!(run.states(), [RecipientState::Delivered; 2]);
-    // Nobody was accepted: no chunk is sent, and the next transaction begins with RSET.
-    let run = run_message(&message, &piped, false, &says(&["250", "550 no", "451 later"]));
+    // Nobody was accepted: no chunk is sent.
+    let run = run_message(&message, &piped, &says(&["250", "550 no", "451 later"]));
     assert_eq!(run.writes.len(), 1);
     assert_eq!(run.states(), [RecipientState::Failed, RecipientState::Deferred]);
-    assert_eq!(run.after, After { usable: true, needs_reset: true });
-    let run = run_message(&message, &piped, false, &says(&["550 no", "503 x", "503 x"]));
+    let run = run_message(&message, &piped, &says(&["550 no", "503 x", "503 x"]));
     assert_eq!((run.writes.len(), run.states()), (1, vec![RecipientState::Failed; 2]));
     // What the host says to the chunk means what it means to the dot.
-    let run = run_message(&message, &piped, false, &says(&["250", "250", "250", "452 4.3.1 full"]));
+    let run = run_message(&message, &piped, &says(&["250", "250", "250", "452 4.3.1 full"]));
     assert_eq!(run.states(), [RecipientState::Deferred; 2]);
     let lost = [&says(&["250", "250", "250"])[..], &[Then::Lost]].concat();
-    assert_eq!(run_message(&message, &piped, false, &lost).states(), [RecipientState::InDoubt; 2]);
+    assert_eq!(run_message(&message, &piped, &lost).states(), [RecipientState::InDoubt; 2]);
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn handling_is_passed_on_where_it_is_understood() {
     };
     let written = |capabilities: &Capabilities, message: &Outgoing<'_>| {
         let mut out = Vec::new();
-        Transaction::new(message, capabilities, Profile::FULL, false, true).next(&mut out);
+        Transaction::new(message, capabilities, Profile::FULL, true).next(&mut out);
         String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
     };
     assert_eq!(written(&all, &message), "MAIL FROM:<a@x> REQUIRETLS MT-PRIORITY=-2 BY=-100;NT");
@@ -208,7 +206,7 @@ fn what_must_be_in_time_is_not_given_to_a_host_that_cannot_be() {
     let message = Outgoing { handling, now: 1_000, ..outgoing(&sender, &to) };
     let answer = |deliver_by: Option<i64>, message: &Outgoing<'_>| {
         let capabilities = Capabilities { deliver_by, ..Capabilities::default() };
-        let mut transaction = Transaction::new(message, &capabilities, Profile::FULL, false, true);
+        let mut transaction = Transaction::new(message, &capabilities, Profile::FULL, true);
         let next = transaction.next(&mut Vec::new());
         match next {
             Next::Done => said(&transaction.finish().results[0]).1.enhanced,
