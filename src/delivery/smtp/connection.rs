@@ -145,7 +145,7 @@ impl Connection {
         let phase = Phase::Mail;
         Err(match self.wire.reply(timeouts) {
             Ok(reply) if ReplyClass::of(phase, reply.code) == ReplyClass::Closing => None,
-            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_CHARS_MAX) }),
+            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_BYTES_MAX) }),
             Err(_) => Some(Failure::no_reply(Stage::of(phase), Fault::OutOfTurn)),
         })
     }

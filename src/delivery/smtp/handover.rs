@@ -180,7 +180,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         if let Some(quit) = transaction.has_quit() {
             let wait = if quit.code == 221 { QUIT_WAIT } else { ODD_QUIT_WAIT };
             match wire.reply(Timeouts { wait, deadline }) {
-                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_CHARS_MAX))),
+                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_BYTES_MAX))),
                 Err(Fault::Lost(_)) => {}
                 Err(_) => transaction.take_behind_quit(None),
             }
