@@ -228,6 +228,20 @@ CREATE TABLE kicks (
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
 
+-- Log of what people changed with `postrider queue` and `postrider user`: who, when, what, how many. Kept as long as
+-- history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
+CREATE TABLE operator_log (
+    id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
+    at     INTEGER NOT NULL,
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user remove
+    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name
+    count  INTEGER NOT NULL,               -- recipients, or users
+    login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
+    uid    INTEGER NOT NULL,               -- as which the command ran
+    logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log
+) STRICT;
+CREATE INDEX operator_log_new ON operator_log (id) WHERE logged = 0;
+
 -- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
 CREATE TABLE reports (
     id     INTEGER PRIMARY KEY,            -- the report's message id

@@ -14,6 +14,7 @@ mod output;
 pub mod queue;
 pub mod serve;
 pub mod user;
+mod who;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

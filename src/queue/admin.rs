@@ -10,7 +10,7 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    DiskRoom, DomainLine, Envelope, Filter, HostLine, KickLine, LaneLine, Line, Shown, ShownRecipient,
+    Change, DiskRoom, DomainLine, Envelope, Filter, HostLine, KickLine, LaneLine, Line, Shown, ShownRecipient,
     Summary, Try, Which,
 };
 

@@ -19,6 +19,7 @@ mod message;
 mod migrate;
 mod odd;
 mod open;
+mod operator_log;
 mod purge;
 mod readers;
 mod replies;

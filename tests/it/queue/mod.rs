@@ -1,6 +1,7 @@
 //! What the queue tells and takes while a relay runs.
 
 mod admin_live;
+mod audit;
 mod explainability;
 mod files;
 mod full_disk;
