@@ -57,8 +57,8 @@ pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
     .map(drop)
 }
 
-/// Forgets those that nobody needed for long: features that nobody tried again, limits that did not change. A limit of a
-/// host that is in use rises, and goes, by the minute.
+/// Forgets those that nobody needed for long: features that nobody tried again, limits that did not change. A limit of
+/// a host that is in use rises, and goes, by the minute.
 pub(super) fn delete_unused(conn: &Connection, now: i64) -> Result<()> {
     conn.prepare_cached("DELETE FROM host_settings WHERE coalesce(retry_at, changed_at) < ?1")?
         .execute([now.saturating_sub(UNUSED_SECS)])
