@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A system clock moves by so much without being doubted.
-const STEP_SECS: i64 = 60;
+pub const STEP_SECS: i64 = 60;
 /// For how long a new time must hold to be believed.
 const CONFIRMED_AFTER_SECS: i64 = 3600;
 /// At a start, how far the clock may at most be ahead of the last time that was written, whatever the lifetimes are.
@@ -72,6 +72,11 @@ impl Clock {
         }
     }
 
+    /// The system's time and the steady one.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now(), steady: self.steady() }
+    }
+
     /// Unix seconds, for what ends mail. Logs when the system's clock stepped.
     pub fn confirmed(&self) -> i64 {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,6 +118,22 @@ impl Clock {
         if let Source::ByHand(times) = &self.source {
             times.0.fetch_add(secs, Ordering::SeqCst);
         }
+    }
+}
+
+/// One moment on two time lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Unix seconds, as the system has them.
+    pub now: i64,
+    /// See [`Clock::steady`].
+    pub steady: i64,
+}
+
+impl Moment {
+    /// A steady second as Unix seconds.
+    pub fn unix(&self, steady: i64) -> i64 {
+        self.now.saturating_add(steady.saturating_sub(self.steady))
     }
 }
 

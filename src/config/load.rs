@@ -134,6 +134,12 @@ fn settings<'t>(
             connections_per_destination: delivery.connections_per_destination,
             recipients_per_transaction: count(reading, &delivery_section, "recipients_per_transaction"),
             schedule,
+            longest_rule_delay: delivery
+                .retry_rules
+                .iter()
+                .filter_map(RetryRule::delay)
+                .max()
+                .unwrap_or_default(),
             lifetimes: delivery.lifetimes,
             routes: routes.clone(),
             destinations,

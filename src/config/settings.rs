@@ -216,6 +216,16 @@ pub struct RetryRule {
     pub action: RuleAction,
 }
 
+impl RetryRule {
+    /// Its `delay`; none where it does not have things tried again.
+    pub fn delay(&self) -> Option<Duration> {
+        match self.action {
+            RuleAction::Retry(delay) => Some(delay),
+            RuleAction::Hold | RuleAction::Bounce => None,
+        }
+    }
+}
+
 /// `[[retry.rule]] action`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleAction {
@@ -258,6 +268,8 @@ pub struct SchedulerSettings {
     pub recipients_per_transaction: usize,
     /// `[retry] schedule`; the last repeats.
     pub schedule: Vec<Duration>,
+    /// The longest `delay` of a `[[retry.rule]]`.
+    pub longest_rule_delay: Duration,
     /// `[queue] lifetime` and `bounce_lifetime`.
     pub lifetimes: Lifetimes,
     /// What forms the lanes.

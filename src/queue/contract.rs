@@ -92,6 +92,8 @@ pub(super) enum Effect {
         kicked: Kicked,
         more: bool,
     },
+    /// A part of it is done, and the rest is to be asked for again.
+    Partly,
 }
 
 /// Why a store could not do what it was asked to. The texts are the store's own, for the log.
@@ -177,8 +179,14 @@ pub trait Reads: Debug {
     /// `reports` has it: in lower case, the domain in A-labels.
     fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Result<Vec<i64>, QueueError>;
 
-    /// Senders with failures that came at `until` or before and are still to be told of.
-    fn pending_report_senders(&self, until: i64, limit: usize) -> Result<Vec<String>, QueueError>;
+    /// Senders with failures that came at `until` or before and are still to be told of; or that came in the `future`,
+    /// since the clock was set back.
+    fn pending_report_senders(
+        &self,
+        until: i64,
+        future: i64,
+        limit: usize,
+    ) -> Result<Vec<String>, QueueError>;
 
     /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
     fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError>;

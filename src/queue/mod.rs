@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::clock::STEP_SECS;
 use crate::config::{QueueSettings, Routes};
 use crate::mail::Lifetimes;
 
@@ -193,6 +194,18 @@ impl Queue {
     /// The confirmed time of the last commit of the last process, Unix seconds; none in a new queue.
     pub fn last_time(&self) -> Option<i64> {
         self.last_time
+    }
+
+    /// Whether something in the queue was written while the clock was more than a minute ahead of `now`.
+    pub fn is_ahead_of(&self, now: i64) -> bool {
+        self.shared.ids().last() / 1_000_000 > now.saturating_add(STEP_SECS)
+    }
+
+    /// The system's clock was set back, from `before` to `now`. What had come due is due. What waits for a time that
+    /// was worked out by the clock before waits from now on, as long as it was to wait and `longest_secs` at most. A
+    /// time that somebody chose stays.
+    pub fn clock_was_set_back(&self, before: i64, now: i64, longest_secs: i64) {
+        self.tell(Op::ClockSetBack { before, now, longest_secs });
     }
 
     /// Tells the confirmed time ([`crate::clock::Clock::confirmed`]): what is older than `[queue] history` then is

@@ -56,6 +56,8 @@ pub(super) enum Op {
     Barrier { ack: Ack<()> },
     /// What of the config people see in the tables: the `[[route]]`s and lifetimes in use.
     Config { routes: Routes, lifetimes: Lifetimes },
+    /// The clock was set back: waits that were written in the future begin now. Done in parts, where they are many.
+    ClockSetBack { before: i64, now: i64, longest_secs: i64 },
     /// Repair what the view `stuck` shows.
     Repair { now: i64 },
     /// Wakes the writer: backoffs changed in [`super::shared::Shared`].

@@ -254,6 +254,8 @@ impl<'s> Writer<'s> {
                     let _ = ack.send(Ok(kicked));
                 }
             }
+            (op @ Op::ClockSetBack { .. }, Effect::Partly) => self.group.push(op),
+            (Op::ClockSetBack { .. }, _) => self.tell(Event::ChangedOutside),
             // The scheduler does not know the rows that were repaired, so it reads everything again.
             (Op::Repair { .. }, _) => self.tell(Event::ChangedOutside),
             _ => {}

@@ -24,6 +24,9 @@
 //!              │ lane backs off: forgotten here, `more` set, read again when the backoff ends
 //! ```
 //!
+//! `now` is a steady second everywhere here ([`crate::clock::Clock::steady`]): whatever is done to the system's clock,
+//! no lane waits longer for it.
+//!
 //! Mail that is fetched with ATRN takes no turns and is not held here: it stays in the database until somebody who
 //! fetches it claims it (`claims`), which puts it in flight as a turn does.
 
@@ -41,6 +44,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::kit::bounded::TtlMap;
 use crate::mail::{Domain, Lifetimes, Priority};
@@ -153,6 +157,11 @@ impl Lanes {
         std::mem::replace(&mut self.atrn, domains)
     }
 
+    /// No wait that the config gives to a recipient or a lane is longer, in seconds.
+    pub fn longest_wait_secs(&self) -> i64 {
+        Schedule::new(vec![self.settings.longest_rule_delay]).longest_secs().max(self.schedule.longest_secs())
+    }
+
     /// How long mail is tried.
     pub fn lifetimes(&self) -> Lifetimes {
         self.settings.lifetimes
@@ -163,16 +172,19 @@ impl Lanes {
         &self.atrn
     }
 
-    /// A lane that was backing off when the process ended.
-    pub fn restore(&mut self, row: BackoffRow) {
+    /// A lane that was backing off when the process ended. It waits no longer than the schedule ever has a lane wait,
+    /// whatever the clock was when its row was written.
+    pub fn restore(&mut self, row: BackoffRow, at: Moment) {
         if atrn::domain_of_lane(&row.lane).is_some() {
             return;
         }
         let name: Arc<str> = row.lane.into();
         let new = || Lane::new(&self.settings, &name, None);
         let lane = self.lanes.entry(name.clone()).or_insert_with(new);
-        (lane.failures, lane.backoff_until, lane.more) = (row.failures, row.backoff_until, true);
-        self.wakes.insert((row.backoff_until, name));
+        let left = row.backoff_until.saturating_sub(at.now).min(self.schedule.longest_secs());
+        let until = at.steady.saturating_add(left);
+        (lane.failures, lane.backoff_until, lane.more) = (row.failures, until, true);
+        self.wakes.insert((until, name));
     }
 
     /// Recipients past their lifetime (rows of one message follow each other): they leave their line. Those at work

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
@@ -81,8 +81,13 @@ impl Scheduler {
         clock: Clock,
     ) -> Result<(Scheduler, JoinHandle<()>), StartError> {
         let mut lanes = Lanes::new(settings, fastrand::u64(..));
+        let at = clock.moment();
         for row in queue.backoffs()? {
-            lanes.restore(row);
+            lanes.restore(row, at);
+        }
+        if queue.is_ahead_of(at.now) {
+            // What it showed before, nobody knows.
+            queue.clock_was_set_back(at.now, at.now, lanes.longest_wait_secs());
         }
         let scheduler = Scheduler { inner: Arc::new(Inner::new(lanes, queue, clock)) };
         let mut thread = Thread::new(scheduler.inner.clone());
@@ -104,7 +109,7 @@ impl Scheduler {
             }
             // While outcomes cannot be written, nothing new is tried: it would be delivered over and over.
             if inner.queue.writable()
-                && let Some(job) = lanes.next(inner.clock.now())
+                && let Some(job) = lanes.next(inner.clock.steady())
             {
                 if lanes.has_turns() {
                     inner.work.notify_one();
@@ -122,17 +127,17 @@ impl Scheduler {
     /// A job ended; see [`Lanes::finished`].
     pub fn finished(&self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
         let inner = &*self.inner;
-        let now = inner.clock.now();
+        let at = inner.clock.moment();
         let mut lanes = inner.lock();
-        let change = lanes.finished(job, health, unsettled, now);
+        let change = lanes.finished(job, health, unsettled, at.steady);
         if lanes.has_turns() {
             inner.work.notify_one();
         }
         drop(lanes);
         match change {
             Some(LaneChange::BacksOff(row)) => {
-                maillog::lane_backs_off(&row.lane, row.backoff_until - now, &row.last_reply);
-                inner.queue.set_backoff(row);
+                maillog::lane_backs_off(&row.lane, row.backoff_until - at.steady, &row.last_reply);
+                inner.queue.set_backoff(BackoffRow { backoff_until: at.unix(row.backoff_until), ..row });
             }
             Some(LaneChange::Recovered) => {
                 maillog::lane_recovered(&job.lane);
@@ -180,12 +185,13 @@ impl Scheduler {
 
     /// How every lane is that somebody waits in, that works or that is in trouble; in no order.
     pub fn lanes(&self) -> Vec<LaneState> {
-        self.inner.lock().states()
+        let at = self.inner.clock.moment();
+        self.inner.lock().states().into_iter().map(|state| in_unix_seconds(state, at)).collect()
     }
 
     /// How one lane is.
     pub fn lane(&self, name: &str) -> LaneState {
-        self.inner.lock().state(name)
+        in_unix_seconds(self.inner.lock().state(name), self.inner.clock.moment())
     }
 
     /// Whether [`Scheduler::stop`] was called.
@@ -205,6 +211,10 @@ impl Scheduler {
         drop(self.inner.lock());
         self.inner.work.notify_all();
     }
+}
+
+fn in_unix_seconds(state: LaneState, at: Moment) -> LaneState {
+    LaneState { backoff_until: at.unix(state.backoff_until), ..state }
 }
 
 impl Inner {
@@ -257,11 +267,11 @@ struct Thread {
 
 impl Thread {
     fn new(inner: Arc<Inner>) -> Thread {
-        let now = inner.clock.now();
+        let at = inner.clock.moment();
         Thread {
             inner,
-            reader: Reader::new(Portions::default(), now),
-            next_stuck: now + STUCK_SECS,
+            reader: Reader::new(Portions::default(), at),
+            next_stuck: at.steady + STUCK_SECS,
             stuck: None,
         }
     }
@@ -269,15 +279,15 @@ impl Thread {
     fn run(&mut self, events: &Receiver<Event>) {
         while !self.inner.stopping.load(Relaxed) {
             *self.inner.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            let now = self.inner.clock.now();
-            if let Err(error) = self.look(now) {
+            let at = self.inner.clock.moment();
+            if let Err(error) = self.look(at) {
                 // Nothing is lost: the rows stay due and are read from the start.
                 log::error!("the queue cannot be read: {error}");
                 self.reader.start_again(&self.inner.lanes);
                 std::thread::sleep(TICK);
             }
             self.inner.work.notify_one();
-            let wake = self.reader.patience(&self.inner.lanes, now).min(TICK);
+            let wake = self.reader.patience(&self.inner.lanes, at).min(TICK);
             match events.recv_timeout(wake) {
                 Ok(first) => {
                     let more = events.try_iter().take(EVENTS_AT_ONCE);
@@ -293,7 +303,7 @@ impl Thread {
         let inner = self.inner.clone();
         let mut lanes = inner.lock();
         for event in events {
-            if let Some(recovered) = self.reader.hear(event, &mut lanes, inner.clock.now()) {
+            if let Some(recovered) = self.reader.hear(event, &mut lanes, inner.clock.moment()) {
                 inner.queue.clear_backoff(&recovered);
             }
         }
@@ -302,7 +312,7 @@ impl Thread {
         }
     }
 
-    fn look(&mut self, now: i64) -> Result<(), QueueError> {
+    fn look(&mut self, at: Moment) -> Result<(), QueueError> {
         if self.inner.renamed.swap(false, Relaxed) {
             self.reader.start_again(&self.inner.lanes);
         }
@@ -314,8 +324,11 @@ impl Thread {
         inner.queue.set_time(confirmed);
         let ended = Over::at(confirmed, inner.lock().lifetimes());
         let ready = || inner.work.notify_one();
-        let Looked { over, forgotten } =
-            self.reader.look(&*inner.queue, &inner.lanes, &ready, now, &ended)?;
+        let Looked { over, forgotten, set_back_from } =
+            self.reader.look(&*inner.queue, &inner.lanes, &ready, at, &ended)?;
+        if let Some(before) = set_back_from {
+            inner.queue.clock_was_set_back(before, at.now, inner.lock().longest_wait_secs());
+        }
         over.iter().for_each(|lane| inner.queue.clear_backoff(lane));
         if forgotten > 0 {
             log::error!(
@@ -324,11 +337,11 @@ impl Thread {
         }
         // While the clock is doubted, what is past its lifetime by it is no fault; nor is it just afterwards.
         if !inner.clock.is_confirmed() {
-            self.next_stuck = now + STUCK_SECS;
+            self.next_stuck = at.steady + STUCK_SECS;
         }
-        if self.next_stuck <= now {
-            self.next_stuck = now + STUCK_SECS;
-            self.look_for_stuck(now);
+        if self.next_stuck <= at.steady {
+            self.next_stuck = at.steady + STUCK_SECS;
+            self.look_for_stuck(at.now);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::clock::{Moment, STEP_SECS};
 use crate::config::atrn;
 use crate::mail::Priority;
 use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId};
@@ -45,6 +46,9 @@ pub(crate) struct Looked {
     pub(crate) over: Vec<Arc<str>>,
     /// How many overdue recipients the sweep found that no lane accounted for: each is a bug.
     pub(crate) forgotten: usize,
+    /// The clock was set back since the last look, and would show this otherwise: what was written in the future is to
+    /// be mended ([`crate::queue::Queue::clock_was_set_back`]).
+    pub(crate) set_back_from: Option<i64>,
 }
 
 /// How far the due recipients have been read.
@@ -65,6 +69,8 @@ pub(crate) struct Reader {
     next_sweep: i64,
     /// Another process wrote to the database. A lane whose row it deleted no longer backs off.
     backoffs_changed: bool,
+    /// The moment of the last look.
+    looked_at: Moment,
 }
 
 fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
@@ -73,7 +79,7 @@ fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
 
 impl Reader {
     /// A reader that has read nothing yet.
-    pub(crate) fn new(portions: Portions, now: i64) -> Reader {
+    pub(crate) fn new(portions: Portions, at: Moment) -> Reader {
         Reader {
             portions,
             cursor: DueCursor::default(),
@@ -82,20 +88,21 @@ impl Reader {
             expiry: None,
             next_expiry: i64::MIN,
             sweep: None,
-            next_sweep: now + SWEEP_SECS,
+            next_sweep: at.steady + SWEEP_SECS,
             backoffs_changed: false,
+            looked_at: at,
         }
     }
 
     /// How long the thread may wait for an event before the next look. [`Duration::MAX`] means that only an event
     /// can bring work.
-    pub(crate) fn patience(&self, lanes: &Mutex<Lanes>, now: i64) -> Duration {
+    pub(crate) fn patience(&self, lanes: &Mutex<Lanes>, at: Moment) -> Duration {
         let lanes = lock(lanes);
         if lanes.has_refills() || self.survey.is_some() {
             return Duration::ZERO;
         }
-        let wake = self.next_due.min(lanes.next_wake().unwrap_or(i64::MAX));
-        if wake <= now || self.sweep.is_some() || self.expiry.is_some() {
+        let wakes = self.next_due <= at.now || lanes.next_wake().is_some_and(|wake| wake <= at.steady);
+        if wakes || self.sweep.is_some() || self.expiry.is_some() {
             Duration::from_millis(50)
         } else {
             Duration::MAX
@@ -104,14 +111,14 @@ impl Reader {
 
     /// Takes one event. For a kick it gives the lane whose row in `backoffs` the caller clears: the queue knows
     /// domains but not the lanes of routes, and a row may still be on its way to the queue.
-    pub(crate) fn hear(&mut self, event: Event, lanes: &mut Lanes, now: i64) -> Option<String> {
+    pub(crate) fn hear(&mut self, event: Event, lanes: &mut Lanes, at: Moment) -> Option<String> {
         match event {
             Event::Accepted(rows) => {
                 for due in rows {
-                    if due.due_at > now {
+                    if due.due_at > at.now {
                         self.comes_due(due.due_at);
                     } else {
-                        lanes.add(due, now);
+                        lanes.add(due, at.steady);
                     }
                 }
             }
@@ -124,7 +131,7 @@ impl Reader {
                     Kick::Domain(domain) | Kick::DomainAndBelow(domain) => lanes.lane_of(domain),
                     Kick::Lane(lane, _) => lane.as_str().into(),
                 };
-                lanes.end_backoff(now, |lane| *lane == *own || is_below(&kick, lane));
+                lanes.end_backoff(at.steady, |lane| *lane == *own || is_below(&kick, lane));
                 self.read_again();
                 // A lane of ATRN keeps its row, which shows people that the domain's mail is fetched.
                 return atrn::domain_of_lane(&own).is_none().then(|| own.to_string());
@@ -171,41 +178,49 @@ impl Reader {
         rows: &dyn Reads,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
-        now: i64,
+        at: Moment,
         over: &Over,
     ) -> Result<Looked, QueueError> {
+        let Moment { now, steady } = at;
+        let before = std::mem::replace(&mut self.looked_at, at);
+        let before = before.unix(steady);
+        let set_back_from = (before.saturating_sub(now) > STEP_SECS).then_some(before);
+        if before.abs_diff(now) > STEP_SECS.unsigned_abs() {
+            // What is long overdue by the new time only is no bug.
+            (self.sweep, self.next_sweep) = (None, steady + SWEEP_SECS);
+        }
         if self.backoffs_changed {
             let rows = rows.backoffs()?;
-            self.backoffs_changed = !lock(lanes).end_backoff_without_row(&rows, now);
+            self.backoffs_changed = !lock(lanes).end_backoff_without_row(&rows, steady);
         }
-        let mut looked = Looked { over: lock(lanes).wake(now), forgotten: 0 };
+        let mut looked = Looked { over: lock(lanes).wake(steady), forgotten: 0, set_back_from };
         if self.next_due <= now {
-            self.read_due(rows, lanes, ready, now)?;
+            self.read_due(rows, lanes, ready, at)?;
         }
         if let Some(after) = self.survey.take() {
-            self.survey = survey(rows, lanes, self.portions, &after, now)?;
+            self.survey = survey(rows, lanes, self.portions, &after, at)?;
         }
-        let refills = lock(lanes).refills(self.portions.refills, now);
+        let refills = lock(lanes).refills(self.portions.refills, steady);
         for refill in refills {
-            fill(rows, lanes, self.portions, &refill, now)?;
+            fill(rows, lanes, self.portions, &refill, at)?;
             ready();
         }
-        if self.next_expiry <= now && self.expiry.is_none() {
-            self.next_expiry = now + EXPIRY_SECS;
+        if self.next_expiry <= steady && self.expiry.is_none() {
+            self.next_expiry = steady + EXPIRY_SECS;
             self.expiry = Some(ExpiryCursor::default());
         }
         if let Some(after) = self.expiry {
             let found = rows.expired(after, over, self.portions.page)?;
             self.expiry = found.searched;
-            lock(lanes).add_expired(found.due, now);
+            lock(lanes).add_expired(found.due, steady);
         }
-        if self.next_sweep <= now {
-            self.next_sweep = now + SWEEP_SECS;
+        if self.next_sweep <= steady {
+            self.next_sweep = steady + SWEEP_SECS;
             self.sweep.get_or_insert_default();
         }
         // While the survey runs, a recipient that no lane accounts for is no bug.
         if let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) {
-            (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, now)?;
+            (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, at)?;
         }
         Ok(looked)
     }
@@ -215,19 +230,19 @@ impl Reader {
         rows: &dyn Reads,
         lanes: &Mutex<Lanes>,
         ready: &dyn Fn(),
-        now: i64,
+        Moment { now, steady }: Moment,
     ) -> Result<(), QueueError> {
         if self.cursor == DueCursor::default() {
             // A read from the start may take many pages, so urgent recipients are read first.
             let urgent = rows.urgent(now, self.portions.page * self.portions.pages)?;
             let mut locked = lock(lanes);
-            urgent.into_iter().for_each(|due| locked.add(due, now));
+            urgent.into_iter().for_each(|due| locked.add(due, steady));
         }
         for _ in 0..self.portions.pages {
             let page = rows.due(self.cursor, now, self.portions.page)?;
             let next_page = next_page(&page, self.portions.page);
             let mut locked = lock(lanes);
-            page.into_iter().for_each(|due| locked.add(due, now));
+            page.into_iter().for_each(|due| locked.add(due, steady));
             drop(locked);
             ready();
             self.cursor = next_page.unwrap_or_else(|| DueCursor::from(now));
@@ -250,12 +265,12 @@ fn survey(
     lanes: &Mutex<Lanes>,
     portions: Portions,
     after: &str,
-    now: i64,
+    Moment { now, steady }: Moment,
 ) -> Result<Option<String>, QueueError> {
     let mut found = rows.due_domains(after, now, portions.domains)?;
     found.due.sort_by_key(|(_, oldest)| *oldest);
     let mut lanes = lock(lanes);
-    found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest, now));
+    found.due.iter().for_each(|(domain, oldest)| lanes.has_due(domain, *oldest, steady));
     Ok(found.searched)
 }
 
@@ -264,7 +279,7 @@ fn fill(
     lanes: &Mutex<Lanes>,
     portions: Portions,
     refill: &Refill,
-    now: i64,
+    Moment { now, steady }: Moment,
 ) -> Result<(), QueueError> {
     let (found, searched) = match &refill.domain {
         Some(domain) => {
@@ -276,7 +291,7 @@ fn fill(
         }
         None => rows_of_lane(rows, lanes, portions, refill, now)?,
     };
-    lock(lanes).refilled(refill, found, searched, now);
+    lock(lanes).refilled(refill, found, searched, steady);
     Ok(())
 }
 
@@ -322,7 +337,7 @@ fn sweep(
     lanes: &Mutex<Lanes>,
     portions: Portions,
     after: &str,
-    now: i64,
+    Moment { now, steady }: Moment,
 ) -> Result<(Option<String>, usize), QueueError> {
     let found = rows.due_domains(after, now - SWEEP_SECS, portions.domains)?;
     let mut forgotten = 0usize;
@@ -340,7 +355,7 @@ fn sweep(
         for due in overdue {
             if !lanes.accounts_for(&due) {
                 forgotten += 1;
-                lanes.add(due, now);
+                lanes.add(due, steady);
             }
         }
     }

@@ -22,6 +22,12 @@ impl Schedule {
         let step = (failures.max(1) as usize - 1).min(self.0.len() - 1);
         self.0[step].mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0)).max(Duration::from_secs(1))
     }
+
+    /// No wait is longer than this, in seconds.
+    pub fn longest_secs(&self) -> i64 {
+        let longest = self.0.iter().max().copied().unwrap_or_default().mul_f64(1.2);
+        i64::try_from(longest.as_secs()).unwrap_or(i64::MAX).saturating_add(1)
+    }
 }
 
 #[cfg(test)]

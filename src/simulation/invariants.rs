@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::STEP_SECS;
 use crate::config::InDoubt;
 use crate::mail::Priority;
 use crate::queue::{Job, Waits};
@@ -33,7 +34,7 @@ impl World<'_> {
         let busy = self.under_way().filter(|flight| flight.job.lane == job.lane).count();
         let earned = self.earned.get(&job.lane).copied().unwrap_or(1);
         if let Some(backoff_until) = self.troubled.get(&job.lane) {
-            assert!(*backoff_until <= self.now, "{} backs off and has a turn", job.lane);
+            assert!(*backoff_until <= self.clock.steady(), "{} backs off and has a turn", job.lane);
             assert!(busy == 0, "{} is failing and has more than one at once", job.lane);
             let failing = self.under_way().filter(|flight| self.troubled.contains_key(&flight.job.lane));
             assert!(failing.count() < (workers / 2).max(1), "failing lanes have too many workers");
@@ -78,11 +79,11 @@ impl World<'_> {
             if row.held && !row.to_bounce || self.flying.iter().any(flies) {
                 return None;
             }
-            let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.now);
+            let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.clock.steady());
             // Jobs with silent hosts may use up the lane's limit or its quota of workers.
             let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_quota(&lane);
             let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
-            let ends = row.to_bounce || row.ends_at + EXPIRY_SLACK_SECS < self.now;
+            let ends = row.to_bounce || row.ends_at + EXPIRY_SLACK_SECS < self.clock.confirmed();
             (is_due || ends).then(|| format!("in {lane}: {row:?}"))
         };
         self.queue.waiting().iter().find_map(overdue)
@@ -108,7 +109,11 @@ impl World<'_> {
     pub(super) fn is_settled(&self) {
         let late = self.overdue();
         assert!(late.is_none(), "{late:?} is overdue at {} and nobody has it", self.now);
+        let long = self.waits_too_long();
+        assert!(long.is_none(), "{long:?} at {}", self.now);
         let mut wrong = self.queue.wrong();
+        // The view knows no clock but the system's.
+        wrong.retain(|what| self.clock.is_confirmed() || !what.starts_with("an hour past its lifetime"));
         // A recipient in a job with a silent host may be past its lifetime: a worker took it before the reader looked.
         let ids = self.flying.iter().flat_map(|flight| flight.job.recipient_ids());
         let flying: Vec<String> = ids.map(|id| format!(" {} of", id.0)).collect();
@@ -119,6 +124,17 @@ impl World<'_> {
     /// Whether silent hosts hold all workers, so that none is left for other work.
     fn all_hang(&self) -> bool {
         self.flying.len() >= self.settings.workers
+    }
+
+    /// No wait is longer than the longest of the config (±20 %), but for mail that is to be released later.
+    pub(super) fn waits_too_long(&self) -> Option<Waits> {
+        let longest = self.lanes.lock().unwrap().longest_wait_secs() + STEP_SECS;
+        self.queue.waiting().into_iter().find(|row| {
+            !row.held
+                && !row.released_later
+                && !self.promised.contains(&row.recipient)
+                && row.next > self.now + longest
+        })
     }
 
     /// The invariant once all lifetimes are over: nothing waits but what is held.

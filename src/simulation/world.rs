@@ -1,17 +1,18 @@
 //! The world of one seed, and the events that can happen in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::clock::{Clock, Moment};
 use crate::config::{
     DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
 use crate::delivery;
 use crate::mail::{Domain, Envelope, Handling, Hold, Lifetimes, Priority, Recipient, Release, address};
 use crate::queue::{
-    ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin, Over,
-    QueuedMessage, RecipientId, Settlement,
+    BackoffRow, ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin,
+    Over, QueuedMessage, RecipientId, Settlement,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
 use crate::scheduler::reader::{Portions, Reader};
@@ -38,7 +39,15 @@ pub(super) struct Flight {
 
 pub(super) struct World<'d> {
     pub(super) random: fastrand::Rng,
+    /// Unix seconds, as the system has them.
     pub(super) now: i64,
+    pub(super) clock: Clock,
+    /// Somebody set the clock forward and will set it back after this steady second, by so much.
+    ahead: Option<(i64, i64)>,
+    /// How often the clock was set.
+    steps: u32,
+    /// Whose next try somebody set by hand: a promise, whatever becomes of the clock.
+    pub(super) promised: BTreeSet<RecipientId>,
     pub(super) delivery: DeliverySettings,
     pub(super) settings: SchedulerSettings,
     hosts: Hosts,
@@ -72,6 +81,7 @@ impl<'d> World<'d> {
             recipients_per_transaction: random.usize(1..4),
             destinations: Arc::default(),
             schedule: [60, 300, 900, 1800].map(Duration::from_secs).to_vec(),
+            longest_rule_delay: Duration::ZERO,
             lifetimes: Lifetimes { messages: LIFETIME_SECS, bounces: BOUNCE_LIFETIME_SECS },
             routes: Arc::new(routes(random.usize(..3))),
         };
@@ -80,9 +90,13 @@ impl<'d> World<'d> {
         World {
             hosts: Hosts::new(&mut random),
             lanes: Mutex::new(Lanes::with_windows(settings.clone(), WINDOWS, random.u64(..))),
-            reader: Reader::new(PORTIONS, now),
+            reader: Reader::new(PORTIONS, Moment { now, steady: now }),
             random,
             now,
+            clock: Clock::by_hand(now),
+            ahead: None,
+            steps: 0,
+            promised: BTreeSet::new(),
             delivery: DeliverySettings { in_doubt, ..delivery },
             disk,
             queue: ByHand::start(disk, now, settings.lifetimes),
@@ -111,6 +125,7 @@ impl<'d> World<'d> {
             94 => self.hosts.change(&mut self.random),
             95 => self.hand(),
             96 => self.kick(),
+            97 if self.random.u32(..3) == 0 => self.set_clock(),
             97 => self.panic(),
             98 => self.reload(),
             _ if self.random.u32(..4) == 0 => self.crash(),
@@ -129,8 +144,46 @@ impl<'d> World<'d> {
     }
 
     fn advance(&mut self, secs: i64) {
-        self.now += secs;
+        self.clock.advance(secs);
+        self.see_time();
+        if let Some((_, secs)) = self.ahead.take_if(|(until, _)| *until <= self.clock.steady()) {
+            self.step_clock(-secs);
+        }
+    }
+
+    fn see_time(&mut self) {
+        self.now = self.clock.now();
+        self.clock.confirmed();
         self.queue.set_now(self.now);
+    }
+
+    /// Somebody sets the clock: far forward for a few minutes, or back for good.
+    fn set_clock(&mut self) {
+        if self.steps >= 2 || self.ahead.is_some() {
+            return;
+        }
+        self.steps += 1;
+        let secs = match self.random.bool() {
+            true => {
+                let secs = self.random.i64(3600..6 * 3600);
+                self.ahead = Some((self.clock.steady() + self.random.i64(60..1200), secs));
+                secs
+            }
+            false => -self.random.i64(120..6 * 3600),
+        };
+        self.step_clock(secs);
+    }
+
+    fn step_clock(&mut self, secs: i64) {
+        self.clock.step(secs);
+        self.see_time();
+        // The thread looks every second, and what it asks for then is written.
+        self.look();
+        self.commit();
+    }
+
+    fn over(&self) -> Over {
+        Over::at(self.clock.confirmed(), self.settings.lifetimes)
     }
 
     fn any_domain(&mut self) -> Domain {
@@ -178,8 +231,9 @@ impl<'d> World<'d> {
             return false;
         }
         let lanes = self.lanes.get_mut().unwrap();
-        let ready = lanes.ready(self.now);
-        let Some(job) = lanes.next(self.now) else {
+        let steady = self.clock.steady();
+        let ready = lanes.ready(steady);
+        let Some(job) = lanes.next(steady) else {
             assert!(ready.is_empty(), "a worker is free, ready and without a turn: {ready:?}");
             return false;
         };
@@ -199,7 +253,7 @@ impl<'d> World<'d> {
             }),
         };
         let hangs = !job.expired && message.as_ref().is_some_and(|message| self.hosts.are_silent(message));
-        let silent_until = if hangs { self.now + DEADLINE_SECS } else { self.now };
+        let silent_until = if hangs { steady + DEADLINE_SECS } else { steady };
         self.flying.push(Flight { job, message, silent_until });
         true
     }
@@ -207,7 +261,7 @@ impl<'d> World<'d> {
     /// An attempt ends with the host's replies.
     fn land(&mut self) {
         let mut can_end: Vec<usize> = (0..self.flying.len()).collect();
-        can_end.retain(|at| self.flying[*at].silent_until <= self.now);
+        can_end.retain(|at| self.flying[*at].silent_until <= self.clock.steady());
         let Some(at) = self.random.choice(can_end) else { return };
         let Flight { job, message, .. } = self.flying.swap_remove(at);
         let ids: Vec<RecipientId> = job.recipient_ids().collect();
@@ -216,7 +270,8 @@ impl<'d> World<'d> {
             return self.finish(&job, &LaneHealth::AtLimit(Duration::from_millis(200)), &ids);
         }
         let (said, health) = self.hosts.answers(&message, &mut self.random);
-        let results = delivery::decide(&job, &message, &self.delivery, (self.now, self.now), said);
+        let results =
+            delivery::decide(&job, &message, &self.delivery, (self.now, self.clock.confirmed()), said);
         let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
         let unsettled: Vec<RecipientId> = ids.into_iter().filter(|id| !settled(id)).collect();
         let failed = |result: &crate::queue::Settled| {
@@ -241,17 +296,18 @@ impl<'d> World<'d> {
     }
 
     fn finish(&mut self, job: &Job, health: &LaneHealth, unsettled: &[RecipientId]) {
-        let change = self.lanes.get_mut().unwrap().finished(job, health, unsettled, self.now);
+        let at = self.clock.moment();
+        let change = self.lanes.get_mut().unwrap().finished(job, health, unsettled, at.steady);
         if !job.expired && matches!(health, LaneHealth::Healthy | LaneHealth::Unchanged) {
             let earned = self.earned.entry(job.lane.clone()).or_insert(1);
             *earned = (*earned * 2).min(self.settings.connections_per_destination);
         }
         match change {
             Some(LaneChange::BacksOff(row)) => {
-                assert!(row.backoff_until > self.now);
+                assert!(row.backoff_until > at.steady);
                 self.troubled.insert(job.lane.clone(), row.backoff_until);
                 self.earned.remove(&job.lane);
-                self.queue.set_backoff(row);
+                self.queue.set_backoff(BackoffRow { backoff_until: at.unix(row.backoff_until), ..row });
             }
             Some(LaneChange::Recovered) => {
                 self.troubled.remove(&job.lane);
@@ -285,14 +341,17 @@ impl<'d> World<'d> {
         if let Event::Kicked(kick) = &event {
             self.forgive_kicked(kick);
         }
-        if let Some(lane) = self.reader.hear(event, self.lanes.get_mut().unwrap(), self.now) {
+        if let Some(lane) = self.reader.hear(event, self.lanes.get_mut().unwrap(), self.clock.moment()) {
             self.queue.clear_backoff(&lane);
         }
     }
 
     fn look(&mut self) {
-        let over = Over::at(self.now, self.settings.lifetimes);
-        let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, self.now, &over).unwrap();
+        let (at, over) = (self.clock.moment(), self.over());
+        let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, at, &over).unwrap();
+        if let Some(before) = looked.set_back_from {
+            self.queue.clock_was_set_back(before, at.now, self.lanes.get_mut().unwrap().longest_wait_secs());
+        }
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
             assert!(self.troubled.remove(&lane).is_some(), "{lane} was in no trouble");
@@ -309,7 +368,10 @@ impl<'d> World<'d> {
                 0 => Hand::Hold,
                 1 => Hand::Release,
                 2 => Hand::Try(self.now),
-                3 => Hand::Try(self.now + 900),
+                3 => {
+                    self.promised.insert(id);
+                    Hand::Try(self.now + 900)
+                }
                 4 => Hand::Bounce,
                 5 => Hand::Remove,
                 _ => {
@@ -327,7 +389,7 @@ impl<'d> World<'d> {
     /// These lanes no longer back off. The scheduler may notice it from now on.
     fn forgive(&mut self, is_meant: &dyn Fn(&str) -> bool) {
         for (_, until) in self.troubled.iter_mut().filter(|(lane, _)| is_meant(lane)) {
-            *until = (*until).min(self.now);
+            *until = (*until).min(self.clock.steady());
         }
     }
 
@@ -379,10 +441,15 @@ impl<'d> World<'d> {
         self.queue = ByHand::start(self.disk, self.now, self.settings.lifetimes);
         let mut lanes = Lanes::with_windows(self.settings.clone(), WINDOWS, self.random.u64(..));
         let rows = self.queue.reads().backoffs().unwrap();
-        self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), row.backoff_until)).collect();
-        rows.into_iter().for_each(|row| lanes.restore(row));
+        let (at, longest) = (self.clock.moment(), lanes.longest_wait_secs());
+        let until = |row: &BackoffRow| at.steady + (row.backoff_until - at.now).min(longest);
+        self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), until(row))).collect();
+        rows.into_iter().for_each(|row| lanes.restore(row, at));
+        if self.queue.is_ahead_of(at.now) {
+            self.queue.clock_was_set_back(at.now, at.now, longest);
+        }
         self.lanes = Mutex::new(lanes);
-        self.reader = Reader::new(PORTIONS, self.now);
+        self.reader = Reader::new(PORTIONS, at);
     }
 
     /// Every thread runs until none has work at this moment. Whatever still waits must have a reason.
@@ -395,9 +462,9 @@ impl<'d> World<'d> {
             }
             self.look();
             while self.take_turn() {}
-            let can_end = |flight: &Flight| flight.silent_until <= self.now;
+            let can_end = |flight: &Flight| flight.silent_until <= self.clock.steady();
             let idle = !self.flying.iter().any(can_end) && self.events.is_empty();
-            if idle && !self.reader.patience(&self.lanes, self.now).is_zero() {
+            if idle && !self.reader.patience(&self.lanes, self.clock.moment()).is_zero() {
                 // Some reads are only tried again after a second.
                 if round % 2 == 1 && self.overdue().is_none() {
                     return;
@@ -413,13 +480,19 @@ impl<'d> World<'d> {
 
     /// Time passes until the last lifetime is over. Then every recipient must be finished, except those that are held.
     pub(super) fn run_dry(&mut self) {
+        self.commit();
+        if let Some((_, secs)) = self.ahead.take() {
+            self.step_clock(-secs);
+        }
         for row in self.queue.waiting().iter().filter(|row| row.held) {
             self.queue.hand(row.recipient, Hand::Release);
         }
         self.events.push_back(Event::ChangedOutside);
         let lifetimes = RELEASE_SECS + LIFETIME_SECS + BOUNCE_LIFETIME_SECS;
-        let end = self.now + lifetimes + 3600 + 2 * DEADLINE_SECS;
-        while self.now < end {
+        // Mail that came while the clock was ahead lives longer by as much, and a new time is doubted for an hour.
+        let ahead = self.queue.waiting().iter().map(|row| row.ends_at - self.now).max().unwrap_or(0).max(0);
+        let end = self.clock.steady() + lifetimes + ahead + 2 * 3600 + 2 * DEADLINE_SECS;
+        while self.clock.steady() < end {
             self.settle_down();
             self.check();
             self.is_settled();

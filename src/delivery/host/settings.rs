@@ -4,6 +4,7 @@
 //! others go on without it: if it works the setting is forgotten, if not it is found again. A limit rises by itself
 //! (`adaptive.rs`).
 
+use crate::clock::STEP_SECS;
 use crate::mail::Reply;
 use crate::queue::{HostSetting, Setting};
 
@@ -65,10 +66,12 @@ impl Settings {
     /// What is to be left out of the next connection. Nothing too for the one that is to try again.
     pub(super) fn in_force(&mut self, name: &str, now: i64) -> Option<Setting> {
         let row = self.0.iter_mut().find(|row| row.setting.name() == name)?;
-        if row.retry_at.is_none_or(|retry_at| retry_at > now) {
+        // A row from the future was written before the clock was set back: nobody knows how old it is.
+        let is_from_future = row.changed_at > now.saturating_add(STEP_SECS);
+        if row.retry_at.is_none_or(|retry_at| retry_at > now && !is_from_future) {
             return Some(row.setting);
         }
-        row.retry_at = Some(now + TRIAL_SECS);
+        (row.retry_at, row.changed_at) = (Some(now + TRIAL_SECS), row.changed_at.min(now));
         None
     }
 
@@ -80,7 +83,7 @@ impl Settings {
             mx: mx.to_owned(),
             setting,
             last_reply: Some(why.to_string()),
-            changed_at: before.as_ref().map_or(now, |row| row.changed_at),
+            changed_at: before.as_ref().map_or(now, |row| row.changed_at.min(now)),
             retry_at: Some(now + lifetime_secs(setting)),
         };
         self.0.push(row.clone());
@@ -222,5 +225,37 @@ mod tests {
         assert_eq!(set(limit(Some(5), None, 4), None), (vec![(five, None)], vec!["messages_per_minute"]));
         assert_eq!(set(AdaptiveLimit::default(), None), (vec![], vec!["connections"]));
         assert!(settings.is_empty());
+    }
+
+    /// What is learnt is tried again after a day at the latest by any clock; what somebody chose stays.
+    #[test]
+    fn a_setting_from_the_future_is_tried_again_at_once() {
+        let name = Setting::NoPipelining.name();
+        let reply = Reply::new(503, crate::mail::Enhanced(5, 5, 1), "no");
+        for back in [3_600, 365 * 86_400] {
+            let mut settings = Settings::default();
+            let then = 1_000_000_000;
+            settings.found("mx", Setting::NoPipelining, &reply, then);
+            assert_eq!(settings.in_force(name, then + 60), Some(Setting::NoPipelining));
+            let now = then - back;
+            assert_eq!(settings.in_force(name, now), None, "this one tries, {back} s back");
+            assert_eq!(
+                settings.in_force(name, now + 1),
+                Some(Setting::NoPipelining),
+                "and the others do not"
+            );
+            let (row, _) = settings.found("mx", Setting::NoPipelining, &reply, now);
+            assert_eq!((row.changed_at, row.retry_at), (now, Some(now + 86_400)));
+        }
+        let mut settings = Settings::default();
+        let by_hand = HostSetting {
+            mx: "mx".to_owned(),
+            setting: Setting::NoPipelining,
+            last_reply: None,
+            changed_at: 1_000_000_000,
+            retry_at: Some(4_000_000_000),
+        };
+        settings.add(by_hand);
+        assert_eq!(settings.in_force(name, 2_000_000_000), Some(Setting::NoPipelining));
     }
 }

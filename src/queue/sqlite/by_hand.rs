@@ -61,6 +61,8 @@ pub(crate) struct Waits {
     pub(crate) to_bounce: bool,
     pub(crate) next: i64,
     pub(crate) ends_at: i64,
+    /// Its sender asked for a later release.
+    pub(crate) released_later: bool,
 }
 
 /// What a person with `sqlite3` or `postrider queue` does to a recipient.
@@ -140,6 +142,16 @@ impl<'d> ByHand<'d> {
         self.ops.send(op).unwrap();
     }
 
+    /// See [`Queue::is_ahead_of`].
+    pub(crate) fn is_ahead_of(&self, now: i64) -> bool {
+        self.shared.ids().last() / 1_000_000 > now + crate::clock::STEP_SECS
+    }
+
+    /// See [`Queue::clock_was_set_back`].
+    pub(crate) fn clock_was_set_back(&self, before: i64, now: i64, longest_secs: i64) {
+        self.ops.send(Op::ClockSetBack { before, now, longest_secs }).unwrap();
+    }
+
     /// See [`Queue::set_backoff`].
     pub(crate) fn set_backoff(&self, row: BackoffRow) {
         self.shared.backoff_changed(row.lane.clone(), Some(row));
@@ -198,7 +210,8 @@ impl<'d> ByHand<'d> {
 
     /// All that waits, by id.
     pub(crate) fn waiting(&self) -> Vec<Waits> {
-        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.ends_at
+        let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.ends_at,
+                          coalesce(m.release_at, 0) > (SELECT now FROM clock)
                    FROM recipients r JOIN message_ends m ON m.id = r.message_id ORDER BY r.id";
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Waits {
@@ -208,6 +221,7 @@ impl<'d> ByHand<'d> {
                 to_bounce: row.get(3)?,
                 next: row.get(4)?,
                 ends_at: row.get(5)?,
+                released_later: row.get(6)?,
             })
         };
         self.conn.prepare_cached(sql).unwrap().query_map([], row).unwrap().map(Result::unwrap).collect()

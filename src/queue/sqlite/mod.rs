@@ -9,6 +9,7 @@ pub(super) mod admin;
 mod backoffs;
 #[cfg(test)]
 pub(super) mod by_hand;
+mod clock_set_back;
 mod counts;
 mod due;
 mod failure;

@@ -153,8 +153,8 @@ impl<S: Source> Reads for S {
         self.read(|conn| reports::since(conn, sender, after, limit))
     }
 
-    fn pending_report_senders(&self, until: i64, limit: usize) -> Found<Vec<String>> {
-        self.read(|conn| reports::senders(conn, until, limit))
+    fn pending_report_senders(&self, until: i64, future: i64, limit: usize) -> Found<Vec<String>> {
+        self.read(|conn| reports::senders(conn, until, future, limit))
     }
 
     fn pending_reports(&self, sender: &str, limit: usize) -> Found<Option<PendingReports>> {

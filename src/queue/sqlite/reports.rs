@@ -63,9 +63,11 @@ pub(super) fn since(conn: &Connection, sender: &str, after: i64, limit: usize) -
 }
 
 /// See [`crate::queue::Reads::pending_report_senders`].
-pub(super) fn senders(conn: &Connection, until: i64, limit: usize) -> Result<Vec<String>> {
-    conn.prepare_cached("SELECT sender FROM pending_reports GROUP BY sender HAVING min(at) <= ?1 LIMIT ?2")?
-        .query_map(params![until, limit as i64], |row| Ok(odd::text(row, 0)?.unwrap_or_default()))?
+pub(super) fn senders(conn: &Connection, until: i64, future: i64, limit: usize) -> Result<Vec<String>> {
+    let sql =
+        "SELECT sender FROM pending_reports GROUP BY sender HAVING min(at) <= ?1 OR min(at) > ?2 LIMIT ?3";
+    conn.prepare_cached(sql)?
+        .query_map(params![until, future, limit as i64], |row| Ok(odd::text(row, 0)?.unwrap_or_default()))?
         .collect()
 }
 

@@ -16,7 +16,7 @@ const ROW_WRITTEN_SECS: i64 = 5;
 /// A change of a lane that belongs on disk and in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneChange {
-    /// Backs off now.
+    /// Backs off now, until a steady second.
     BacksOff(BackoffRow),
     /// Works again.
     Recovered,

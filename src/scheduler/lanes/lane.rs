@@ -71,7 +71,7 @@ pub struct LaneState {
     pub lane: Arc<str>,
     /// Troubles in a row; 0 is healthy.
     pub failures: u32,
-    /// Unix seconds; it backs off until then.
+    /// It backs off until then: a steady second in [`Lanes`], Unix seconds as [`crate::scheduler::Scheduler`] gives it.
     pub backoff_until: i64,
     /// Jobs under way.
     pub jobs_in_flight: usize,

@@ -57,12 +57,10 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
 fn a_kick_ends_the_backoff_of_its_lane_only() {
     let mut lanes = lanes();
     for name in ["a.test", "b.test"] {
-        lanes.restore(BackoffRow {
-            lane: name.to_owned(),
-            failures: 3,
-            backoff_until: 999,
-            last_reply: String::new(),
-        });
+        lanes.restore(
+            BackoffRow { lane: name.to_owned(), failures: 3, backoff_until: 999, last_reply: String::new() },
+            at(500),
+        );
     }
     lanes.end_backoff(5, |lane| lane == "a.test");
     assert_eq!(lanes.refills(9, 5).len(), 1);
@@ -83,8 +81,8 @@ fn the_trouble_of_a_lane_in_which_nothing_waits_is_forgotten_hours_later() {
         backoff_until: 1_000,
         last_reply: String::new(),
     };
-    lanes.restore(row("empty.test"));
-    lanes.restore(row("waits.test"));
+    lanes.restore(row("empty.test"), at(500));
+    lanes.restore(row("waits.test"), at(500));
     assert!(lanes.wake(1_000).is_empty());
     for refill in lanes.refills(9, 1_000) {
         let rows = if &*refill.lane == "waits.test" { vec![due(1, 1, "waits.test")] } else { vec![] };
@@ -110,4 +108,96 @@ fn a_row_deleted_by_hand_ends_the_backoff_and_one_not_yet_written_does_not() {
     assert!(lanes.state("a.test").backoff_until > 110);
     assert!(lanes.end_backoff_without_row(&[], 110));
     assert_eq!(lanes.state("a.test").backoff_until, 110);
+}
+
+/// The row of a lane was written by a clock that was ahead, and the relay starts with one that is right.
+#[test]
+fn a_lane_waits_no_longer_than_the_schedule_whatever_its_row_says() {
+    for ahead in [3_600, 365 * 86_400] {
+        let mut lanes = lanes();
+        let lane = "a.test".to_owned();
+        let row =
+            BackoffRow { lane, failures: 1, backoff_until: 1_000_000 + ahead, last_reply: String::new() };
+        lanes.restore(row, Moment { now: 1_000_000, steady: 50 });
+        let longest = lanes.longest_wait_secs();
+        assert_eq!((lanes.next_wake(), longest), (Some(50 + longest), 721), "{ahead} s ahead");
+    }
+}
+
+fn accept(queue: &Queue, to: &str, received_at: i64) {
+    let recipients = vec![Recipient::new(address::parse(to).unwrap())];
+    let message = NewMessage {
+        id: queue.new_message_id(),
+        envelope: Envelope { recipients, ..Envelope::default() },
+        origin: Origin::default(),
+        received_at,
+        expires_at: None,
+        size: 3,
+        tail: b"x\r\n".to_vec(),
+        chunks_before: 0,
+    };
+    queue.accept(message).unwrap();
+}
+
+/// A board without a battery: its clock is an hour (a year) ahead at boot, one connection is refused, and then the
+/// clock is set right.
+#[test]
+fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_wait() {
+    for ahead in [3_600, 365 * 86_400] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+        let (events_in, events) = crossbeam_channel::unbounded();
+        let (queue, _writer) = Queue::open(&settings, events_in).unwrap();
+        let now = Clock::system().now();
+        let clock = Clock::by_hand(now + ahead);
+        let (scheduler, thread) =
+            Scheduler::start(super::settings(), queue.clone(), events, clock.clone()).unwrap();
+        let accept = |to: &str| accept(&queue, to, clock.now());
+        accept("one@a.test");
+        let job = scheduler.next(Duration::from_secs(20)).unwrap();
+        let next_state = NextState::Retry(clock.now() + 60);
+        let attempt = Attempt {
+            at: clock.now(),
+            duration_ms: 1,
+            mx: None,
+            ip: None,
+            tls: None,
+            phase: Phase::Connect,
+            reply: Reply::new(421, Enhanced(4, 4, 1), "connection refused"),
+            outcome: Outcome::Deferred,
+        };
+        let (recipient, attempt) = (job.recipients[0].id, Some(attempt));
+        let results = vec![Settled { recipient, attempt, next_state, warned: false }];
+        let message = job.fresh.clone().unwrap();
+        let (reports, pending_reports) = (Vec::new(), Vec::new());
+        queue.settle(Settlement {
+            message,
+            at: clock.now(),
+            results,
+            reports,
+            pending_reports,
+            expanded_told: false,
+        });
+        scheduler.finished(&job, &failing(), &[]);
+        queue.barrier().unwrap();
+        clock.step(-ahead);
+        accept("two@a.test");
+        // It is noticed within a second; then the row waits for as long as it was to wait.
+        let began = std::time::Instant::now();
+        while queue.next_due_after(clock.now()).unwrap().is_some_and(|next| next > clock.now() + 60) {
+            assert!(began.elapsed() < Duration::from_secs(20), "it waits for the old time");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // The wait of the lane: 60 s, 20 % more at most.
+        clock.advance(75);
+        let mut came = Vec::new();
+        while came.len() < 2 {
+            let job = scheduler.next(Duration::from_secs(20)).expect("it waits for the old time");
+            came.extend(ids_of(&job));
+            scheduler.finished(&job, &LaneHealth::Healthy, &[]);
+        }
+        scheduler.stop();
+        thread.join().unwrap();
+    }
 }

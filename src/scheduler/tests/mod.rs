@@ -20,13 +20,17 @@ use proptest::prelude::*;
 use super::Scheduler;
 use super::lanes::{LaneChange, Lanes};
 use super::reader::{Portions, Reader, rows_of_lane};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
 };
-use crate::mail::{Domain, Envelope, Handling, Lifetimes, Priority, Recipient, address};
+use crate::mail::{
+    Attempt, Domain, Enhanced, Envelope, Handling, Lifetimes, Outcome, Phase, Priority, Recipient, Reply,
+    address,
+};
 use crate::queue::{
-    BackoffRow, Due, Event, Job, Kick, LaneHealth, MessageId, NewMessage, Origin, Queue, RecipientId,
+    BackoffRow, Due, Event, Job, Kick, LaneHealth, MessageId, NewMessage, NextState, Origin, Queue,
+    RecipientId, Settled, Settlement,
 };
 
 fn settings() -> SchedulerSettings {
@@ -35,10 +39,16 @@ fn settings() -> SchedulerSettings {
         connections_per_destination: 2,
         recipients_per_transaction: 3,
         schedule: vec![Duration::from_secs(60), Duration::from_secs(600)],
+        longest_rule_delay: Duration::ZERO,
         lifetimes: Lifetimes { messages: 432_000, bounces: 172_800 },
         routes: Arc::new(Routes::default()),
         destinations: Arc::default(),
     }
+}
+
+/// A moment of a clock that was never set.
+fn at(now: i64) -> Moment {
+    Moment { now, steady: now }
 }
 
 fn lanes() -> Lanes {

@@ -5,9 +5,9 @@ use super::*;
 #[test]
 fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
     let mut lanes = lanes_without("a.test");
-    let mut reader = Reader::new(Portions::default(), 0);
+    let mut reader = Reader::new(Portions::default(), at(0));
     let mut kick = |domain: &str, lanes: &mut Lanes| {
-        reader.hear(Event::Kicked(Kick::Domain(Domain::parse(domain).unwrap())), lanes, 0)
+        reader.hear(Event::Kicked(Kick::Domain(Domain::parse(domain).unwrap())), lanes, at(0))
     };
     assert_eq!(kick("a.test", &mut lanes), None);
     assert_eq!(kick("b.test", &mut lanes).as_deref(), Some("b.test"));

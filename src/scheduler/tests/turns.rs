@@ -67,12 +67,10 @@ fn what_is_past_its_lifetime_leaves_its_line_and_not_its_flight() {
 #[test]
 fn what_is_past_its_lifetime_needs_no_host_and_no_turn() {
     let mut lanes = lanes();
-    lanes.restore(BackoffRow {
-        lane: "a.test".into(),
-        failures: 1,
-        backoff_until: 999,
-        last_reply: String::new(),
-    });
+    lanes.restore(
+        BackoffRow { lane: "a.test".into(), failures: 1, backoff_until: 999, last_reply: String::new() },
+        at(500),
+    );
     lanes.add_expired(vec![due(1, 1, "a.test"), due(2, 1, "a.test"), due(3, 3, "a.test")], 5);
     let job = lanes.next(5).unwrap();
     assert!(job.expired);

@@ -166,12 +166,10 @@ fn failing_lanes_share_half_of_the_workers() {
     let mut lanes = lanes();
     for n in 0..8 {
         let name = format!("bad{n}.test");
-        lanes.restore(BackoffRow {
-            lane: name.clone(),
-            failures: 1,
-            backoff_until: 0,
-            last_reply: String::new(),
-        });
+        lanes.restore(
+            BackoffRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() },
+            at(0),
+        );
         lanes.add(due(n, n, &name), 1);
         lanes.wake(1);
         lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));
@@ -191,7 +189,7 @@ fn failing_lanes_without_a_free_worker_cost_the_others_nothing() {
     for n in 0..1000 {
         let name = format!("bad{n}.test");
         let row = BackoffRow { lane: name.clone(), failures: 1, backoff_until: 0, last_reply: String::new() };
-        lanes.restore(row);
+        lanes.restore(row, at(0));
         lanes.add(due(n, n, &name), 1);
         lanes.wake(1);
         lanes.refills(9, 1).iter().for_each(|refill| lanes.refilled(refill, vec![due(n, n, &name)], None, 1));

@@ -50,6 +50,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             connections_per_destination: 1,
             recipients_per_transaction: 1,
             schedule: vec![Duration::from_secs(60)],
+            longest_rule_delay: Duration::ZERO,
             lifetimes: Lifetimes { messages: 0, bounces: 0 },
             destinations: Arc::default(),
             routes: Arc::clone(&routes),

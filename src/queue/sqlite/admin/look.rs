@@ -171,7 +171,7 @@ fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {
 fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
     conn.prepare(
         "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM backoffs
-         WHERE backoff_until > unixepoch() ORDER BY failures DESC, lane LIMIT ?1",
+         WHERE backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%' ORDER BY failures DESC, lane LIMIT ?1",
     )?
     .query_map([limit], |row| {
         Ok(LaneLine {

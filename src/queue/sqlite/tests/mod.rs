@@ -1,5 +1,6 @@
 //! The queue on real SQLite in a directory of its own.
 
+mod clock_set_back;
 mod files;
 mod flow;
 mod odd_rows;

@@ -118,7 +118,7 @@ fn goes_on(conn: &Connection, why: &str) {
     assert!(reads.backoffs().unwrap().iter().any(|row| row.lane == "other.test"), "{why}");
     assert!(reads.host_settings().unwrap().iter().any(|row| row.mx == "mx.good.test"), "{why}");
     reads.reports_since("app@a.test", 0, 9).unwrap();
-    for sender in reads.pending_report_senders(i64::MAX, 9).unwrap() {
+    for sender in reads.pending_report_senders(i64::MAX, i64::MAX, 9).unwrap() {
         reads.pending_reports(&sender, 9).unwrap();
     }
     assert!(reads.domains().unwrap().contains(&good), "{why}");

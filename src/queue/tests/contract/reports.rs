@@ -47,9 +47,9 @@ pub(super) fn what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later(si
     }
     fail(&site, "bob@example.org", 250, false);
     let site = site.restart();
-    assert_eq!(site.queue.pending_report_senders(99, 10).unwrap(), [""; 0]);
-    assert_eq!(site.queue.pending_report_senders(100, 10).unwrap(), ["ann@example.org"]);
-    assert_eq!(site.queue.pending_report_senders(250, 10).unwrap().len(), 2);
+    assert_eq!(site.queue.pending_report_senders(99, 5_000, 10).unwrap(), [""; 0]);
+    assert_eq!(site.queue.pending_report_senders(100, 5_000, 10).unwrap(), ["ann@example.org"]);
+    assert_eq!(site.queue.pending_report_senders(250, 5_000, 10).unwrap().len(), 2);
     assert_eq!(site.queue.pending_reports("carl@example.org", 10).unwrap(), None);
 
     let gathered = site.queue.pending_reports("ann@example.org", 2).unwrap().unwrap();
