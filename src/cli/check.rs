@@ -192,11 +192,20 @@ fn database(settings: &Settings) -> Finding {
     let path = &settings.queue.path;
     let name = path.display();
     match path.try_exists() {
-        Ok(true) => match Admin::to_read(path).and_then(|queue| queue.summary(0)) {
-            Ok(all) => Finding::ok(
-                about,
-                format!("{name}: {} messages, {} recipients wait", all.messages, all.recipients),
-            ),
+        Ok(true) => match Admin::to_read(path).and_then(|queue| Ok((queue.damage()?, queue.summary(0)?))) {
+            Ok((damage, all)) => match damage.first() {
+                Some(damage) => Finding::problem(
+                    about,
+                    format!(
+                        "{name} is damaged: {damage}; stop the relay, `postrider recover --held` puts what can be \
+                         read into a fresh queue"
+                    ),
+                ),
+                None => Finding::ok(
+                    about,
+                    format!("{name}: {} messages, {} recipients wait", all.messages, all.recipients),
+                ),
+            },
             Err(error) => Finding::problem(about, error.to_string()),
         },
         Ok(false) => {

@@ -12,6 +12,7 @@ mod on_demand;
 mod operator_queries;
 mod output;
 pub mod queue;
+mod recover;
 pub mod serve;
 pub mod user;
 mod who;
@@ -80,6 +81,11 @@ enum Command {
     Demo,
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
+    /// Put what can be read of a damaged queue into a fresh one, with the relay stopped
+    ///
+    /// The fresh database takes the place of the damaged one, which is kept beside it. Prints what was read, and each
+    /// message that is not as it was: nothing that is not whole is sent.
+    Recover(recover::Arguments),
     /// Say who may log in and send mail
     #[command(subcommand)]
     User(user::Verb),
@@ -132,6 +138,7 @@ pub fn run() -> ExitCode {
         Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
+        Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };

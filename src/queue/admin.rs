@@ -10,8 +10,8 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, Envelope, Filter, HostLine, KickLine, LaneLine, Line, Shown, ShownRecipient,
-    Summary, Try, Which,
+    Change, DiskRoom, DomainLine, Envelope, Filter, HostLine, KickLine, LaneLine, Line, Recovered,
+    RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
 };
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].
@@ -42,4 +42,13 @@ impl Deref for Admin {
     fn deref(&self) -> &Self::Target {
         &*self.0
     }
+}
+
+/// Puts what can be read of the damaged database at `path` into a fresh one, which takes its place; the damaged one is
+/// kept beside it. `held`: what waits is not tried until released. No relay may run on it.
+///
+/// # Errors
+/// There is no queue here, a relay runs on it, or nothing of it can be read.
+pub fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
+    super::sqlite::recover(path, held)
 }

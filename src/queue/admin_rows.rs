@@ -271,3 +271,33 @@ pub struct KickLine {
     /// How many recipients waited.
     pub recipients: i64,
 }
+
+/// What `postrider recover` made of a damaged database.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recovered {
+    /// Messages that wait.
+    pub messages: i64,
+    /// Their recipients.
+    pub recipients: i64,
+    /// Whether all of them are held.
+    pub held: bool,
+    /// Table by table.
+    pub tables: Vec<RecoveredTable>,
+    /// A line for each message or recipient that is not as it was.
+    pub problems: Vec<String>,
+    /// Where the damaged database is now.
+    pub kept: String,
+}
+
+/// What could be read of one table.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RecoveredTable {
+    /// Its name.
+    pub table: String,
+    /// Rows that are in the fresh database.
+    pub rows: u64,
+    /// Rows that could be read and mean nothing.
+    pub unusable: u64,
+    /// Places at which rows, nobody knows how many, could not be read.
+    pub gaps: u64,
+}

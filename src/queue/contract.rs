@@ -199,6 +199,10 @@ pub trait Reads: Debug {
     /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError>;
 
+    /// Has the database checked, as far as that is cheap: about a minute, and nobody waits for it. Damage is told in
+    /// the log, once; gives how much was found.
+    fn look_for_damage(&self) -> Result<usize, QueueError>;
+
     /// Counts what the view `stuck` shows of some thousand messages from this id on, problem by problem; says where the
     /// next part begins. [`super::Queue::sweep`] goes through all of them.
     fn stuck(&self, from: MessageId) -> Result<(Sweep, Option<MessageId>), QueueError>;

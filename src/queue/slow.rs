@@ -87,7 +87,8 @@ impl Call {
     }
 }
 
-/// Looks until the other end of `ended` is gone.
+/// Looks until the other end of `ended` is gone. Then the writer is, and whoever still asks is told so: the channel
+/// keeps what was put into it in the moment when its last receiver went, and its caller would wait for ever.
 pub(super) fn watch(
     call: &Arc<Call>,
     shared: &Shared,
@@ -98,4 +99,5 @@ pub(super) fn watch(
     while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         call.look(shared, ops, busy_patience);
     }
+    ops.iter().for_each(|op| op.refuse(AcceptError::Failed));
 }

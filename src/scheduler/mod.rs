@@ -356,6 +356,9 @@ impl Thread {
             if let Err(error) = queue.sweep(now) {
                 log::error!("the queue cannot be looked through: {error}");
             }
+            if let Err(error) = queue.look_for_damage() {
+                log::error!("the queue cannot be checked for damage: {error}");
+            }
         };
         match std::thread::Builder::new().name("stuck".to_owned()).spawn(look) {
             Ok(looking) => self.stuck = Some(looking),

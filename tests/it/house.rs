@@ -50,6 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "submission/session/listener.rs",
         ],
     ),
+    ("nix", &["queue/sqlite/checkpoints.rs"]),
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("listenfd", &["cli/serve/inherited.rs"]),

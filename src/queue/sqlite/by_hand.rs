@@ -266,6 +266,10 @@ impl Source for Connection {
         true
     }
 
+    fn look_for_damage(&self) -> Result<usize, QueueError> {
+        Ok(0)
+    }
+
     fn why_no_room(&self) -> Option<String> {
         None
     }

@@ -10,6 +10,10 @@ use crate::queue::error::QueueError;
 /// What to do where the disk or the database failed.
 const MEND: &str = "nothing acknowledged is lost: mend the disk and start again";
 
+/// What to do where the database is damaged.
+pub(super) const RECOVER: &str =
+    "stop the relay, `postrider recover --held` puts what can be read into a fresh queue";
+
 /// Met by the operation at this place of its group, or in upkeep, where the place says nothing.
 pub(super) fn of_operation(at: usize, error: &Error) -> StoreFailure {
     let why = error.to_string();
@@ -26,8 +30,16 @@ pub(super) fn of_operation(at: usize, error: &Error) -> StoreFailure {
         | ErrorCode::TooBig
         | ErrorCode::ParameterOutOfRange
         | ErrorCode::Unknown => StoreFailure::Operation { at, why },
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            StoreFailure::Fatal(format!("{why}; {RECOVER}"))
+        }
         _ => StoreFailure::Fatal(format!("{why}; {MEND}")),
     }
+}
+
+/// Whether it says that the database is damaged.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// Whether the system refused to write (not: to sync) what SQLite gave it. A commit that met this never happened.

@@ -7,7 +7,7 @@
 //! Nothing here may close a descriptor of the database while SQLite has it open: a process that closes any descriptor
 //! of a file loses all its POSIX locks on it (fcntl(2)), and SQLite's locks are such.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -31,6 +31,7 @@ pub(super) struct Files {
     database: File,
     path: PathBuf,
     opened: RefCell<Option<Opened>>,
+    content: Cell<Option<Content>>,
 }
 
 /// What SQLite has open.
@@ -39,6 +40,15 @@ struct Opened {
     /// The database, its log and the log's index: where they are, and which files they are.
     files: [(PathBuf, Identity); 3],
     log: File,
+}
+
+/// What the database's own file looks like. Only a checkpoint changes it, and only the relay makes those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    bytes: u64,
+    written: (i64, i64),
+    /// SQLite's header, which has a counter of changes in it.
+    header: [u8; 100],
 }
 
 /// Device and inode: one file, whatever its names.
@@ -91,7 +101,7 @@ impl Files {
                 remedy: "`find -inum` shows it; remove the other name",
             });
         }
-        Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None) })
+        Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None), content: Cell::new(None) })
     }
 
     /// Notes what SQLite has open, once it has the log open too.
@@ -173,6 +183,36 @@ impl Files {
             return Err(format!("{} was overwritten", wal.display()));
         }
         Ok(())
+    }
+
+    fn content(&self) -> std::io::Result<Content> {
+        let found = self.database.metadata()?;
+        let mut header = [0; 100];
+        self.database.read_exact_at(&mut header, 0)?;
+        Ok(Content { bytes: found.len(), written: (found.mtime(), found.mtime_nsec()), header })
+    }
+
+    /// Takes the database's own file as it is now: after a checkpoint.
+    pub(super) fn note_content(&self) {
+        self.content.set(self.content().ok());
+    }
+
+    /// Whether nobody has written to the database's own file since; if somebody has, what to say. A time that was
+    /// changed alone (`touch`) is nothing.
+    pub(super) fn check_content(&self) -> Result<(), String> {
+        let name = self.path.display();
+        let (Some(noted), Ok(found)) = (self.content.get(), self.content()) else {
+            return Err(format!("{name} cannot be read"));
+        };
+        if found.written != noted.written && (found.bytes, found.header) != (noted.bytes, noted.header) {
+            return Err(format!("{name} was overwritten"));
+        }
+        Ok(())
+    }
+
+    /// Where the log's index is.
+    pub(super) fn index(&self) -> PathBuf {
+        self.opened.borrow().as_ref().map_or_else(PathBuf::new, |opened| opened.files[2].0.clone())
     }
 
     /// What became of the database that is open, as part of a sentence.

@@ -9,12 +9,14 @@ pub(super) mod admin;
 mod backoffs;
 #[cfg(test)]
 pub(super) mod by_hand;
+mod checkpoints;
 mod clock_set_back;
 mod counts;
 mod due;
 mod failure;
 mod files;
 mod host_settings;
+mod integrity;
 mod kick;
 mod message;
 mod migrate;
@@ -23,6 +25,7 @@ mod open;
 mod operator_log;
 mod purge;
 mod readers;
+mod recover;
 mod replies;
 mod reports;
 mod routes;
@@ -35,3 +38,4 @@ mod tests;
 mod wal;
 
 pub(super) use open::Database;
+pub(super) use recover::recover;

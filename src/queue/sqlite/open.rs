@@ -16,13 +16,14 @@ use crate::queue::error::QueueError;
 use crate::queue::id::ID_MAX;
 use crate::queue::shared::now_us;
 
-use super::failure::{of_operation, of_transaction};
+use super::checkpoints::Checkpoints;
+use super::failure::{RECOVER, of_operation, of_transaction};
 use super::files::{Files, beside};
 use super::migrate;
 use super::odd;
 use super::readers::Readers;
 use super::space::Space;
-use super::store::SqliteStore;
+use super::store::{OnDisk, SqliteStore};
 use super::wal;
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
@@ -30,13 +31,14 @@ const SQLITE_OLDEST: i32 = 3_051_003;
 /// How long BEGIN waits for somebody else's transaction before the writer sees to those who wait.
 const BEGIN_PATIENCE: Duration = Duration::from_millis(250);
 /// A larger database is not checked through at start: that would take minutes, and after a crash SQLite
-/// recovers by itself. `postrider check` does it.
+/// recovers by itself. `postrider check` does it, and the hourly look.
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
 /// The database, opened by this process alone.
 pub(in crate::queue) struct Database {
     /// The one that writes.
     pub(in crate::queue) conn: Connection,
+    checkpoints: Checkpoints,
     readers: Arc<Readers>,
     space: Arc<Space>,
     last_id: i64,
@@ -83,6 +85,10 @@ impl Database {
             after_crash(&conn, path, &files)?;
         }
         drop_unfinished(&conn)?;
+        let keeper = open_keeper(path)?;
+        let checkpoints =
+            Checkpoints::new(keeper, &files.index()).map_err(|source| disk_error(path, source))?;
+        files.note_content();
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let space = Arc::new(Space::new(path, log_pages, page_bytes));
@@ -90,7 +96,16 @@ impl Database {
         space.watch();
         let last_id = last_id(&conn)?;
         let last_time = last_time(&conn)?;
-        Ok(Database { conn, readers, space, last_id, last_time, history: settings.history, files })
+        Ok(Database {
+            conn,
+            checkpoints,
+            readers,
+            space,
+            last_id,
+            last_time,
+            history: settings.history,
+            files,
+        })
     }
 }
 
@@ -108,8 +123,9 @@ impl OpenStore for Database {
     }
 
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
+        let disk = OnDisk { files: &self.files, checkpoints: &self.checkpoints };
         let (space, readers) = (self.space.clone(), self.readers.clone());
-        let store = SqliteStore::new(&self.conn, Some(&self.files), space, readers, self.history);
+        let store = SqliteStore::new(&self.conn, Some(disk), space, readers, self.history);
         Ok(Box::new(store.map_err(|error| of_transaction(of_operation(0, &error)))?))
     }
 }
@@ -185,6 +201,21 @@ fn open_database(path: &Path) -> Result<Connection, QueueError> {
     Ok(conn)
 }
 
+/// See [`Checkpoints`].
+fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
+    let keeper = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    keeper.busy_timeout(BEGIN_PATIENCE)?;
+    keeper.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // It never reads.
+    keeper.execute_batch(
+        "PRAGMA cache_size = -16; PRAGMA wal_autocheckpoint = 0; PRAGMA trusted_schema = OFF",
+    )?;
+    Ok(keeper)
+}
+
 fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) -> Result<(), QueueError> {
     conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
     let found = conn.pragma_query_value(None, name, |row| {
@@ -221,7 +252,7 @@ fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), Queu
     let start = Instant::now();
     let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Err(unusable(path, format!("is damaged: {verdict}"), "see `sqlite3 queue.db .recover`"));
+        return Err(unusable(path, format!("is damaged: {verdict}"), RECOVER));
     }
     let ms = start.elapsed().as_millis();
     log::info!("queue: recovered after an unclean end ({log_bytes} bytes of log), checked in {ms} ms");

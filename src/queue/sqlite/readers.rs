@@ -20,14 +20,17 @@ use crate::queue::rows::{
 };
 use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
 
+use super::failure::{RECOVER, is_damage};
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, message, reports, sweep};
+use super::{backoffs, counts, due, host_settings, integrity, message, reports, sweep};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> std::result::Result<T, QueueError>;
 
     fn has_room(&self, bytes: u64) -> bool;
+
+    fn look_for_damage(&self) -> std::result::Result<usize, QueueError>;
 
     fn why_no_room(&self) -> Option<String>;
 }
@@ -43,12 +46,27 @@ pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     closed: AtomicBool,
+    /// It was said that the database is damaged.
+    damage_told: AtomicBool,
     space: Arc<Space>,
 }
 
 impl Readers {
     pub(super) fn new(path: &Path, space: Arc<Space>) -> Readers {
-        Readers { path: path.to_owned(), idle: Mutex::default(), closed: AtomicBool::new(false), space }
+        Readers {
+            path: path.to_owned(),
+            idle: Mutex::default(),
+            closed: AtomicBool::new(false),
+            damage_told: AtomicBool::new(false),
+            space,
+        }
+    }
+
+    /// One loud line, once.
+    fn tell_damage(&self, what: &str) {
+        if !self.damage_told.swap(true, Ordering::Relaxed) {
+            log::error!("queue: THE DATABASE {} IS DAMAGED: {what}; {RECOVER}", self.path.display());
+        }
     }
 
     /// No connection is kept any more.
@@ -61,8 +79,16 @@ impl Readers {
 impl Source for Readers {
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Found<T> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let conn = idle.map_or_else(|| open_reader(&self.path), Ok)?;
-        let found = query(&conn)?;
+        let conn = idle.map_or_else(|| open_reader(&self.path), Ok);
+        let (conn, found) = match conn.and_then(|conn| query(&conn).map(|found| (conn, found))) {
+            Ok(read) => read,
+            Err(error) => {
+                if is_damage(&error) {
+                    self.tell_damage(&error.to_string());
+                }
+                return Err(error.into());
+            }
+        };
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT_MAX && !self.closed.load(Ordering::Relaxed) {
             idle.push(conn);
@@ -72,6 +98,16 @@ impl Source for Readers {
 
     fn has_room(&self, bytes: u64) -> bool {
         self.space.has_room(bytes)
+    }
+
+    fn look_for_damage(&self) -> Found<usize> {
+        let found = open_reader(&self.path).and_then(|mut conn| integrity::look(&mut conn));
+        let problems = match found {
+            Err(error) if is_damage(&error) => vec![error.to_string()],
+            found => found?,
+        };
+        problems.first().into_iter().for_each(|first| self.tell_damage(first));
+        Ok(problems.len())
     }
 
     fn why_no_room(&self) -> Option<String> {
@@ -167,6 +203,10 @@ impl<S: Source> Reads for S {
 
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Found<Vec<LaneCount>> {
         self.read(|conn| counts::by_lane(conn, lane_of))
+    }
+
+    fn look_for_damage(&self) -> Found<usize> {
+        Source::look_for_damage(self)
     }
 
     fn stuck(&self, from: MessageId) -> Found<(Sweep, Option<MessageId>)> {

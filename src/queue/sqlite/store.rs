@@ -13,6 +13,7 @@ use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
+use super::checkpoints::{self, Checkpoints, PASSIVE};
 use super::failure::of_transaction;
 use super::files::Files;
 use super::purge::Purge;
@@ -30,11 +31,18 @@ const LOG_FILE_BYTES: u64 = 64 << 20;
 const CHECKPOINT_AGAIN: Duration = Duration::from_millis(500);
 const CHECKPOINT_REST: u32 = 20;
 
+/// What there is of a database that is in files.
+#[derive(Clone, Copy)]
+pub(super) struct OnDisk<'c> {
+    pub(super) files: &'c Files,
+    pub(super) checkpoints: &'c Checkpoints,
+}
+
 /// The relay's only writing connection, and its statements.
 pub(super) struct SqliteStore<'c> {
     conn: &'c Connection,
     /// None: the database is in memory, for the simulation.
-    files: Option<&'c Files>,
+    disk: Option<OnDisk<'c>>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     save_last_id: Statement<'c>,
@@ -63,7 +71,7 @@ impl<'c> SqliteStore<'c> {
     /// `history` is how long `[queue] history` keeps what is finished.
     pub(super) fn new(
         conn: &'c Connection,
-        files: Option<&'c Files>,
+        disk: Option<OnDisk<'c>>,
         space: Arc<Space>,
         readers: Arc<Readers>,
         history: Duration,
@@ -72,7 +80,7 @@ impl<'c> SqliteStore<'c> {
         let seen_version = data_version.query_row([], |row| row.get(0))?;
         Ok(SqliteStore {
             conn,
-            files,
+            disk,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             save_last_id: conn.prepare(
@@ -194,7 +202,7 @@ impl<'c> SqliteStore<'c> {
         let tight = self.space.checkpoint_pages();
         let threshold = tight.unwrap_or(CHECKPOINT_PAGES);
         let start = Instant::now();
-        let result = self.copy_log("PASSIVE");
+        let result = self.copy_log(PASSIVE);
         self.next_checkpoint = Instant::now() + CHECKPOINT_AGAIN.max(start.elapsed() * CHECKPOINT_REST);
         // What a reader still looks at stays in the log; it is tried again when the log has grown by as much, and while
         // it is long.
@@ -209,7 +217,9 @@ impl<'c> SqliteStore<'c> {
 
     /// Nothing is acknowledged that only a removed or overwritten file has.
     fn files_are_there(&self) -> std::result::Result<(), StoreFailure> {
-        let checked = self.files.map_or(Ok(()), |files| files.check(self.space.log_pages() > 0));
+        let Some(OnDisk { files, checkpoints }) = self.disk else { return Ok(()) };
+        let content = || if checkpoints.are_ours() { files.check_content() } else { Ok(()) };
+        let checked = files.check(self.space.log_pages() > 0).and_then(|()| content());
         checked.map_err(|why| {
             StoreFailure::Fatal(format!(
                 "{why}; stop whatever did that, put the database back together with its -wal file, then start again"
@@ -235,9 +245,10 @@ impl<'c> SqliteStore<'c> {
     /// Copies what of the log may be copied; whether that was all. What it needs is there: the ballast is given for it.
     fn copy_log(&self, mode: &str) -> std::result::Result<bool, StoreFailure> {
         loop {
-            let copied = self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-                Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-            });
+            let copied = match self.disk {
+                Some(OnDisk { files, checkpoints }) if mode == PASSIVE => checkpoints.run(self.conn, files),
+                _ => checkpoints::copy(self.conn, mode),
+            };
             match copied.map_err(|error| self.space.judge(0, &error)) {
                 Ok((in_log, copied)) => return Ok(in_log == copied),
                 Err(StoreFailure::Full(why)) if self.space.give_ballast(&why) => {}
@@ -332,7 +343,7 @@ impl Store for SqliteStore<'_> {
             match self.commit_once(group, backoffs, marks) {
                 // The log begins anew where it can, and the group with it.
                 Err(StoreFailure::Full(why)) if self.space.give_ballast(&why) => {
-                    self.copy_log("PASSIVE")?;
+                    self.copy_log(PASSIVE)?;
                 }
                 result => {
                     self.files_are_there()?;
@@ -353,6 +364,9 @@ impl Store for SqliteStore<'_> {
 
     fn changed_outside(&mut self) -> std::result::Result<bool, StoreFailure> {
         self.files_are_there()?;
+        if let Some(OnDisk { files, checkpoints }) = self.disk {
+            checkpoints.keep(files);
+        }
         self.look_round()
     }
 

@@ -2,6 +2,8 @@
 
 mod admin_live;
 mod audit;
+mod damage;
 mod explainability;
 mod files;
 mod full_disk;
+mod other_writers;

@@ -62,7 +62,7 @@ impl Admin {
         admin.try_to(|conn| {
             conn.busy_timeout(PATIENCE)?;
             conn.execute_batch(if write {
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF"
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0"
             } else {
                 ""
             })?;

@@ -32,6 +32,7 @@ const DEEDS: &[Deed] = &[
     (": > queue.db", |d| cut(d, "queue.db"), "queue.db was overwritten"),
     (": > queue.db-wal", |d| cut(d, "queue.db-wal"), "queue.db-wal was overwritten"),
     ("cp /etc/passwd queue.db", |d| over(d, "queue.db"), "queue.db was overwritten"),
+    ("cp other.db queue.db", |d| cp(d, "other.db", "queue.db"), "queue.db was overwritten"),
     ("cp /etc/passwd queue.db-wal", |d| over(d, "queue.db-wal"), "queue.db-wal was overwritten"),
 ];
 
@@ -41,6 +42,12 @@ fn rm(directory: &Path, end: &str) {
 
 fn mv(directory: &Path, from: &str, to: &str) {
     fs::rename(directory.join(from), directory.join(to)).unwrap();
+}
+
+/// Into the same inode, as `cp` does.
+fn cp(directory: &Path, from: &str, to: &str) {
+    let bytes = fs::read(directory.join(from)).unwrap();
+    fs::write(directory.join(to), bytes).unwrap();
 }
 
 fn cut(directory: &Path, name: &str) {
@@ -133,4 +140,17 @@ fn no_other_name_leads_round_the_lock() {
     assert!(error.contains("second name"), "{error}");
     fs::remove_file(hard_link).unwrap();
     Bench::open_in(directory, Tuning::default());
+}
+
+#[test]
+fn what_changes_nothing_ends_nothing() {
+    let bench = Bench::new();
+    bench.accept(&["before@example.com"]);
+    let database = fs::File::options().write(true).open(bench.path()).unwrap();
+    database.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    // To close it would take this process's locks.
+    std::mem::forget(database);
+    fs::set_permissions(bench.path(), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    bench.accept(&["after@example.com"]);
+    bench.is_well();
 }

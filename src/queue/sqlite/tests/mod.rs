@@ -84,6 +84,8 @@ impl Bench {
     fn somebody(&self) -> Connection {
         let conn = Connection::open(self.path()).unwrap();
         conn.busy_timeout(PATIENCE).unwrap();
+        // In another process it could not.
+        conn.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
         conn
     }
 

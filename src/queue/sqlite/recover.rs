@@ -1,0 +1,425 @@
+//! `postrider recover`: what can be read of a damaged database goes into a fresh one, which takes its place.
+//!
+//! Each table is read along its key, row by row. Where a page cannot be read, the next key that can is searched for, so
+//! that a bad page costs the rows on it and no others; indexes are not read at all. The damaged database is kept.
+//!
+//! # Bugs
+//! Where a page of the schema is bad (some ten of the first pages), SQLite reads nothing at all, and neither does this.
+//! sqlite3's `.recover` looks at pages without a schema.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, Statement, params_from_iter};
+
+use crate::queue::admin_rows::{Recovered, RecoveredTable};
+use crate::queue::error::QueueError;
+use crate::queue::shared::now_us;
+
+use super::files::{Files, beside};
+use super::{migrate, open, sweep};
+
+/// The tables, and the column along which each is read. What was arriving is nobody's yet, and routes are written at
+/// each start.
+const TABLES: [(&str, &str); 10] = [
+    ("messages", "rowid"),
+    ("recipients", "rowid"),
+    ("content", "rowid"),
+    ("attempts", "rowid"),
+    ("history", "message_id"),
+    ("backoffs", "lane"),
+    ("host_settings", "mx"),
+    ("kicks", "rowid"),
+    ("reports", "rowid"),
+    ("pending_reports", "rowid"),
+];
+/// Places in one table that cannot be read, at most; more of them, and the table counts as read to its end.
+const GAPS_MAX: u64 = 100_000;
+
+/// Recovers the queue at `path`; `held`: what waits is not tried until released.
+///
+/// # Errors
+/// There is none, a relay runs on it, or nothing of it can be read.
+pub(in crate::queue) fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
+    path.metadata().map_err(|source| file_error(path, source))?;
+    let files = Files::lock(path)?;
+    let old = open_damaged(path)?;
+    let fresh_path = beside(path, ".recovered");
+    remove_old(&fresh_path)?;
+    let fresh = Connection::open(&fresh_path)?;
+    // One file, without a log: it is moved afterwards.
+    fresh.execute_batch(
+        "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF",
+    )?;
+    migrate::migrate(&fresh, &fresh_path)?;
+    fresh.execute_batch("BEGIN IMMEDIATE")?;
+    let tables = TABLES.iter().map(|(table, key)| copy_table(&old, &fresh, table, key));
+    let tables = tables.collect::<Result<Vec<_>, _>>()?;
+    let _ = old
+        .query_row("SELECT value FROM meta WHERE key = 'last_id'", [], |row| row.get::<_, i64>(0))
+        .and_then(|last_id| fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id]));
+    let problems = make_sound(&fresh, held)?;
+    let count = |sql: &str| fresh.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let (messages, recipients) =
+        (count("SELECT count(*) FROM messages")?, count("SELECT count(*) FROM recipients")?);
+    let last_id = open::last_id(&fresh)?;
+    fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id])?;
+    fresh.execute_batch("COMMIT")?;
+    // Both are closed before they change places.
+    drop((old, fresh));
+    let kept = put_in_place(path, &fresh_path)?;
+    files.sync_directory()?;
+    Ok(Recovered { messages, recipients, held, tables, problems, kept: kept.display().to_string() })
+}
+
+fn open_damaged(path: &Path) -> Result<Connection, QueueError> {
+    let old = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // A page that contradicts itself is an error, and not followed into others.
+    old.execute_batch("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF")?;
+    let version = old.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('messages', 'recipients', 'content')";
+    let tables =
+        version.and_then(|version| Ok((version, old.query_row(tables, [], |row| row.get::<_, i64>(0))?)));
+    let remedy = "restore a backup, or see what `sqlite3 queue.db .recover` finds";
+    match tables {
+        Ok((found, _)) if found > migrate::VERSION => {
+            Err(QueueError::Newer { path: path.to_owned(), found, known: migrate::VERSION })
+        }
+        Ok((_, 3)) => Ok(old),
+        Ok(_) => Err(QueueError::Unusable {
+            path: path.to_owned(),
+            why: "has not the tables of a queue".to_owned(),
+            remedy,
+        }),
+        Err(error) => Err(QueueError::Unusable {
+            path: path.to_owned(),
+            why: format!("cannot be read from its first page on ({error})"),
+            remedy,
+        }),
+    }
+}
+
+/// Copies the columns that both have.
+fn copy_table(
+    old: &Connection,
+    fresh: &Connection,
+    table: &str,
+    key: &str,
+) -> Result<RecoveredTable, QueueError> {
+    let columns = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
+        let mut statement = conn.prepare("SELECT name FROM pragma_table_info(?1)")?;
+        statement.query_map([table], |row| row.get(0))?.collect()
+    };
+    let theirs = columns(old)?;
+    let ours: Vec<String> = columns(fresh)?.into_iter().filter(|column| theirs.contains(column)).collect();
+    let mut copied = RecoveredTable { table: table.to_owned(), ..RecoveredTable::default() };
+    if ours.is_empty() {
+        copied.gaps = 1;
+        return Ok(copied);
+    }
+    let names = ours.join(", ");
+    let places = vec!["?"; ours.len()].join(", ");
+    let mut insert = fresh.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({places})"))?;
+    let mut table = Readable {
+        rows: old.prepare(&format!(
+            "SELECT {key}, {names} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key}"
+        ))?,
+        first: old.prepare(&format!(
+            "SELECT {key}, {names} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key} LIMIT 1"
+        ))?,
+    };
+    let mut from =
+        if key == "lane" || key == "mx" { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
+    loop {
+        let last = match table.copy(&from, &mut insert, &mut copied) {
+            Ok(()) => break,
+            Err(last) => last,
+        };
+        copied.gaps += 1;
+        let next = match (last.unwrap_or(from), copied.gaps < GAPS_MAX) {
+            (Value::Integer(last), true) => table.next_readable(last),
+            _ => None,
+        };
+        let Some(next) = next else { break };
+        from = Value::Integer(next);
+    }
+    Ok(copied)
+}
+
+/// A table of the damaged database.
+struct Readable<'c> {
+    rows: Statement<'c>,
+    first: Statement<'c>,
+}
+
+impl Readable<'_> {
+    /// Copies rows until the end, or until one that cannot be read; then the last key that could be.
+    fn copy(
+        &mut self,
+        from: &Value,
+        insert: &mut Statement<'_>,
+        copied: &mut RecoveredTable,
+    ) -> Result<(), Option<Value>> {
+        let columns = self.rows.column_count();
+        let mut last = None;
+        let mut rows = self.rows.query([from]).map_err(|_| None)?;
+        loop {
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok(()),
+                Err(_) => return Err(last),
+            };
+            let values: rusqlite::Result<Vec<Value>> = (0..columns).map(|column| row.get(column)).collect();
+            let Ok(values) = values else {
+                copied.unusable += 1;
+                continue;
+            };
+            // A row that the schema does not allow is none, nor is one that comes a second time.
+            match insert.execute(params_from_iter(&values[1..])) {
+                Ok(_) => copied.rows += 1,
+                Err(_) => copied.unusable += 1,
+            }
+            last = values.into_iter().next();
+        }
+    }
+
+    fn can_read(&mut self, from: i64) -> bool {
+        let columns = self.first.column_count();
+        let Ok(mut rows) = self.first.query([from]) else { return false };
+        match rows.next() {
+            Ok(Some(row)) => (0..columns).all(|column| row.get::<_, Value>(column).is_ok()),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// The first key behind `last` from which it can be read again: steps that double, then halves.
+    fn next_readable(&mut self, last: i64) -> Option<i64> {
+        let mut bad = last;
+        let mut step: i64 = 1;
+        let mut good = loop {
+            let next = bad.checked_add(step)?;
+            if self.can_read(next) {
+                break next;
+            }
+            (bad, step) = (next, step.checked_mul(2)?);
+        };
+        while good - bad > 1 {
+            let middle = bad + (good - bad) / 2;
+            if self.can_read(middle) { good = middle } else { bad = middle }
+        }
+        Some(good)
+    }
+}
+
+/// What was read is made a queue again: nothing that is not whole is sent. Gives a line for each message or recipient
+/// that is not as it was.
+fn make_sound(fresh: &Connection, held: bool) -> Result<Vec<String>, QueueError> {
+    let now = now_us() / 1_000_000;
+    let mut problems = Vec::new();
+    for sql in [
+        "SELECT 'already finished, not sent again: ' || r.address FROM recipients r
+         JOIN history h ON h.message_id = r.message_id AND h.recipient_id = r.id ORDER BY r.id",
+        "SELECT 'its message cannot be read, cannot be sent: ' || r.address || ' (' || r.message_id || ')' FROM recipients r
+         WHERE r.message_id NOT IN (SELECT id FROM messages) ORDER BY r.id",
+        "SELECT m.queue_id || ': no recipient can be read, cannot be sent: from <' || m.sender || '>' FROM messages m
+         WHERE NOT EXISTS (SELECT 1 FROM recipients r WHERE r.message_id = m.id)
+             AND NOT EXISTS (SELECT 1 FROM history h WHERE h.message_id = m.id) ORDER BY m.id",
+        "SELECT m.queue_id || ': its content is not whole, held: from <' || m.sender || '>' FROM messages m
+         WHERE m.size <> coalesce((SELECT sum(length(c.data)) FROM content c WHERE c.message_id = m.id), 0)
+             AND EXISTS (SELECT 1 FROM recipients r WHERE r.message_id = m.id) ORDER BY m.id",
+    ] {
+        let mut statement = fresh.prepare(sql)?;
+        let found = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        problems.extend(found);
+    }
+    sweep::repair(fresh, now)?;
+    fresh.execute(
+        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is not whole', last_reply_source = 'local'
+         WHERE message_id IN (SELECT m.id FROM messages m WHERE m.size <>
+             coalesce((SELECT sum(length(c.data)) FROM content c WHERE c.message_id = m.id), 0))",
+        [],
+    )?;
+    if held {
+        fresh.execute(
+            "UPDATE recipients SET state = 'held', last_reply = 'held: recovered from a damaged database',
+                 last_reply_source = 'local' WHERE state = 'queued'",
+            [],
+        )?;
+    }
+    fresh.execute("DELETE FROM content WHERE message_id NOT IN (SELECT id FROM messages)", [])?;
+    Ok(problems)
+}
+
+fn remove_old(fresh: &Path) -> Result<(), QueueError> {
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        match std::fs::remove_file(beside(fresh, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error(fresh, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The fresh database takes the place of the damaged one, which is kept under another name with its log. While it has
+/// both names no relay starts with it.
+fn put_in_place(path: &Path, fresh: &Path) -> Result<PathBuf, QueueError> {
+    let path = path.canonicalize().map_err(|source| file_error(path, source))?;
+    let kept = beside(&path, &format!(".damaged-{}", now_us() / 1_000_000));
+    let change = || {
+        std::fs::hard_link(&path, &kept)?;
+        for (suffix, is_kept) in [("-wal", true), ("-shm", false)] {
+            let from = beside(&path, suffix);
+            let moved = if is_kept {
+                std::fs::rename(&from, beside(&kept, suffix))
+            } else {
+                std::fs::remove_file(from)
+            };
+            match moved {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(fresh, &path)
+    };
+    change().map_err(|source| file_error(&path, source))?;
+    Ok(kept)
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> QueueError {
+    QueueError::File {
+        path: path.to_owned(),
+        source,
+        remedy: "run this as the user that owns the queue, with the relay stopped, on a disk with room for a second one",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    const MESSAGES: i64 = 120;
+
+    /// A queue with messages of one recipient each, of about two pages; every tenth is finished.
+    fn queue() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let conn = Connection::open(&path).unwrap();
+        migrate::migrate(&conn, &path).unwrap();
+        conn.execute_batch("BEGIN").unwrap();
+        for id in (1..=MESSAGES).map(|n| n * 1_000) {
+            conn.execute(
+                "INSERT INTO messages (id, queue_id, sender, received_at, size, body, smtputf8)
+                 VALUES (?1, 'Q' || ?1, 'me@a.test', 1, 6000, '7bit', 0)",
+                [id],
+            )
+            .unwrap();
+            conn.execute(
+                "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
+                 VALUES (?1 + 1, ?1, 'you@b.test', 'b.test', 1)",
+                [id],
+            )
+            .unwrap();
+            conn.execute("INSERT INTO content VALUES (?1, 0, zeroblob(3000)), (?1, 1, zeroblob(3000))", [id])
+                .unwrap();
+        }
+        conn.execute_batch("COMMIT").unwrap();
+        (directory, path)
+    }
+
+    fn number(path: &Path, sql: &str) -> i64 {
+        Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Whichever page of the database is bad: what is not on it is there, what is sent is whole, and the report names
+    /// what is missing.
+    #[test]
+    fn whichever_page_is_bad_the_rest_is_recovered() {
+        let (_directory, sound) = queue();
+        let pages = number(&sound, "PRAGMA page_count");
+        let mut lost_most = 0;
+        for page in (1..pages).step_by(9) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("queue.db");
+            std::fs::copy(&sound, &path).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&[0xa5; 4096], page as u64 * 4096).unwrap();
+            let recovered = match recover(&path, page % 2 == 0) {
+                Ok(recovered) => recovered,
+                // The schema itself: it stands on the first pages.
+                Err(error) => {
+                    assert!(page < 50 && error.to_string().contains("restore a backup"), "{page}: {error}");
+                    continue;
+                }
+            };
+            assert_eq!(
+                number(&path, "SELECT count(*) FROM stuck WHERE problem NOT LIKE '%lifetime'"),
+                0,
+                "{page}"
+            );
+            let conn = Connection::open(&path).unwrap();
+            let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(verdict, "ok", "{page}");
+            let cut_short = "SELECT count(*) FROM recipients r JOIN messages m ON m.id = r.message_id
+                 WHERE r.state = 'queued' AND m.size <> (SELECT coalesce(sum(length(data)), 0) FROM content c WHERE c.message_id = m.id)";
+            assert_eq!(number(&path, cut_short), 0, "{page}");
+            if recovered.held {
+                assert_eq!(
+                    number(&path, "SELECT count(*) FROM recipients WHERE state = 'queued'"),
+                    0,
+                    "{page}"
+                );
+            }
+            let lost = MESSAGES - recovered.messages;
+            if lost > 0 {
+                let gaps: u64 = recovered.tables.iter().map(|table| table.gaps).sum();
+                assert!(gaps > 0, "{page}: {recovered:?}");
+            }
+            lost_most += i64::from(lost > MESSAGES / 4);
+            assert_eq!(std::fs::metadata(recovered.kept).unwrap().len(), pages as u64 * 4096);
+        }
+        // A table's topmost page takes the table with it; there are two such tables.
+        assert!(lost_most <= 2, "{lost_most}");
+    }
+
+    #[test]
+    fn a_sound_queue_comes_back_as_it_was_and_a_queue_in_use_is_left_alone() {
+        let (_directory, path) = queue();
+        let files = Files::lock(&path).unwrap();
+        let error = recover(&path, true).unwrap_err().to_string();
+        assert!(error.contains("in use by another postrider"), "{error}");
+        drop(files);
+        // What is in the log alone is read too.
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0").unwrap();
+        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn.execute("UPDATE recipients SET address = 'other@b.test' WHERE id = 1001", []).unwrap();
+        drop(conn);
+        let recovered = recover(&path, false).unwrap();
+        assert_eq!(
+            (recovered.messages, recovered.recipients, recovered.problems.len()),
+            (MESSAGES, MESSAGES, 0)
+        );
+        assert_eq!(number(&path, "SELECT count(*) FROM recipients WHERE address = 'other@b.test'"), 1);
+        assert_eq!(number(&path, "SELECT count(*) FROM content"), 2 * MESSAGES);
+        assert!(beside(Path::new(&recovered.kept), "-wal").exists() && !beside(&path, "-wal").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_all_is_said_and_left_where_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let error = recover(&path, true).unwrap_err().to_string();
+        assert!(error.contains("No such file") && !path.exists(), "{error}");
+        for bytes in ["nonsense ".repeat(1000).into_bytes(), b"SQLite format 3\0".repeat(1000)] {
+            std::fs::write(&path, &bytes).unwrap();
+            let error = recover(&path, true).unwrap_err().to_string();
+            assert!(error.contains("restore a backup"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+}
