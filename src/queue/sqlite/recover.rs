@@ -21,15 +21,17 @@ use super::{migrate, open, sweep};
 
 /// The tables, and the column along which each is read. What was arriving is nobody's yet, and routes are written at
 /// each start.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 12] = [
     ("messages", "rowid"),
     ("recipients", "rowid"),
     ("content", "rowid"),
     ("attempts", "rowid"),
+    ("replies", "rowid"),
     ("history", "message_id"),
     ("backoffs", "lane"),
     ("host_settings", "mx"),
     ("kicks", "rowid"),
+    ("operator_log", "rowid"),
     ("reports", "rowid"),
     ("pending_reports", "rowid"),
 ];
