@@ -259,9 +259,9 @@ fn name_servers(settings: &Settings) -> Finding {
 }
 
 /// Descriptors that the relay may need at once: two for each session and worker (the connection, and the
-/// database), and some for the listeners, the log and the database.
+/// database), and some for the listeners, the log, the database and connections that are kept.
 pub(crate) fn descriptors_wanted(settings: &Settings) -> u64 {
-    2 * (settings.submission.limits.sessions + settings.delivery.workers) as u64 + 256
+    2 * (settings.submission.limits.sessions + settings.delivery.workers) as u64 + 512
 }
 
 fn descriptors(settings: &Settings) -> Finding {

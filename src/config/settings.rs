@@ -345,7 +345,7 @@ pub struct Route {
 
 impl Route {
     /// What the names of such lanes begin with.
-    const LANE_PREFIX: &str = "route:";
+    pub const LANE_PREFIX: &str = "route:";
 
     /// The lane of its mail, whatever the domain; none where a domain keeps its own, since there is no relay.
     pub fn lane(&self) -> Option<String> {

@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::config::{AtrnDomains, SchedulerSettings, atrn};
+use crate::config::{AtrnDomains, Route, SchedulerSettings, atrn};
 use crate::kit::bounded::TtlMap;
 use crate::mail::{Domain, Lifetimes, Priority};
 use crate::queue::{BackoffRow, Due, Job, JobRecipient, RecipientId};
@@ -57,7 +57,7 @@ pub use backoff::LaneChange;
 pub use lane::LaneState;
 use lane::{Lane, Turn, given, may_start};
 pub use window::Refill;
-pub(crate) use window::Windows;
+pub(crate) use window::{Windows, just_before};
 use worker_quota::{Standing, WorkerQuota};
 
 /// How long it is remembered that the host of an idle lane answered.
@@ -212,6 +212,11 @@ impl Lanes {
         }
     }
 
+    /// How many jobs wait that only bounce.
+    pub fn expired_waiting(&self) -> usize {
+        self.expired.len()
+    }
+
     /// The next job, and its lane's turn is over. None: nothing may start now.
     pub fn next(&mut self, now: i64) -> Option<Job> {
         if let Some(job) = self.expired.pop_front() {
@@ -320,9 +325,10 @@ impl Lanes {
         self.settings.routes.lane(domain)
     }
 
-    /// The domain whose own lane has this name; none for a route's lane.
+    /// The only domain whose mail waits in this lane: its own lane, or that of a route for it alone. None for the lane
+    /// of a route with a pattern, which gathers many.
     fn single_domain(&self, name: &str) -> Option<Domain> {
-        let domain = Domain::parse(name).ok()?;
+        let domain = Domain::parse(name.strip_prefix(Route::LANE_PREFIX).unwrap_or(name)).ok()?;
         (*self.settings.routes.lane(&domain) == *name).then_some(domain)
     }
 

@@ -4,7 +4,7 @@
 //! One look reads a bounded number of rows, so that events are taken between two looks however much is due.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +13,15 @@ use crate::config::atrn;
 use crate::mail::Priority;
 use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId};
 
-use super::lanes::{Lanes, Refill};
+use super::lanes::{Lanes, Refill, just_before};
 
 /// How often recipients past their lifetime are looked for.
 const EXPIRY_SECS: i64 = 60;
 /// How often the sweep runs, and how long a recipient must be overdue before the sweep counts it.
 const SWEEP_SECS: i64 = 60;
+
+/// Jobs that only bounce and wait in memory, beyond which no more are read; a look adds a page of recipients.
+const EXPIRED_JOBS_MAX: usize = 5_000;
 
 /// How much one look reads.
 #[derive(Debug, Clone, Copy)]
@@ -201,15 +204,27 @@ impl Reader {
             self.survey = survey(rows, lanes, self.portions, &after, at)?;
         }
         let refills = lock(lanes).refills(self.portions.refills, steady);
-        for refill in refills {
-            fill(rows, lanes, self.portions, &refill, at)?;
+        let (of_many, of_one): (Vec<Refill>, Vec<Refill>) =
+            refills.into_iter().partition(|refill| refill.domain.is_none());
+        for refill in of_one {
+            fill(rows, lanes, &refill, at)?;
+            ready();
+        }
+        if !of_many.is_empty() {
+            let found = rows_of_lanes(rows, lanes, self.portions, &of_many, now)?;
+            let mut locked = lock(lanes);
+            for (refill, (found, searched)) in of_many.iter().zip(found) {
+                locked.refilled(refill, found, searched, steady);
+            }
+            drop(locked);
             ready();
         }
         if self.next_expiry <= steady && self.expiry.is_none() {
             self.next_expiry = steady + EXPIRY_SECS;
             self.expiry = Some(ExpiryCursor::default());
         }
-        if let Some(after) = self.expiry {
+        // What is over is not read faster than it is returned: after a long outage it may be all of the queue.
+        if let Some(after) = self.expiry.filter(|_| lock(lanes).expired_waiting() < EXPIRED_JOBS_MAX) {
             let found = rows.expired(after, over, self.portions.page)?;
             self.expiry = found.searched;
             lock(lanes).add_expired(found.due, steady);
@@ -274,60 +289,109 @@ fn survey(
     Ok(found.searched)
 }
 
-fn fill(
-    rows: &dyn Reads,
-    lanes: &Mutex<Lanes>,
-    portions: Portions,
-    refill: &Refill,
-    Moment { now, steady }: Moment,
-) -> Result<(), QueueError> {
-    let (found, searched) = match &refill.domain {
-        Some(domain) => {
-            // The read is from the start, so it also gives rows that are in memory already.
-            let limit = refill.room + refill.known;
-            let found = rows.due_in_domain(domain, now, limit)?;
-            let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
-            (found, searched)
-        }
-        None => rows_of_lane(rows, lanes, portions, refill, now)?,
-    };
-    lock(lanes).refilled(refill, found, searched, steady);
+/// Fills a lane of one domain, whose rows stand together.
+fn fill(rows: &dyn Reads, lanes: &Mutex<Lanes>, refill: &Refill, at: Moment) -> Result<(), QueueError> {
+    let Some(domain) = &refill.domain else { return Ok(()) };
+    // The read is from the start, so it also gives rows that are in memory already.
+    let limit = refill.room + refill.known;
+    let found = rows.due_in_domain(domain, at.now, limit)?;
+    let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
+    lock(lanes).refilled(refill, found, searched, at.steady);
     Ok(())
 }
 
-/// Reads rows of a route's lane. Such a lane gathers many domains, so its rows are picked out of all rows that are
-/// due, a part each time. Urgent rows come first wherever they stand, then, within this part, normal before low ones.
-pub(super) fn rows_of_lane(
+/// Rows of a lane, and how far its rows are searched with them; none: all that are due.
+type Part = (Vec<Due>, Option<DueCursor>);
+
+/// The search for the rows of a lane that gathers many domains.
+struct Search<'r> {
+    refill: &'r Refill,
+    found: Vec<Due>,
+    /// Rows up to here are found; none: all that are due.
+    searched: Option<DueCursor>,
+    urgent: HashSet<RecipientId>,
+    /// Rows found but those of low priority: normal rows behind them go first.
+    enough: usize,
+}
+
+impl Search<'_> {
+    /// Where the search has to go on.
+    fn goes_on_at(&self) -> Option<DueCursor> {
+        self.searched.filter(|_| self.enough <= self.refill.room)
+    }
+
+    /// Whether the rows behind this place come next.
+    fn has_come_to(&self, cursor: DueCursor) -> bool {
+        self.searched.is_some_and(|searched| searched >= cursor)
+    }
+
+    fn take(&mut self, due: Due) {
+        if self.searched.is_some_and(|searched| due.cursor() > searched)
+            && !self.urgent.contains(&due.recipient)
+        {
+            self.enough += usize::from(due.priority >= Priority::NORMAL);
+            self.found.push(due);
+        }
+    }
+
+    /// The rows that there is room for, and how far the lane is searched with them.
+    fn ended(mut self) -> Part {
+        self.found.sort_by_key(|due| Reverse(due.priority));
+        // Rows without room are read again later, with all rows behind them.
+        let left = self.found.split_off(self.refill.room.min(self.found.len()));
+        let first_left = left.iter().map(just_before).min();
+        (self.found, first_left.into_iter().chain(self.searched).min())
+    }
+}
+
+/// Reads rows of lanes that gather many domains each. They are picked out of all rows that are due, a part each time;
+/// one walk serves all these lanes, since each would meet the rows of the others. Urgent rows come first wherever they
+/// stand, then, within this part, normal before low ones.
+pub(super) fn rows_of_lanes(
     rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
-    refill: &Refill,
+    refills: &[Refill],
     now: i64,
-) -> Result<(Vec<Due>, Option<DueCursor>), QueueError> {
-    let of_lane = |rows: Vec<Due>| {
-        let lanes = lock(lanes);
-        let is_wanted = |due: &Due| lanes.lane_of(&due.domain) == refill.lane && !lanes.knows(due);
-        rows.into_iter().filter(is_wanted).collect::<Vec<Due>>()
+) -> Result<Vec<Part>, QueueError> {
+    let search = |refill| Search {
+        refill,
+        found: Vec::new(),
+        searched: Some(refill.after),
+        urgent: HashSet::new(),
+        enough: 0,
     };
-    let mut found = of_lane(rows.urgent(now, portions.page * portions.pages)?);
-    let urgent: HashSet<RecipientId> = found.iter().map(|due| due.recipient).collect();
-    let (mut searched, mut enough) = (Some(refill.after), found.len());
-    for _ in 0..portions.pages {
-        // Low rows do not count as enough: normal rows behind them go first.
-        let Some(cursor) = searched.filter(|_| enough <= refill.room) else { break };
-        let page = rows.due(cursor, now, portions.page)?;
-        searched = next_page(&page, portions.page);
-        let behind = of_lane(page).into_iter().filter(|due| !urgent.contains(&due.recipient));
-        let known = found.len();
-        found.extend(behind);
-        enough += found[known..].iter().filter(|due| due.priority >= Priority::NORMAL).count();
+    let mut searches: Vec<Search<'_>> = refills.iter().map(search).collect();
+    let by_lane: HashMap<&str, usize> =
+        refills.iter().enumerate().map(|(at, refill)| (&*refill.lane, at)).collect();
+    // Rows that are not in memory, each with the place of its lane among `searches`.
+    let wanted = |rows: Vec<Due>| {
+        let lanes = lock(lanes);
+        let with_lane = |due: Due| {
+            let at = *by_lane.get(&*lanes.lane_of(&due.domain))?;
+            (!lanes.knows(&due)).then_some((at, due))
+        };
+        rows.into_iter().filter_map(with_lane).collect::<Vec<(usize, Due)>>()
+    };
+    for (at, due) in wanted(rows.urgent(now, portions.page * portions.pages)?) {
+        searches[at].urgent.insert(due.recipient);
+        searches[at].enough += 1;
+        searches[at].found.push(due);
     }
-    found.sort_by_key(|due| Reverse(due.priority));
-    // Rows without room are read again later, with all rows behind them.
-    let left = found.split_off(refill.room.min(found.len()));
-    let first_left =
-        left.iter().map(|due| DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }).min();
-    Ok((found, first_left.into_iter().chain(searched).min()))
+    for _ in 0..portions.pages {
+        let Some(cursor) = searches.iter().filter_map(Search::goes_on_at).min() else { break };
+        let page = rows.due(cursor, now, portions.page)?;
+        let next = next_page(&page, portions.page);
+        for (at, due) in wanted(page) {
+            if searches[at].has_come_to(cursor) {
+                searches[at].take(due);
+            }
+        }
+        for search in searches.iter_mut().filter(|search| search.has_come_to(cursor)) {
+            search.searched = search.searched.max(next).filter(|_| next.is_some());
+        }
+    }
+    Ok(searches.into_iter().map(Search::ended).collect())
 }
 
 /// Checks, from the database alone, that every recipient long overdue is accounted for. One that is not is put in

@@ -4,6 +4,7 @@
 //! It reads the sources as text. That is coarse and enough: what it looks for is written plainly or not at all.
 
 mod graph;
+mod growth;
 pub mod source;
 
 use std::collections::BTreeSet;

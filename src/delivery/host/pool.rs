@@ -16,6 +16,8 @@ use crate::queue::Setting;
 
 /// How long an idle connection is kept. Short: hosts count connections, and many close idle ones after 5 to 10 s.
 const IDLE_MAX: Duration = Duration::from_secs(3);
+/// Idle connections to all hosts; each is a descriptor and, in TLS, some 50 KB.
+const CONNECTIONS_MAX: usize = 256;
 /// How often idle connections are looked through.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A connection is taken to be alive for this long after its last use.
@@ -145,9 +147,14 @@ impl Pool {
         Some(pooled)
     }
 
-    /// Keeps a connection for the next job of its key.
+    /// Keeps a connection for the next job of its key. Where too many are kept, the one that waits longest goes.
     pub(in crate::delivery) fn put(&self, key: &PoolKey, pooled: PooledConnection) {
-        self.lock().entry(key.clone()).or_default().push((pooled, Instant::now()));
+        let surplus = {
+            let mut idle = self.lock();
+            idle.entry(key.clone()).or_default().push((pooled, Instant::now()));
+            oldest_of_too_many(&mut idle, CONNECTIONS_MAX)
+        };
+        quit_all(surplus.into_iter().collect());
     }
 
     /// Says QUIT on every connection that has been idle too long. For whenever somebody has a moment, and between
@@ -183,6 +190,23 @@ impl Pool {
     }
 }
 
+/// Takes the oldest out where there are more than `max`.
+fn oldest_of_too_many<T>(idle: &mut HashMap<PoolKey, Vec<(T, Instant)>>, max: usize) -> Option<(T, Instant)> {
+    if idle.values().map(Vec::len).sum::<usize>() <= max {
+        return None;
+    }
+    // Of each key the first is the oldest.
+    let (key, _) =
+        idle.iter().filter_map(|(key, kept)| Some((key, kept.first()?.1))).min_by_key(|(_, since)| *since)?;
+    let key = key.clone();
+    let kept = idle.get_mut(&key)?;
+    let oldest = kept.remove(0);
+    if kept.is_empty() {
+        idle.remove(&key);
+    }
+    Some(oldest)
+}
+
 /// Not under the lock: it takes up to a second.
 fn quit_all(mut old: Vec<(PooledConnection, Instant)>) {
     old.retain_mut(|(pooled, _)| pooled.is_good());
@@ -196,6 +220,20 @@ fn quit_all(mut old: Vec<(PooledConnection, Instant)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_too_many_are_idle_the_oldest_goes() {
+        let start = Instant::now();
+        let mut idle = HashMap::new();
+        let mut gone = Vec::new();
+        for number in 0..1000u64 {
+            let key = PoolKey::new(&format!("lane{}.test", number % 300).into(), &[]);
+            idle.entry(key).or_insert_with(Vec::new).push((number, start + Duration::from_millis(number)));
+            gone.extend(oldest_of_too_many(&mut idle, CONNECTIONS_MAX).map(|(number, _)| number));
+            assert!(idle.values().map(Vec::len).sum::<usize>() <= CONNECTIONS_MAX);
+        }
+        assert_eq!(gone, (0..1000 - CONNECTIONS_MAX as u64).collect::<Vec<_>>());
+    }
 
     #[test]
     fn mail_that_leaves_from_other_addresses_has_connections_of_its_own() {

@@ -23,9 +23,9 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
 };
 
-/// Host names whose sessions a configuration keeps; some 10 KB each (rustls keeps up to 8 tickets of a name, with
-/// certificates).
-const SESSIONS_MAX: usize = 1024;
+/// Host names whose sessions a configuration keeps. Some 10 KB each as a rule, but rustls keeps up to 8 tickets of a
+/// name, with certificates, and a host may make each of these 64 KB.
+const SESSIONS_MAX: usize = 128;
 
 /// `ca_file` cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -32,7 +32,7 @@ impl Default for Windows {
 pub struct Refill {
     /// The lane.
     pub lane: Arc<str>,
-    /// The domain of the lane. None for a route's lane, which gathers many.
+    /// The domain of the lane. None for the lane of a route with a pattern, which gathers many.
     pub domain: Option<Domain>,
     /// The lane's rows that are not in memory come after this.
     pub after: DueCursor,
@@ -265,6 +265,6 @@ pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
 }
 
 /// The cursor behind which this recipient comes next.
-pub(super) fn just_before(due: &Due) -> DueCursor {
+pub(crate) fn just_before(due: &Due) -> DueCursor {
     DueCursor { id: due.recipient.0.saturating_sub(1), ..due.cursor() }
 }

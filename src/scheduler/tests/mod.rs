@@ -6,6 +6,7 @@ mod claims;
 mod lane;
 mod properties;
 mod reader;
+mod routes;
 mod turns;
 mod window;
 mod worker_quota;
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 
 use super::Scheduler;
 use super::lanes::{LaneChange, Lanes};
-use super::reader::{Portions, Reader, rows_of_lane};
+use super::reader::{Portions, Reader, rows_of_lanes};
 use crate::clock::{Clock, Moment};
 use crate::config::{
     AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,

@@ -1,5 +1,6 @@
 //! How often a client may ask for the same with ETRN, and for how much.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,38 +13,43 @@ const NODES_PER_CLIENT_MAX: usize = 60;
 /// Clients remembered at once.
 const CLIENTS_MAX: usize = 10_000;
 
-/// What one client asked for.
-type Nodes = TtlMap<String, (), Instant>;
+/// What one client asked for: hashes with a secret of this process, since a node may be 500 bytes long.
+type Nodes = TtlMap<u64, (), Instant>;
 
 /// Who asked for what within the last minute.
 #[derive(Debug)]
 pub(in crate::submission) struct EtrnRequests {
+    hashing: RandomState,
     by_client: Mutex<TtlMap<String, Nodes, Instant>>,
 }
 
 impl Default for EtrnRequests {
     fn default() -> EtrnRequests {
-        EtrnRequests { by_client: Mutex::new(TtlMap::new(CLIENTS_MAX, AGAIN_AFTER)) }
+        EtrnRequests {
+            hashing: RandomState::new(),
+            by_client: Mutex::new(TtlMap::new(CLIENTS_MAX, AGAIN_AFTER)),
+        }
     }
 }
 
 impl EtrnRequests {
     /// Whether `client` may ask for `node` now; if so, this request counts.
     pub(in crate::submission) fn allows(&self, client: &str, node: &str, now: Instant) -> bool {
+        let node = self.hashing.hash_one(node);
         let mut by_client = self.lock();
         let nodes =
             by_client.renew(client.to_owned(), now, || TtlMap::new(NODES_PER_CLIENT_MAX, AGAIN_AFTER));
-        if nodes.get(node, now).is_some() || nodes.count(now) >= NODES_PER_CLIENT_MAX {
+        if nodes.get(&node, now).is_some() || nodes.count(now) >= NODES_PER_CLIENT_MAX {
             return false;
         }
-        nodes.insert(node.to_owned(), (), now);
+        nodes.insert(node, (), now);
         true
     }
 
     /// The request led to nothing: the client may ask again at once.
     pub(in crate::submission) fn forget(&self, client: &str, node: &str, now: Instant) {
         if let Some(nodes) = self.lock().get_mut(client, now) {
-            nodes.remove(node, now);
+            nodes.remove(&self.hashing.hash_one(node), now);
         }
     }
 

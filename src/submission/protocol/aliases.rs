@@ -52,11 +52,6 @@ impl<'a> Aliases<'a> {
     }
 }
 
-/// The local part as it is (RFC 5321 §2.4), the domain without regard to case.
-pub(in crate::submission) fn same_mailbox(one: &Address, other: &Address) -> bool {
-    one.user() == other.user() && one.domain().eq_ignore_ascii_case(other.domain())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ mod etrn;
 mod extensions;
 pub(in crate::submission) mod operator_commands;
 pub(in crate::submission) mod policy;
+pub(in crate::submission) mod recipients;
 mod senders;
 pub(in crate::submission) mod state;
 mod transaction;

@@ -9,6 +9,7 @@ use crate::mail::{Domain, Envelope, Reply};
 
 use crate::submission::auth::{Claim, Exchange};
 use crate::submission::ports::OperatorQuery;
+use crate::submission::protocol::recipients::Addressed;
 use crate::submission::syntax::command::{Chunk, Node};
 use crate::submission::users::User;
 
@@ -47,7 +48,7 @@ pub(in crate::submission) enum State {
     /// MAIL was accepted, no recipient yet.
     Mail(Client, OpenMail),
     /// At least one recipient was accepted.
-    Recipients(Client, Envelope),
+    Recipients(Client, Addressed),
     /// BDAT has brought content, and there is more to come. The envelope went with the first chunk.
     Chunks(Client),
 }

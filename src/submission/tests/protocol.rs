@@ -10,6 +10,7 @@ use crate::submission::auth::{AuthStep, Exchange, Offer};
 use crate::submission::protocol::aliases::Aliases;
 use crate::submission::protocol::dispatch::{auth_step, no_room, respond, step};
 use crate::submission::protocol::policy::{PolicyContext, Tls};
+use crate::submission::protocol::recipients::Addressed;
 use crate::submission::protocol::state::{Action, Client, OpenMail, State, Transition};
 use crate::submission::replies;
 use crate::submission::syntax::command::{Chunk, Command, SyntaxError};
@@ -195,7 +196,7 @@ fn states(who: Who) -> Vec<State> {
         State::Ready(client(who)),
         State::Mail(client(who), open(false)),
         State::Mail(client(who), open(true)),
-        State::Recipients(client(who), Envelope { recipients, ..Envelope::default() }),
+        State::Recipients(client(who), Addressed::new(Envelope { recipients, ..Envelope::default() })),
     ]
 }
 
@@ -427,7 +428,7 @@ fn binarymime_needs_bdat_and_the_envelope_goes_with_the_first_chunk() {
     let world = World::new();
     let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
     let envelope = Envelope { recipients, body: Body::BinaryMime, ..Envelope::default() };
-    let state = State::Recipients(client(Who::Tls), envelope.clone());
+    let state = State::Recipients(client(Who::Tls), Addressed::new(envelope.clone()));
     let data = step(state.clone(), Ok(Command::Data), &world.context(Who::Tls));
     assert_eq!((data.state, data.reply), (state.clone(), Some(replies::BINARY_NEEDS_BDAT)));
     let first = step(state, parse::parse(b"BDAT 5"), &world.context(Who::Tls));

@@ -1,0 +1,188 @@
+//! What it costs to read a backlog for the lanes of many routes: rows read, for each row that goes out.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::queue::rows::{Fetched, LaneCount, PendingReports};
+use crate::queue::{
+    DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Over, QueueError, Reads, Sweep,
+};
+
+/// Rows in memory, which counts those that it gives.
+#[derive(Debug, Default)]
+struct Counted {
+    rows: RefCell<BTreeMap<DueCursor, Due>>,
+    given: RefCell<usize>,
+}
+
+impl Counted {
+    fn give(&self, found: Vec<Due>) -> Result<Vec<Due>, QueueError> {
+        *self.given.borrow_mut() += found.len();
+        Ok(found)
+    }
+
+    fn pick(&self, limit: usize, is_wanted: impl Fn(&Due) -> bool) -> Result<Vec<Due>, QueueError> {
+        let rows = self.rows.borrow();
+        self.give(rows.values().filter(|due| is_wanted(due)).take(limit).cloned().collect())
+    }
+}
+
+impl Reads for Counted {
+    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.pick(limit, |due| due.cursor() > after && due.due_at <= until)
+    }
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.pick(limit, |due| due.domain == *domain && due.due_at <= until)
+    }
+    fn urgent(&self, _: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.pick(limit, |due| due.priority > Priority::NORMAL)
+    }
+    fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
+        let mut oldest = BTreeMap::new();
+        for due in
+            self.rows.borrow().values().filter(|due| due.domain.as_str() > after && due.due_at <= until)
+        {
+            oldest.entry(due.domain.clone()).or_insert(due.due_at);
+        }
+        let due: Vec<(Domain, i64)> = oldest.into_iter().take(max).collect();
+        let last = due.last().filter(|_| due.len() == max).map(|(domain, _)| domain.to_string());
+        Ok(DueDomains { due, searched: last })
+    }
+    fn next_due_after(&self, _: i64) -> Result<Option<i64>, QueueError> {
+        Ok(None)
+    }
+    fn expired(&self, after: ExpiryCursor, over: &Over, limit: usize) -> Result<Expired, QueueError> {
+        // Where something is over, all of it is; the cursor counts.
+        let ExpiryCursor::Returned(from) = after else {
+            return Ok(Expired { due: Vec::new(), searched: None });
+        };
+        let rows = self.rows.borrow();
+        let is_over = |due: &&Due| over.deadline > 0 && due.recipient.0 > from;
+        let due: Vec<Due> = rows.values().filter(is_over).take(limit).cloned().collect();
+        let searched = due.last().map(|last| ExpiryCursor::Returned(last.recipient.0));
+        Ok(Expired { due, searched })
+    }
+    fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError> {
+        Ok(Vec::new())
+    }
+
+    // The reader asks for nothing else.
+
+    fn has_room(&self, _: u64) -> bool {
+        unreachable!()
+    }
+    fn why_no_room(&self) -> Option<String> {
+        unreachable!()
+    }
+    fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError> {
+        unreachable!()
+    }
+    fn message(&self, _: MessageId, _: &[RecipientId]) -> Result<Fetched, QueueError> {
+        unreachable!()
+    }
+    fn size(&self, _: MessageId) -> Result<Option<u64>, QueueError> {
+        unreachable!()
+    }
+    fn chunk(&self, _: MessageId, _: u32) -> Result<Option<Vec<u8>>, QueueError> {
+        unreachable!()
+    }
+    fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        unreachable!()
+    }
+    fn reports_since(&self, _: &str, _: i64, _: usize) -> Result<Vec<i64>, QueueError> {
+        unreachable!()
+    }
+    fn pending_report_senders(&self, _: i64, _: i64, _: usize) -> Result<Vec<String>, QueueError> {
+        unreachable!()
+    }
+    fn pending_reports(&self, _: &str, _: usize) -> Result<Option<PendingReports>, QueueError> {
+        unreachable!()
+    }
+    fn domains(&self) -> Result<Vec<Domain>, QueueError> {
+        unreachable!()
+    }
+    fn waiting_by_lane(&self, _: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError> {
+        unreachable!()
+    }
+    fn look_for_damage(&self) -> Result<usize, QueueError> {
+        unreachable!()
+    }
+    fn stuck(&self, _: MessageId) -> Result<(Sweep, Option<MessageId>), QueueError> {
+        unreachable!()
+    }
+}
+
+const LANES: usize = 200;
+const ROWS_OF_EACH: usize = 20;
+
+/// Rows read for each that goes out, until all are gone: `ROWS_OF_EACH` for each domain, which come due in turns, read
+/// in portions in which not all of them fit.
+fn read_for_each(pattern: impl Fn(usize) -> DomainPattern) -> usize {
+    let route = |lane| Route { domain: pattern(lane), ..relay_for_all() };
+    let routes = Arc::new(Routes((0..LANES).map(route).collect()));
+    let lanes = Mutex::new(Lanes::new(SchedulerSettings { routes, ..settings() }, 1));
+    let queue = Counted::default();
+    for number in 0..LANES * ROWS_OF_EACH {
+        let id = 1 + number as i64;
+        let row = Due { due_at: id, ..due(id, id, &format!("mail.d{}.test", number % LANES)) };
+        queue.rows.borrow_mut().insert(row.cursor(), row);
+    }
+    let now = 1_000_000;
+    let mut reader = Reader::new(Portions { page: 50, pages: 20, refills: 50, domains: 2_000 }, at(now));
+    for _ in 0..100_000 {
+        let over = Over { deadline: 0, bounces_from: 0, messages_from: 0 };
+        reader.look(&queue, &lanes, &|| {}, at(now), &over).unwrap();
+        while let Some(job) = { lanes.lock().unwrap().next(now) } {
+            let gone: Vec<RecipientId> = job.recipient_ids().collect();
+            queue.rows.borrow_mut().retain(|_, due| !gone.contains(&due.recipient));
+            let mut lanes = lanes.lock().unwrap();
+            lanes.finished(&job, &LaneHealth::Healthy, &[], now);
+            lanes.settled(gone);
+        }
+        if queue.rows.borrow().is_empty() {
+            return queue.given.borrow().div_ceil(LANES * ROWS_OF_EACH);
+        }
+    }
+    panic!("{} rows are left", queue.rows.borrow().len());
+}
+
+/// Each lane read all that was due, to find its own in it.
+#[test]
+fn a_thousand_routes_do_not_read_each_other_s_rows() {
+    let name = |lane| format!("mail.d{lane}.test");
+    let by_mx = read_for_each(|_| DomainPattern::Exactly("unused.test".to_owned()));
+    let of_one = read_for_each(|lane| DomainPattern::Exactly(name(lane)));
+    let of_many = read_for_each(|lane| DomainPattern::Below(format!("d{lane}.test")));
+    let all = read_for_each(|_| DomainPattern::Any);
+    assert!(by_mx <= 3 && of_one <= 3 && of_many <= 10 && all <= 3, "{by_mx} {of_one} {of_many} {all}");
+}
+
+/// After an outage of a week all of a queue may be over at once.
+#[test]
+fn what_is_over_is_not_read_faster_than_it_is_returned() {
+    let lanes = Mutex::new(super::lanes());
+    let queue = Counted::default();
+    let row = |id| Due { due_at: i64::MAX - 20_000 + id, ..due(id, id, "a.test") };
+    for row in (1..=20_000).map(row) {
+        queue.rows.borrow_mut().insert(row.cursor(), row);
+    }
+    let mut reader = Reader::new(Portions::default(), at(0));
+    let over = Over { deadline: 1, bounces_from: 0, messages_from: 0 };
+    let mut returned = 0;
+    for look in 0..200 {
+        reader.look(&queue, &lanes, &|| {}, at(look), &over).unwrap();
+        let mut lanes = lanes.lock().unwrap();
+        assert!(lanes.expired_waiting() <= 6_000, "{}", lanes.expired_waiting());
+        // From the tenth look on they are taken.
+        for _ in 0..if look < 10 { 0 } else { 700 } {
+            let Some(job) = lanes.next(look) else { break };
+            returned += job.recipients.len();
+            let gone: Vec<RecipientId> = job.recipient_ids().collect();
+            gone.iter().for_each(|id| drop(queue.rows.borrow_mut().remove(&row(id.0).cursor())));
+            lanes.finished(&job, &LaneHealth::Unchanged, &[], look);
+            lanes.settled(gone);
+        }
+    }
+    assert_eq!(returned, 20_000);
+}
