@@ -223,7 +223,7 @@ impl Relay {
              [queue]\npath = \"{}\"\n\
              [[listen]]\naddress = \"{submission}\"\ntls = \"off\"\nauth = \"optional\"\ntrusted = [\"127.0.0.0/8\"]\n\
              [limits]\nsessions_per_client = 500\n\
-             [delivery]\nport = {port}\nworkers = {WORKERS}\nprohibited_networks = []\n\
+             [delivery]\nport = {port}\nworkers = {WORKERS}\nprohibited_networks = [\"!127.0.0.0/8\"]\n\
              reply_timeout = \"{}s\"\nattempt_deadline = \"{}s\"\n",
             directory.path().join("queue.db").display(),
             DEADLINE.as_secs(),

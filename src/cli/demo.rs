@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use ipnet::{IpNet, Ipv4Net};
 use lettre::message::{Mailbox, Message, header::ContentType};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{Certificate, SmtpConnection, Tls, TlsParameters};
@@ -19,7 +20,9 @@ use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport as _};
 
 use crate::clock::Clock;
-use crate::config::{self, CertificateSettings, ListenSettings, ListenTls, Settings};
+use crate::config::{
+    self, CertificateSettings, ListenSettings, ListenTls, ProhibitedEntry, ProhibitedNetworks, Settings,
+};
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
 use crate::submission::users;
@@ -61,6 +64,12 @@ pub fn run() -> anyhow::Result<()> {
     println!("    sqlite3 {} 'SELECT * FROM failures'", stage_queue.display());
     println!("\nNext: `postrider serve` starts a relay of your own, also without a config file.");
     Ok(())
+}
+
+/// As `prohibited_networks = ["!127.0.0.0/8"]`.
+fn loopback_allowed() -> ProhibitedNetworks {
+    let loopback = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+    ProhibitedNetworks::new(vec![ProhibitedEntry::Take(loopback)], false)
 }
 
 /// The names of the demo, instead of DNS.
@@ -112,7 +121,7 @@ impl Stage {
         }];
         settings.delivery.port = port;
         // The receiving hosts stand on loopback, where a relay delivers nothing by default.
-        settings.delivery.prohibited_networks = Vec::new();
+        settings.delivery.prohibited_networks = loopback_allowed();
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::guarded;
+use super::networks::{self, ProhibitedNetworks};
 use super::reading::{Reading, Section};
 use super::secret::{SecretSource, first_line};
 use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls};
@@ -34,12 +35,24 @@ pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, L
             );
             reading.problem(section, "address", text);
         }
-        if let Some(what) = open_relay(&settings.trusted) {
-            let text = format!(
-                "{what}, and everybody could send mail through here (an open relay); \
-                 list the networks of your own machines"
-            );
-            reading.problem(section, "trusted", text);
+        match open_relay(&settings.trusted) {
+            Some((what, true)) => {
+                let text = format!(
+                    "{what}, and everybody could send mail through here (an open relay); \
+                     list the networks of your own machines"
+                );
+                reading.problem(section, "trusted", text);
+            }
+            Some((what, false)) => {
+                let text =
+                    format!("{what}, and all of them may send mail through here; list your own networks");
+                reading.warning(section, "trusted", text);
+            }
+            None => {}
+        }
+        for (network, why) in trusted_nobody(settings) {
+            let text = format!("{network} matches no client of {}: {why}; remove it", settings.address);
+            reading.warning(section, "trusted", text);
         }
         let clear_outside = settings.tls == ListenTls::Off && !settings.address.ip().is_loopback();
         if clear_outside && settings.trusted.is_empty() {
@@ -59,16 +72,60 @@ pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, L
     }
 }
 
-/// What in `trusted` lets everybody in, in pieces or as a whole: `0.0.0.0/0`, `::/0`, two halves
-/// of either, or all IPv4 addresses as IPv6 writes them (`::ffff:0:0/96`).
-fn open_relay(trusted: &[IpNet]) -> Option<String> {
-    let mapped: IpNet = "::ffff:0.0.0.0/96".parse().expect("a constant");
+/// What in `trusted` lets the world in, or so much of it that it is none of ours: `0.0.0.0/0`, `::/0`, halves and
+/// quarters of either, and networks of IPv6 that stand for all of IPv4 (6to4, NAT64). True: half of the world or more.
+fn open_relay(trusted: &[IpNet]) -> Option<(String, bool)> {
     let all = IpNet::aggregate(&trusted.to_vec());
-    let wide = all.into_iter().find(|network| network.prefix_len() == 0 || network.contains(&mapped))?;
-    Some(match trusted.contains(&wide) {
-        true => format!("{wide} trusts every address"),
-        false => format!("the networks together trust every address of {wide}"),
+    if let Some(wide) = all.into_iter().find(|network| network.prefix_len() == 0) {
+        let what = match trusted.contains(&wide) {
+            true => format!("{wide} trusts every address"),
+            false => format!("the networks together trust every address of {wide}"),
+        };
+        return Some((what, true));
+    }
+    let (v4, v6) = networks::shares(trusted);
+    let (share, family) = if v4 >= v6 { (v4, "IPv4") } else { (v6, "IPv6") };
+    let told = |share: f64| format!("the networks trust {:.0} % of all {family} addresses", share * 100.0);
+    match share {
+        share if share >= 0.5 => Some((told(share), true)),
+        share if share >= WORLD_PART => Some((told(share), false)),
+        _ => None,
+    }
+}
+
+/// From this part of the world's addresses on `trusted` is hardly meant: sixteen networks of the size of 10.0.0.0/8.
+const WORLD_PART: f64 = 1.0 / 16.0;
+
+/// The trusted networks that no client of this listener can be in.
+fn trusted_nobody(listen: &ListenSettings) -> impl Iterator<Item = (IpNet, &'static str)> {
+    let at = listen.address.ip().to_canonical();
+    listen.trusted.iter().filter_map(move |network| {
+        let loopback = |ip: IpAddr| ip.is_loopback();
+        let why = match network {
+            IpNet::V6(_) if at.is_ipv4() => "it takes IPv4 alone",
+            IpNet::V4(_) if at.is_ipv6() && !at.is_unspecified() => "it takes IPv6 alone",
+            _ if loopback(at) && !loopback(network.addr()) && !network.contains(&at) => {
+                "only this machine reaches it"
+            }
+            _ if network.addr().is_multicast() || *network == IpNet::from(IpAddr::from([0, 0, 0, 0])) => {
+                "no client has such an address"
+            }
+            _ => return None,
+        };
+        Some((*network, why))
     })
+}
+
+/// `[delivery] prohibited_networks`.
+pub(super) fn prohibited_networks<'t>(
+    reading: &mut Reading<'t>,
+    section: &Section<'t>,
+    networks: &ProhibitedNetworks,
+) {
+    for network in networks.vain() {
+        let text = format!("!{network} allows what nothing prohibits; remove it, or correct it");
+        reading.warning(section, "prohibited_networks", text);
+    }
 }
 
 /// `[tls]` against the listeners.

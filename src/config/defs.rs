@@ -54,6 +54,8 @@ pub(super) enum Kind {
     User,
     /// A network, or the address of one machine.
     Network,
+    /// The same, with `!` before it where it is taken away.
+    NetworkOrNot,
     /// `example.com`, `*.example.com` or `*`.
     Pattern,
     /// `host:port`.
@@ -318,10 +320,22 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def(
         "delivery.prohibited_networks",
-        List(0, &Network),
-        Is("[\"127.0.0.0/8\", \"::1/128\", \"0.0.0.0/8\"]"),
-        "Mail is never delivered to hosts in these, so that a stranger's MX record cannot point at what \
-         listens here.",
+        List(0, &NetworkOrNot),
+        Is("[]"),
+        "Mail by MX, or to an address literal, is never delivered to hosts in these, so that a stranger's MX record \
+         cannot point at what listens here. They come beside a base list: 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, \
+         224.0.0.0/4, 240.0.0.0/4, ::1, fe80::/10, ff00::/8. \"!127.0.0.0/8\" allows a network again, whatever else \
+         prohibits it. IPv6 forms of an IPv4 address (mapped, NAT64, 6to4, Teredo, ISATAP) count as that address. \
+         The relays of a [[route]] may stand anywhere.",
+    ),
+    def(
+        "delivery.private_networks",
+        Choice(&["allow", "refuse"]),
+        Is("\"allow\""),
+        "Whether mail by MX goes to hosts in private networks: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, \
+         100.64.0.0/10, fc00::/7, fec0::/10. allow: inside a company the MX of its own domain is such a host. refuse: \
+         such mail bounces; choose it where no mail host of yours has a private address, so that a stranger's MX \
+         record cannot point into your network. \"!10.1.0.0/16\" in prohibited_networks makes an exception.",
     ),
     def(
         "delivery.connect_timeout",
@@ -559,6 +573,9 @@ impl Kind {
             Server(_) => "an IP address and port such as \"127.0.0.1:53\"".to_owned(),
             Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
             User => "the name of a user such as \"newsletter\"".to_owned(),
+            NetworkOrNot => {
+                "a network such as \"10.0.0.0/8\", or \"!127.0.0.0/8\" to allow one".to_owned()
+            }
             Network => "a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned(),
             Pattern => {
                 "a domain such as \"example.com\", \"*.example.com\" for those below it, or \"*\"".to_owned()

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defs::ALIASES;
+use super::networks::ProhibitedNetworks;
 use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
 use super::secret::SecretSource;
@@ -107,13 +108,7 @@ fn settings<'t>(
         routes.iter().map(|(section, route)| (*section, route.source_addresses.clone())).collect();
     let routes = Arc::new(Routes(routes.into_iter().map(|(_, route)| route).collect()));
 
-    let destinations: Vec<Destination> = reading
-        .sections(&root, "destination")
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|section| destination(reading, section))
-        .collect();
-    let destinations = Arc::new(Destinations(destinations));
+    let destinations = Arc::new(destinations(reading, &root));
 
     let retry = reading.section(&root, "retry");
     let retry_rules = retry_rules(reading, &retry);
@@ -123,6 +118,7 @@ fn settings<'t>(
     let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
     delivery.lifetimes.messages = secs(submission.lifetime);
     let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
+    delivery.listen = submission.listen.iter().map(|listen| listen.address).collect();
     delivery.sources = sources::read(reading, &root, &listed);
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
@@ -340,7 +336,9 @@ fn delivery<'t>(
         source_addresses: reading.get(section, "source_addresses", value::list(value::address)),
         // They are read once the rest is known.
         sources: Vec::new(),
-        prohibited_networks: reading.get(section, "prohibited_networks", value::list(value::network)),
+        prohibited_networks: prohibited_networks(reading, section),
+        // They are read before.
+        listen: Vec::new(),
         connect_timeout: reading.get(section, "connect_timeout", value::duration),
         reply_timeout: reading.get(section, "reply_timeout", value::duration),
         ca_file,
@@ -355,6 +353,14 @@ fn delivery<'t>(
             .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         retry_rules,
     }
+}
+
+fn prohibited_networks<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> ProhibitedNetworks {
+    let entries = reading.get(section, "prohibited_networks", value::list(value::network_or_not));
+    let private = reading.get(section, "private_networks", value::choice) == "refuse";
+    let networks = ProhibitedNetworks::new(entries, private);
+    cross::prohibited_networks(reading, section, &networks);
+    networks
 }
 
 fn retry_rules<'t>(reading: &mut Reading<'t>, retry: &Section<'t>) -> Vec<RetryRule> {
@@ -380,6 +386,11 @@ fn retry_rule<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> RetryRule
             (_, delay) => RuleAction::Retry(delay.unwrap_or_default()),
         },
     }
+}
+
+fn destinations<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Destinations {
+    let sections = reading.sections(root, "destination").unwrap_or_default();
+    Destinations(sections.iter().filter_map(|section| destination(reading, section)).collect())
 }
 
 /// One `[[destination]]`; none where it does not say for whom it is, or says so badly.

@@ -12,6 +12,7 @@ mod cross;
 mod defs;
 pub mod guarded;
 mod load;
+mod networks;
 mod problem;
 mod reading;
 mod reference;
@@ -24,6 +25,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use atrn::AtrnDomains;
+pub use networks::{ProhibitedEntry, ProhibitedNetworks, forms};
 pub use problem::{Problem, Problems};
 pub use reference::{page, reference};
 pub use secret::{SecretSource, first_line};

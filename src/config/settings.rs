@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::networks::ProhibitedNetworks;
 use super::secret::SecretSource;
 use crate::mail::{Address, Domain, Lifetimes};
 
@@ -172,8 +173,10 @@ pub struct DeliverySettings {
     pub source_addresses: Vec<IpAddr>,
     /// `[[source]]`, in order.
     pub sources: Vec<Source>,
-    /// Never deliver to these.
-    pub prohibited_networks: Vec<IpNet>,
+    /// Never deliver to these by MX.
+    pub prohibited_networks: ProhibitedNetworks,
+    /// Where `[[listen]]` listens: what leads there would come back.
+    pub listen: Vec<SocketAddr>,
     /// For one address.
     pub connect_timeout: Duration,
     /// For every stage but the dot, which has twice this (RFC 5321 §4.5.3.2).

@@ -90,7 +90,7 @@ fn another(kind: &Kind) -> String {
         Kind::Server(_) => "'192.0.2.7'",
         Kind::Address => "'192.0.2.7'",
         Kind::User => "'other'",
-        Kind::Network => "'192.0.2.0/24'",
+        Kind::Network | Kind::NetworkOrNot => "'192.0.2.0/24'",
         Kind::Pattern => "'*.other.example'",
         Kind::Relay => "'other.example:26'",
         Kind::CodePattern => "'45x'",
@@ -227,8 +227,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(delivery.delay_warning, Some(hours(4)));
     assert_eq!(delivery.retry_rules, []);
     assert!(delivery.source_addresses.is_empty() && delivery.sources.is_empty());
-    let networks: Vec<String> = delivery.prohibited_networks.iter().map(ToString::to_string).collect();
-    assert_eq!(networks, ["127.0.0.0/8", "::1/128", "0.0.0.0/8"]);
+    assert_eq!(delivery.prohibited_networks, ProhibitedNetworks::default());
+    assert_eq!(delivery.listen, [submission.listen[0].address]);
     let scheduler = &settings.scheduler;
     assert_eq!((scheduler.connections_per_destination, scheduler.recipients_per_transaction), (8, 100));
     assert_eq!(scheduler.lifetimes, lifetimes);
@@ -289,6 +289,52 @@ fn all_of_an_address_family_in_trusted_is_an_open_relay_however_it_is_written() 
         assert!(problems.to_string().contains("an open relay"), "{problems}");
     }
     dir.settings(&config("listen", &[("trusted", "['10.0.0.0/8', '2001:db8::/32']")]));
+}
+
+#[test]
+fn networks_that_are_hardly_meant_are_told() {
+    let dir = Dir::new();
+    let said = |section: &str, lines: &[(&str, &str)]| match dir.read(&config(section, lines)) {
+        Ok((_, warnings)) => {
+            let about = warnings.iter().filter(|warning| warning.key.starts_with(section));
+            about.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        }
+        Err(Problems(problems)) => {
+            problems.iter().map(|problem| format!("problem: {problem}")).collect::<Vec<_>>().join("\n")
+        }
+    };
+    let trusted = |address: &str, networks: &str| {
+        said("listen", &[("address", &format!("'{address}'")), ("trusted", networks)])
+    };
+    for (address, networks, expected) in [
+        ("[::]:587", "['10.0.0.0/8', '172.16.0.0/12', 'fc00::/7', '127.0.0.1', '::1']", ""),
+        ("[::]:587", "['0.0.0.0/1', '128.0.0.0/1']", "problem: "),
+        ("[::]:587", "['0.0.0.0/2', '64.0.0.0/2', '128.0.0.0/2']", "trust 75 % of all IPv4 addresses"),
+        ("[::]:587", "['2000::/4', '3000::/4']", "trust 100 % of all IPv4 addresses"),
+        ("[::]:587", "['2002::/16']", "trust 100 % of all IPv4 addresses"),
+        ("[::]:587", "['::ffff:0:0/96']", "0.0.0.0/0 trusts every address"),
+        ("[::]:587", "['64.0.0.0/4']", "trust 6 % of all IPv4 addresses, and all of them may send"),
+        ("0.0.0.0:587", "['fd00::/8']", "fd00::/8 matches no client of 0.0.0.0:587: it takes IPv4 alone"),
+        ("[2001:db8::1]:587", "['10.0.0.0/8']", "it takes IPv6 alone"),
+        ("127.0.0.1:587", "['10.0.0.0/8']", "only this machine reaches it"),
+        ("127.0.0.1:587", "['127.0.0.0/8']", ""),
+        ("[::]:587", "['ff00::/8']", "no client has such an address"),
+    ] {
+        let said = trusted(address, networks);
+        let fits = if expected.is_empty() { said.is_empty() } else { said.contains(expected) };
+        assert!(fits, "{address} {networks}: {said}");
+    }
+    let prohibited = |networks| said("delivery", &[("prohibited_networks", networks)]);
+    assert_eq!(prohibited("['!127.0.0.0/8', '10.0.0.0/8', '!10.1.0.0/16']"), "");
+    let vain = prohibited("['!10.0.0.0/8']");
+    assert!(vain.contains("!10.0.0.0/8 allows what nothing prohibits"), "{vain}");
+    assert_eq!(
+        said("delivery", &[("prohibited_networks", "['!10.0.0.0/8']"), ("private_networks", "'refuse'")]),
+        ""
+    );
+    let bad = prohibited("['!10.1.0.0/8', '!x']");
+    assert!(bad.contains("\"!10.1.0.0/8\" has bits behind its prefix and would mean 10.0.0.0/8"), "{bad}");
+    assert!(bad.contains("\"!x\" is not a network"), "{bad}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::defs::Kind;
+use super::networks::{self, ProhibitedEntry};
 use super::settings::{DomainPattern, RelayHost};
 use crate::mail::Domain;
 
@@ -224,16 +225,31 @@ pub(super) fn address(_: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {
     Ok(ip)
 }
 
-/// [`Kind::Network`]. A bare address is the network of that address alone. Bits behind the
-/// prefix are refused: whoever writes 10.1.2.3/8 did not mean sixteen million hosts.
+/// [`Kind::Network`]. A bare address is the network of that address alone, and a mapped one (`::ffff:10.0.0.0/104`)
+/// the IPv4 network: addresses are compared in their plain form. Bits behind the prefix are refused: whoever writes
+/// 10.1.2.3/8 did not mean sixteen million hosts.
 pub(super) fn network(_: &Kind, value: &DeValue<'_>) -> Read<IpNet> {
     let text = text(value)?;
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(ip));
+    network_in(text, text)
+}
+
+/// [`Kind::NetworkOrNot`].
+pub(super) fn network_or_not(_: &Kind, value: &DeValue<'_>) -> Read<ProhibitedEntry> {
+    let text = text(value)?;
+    match text.strip_prefix('!') {
+        Some(network) => network_in(text, network).map(ProhibitedEntry::Take),
+        None => network_in(text, text).map(ProhibitedEntry::Add),
     }
-    let network: IpNet = text.parse().or_else(|_| wrong(format!("\"{text}\" is not a network")))?;
+}
+
+/// `network`, which stands in `text`.
+fn network_in(text: &str, network: &str) -> Read<IpNet> {
+    if let Ok(ip) = network.parse::<IpAddr>() {
+        return Ok(IpNet::from(ip.to_canonical()));
+    }
+    let network: IpNet = network.parse().or_else(|_| wrong(format!("\"{text}\" is not a network")))?;
     match network.addr() == network.network() {
-        true => Ok(network),
+        true => Ok(networks::canonical(network)),
         false => wrong(format!("\"{text}\" has bits behind its prefix and would mean {}", network.trunc())),
     }
 }

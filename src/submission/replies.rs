@@ -160,6 +160,8 @@ fixed_replies! {
         Reply::new(503, Enhanced(5, 5, 1), "Content has begun with BDAT; BDAT goes on, RSET ends it");
     /// RFC 5321 §6.3.
     LOOP = Reply::new(554, Enhanced(5, 4, 6), "Too many Received fields: the message goes round in circles");
+    /// RFC 5321 §6.3, by our own Received fields.
+    OWN_LOOP = Reply::new(554, Enhanced(5, 4, 6), "The message was here before: it goes round in circles");
     /// RFC 5322 §2.3, RFC 3463 §3.7.
     NUL_IN_CONTENT = Reply::new(
         554,

@@ -2,5 +2,6 @@
 
 pub mod dns;
 pub mod lookup;
+pub mod own_addresses;
 pub mod plan;
 pub mod source_addresses;

@@ -2,7 +2,8 @@
 //!
 //! Pure apart from its lookups. A configured relay comes before MX records and address literals. Otherwise MX per RFC
 //! 5321 §5.1: in order of preference, random among equals; the domain's own addresses where there is no MX. A null MX
-//! (RFC 7505) fails at once. Our own name or source address cuts the list at its preference, so that mail cannot loop.
+//! (RFC 7505) fails at once. Our own name or address (`own_addresses.rs`) cuts the list at its preference, so that mail
+//! cannot loop.
 //!
 //! One attempt has room for [`MX_HOSTS_MAX`] hosts that can be used; those that cannot take none of it. Where there are
 //! more, the best host is in every attempt and the others take turns (`turns.rs`), so that the next attempt reaches
@@ -27,7 +28,8 @@ use crate::config::{DeliverySettings, RelayHost, Route, Routes};
 use crate::mail::Domain;
 
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
-use crate::delivery::route::source_addresses::{self, SourceAddresses};
+use crate::delivery::route::own_addresses;
+use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 use addresses::Host;
@@ -165,17 +167,20 @@ impl Planner<'_> {
         for (preference, relay) in (0..).zip(relays) {
             let name = relay.host.as_str();
             let port = relay.port;
-            if let Some(ip) = relay.host.ip() {
-                let (name, addresses) = (ip.to_string(), vec![ip]);
-                hosts.push(Host { name, port, addresses, preference });
-                continue;
-            }
-            match found.next().unwrap_or(Err(DnsError::NoData)) {
-                Ok(addresses) => hosts.push(Host { preference, ..self.host(name, port, addresses) }),
-                Err(error) => {
-                    (self.trace)(format_args!("{name}: {error}"));
-                    unusable.note(error_is_about_the_name(&error), name, error.to_string());
-                }
+            let host = match relay.host.ip() {
+                Some(ip) => Host { name: ip.to_string(), port, addresses: vec![ip], preference },
+                None => match found.next().unwrap_or(Err(DnsError::NoData)) {
+                    Ok(addresses) => Host { preference, ..self.host(name, port, addresses) },
+                    Err(error) => {
+                        (self.trace)(format_args!("{name}: {error}"));
+                        unusable.note(error_is_about_the_name(&error), name, error.to_string());
+                        continue;
+                    }
+                },
+            };
+            match self.elsewhere(host) {
+                Ok(host) => hosts.push(host),
+                Err(why) => unusable.note(true, name, why),
             }
         }
         if !hosts.is_empty() {
@@ -193,7 +198,7 @@ impl Planner<'_> {
             ),
             (None, Some((host, why))) => no_route(
                 NoRouteReason::RelayUnknown,
-                format!("the relay {host} has no address: {why}"),
+                format!("the relay {host} has no address to send to: {why}"),
                 Some(host),
             ),
             (None, None) => {
@@ -206,7 +211,7 @@ impl Planner<'_> {
     fn by_literal(&mut self, ip: IpAddr) -> Result<Plan, NoRoute> {
         (self.trace)(format_args!("address literal: no lookup"));
         let host = self.host(&ip.to_string(), self.settings.port, vec![ip]);
-        if self.is_own(&host.addresses) {
+        if self.is_own(&host) {
             return Err(self.loops_back());
         }
         match self.permitted(host) {
@@ -221,7 +226,7 @@ impl Planner<'_> {
     fn by_mx(&mut self) -> Result<Plan, NoRoute> {
         let mut unusable = Unusable::default();
         let Exchangers { mut hosts, cut, proved, implicit } = self.exchangers(&mut unusable)?;
-        let own = hosts.iter().find(|(_, name)| source_addresses::is_our_name(name, self.settings));
+        let own = hosts.iter().find(|(_, name)| own_addresses::is_our_name(name, self.settings));
         if let Some(&(preference, _)) = own
             && !self.cut(&mut hosts, preference)
         {
@@ -234,7 +239,7 @@ impl Planner<'_> {
         let mut hosts = turns::in_turn(hosts, MX_HOSTS_MAX, turn_to_look_up);
         hosts.truncate(MX_LOOKUPS_MAX);
         let mut found = self.look_up(hosts, implicit)?;
-        let is_own = |(_, host): &&FoundHost| host.as_ref().is_ok_and(|host| self.is_own(&host.addresses));
+        let is_own = |(_, host): &&FoundHost| host.as_ref().is_ok_and(|host| self.is_own(host));
         let own = found.iter().filter(is_own).map(|(preference, _)| *preference).min();
         if let Some(preference) = own
             && !self.cut(&mut found, preference)

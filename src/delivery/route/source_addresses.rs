@@ -45,18 +45,8 @@ impl SourceAddresses {
     }
 }
 
-/// Whether the config has this address as one of this machine: mail sent there would come back.
-pub(in crate::delivery) fn is_ours(ip: IpAddr, settings: &DeliverySettings, routes: &Routes) -> bool {
-    all(settings, routes).any(|ours| ours == ip)
-}
-
-/// Whether this is one of our names in EHLO.
-pub(in crate::delivery) fn is_our_name(name: &str, settings: &DeliverySettings) -> bool {
-    let names = settings.sources.iter().filter_map(|source| source.hostname.as_ref());
-    names.chain([&settings.hostname]).any(|ours| ours.as_str() == name)
-}
-
-fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpAddr> {
+/// All that the config names.
+pub(in crate::delivery) fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpAddr> {
     let given = settings.sources.iter().map(|source| source.address);
     let of_routes = routes.0.iter().flat_map(|route| route.source_addresses.iter().copied());
     settings.source_addresses.iter().copied().chain(of_routes).chain(given)
@@ -154,8 +144,6 @@ mod tests {
             ["out10.test", "relay.test", "relay.test"]
         );
         assert_eq!(names.at(None), "relay.test");
-        assert!(is_our_name("out10.test", &settings) && is_our_name("relay.test", &settings));
-        assert!(!is_our_name("out11.test", &settings));
     }
 
     #[test]
@@ -166,7 +154,5 @@ mod tests {
         let routes = Routes(vec![route(&["127.0.0.2", other])]);
         let unusable: Vec<IpAddr> = unusable(&settings, &routes).into_iter().map(|(ip, _)| ip).collect();
         assert_eq!(unusable, ips(&[one, other]));
-        assert!(is_ours("127.0.0.2".parse().unwrap(), &settings, &routes));
-        assert!(!is_ours("127.0.0.3".parse().unwrap(), &settings, &routes));
     }
 }

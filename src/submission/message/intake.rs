@@ -14,6 +14,7 @@ use crate::maillog;
 use crate::queue::{MessageId, NewMessage, Origin};
 
 use crate::submission::message::header::{self, HEADER_BYTES_MAX, HeaderReader, Protocol, Trace};
+use crate::submission::message::returns;
 use crate::submission::ports::MessageQueue;
 use crate::submission::replies;
 
@@ -179,6 +180,10 @@ impl<'a> Intake<'a> {
         };
         if header.hops > self.submitted.hops_max {
             return Err(replies::LOOP);
+        }
+        let recipients = self.submitted.envelope.recipients.iter().map(|recipient| &recipient.address);
+        if header.hops > 0 && returns::is_in_a_circle(&self.buffer, self.submitted.hostname, recipients) {
+            return Err(replies::OWN_LOOP);
         }
         let for_only: Option<&Address> = match self.submitted.envelope.recipients.as_slice() {
             [only] => Some(&only.address),

@@ -4,3 +4,4 @@ pub(in crate::submission) mod chunk;
 pub(in crate::submission) mod content;
 pub(in crate::submission) mod header;
 pub(in crate::submission) mod intake;
+mod returns;

@@ -42,7 +42,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
         dns: DnsSettings { servers: vec![server.address()], timeout: Duration::from_secs(10) },
         delivery: DeliverySettings {
             hostname,
-            prohibited_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            prohibited_networks: ProhibitedNetworks::default(),
             ..connection::settings()
         },
         scheduler: SchedulerSettings {

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use postrider::config::{DeliverySettings, EightBit, InDoubt, Login, RouteTls, SecretSource};
+use postrider::config::{
+    DeliverySettings, EightBit, InDoubt, Login, ProhibitedEntry, ProhibitedNetworks, RouteTls, SecretSource,
+};
 use postrider::delivery::host::profile::{Evidence, Feature, HostKnowledge, Lesson, fallback, learn};
 use postrider::delivery::job::ruling::{NextStep, RulingContext, rule};
 use postrider::delivery::smtp::connection::{Connection, Connector};
@@ -27,6 +29,12 @@ use postrider::queue::{QueuedRecipient, RecipientId, Setting};
 
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
 
+/// Nothing is prohibited that may be allowed.
+fn anywhere() -> ProhibitedNetworks {
+    let all = ["0.0.0.0/0", "::/0"].map(|network| ProhibitedEntry::Take(network.parse().unwrap()));
+    ProhibitedNetworks::new(all.to_vec(), false)
+}
+
 /// Settings under which nothing but a test's own time-outs ends anything.
 pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
@@ -41,7 +49,8 @@ pub(crate) fn settings() -> DeliverySettings {
         attempt_deadline: SOON,
         source_addresses: Vec::new(),
         sources: Vec::new(),
-        prohibited_networks: Vec::new(),
+        prohibited_networks: anywhere(),
+        listen: Vec::new(),
         connect_timeout: SOON,
         reply_timeout: SOON,
         ca_file: None,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::dns_server::{DnsServer, Fault, Zone};
-use postrider::config::{DeliverySettings, DnsSettings, Routes};
+use postrider::config::{DeliverySettings, DnsSettings, ProhibitedNetworks, Routes};
 use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::DnsError;
 use postrider::delivery::route::plan::{PlanRequest, plan};
@@ -30,9 +30,7 @@ fn planned(domain: &str, resolver: &Resolver) -> String {
     let settings = DeliverySettings {
         hostname: Domain::parse("relay.test").unwrap(),
         source_addresses: vec![ip("192.0.2.99"), ip("2001:db8::99")],
-        prohibited_networks: ["127.0.0.0/8", "::1/128", "10.0.0.0/8"]
-            .map(|net| net.parse().unwrap())
-            .to_vec(),
+        prohibited_networks: ProhibitedNetworks::new(Vec::new(), true),
         ..settings()
     };
     // As a recipient's address has it.

@@ -168,7 +168,7 @@ impl Config {
         config
             .retry(&["1h"])
             .set("hostname", format!("\"{HOSTNAME}\""))
-            .set("delivery.prohibited_networks", "[]")
+            .set("delivery.prohibited_networks", "[\"!127.0.0.0/8\", \"!::1\"]")
             .set("delivery.workers", "32")
             .set("delivery.connect_timeout", "\"5s\"")
             .set("delivery.reply_timeout", "\"20s\"")

@@ -59,3 +59,12 @@ pub fn wait_for_attempts(relay: &Relay, address: &str, outcome: &str, count: i64
         (db.attempts(address, outcome) >= count).then_some(())
     });
 }
+
+/// Code and enhanced code of each try for a recipient that has ended.
+pub fn answers(relay: &Relay, address: &str) -> Vec<String> {
+    relay.db().rows(
+        "SELECT attempts.code || ' ' || attempts.enhanced FROM attempts JOIN history USING (recipient_id)
+         WHERE history.address = ?1",
+        [address],
+    )
+}

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::RouteTls;
 
+use crate::delivery::route::own_addresses;
 use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route, turns};
-use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 
@@ -18,9 +18,25 @@ pub(super) struct Host {
 }
 
 impl Planner<'_> {
-    /// Whether one of the addresses is this relay's own.
-    pub(super) fn is_own(&self, addresses: &[IpAddr]) -> bool {
-        addresses.iter().any(|ip| source_addresses::is_ours(*ip, self.settings, self.routes))
+    /// Whether one of the host's addresses is this relay's own.
+    pub(super) fn is_own(&self, host: &Host) -> bool {
+        let is_ours = |ip: &IpAddr| own_addresses::is_ours(*ip, host.port, self.settings, self.routes);
+        host.addresses.iter().any(is_ours)
+    }
+
+    /// The relay without the addresses where this relay itself listens.
+    ///
+    /// # Errors
+    /// Says so where none is left.
+    pub(super) fn elsewhere(&mut self, mut host: Host) -> Result<Host, String> {
+        host.addresses.retain(|ip| {
+            let ours = own_addresses::is_listener(*ip, host.port, &self.settings.listen);
+            if ours {
+                (self.trace)(format_args!("{ip} left out: this relay listens there"));
+            }
+            !ours
+        });
+        if host.addresses.is_empty() { Err("this relay itself listens there".to_owned()) } else { Ok(host) }
     }
 
     /// A host with its addresses in the order in which they are tried: IPv6 and IPv4 alternate, each in the order of
@@ -53,12 +69,11 @@ impl Planner<'_> {
     pub(super) fn permitted(&mut self, mut host: Host) -> Result<Host, String> {
         let before = host.addresses.clone();
         host.addresses.retain(|ip| {
-            let network = self.settings.prohibited_networks.iter().find(|network| network.contains(ip));
-            if let Some(network) = network {
-                (self.trace)(format_args!("{ip} left out: prohibited_networks has {network}"));
+            let reason = self.settings.prohibited_networks.reason(*ip);
+            if let Some(why) = &reason {
+                (self.trace)(format_args!("{ip} left out: {why}"));
             }
-            // Never a host, whatever the config says; `::` would be this machine.
-            network.is_none() && !ip.is_unspecified() && !ip.is_multicast()
+            reason.is_none()
         });
         if host.addresses.is_empty() {
             Err(format!("mail is never delivered to {}", Listed(&before)))

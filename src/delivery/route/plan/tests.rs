@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{DomainPattern, EightBit, InDoubt, Login, RouteTls, SecretSource};
+use crate::config::{DomainPattern, EightBit, InDoubt, Login, ProhibitedNetworks, RouteTls, SecretSource};
 use crate::delivery::route::plan::*;
 use crate::mail::Lifetimes;
 
@@ -74,7 +74,8 @@ fn settings() -> DeliverySettings {
         attempt_deadline: Duration::ZERO,
         source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
         sources: Vec::new(),
-        prohibited_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        prohibited_networks: ProhibitedNetworks::default(),
+        listen: vec!["0.0.0.0:2500".parse().unwrap(), "192.0.2.50:25".parse().unwrap()],
         connect_timeout: Duration::ZERO,
         reply_timeout: Duration::ZERO,
         ca_file: None,
@@ -248,7 +249,19 @@ fn our_own_name_or_address_cuts_the_list() {
 fn prohibited_addresses_are_left_out_in_every_disguise() {
     let table = Table::default().mx("a.test", &[(10, "mixed.test")]).at(
         "mixed.test",
-        &["127.0.0.1", "::ffff:127.0.0.2", "::1", "::", "0.0.0.0", "224.0.0.1", "198.51.100.1"],
+        &[
+            "127.0.0.1",
+            "::ffff:127.0.0.2",
+            "64:ff9b::127.0.0.3",
+            "2002:7f00:4::1",
+            "fe80::1",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "0.0.0.0",
+            "224.0.0.1",
+            "198.51.100.1",
+        ],
     );
     assert_eq!(by_mx("a.test", &table), ["mixed.test 198.51.100.1"]);
     assert_eq!(refusal("[127.0.0.1]", &table), "550 5.4.4 -");
@@ -578,4 +591,25 @@ fn relays_beyond_the_tenth_have_their_turn() {
     let expected: Vec<&str> =
         [0].into_iter().chain(1..7).chain(10..13).map(|at| names[at].as_str()).collect();
     assert_eq!(hosts_of(&second), expected);
+}
+
+#[test]
+fn a_host_where_this_relay_listens_is_this_relay() {
+    // Whatever it is called, and whatever other addresses it has.
+    let table = Table::default()
+        .mx("a.test", &[(5, "good.test"), (10, "other-name.test"), (20, "worse.test")])
+        .mx("only.test", &[(10, "other-name.test")])
+        .at("other-name.test", &["198.51.100.9", "192.0.2.50"])
+        .at("good.test", &["198.51.100.1"])
+        .at("worse.test", &["198.51.100.2"]);
+    assert_eq!(by_mx("a.test", &table), ["good.test 198.51.100.1"]);
+    assert_eq!(refusal("only.test", &table), "554 5.4.6 -");
+    assert_eq!(refusal("[192.0.2.50]", &table), "554 5.4.6 -");
+    assert_eq!(refusal("[IPv6:::ffff:192.0.2.50]", &table), "554 5.4.6 -");
+    // A route may lead to this machine, but not to this relay; that is the operator's to repair, and bounces nothing.
+    let routes = route(&[("[127.0.0.1]", 2500), ("[127.0.0.1]", 2526)], RouteTls::Opportunistic);
+    let plan = planned("a.test", &routes, &table).unwrap();
+    assert_eq!(plan.iter().map(|one| one.address.to_string()).collect::<Vec<_>>(), ["127.0.0.1:2526"]);
+    let routes = route(&[("[127.0.0.1]", 2500)], RouteTls::Opportunistic);
+    assert_eq!(shown(planned("a.test", &routes, &table)), "451 4.4.4 [127.0.0.1]");
 }
