@@ -41,6 +41,7 @@ pub use contract::{AdminStore, Reads};
 pub use error::{AcceptError, QueueError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
+pub use op::Recording;
 pub use open::WriterHandle;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
@@ -287,13 +288,14 @@ impl Queue {
 
     /// AdminStore over what came of a job. It is written whatever it takes, or the process ends; waits only
     /// while very much else waits.
-    pub fn settle(&self, settlement: Settlement) {
-        self.tell(Op::Settle(Box::new(Outcomes::new(
-            settlement,
-            self.shared.ids(),
-            now_us(),
-            &self.shared.cache,
-        ))));
+    ///
+    /// Whoever delivers what the same connection or thread delivers next waits for the [`Recording`] before: a process
+    /// that is killed repeats what was delivered and not recorded.
+    pub fn settle(&self, settlement: Settlement) -> Recording {
+        let outcomes = Outcomes::new(settlement, self.shared.ids(), now_us(), &self.shared.cache);
+        let (outcomes, recording) = outcomes.announced();
+        self.tell(Op::Settle(Box::new(outcomes)));
+        recording
     }
 
     // Telling senders.

@@ -3,10 +3,11 @@
 //! The calling thread prepares everything that needs no database here, since there are many callers and one writer.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::config::Routes;
 use crate::mail::{Address, Attempt, Lifetimes, reply};
@@ -98,6 +99,13 @@ impl Op {
                 let _ = ack.send(Err(error));
             }
             _ => {}
+        }
+    }
+
+    /// It is in a group that is being committed.
+    pub(super) fn begin(&mut self) {
+        if let Op::Settle(outcomes) = self {
+            outcomes.recording = None;
         }
     }
 
@@ -200,6 +208,25 @@ pub(super) struct Outcomes {
     pub(super) reports: Vec<Incoming>,
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
+    /// Dropped once it is in a group that is being committed.
+    recording: Option<Sender<Infallible>>,
+}
+
+/// A settlement on its way to the disk, for whoever must not run ahead of it.
+#[derive(Debug)]
+pub struct Recording(Receiver<Infallible>);
+
+impl Recording {
+    /// Waits until it is in a group that is being committed, or until nothing is written any more.
+    pub fn wait(&self) {
+        // Nothing is ever sent: the other side is dropped.
+        let _ = self.0.recv();
+    }
+
+    /// Whether [`Recording::wait`] would not wait.
+    pub fn has_begun(&self) -> bool {
+        matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
+    }
 }
 
 /// The outcome of one recipient, as text for the store.
@@ -242,7 +269,13 @@ impl Outcomes {
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let reports = reports.into_iter().map(|report| Incoming::new(report, ids, now_us, cache)).collect();
-        Outcomes { message, at, results, reports, pending_reports, expanded_told }
+        Outcomes { message, at, results, reports, pending_reports, expanded_told, recording: None }
+    }
+
+    /// The same, with word of when it is in a group that is being committed.
+    pub(super) fn announced(self) -> (Outcomes, Recording) {
+        let (recording, announced) = bounded(0);
+        (Outcomes { recording: Some(recording), ..self }, Recording(announced))
     }
 }
 

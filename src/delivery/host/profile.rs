@@ -184,8 +184,11 @@ pub fn fallback(
 /// The next step down: the full ClientHello, a smaller one, and then, where nothing requires TLS, no TLS at all.
 fn less_tls(tried: TlsLevel, fault: &Fault, endpoint: &Endpoint) -> Option<TlsLevel> {
     match fault {
-        // Somebody who injects replies gets no second connection to do it on.
-        Fault::OutOfTurn | Fault::Deadline | Fault::Stopping => return None,
+        // Somebody who injects replies gets no second connection to do it on, where TLS is required. Where it is not,
+        // whoever can do that can as well take STARTTLS out of the offer, and a host that sends garbage would never get
+        // its mail.
+        Fault::OutOfTurn if !endpoint.may_be_plaintext() => return None,
+        Fault::Deadline | Fault::Stopping => return None,
         // A certificate that does not hold will not hold with a smaller ClientHello.
         Fault::Tls(rustls::Error::InvalidCertificate(_)) if endpoint.must_verify() => return None,
         _ => {}

@@ -245,5 +245,5 @@ pub(in crate::delivery) fn refused(
 ) -> Answers {
     let health = LaneHealth::Failing(failure.reply().to_string());
     let answer = Answer::deferred(&failure, Place::at(endpoint, tls));
-    Answers { answers: vec![Some(answer); message.recipients.len()], health }
+    Answers { answers: vec![Some(answer); message.recipients.len()], health, kept: None }
 }

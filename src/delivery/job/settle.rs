@@ -83,7 +83,11 @@ impl Begun {
             }
             results.push(decision.settled);
         }
-        write(context, resources, job, self.message, results, answers.health)
+        let done = write(context, resources, job, self.message, results, answers.health);
+        if let Some((key, pooled)) = answers.kept {
+            resources.pool.put(&key, pooled);
+        }
+        done
     }
 
     /// Bounces the job without a further try.
@@ -119,7 +123,9 @@ fn write(
     let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
     if !results.is_empty() {
         let Reports { written: reports, pending_reports, expanded_told } = reports;
-        queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told });
+        // What is delivered and not recorded is delivered again by the next process, should this one be killed. So
+        // neither this thread nor its connection runs ahead: both have the next message once this one is being written.
+        queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told }).wait();
     }
     Done { health, unsettled }
 }
@@ -183,7 +189,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
         let results = results.collect();
         let message = Arc::new(message);
         let (reports, pending_reports) = (Vec::new(), Vec::new());
-        queue.settle(Settlement {
+        let _ = queue.settle(Settlement {
             message,
             at: now,
             results,

@@ -115,6 +115,14 @@ impl Bench {
         self.ops.send(outcome(&self.shared)).unwrap();
     }
 
+    /// The same, with word of it.
+    fn settle_announced(&self) -> Recording {
+        let Op::Settle(outcomes) = outcome(&self.shared) else { unreachable!("an outcome is a settlement") };
+        let (outcomes, recording) = outcomes.announced();
+        self.ops.send(Op::Settle(Box::new(outcomes))).unwrap();
+        recording
+    }
+
     fn is_settled(&self) -> bool {
         matches!(self.events.try_recv(), Ok(Event::Settled(rows)) if rows == [(RECIPIENT, None)])
     }
@@ -144,6 +152,12 @@ fn outcome(shared: &Shared) -> Op {
     let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
     let settlement = Settlement { message, at: 0, results, reports, pending_reports, expanded_told: false };
     Op::Settle(Box::new(Outcomes::new(settlement, shared.ids(), 0, &shared.cache)))
+}
+
+fn announced(shared: &Shared) -> (Op, Recording) {
+    let Op::Settle(outcomes) = outcome(shared) else { unreachable!("an outcome is a settlement") };
+    let (outcomes, recording) = outcomes.announced();
+    (Op::Settle(Box::new(outcomes)), recording)
 }
 
 fn all(answer: &Answer) -> Vec<Result<(), AcceptError>> {
@@ -277,4 +291,32 @@ fn a_disk_that_does_not_answer_refuses_what_waits_and_keeps_the_outcomes() {
     assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
     bench.writer.step().unwrap();
     assert!(bench.is_settled(), "the outcome was kept");
+}
+
+/// Whoever delivers waits for it, so that a kill repeats what is in the group that is being committed, and one message
+/// of each connection beside that, and not all that was delivered meanwhile.
+#[test]
+fn an_outcome_is_announced_once_its_group_is_being_committed() {
+    let (disk, slow) = bounded(0);
+    let mut bench = Bench::on(Some(slow), [], Duration::from_secs(3600));
+    let first = bench.settle_announced();
+    assert!(!first.has_begun());
+    let Bench { writer, ops, shared, commits, .. } = &mut bench;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // Its commit has begun and does not end.
+            first.wait();
+            assert_eq!(*commits.lock().unwrap(), [["settle"]; 1]);
+            let (op, second) = announced(shared);
+            ops.send(op).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!second.has_begun(), "it is in no group yet");
+            drop(disk);
+            second
+        });
+        writer.step().unwrap();
+    });
+    let third = bench.settle_announced();
+    drop(bench);
+    third.wait();
 }

@@ -219,6 +219,31 @@ fn a_doubt_after_a_single_write_is_remembered_across_a_restart() {
     assert_eq!(relay.db().rows(ROWS, []), ["mx.a.test|single_write|off"]);
 }
 
+/// Garbage in the place of a handshake, before or behind our hello, or nothing at all: where TLS is optional and there
+/// is no other host, the mail goes in the clear in the same attempt.
+#[test]
+fn a_host_that_answers_the_hello_with_garbage_gets_its_mail_in_the_clear() {
+    let garbage = || b"\x00\x01garbage, and no TLS\r\n\xff".to_vec();
+    let early = [b"220 go ahead\r\n".to_vec(), garbage()].concat();
+    let good = || Script::new().tls(&Certificate::for_names(&["mx.a.test"]));
+    for (name, script) in [
+        ("garbage", good().on(At::Handshake, Act::Raw(garbage()))),
+        ("a reply", good().on(At::Handshake, Act::Raw(b"500 5.5.1 what?\r\n".to_vec()))),
+        ("garbage with the 220", good().on(At::Starttls, Act::Raw(early))),
+        ("a second 220", good().on(At::Starttls, Act::Raw(b"220 go\r\n220 go\r\n".to_vec()))),
+        ("silence", good().on(At::Handshake, Act::Stall)),
+    ] {
+        let mut world = World::new();
+        let mx = world.host("a.test", script);
+        let relay = world.relay(config().retry(&["1h"]).set("delivery.reply_timeout", "\"1s\""));
+        relay.submit(SENDER, &["you@a.test"], &mail("one"));
+        wait_for_end(&relay, "you@a.test", "delivered");
+        let arrived = mx.wait_for_messages(1, SOON).remove(0);
+        assert_eq!((arrived.tls, mx.seen().len()), (false, 3), "{name}");
+        assert_eq!(relay.db().number("SELECT count(*) FROM attempts", []), 1, "{name}");
+    }
+}
+
 // ---- pipelining -------------------------------------------------------------------------------
 
 /// Ways in which hosts get commands in a batch wrong.

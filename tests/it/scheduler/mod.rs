@@ -1,4 +1,5 @@
 //! When what goes, and how much of it at a time.
 
 mod limits;
+mod recorded;
 mod retries;

@@ -118,7 +118,9 @@ fn a_handshake_that_a_smaller_hello_would_not_mend_is_not_tried_again() {
         (bad(), RouteTls::Verify, false),
         (bad(), RouteTls::Implicit, false),
         (bad(), RouteTls::Encrypt, true),
-        (Fault::OutOfTurn, RouteTls::Opportunistic, false),
+        (Fault::OutOfTurn, RouteTls::Opportunistic, true),
+        (Fault::OutOfTurn, RouteTls::Encrypt, false),
+        (Fault::OutOfTurn, RouteTls::Verify, false),
         (Fault::Deadline, RouteTls::Opportunistic, false),
     ] {
         let evidence = Evidence::unopened(handshake(fault.clone()));

@@ -198,8 +198,8 @@ impl AttemptState<'_> {
         rule(failure, &RulingContext { has_others: others > 0, ..context })
     }
 
-    /// A connection that is done with: kept for the next job if it is still good.
-    fn keep_or_quit(&self, key: &PoolKey, pooled: PooledConnection, went_well: bool) {
+    /// A connection that is done with: kept for the next job if it is still good, once this one is settled.
+    fn keep_or_quit(&mut self, key: &PoolKey, pooled: PooledConnection, went_well: bool) {
         let most = self.context.settings.messages_per_connection;
         // RFC 9422 §3, as below.
         let most = most.min(pooled.connection.limits().1.unwrap_or(usize::MAX));
@@ -209,7 +209,7 @@ impl AttemptState<'_> {
             && pooled.connection.is_usable()
             && pooled.connection.messages() < most;
         if good && !pooled.slot.as_ref().is_some_and(|slot| slot.is_wanted(key)) {
-            self.resources.pool.put(key, pooled);
+            self.kept = Some((key.clone(), pooled));
         } else {
             pooled.connection.quit();
         }

@@ -7,6 +7,7 @@ use crate::mail::{Outcome, Phase, Reply};
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
+use crate::delivery::host::pool::{PoolKey, PooledConnection};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
@@ -63,6 +64,8 @@ impl Answer {
 pub(in crate::delivery) struct Answers {
     pub(in crate::delivery) answers: Vec<Option<Answer>>,
     pub(in crate::delivery) health: LaneHealth,
+    /// The connection that is good for further mail, once this is on its way to the disk.
+    pub(in crate::delivery) kept: Option<(PoolKey, PooledConnection)>,
 }
 
 /// What kept recipients without an answer at a host, or kept hosts from being asked.
@@ -90,6 +93,8 @@ pub(super) struct AttemptState<'a> {
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
     pub(super) answers: Vec<Option<Answer>>,
+    /// See [`Answers::kept`].
+    pub(super) kept: Option<(PoolKey, PooledConnection)>,
     /// What the last host said, or failed to.
     last: Option<HostFailure>,
     /// Every host so far said that it takes no mail.
@@ -112,6 +117,7 @@ impl<'a> AttemptState<'a> {
             deadline,
             now,
             answers: vec![None; message.recipients.len()],
+            kept: None,
             last: None,
             all_refuse: true,
         }
@@ -151,7 +157,7 @@ impl<'a> AttemptState<'a> {
     pub(super) fn requeue(self, wait: Duration) -> Answers {
         let health = LaneHealth::AtLimit(wait);
         if self.resources.clock.confirmed() < self.message.ends_at(self.context.settings.lifetimes) {
-            return Answers { answers: self.answers, health };
+            return Answers { answers: self.answers, health, kept: self.kept };
         }
         // Past its lifetime it must not be requeued for ever: a deferral is what ends it.
         let ruling = rule(&Failure::AtLimit, &RulingContext::default());
@@ -178,6 +184,6 @@ impl<'a> AttemptState<'a> {
             LaneHealth::Unchanged
         };
         let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
-        Answers { answers, health }
+        Answers { answers, health, kept: self.kept }
     }
 }

@@ -223,7 +223,7 @@ fn replies_injected_before_the_handshake_are_never_read_after_it() {
     let certificate = Certificate::for_names(&["mx.example.net"]);
     let injected = b"220 go ahead\r\n250-mx.example.net\r\n250 AUTH PLAIN\r\n".to_vec();
     let mx = FakeMx::start(Script::new().tls(&certificate).on(At::Starttls, Act::Raw(injected)));
-    for tls in [RouteTls::Opportunistic, RouteTls::Encrypt] {
+    for tls in [RouteTls::Verify, RouteTls::Encrypt] {
         let trouble = Opener::new(&settings()).open(&endpoint(&mx, tls), soon()).unwrap_err();
         assert_eq!((trouble.phase, trouble.outcome), (Phase::Starttls, Outcome::Deferred));
         assert_eq!(trouble.reply.to_string(), "451 4.5.0 the host spoke out of turn while starting TLS");
