@@ -162,6 +162,8 @@ CREATE TABLE history (
     reply        TEXT,
     mx           TEXT,
     reply_source TEXT,                     -- whether the reply came from the host ('remote') or from Postrider ('local')
+    user         TEXT,                     -- who authenticated, and where the message came from: as in messages
+    client       TEXT,
     PRIMARY KEY (message_id, recipient_id),
     CONSTRAINT "state is delivered, relayed, failed, expired or removed"
         CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed'))
@@ -302,7 +304,7 @@ SELECT m.queue_id,
             WHEN r.state = 'held' THEN 'held'
             WHEN a.lane IS NOT NULL THEN 'ATRN'  -- no time: it goes when a user fetches it
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
-       coalesce(r.last_reply, a.last_reply, l.last_reply) AS last_reply,
+       r.last_reply,
        datetime(m.received_at, 'unixepoch') AS received,
        unixepoch() - m.received_at AS age,  -- seconds
        m.size,
@@ -312,7 +314,8 @@ SELECT m.queue_id,
        coalesce(a.lane, r.lane) AS lane,
        r.message_id,
        r.id AS recipient_id,
-       datetime(m.ends_at, 'unixepoch') AS expires
+       datetime(m.ends_at, 'unixepoch') AS expires,
+       coalesce(a.last_reply, l.last_reply) AS lane_reply  -- why its lane waits, whatever became of this recipient
 FROM recipient_lanes r
 JOIN message_ends m ON m.id = r.message_id
 LEFT JOIN backoffs l ON l.lane = r.lane AND l.backoff_until > unixepoch()
@@ -348,19 +351,37 @@ LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.d
     AND l.backoff_until > unixepoch()
 ORDER BY d.total DESC, d.domain;
 
--- The attempts of the last day that did not end in delivery, grouped by reply.
+-- The attempts of the last day that did not end in delivery, grouped by code, phase and the words of the reply: those
+-- with a digit or an @ in them (ids, addresses, numbers) stand as "…". mx is one of the hosts, last_reply a whole reply.
 CREATE VIEW failures AS
-SELECT count(*) AS times,
-       count(DISTINCT a.recipient_id) AS recipients,
-       a.outcome,
-       a.phase,
-       a.mx,
-       a.reply,
-       a.reply_source,
-       datetime(max(a.at), 'unixepoch') AS last
-FROM attempts a
-WHERE a.id >= (unixepoch() - 86400) * 1000000 AND a.outcome NOT IN ('delivered', 'relayed')
-GROUP BY a.outcome, a.phase, a.mx, a.reply, a.reply_source
+SELECT sum(e.times) AS times,
+       sum(e.recipients) AS recipients,
+       e.outcome,
+       e.phase,
+       e.code,
+       e.enhanced,
+       count(DISTINCT e.mx) AS hosts,
+       min(e.mx) AS mx,
+       e.reply,
+       e.reply_source,
+       datetime(max(e.last), 'unixepoch') AS last,
+       min(e.last_reply) AS last_reply
+FROM (SELECT d.times, d.recipients, d.outcome, d.phase, d.code, d.enhanced, d.mx, d.reply_source, d.last,
+             d.reply AS last_reply,
+             (WITH RECURSIVE words(word, rest) AS (
+                  SELECT '', substr(d.reply, 1, 200) || ' '
+                  UNION ALL
+                  SELECT substr(rest, 1, instr(rest, ' ') - 1), substr(rest, instr(rest, ' ') + 1) FROM words
+                  WHERE rest <> '')
+              SELECT group_concat(CASE WHEN word IN (CAST(d.code AS TEXT), d.enhanced) THEN word
+                                       WHEN word GLOB '*[0-9@]*' THEN '…' ELSE word END, ' ')
+              FROM words WHERE word <> '') AS reply
+      FROM (SELECT count(*) AS times, count(DISTINCT recipient_id) AS recipients, outcome, phase, code, enhanced, mx,
+                   reply, reply_source, max(at) AS last
+            FROM attempts
+            WHERE id >= (unixepoch() - 86400) * 1000000 AND outcome NOT IN ('delivered', 'relayed')
+            GROUP BY outcome, phase, code, enhanced, mx, reply, reply_source) d) e
+GROUP BY e.outcome, e.phase, e.code, e.enhanced, e.reply, e.reply_source
 ORDER BY times DESC, last DESC;
 
 -- Rows that break an invariant. Always empty; a row here means a bug or a mistaken manual edit.

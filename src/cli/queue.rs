@@ -73,7 +73,7 @@ enum Verb {
     },
     /// Count what waits, in all and by domain
     Summary {
-        /// At most this many domains
+        /// At most this many domains, destinations and hosts
         #[arg(long, default_value_t = 20)]
         limit: u32,
         /// One JSON object
@@ -134,15 +134,17 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 domain: domain.clone(),
                 sender: sender.clone(),
                 state: state.clone(),
-                limit: *limit,
+                limit: limit.saturating_add(1),
             };
-            let lines = Admin::to_read(path)?.list(&filter)?;
+            let mut lines = Admin::to_read(path)?.list(&filter)?;
+            let cut = cut(&mut lines, *limit);
             if *json {
+                note(cut);
                 json_lines(&lines)
             } else if lines.is_empty() && state.is_none() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                text::list(&lines, *limit, Clock::system().now())
+                text::list(&lines, Clock::system().now()) + &cut.unwrap_or_default()
             }
         }
         Verb::Show { id, json } => {
@@ -150,8 +152,14 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             if *json { json_line(&shown) } else { text::show(&shown, Clock::system().now()) }
         }
         Verb::Kicks { limit, json } => {
-            let kicks = Admin::to_read(path)?.kicks(*limit)?;
-            if *json { json_lines(&kicks) } else { text::kicks(&kicks) }
+            let mut kicks = Admin::to_read(path)?.kicks(limit.saturating_add(1))?;
+            let cut = cut(&mut kicks, *limit);
+            if *json {
+                note(cut);
+                json_lines(&kicks)
+            } else {
+                text::kicks(&kicks) + &cut.unwrap_or_default()
+            }
         }
         Verb::Summary { limit, json } => {
             let summary = Admin::to_read(path)?.summary(*limit)?;
@@ -175,6 +183,18 @@ pub(super) fn record(admin: &Admin, action: &'static str, target: String, count:
     if let Err(error) = admin.record(&Change { action, target, count, login, uid }) {
         eprintln!("postrider: done, but not on record in operator_log: {error}");
     }
+}
+
+/// Leaves `limit` lines, and says so where there were more.
+fn cut<T>(lines: &mut Vec<T>, limit: u32) -> Option<String> {
+    let is_more = lines.len() as u64 > u64::from(limit);
+    lines.truncate(limit as usize);
+    is_more.then(|| format!("(the first {limit}; more with --limit)\n"))
+}
+
+/// Beside what a program reads.
+fn note(cut: Option<String>) {
+    cut.into_iter().for_each(|words| eprint!("{words}"));
 }
 
 fn change(

@@ -72,8 +72,10 @@ pub struct Line {
     pub attempts: u32,
     /// UTC, `held` or `bounce`; none when finished.
     pub next_attempt: Option<String>,
-    /// What was said last, codes first.
+    /// What was said of it last, codes first.
     pub last_reply: Option<String>,
+    /// What was said at its destination, which waits as a whole for that.
+    pub lane_reply: Option<String>,
     /// The host that it is about.
     pub last_mx: Option<String>,
     /// Whose words it is: `host` or `postrider`.
@@ -119,10 +121,27 @@ pub struct Shown {
     pub queue_id: String,
     /// The envelope, while it waits; none once it is all finished.
     pub message: Option<Envelope>,
+    /// What is still known of it once it is all finished.
+    pub finished: Option<FinishedMessage>,
     /// Every recipient with its tries.
     pub recipients: Vec<ShownRecipient>,
     /// The header of its content, as far as it is in the first chunk.
     pub header: Option<String>,
+}
+
+/// A message that is all finished.
+#[derive(Debug, Clone, Serialize)]
+pub struct FinishedMessage {
+    /// Empty: the null sender.
+    pub sender: String,
+    /// Who authenticated.
+    pub user: Option<String>,
+    /// Where it came from.
+    pub client: Option<String>,
+    /// UTC.
+    pub received: String,
+    /// Bytes.
+    pub size: i64,
 }
 
 /// A recipient with its tries.
@@ -198,12 +217,22 @@ pub struct Summary {
     pub held: i64,
     /// Of these, due now.
     pub due: i64,
-    /// The domains with the most waiting.
+    /// Of these, due but for the backoff of their destination.
+    pub backing_off: i64,
+    /// Of these, waiting until somebody fetches them (ATRN).
+    pub to_fetch: i64,
+    /// The domains with the most waiting, and how many there are.
     pub domains: Vec<DomainLine>,
+    /// All of them.
+    pub domains_total: i64,
     /// Limits of hosts, and features that are left out there; the latest first.
     pub hosts: Vec<HostLine>,
+    /// How many of these there are.
+    pub hosts_total: i64,
     /// Lanes that back off, those in trouble for longest first.
     pub lanes: Vec<LaneLine>,
+    /// How many of these there are.
+    pub lanes_total: i64,
     /// Kicks (ETRN and `queue kick`) of the last hour.
     pub kicks_last_hour: i64,
     /// Why a relay refuses new mail (452) for want of room; none where there is room.

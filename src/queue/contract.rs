@@ -254,6 +254,6 @@ pub trait AdminStore: Debug {
     fn record(&self, change: &Change) -> Result<(), QueueError>;
 
     /// Takes them out: to `history` as `removed`, nobody is told. One that is being delivered at this moment may
-    /// still arrive.
+    /// still arrive, and then history says so.
     fn remove(&self, which: &Which) -> Result<usize, QueueError>;
 }

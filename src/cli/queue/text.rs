@@ -6,13 +6,13 @@
 use std::fmt::Write as _;
 
 use crate::kit::text::{printable, utc};
-use crate::queue::admin::{KickLine, Line, Shown, ShownRecipient, Summary};
+use crate::queue::admin::{FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
 
 /// `now`: Unix seconds.
-pub(super) fn list(lines: &[Line], limit: u32, now: i64) -> String {
+pub(super) fn list(lines: &[Line], now: i64) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
@@ -26,14 +26,11 @@ pub(super) fn list(lines: &[Line], limit: u32, now: i64) -> String {
             or_dash(&line.next_attempt),
             format!("<{}>", line.sender),
             line.recipient.clone(),
-            line.last_reply.clone().unwrap_or_default(),
+            reply_words(line),
         ]
     });
     let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT (UTC)", "SENDER", "RECIPIENT", "LAST REPLY"];
     let mut text = table(&head, rows.collect());
-    if lines.len() as u64 == u64::from(limit) {
-        let _ = writeln!(text, "(the first {limit}; more with --limit)");
-    }
     let late = utc(now - LATE_SECS);
     if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
         text += "(some are due but waiting for a free connection: `postrider queue summary` shows the limits of hosts, \
@@ -42,10 +39,29 @@ pub(super) fn list(lines: &[Line], limit: u32, now: i64) -> String {
     text
 }
 
+/// What is known of a message that is all finished.
+fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
+    [
+        ("sender", format!("<{}>", message.sender)),
+        ("user", or_dash(&message.user)),
+        ("client", or_dash(&message.client)),
+        ("received", format!("{} UTC", message.received)),
+        ("size", format!("{} bytes", message.size)),
+    ]
+}
+
+/// What was said of it, or else of its destination.
+fn reply_words(line: &Line) -> String {
+    match (&line.last_reply, &line.lane_reply) {
+        (Some(reply), _) => reply.clone(),
+        (None, Some(reply)) => format!("(its destination) {reply}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// `now`: Unix seconds.
 pub(super) fn show(shown: &Shown, now: i64) -> String {
-    let now = utc(now);
-    let mut text = format!("message {}\n", shown.queue_id);
+    let (now, mut text) = (utc(now), format!("message {}\n", shown.queue_id));
     let mut field = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<10} {}", printable(value.as_bytes()));
     };
@@ -56,10 +72,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
             field("client", message.client.as_deref().unwrap_or("-"));
             field("helo", message.helo.as_deref().unwrap_or("-"));
             field("received", &format!("{} UTC", message.received));
-            field(
-                "expires",
-                &message.expires.as_ref().map_or_else(|| "-".to_owned(), |at| format!("{at} UTC")),
-            );
+            field("expires", &format!("{} UTC", or_dash(&message.expires)));
             field("size", &format!("{} bytes, {}", message.size, message.body));
             if message.priority != 0 {
                 field("priority", &message.priority.to_string());
@@ -77,12 +90,18 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         }
         None => field("state", "finished"),
     }
+    if let Some(message) = &shown.finished {
+        finished(message).iter().for_each(|(name, value)| field(name, value));
+    }
     for ShownRecipient { line, tries } in &shown.recipients {
         let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
         if let Some(reply) = &line.last_reply {
             let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
             let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
+        }
+        if let Some(reply) = &line.lane_reply {
+            let _ = writeln!(text, "  its destination: {}", printable(reply.as_bytes()));
         }
         let rows = tries.iter().map(|one| {
             let host = one.mx.as_deref().unwrap_or("-");
@@ -138,23 +157,27 @@ fn deliver_by_words(mode: &str) -> &'static str {
     }
 }
 
+/// Says that a table is cut.
+fn cut(shown: usize, total: i64, what: &str) -> String {
+    match i64::try_from(shown) {
+        Ok(shown) if shown < total => format!("(the first {shown} of {total} {what}; more with --limit)\n"),
+        _ => String::new(),
+    }
+}
+
 pub(super) fn summary(summary: &Summary) -> String {
-    let Summary {
-        messages,
-        bytes,
-        recipients,
-        held,
-        due,
-        domains,
-        hosts,
-        lanes,
-        kicks_last_hour,
-        new_mail_refused,
-    } = summary;
+    let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, .. } = summary;
+    let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, .. } = summary;
     let mut text = format!(
-        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later\n",
-        recipients - due - held
+        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later",
+        recipients - due - held - backing_off - to_fetch
     );
+    for (count, words) in [(backing_off, "where the destination backs off"), (to_fetch, "to be fetched")] {
+        if *count > 0 {
+            let _ = write!(text, ", {count} {words}");
+        }
+    }
+    text.push('\n');
     if let Some(why) = new_mail_refused {
         let _ = writeln!(text, "NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
     }
@@ -177,6 +200,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         });
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
         text += &table(&head, rows.collect());
+        text += &cut(domains.len(), summary.domains_total, "domains");
     }
     if !lanes.is_empty() {
         let rows = lanes.iter().map(|line| {
@@ -184,6 +208,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         });
         text += "destinations that are backing off:\n";
         text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
+        text += &cut(lanes.len(), summary.lanes_total, "destinations");
     }
     if !hosts.is_empty() {
         let rows = hosts.iter().map(|line| {
@@ -193,6 +218,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         });
         text += "hosts with limits, or with which a feature does not work, for now:\n";
         text += &table(&["HOST", "SETTING", "SINCE (UTC)", "UNTIL (UTC)", "SAID"], rows.collect());
+        text += &cut(hosts.len(), summary.hosts_total, "hosts");
     }
     if *kicks_last_hour > 0 {
         let plural = if *kicks_last_hour == 1 { "" } else { "s" };
@@ -271,6 +297,7 @@ mod tests {
             attempts: 0,
             next_attempt: None,
             last_reply: None,
+            lane_reply: None,
             last_mx: None,
             reply_source: None,
             received: String::new(),
@@ -285,9 +312,8 @@ mod tests {
                 .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
         assert!(words("held").contains("`postrider queue release`"));
-        let listed = |next: &str| {
-            list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 9, 1_767_300_000)
-        };
+        let listed =
+            |next: &str| list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 1_767_300_000);
         assert!(listed("2026-01-01 00:00:00").contains("some are due"));
         for later in ["9999-01-01 00:00:00", "held", "ATRN", "bounce"] {
             assert!(!listed(later).contains("some are due"), "{later}");

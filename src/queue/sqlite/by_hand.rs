@@ -236,7 +236,6 @@ impl<'d> ByHand<'d> {
              UNION ALL
              SELECT 'tried ' || attempts || ' times by its row, not by its attempts: ' || recipient_id FROM history h
              WHERE attempts <> (SELECT count(*) FROM attempts a WHERE a.recipient_id = h.recipient_id)
-                 AND state <> 'removed' -- perhaps while it was tried
              UNION ALL
              SELECT 'tried ' || attempts || ' times by its row, not by its attempts: ' || id FROM recipients r
              WHERE attempts <> (SELECT count(*) FROM attempts a WHERE a.recipient_id = r.id)";

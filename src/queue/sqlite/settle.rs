@@ -15,10 +15,10 @@ use super::replies;
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx, reply_source)
+                         attempts, size, reply, mx, reply_source, user, client)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
-           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END
+           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END, m.user, m.client
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
@@ -36,6 +36,7 @@ pub(super) struct Settle<'c> {
     conn: &'c Connection,
     insert_attempt: Statement<'c>,
     insert_history: Statement<'c>,
+    correct_removed: Statement<'c>,
     delete_recipient: Statement<'c>,
     delete_message: Statement<'c>,
     delete_content: Statement<'c>,
@@ -54,6 +55,13 @@ impl<'c> Settle<'c> {
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
+            correct_removed: conn.prepare(
+                "UPDATE history
+                 SET state = coalesce(?3, state), finished_at = iif(?3 IS NULL, finished_at, ?4),
+                     attempts = attempts + ?5, reply = coalesce(?6, reply), mx = coalesce(?7, mx),
+                     reply_source = iif(?6 IS NULL, reply_source, ?8)
+                 WHERE message_id = ?1 AND recipient_id = ?2 AND state = 'removed'",
+            )?,
             delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
             delete_message: conn.prepare(DELETE_MESSAGE)?,
             delete_content: conn.prepare(DELETE_CONTENT)?,
@@ -87,7 +95,7 @@ impl<'c> Settle<'c> {
                 NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
-                    self.insert_history.execute(params![
+                    let moved = self.insert_history.execute(params![
                         row.recipient.0,
                         how.as_str(),
                         outcomes.at,
@@ -96,7 +104,9 @@ impl<'c> Settle<'c> {
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
                         attempt.map(|attempt| attempt.reply_source),
                     ])?;
-                    // Removed by the operator meanwhile: nothing to move, the attempt is kept all the same.
+                    if moved == 0 {
+                        self.was_removed(row, Some(how.as_str()), outcomes)?;
+                    }
                     self.delete_recipient.execute([row.recipient.0])?;
                     None
                 }
@@ -145,7 +155,28 @@ impl<'c> Settle<'c> {
                 |row| row.get(0),
             )
             .optional()?;
+        if queued.is_none() {
+            self.was_removed(row, None, outcomes)?;
+        }
         Ok(queued.unwrap_or(false).then_some(next))
+    }
+
+    /// The operator removed it while it was tried: `history` says what came of that, which is no longer "removed" where
+    /// it ended.
+    fn was_removed(&mut self, row: &OutcomeRow, state: Option<&str>, outcomes: &Outcomes) -> Result<()> {
+        let attempt = row.attempt.as_ref();
+        self.correct_removed
+            .execute(params![
+                outcomes.message.id.0,
+                row.recipient.0,
+                state,
+                outcomes.at,
+                i64::from(attempt.is_some()),
+                attempt.map(|attempt| &attempt.reply),
+                attempt.and_then(|attempt| attempt.mx.as_ref()),
+                attempt.map(|attempt| attempt.reply_source),
+            ])
+            .map(drop)
     }
 
     /// Something is wrong with these: the operator has to look.

@@ -137,10 +137,10 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
     relay.wait_until("the lanes to be shown", SOON, |db| {
         (db.number("SELECT count(*) FROM backoffs WHERE lane LIKE 'atrn:%'", []) == 3).then_some(())
     });
-    let view = "SELECT next_attempt, last_reply FROM queue WHERE recipient = 'one@shop.test'";
+    let view = "SELECT next_attempt, lane_reply FROM queue WHERE recipient = 'one@shop.test'";
     assert_eq!(relay.db().row(view, []).as_deref(), Some("ATRN|waits for ATRN by customer"));
     let listed = relay.json(&["queue", "list", "--domain", "other.test"]);
-    assert_eq!(listed[0]["last_reply"], "waits for ATRN by neighbour", "{listed:?}");
+    assert_eq!(listed[0]["lane_reply"], "waits for ATRN by neighbour", "{listed:?}");
     let explained = relay.json(&["explain", "one@shop.test"]);
     assert_eq!(explained[0]["lane"], "atrn:shop.test", "{explained:?}");
     assert_eq!(explained[0]["endpoints"], serde_json::json!([]), "{explained:?}");
@@ -318,7 +318,7 @@ fn a_domain_given_to_a_user_waits_from_then_on_and_one_taken_away_goes_by_mx() {
         (db.number("SELECT count(*) FROM backoffs WHERE lane = 'atrn:late.test'", []) == 1).then_some(())
     });
     relay.submit(SENDER, &["two@late.test"], &mail("waits"));
-    let view = "SELECT next_attempt, last_reply FROM queue";
+    let view = "SELECT next_attempt, lane_reply FROM queue";
     assert_eq!(relay.db().rows(view, []), ["ATRN|waits for ATRN by late"]);
     // Whoever would deliver it has had its turn when later mail has arrived.
     relay.submit(SENDER, &["you@fence.test"], &mail("later"));

@@ -5,7 +5,8 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 use crate::mail::Domain;
 use crate::queue::MessageId;
 use crate::queue::admin_rows::{
-    DomainLine, Envelope, Filter, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary, Try,
+    DomainLine, Envelope, Filter, FinishedMessage, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary,
+    Try,
 };
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::{message, odd};
@@ -19,10 +20,12 @@ pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
     } else {
         (QUEUE_LINES, "domain = ?1")
     };
+    // What waits: who has waited for longest. What is finished: what somebody asks for is nearly always the latest.
+    let order = if finished { "message_id DESC, recipient_id" } else { "message_id, recipient_id" };
     let sql = format!(
         "SELECT * FROM ({lines}) WHERE (?1 IS NULL OR {domain}) AND (?2 IS NULL OR sender = ?2)
              AND (?3 IS NULL OR state = ?3)
-         ORDER BY message_id, recipient_id LIMIT ?4"
+         ORDER BY {order} LIMIT ?4"
     );
     let domain = filter.domain.as_ref().map(Domain::as_str);
     conn.prepare(&sql)?.query_map(params![domain, filter.sender, filter.state, filter.limit], line)?.collect()
@@ -52,7 +55,24 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     let first = message::chunk(conn, id, 0)?;
     let known = message.is_some() || !recipients.is_empty();
     let header = first.map(|chunk| header_of(&chunk));
-    Ok(known.then(|| Shown { queue_id: id.to_string(), message, recipients, header }))
+    let finished = if message.is_some() { None } else { finished(conn, id)? };
+    Ok(known.then(|| Shown { queue_id: id.to_string(), message, finished, recipients, header }))
+}
+
+/// What history keeps of a message.
+fn finished(conn: &Connection, id: MessageId) -> Result<Option<FinishedMessage>> {
+    let sql = "SELECT sender, user, client, datetime(received_at, 'unixepoch'), size FROM history
+               WHERE message_id = ?1 LIMIT 1";
+    let message = |row: &Row<'_>| {
+        Ok(FinishedMessage {
+            sender: odd::get(row, 0)?,
+            user: odd::get(row, 1)?,
+            client: odd::get(row, 2)?,
+            received: odd::get(row, 3)?,
+            size: odd::get(row, 4)?,
+        })
+    };
+    conn.query_row(sql, [id.0], message).optional()
 }
 
 /// See [`crate::queue::AdminStore::summary`].
@@ -61,12 +81,14 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
             Ok((odd::get(row, 0)?, odd::get(row, 1)?))
         })?;
-    let (recipients, held, due) = conn.query_row(
-        "SELECT count(*), coalesce(sum(state = 'held'), 0),
-                coalesce(sum(state = 'queued' AND next_attempt_at <= unixepoch()), 0) FROM recipients",
-        [],
-        |row| Ok((odd::get(row, 0)?, odd::get(row, 1)?, odd::get(row, 2)?)),
-    )?;
+    let (recipients, held, due, backing_off, to_fetch, domains_total) =
+        conn.query_row(WAITING, [], |row| {
+            let number = |at| odd::get::<i64>(row, at);
+            Ok((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?))
+        })?;
+    let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let hosts_total = count("SELECT count(*) FROM host_settings")?;
+    let lanes_total = count(&format!("SELECT count(*) FROM backoffs WHERE {BACKS_OFF}"))?;
     let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
     let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
     Ok(Summary {
@@ -75,6 +97,11 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         recipients,
         held,
         due,
+        backing_off,
+        to_fetch,
+        domains_total,
+        hosts_total,
+        lanes_total,
         domains: domains(conn, limit)?,
         hosts: hosts(conn, limit)?,
         lanes: lanes(conn, limit)?,
@@ -83,13 +110,29 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
     })
 }
 
+/// Which rows of `backoffs` are backoffs: those for ATRN are not.
+const BACKS_OFF: &str = "backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%'";
+/// By domain first: a lane is looked up once for each. Recipients, held, due, backing off, to be fetched, domains.
+const WAITING: &str = "
+    SELECT coalesce(sum(total), 0), coalesce(sum(held), 0), coalesce(sum(iif(is_fetched OR backs_off, 0, due)), 0),
+           coalesce(sum(iif(backs_off AND NOT is_fetched, due, 0)), 0),
+           coalesce(sum(iif(is_fetched, total - held, 0)), 0), count(*)
+    FROM (SELECT d.*,
+                 EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) AS is_fetched,
+                 EXISTS (SELECT 1 FROM backoffs l
+                         WHERE l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
+                             AND l.backoff_until > unixepoch()) AS backs_off
+          FROM (SELECT domain, count(*) AS total, sum(state = 'held') AS held,
+                       sum(state = 'queued' AND next_attempt_at <= unixepoch()) AS due
+                FROM recipients GROUP BY domain) d)";
+
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
-    received, age, size, recipient_id, last_reply_source, message_id, domain FROM queue";
+    received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
 const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
-    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id
-    FROM history";
+    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id,
+    NULL AS domain, NULL AS lane_reply FROM history";
 
 fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
@@ -106,6 +149,7 @@ fn line(row: &Row<'_>) -> Result<Line> {
         size: odd::get(row, 10)?,
         id: odd::get(row, 11)?,
         reply_source: odd::get(row, 12)?,
+        lane_reply: odd::get(row, 15)?,
     })
 }
 
@@ -169,19 +213,20 @@ fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {
 }
 
 fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
-    conn.prepare(
+    let sql = format!(
         "SELECT lane, failures, datetime(backoff_until, 'unixepoch'), last_reply FROM backoffs
-         WHERE backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%' ORDER BY failures DESC, lane LIMIT ?1",
-    )?
-    .query_map([limit], |row| {
-        Ok(LaneLine {
-            lane: odd::get(row, 0)?,
-            failures: odd::get(row, 1)?,
-            until: odd::get(row, 2)?,
-            last_reply: odd::get(row, 3)?,
-        })
-    })?
-    .collect()
+         WHERE {BACKS_OFF} ORDER BY failures DESC, lane LIMIT ?1"
+    );
+    conn.prepare(&sql)?
+        .query_map([limit], |row| {
+            Ok(LaneLine {
+                lane: odd::get(row, 0)?,
+                failures: odd::get(row, 1)?,
+                until: odd::get(row, 2)?,
+                last_reply: odd::get(row, 3)?,
+            })
+        })?
+        .collect()
 }
 
 fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {

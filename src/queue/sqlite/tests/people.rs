@@ -221,3 +221,82 @@ fn what_is_no_queue_is_said_so() {
     std::fs::write(&path, "no database at all".repeat(100)).unwrap();
     assert!(refusal().contains("is not a SQLite database"), "{}", refusal());
 }
+
+#[test]
+fn the_summary_counts_apart_what_backs_off_and_what_is_to_be_fetched_and_tells_totals() {
+    let bench = Bench::new();
+    bench.accept(&["a@due.test", "a@off.test", "b@off.test", "a@fetched.test", "a@held.test"]);
+    bench.somebody().execute("UPDATE recipients SET state = 'held' WHERE domain = 'held.test'", []).unwrap();
+    let row = |lane: &str, until| BackoffRow {
+        lane: lane.to_owned(),
+        failures: 1,
+        backoff_until: until,
+        last_reply: "421 4.3.2 no".to_owned(),
+    };
+    bench.queue.set_backoff(row("off.test", now_us() / 1_000_000 + 999));
+    bench.queue.set_backoff(row("atrn:fetched.test", 253_402_300_799));
+    bench.queue.barrier().unwrap();
+    while bench.number("SELECT count(*) FROM backoffs") < 2 {
+        std::thread::yield_now();
+    }
+    let summary = Admin::to_read(&bench.path()).unwrap().summary(2).unwrap();
+    let counts = [summary.recipients, summary.due, summary.backing_off, summary.to_fetch, summary.held];
+    assert_eq!(counts, [5, 1, 2, 1, 1]);
+    assert_eq!((summary.domains.len(), summary.domains_total, summary.lanes_total), (2, 4, 1));
+    assert_eq!(summary.lanes.iter().map(|lane| &*lane.lane).collect::<Vec<_>>(), ["off.test"]);
+}
+
+#[test]
+fn what_is_finished_is_listed_the_latest_first_and_keeps_who_sent_it() {
+    let bench = Bench::new();
+    for to in ["first@a.test", "last@a.test"] {
+        let due = bench.accept(&[to]);
+        bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]));
+        bench.settled();
+    }
+    let admin = Admin::to_read(&bench.path()).unwrap();
+    let filter = Filter { state: Some("delivered".to_owned()), limit: 1, ..Filter::default() };
+    let line = admin.list(&filter).unwrap().remove(0);
+    assert_eq!(line.recipient, "last@a.test");
+    let shown = admin.show(line.queue_id.parse().unwrap()).unwrap().unwrap();
+    let finished = shown.finished.unwrap();
+    let client = finished.client.as_deref();
+    assert_eq!(
+        (&*finished.sender, finished.user.as_deref(), client),
+        ("app@example.org", Some("app"), Some("127.0.0.1"))
+    );
+    assert_eq!(finished.size, line.size);
+}
+
+/// Six thousand replies that differ in ids, addresses and numbers are a few lines.
+#[test]
+fn failures_are_grouped_by_what_was_said_and_not_by_ids_and_addresses() {
+    let bench = Bench::new();
+    let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+        INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, phase, code, enhanced, reply, outcome)
+        SELECT unixepoch() * 1000000 + i * 3 + ?1, i, unixepoch(), 1, 'mx' || (i % 5) || '.test', ?2, ?3, ?4,
+               replace(replace(?5, 'ID', '4B' || i || 'xQ'), 'ADDRESS', '<u' || i || '@a.test>'), ?6 FROM n";
+    for (n, phase, code, enhanced, reply, outcome) in [
+        (0, "rcpt", 550, "5.1.1", "550 5.1.1 ADDRESS: no such user (ID)", "failed"),
+        (1, "rcpt", 450, "4.7.1", "450 4.7.1 ADDRESS greylisted, come back", "deferred"),
+        (2, "end_of_data", 550, "5.7.1", "550 5.7.1 message ID refused by policy", "failed"),
+    ] {
+        bench
+            .somebody()
+            .execute(insert, rusqlite::params![n, phase, code, enhanced, reply, outcome])
+            .unwrap();
+    }
+    let conn = bench.somebody();
+    let mut rows = conn
+        .prepare("SELECT times || ' ' || hosts || ' ' || reply FROM failures ORDER BY phase, code")
+        .unwrap();
+    let rows: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(
+        rows,
+        [
+            "2000 5 550 5.7.1 message … refused by policy",
+            "2000 5 450 4.7.1 … greylisted, come back",
+            "2000 5 550 5.1.1 … no such user …",
+        ]
+    );
+}

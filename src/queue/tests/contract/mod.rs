@@ -81,7 +81,7 @@ each_store! {
         a_kick_forgets_the_backoff_and_says_how_many_wait;
     people:
         a_change_from_outside_is_noticed_and_our_own_is_none
-        a_recipient_removed_while_it_was_delivered_keeps_its_attempt
+        what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history
         an_operator_who_holds_during_an_attempt_is_obeyed
         an_operator_kicks_holds_releases_and_removes_while_the_relay_runs
         host_settings_outlive_the_process;
