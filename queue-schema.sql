@@ -133,11 +133,18 @@ CREATE TABLE attempts (
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,
-    reply        TEXT NOT NULL,            -- codes and text on one line
+    reply        TEXT NOT NULL,            -- codes and text on one line, the first 512 bytes
     reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
-    outcome      TEXT NOT NULL             -- delivered relayed deferred failed expired in_doubt
+    outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
+    reply_id     INTEGER                   -- replies.id, where the reply is longer
 ) STRICT;
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
+
+-- The whole of replies longer than 512 bytes, each text once. The last 1,000 are kept.
+CREATE TABLE replies (
+    id    INTEGER PRIMARY KEY,             -- 1, 2, 3 …
+    reply TEXT NOT NULL UNIQUE
+) STRICT;
 
 -- Finished recipients, kept as long as [queue] history says, their attempts with them. In the order in
 -- which the messages came: WHERE message_id >= (unixepoch() - 3600) * 1000000 is the last hour's mail.
@@ -190,7 +197,8 @@ CREATE TABLE routes (
 -- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too
 -- many", rises after each minute without that, and then the row goes; [[destination]] in the config overrules it. A
 -- feature is not used until retry_at and then tried again: success deletes the row, failure renews it. You may insert,
--- change and delete rows; the relay notices within two seconds. Where a route requires TLS, 'plaintext' has no effect.
+-- change and delete rows; the relay notices within two seconds. Where a route requires TLS, 'plaintext' has no effect. A row
+-- that nobody needed for 30 days goes, and beyond 10,000 hosts those that changed the longest ago.
 CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write, reuse
@@ -223,6 +231,20 @@ CREATE TABLE kicks (
     recipients INTEGER NOT NULL            -- how many waited
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
+
+-- Log of what people changed with `postrider queue` and `postrider user`: who, when, what, how many. Kept as long as
+-- history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
+CREATE TABLE operator_log (
+    id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
+    at     INTEGER NOT NULL,
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user remove
+    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name
+    count  INTEGER NOT NULL,               -- recipients, or users
+    login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
+    uid    INTEGER NOT NULL,               -- as which the command ran
+    logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log
+) STRICT;
+CREATE INDEX operator_log_new ON operator_log (id) WHERE logged = 0;
 
 -- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
 CREATE TABLE reports (

@@ -15,6 +15,7 @@ pub mod queue;
 mod recover;
 pub mod serve;
 pub mod user;
+mod who;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -10,9 +10,10 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::output::seen_json;
+use super::who::Who;
 use crate::clock::Clock;
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, Filter, Which};
+use crate::queue::admin::{Admin, Change, Filter, Which};
 use crate::queue::{AdminStore, MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
@@ -164,14 +165,24 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary(*limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary) }
         }
-        Verb::Kick(selection) => change(path, selection, AdminStore::kick, "due now")?,
-        Verb::Hold(selection) => change(path, selection, AdminStore::hold, "held")?,
-        Verb::Release(selection) => change(path, selection, AdminStore::release, "released")?,
-        Verb::Remove(selection) => change(path, selection, AdminStore::remove, "removed")?,
-        Verb::Bounce(selection) => change(path, selection, AdminStore::bounce, "to be returned")?,
+        Verb::Kick(selection) => change(path, selection, ("kick", AdminStore::kick), "due now")?,
+        Verb::Hold(selection) => change(path, selection, ("hold", AdminStore::hold), "held")?,
+        Verb::Release(selection) => change(path, selection, ("release", AdminStore::release), "released")?,
+        Verb::Remove(selection) => change(path, selection, ("remove", AdminStore::remove), "removed")?,
+        Verb::Bounce(selection) => change(path, selection, ("bounce", AdminStore::bounce), "to be returned")?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+type Changing = fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueError>;
+
+/// The change is made: that it cannot be put on record is said, and is no failure.
+pub(super) fn record(admin: &Admin, action: &'static str, target: String, count: usize) {
+    let Who { login, uid } = Who::runs_this();
+    if let Err(error) = admin.record(&Change { action, target, count, login, uid }) {
+        eprintln!("postrider: done, but not on record in operator_log: {error}");
+    }
 }
 
 /// Leaves `limit` lines, and says so where there were more.
@@ -189,7 +200,7 @@ fn note(cut: Option<String>) {
 fn change(
     path: &Path,
     selection: &Selection,
-    verb: fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueError>,
+    (action, verb): (&'static str, Changing),
     done: &str,
 ) -> Result<String, QueueCommandError> {
     let admin = Admin::to_write(path)?;
@@ -200,6 +211,9 @@ fn change(
             && admin.show(*id)?.is_none_or(|shown| shown.message.is_none())
         {
             return Err(QueueCommandError::Unknown(*id));
+        }
+        if changed > 0 {
+            record(&admin, action, which.to_string(), changed);
         }
         recipients += changed;
     }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::output::{WrongUsage, print, seen_json};
 use crate::config;
 use crate::mail::Priority;
+use crate::queue::admin::Admin;
 use crate::submission::users::{self, Attributes, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -98,28 +99,43 @@ pub struct Add {
 pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Add(arguments) => {
-            let file = users_file(config, true)?;
-            add(&file, arguments)
+            let (file, queue) = files(config, true)?;
+            let name = arguments.name.clone();
+            add(&file, arguments)?;
+            record(&queue, "user add", name);
+            Ok(())
         }
         Verb::Remove { name } => {
-            let file = users_file(config, false)?;
+            let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
+            record(&queue, "user remove", name.clone());
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {
-            let file = users_file(config, false)?;
+            let (file, _) = files(config, false)?;
             list(&file, json)
         }
     }
 }
 
-/// Where the users are; with built-in defaults the directory is made when it is first needed.
-fn users_file(config: Option<&Path>, create: bool) -> anyhow::Result<PathBuf> {
+/// Puts the change on record, where there is a queue already.
+fn record(queue: &Path, action: &'static str, name: String) {
+    if !queue.exists() {
+        return;
+    }
+    match Admin::to_write(queue) {
+        Ok(admin) => super::queue::record(&admin, action, name, 1),
+        Err(error) => eprintln!("postrider: done, but not on record in operator_log: {error}"),
+    }
+}
+
+/// Where the users are, and the queue; with built-in defaults the directory is made when it is first needed.
+fn files(config: Option<&Path>, create: bool) -> anyhow::Result<(PathBuf, PathBuf)> {
     let loaded = config::load(config)?;
     if create && loaded.path.is_none() {
         config::make_built_in_directory().map_err(anyhow::Error::msg)?;
     }
-    Ok(loaded.settings.submission.users_file)
+    Ok((loaded.settings.submission.users_file, loaded.settings.queue.path))
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {

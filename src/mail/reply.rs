@@ -101,11 +101,11 @@ impl Reply {
         self
     }
 
-    /// The same reply with at most `chars_max` characters of its text, and a mark where it was cut.
+    /// The same reply with at most `bytes_max` bytes of its text, and a mark where it was cut.
     #[must_use]
-    pub fn cut(mut self, chars_max: usize) -> Reply {
-        if let Some((end, _)) = self.text.char_indices().nth(chars_max) {
-            self.text = Cow::Owned(format!("{} [...]", &self.text[..end]));
+    pub fn cut(mut self, bytes_max: usize) -> Reply {
+        if let Cow::Owned(shorter) = cut(&self.text, bytes_max) {
+            self.text = Cow::Owned(shorter);
         }
         self
     }
@@ -153,6 +153,14 @@ fn pieces(line: &str, room: usize) -> impl Iterator<Item = &str> {
         rest = Some(line[end..].trim_start_matches(' '));
         Some(&line[..end])
     })
+}
+
+/// At most so many bytes of a text, and a mark where it was cut.
+pub fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{} [...]", first_bytes(text, bytes_max)))
 }
 
 /// The longest beginning of a text that has at most so many bytes and ends between characters.
@@ -243,7 +251,7 @@ mod tests {
     #[test]
     fn a_long_reply_is_cut_between_characters() {
         let cut = |text: &'static str| Reply::bare(550, text).cut(4).text;
-        assert_eq!((&*cut("äöüß"), &*cut("äöüßé")), ("äöüß", "äöüß [...]"));
+        assert_eq!((&*cut("äö"), &*cut("äöüß"), &*cut("aäöü")), ("äö", "äö [...]", "aä [...]"));
     }
 
     #[test]

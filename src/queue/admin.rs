@@ -10,8 +10,8 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine, KickLine, LaneLine, Line, Recovered,
-    RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
+    Change, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine, KickLine, LaneLine, Line,
+    Recovered, RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
 };
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

@@ -1,5 +1,7 @@
 //! What the command line asks of the queue and is shown. Times are UTC text, as the views give them.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::mail::Domain;
@@ -15,6 +17,31 @@ pub enum Which {
     Domain(Domain),
     /// All.
     All,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Which::Message(id) => id.fmt(f),
+            Which::Domain(domain) => domain.fmt(f),
+            Which::All => f.write_str("all"),
+        }
+    }
+}
+
+/// What somebody changed with the command line: a row of `operator_log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// `kick`, `hold`, `release`, `remove`, `bounce`, `user add`, `user remove`.
+    pub action: &'static str,
+    /// A queue id, a domain or `all`; a user's name.
+    pub target: String,
+    /// Recipients, or users.
+    pub count: usize,
+    /// Who logged in to the machine.
+    pub login: String,
+    /// As which the command runs.
+    pub uid: u32,
 }
 
 /// Which lines of the queue (or of history) are listed.

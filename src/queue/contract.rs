@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::mail::Domain;
 
-use super::admin_rows::{DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
+use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
@@ -249,6 +249,9 @@ pub trait AdminStore: Debug {
     /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
     /// alone can write the bounce. One that is being delivered at this moment may still arrive.
     fn bounce(&self, which: &Which) -> Result<usize, QueueError>;
+
+    /// Puts a change on record. The relay that runs, or the next that starts, writes it to its log.
+    fn record(&self, change: &Change) -> Result<(), QueueError>;
 
     /// Takes them out: to `history` as `removed`, nobody is told. One that is being delivered at this moment may
     /// still arrive, and then history says so.

@@ -2,6 +2,7 @@
 //!
 //! The calling thread prepares everything that needs no database here, since there are many callers and one writer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::config::Routes;
-use crate::mail::{Address, Lifetimes};
+use crate::mail::{Address, Attempt, Lifetimes, reply};
 
 use super::error::AcceptError;
 use super::host_setting::HostSetting;
@@ -236,6 +237,14 @@ pub(super) struct OutcomeRow {
     pub(super) warned: bool,
 }
 
+/// Bytes of a reply in a row: a line as a host may say it (RFC 5321 §4.5.3.1.5).
+const REPLY_BYTES_MAX: usize = 512;
+
+/// As much of a reply as a row keeps. The whole of a longer one is kept once, in `replies`.
+pub(super) fn in_a_row(reply: &str) -> Cow<'_, str> {
+    reply::cut(reply, REPLY_BYTES_MAX)
+}
+
 /// A row of `attempts`.
 pub(super) struct AttemptRow {
     pub(super) id: i64,
@@ -248,6 +257,8 @@ pub(super) struct AttemptRow {
     pub(super) code: u16,
     pub(super) enhanced: Option<String>,
     pub(super) reply: String,
+    /// Where it is longer than a row keeps.
+    pub(super) whole_reply: Option<String>,
     pub(super) outcome: &'static str,
     pub(super) reply_source: &'static str,
 }
@@ -271,7 +282,19 @@ impl Outcomes {
 impl OutcomeRow {
     fn new(settled: Settled, id: i64) -> OutcomeRow {
         let Settled { recipient, attempt, next_state, warned } = settled;
-        let attempt = attempt.map(|attempt| AttemptRow {
+        let attempt = attempt.map(|attempt| AttemptRow::new(attempt, id));
+        OutcomeRow { recipient, attempt, next_state, warned }
+    }
+}
+
+impl AttemptRow {
+    fn new(attempt: Attempt, id: i64) -> AttemptRow {
+        let whole = attempt.reply.to_string();
+        let (reply, whole_reply) = match in_a_row(&whole) {
+            Cow::Borrowed(_) => (whole, None),
+            Cow::Owned(cut) => (cut, Some(whole)),
+        };
+        AttemptRow {
             id,
             at: attempt.at,
             duration_ms: i64::try_from(attempt.duration_ms).unwrap_or(i64::MAX),
@@ -281,11 +304,11 @@ impl OutcomeRow {
             phase: attempt.phase.as_str(),
             code: attempt.reply.code,
             enhanced: attempt.reply.enhanced.map(|enhanced| enhanced.to_string()),
-            reply: attempt.reply.to_string(),
+            reply,
+            whole_reply,
             outcome: attempt.outcome.as_str(),
             reply_source: attempt.reply.reply_source.as_str(),
-        });
-        OutcomeRow { recipient, attempt, next_state, warned }
+        }
     }
 }
 

@@ -45,6 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "delivery/smtp/dial/race.rs",
             "delivery/smtp/login/token_command.rs",
             "delivery/smtp/wire.rs",
+            "cli/who.rs",
             "queue/sqlite/files.rs",
             "queue/sqlite/space.rs",
             "submission/session/listener.rs",

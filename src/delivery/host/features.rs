@@ -71,7 +71,7 @@ impl Slot {
 
     fn leave_out(&self, setting: Setting, why: &Reply) {
         let (mx, now) = (&self.host.name, self.hosts.now());
-        if !self.hosts.has_room_for_settings(&self.host, now) {
+        if !self.hosts.make_room_for_settings(&self.host, now) {
             return;
         }
         let mut state = self.host.lock();

@@ -156,9 +156,10 @@ impl Hosts {
         self.clock.now()
     }
 
-    /// Whether one more host may have a setting. At most [`HOST_SETTINGS_MAX`] hosts have settings, since
-    /// only so many are loaded at the start.
-    pub(super) fn has_room_for_settings(&self, host: &Host, now: i64) -> bool {
+    /// Makes room for one more host with settings; false where all that have some are in use. At most
+    /// [`HOST_SETTINGS_MAX`] hosts have settings, since only so many are loaded at the start. Beyond, those go whose
+    /// settings changed the longest ago: what such a host was like is found out once more.
+    pub(super) fn make_room_for_settings(&self, host: &Host, now: i64) -> bool {
         if !host.lock().settings.is_empty() {
             return true;
         }
@@ -168,7 +169,16 @@ impl Hosts {
         }
         // Those that nobody has sent to since.
         records.hosts.values().for_each(|host| host.lock().settings.forget_expired(now));
-        records.count_with_settings() < HOST_SETTINGS_MAX
+        if records.count_with_settings() < HOST_SETTINGS_MAX {
+            return true;
+        }
+        let forgotten = records.forget_oldest_settings(HOST_SETTINGS_MAX / 10);
+        drop(records);
+        let is_room = !forgotten.is_empty();
+        self.write(|queue| {
+            forgotten.iter().for_each(|(mx, setting)| queue.clear_host_setting(mx, setting));
+        });
+        is_room
     }
 
     /// While the host's state is held, so that what is written last was learnt last.
@@ -192,6 +202,18 @@ impl Records {
             host.lock().settings = settings;
             self.hosts.insert(name, Arc::new(host));
         }
+    }
+
+    /// Of so many hosts that nobody uses. Gives the rows that are to go.
+    fn forget_oldest_settings(&self, count: usize) -> Vec<(String, &'static str)> {
+        let unused = |host: &&Arc<Host>| Arc::strong_count(host) == 1 && !host.lock().settings.is_empty();
+        let mut hosts: Vec<&Arc<Host>> = self.hosts.values().filter(unused).collect();
+        hosts.sort_by_cached_key(|host| host.lock().settings.changed_at());
+        let forget = |host: &Arc<Host>| {
+            let names = std::mem::take(&mut host.lock().settings).names();
+            names.into_iter().map(|name| (host.name.clone(), name)).collect::<Vec<_>>()
+        };
+        hosts.into_iter().take(count).flat_map(forget).collect()
     }
 
     fn count_with_settings(&self) -> usize {
@@ -294,19 +316,23 @@ pub(super) mod tests {
                 mx: format!("mx{number}.test"),
                 setting: Setting::Plaintext,
                 last_reply: None,
-                changed_at: 0,
-                retry_at: Some(3600),
+                changed_at: number as i64,
+                retry_at: Some(i64::MAX),
             };
             bench.hosts.host(row.mx.clone()).lock().settings.add(row);
         }
+        // The one in use stays, although it is among the oldest.
+        let used = bench.slot("mx0.test");
         bench.leave_out("one-more.test", Setting::Plaintext);
         let count_with_settings = || lock(&bench.hosts.records).count_with_settings();
-        assert_eq!(count_with_settings(), HOST_SETTINGS_MAX);
-        bench.clock.advance(3600);
-        bench.leave_out("late.test", Setting::Plaintext);
-        assert_eq!(count_with_settings(), 1);
-        bench.leave_out("last.test", Setting::Plaintext);
-        assert_eq!(count_with_settings(), 2);
+        assert_eq!(count_with_settings(), HOST_SETTINGS_MAX - HOST_SETTINGS_MAX / 10 + 1);
+        let is_known = |mx: &str| !bench.slot(mx).host.lock().settings.is_empty();
+        assert!(is_known("one-more.test") && is_known("mx0.test") && !is_known("mx1.test"));
+        assert!(is_known(&format!("mx{}.test", HOST_SETTINGS_MAX - 1)), "the latest stay");
+        drop(used);
+        bench.queue.barrier().unwrap();
+        let rows = bench.queue.host_settings().unwrap();
+        assert_eq!(rows.iter().map(|row| row.mx.as_str()).collect::<Vec<_>>(), ["one-more.test"]);
     }
 
     #[test]

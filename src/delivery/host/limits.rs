@@ -135,7 +135,7 @@ impl Slot {
     /// The host said that it has too much of us. Gives how many connections we have there beside this one.
     pub(in crate::delivery) fn throttled(&self, signal: ThrottleSignal, reply: &Reply) -> usize {
         let now = self.hosts.now();
-        let has_room = self.hosts.has_room_for_settings(&self.host, now);
+        let has_room = self.hosts.make_room_for_settings(&self.host, now);
         let mut state = self.host.lock();
         let others = state.usage.open.saturating_sub(1);
         if signal == ThrottleSignal::Unspecified && others == 0 {

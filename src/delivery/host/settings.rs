@@ -49,6 +49,15 @@ impl Settings {
         Some(self.0.swap_remove(at))
     }
 
+    /// When one of them changed last.
+    pub(super) fn changed_at(&self) -> i64 {
+        self.0.iter().map(|row| row.changed_at).max().unwrap_or(i64::MIN)
+    }
+
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|row| row.setting.name()).collect()
+    }
+
     /// Forgets features that nobody has tried again since they were to be.
     pub(super) fn forget_expired(&mut self, now: i64) {
         self.0.retain(|row| row.retry_at.is_none_or(|retry_at| retry_at > now));

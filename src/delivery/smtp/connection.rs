@@ -11,7 +11,7 @@ use lettre::transport::smtp::commands::Quit;
 use crate::mail::{Phase, Reply};
 
 use crate::delivery::smtp::capabilities::Capabilities;
-use crate::delivery::smtp::failure::{Failure, WORDS_CHARS_MAX};
+use crate::delivery::smtp::failure::{Failure, WORDS_BYTES_MAX};
 use crate::delivery::smtp::handover::Handover;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::pipeline::PipelineResult;
@@ -145,7 +145,7 @@ impl Connection {
         let phase = Phase::Mail;
         Err(match self.wire.reply(timeouts) {
             Ok(reply) if ReplyClass::of(phase, reply.code) == ReplyClass::Closing => None,
-            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_CHARS_MAX) }),
+            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_BYTES_MAX) }),
             Err(_) => Some(Failure::no_reply(Stage::of(phase), Fault::OutOfTurn)),
         })
     }
@@ -222,7 +222,7 @@ impl Connection {
         Ok(match phase {
             // What they say is more than an answer to be quoted.
             Phase::Ehlo | Phase::Auth => reply,
-            _ => reply.cut(WORDS_CHARS_MAX),
+            _ => reply.cut(WORDS_BYTES_MAX),
         })
     }
 }

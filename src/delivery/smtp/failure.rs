@@ -12,7 +12,7 @@ use crate::delivery::smtp::wire::Fault;
 
 /// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps
 /// a report has them for each recipient and try, and a reply may have 64 KiB, most of them escaped.
-pub(in crate::delivery) const WORDS_CHARS_MAX: usize = 4000;
+pub(in crate::delivery) const WORDS_BYTES_MAX: usize = 4000;
 
 /// Why there is no answer that the mail can be settled by, or what the host refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,7 +204,7 @@ impl Failure {
 
     /// The host's words, or ours where it had none; no more of them than are kept.
     pub fn reply(&self) -> Reply {
-        self.words().cut(WORDS_CHARS_MAX)
+        self.words().cut(WORDS_BYTES_MAX)
     }
 
     fn words(&self) -> Reply {

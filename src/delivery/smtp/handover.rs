@@ -17,7 +17,7 @@ use crate::delivery::smtp::body::content::{Content, Pieces};
 use crate::delivery::smtp::body::dot_stuffing::Stuffer;
 use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::connection::Connection;
-use crate::delivery::smtp::failure::WORDS_CHARS_MAX;
+use crate::delivery::smtp::failure::WORDS_BYTES_MAX;
 use crate::delivery::smtp::outgoing::Outgoing;
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::timeouts::Stage;
@@ -180,7 +180,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         if let Some(quit) = transaction.has_quit() {
             let wait = if quit.code == 221 { QUIT_WAIT } else { ODD_QUIT_WAIT };
             match wire.reply(Timeouts { wait, deadline }) {
-                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_CHARS_MAX))),
+                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_BYTES_MAX))),
                 Err(Fault::Lost(_)) => {}
                 Err(_) => transaction.take_behind_quit(None),
             }
@@ -196,7 +196,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     fn last_words(&mut self) -> Option<Reply> {
         let wait = LAST_WORDS_WAIT.min(self.connection.reply_timeout);
         let timeouts = Timeouts { wait, deadline: self.deadline };
-        self.connection.wire.reply(timeouts).ok().map(|reply| reply.cut(WORDS_CHARS_MAX))
+        self.connection.wire.reply(timeouts).ok().map(|reply| reply.cut(WORDS_BYTES_MAX))
     }
 
     fn send_content(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Result, params};
 
+use crate::queue::op::in_a_row;
 use crate::queue::rows::BackoffRow;
 
 use super::odd;
@@ -32,6 +33,11 @@ pub(super) fn write(conn: &Connection, lane: &str, row: Option<&BackoffRow>) -> 
     let sql = "INSERT OR REPLACE INTO backoffs (lane, failures, backoff_until, last_reply, changed_at)
                VALUES (?, ?, ?, ?, unixepoch())";
     conn.prepare_cached(sql)?
-        .execute(params![row.lane, row.failures, row.backoff_until.clamp(0, TIME_MAX), row.last_reply])
+        .execute(params![
+            row.lane,
+            row.failures,
+            row.backoff_until.clamp(0, TIME_MAX),
+            in_a_row(&row.last_reply)
+        ])
         .map(drop)
 }

@@ -5,10 +5,11 @@
 use rusqlite::{Connection, Result, params};
 
 use crate::queue::host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
+use crate::queue::op::in_a_row;
 
 use super::odd;
 
-/// How long a row outlives its `retry_at`: nobody sends there any more.
+/// How long a row outlives its `retry_at`, or the last change of a limit: nobody sends there any more.
 const UNUSED_SECS: i64 = 30 * 86_400;
 
 /// All that are known. Where there are too many, limits come first (a host without its limit gets the full load
@@ -36,7 +37,7 @@ pub(super) fn read(conn: &Connection) -> Result<Vec<HostSetting>> {
     Ok(rows)
 }
 
-/// Writes one in the place of what was known, and forgets those that nobody needed for long.
+/// Writes one in the place of what was known.
 pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
     conn.prepare_cached(
         "INSERT INTO host_settings (mx, setting, value, last_reply, changed_at, retry_at)
@@ -49,12 +50,18 @@ pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
         row.mx,
         row.setting.name(),
         row.setting.value(),
-        row.last_reply,
+        row.last_reply.as_deref().map(in_a_row),
         row.changed_at,
         row.retry_at
-    ])?;
-    conn.prepare_cached("DELETE FROM host_settings WHERE retry_at < ?")?
-        .execute([row.changed_at - UNUSED_SECS])
+    ])
+    .map(drop)
+}
+
+/// Forgets those that nobody needed for long: features that nobody tried again, limits that did not change. A limit of
+/// a host that is in use rises, and goes, by the minute.
+pub(super) fn delete_unused(conn: &Connection, now: i64) -> Result<()> {
+    conn.prepare_cached("DELETE FROM host_settings WHERE coalesce(retry_at, changed_at) < ?1")?
+        .execute([now.saturating_sub(UNUSED_SECS)])
         .map(drop)
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use super::odd;
+use super::{host_settings, odd};
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -38,6 +38,9 @@ impl Purge {
         let cutoff_us = now.saturating_mul(1_000_000).saturating_sub(keep_us);
         if self.at.is_none() {
             conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
+            conn.prepare_cached("DELETE FROM operator_log WHERE at < ?1 AND logged = 1")?
+                .execute([cutoff_us / 1_000_000])?;
+            host_settings::delete_unused(conn, now)?;
             let counted_from = now.saturating_sub(REPORTS_SECS);
             conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
                 .execute([counted_from.saturating_mul(1_000_000)])?;

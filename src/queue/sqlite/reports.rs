@@ -7,13 +7,10 @@ use rusqlite::{Connection, OptionalExtension as _, Result, params};
 
 use crate::mail::address;
 
-use crate::queue::op::{Incoming, Outcomes};
+use crate::queue::op::{Incoming, Outcomes, in_a_row};
 use crate::queue::rows::{PendingReportRow, PendingReports};
 
 use super::odd;
-
-/// How much of a reply a row of `pending_reports` keeps, in characters.
-const REPLY_CHARS_MAX: usize = 500;
 
 /// A report is on its way to its one recipient.
 pub(super) fn record(conn: &Connection, report: &Incoming, at: i64) -> Result<()> {
@@ -29,7 +26,7 @@ pub(super) fn gather(conn: &Connection, outcomes: &Outcomes) -> Result<()> {
     let message = &outcomes.message;
     let Some(sender) = &message.sender else { return Ok(()) };
     for row in &outcomes.pending_reports {
-        let reply = row.reply.as_ref().map(|reply| reply.chars().take(REPLY_CHARS_MAX).collect::<String>());
+        let reply = row.reply.as_deref().map(in_a_row);
         conn.prepare_cached(
             "INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, reply, require_tls)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

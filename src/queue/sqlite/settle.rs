@@ -9,6 +9,8 @@ use crate::queue::RecipientId;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
 
+use super::replies;
+
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
 /// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
 pub(super) const INSERT_HISTORY: &str = "
@@ -31,6 +33,7 @@ pub(super) const TIME_MAX: i64 = 253_402_300_799;
 
 /// The statements, prepared once and kept hot.
 pub(super) struct Settle<'c> {
+    conn: &'c Connection,
     insert_attempt: Statement<'c>,
     insert_history: Statement<'c>,
     correct_removed: Statement<'c>,
@@ -45,10 +48,11 @@ pub(super) struct Settle<'c> {
 impl<'c> Settle<'c> {
     pub(super) fn new(conn: &'c Connection) -> Result<Settle<'c>> {
         Ok(Settle {
+            conn,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, phase, code, enhanced, reply,
-                                       outcome, reply_source)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       outcome, reply_source, reply_id)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             correct_removed: conn.prepare(
@@ -188,6 +192,7 @@ impl<'c> Settle<'c> {
     }
 
     fn attempt(&mut self, recipient: RecipientId, a: &AttemptRow) -> Result<()> {
+        let reply_id = a.whole_reply.as_ref().map(|reply| replies::keep(self.conn, reply)).transpose()?;
         self.insert_attempt
             .execute(params![
                 a.id,
@@ -203,6 +208,7 @@ impl<'c> Settle<'c> {
                 a.reply,
                 a.outcome,
                 a.reply_source,
+                reply_id,
             ])
             .map(drop)
     }

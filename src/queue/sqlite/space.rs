@@ -366,14 +366,13 @@ pub(super) fn seen_from_outside(
     let log = length(&beside(path, "-wal"));
     let to_copy = bytes(pages.0).saturating_sub(length(path)).min(log);
     let ballast = Ballast::of(path);
-    match measure(path, ballast.bytes(), bytes(pages.1), to_copy, log) {
-        Some(room) if !room.has_room_for(0) => {
-            let readers = if room.log_is_long() { log_readers::words(path) } else { String::new() };
-            DiskRoom::Full(room.shortage() + &readers)
-        }
-        _ if refused_since.is_some() => {
-            DiskRoom::Full(format!("since {} UTC; the log says why", refused_since.unwrap_or_default()))
-        }
+    let Some(room) = measure(path, ballast.bytes(), bytes(pages.1), to_copy, log) else {
+        return DiskRoom::Enough;
+    };
+    let readers = || if room.log_is_long() { log_readers::words(path) } else { String::new() };
+    match refused_since {
+        _ if !room.has_room_for(0) => DiskRoom::Full(room.shortage() + &readers()),
+        Some(time) => DiskRoom::Full(format!("since {time} UTC, see the log{}", readers())),
         _ if ballast.bytes() == 0 => DiskRoom::NoBallast(format!(
             "{} is missing; a relay that runs refuses new mail until it can make it",
             ballast.path().display()

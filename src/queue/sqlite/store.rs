@@ -20,7 +20,7 @@ use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
 use super::space::Space;
-use super::{backoffs, clock_set_back, host_settings, kick, reports, routes, sweep};
+use super::{backoffs, clock_set_back, host_settings, kick, operator_log, reports, routes, sweep};
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.
@@ -63,6 +63,8 @@ pub(super) struct SqliteStore<'c> {
     purge: Purge,
     /// What `meta` says of the refusal of mail; none: not known.
     noted_refusal: Option<Option<i64>>,
+    /// There may be lines to write: at the start, and when somebody else has written.
+    operator_log_waits: bool,
 }
 
 impl<'c> SqliteStore<'c> {
@@ -102,6 +104,7 @@ impl<'c> SqliteStore<'c> {
             next_checkpoint: Instant::now(),
             purge: Purge::new(history),
             noted_refusal: None,
+            operator_log_waits: true,
         })
     }
 
@@ -274,7 +277,11 @@ impl<'c> SqliteStore<'c> {
         }
         self.space.watch();
         self.note_refusal()?;
-        Ok(std::mem::replace(&mut self.seen_version, version) != version)
+        let is_changed = std::mem::replace(&mut self.seen_version, version) != version;
+        if is_changed || self.operator_log_waits {
+            self.operator_log_waits = self.tell_operator_log()?;
+        }
+        Ok(is_changed)
     }
 
     /// For those who look from outside. What cannot be written now is tried again.
@@ -293,6 +300,14 @@ impl<'c> SqliteStore<'c> {
             Err(failure) => return Err(failure),
         }
         Ok(())
+    }
+
+    /// Whether there may be more to tell. What cannot be written now is told later.
+    fn tell_operator_log(&self) -> std::result::Result<bool, StoreFailure> {
+        match operator_log::tell(self.conn).map_err(|error| self.judge(&error)) {
+            Err(StoreFailure::Full(_) | StoreFailure::Busy(_)) => Ok(true),
+            told => told,
+        }
     }
 
     fn judge(&self, error: &Error) -> StoreFailure {

@@ -169,7 +169,8 @@ fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_w
         };
         let (recipient, attempt) = (job.recipients[0].id, Some(attempt));
         let results = vec![Settled { recipient, attempt, next_state, warned: false }];
-        let message = job.fresh.clone().unwrap();
+        // The thread may have read it before it heard of it.
+        let message = queue.fetch(job.message, &ids_of(&job)).unwrap().map(Arc::new).unwrap();
         let (reports, pending_reports) = (Vec::new(), Vec::new());
         queue.settle(Settlement {
             message,

@@ -1,6 +1,7 @@
 //! What the queue tells and takes while a relay runs.
 
 mod admin_live;
+mod audit;
 mod damage;
 mod explainability;
 mod files;

@@ -101,7 +101,7 @@ impl Admin {
 
     /// Changes a part, of at most so many rows. On a full disk the ballast is given for it, then smaller parts are
     /// tried, each in the room that the log has already.
-    fn part<T>(
+    pub(super) fn part<T>(
         &self,
         rows: &mut i64,
         act: impl Fn(&Connection, i64) -> rusqlite::Result<T>,

@@ -27,11 +27,7 @@ pub(super) fn read(conn: &Connection, limit: u32) -> Result<Vec<KickLine>> {
 
 /// The command line asked for these.
 pub(super) fn record(conn: &Connection, which: &Which, recipients: u32) -> Result<()> {
-    let node = match which {
-        Which::Message(id) => id.to_string(),
-        Which::Domain(domain) => domain.to_string(),
-        Which::All => "all".to_owned(),
-    };
     let nobody = None::<String>;
-    conn.execute(INSERT_KICK, params![now_us() / 1_000_000, node, nobody, nobody, recipients]).map(drop)
+    conn.execute(INSERT_KICK, params![now_us() / 1_000_000, which.to_string(), nobody, nobody, recipients])
+        .map(drop)
 }

@@ -231,7 +231,8 @@ fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
 
 fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     conn.prepare_cached(
-        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase, reply, outcome, reply_source
+        "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase,
+                coalesce((SELECT w.reply FROM replies w WHERE w.id = reply_id), reply), outcome, reply_source
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::queue::admin_rows::{DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::rows::BackoffRow;
@@ -19,7 +19,7 @@ use super::failure::explain;
 use super::files::may_use;
 use super::readers::open_reader;
 use super::space::{self, Space};
-use super::{backoffs, host_settings, migrate};
+use super::{backoffs, host_settings, migrate, operator_log};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -146,6 +146,10 @@ impl AdminStore for Admin {
 
     fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
         self.change(which, change::RETURN, "bounce_requested_at IS NULL")
+    }
+
+    fn record(&self, change: &Change) -> Result<(), QueueError> {
+        self.part(&mut 1, |conn, _| operator_log::record(conn, change))
     }
 
     fn remove(&self, which: &Which) -> Result<usize, QueueError> {

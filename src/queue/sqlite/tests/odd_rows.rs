@@ -13,12 +13,14 @@ use crate::queue::sqlite::sweep;
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 12] = [
+const VICTIMS: [(&str, &str); 14] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
     ("partial_messages", "message_id = 99"),
     ("attempts", "recipient_id = 11"),
+    ("replies", "id = 1"),
+    ("operator_log", "id = 1"),
     ("history", "recipient_id = 31"),
     ("backoffs", "lane = 'victim.test'"),
     ("routes", "position = 1"),
@@ -40,6 +42,8 @@ const ROWS: &str = "
     INSERT INTO partial_messages (message_id) VALUES (99);
     INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome)
     VALUES (12, 11, 1000, 5, 'rcpt', 451, '451 later', 'deferred');
+    INSERT INTO replies VALUES (1, '451 later');
+    INSERT INTO operator_log VALUES (1, 1000, 'hold', 'victim.test', 1, 'ann', 1000, 1);
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at, attempts, size)
     VALUES (30, 31, 'H', '', 'a@b.test', 'failed', 1000, 1001, 1, 3);
     INSERT INTO backoffs VALUES ('victim.test', 1, 2000, '421 no', 1000), ('other.test', 1, 2000, '421 no', 1000);

@@ -172,16 +172,6 @@ fn host_settings_outlive_the_process_and_what_people_change_is_counted() {
             .unwrap()
             .contains(&limit(Setting::Connections(7), all[0].last_reply.as_deref()))
     );
-
-    // A feature that nobody sent without for long goes when another row is written; a limit stays.
-    let now = 1_000_086_402 + 30 * 86_400;
-    let other =
-        HostSetting { mx: "mx.example.net".to_owned(), changed_at: now, ..feature(Setting::Plaintext, now) };
-    bench.queue.set_host_setting(other.clone());
-    bench.queue.barrier().unwrap();
-    let left: Vec<Setting> = bench.queue.host_settings().unwrap().iter().map(|row| row.setting).collect();
-    let limits = [Setting::Connections(7), Setting::MessagesPerMinute(60)];
-    assert_eq!(left, [&limits[..], &[other.setting, Setting::NoSingleWrite, Setting::NoPipelining]].concat());
 }
 
 #[test]

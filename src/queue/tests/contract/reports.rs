@@ -57,7 +57,7 @@ pub(super) fn what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later(si
     assert_eq!(gathered.return_path, "Ann@example.org");
     assert_eq!(gathered.listed.len(), 2, "bounded");
     assert_eq!(gathered.listed[0].address, "user100@example.com");
-    assert!(gathered.listed[0].reply.as_ref().is_some_and(|reply| reply.len() <= 500));
+    assert!(gathered.listed[0].reply.as_ref().is_some_and(|reply| reply.len() <= 520));
 
     // One more fails before the summary is written.
     fail(&site, "ann@example.org", 400, false);
