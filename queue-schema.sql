@@ -1,6 +1,6 @@
 -- Postrider's queue: the schema that the binary embeds and applies.
 --
--- Open the database with `sqlite3 queue.db` at any time, also while the relay runs. Start with
+-- Look with `postrider sql` or `sqlite3 -readonly queue.db` at any time, also while the relay runs. Start with
 --     SELECT * FROM queue;              what is waiting, for whom, and why
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           which replies keep mail from being delivered, the most frequent first
@@ -9,7 +9,8 @@
 --     SELECT * FROM pending_reports;    failures not yet reported; each sender gets one summary
 --     SELECT * FROM stuck;              always empty; a row here means a bug or a mistaken manual edit
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
--- You may also write: UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' makes its mail due now;
+-- You may also write, with `postrider sql --write` (or sqlite3 3.51.3 or newer: older ones can corrupt a database that
+-- two processes write to): UPDATE recipients SET next_attempt_at = unixepoch() WHERE domain = '…' makes its mail due now;
 -- where the lane backs off, its row in backoffs has to be deleted too (`postrider queue kick` does both). SET state =
 -- 'held' holds, 'queued' releases; SET bounce_requested_at = unixepoch() returns to the sender. Postrider notices
 -- within two seconds.
@@ -237,7 +238,7 @@ CREATE INDEX kicks_by_time ON kicks (at);
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user remove
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user passwd, user remove
     target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name
     count  INTEGER NOT NULL,               -- recipients, or users
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid

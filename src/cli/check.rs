@@ -4,10 +4,11 @@
 //! thing the relay depends on is looked at and gets a line: ok, warning or problem. Nothing is
 //! changed, and nothing is created.
 
-mod certificate;
+pub(super) mod certificate;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use super::output::{print, seen_json};
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
 use crate::delivery::route::dns::Resolver;
-use crate::delivery::route::lookup::DnsError;
+use crate::delivery::route::lookup::{DnsError, Lookup as _};
 use crate::delivery::route::source_addresses;
 use crate::queue::admin::{Admin, DiskRoom};
 use crate::submission::users;
@@ -39,16 +40,16 @@ pub(crate) struct Found;
 
 /// One line of the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
-    level: Level,
+pub(super) struct Finding {
+    pub(super) level: Level,
     /// What was looked at.
     about: &'static str,
-    text: String,
+    pub(super) text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub(super) enum Level {
     Ok,
     Warning,
     Problem,
@@ -113,9 +114,11 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     }
     findings.extend(users_of(settings));
     findings.extend(sources_of(settings));
+    findings.extend(postmaster(settings));
     findings.push(database(settings));
     findings.extend(disk(settings));
     findings.push(name_servers(settings));
+    findings.extend(relays(settings));
     findings.push(descriptors(settings));
     findings
 }
@@ -210,19 +213,15 @@ fn database(settings: &Settings) -> Finding {
         },
         Ok(false) => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let missing = directory.filter(|directory| !directory.is_dir());
-            match missing {
-                Some(directory) if directory != Path::new(BUILT_IN_DIRECTORY) => {
-                    let directory = directory.display();
-                    Finding::problem(
-                        about,
-                        format!(
-                            "{directory} does not exist; create it for {name}, owned by the relay's user"
-                        ),
-                    )
-                }
-                _ => Finding::ok(about, format!("{name} does not exist yet; the first start creates it")),
-            }
+            let text = match directory.filter(|directory| !directory.is_dir()) {
+                // systemd makes it for the unit (StateDirectory=), and `serve` where its user may.
+                Some(directory) => format!(
+                    "{name} does not exist yet; the first start creates it, and {} as well",
+                    directory.display()
+                ),
+                None => format!("{name} does not exist yet; the first start creates it"),
+            };
+            Finding::ok(about, text)
         }
         Err(error) => Finding::problem(about, format!("{name}: {error}; run as the relay's user")),
     }
@@ -236,6 +235,42 @@ fn disk(settings: &Settings) -> Option<Finding> {
         DiskRoom::NoBallast(why) => Finding::warning("disk", why),
         DiskRoom::Full(why) => Finding::problem("disk", format!("new mail is refused (452): {why}")),
     })
+}
+
+/// RFC 5321 §4.5.1: postmaster is a mailbox wherever mail for us is taken.
+fn postmaster(settings: &Settings) -> Option<Finding> {
+    let aliases = &settings.submission.aliases;
+    let is_missing = !aliases.is_empty() && !aliases.contains_key("postmaster");
+    is_missing.then(|| {
+        let text = "there is no postmaster, who must have mail where others do (RFC 5321 §4.5.1); add \
+                    postmaster = [\"you@example.com\"] to [aliases]";
+        Finding::warning("aliases", text.to_owned())
+    })
+}
+
+/// The hosts of `[[route]] relay`, asked for as deliveries do.
+fn relays(settings: &Settings) -> Vec<Finding> {
+    let about = "relays";
+    let Ok(resolver) = Resolver::new(&settings.dns) else { return Vec::new() };
+    let named =
+        settings.routes.0.iter().flat_map(|route| &route.relay).filter(|relay| relay.host.ip().is_none());
+    let names: BTreeSet<&str> = named.map(|relay| relay.host.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let answers = names.iter().zip(resolver.relay_addresses(&names));
+    let finding = |(name, answer): (&&str, Result<Vec<IpAddr>, DnsError>)| match answer {
+        Ok(addresses) if !addresses.is_empty() => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            Finding::ok(about, format!("{name} is {}", addresses.join(", ")))
+        }
+        Ok(_) | Err(DnsError::NoSuchDomain | DnsError::NoData) => Finding::problem(
+            about,
+            format!("{name} has no address: all mail of its [[route]] waits; correct the name in relay"),
+        ),
+        Err(DnsError::Temporary(why)) => {
+            Finding::warning(about, format!("{name} cannot be looked up: {why}"))
+        }
+    };
+    answers.map(finding).collect()
 }
 
 /// Any answer will do, also that there is no such name: it says that somebody answers.

@@ -27,6 +27,7 @@ use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
 use crate::submission::users;
 
+use super::output;
 use super::serve::Relay;
 use hosts::{Host, Manner};
 
@@ -43,6 +44,11 @@ const HOSTS: [(&str, &str, Ipv4Addr, Manner); 3] = [
     ("refuse.test", "mx.refuse.test", Ipv4Addr::new(127, 0, 0, 4), Manner::Refuses),
 ];
 
+/// As `println!`, by [`output::tell`].
+macro_rules! tell {
+    ($($text:tt)*) => { output::tell(&format!($($text)*)) };
+}
+
 /// Runs the demo.
 ///
 /// # Errors
@@ -51,7 +57,7 @@ pub fn run() -> anyhow::Result<()> {
     let began = Instant::now();
     let directory = tempfile::Builder::new().prefix("postrider-demo-").tempdir()?.keep();
     let stage = Stage::set(&directory)?;
-    println!("Postrider demo: a real relay on loopback; no network, no config. It takes a few seconds.\n");
+    tell!("Postrider demo: a real relay on loopback; no network, no config. It takes a few seconds.\n");
     stage.introduce();
     stage.submit()?;
     stage.show_after_the_first_round()?;
@@ -60,9 +66,9 @@ pub fn run() -> anyhow::Result<()> {
     stage.show_the_end()?;
     let stage_queue = stage.settings.queue.path.clone();
     stage.relay.stop()?;
-    println!("\nDone in {:.1} s. The database is yours to look into:", began.elapsed().as_secs_f64());
-    println!("    sqlite3 {} 'SELECT * FROM failures'", stage_queue.display());
-    println!("\nNext: `postrider serve` starts a relay of your own, also without a config file.");
+    tell!("\nDone in {:.1} s. The database is yours to look into:", began.elapsed().as_secs_f64());
+    tell!("    sqlite3 -readonly {} 'SELECT * FROM failures'", stage_queue.display());
+    tell!("\nNext: `postrider serve` starts a relay of your own, also without a config file.");
     Ok(())
 }
 
@@ -136,14 +142,14 @@ impl Stage {
     }
 
     fn introduce(&self) {
-        println!("  relay        {} (STARTTLS, AUTH as {USER:?}, self-signed certificate)", self.address);
+        tell!("  relay        {} (STARTTLS, AUTH as {USER:?}, self-signed certificate)", self.address);
         for (domain, mx, ip, manner) in HOSTS {
             let does = match manner {
                 Manner::Accepts => "takes everything",
                 Manner::Greylists => "says 451 the first time, then takes it",
                 Manner::Refuses => "says 550: no such user",
             };
-            println!("  {domain:<12} MX {mx} at {ip}:{} {does}", self.settings.delivery.port);
+            tell!("  {domain:<12} MX {mx} at {ip}:{} {does}", self.settings.delivery.port);
         }
     }
 
@@ -173,11 +179,9 @@ impl Stage {
                 .body("Thank you for your order.\n".to_owned())?;
             let response = transport.send(&message).with_context(|| format!("submit to {to}"))?;
             let text: Vec<&str> = response.message().collect();
-            println!("  to {to:<22} {} {}", response.code(), text.join(" "));
+            tell!("  to {to:<22} {} {}", response.code(), text.join(" "));
         }
-        println!(
-            "  Each 250 came after an fsync: from here on no kill -9 and no power cut loses the message."
-        );
+        tell!("  Each 250 came after an fsync: from here on no kill -9 and no power cut loses the message.");
         Ok(())
     }
 
@@ -187,9 +191,9 @@ impl Stage {
             finished.len() >= 2 && waiting.iter().all(|line| line.attempts > 0)
         })?;
         self.show_queue()?;
-        println!("\n  $ sqlite3 queue.db \"SELECT address, state, reply FROM history\"");
+        tell!("\n  $ sqlite3 -readonly queue.db \"SELECT address, state, reply FROM history\"");
         for line in self.finished()? {
-            println!("  {}|{}|{}", line.recipient, line.state, line.last_reply.unwrap_or_default());
+            tell!("  {}|{}|{}", line.recipient, line.state, line.last_reply.unwrap_or_default());
         }
         Ok(())
     }
@@ -201,13 +205,13 @@ impl Stage {
         connection.starttls(&self.tls()?, &hello)?;
         connection.auth(&[Mechanism::Plain], &self.credentials())?;
         let response = connection.command("ETRN grey.test\r\n")?;
-        println!("  C: ETRN grey.test");
-        println!("  S: {} {}", response.code(), response.message().collect::<Vec<_>>().join(" "));
+        tell!("  C: ETRN grey.test");
+        tell!("  S: {} {}", response.code(), response.message().collect::<Vec<_>>().join(" "));
         connection.quit()?;
         if self.hosts[1].wait_for(1, STEP_MAX).is_empty() {
             bail!("grey.test did not get its message after the kick");
         }
-        println!("  grey.test has its message now.");
+        tell!("  grey.test has its message now.");
         Ok(())
     }
 
@@ -217,7 +221,7 @@ impl Stage {
         let bounce = mail.iter().find(|mail| mail.contains("multipart/report"));
         let Some(bounce) = bounce else { bail!("no bounce arrived at {SENDER}") };
         let told = bounce.lines().take_while(|line| !line.starts_with("Content-Type: text/rfc822-headers"));
-        told.for_each(|line| println!("  | {line}"));
+        told.for_each(|line| tell!("  | {line}"));
         Ok(())
     }
 
@@ -225,32 +229,32 @@ impl Stage {
         heading("At the end the queue is empty, and every try is on record");
         self.until("the queue to empty", |waiting, _| waiting.is_empty())?;
         self.show_queue()?;
-        println!(
-            "\n  $ sqlite3 queue.db \"SELECT address, phase, outcome, a.reply FROM attempts a JOIN history USING (recipient_id)\""
+        tell!(
+            "\n  $ sqlite3 -readonly queue.db \"SELECT address, phase, outcome, a.reply FROM attempts a JOIN history USING (recipient_id)\""
         );
         let queue = Admin::to_read(&self.settings.queue.path)?;
         for line in self.finished()? {
             let shown = queue.show(line.queue_id.parse()?)?.context("a finished message is not shown")?;
             for ShownRecipient { line, tries } in &shown.recipients {
                 let to = &line.recipient;
-                tries.iter().for_each(|t| println!("  {to}|{}|{}|{}", t.phase, t.outcome, t.reply));
+                tries.iter().for_each(|t| tell!("  {to}|{}|{}|{}", t.phase, t.outcome, t.reply));
             }
         }
         Ok(())
     }
 
     fn show_queue(&self) -> anyhow::Result<()> {
-        println!(
-            "  $ sqlite3 queue.db \"SELECT recipient, state, attempts, next_attempt, last_reply FROM queue\""
+        tell!(
+            "  $ sqlite3 -readonly queue.db \"SELECT recipient, state, attempts, next_attempt, last_reply FROM queue\""
         );
         let waiting = self.lines(None)?;
         for line in &waiting {
             let next = line.next_attempt.as_deref().unwrap_or_default();
             let reply = line.last_reply.as_deref().unwrap_or_default();
-            println!("  {}|{}|{}|{next}|{reply}", line.recipient, line.state, line.attempts);
+            tell!("  {}|{}|{}|{next}|{reply}", line.recipient, line.state, line.attempts);
         }
         if waiting.is_empty() {
-            println!("  (no rows)");
+            tell!("  (no rows)");
         }
         Ok(())
     }
@@ -282,7 +286,7 @@ impl Stage {
 }
 
 fn heading(text: &str) {
-    println!("\n== {text}");
+    tell!("\n== {text}");
 }
 
 /// A port that is free on the address of every receiving host.

@@ -14,6 +14,7 @@ mod output;
 pub mod queue;
 mod recover;
 pub mod serve;
+pub mod sql;
 pub mod user;
 mod who;
 
@@ -25,6 +26,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use crate::queue::shell::ShellError;
 use crate::submission::StartError;
 
 use log_output::FlushAtEnd;
@@ -81,6 +83,11 @@ enum Command {
     Demo,
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
+    /// SQL on the queue: a prompt, or -c 'SELECT …'
+    ///
+    /// To look, also with the relay running; with --write to change it by hand. It is safe beside the relay, which a
+    /// sqlite3 older than 3.51.3 is not where it writes.
+    Sql(sql::Arguments),
     /// Put what can be read of a damaged queue into a fresh one, with the relay stopped
     ///
     /// The fresh database takes the place of the damaged one, which is kept beside it. Prints what was read, and each
@@ -104,7 +111,9 @@ enum Command {
 
 fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
     let path = config::queue_path(config)?;
-    Ok(queue::run(arguments, &path, &mut std::io::stdout().lock())?)
+    let mut answer = Vec::new();
+    queue::run(arguments, &path, &mut answer)?;
+    output::print_bytes(&answer)
 }
 
 fn explain_command(
@@ -114,7 +123,9 @@ fn explain_command(
     json: bool,
 ) -> anyhow::Result<()> {
     let settings = config::load(config)?.settings;
-    explain::run(address, user, json, &settings, &mut std::io::stdout().lock())
+    let mut answer = Vec::new();
+    explain::run(address, user, json, &settings, &mut answer)?;
+    output::print_bytes(&answer)
 }
 
 /// Reads the arguments, runs the command and says how it went.
@@ -138,6 +149,9 @@ pub fn run() -> ExitCode {
         Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
+        Command::Sql(arguments) => {
+            config::queue_path(config).map_err(Into::into).and_then(|path| sql::run(&arguments, &path))
+        }
         Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
@@ -176,7 +190,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let reader_gone = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
-    if error.downcast_ref().is_some_and(reader_gone) {
+    let of_shell = |error: &ShellError| matches!(error, ShellError::Output(error) if reader_gone(error));
+    if error.downcast_ref().is_some_and(reader_gone) || error.downcast_ref().is_some_and(of_shell) {
         // `postrider queue list | head` has seen enough.
         return ExitCode::SUCCESS;
     }

@@ -29,9 +29,24 @@ pub(crate) fn seen_json(json: &str) -> String {
 /// # Errors
 /// As the system says.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// The same of bytes.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(bytes)?;
     Ok(out.flush()?)
+}
+
+/// Prints a line in the course of something; where nobody reads any more (`postrider demo | head`) the process ends.
+pub(crate) fn tell(line: &str) {
+    if print(&format!("{line}\n")).is_err() {
+        std::process::exit(0);
+    }
 }
 
 #[cfg(test)]

@@ -215,6 +215,7 @@ impl Jobs for Scheduler {
 pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<()> {
     let loaded = config::load(config)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    look_at_certificate(&loaded.settings);
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
     if loaded.path.is_none() {
@@ -290,6 +291,7 @@ fn signals() -> anyhow::Result<Receiver<i32>> {
 fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        look_at_certificate(&loaded.settings);
         relay.reload(&loaded.settings)?;
         relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
         Ok(())
@@ -299,6 +301,18 @@ fn reload(relay: &Relay, config: Option<&Path>) {
         Err(error) => {
             let text = format!("the new config is not used, the old one stays: {error:#}");
             text.lines().for_each(|line| log::error!("{line}"));
+        }
+    }
+}
+
+/// What clients would find out first: it has expired, or is somebody else's.
+fn look_at_certificate(settings: &Settings) {
+    let Some(tls) = &settings.submission.tls else { return };
+    for finding in check::certificate::look_at(tls, &settings.hostname) {
+        match finding.level {
+            check::Level::Ok => {}
+            check::Level::Warning => log::warn!("certificate: {}", finding.text),
+            check::Level::Problem => log::error!("certificate: {}", finding.text),
         }
     }
 }

@@ -25,9 +25,16 @@ pub enum Verb {
     /// Add a user; the password is asked for, or read with --password-stdin
     ///
     /// Only a verifier of the password is stored (SCRAM-SHA-256, RFC 5803), in the file that [users]
-    /// file names. A running relay knows the user within a second. To change a password,
-    /// remove the user and add it again.
+    /// file names. A running relay knows the user within a second.
     Add(Add),
+    /// Give a user another password; what it may do stays as it is
+    Passwd {
+        /// The user's name
+        name: String,
+        /// Read the password from one line of stdin instead of asking for it
+        #[arg(long)]
+        password_stdin: bool,
+    },
     /// Remove a user; a running relay refuses it within a second
     Remove {
         /// The user's name
@@ -105,6 +112,12 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             record(&queue, "user add", name);
             Ok(())
         }
+        Verb::Passwd { name, password_stdin } => {
+            let (file, queue) = files(config, false)?;
+            passwd(&file, &name, password_stdin)?;
+            record(&queue, "user passwd", name);
+            Ok(())
+        }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
@@ -141,12 +154,10 @@ fn files(config: Option<&Path>, create: bool) -> anyhow::Result<(PathBuf, PathBu
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
     let Add { name, password_stdin, operator, senders, rate, atrn, etrn, priority, priority_max, cram_md5 } =
         arguments;
-    if users::list(file)?.iter().any(|user| user.name == name) {
-        // Said before anybody types a password.
-        return Err(users::UsersError::Exists(name).into());
-    }
-    let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
     let attributes = Attributes { operator, senders, atrn, etrn, rate, priority, priority_max, cram_md5 };
+    // Said before anybody types a password.
+    users::may_add(file, &name, &attributes)?;
+    let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
     users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
         eprintln!(
@@ -162,6 +173,16 @@ fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
         );
     }
     print(&format!("user {name} added to {}\n", file.display()))
+}
+
+fn passwd(file: &Path, name: &str, password_stdin: bool) -> anyhow::Result<()> {
+    if users::list(file)?.iter().all(|user| user.name != name) {
+        // As above.
+        return Err(users::UsersError::Missing(name.to_owned(), file.to_owned()).into());
+    }
+    let password = if password_stdin { password_of_stdin()? } else { ask_password(name)? };
+    users::set_password(file, name, &password)?;
+    print(&format!("user {name} has another password in {}\n", file.display()))
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

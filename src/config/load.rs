@@ -65,16 +65,35 @@ pub(super) fn queue_path(file: &Path, source: &str) -> Result<PathBuf, Problems>
     }
 }
 
+/// The table on the line at `at`, if it is one of which there may be several and has one bracket.
+fn repeated_table(source: &str, at: usize) -> Option<&'static str> {
+    let begin = source.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = source[begin..].lines().next()?.trim();
+    let name = line.strip_prefix('[')?.split(']').next()?.trim();
+    super::defs::REPEATED.into_iter().find(|repeated| *repeated == name)
+}
+
 /// None where it is no TOML.
 fn table<'t>(reading: &mut Reading<'t>, source: &'t str) -> Option<Spanned<DeTable<'t>>> {
     let (table, errors) = DeTable::parse_recoverable(source);
+    let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let is_duplicate = |error: &&toml::de::Error| error.message() == "duplicate key";
+    let is_table_twice =
+        errors.iter().filter(is_duplicate).any(|error| repeated_table(source, place(error)).is_some());
     for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
-        reading.problem_at(
-            at,
-            "",
-            format!("TOML syntax: {}; correct it, the rest is checked then", error.message()),
-        );
+        // The keys of the second table are told too, as if they stood in the first.
+        if is_table_twice && is_duplicate(&error) && repeated_table(source, place(error)).is_none() {
+            continue;
+        }
+        let at = place(error);
+        let text = match repeated_table(source, at).filter(|_| error.message() == "duplicate key") {
+            Some(name) => format!(
+                "[{name}] stands here for a second time; a table of which there may be several is written [[{name}]], \
+                 with two brackets, each time"
+            ),
+            None => format!("TOML syntax: {}; correct it, the rest is checked then", error.message()),
+        };
+        reading.problem_at(at, "", text);
     }
     // Half a file would have problems that the whole one has not.
     errors.is_empty().then_some(table)

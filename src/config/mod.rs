@@ -75,8 +75,18 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
 
 /// The file that [`load`] would read now; none: the built-in defaults.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
-    let exists = |candidate: &&Path| !matches!(candidate.try_exists(), Ok(false));
-    path.or_else(|| SEARCH.map(Path::new).into_iter().find(exists)).map(Path::to_owned)
+    path.or_else(|| first_of(|candidate| candidate.try_exists())).map(Path::to_owned)
+}
+
+/// The first of [`SEARCH`] that is there.
+fn first_of(exists: impl Fn(&Path) -> std::io::Result<bool>) -> Option<&'static Path> {
+    SEARCH.map(Path::new).into_iter().find(|candidate| match exists(candidate) {
+        Ok(exists) => exists,
+        // `sudo -u postrider postrider check` in a home that is its owner's alone: what is there is not for us.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && candidate.is_relative() => false,
+        // It may be there, and reading it will tell.
+        Err(_) => true,
+    })
 }
 
 /// The built-in defaults, with the state below the working directory.

@@ -381,3 +381,17 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_working_directory_that_may_not_be_looked_into_has_no_config() {
+    use std::io::{Error, ErrorKind};
+    let etc = Path::new(super::SEARCH[1]);
+    let denied = |path: &Path, denied: &Path| match path == denied {
+        true => Err(Error::from(ErrorKind::PermissionDenied)),
+        false => Ok(path == etc),
+    };
+    let here = Path::new(super::SEARCH[0]);
+    assert_eq!(super::first_of(|path| denied(path, here)), Some(etc), "the home of somebody else");
+    assert_eq!(super::first_of(|path| denied(path, etc)), Some(etc), "reading it tells what is wrong");
+    assert_eq!(super::first_of(|_| Ok(false)), None);
+}

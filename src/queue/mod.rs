@@ -2,7 +2,8 @@
 //!
 //! [`Queue`] has the verbs: what it has written goes through one writer thread, which commits in groups; what it
 //! reads ([`Reads`]) is asked by each thread for itself. What is accepted here survives `kill -9`, a power cut and a
-//! full disk. [`admin`] is for people, with or without the relay running.
+//! full disk. [`admin`] and [`shell`] are for people, with or without the relay
+//! running.
 //!
 //! `rows`, `host_setting`, `id` and `error` are what everybody outside sees; `op`, `writer` and `shared` the same for
 //! any store; `contract` what a store must do; `sqlite` the one there is, with its schema in `queue-schema.sql`.
@@ -18,6 +19,8 @@ mod op;
 mod open;
 pub mod rows;
 mod shared;
+pub mod shell;
+mod shell_rows;
 mod slow;
 mod sqlite;
 mod writer;

@@ -33,7 +33,7 @@ use aws_lc_rs::{constant_time, hmac, rand};
 use decoy::{DecoySecret, Decoys};
 pub(super) use error::NAME_CHARS_MAX;
 pub use error::UsersError;
-pub use file::{add, list, remove};
+pub use file::{add, list, may_add, remove, set_password};
 use hashing::Hashing;
 pub(super) use hashing::LoginSource;
 pub use user::{Attributes, User};

@@ -116,7 +116,7 @@ fn stage() -> Relay {
     program(
         "postrider",
         &format!(
-            "case \" $* \" in\n*--password-stdin*) ;;\n*\" user add \"*) echo secret | {binary} \"$@\" \
+            "case \" $* \" in\n*--password-stdin*) ;;\n*\" user add \"*|*\" user passwd \"*) echo secret | {binary} \"$@\" \
              --password-stdin; exit ;;\nesac\nexec {binary} \"$@\""
         ),
     );

@@ -55,6 +55,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["cli/serve.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("listenfd", &["cli/serve/inherited.rs"]),
+    ("rustyline", &["cli/sql.rs"]),
     ("clap", &["main.rs", "cli/"]),
     // The library's errors are types; only the binary may say "anyhow".
     ("anyhow", &["main.rs", "cli/"]),

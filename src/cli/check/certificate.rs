@@ -26,7 +26,7 @@ const EXPIRES_SOON_DAYS: u64 = 14;
 const AFTER_ALL_TIME: Duration = Duration::from_secs(1 << 40);
 
 /// Looks at `[tls]`.
-pub(super) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> Vec<Finding> {
+pub(in crate::cli) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> Vec<Finding> {
     match tls {
         CertificateSettings::SelfSigned { directory } => {
             let text = format!("self-signed, made at the first start and kept in ./{}/", directory.display());

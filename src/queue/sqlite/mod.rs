@@ -30,6 +30,7 @@ mod replies;
 mod reports;
 mod routes;
 mod settle;
+pub(super) mod shell;
 mod space;
 mod store;
 mod sweep;

@@ -87,6 +87,33 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
     })
 }
 
+/// Whether such a user could be added, whatever the password: for whoever asks for that afterwards.
+///
+/// # Errors
+/// The name is taken, or something given cannot be stored.
+pub fn may_add(path: &Path, name: &str, attributes: &Attributes) -> Result<(), UsersError> {
+    User::new(name, "any", attributes)?;
+    match list(path)?.iter().any(|user| user.name == name) {
+        true => Err(UsersError::Exists(name.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// Gives a user another password; what it may do stays as it is.
+///
+/// # Errors
+/// There is none of that name, the password cannot be stored, or the file cannot be written.
+pub fn set_password(path: &Path, name: &str, password: &str) -> Result<(), UsersError> {
+    change(path, |there, text| {
+        let user = there.users.iter().find(|user| user.name == name);
+        let user = user.ok_or_else(|| UsersError::Missing(name.to_owned(), path.to_owned()))?;
+        let line = user.with_password(password)?.line() + "\n";
+        let is_theirs = |line: &str| line.split_ascii_whitespace().next() == Some(name);
+        let lines = text.split_inclusive('\n').map(|old| if is_theirs(old) { line.as_str() } else { old });
+        Ok(lines.collect())
+    })
+}
+
 /// Removes a user.
 ///
 /// # Errors

@@ -81,6 +81,16 @@ impl User {
         Ok(user)
     }
 
+    /// The same user with another password.
+    ///
+    /// # Errors
+    /// The password cannot be stored.
+    pub(super) fn with_password(&self, password: &str) -> Result<User, UsersError> {
+        let attributes = Attributes { cram_md5: self.has_cram_md5(), ..Attributes::default() };
+        let User { verifier, cram_md5, .. } = User::new(&self.name, password, &attributes)?;
+        Ok(User { verifier, cram_md5, ..self.clone() })
+    }
+
     /// May log in with CRAM-MD5.
     pub fn has_cram_md5(&self) -> bool {
         self.cram_md5.is_some()

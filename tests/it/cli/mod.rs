@@ -3,3 +3,4 @@
 mod command_line;
 mod explain;
 mod queue;
+mod sql;

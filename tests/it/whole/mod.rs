@@ -2,6 +2,7 @@
 
 mod clients;
 mod crash;
+mod install;
 mod killed;
 mod mails;
 mod power_cut;

@@ -1,0 +1,114 @@
+//! `postrider sql`: a connection for statements that a person writes, with the SQLite of this program.
+//!
+//! An older `sqlite3` that writes beside the relay may corrupt the database (before 3.51.3, when two processes
+//! checkpoint). This one has no such fault, reads only unless it is asked to write, and leaves checkpoints to the
+//! relay.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::types::ValueRef;
+use rusqlite::{Batch, Connection, OpenFlags};
+
+use crate::queue::error::QueueError;
+use crate::queue::shell_rows::{Cell, Ran, ShellError};
+
+use super::failure::explain;
+use super::files::may_use;
+use super::readers::open_reader;
+use super::space::Space;
+
+/// How long somebody else's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The connection.
+#[derive(Debug)]
+pub(in crate::queue) struct Shell(Connection);
+
+impl Shell {
+    /// To look, and to `write`.
+    ///
+    /// # Errors
+    /// There is no queue here, or this user may not use it so.
+    pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Shell, QueueError> {
+        Space::before_opening(path);
+        may_use(path, write).map_err(|source| QueueError::File {
+            path: path.to_owned(),
+            remedy: match source.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "no queue here yet: start `postrider serve`, or name its --config"
+                }
+                _ => "run this as the user that owns the queue",
+            },
+            source,
+        })?;
+        let opened = if write {
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        } else {
+            open_reader(path)
+        };
+        let set_up = |conn: Connection| {
+            conn.busy_timeout(PATIENCE)?;
+            // Foreign keys as the relay has them. The relay is the one that checkpoints; where none runs, SQLite does
+            // it when this connection is closed.
+            let pragmas =
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
+            conn.execute_batch(if write { pragmas } else { "" })?;
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok(conn)
+        };
+        opened.and_then(set_up).map(Shell).map_err(|error| explain(path, error))
+    }
+
+    /// Runs the statements one after the other; each tells `out` its columns first, then its rows, then how many rows
+    /// it has changed.
+    ///
+    /// # Errors
+    /// What SQLite says of the first that fails, or of `out`.
+    pub(in crate::queue) fn run(
+        &self,
+        statements: &str,
+        out: &mut dyn FnMut(Ran<'_>) -> std::io::Result<()>,
+    ) -> Result<(), ShellError> {
+        let mut batch = Batch::new(&self.0, statements);
+        while let Some(mut statement) = batch.next().map_err(failed)? {
+            let names = statement.column_names().map(str::to_owned).collect::<Vec<_>>();
+            let columns = names.len();
+            if columns > 0 {
+                out(Ran::Columns(&names)).map_err(ShellError::Output)?;
+            }
+            let before = self.0.total_changes();
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next().map_err(failed)? {
+                let cells: Result<Vec<Cell<'_>>, _> =
+                    (0..columns).map(|at| row.get_ref(at).map(cell)).collect();
+                out(Ran::Row(&cells.map_err(failed)?)).map_err(ShellError::Output)?;
+            }
+            drop(rows);
+            let changed = self.0.total_changes() - before;
+            out(Ran::Done { changed }).map_err(ShellError::Output)?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: rusqlite::Error) -> ShellError {
+    let remedy = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ReadOnly) => "; `postrider sql --write` may change the queue",
+        Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            "; somebody's transaction is open: end that one, then try again"
+        }
+        _ => "",
+    };
+    ShellError::Statement(format!("{error}{remedy}"))
+}
+
+fn cell(value: ValueRef<'_>) -> Cell<'_> {
+    match value {
+        ValueRef::Null => Cell::Null,
+        ValueRef::Integer(number) => Cell::Integer(number),
+        ValueRef::Real(number) => Cell::Real(number),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Cell::Bytes(bytes),
+    }
+}
