@@ -321,9 +321,10 @@ fn tried(db: &Db) -> HashMap<String, Vec<Tried>> {
     let mut statement = db
         .0
         .prepare(
-            "SELECT r.address, r.state, a.outcome, a.phase, a.reply, a.reply_source, a.mx, CAST(a.code AS TEXT),
-                    coalesce(a.enhanced, ''), coalesce(a.tls, ''), r.attempts, r.next_attempt_at - a.at
-             FROM attempts a JOIN (SELECT id, address, state, attempts, next_attempt_at FROM recipients
+            "SELECT r.address, r.state, a.outcome, a.phase, coalesce(whole.reply, a.reply), a.reply_source, a.mx,
+                    CAST(a.code AS TEXT), coalesce(a.enhanced, ''), coalesce(a.tls, ''), r.attempts,
+                    r.next_attempt_at - a.at
+             FROM attempts a LEFT JOIN replies whole ON whole.id = a.reply_id JOIN (SELECT id, address, state, attempts, next_attempt_at FROM recipients
                                    UNION ALL SELECT recipient_id, address, state, attempts, NULL FROM history) r
                   ON r.id = a.recipient_id",
         )

@@ -68,7 +68,9 @@ fn what_cannot_be_seen_is_shown_escaped_wherever_an_operator_looks() {
     ];
     for (what, text) in looks {
         assert!(!text.contains(UNSEEN), "{what}: {text:?}");
-        assert!(text.contains("a\\xE2\\x80\\xAEb") || what == "json", "{what}: {text:?}");
+        // JSON escapes the backslash once more; `failures` has … for words that are no words.
+        let escaped = text.contains("a\\xE2\\x80\\xAEb") || ["json", "view failures"].contains(&what);
+        assert!(escaped, "{what}: {text:?}");
     }
     // Addresses and names with them are none.
     let mut client = relay.client();
