@@ -3,7 +3,7 @@
 //! Levels: error: the operator must act; warn: Postrider refused or gave up; info: what happens to each message;
 //! debug: the SMTP dialogue, without secrets. Every line about a message is made here.
 //!
-//! Fields are `name=value` with a space between them. An address stands in angle brackets and is written by [`Shown`],
+//! Fields are `name=value` with a space between them. An address stands in angle brackets and is written by `Shown`,
 //! so that no quoted local part can end its field and begin another. What was said by others comes last.
 
 mod flood;

@@ -9,8 +9,8 @@
 //!
 //! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once. A
 //! file that is gone, empty, broken or cannot be read is no list of users but trouble: the users of before stay, and
-//! one ERROR says so. Where there were none before, nobody can be told right from wrong ([`Directory::is_available`]).
-//! What is being written in place is not taken for a shorter list: see [`SETTLED_AFTER`].
+//! one ERROR says so. Where there were none before, nobody can be told right from wrong (`Directory::is_available`).
+//! What is being written in place is not taken for a shorter list: see `SETTLED_AFTER`.
 
 mod decoy;
 mod error;

@@ -3,7 +3,7 @@
 //! SQLite before 3.51.3 can corrupt a database when it checkpoints while another connection starts the log anew, and
 //! Debian 12's sqlite3, with which people write to the queue, is older. What is unsafe in it is its checkpoint, not its
 //! writes. So this process holds the lock that every checkpoint needs, byte 121 of the log's index
-//! (https://sqlite.org/walformat.html#locks): another process that wants to checkpoint is told "busy", and goes on.
+//! (<https://sqlite.org/walformat.html#locks>): another process that wants to checkpoint is told "busy", and goes on.
 //!
 //! POSIX locks belong to a process, so SQLite here takes the same lock without noticing, and gives it away when a
 //! checkpoint of ours is done. In the moment until we have it again another process may begin a checkpoint: nobody may

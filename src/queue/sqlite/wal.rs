@@ -2,7 +2,7 @@
 //!
 //! Recovery reads the log up to the first frame whose checksum is wrong, and takes that for the end. After a power cut
 //! it is the end. After one flipped bit it is not: whole transactions behind it, each acknowledged, are gone without
-//! a word. The format is SQLite's (https://sqlite.org/fileformat2.html#the_write_ahead_log).
+//! a word. The format is SQLite's (<https://sqlite.org/fileformat2.html#the_write_ahead_log>).
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Result};
