@@ -208,6 +208,37 @@ pub fn turned_away(client: IpAddr, why: &str) {
     log::warn!("client {client}: {why}");
 }
 
+/// A command of a transaction, or the content, was refused. Of a flood of refusals few lines are written.
+pub fn refused(refused: &Refused<'_>, reply: &Reply) {
+    static FLOOD: Flood = Flood::new(Duration::from_secs(60), 30);
+    let Refused { client, user, verb, sender, recipient } = refused;
+    let line = format!(
+        "refused {verb} client={client} user={} from=<{}> to=<{}> reply={reply}",
+        user.unwrap_or("-"),
+        Shown(*sender),
+        Shown(*recipient),
+    );
+    FLOOD.write(
+        line,
+        |line| log::warn!("{line}"),
+        |counted, last| format!("{counted} more commands were refused within a minute, the last one: {last}"),
+    );
+}
+
+/// What was refused, and to whom.
+pub struct Refused<'a> {
+    /// Who asked.
+    pub client: IpAddr,
+    /// As whom it has logged in.
+    pub user: Option<&'a str>,
+    /// `MAIL`, `RCPT`, `DATA`, `BDAT` or `content`.
+    pub verb: &'a str,
+    /// None: not told, or the null sender.
+    pub sender: Option<&'a str>,
+    /// None: not told, or several.
+    pub recipient: Option<&'a str>,
+}
+
 /// Handshakes that failed: of a flood of them, which costs its senders little, few lines are written.
 pub fn handshake_failed(client: IpAddr, why: &dyn fmt::Display) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 5);

@@ -23,6 +23,17 @@ impl Verb {
             () => Verb::Other,
         }
     }
+
+    /// As it is written; none of those that are about no message.
+    pub(in crate::submission) fn name(self) -> Option<&'static str> {
+        match self {
+            Verb::Mail => Some("MAIL"),
+            Verb::Rcpt => Some("RCPT"),
+            Verb::Data => Some("DATA"),
+            Verb::Bdat => Some("BDAT"),
+            Verb::Other => None,
+        }
+    }
 }
 
 /// Counts commands that could not be understood, were out of order or not allowed. Not counted is what an

@@ -10,7 +10,7 @@ use memchr::memchr;
 
 use crate::config::LongLines;
 use crate::mail::{Address, Body, Domain, Envelope, Reply};
-use crate::maillog;
+use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
 use crate::submission::message::header::{self, HEADER_BYTES_MAX, HeaderReader, Protocol, Trace};
@@ -210,7 +210,7 @@ impl<'a> Intake<'a> {
             self.refusal = self.fix_header(true).err();
         }
         if let Some(refusal) = self.refusal.take() {
-            maillog::turned_away(self.submitted.client, &refusal.to_string());
+            self.log_refusal(&refusal);
             return refusal;
         }
         let message = self.message();
@@ -233,6 +233,20 @@ impl<'a> Intake<'a> {
                 refusal
             }
         }
+    }
+
+    fn log_refusal(&self, refusal: &Reply) {
+        let Submitted { envelope, client, user, .. } = &self.submitted;
+        let one = matches!(envelope.recipients.as_slice(), [_]);
+        let recipient = envelope.recipients.first().filter(|_| one);
+        let refused = Refused {
+            client: *client,
+            user: user.as_deref(),
+            verb: "content",
+            sender: envelope.sender.as_ref().map(AsRef::as_ref),
+            recipient: recipient.map(|recipient| recipient.address.as_ref()),
+        };
+        maillog::refused(&refused, refusal);
     }
 
     /// The message, complete; nothing of it is left here.

@@ -139,6 +139,15 @@ impl State {
         }
     }
 
+    /// Of the open transaction, until its content begins.
+    pub(in crate::submission) fn envelope(&self) -> Option<&Envelope> {
+        match self {
+            State::Mail(_, open) => Some(&open.envelope),
+            State::Recipients(_, addressed) => Some(addressed.envelope()),
+            State::Connected | State::Ready(_) | State::Authenticating(..) | State::Chunks(_) => None,
+        }
+    }
+
     /// A mail transaction is open.
     pub(in crate::submission) fn in_transaction(&self) -> bool {
         matches!(self, State::Mail(..) | State::Recipients(..) | State::Chunks(..))

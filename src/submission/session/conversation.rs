@@ -11,7 +11,7 @@ use rustls::ServerConnection;
 
 use crate::config::ListenTls;
 use crate::mail::Reply;
-use crate::maillog;
+use crate::maillog::{self, Refused};
 
 use crate::submission::limits::bad_commands::{BadCommands, Verb};
 use crate::submission::protocol::aliases::Aliases;
@@ -25,9 +25,13 @@ use crate::submission::syntax::command::{Command, SyntaxError};
 use crate::submission::syntax::parse;
 use crate::submission::wire::connection::{InputLine, Linger, WireError};
 
+/// Of an address that was refused, so much is logged.
+const ADDRESS_CHARS_LOGGED: usize = 320;
+
 /// A line of the client's, read.
 enum Heard {
-    Command(Verb, Result<Command, SyntaxError>),
+    /// With the address as it is written, of MAIL and RCPT.
+    Command(Verb, Result<Command, SyntaxError>, Option<String>),
     /// Within an AUTH exchange.
     Response(Vec<u8>),
 }
@@ -82,24 +86,25 @@ impl<'a> Session<'a> {
             InputLine::Text(line) => {
                 let command = parse::parse(line);
                 log_command(self.client, line, &command);
-                Heard::Command(Verb::of(line), command)
+                let verb = Verb::of(line);
+                Heard::Command(verb, command, written_address(verb, line))
             }
-            InputLine::TooLong => Heard::Command(Verb::Other, Err(SyntaxError::TooLong)),
-            InputLine::BareLf => Heard::Command(Verb::Other, Err(SyntaxError::BareLf)),
+            InputLine::TooLong => Heard::Command(Verb::Other, Err(SyntaxError::TooLong), None),
+            InputLine::BareLf => Heard::Command(Verb::Other, Err(SyntaxError::BareLf), None),
         })
     }
 
     /// Decides what comes of a line, and does it.
     fn answer(&mut self, state: State, heard: Heard, bad_commands: &mut BadCommands) -> Flow {
-        let (verb, transition) = match heard {
-            Heard::Response(line) => (Verb::Other, self.respond(state, &line)?),
-            Heard::Command(verb, command) => {
+        let (verb, address, transition) = match heard {
+            Heard::Response(line) => (Verb::Other, None, self.respond(state, &line)?),
+            Heard::Command(verb, command, address) => {
                 let state = self.with_current_user(state, &command)?;
                 let mut context = self.policy(&state);
                 if context.tls == Tls::Offered && command == Ok(Command::Starttls) {
                     context.tls = self.prepare_tls();
                 }
-                (verb, dispatch::step(state, command, &context))
+                (verb, address, dispatch::step(state, command, &context))
             }
         };
         let transition = self.resolve(transition)?;
@@ -109,6 +114,7 @@ impl<'a> Session<'a> {
         }
         if let Some(reply) = &transition.reply {
             bad_commands.count(verb, reply);
+            self.log_refusal(verb, address.as_deref(), &transition.state, reply);
         }
         if bad_commands.so_far > self.service.limits.errors {
             maillog::turned_away(self.client, "too many errors");
@@ -121,6 +127,15 @@ impl<'a> Session<'a> {
             self.scratch.rate_reservation = None;
         }
         Ok(next)
+    }
+
+    /// What follows a refused command in a batch (503) is not told.
+    fn log_refusal(&self, verb: Verb, address: Option<&str>, state: &State, reply: &Reply) {
+        let Some(name) = verb.name().filter(|_| reply.code >= 400 && reply.code != 503) else { return };
+        let sender = state.envelope().and_then(|envelope| envelope.sender.as_ref()).map(AsRef::as_ref);
+        let (sender, recipient) = if verb == Verb::Mail { (address, None) } else { (sender, address) };
+        let user = state.user().map(|user| user.name.as_str());
+        maillog::refused(&Refused { client: self.client, user, verb: name, sender, recipient }, reply);
     }
 
     /// Where a decision waits for an answer of the queue or the users file: the transition with that answer.
@@ -262,6 +277,17 @@ impl<'a> Session<'a> {
 
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
 /// command: it may be the password of a client that did not wait for our 504.
+/// Of MAIL and RCPT what stands in angle brackets, whether or not it is an address.
+fn written_address(verb: Verb, line: &[u8]) -> Option<String> {
+    if !matches!(verb, Verb::Mail | Verb::Rcpt) {
+        return None;
+    }
+    let text = String::from_utf8_lossy(line);
+    let written =
+        text.split_once('<').map_or(&text[4..], |(_, behind)| behind.split('>').next().unwrap_or(""));
+    Some(written.chars().take(ADDRESS_CHARS_LOGGED).collect())
+}
+
 fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxError>) {
     match command {
         Ok(Command::Auth { mechanism, .. }) => log::debug!("{client}: C: AUTH {mechanism} …"),

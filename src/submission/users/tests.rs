@@ -398,3 +398,14 @@ fn users_that_are_missing_from_a_file_being_written_are_not_gone_yet() {
     users.look_again();
     assert_eq!(users.count(), 1);
 }
+
+/// The relay takes a blank file for trouble, and keeps the users of before.
+#[test]
+fn the_last_user_of_a_file_without_a_comment_can_be_removed() {
+    let dir = Dir::new();
+    dir.write(LINE);
+    let users = Arc::new(Users::load(&dir.path()).unwrap());
+    remove(&dir.path(), "user").unwrap();
+    users.reload().unwrap();
+    assert!(users.find("user").is_none());
+}

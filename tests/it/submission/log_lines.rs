@@ -128,3 +128,37 @@ fn a_flood_of_bad_handshakes_is_a_few_lines() {
     let lines = relay.logged(&["handshake"]);
     assert!((1..=5).contains(&lines.len()), "{} lines", lines.len());
 }
+
+#[test]
+fn what_is_refused_is_told_with_client_user_addresses_and_reply() {
+    let world = World::new();
+    let relay =
+        world.relay(Config::new().set("limits.message_size", "\"64KiB\"").set("limits.errors", "1000"));
+    relay.add_user_with("shop", &["--senders", "shop@app.test"]);
+    let mut client = relay.client();
+    client.log_in("shop");
+    client.expect("MAIL FROM:<boss@app.test>", "553");
+    client.expect("MAIL FROM:<shop@app.test>", "250");
+    client.expect("RCPT TO:<you@nowhere..test>", "501");
+    client.expect("RCPT TO:<you@a.test>", "250");
+    client.expect("DATA", "354");
+    let long = format!("{}.\r\n", "sixty characters or so of it\r\n".repeat(4_000));
+    client.write(long.as_bytes()).unwrap();
+    assert_eq!(client.reply().unwrap().code, 552);
+    let lines = |words: &[&str]| relay.logged(words).len();
+    let who = "client=127.0.0.1 user=shop";
+    let expected = [
+        ["refused MAIL", who, "from=<boss@app.test> to=<> reply=553 5.7.1"],
+        ["refused RCPT", who, "from=<shop@app.test> to=<you@nowhere..test> reply=501 5.1.3"],
+        ["refused content", who, "from=<shop@app.test> to=<you@a.test> reply=552 5.3.4"],
+    ];
+    for words in &expected {
+        assert_eq!(lines(words), 1, "{words:?}");
+    }
+    // A flood is not worth a line each.
+    for _ in 0..100 {
+        client.expect("MAIL FROM:<boss@app.test>", "553");
+    }
+    client.expect("QUIT", "221");
+    assert_eq!(lines(&["refused "]), 30);
+}
