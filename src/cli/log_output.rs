@@ -41,6 +41,12 @@ struct State {
     writing: bool,
 }
 
+impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.dropped == 0
+    }
+}
+
 impl Output {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way.
@@ -51,17 +57,18 @@ impl Output {
     fn put(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.dropped > 0 || state.waiting.len() + line.len() > WAITING_BYTES_MAX {
+            // A line too long for an empty buffer leaves nothing else that the thread could wake for.
             state.dropped += 1;
-            return;
+        } else {
+            state.waiting.extend_from_slice(line);
         }
-        state.waiting.extend_from_slice(line);
         drop(state);
         self.changed.notify_all();
     }
 
     /// Waits until all is written, at most so long.
     fn flush(&self, patience: Duration) {
-        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let busy = |state: &mut State| state.writing || !state.is_idle();
         drop(self.changed.wait_timeout_while(self.lock(), patience, busy));
     }
 
@@ -74,8 +81,10 @@ impl Output {
             let mut state = self.lock();
             state.writing = false;
             self.changed.notify_all();
-            let idle = |state: &mut State| state.waiting.is_empty();
-            state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait_while(state, |state| state.is_idle())
+                .unwrap_or_else(PoisonError::into_inner);
             state.writing = true;
             batch.clear();
             std::mem::swap(&mut batch, &mut state.waiting);
@@ -282,6 +291,26 @@ mod tests {
         output.put(b"last\n");
         open.send(Ok(())).unwrap();
         assert_eq!(written.recv().unwrap(), "last\n");
+    }
+
+    #[test]
+    fn a_line_that_never_finds_room_is_counted_and_the_next_ones_come() {
+        let (output, open, written) = gated();
+        let next = || written.recv_timeout(Duration::from_secs(5)).expect("the log goes on");
+        let too_long = b"x".repeat(WAITING_BYTES_MAX + 1);
+        (0..10).for_each(|_| open.send(Ok(())).unwrap());
+        output.put(&too_long);
+        assert_eq!(next(), "1 dropped\n");
+        output.flush(Duration::from_secs(5));
+        output.put(b"next\n");
+        assert_eq!(next(), "next\n");
+
+        let (output, open, written) = gated();
+        let next = || written.recv_timeout(Duration::from_secs(5)).expect("the log goes on");
+        stuck(&output);
+        output.put(&too_long);
+        (0..10).for_each(|_| open.send(Ok(())).unwrap());
+        assert_eq!((next(), next()), ("first\n".to_owned(), "1 dropped\n".to_owned()));
     }
 
     #[test]

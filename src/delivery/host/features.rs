@@ -21,7 +21,7 @@ impl Slot {
         if !state.settings.is_empty() {
             let now = self.hosts.now();
             known.profile.single_write = state.settings.in_force(Feature::SingleWrite.name(), now).is_none();
-            known.profile.reuse = state.settings.in_force(Feature::Reuse.name(), now).is_none();
+            known.profile.reuse = !state.settings.binds_standing(Feature::Reuse.name(), now);
         }
         known
     }
@@ -152,6 +152,22 @@ mod tests {
         assert!(!slot.known().pipelining_proved, "twice in a row it may be to blame");
         slot.remember(vec![Lesson::PipeliningProved]);
         assert!(to_open(RouteTls::Off).pipelining_proved);
+    }
+
+    /// The second message on the connection that tries is the one that shows it.
+    #[test]
+    fn the_connection_that_tries_reuse_again_carries_a_second_message() {
+        let bench = Bench::new();
+        let slot = bench.slot("mx.test");
+        let to_open = || slot.known_to_open(&endpoint(RouteTls::Opportunistic)).profile.reuse;
+        slot.remember(vec![leave_out(NoReuse)]);
+        assert!(!to_open() && !slot.known().profile.reuse);
+        bench.clock.advance(86_400);
+        assert!(to_open(), "this one tries");
+        assert!(!to_open(), "the others do not");
+        assert!(slot.known().profile.reuse, "its next message");
+        slot.remember(vec![Lesson::Works(Reuse)]);
+        assert!(to_open() && bench.queue.host_settings().unwrap().is_empty());
     }
 
     #[test]

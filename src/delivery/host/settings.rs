@@ -75,6 +75,13 @@ impl Settings {
         None
     }
 
+    /// What a connection that stands has to leave out. While a trial runs, or is due, nothing: the connection that
+    /// tries a feature may be this one, and only its next message shows whether it works.
+    pub(super) fn binds_standing(&self, name: &str, now: i64) -> bool {
+        let is_far = |retry_at: i64| retry_at > now.saturating_add(TRIAL_SECS);
+        self.get(name).is_some_and(|row| row.retry_at.is_none_or(is_far))
+    }
+
     /// The feature failed like this, and the host does without. Gives the row to be written, and whether that is
     /// news.
     pub(super) fn found(&mut self, mx: &str, setting: Setting, why: &Reply, now: i64) -> (HostSetting, bool) {
@@ -170,7 +177,10 @@ mod tests {
             assert!(settings.found("mx.test", setting, &BROKEN, 1000).1, "news");
             assert_eq!(settings.in_force(name, 1000 + secs - 1), Some(setting));
             let over = 1000 + secs;
+            assert!(settings.binds_standing(name, 1000), "those that stand too");
             assert_eq!(settings.in_force(name, over), None, "the one that tries");
+            assert!(!settings.binds_standing(name, over), "its next message");
+            assert!(!settings.binds_standing(name, over + TRIAL_SECS), "and a late one");
             assert_eq!(settings.in_force(name, over), Some(setting), "the others");
             // It never came back to say.
             assert_eq!(settings.in_force(name, over + TRIAL_SECS), None);

@@ -28,9 +28,9 @@ pub(in crate::delivery) fn is_ours(
 pub(in crate::delivery) fn is_listener(ip: IpAddr, port: u16, listen: &[SocketAddr]) -> bool {
     let here = |listener: &SocketAddr, ip: IpAddr| {
         let at = listener.ip().to_canonical();
-        // `[::]` takes IPv4 too.
-        let takes = at == ip || at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4()) && is_local(ip);
-        listener.port() == port && takes
+        // `[::]` takes IPv4 too. The kernel is asked last.
+        let takes = || at == ip || at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4()) && is_local(ip);
+        listener.port() == port && takes()
     };
     forms(ip).into_iter().any(|ip| listen.iter().any(|listener| here(listener, ip)))
 }

@@ -27,6 +27,8 @@ use crate::delivery::smtp::wire::{Fault, Look, Timeouts, Wire};
 /// How long the end of the stream behind 221 is waited for, and behind anything else that a host says to QUIT.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
 const ODD_QUIT_WAIT: Duration = Duration::from_secs(10);
+/// Replies that are read behind the one to QUIT. A host that says more is not believed.
+const BEHIND_QUIT_MAX: usize = 16;
 /// How long an answer may take that a host gave before it stopped reading: it is there, or there is none.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
@@ -84,6 +86,11 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
                     self.look_behind(&mut transaction);
                     return transaction.finish();
                 }
+                // All that is there, and all that comes, is read before it is decided.
+                Next::Exchange if transaction.counts_replies() => {
+                    let sent = self.write(self.connection.out.len());
+                    self.take_replies(&mut transaction, sent);
+                }
                 Next::Exchange => {
                     let sent = self.send(self.connection.out.len());
                     self.take_replies(&mut transaction, sent);
@@ -125,17 +132,35 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             }
             Err(Unsent::Ours(error)) => transaction.abandon(error.to_string()),
             // The content did not go out whole: by what the host says to that, or by the fault where it says nothing.
-            Err(Unsent::Wire(fault)) => match self.last_words() {
-                Some(reply) => transaction.take_early(reply),
-                None => transaction.lost(Stage::SENDING_CONTENT, fault),
-            },
+            Err(Unsent::Wire(fault)) => {
+                self.take_due(transaction);
+                match self.last_words() {
+                    Some(reply) if transaction.is_alive() && transaction.awaits().is_none() => {
+                        transaction.take_early(reply);
+                    }
+                    _ => transaction.lost(Stage::SENDING_CONTENT, fault),
+                }
+            }
+        }
+    }
+
+    /// The replies owed to earlier chunks, as far as they are there.
+    fn take_due(&mut self, transaction: &mut Transaction<'_>) {
+        while transaction.awaits().is_some()
+            && let Some(reply) = self.last_words()
+        {
+            transaction.take(reply);
         }
     }
 
     /// Writes `out`, whose first bytes are `commands`. All replies to what went before were heard.
     fn send(&mut self, commands: usize) -> Result<(), Fault> {
+        silent(&mut self.connection.wire)?;
+        self.write(commands)
+    }
+
+    fn write(&mut self, commands: usize) -> Result<(), Fault> {
         let connection = &mut *self.connection;
-        silent(&mut connection.wire)?;
         if log::log_enabled!(log::Level::Debug) {
             for line in String::from_utf8_lossy(&connection.out[..commands]).lines() {
                 log::debug!("{} < {line}", connection.host);
@@ -153,6 +178,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
                 Some(reply) if ReplyClass::of(Phase::Mail, reply.code) == ReplyClass::Closing => {
                     transaction.take(reply);
                 }
+                Some(reply) if transaction.counts_replies() => transaction.take(reply),
                 Some(reply) if fault == Fault::OutOfTurn => transaction.take_surplus(reply),
                 _ => transaction.lost(Stage::of(transaction.awaits().unwrap_or(Phase::Mail)), fault),
             }
@@ -175,15 +201,21 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
 
     /// All was answered: looks for a reply that is too many.
     fn look_behind(&mut self, transaction: &mut Transaction<'_>) {
-        let deadline = self.deadline;
         let wire = &mut self.connection.wire;
         if let Some(quit) = transaction.has_quit() {
-            let wait = if quit.code == 221 { QUIT_WAIT } else { ODD_QUIT_WAIT };
-            match wire.reply(Timeouts { wait, deadline }) {
-                Ok(reply) => transaction.take_behind_quit(Some(reply.cut(WORDS_BYTES_MAX))),
-                Err(Fault::Lost(_)) => {}
-                Err(_) => transaction.take_behind_quit(None),
-            }
+            let deadline = self.deadline.min(Instant::now() + ODD_QUIT_WAIT);
+            let (mut code, mut behind) = (quit.code, Vec::new());
+            let ended = loop {
+                let wait = if matches!(code, 221 | 421) { QUIT_WAIT } else { ODD_QUIT_WAIT };
+                match wire.reply(Timeouts { wait, deadline }) {
+                    Ok(reply) if behind.len() < BEHIND_QUIT_MAX => {
+                        code = reply.code;
+                        behind.push(reply.cut(WORDS_BYTES_MAX));
+                    }
+                    other => break matches!(other, Err(Fault::Lost(_))),
+                }
+            };
+            transaction.take_behind_quit(behind, ended);
         } else if transaction.is_alive() && wire.look() == Look::Spoke {
             match self.last_words() {
                 Some(reply) => transaction.take_surplus(reply),

@@ -7,6 +7,7 @@
 //! Where a page of the schema is bad (some ten of the first pages), SQLite reads nothing at all, and neither does this.
 //! sqlite3's `.recover` looks at pages without a schema.
 
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
@@ -43,11 +44,13 @@ const GAPS_MAX: u64 = 100_000;
 /// # Errors
 /// There is none, a relay runs on it, or nothing of it can be read.
 pub(in crate::queue) fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
-    path.metadata().map_err(|source| file_error(path, source))?;
+    // A link to it may stand on another file system; the fresh one has to be on its own.
+    let path = &path.canonicalize().map_err(|source| file_error(path, source))?;
     let files = Files::lock(path)?;
     let old = open_damaged(path)?;
     let fresh_path = beside(path, ".recovered");
     remove_old(&fresh_path)?;
+    create_as(path, &fresh_path).map_err(|source| file_error(&fresh_path, source))?;
     let fresh = Connection::open(&fresh_path)?;
     // One file, without a log: it is moved afterwards.
     fresh.execute_batch(
@@ -197,14 +200,18 @@ impl Readable<'_> {
 
     /// The first key behind `last` from which it can be read again: steps that double, then halves.
     fn next_readable(&mut self, last: i64) -> Option<i64> {
-        let mut bad = last;
+        // The relay's keys are positive: from the smallest number on, the steps would not come as far as those.
+        let mut bad = last.max(-1);
         let mut step: i64 = 1;
         let mut good = loop {
-            let next = bad.checked_add(step)?;
+            if bad == i64::MAX {
+                return None;
+            }
+            let next = bad.saturating_add(step);
             if self.can_read(next) {
                 break next;
             }
-            (bad, step) = (next, step.checked_mul(2)?);
+            (bad, step) = (next, step.saturating_mul(2));
         };
         while good - bad > 1 {
             let middle = bad + (good - bad) / 2;
@@ -265,15 +272,25 @@ fn remove_old(fresh: &Path) -> Result<(), QueueError> {
     Ok(())
 }
 
+/// An empty file for the mail's owner alone, who need not be the one that recovers: root does.
+fn create_as(damaged: &Path, fresh: &Path) -> std::io::Result<()> {
+    let owner = damaged.metadata()?;
+    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(fresh)?;
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
 /// The fresh database takes the place of the damaged one, which is kept under another name with its log. While it has
 /// both names no relay starts with it.
 fn put_in_place(path: &Path, fresh: &Path) -> Result<PathBuf, QueueError> {
-    let path = path.canonicalize().map_err(|source| file_error(path, source))?;
-    let kept = beside(&path, &format!(".damaged-{}", now_us() / 1_000_000));
+    let kept = beside(path, &format!(".damaged-{}", now_us() / 1_000_000));
     let change = || {
-        std::fs::hard_link(&path, &kept)?;
+        std::fs::hard_link(path, &kept)?;
         for (suffix, is_kept) in [("-wal", true), ("-shm", false)] {
-            let from = beside(&path, suffix);
+            let from = beside(path, suffix);
             let moved = if is_kept {
                 std::fs::rename(&from, beside(&kept, suffix))
             } else {
@@ -284,9 +301,9 @@ fn put_in_place(path: &Path, fresh: &Path) -> Result<PathBuf, QueueError> {
                 _ => {}
             }
         }
-        std::fs::rename(fresh, &path)
+        std::fs::rename(fresh, path)
     };
-    change().map_err(|source| file_error(&path, source))?;
+    change().map_err(|source| file_error(path, source))?;
     Ok(kept)
 }
 
@@ -305,6 +322,8 @@ mod tests {
     use super::*;
 
     const MESSAGES: i64 = 120;
+    /// Ids are microseconds.
+    const FIRST_ID: i64 = 1_760_000_000_000_000;
 
     /// A queue with messages of one recipient each, of about two pages; every tenth is finished.
     fn queue() -> (tempfile::TempDir, PathBuf) {
@@ -313,7 +332,7 @@ mod tests {
         let conn = Connection::open(&path).unwrap();
         migrate::migrate(&conn, &path).unwrap();
         conn.execute_batch("BEGIN").unwrap();
-        for id in (1..=MESSAGES).map(|n| n * 1_000) {
+        for id in (1..=MESSAGES).map(|n| FIRST_ID + n * 1_000) {
             conn.execute(
                 "INSERT INTO messages (id, queue_id, sender, received_at, size, body, smtputf8)
                  VALUES (?1, 'Q' || ?1, 'me@a.test', 1, 6000, '7bit', 0)",
@@ -393,6 +412,79 @@ mod tests {
         assert!(lost_most <= 2, "{lost_most}");
     }
 
+    /// Nothing stands before the first rows from which the search could start.
+    #[test]
+    fn a_bad_first_page_of_a_table_costs_no_more_than_its_rows() {
+        let (_directory, sound) = queue();
+        let conn = Connection::open(&sound).unwrap();
+        for id in (1..=MESSAGES).map(|n| FIRST_ID - n * 1_000) {
+            conn.execute(
+                "INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome)
+                 VALUES (?1, ?1, 1, 1, 'rcpt', 450, '450 4.2.0 wait until there is room', 'deferred')",
+                [id],
+            )
+            .unwrap();
+            conn.execute(
+                "INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at,
+                     finished_at, attempts, size)
+                 VALUES (?1, ?1 + 1, 'Q' || ?1, 'me@a.test', 'you@b.test', 'delivered', 1, 1, 1, 1)",
+                [id],
+            )
+            .unwrap();
+        }
+        drop(conn);
+        for (table, on_upper_page) in
+            [("messages", 0), ("recipients", 0), ("content", 0), ("attempts", 0), ("history", 1)]
+        {
+            let first = |what: &str| {
+                let leaves = format!("FROM dbstat WHERE name = '{table}' AND pagetype = 'leaf'");
+                number(&sound, &format!("SELECT {what} {leaves} ORDER BY path LIMIT 1"))
+            };
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("queue.db");
+            std::fs::copy(&sound, &path).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&[0xa5; 4096], (first("pageno") as u64 - 1) * 4096).unwrap();
+            let recovered = recover(&path, true).unwrap();
+            for found in recovered.tables {
+                let all = number(&sound, &format!("SELECT count(*) FROM {}", found.table));
+                // A row of history between two leaves stands above them, and is reached through the first only.
+                let lost = if found.table == table { first("ncell") + on_upper_page } else { 0 };
+                assert!(
+                    (lost == 0 || lost < all) && found.rows as i64 == all - lost,
+                    "{table}: {lost} {found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_fresh_one_is_for_the_owner_alone() {
+        let (_directory, path) = queue();
+        // Only root may: everybody else recovers what is his.
+        let _ = std::os::unix::fs::chown(&path, Some(65_534), Some(65_534));
+        let before = path.metadata().unwrap();
+        let kept = recover(&path, true).unwrap().kept;
+        let after = path.metadata().unwrap();
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert_eq!(after.mode() & 0o777, 0o600);
+        assert_eq!(Path::new(&kept).metadata().unwrap().ino(), before.ino());
+    }
+
+    /// A directory in the fresh one's way stands for another file system.
+    #[test]
+    fn through_a_link_all_is_done_beside_the_database() {
+        let (real, path) = queue();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = elsewhere.path().join("queue.db");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::fs::create_dir(beside(&link, ".recovered")).unwrap();
+        let kept = recover(&link, true).unwrap().kept;
+        assert!(link.is_symlink() && path.is_file() && !path.is_symlink());
+        assert_eq!(Path::new(&kept).parent(), real.path().canonicalize().ok().as_deref());
+        assert_eq!(number(&link, "SELECT count(*) FROM messages"), MESSAGES);
+    }
+
     #[test]
     fn a_sound_queue_comes_back_as_it_was_and_a_queue_in_use_is_left_alone() {
         let (_directory, path) = queue();
@@ -404,7 +496,8 @@ mod tests {
         let conn = Connection::open(&path).unwrap();
         conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0").unwrap();
         conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
-        conn.execute("UPDATE recipients SET address = 'other@b.test' WHERE id = 1001", []).unwrap();
+        conn.execute("UPDATE recipients SET address = 'other@b.test' WHERE id = ?1", [FIRST_ID + 1001])
+            .unwrap();
         drop(conn);
         let recovered = recover(&path, false).unwrap();
         assert_eq!(

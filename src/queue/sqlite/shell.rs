@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Batch, Connection, OpenFlags};
 
 use crate::queue::error::QueueError;
@@ -79,13 +79,25 @@ impl Shell {
                 out(Ran::Columns(&names)).map_err(ShellError::Output)?;
             }
             let before = self.0.total_changes();
+            // Whoever reads may stop at the first page of it; the relay would wait for a lock held so long.
+            let holds_lock = !statement.readonly();
+            let mut collected: Vec<Vec<Value>> = Vec::new();
             let mut rows = statement.raw_query();
             while let Some(row) = rows.next().map_err(failed)? {
-                let cells: Result<Vec<Cell<'_>>, _> =
-                    (0..columns).map(|at| row.get_ref(at).map(cell)).collect();
-                out(Ran::Row(&cells.map_err(failed)?)).map_err(ShellError::Output)?;
+                let values = (0..columns).map(|at| row.get_ref(at));
+                if holds_lock {
+                    let values: Result<_, _> = values.map(|value| value.map(owned)).collect();
+                    collected.push(values.map_err(failed)?);
+                } else {
+                    let cells: Result<Vec<Cell<'_>>, _> = values.map(|value| value.map(cell)).collect();
+                    out(Ran::Row(&cells.map_err(failed)?)).map_err(ShellError::Output)?;
+                }
             }
             drop(rows);
+            for row in &collected {
+                let cells: Vec<Cell<'_>> = row.iter().map(|value| cell(value.into())).collect();
+                out(Ran::Row(&cells)).map_err(ShellError::Output)?;
+            }
             let changed = self.0.total_changes() - before;
             out(Ran::Done { changed }).map_err(ShellError::Output)?;
         }
@@ -110,5 +122,45 @@ fn cell(value: ValueRef<'_>) -> Cell<'_> {
         ValueRef::Integer(number) => Cell::Integer(number),
         ValueRef::Real(number) => Cell::Real(number),
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Cell::Bytes(bytes),
+    }
+}
+
+/// Text as bytes: it may be no UTF-8.
+fn owned(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Real(number),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reads_what_was_changed_keeps_nobody_from_writing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let relay = Connection::open(&path).unwrap();
+        super::super::migrate::migrate(&relay, &path).unwrap();
+        relay.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        relay.busy_timeout(Duration::ZERO).unwrap();
+        let insert = "INSERT INTO reports (sender, at) VALUES ('a', 1), (CAST(x'ff' AS TEXT), 2)";
+        relay.execute(insert, []).unwrap();
+        let mut told = Vec::new();
+        let shell = Shell::open(&path, true).unwrap();
+        shell
+            .run("UPDATE reports SET at = at + 1 RETURNING sender, at, NULL, 0.5", &mut |ran| {
+                relay.execute("UPDATE reports SET at = at + 10", []).map_err(std::io::Error::other)?;
+                told.push(format!("{ran:?}"));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(told[1], "Row([Bytes([97]), Integer(12), Null, Real(0.5)])");
+        assert_eq!(told[2], "Row([Bytes([255]), Integer(13), Null, Real(0.5)])");
+        assert_eq!(told[3], "Done { changed: 2 }");
     }
 }

@@ -187,3 +187,50 @@ fn a_host_without_rset_leaves_one_doubt_and_no_more() {
     assert_eq!(relay.db().number("SELECT count(*) FROM attempts WHERE outcome = 'in_doubt'", []), 1);
     assert_eq!(mx.messages().len(), 4, "one came twice");
 }
+
+/// Such a host is spoken to with a connection for each message, and there a word too many behind the answer is no
+/// doubt: else the message would be delivered at every try until it expires.
+#[test]
+fn a_word_too_many_behind_the_answer_leaves_no_doubt_for_ever() {
+    const OK: &str = "250 ok";
+    std::thread::scope(|scope| {
+        for (name, words) in [
+            ("421", &b"250 ok\r\n421 enough\r\n"[..]),
+            ("garbage", b"250 ok\r\nwhat a mail\r\n"),
+            ("twice", b"250 ok\r\n250 ok\r\n"),
+        ] {
+            scope.spawn(move || {
+                let mut world = World::new();
+                let rset = Act::Raw(b"250 ok\r\n250 ok\r\n".to_vec());
+                let script = plain(&[]).first(1, At::Rset, rset).first(1, At::Dot, Act::Say(OK));
+                let mx = world.host("a.test", alike(script.on(At::Dot, Act::Raw(words.to_vec()))));
+                let relay = world.relay(Config::new().retry(&["1s"]));
+                relay.submit(SENDER, &["you@a.test"], &mail("one"));
+                wait_for_end(&relay, "you@a.test", "delivered");
+                let outcomes = relay.db().rows("SELECT outcome FROM attempts ORDER BY id", []);
+                assert_eq!(outcomes, ["in_doubt", "delivered"], "{name}");
+                assert_eq!(relay.db().row(ROWS, []).as_deref(), Some("mx.a.test|reuse|off"), "{name}");
+                assert_eq!(mx.seen().len(), 2, "{name}");
+            });
+        }
+    });
+}
+
+/// A day later one connection is kept again, and its second message shows that the host has been mended.
+#[test]
+fn a_host_that_was_mended_has_its_connections_kept_again() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().first(1, At::Rset, Act::Say("502 5.5.1 what?")));
+    let relay = world.relay(Config::new().retry(&["1s"]));
+    let mut client = relay.client();
+    client.submit(SENDER, &["one@a.test"], &mail("one"));
+    wait_for_end(&relay, "one@a.test", "delivered");
+    assert_eq!(relay.db().row(ROWS, []).as_deref(), Some("mx.a.test|reuse|off"));
+    relay.db_for_writing().execute("UPDATE host_settings SET retry_at = unixepoch()", []);
+    wait_for("the row to go", SOON, || {
+        client.submit(SENDER, &["you@a.test"], &mail("again"));
+        relay.wait_until_empty();
+        relay.db().row(ROWS, []).is_none().then_some(())
+    });
+    assert!(mx.seen().last().is_some_and(|last| last.verbs().ends_with(&["MAIL", "RCPT", "DATA", "RSET"])));
+}

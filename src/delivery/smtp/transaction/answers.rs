@@ -22,6 +22,9 @@ impl Transaction<'_> {
             }
             // RFC 5321 §3.8: hosts end a connection like this that had messages enough. What was answered holds.
             (Step::Rset, ReplyClass::Closing) => self.dead = true,
+            (Step::Quit, ReplyClass::Closing) if self.counts_replies() => {
+                (self.dead, self.quit_reply) = (true, Some(reply));
+            }
             // It may be the answer to the command before.
             (Step::Rset | Step::Quit, _) => self.note_surplus(self.unexpected(reply)),
             (_, ReplyClass::Closing) => self.host_failed(Failure::Refused { phase, reply }),
@@ -72,14 +75,31 @@ impl Transaction<'_> {
         self.in_chunks() && self.profile.reuse
     }
 
-    /// QUIT was answered, and this came behind it: another reply, or nothing and not the end of the stream either.
-    /// 221 (RFC 5321 §4.1.1.10) is the answer to nothing but QUIT; another 2xx may be that to the content, so it has to
-    /// be the last.
-    pub(in crate::delivery) fn take_behind_quit(&mut self, reply: Option<Reply>) {
-        match (reply, self.quit_reply.take()) {
-            (Some(reply), _) => self.note_surplus(self.unexpected(reply)),
-            (None, Some(quit)) if quit.code != 221 => self.note_surplus(self.unexpected(quit)),
-            (None, _) => {}
+    /// Whether all replies from the content's on are counted: QUIT closes the connection, the content had its 354, and
+    /// nothing was left out before that. A reply too many can only stand behind 354 then.
+    pub(in crate::delivery) fn counts_replies(&self) -> bool {
+        self.whole && !self.profile.reuse && !self.in_chunks()
+    }
+
+    /// QUIT was answered, and this came behind it, up to the end of the stream or (not `ended`) to silence or to what
+    /// is no reply. 221 (RFC 5321 §4.1.1.10) is the answer to nothing but QUIT; another 2xx may be that to the content,
+    /// so the end has to follow. Where all of them are 2xx, the content's own is one of them, whichever it is.
+    pub(in crate::delivery) fn take_behind_quit(&mut self, behind: Vec<Reply>, ended: bool) {
+        let Some(quit) = self.quit_reply.take() else { return };
+        let is_last = matches!(behind.last().unwrap_or(&quit).code, 221 | 421);
+        let is_complete = ended || is_last;
+        let is_positive = |reply: &Reply| ReplyClass::of(Phase::Mail, reply.code) == ReplyClass::Positive;
+        match behind.iter().find(|reply| !is_positive(reply)).or(behind.first()) {
+            Some(odd) => {
+                let failure = self.unexpected(odd.clone());
+                if is_complete && self.counts_replies() && is_positive(odd) {
+                    self.unclosed = Some(failure);
+                } else {
+                    self.note_surplus(failure);
+                }
+            }
+            None if !is_complete => self.note_surplus(self.unexpected(quit)),
+            None => {}
         }
     }
 
@@ -136,6 +156,10 @@ impl Transaction<'_> {
             self.dead = true;
             // A host that closes behind its answer, as hosts do that take one message, has given it.
             match fault {
+                // A line without a code answers nothing.
+                _ if is_speech && self.counts_replies() => {
+                    self.unclosed = Some(no_reply(Phase::EndOfData));
+                }
                 _ if is_speech => self.note_surplus(no_reply(Phase::EndOfData)),
                 _ if step == Step::Quit && self.must_hear_221() => {
                     self.note_surplus(no_reply(Phase::EndOfData));

@@ -410,6 +410,64 @@ fn what_is_said_to_rset_shows_whether_the_answer_before_was_the_contents() {
     assert_eq!((run.states(), run.usable), (vec![RecipientState::HostTrouble; 2], false));
 }
 
+/// Where each message has a connection of its own the replies are counted from the content's to the last one.
+#[test]
+fn with_quit_the_content_is_taken_where_all_replies_from_its_own_on_are_2xx() {
+    use RecipientState::{Delivered, Failed, HostTrouble, InDoubt};
+    let told = |before: &[&str], quit: Result<&str, Fault>, behind: &[&str], ended: bool| {
+        let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), PLAIN());
+        let to = [&to];
+        let message = outgoing(&sender, &to);
+        let mut transaction = Transaction::new(&message, &capabilities, Profile::ONE_BY_ONE, true);
+        let mut before = before.iter();
+        while transaction.in_flight.front() != Some(&Step::Quit) {
+            if transaction.next(&mut Vec::new()) == Next::Content {
+                transaction.content_sent();
+            }
+            if transaction.in_flight.front() != Some(&Step::Quit) {
+                transaction.take(reply(before.next().unwrap()));
+            }
+        }
+        match quit {
+            Ok(words) => transaction.take(reply(words)),
+            Err(fault) => transaction.lost(Stage::of(Phase::Mail), fault),
+        }
+        if transaction.has_quit().is_some() {
+            transaction.take_behind_quit(behind.iter().map(|words| reply(words)).collect(), ended);
+        }
+        let TransactionResult { results, is_usable, unasked, .. } = transaction.finish();
+        assert!(!is_usable);
+        (state(&results[0]), unasked.is_some())
+    };
+    let taken = &["250", "250", "354", "250 ok"][..];
+    let lost = || Err(Fault::Lost(None));
+    for (quit, behind, ended, expected) in [
+        (Ok("221 bye"), &[][..], true, (Delivered, false)),
+        (Ok("221 bye"), &[], false, (Delivered, false)),
+        (Ok("421 enough"), &[], true, (Delivered, false)),
+        (Ok("421 enough"), &["550 no"], true, (InDoubt, true)),
+        (lost(), &[], true, (Delivered, false)),
+        (Err(Fault::OutOfTurn), &[], true, (Delivered, true)),
+        (Ok("250 ok"), &[], true, (Delivered, false)),
+        (Ok("250 ok"), &[], false, (InDoubt, true)),
+        (Ok("250 ok"), &["221 bye"], false, (Delivered, true)),
+        (Ok("250 ok"), &["250 ok", "221 bye"], true, (Delivered, true)),
+        (Ok("221 bye"), &["250 ok"], true, (Delivered, true)),
+        (Ok("221 bye"), &["250 ok"], false, (InDoubt, true)),
+        (Ok("250 ok"), &["550 no", "221 bye"], true, (InDoubt, true)),
+        (Ok("221 bye"), &["550 no"], true, (InDoubt, true)),
+        (Ok("550 no"), &[], true, (InDoubt, true)),
+    ] {
+        let told = told(taken, quit.clone(), behind, ended);
+        assert_eq!(told, expected, "{quit:?}, {behind:?}, ended: {ended}");
+    }
+    // Without content, a refusal may be another command's.
+    let refused = &["250", "550 who?"][..];
+    assert_eq!(told(refused, Ok("221 bye"), &[], true), (Failed, false));
+    assert_eq!(told(refused, Ok("250 ok"), &["221 bye"], true), (HostTrouble, true));
+    assert_eq!(told(refused, Ok("421 enough"), &[], true), (HostTrouble, true));
+}
+
 #[test]
 fn data_accepted_for_nobody_is_ended_with_the_dot_alone() {
     // RFC 2920 §3.1. What the host says to it changes nothing, not even a yes.

@@ -343,13 +343,17 @@ impl Driver<'_, '_> {
     fn look_behind(&mut self) {
         if self.transaction.has_quit().is_some() {
             // Up to the end of the stream.
-            while let Some((_, heard, _)) = self.stream.pop_front() {
-                match heard {
-                    Heard::Says(code, text) => self.transaction.take_behind_quit(Some(say(code, text))),
-                    Heard::Fits => self.transaction.take_behind_quit(Some(say(250, ""))),
-                    _ => break,
+            let mut behind = Vec::new();
+            let ended = loop {
+                match self.stream.pop_front() {
+                    Some((_, Heard::Says(code, text), _)) => behind.push(say(code, text)),
+                    Some((Some(Sent::Closing), Heard::Fits, _)) => behind.push(say(221, "")),
+                    Some((_, Heard::Fits, _)) => behind.push(say(250, "")),
+                    Some((_, heard, _)) => break matches!(heard, Heard::Closed),
+                    None => break true,
                 }
-            }
+            };
+            self.transaction.take_behind_quit(behind, ended);
         } else if self.transaction.is_alive()
             && let Some(reply) = self.unasked()
         {
@@ -367,6 +371,7 @@ impl Driver<'_, '_> {
                 self.transaction.take_early(say(code, ""));
             }
             Some(421) => self.transaction.take(say(421, "")),
+            Some(code) if self.transaction.counts_replies() => self.transaction.take(say(code, "")),
             Some(_) => self.lost(Fault::OutOfTurn, phase),
             None => self.lost(Fault::Lost(None), phase),
         }
@@ -403,7 +408,9 @@ impl Driver<'_, '_> {
 
     fn write_commands(&mut self, out: &[u8], next: Next, written: &Written, size: u64) {
         assert!(next != Next::Exchange || !out.is_empty(), "nothing is written");
-        if let Some(reply) = self.unasked() {
+        if !self.transaction.counts_replies()
+            && let Some(reply) = self.unasked()
+        {
             self.ledger.broken = true;
             return match ReplyClass::of(Phase::Mail, reply.code) {
                 ReplyClass::Closing => self.transaction.take(reply),
