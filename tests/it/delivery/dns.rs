@@ -199,7 +199,7 @@ fn dead_servers_before_a_good_one_only_cost_time() {
     let good = DnsServer::start(Zone::new().mx("a.test", 10, "mx.a.test")).unwrap();
     let mute: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     let servers = [mute[0].local_addr().unwrap(), mute[1].local_addr().unwrap(), good.address()];
-    let resolver = resolver(&servers, Duration::from_secs(4));
+    let resolver = resolver(&servers, Duration::from_secs(10));
     assert_eq!(resolver.mx("a.test").unwrap(), [(10, "mx.a.test".to_owned())]);
 }
 
