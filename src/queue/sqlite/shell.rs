@@ -5,22 +5,15 @@
 //! relay.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Batch, Connection, OpenFlags};
+use rusqlite::{Batch, Connection};
 
 use crate::queue::error::QueueError;
 use crate::queue::shell_rows::{Cell, Ran, ShellError};
 
-use super::failure::explain;
-use super::files::may_use;
-use super::readers::open_reader;
-use super::space::Space;
-
-/// How long somebody else's transaction is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::admin::connect;
 
 /// The connection.
 #[derive(Debug)]
@@ -32,33 +25,7 @@ impl Shell {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Shell, QueueError> {
-        Space::before_opening(path);
-        may_use(path, write).map_err(|source| QueueError::File {
-            path: path.to_owned(),
-            remedy: match source.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "no queue here yet: start `postrider serve`, or name its --config"
-                }
-                _ => "run this as the user that owns the queue",
-            },
-            source,
-        })?;
-        let opened = if write {
-            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        } else {
-            open_reader(path)
-        };
-        let set_up = |conn: Connection| {
-            conn.busy_timeout(PATIENCE)?;
-            // Foreign keys as the relay has them. The relay is the one that checkpoints; where none runs, SQLite does
-            // it when this connection is closed.
-            let pragmas =
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
-            conn.execute_batch(if write { pragmas } else { "" })?;
-            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-            Ok(conn)
-        };
-        opened.and_then(set_up).map(Shell).map_err(|error| explain(path, error))
+        connect(path, write).map(Shell)
     }
 
     /// Runs the statements one after the other; each tells `out` its columns first, then its rows, then how many rows
@@ -146,7 +113,7 @@ mod tests {
         let relay = Connection::open(&path).unwrap();
         super::super::migrate::migrate(&relay, &path).unwrap();
         relay.execute_batch("PRAGMA journal_mode = WAL").unwrap();
-        relay.busy_timeout(Duration::ZERO).unwrap();
+        relay.busy_timeout(std::time::Duration::ZERO).unwrap();
         let insert = "INSERT INTO reports (sender, at) VALUES ('a', 1), (CAST(x'ff' AS TEXT), 2)";
         relay.execute(insert, []).unwrap();
         let mut told = Vec::new();

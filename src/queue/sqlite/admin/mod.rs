@@ -27,6 +27,41 @@ pub(super) use change::remove_one;
 /// How long somebody else's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A connection of somebody beside the relay: to look, and to `write`.
+///
+/// # Errors
+/// There is no queue here, or this user may not use it so.
+pub(super) fn connect(path: &Path, write: bool) -> Result<Connection, QueueError> {
+    Space::before_opening(path);
+    // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
+    // SQLite's locks from a relay in the same process (the demo's), see `files`.
+    may_use(path, write).map_err(|source| QueueError::File {
+        path: path.to_owned(),
+        remedy: match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                "no queue here yet: start `postrider serve`, or name its --config"
+            }
+            _ => "run this as the user that owns the queue",
+        },
+        source,
+    })?;
+    let opened = if write {
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    } else {
+        open_reader(path)
+    };
+    let set_up = |conn: Connection| {
+        conn.busy_timeout(PATIENCE)?;
+        // Foreign keys as the relay has them. The relay is the one that checkpoints; where none runs, SQLite does
+        // it when this connection is closed.
+        let pragmas = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
+        conn.execute_batch(if write { pragmas } else { "" })?;
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(conn)
+    };
+    opened.and_then(set_up).map_err(|error| explain(path, error))
+}
+
 /// A connection of an operator.
 #[derive(Debug)]
 pub(in crate::queue) struct Admin {
@@ -40,34 +75,7 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
-        Space::before_opening(path);
-        // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
-        // SQLite's locks from a relay in the same process (the demo's), see `files`.
-        may_use(path, write).map_err(|source| QueueError::File {
-            path: path.to_owned(),
-            remedy: match source.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "no queue here yet: start `postrider serve`, or name its --config"
-                }
-                _ => "run this as the user that owns the queue",
-            },
-            source,
-        })?;
-        let conn = if write {
-            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        } else {
-            open_reader(path)
-        };
-        let admin = Admin { conn: conn.map_err(|error| explain(path, error))?, path: path.to_owned() };
-        admin.try_to(|conn| {
-            conn.busy_timeout(PATIENCE)?;
-            conn.execute_batch(if write {
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0"
-            } else {
-                ""
-            })?;
-            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        })?;
+        let admin = Admin { conn: connect(path, write)?, path: path.to_owned() };
         migrate::must_be_current(&admin.conn, path)?;
         Ok(admin)
     }
