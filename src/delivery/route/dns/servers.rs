@@ -3,8 +3,8 @@
 //! Names are absolute (no search domains). Names below `localhost` are loopback and names below `invalid` do not
 //! exist, both without a query (RFC 6761 §6.3, §6.4). CNAMEs are followed, eight deep. A truncated answer is queried
 //! again over TCP, and the case of names does not matter (RFC 4343). Queries use EDNS; one that was not understood
-//! (FORMERR, NOTIMP) or not answered is asked once more without (RFC 6891 §6.2.2, §7), since some servers and
-//! firewalls drop what they do not know.
+//! (FORMERR, NOTIMP) or not answered is asked once more without (RFC 6891 §6.2.2, §7), and of all servers, since some
+//! servers and firewalls drop what they do not know, and some servers are down.
 //!
 //! An empty answer without an SOA record proves nothing: lame servers give it, and servers that failed to follow a
 //! CNAME. It is enough to try the domain's own addresses instead of MX hosts, and not enough to bounce mail.
@@ -48,6 +48,7 @@ pub(super) struct Servers {
     /// One resolver for each server, if there are several. hickory ends a query at the first server that refuses it,
     /// so a lame server beside a good one would fail every lookup; resolv.conf(5) goes on to the next server.
     each: Vec<Resolver>,
+    /// All servers at a time.
     without_edns: Resolver,
     /// Validates DNSSEC signatures up to the root, and how often it did.
     proving: Mutex<(Arc<Resolver>, u32)>,
@@ -74,7 +75,9 @@ impl Servers {
                 .collect::<io::Result<_>>()?,
         };
         let mut plain = options.clone();
-        plain.edns0 = false;
+        // hickory sets out with two servers in any order, and has no time for a third after two silent ones: this
+        // second try is for all of them.
+        (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len());
         Ok(Servers {
             all: resolver(&addresses, options.clone(), None)?,
             each,
