@@ -9,6 +9,8 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+pub(super) use text::table;
+
 use super::output::seen_json;
 use super::who::Who;
 use crate::clock::Clock;

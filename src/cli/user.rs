@@ -1,4 +1,4 @@
-//! `postrider user`: add, remove and list who may log in.
+//! `postrider user`: add, remove and list who may log in, and let in again whom failed logins keep out.
 //!
 //! The password is asked for twice on the terminal, or read from one line of stdin; it is never
 //! an argument, which every user of the machine could read.
@@ -14,6 +14,7 @@ use super::output::{WrongUsage, print, seen_json};
 use crate::config;
 use crate::mail::Priority;
 use crate::queue::admin::Admin;
+use crate::submission::counted_for;
 use crate::submission::users::{self, Attributes, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -46,6 +47,26 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List whom failed logins keep out or make slow; with --lift, let them in again
+    ///
+    /// REFUSED: no login from this address or network is checked until then (421); users that have logged in from the
+    /// address before are. SLOW: logins by this name are checked after up to eight seconds, but for clients that have
+    /// logged in by it before; with an address: those of such a client, after failures of its own. Names that no user
+    /// has are not listed. Works with or without the relay running.
+    Failures(Failures),
+}
+
+/// `postrider user failures`.
+#[derive(Debug, clap::Args)]
+pub struct Failures {
+    /// Let these in again: a user's name, an address (with the networks round it), a network as listed, or all
+    ///
+    /// A running relay heeds it within a second.
+    #[arg(long, value_name = "NAME|ADDRESS|all")]
+    lift: Option<String>,
+    /// One JSON object, for programs
+    #[arg(long, conflicts_with = "lift")]
+    json: bool,
 }
 
 /// `postrider user add`.
@@ -109,35 +130,87 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             let (file, queue) = files(config, true)?;
             let name = arguments.name.clone();
             add(&file, arguments)?;
-            record(&queue, "user add", name);
+            record(&queue, "user add", name, 1);
             Ok(())
         }
         Verb::Passwd { name, password_stdin } => {
             let (file, queue) = files(config, false)?;
             passwd(&file, &name, password_stdin)?;
-            record(&queue, "user passwd", name);
+            record(&queue, "user passwd", name, 1);
             Ok(())
         }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
-            record(&queue, "user remove", name.clone());
+            record(&queue, "user remove", name.clone(), 1);
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {
             let (file, _) = files(config, false)?;
             list(&file, json)
         }
+        Verb::Failures(Failures { lift: Some(whom), .. }) => {
+            let (_, queue) = files(config, false)?;
+            lift(&queue, &whom)
+        }
+        Verb::Failures(Failures { lift: None, json }) => {
+            let (_, queue) = files(config, false)?;
+            failures(&queue, json)
+        }
     }
 }
 
+fn failures(queue: &Path, json: bool) -> anyhow::Result<()> {
+    let found = Admin::to_read(queue)?.login_failures()?;
+    if json {
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "failures": found }))?;
+        return print(&format!("{}\n", seen_json(&text)));
+    }
+    if found.is_empty() {
+        return print("nobody is refused or slow for failed logins\n");
+    }
+    let cell = |one: &Option<String>| one.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = found.iter().map(|line| {
+        vec![
+            cell(&line.network),
+            cell(&line.name),
+            line.effect.clone(),
+            line.failures.to_string(),
+            line.since.clone(),
+            line.until.clone(),
+        ]
+    });
+    let head = ["ADDRESS", "NAME", "EFFECT", "FAILURES", "SINCE (UTC)", "UNTIL (UTC)"];
+    print(&super::queue::table(&head, rows.collect()))
+}
+
+/// Of an address also the network round it: whoever calls wants the user to get in.
+fn lift(queue: &Path, whom: &str) -> anyhow::Result<()> {
+    let admin = Admin::to_write(queue)?;
+    let lifted = match whom {
+        "all" => admin.lift(None)?,
+        _ => {
+            let mut of = counted_for(whom);
+            of.push(whom.to_owned());
+            admin.lift(Some(&of))?
+        }
+    };
+    if lifted == 0 && whom != "all" {
+        bail!("no failed logins count for {whom}: see `postrider user failures`");
+    }
+    if lifted > 0 {
+        super::queue::record(&admin, "user lift", whom.to_owned(), lifted);
+    }
+    print(&format!("{lifted} lifted\n"))
+}
+
 /// Puts the change on record, where there is a queue already.
-fn record(queue: &Path, action: &'static str, name: String) {
+fn record(queue: &Path, action: &'static str, name: String, count: usize) {
     if !queue.exists() {
         return;
     }
     match Admin::to_write(queue) {
-        Ok(admin) => super::queue::record(&admin, action, name, 1),
+        Ok(admin) => super::queue::record(&admin, action, name, count),
         Err(error) => eprintln!("postrider: done, but not on record in operator_log: {error}"),
     }
 }

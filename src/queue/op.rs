@@ -15,6 +15,7 @@ use crate::mail::{Address, Attempt, Lifetimes, reply};
 use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
+use super::login_rows::LoginChanges;
 use super::rows::{
     Asker, CachedContent, Due, Kick, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
@@ -53,6 +54,8 @@ pub(super) enum Op {
     SetHostSetting(HostSetting),
     /// Forget a throttle or a workaround of a host.
     ClearHostSetting { mx: String, setting: &'static str },
+    /// What is kept of logins has changed.
+    Logins { changes: Box<LoginChanges>, ack: Ack<()> },
     /// Writes nothing. Its answer says that all operations before it are on disk.
     Barrier { ack: Ack<()> },
     /// What of the config people see in the tables: the `[[route]]`s and lifetimes in use.
@@ -76,6 +79,7 @@ impl Op {
                 | Op::Accept { .. }
                 | Op::IntendDot { .. }
                 | Op::PendingReports { .. }
+                | Op::Logins { .. }
                 | Op::Barrier { .. }
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
@@ -92,6 +96,7 @@ impl Op {
             | Op::Accept { ack, .. }
             | Op::IntendDot { ack, .. }
             | Op::Barrier { ack }
+            | Op::Logins { ack, .. }
             | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }

@@ -40,10 +40,12 @@ use crate::queue::Queue;
 
 use session::authority;
 use session::listener::Listener;
+use session::lockout_watch;
 use session::service::{Ports, Service, SessionResources};
 use session::sockets::Sockets;
 use users::{Directory, Users};
 
+pub use limits::networks::counted_for;
 pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
 pub use session::service::StartError;
 pub use wire::tls;
@@ -86,6 +88,7 @@ impl Submission {
         let opened = settings.listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
         authority::watch(&resources).map_err(StartError::Threads)?;
+        lockout_watch::watch(&resources).map_err(StartError::Threads)?;
         let mut listeners = Vec::new();
         for (listen, socket) in settings.listen.iter().zip(opened) {
             listeners.push(Listener::start(listen, socket, &resources)?);
@@ -155,7 +158,9 @@ impl Submission {
     pub fn stop(&self, grace: Duration) -> usize {
         let listeners = std::mem::take(&mut *self.listeners());
         listeners.into_iter().for_each(Listener::stop);
-        self.resources.sessions.stop(grace)
+        let cut_off = self.resources.sessions.stop(grace);
+        lockout_watch::finish(&self.resources);
+        cut_off
     }
 
     fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {

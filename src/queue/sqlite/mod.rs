@@ -18,6 +18,7 @@ mod files;
 mod host_settings;
 mod integrity;
 mod kick;
+mod logins;
 mod message;
 mod migrate;
 mod odd;

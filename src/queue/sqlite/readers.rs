@@ -18,11 +18,11 @@ use crate::queue::error::QueueError;
 use crate::queue::rows::{
     BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, Over, PendingReports,
 };
-use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
+use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, Sweep};
 
 use super::failure::{RECOVER, is_damage};
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, integrity, message, reports, sweep};
+use super::{backoffs, counts, due, host_settings, integrity, logins, message, reports, sweep};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
@@ -183,6 +183,10 @@ impl<S: Source> Reads for S {
 
     fn host_settings(&self) -> Found<Vec<HostSetting>> {
         self.read(host_settings::read)
+    }
+
+    fn logins(&self) -> Found<LoginRows> {
+        self.read(logins::read)
     }
 
     fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Found<Vec<i64>> {

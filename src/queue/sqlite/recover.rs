@@ -22,7 +22,7 @@ use super::{migrate, open, sweep};
 
 /// The tables, and the column along which each is read. What was arriving is nobody's yet, and routes are written at
 /// each start.
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 14] = [
     ("messages", "rowid"),
     ("recipients", "rowid"),
     ("content", "rowid"),
@@ -32,6 +32,8 @@ const TABLES: [(&str, &str); 12] = [
     ("backoffs", "lane"),
     ("host_settings", "mx"),
     ("kicks", "rowid"),
+    ("login_failures", "network"),
+    ("known_logins", "network"),
     ("operator_log", "rowid"),
     ("reports", "rowid"),
     ("pending_reports", "rowid"),
@@ -133,8 +135,11 @@ fn copy_table(
             "SELECT {key}, {names} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key} LIMIT 1"
         ))?,
     };
-    let mut from =
-        if key == "lane" || key == "mx" { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
+    let mut from = if ["lane", "mx", "network"].contains(&key) {
+        Value::Text(String::new())
+    } else {
+        Value::Integer(i64::MIN)
+    };
     loop {
         let last = match table.copy(&from, &mut insert, &mut copied) {
             Ok(()) => break,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Over, QueueError, Reads, Sweep,
+    DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, LoginRows, Over, QueueError, Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -88,6 +88,9 @@ impl Reads for Counted {
         unreachable!()
     }
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        unreachable!()
+    }
+    fn logins(&self) -> Result<LoginRows, QueueError> {
         unreachable!()
     }
     fn reports_since(&self, _: &str, _: i64, _: usize) -> Result<Vec<i64>, QueueError> {

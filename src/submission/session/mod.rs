@@ -8,6 +8,7 @@ pub(in crate::submission) mod authority;
 mod conversation;
 mod etrn;
 pub(in crate::submission) mod listener;
+pub(in crate::submission) mod lockout_watch;
 mod login;
 mod pool;
 pub(in crate::submission) mod service;

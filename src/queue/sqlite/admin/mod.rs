@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::queue::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::admin_rows::{
+    Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which,
+};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::rows::BackoffRow;
@@ -19,7 +21,7 @@ use super::failure::explain;
 use super::files::may_use;
 use super::readers::open_reader;
 use super::space::{self, Space};
-use super::{backoffs, host_settings, migrate, operator_log};
+use super::{backoffs, host_settings, logins, migrate, operator_log};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -112,6 +114,14 @@ impl AdminStore for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
+    }
+
+    fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError> {
+        self.try_to(logins::list)
+    }
+
+    fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError> {
+        self.part(&mut 1, |conn, _| logins::lift(conn, of))
     }
 
     fn disk_room(&self) -> Result<DiskRoom, QueueError> {
