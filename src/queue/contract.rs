@@ -27,8 +27,8 @@ use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, LoginFailureLi
 use super::error::QueueError;
 use super::op::Op;
 use super::rows::{
-    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount, LoginRows,
-    Over, PendingReports, Sweep,
+    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount, Over,
+    PendingReports, Sweep,
 };
 use super::{HostSetting, LoginRows, MessageId, RecipientId};
 
