@@ -5,8 +5,9 @@
 //! full disk. [`admin`] and [`shell`] are for people, with or without the relay
 //! running.
 //!
-//! `rows`, `host_setting`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer` and `shared` the same for
-//! any store; `contract` what a store must do; `sqlite` the one there is, with its schema in `queue-schema.sql`.
+//! `rows`, `host_setting`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer` and
+//! `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
+//! `queue-schema.sql`.
 
 pub mod admin;
 mod admin_rows;
