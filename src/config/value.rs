@@ -210,7 +210,7 @@ pub(super) fn socket(_: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
 pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<NameServer> {
     let text = text(value)?;
     let Kind::Server(port) = *kind else { return wrong("is read as an address") };
-    NameServer::parse(&text, port).or_else(|why| wrong(format!("\"{text}\": {why}")))
+    NameServer::parse(text, port).or_else(|why| wrong(format!("\"{text}\": {why}")))
 }
 
 /// [`Kind::Address`], one that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by
