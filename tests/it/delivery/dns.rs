@@ -13,7 +13,8 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(servers: &[SocketAddr], timeout: Duration) -> Resolver {
-    Resolver::new(&DnsSettings { servers: servers.to_vec(), timeout }).unwrap()
+    Resolver::new(&DnsSettings { servers: servers.iter().copied().map(Into::into).collect(), timeout })
+        .unwrap()
 }
 
 /// A server for `zone` and a resolver that asks it and waits long.

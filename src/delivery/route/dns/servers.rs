@@ -60,7 +60,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Within the runtime that they are to live in. No query is sent.
+    /// Within the runtime that they are to live in. No query is sent. Without addresses every answer is an error.
     pub(super) fn new(
         addresses: Vec<SocketAddr>,
         timeout: Duration,
@@ -80,7 +80,7 @@ impl Servers {
         let mut plain = options.clone();
         // hickory sets out with two servers in any order, and has no time for a third after two silent ones: this
         // second try is for all of them.
-        (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len());
+        (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len().max(1));
         Ok(Servers {
             all: resolver(&addresses, options.clone(), None)?,
             each,
