@@ -65,9 +65,10 @@ pub struct Add {
     /// app+tag@example.com is another sender than app@example.com.
     #[arg(long, value_name = "PATTERN")]
     senders: Vec<String>,
-    /// Take at most so many messages an hour: 100/h
+    /// Take mail to at most so many recipients an hour: 100/h
     ///
-    /// More are answered 450 and may be tried again later.
+    /// More are answered 450 at RCPT, or at MAIL where none is left, and may be tried again later. What is not queued in
+    /// the end does not count.
     #[arg(long, value_name = "N/h")]
     rate: Option<String>,
     /// Let the user fetch the mail of this domain with ATRN; may be given several times

@@ -1,4 +1,4 @@
-//! What a client may do only so often: bad commands, failed logins, messages an hour, ETRN, sessions at once.
+//! What a client may do only so often: bad commands, failed logins, recipients an hour, ETRN, sessions at once.
 
 pub(in crate::submission) mod bad_commands;
 pub(in crate::submission) mod etrn_requests;

@@ -9,7 +9,7 @@ use crate::submission::protocol::policy::{PolicyContext, Tls};
 use crate::submission::protocol::state::{Action, Client, State, Transition};
 use crate::submission::protocol::{atrn, etrn, extensions, operator_commands, transaction, vrfy};
 use crate::submission::replies;
-use crate::submission::syntax::command::{Command, SyntaxError};
+use crate::submission::syntax::command::{Command, Rcpt, SyntaxError};
 
 /// Takes a line that was read as a command.
 pub(in crate::submission) fn step(
@@ -105,9 +105,19 @@ pub(in crate::submission) fn no_room(state: State) -> Transition {
     Transition::reply(state.without_transaction(), replies::NO_ROOM)
 }
 
-/// The user may send no more within this hour.
+/// MAIL: the user may send to nobody more within this hour.
 pub(in crate::submission) fn too_many(state: State, TooMany(an_hour): TooMany) -> Transition {
-    Transition::reply(state.without_transaction(), replies::too_many_messages(an_hour))
+    Transition::reply(state.without_transaction(), replies::rate_reached(an_hour))
+}
+
+/// RCPT: the user may send to those of [`Action::Count`] within this hour.
+pub(in crate::submission) fn counted(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
+    transaction::counted(state, rcpt, context)
+}
+
+/// RCPT: the user may not. The recipients before it stay.
+pub(in crate::submission) fn not_counted(state: State, TooMany(an_hour): TooMany) -> Transition {
+    Transition::reply(state, replies::rate_reached(an_hour))
 }
 
 /// RFC 5321 §4.1.4: EHLO at any time; it ends a transaction as RSET does.

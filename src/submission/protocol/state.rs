@@ -10,7 +10,7 @@ use crate::mail::{Domain, Envelope, Reply};
 use crate::submission::auth::{Claim, Exchange};
 use crate::submission::ports::OperatorQuery;
 use crate::submission::protocol::recipients::Addressed;
-use crate::submission::syntax::command::{Chunk, Node};
+use crate::submission::syntax::command::{Chunk, Node, Rcpt};
 use crate::submission::users::User;
 
 /// Where a session stands.
@@ -94,6 +94,9 @@ pub(in crate::submission) enum Action {
     /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
     /// has sent enough within the hour, [`too_many`].
     Reserve(u64),
+    /// RCPT of a user with a rate, which would add so many recipients: [`counted`] where the rate allows them, else
+    /// [`not_counted`].
+    Count(usize, Box<Rcpt>),
     /// AUTH: put it to the users, [`auth_step`] goes on.
     Verify(Claim),
     /// AUTH: the client has proven to be its user.

@@ -21,7 +21,7 @@ use crate::submission::protocol::{dispatch, operator_commands};
 use crate::submission::replies;
 use crate::submission::session::service::Service;
 use crate::submission::session::{End, Flow, Session};
-use crate::submission::syntax::command::{Command, SyntaxError};
+use crate::submission::syntax::command::{Command, Rcpt, SyntaxError};
 use crate::submission::syntax::parse;
 use crate::submission::wire::connection::{InputLine, Linger, WireError};
 
@@ -142,6 +142,7 @@ impl<'a> Session<'a> {
     fn resolve(&mut self, transition: Transition) -> Result<Transition, End> {
         match transition.action {
             Action::Reserve(bytes) => Ok(self.reserve(transition, bytes)),
+            Action::Count(recipients, rcpt) => Ok(self.count(transition.state, recipients, *rcpt)),
             Action::Verify(claim) => self.verify(transition.state, claim),
             _ => Ok(transition),
         }
@@ -153,15 +154,24 @@ impl<'a> Session<'a> {
             return dispatch::no_room(transition.state);
         }
         let Some(user) = transition.state.user() else { return transition };
-        match self.resources.rates.count(user, Instant::now()) {
-            Ok(reservation) => {
-                self.scratch.rate_reservation = reservation;
-                transition
+        match self.resources.rates.check(user, Instant::now()) {
+            Ok(()) => transition,
+            Err(too_many) => dispatch::too_many(transition.state, too_many),
+        }
+    }
+
+    /// RCPT was fine; whether its recipients are within their user's rate.
+    fn count(&mut self, state: State, recipients: usize, rcpt: Rcpt) -> Transition {
+        let reservation = &mut self.scratch.rate_reservation;
+        let counted = state.user().map_or(Ok(()), |user| {
+            self.resources.rates.count(user, recipients, Instant::now(), reservation)
+        });
+        match counted {
+            Ok(()) => {
+                let context = self.policy(&state);
+                dispatch::counted(state, rcpt, &context)
             }
-            Err(too_many) => {
-                maillog::turned_away(self.client, &format!("user {}: more messages than may be", user.name));
-                dispatch::too_many(transition.state, too_many)
-            }
+            Err(too_many) => dispatch::not_counted(state, too_many),
         }
     }
 
@@ -175,7 +185,11 @@ impl<'a> Session<'a> {
             self.say(reply)?;
         }
         match action {
-            Action::Continue | Action::Reserve(_) | Action::Verify(_) | Action::Skip(_) => {}
+            Action::Continue
+            | Action::Reserve(_)
+            | Action::Count(..)
+            | Action::Verify(_)
+            | Action::Skip(_) => {}
             Action::Close => return Err(self.closed(reply.as_ref())),
             Action::StartTls => self.start_tls()?,
             Action::LoggedIn => self.logged_in(&state),

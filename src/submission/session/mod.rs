@@ -51,7 +51,7 @@ struct SessionScratch<'a> {
     handshake: Option<Box<ServerConnection>>,
     /// Of the TLS connection.
     channel: Option<ChannelBinding>,
-    /// The message under way, in its user's rate.
+    /// The recipients of the message under way, in their user's rate.
     rate_reservation: Option<Counted<'a>>,
     /// The login that is being checked.
     permit: Option<Permit<'a>>,

@@ -224,6 +224,7 @@ fn cell(before: &State, step: &Transition) -> String {
         Action::Close => Some("close"),
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
+        Action::Count(..) => Some("count"),
         Action::Verify(_) => Some("verify"),
         Action::LoggedIn => Some("logged in"),
         Action::LoginFailed(_) => Some("login failed"),

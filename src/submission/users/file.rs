@@ -26,7 +26,7 @@ const HEADER: &str = "\
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
-#     rate=N/h       may send so many messages an hour
+#     rate=N/h       may send to so many recipients an hour
 #     etrn=LIST      may kick the mail of these domains with ETRN, whoever sent it
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
 #     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)

@@ -180,7 +180,7 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     for rate in ["", "10", "0/h", "-1/h", "+1/h", "1/d", "1 /h", "4294967296/h"] {
         let attributes = Attributes { rate: Some(rate.to_owned()), ..Attributes::default() };
         let error = super::add(&dir.path(), "app", "secret", &attributes).unwrap_err().to_string();
-        assert!(error.contains("is not a rate; write messages an hour such as 100/h"), "{error}");
+        assert!(error.contains("is not a rate; write recipients an hour such as 100/h"), "{error}");
     }
     for sender in ["nobody", "*", "@x", "\"a,b\"@c", "\"a b\"@c", "a@b,c@d", "a@b\n"] {
         assert!(add("app", "secret", &list(sender), &[]).contains("is not a sender"), "{sender}");

@@ -20,7 +20,7 @@ pub struct User {
     pub atrn: Vec<String>,
     /// Domains whose mail this user may kick, whoever sent it, in [`Domain`]'s form.
     pub etrn: Vec<String>,
-    /// Messages an hour at most; none: any number.
+    /// Recipients an hour at most; none: any number.
     pub rate: Option<NonZeroU32>,
     /// MT-PRIORITY of mail that asks for none.
     pub priority: Option<Priority>,
