@@ -103,7 +103,7 @@ impl Counted<'_> {
 }
 
 impl Drop for Counted<'_> {
-    /// What counted longer than an hour ago, in a transaction that lasted as long, is not given back: it counts no more.
+    /// In a transaction that lasted longer than an hour, what counts no more is not given back.
     fn drop(&mut self) {
         let Some((last, _)) = self.slots.last() else { return };
         if let Some(window) = self.rates.lock().get_mut(&self.user, *last) {

@@ -3,6 +3,8 @@
 //! What needs the world (room in the queue, the check of a password, the content itself) is asked for with an
 //! [`Action`]; its answer comes back through one of the small functions here.
 
+use crate::mail::Reply;
+
 use crate::submission::auth::{self, AuthStep};
 use crate::submission::limits::rates::TooMany;
 use crate::submission::protocol::policy::{PolicyContext, Tls};
@@ -105,6 +107,11 @@ pub(in crate::submission) fn no_room(state: State) -> Transition {
     Transition::reply(state.without_transaction(), replies::NO_ROOM)
 }
 
+/// MAIL: the message finds no room in the user's quota.
+pub(in crate::submission) fn no_room_in_quota(state: State, reply: Reply) -> Transition {
+    Transition::reply(state.without_transaction(), reply)
+}
+
 /// MAIL: the user may send to nobody more within this hour.
 pub(in crate::submission) fn too_many(state: State, TooMany(an_hour): TooMany) -> Transition {
     Transition::reply(state.without_transaction(), replies::rate_reached(an_hour))
@@ -116,8 +123,13 @@ pub(in crate::submission) fn counted(state: State, rcpt: Rcpt, context: &PolicyC
 }
 
 /// RCPT: the user may not. The recipients before it stay.
-pub(in crate::submission) fn not_counted(state: State, TooMany(an_hour): TooMany) -> Transition {
-    Transition::reply(state, replies::rate_reached(an_hour))
+pub(in crate::submission) fn not_counted(
+    state: State,
+    rcpt: &Rcpt,
+    TooMany(an_hour): TooMany,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    transaction::not_counted(state, rcpt, replies::rate_reached(an_hour), context)
 }
 
 /// RFC 5321 §4.1.4: EHLO at any time; it ends a transaction as RSET does.

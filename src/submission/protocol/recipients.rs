@@ -65,6 +65,13 @@ impl Addressed {
         self.check(&members, context.recipients_max).unwrap_or(0)
     }
 
+    /// Remembers the refusal of an alias: until the transaction ends it is not expanded again.
+    pub(super) fn refuse(&mut self, rcpt: &Rcpt, reply: &Reply, context: &PolicyContext<'_>) {
+        if let Some(name) = alias(rcpt, context) {
+            self.lists.insert(name, List::Refused(reply.clone()));
+        }
+    }
+
     /// Adds the recipients of a RCPT: one, or the members of its alias.
     pub(super) fn add(&mut self, rcpt: Rcpt, context: &PolicyContext<'_>) -> Result<Reply, Reply> {
         match (alias(&rcpt, context), &rcpt.to) {

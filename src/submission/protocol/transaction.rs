@@ -37,7 +37,7 @@ pub(in crate::submission) fn mail(state: State, mail: Mail, context: &PolicyCont
         handling,
     };
     Transition {
-        state: State::Mail(client, OpenMail { envelope, refused: false }),
+        state: State::Mail(client, OpenMail { addressed: Addressed::new(envelope), refused: false }),
         reply: Some(reply),
         action: Action::Reserve(size),
     }
@@ -63,7 +63,7 @@ fn mail_allowed(client: &Client, mail: &Mail, context: &PolicyContext<'_>) -> Re
 
 pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
     let (client, addressed) = match state {
-        State::Mail(client, open) => (client, Addressed::new(open.envelope)),
+        State::Mail(client, open) => (client, open.addressed),
         State::Recipients(client, addressed) => (client, addressed),
         State::Connected => return Transition::reply(state, replies::EHLO_FIRST),
         State::Chunks(_) => return Transition::reply(state, replies::CHUNKS_BEGUN),
@@ -85,10 +85,26 @@ pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, context: &PolicyCont
 /// A RCPT whose recipients the user's rate allows.
 pub(in crate::submission) fn counted(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
     match state {
-        State::Mail(client, open) => add(client, Addressed::new(open.envelope), rcpt, context),
+        State::Mail(client, open) => add(client, open.addressed, rcpt, context),
         State::Recipients(client, addressed) => add(client, addressed, rcpt, context),
         state => Transition::reply(state, replies::MAIL_FIRST),
     }
+}
+
+/// A RCPT whose recipients the rate does not allow.
+pub(in crate::submission) fn not_counted(
+    state: State,
+    rcpt: &Rcpt,
+    reply: Reply,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    let (client, mut addressed) = match state {
+        State::Mail(client, open) => (client, open.addressed),
+        State::Recipients(client, addressed) => (client, addressed),
+        state => return Transition::reply(state, reply),
+    };
+    addressed.refuse(rcpt, &reply, context);
+    Transition::reply(not_added(client, addressed), reply)
 }
 
 fn add(client: Client, mut addressed: Addressed, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
@@ -101,7 +117,7 @@ fn add(client: Client, mut addressed: Addressed, rcpt: Rcpt, context: &PolicyCon
 /// The transaction behind a RCPT that was refused, as far as is known.
 fn not_added(client: Client, addressed: Addressed) -> State {
     if addressed.envelope().recipients.is_empty() {
-        State::Mail(client, OpenMail { envelope: addressed.into_envelope(), refused: true })
+        State::Mail(client, OpenMail { addressed, refused: true })
     } else {
         State::Recipients(client, addressed)
     }

@@ -189,7 +189,7 @@ fn client(who: Who) -> Client {
 }
 
 fn states(who: Who) -> Vec<State> {
-    let open = |refused| OpenMail { envelope: Envelope::default(), refused };
+    let open = |refused| OpenMail { addressed: Addressed::new(Envelope::default()), refused };
     let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
     vec![
         State::Connected,

@@ -63,6 +63,9 @@ pub enum UsersError {
     /// Not a rate.
     #[error("\"{0}\" is not a rate; write recipients an hour such as 100/h")]
     Rate(String),
+    /// Not a quota.
+    #[error("\"{0}\" is not a quota; write a size such as 2GiB")]
+    Quota(String),
     /// The default is above the ceiling.
     #[error("the priority {0} is above the highest that the user may ask for, {1}; raise --priority-max")]
     Priority(Priority, Priority),
