@@ -238,7 +238,7 @@ CREATE INDEX kicks_by_time ON kicks (at);
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user passwd, user remove, user lift
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, passwd, set, remove, lift
     target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network
     count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
