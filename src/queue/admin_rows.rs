@@ -32,7 +32,8 @@ impl fmt::Display for Which {
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`, `user add`, `user passwd`, `user set`, `user remove`, `user lift`.
+    /// `kick`, `hold`, `release`, `remove`, `bounce`; `user add`, `user passwd`, `user set`, `user remove`,
+    /// `user lift`.
     pub action: &'static str,
     /// A queue id, a domain or `all`; a user's name, an address or a network.
     pub target: String,
