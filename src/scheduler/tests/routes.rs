@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, LoginRows, Over, QueueError, Reads,
-    Sweep,
+    BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, LoginRows, Over, QueueError,
+    Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
