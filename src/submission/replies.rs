@@ -32,6 +32,8 @@ fixed_replies! {
     BYE = Reply::new(221, Enhanced(2, 0, 0), "Bye");
     /// RFC 5321 §3.8; the operator stops the relay, or reloads it.
     SHUTTING_DOWN = Reply::new(421, Enhanced(4, 3, 2), "Service shutting down, try again later");
+    /// RFC 5321 §4.2.3; a socket of systemd that no `[[listen]]` has any more.
+    NOT_LISTED = Reply::new(421, Enhanced(4, 3, 2), "No mail is taken at this address any more");
     /// More sessions than `limits.sessions`.
     TOO_MANY_SESSIONS = Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
     /// More sessions than `limits.sessions_per_client`.
