@@ -399,7 +399,8 @@ fn users_that_are_missing_from_a_file_being_written_are_not_gone_yet() {
     assert_eq!(users.count(), 1);
 }
 
-/// A full disk, or a copy that ends too early. Half a line may be a whole one to read: of a user who may send as anybody.
+/// A full disk, or a copy that ends too early. Half a line may be a whole one to read: of a user who may send as
+/// anybody.
 #[test]
 fn a_file_that_is_cut_anywhere_leaves_the_users_of_before_or_whole_ones_of_it() {
     let dir = Dir::new();
