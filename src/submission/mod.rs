@@ -6,7 +6,7 @@
 //! - `protocol`: what is answered to a command, and what follows from it; pure
 //! - `message`: the content: where it ends, what its header lacks, its way into the queue
 //! - `auth`: the exchanges of AUTH; pure
-//! - `limits`: bad commands, failed logins, messages an hour, ETRN, sessions at once
+//! - `limits`: bad commands, failed logins, recipients an hour, bytes in the queue, ETRN, sessions at once
 //! - `users`: the users file, and passwords held against it
 //! - `wire`: lines in, replies out, in the clear or over TLS
 //! - `replies`: every reply by name
@@ -100,7 +100,7 @@ impl Submission {
 
     /// Goes over to new settings: certificate, limits, aliases and what listeners allow hold for sessions that
     /// begin from now on; who may send (users, `trusted`) holds for all at once. It listens where a start with these
-    /// settings would; the sessions of listeners that are gone go on.
+    /// settings would, and is refused what that would be; the sessions of listeners that are gone go on.
     ///
     /// # Errors
     /// Nothing has changed then.
@@ -114,6 +114,7 @@ impl Submission {
         users: Box<dyn Directory>,
     ) -> Result<(), StartError> {
         let service = Service::new(settings, users)?;
+        self.sockets.all_listed(&settings.listen)?;
         self.listeners().reload(&settings.listen, service, &self.sockets, &self.resources)
     }
 

@@ -44,8 +44,6 @@ pub(in crate::submission) struct Listener {
 struct ListenerShared {
     socket: TcpListener,
     settings: CurrentSettings,
-    /// Whoever connects is sent away.
-    is_closed: AtomicBool,
     /// At its end it accepts what waits.
     takes_the_last: AtomicBool,
     /// Ends with the listener.
@@ -69,9 +67,8 @@ impl Listener {
         // Somebody else may take the connection that poll(2) told of.
         socket.set_nonblocking(true).map_err(failed)?;
         let (reader, running) = io::pipe().map_err(failed)?;
-        let (is_closed, takes_the_last) = <(AtomicBool, AtomicBool)>::default();
-        let shared =
-            Arc::new(ListenerShared { socket, settings, is_closed, takes_the_last, running: reader });
+        let takes_the_last = AtomicBool::new(false);
+        let shared = Arc::new(ListenerShared { socket, settings, takes_the_last, running: reader });
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
         let thread = thread::Builder::new()
             .name("listener".to_owned())
@@ -105,11 +102,6 @@ impl Listener {
         *self.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
     }
 
-    /// Sends away who connects from now on.
-    pub(super) fn close(&self) {
-        self.shared.is_closed.store(true, Ordering::Relaxed);
-    }
-
     /// As [`Listener::stop`], with sessions for the connections that wait already: they would be reset.
     pub(super) fn retire(self) {
         self.shared.takes_the_last.store(true, Ordering::Relaxed);
@@ -128,10 +120,6 @@ impl ListenerShared {
     fn accept_all(&self, resources: &Arc<SessionResources>) {
         while self.wait() {
             match self.socket.accept() {
-                Ok((socket, peer)) if self.is_closed.load(Ordering::Relaxed) => {
-                    let listener = self.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    send_away(&socket, peer.ip().to_canonical(), &listener, &replies::NOT_LISTED);
-                }
                 Ok((socket, peer)) => {
                     open_session(resources, &self.settings, socket, peer.ip().to_canonical());
                 }

@@ -6,8 +6,8 @@
 //! listeners are closed before the others are opened, and opened again should that fail. Connections that wait are
 //! taken before, and new ones are refused for that moment.
 //!
-//! A socket that systemd opened cannot be closed from here: connections would wait in it for an answer that never
-//! comes. Who connects there is sent away with 421.
+//! A socket that systemd opened is never closed from here: connections would wait in it for an answer that never
+//! comes. Settings without it are refused (`Sockets::all_listed`).
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -19,14 +19,9 @@ use crate::submission::session::listener::Listener;
 use crate::submission::session::service::{Service, SessionResources, StartError};
 use crate::submission::session::sockets::{Bound, Sockets};
 
-/// Those that listen.
+/// Those that listen, in the order of the settings.
 #[derive(Default)]
-pub(in crate::submission) struct Listeners {
-    /// In the order of the settings.
-    serving: Vec<Listener>,
-    /// On sockets of systemd that no `[[listen]]` has any more.
-    closed: Vec<Listener>,
-}
+pub(in crate::submission) struct Listeners(Vec<Listener>);
 
 /// A listener that was closed to make room, as it can be opened again.
 struct MadeRoom {
@@ -45,13 +40,12 @@ impl Listeners {
     ) -> Result<Listeners, StartError> {
         let opened = listen.iter().map(|one| sockets.open(one, listen)).collect::<Result<Vec<_>, _>>()?;
         let start = |(one, socket)| start(one, sockets.wanted(one, listen), socket, resources);
-        let serving = listen.iter().zip(opened).map(start).collect::<Result<Vec<_>, _>>()?;
-        Ok(Listeners { serving, closed: Vec::new() })
+        Ok(Listeners(listen.iter().zip(opened).map(start).collect::<Result<_, _>>()?))
     }
 
     /// Where they listen, in the order of the settings.
     pub(in crate::submission) fn addresses(&self) -> Vec<SocketAddr> {
-        self.serving.iter().map(Listener::local_address).collect()
+        self.0.iter().map(Listener::local_address).collect()
     }
 
     /// Goes over to new settings and a new service.
@@ -68,7 +62,7 @@ impl Listeners {
         let before = resources.service();
         // With their places, so that they can be put back.
         let mut leaving: Vec<(usize, Listener)> =
-            std::mem::take(&mut self.serving).into_iter().enumerate().collect();
+            std::mem::take(&mut self.0).into_iter().enumerate().collect();
         let mut take = |one: &ListenSettings| {
             let wanted = sockets.wanted(one, listen);
             let at = leaving.iter().position(|(_, listener)| listener.bound() == wanted)?;
@@ -88,11 +82,14 @@ impl Listeners {
                 let mut started = started.into_iter();
                 for (one, kept) in listen.iter().zip(kept) {
                     kept.iter().for_each(|(_, listener)| listener.set(one));
-                    self.serving.extend(kept.map(|(_, listener)| listener).or_else(|| started.next()));
+                    self.0.extend(kept.map(|(_, listener)| listener).or_else(|| started.next()));
                 }
                 let goes_on = |gone: &&MadeRoom| listen.iter().any(|one| one.address == gone.bound.address);
                 made_room.iter().filter(|gone| !goes_on(gone)).for_each(|gone| distrust(&gone.settings));
-                self.close(leaving.into_iter().map(|(_, listener)| listener), sockets);
+                for (_, listener) in leaving {
+                    distrust(&listener.settings());
+                    listener.retire();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -100,39 +97,15 @@ impl Listeners {
                 let mut old: Vec<(usize, Listener)> = kept.into_iter().flatten().chain(leaving).collect();
                 old.extend(made_room.into_iter().filter_map(|gone| gone.back(resources)));
                 old.sort_by_key(|(place, _)| *place);
-                self.serving = old.into_iter().map(|(_, listener)| listener).collect();
+                self.0 = old.into_iter().map(|(_, listener)| listener).collect();
                 Err(error)
             }
         }
     }
 
-    /// Closes what the settings have no more, and ends the closing of what they have again.
-    fn close(&mut self, leaving: impl Iterator<Item = Listener>, sockets: &Sockets) {
-        let serving: Vec<Bound> = self.serving.iter().map(Listener::bound).collect();
-        let closed = std::mem::take(&mut self.closed).into_iter();
-        let (again, mut closed): (Vec<_>, Vec<_>) =
-            closed.partition(|listener| serving.contains(&listener.bound()));
-        again.into_iter().for_each(Listener::stop);
-        for listener in leaving {
-            distrust(&listener.settings());
-            if sockets.has(listener.bound().address) {
-                let address = listener.bound().address;
-                log::warn!(
-                    "systemd still listens on {address}, which no [[listen]] has any more: clients there are sent \
-                     away; take ListenStream={address} out of postrider.socket before the next start"
-                );
-                listener.close();
-                closed.push(listener);
-            } else {
-                listener.retire();
-            }
-        }
-        self.closed = closed;
-    }
-
     /// Accepts no more. Connections that were accepted go on.
     pub(in crate::submission) fn stop(self) {
-        self.serving.into_iter().chain(self.closed).for_each(Listener::stop);
+        self.0.into_iter().for_each(Listener::stop);
     }
 }
 

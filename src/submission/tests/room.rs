@@ -270,39 +270,6 @@ fn a_reload_that_fails_leaves_what_it_had_closed() {
     assert!(Player::connect(free).reply().starts_with("220 "));
 }
 
-#[test]
-fn who_connects_to_a_socket_of_systemd_that_is_listed_no_more_is_sent_away() {
-    let certificates = tempfile::tempdir().unwrap();
-    let mut both = open_settings(&certificates);
-    let sockets = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let [first, second] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
-    let one = both.listen[0].clone();
-    both.listen = [first, second].map(|address| ListenSettings { address, ..one.clone() }).to_vec();
-    // As systemd does, somebody else holds them open too.
-    let inherited = sockets.iter().map(|socket| socket.try_clone().unwrap()).collect();
-    let queue = Arc::new(MemoryQueue::default());
-    let submission = Submission::start_with(&both, inherited, Box::new(verify), ports(&queue)).unwrap();
-    let mut early = Player::connect(second);
-    assert!(early.reply().starts_with("220 "));
-    early.command("EHLO client.example");
-    let mut less = both.clone();
-    less.listen.truncate(1);
-    for _ in 0..2 {
-        submission.reload_with(&less, Box::new(verify)).unwrap();
-        assert_eq!(submission.addresses(), [first]);
-        let mut late = Player::connect(second);
-        assert_eq!(late.reply(), "421 4.3.2 No mail is taken at this address any more");
-        assert_eq!(late.line(), None);
-        assert!(Player::connect(first).reply().starts_with("220 "));
-    }
-    assert!(early.command("MAIL FROM:<a@b>").starts_with("530 "), "its listener trusts nobody any more");
-    submission.reload_with(&both, Box::new(verify)).unwrap();
-    for _ in 0..20 {
-        assert!(Player::connect(second).reply().starts_with("220 "), "it is listed again");
-    }
-    submission.stop(Duration::ZERO);
-}
-
 /// The places of those who make room for others are few.
 #[test]
 fn who_is_sent_away_and_does_not_read_is_cut_off() {
