@@ -164,6 +164,9 @@ pub trait Reads: Debug {
     /// on hold.
     fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Result<Fetched, QueueError>;
 
+    /// Whether there is such a message, waiting or in `history`.
+    fn knows(&self, message: MessageId) -> Result<bool, QueueError>;
+
     /// Bytes of its content; none when it is gone.
     fn size(&self, message: MessageId) -> Result<Option<u64>, QueueError>;
 

@@ -170,6 +170,10 @@ impl<S: Source> Reads for S {
         self.read(|conn| message::fetch(conn, id, recipients))
     }
 
+    fn knows(&self, message: MessageId) -> Found<bool> {
+        self.read(|conn| message::is_known(conn, message))
+    }
+
     fn size(&self, message: MessageId) -> Found<Option<u64>> {
         self.read(|conn| message::size(conn, message))
     }

@@ -82,6 +82,9 @@ impl Reads for Counted {
     fn message(&self, _: MessageId, _: &[RecipientId]) -> Result<Fetched, QueueError> {
         unreachable!()
     }
+    fn knows(&self, _: MessageId) -> Result<bool, QueueError> {
+        unreachable!()
+    }
     fn size(&self, _: MessageId) -> Result<Option<u64>, QueueError> {
         unreachable!()
     }

@@ -25,7 +25,7 @@ use crate::submission::users::{Directory, Known, LoginSource, PasswordCheck, Use
 /// The queue's double.
 #[derive(Default)]
 pub(in crate::submission) struct MemoryQueue {
-    pub(super) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
+    pub(in crate::submission) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
     chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
     pub(super) kicked: Mutex<Vec<(Kick, Asker)>>,
     last_id: AtomicI64,
@@ -120,6 +120,9 @@ impl MessageQueue for MemoryQueue {
     }
     fn outside_changes(&self) -> u64 {
         self.outside.load(Ordering::SeqCst)
+    }
+    fn knows(&self, id: MessageId) -> bool {
+        self.accepted.lock().unwrap().iter().any(|(message, _)| message.id == id)
     }
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         if self.failing.load(Ordering::SeqCst) {
