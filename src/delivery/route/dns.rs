@@ -12,7 +12,7 @@
 //! machine.
 //!
 //! Answers are cached (`dns/cache.rs`) for their TTL and at most a day, negative answers (RFC 2308) for at most an
-//! hour.
+//! hour. A failure that took long is kept for some seconds, unless the system has other servers meanwhile.
 
 mod cache;
 mod scope;
