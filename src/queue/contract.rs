@@ -26,6 +26,7 @@ use crate::mail::Domain;
 use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
+use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Sweep,
@@ -85,8 +86,12 @@ pub(super) trait Store {
 /// What an operation did, for its answer and the scheduler.
 pub(super) enum Effect {
     Done,
-    /// Of each recipient of a settlement the time of its next try.
-    Settled(Vec<(RecipientId, Option<i64>)>),
+    /// Of each recipient of a settlement the time of its next try, and whether its message is gone with the last of
+    /// them.
+    Settled {
+        next: Vec<(RecipientId, Option<i64>)>,
+        is_gone: bool,
+    },
     /// What the kick came to, and how many of its recipients were seen to; the others are to be asked for again.
     Kicked {
         kicked: Kicked,
@@ -196,6 +201,9 @@ pub trait Reads: Debug {
 
     // Counting, for operators: these read the whole queue.
 
+    /// How many bytes of mail each user has in the queue.
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
+
     /// The domains that somebody waits for, in order.
     fn domains(&self) -> Result<Vec<Domain>, QueueError>;
 
@@ -223,6 +231,9 @@ pub trait AdminStore: Debug {
 
     /// Numbers, and the `limit` domains with the most waiting.
     fn summary(&self, limit: u32) -> Result<Summary, QueueError>;
+
+    /// How many bytes of mail each user has in the queue.
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
 
     /// The last `limit` kicks, the latest first.
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError>;

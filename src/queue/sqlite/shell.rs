@@ -71,8 +71,7 @@ impl Shell {
                     collected.push(values.map_err(|error| self.failed(error))?);
                 } else {
                     let cells: Result<Vec<Cell<'_>>, _> = values.map(|value| value.map(cell)).collect();
-                    out(Ran::Row(&cells.map_err(|error| self.failed(error))?))
-                        .map_err(ShellError::Output)?;
+                    out(Ran::Row(&cells.map_err(|error| self.failed(error))?)).map_err(ShellError::Output)?;
                 }
             }
             drop(rows);

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    Asker, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, Over, QueueError, Reads,
-    Sweep,
+    Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, Over,
+    QueueError, Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -101,6 +101,9 @@ impl Reads for Counted {
         unreachable!()
     }
     fn pending_reports(&self, _: &str, _: usize) -> Result<Option<PendingReports>, QueueError> {
+        unreachable!()
+    }
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
         unreachable!()
     }
     fn domains(&self) -> Result<Vec<Domain>, QueueError> {

@@ -12,13 +12,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::queue::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
+use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
 
 use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::{backoffs, host_settings, integrity, migrate, operator_log, space};
+use super::{backoffs, counts, host_settings, integrity, migrate, operator_log, space};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -114,6 +115,10 @@ impl AdminStore for Admin {
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
         self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, limit)? }))
+    }
+
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
+        self.try_to(counts::by_user)
     }
 
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {
