@@ -200,8 +200,8 @@ fn through_a_link_all_is_beside_the_database() {
     assert_eq!(room, crate::queue::admin::DiskRoom::Enough);
 }
 
-/// A log that was long once is as long as what is in it after the next unclean end; and what stood behind a bad frame is
-/// told of once.
+/// A log that was long once is as long as what is in it after the next unclean end; and what stood behind a bad frame
+/// is told of once.
 #[test]
 fn what_stands_behind_the_logs_end_goes_at_the_start() {
     let directory = tempfile::tempdir().unwrap();

@@ -222,8 +222,8 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
     assert_eq!(on_record, expected.map(|(node, recipients)| (node.to_owned(), recipients)));
 }
 
-/// In steps of SQLite's machine, by the writer's connection: whoever asks looks through what waits, and the others commit
-/// meanwhile.
+/// In steps of SQLite's machine, by the writer's connection: whoever asks looks through what waits, and the others
+/// commit meanwhile.
 #[test]
 fn a_kick_of_what_is_nearly_all_somebody_elses_costs_the_writer_little() {
     static STEPS: AtomicUsize = AtomicUsize::new(0);
