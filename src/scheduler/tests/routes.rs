@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, LoginRows, Over, QueueError,
-    Reads, Sweep,
+    Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
+    QueueError, Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -49,6 +49,9 @@ impl Reads for Counted {
         let due: Vec<(Domain, i64)> = oldest.into_iter().take(max).collect();
         let last = due.last().filter(|_| due.len() == max).map(|(domain, _)| domain.to_string());
         Ok(DueDomains { due, searched: last })
+    }
+    fn kickable(&self, _: &Kick, _: &Asker, _: i64) -> Result<Kickable, QueueError> {
+        Ok(Kickable::default())
     }
     fn next_due_after(&self, _: i64) -> Result<Option<i64>, QueueError> {
         Ok(None)
