@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use super::log_output::say;
 use super::output::{WrongUsage, print, seen_json};
 use crate::config::{self, size_text};
 use crate::mail::Priority;
@@ -151,14 +152,14 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             let (file, queue) = files(config, true)?;
             let name = arguments.name.clone();
             add(&file, arguments)?;
-            record(&queue, "user add", name, 1);
-            Ok(())
+            record(&queue, "user add", name.clone(), 1);
+            print(&format!("user {name} added to {}\n", file.display()))
         }
         Verb::Passwd { name, password_stdin } => {
             let (file, queue) = files(config, false)?;
             passwd(&file, &name, password_stdin)?;
-            record(&queue, "user passwd", name, 1);
-            Ok(())
+            record(&queue, "user passwd", name.clone(), 1);
+            print(&format!("user {name} has another password in {}\n", file.display()))
         }
         Verb::Set { name, rate, quota } => {
             let (file, queue) = files(config, false)?;
@@ -238,7 +239,7 @@ fn record(queue: &Path, action: &'static str, name: String, count: usize) {
     }
     match Admin::to_write(queue) {
         Ok(admin) => super::queue::record(&admin, action, name, count),
-        Err(error) => eprintln!("postrider: done, but not on record in operator_log: {error}"),
+        Err(error) => say(&format!("postrider: done, but not on record in operator_log: {error}")),
     }
 }
 
@@ -272,19 +273,17 @@ fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
     users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
-        eprintln!(
-            "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
-             (composed or decomposed) cannot log in with it"
-        );
+        say("postrider: the password is not ASCII; a program that writes the same letters in other bytes \
+             (composed or decomposed) cannot log in with it");
     }
     if cram_md5 {
-        eprintln!(
+        say(&format!(
             "postrider: {} now holds a secret that is as good as {name}'s password for CRAM-MD5: whoever reads \
              the file can log in with it; keep it from everybody but the relay",
             file.display()
-        );
+        ));
     }
-    print(&format!("user {name} added to {}\n", file.display()))
+    Ok(())
 }
 
 fn passwd(file: &Path, name: &str, password_stdin: bool) -> anyhow::Result<()> {
@@ -293,8 +292,7 @@ fn passwd(file: &Path, name: &str, password_stdin: bool) -> anyhow::Result<()> {
         return Err(users::UsersError::Missing(name.to_owned(), file.to_owned()).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(name)? };
-    users::set_password(file, name, &password)?;
-    print(&format!("user {name} has another password in {}\n", file.display()))
+    Ok(users::set_password(file, name, &password)?)
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
@@ -356,7 +354,10 @@ fn list(file: &Path, queue: &Path, json: bool) -> anyhow::Result<()> {
         return print(&format!("{}\n", seen_json(&text)));
     }
     if shown.is_empty() {
-        eprintln!("postrider: there are no users in {}; `postrider user add NAME` adds one", file.display());
+        say(&format!(
+            "postrider: there are no users in {}; `postrider user add NAME` adds one",
+            file.display()
+        ));
     }
     print(&shown.iter().map(Shown::line).collect::<String>())
 }

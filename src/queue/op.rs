@@ -321,3 +321,46 @@ impl AttemptRow {
 pub(super) fn sender_text(sender: Option<&Address>) -> &str {
     sender.map_or("", AsRef::as_ref)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Envelope, Recipient, address};
+    use crate::queue::Origin;
+
+    fn message(ids: &Ids, cache: &Arc<AtomicUsize>, bytes: usize) -> Incoming {
+        let recipient = Recipient::new(address::parse("you@a.test").unwrap());
+        let envelope = Envelope { recipients: vec![recipient], ..Envelope::default() };
+        let new = NewMessage {
+            id: MessageId(1),
+            envelope,
+            origin: Origin { user: None, client: None, helo: None },
+            received_at: 0,
+            expires_at: None,
+            size: bytes as u64,
+            tail: vec![b'x'; bytes],
+            chunks_before: 0,
+        };
+        Incoming::new(new, ids, 0, cache)
+    }
+
+    #[test]
+    fn no_more_content_of_fresh_messages_is_in_memory_than_may_be() {
+        let (ids, cache) = (Ids::after(0), Arc::new(AtomicUsize::new(CACHE_BYTES)));
+        let cached = |incoming: &Incoming| incoming.message.content.is_some();
+        let large: Vec<Incoming> = (0..1000).map(|_| message(&ids, &cache, 256 << 10)).collect();
+        let bytes: usize = large.iter().filter(|one| cached(one)).map(|one| one.tail().len()).sum();
+        assert!((60 << 20..=CACHE_BYTES).contains(&bytes), "{bytes}");
+        assert!(
+            large.iter().all(|one| one.tail().len() == 256 << 10),
+            "what is not cached comes from the disk"
+        );
+        // What goes makes room again, to the byte.
+        drop(large);
+        assert_eq!(cache.load(Ordering::Relaxed), CACHE_BYTES);
+        // Many small ones count with what they take beside their content.
+        let small: Vec<Incoming> = (0..100_000).map(|_| message(&ids, &cache, 1)).collect();
+        let kept = small.iter().filter(|one| cached(one)).count();
+        assert!(kept * (CACHED_MESSAGE_BYTES + CACHED_RECIPIENT_BYTES) <= CACHE_BYTES, "{kept}");
+    }
+}

@@ -199,3 +199,30 @@ fn what_is_over_is_not_read_faster_than_it_is_returned() {
     }
     assert_eq!(returned, 20_000);
 }
+
+/// For the routes with a pattern: rows of all of them are in memory until the walk ends.
+#[test]
+fn a_look_for_many_routes_holds_no_more_rows_than_may_be() {
+    let all = Portions::default();
+    assert_eq!(all.page * all.pages, 20_000);
+    let route = |lane| Route { domain: DomainPattern::Below(format!("d{lane}.test")), ..relay_for_all() };
+    let routes = Arc::new(Routes((0..20).map(route).collect()));
+    let lanes = Mutex::new(Lanes::new(SchedulerSettings { routes, ..settings() }, 1));
+    let queue = Counted::default();
+    for id in 1..=4_000i64 {
+        let priority = Priority::clamped(id % 2);
+        let row = Due { priority, ..due(id, id, &format!("mail.d{}.test", id / 2 % 20)) };
+        if id <= 40 {
+            lanes.lock().unwrap().add(row.clone(), 0);
+        }
+        queue.rows.borrow_mut().insert(row.cursor(), row);
+    }
+    lanes.lock().unwrap().forget_waiting();
+    let refills = lanes.lock().unwrap().refills(50, 0);
+    assert_eq!(refills.len(), 20);
+    let portions = Portions { page: 10, pages: 20, ..all };
+    let parts = rows_of_lanes(&queue, &lanes, portions, &refills, 1_000).unwrap();
+    let held: usize = parts.iter().map(|(found, _)| found.len()).sum();
+    // The urgent ones, and as many again of all.
+    assert!((200..=400).contains(&held) && *queue.given.borrow() <= 400, "{held}");
+}
