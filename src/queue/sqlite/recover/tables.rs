@@ -65,8 +65,11 @@ pub(super) fn copy_table(old: &Connection, fresh: &Connection, table: &Table) ->
         return Ok(copied);
     };
     let mut table = Readable { conn: old, rows, back, first, key_queries: keys, keys: None };
-    let mut from =
-        if ["lane", "mx", "network"].contains(&key) { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
+    let mut from = if ["lane", "mx", "network"].contains(&key) {
+        Value::Text(String::new())
+    } else {
+        Value::Integer(i64::MIN)
+    };
     while let Some(last) = table.copy(&from, &mut insert, &mut copied)? {
         copied.gaps += 1;
         let next = match (last.unwrap_or(from), copied.gaps < GAPS_MAX) {
