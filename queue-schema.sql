@@ -130,7 +130,7 @@ CREATE TABLE attempts (
     duration_ms  INTEGER NOT NULL,
     mx           TEXT,                     -- name of the host
     ip           TEXT,
-    tls          TEXT,                     -- 'none', or version and 'verified' where the certificate was
+    tls          TEXT,                     -- 'none', or version, and 'verified' or 'signature not checked (why)'
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,

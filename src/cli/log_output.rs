@@ -2,7 +2,7 @@
 //!
 //! Stderr may be a pipe that nobody reads. Whoever logs never waits for that: a line goes into the buffer, or is
 //! dropped where the buffer is full, and the thread writes. Lines come out in the order in which they were logged.
-//! How many are missing, and where, is said as soon as writing works again. At the end of the process the buffer is
+//! How many are missing, and where, is said as soon as writing works again. Lines of some milliseconds go out together. At the end of the process the buffer is
 //! emptied, for a bounded time. The hook for panics logs too, so that a panic waits for stderr no more than the rest.
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
@@ -16,6 +16,9 @@ use super::log_escape;
 
 /// Lines that wait to be written, in bytes; as many again may be on their way.
 const WAITING_BYTES_MAX: usize = 512 << 10;
+/// How long the thread waits for more lines before it writes, so that a busy relay wakes it a few times a second and not
+/// for each line.
+const GATHERING: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// How long the thread waits where stderr does not block and has no room.
@@ -39,11 +42,18 @@ struct State {
     dropped: u64,
     /// The thread has taken lines that are not written yet.
     writing: bool,
+    /// Who waits until all is written.
+    flushing: u32,
 }
 
 impl State {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.dropped == 0
+    }
+
+    /// There is no time to wait for more lines.
+    fn is_urgent(&self) -> bool {
+        self.flushing > 0 || self.dropped > 0 || self.waiting.len() > WAITING_BYTES_MAX / 2
     }
 }
 
@@ -56,20 +66,28 @@ impl Output {
     /// Never waits.
     fn put(&self, line: &[u8]) {
         let mut state = self.lock();
+        let (was_idle, was_urgent) = (state.is_idle(), state.is_urgent());
         if state.dropped > 0 || state.waiting.len() + line.len() > WAITING_BYTES_MAX {
             // A line too long for an empty buffer leaves nothing else that the thread could wake for.
             state.dropped += 1;
         } else {
             state.waiting.extend_from_slice(line);
         }
+        let wakes = was_idle || (state.is_urgent() && !was_urgent);
         drop(state);
-        self.changed.notify_all();
+        if wakes {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until all is written, at most so long.
     fn flush(&self, patience: Duration) {
         let busy = |state: &mut State| state.writing || !state.is_idle();
-        drop(self.changed.wait_timeout_while(self.lock(), patience, busy));
+        let mut state = self.lock();
+        state.flushing += 1;
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(state, patience, busy);
+        waited.unwrap_or_else(PoisonError::into_inner).0.flushing -= 1;
     }
 
     /// The thread: writes what comes, for ever. `note` makes the line that says how many are missing.
@@ -85,6 +103,11 @@ impl Output {
                 .changed
                 .wait_while(state, |state| state.is_idle())
                 .unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait_timeout_while(state, GATHERING, |state| !state.is_urgent())
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             state.writing = true;
             batch.clear();
             std::mem::swap(&mut batch, &mut state.waiting);

@@ -445,7 +445,7 @@ pub(super) const DEFS: &[Def] = &[
         Choice(&["off", "opportunistic", "encrypt", "verify", "implicit"]),
         Is("\"opportunistic\""),
         "off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
-         delivery, any certificate. verify: the certificate must hold for the host. implicit: TLS from the \
+         delivery, any certificate, of any kind of key. verify: the certificate must hold for the host. implicit: TLS from the \
          first byte, verified (port 465).",
     ),
     def(

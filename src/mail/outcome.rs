@@ -92,7 +92,8 @@ pub struct Attempt {
     pub mx: Option<String>,
     /// The host's address.
     pub ip: Option<IpAddr>,
-    /// TLS in use: `none`, `TLSv1.3` or, with a verified certificate, `TLSv1.3 verified`. None without a connection.
+    /// TLS in use: `none`, `TLSv1.3`, with a verified certificate `TLSv1.3 verified`, or with one that nothing proves
+    /// to be the host's own `TLSv1.2 signature not checked (RSA 1024)`. None without a connection.
     pub tls: Option<String>,
     /// The phase in which it ended.
     pub phase: Phase,

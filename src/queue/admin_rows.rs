@@ -102,7 +102,7 @@ pub struct Try {
     pub mx: Option<String>,
     /// Its address.
     pub ip: Option<String>,
-    /// `none`, or version and `verified`.
+    /// `none`, or version and `verified` or `signature not checked (why)`.
     pub tls: Option<String>,
     /// Where it ended.
     pub phase: String,

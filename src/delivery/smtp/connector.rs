@@ -267,9 +267,11 @@ impl Opening<'_> {
         };
         let wait = HANDSHAKE_WAIT.min(self.connector.reply_timeout);
         let timeouts = Timeouts { wait, deadline: self.deadline };
-        let shaken = self.connection.wire.start_tls(trust.config(proof, hello), name.clone(), timeouts);
+        let handshake = trust.handshake(proof, hello, &name);
+        let config = Arc::clone(&handshake.config);
+        let shaken = self.connection.wire.start_tls(config, name.clone(), timeouts);
         let tls = shaken.map_err(|fault| Failure::Tls(TlsFailure::Handshake(fault)))?;
-        self.connection.tls = trust.describe(tls, &name);
+        self.connection.tls = trust.describe(&handshake, tls, &name);
         if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
             log::debug!("{}: TLS session resumed", self.endpoint.host);
         }

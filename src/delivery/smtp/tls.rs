@@ -1,31 +1,40 @@
 //! TLS client configurations, and the result of a handshake.
 //!
 //! Where TLS is optional any certificate is accepted, since otherwise the mail would go in the clear (RFC 7435);
-//! whether it is valid is recorded. With `verify` or `implicit` on the route it must be valid for the host's name,
-//! against webpki-roots and `[delivery] ca_file`, or against the route's own `ca_file` alone.
+//! whether it is valid is recorded, and whether the host proved that it is its own (`any_certificate.rs`). With
+//! `verify` or `implicit` on the route it must be valid for the host's name, against webpki-roots and `[delivery]
+//! ca_file`, or against the route's own `ca_file` alone.
 //!
 //! Each set of roots has a full configuration, whose ClientHello has a post-quantum key share and may need two packets,
 //! and a classical one for hosts that fail at that.
 //!
-//! Connections to the same name resume sessions, within one configuration only.
+//! Connections to the same name resume sessions, within one configuration only. Where any certificate will do each name
+//! has a configuration of its own, and a new one after a handshake that proved nothing: such sessions are not resumed.
+
+mod any_certificate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore};
 
-/// Host names whose sessions a configuration keeps. Some 10 KB each as a rule, but rustls keeps up to 8 tickets of a
-/// name, with certificates, and a host may make each of these 64 KB.
-const SESSIONS_MAX: usize = 128;
+use crate::kit::bounded::TtlMap;
+
+use any_certificate::AnyCertificate;
+pub use any_certificate::Unchecked;
+
+/// Host names whose sessions are kept for each proof and ClientHello. Some 10 KB each as a rule, but rustls keeps up to
+/// [`TICKETS_MAX`] tickets of a name, with certificates, and a host may make each of these 64 KB.
+const NAMES_MAX: usize = 128;
+/// Tickets that rustls keeps of a name; it counts the room for names in these.
+const TICKETS_MAX: usize = 8;
 
 /// `ca_file` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +51,7 @@ pub enum RootsError {
 }
 
 /// Which key exchange the ClientHello offers: the post-quantum share makes it larger than one packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::delivery) enum ClientHelloKind {
     /// With a post-quantum key share.
     Full,
@@ -50,8 +59,8 @@ pub(in crate::delivery) enum ClientHelloKind {
     Classical,
 }
 
-/// TLS in use on a connection; in words `none`, or the version, and `verified` where the certificate was:
-/// `TLSv1.3 verified`.
+/// TLS in use on a connection; in words `none`, or the version and what is known of the host: `TLSv1.3 verified`,
+/// `TLSv1.2 signature not checked (RSA 1024)`, and `TLSv1.3` alone where the certificate does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
     /// None.
@@ -60,9 +69,20 @@ pub enum Encryption {
     Tls {
         /// In words.
         version: &'static str,
-        /// The certificate holds for the host's name.
-        verified: bool,
+        /// Who is there.
+        peer: Peer,
     },
+}
+
+/// What is known of who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Nothing: it has the key of a certificate that does not hold for the host's name.
+    Unverified,
+    /// It has the key of a certificate that holds for the host's name.
+    Verified,
+    /// Less than nothing: the certificate may be somebody else's, however well it holds.
+    Unchecked(Unchecked),
 }
 
 impl Encryption {
@@ -73,12 +93,12 @@ impl Encryption {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => "TLS",
         };
-        Encryption::Tls { version, verified: false }
+        Encryption::Tls { version, peer: Peer::Unverified }
     }
 
     /// Whether the certificate was verified.
     pub fn is_verified(self) -> bool {
-        matches!(self, Encryption::Tls { verified: true, .. })
+        matches!(self, Encryption::Tls { peer: Peer::Verified, .. })
     }
 }
 
@@ -86,8 +106,11 @@ impl std::fmt::Display for Encryption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Encryption::None => f.write_str("none"),
-            Encryption::Tls { version, verified: false } => f.write_str(version),
-            Encryption::Tls { version, verified: true } => write!(f, "{version} verified"),
+            Encryption::Tls { version, peer: Peer::Unverified } => f.write_str(version),
+            Encryption::Tls { version, peer: Peer::Verified } => write!(f, "{version} verified"),
+            Encryption::Tls { version, peer: Peer::Unchecked(why) } => {
+                write!(f, "{version} signature not checked ({why})")
+            }
         }
     }
 }
@@ -101,70 +124,110 @@ pub(in crate::delivery) enum Proof {
     Recorded,
 }
 
+/// A handshake with one host: its configuration, and what takes its certificate where any will do.
+pub(in crate::delivery) struct Handshake {
+    pub(in crate::delivery) config: Arc<ClientConfig>,
+    any: Option<Arc<AnyCertificate>>,
+}
+
 /// The configurations for one set of roots, and the verifier that they share.
-#[derive(Debug)]
 pub(in crate::delivery) struct Trust {
     verifier: Arc<WebPkiServerVerifier>,
-    /// Sessions are resumed within one configuration only, so that a session without a verified certificate is never
-    /// taken for one with.
-    configs: [(Proof, ClientHelloKind, Arc<ClientConfig>); 4],
+    /// Where the certificate must hold. Sessions are resumed within one configuration only, so that a session without a
+    /// verified certificate is never taken for one with.
+    full: Arc<ClientConfig>,
+    classical: Arc<ClientConfig>,
+    /// Where any will do: of each name.
+    any: Mutex<OfHosts>,
+}
+
+/// Configurations by name and ClientHello.
+type OfHosts =
+    TtlMap<(ServerName<'static>, ClientHelloKind), (Arc<ClientConfig>, Arc<AnyCertificate>), Instant>;
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Trust")
+    }
 }
 
 impl Trust {
     fn new(roots: RootCertStore) -> Result<Trust, RootsError> {
         let words = |error: &dyn std::fmt::Display| RootsError::Rustls(error.to_string());
         let full = Arc::new(aws_lc_rs::default_provider());
-        let classical = Arc::new(classical_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&full))
             .build()
             .map_err(|error| words(&error))?;
-        let lenient = Arc::new(AnyCertificate(Arc::clone(&verifier)));
-        let config = |proof: Proof, hello: ClientHelloKind| {
-            let provider = if hello == ClientHelloKind::Full { &full } else { &classical };
-            let verifier: Arc<dyn ServerCertVerifier> = match proof {
-                Proof::Required => Arc::clone(&verifier) as _,
-                Proof::Recorded => Arc::clone(&lenient) as _,
-            };
-            let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        let config = |provider: Arc<CryptoProvider>| {
+            let mut config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
                 .map_err(|error| words(&error))?
                 .dangerous()
-                .with_custom_certificate_verifier(verifier)
+                .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
                 .with_no_client_auth();
-            config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-            Ok((proof, hello, Arc::new(config)))
+            config.resumption = Resumption::in_memory_sessions(NAMES_MAX * TICKETS_MAX);
+            Ok(Arc::new(config))
         };
-        let configs = [
-            config(Proof::Required, ClientHelloKind::Full)?,
-            config(Proof::Required, ClientHelloKind::Classical)?,
-            config(Proof::Recorded, ClientHelloKind::Full)?,
-            config(Proof::Recorded, ClientHelloKind::Classical)?,
-        ];
-        Ok(Trust { verifier, configs })
+        let (full, classical) = (config(full)?, config(Arc::new(classical_provider()))?);
+        let any = Mutex::new(TtlMap::new(2 * NAMES_MAX, Duration::MAX));
+        Ok(Trust { verifier, full, classical, any })
     }
 
-    /// The configuration for this proof and this ClientHello.
-    pub(in crate::delivery) fn config(&self, proof: Proof, hello: ClientHelloKind) -> Arc<ClientConfig> {
-        let found = self.configs.iter().find(|(p, h, _)| (*p, *h) == (proof, hello));
-        // All four pairs are in the array that `new` fills.
-        Arc::clone(&found.unwrap_or(&self.configs[0]).2)
+    /// The handshake with this host.
+    pub(in crate::delivery) fn handshake(
+        &self,
+        proof: Proof,
+        hello: ClientHelloKind,
+        name: &ServerName<'static>,
+    ) -> Handshake {
+        let strict = match hello {
+            ClientHelloKind::Full => &self.full,
+            ClientHelloKind::Classical => &self.classical,
+        };
+        if proof == Proof::Required {
+            return Handshake { config: Arc::clone(strict), any: None };
+        }
+        let new = || {
+            let any = Arc::new(AnyCertificate::new(Arc::clone(&self.verifier)));
+            let mut config = ClientConfig::clone(strict);
+            config.dangerous().set_certificate_verifier(Arc::clone(&any) as _);
+            config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+            (Arc::new(config), any)
+        };
+        // Nothing panics while this is held, and what is inside is always whole.
+        let mut of_hosts = self.any.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_host = of_hosts.renew((name.clone(), hello), Instant::now(), new);
+        if of_host.1.unchecked().is_some() {
+            // Its sessions are gone with it.
+            *of_host = new();
+        }
+        let (config, any) = of_host.clone();
+        Handshake { config, any: Some(any) }
     }
 
     /// What a finished handshake came to.
     pub(in crate::delivery) fn describe(
         &self,
+        handshake: &Handshake,
         connection: &ClientConnection,
         name: &ServerName<'_>,
     ) -> Encryption {
-        let verified = connection.peer_certificates().and_then(|chain| chain.split_first()).is_some_and(
-            |(end_entity, intermediates)| {
-                self.verifier
-                    .verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now())
-                    .is_ok()
-            },
-        );
+        let verified = || {
+            connection.peer_certificates().and_then(|chain| chain.split_first()).is_some_and(
+                |(end_entity, intermediates)| {
+                    self.verifier
+                        .verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now())
+                        .is_ok()
+                },
+            )
+        };
+        let peer = match handshake.any.as_ref().and_then(|any| any.unchecked()) {
+            Some(why) => Peer::Unchecked(why),
+            None if verified() => Peer::Verified,
+            None => Peer::Unverified,
+        };
         match Encryption::of_version(connection.protocol_version()) {
-            Encryption::Tls { version, .. } => Encryption::Tls { version, verified },
+            Encryption::Tls { version, .. } => Encryption::Tls { version, peer },
             Encryption::None => Encryption::None,
         }
     }
@@ -232,56 +295,6 @@ fn add_roots(roots: &mut RootCertStore, file: &Path) -> Result<(), RootsError> {
 fn classical_provider() -> CryptoProvider {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519};
     CryptoProvider { kx_groups: vec![X25519, SECP256R1, SECP384R1], ..aws_lc_rs::default_provider() }
-}
-
-/// Accepts every certificate, and checks that the host has its key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if is_beyond_checking(cert) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if is_beyond_checking(cert) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// A certificate that cannot be parsed (version 1, odd extensions) is never verified; where any is accepted, it is too.
-fn is_beyond_checking(cert: &CertificateDer<'_>) -> bool {
-    ParsedCertificate::try_from(cert).is_err()
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use super::{backoffs, clock_set_back, host_settings, kick, operator_log, reports
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.
 const CHECKPOINT_PAGES: u32 = 16_000;
+/// The pages of the database are counted twice a second, and whenever the log has so many more: 256 KiB.
+const COUNTED_PAGES: u32 = 64;
 /// The log's file is cut back to this.
 const LOG_FILE_BYTES: u64 = 64 << 20;
 /// A checkpoint that a reader keeps from its end is tried again after this, and after so many times what it took.
@@ -58,6 +60,8 @@ pub(super) struct SqliteStore<'c> {
     seen_version: i64,
     saved: Marks,
     checkpoint_at: u32,
+    /// Pages of the log when those of the database were counted.
+    counted_at: u32,
     /// While the log is long all the same.
     next_checkpoint: Instant,
     purge: Purge,
@@ -101,6 +105,7 @@ impl<'c> SqliteStore<'c> {
             seen_version,
             saved: Marks { last_id: 0, time: None },
             checkpoint_at: CHECKPOINT_PAGES,
+            counted_at: 0,
             next_checkpoint: Instant::now(),
             purge: Purge::new(history),
             noted_refusal: None,
@@ -257,7 +262,9 @@ impl<'c> SqliteStore<'c> {
         }
     }
 
+    /// Costs a transaction of its own, for each of which SQLite parses the statement anew.
     fn count_pages(&mut self) -> Result<()> {
+        self.counted_at = self.space.log_pages();
         let count = |statement: &mut Statement<'_>| statement.query_row([], |row| row.get(0));
         self.space.set_pages(count(&mut self.pages)?, count(&mut self.free_pages)?);
         Ok(())
@@ -358,7 +365,9 @@ impl Store for SqliteStore<'_> {
     }
 
     fn tidy(&mut self) -> std::result::Result<(), StoreFailure> {
-        self.count_pages().map_err(|error| self.judge(&error))?;
+        if self.space.log_pages().abs_diff(self.counted_at) >= COUNTED_PAGES {
+            self.count_pages().map_err(|error| self.judge(&error))?;
+        }
         self.checkpoint_if_long()
     }
 

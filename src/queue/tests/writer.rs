@@ -306,6 +306,9 @@ fn an_outcome_is_announced_once_its_group_is_being_committed() {
         scope.spawn(move || {
             // Its commit has begun and does not end.
             first.wait();
+            while commits.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
             assert_eq!(*commits.lock().unwrap(), [["settle"]; 1]);
             let (op, second) = announced(shared);
             ops.send(op).unwrap();

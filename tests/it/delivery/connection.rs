@@ -4,9 +4,11 @@ mod answers;
 mod login;
 mod opening;
 mod tls;
+mod unchecked;
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};

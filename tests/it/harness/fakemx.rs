@@ -15,6 +15,7 @@
 
 mod script;
 mod session;
+mod stolen;
 mod stream;
 
 use std::collections::HashMap;

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConnection, SignatureScheme, StreamOwned};
 
 use crate::harness::client::{self, Client, mail, on_the_wire, queue_id};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
@@ -337,6 +337,33 @@ fn require_tls_comes_back_from_hosts_that_cannot_keep_it() {
         assert!(!report.contains("The body stays here"), "{report}");
         wait_for_end(&relay, "you@safe.test", "failed");
         assert!(mx.messages().is_empty());
+    }
+}
+
+/// A host with somebody else's certificate, whose signature cannot be checked: other mail goes there, and this does
+/// not, over a connection that stands already either.
+#[test]
+fn require_tls_never_goes_where_no_signature_was_checked() {
+    let weak = Certificate::rsa_1024(&["safe.test"]);
+    let good = Certificate::for_names(&["safe.test"]);
+    for (stolen, why) in [
+        (weak.stolen(&rustls::version::TLS13, SignatureScheme::RSA_PSS_SHA256), "RSA 1024"),
+        (good.stolen(&rustls::version::TLS12, SignatureScheme::ECDSA_SHA1_Legacy), "ECDSA_SHA1_Legacy"),
+    ] {
+        let mut world = World::new();
+        let home = world.host("app.test", Script::new());
+        let mx = host_at_its_domain(&mut world, "safe.test", offering(&["REQUIRETLS"]).tls(&stolen));
+        let (relay, _ca) = trusting(&world, &stolen);
+        let mut client = TlsClient::log_in(&relay);
+        client.submit("", "you@safe.test", &mail("open"));
+        mx.wait_for_messages(1, SOON);
+        wait_for_end(&relay, "you@safe.test", "delivered");
+        let used = relay.db().row("SELECT tls FROM attempts", []).unwrap_or_default();
+        assert!(used.ends_with(&format!(" signature not checked ({why})")), "{used}");
+        client.submit("REQUIRETLS", "they@safe.test", &mail("secret"));
+        assert_holds(&report(&home), &["Action: failed", "Status: 5.7.10"]);
+        wait_for_end(&relay, "they@safe.test", "failed");
+        assert_eq!(mx.messages().len(), 1, "the open one");
     }
 }
 

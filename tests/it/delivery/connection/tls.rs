@@ -3,7 +3,7 @@
 use super::*;
 
 /// The CA in a file, for `ca_file`.
-fn ca_file(certificate: &Certificate) -> tempfile::NamedTempFile {
+pub(super) fn ca_file(certificate: &Certificate) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(certificate.ca_pem.as_bytes()).unwrap();
     file

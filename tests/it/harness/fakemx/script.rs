@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 
 /// A place in the dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +220,8 @@ impl Script {
 
 /// A certificate for some names, and the CA that vouches for it.
 pub(crate) struct Certificate {
-    config: Arc<ServerConfig>,
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) chain: Vec<CertificateDer<'static>>,
     /// The CA's certificate, for `ca_file`.
     pub(crate) ca_pem: String,
 }
@@ -247,21 +249,30 @@ impl Certificate {
         provider: rustls::crypto::CryptoProvider,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Certificate {
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-        let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        let (leaf, ca_pem) = vouched_for(names, &key);
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], key)
+            .with_single_cert(vec![leaf.clone()], key)
             .unwrap();
-        Certificate { config: Arc::new(config), ca_pem }
+        Certificate { config: Arc::new(config), chain: vec![leaf], ca_pem }
     }
+}
+
+/// A certificate for these names with this key, and the CA that signed it.
+pub(super) fn vouched_for(
+    names: &[&str],
+    key: &impl rcgen::PublicKeyData,
+) -> (CertificateDer<'static>, String) {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(key, &issuer).unwrap();
+    (leaf.der().clone(), ca_pem)
 }
