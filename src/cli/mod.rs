@@ -112,8 +112,10 @@ enum Command {
 fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
     let path = config::queue_path(config)?;
     let mut answer = Vec::new();
-    queue::run(arguments, &path, &mut answer)?;
-    output::print_bytes(&answer)
+    let outcome = queue::run(arguments, &path, &mut answer);
+    // What was found out before a failure is the reason for it.
+    output::print_bytes(&answer)?;
+    Ok(outcome?)
 }
 
 fn explain_command(
@@ -124,8 +126,10 @@ fn explain_command(
 ) -> anyhow::Result<()> {
     let settings = config::load(config)?.settings;
     let mut answer = Vec::new();
-    explain::run(address, user, json, &settings, &mut answer)?;
-    output::print_bytes(&answer)
+    let outcome = explain::run(address, user, json, &settings, &mut answer);
+    // Why an address cannot be routed stands there.
+    output::print_bytes(&answer)?;
+    outcome
 }
 
 /// Reads the arguments, runs the command and says how it went.

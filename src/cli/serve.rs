@@ -229,10 +229,11 @@ pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<(
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
         welcome(&password, *address)?;
     }
+    let mut status = String::new();
+    tell_status(&relay.queue, &mut status);
     notify(&[sd_notify::NotifyState::Ready]);
 
     let (pulse, look) = (tick(watchdog_interval()), tick(STATUS_EVERY));
-    let mut status = String::new();
     let failed = relay.writer.failed().clone();
     let verdict = loop {
         select! {

@@ -1,5 +1,6 @@
 //! `postrider sql`: SQL on the queue, with the SQLite of this program: a prompt, `-c`, or statements from stdin.
 
+mod input;
 mod layout;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -8,9 +9,11 @@ use std::path::Path;
 use anyhow::Context as _;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use signal_hook::consts::SIGINT;
 
 use super::output::print;
 use crate::queue::shell::{Ran, Shell};
+use input::{Input, Typed};
 use layout::{Layout, Mode};
 
 /// `postrider sql`.
@@ -29,6 +32,7 @@ pub struct Arguments {
 
 const HELP: &str = "\
 Statements end with ; and may go over several lines. SELECT * FROM queue; shows what waits.
+A table that is wider than the terminal is shown a value a line. Ctrl-C stops a statement, Ctrl-D ends.
   .tables          tables and views
   .schema [NAME]   how they are made
   .mode MODE       table, line (a value a line, whole), list (for scripts), csv, json
@@ -54,60 +58,75 @@ pub fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
 
 fn execute(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut layout = Layout::new(mode);
+    let mut layout = Layout::new(mode, None);
     let ran = shell.run(statements, &mut |ran| layout.tell(&ran, &mut out));
     out.flush()?;
     Ok(ran?)
 }
 
-/// Lines until `.quit`, Ctrl-D, or the end of the terminal. The history is this session's alone: statements may name
-/// people.
+/// Lines until `.quit`, Ctrl-D, or the end of the terminal. Ctrl-C drops what is typed, or stops what runs. The history
+/// is this session's alone: statements may name people.
 fn prompt(shell: &Shell, arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     let mut editor = DefaultEditor::new().context("cannot use the terminal")?;
     let may = if arguments.write { "statements may change it" } else { "to look only; --write to change it" };
     print(&format!("{}: {may}. .help shows how.\n", path.display()))?;
-    let (mut mode, mut statement) = (arguments.mode, String::new());
+    stop_at_interrupt(shell).context("cannot catch Ctrl-C")?;
+    let (mut mode, mut input) = (arguments.mode, Input::default());
     loop {
-        let line = match editor.readline(if statement.is_empty() { "sql> " } else { "...> " }) {
-            Ok(line) => line,
+        let lines = match editor.readline(if input.is_empty() { "sql> " } else { "...> " }) {
+            Ok(lines) => lines,
             Err(ReadlineError::Interrupted) => {
-                statement.clear();
+                input.clear();
                 continue;
             }
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error).context("cannot read from the terminal"),
         };
-        if statement.is_empty() && line.trim_start().starts_with('.') {
+        // Several where they were pasted.
+        for line in lines.split('\n') {
+            let (typed, done) = match input.line(line) {
+                Typed::Unfinished => continue,
+                Typed::Command(typed) => {
+                    let done = command(shell, &typed, &mut mode);
+                    (typed, done)
+                }
+                Typed::Statements(typed) => {
+                    let done = execute_and_count(shell, &typed, mode).map(|()| true);
+                    (typed, done)
+                }
+            };
             // A line that cannot be remembered is no reason to stop.
-            let _ = editor.add_history_entry(line.trim());
-            match command(shell, line.trim(), &mut mode) {
+            let _ = editor.add_history_entry(typed.trim());
+            match done {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => told(&error)?,
-            }
-            continue;
-        }
-        statement.push_str(&line);
-        statement.push('\n');
-        if statement.trim().is_empty() {
-            statement.clear();
-        } else if statement.trim_end().ends_with(';') {
-            let _ = editor.add_history_entry(statement.trim());
-            let whole = std::mem::take(&mut statement);
-            if let Err(error) = execute_and_count(shell, &whole, mode) {
-                told(&error)?;
             }
         }
     }
 }
 
-/// As `execute`, and says how many rows were changed.
+/// Ctrl-C while a statement runs stops that alone.
+fn stop_at_interrupt(shell: &Shell) -> std::io::Result<()> {
+    let interrupt = shell.interrupter();
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT])?;
+    std::thread::Builder::new()
+        .name("interrupt".to_owned())
+        .spawn(move || signals.forever().for_each(|_| interrupt()))
+        .map(drop)
+}
+
+/// As `execute`, for the terminal, and says how many rows were changed.
 fn execute_and_count(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Result<()> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut layout = Layout::new(mode);
+    let stdout = std::io::stdout();
+    let columns = rustix::termios::tcgetwinsize(&stdout).map(|size| usize::from(size.ws_col));
+    let mut out = std::io::BufWriter::new(stdout.lock());
+    // A terminal that does not know its width says 0.
+    let mut layout = Layout::new(mode, columns.ok().filter(|columns| *columns > 0));
     let ran = shell.run(statements, &mut |ran| {
         layout.tell(&ran, &mut out)?;
         match ran {
+            Ran::Done { changed: 1 } => writeln!(out, "1 row changed"),
             Ran::Done { changed } if changed > 0 => writeln!(out, "{changed} rows changed"),
             _ => Ok(()),
         }

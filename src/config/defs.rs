@@ -251,7 +251,9 @@ pub(super) const DEFS: &[Def] = &[
         "dns.servers",
         List(0, &Server(53)),
         Example("[\"127.0.0.1:53\"]"),
-        "Whom to ask for MX and addresses. Default: the system's resolv.conf, which is looked at again as it changes.",
+        "Whom to ask for MX and addresses; port 53 where none is given. A link-local address has its interface behind \
+         it (\"fe80::1%eth0\"), which may come later. Default: the system's resolv.conf, which is looked at again as it \
+         changes.",
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
@@ -570,7 +572,7 @@ impl Kind {
                 format!("{} or {last}", others.join(", "))
             }
             Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
-            Server(_) => "an IP address and port such as \"127.0.0.1:53\"".to_owned(),
+            Server(_) => "an IP address such as \"192.0.2.53\", \"fe80::1%eth0\" or \"[2001:db8::53]:5353\"".to_owned(),
             Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
             User => "the name of a user such as \"newsletter\"".to_owned(),
             NetworkOrNot => {

@@ -1,6 +1,6 @@
 //! Config: from typed text to checked settings, one struct a room.
 //!
-//! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says;
+//! `defs.rs` is the table of all keys; `value.rs` reads one value as the table says (`name_server.rs` a DNS server);
 //! `reading.rs` walks a file and collects problems; `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no
 //! single key can tell (`sources.rs` for `[[source]]`); `reference.rs` writes the table as a commented config
 //! file; `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that
@@ -12,6 +12,7 @@ mod cross;
 mod defs;
 pub mod guarded;
 mod load;
+pub mod name_server;
 mod networks;
 mod problem;
 mod reading;
@@ -25,6 +26,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use atrn::AtrnDomains;
+pub use name_server::NameServer;
 pub use networks::{ProhibitedEntry, ProhibitedNetworks, forms};
 pub use problem::{Problem, Problems};
 pub use reference::{page, reference};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::name_server::NameServer;
 use super::networks::ProhibitedNetworks;
 use super::secret::SecretSource;
 use crate::mail::{Address, Domain, Lifetimes};
@@ -143,7 +144,7 @@ pub enum LongLines {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsSettings {
     /// Empty: the system's resolv.conf.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
     /// For one question, all its tries together.
     pub timeout: Duration,
 }

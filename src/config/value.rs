@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::defs::Kind;
+use super::name_server::NameServer;
 use super::networks::{self, ProhibitedEntry};
 use super::settings::{DomainPattern, RelayHost};
 use crate::mail::Domain;
@@ -206,11 +207,10 @@ pub(super) fn socket(_: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
 }
 
 /// [`Kind::Server`].
-pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
+pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<NameServer> {
     let text = text(value)?;
     let Kind::Server(port) = *kind else { return wrong("is read as an address") };
-    let bare = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, port));
-    bare.or_else(|_| text.parse()).or_else(|_| wrong(format!("\"{text}\" is not an IP address with a port")))
+    NameServer::parse(text, port).or_else(|why| wrong(format!("\"{text}\": {why}")))
 }
 
 /// [`Kind::Address`], one that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by

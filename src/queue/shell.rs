@@ -20,6 +20,11 @@ impl Shell {
         Sqlite::open(path, write).map(Shell)
     }
 
+    /// What stops the statement that runs, from another thread.
+    pub fn interrupter(&self) -> impl Fn() + Send + use<> {
+        self.0.interrupter()
+    }
+
     /// Runs the statements one after the other, and tells `out` of each.
     ///
     /// # Errors

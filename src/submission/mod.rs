@@ -105,7 +105,8 @@ impl Submission {
 
     /// Goes over to new settings: certificate, limits, aliases and what listeners allow hold for sessions that
     /// begin from now on; who may send (users, `trusted`) holds for all at once. Listeners whose address stays go on
-    /// listening, new ones are opened and those that are gone are closed (their sessions go on).
+    /// listening, new ones are opened and those that are gone are closed (their sessions go on), unless systemd has
+    /// their socket.
     ///
     /// # Errors
     /// Nothing has changed then.
@@ -119,6 +120,7 @@ impl Submission {
         users: Box<dyn Directory>,
     ) -> Result<(), StartError> {
         let service = Service::new(settings, users)?;
+        self.sockets.all_listed(&settings.listen)?;
         let mut listeners = self.listeners();
         let mut old = std::mem::take(&mut *listeners);
         let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();

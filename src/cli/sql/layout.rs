@@ -5,14 +5,18 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
 use crate::cli::output::seen_json;
 use crate::kit::text::printable;
 use crate::queue::shell::{Cell, Ran};
 
 /// Rows of a table that are looked at for the width of its columns.
 const ROWS_BEFORE_WIDTHS: usize = 1000;
-/// Characters of a value in a table.
-const CELL_CHARS_MAX: usize = 60;
+/// Columns of a value in a table.
+const CELL_COLUMNS_MAX: usize = 60;
+/// Columns between two values.
+const GAP: usize = 2;
 
 /// How rows are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +39,9 @@ pub(super) enum Mode {
 /// The rows of one statement after the other.
 pub(super) struct Layout {
     mode: Mode,
+    /// Of the terminal. A table that is wider is shown a value a line.
+    columns: Option<usize>,
+    too_wide: bool,
     names: Vec<String>,
     /// Rows of a table whose widths are not known yet.
     waiting: Vec<Vec<String>>,
@@ -42,8 +49,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(mode: Mode) -> Layout {
-        Layout { mode, names: Vec::new(), waiting: Vec::new(), widths: None }
+    pub(super) fn new(mode: Mode, columns: Option<usize>) -> Layout {
+        Layout { mode, columns, too_wide: false, names: Vec::new(), waiting: Vec::new(), widths: None }
     }
 
     /// Writes what a statement tells.
@@ -62,7 +69,7 @@ impl Layout {
             Ran::Row(cells) => self.row(cells, out),
             Ran::Done { .. } => {
                 self.write_table(out)?;
-                (self.names, self.widths) = (Vec::new(), None);
+                (self.names, self.widths, self.too_wide) = (Vec::new(), None, false);
                 Ok(())
             }
         }
@@ -77,13 +84,7 @@ impl Layout {
                 }
                 Ok(())
             }
-            Mode::Line => {
-                let width = self.names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
-                for (name, cell) in self.names.iter().zip(cells) {
-                    writeln!(out, "{name:>width$} = {}", seen(*cell))?;
-                }
-                writeln!(out)
-            }
+            Mode::Line => self.lines(cells.iter().map(|cell| seen(*cell)), out),
             Mode::List => {
                 let values: Vec<String> = cells.iter().map(|cell| seen(*cell)).collect();
                 writeln!(out, "{}", values.join("|"))
@@ -106,11 +107,18 @@ impl Layout {
         let is_first = self.widths.is_none();
         let widths = self.widths.get_or_insert_with(|| {
             let longest = |at: usize, name: &String| {
-                let values = waiting.iter().filter_map(|row| row.get(at)).map(|value| value.chars().count());
-                values.max().unwrap_or_default().max(name.chars().count())
+                let values = waiting.iter().filter_map(|row| row.get(at)).map(|value| value.width());
+                values.max().unwrap_or_default().max(name.width())
             };
-            self.names.iter().enumerate().map(|(at, name)| longest(at, name)).collect()
+            self.names.iter().enumerate().map(|(at, name)| longest(at, name)).collect::<Vec<_>>()
         });
+        if is_first {
+            let width = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+            self.too_wide = self.columns.is_some_and(|columns| width > columns);
+        }
+        if self.too_wide {
+            return waiting.into_iter().try_for_each(|row| self.lines(row.into_iter(), out));
+        }
         if is_first && !waiting.is_empty() {
             table_line(&self.names, widths, out)?;
             let rules: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
@@ -118,11 +126,21 @@ impl Layout {
         }
         waiting.iter().try_for_each(|row| table_line(row, widths, out))
     }
+
+    /// A row, a value a line.
+    fn lines(&self, values: impl Iterator<Item = String>, out: &mut impl Write) -> io::Result<()> {
+        let width = self.names.iter().map(|name| name.width()).max().unwrap_or_default();
+        for (name, value) in self.names.iter().zip(values) {
+            writeln!(out, "{}{name} = {value}", " ".repeat(width - name.width()))?;
+        }
+        writeln!(out)
+    }
 }
 
 fn table_line(values: &[String], widths: &[usize], out: &mut impl Write) -> io::Result<()> {
-    let cells = values.iter().zip(widths).map(|(value, width)| format!("{value:<width$}"));
-    writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())
+    let pad = |value: &String, width: usize| value.clone() + &" ".repeat(width.saturating_sub(value.width()));
+    let cells = values.iter().zip(widths).map(|(value, width)| pad(value, *width));
+    writeln!(out, "{}", cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end())
 }
 
 fn csv_line<'v>(values: impl Iterator<Item = Cow<'v, str>>, out: &mut impl Write) -> io::Result<()> {
@@ -152,10 +170,15 @@ fn seen(cell: Cell<'_>) -> String {
 }
 
 fn cut(value: &str) -> String {
-    match value.char_indices().nth(CELL_CHARS_MAX) {
-        Some(_) => value.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect(),
-        None => value.to_owned(),
+    if value.width() <= CELL_COLUMNS_MAX {
+        return value.to_owned();
     }
+    let mut columns = 1;
+    let fits = |letter: &char| {
+        columns += letter.width().unwrap_or_default();
+        columns <= CELL_COLUMNS_MAX
+    };
+    value.chars().take_while(fits).chain(['…']).collect()
 }
 
 fn value(cell: Cell<'_>) -> serde_json::Value {
@@ -180,7 +203,7 @@ mod tests {
             [Cell::Real(1.5), Cell::Bytes(b"\xff")],
             [Cell::Integer(4), Cell::Bytes(long.as_bytes())],
         ];
-        let (mut layout, mut out) = (Layout::new(mode), Vec::new());
+        let (mut layout, mut out) = (Layout::new(mode, None), Vec::new());
         layout.tell(&Ran::Columns(&names), &mut out).unwrap();
         rows.iter().for_each(|row| layout.tell(&Ran::Row(row), &mut out).unwrap());
         layout.tell(&Ran::Done { changed: 0 }, &mut out).unwrap();
@@ -194,6 +217,35 @@ mod tests {
         assert_eq!(
             shown(Mode::Table),
             format!("id   reply\n---  {rule}\n1    a,\"b\"\\x1B[2J\n-20\n1.5  \\xFF\n4    {dots}\n")
+        );
+    }
+
+    fn table(columns: usize, rows: &[[&str; 2]]) -> String {
+        let (mut layout, mut out) = (Layout::new(Mode::Table, Some(columns)), Vec::new());
+        layout.tell(&Ran::Columns(&["name".to_owned(), "n".to_owned()]), &mut out).unwrap();
+        for row in rows {
+            let cells = row.map(|value| Cell::Bytes(value.as_bytes()));
+            layout.tell(&Ran::Row(&cells), &mut out).unwrap();
+        }
+        layout.tell(&Ran::Done { changed: 0 }, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// What a terminal takes two columns for, and one, and none.
+    #[test]
+    fn columns_are_those_of_a_terminal() {
+        let rows = [["日本語", "1"], ["gru\u{308}n", "2"], ["grün", "3"]];
+        let aligned = "name    n\n------  -\n日本語  1\ngru\u{308}n    2\ngrün    3\n";
+        assert_eq!(table(9, &rows), aligned);
+        let wide = "日".repeat(31);
+        assert!(table(80, &[[&wide, "1"]]).contains(&format!("\n{}…  1\n", "日".repeat(29))));
+    }
+
+    #[test]
+    fn a_table_that_is_wider_than_the_terminal_is_shown_a_value_a_line() {
+        assert_eq!(
+            table(8, &[["日本語", "1"], ["x", "2"]]),
+            "name = 日本語\n   n = 1\n\nname = x\n   n = 2\n\n"
         );
     }
 

@@ -12,7 +12,7 @@
 //! machine.
 //!
 //! Answers are cached (`dns/cache.rs`) for their TTL and at most a day, negative answers (RFC 2308) for at most an
-//! hour.
+//! hour. A failure that took long is kept for some seconds, unless the system has other servers meanwhile.
 
 mod cache;
 mod scope;
@@ -34,7 +34,7 @@ use crate::config::DnsSettings;
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use cache::{Answer, Cache, Found, Kind, Question};
 use servers::Servers;
-use system::{NameServers, WatchedFile};
+use system::{Listing, NameServers, WatchedFile};
 
 /// The files that say how names are resolved.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub struct Resolver {
     files: SystemFiles,
     servers: Mutex<Arc<Servers>>,
     /// With what was wrong with it at the last look.
-    resolv_conf: Mutex<(WatchedFile, Option<String>)>,
+    listing: Mutex<(Listing, Option<String>)>,
     hosts: Mutex<(WatchedFile, HashMap<String, Vec<IpAddr>>)>,
     cache: Mutex<Cache>,
     runtime: Handle,
@@ -82,11 +82,11 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::new`], and where the trust anchor cannot be read.
     pub fn with_files(settings: &DnsSettings, files: SystemFiles) -> io::Result<Resolver> {
-        let mut resolv_conf = WatchedFile::new(files.resolv_conf.clone());
-        let (addresses, complaint) = match settings.servers.as_slice() {
-            [] => first_servers(&mut resolv_conf),
-            servers => (servers.to_vec(), None),
+        let mut listing = match settings.servers.as_slice() {
+            [] => Listing::File(WatchedFile::new(files.resolv_conf.clone())),
+            servers => Listing::Config(servers.to_vec()),
         };
+        let (addresses, complaint) = first_servers(&mut listing);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let servers = {
             let _context = runtime.enter();
@@ -101,7 +101,7 @@ impl Resolver {
         Ok(Resolver {
             settings: settings.clone(),
             servers: Mutex::new(Arc::new(servers)),
-            resolv_conf: Mutex::new((resolv_conf, complaint)),
+            listing: Mutex::new((listing, complaint)),
             hosts: Mutex::new((WatchedFile::new(files.hosts.clone()), HashMap::new())),
             files,
             cache: Mutex::default(),
@@ -177,26 +177,18 @@ impl Resolver {
         answered.recv().ok()
     }
 
-    /// Takes the servers of resolv.conf(5) if they are others than before; whether they are. `now_please` looks
-    /// whatever the time.
+    /// Takes the servers that resolv.conf(5) names, or that are at the interfaces of `[dns] servers`, if they are
+    /// others than before; whether they are. `now_please` looks whatever the time.
     fn follow_system(&self, now_please: bool) -> bool {
-        if !self.settings.servers.is_empty() {
+        let mut watched = lock(&self.listing);
+        let (listing, last_complaint) = &mut *watched;
+        let Some(NameServers { servers, complaint }) = listing.look(Instant::now(), now_please) else {
             return false;
-        }
-        let mut watched = lock(&self.resolv_conf);
-        let (file, last_complaint) = &mut *watched;
-        if !file.changed(Instant::now(), now_please) {
-            return false;
-        }
-        let NameServers { servers, complaint } = system::name_servers(file.path());
-        let name = file.path().display().to_string();
-        if let Some(why) = &complaint {
-            // The interface of a server may come later.
-            file.forget();
-            if complaint != *last_complaint {
-                let asked = list(if servers.is_empty() { self.servers() } else { servers.clone() });
-                log::warn!("{name}: {why}; asking {asked}");
-            }
+        };
+        let name = listing.name();
+        if let Some(why) = complaint.as_ref().filter(|_| complaint != *last_complaint) {
+            let asked = list(if servers.is_empty() { self.servers() } else { servers.clone() });
+            log::warn!("{name}: {why}; asking {asked}");
         }
         *last_complaint = complaint;
         if servers.is_empty() || servers == self.servers() {
@@ -216,7 +208,9 @@ impl Resolver {
                 true
             }
             Err(error) => {
-                file.forget();
+                if let Listing::File(file) = listing {
+                    file.forget();
+                }
                 log::warn!("{name}: {error}; asking {}", list(self.servers()));
                 false
             }
@@ -239,24 +233,27 @@ impl Resolver {
     }
 }
 
-/// What resolv.conf(5) names at the start. Without the file, or a server in it, the server on this machine is used, as
-/// it says there. Also what is wrong with the file.
-fn first_servers(file: &mut WatchedFile) -> (Vec<SocketAddr>, Option<String>) {
-    file.changed(Instant::now(), true);
-    let NameServers { mut servers, complaint } = system::name_servers(file.path());
-    let local = servers.is_empty();
+/// The servers at the start, and what is wrong with the list. Without a resolv.conf(5), or a server in it, the server
+/// on this machine is used, as it says there.
+fn first_servers(listing: &mut Listing) -> (Vec<SocketAddr>, Option<String>) {
+    let found = listing.look(Instant::now(), true);
+    let (mut servers, complaint) =
+        found.map_or_else(Default::default, |found| (found.servers, found.complaint));
+    let local = servers.is_empty() && matches!(listing, Listing::File(_));
     if local {
         servers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53))];
     }
     if let Some(why) = &complaint {
-        file.forget();
         let hint = if local { ". [dns] servers names others." } else { "" };
-        log::warn!("{}: {why}; asking {}{hint}", file.path().display(), list(servers.clone()));
+        log::warn!("{}: {why}; asking {}{hint}", listing.name(), list(servers.clone()));
     }
     (servers, complaint)
 }
 
 fn list(servers: Vec<SocketAddr>) -> String {
+    if servers.is_empty() {
+        return "nobody".to_owned();
+    }
     servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 

@@ -184,8 +184,8 @@ impl Planner<'_> {
             }
         }
         if !hosts.is_empty() {
-            let whole = hosts.len() == relays.len().min(ADDRESSES_MAX);
             let hosts = self.reachable(hosts)?;
+            let whole = hosts.len() == relays.len().min(ADDRESSES_MAX);
             let chosen = self.choose(hosts, ADDRESSES_MAX, self.request.attempts);
             return Ok(Plan { endpoints: self.endpoints(chosen, true), whole, proved: false });
         }
@@ -264,12 +264,15 @@ impl Planner<'_> {
         if usable.is_empty() {
             return Err(self.none_usable(unusable, seen));
         }
+        let permitted = usable.len();
         let usable = self.reachable(usable)?;
+        let all_reached = usable.len() == permitted;
         let more = usable.len().saturating_sub(MX_HOSTS_MAX);
         if more > 0 {
             (self.trace)(format_args!("{more} more hosts: their turn comes in later attempts"));
         }
-        let whole = seen && unusable.temporary.is_none() && more == 0;
+        // A host that no source address reaches was not asked: the operator may add one.
+        let whole = seen && unusable.temporary.is_none() && all_reached && more == 0;
         let chosen = self.choose(usable, MX_HOSTS_MAX, turn_to_try);
         Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved })
     }

@@ -131,7 +131,8 @@ impl Connection {
     }
 
     /// Looks whether the connection is still good: for one that was idle for a while. Gives no failure where the host
-    /// has closed it (RFC 5321 §3.8: 421 says that), but one where it said what nobody asked for.
+    /// has closed it (RFC 5321 §3.8: 421 says that), but one where it said what nobody asked for. Nothing is waited
+    /// for: what half a line would have become is not known, and nobody learns from it.
     ///
     /// # Errors
     /// It is not.
@@ -141,11 +142,11 @@ impl Connection {
             Look::Closed => return Err(None),
             Look::Spoke => {}
         }
-        let timeouts = Timeouts { wait: QUIT_WAIT, deadline: Instant::now() + QUIT_WAIT };
         let phase = Phase::Mail;
-        Err(match self.wire.reply(timeouts) {
-            Ok(reply) if ReplyClass::of(phase, reply.code) == ReplyClass::Closing => None,
-            Ok(reply) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_BYTES_MAX) }),
+        Err(match self.wire.reply_at_hand() {
+            Ok(Some(reply)) if ReplyClass::of(phase, reply.code) == ReplyClass::Closing => None,
+            Ok(Some(reply)) => Some(Failure::BadReply { phase, reply: reply.cut(WORDS_BYTES_MAX) }),
+            Ok(None) => None,
             Err(_) => Some(Failure::no_reply(Stage::of(phase), Fault::OutOfTurn)),
         })
     }

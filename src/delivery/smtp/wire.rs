@@ -154,6 +154,35 @@ impl Wire {
         }
     }
 
+    /// The next reply, of what is there to be read: nothing is waited for. None: there is no whole one.
+    ///
+    /// # Errors
+    /// It is no reply.
+    pub(in crate::delivery) fn reply_at_hand(&mut self) -> Result<Option<Reply>, Malformed> {
+        loop {
+            if let Some(reply) = self.replies.next()? {
+                return Ok(Some(reply));
+            }
+            let Wire { tcp, tls, replies, .. } = &mut *self;
+            let count = match tls {
+                None if is_readable(tcp) => replies.fill(|room| tcp.read(room)),
+                None => return Ok(None),
+                Some(tls) => match replies.fill(|room| tls.reader().read(room)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_readable(tcp) => {
+                        if !matches!(tls.read_tls(tcp), Ok(1..)) || tls.process_new_packets().is_err() {
+                            return Ok(None);
+                        }
+                        continue;
+                    }
+                    got => got,
+                },
+            };
+            if !matches!(count, Ok(1..)) {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Whether bytes wait that the host sent before it was asked.
     pub(in crate::delivery) fn spoke_out_of_turn(&self) -> bool {
         self.replies.has_bytes()

@@ -28,6 +28,12 @@ impl Shell {
         connect(path, write).map(Shell)
     }
 
+    /// What stops the statement that runs, from another thread.
+    pub(in crate::queue) fn interrupter(&self) -> impl Fn() + Send + use<> {
+        let handle = self.0.get_interrupt_handle();
+        move || handle.interrupt()
+    }
+
     /// Runs the statements one after the other; each tells `out` its columns first, then its rows, then how many rows
     /// it has changed.
     ///
@@ -80,7 +86,11 @@ fn failed(error: rusqlite::Error) -> ShellError {
         }
         _ => "",
     };
-    ShellError::Statement(format!("{error}{remedy}"))
+    match error {
+        // The statement itself stands where it was typed.
+        rusqlite::Error::SqlInputError { msg, .. } => ShellError::Statement(msg),
+        error => ShellError::Statement(format!("{error}{remedy}")),
+    }
 }
 
 fn cell(value: ValueRef<'_>) -> Cell<'_> {

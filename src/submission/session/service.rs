@@ -43,7 +43,7 @@ pub enum StartError {
     /// A socket that the process was started with is for nobody.
     #[error(
         "systemd listens on {address}, which no [[listen]] has (they have {listed}); make ListenStream= in \
-         postrider.socket and [[listen]] address the same"
+         postrider.socket and [[listen]] address the same, and restart both units"
     )]
     NotListed {
         /// Of the socket.

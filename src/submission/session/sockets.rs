@@ -15,30 +15,37 @@ use crate::submission::session::service::StartError;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The sockets that were open when the process began, kept until it ends: a listener that a reload brings back finds
-/// its socket again.
+/// The sockets that were open when the process began, kept until it ends. Each has a listener, also after a reload.
 #[derive(Debug, Default)]
 pub(in crate::submission) struct Sockets(Vec<(SocketAddr, TcpListener)>);
 
 impl Sockets {
     /// # Errors
-    /// One of the sockets has an address that no `[[listen]]` has: nobody would accept what waits in it.
+    /// As [`Sockets::all_listed`].
     pub(in crate::submission) fn new(
         inherited: Vec<TcpListener>,
         listen: &[ListenSettings],
     ) -> Result<Sockets, StartError> {
         let mut sockets = Vec::new();
         for socket in inherited {
-            let address = socket.local_addr().map_err(StartError::Inherited)?;
-            if listen.iter().all(|listen| listen.address != address) {
-                let listed: Vec<String> = listen.iter().map(|listen| listen.address.to_string()).collect();
-                return Err(StartError::NotListed { address, listed: listed.join(", ") });
-            }
-            sockets.push((address, socket));
+            sockets.push((socket.local_addr().map_err(StartError::Inherited)?, socket));
         }
         let sockets = Sockets(sockets);
+        sockets.all_listed(listen)?;
         sockets.tell_others(listen);
         Ok(sockets)
+    }
+
+    /// # Errors
+    /// One of the sockets has an address that no `[[listen]]` has: systemd would go on to take connections there, and
+    /// they would wait for ever.
+    pub(in crate::submission) fn all_listed(&self, listen: &[ListenSettings]) -> Result<(), StartError> {
+        let nobodys = |(address, _): &&(SocketAddr, TcpListener)| {
+            listen.iter().all(|listen| listen.address != *address)
+        };
+        let Some((address, _)) = self.0.iter().find(nobodys) else { return Ok(()) };
+        let listed: Vec<String> = listen.iter().map(|listen| listen.address.to_string()).collect();
+        Err(StartError::NotListed { address: *address, listed: listed.join(", ") })
     }
 
     /// The socket for this one of the listeners.

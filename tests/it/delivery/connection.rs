@@ -410,6 +410,39 @@ fn a_connection_that_the_host_closed_meanwhile_is_stale() {
     assert_eq!((phase, state), (Phase::Mail, RecipientState::HostTrouble));
 }
 
+/// A host that says something between two messages: what it has said by then decides, and nobody waits for the rest.
+/// At a stop all idle connections are looked at, one after the other.
+#[test]
+fn an_idle_connection_is_looked_at_without_waiting() {
+    let tls = Certificate::for_names(&["mx.example.net"]);
+    for (words, is_held_against_it) in [
+        ("4", false),
+        ("421-4.4.2 too\r\n421 4.4.2 la", false),
+        ("421 4.4.2 too late\r\n", false),
+        ("250 2.0.0 queued\r\n", true),
+        ("what?\r\n", true),
+    ] {
+        let later = Act::Later(Duration::from_millis(20), Box::new(Act::Raw(words.into())));
+        let act = Act::Then(vec![Act::Say("250 2.0.0 reset"), later]);
+        for script in [Script::new(), Script::new().tls(&tls)] {
+            let mx = FakeMx::start(script.on(At::Rset, act.clone()));
+            let mut connection = open(&mx).unwrap();
+            assert_eq!(states(&send(&mut connection, &["b@b"])), [RecipientState::Delivered]);
+            let until = soon();
+            let (failure, took) = loop {
+                let began = Instant::now();
+                match connection.look_after_idling() {
+                    Ok(()) => assert!(Instant::now() < until, "the words never came"),
+                    Err(failure) => break (failure, began.elapsed()),
+                }
+                std::thread::yield_now();
+            };
+            assert_eq!(failure.is_some(), is_held_against_it, "{words:?}");
+            assert!(took < Duration::from_millis(500), "{words:?}: {took:?}");
+        }
+    }
+}
+
 // ---- BDAT -----------------------------------------------------------------------------------------
 
 #[test]

@@ -13,7 +13,8 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(servers: &[SocketAddr], timeout: Duration) -> Resolver {
-    Resolver::new(&DnsSettings { servers: servers.to_vec(), timeout }).unwrap()
+    Resolver::new(&DnsSettings { servers: servers.iter().copied().map(Into::into).collect(), timeout })
+        .unwrap()
 }
 
 /// A server for `zone` and a resolver that asks it and waits long.
@@ -175,11 +176,36 @@ fn answers_are_cached_for_their_ttl_and_negative_ones_too() {
     }
     assert_eq!(server.asked().len(), 3, "a TTL of 0 is not cached");
 
-    // Failures are not: the next question is asked again, and its answer counts.
+    // A quick failure is not: the next question is asked again, and its answer counts.
     server.serve(zone.clone().fault("b.test", Fault::Servfail));
     assert!(is_temporary(&resolver.mx("b.test"), "SERVFAIL"));
     server.serve(zone.mx("b.test", 10, "mx.b.test"));
     assert!(resolver.mx("b.test").is_ok());
+}
+
+/// A domain with a dead name among its hosts costs the time-out once, and not each attempt of each message.
+#[test]
+fn a_name_that_nobody_answers_for_is_not_asked_for_again_at_once() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let zone = Zone::new().ttl(3600).address("good.test", ip("192.0.2.1")).fault("dead.test", Fault::Silent);
+    let server = DnsServer::start(zone.clone()).unwrap();
+    let resolver = resolver(&[server.address()], TIMEOUT);
+    let look_up = || {
+        let began = Instant::now();
+        let found = Lookup::addresses(&resolver, &["dead.test", "good.test"]);
+        assert!(
+            is_temporary(&found[0], "no answer") || is_temporary(&found[0], "did not answer"),
+            "{found:?}"
+        );
+        assert_eq!(found[1], Ok(vec![ip("192.0.2.1")]));
+        began.elapsed()
+    };
+    assert!(look_up() >= TIMEOUT / 2);
+    let asked = server.asked().len();
+    for _ in 0..20 {
+        assert!(look_up() < TIMEOUT / 2, "kept");
+    }
+    assert_eq!(server.asked().len(), asked);
 }
 
 #[test]

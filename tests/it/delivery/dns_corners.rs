@@ -22,7 +22,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(server: SocketAddr, timeout: Duration) -> Resolver {
-    Resolver::new(&DnsSettings { servers: vec![server], timeout }).unwrap()
+    Resolver::new(&DnsSettings { servers: vec![server.into()], timeout }).unwrap()
 }
 
 /// `host address, …` in the order of the tries, or the reply that says why there is none.

@@ -20,7 +20,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(server: SocketAddr) -> Resolver {
-    Resolver::new(&DnsSettings { servers: vec![server], timeout: Duration::from_secs(10) }).unwrap()
+    Resolver::new(&DnsSettings { servers: vec![server.into()], timeout: Duration::from_secs(10) }).unwrap()
 }
 
 /// A system with a resolv.conf and a hosts file of its own.
@@ -52,7 +52,11 @@ impl System {
             hosts: self.path("hosts"),
             ..SystemFiles::default()
         };
-        Resolver::with_files(&DnsSettings { servers: servers.to_vec(), timeout }, files).unwrap()
+        Resolver::with_files(
+            &DnsSettings { servers: servers.iter().copied().map(Into::into).collect(), timeout },
+            files,
+        )
+        .unwrap()
     }
 }
 

@@ -19,7 +19,7 @@ fn serve(zone: Zone, signer: &Signer) -> (DnsServer, Resolver) {
     let anchor = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(anchor.path(), signer.anchor()).unwrap();
     let files = SystemFiles { trust_anchor: Some(anchor.path().to_owned()), ..SystemFiles::default() };
-    let settings = DnsSettings { servers: vec![server.address()], timeout: Duration::from_secs(20) };
+    let settings = DnsSettings { servers: vec![server.address().into()], timeout: Duration::from_secs(20) };
     let resolver = Resolver::with_files(&settings, files).unwrap();
     (server, resolver)
 }

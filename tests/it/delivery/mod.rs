@@ -10,6 +10,7 @@ pub mod dns_corners;
 mod dns_system;
 mod dnssec;
 mod hostile;
+mod link_local;
 mod logins;
 mod loops;
 mod mx_lists;

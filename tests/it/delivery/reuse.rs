@@ -120,5 +120,10 @@ fn recipients_that_a_host_takes_one_by_one_go_at_once() {
         assert_eq!((mx.messages().len(), mx.seen().len()), (30, connections), "{name}");
         let attempts = relay.db().rows("SELECT outcome, count(*) FROM attempts GROUP BY outcome", []);
         assert_eq!(attempts, ["delivered|30"], "{name}");
+        if name.contains("both") || name.contains("MAILMAX") {
+            // RFC 5321 §4.1.1.10: it is we who end these.
+            let seen = mx.wait_for_closed(connections, SOON);
+            assert!(seen.iter().all(|seen| seen.verbs().last() == Some(&"QUIT")), "{name}: {seen:#?}");
+        }
     }
 }

@@ -301,9 +301,17 @@ impl DnsServer {
     /// # Errors
     /// When no socket can be had.
     pub fn start(zone: Zone) -> io::Result<DnsServer> {
+        DnsServer::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), zone)
+    }
+
+    /// Listens there.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn start_at(address: SocketAddr, zone: Zone) -> io::Result<DnsServer> {
         let shared = Arc::new(Shared { zone: Mutex::new(zone), asked: Mutex::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (tcp, udp) = same_port()?;
+        let (tcp, udp) = same_port(address)?;
         let address = tcp.local_addr()?;
         let mut server = Server::new(Handler(Arc::clone(&shared)));
         {
@@ -346,10 +354,10 @@ impl Drop for DnsServer {
 }
 
 /// A listener and a socket on the same port; another program may have the UDP side of a free TCP port.
-fn same_port() -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
+fn same_port(address: SocketAddr) -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
     let mut tries = 20;
     loop {
-        let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let tcp = std::net::TcpListener::bind(address)?;
         tries -= 1;
         match std::net::UdpSocket::bind(tcp.local_addr()?) {
             Ok(udp) => {

@@ -202,6 +202,25 @@ fn submit_until(stop: &AtomicBool, address: SocketAddr, taken: &AtomicU64) {
     }
 }
 
+/// Whoever connects there would wait for ever.
+#[test]
+fn a_reload_takes_no_listener_from_a_socket_of_systemd() {
+    let mut relay = Relay::prepare(World::new().configured(Config::new()));
+    let sockets = [relay.clear, relay.starttls].map(|address| TcpListener::bind(address).unwrap());
+    let log = std::fs::File::create(relay.path("log")).unwrap();
+    let mut command = activated(&relay, [&sockets[0], &sockets[1]]);
+    relay.spawn_command(command.stderr(log));
+    // The sockets are open before the process is.
+    relay.client().expect("NOOP", "250");
+    let (file, address) = (relay.path("postrider.toml"), relay.clear.to_string());
+    let elsewhere = std::fs::read_to_string(&file).unwrap().replace(&address, "127.0.0.1:0");
+    std::fs::write(&file, elsewhere).unwrap();
+    relay.signal("HUP");
+    let said = format!("systemd listens on {address}, which no [[listen]] has");
+    wait_for("the line", SOON, || (relay.logged(&["the old one stays", &said]).len() == 1).then_some(()));
+    relay.client().expect("NOOP", "250");
+}
+
 #[test]
 fn a_socket_that_no_listener_has_is_one_clear_line_and_exit_code_2() {
     let relay = Relay::prepare(World::new().configured(Config::new()));

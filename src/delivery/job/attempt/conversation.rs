@@ -95,12 +95,14 @@ impl AttemptState<'_> {
             if took_some && self.goes_on(endpoint, slot, &mut failed, connection.as_ref()) {
                 evidence.failure = None;
                 tried.push((profile, evidence));
+                leave(connection);
                 continue;
             }
             standing = which_stands(standing, failed);
             let next = fallback(&profile, &evidence, endpoint, known);
             tried.push((profile, evidence));
             let Some(next) = next else { return (tried, standing, connection) };
+            leave(connection);
             if let Some(HostFailure { failure, .. }) = &standing {
                 log::debug!("{}: {failure}; trying again with {next:?}", endpoint.name());
             }
@@ -388,6 +390,13 @@ impl AttemptState<'_> {
         let unanswered = self.unanswered().into_iter().map(|at| self.message.recipients[at].id);
         let ids: Vec<RecipientId> = unanswered.collect();
         self.resources.queue.recall_dot(&ids).is_ok()
+    }
+}
+
+/// A connection that is over for us, and perhaps not for the host (RFC 5321 §4.1.1.10).
+fn leave(connection: Option<Connection>) {
+    if let Some(connection) = connection {
+        connection.quit();
     }
 }
 

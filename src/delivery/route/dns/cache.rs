@@ -1,5 +1,8 @@
 //! Answers that are kept: each for its TTL, all together within [`CACHE_BYTES_MAX`]. Pure.
 //!
+//! A failure that took long is kept for [`FAILURE_TTL`] (RFC 2308 §7 and RFC 9520 §3.2 allow five minutes): a dead name
+//! among a domain's hosts would cost every attempt of every message the whole `[dns] timeout`.
+//!
 //! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts or
 //! [`ADDRESSES_KEPT_MAX`] addresses, whatever a domain puts into DNS. Where there is no room for one more, those that
 //! are over make it, and then those that were not asked for the longest.
@@ -21,6 +24,8 @@ pub(super) const CACHE_BYTES_MAX: usize = 16 << 20;
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// RFC 2308 §5 finds one to three hours sensible; mail to a domain that was just repaired should not wait longer.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
+/// A failure that took long. Shorter than any sensible wait between two tries of a message.
+pub(super) const FAILURE_TTL: Duration = Duration::from_secs(15);
 /// What the map itself takes for an entry, with room to grow.
 const ENTRY_BYTES: usize = 2 * (size_of::<Question>() + size_of::<Entry>());
 
@@ -82,12 +87,12 @@ impl Cache {
         Some(entry.answer.clone())
     }
 
-    /// Keeps an answer for `ttl`. What a broken server said is not kept.
+    /// Keeps an answer for `ttl`, and no longer than answers of its kind.
     pub(super) fn insert(&mut self, question: Question, answer: &Answer, ttl: Duration, now: Instant) {
         let ttl = match answer {
             Ok(_) => ttl.min(TTL_MAX),
             Err(DnsError::NoData | DnsError::NoSuchDomain) => ttl.min(NEGATIVE_TTL_MAX),
-            Err(DnsError::Temporary(_)) => return,
+            Err(DnsError::Temporary(_)) => ttl.min(FAILURE_TTL),
         };
         if ttl.is_zero() {
             return;
@@ -99,7 +104,8 @@ impl Cache {
         if let Ok(found) = &mut answer {
             found.shrink();
         }
-        let bytes = ENTRY_BYTES + question.name.capacity() + answer.as_ref().map_or(0, Found::bytes);
+        let bytes =
+            ENTRY_BYTES + question.name.capacity() + answer.as_ref().map_or_else(bytes_of, Found::bytes);
         self.make_room(bytes, now);
         self.bytes += bytes;
         self.uses += 1;
@@ -134,6 +140,13 @@ impl Cache {
         }
         // The table itself stays as large as it once was otherwise.
         self.entries.shrink_to_fit();
+    }
+}
+
+fn bytes_of(error: &DnsError) -> usize {
+    match error {
+        DnsError::Temporary(why) => why.capacity(),
+        DnsError::NoSuchDomain | DnsError::NoData => 0,
     }
 }
 
@@ -174,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_kept_for_its_ttl_and_a_failure_not_at_all() {
+    fn an_answer_is_kept_for_its_ttl_and_its_kind() {
         let now = Instant::now();
         let mut cache = Cache::default();
         cache.insert(of("A.test"), &addresses(1), HOUR, now);
@@ -183,17 +196,19 @@ mod tests {
         assert_eq!(cache.get(&Question::new("a.test", Kind::V6), now), None);
         cache.insert(of("long.test"), &addresses(1), HOUR * 1000, now);
         assert_eq!(cache.get(&of("long.test"), now + TTL_MAX), None);
-        for (error, kept) in [
-            (DnsError::NoData, true),
-            (DnsError::NoSuchDomain, true),
-            (DnsError::Temporary("SERVFAIL".to_owned()), false),
+        let failed = || DnsError::Temporary("no answer".to_owned());
+        for (error, most) in [
+            (DnsError::NoData, NEGATIVE_TTL_MAX),
+            (DnsError::NoSuchDomain, NEGATIVE_TTL_MAX),
+            (failed(), FAILURE_TTL),
         ] {
             cache.insert(of("b.test"), &Err(error.clone()), HOUR * 1000, now);
-            assert_eq!(cache.get(&of("b.test"), now), kept.then_some(Err(error)));
-            assert_eq!(cache.get(&of("b.test"), now + NEGATIVE_TTL_MAX), None);
+            assert_eq!(cache.get(&of("b.test"), now + most / 2), Some(Err(error)));
+            assert_eq!(cache.get(&of("b.test"), now + most), None);
             cache.clear();
         }
         cache.insert(of("zero.test"), &addresses(1), Duration::ZERO, now);
+        cache.insert(of("zero.test"), &Err(failed()), Duration::ZERO, now);
         assert_eq!(cache.get(&of("zero.test"), now), None);
     }
 
@@ -210,6 +225,7 @@ mod tests {
             let answer = match number % 4 {
                 0 if number % 100 == 0 => Ok(Found::Mx(largest.clone())),
                 0 => Err(DnsError::NoSuchDomain),
+                1 if number % 50 == 1 => Err(DnsError::Temporary(long.clone())),
                 _ => addresses(ADDRESSES_KEPT_MAX as u32),
             };
             cache.insert(of(&format!("{number}.test")), &answer, HOUR, now);
@@ -220,7 +236,9 @@ mod tests {
         let taken: usize = cache
             .entries
             .iter()
-            .map(|(question, entry)| question.name.capacity() + entry.answer.as_ref().map_or(0, Found::bytes))
+            .map(|(question, entry)| {
+                question.name.capacity() + entry.answer.as_ref().map_or_else(bytes_of, Found::bytes)
+            })
             .sum::<usize>()
             + cache.entries.capacity() * (size_of::<Question>() + size_of::<Entry>() + 1);
         assert!(taken <= CACHE_BYTES_MAX + CACHE_BYTES_MAX / 4, "{taken} bytes are taken");

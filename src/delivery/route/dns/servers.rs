@@ -16,7 +16,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
@@ -25,7 +25,7 @@ use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
-use super::cache::{ADDRESSES_KEPT_MAX, Answer, Found, Kind, MX_KEPT_MAX, Question};
+use super::cache::{ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, Question};
 use super::scope::Provider;
 use crate::delivery::route::lookup::{DnsError, MxRecords};
 
@@ -36,6 +36,9 @@ const ALIASES_MAX: usize = 16;
 /// After so many proofs the resolver that keeps what it thinks of signatures is made anew: hickory keeps a million of
 /// these, and a domain decides how many there are in its answers.
 const PROOFS_MAX: u32 = 100;
+
+/// A failure that took longer is kept for a while. One that came quickly costs nothing, and may be over at once.
+const SLOW: Duration = Duration::from_millis(500);
 
 type Resolver = hickory_resolver::Resolver<Provider>;
 
@@ -57,7 +60,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Within the runtime that they are to live in. No query is sent.
+    /// Within the runtime that they are to live in. No query is sent. Without addresses every answer is an error.
     pub(super) fn new(
         addresses: Vec<SocketAddr>,
         timeout: Duration,
@@ -77,7 +80,7 @@ impl Servers {
         let mut plain = options.clone();
         // hickory sets out with two servers in any order, and has no time for a third after two silent ones: this
         // second try is for all of them.
-        (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len());
+        (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len().max(1));
         Ok(Servers {
             all: resolver(&addresses, options.clone(), None)?,
             each,
@@ -107,9 +110,16 @@ impl Servers {
                 Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
             }
         };
-        tokio::time::timeout(self.timeout, asked).await.unwrap_or_else(|_| {
+        let began = Instant::now();
+        let (answer, ttl) = tokio::time::timeout(self.timeout, asked).await.unwrap_or_else(|_| {
             (Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))), Duration::ZERO)
-        })
+        });
+        let ttl = match &answer {
+            Err(DnsError::Temporary(_)) if began.elapsed() >= SLOW => FAILURE_TTL,
+            Err(DnsError::Temporary(_)) => Duration::ZERO,
+            _ => ttl,
+        };
+        (answer, ttl)
     }
 
     async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {

@@ -1,14 +1,19 @@
-//! What the system says of names: the servers of resolv.conf(5), and the addresses of hosts(5).
+//! Which servers are asked (of `[dns] servers` or resolv.conf(5), at their interfaces), and what hosts(5) says.
 //!
 //! Both files are looked at again as they change: a relay runs for months, and DHCP, VPN and people write them anew.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+
+use crate::config::NameServer;
 
 /// How often a file is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -58,15 +63,64 @@ impl WatchedFile {
     }
 }
 
-/// The servers that resolv.conf(5) names, in their order. Its time-outs and search domains are ignored.
+/// Where the servers are named.
+#[derive(Debug)]
+pub(super) enum Listing {
+    /// `[dns] servers`.
+    Config(Vec<NameServer>),
+    /// resolv.conf(5).
+    File(WatchedFile),
+}
+
+impl Listing {
+    /// For people to read.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Listing::Config(_) => "dns.servers".to_owned(),
+            Listing::File(file) => file.path.display().to_string(),
+        }
+    }
+
+    /// What it names now; none where a look is not needed. `now_please` looks whatever the time.
+    pub(super) fn look(&mut self, now: Instant, now_please: bool) -> Option<NameServers> {
+        match self {
+            Listing::Config(servers) => Some(of_config(servers)),
+            Listing::File(file) => file.changed(now, now_please).then(|| {
+                let found = name_servers(&file.path);
+                // The interface of a server may come later, or again with another number.
+                let has_interface =
+                    |server: &SocketAddr| matches!(server, SocketAddr::V6(v6) if v6.scope_id() != 0);
+                if found.complaint.is_some() || found.servers.iter().any(has_interface) {
+                    file.forget();
+                }
+                found
+            }),
+        }
+    }
+}
+
+/// Servers in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NameServers {
     pub(super) servers: Vec<SocketAddr>,
-    /// What is wrong with the file: always where it names no server.
+    /// What is wrong with them: always where there is none.
     pub(super) complaint: Option<String>,
 }
 
-pub(super) fn name_servers(path: &Path) -> NameServers {
+/// Those of the config. One whose interface is not there is left out: without it, the kernel would take any.
+fn of_config(listed: &[NameServer]) -> NameServers {
+    let (mut servers, mut complaint) = (Vec::new(), None);
+    for server in listed {
+        match at_interface(server) {
+            Ok(server) => servers.push(server),
+            Err(why) => complaint = Some(format!("{server}: {why}")),
+        }
+    }
+    NameServers { servers, complaint }
+}
+
+/// Those that resolv.conf(5) names. Its time-outs and search domains are ignored.
+fn name_servers(path: &Path) -> NameServers {
     let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => return NameServers { servers: Vec::new(), complaint: Some(error.to_string()) },
@@ -78,7 +132,8 @@ pub(super) fn name_servers(path: &Path) -> NameServers {
             continue;
         }
         let word = words.next().unwrap_or_default();
-        match server(word) {
+        let server = NameServer::without_port(word, DNS_PORT).map_err(str::to_owned);
+        match server.and_then(|server| at_interface(&server)) {
             Ok(server) => listed.servers.push(server),
             Err(why) => listed.complaint = Some(format!("nameserver {}: {why}", word.escape_default())),
         }
@@ -89,26 +144,23 @@ pub(super) fn name_servers(path: &Path) -> NameServers {
     listed
 }
 
-/// An address, with the interface that a link-local one is on: `fe80::1%eth0` (RFC 4007 §11).
-fn server(word: &str) -> Result<SocketAddr, String> {
-    let Some((address, zone)) = word.split_once('%') else {
-        let ip: IpAddr = word.parse().map_err(|_| "not an IP address".to_owned())?;
-        return Ok(SocketAddr::new(ip, DNS_PORT));
+/// The address as the kernel needs it: with the number of the interface.
+fn at_interface(server: &NameServer) -> Result<SocketAddr, String> {
+    let (IpAddr::V6(ip), Some(interface)) = (server.ip, &server.interface) else {
+        return Ok(SocketAddr::new(server.ip, server.port));
     };
-    let ip: Ipv6Addr = address.parse().map_err(|_| "not an IPv6 address before %".to_owned())?;
-    Ok(SocketAddr::V6(SocketAddrV6::new(ip, DNS_PORT, 0, interface(zone)?)))
+    let number = interface.parse().or_else(|_| number_of(interface));
+    let number = number.map_err(|error| match error {
+        Errno::NODEV => format!("there is no interface {interface}"),
+        error => format!("the interface {interface}: {error}"),
+    })?;
+    Ok(SocketAddr::V6(SocketAddrV6::new(ip, server.port, 0, number)))
 }
 
-/// The number of an interface, which may stand there itself.
-fn interface(zone: &str) -> Result<u32, String> {
-    if let Ok(number) = zone.parse() {
-        return Ok(number);
-    }
-    if zone.is_empty() || zone.contains(['/', '.', '\0']) {
-        return Err("no interface has such a name".to_owned());
-    }
-    let number = fs::read_to_string(Path::new("/sys/class/net").join(zone).join("ifindex"));
-    number.ok().and_then(|text| text.trim().parse().ok()).ok_or(format!("there is no interface {zone}"))
+/// if_nametoindex(3). The kernel takes any socket for the question.
+fn number_of(interface: &str) -> Result<u32, Errno> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    netdevice::name_to_index(socket, interface)
 }
 
 /// The names of hosts(5), in lower case, with their addresses.
@@ -167,10 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_known_by_its_name() {
-        let index = fs::read_to_string("/sys/class/net/lo/ifindex");
-        let Ok(index) = index else { return };
-        assert_eq!(server("fe80::1%lo").unwrap().to_string(), format!("[fe80::1%{}]:53", index.trim()));
+    fn a_server_of_the_config_waits_for_its_interface() {
+        // Interface 1 of each namespace is loopback.
+        let listed = ["fe80::1%nosuch0", "fe80::2%lo", "192.0.2.1:5353"];
+        let mut listing =
+            Listing::Config(listed.map(|text| NameServer::parse(text, DNS_PORT).unwrap()).to_vec());
+        let NameServers { servers, complaint } = listing.look(Instant::now(), false).unwrap();
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["[fe80::2%1]:53", "192.0.2.1:5353"]);
+        assert_eq!(complaint.as_deref(), Some("[fe80::1%nosuch0]:53: there is no interface nosuch0"));
     }
 
     #[test]

@@ -358,11 +358,7 @@ fn a_route_without_relay_only_says_how() {
 }
 
 /// A plan for mail that `user` submitted, with these addresses to leave from.
-fn planned_from(
-    sources: &[&str],
-    user: Option<&str>,
-    table: &Table,
-) -> (Result<Vec<Endpoint>, NoRoute>, String) {
+fn planned_from(sources: &[&str], user: Option<&str>, table: &Table) -> (Result<Plan, NoRoute>, String) {
     let source_addresses = sources.iter().map(|ip| ip.parse().unwrap()).collect();
     let source = |address: &str, name: &str| crate::config::Source {
         address: address.parse().unwrap(),
@@ -377,7 +373,6 @@ fn planned_from(
     let planned = plan(&request, &Routes::default(), &settings, table, KEEP, &mut |step| {
         steps.push_str(&format!("{step}\n"));
     });
-    let planned = planned.map(|plan| plan.endpoints);
     (planned, steps)
 }
 
@@ -390,7 +385,8 @@ fn addresses_that_no_source_address_reaches_are_left_out() {
         .at("four.test", &["198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"]);
     let ips = |sources: &[&str], user| {
         let (planned, _) = planned_from(sources, user, &table);
-        planned.unwrap().iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+        let endpoints = planned.unwrap().endpoints;
+        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
     };
     // What is left out takes no place of the ten.
     let four = ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6"];
@@ -402,11 +398,30 @@ fn addresses_that_no_source_address_reaches_are_left_out() {
     assert!(
         planned
             .unwrap()
+            .endpoints
             .iter()
             .all(|endpoint| *endpoint.sources == ["2001:db8::10".parse::<IpAddr>().unwrap()])
     );
     assert!(steps.contains("leaves from 2001:db8::10: source.users\n"), "{steps}");
     assert!(steps.contains("198.51.100.2 left out: no source address of its family\n"), "{steps}");
+}
+
+/// What nobody could be asked for bounces no mail, however the others refuse it.
+#[test]
+fn a_host_that_no_source_address_reaches_keeps_a_plan_from_being_whole() {
+    let table = Table::default()
+        .mx("a.test", &[(10, "four.test"), (20, "six.test")])
+        .at("four.test", &["198.51.100.3"])
+        .at("six.test", &["2001:db8::1"]);
+    let whole = |sources: &[&str]| planned_from(sources, None, &table).0.unwrap().whole;
+    assert!(!whole(&["192.0.2.1"]) && !whole(&["2001:db8::9"]));
+    assert!(whole(&["192.0.2.1", "2001:db8::9"]) && whole(&[]));
+    let dual =
+        Table::default().mx("a.test", &[(10, "dual.test")]).at("dual.test", &["2001:db8::1", "198.51.100.3"]);
+    assert!(
+        planned_from(&["192.0.2.1"], None, &dual).0.unwrap().whole,
+        "the host was asked, at one of its addresses"
+    );
 }
 
 #[test]
@@ -428,14 +443,14 @@ fn the_names_and_addresses_of_sources_are_our_own() {
     let table = Table::default()
         .mx("a.test", &[(5, "good.test"), (10, "out10.test"), (20, "worse.test")])
         .at("good.test", &["198.51.100.1"]);
-    let planned = planned_from(&[], None, &table).0.unwrap();
+    let planned = planned_from(&[], None, &table).0.unwrap().endpoints;
     assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
     let table = Table::default()
         .mx("a.test", &[(5, "good.test"), (10, "alias.test"), (20, "worse.test")])
         .at("good.test", &["198.51.100.1"])
         .at("alias.test", &["2001:db8::10"])
         .at("worse.test", &["198.51.100.2"]);
-    let planned = planned_from(&["192.0.2.1"], None, &table).0.unwrap();
+    let planned = planned_from(&["192.0.2.1"], None, &table).0.unwrap().endpoints;
     assert_eq!(planned.iter().map(|endpoint| &*endpoint.host).collect::<Vec<_>>(), ["good.test"]);
 }
 
@@ -491,7 +506,7 @@ fn hosts_that_cannot_be_used_take_no_place_of_those_that_can() {
         table = table.at(host, &["2001:db8::1"]);
     }
     let (planned, _) = planned_from(&["192.0.2.1"], None, &table);
-    let planned: Vec<String> = planned.unwrap().into_iter().map(|endpoint| endpoint.host).collect();
+    let planned: Vec<String> = planned.unwrap().endpoints.into_iter().map(|endpoint| endpoint.host).collect();
     assert_eq!(planned, ["mx006.test", "mx007.test"]);
 }
 
