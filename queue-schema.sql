@@ -238,7 +238,7 @@ CREATE INDEX kicks_by_time ON kicks (at);
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user passwd, user remove
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user passwd, user set, user remove
     target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name
     count  INTEGER NOT NULL,               -- recipients, or users
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid

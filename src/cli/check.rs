@@ -11,16 +11,21 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::output::{print, seen_json};
-use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings};
+use super::user;
+use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings, size_text};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::{DnsError, Lookup as _};
 use crate::delivery::route::source_addresses;
 use crate::queue::admin::{Admin, DiskRoom};
 use crate::submission::users;
+
+/// Of a quota that is nearly reached.
+const FULL_PERCENT: u128 = 90;
 
 /// `postrider check`.
 #[derive(Debug, clap::Args)]
@@ -164,7 +169,28 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
             format!("{name} can be read by every user of this machine, who can {harm} then; chmod o= {name}");
         findings.push(Finding::warning(about, text));
     }
+    findings.extend(full_quotas(settings, &users));
     findings
+}
+
+/// Users who have nearly as much in the queue as they may: their next messages are refused.
+fn full_quotas(settings: &Settings, users: &[Arc<users::User>]) -> Vec<Finding> {
+    let limited: Vec<(&str, u64)> =
+        users.iter().filter_map(|user| Some((user.name.as_str(), user.quota?.get()))).collect();
+    let queued = if limited.is_empty() { None } else { user::queued(&settings.queue.path) };
+    let queued = queued.unwrap_or_default();
+    let full = limited.into_iter().filter_map(|(name, quota)| {
+        let share = u128::from(*queued.get(name)?) * 100 / u128::from(quota);
+        (share >= FULL_PERCENT).then(|| {
+            let text = format!(
+                "{name} has used {share} % of its quota of {}: its mail is refused (452) beyond it; see why it waits \
+                 (`postrider queue summary`), or `postrider user set {name} --quota SIZE`",
+                size_text(quota)
+            );
+            Finding::warning("users", text)
+        })
+    });
+    full.collect()
 }
 
 /// The addresses that mail is to leave from, and the users for whom some are kept.

@@ -2,8 +2,9 @@
 //!
 //! Stderr may be a pipe that nobody reads. Whoever logs never waits for that: a line goes into the buffer, or is
 //! dropped where the buffer is full, and the thread writes. Lines come out in the order in which they were logged.
-//! How many are missing, and where, is said as soon as writing works again. Lines of some milliseconds go out together. At the end of the process the buffer is
-//! emptied, for a bounded time. The hook for panics logs too, so that a panic waits for stderr no more than the rest.
+//! How many are missing, and where, is said as soon as writing works again. Lines of some milliseconds go out together.
+//! At the end of the process the buffer is emptied, for a bounded time. The hook for panics logs too, so that a panic
+//! waits for stderr no more than the rest.
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,8 +17,8 @@ use super::log_escape;
 
 /// Lines that wait to be written, in bytes; as many again may be on their way.
 const WAITING_BYTES_MAX: usize = 512 << 10;
-/// How long the thread waits for more lines before it writes, so that a busy relay wakes it a few times a second and not
-/// for each line.
+/// How long the thread waits for more lines before it writes, so that a busy relay wakes it a few times a second and
+/// not for each line.
 const GATHERING: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);

@@ -4,17 +4,18 @@
 //! an argument, which every user of the machine could read.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::output::{WrongUsage, print, seen_json};
-use crate::config;
+use crate::config::{self, size_text};
 use crate::mail::Priority;
+use crate::queue::BytesByUser;
 use crate::queue::admin::Admin;
-use crate::submission::users::{self, Attributes, User};
+use crate::submission::users::{self, Attributes, Limits, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
 const LINE_BYTES_MAX: u64 = 4096;
@@ -34,6 +35,19 @@ pub enum Verb {
         /// Read the password from one line of stdin instead of asking for it
         #[arg(long)]
         password_stdin: bool,
+    },
+    /// Change a user's limits; its password and what else it may do stay as they are
+    ///
+    /// A limit that is not named stays, too. A running relay goes by it within a second, for messages that begin then.
+    Set {
+        /// The user's name
+        name: String,
+        /// So many recipients an hour at most: 100/h, or off
+        #[arg(long, value_name = "N/h", required_unless_present = "quota")]
+        rate: Option<String>,
+        /// So much mail in the queue at most: 2GiB, or off
+        #[arg(long, value_name = "SIZE")]
+        quota: Option<String>,
     },
     /// Remove a user; a running relay refuses it within a second
     Remove {
@@ -65,11 +79,18 @@ pub struct Add {
     /// app+tag@example.com is another sender than app@example.com.
     #[arg(long, value_name = "PATTERN")]
     senders: Vec<String>,
-    /// Take at most so many messages an hour: 100/h
+    /// Take mail to at most so many recipients an hour: 100/h
     ///
-    /// More are answered 450 and may be tried again later.
+    /// More are answered 450 at RCPT, or at MAIL where none is left, and may be tried again later. What is not
+    /// queued in the end does not count.
     #[arg(long, value_name = "N/h")]
     rate: Option<String>,
+    /// Let at most so much of the user's mail be in the queue at once: 2GiB
+    ///
+    /// All that waits counts, mail that is held or is for later (HOLDFOR) too. What is over is answered 452 and may be
+    /// tried again later.
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
     /// Let the user fetch the mail of this domain with ATRN; may be given several times
     ///
     /// Mail for it then waits until the user comes for it (RFC 2645, On-Demand Mail Relay), and is not
@@ -118,6 +139,12 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             record(&queue, "user passwd", name);
             Ok(())
         }
+        Verb::Set { name, rate, quota } => {
+            let (file, queue) = files(config, false)?;
+            users::set_limits(&file, &name, &Limits { rate, quota })?;
+            record(&queue, "user set", name.clone());
+            print(&format!("user {name} has other limits in {}\n", file.display()))
+        }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
@@ -125,8 +152,8 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {
-            let (file, _) = files(config, false)?;
-            list(&file, json)
+            let (file, queue) = files(config, false)?;
+            list(&file, &queue, json)
         }
     }
 }
@@ -152,9 +179,21 @@ fn files(config: Option<&Path>, create: bool) -> anyhow::Result<(PathBuf, PathBu
 }
 
 fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
-    let Add { name, password_stdin, operator, senders, rate, atrn, etrn, priority, priority_max, cram_md5 } =
-        arguments;
-    let attributes = Attributes { operator, senders, atrn, etrn, rate, priority, priority_max, cram_md5 };
+    let Add {
+        name,
+        password_stdin,
+        operator,
+        senders,
+        rate,
+        quota,
+        atrn,
+        etrn,
+        priority,
+        priority_max,
+        cram_md5,
+    } = arguments;
+    let attributes =
+        Attributes { operator, senders, atrn, etrn, rate, quota, priority, priority_max, cram_md5 };
     // Said before anybody types a password.
     users::may_add(file, &name, &attributes)?;
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
@@ -223,6 +262,9 @@ struct Shown<'a> {
     operator: bool,
     senders: &'a [String],
     rate_per_hour: Option<NonZeroU32>,
+    quota_bytes: Option<NonZeroU64>,
+    /// Of those with a quota, where there is a queue that can be read.
+    queued_bytes: Option<u64>,
     atrn: &'a [String],
     etrn: &'a [String],
     cram_md5: bool,
@@ -231,9 +273,11 @@ struct Shown<'a> {
     priority_max: i8,
 }
 
-fn list(file: &Path, json: bool) -> anyhow::Result<()> {
+fn list(file: &Path, queue: &Path, json: bool) -> anyhow::Result<()> {
     let users = users::list(file)?;
-    let shown: Vec<Shown<'_>> = users.iter().map(|user| Shown::of(user)).collect();
+    let has_quota = users.iter().any(|user| user.quota.is_some());
+    let queued = if has_quota { queued(queue) } else { None };
+    let shown: Vec<Shown<'_>> = users.iter().map(|user| Shown::of(user, queued.as_ref())).collect();
     if json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "file": file, "users": shown }))?;
         return print(&format!("{}\n", seen_json(&text)));
@@ -244,14 +288,22 @@ fn list(file: &Path, json: bool) -> anyhow::Result<()> {
     print(&shown.iter().map(Shown::line).collect::<String>())
 }
 
+/// How much each user has queued; none where the queue cannot be read, or is not there yet.
+pub(super) fn queued(queue: &Path) -> Option<BytesByUser> {
+    Admin::to_read(queue).and_then(|admin| admin.bytes_by_user()).ok()
+}
+
 impl Shown<'_> {
-    fn of(user: &User) -> Shown<'_> {
+    fn of<'u>(user: &'u User, queued: Option<&BytesByUser>) -> Shown<'u> {
+        let of_user = |queued: &BytesByUser| queued.get(&user.name).copied().unwrap_or(0);
         let (priority, priority_max) = user.priorities();
         Shown {
             name: &user.name,
             operator: user.operator,
             senders: &user.senders,
             rate_per_hour: user.rate,
+            quota_bytes: user.quota,
+            queued_bytes: user.quota.and(queued).map(of_user),
             atrn: &user.atrn,
             etrn: &user.etrn,
             cram_md5: user.has_cram_md5(),
@@ -270,6 +322,11 @@ impl Shown<'_> {
         }
         if let Some(rate) = self.rate_per_hour {
             line.push_str(&format!("  rate {rate}/h"));
+        }
+        if let Some(quota) = self.quota_bytes {
+            line.push_str(&format!("  quota {}", size_text(quota.get())));
+            let share = |bytes: u64| u128::from(bytes) * 100 / u128::from(quota.get());
+            line.extend(self.queued_bytes.map(|bytes| format!(" ({} % used)", share(bytes))));
         }
         for (attribute, list) in [("senders", self.senders), ("atrn", self.atrn), ("etrn", self.etrn)] {
             if !list.is_empty() {

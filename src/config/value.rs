@@ -164,6 +164,27 @@ pub(super) fn size(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
     }
 }
 
+/// A size as it is written, in bytes; also outside the config.
+pub fn size_of(text: &str) -> Option<u64> {
+    parse_size(text).ok()
+}
+
+/// A size in the largest unit that shows it exactly; [`size_of`] reads it.
+pub fn size_text(bytes: u64) -> String {
+    let units = [
+        ("GiB", 1 << 30),
+        ("GB", 1_000_000_000),
+        ("MiB", 1 << 20),
+        ("MB", 1_000_000),
+        ("KiB", 1 << 10),
+        ("kB", 1000),
+    ];
+    match units.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// Powers of 1000 for kB, MB, GB, of 1024 for KiB, MiB, GiB.
 fn parse_size(text: &str) -> Read<u64> {
     let Some(unit_at) = text.find(|c: char| !c.is_ascii_digit()) else {
@@ -374,6 +395,24 @@ mod tests {
             assert_eq!(what(duration(&DAYS, &string(text))), error, "{text}");
         }
         assert_eq!(or_off(duration)(&Kind::OrOff(&DAYS), &string("off")), Ok(None));
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_is_read() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1, "1B"),
+            (1_023, "1023B"),
+            (1_024, "1KiB"),
+            (64_000, "64kB"),
+            (1_500_000, "1500kB"),
+            (3 << 30, "3GiB"),
+            (2_000_000_000, "2GB"),
+            (u64::MAX, "18446744073709551615B"),
+        ] {
+            assert_eq!((size_text(bytes).as_str(), size_of(text)), (text, Some(bytes)));
+        }
+        assert_eq!((size_of("2 GiB"), size_of("2"), size_of("much")), (Some(2 << 30), None, None));
     }
 
     #[test]

@@ -162,14 +162,35 @@ impl<T: Time> Window<T> {
 
     /// One more.
     pub fn add(&mut self, now: T) {
+        self.add_many(now, 1);
+    }
+
+    /// So many more. Gives the slot in which they count, for [`Window::take_back_from`].
+    pub fn add_many(&mut self, now: T, many: u32) -> T {
         let slot = self.slot();
         match self.slots.back_mut() {
             // Threads may come a moment out of order: what is late counts as now.
-            Some((began, count)) if now.since(*began) < slot => *count = count.saturating_add(1),
+            Some((began, count)) if now.since(*began) < slot => {
+                *count = count.saturating_add(many);
+                *began
+            }
             _ => {
                 self.count(now);
-                self.slots.push_back((now, 1));
+                self.slots.push_back((now, many));
+                now
             }
+        }
+    }
+
+    /// So many of this slot never happened. Nothing changes where the slot counts no more.
+    pub fn take_back_from(&mut self, slot: T, many: u32)
+    where
+        T: PartialEq,
+    {
+        let Some(at) = self.slots.iter().rposition(|(began, _)| *began == slot) else { return };
+        match self.slots[at].1.saturating_sub(many) {
+            0 => drop(self.slots.remove(at)),
+            left => self.slots[at].1 = left,
         }
     }
 
@@ -273,6 +294,19 @@ mod tests {
         assert_eq!(window.slots, [(0, 2)]);
         window.take_back(9);
         assert_eq!(window, Window::new(HOUR));
+    }
+
+    #[test]
+    fn what_is_taken_back_from_its_slot_leaves_all_others() {
+        let mut window = Window::new(HOUR);
+        let (first, later) = (window.add_many(0, 5), window.add_many(1_800, 5));
+        assert_eq!((first, later, window.add_many(1_810, 2)), (0, 1_800, 1_800));
+        window.take_back_from(first, 4);
+        assert_eq!(window.slots, [(0, 1), (1_800, 7)]);
+        window.take_back_from(first, 4);
+        assert_eq!((window.count(3_000), window.slots.len()), (7, 1));
+        window.take_back_from(first, 4);
+        assert_eq!(window.count(3_700), 7, "a slot that is gone has nothing to give");
     }
 
     proptest! {

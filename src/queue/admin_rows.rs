@@ -32,7 +32,7 @@ impl fmt::Display for Which {
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`, `user add`, `user passwd`, `user remove`.
+    /// `kick`, `hold`, `release`, `remove`, `bounce`, `user add`, `user passwd`, `user set`, `user remove`.
     pub action: &'static str,
     /// A queue id, a domain or `all`; a user's name.
     pub target: String,

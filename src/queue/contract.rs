@@ -26,6 +26,7 @@ use crate::mail::Domain;
 use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
+use super::quotas::BytesByUser;
 use super::rows::{
     BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount, Over,
     PendingReports, Sweep,
@@ -85,8 +86,12 @@ pub(super) trait Store {
 /// What an operation did, for its answer and the scheduler.
 pub(super) enum Effect {
     Done,
-    /// Of each recipient of a settlement the time of its next try.
-    Settled(Vec<(RecipientId, Option<i64>)>),
+    /// Of each recipient of a settlement the time of its next try, and whether its message is gone with the last of
+    /// them.
+    Settled {
+        next: Vec<(RecipientId, Option<i64>)>,
+        is_gone: bool,
+    },
     /// What the kick came to, and whether some recipients are still to be moved.
     Kicked {
         kicked: Kicked,
@@ -193,6 +198,9 @@ pub trait Reads: Debug {
 
     // Counting, for operators: these read the whole queue.
 
+    /// How many bytes of mail each user has in the queue.
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
+
     /// The domains that somebody waits for, in order.
     fn domains(&self) -> Result<Vec<Domain>, QueueError>;
 
@@ -220,6 +228,9 @@ pub trait AdminStore: Debug {
 
     /// Numbers, and the `limit` domains with the most waiting.
     fn summary(&self, limit: u32) -> Result<Summary, QueueError>;
+
+    /// How many bytes of mail each user has in the queue.
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
 
     /// The last `limit` kicks, the latest first.
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError>;

@@ -18,6 +18,17 @@ pub enum AcceptError {
     Failed,
 }
 
+/// Why a user's mail finds no room in the user's quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaError {
+    /// There is too much of it.
+    #[error("the user's quota is reached")]
+    Reached,
+    /// The queue cannot be read just now.
+    #[error("the queue could not count it")]
+    Unknown,
+}
+
 /// Why the queue cannot be opened or read. One line each, with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {

@@ -17,6 +17,7 @@ mod host_setting;
 pub mod id;
 mod op;
 mod open;
+mod quotas;
 pub mod rows;
 mod shared;
 pub mod shell;
@@ -41,11 +42,12 @@ use crate::mail::Lifetimes;
 
 pub use content::ContentReader;
 pub use contract::{AdminStore, Reads};
-pub use error::{AcceptError, QueueError};
+pub use error::{AcceptError, QueueError, QuotaError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use op::Recording;
 pub use open::WriterHandle;
+pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
     Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kicked, LaneCount, LaneHealth, NewMessage,
@@ -57,6 +59,7 @@ pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 
 use contract::{OpenStore, SharedReads};
 use op::{Ack, Incoming, Op, Outcomes};
+use quotas::Share;
 use shared::{Shared, now_us};
 
 /// The queue's verbs; a clone is another handle to the same queue. It reads as what it is, a handle on a store's
@@ -160,6 +163,21 @@ impl Queue {
         }
         self.shared.count_refused(AcceptError::Full);
         Err(AcceptError::Full)
+    }
+
+    /// Reserves `bytes` more of a user's quota for mail that is on its way, beside what is queued and what is reserved
+    /// already. Costs a look at a map; now and then the user's mail is counted in the database.
+    ///
+    /// # Errors
+    /// That would be more than the quota; or the queue cannot be read.
+    pub fn reserve_quota(&self, user: &str, quota: u64, bytes: u64) -> Result<(), QuotaError> {
+        let count = || self.reads.bytes_by_user();
+        self.shared.quotas.reserve(Share { user, quota }, bytes, self.shared.outside_changes(), count)
+    }
+
+    /// Gives back what was reserved, once [`Queue::accept`] has returned or will not be called.
+    pub fn release_quota(&self, user: &str, bytes: u64) {
+        self.shared.quotas.release(user, bytes);
     }
 
     fn incoming(&self, message: NewMessage) -> Incoming {

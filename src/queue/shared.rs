@@ -8,6 +8,7 @@ use super::contract::{Backoffs, Marks};
 use super::error::AcceptError;
 use super::id::Ids;
 use super::op::CACHE_BYTES;
+use super::quotas::Quotas;
 use super::rows::BackoffRow;
 
 /// The state of the writer.
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     ids: Ids,
     /// The bytes that are left of the cache's budget.
     pub(super) cache: Arc<AtomicUsize>,
+    pub(super) quotas: Quotas,
     state: AtomicU8,
     writable: Mutex<bool>,
     writable_again: Condvar,
@@ -47,6 +49,7 @@ impl Shared {
         Shared {
             ids: Ids::after(last_id),
             cache: Arc::new(AtomicUsize::new(CACHE_BYTES)),
+            quotas: Quotas::default(),
             state: AtomicU8::new(WriterState::Good as u8),
             writable: Mutex::new(true),
             writable_again: Condvar::new(),

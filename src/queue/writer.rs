@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::contract::{Effect, Store, StoreFailure};
 use super::error::AcceptError;
 use super::op::{Incoming, Op};
-use super::rows::Event;
+use super::rows::{Event, QueuedMessage};
 use super::shared::{Shared, WriterState};
 use super::slow::Call;
 
@@ -206,6 +206,7 @@ impl<'s> Writer<'s> {
         }
         let effects = loop {
             let marks = self.parts.shared.marks();
+            self.parts.shared.quotas.group_begins();
             match self.timed(|store| store.commit(group, &backoffs, marks)) {
                 Ok(effects) => break effects,
                 Err(StoreFailure::Operation { at, why }) => {
@@ -233,6 +234,8 @@ impl<'s> Writer<'s> {
                 let _ = ack.send(Ok(()));
             }
             (Op::Accept { message, ack }, _) => {
+                let QueuedMessage { origin, size, .. } = &*message.message;
+                self.parts.shared.quotas.accepted(origin.user.as_deref(), *size);
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*message);
             }
@@ -240,13 +243,17 @@ impl<'s> Writer<'s> {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*report);
             }
-            (Op::Settle(outcomes), Effect::Settled(settled)) => {
-                self.tell(Event::Settled(settled));
+            (Op::Settle(outcomes), Effect::Settled { next, is_gone }) => {
+                if is_gone {
+                    let QueuedMessage { origin, size, .. } = &*outcomes.message;
+                    self.parts.shared.quotas.left(origin.user.as_deref(), *size);
+                }
+                self.tell(Event::Settled(next));
                 for report in outcomes.reports {
                     self.tell_accepted(report);
                 }
             }
-            (Op::Hold { .. }, Effect::Settled(settled)) => self.tell(Event::Settled(settled)),
+            (Op::Hold { .. }, Effect::Settled { next, .. }) => self.tell(Event::Settled(next)),
             (Op::Kick { kick, asker, now, ack }, Effect::Kicked { kicked, more }) => {
                 // Where nothing waits that is the asker's, no backoff is theirs to end.
                 let is_kick = if ack.is_some() { kicked.waiting() > 0 } else { !more };

@@ -6,7 +6,7 @@
 //! - `protocol`: what is answered to a command, and what follows from it; pure
 //! - `message`: the content: where it ends, what its header lacks, its way into the queue
 //! - `auth`: the exchanges of AUTH; pure
-//! - `limits`: bad commands, failed logins, messages an hour, ETRN, sessions at once
+//! - `limits`: bad commands, failed logins, recipients an hour, bytes in the queue, ETRN, sessions at once
 //! - `users`: the users file, and passwords held against it
 //! - `wire`: lines in, replies out, in the clear or over TLS
 //! - `replies`: every reply by name

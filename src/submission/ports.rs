@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::ServerConnection;
 
 use crate::mail::{Address, Domain};
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue, QuotaError};
 
 /// The queue, as far as submission uses it.
 pub(in crate::submission) trait MessageQueue: Send + Sync {
@@ -16,6 +16,10 @@ pub(in crate::submission) trait MessageQueue: Send + Sync {
     fn new_message_id(&self) -> MessageId;
     /// Whether a message of so many bytes would fit.
     fn has_room(&self, bytes: u64) -> bool;
+    /// Reserves so many bytes more of a user's quota.
+    fn reserve_quota(&self, user: &str, quota: u64, bytes: u64) -> Result<(), QuotaError>;
+    /// Gives them back, once their message is accepted or will not come.
+    fn release_quota(&self, user: &str, bytes: u64);
     /// Takes the next piece of a message to come.
     fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError>;
     /// Forgets the pieces of a message that will not come.
@@ -32,6 +36,12 @@ impl MessageQueue for Queue {
     }
     fn has_room(&self, bytes: u64) -> bool {
         Queue::has_room(self, bytes)
+    }
+    fn reserve_quota(&self, user: &str, quota: u64, bytes: u64) -> Result<(), QuotaError> {
+        Queue::reserve_quota(self, user, quota, bytes)
+    }
+    fn release_quota(&self, user: &str, bytes: u64) {
+        Queue::release_quota(self, user, bytes);
     }
     fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
         Queue::append_chunk(self, id, seq, data)

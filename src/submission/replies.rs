@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::config::size_text;
 use crate::mail::address::AddressError;
 use crate::mail::reply::first_bytes;
 use crate::mail::{Address, Domain, Enhanced, Priority, Reply};
@@ -282,10 +283,20 @@ pub(super) fn challenge(text: &str) -> Reply {
 
 // MAIL.
 
-/// RFC 3463 §3.8: the user's `rate`.
-pub(super) fn too_many_messages(an_hour: u32) -> Reply {
+/// RFC 3463 §3.8: the user's `rate`, to MAIL and to RCPT. (Behind a 452 to RCPT some clients would begin another
+/// transaction at once, RFC 5321 §4.5.3.1.10.)
+pub(super) fn rate_reached(an_hour: u32) -> Reply {
     Reply::new(450, Enhanced(4, 7, 1), "")
-        .with_text(format!("Your rate of {an_hour}/h is reached, try again later"))
+        .with_text(format!("Your rate of {an_hour} recipients an hour is reached, try again later"))
+}
+
+/// RFC 5321 §4.2.2: too much of the user's mail is in the queue, by the user's `quota`. 4.7.1 (RFC 3463 §3.8), since it
+/// is a policy: 4.3.1 would say that our disk is full, 4.2.2 that a recipient's mailbox is.
+pub(super) fn quota_reached(quota: u64) -> Reply {
+    Reply::new(452, Enhanced(4, 7, 1), "").with_text(format!(
+        "Your mail in the queue would exceed your quota of {}, try again later",
+        size_text(quota)
+    ))
 }
 
 /// RFC 6710 §4.1: the sender may not have the priority that it asked for. The text begins with the new one.
@@ -407,7 +418,8 @@ mod tests {
         let bare: Vec<Reply> = replies.extract_if(.., |reply| reply.enhanced.is_none()).collect();
         assert!(bare.iter().all(|reply| matches!(reply.code, 334 | 354)), "{bare:?}");
         replies.extend([
-            too_many_messages(1),
+            rate_reached(1),
+            quota_reached(1),
             queued(MessageId(1)),
             chunk_received(1),
             not_queued(AcceptError::Full),

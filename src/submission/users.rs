@@ -33,10 +33,10 @@ use aws_lc_rs::{constant_time, hmac, rand};
 use decoy::{DecoySecret, Decoys};
 pub(super) use error::NAME_CHARS_MAX;
 pub use error::UsersError;
-pub use file::{add, list, may_add, remove, set_password};
+pub use file::{add, list, may_add, remove, set_limits, set_password};
 use hashing::Hashing;
 pub(super) use hashing::LoginSource;
-pub use user::{Attributes, User};
+pub use user::{Attributes, Limits, User};
 pub(super) use verifier::Verifier;
 
 /// How long a right password is taken without hashing it again.

@@ -1,4 +1,4 @@
-//! Counting what waits, for operators: by domain and by lane. Reads the whole queue.
+//! Counting what waits: by domain and by lane for operators, by user for quotas. Reads the whole queue.
 //!
 //! A lane is a domain or a route that gathers many. Routes are not the queue's affair: it is handed the
 //! name of each domain's lane, and does the counting in SQL, so that a message with recipients in two
@@ -10,6 +10,7 @@ use rusqlite::{Connection, Result};
 use serde_json::{Map, Value};
 
 use crate::mail::Domain;
+use crate::queue::quotas::{self, BytesByUser};
 use crate::queue::rows::LaneCount;
 
 use super::odd;
@@ -60,6 +61,21 @@ pub(super) fn by_lane(conn: &Connection, lane_of: &dyn Fn(&Domain) -> Arc<str>) 
             })
         })?
         .collect()
+}
+
+/// See [`crate::queue::Reads::bytes_by_user`]. Added up here: SQLite would sort the rows first.
+pub(super) fn by_user(conn: &Connection) -> Result<BytesByUser> {
+    let mut found = BytesByUser::new();
+    let mut statement = conn.prepare_cached("SELECT user, size FROM messages WHERE user IS NOT NULL")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let bytes = odd::int(row, 1)?.unwrap_or(0).max(0).unsigned_abs();
+        // What is no text is no user's name.
+        if let Ok(user) = row.get_ref(0)?.as_str() {
+            quotas::add(&mut found, user, bytes);
+        }
+    }
+    Ok(found)
 }
 
 /// A JSON list for `json_each`.

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OpenFlags, Result};
 use crate::mail::Domain;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
+use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::{
     BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, Over, PendingReports,
 };
@@ -195,6 +196,10 @@ impl<S: Source> Reads for S {
 
     fn pending_reports(&self, sender: &str, limit: usize) -> Found<Option<PendingReports>> {
         self.read(|conn| reports::pending(conn, sender, limit))
+    }
+
+    fn bytes_by_user(&self) -> Found<BytesByUser> {
+        self.read(counts::by_user)
     }
 
     fn domains(&self) -> Found<Vec<Domain>> {

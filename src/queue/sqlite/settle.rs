@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
 
 use crate::mail::reply::first_bytes;
 use crate::queue::RecipientId;
+use crate::queue::contract::Effect;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
 
@@ -79,13 +80,9 @@ impl<'c> Settle<'c> {
         })
     }
 
-    /// All of a settlement but its reports. Gives of each recipient the time of its next try. On a disk that `is_full`
-    /// a try that failed for now has no row in `attempts`: it would take the room that the others need to go out.
-    pub(super) fn settle(
-        &mut self,
-        outcomes: &Outcomes,
-        is_full: bool,
-    ) -> Result<Vec<(RecipientId, Option<i64>)>> {
+    /// All of a settlement but its reports. On a disk that `is_full` a try that failed for now has no row in
+    /// `attempts`: it would take the room that the others need to go out.
+    pub(super) fn settle(&mut self, outcomes: &Outcomes, is_full: bool) -> Result<Effect> {
         let mut settled = Vec::with_capacity(outcomes.results.len());
         let mut one_finished = false;
         for row in &outcomes.results {
@@ -117,10 +114,11 @@ impl<'c> Settle<'c> {
             }
             settled.push((row.recipient, next));
         }
-        if one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0 {
+        let is_gone = one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0;
+        if is_gone {
             self.delete_content.execute([outcomes.message.id.0])?;
         }
-        Ok(settled)
+        Ok(Effect::Settled { next: settled, is_gone })
     }
 
     /// The recipient waits on; gives the time of its next try, none when it is held or was removed.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Error, Result, Statement};
 
-use crate::queue::RecipientId;
 use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
@@ -132,7 +131,7 @@ impl<'c> SqliteStore<'c> {
             Op::Chunk { message, seq, data, .. } => self.accept.chunk(*message, *seq, data)?,
             Op::Accept { message, .. } => self.accept.accept(message)?,
             Op::Discard(message) => self.accept.discard(*message)?,
-            Op::Settle(outcomes) => return self.settle(outcomes).map(Effect::Settled),
+            Op::Settle(outcomes) => return self.settle(outcomes),
             Op::IntendDot { recipients, at, .. } => self.settle.set_doubt(recipients, *at)?,
             Op::Kick { kick, asker, now, ack } => {
                 let (kicked, more) = kick::kick(self.conn, kick, asker, *now, ack.is_some())?;
@@ -144,7 +143,8 @@ impl<'c> SqliteStore<'c> {
             }
             Op::Hold { recipients, why } => {
                 self.settle.hold(recipients, why)?;
-                return Ok(Effect::Settled(recipients.iter().map(|recipient| (*recipient, None)).collect()));
+                let next = recipients.iter().map(|recipient| (*recipient, None)).collect();
+                return Ok(Effect::Settled { next, is_gone: false });
             }
             Op::PendingReports { sender, up_to, report, .. } => {
                 reports::delete_pending(self.conn, sender, *up_to)?;
@@ -163,7 +163,7 @@ impl<'c> SqliteStore<'c> {
         Ok(Effect::Done)
     }
 
-    fn settle(&mut self, outcomes: &Outcomes) -> Result<Vec<(RecipientId, Option<i64>)>> {
+    fn settle(&mut self, outcomes: &Outcomes) -> Result<Effect> {
         let settled = self.settle.settle(outcomes, self.space.refuses_mail())?;
         for report in &outcomes.reports {
             self.accept.accept(report)?;

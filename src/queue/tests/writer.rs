@@ -46,7 +46,9 @@ impl Store for Scripted {
             return Err(failure);
         }
         let effect = |op: &Op| match op {
-            Op::Settle(_) | Op::Hold { .. } => Effect::Settled(vec![(RECIPIENT, None)]),
+            Op::Settle(_) | Op::Hold { .. } => {
+                Effect::Settled { next: vec![(RECIPIENT, None)], is_gone: false }
+            }
             _ => Effect::Done,
         };
         Ok(group.iter().map(effect).collect())
@@ -304,7 +306,7 @@ fn an_outcome_is_announced_once_its_group_is_being_committed() {
     let Bench { writer, ops, shared, commits, .. } = &mut bench;
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // Its commit has begun and does not end.
+            // Its commit begins now and does not end.
             first.wait();
             while commits.lock().unwrap().is_empty() {
                 std::thread::yield_now();

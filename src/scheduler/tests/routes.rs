@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Over, QueueError, Reads, Sweep,
+    BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Over, QueueError, Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -97,6 +97,9 @@ impl Reads for Counted {
         unreachable!()
     }
     fn pending_reports(&self, _: &str, _: usize) -> Result<Option<PendingReports>, QueueError> {
+        unreachable!()
+    }
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
         unreachable!()
     }
     fn domains(&self) -> Result<Vec<Domain>, QueueError> {

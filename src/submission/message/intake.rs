@@ -13,6 +13,7 @@ use crate::mail::{Address, Body, Domain, Envelope, Reply};
 use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
+use crate::submission::limits::quotas::QuotaShare;
 use crate::submission::message::header::{self, HEADER_BYTES_MAX, HeaderReader, Protocol, Trace};
 use crate::submission::message::returns;
 use crate::submission::ports::MessageQueue;
@@ -60,13 +61,19 @@ pub(in crate::submission) struct Intake<'a> {
     line_bytes: usize,
     chunks: u32,
     chunk_bytes: u64,
+    /// Where its user has a quota; of all that was handed to the queue, and what MAIL announced.
+    quota_share: Option<QuotaShare<'a>>,
     /// Why it will not be queued; the rest is read and forgotten.
     refusal: Option<Reply>,
 }
 
 impl<'a> Intake<'a> {
     /// A new message, with a new id.
-    pub(in crate::submission) fn new(queue: &'a dyn MessageQueue, submitted: Submitted<'a>) -> Intake<'a> {
+    pub(in crate::submission) fn new(
+        queue: &'a dyn MessageQueue,
+        submitted: Submitted<'a>,
+        quota_share: Option<QuotaShare<'a>>,
+    ) -> Intake<'a> {
         Intake {
             queue,
             submitted,
@@ -80,6 +87,7 @@ impl<'a> Intake<'a> {
             line_bytes: 0,
             chunks: 0,
             chunk_bytes: 0,
+            quota_share,
             refusal: None,
         }
     }
@@ -156,6 +164,7 @@ impl<'a> Intake<'a> {
     /// Streams whole chunks to the queue, once the header is fixed.
     fn hand_on(&mut self) -> Result<(), Reply> {
         self.fix_header(false)?;
+        self.reserve()?;
         while self.header_fixed && self.buffer.len() >= CHUNK_BYTES {
             let rest = self.buffer.split_off(CHUNK_BYTES);
             let chunk = std::mem::replace(&mut self.buffer, rest);
@@ -166,6 +175,12 @@ impl<'a> Intake<'a> {
             result.map_err(replies::not_queued)?;
         }
         Ok(())
+    }
+
+    /// All that has come so far has its place in the user's quota.
+    fn reserve(&mut self) -> Result<(), Reply> {
+        let bytes = self.chunk_bytes + self.buffer.len() as u64;
+        self.quota_share.as_mut().map_or(Ok(()), |share| share.grow_to(bytes))
     }
 
     /// Fixes the header, if that is still to do and its end is in sight.
@@ -207,7 +222,7 @@ impl<'a> Intake<'a> {
     /// is refused: the refusal.
     pub(in crate::submission) fn finish(mut self) -> Reply {
         if self.refusal.is_none() {
-            self.refusal = self.fix_header(true).err();
+            self.refusal = self.fix_header(true).and_then(|()| self.reserve()).err();
         }
         if let Some(refusal) = self.refusal.take() {
             self.log_refusal(&refusal);

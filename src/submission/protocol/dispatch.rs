@@ -3,13 +3,15 @@
 //! What needs the world (room in the queue, the check of a password, the content itself) is asked for with an
 //! [`Action`]; its answer comes back through one of the small functions here.
 
+use crate::mail::Reply;
+
 use crate::submission::auth::{self, AuthStep};
 use crate::submission::limits::rates::TooMany;
 use crate::submission::protocol::policy::{PolicyContext, Tls};
 use crate::submission::protocol::state::{Action, Client, State, Transition};
 use crate::submission::protocol::{atrn, etrn, extensions, operator_commands, transaction, vrfy};
 use crate::submission::replies;
-use crate::submission::syntax::command::{Command, SyntaxError};
+use crate::submission::syntax::command::{Command, Rcpt, SyntaxError};
 
 /// Takes a line that was read as a command.
 pub(in crate::submission) fn step(
@@ -105,9 +107,29 @@ pub(in crate::submission) fn no_room(state: State) -> Transition {
     Transition::reply(state.without_transaction(), replies::NO_ROOM)
 }
 
-/// The user may send no more within this hour.
+/// MAIL: the message finds no room in the user's quota.
+pub(in crate::submission) fn no_room_in_quota(state: State, reply: Reply) -> Transition {
+    Transition::reply(state.without_transaction(), reply)
+}
+
+/// MAIL: the user may send to nobody more within this hour.
 pub(in crate::submission) fn too_many(state: State, TooMany(an_hour): TooMany) -> Transition {
-    Transition::reply(state.without_transaction(), replies::too_many_messages(an_hour))
+    Transition::reply(state.without_transaction(), replies::rate_reached(an_hour))
+}
+
+/// RCPT: the user may send to those of [`Action::Count`] within this hour.
+pub(in crate::submission) fn counted(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
+    transaction::counted(state, rcpt, context)
+}
+
+/// RCPT: the user may not. The recipients before it stay.
+pub(in crate::submission) fn not_counted(
+    state: State,
+    rcpt: &Rcpt,
+    TooMany(an_hour): TooMany,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    transaction::not_counted(state, rcpt, replies::rate_reached(an_hour), context)
 }
 
 /// RFC 5321 §4.1.4: EHLO at any time; it ends a transaction as RSET does.

@@ -54,13 +54,27 @@ impl Addressed {
         self.envelope
     }
 
+    /// How many recipients a RCPT would add; none where it will be refused.
+    pub(super) fn new_recipients(&self, rcpt: &Rcpt, context: &PolicyContext<'_>) -> usize {
+        let members = match (alias(rcpt, context), &rcpt.to) {
+            (Some(name), _) if self.lists.contains_key(&name) => return 0,
+            (Some(name), _) => context.aliases.expand(&name).unwrap_or_default(),
+            (None, ForwardPath::Mailbox(address)) => vec![address.clone()],
+            (None, ForwardPath::Local(_)) => return 0,
+        };
+        self.check(&members, context.recipients_max).unwrap_or(0)
+    }
+
+    /// Remembers the refusal of an alias: until the transaction ends it is not expanded again.
+    pub(super) fn refuse(&mut self, rcpt: &Rcpt, reply: &Reply, context: &PolicyContext<'_>) {
+        if let Some(name) = alias(rcpt, context) {
+            self.lists.insert(name, List::Refused(reply.clone()));
+        }
+    }
+
     /// Adds the recipients of a RCPT: one, or the members of its alias.
     pub(super) fn add(&mut self, rcpt: Rcpt, context: &PolicyContext<'_>) -> Result<Reply, Reply> {
-        let alias = match &rcpt.to {
-            ForwardPath::Local(name) => Some(name.to_lowercase()),
-            ForwardPath::Mailbox(address) => context.aliases.alias_of(address),
-        };
-        match (alias, &rcpt.to) {
+        match (alias(&rcpt, context), &rcpt.to) {
             (Some(name), _) => self.add_alias(&name, &rcpt, context),
             (None, ForwardPath::Mailbox(address)) => {
                 self.add_mailbox(address.clone(), &rcpt, context.recipients_max)
@@ -124,8 +138,8 @@ impl Addressed {
         Ok(place)
     }
 
-    /// Whether these can be recipients too.
-    fn check(&self, addresses: &[Address], max: usize) -> Result<(), Reply> {
+    /// Whether these can be recipients too, and how many of them are not there yet.
+    fn check(&self, addresses: &[Address], max: usize) -> Result<usize, Reply> {
         if addresses.is_empty() {
             return Err(replies::ALIAS_LOOP);
         }
@@ -137,7 +151,7 @@ impl Addressed {
         if !self.envelope.recipients.is_empty() && new > 0 && self.count() + new > max {
             return Err(replies::TOO_MANY_RECIPIENTS);
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Recipients and reports beside theirs.
@@ -186,6 +200,14 @@ impl Addressed {
             carrier.expanded.push(expanded);
         }
         Ok(())
+    }
+}
+
+/// The local name that a RCPT is for, in lower case; none for an address elsewhere.
+fn alias(rcpt: &Rcpt, context: &PolicyContext<'_>) -> Option<String> {
+    match &rcpt.to {
+        ForwardPath::Local(name) => Some(name.to_lowercase()),
+        ForwardPath::Mailbox(address) => context.aliases.alias_of(address),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::mail::{Domain, Envelope, Reply};
 use crate::submission::auth::{Claim, Exchange};
 use crate::submission::ports::OperatorQuery;
 use crate::submission::protocol::recipients::Addressed;
-use crate::submission::syntax::command::{Chunk, Node};
+use crate::submission::syntax::command::{Chunk, Node, Rcpt};
 use crate::submission::users::User;
 
 /// Where a session stands.
@@ -68,7 +68,7 @@ pub(in crate::submission) struct Client {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::submission) struct OpenMail {
     /// Without recipients.
-    pub(in crate::submission) envelope: Envelope,
+    pub(in crate::submission) addressed: Addressed,
     /// At least one recipient was refused.
     pub(in crate::submission) refused: bool,
 }
@@ -91,9 +91,12 @@ pub(in crate::submission) enum Action {
     Close,
     /// Drop what was read ahead, do the handshake, go on with the state of the step.
     StartTls,
-    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user
-    /// has sent enough within the hour, [`too_many`].
+    /// MAIL: where the queue has no room for so many bytes, [`no_room`] instead of this step; where the user's quota
+    /// has none, [`no_room_in_quota`]; where the user has sent enough within the hour, [`too_many`].
     Reserve(u64),
+    /// RCPT of a user with a rate, which would add so many recipients: [`counted`] where the rate allows them, else
+    /// [`not_counted`].
+    Count(usize, Box<Rcpt>),
     /// AUTH: put it to the users, [`auth_step`] goes on.
     Verify(Claim),
     /// AUTH: the client has proven to be its user.
@@ -142,7 +145,7 @@ impl State {
     /// Of the open transaction, until its content begins.
     pub(in crate::submission) fn envelope(&self) -> Option<&Envelope> {
         match self {
-            State::Mail(_, open) => Some(&open.envelope),
+            State::Mail(_, open) => Some(open.addressed.envelope()),
             State::Recipients(_, addressed) => Some(addressed.envelope()),
             State::Connected | State::Ready(_) | State::Authenticating(..) | State::Chunks(_) => None,
         }

@@ -37,7 +37,7 @@ pub(in crate::submission) fn mail(state: State, mail: Mail, context: &PolicyCont
         handling,
     };
     Transition {
-        state: State::Mail(client, OpenMail { envelope, refused: false }),
+        state: State::Mail(client, OpenMail { addressed: Addressed::new(envelope), refused: false }),
         reply: Some(reply),
         action: Action::Reserve(size),
     }
@@ -62,29 +62,65 @@ fn mail_allowed(client: &Client, mail: &Mail, context: &PolicyContext<'_>) -> Re
 }
 
 pub(in crate::submission) fn rcpt(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
-    let (client, mut addressed) = match state {
-        State::Mail(client, open) => (client, Addressed::new(open.envelope)),
+    let (client, addressed) = match state {
+        State::Mail(client, open) => (client, open.addressed),
         State::Recipients(client, addressed) => (client, addressed),
         State::Connected => return Transition::reply(state, replies::EHLO_FIRST),
         State::Chunks(_) => return Transition::reply(state, replies::CHUNKS_BEGUN),
         state => return Transition::reply(state, replies::MAIL_FIRST),
     };
     // MAIL saw to it. Should a way be found round that, it still ends here.
-    let added = if context.is_welcome(client.user.as_ref()) {
-        addressed.add(rcpt, context)
-    } else {
-        Err(context.auth_first())
+    if !context.is_welcome(client.user.as_ref()) {
+        return Transition::reply(not_added(client, addressed), context.auth_first());
+    }
+    let has_rate = client.user.as_ref().is_some_and(|user| user.rate.is_some());
+    let new = if has_rate { addressed.new_recipients(&rcpt, context) } else { 0 };
+    if new > 0 {
+        let state = not_added(client, addressed);
+        return Transition { state, reply: None, action: Action::Count(new, Box::new(rcpt)) };
+    }
+    add(client, addressed, rcpt, context)
+}
+
+/// A RCPT whose recipients the user's rate allows.
+pub(in crate::submission) fn counted(state: State, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
+    match state {
+        State::Mail(client, open) => add(client, open.addressed, rcpt, context),
+        State::Recipients(client, addressed) => add(client, addressed, rcpt, context),
+        state => Transition::reply(state, replies::MAIL_FIRST),
+    }
+}
+
+/// A RCPT whose recipients the rate does not allow.
+pub(in crate::submission) fn not_counted(
+    state: State,
+    rcpt: &Rcpt,
+    reply: Reply,
+    context: &PolicyContext<'_>,
+) -> Transition {
+    let (client, mut addressed) = match state {
+        State::Mail(client, open) => (client, open.addressed),
+        State::Recipients(client, addressed) => (client, addressed),
+        state => return Transition::reply(state, reply),
     };
-    let reply = match added {
-        Ok(reply) => return Transition::reply(State::Recipients(client, addressed), reply),
-        Err(reply) => reply,
-    };
-    let state = if addressed.envelope().recipients.is_empty() {
-        State::Mail(client, OpenMail { envelope: addressed.into_envelope(), refused: true })
+    addressed.refuse(rcpt, &reply, context);
+    Transition::reply(not_added(client, addressed), reply)
+}
+
+fn add(client: Client, mut addressed: Addressed, rcpt: Rcpt, context: &PolicyContext<'_>) -> Transition {
+    match addressed.add(rcpt, context) {
+        Ok(reply) => Transition::reply(State::Recipients(client, addressed), reply),
+        Err(reply) => Transition::reply(not_added(client, addressed), reply),
+    }
+}
+
+/// The transaction behind a RCPT that was refused, as far as is known.
+fn not_added(client: Client, addressed: Addressed) -> State {
+    if addressed.envelope().recipients.is_empty() {
+        State::Mail(client, OpenMail { addressed, refused: true })
     } else {
         State::Recipients(client, addressed)
-    };
-    Transition::reply(state, reply)
+    }
 }
 
 pub(in crate::submission) fn data(state: State) -> Transition {

@@ -14,6 +14,7 @@ use crate::mail::Reply;
 use crate::maillog::{self, Refused};
 
 use crate::submission::limits::bad_commands::{BadCommands, Verb};
+use crate::submission::limits::quotas::QuotaShare;
 use crate::submission::protocol::aliases::Aliases;
 use crate::submission::protocol::policy::{PolicyContext, Tls};
 use crate::submission::protocol::state::{Action, State, Transition};
@@ -21,7 +22,7 @@ use crate::submission::protocol::{dispatch, operator_commands};
 use crate::submission::replies;
 use crate::submission::session::service::Service;
 use crate::submission::session::{End, Flow, Session};
-use crate::submission::syntax::command::{Command, SyntaxError};
+use crate::submission::syntax::command::{Command, Rcpt, SyntaxError};
 use crate::submission::syntax::parse;
 use crate::submission::wire::connection::{InputLine, Linger, WireError};
 
@@ -40,8 +41,8 @@ impl<'a> Session<'a> {
     /// Runs to the end of the connection.
     pub(super) fn run(mut self) {
         let Err(end) = self.converse();
-        // A message that was not queued gives its reservation back before the client can see the end and come again.
-        self.scratch.rate_reservation = None;
+        // A message that was not queued gives back what it reserved before the client can see the end and come again.
+        (self.scratch.rate_reservation, self.scratch.quota_share, self.scratch.incoming) = (None, None, None);
         match end {
             End::Quit => self.wire.close(Linger::No),
             End::SentAway if self.handle.farewell().is_some() => self.wire.close(Linger::Unheard),
@@ -123,8 +124,9 @@ impl<'a> Session<'a> {
         let next = self.perform(transition)?;
         self.note_authority(&next);
         if !next.in_transaction() {
-            // A message that is not queued by now does not count against the rate: its reservation is given back.
+            // A message that is not queued by now does not count: what it reserved is given back.
             self.scratch.rate_reservation = None;
+            self.scratch.quota_share = None;
         }
         Ok(next)
     }
@@ -142,25 +144,44 @@ impl<'a> Session<'a> {
     fn resolve(&mut self, transition: Transition) -> Result<Transition, End> {
         match transition.action {
             Action::Reserve(bytes) => Ok(self.reserve(transition, bytes)),
+            Action::Count(recipients, rcpt) => Ok(self.count(transition.state, recipients, *rcpt)),
             Action::Verify(claim) => self.verify(transition.state, claim),
             _ => Ok(transition),
         }
     }
 
-    /// MAIL was fine; whether there is room for the message, in the queue and in its user's rate.
+    /// MAIL was fine; whether there is room for the message, in the queue and in its user's quota and rate.
     fn reserve(&mut self, transition: Transition, bytes: u64) -> Transition {
         if !self.resources.ports.queue.has_room(bytes) {
             return dispatch::no_room(transition.state);
         }
         let Some(user) = transition.state.user() else { return transition };
-        match self.resources.rates.count(user, Instant::now()) {
-            Ok(reservation) => {
-                self.scratch.rate_reservation = reservation;
-                transition
+        let mut share = QuotaShare::of(&*self.resources.ports.queue, user);
+        // One byte at least: a quota that is full is told before the content comes.
+        if let Some(Err(reply)) = share.as_mut().map(|share| share.grow_to(bytes.max(1))) {
+            return dispatch::no_room_in_quota(transition.state, reply);
+        }
+        self.scratch.quota_share = share;
+        match self.resources.rates.check(user, Instant::now()) {
+            Ok(()) => transition,
+            Err(too_many) => dispatch::too_many(transition.state, too_many),
+        }
+    }
+
+    /// RCPT was fine; whether its recipients are within their user's rate.
+    fn count(&mut self, state: State, recipients: usize, rcpt: Rcpt) -> Transition {
+        let reservation = &mut self.scratch.rate_reservation;
+        let counted = state
+            .user()
+            .map_or(Ok(()), |user| self.resources.rates.count(user, recipients, Instant::now(), reservation));
+        match counted {
+            Ok(()) => {
+                let context = self.policy(&state);
+                dispatch::counted(state, rcpt, &context)
             }
             Err(too_many) => {
-                maillog::turned_away(self.client, &format!("user {}: more messages than may be", user.name));
-                dispatch::too_many(transition.state, too_many)
+                let context = self.policy(&state);
+                dispatch::not_counted(state, &rcpt, too_many, &context)
             }
         }
     }
@@ -175,7 +196,11 @@ impl<'a> Session<'a> {
             self.say(reply)?;
         }
         match action {
-            Action::Continue | Action::Reserve(_) | Action::Verify(_) | Action::Skip(_) => {}
+            Action::Continue
+            | Action::Reserve(_)
+            | Action::Count(..)
+            | Action::Verify(_)
+            | Action::Skip(_) => {}
             Action::Close => return Err(self.closed(reply.as_ref())),
             Action::StartTls => self.start_tls()?,
             Action::LoggedIn => self.logged_in(&state),

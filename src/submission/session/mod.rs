@@ -24,6 +24,7 @@ use crate::maillog;
 use crate::sasl::ChannelBinding;
 
 use crate::submission::limits::login_failures::Permit;
+use crate::submission::limits::quotas::QuotaShare;
 use crate::submission::limits::rates::Counted;
 use crate::submission::limits::sessions::{Authority, SessionHandle};
 use crate::submission::message::chunk::ChunkReader;
@@ -51,8 +52,10 @@ struct SessionScratch<'a> {
     handshake: Option<Box<ServerConnection>>,
     /// Of the TLS connection.
     channel: Option<ChannelBinding>,
-    /// The message under way, in its user's rate.
+    /// The recipients of the message under way, in their user's rate.
     rate_reservation: Option<Counted<'a>>,
+    /// What it has of its user's quota, until its content begins.
+    quota_share: Option<QuotaShare<'a>>,
     /// The login that is being checked.
     permit: Option<Permit<'a>>,
     /// The name that failed to authenticate last, and how many times in a row.

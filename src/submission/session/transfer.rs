@@ -119,7 +119,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn intake(&self, state: &State, envelope: Envelope) -> Intake<'a> {
+    fn intake(&mut self, state: &State, envelope: Envelope) -> Intake<'a> {
         let client = state.client();
         let user = client.and_then(|client| client.user.as_ref());
         let protocol = Protocol {
@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
             hops_max: service.limits.received_hops,
             long_lines: service.limits.long_lines,
         };
-        Intake::new(&*self.resources.ports.queue, submitted)
+        Intake::new(&*self.resources.ports.queue, submitted, self.scratch.quota_share.take())
     }
 }
 

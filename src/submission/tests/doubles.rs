@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SubmissionSettings};
 use crate::mail::{Domain, Priority, address};
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, QuotaError};
 use crate::submission::Submission;
 use crate::submission::message::intake::CHUNK_BYTES;
 use crate::submission::ports::{
@@ -27,6 +27,7 @@ pub(super) struct MemoryQueue {
     chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
     pub(super) kicked: Mutex<Vec<(Kick, Asker)>>,
     last_id: AtomicI64,
+    pub(super) reserved: Mutex<BTreeMap<String, u64>>,
     pub(super) full: AtomicBool,
     pub(super) failing: AtomicBool,
 }
@@ -44,6 +45,21 @@ impl MessageQueue for MemoryQueue {
     }
     fn has_room(&self, _bytes: u64) -> bool {
         !self.full.load(Ordering::SeqCst)
+    }
+    fn reserve_quota(&self, user: &str, quota: u64, bytes: u64) -> Result<(), QuotaError> {
+        let accepted = self.accepted.lock().unwrap();
+        let theirs = accepted.iter().filter(|(message, _)| message.origin.user.as_deref() == Some(user));
+        let queued: u64 = theirs.map(|(message, _)| message.size).sum();
+        let mut reserved = self.reserved.lock().unwrap();
+        let reserved = reserved.entry(user.to_owned()).or_default();
+        if queued + *reserved + bytes > quota {
+            return Err(QuotaError::Reached);
+        }
+        *reserved += bytes;
+        Ok(())
+    }
+    fn release_quota(&self, user: &str, bytes: u64) {
+        *self.reserved.lock().unwrap().get_mut(user).unwrap() -= bytes;
     }
     fn append_chunk(&self, id: MessageId, seq: u32, data: Vec<u8>) -> Result<(), AcceptError> {
         assert!(data.len() <= CHUNK_BYTES);
@@ -161,10 +177,10 @@ impl<F: Fn(&str, &[u8]) -> Option<Arc<User>> + Send + Sync> Directory for F {
     }
 }
 
-/// Everybody's password is `secret`; `op` is an operator, and `slow` has a rate.
+/// Everybody's password is `secret`; `op` is an operator, `slow` has a rate and `small` a quota.
 pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     let (senders, atrn): (&[&str], &[&str]) = match name {
-        "app" | "op" | "slow" | "vip" | "bulk" => (&[], &[]),
+        "app" | "op" | "slow" | "small" | "vip" | "bulk" => (&[], &[]),
         "news" => (&["news@example.com", "*@news.example"], &[]),
         "customer" => (&[], &["waiting.example", "empty.example"]),
         "unlucky" => (&[], &["busy.example", "lost.example"]),
@@ -178,8 +194,9 @@ pub(super) fn verify(name: &str, password: &[u8]) -> Option<Arc<User>> {
     };
     let operator = name == "op";
     let rate = (name == "slow").then(|| 2.try_into().unwrap());
+    let quota = (name == "small").then(|| 2_000.try_into().unwrap());
     let name = name.to_owned();
-    let user = User { name, operator, senders, atrn, rate, priority, priority_max, ..User::default() };
+    let user = User { name, operator, senders, atrn, rate, quota, priority, priority_max, ..User::default() };
     (password == b"secret").then(|| Arc::new(user))
 }
 

@@ -17,7 +17,7 @@ struct Room {
     submission: Submission,
 }
 
-/// Users `app`, `old` (with CRAM-MD5) and `slow` (one message an hour), all with the password `secret`.
+/// Users `app`, `old` (with CRAM-MD5) and `slow` (one recipient an hour), all with the password `secret`.
 fn room() -> Room {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("users");
@@ -172,11 +172,14 @@ fn a_rate_is_one_for_all_sessions_of_a_user() {
         assert!(client.command(&plain("slow", "secret")).starts_with("235 "));
     }
     let [one, other] = &mut clients;
-    assert!(one.command("MAIL FROM:<a@b.example>").starts_with("250 "));
-    let refused = other.command("MAIL FROM:<a@b.example>");
-    assert_eq!(refused, "450 4.7.1 Your rate of 1/h is reached, try again later");
+    for client in [&mut *one, &mut *other] {
+        assert!(client.command("MAIL FROM:<a@b.example>").starts_with("250 "));
+    }
+    assert!(one.command("RCPT TO:<c@d.example>").starts_with("250 "));
+    let refused = other.command("RCPT TO:<c@d.example>");
+    assert_eq!(refused, "450 4.7.1 Your rate of 1 recipients an hour is reached, try again later");
     // A client that vanishes gives back what it had not used.
     one.send(b"QUIT\r\n");
     while one.line().is_some() {}
-    assert!(other.command("MAIL FROM:<a@b.example>").starts_with("250 "));
+    assert!(other.command("RCPT TO:<c@d.example>").starts_with("250 "));
 }

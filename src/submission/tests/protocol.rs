@@ -189,7 +189,7 @@ fn client(who: Who) -> Client {
 }
 
 fn states(who: Who) -> Vec<State> {
-    let open = |refused| OpenMail { envelope: Envelope::default(), refused };
+    let open = |refused| OpenMail { addressed: Addressed::new(Envelope::default()), refused };
     let recipients = vec![Recipient::new(address::parse("x@example.org").unwrap())];
     vec![
         State::Connected,
@@ -224,6 +224,7 @@ fn cell(before: &State, step: &Transition) -> String {
         Action::Close => Some("close"),
         Action::StartTls => Some("starttls"),
         Action::Reserve(_) => Some("reserve"),
+        Action::Count(..) => Some("count"),
         Action::Verify(_) => Some("verify"),
         Action::LoggedIn => Some("logged in"),
         Action::LoginFailed(_) => Some("login failed"),

@@ -61,8 +61,11 @@ pub enum UsersError {
     #[error("\"{0}\" is not a domain; write one such as example.com")]
     Domain(String),
     /// Not a rate.
-    #[error("\"{0}\" is not a rate; write messages an hour such as 100/h")]
+    #[error("\"{0}\" is not a rate; write recipients an hour such as 100/h")]
     Rate(String),
+    /// Not a quota.
+    #[error("\"{0}\" is not a quota; write a size such as 2GiB")]
+    Quota(String),
     /// The default is above the ceiling.
     #[error("the priority {0} is above the highest that the user may ask for, {1}; raise --priority-max")]
     Priority(Priority, Priority),

@@ -14,19 +14,20 @@ use crate::config::guarded;
 
 use super::decoy::DecoySecret;
 use super::error::UsersError;
-use super::user::{Attributes, User};
+use super::user::{Attributes, Limits, User};
 
 /// Stands at the top of a new file.
 const HEADER: &str = "\
 # Postrider's users, one a line, written by `postrider user add` and `remove`. Safe to edit; read again at once.
 #
-#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [atrn=…] [etrn=…]
-#         [priority=…] [priority-max=…] [cram-md5=…]                                  (on the same line)
+#     name SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey [operator] [senders=…] [rate=…] [quota=…] [atrn=…]
+#         [etrn=…] [priority=…] [priority-max=…] [cram-md5=…]                         (on the same line)
 #
 # The second word verifies a password and is not one (RFC 5803). Then, in any order:
 #     operator       may use the private commands
 #     senders=LIST   may send only as these: addresses and *@domain, separated by commas
-#     rate=N/h       may send so many messages an hour
+#     rate=N/h       may send to so many recipients an hour
+#     quota=SIZE     may have so much mail in the queue, such as 2GiB
 #     etrn=LIST      may kick the mail of these domains with ETRN, whoever sent it
 #     atrn=LIST      may fetch the mail of these domains, separated by commas
 #     priority=N     what its mail has that asks for none, -9 to 9 (MT-PRIORITY; 0 otherwise)
@@ -104,10 +105,27 @@ pub fn may_add(path: &Path, name: &str, attributes: &Attributes) -> Result<(), U
 /// # Errors
 /// There is none of that name, the password cannot be stored, or the file cannot be written.
 pub fn set_password(path: &Path, name: &str, password: &str) -> Result<(), UsersError> {
+    set(path, name, |user| user.with_password(password))
+}
+
+/// Gives a user other limits; all else stays as it is.
+///
+/// # Errors
+/// There is none of that name, a limit cannot be stored, or the file cannot be written.
+pub fn set_limits(path: &Path, name: &str, limits: &Limits) -> Result<(), UsersError> {
+    set(path, name, |user| user.with_limits(limits))
+}
+
+/// Puts another line in the place of a user's.
+fn set(
+    path: &Path,
+    name: &str,
+    edit: impl FnOnce(&User) -> Result<User, UsersError>,
+) -> Result<(), UsersError> {
     change(path, |there, text| {
         let user = there.users.iter().find(|user| user.name == name);
         let user = user.ok_or_else(|| UsersError::Missing(name.to_owned(), path.to_owned()))?;
-        let line = user.with_password(password)?.line() + "\n";
+        let line = edit(user)?.line() + "\n";
         let is_theirs = |line: &str| line.split_ascii_whitespace().next() == Some(name);
         let lines = text.split_inclusive('\n').map(|old| if is_theirs(old) { line.as_str() } else { old });
         Ok(lines.collect())

@@ -180,7 +180,7 @@ fn what_cannot_be_stored_is_refused_and_nothing_is_written() {
     for rate in ["", "10", "0/h", "-1/h", "+1/h", "1/d", "1 /h", "4294967296/h"] {
         let attributes = Attributes { rate: Some(rate.to_owned()), ..Attributes::default() };
         let error = super::add(&dir.path(), "app", "secret", &attributes).unwrap_err().to_string();
-        assert!(error.contains("is not a rate; write messages an hour such as 100/h"), "{error}");
+        assert!(error.contains("is not a rate; write recipients an hour such as 100/h"), "{error}");
     }
     for sender in ["nobody", "*", "@x", "\"a,b\"@c", "\"a b\"@c", "a@b,c@d", "a@b\n"] {
         assert!(add("app", "secret", &list(sender), &[]).contains("is not a sender"), "{sender}");
@@ -408,4 +408,44 @@ fn the_last_user_of_a_file_without_a_comment_can_be_removed() {
     remove(&dir.path(), "user").unwrap();
     users.reload().unwrap();
     assert!(users.find("user").is_none());
+}
+
+#[test]
+fn limits_are_changed_without_the_password_and_all_else_stays() {
+    let dir = Dir::new();
+    let attributes = Attributes {
+        operator: true,
+        rate: Some("10/h".into()),
+        quota: Some("2 GiB".into()),
+        cram_md5: true,
+        ..Attributes::default()
+    };
+    add(&dir.path(), "app", "secret", &attributes).unwrap();
+    add(&dir.path(), "other", "secret", &Attributes::default()).unwrap();
+    let user = || list(&dir.path()).unwrap()[0].clone();
+    let limits = |user: &User| (user.rate.map(|rate| rate.get()), user.quota.map(|quota| quota.get()));
+    let set = |rate: Option<&str>, quota: Option<&str>| {
+        let limits = Limits { rate: rate.map(str::to_owned), quota: quota.map(str::to_owned) };
+        set_limits(&dir.path(), "app", &limits)
+    };
+    let first = user();
+    assert_eq!(limits(&first), (Some(10), Some(2 << 30)));
+    assert!(dir.text().contains(" quota=2GiB"), "{}", dir.text());
+    set(None, Some("5MB")).unwrap();
+    assert_eq!(limits(&user()), (Some(10), Some(5_000_000)));
+    set(Some("off"), None).unwrap();
+    assert_eq!(limits(&user()), (None, Some(5_000_000)));
+    set(Some("7/h"), Some("off")).unwrap();
+    assert_eq!(*user(), User { rate: Some(7.try_into().unwrap()), quota: None, ..(*first).clone() });
+    for bad in ["", "0B", "5", "much", "99999999999GiB", "-1B"] {
+        let error = set(None, Some(bad)).unwrap_err().to_string();
+        assert_eq!(error, format!("\"{bad}\" is not a quota; write a size such as 2GiB"));
+    }
+    assert!(
+        set_limits(&dir.path(), "nobody", &Limits::default())
+            .unwrap_err()
+            .to_string()
+            .contains("no user nobody")
+    );
+    assert_eq!(list(&dir.path()).unwrap().len(), 2);
 }

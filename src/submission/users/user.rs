@@ -1,9 +1,10 @@
 //! A user, and the line of the users file that says what it may do.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use super::error::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX, UsersError};
 use super::verifier::Verifier;
+use crate::config::{size_of, size_text};
 use crate::mail::{Domain, Priority, address};
 use crate::sasl::CramMd5;
 
@@ -20,8 +21,10 @@ pub struct User {
     pub atrn: Vec<String>,
     /// Domains whose mail this user may kick, whoever sent it, in [`Domain`]'s form.
     pub etrn: Vec<String>,
-    /// Messages an hour at most; none: any number.
+    /// Recipients an hour at most; none: any number.
     pub rate: Option<NonZeroU32>,
+    /// Bytes of its mail that may be in the queue; none: any number.
+    pub quota: Option<NonZeroU64>,
     /// MT-PRIORITY of mail that asks for none.
     pub priority: Option<Priority>,
     /// The highest MT-PRIORITY that its mail may ask for.
@@ -44,12 +47,23 @@ pub struct Attributes {
     pub etrn: Vec<String>,
     /// As typed: `N/h`.
     pub rate: Option<String>,
+    /// As typed: a size with its unit.
+    pub quota: Option<String>,
     /// As in [`User`].
     pub priority: Option<Priority>,
     /// As in [`User`].
     pub priority_max: Option<Priority>,
     /// Store what CRAM-MD5 needs, which is as good as the password for CRAM-MD5.
     pub cram_md5: bool,
+}
+
+/// Limits of a user, as typed; those that are none stay as they are.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// `N/h`, or `off`.
+    pub rate: Option<String>,
+    /// A size with its unit, or `off`.
+    pub quota: Option<String>,
 }
 
 impl User {
@@ -68,6 +82,7 @@ impl User {
             atrn: attributes.atrn.iter().map(|text| domain(text)).collect::<Result<_, _>>()?,
             etrn: attributes.etrn.iter().map(|text| domain(text)).collect::<Result<_, _>>()?,
             rate: attributes.rate.as_deref().map(rate).transpose()?,
+            quota: attributes.quota.as_deref().map(quota).transpose()?,
             priority: attributes.priority,
             priority_max: attributes.priority_max,
             verifier: Verifier::of(check_password(password)?).map_err(|_| UsersError::Random)?,
@@ -89,6 +104,21 @@ impl User {
         let attributes = Attributes { cram_md5: self.has_cram_md5(), ..Attributes::default() };
         let User { verifier, cram_md5, .. } = User::new(&self.name, password, &attributes)?;
         Ok(User { verifier, cram_md5, ..self.clone() })
+    }
+
+    /// The same user with other limits.
+    ///
+    /// # Errors
+    /// A limit cannot be stored.
+    pub(super) fn with_limits(&self, limits: &Limits) -> Result<User, UsersError> {
+        let mut user = self.clone();
+        if let Some(text) = &limits.rate {
+            user.rate = unless_off(text, rate)?;
+        }
+        if let Some(text) = &limits.quota {
+            user.quota = unless_off(text, quota)?;
+        }
+        Ok(user)
     }
 
     /// May log in with CRAM-MD5.
@@ -120,6 +150,9 @@ impl User {
         if let Some(rate) = self.rate {
             line.push_str(&format!(" rate={rate}/h"));
         }
+        if let Some(quota) = self.quota {
+            line.push_str(&format!(" quota={}", size_text(quota.get())));
+        }
         if let Some(secret) = &self.cram_md5 {
             line.push_str(&format!(" cram-md5={secret}"));
         }
@@ -148,6 +181,7 @@ impl User {
                     user.etrn = read_list(list, domain).map_err(|error| error.to_string())?;
                 }
                 Some(("rate", text)) => user.rate = Some(rate(text).map_err(|error| error.to_string())?),
+                Some(("quota", text)) => user.quota = Some(quota(text).map_err(|error| error.to_string())?),
                 Some(("cram-md5", text)) => user.cram_md5 = Some(text.parse()?),
                 Some(("priority", value)) => user.priority = Some(priority(value)?),
                 Some(("priority-max", value)) => user.priority_max = Some(priority(value)?),
@@ -211,4 +245,13 @@ fn domain(text: &str) -> Result<String, UsersError> {
 fn rate(text: &str) -> Result<NonZeroU32, UsersError> {
     let number = text.strip_suffix("/h").filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     number.and_then(|number| number.parse().ok()).ok_or_else(|| UsersError::Rate(text.to_owned()))
+}
+
+/// A size with its unit.
+fn quota(text: &str) -> Result<NonZeroU64, UsersError> {
+    size_of(text).and_then(NonZeroU64::new).ok_or_else(|| UsersError::Quota(text.to_owned()))
+}
+
+fn unless_off<T>(text: &str, read: fn(&str) -> Result<T, UsersError>) -> Result<Option<T>, UsersError> {
+    if text == "off" { Ok(None) } else { read(text).map(Some) }
 }

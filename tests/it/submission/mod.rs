@@ -10,5 +10,6 @@ mod guessing;
 mod log_lines;
 mod mechanisms;
 mod operators;
+mod quotas;
 mod reference;
 mod withdrawn;

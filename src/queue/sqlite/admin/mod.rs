@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::queue::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
+use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
 
@@ -19,7 +20,7 @@ use super::failure::explain;
 use super::files::may_use;
 use super::readers::open_reader;
 use super::space::{self, Space};
-use super::{backoffs, host_settings, migrate, operator_log};
+use super::{backoffs, counts, host_settings, migrate, operator_log};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -100,6 +101,10 @@ impl AdminStore for Admin {
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
         self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, limit)? }))
+    }
+
+    fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
+        self.try_to(counts::by_user)
     }
 
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {

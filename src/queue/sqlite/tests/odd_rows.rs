@@ -122,6 +122,7 @@ fn goes_on(conn: &Connection, why: &str) {
         reads.pending_reports(&sender, 9).unwrap();
     }
     assert!(reads.domains().unwrap().contains(&good), "{why}");
+    reads.bytes_by_user().unwrap();
     reads.waiting_by_lane(&|domain| domain.as_str().into()).unwrap();
     reads.stuck(MessageId(i64::MIN)).unwrap();
     assert!(crate::queue::sqlite::open::last_id(conn).unwrap() < 1 << 55, "{why}");

@@ -186,3 +186,47 @@ pub(super) fn handling_comes_back_as_it_was_given(site: Site) {
     assert_eq!((kicked.waiting(), due_at(now + 499)), (1, 0));
     site.is_well();
 }
+
+/// Whatever ends mail, whoever ends it, and over a restart.
+pub(super) fn a_quota_is_never_exceeded_and_what_is_gone_makes_room(site: Site) {
+    let accept = |site: &Site, user: &str| {
+        let mut message = site.message(&["a@example.com", "b@example.com"], &[b'x'; 100]);
+        message.origin.user = Some(user.to_owned());
+        site.queue.accept(message).unwrap();
+        site.accepted()
+    };
+    // There is mail before anybody with a quota sends.
+    let before = accept(&site, "app");
+    accept(&site, "other");
+    let reserve = |site: &Site, bytes| site.queue.reserve_quota("app", 350, bytes);
+    // Asked again where a count that rests may hide what somebody else has done.
+    let has_room = |site: &Site, bytes| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while reserve(site, bytes).is_err() {
+            assert!(std::time::Instant::now() < deadline, "{bytes} bytes find no room");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        site.queue.release_quota("app", bytes);
+    };
+    assert_eq!(reserve(&site, 251), Err(QuotaError::Reached));
+    reserve(&site, 150).unwrap();
+    assert_eq!(reserve(&site, 101), Err(QuotaError::Reached));
+    site.queue.release_quota("app", 150);
+    reserve(&site, 100).unwrap();
+    let second = accept(&site, "app");
+    site.queue.release_quota("app", 100);
+    assert_eq!(reserve(&site, 151), Err(QuotaError::Reached));
+    // One recipient of two is done: the message is still there.
+    let fresh = before[0].fresh.clone().unwrap();
+    site.queue.settle(settlement(&fresh, vec![(before[0].recipient, DELIVERED)]));
+    site.settled();
+    assert_eq!(reserve(&site, 151), Err(QuotaError::Reached));
+    site.queue.settle(settlement(&fresh, vec![(before[1].recipient, DELIVERED)]));
+    site.settled();
+    has_room(&site, 250);
+    let site = site.restart();
+    assert_eq!(reserve(&site, 251), Err(QuotaError::Reached));
+    site.place.admin().remove(&Which::Message(second[0].message)).unwrap();
+    has_room(&site, 350);
+    assert_eq!(site.place.admin().bytes_by_user().unwrap(), BytesByUser::from([("other".to_owned(), 100)]));
+}

@@ -71,6 +71,7 @@ each_store! {
         an_id_used_twice_is_refused_and_spoils_nothing
         a_bounce_commits_with_the_outcome_that_causes_it
         an_intent_to_send_the_dot_outlives_the_process
+        a_quota_is_never_exceeded_and_what_is_gone_makes_room
         handling_comes_back_as_it_was_given;
     due:
         a_page_can_end_inside_one_second

@@ -29,8 +29,8 @@ impl World {
         World { names, hostname: Domain::parse("relay.example").unwrap() }
     }
 
-    fn add(&self, addressed: &mut Addressed, to: &str, notify: &str, orcpt: Option<&str>) -> u16 {
-        let context = PolicyContext {
+    fn context(&self) -> PolicyContext<'_> {
+        PolicyContext {
             hostname: &self.hostname,
             tls: Tls::Active,
             loopback: true,
@@ -42,13 +42,16 @@ impl World {
             hold_secs_max: None,
             now: 0,
             aliases: Aliases { names: &self.names, hostname: &self.hostname },
-        };
+        }
+    }
+
+    fn add(&self, addressed: &mut Addressed, to: &str, notify: &str, orcpt: Option<&str>) -> u16 {
         let to = match address::parse(to) {
             Ok(address) => ForwardPath::Mailbox(address),
             Err(_) => ForwardPath::Local(to.to_owned()),
         };
         let rcpt = Rcpt { to, notify: Notify::from_word(notify), orcpt: orcpt.map(str::to_owned) };
-        addressed.add(rcpt, &context).unwrap_or_else(|reply| reply).code
+        addressed.add(rcpt, &self.context()).unwrap_or_else(|reply| reply).code
     }
 }
 
@@ -122,6 +125,47 @@ fn a_recipient_named_again_has_every_report_asked_for_and_one_copy() {
         world.add(&mut other, to, "", None);
     }
     assert_eq!(other.envelope().recipients.len(), 2, "the local part is as it is");
+}
+
+fn rcpt(to: &str) -> Rcpt {
+    let to = address::parse(to).map_or_else(|_| ForwardPath::Local(to.to_owned()), ForwardPath::Mailbox);
+    Rcpt { to, notify: None, orcpt: None }
+}
+
+/// What a rate counts is what RCPT adds.
+#[test]
+fn new_recipients_are_counted_before_they_are_added() {
+    let world = World::new();
+    let mut addressed = open();
+    for to in [
+        "nobody",
+        "circle",
+        "one",
+        "a@x.example",
+        "team",
+        "m@x.example",
+        "M@X.example",
+        "crowd",
+        "team",
+        "crowd",
+    ] {
+        let before = addressed.envelope().recipients.len();
+        let told = addressed.new_recipients(&rcpt(to), &world.context());
+        world.add(&mut addressed, to, "", None);
+        assert_eq!(addressed.envelope().recipients.len() - before, told, "{to}");
+    }
+    let mut empty = open();
+    assert_eq!(
+        empty.new_recipients(&rcpt("crowd"), &world.context()),
+        5000,
+        "the first may have more than MAX"
+    );
+    // Refused, it is not expanded again.
+    empty.refuse(&rcpt("crowd"), &replies::rate_reached(1), &world.context());
+    let begin = Instant::now();
+    (0..1000).for_each(|_| assert_eq!(empty.new_recipients(&rcpt("crowd"), &world.context()), 0));
+    assert_eq!(world.add(&mut empty, "crowd", "", None), 450);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 }
 
 /// Each new ORCPT was one more report, without end.
