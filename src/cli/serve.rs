@@ -130,21 +130,25 @@ impl Relay {
         &self.queue
     }
 
-    /// Takes new settings; listeners and the queue's path stay as they are.
+    /// Takes new settings; the queue's path stays as it is. Where the users file is no list of users, the users stay
+    /// what they were, and all else is taken: the two are separate.
     ///
     /// # Errors
     /// As [`Relay::start`]; the old settings stay then.
     pub fn reload(&self, settings: &Settings) -> anyhow::Result<()> {
         let setup = setup(settings, resolver(settings)?)?;
         let users = self.on_demand.users();
-        let users = if users.path() == settings.submission.users_file {
-            // The same, so that a file that is gone for a moment does not take the users with it.
-            users.reload()?;
-            users
+        let (users, trouble) = if users.path() == settings.submission.users_file {
+            let trouble = users.reload().err();
+            (users, trouble)
         } else {
-            Arc::new(Users::load(&settings.submission.users_file)?)
+            let (users, trouble) = users.moved_to(&settings.submission.users_file)?;
+            (Arc::new(users), trouble)
         };
         self.submission.reload(&settings.submission, users.clone())?;
+        if let Some(error) = trouble {
+            log::error!("{error} (the users of before stay)");
+        }
         self.on_demand.set_users(users);
         self.workers.reconfigure(setup);
         self.scheduler.reconfigure(settings.scheduler.clone());

@@ -1,8 +1,11 @@
 //! Files that decide what Postrider does: the config, the users file, secrets, certificates, programs, and the state
 //! directory of a start without a config.
 //!
-//! Whoever may write to one of them decides in our name, root's perhaps. So one that its group or everybody may write
-//! to is refused, and so is what lies in the working directory and belongs to somebody else. A file is judged by the
+//! Whoever may write to one of them decides in our name, root's perhaps. So one that everybody may write to is refused,
+//! or a group with anybody in it but its owner and root; and so is what lies in the working directory and belongs to
+//! somebody else. (With a group for each user and the umask 002, as Debian has it, files are writable for a group of
+//! one. ssh takes these there too.) Who is in a group is read from `/etc/passwd` and `/etc/group`: a group that is not
+//! there is not known, and what it may write to is refused. A file is judged by the
 //! descriptor that it is read through, so nobody can exchange it in between. Who may read a secret is another question:
 //! `cross.rs` and `postrider check` warn of that.
 
@@ -113,17 +116,63 @@ fn writable(path: &Path, found: &Metadata) -> Option<String> {
     if found.file_type().is_char_device() {
         return None;
     }
-    let who = writers(found.mode())?;
+    let who = writers(found.mode(), || Accounts::read().others_in(found.gid(), found.uid()))?;
     let name = path.display();
     Some(format!("{name} can be changed by {who} (mode {:04o}); chmod go-w {name}", found.mode() & 0o7777))
 }
 
-/// Who but the owner may write, by the mode.
-fn writers(mode: u32) -> Option<&'static str> {
+/// Who but the owner may write, by the mode; `others` of the group, if any.
+fn writers(mode: u32, others: impl FnOnce() -> Option<String>) -> Option<String> {
     match mode {
-        _ if mode & WRITABLE_BY_ALL != 0 => Some("every user of this machine"),
-        _ if mode & WRITABLE_BY_GROUP != 0 => Some("its group"),
+        _ if mode & WRITABLE_BY_ALL != 0 => Some("every user of this machine".to_owned()),
+        _ if mode & WRITABLE_BY_GROUP != 0 => others(),
         _ => None,
+    }
+}
+
+/// The users and groups of this machine: passwd(5), group(5).
+#[derive(Default)]
+struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    /// What cannot be read has nobody in it, and no group is known then.
+    fn read() -> Accounts {
+        let text = |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Accounts {
+            passwd: text("/etc/passwd").unwrap_or_default(),
+            group: text("/etc/group").unwrap_or_default(),
+        }
+    }
+
+    /// Who is in a group beside `owner` and root, for people; none where there is nobody.
+    fn others_in(&self, gid: u32, owner: u32) -> Option<String> {
+        let fields = |line: &'_ str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+        let users: Vec<(String, u32, u32)> = self
+            .passwd
+            .lines()
+            .filter_map(|line| match fields(line).as_slice() {
+                [name, _, uid, gid, ..] => Some((name.clone(), uid.parse().ok()?, gid.parse().ok()?)),
+                _ => None,
+            })
+            .collect();
+        let mut groups =
+            self.group.lines().map(fields).filter(|group| group.get(2) == Some(&gid.to_string())).peekable();
+        if groups.peek().is_none() {
+            return Some(format!("its group, {gid}, of which /etc/group does not say who is in it"));
+        }
+        let is_other = |name: &str| {
+            let known: Vec<u32> = users.iter().filter(|user| user.0 == name).map(|user| user.1).collect();
+            known.is_empty() || known.iter().any(|uid| *uid != owner && *uid != ROOT)
+        };
+        let by_group = groups.flat_map(|group| group.get(3).cloned().into_iter().collect::<Vec<_>>());
+        let listed: Vec<String> =
+            by_group.flat_map(|names| names.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+        let own = users.iter().filter(|user| user.2 == gid).map(|user| user.0.clone());
+        let other = own.chain(listed).find(|name| !name.is_empty() && is_other(name))?;
+        Some(format!("its group, with {other} in it"))
     }
 }
 
@@ -156,23 +205,58 @@ mod tests {
     #[test]
     fn only_the_owner_may_write() {
         for mode in 0..=0o777 {
-            let expected = match mode {
-                _ if mode & 0o002 != 0 => Some("every user of this machine"),
-                _ if mode & 0o020 != 0 => Some("its group"),
-                _ => None,
-            };
-            assert_eq!(writers(0o100_000 | mode), expected, "{mode:o}");
+            for others in [None, Some("its group, with eve in it".to_owned())] {
+                let expected = match mode {
+                    _ if mode & 0o002 != 0 => Some("every user of this machine".to_owned()),
+                    _ if mode & 0o020 != 0 => others.clone(),
+                    _ => None,
+                };
+                assert_eq!(writers(0o100_000 | mode, || others), expected, "{mode:o}");
+            }
         }
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         std::fs::write(&file, "text").unwrap();
-        for (mode, remedy) in [(0o600, ""), (0o644, ""), (0o664, "chmod go-w "), (0o602, "chmod go-w ")] {
+        for (mode, remedy) in [(0o600, ""), (0o644, ""), (0o602, "chmod go-w "), (0o666, "chmod go-w ")] {
             std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
             let said = read(&file).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(said.contains(remedy) && said.is_empty() == remedy.is_empty(), "{mode:o}: {said}");
             assert_eq!(fault(&file).unwrap_or_default(), said);
         }
         assert_eq!(fault(Path::new("/dev/null")), None);
+    }
+
+    /// As ssh decides on Debian.
+    #[test]
+    fn a_group_of_the_owner_alone_may_write() {
+        let accounts = Accounts {
+            passwd: "root:x:0:0:root:/root:/bin/sh\nann:x:7:7::/home/ann:/bin/sh\neve:x:8:8::/:/bin/sh\n\
+                bob:x:9:100::/:/bin/sh\ntoor:x:0:0::/root:/bin/sh\nbroken line\n"
+                .to_owned(),
+            group: "root:x:0:\nann:x:7:\neve:x:8:eve,root\nstaff:x:50:ann,eve\nusers:x:100:\nempty:x:60:\n\
+                ghosts:x:70:nobody-knows\ntwice:x:80:ann\ntwice-too:x:80:eve\n"
+                .to_owned(),
+        };
+        for (gid, owner, other) in [
+            (0, 0, ""),
+            (0, 7, ""),
+            (7, 7, ""),
+            (7, 0, "ann"),
+            (7, 8, "ann"),
+            (8, 8, ""),
+            (50, 7, "eve"),
+            (50, 8, "ann"),
+            (60, 7, ""),
+            (70, 7, "nobody-knows"),
+            (80, 7, "eve"),
+            (100, 9, ""),
+            (100, 7, "bob"),
+            (99, 7, "does not say who"),
+        ] {
+            let said = accounts.others_in(gid, owner).unwrap_or_default();
+            assert!(said.contains(other) && said.is_empty() == other.is_empty(), "{gid} {owner}: {said}");
+        }
+        assert!(Accounts::default().others_in(7, 7).is_some(), "nothing is known");
     }
 
     #[test]
@@ -204,7 +288,7 @@ mod tests {
         make_state(&state).unwrap();
         symlink(&state, &link).unwrap();
         assert!(make_state(&link).unwrap_err().contains("is a link"));
-        std::fs::set_permissions(&state, Permissions::from_mode(0o770)).unwrap();
+        std::fs::set_permissions(&state, Permissions::from_mode(0o707)).unwrap();
         assert!(make_state(&state).unwrap_err().contains("chmod go-w"));
     }
 }

@@ -61,8 +61,8 @@ pub fn parse(text: &str) -> Result<Address, AddressError> {
     if !is_local_part(local) {
         return Err(AddressError::Local);
     }
-    // IDNA drops some of these before it looks at the rest.
-    if domain.contains(is_unseen) {
+    // IDNA drops some of these before it looks at the rest. Of joiners it judges the place (RFC 5892 appendix A).
+    if domain.contains(|c| is_unseen(c) && !is_joiner(c)) {
         return Err(AddressError::Domain);
     }
     Domain::parse(domain)?;
@@ -144,7 +144,12 @@ fn is_atext(c: char) -> bool {
 /// Not ASCII and to be seen: an address that reads as another one is nobody's. Joiners are part of how some scripts are
 /// written (RFC 5892 appendix A).
 fn is_beyond_ascii(c: char) -> bool {
-    !c.is_ascii() && (!is_unseen(c) || matches!(c, '\u{200c}' | '\u{200d}'))
+    !c.is_ascii() && (!is_unseen(c) || is_joiner(c))
+}
+
+/// ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER.
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// The address in lower case, to count mail of one mailbox. Not for sending: local parts are case-sensitive (RFC 5321
@@ -312,6 +317,24 @@ mod tests {
         assert_eq!(form("[IPv6:2001:DB8:0::1]"), Ok("[IPv6:2001:db8::1]".to_owned()));
         assert_eq!(Domain::parse("[192.0.2.7]").unwrap().ip(), Some("192.0.2.7".parse().unwrap()));
         assert_eq!(Domain::parse("192.0.2.7").unwrap().ip(), None);
+        // Joiners belong to some words (RFC 5892 appendix A), which are others without them.
+        let (persian, sinhala) = (
+            "\u{646}\u{627}\u{645}\u{647}\u{200c}\u{627}\u{6cc}.test",
+            "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}.test",
+        );
+        assert_eq!(form(persian), Ok("xn--mgba3gch31f060k.test".to_owned()));
+        assert_eq!(form(sinhala), Ok("xn--10cl1a0b660p.test".to_owned()));
+        for word in [persian, sinhala] {
+            assert_ne!(form(word), form(&word.replace(['\u{200c}', '\u{200d}'], "")));
+            let address = parse(&format!("{}@{word}", word.trim_end_matches(".test"))).unwrap();
+            assert_eq!(Domain::of(&address).as_str(), form(word).unwrap());
+            assert_eq!(folded(&address), format!("{}@{}", address.user(), form(word).unwrap()));
+        }
+        for misplaced in
+            ["a\u{200d}b.test", "\u{200c}a.test", "a\u{200c}.test", "\u{646}\u{200d}\u{627}.test"]
+        {
+            assert_eq!(parse(&format!("u@{misplaced}")), Err(AddressError::Domain), "{misplaced:?}");
+        }
         // A full-width dot is a dot to IDNA: the result is an ordinary domain, never a trick.
         assert_eq!(form("a\u{ff0e}b"), Ok("a.b".to_owned()));
     }

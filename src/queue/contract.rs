@@ -28,8 +28,8 @@ use super::error::QueueError;
 use super::op::Op;
 use super::quotas::BytesByUser;
 use super::rows::{
-    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kicked, LaneCount, Over,
-    PendingReports, Sweep,
+    Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
+    LaneCount, Over, PendingReports, Sweep,
 };
 use super::{HostSetting, MessageId, RecipientId};
 
@@ -92,10 +92,10 @@ pub(super) enum Effect {
         next: Vec<(RecipientId, Option<i64>)>,
         is_gone: bool,
     },
-    /// What the kick came to, and whether some recipients are still to be moved.
+    /// What the kick came to, and how many of its recipients were seen to; the others are to be asked for again.
     Kicked {
         kicked: Kicked,
-        more: bool,
+        moved: usize,
     },
     /// A part of it is done, and the rest is to be asked for again.
     Partly,
@@ -158,11 +158,17 @@ pub trait Reads: Debug {
     /// before the first attempt: later these are in flight.
     fn in_doubt(&self) -> Result<Vec<(MessageId, Vec<RecipientId>)>, QueueError>;
 
+    /// What of this kick is the asker's, and waits.
+    fn kickable(&self, kick: &Kick, asker: &Asker, now: i64) -> Result<Kickable, QueueError>;
+
     // Messages.
 
     /// The message with those of `recipients` that still wait. `Queue::fetch` puts recipients with unusable addresses
     /// on hold.
     fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Result<Fetched, QueueError>;
+
+    /// Whether there is such a message, waiting or in `history`.
+    fn knows(&self, message: MessageId) -> Result<bool, QueueError>;
 
     /// Bytes of its content; none when it is gone.
     fn size(&self, message: MessageId) -> Result<Option<u64>, QueueError>;

@@ -50,9 +50,9 @@ pub use open::WriterHandle;
 pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
-    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kicked, LaneCount, LaneHealth, NewMessage,
-    NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage, QueuedRecipient,
-    Settled, Settlement, Spoilt, Sweep,
+    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
+    NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
+    QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
@@ -343,8 +343,14 @@ impl Queue {
     /// It was not written.
     pub fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         self.shared.refusal()?;
-        let (kick, asker, now) = (kick.clone(), asker.clone(), now_us() / 1_000_000);
-        self.ask(|ack| Op::Kick { kick, asker, now, ack: Some(ack) })
+        let now = now_us() / 1_000_000;
+        // Looked for here, however long that takes: the writer has better things to do.
+        let kickable = self.reads.kickable(kick, asker, now).map_err(|error| {
+            log::error!("the queue cannot be read: {error}");
+            AcceptError::Failed
+        })?;
+        let (kick, asker) = (kick.clone(), asker.clone());
+        self.ask(|ack| Op::Kick { kick, asker, now, kickable, ack: Some(ack) })
     }
 
     /// False while outcomes cannot be written: start no attempts then, they would be repeated.

@@ -16,7 +16,7 @@ use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::rows::{
-    Asker, CachedContent, Due, Kick, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
+    Asker, CachedContent, Due, Kick, Kickable, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
 use super::{MessageId, RecipientId};
@@ -44,7 +44,7 @@ pub(super) enum Op {
     /// The final dot is about to be sent for these recipients. Without a time: it was sent, and was refused.
     IntendDot { recipients: Vec<RecipientId>, at: Option<i64>, ack: Ack<()> },
     /// Make these recipients due now. A large kick is done in parts; all parts but the first have no `ack`.
-    Kick { kick: Kick, asker: Asker, now: i64, ack: Option<Ack<Kicked>> },
+    Kick { kick: Kick, asker: Asker, now: i64, kickable: Kickable, ack: Option<Ack<Kicked>> },
     /// The summary of a sender's failures up to this row of `pending_reports`.
     PendingReports { sender: String, up_to: i64, report: Box<Incoming>, ack: Ack<()> },
     /// Hold these recipients: something is wrong, and the operator has to look.

@@ -405,6 +405,15 @@ impl Kicked {
     }
 }
 
+/// What of somebody's kick there is, looked for before it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kickable {
+    /// How many recipients wait.
+    pub waiting: usize,
+    /// Those of them that are not due yet; a number each, however many wait.
+    pub to_move: Vec<RecipientId>,
+}
+
 /// What waits in one lane: a line of XSTA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneCount {

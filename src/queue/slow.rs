@@ -59,6 +59,10 @@ impl Call {
         std::mem::take(&mut self.state().kept)
     }
 
+    pub(super) fn has_kept(&self) -> bool {
+        !self.state().kept.is_empty()
+    }
+
     /// Sees to those who wait while a call lasts.
     pub(super) fn look(&self, shared: &Shared, ops: &Receiver<Op>, busy_patience: Duration) {
         let mut state = self.state();

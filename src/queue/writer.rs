@@ -87,7 +87,8 @@ impl<'s> Writer<'s> {
                 self.look_round()?;
             }
             if let Some(since) = self.stopping {
-                if self.group.is_empty() && self.parts.ops.is_empty() {
+                // What came while a call lasted is not in the channel any more.
+                if self.group.is_empty() && self.parts.ops.is_empty() && !self.parts.call.has_kept() {
                     return unless_fatal(self.timed(|store| store.close())).map(drop);
                 }
                 if self.stall.is_some() && since.elapsed() > STOP_PATIENCE {
@@ -254,14 +255,16 @@ impl<'s> Writer<'s> {
                 }
             }
             (Op::Hold { .. }, Effect::Settled { next, .. }) => self.tell(Event::Settled(next)),
-            (Op::Kick { kick, asker, now, ack }, Effect::Kicked { kicked, more }) => {
+            (Op::Kick { kick, asker, now, mut kickable, ack }, Effect::Kicked { kicked, moved }) => {
+                kickable.to_move.drain(..moved.min(kickable.to_move.len()));
+                let more = !kickable.to_move.is_empty();
                 // Where nothing waits that is the asker's, no backoff is theirs to end.
                 let is_kick = if ack.is_some() { kicked.waiting() > 0 } else { !more };
                 if is_kick {
                     self.tell(Event::Kicked(kick.clone()));
                 }
                 if more {
-                    self.group.push(Op::Kick { kick, asker, now, ack: None });
+                    self.group.push(Op::Kick { kick, asker, now, kickable, ack: None });
                 }
                 if let Some(ack) = ack {
                     let _ = ack.send(Ok(kicked));

@@ -35,11 +35,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{ListenSettings, SubmissionSettings};
+use crate::config::SubmissionSettings;
 use crate::queue::Queue;
 
 use session::authority;
-use session::listener::Listener;
+use session::listeners::Listeners;
 use session::service::{Ports, Service, SessionResources};
 use session::sockets::Sockets;
 use users::{Directory, Users};
@@ -52,7 +52,7 @@ pub use wire::tls;
 pub struct Submission {
     resources: Arc<SessionResources>,
     sockets: Sockets,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Listeners>,
 }
 
 impl Submission {
@@ -82,20 +82,15 @@ impl Submission {
     ) -> Result<Submission, StartError> {
         let service = Service::new(settings, users)?;
         let sockets = Sockets::new(inherited, &settings.listen)?;
-        let open = |listen| sockets.open(listen, &settings.listen);
-        let opened = settings.listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
+        let listeners = Listeners::start(&settings.listen, &sockets, &resources)?;
         authority::watch(&resources).map_err(StartError::Threads)?;
-        let mut listeners = Vec::new();
-        for (listen, socket) in settings.listen.iter().zip(opened) {
-            listeners.push(Listener::start(listen, socket, &resources)?);
-        }
         Ok(Submission { resources, sockets, listeners: Mutex::new(listeners) })
     }
 
     /// Where it listens, in the order of the settings; the port the system chose where they say 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners().iter().map(Listener::local_address).collect()
+        self.listeners().addresses()
     }
 
     /// Sessions now.
@@ -104,9 +99,8 @@ impl Submission {
     }
 
     /// Goes over to new settings: certificate, limits, aliases and what listeners allow hold for sessions that
-    /// begin from now on; who may send (users, `trusted`) holds for all at once. Listeners whose address stays go on
-    /// listening, new ones are opened and those that are gone are closed (their sessions go on), unless systemd has
-    /// their socket.
+    /// begin from now on; who may send (users, `trusted`) holds for all at once. It listens where a start with these
+    /// settings would, and is refused what that would be; the sessions of listeners that are gone go on.
     ///
     /// # Errors
     /// Nothing has changed then.
@@ -121,34 +115,7 @@ impl Submission {
     ) -> Result<(), StartError> {
         let service = Service::new(settings, users)?;
         self.sockets.all_listed(&settings.listen)?;
-        let mut listeners = self.listeners();
-        let mut old = std::mem::take(&mut *listeners);
-        let known: Vec<SocketAddr> = old.iter().map(Listener::configured_address).collect();
-        let opened = self.open_new(&settings.listen, known);
-        let mut opened = match opened {
-            Ok(opened) => opened.into_iter(),
-            Err(error) => {
-                *listeners = old;
-                return Err(error);
-            }
-        };
-        self.resources.set_service(service);
-        for listen in &settings.listen {
-            match old.iter().position(|listener| listener.configured_address() == listen.address) {
-                Some(place) => {
-                    let listener = old.remove(place);
-                    listener.set(listen);
-                    listeners.push(listener);
-                }
-                None => {
-                    if let Some(socket) = opened.next() {
-                        listeners.push(Listener::start(listen, socket, &self.resources)?);
-                    }
-                }
-            }
-        }
-        old.into_iter().for_each(Listener::retire);
-        Ok(())
+        self.listeners().reload(&settings.listen, service, &self.sockets, &self.resources)
     }
 
     /// Closes the listeners and ends all sessions with 421: those that wait for a command at once, those that read
@@ -156,27 +123,11 @@ impl Submission {
     /// been told 250 for is not queued.
     pub fn stop(&self, grace: Duration) -> usize {
         let listeners = std::mem::take(&mut *self.listeners());
-        listeners.into_iter().for_each(Listener::stop);
+        listeners.stop();
         self.resources.sessions.stop(grace)
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Opens the addresses of `listen` that are not among `known`, all or none.
-    fn open_new(
-        &self,
-        listen: &[ListenSettings],
-        mut known: Vec<SocketAddr>,
-    ) -> Result<Vec<TcpListener>, StartError> {
-        let mut opened = Vec::new();
-        for one in listen {
-            match known.iter().position(|address| *address == one.address) {
-                Some(place) => drop(known.remove(place)),
-                None => opened.push(self.sockets.open(one, listen)?),
-            }
-        }
-        Ok(opened)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::ServerConnection;
 
 use crate::mail::{Address, Domain};
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue, QuotaError};
+use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue, QuotaError, Reads};
 
 /// The queue, as far as submission uses it.
 pub(in crate::submission) trait MessageQueue: Send + Sync {
@@ -26,6 +26,8 @@ pub(in crate::submission) trait MessageQueue: Send + Sync {
     fn discard(&self, id: MessageId);
     /// Makes the pieces a message; returns once it is on disk.
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError>;
+    /// Whether it has such a message, waiting or in its history; false too where that cannot be read.
+    fn knows(&self, id: MessageId) -> bool;
     /// Makes what waits for a domain due now, and records who asked.
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
 }
@@ -51,6 +53,9 @@ impl MessageQueue for Queue {
     }
     fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         Queue::accept(self, message)
+    }
+    fn knows(&self, id: MessageId) -> bool {
+        Reads::knows(&**self, id).unwrap_or(false)
     }
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         Queue::kick(self, kick, asker)

@@ -10,7 +10,7 @@
 //! The file is read again when it changes: a login looks whether it did, so `postrider user add` counts at once. A
 //! file that is gone, empty, broken or cannot be read is no list of users but trouble: the users of before stay, and
 //! one ERROR says so. Where there were none before, nobody can be told right from wrong (`Directory::is_available`).
-//! What is being written in place is not taken for a shorter list: see `SETTLED_AFTER`.
+//! What is being written in place is not taken for a shorter list: see `SETTLED_AFTER`; nor is a file that was cut.
 
 mod decoy;
 mod error;
@@ -72,6 +72,7 @@ struct Trouble {
     said: Option<String>,
 }
 
+#[derive(Clone)]
 struct Table {
     users: HashMap<String, Arc<User>>,
     decoys: Decoys,
@@ -138,19 +139,24 @@ impl Users {
     /// # Errors
     /// The file cannot be read or a line breaks its form; or the system gives no random numbers.
     pub fn load(path: &Path) -> Result<Users, UsersError> {
+        let passing = DecoySecret::new().map_err(|_| UsersError::Random)?;
+        let table = Table::read(path, &passing)?;
+        Ok(Users { passing, ..Users::with_table(path, table)? })
+    }
+
+    fn with_table(path: &Path, table: Table) -> Result<Users, UsersError> {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
             .map_err(|_| UsersError::Random)?;
-        let passing = DecoySecret::new().map_err(|_| UsersError::Random)?;
         // Half of the processors, so that deliveries and other sessions always have the rest; but never one alone,
         // behind which all wait.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Users {
             path: path.to_owned(),
-            table: RwLock::new(Table::read(path, &passing)?),
+            table: RwLock::new(table),
             trouble: Mutex::default(),
             remembered: Mutex::new(TtlMap::new(REMEMBERED_USERS_MAX, REMEMBERED)),
             secret,
-            passing,
+            passing: DecoySecret::new().map_err(|_| UsersError::Random)?,
             hashing: Hashing::new((processors / 2).max(2)),
             looked_at: Mutex::new(None),
         })
@@ -219,8 +225,31 @@ impl Users {
     /// # Errors
     /// As [`Users::load`], and where the file is gone or empty now; the users stay what they were.
     pub fn reload(&self) -> Result<(), UsersError> {
-        self.take(self.read_again()?);
-        Ok(())
+        let version = version(&self.path);
+        match self.read_again() {
+            Ok(table) => {
+                self.take(table);
+                Ok(())
+            }
+            Err(error) => {
+                // Whoever asked is told; the log need not be told again by the next who looks.
+                let seen = Some((version, Instant::now()));
+                *lock(&self.trouble) = Trouble { seen, said: Some(error.to_string()) };
+                Err(error)
+            }
+        }
+    }
+
+    /// The users of another file (SIGHUP). Where that is no list of users, the second is why, and those of now go on
+    /// until it changes.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn moved_to(&self, path: &Path) -> Result<(Users, Option<UsersError>), UsersError> {
+        let before = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let moved = Users::with_table(path, Table { version: None, ..before })?;
+        let trouble = moved.reload().err();
+        Ok((moved, trouble))
     }
 
     /// The file as it is now, unless that is no list of users.

@@ -138,7 +138,9 @@ impl<'d> ByHand<'d> {
     /// See [`Queue::kick`].
     pub(crate) fn kick(&self, kick: Kick) {
         let (ack, _) = bounded(1);
-        let op = Op::Kick { kick, asker: Asker::default(), now: self.now, ack: Some(ack) };
+        let (asker, now) = (Asker::default(), self.now);
+        let kickable = self.reads().kickable(&kick, &asker, now).unwrap();
+        let op = Op::Kick { kick, asker, now, kickable, ack: Some(ack) };
         self.ops.send(op).unwrap();
     }
 

@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,11 +20,14 @@ use nix::libc;
 use rusqlite::{Connection, Result};
 
 use super::files::Files;
+use super::locks;
 
 /// `WAL_CKPT_LOCK` of SQLite.
-const CHECKPOINT_LOCK: libc::off_t = 121;
+const CHECKPOINT_LOCK: u8 = 121;
 /// As far as no reader is in the way; the others also empty the log.
 pub(super) const PASSIVE: &str = "PASSIVE";
+/// Copies nothing, and only counts.
+pub(super) const NOOP: &str = "NOOP";
 /// How long somebody else's checkpoint is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(1);
@@ -53,9 +57,20 @@ impl Checkpoints {
         !self.lost.get()
     }
 
-    /// Twice a second: SQLite gives the lock away when it recovers the index, after a writer that was killed.
+    /// Asked where the files do not look as they should: SQLite gives the lock away, without a word, when it recovers
+    /// the index after a writer that was killed. Since then another process may have made a checkpoint.
+    pub(super) fn were_lost(&self) -> bool {
+        let inode = || self.index.metadata().map_or(0, |index| index.ino());
+        if self.are_ours() && locks::is_ours(inode(), CHECKPOINT_LOCK.into()) == Some(false) {
+            self.lost.set(true);
+        }
+        !self.are_ours()
+    }
+
+    /// Twice a second: takes the lock again where it was lost.
     pub(super) fn keep(&self, files: &Files) {
-        let was_lost = self.lost.replace(!self.take());
+        let was_lost = self.were_lost();
+        self.lost.set(!self.take());
         if was_lost && self.are_ours() {
             files.note_content();
         }
@@ -66,7 +81,7 @@ impl Checkpoints {
         let lock = libc::flock {
             l_type: libc::F_WRLCK as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: CHECKPOINT_LOCK,
+            l_start: CHECKPOINT_LOCK.into(),
             l_len: 1,
             l_pid: 0,
         };

@@ -7,6 +7,8 @@ use rusqlite::{Error, ErrorCode, ffi};
 use crate::queue::contract::StoreFailure;
 use crate::queue::error::QueueError;
 
+use super::locks;
+
 /// What to do where the disk or the database failed.
 const MEND: &str = "nothing acknowledged is lost: mend the disk and start again";
 
@@ -69,18 +71,21 @@ impl From<Error> for QueueError {
 
 /// In an operator's words, where SQLite's would send them searching.
 pub(super) fn explain(path: &Path, error: Error) -> QueueError {
+    let unusable = |why: String, remedy| QueueError::Unusable { path: path.to_owned(), why, remedy };
     let (why, remedy) = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            let who = locks::writer(path);
+            let why = format!("is held by somebody's open transaction{who}");
+            return unusable(why, "end that one, then try again");
+        }
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             ("may not be written by this user", "run this as the user that owns the queue")
-        }
-        Some(ErrorCode::DatabaseBusy) => {
-            ("is held by somebody's open transaction", "end that one, then try again")
         }
         _ if is_full(&error) => ("cannot grow: the disk is full", "make room on it, see `df`"),
         Some(ErrorCode::NotADatabase) => ("is not a SQLite database", "set another [queue] path"),
         _ => return error.into(),
     };
-    QueueError::Unusable { path: path.to_owned(), why: why.to_owned(), remedy }
+    unusable(why.to_owned(), remedy)
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
+use rustix::io::Errno;
 
 use crate::queue::error::QueueError;
 
@@ -133,9 +135,10 @@ impl Files {
         Ok(log.metadata().is_ok_and(|log| log.len() > 0).then_some(log))
     }
 
-    /// Puts the log on the disk, whatever became of it when the last process wrote it; gives its bytes.
-    pub(super) fn write_log_again(&self) -> std::io::Result<u64> {
-        self.opened.borrow().as_ref().map_or(Ok(0), |opened| wal::write_again(&opened.log))
+    /// Puts the log up to `end` on the disk, whatever became of it when the last process wrote it. What is behind that
+    /// goes.
+    pub(super) fn write_log_again(&self, end: u64) -> std::io::Result<()> {
+        self.opened.borrow().as_ref().map_or(Ok(()), |opened| wal::write_again(&opened.log, end))
     }
 
     /// Whether the database is in WAL mode by its own first bytes, and not only in SQLite's memory.
@@ -144,13 +147,21 @@ impl Files {
         self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [2, 2]
     }
 
-    /// Puts the names of the files on the disk. SQLite does that too, and goes on when it fails.
+    /// Puts the names of the files on the disk. SQLite does that too, and goes on when it fails. Where the directory
+    /// may not be opened to be read, or its file system knows no such thing, all of the file system is synced.
     pub(super) fn sync_directory(&self) -> Result<(), QueueError> {
-        let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let real = real(&self.path);
         let directory = real.parent().unwrap_or(Path::new("/"));
-        match File::open(directory).and_then(|directory| directory.sync_all()) {
-            // Not every file system knows that.
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        let open = File::open(directory);
+        let may_not_read = matches!(&open, Err(error) if error.kind() == ErrorKind::PermissionDenied);
+        let synced = match open.and_then(|directory| directory.sync_all()) {
+            Err(error) if may_not_read || knows_no_sync(&error) => {
+                rustix::fs::syncfs(&self.database).map_err(Into::into)
+            }
+            synced => synced,
+        };
+        match synced {
+            Err(error) if knows_no_sync(&error) => Ok(()),
             synced => synced.map_err(|source| QueueError::File {
                 path: directory.to_owned(),
                 source,
@@ -169,7 +180,7 @@ impl Files {
             match Identity::at(path) {
                 Ok(found) if found == *identity => {}
                 Ok(_) => return Err(format!("{name} is another file now{}", self.whereabouts())),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(format!("{name} is gone{}", self.whereabouts()));
                 }
                 Err(error) => return Err(format!("{name} cannot be looked at ({error})")),
@@ -240,6 +251,18 @@ pub(super) fn may_use(path: &Path, write: bool) -> std::io::Result<()> {
     Ok(rustix::fs::access(path, wanted)?)
 }
 
+/// Whether an fsync says that this file system has no need of it, and not that it failed.
+fn knows_no_sync(error: &std::io::Error) -> bool {
+    [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Where the database is, whatever links lead there: its other files are beside it, and so is the room that it has.
+pub(super) fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -258,4 +281,25 @@ fn lock_holder(device: u64, inode: u64) -> Option<u32> {
             .then(|| words[4].parse().ok())
     };
     locks.lines().find_map(of_file).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_such_syncs_is_told_from_one_that_failed() {
+        for (errno, wanted) in [
+            (Errno::INVAL, true),
+            (Errno::OPNOTSUPP, true),
+            (Errno::NOSYS, true),
+            (Errno::IO, false),
+            (Errno::NOSPC, false),
+            (Errno::DQUOT, false),
+            (Errno::ROFS, false),
+            (Errno::BADF, false),
+        ] {
+            assert_eq!(knows_no_sync(&errno.into()), wanted, "{errno}");
+        }
+    }
 }

@@ -3,6 +3,9 @@
 //! `PRAGMA integrity_check` reads a table and its indexes in one snapshot, and while that is open nothing newer can be
 //! copied out of the log. So it is asked table by table, each for a few seconds at most; a table that takes longer is
 //! read in small pieces instead, from a random place on, for a while. A large one is so gone through over some hours.
+//!
+//! A row that its table's CHECKs would refuse is no damage: somebody wrote it with the checks turned off, or has made
+//! the table anew without them. It is told apart.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,8 @@ const STEPS: i32 = 1_000;
 const PIECE: i64 = 500;
 /// Problems told of, at most: one is enough.
 const PROBLEMS_MAX: usize = 3;
+/// SQLite's checks end with so many lines, whatever is behind.
+const LINES_MAX: usize = 100;
 /// The tables that grow, and the numbers by which their rows stand in order.
 const GROWING: [(&str, &str); 5] = [
     ("messages", "id"),
@@ -27,28 +32,63 @@ const GROWING: [(&str, &str); 5] = [
     ("history", "message_id"),
 ];
 
-/// What is wrong; nothing, as far as it was read.
-pub(super) fn look(conn: &mut Connection) -> Result<Vec<String>> {
+/// What is wrong, as far as it was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) damage: Vec<String>,
+    /// Rows that their table's CHECKs would refuse.
+    pub(super) odd_rows: Vec<String>,
+}
+
+pub(super) fn look(conn: &mut Connection) -> Result<Found> {
     within(conn, SNAPSHOT_MAX, LOOK_MAX)
 }
 
-fn within(conn: &mut Connection, snapshot_max: Duration, look_max: Duration) -> Result<Vec<String>> {
+/// What the whole database finds damaged of itself, its indexes apart.
+pub(super) fn quick(conn: &Connection) -> Result<Vec<String>> {
+    conn.pragma_update(None, "ignore_check_constraints", true)?;
+    let lines = conn.prepare("PRAGMA quick_check").and_then(|mut statement| {
+        statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>>>()
+    });
+    conn.pragma_update(None, "ignore_check_constraints", false)?;
+    Ok(lines?.into_iter().filter(|line| is_damage(line)).collect())
+}
+
+/// Whether a line of SQLite's checks is about damage, and not about a row that somebody wrote.
+fn is_damage(line: &str) -> bool {
+    let is_of_value =
+        ["NULL value in ", "TEXT value in ", "NUMERIC value in "].iter().any(|begin| line.starts_with(begin))
+            || line.starts_with("non-") && line.contains(" value in ");
+    line != "ok" && !is_of_value && !line.starts_with("CHECK constraint failed in ")
+}
+
+fn within(conn: &mut Connection, snapshot_max: Duration, look_max: Duration) -> Result<Found> {
     let end = Instant::now() + look_max;
-    let mut problems = Vec::new();
+    let mut all = Found::default();
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
     let tables = conn.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>>>()?;
     for table in tables {
-        if let Some(found) = of_table(conn, &table, snapshot_max)? {
-            problems.extend(found);
+        if let Some(mut lines) = of_table(conn, &table, snapshot_max)? {
+            if lines.len() >= LINES_MAX {
+                // Odd rows fill the lines, and hide what is behind them.
+                conn.pragma_update(None, "ignore_check_constraints", true)?;
+                let past = of_table(conn, &table, snapshot_max);
+                conn.pragma_update(None, "ignore_check_constraints", false)?;
+                lines.extend(past?.unwrap_or_default());
+            }
+            let (damage, odd_rows): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| is_damage(line));
+            all.damage.extend(damage);
+            all.odd_rows.extend(odd_rows);
         } else if let Some((table, key)) = GROWING.iter().find(|(name, _)| *name == table) {
-            problems.extend(in_pieces(conn, table, key, end)?);
+            all.damage.extend(in_pieces(conn, table, key, end)?);
         }
-        if problems.len() >= PROBLEMS_MAX {
+        if all.damage.len() >= PROBLEMS_MAX {
             break;
         }
     }
-    problems.truncate(PROBLEMS_MAX);
-    Ok(problems)
+    all.damage.truncate(PROBLEMS_MAX);
+    all.odd_rows.truncate(PROBLEMS_MAX);
+    Ok(all)
 }
 
 /// SQLite's own check of a table and its indexes; none where it takes too long.
@@ -125,11 +165,70 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut conn = queue(directory.path());
         for snapshot_max in [NOTHING, LONG] {
-            assert_eq!(within(&mut conn, snapshot_max, LONG).unwrap(), [""; 0]);
+            assert_eq!(within(&mut conn, snapshot_max, LONG).unwrap(), Found::default());
         }
         // In small time the large table is not looked at whole, and that is no fault.
         assert!(of_table(&mut conn, "content", NOTHING).unwrap().is_none());
-        assert_eq!(within(&mut conn, NOTHING, NOTHING).unwrap(), [""; 0]);
+        assert_eq!(within(&mut conn, NOTHING, NOTHING).unwrap(), Found::default());
+    }
+
+    /// However many there are: one, and more than SQLite's checks have lines.
+    #[test]
+    fn rows_that_were_written_past_the_checks_are_no_damage_and_hide_none() {
+        for (rows, is_damaged) in [(1, false), (300, false), (300, true)] {
+            let directory = tempfile::tempdir().unwrap();
+            let conn = queue(directory.path());
+            conn.execute_batch(&format!(
+                "PRAGMA ignore_check_constraints = ON;
+                 INSERT INTO backoffs WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+                     SELECT 'lane' || n || '.test', -1, 0, '', -5 FROM n;
+                 CREATE INDEX extra ON backoffs (changed_at);
+                 PRAGMA ignore_check_constraints = OFF"
+            ))
+            .unwrap();
+            if is_damaged {
+                let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'extra'";
+                let root: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+                let file =
+                    std::fs::File::options().write(true).open(directory.path().join("queue.db")).unwrap();
+                file.write_all_at(&[0xa5; 4096], (root as u64 - 1) * 4096).unwrap();
+            }
+            drop(conn);
+            let mut conn = Connection::open(directory.path().join("queue.db")).unwrap();
+            let quick = quick(&conn).unwrap();
+            match within(&mut conn, LONG, LONG) {
+                Ok(found) => {
+                    assert!(found.odd_rows[0].contains("CHECK constraint failed in backoffs"), "{found:?}");
+                    assert_eq!(
+                        (!found.damage.is_empty(), !quick.is_empty()),
+                        (is_damaged, is_damaged),
+                        "{rows}"
+                    );
+                }
+                Err(error) => {
+                    assert!(is_damaged && crate::queue::sqlite::failure::is_damage(&error), "{error}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_about_values_are_told_from_lines_about_pages() {
+        for (line, wanted) in [
+            ("ok", false),
+            ("CHECK constraint failed in recipients", false),
+            ("NULL value in recipients.state", false),
+            ("non-INTEGER value in recipients.attempts", false),
+            ("TEXT value in messages.size", false),
+            ("NUMERIC value in messages.sender", false),
+            ("non-unique entry in index recipients_due", true),
+            ("row 3 missing from index recipients_due", true),
+            ("wrong # of entries in index recipients_due", true),
+            ("Tree 4 page 9 cell 2: Rowid 12 out of order", true),
+            ("Page 17: never used", true),
+        ] {
+            assert_eq!(is_damage(line), wanted, "{line}");
+        }
     }
 
     /// A page of a table or of an index, in SQLite's check and in pieces.
@@ -151,7 +250,7 @@ mod tests {
             }
             let mut conn = Connection::open(directory.path().join("queue.db")).unwrap();
             match within(&mut conn, snapshot_max, LONG) {
-                Ok(problems) => assert!(!problems.is_empty(), "{of}"),
+                Ok(found) => assert!(!found.damage.is_empty(), "{of}"),
                 Err(error) => assert!(crate::queue::sqlite::failure::is_damage(&error), "{of}: {error}"),
             }
         }

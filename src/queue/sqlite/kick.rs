@@ -1,6 +1,7 @@
 //! Kicks: making what waits due now, a bounded part at a time, and the record of who asked.
 //!
-//! Runs inside the writer's transaction.
+//! [`kickable`] looks through all that waits for the domains, in the asker's own time. The rest runs inside the
+//! writer's transaction, and touches only what it moves.
 
 use std::borrow::Cow;
 
@@ -9,10 +10,13 @@ use rusqlite::{Connection, Result, params};
 use crate::config::atrn;
 use crate::mail::Domain;
 
-use crate::queue::rows::{Asker, Kick, KickScope, Kicked};
+use crate::queue::RecipientId;
+use crate::queue::rows::{Asker, Kick, KickScope, Kickable, Kicked};
+
+use super::odd;
 
 /// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
-const KICK_ROWS_MAX: i64 = 5_000;
+const KICK_ROWS_MAX: usize = 5_000;
 /// What an asker may kick. ?2 user, ?3 client, ?4 a list of domains, ?5 whether it may kick all.
 const THEIRS: &str = "(?5 OR r.domain IN (SELECT value FROM json_each(?4))
                    OR m.user IS ?2 AND (?2 IS NOT NULL OR m.client = ?3))";
@@ -20,36 +24,44 @@ const THEIRS: &str = "(?5 OR r.domain IN (SELECT value FROM json_each(?4))
 pub(super) const INSERT_KICK: &str =
     "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-/// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held
-/// until its release (RFC 4865). The try takes no step of the schedule: whoever kicks six times has not waited six
-/// times. What is not the asker's to kick is neither moved nor counted.
-pub(super) fn kick(
-    conn: &Connection,
-    kick: &Kick,
-    asker: &Asker,
-    now: i64,
-    is_first: bool,
-) -> Result<(Kicked, bool)> {
+/// See [`crate::queue::Reads::kickable`]. What is not the asker's to kick is neither moved nor counted.
+pub(super) fn kickable(conn: &Connection, kick: &Kick, asker: &Asker, now: i64) -> Result<Kickable> {
     let (domain, domains) = domains_of(kick);
     let (is_all, own) = match &asker.scope {
         KickScope::All => (true, "[]".to_owned()),
         KickScope::Own(domains) => (false, super::counts::json_list(domains.iter().map(String::as_str))),
     };
     let client = asker.client.map(|ip| ip.to_string());
-    // Somebody waits for the number; the parts that follow need not count all of them again.
-    let waiting: u32 = if is_first {
-        let count = format!(
-            "SELECT count(*) FROM recipients r JOIN messages m ON m.id = r.message_id
-             WHERE r.state = 'queued' AND r.domain IN ({domains}) AND {THEIRS}"
-        );
-        conn.prepare_cached(&count)?
-            .query_row(params![domain, asker.user, client, own, is_all], |row| row.get(0))?
-    } else {
-        0
-    };
-    if is_first && waiting == 0 {
-        return Ok((Kicked::Nothing, false));
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT r.id, r.next_attempt_at > ?6 AND coalesce(m.release_at, 0) <= ?6
+         FROM recipients r JOIN messages m ON m.id = r.message_id
+         WHERE r.state = 'queued' AND r.domain IN ({domains}) AND {THEIRS}"
+    ))?;
+    let mut found = Kickable::default();
+    let mut rows = statement.query(params![domain, asker.user, client, own, is_all, now])?;
+    while let Some(row) = rows.next()? {
+        found.waiting += 1;
+        if odd::get(row, 1)? {
+            found.to_move.push(RecipientId(row.get(0)?));
+        }
     }
+    Ok(found)
+}
+
+/// The first part of a kick, or another: the domains' waiting recipients become due, but for what is held until its
+/// release (RFC 4865). The try takes no step of the schedule: whoever kicks six times has not waited six times. Gives
+/// how many of those that are to be moved it saw to.
+pub(super) fn kick(
+    conn: &Connection,
+    kick: &Kick,
+    kickable: &Kickable,
+    now: i64,
+    is_first: bool,
+) -> Result<(Kicked, usize)> {
+    if is_first && kickable.waiting == 0 {
+        return Ok((Kicked::Nothing, 0));
+    }
+    let (domain, domains) = domains_of(kick);
     let mut statement = conn.prepare_cached(&format!("DELETE FROM backoffs WHERE lane IN ({domains})"))?;
     let mut backed_off = statement.execute([&domain])?;
     // The row of a domain that is fetched tells people so, and is no backoff.
@@ -58,21 +70,21 @@ pub(super) fn kick(
     {
         backed_off += conn.prepare_cached("DELETE FROM backoffs WHERE lane = ?")?.execute([lane])?;
     }
-    let mut moving = conn.prepare_cached(&format!(
-        "UPDATE recipients SET next_attempt_at = ?6, kicked_attempts = kicked_attempts + 1 WHERE id IN
-             (SELECT r.id FROM recipients r JOIN messages m ON m.id = r.message_id
-              WHERE r.state = 'queued' AND r.next_attempt_at > ?6 AND r.domain IN ({domains})
-                  AND coalesce(m.release_at, 0) <= ?6 AND {THEIRS} LIMIT ?7)"
-    ))?;
-    let moved = moving.execute(params![domain, asker.user, client, own, is_all, now, KICK_ROWS_MAX])?;
-    let (waiting, more) = (waiting as usize, moved as i64 == KICK_ROWS_MAX);
-    let kicked = match waiting {
-        0 => Kicked::Nothing,
-        _ if more => Kicked::InParts(waiting),
-        _ if moved == 0 && backed_off == 0 => Kicked::UnderWay(waiting),
-        _ => Kicked::Started(waiting),
+    let part = &kickable.to_move[..kickable.to_move.len().min(KICK_ROWS_MAX)];
+    let mut moving = conn.prepare_cached(
+        "UPDATE recipients SET next_attempt_at = ?2, kicked_attempts = kicked_attempts + 1
+         WHERE id = ?1 AND state = 'queued' AND next_attempt_at > ?2",
+    )?;
+    let mut moved = 0;
+    for recipient in part {
+        moved += moving.execute(params![recipient.0, now])?;
+    }
+    let kicked = match kickable.waiting {
+        waiting if part.len() < kickable.to_move.len() => Kicked::InParts(waiting),
+        waiting if moved == 0 && backed_off == 0 => Kicked::UnderWay(waiting),
+        waiting => Kicked::Started(waiting),
     };
-    Ok((kicked, more))
+    Ok((kicked, part.len()))
 }
 
 pub(super) fn record(conn: &Connection, kick: &Kick, asker: &Asker, now: i64, kicked: Kicked) -> Result<()> {

@@ -153,6 +153,14 @@ pub(super) fn in_doubt(conn: &Connection) -> Result<Vec<(MessageId, Vec<Recipien
     Ok(found)
 }
 
+/// See [`crate::queue::Reads::knows`].
+pub(super) fn is_known(conn: &Connection, message: MessageId) -> Result<bool> {
+    let mut statement = conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1) OR EXISTS (SELECT 1 FROM history WHERE message_id = ?1)",
+    )?;
+    statement.query_row([message.0], |row| row.get(0))
+}
+
 pub(super) fn size(conn: &Connection, message: MessageId) -> Result<Option<u64>> {
     let mut statement = conn.prepare_cached("SELECT size FROM messages WHERE id = ?1")?;
     let mut rows = statement.query([message.0])?;

@@ -18,6 +18,8 @@ mod files;
 mod host_settings;
 mod integrity;
 mod kick;
+mod left_log;
+mod locks;
 mod message;
 mod migrate;
 mod odd;

@@ -1,6 +1,6 @@
 //! Opening the database: the lock, the settings, the schema, recovery after a crash.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,17 +14,15 @@ use crate::config::QueueSettings;
 use crate::queue::contract::{OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::error::QueueError;
 use crate::queue::id::ID_MAX;
-use crate::queue::shared::now_us;
+use crate::queue::open::BUSY_PATIENCE;
 
 use super::checkpoints::Checkpoints;
-use super::failure::{RECOVER, of_operation, of_transaction};
-use super::files::{Files, beside};
-use super::migrate;
-use super::odd;
+use super::failure::{RECOVER, explain, of_operation, of_transaction};
+use super::files::{Files, real};
 use super::readers::Readers;
 use super::space::Space;
 use super::store::{OnDisk, SqliteStore};
-use super::wal;
+use super::{integrity, left_log, migrate, odd};
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -54,22 +52,22 @@ impl Database {
     /// # Errors
     /// The file cannot be used, belongs to another relay that runs, or to a newer version.
     pub(in crate::queue) fn open(settings: &QueueSettings) -> Result<Database, QueueError> {
-        let path = settings.path.as_path();
+        let given = settings.path.as_path();
         if rusqlite::version_number() < SQLITE_OLDEST {
             return Err(unusable(
-                path,
+                given,
                 format!("SQLite {} is too old", rusqlite::version()),
                 "build with 3.51.3 or newer",
             ));
         }
-        make_directory_of(path)?;
-        Space::before_opening(path);
-        let files = Files::lock(path)?;
+        make_directory_of(given)?;
+        Space::before_opening(&real(given));
+        let files = Files::lock(given)?;
+        let path = real(given);
+        let path = path.as_path();
         files.sync_directory()?;
         let left = files.left_log().map_err(|source| disk_error(path, source))?;
-        if let Some(log) = &left {
-            look_at_log(log);
-        }
+        left.iter().for_each(|log| left_log::look(log));
         let mut conn = open_database(path)?;
         if !files.is_in_wal_mode() {
             return Err(unusable(
@@ -81,11 +79,14 @@ impl Database {
         migrate::migrate(&conn, path)?;
         files.note_opened()?;
         files.sync_directory()?;
-        if left.is_some() {
-            after_crash(&conn, path, &files)?;
-        }
-        drop_unfinished(&conn)?;
         let keeper = open_keeper(path)?;
+        if left.is_some() {
+            let written =
+                left_log::write_again(&conn, &keeper, &files).map_err(|error| explain(path, error))?;
+            after_crash(&conn, path, written.map_err(|source| disk_error(path, source))?)?;
+        }
+        drop_unfinished(&conn).map_err(|error| explain(path, error))?;
+        keeper.busy_timeout(BEGIN_PATIENCE)?;
         let checkpoints =
             Checkpoints::new(keeper, &files.index()).map_err(|source| disk_error(path, source))?;
         files.note_content();
@@ -96,6 +97,7 @@ impl Database {
         space.watch();
         let last_id = last_id(&conn)?;
         let last_time = last_time(&conn)?;
+        conn.busy_timeout(BEGIN_PATIENCE)?;
         Ok(Database {
             conn,
             checkpoints,
@@ -143,48 +145,19 @@ fn make_directory_of(path: &Path) -> Result<(), QueueError> {
     })
 }
 
-/// Reads the log that the last process left, before SQLite recovers from it: what recovery leaves out in silence is
-/// told, and kept.
-fn look_at_log(log: &Path) {
-    let name = log.display();
-    let found = match File::open(log).and_then(wal::look) {
-        Ok(found) => found,
-        // SQLite will meet the same.
-        Err(error) => return log::error!("queue: {name}: {error}"),
-    };
-    if found.behind == 0 {
-        if found.damaged {
-            log::warn!(
-                "queue: the last transaction in {name} is not whole: it was being written at the unclean end"
-            );
-        }
-        return;
-    }
-    let copy = beside(log, &format!(".damaged-{}", now_us() / 1_000_000));
-    let kept = match std::fs::copy(log, &copy) {
-        Ok(_) => format!("the log is kept as {}", copy.display()),
-        Err(error) => format!("the log could not be kept as {}: {error}", copy.display()),
-    };
-    log::error!(
-        "queue: {name} is damaged: {} transactions are read, then comes a bad one with {} whole ones behind it that \
-         cannot be used; mail that was acknowledged in these is lost; {kept}; look at the disk (smartctl, the kernel's log)",
-        found.whole,
-        found.behind,
-    );
-}
-
 /// Opens the database for writing, with every setting read back.
 fn open_database(path: &Path) -> Result<Connection, QueueError> {
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    conn.busy_timeout(BEGIN_PATIENCE)?;
+    conn.busy_timeout(BUSY_PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(32);
     // Not before the store was closed as it should be: after a failed fsync nothing is tried again, and where other
     // files took the place of ours, the log that would be deleted is theirs.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Somebody may be holding the database at this moment: journal_mode and recovery wait for them.
+    // Somebody may be holding the database at this moment, with `sqlite3` or for a backup.
+    conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|error| explain(path, error))?;
     for (name, value, wanted) in [
         ("journal_mode", "WAL", "wal"),
         ("synchronous", "FULL", "2"), // an fsync of the log at every commit: what 250 promises
@@ -207,7 +180,7 @@ fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    keeper.busy_timeout(BEGIN_PATIENCE)?;
+    keeper.busy_timeout(BUSY_PATIENCE)?;
     keeper.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // It never reads.
     keeper.execute_batch(
@@ -217,7 +190,7 @@ fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) -> Result<(), QueueError> {
-    conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
+    conn.execute_batch(&format!("PRAGMA {name} = {value}")).map_err(|error| explain(path, error))?;
     let found = conn.pragma_query_value(None, name, |row| {
         row.get_ref(0).map(|value| match value {
             rusqlite::types::ValueRef::Integer(number) => number.to_string(),
@@ -234,14 +207,9 @@ fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) ->
     ))
 }
 
-/// The last process did not close the database: SQLite has recovered it from its log by now. The log is put on the
-/// disk again before anything is acknowledged; a small database is checked through all the same.
-fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), QueueError> {
-    // Nobody writes meanwhile.
-    conn.execute_batch("BEGIN IMMEDIATE")?;
-    let log_bytes = files.write_log_again();
-    conn.execute_batch("ROLLBACK")?;
-    let log_bytes = log_bytes.map_err(|source| disk_error(path, source))?;
+/// The last process did not close the database: SQLite has recovered it from its log by now, and the log is on the disk
+/// again. A small database is checked through all the same.
+fn after_crash(conn: &Connection, path: &Path, log_bytes: u64) -> Result<(), QueueError> {
     let bytes = path.metadata().map_or(0, |file| file.len());
     if bytes > QUICK_CHECK_BYTES_MAX {
         log::info!(
@@ -250,9 +218,8 @@ fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), Queu
         return Ok(());
     }
     let start = Instant::now();
-    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(unusable(path, format!("is damaged: {verdict}"), RECOVER));
+    if let Some(damage) = integrity::quick(conn)?.first() {
+        return Err(unusable(path, format!("is damaged: {damage}"), RECOVER));
     }
     let ms = start.elapsed().as_millis();
     log::info!("queue: recovered after an unclean end ({log_bytes} bytes of log), checked in {ms} ms");
@@ -260,7 +227,7 @@ fn after_crash(conn: &Connection, path: &Path, files: &Files) -> Result<(), Queu
 }
 
 /// Throws away what was arriving when the last process ended: nobody was told 250 for it.
-fn drop_unfinished(conn: &Connection) -> Result<(), QueueError> {
+fn drop_unfinished(conn: &Connection) -> rusqlite::Result<()> {
     let chunks = conn.execute(
         "DELETE FROM content WHERE message_id IN
              (SELECT message_id FROM partial_messages i WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = i.message_id))",

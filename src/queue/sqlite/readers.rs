@@ -17,13 +17,15 @@ use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::{
-    BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, LaneCount, Over, PendingReports,
+    Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
+    Over, PendingReports,
 };
 use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
 
 use super::failure::{RECOVER, is_damage};
+use super::integrity::Found;
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, integrity, message, reports, sweep};
+use super::{backoffs, counts, due, host_settings, integrity, kick, message, reports, sweep};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
@@ -36,7 +38,7 @@ pub(super) trait Source: Debug {
     fn why_no_room(&self) -> Option<String>;
 }
 
-type Found<T> = std::result::Result<T, QueueError>;
+type Answer<T> = std::result::Result<T, QueueError>;
 
 /// Connections kept open; more are opened while more read at once.
 const KEPT_MAX: usize = 16;
@@ -49,6 +51,8 @@ pub(super) struct Readers {
     closed: AtomicBool,
     /// It was said that the database is damaged.
     damage_told: AtomicBool,
+    /// It was said that rows stand in it which its tables would refuse.
+    odd_rows_told: AtomicBool,
     space: Arc<Space>,
 }
 
@@ -59,6 +63,7 @@ impl Readers {
             idle: Mutex::default(),
             closed: AtomicBool::new(false),
             damage_told: AtomicBool::new(false),
+            odd_rows_told: AtomicBool::new(false),
             space,
         }
     }
@@ -70,6 +75,17 @@ impl Readers {
         }
     }
 
+    /// Nothing is lost by it, and what cannot be read is held: once.
+    fn tell_odd_rows(&self, what: &str) {
+        if !self.odd_rows_told.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "queue: {} has rows that its tables would refuse, written past their checks: {what}; \
+                 `postrider sql -c 'PRAGMA integrity_check'` lists them",
+                self.path.display()
+            );
+        }
+    }
+
     /// No connection is kept any more.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -78,7 +94,7 @@ impl Readers {
 }
 
 impl Source for Readers {
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Found<T> {
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Answer<T> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = idle.map_or_else(|| open_reader(&self.path), Ok);
         let (conn, found) = match conn.and_then(|conn| query(&conn).map(|found| (conn, found))) {
@@ -101,14 +117,15 @@ impl Source for Readers {
         self.space.has_room(bytes)
     }
 
-    fn look_for_damage(&self) -> Found<usize> {
+    fn look_for_damage(&self) -> Answer<usize> {
         let found = open_reader(&self.path).and_then(|mut conn| integrity::look(&mut conn));
-        let problems = match found {
-            Err(error) if is_damage(&error) => vec![error.to_string()],
+        let found = match found {
+            Err(error) if is_damage(&error) => Found { damage: vec![error.to_string()], ..Found::default() },
             found => found?,
         };
-        problems.first().into_iter().for_each(|first| self.tell_damage(first));
-        Ok(problems.len())
+        found.damage.first().into_iter().for_each(|first| self.tell_damage(first));
+        found.odd_rows.first().into_iter().for_each(|first| self.tell_odd_rows(first));
+        Ok(found.damage.len())
     }
 
     fn why_no_room(&self) -> Option<String> {
@@ -138,83 +155,91 @@ impl<S: Source> Reads for S {
         Source::why_no_room(self)
     }
 
-    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Found<Vec<Due>> {
+    fn due(&self, after: DueCursor, until: i64, limit: usize) -> Answer<Vec<Due>> {
         self.read(|conn| due::due(conn, after, until, limit))
     }
 
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Found<Vec<Due>> {
+    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Answer<Vec<Due>> {
         self.read(|conn| due::due_in_domain(conn, domain, until, limit))
     }
 
-    fn urgent(&self, until: i64, limit: usize) -> Found<Vec<Due>> {
+    fn urgent(&self, until: i64, limit: usize) -> Answer<Vec<Due>> {
         self.read(|conn| due::urgent(conn, until, limit))
     }
 
-    fn due_domains(&self, after: &str, until: i64, max: usize) -> Found<DueDomains> {
+    fn due_domains(&self, after: &str, until: i64, max: usize) -> Answer<DueDomains> {
         self.read(|conn| due::due_domains(conn, after, until, max))
     }
 
-    fn next_due_after(&self, time: i64) -> Found<Option<i64>> {
+    fn next_due_after(&self, time: i64) -> Answer<Option<i64>> {
         self.read(|conn| due::next_due_after(conn, time))
     }
 
-    fn expired(&self, after: ExpiryCursor, over: &Over, limit: usize) -> Found<Expired> {
+    fn expired(&self, after: ExpiryCursor, over: &Over, limit: usize) -> Answer<Expired> {
         self.read(|conn| due::expired(conn, after, over, limit))
     }
 
-    fn in_doubt(&self) -> Found<Vec<(MessageId, Vec<RecipientId>)>> {
+    fn in_doubt(&self) -> Answer<Vec<(MessageId, Vec<RecipientId>)>> {
         self.read(message::in_doubt)
     }
 
-    fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Found<Fetched> {
+    fn kickable(&self, kick: &Kick, asker: &Asker, now: i64) -> Answer<Kickable> {
+        self.read(|conn| kick::kickable(conn, kick, asker, now))
+    }
+
+    fn message(&self, id: MessageId, recipients: &[RecipientId]) -> Answer<Fetched> {
         self.read(|conn| message::fetch(conn, id, recipients))
     }
 
-    fn size(&self, message: MessageId) -> Found<Option<u64>> {
+    fn knows(&self, message: MessageId) -> Answer<bool> {
+        self.read(|conn| message::is_known(conn, message))
+    }
+
+    fn size(&self, message: MessageId) -> Answer<Option<u64>> {
         self.read(|conn| message::size(conn, message))
     }
 
-    fn chunk(&self, message: MessageId, seq: u32) -> Found<Option<Vec<u8>>> {
+    fn chunk(&self, message: MessageId, seq: u32) -> Answer<Option<Vec<u8>>> {
         self.read(|conn| message::chunk(conn, message, seq))
     }
 
-    fn backoffs(&self) -> Found<Vec<BackoffRow>> {
+    fn backoffs(&self) -> Answer<Vec<BackoffRow>> {
         self.read(backoffs::read)
     }
 
-    fn host_settings(&self) -> Found<Vec<HostSetting>> {
+    fn host_settings(&self) -> Answer<Vec<HostSetting>> {
         self.read(host_settings::read)
     }
 
-    fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Found<Vec<i64>> {
+    fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Answer<Vec<i64>> {
         self.read(|conn| reports::since(conn, sender, after, limit))
     }
 
-    fn pending_report_senders(&self, until: i64, future: i64, limit: usize) -> Found<Vec<String>> {
+    fn pending_report_senders(&self, until: i64, future: i64, limit: usize) -> Answer<Vec<String>> {
         self.read(|conn| reports::senders(conn, until, future, limit))
     }
 
-    fn pending_reports(&self, sender: &str, limit: usize) -> Found<Option<PendingReports>> {
+    fn pending_reports(&self, sender: &str, limit: usize) -> Answer<Option<PendingReports>> {
         self.read(|conn| reports::pending(conn, sender, limit))
     }
 
-    fn bytes_by_user(&self) -> Found<BytesByUser> {
+    fn bytes_by_user(&self) -> Answer<BytesByUser> {
         self.read(counts::by_user)
     }
 
-    fn domains(&self) -> Found<Vec<Domain>> {
+    fn domains(&self) -> Answer<Vec<Domain>> {
         self.read(counts::domains)
     }
 
-    fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Found<Vec<LaneCount>> {
+    fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Answer<Vec<LaneCount>> {
         self.read(|conn| counts::by_lane(conn, lane_of))
     }
 
-    fn look_for_damage(&self) -> Found<usize> {
+    fn look_for_damage(&self) -> Answer<usize> {
         Source::look_for_damage(self)
     }
 
-    fn stuck(&self, from: MessageId) -> Found<(Sweep, Option<MessageId>)> {
+    fn stuck(&self, from: MessageId) -> Answer<(Sweep, Option<MessageId>)> {
         self.read(|conn| sweep::look(conn, from))
     }
 }

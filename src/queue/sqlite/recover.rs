@@ -1,49 +1,43 @@
 //! `postrider recover`: what can be read of a damaged database goes into a fresh one, which takes its place.
 //!
 //! Each table is read along its key, row by row. Where a page cannot be read, the next key that can is searched for, so
-//! that a bad page costs the rows on it and no others; indexes are not read at all. The damaged database is kept.
+//! that a bad page costs the rows on it and no others. Rows are never read from an index, but where a table's keys lie
+//! is asked of those that can be read. The damaged database is kept.
 //!
 //! # Bugs
 //! Where a page of the schema is bad (some ten of the first pages), SQLite reads nothing at all, and neither does this.
 //! sqlite3's `.recover` looks at pages without a schema.
 
+mod tables;
+
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Statement, params_from_iter};
+use rusqlite::{Connection, OpenFlags};
 
-use crate::queue::admin_rows::{Recovered, RecoveredTable};
+use crate::queue::admin_rows::Recovered;
 use crate::queue::error::QueueError;
 use crate::queue::shared::now_us;
 
+use super::failure::explain;
 use super::files::{Files, beside};
 use super::{migrate, open, sweep};
-
-/// The tables, and the column along which each is read. What was arriving is nobody's yet, and routes are written at
-/// each start.
-const TABLES: [(&str, &str); 12] = [
-    ("messages", "rowid"),
-    ("recipients", "rowid"),
-    ("content", "rowid"),
-    ("attempts", "rowid"),
-    ("replies", "rowid"),
-    ("history", "message_id"),
-    ("backoffs", "lane"),
-    ("host_settings", "mx"),
-    ("kicks", "rowid"),
-    ("operator_log", "rowid"),
-    ("reports", "rowid"),
-    ("pending_reports", "rowid"),
-];
-/// Places in one table that cannot be read, at most; more of them, and the table counts as read to its end.
-const GAPS_MAX: u64 = 100_000;
+use tables::{TABLES, copy_table};
 
 /// Recovers the queue at `path`; `held`: what waits is not tried until released.
 ///
 /// # Errors
 /// There is none, a relay runs on it, or nothing of it can be read.
 pub(in crate::queue) fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
+    recover_into(path, held, |_| Ok(()))
+}
+
+/// `prepare`: done with the fresh database first.
+fn recover_into(
+    path: &Path,
+    held: bool,
+    prepare: fn(&Connection) -> rusqlite::Result<()>,
+) -> Result<Recovered, QueueError> {
     // A link to it may stand on another file system; the fresh one has to be on its own.
     let path = &path.canonicalize().map_err(|source| file_error(path, source))?;
     let files = Files::lock(path)?;
@@ -51,30 +45,58 @@ pub(in crate::queue) fn recover(path: &Path, held: bool) -> Result<Recovered, Qu
     let fresh_path = beside(path, ".recovered");
     remove_old(&fresh_path)?;
     create_as(path, &fresh_path).map_err(|source| file_error(&fresh_path, source))?;
-    let fresh = Connection::open(&fresh_path)?;
-    // One file, without a log: it is moved afterwards.
-    fresh.execute_batch(
-        "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF",
-    )?;
-    migrate::migrate(&fresh, &fresh_path)?;
-    fresh.execute_batch("BEGIN IMMEDIATE")?;
-    let tables = TABLES.iter().map(|(table, key)| copy_table(&old, &fresh, table, key));
-    let tables = tables.collect::<Result<Vec<_>, _>>()?;
-    let _ = old
-        .query_row("SELECT value FROM meta WHERE key = 'last_id'", [], |row| row.get::<_, i64>(0))
-        .and_then(|last_id| fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id]));
-    let problems = make_sound(&fresh, held)?;
-    let count = |sql: &str| fresh.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let (messages, recipients) =
-        (count("SELECT count(*) FROM messages")?, count("SELECT count(*) FROM recipients")?);
-    let last_id = open::last_id(&fresh)?;
-    fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id])?;
-    fresh.execute_batch("COMMIT")?;
+    let filled = Connection::open(&fresh_path).map_err(QueueError::from).and_then(|fresh| {
+        prepare(&fresh)?;
+        fill(&old, &fresh, &fresh_path, held)
+    });
+    drop(old);
+    let mut recovered = match filled {
+        Ok(recovered) => recovered,
+        Err(error) => {
+            // Half a queue is none: all is as it was, and the room free again.
+            remove_old(&fresh_path)?;
+            return Err(error);
+        }
+    };
     // Both are closed before they change places.
-    drop((old, fresh));
-    let kept = put_in_place(path, &fresh_path)?;
+    recovered.kept = put_in_place(path, &fresh_path)?.display().to_string();
     files.sync_directory()?;
-    Ok(Recovered { messages, recipients, held, tables, problems, kept: kept.display().to_string() })
+    Ok(recovered)
+}
+
+/// Copies what can be read, in one transaction.
+fn fill(
+    old: &Connection,
+    fresh: &Connection,
+    fresh_path: &Path,
+    held: bool,
+) -> Result<Recovered, QueueError> {
+    let explained = |error| explain(fresh_path, error);
+    // One file, without a log: it is moved afterwards.
+    fresh
+        .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")
+        .map_err(explained)?;
+    migrate::migrate(fresh, fresh_path)?;
+    fresh.execute_batch("BEGIN IMMEDIATE").map_err(explained)?;
+    let tables = TABLES.iter().map(|table| copy_table(old, fresh, table).map_err(explained));
+    let tables = tables.collect::<Result<Vec<_>, _>>()?;
+    let finish = || {
+        let last_id: Option<i64> =
+            old.query_row("SELECT value FROM meta WHERE key = 'last_id'", [], |row| row.get(0)).ok();
+        if let Some(last_id) = last_id {
+            fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id])?;
+        }
+        let problems = make_sound(fresh, held)?;
+        let count = |sql: &str| fresh.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let (messages, recipients) =
+            (count("SELECT count(*) FROM messages")?, count("SELECT count(*) FROM recipients")?);
+        let last_id = open::last_id(fresh)?;
+        fresh.execute("INSERT OR REPLACE INTO meta VALUES ('last_id', ?1)", [last_id])?;
+        fresh.execute_batch("COMMIT")?;
+        Ok((messages, recipients, problems))
+    };
+    let (messages, recipients, problems) = finish().map_err(explained)?;
+    Ok(Recovered { messages, recipients, held, tables, problems, kept: String::new() })
 }
 
 fn open_damaged(path: &Path) -> Result<Connection, QueueError> {
@@ -104,126 +126,9 @@ fn open_damaged(path: &Path) -> Result<Connection, QueueError> {
     }
 }
 
-/// Copies the columns that both have.
-fn copy_table(
-    old: &Connection,
-    fresh: &Connection,
-    table: &str,
-    key: &str,
-) -> Result<RecoveredTable, QueueError> {
-    let columns = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
-        let mut statement = conn.prepare("SELECT name FROM pragma_table_info(?1)")?;
-        statement.query_map([table], |row| row.get(0))?.collect()
-    };
-    let theirs = columns(old)?;
-    let ours: Vec<String> = columns(fresh)?.into_iter().filter(|column| theirs.contains(column)).collect();
-    let mut copied = RecoveredTable { table: table.to_owned(), ..RecoveredTable::default() };
-    if ours.is_empty() {
-        copied.gaps = 1;
-        return Ok(copied);
-    }
-    let names = ours.join(", ");
-    let places = vec!["?"; ours.len()].join(", ");
-    let mut insert = fresh.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({places})"))?;
-    let mut table = Readable {
-        rows: old.prepare(&format!(
-            "SELECT {key}, {names} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key}"
-        ))?,
-        first: old.prepare(&format!(
-            "SELECT {key}, {names} FROM {table} NOT INDEXED WHERE {key} >= ?1 ORDER BY {key} LIMIT 1"
-        ))?,
-    };
-    let mut from =
-        if key == "lane" || key == "mx" { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
-    loop {
-        let last = match table.copy(&from, &mut insert, &mut copied) {
-            Ok(()) => break,
-            Err(last) => last,
-        };
-        copied.gaps += 1;
-        let next = match (last.unwrap_or(from), copied.gaps < GAPS_MAX) {
-            (Value::Integer(last), true) => table.next_readable(last),
-            _ => None,
-        };
-        let Some(next) = next else { break };
-        from = Value::Integer(next);
-    }
-    Ok(copied)
-}
-
-/// A table of the damaged database.
-struct Readable<'c> {
-    rows: Statement<'c>,
-    first: Statement<'c>,
-}
-
-impl Readable<'_> {
-    /// Copies rows until the end, or until one that cannot be read; then the last key that could be.
-    fn copy(
-        &mut self,
-        from: &Value,
-        insert: &mut Statement<'_>,
-        copied: &mut RecoveredTable,
-    ) -> Result<(), Option<Value>> {
-        let columns = self.rows.column_count();
-        let mut last = None;
-        let mut rows = self.rows.query([from]).map_err(|_| None)?;
-        loop {
-            let row = match rows.next() {
-                Ok(Some(row)) => row,
-                Ok(None) => return Ok(()),
-                Err(_) => return Err(last),
-            };
-            let values: rusqlite::Result<Vec<Value>> = (0..columns).map(|column| row.get(column)).collect();
-            let Ok(values) = values else {
-                copied.unusable += 1;
-                continue;
-            };
-            // A row that the schema does not allow is none, nor is one that comes a second time.
-            match insert.execute(params_from_iter(&values[1..])) {
-                Ok(_) => copied.rows += 1,
-                Err(_) => copied.unusable += 1,
-            }
-            last = values.into_iter().next();
-        }
-    }
-
-    fn can_read(&mut self, from: i64) -> bool {
-        let columns = self.first.column_count();
-        let Ok(mut rows) = self.first.query([from]) else { return false };
-        match rows.next() {
-            Ok(Some(row)) => (0..columns).all(|column| row.get::<_, Value>(column).is_ok()),
-            Ok(None) => true,
-            Err(_) => false,
-        }
-    }
-
-    /// The first key behind `last` from which it can be read again: steps that double, then halves.
-    fn next_readable(&mut self, last: i64) -> Option<i64> {
-        // The relay's keys are positive: from the smallest number on, the steps would not come as far as those.
-        let mut bad = last.max(-1);
-        let mut step: i64 = 1;
-        let mut good = loop {
-            if bad == i64::MAX {
-                return None;
-            }
-            let next = bad.saturating_add(step);
-            if self.can_read(next) {
-                break next;
-            }
-            (bad, step) = (next, step.saturating_mul(2));
-        };
-        while good - bad > 1 {
-            let middle = bad + (good - bad) / 2;
-            if self.can_read(middle) { good = middle } else { bad = middle }
-        }
-        Some(good)
-    }
-}
-
 /// What was read is made a queue again: nothing that is not whole is sent. Gives a line for each message or recipient
 /// that is not as it was.
-fn make_sound(fresh: &Connection, held: bool) -> Result<Vec<String>, QueueError> {
+fn make_sound(fresh: &Connection, held: bool) -> rusqlite::Result<Vec<String>> {
     let now = now_us() / 1_000_000;
     let mut problems = Vec::new();
     for sql in [
@@ -412,11 +317,12 @@ mod tests {
         assert!(lost_most <= 2, "{lost_most}");
     }
 
-    /// Nothing stands before the first rows from which the search could start.
-    #[test]
-    fn a_bad_first_page_of_a_table_costs_no_more_than_its_rows() {
-        let (_directory, sound) = queue();
-        let conn = Connection::open(&sound).unwrap();
+    /// With the tables that are empty in [`queue`]; a page of each holds several rows.
+    fn full_queue() -> (tempfile::TempDir, PathBuf) {
+        let (directory, path) = queue();
+        let conn = Connection::open(&path).unwrap();
+        let wide = "UPDATE messages SET helo = printf('%0200d', 0); UPDATE recipients SET orcpt = printf('%0200d', 0)";
+        conn.execute_batch(wide).unwrap();
         for id in (1..=MESSAGES).map(|n| FIRST_ID - n * 1_000) {
             conn.execute(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome)
@@ -432,30 +338,61 @@ mod tests {
             )
             .unwrap();
         }
-        drop(conn);
-        for (table, on_upper_page) in
-            [("messages", 0), ("recipients", 0), ("content", 0), ("attempts", 0), ("history", 1)]
-        {
-            let first = |what: &str| {
-                let leaves = format!("FROM dbstat WHERE name = '{table}' AND pagetype = 'leaf'");
-                number(&sound, &format!("SELECT {what} {leaves} ORDER BY path LIMIT 1"))
+        (directory, path)
+    }
+
+    /// Nothing stands before the first rows from which the search could start, nor behind the last; and what is between
+    /// two that are bad is found.
+    #[test]
+    fn bad_leaves_of_a_table_cost_no_more_than_their_rows() {
+        let (_directory, sound) = full_queue();
+        for table in ["messages", "recipients", "content", "attempts", "history"] {
+            let leaves = format!("FROM dbstat WHERE name = '{table}' AND pagetype = 'leaf' ORDER BY path");
+            let of = |what: &str| -> Vec<i64> {
+                let conn = Connection::open(&sound).unwrap();
+                let mut statement = conn.prepare(&format!("SELECT {what} {leaves}")).unwrap();
+                statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
             };
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("queue.db");
-            std::fs::copy(&sound, &path).unwrap();
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
-            file.write_all_at(&[0xa5; 4096], (first("pageno") as u64 - 1) * 4096).unwrap();
-            let recovered = recover(&path, true).unwrap();
-            for found in recovered.tables {
-                let all = number(&sound, &format!("SELECT count(*) FROM {}", found.table));
-                // A row of history between two leaves stands above them, and is reached through the first only.
-                let lost = if found.table == table { first("ncell") + on_upper_page } else { 0 };
-                assert!(
-                    (lost == 0 || lost < all) && found.rows as i64 == all - lost,
-                    "{table}: {lost} {found:?}"
-                );
+            let (pages, rows) = (of("pageno"), of("ncell"));
+            let end = pages.len() - 1;
+            assert!(end >= 2, "{table} has {pages:?}");
+            for bad in [vec![0], vec![end], vec![0, end], vec![1]] {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("queue.db");
+                std::fs::copy(&sound, &path).unwrap();
+                let file = std::fs::File::options().write(true).open(&path).unwrap();
+                for leaf in &bad {
+                    file.write_all_at(&[0xa5; 4096], (pages[*leaf] as u64 - 1) * 4096).unwrap();
+                }
+                let recovered = recover(&path, true).unwrap();
+                for found in recovered.tables {
+                    let all = number(&sound, &format!("SELECT count(*) FROM {}", found.table));
+                    let is_bad = |leaf: &usize| found.table == table && bad.contains(leaf);
+                    let lost: i64 = (0..=end).filter(is_bad).map(|leaf| rows[leaf]).sum();
+                    assert_eq!(found.rows as i64, all - lost, "{table} {bad:?} of {end}: {found:?}");
+                }
             }
         }
+    }
+
+    /// A full disk is nobody's row: all stops, and all is as it was.
+    #[test]
+    fn a_full_disk_stops_it_and_leaves_nothing_by_halves() {
+        let (directory, path) = queue();
+        let before = std::fs::read(&path).unwrap();
+        for pages in [10, 60, 150] {
+            let prepare: fn(&Connection) -> rusqlite::Result<()> = match pages {
+                10 => |fresh| fresh.pragma_update(None, "max_page_count", 10),
+                60 => |fresh| fresh.pragma_update(None, "max_page_count", 60),
+                _ => |fresh| fresh.pragma_update(None, "max_page_count", 150),
+            };
+            let error = recover_into(&path, true, prepare).unwrap_err().to_string();
+            assert!(error.contains("full"), "{pages}: {error}");
+            let names = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+            assert_eq!(names.collect::<Vec<_>>(), ["queue.db"], "{pages}");
+            assert!(std::fs::read(&path).unwrap() == before, "{pages}");
+        }
+        assert_eq!(recover(&path, true).unwrap().messages, MESSAGES);
     }
 
     #[test]

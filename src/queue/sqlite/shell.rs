@@ -4,20 +4,27 @@
 //! checkpoint). This one has no such fault, reads only unless it is asked to write, and leaves checkpoints to the
 //! relay.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Batch, Connection};
+use rusqlite::{Batch, Connection, ErrorCode};
 
 use crate::queue::error::QueueError;
 use crate::queue::shell_rows::{Cell, Ran, ShellError};
 
 use super::admin::connect;
+use super::failure::is_full;
+use super::files::real;
+use super::{locks, space};
 
 /// The connection.
 #[derive(Debug)]
-pub(in crate::queue) struct Shell(Connection);
+pub(in crate::queue) struct Shell {
+    conn: Connection,
+    path: PathBuf,
+    write: bool,
+}
 
 impl Shell {
     /// To look, and to `write`.
@@ -25,12 +32,13 @@ impl Shell {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Shell, QueueError> {
-        connect(path, write).map(Shell)
+        let path = real(path);
+        Ok(Shell { conn: connect(&path, write)?, path, write })
     }
 
     /// What stops the statement that runs, from another thread.
     pub(in crate::queue) fn interrupter(&self) -> impl Fn() + Send + use<> {
-        let handle = self.0.get_interrupt_handle();
+        let handle = self.conn.get_interrupt_handle();
         move || handle.interrupt()
     }
 
@@ -44,26 +52,26 @@ impl Shell {
         statements: &str,
         out: &mut dyn FnMut(Ran<'_>) -> std::io::Result<()>,
     ) -> Result<(), ShellError> {
-        let mut batch = Batch::new(&self.0, statements);
-        while let Some(mut statement) = batch.next().map_err(failed)? {
+        let mut batch = Batch::new(&self.conn, statements);
+        while let Some(mut statement) = batch.next().map_err(|error| self.failed(error))? {
             let names = statement.column_names().map(str::to_owned).collect::<Vec<_>>();
             let columns = names.len();
             if columns > 0 {
                 out(Ran::Columns(&names)).map_err(ShellError::Output)?;
             }
-            let before = self.0.total_changes();
+            let before = self.conn.total_changes();
             // Whoever reads may stop at the first page of it; the relay would wait for a lock held so long.
             let holds_lock = !statement.readonly();
             let mut collected: Vec<Vec<Value>> = Vec::new();
             let mut rows = statement.raw_query();
-            while let Some(row) = rows.next().map_err(failed)? {
+            while let Some(row) = rows.next().map_err(|error| self.failed(error))? {
                 let values = (0..columns).map(|at| row.get_ref(at));
                 if holds_lock {
                     let values: Result<_, _> = values.map(|value| value.map(owned)).collect();
-                    collected.push(values.map_err(failed)?);
+                    collected.push(values.map_err(|error| self.failed(error))?);
                 } else {
                     let cells: Result<Vec<Cell<'_>>, _> = values.map(|value| value.map(cell)).collect();
-                    out(Ran::Row(&cells.map_err(failed)?)).map_err(ShellError::Output)?;
+                    out(Ran::Row(&cells.map_err(|error| self.failed(error))?)).map_err(ShellError::Output)?;
                 }
             }
             drop(rows);
@@ -71,25 +79,29 @@ impl Shell {
                 let cells: Vec<Cell<'_>> = row.iter().map(|value| cell(value.into())).collect();
                 out(Ran::Row(&cells)).map_err(ShellError::Output)?;
             }
-            let changed = self.0.total_changes() - before;
+            let changed = self.conn.total_changes() - before;
             out(Ran::Done { changed }).map_err(ShellError::Output)?;
         }
         Ok(())
     }
-}
 
-fn failed(error: rusqlite::Error) -> ShellError {
-    let remedy = match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::ReadOnly) => "; `postrider sql --write` may change the queue",
-        Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            "; somebody's transaction is open: end that one, then try again"
+    fn failed(&self, error: rusqlite::Error) -> ShellError {
+        let remedy = match error.sqlite_error_code() {
+            Some(ErrorCode::ReadOnly) => "; `postrider sql --write` may change the queue".to_owned(),
+            Some(ErrorCode::DatabaseBusy) => {
+                let who = locks::writer(&self.path);
+                format!("; somebody's transaction is open{who}: end that one, then try again")
+            }
+            _ if self.write && is_full(&error) && space::give_up_ballast(&self.path) => {
+                "; room that was kept for this is given up now: try again".to_owned()
+            }
+            _ => String::new(),
+        };
+        match error {
+            // The statement itself stands where it was typed.
+            rusqlite::Error::SqlInputError { msg, .. } => ShellError::Statement(msg),
+            error => ShellError::Statement(format!("{error}{remedy}")),
         }
-        _ => "",
-    };
-    match error {
-        // The statement itself stands where it was typed.
-        rusqlite::Error::SqlInputError { msg, .. } => ShellError::Statement(msg),
-        error => ShellError::Statement(format!("{error}{remedy}")),
     }
 }
 

@@ -11,7 +11,6 @@
 //! passes. [`Room`] decides and is pure; [`Space`] measures and remembers.
 
 mod ballast;
-mod log_readers;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +26,7 @@ use crate::queue::shared::now_us;
 
 use super::failure::{is_failed_write, of_operation};
 use super::files::beside;
+use super::locks;
 use ballast::Ballast;
 
 /// Kept free at most; on a small file system a tenth of it.
@@ -261,6 +261,7 @@ impl Space {
         let found = of_operation(at, error);
         let is_write = is_failed_write(error);
         match found {
+            StoreFailure::Busy(why) => StoreFailure::Busy(why + &locks::writer(&self.path)),
             StoreFailure::Full(why) => StoreFailure::Full(
                 self.probe().map_or_else(|| why.clone(), |cause| format!("{why}: {cause}")),
             ),
@@ -331,7 +332,7 @@ impl Space {
     }
 
     fn log_readers(&self) -> String {
-        log_readers::words(&self.path)
+        locks::readers_of_log(&self.path)
     }
 }
 
@@ -369,7 +370,7 @@ pub(super) fn seen_from_outside(
     let Some(room) = measure(path, ballast.bytes(), bytes(pages.1), to_copy, log) else {
         return DiskRoom::Enough;
     };
-    let readers = || if room.log_is_long() { log_readers::words(path) } else { String::new() };
+    let readers = || if room.log_is_long() { locks::readers_of_log(path) } else { String::new() };
     match refused_since {
         _ if !room.has_room_for(0) => DiskRoom::Full(room.shortage() + &readers()),
         Some(time) => DiskRoom::Full(format!("since {time} UTC, see the log{}", readers())),
@@ -379,6 +380,11 @@ pub(super) fn seen_from_outside(
         )),
         _ => DiskRoom::Enough,
     }
+}
+
+/// Whether a file of so many bytes beside the database leaves alone what is kept for outcomes.
+pub(super) fn has_room_beside(path: &Path, bytes: u64) -> bool {
+    measure(path, 0, 0, 0, 0).is_none_or(|room| room.left() >= bytes.saturating_add(room.reserve()))
 }
 
 /// For the command line: gives the ballast up, so that a change can be written on a full disk. False where there was

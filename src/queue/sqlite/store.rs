@@ -133,13 +133,13 @@ impl<'c> SqliteStore<'c> {
             Op::Discard(message) => self.accept.discard(*message)?,
             Op::Settle(outcomes) => return self.settle(outcomes),
             Op::IntendDot { recipients, at, .. } => self.settle.set_doubt(recipients, *at)?,
-            Op::Kick { kick, asker, now, ack } => {
-                let (kicked, more) = kick::kick(self.conn, kick, asker, *now, ack.is_some())?;
+            Op::Kick { kick, asker, now, kickable, ack } => {
+                let (kicked, moved) = kick::kick(self.conn, kick, kickable, *now, ack.is_some())?;
                 // Its further parts are the same kick.
                 if ack.is_some() {
                     kick::record(self.conn, kick, asker, *now, kicked)?;
                 }
-                return Ok(Effect::Kicked { kicked, more });
+                return Ok(Effect::Kicked { kicked, moved });
             }
             Op::Hold { recipients, why } => {
                 self.settle.hold(recipients, why)?;
@@ -225,6 +225,9 @@ impl<'c> SqliteStore<'c> {
         let Some(OnDisk { files, checkpoints }) = self.disk else { return Ok(()) };
         let content = || if checkpoints.are_ours() { files.check_content() } else { Ok(()) };
         let checked = files.check(self.space.log_pages() > 0).and_then(|()| content());
+        // A checkpoint of somebody else changes the database, and may empty the log.
+        let checked =
+            checked.or_else(|why| if checkpoints.were_lost() { files.check(false) } else { Err(why) });
         checked.map_err(|why| {
             StoreFailure::Fatal(format!(
                 "{why}; stop whatever did that, put the database back together with its -wal file, then start again"

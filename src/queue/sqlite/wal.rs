@@ -23,9 +23,11 @@ pub(super) struct Found {
     /// Whole transactions behind the damaged one. The next is written only when the one before is on disk, so
     /// these, and the damaged one, were acknowledged.
     pub(super) behind: u64,
+    /// Up to the last frame of the log's present life.
+    pub(super) bytes: u64,
 }
 
-/// Reads the log through.
+/// Reads the log through, as far as its present life goes: it may have been much longer once.
 pub(super) fn look(log: impl Read) -> Result<Found> {
     let mut log = BufReader::with_capacity(PIECE_BYTES, log);
     let mut found = Found::default();
@@ -46,7 +48,12 @@ pub(super) fn look(log: impl Read) -> Result<Found> {
     // Of the transaction at hand: whether a frame of it is bad.
     let mut bad = !header_is_whole;
     let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
+    // Of the frame before, where it is of another life.
+    let mut others: Option<(u32, u32)> = None;
+    let mut at = HEADER_BYTES as u64;
+    found.bytes = at;
     while read_whole(&mut log, &mut frame)? {
+        at += frame.len() as u64;
         let of_frame = (word(&frame, 8), word(&frame, 12));
         let stored = (word(&frame, 16), word(&frame, 20));
         // A log is used again from its start, with other salts: behind its end stand frames of its last life.
@@ -55,9 +62,14 @@ pub(super) fn look(log: impl Read) -> Result<Found> {
         let is_whole = ours && said == stored && word(&frame, 0) != 0;
         sum = stored;
         if !ours {
-            bad = true;
+            // Two in a row that fit each other are no spoilt ones of ours.
+            if others == Some(of_frame) && said == stored {
+                break;
+            }
+            (bad, others) = (true, Some(of_frame));
             continue;
         }
+        (others, found.bytes) = (None, at);
         bad |= !is_whole;
         found.damaged |= bad;
         let is_commit = word(&frame, 4) != 0;
@@ -96,24 +108,37 @@ fn checksum(order: fn([u8; 4]) -> u32, (mut a, mut b): (u32, u32), bytes: &[u8])
     (a, b)
 }
 
-/// Writes what is in the log once more to where it is, and syncs it; gives its bytes. Nobody else may write meanwhile.
+/// Writes the first `end` bytes of the log once more to where they are, cuts off what stands behind them, and syncs it.
+/// Nobody else may write meanwhile. `end` is where SQLite has found the log's end: what is behind it is of no use to
+/// anybody, and would be read, and told of, at each start.
 ///
 /// After a failed fsync the kernel calls the pages clean and may drop them: they can be read for a while, and are not
 /// on the disk. Written again they are dirty again, and this fsync says whether they arrive. Of the database nothing
 /// has to be written again: what a checkpoint copied there stays in the log until the database is synced.
-pub(super) fn write_again(log: &File) -> Result<u64> {
+pub(super) fn write_again(log: &File, end: u64) -> Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
-    loop {
-        let length = log.read_at(&mut piece, at)?;
+    while at < end {
+        let wanted = (end - at).min(PIECE_BYTES as u64) as usize;
+        let length = log.read_at(&mut piece[..wanted], at)?;
         if length == 0 {
-            break;
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         log.write_all_at(&piece[..length], at)?;
         at += length as u64;
     }
-    log.sync_all()?;
-    Ok(at)
+    if log.metadata()?.len() > end {
+        log.set_len(end)?;
+    }
+    log.sync_all()
+}
+
+/// Bytes of a log of so many frames.
+pub(super) fn bytes_of(frames: u64, page_bytes: u64) -> u64 {
+    match frames {
+        0 => 0,
+        frames => HEADER_BYTES as u64 + frames * (FRAME_HEADER_BYTES as u64 + page_bytes),
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +175,47 @@ mod tests {
         for end in (0..log.len()).step_by(100) {
             let whole = commits.iter().filter(|at| **at + frame <= end).count() as u64;
             let found = look(&log[..end]).unwrap();
-            assert_eq!(found, Found { whole, ..Found::default() }, "{end}");
+            assert_eq!((found.whole, found.damaged, found.behind), (whole, false, 0), "{end}");
+        }
+    }
+
+    /// Frames of an earlier life stand behind those of the present one, however many.
+    #[test]
+    fn a_log_that_was_once_long_is_read_as_far_as_it_goes_now() {
+        struct Counted<'l>(&'l [u8], usize);
+        impl Read for Counted<'_> {
+            fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+                let length = self.0.read(into)?;
+                self.1 += length;
+                Ok(length)
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let conn = Connection::open(directory.path().join("x.db")).unwrap();
+        conn.execute_batch(
+            "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x);
+             INSERT INTO t VALUES (zeroblob(30000000)); PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES (1)",
+        )
+        .unwrap();
+        let log = std::fs::read(directory.path().join("x.db-wal")).unwrap();
+        assert!(log.len() > 30_000_000);
+        let mut counted = Counted(&log, 0);
+        let found = look(&mut counted).unwrap();
+        assert_eq!((found.whole, found.damaged, found.behind), (1, false, 0));
+        assert!(found.bytes < 20_000 && counted.1 <= 2 * PIECE_BYTES, "{found:?} {}", counted.1);
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_is_cut_off_and_the_rest_is_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let bytes: Vec<u8> = (0..3 * PIECE_BYTES).map(|n| n as u8).collect();
+        for end in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, bytes.len()] {
+            std::fs::write(&path, &bytes).unwrap();
+            let log = File::options().read(true).write(true).open(&path).unwrap();
+            write_again(&log, end as u64).unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes[..end], "{end}");
+            assert!(write_again(&log, end as u64 + 1).is_err(), "{end}");
         }
     }
 

@@ -295,6 +295,31 @@ fn a_disk_that_does_not_answer_refuses_what_waits_and_keeps_the_outcomes() {
     assert!(bench.is_settled(), "the outcome was kept");
 }
 
+/// Behind the word to stop: those who deliver are told at the same time, and the last outcome may come after it.
+#[test]
+fn what_was_kept_while_the_last_commit_lasted_is_committed_too() {
+    let (answers, disk) = bounded::<()>(0);
+    let bench = Bench::on(Some(disk), [], Duration::ZERO);
+    bench.settle();
+    bench.ops.send(Op::Stop).unwrap();
+    let Bench { writer, ops, waits, events, shared, commits, call, .. } = bench;
+    std::thread::scope(|scope| {
+        let (shared, commits, call) = (&*shared, &*commits, &*call);
+        scope.spawn(move || {
+            while commits.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            ops.send(outcome(shared)).unwrap();
+            call.look(shared, &waits, Duration::ZERO);
+            assert!(waits.is_empty(), "it is kept");
+            drop(answers);
+        });
+        assert_eq!(writer.run(), Ok(()));
+    });
+    assert_eq!(*commits.lock().unwrap(), [["settle"], ["settle"]]);
+    assert_eq!(events.try_iter().count(), 2, "both are told");
+}
+
 /// Whoever delivers waits for it, so that a kill repeats what is in the group that is being committed, and one message
 /// of each connection beside that, and not all that was delivered meanwhile.
 #[test]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Over, QueueError, Reads, Sweep,
+    Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, Over,
+    QueueError, Reads, Sweep,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -49,6 +50,9 @@ impl Reads for Counted {
         let last = due.last().filter(|_| due.len() == max).map(|(domain, _)| domain.to_string());
         Ok(DueDomains { due, searched: last })
     }
+    fn kickable(&self, _: &Kick, _: &Asker, _: i64) -> Result<Kickable, QueueError> {
+        Ok(Kickable::default())
+    }
     fn next_due_after(&self, _: i64) -> Result<Option<i64>, QueueError> {
         Ok(None)
     }
@@ -79,6 +83,9 @@ impl Reads for Counted {
         unreachable!()
     }
     fn message(&self, _: MessageId, _: &[RecipientId]) -> Result<Fetched, QueueError> {
+        unreachable!()
+    }
+    fn knows(&self, _: MessageId) -> Result<bool, QueueError> {
         unreachable!()
     }
     fn size(&self, _: MessageId) -> Result<Option<u64>, QueueError> {

@@ -31,6 +31,8 @@ const NO_CONTENT: u8 = 2;
 /// Sessions that were sent away for another's sake and have not ended yet: so many over the limit there may be for
 /// a moment.
 const LEAVING_MAX: usize = 64;
+/// Such a session has this long to take its 421. Whose client does not read is cut off then.
+const LEAVING_TIME: Duration = Duration::from_secs(2);
 
 /// A session that pauses looks so often whether it is to end.
 const PAUSE_STEP: Duration = Duration::from_millis(100);
@@ -55,6 +57,8 @@ struct Row {
     handle: Arc<SessionHandle>,
     /// None: it was sent away to make room, and counts no more.
     class: Option<Class>,
+    /// When that was.
+    leaving_since: Option<Instant>,
 }
 
 impl Live {
@@ -92,7 +96,8 @@ impl Live {
             return false;
         }
         let Some(number) = shares::who_makes_room(&strangers, newcomer) else { return false };
-        if let Some(row) = self.rows.get(&number) {
+        if let Some(row) = self.rows.get_mut(&number) {
+            row.leaving_since = Some(Instant::now());
             row.handle.send_away(replies::TOO_MANY_SESSIONS);
         }
         self.release(number);
@@ -256,7 +261,8 @@ impl SessionTable {
             waiting: AtomicBool::new(false),
             stop: Arc::clone(&self.stop),
         });
-        live.rows.insert(number, Row { handle: Arc::clone(&handle), class: Some(class) });
+        live.rows
+            .insert(number, Row { handle: Arc::clone(&handle), class: Some(class), leaving_since: None });
         Ok(SessionSlot { table: Arc::clone(self), handle })
     }
 
@@ -268,6 +274,15 @@ impl SessionTable {
             row.class = Some(Class::User);
             *live.counts.of(Class::Stranger) -= 1;
             *live.counts.of(Class::User) += 1;
+        }
+    }
+
+    /// Cuts off the sessions that were sent away to make room and have not gone in time: their clients do not read.
+    pub(in crate::submission) fn cut_off_overdue(&self, now: Instant) {
+        let is_overdue = |since: Instant| now.saturating_duration_since(since) >= LEAVING_TIME;
+        for row in self.lock().rows.values().filter(|row| row.leaving_since.is_some_and(is_overdue)) {
+            // A write that waits for the client ends too. Fails only where the client is gone already.
+            let _ = row.handle.socket.shutdown(Shutdown::Both);
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Added, in front: Received, and Date and Message-ID where they are missing. Removed, with their folded lines: Bcc,
 //! Resent-Bcc and Return-Path; and what is no part of a message but stands in front of one: a byte order mark, and the
-//! separator (`From `, a date) that a mailbox has there, escaped (`>From `) too. Nothing else is touched.
+//! separator (`From `, an address, a date: RFC 4155) that a mailbox has there, escaped (`>From `) too. Nothing else is
+//! touched. None of it depends on how the content arrives.
 //!
 //! The header ends at the empty line (RFC 5322 §2.1), not at a line that is no field: clients write such lines, and a
 //! Bcc behind one is as private as before it. A message whose first line is no field is all body, since programs
@@ -75,6 +76,8 @@ pub(in crate::submission) struct Header {
     has_message_id: bool,
     /// Received fields.
     pub(in crate::submission) hops: usize,
+    /// It ends there, without the empty line.
+    pub(in crate::submission) bytes: usize,
     /// Fields to be left out, in order.
     removed: Vec<Range<usize>>,
 }
@@ -84,10 +87,12 @@ const PRIVATE: [&[u8]; 3] = [b"Bcc", b"Resent-Bcc", b"Return-Path"];
 /// Fields that make a header of lines whose first is none.
 const USUAL: [&[u8]; 9] =
     [b"From", b"To", b"Cc", b"Subject", b"Date", b"Message-ID", b"Received", b"Sender", b"MIME-Version"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 /// In UTF-8, as editors put it in front of a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Behind a line that is no field the empty line is looked for so far: in a text without one, that is no header, it
-/// may never come.
+/// From a line that is no field on the empty line is looked for in lines that end so far: in a text without one, that
+/// is no header, it may never come.
 const LOOK_AHEAD_BYTES: usize = 64 << 10;
 
 /// Reads the header at the start of content that is still growing, each byte once.
@@ -115,15 +120,15 @@ impl HeaderReader {
     /// again.
     pub(in crate::submission) fn read(&mut self, content: &[u8], complete: bool) -> Option<Header> {
         while self.at < content.len() {
-            let end = match memchr(b'\n', &content[self.searched..]) {
-                Some(found) => self.searched + found + 1,
-                None if complete => content.len(),
-                None => {
-                    self.searched = content.len();
-                    break;
-                }
-            };
+            let found = memchr(b'\n', &content[self.searched..]).map(|found| self.searched + found + 1);
+            let end = found.unwrap_or(content.len());
             self.searched = end;
+            if self.is_in_vain(end) {
+                return Some(self.judged());
+            }
+            if found.is_none() && !complete {
+                return None;
+            }
             let line = &content[self.at..end];
             if matches!(line, b"\r\n" | b"\n") {
                 return Some(self.judged());
@@ -131,8 +136,12 @@ impl HeaderReader {
             self.line(line);
             self.at = end;
         }
-        let in_vain = self.broken_at.is_some_and(|from| content.len() - from > LOOK_AHEAD_BYTES);
-        (complete || in_vain).then(|| self.judged())
+        complete.then(|| self.judged())
+    }
+
+    /// Whether a line that ends there, or later, is looked at no more.
+    fn is_in_vain(&self, end: usize) -> bool {
+        self.broken_at.is_some_and(|from| end > HEADER_BYTES_MAX.min(from + LOOK_AHEAD_BYTES))
     }
 
     /// A line of the header, or of what stands there.
@@ -149,8 +158,8 @@ impl HeaderReader {
             text = rest;
         }
         let in_front = !self.has_fields && self.broken_at.is_none();
-        if in_front && (text.starts_with(b"From ") || text.starts_with(b">From ")) {
-            // A mailbox's separator, if a header follows. It is no part of the message, and behind our
+        if in_front && is_separator(text) {
+            // If a header follows. It is no part of the message, and behind our
             // Received field it would be the end of the header for whoever reads that strictly.
             self.removing = true;
             return self.remove(bytes);
@@ -188,10 +197,31 @@ impl HeaderReader {
     fn judged(&mut self) -> Header {
         let is_header = if self.begins_broken { self.has_private && self.has_usual } else { self.has_fields };
         if is_header || self.at == 0 {
-            return std::mem::take(&mut self.header);
+            return Header { bytes: self.at, ..std::mem::take(&mut self.header) };
         }
-        Header { all_body: true, ..Header::default() }
+        Header { all_body: true, bytes: self.at, ..Header::default() }
     }
+}
+
+/// Whether a line divides the messages of a mailbox (RFC 4155 appendix A): an address and a date as asctime(3) writes
+/// it; some write the time without seconds, or a zone before or behind the year. A text may begin with `From ` too.
+fn is_separator(line: &[u8]) -> bool {
+    let escaped = line.strip_prefix(b">").unwrap_or(line);
+    let Some(Ok(text)) = escaped.strip_prefix(b"From ").map(str::from_utf8) else { return false };
+    let mut words = text.split_ascii_whitespace();
+    let mut next = || words.next().unwrap_or_default();
+    let (_address, weekday, month, day, time) = (next(), next(), next(), next(), next());
+    let is_number = |text: &str, digits: std::ops::RangeInclusive<usize>| {
+        digits.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let parts = time.split(':').count();
+    let years = [next(), next()];
+    ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].contains(&weekday)
+        && MONTHS.contains(&month)
+        && is_number(day, 1..=2)
+        && (2..=3).contains(&parts)
+        && time.split(':').all(|part| is_number(part, 2..=2))
+        && years.iter().any(|year| is_number(year, 4..=4))
 }
 
 /// The name of a field: printable characters before a colon (RFC 5322 §2.2), with the white space between them that
@@ -325,6 +355,8 @@ mod tests {
             ("From here on it is text\r\nand no header\r\n", "\r\n"),
             ("From here\r\n\r\n", "\r\n"),
             ("From here", "\r\n"),
+            ("From here\r\nSubject: follows\r\n", "\r\n"),
+            ("From me on Sat Jan  1 00:00:00 2000\r\nSubject: follows\r\n", "\r\n"),
             (">From here\r\nBcc is a word\r\n", "\r\n"),
             ("Hello there\r\nBcc: not one\r\n\r\nTo: nobody\r\n", "\r\n"),
             ("\u{feff}Hello there\r\nTo: nobody\r\n", "\r\n"),
@@ -347,8 +379,33 @@ mod tests {
         assert_eq!(fixed("Date: x\r\nMessage-ID: <m>"), "Date: x\r\nMessage-ID: <m>");
     }
 
+    #[test]
+    fn only_what_has_an_address_and_a_date_divides_a_mailbox() {
+        for (line, expected) in [
+            ("From me@a.test Sat Jan  1 00:00:00 2000\r\n", true),
+            (">From me Sat Jan  1 00:00:00 2000\r\n", true),
+            ("From - Sat Jan 01 00:00:00 2000\r\n", true),
+            ("From MAILER-DAEMON Fri Jul  8 12:08 2011", true),
+            ("From me@a.test Fri Jul  8 12:08:34 UTC 2011\r\n", true),
+            ("From me@a.test Fri Jul  8 12:08:34 2011 +0200\r\n", true),
+            ("From me@a.test Fri Jul  8 12:08:34 2011 remote from a\r\n", true),
+            ("From \r\n", false),
+            ("From here\r\n", false),
+            ("From me@a.test\r\n", false),
+            ("From Sat Jan  1 00:00:00 2000\r\n", false),
+            ("From me@a.test Sat Jan  1\r\n", false),
+            ("From me@a.test Sat Jan  1 00:00:00\r\n", false),
+            ("From me@a.test Sam Jan  1 00:00:00 2000\r\n", false),
+            ("From me@a.test Sat Jan  1 0:0 2000\r\n", false),
+            ("from me Sat Jan  1 00:00:00 2000\r\n", false),
+            ("From: me Sat Jan  1 00:00:00 2000\r\n", false),
+        ] {
+            assert_eq!(is_separator(line.as_bytes()), expected, "{line:?}");
+        }
+    }
+
     /// What a header may have in front of a private field.
-    const BEFORE: [&str; 12] = [
+    const BEFORE: [&str; 13] = [
         "",
         "Subject: x\r\n",
         "\u{feff}",
@@ -356,6 +413,7 @@ mod tests {
         "From me Sat Jan  1 00:00:00 2000\r\n",
         ">From me Sat Jan  1 00:00:00 2000\r\n",
         "From me Sat Jan  1 00:00:00 2000\r\n>From me Sat Jan  1 00:00:00 2000\r\n",
+        "From here on\r\n",
         "Subject: x\r\nno field\r\n",
         "no field\r\nSubject: x\r\n",
         "Subject: x\r\n>From me\r\n",
@@ -419,9 +477,35 @@ mod tests {
     fn a_text_without_an_empty_line_is_not_waited_for() {
         let text = [b"Subject: x\r\nno field\r\n".to_vec(), b"text\r\n".repeat(20_000)].concat();
         assert!(read(&text, false).is_some());
-        assert!(read(&text[..LOOK_AHEAD_BYTES], false).is_none());
+        assert!(read(&text[..LOOK_AHEAD_BYTES + "Subject: x\r\n".len()], false).is_none());
         let text = b"text\r\n".repeat(20_000);
         assert!(read(&text, false).unwrap().all_body);
+    }
+
+    /// Fields, a line that is none, and lines of any length before and behind the end of the look-ahead.
+    #[test]
+    fn the_end_of_the_look_ahead_is_the_same_for_any_pieces() {
+        let long = |bytes: usize| format!("{}\r\n", "x".repeat(bytes));
+        let texts = [
+            format!("Subject: x\r\nno field\r\n{}Bcc: secret\r\n\r\n", long(LOOK_AHEAD_BYTES - 60)),
+            format!("Subject: x\r\nno field\r\n{}Bcc: secret\r\n\r\nbody", long(LOOK_AHEAD_BYTES - 20)),
+            format!("no field\r\nSubject: x\r\n{}Bcc: a\r\n\r\n", long(LOOK_AHEAD_BYTES + 7)),
+            format!("no field\r\nSubject: x\r\nBcc: a\r\n{}Date: x\r\n\r\n", long(2 * LOOK_AHEAD_BYTES)),
+            format!("no field\r\n{}Date: x\r\nBcc: a\r\n\r\n", "a line\r\n".repeat(LOOK_AHEAD_BYTES / 8 - 3)),
+            format!("{}Date: x\r\nBcc: a\r\n\r\n", long(LOOK_AHEAD_BYTES + 9)),
+        ];
+        for text in texts {
+            let (content, start) = (text.as_bytes(), &text[..20]);
+            let whole = read(content, true).unwrap();
+            // Each position near an end, and many of the others.
+            let near = |at: usize| at < 60 || at.abs_diff(LOOK_AHEAD_BYTES) < 80 || content.len() - at < 80;
+            for split in (1..content.len()).filter(|at| near(*at) || at % 997 == 0) {
+                let mut reader = HeaderReader::default();
+                let early = reader.read(&content[..split], false);
+                let header = early.or_else(|| reader.read(content, true)).unwrap();
+                assert_eq!(header, whole, "{start:?} of {} split at {split}", content.len());
+            }
+        }
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl<'a> Intake<'a> {
             return Ok(());
         }
         let header = match self.header.read(&self.buffer, complete) {
+            Some(header) if header.bytes > HEADER_BYTES_MAX => return Err(replies::HEADER_TOO_BIG),
             Some(header) => header,
             None if self.buffer.len() > HEADER_BYTES_MAX => return Err(replies::HEADER_TOO_BIG),
             None => return Ok(()),
@@ -197,7 +198,10 @@ impl<'a> Intake<'a> {
             return Err(replies::LOOP);
         }
         let recipients = self.submitted.envelope.recipients.iter().map(|recipient| &recipient.address);
-        if header.hops > 0 && returns::is_in_a_circle(&self.buffer, self.submitted.hostname, recipients) {
+        let own = |id| self.queue.knows(id);
+        if header.hops > 0
+            && returns::is_in_a_circle(&self.buffer[..header.bytes], self.submitted.hostname, own, recipients)
+        {
             return Err(replies::OWN_LOOP);
         }
         let for_only: Option<&Address> = match self.submitted.envelope.recipients.as_slice() {
@@ -297,6 +301,63 @@ impl Drop for Intake<'_> {
     fn drop(&mut self) {
         if self.chunks > 0 {
             self.queue.discard(self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submission::tests::doubles::MemoryQueue;
+
+    /// What is said to content that comes in pieces of this size, and what of it is in the queue.
+    fn taken(content: &[u8], piece: usize) -> (u16, Vec<u8>) {
+        let (queue, hostname) = (MemoryQueue::default(), Domain::parse("relay.test").unwrap());
+        let submitted = Submitted {
+            envelope: Envelope::default(),
+            user: None,
+            client: "192.0.2.1".parse().unwrap(),
+            helo: "a.test".to_owned(),
+            protocol: Protocol { extended: true, tls: false, authenticated: false, smtputf8: false },
+            hostname: &hostname,
+            at: 0,
+            lifetime_secs: 60,
+            message_bytes_max: 4 << 20,
+            hops_max: 50,
+            long_lines: LongLines::Accept,
+        };
+        let mut intake = Intake::new(&queue, submitted, None);
+        for piece in content.chunks(piece) {
+            intake.buffer().extend_from_slice(piece);
+            intake.advance();
+        }
+        let reply = intake.finish();
+        let accepted = queue.accepted.lock().unwrap().pop();
+        (reply.code, accepted.map(|(_, content)| content).unwrap_or_default())
+    }
+
+    /// Headers that end on either side of what is held of one, and of the look-ahead behind a broken line.
+    #[test]
+    fn what_becomes_of_content_does_not_depend_on_its_pieces() {
+        let fields =
+            |bytes: usize| "X: yyyyyy\r\n".repeat(bytes / 11) + &format!("X: {}\r\n", "y".repeat(bytes % 11));
+        let max = HEADER_BYTES_MAX;
+        for (header, code) in [
+            (fields(max - 5), 250),
+            (fields(max - 4), 552),
+            (fields(max - 100) + "no field\r\n" + &fields(200), 250),
+            (fields(max - 70_000) + "no field\r\n" + &fields(90_000), 250),
+            (fields(CHUNK_BYTES) + "no field\r\n" + &fields(60_000) + "Bcc: secret\r\n", 250),
+            ("no field\r\n".to_owned() + &fields(70_000) + "Bcc: secret\r\nTo: a\r\n", 250),
+            ("x".repeat(max + 1), 552),
+            ("From me\r\n".to_owned() + &fields(100), 250),
+        ] {
+            let (start, content) = (header[..12].to_owned(), header + "\r\nbody\r\n");
+            let whole = taken(content.as_bytes(), content.len());
+            assert_eq!(whole.0, code, "{start:?} {}", content.len());
+            for piece in [16 << 10, (16 << 10) + 1, 60_001, CHUNK_BYTES, CHUNK_BYTES + 3, content.len() - 9] {
+                assert!(taken(content.as_bytes(), piece) == whole, "{start:?} {} by {piece}", content.len());
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Recognises a message that was here before: by the Received fields that this relay itself put in front of it, which
-//! have our name and one of our queue ids. Pure.
+//! Recognises a message that was here before: by the Received fields that this relay itself put in front of it. They
+//! have our name and the id of a message that the queue knows, waiting or in its history: several relays may have one
+//! name, and each has ids of its own. Pure.
 //!
 //! To come back is not wrong yet: a list, a forwarder or a mailbox with a redirect may use this relay for what it
 //! sends on. What comes back for the recipient that it left for is in a circle, and so is what comes back over and
@@ -12,14 +13,16 @@ use crate::queue::MessageId;
 /// circle.
 const PASSES_MAX: usize = 3;
 
-/// Whether the message with this header goes round through here, for one of `recipients`.
+/// Whether the message with this header goes round through here, for one of `recipients`. `is_own`: the queue knows
+/// that id.
 pub(super) fn is_in_a_circle<'a>(
-    content: &[u8],
+    header: &[u8],
     hostname: &Domain,
+    is_own: impl Fn(MessageId) -> bool,
     recipients: impl Iterator<Item = &'a Address> + Clone,
 ) -> bool {
     let mut passes = 0;
-    for left_for in own_fields(content, hostname) {
+    for OwnField { left_for, .. } in own_fields(header, hostname).filter(|field| is_own(field.id)) {
         passes += 1;
         let same = |recipient: &Address| {
             left_for.as_deref().is_some_and(|left| left.eq_ignore_ascii_case(recipient.as_ref()))
@@ -31,36 +34,44 @@ pub(super) fn is_in_a_circle<'a>(
     false
 }
 
-/// Our own Received fields: for whom each says that the message was, if it says so.
-fn own_fields(content: &[u8], hostname: &Domain) -> Vec<Option<String>> {
-    let mut lines = content.split_inclusive(|byte| *byte == b'\n').peekable();
-    let mut own = Vec::new();
-    while let Some(line) = lines.next() {
-        if matches!(line, b"\r\n" | b"\n") {
-            break;
-        }
+/// A Received field as this relay writes it.
+struct OwnField {
+    id: MessageId,
+    /// For whom the message was, if it says so.
+    left_for: Option<String>,
+}
+
+/// Ours is shorter, whatever the names in it; of a longer one only the begin is looked at.
+const OWN_FIELD_BYTES_MAX: usize = 2 << 10;
+
+/// The Received fields that look like ours.
+fn own_fields(header: &[u8], hostname: &Domain) -> impl Iterator<Item = OwnField> {
+    let mut lines = header.split_inclusive(|byte| *byte == b'\n').peekable();
+    std::iter::from_fn(move || {
+        let line = lines.next()?;
         let is_received = line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"Received:"));
-        let mut field = line.to_vec();
+        let mut field = Vec::new();
+        let mut add = |line: &[u8]| {
+            let room = if is_received { OWN_FIELD_BYTES_MAX - field.len() } else { 0 };
+            field.extend_from_slice(&line[..line.len().min(room)]);
+        };
+        add(line);
         while let Some(folded) = lines.next_if(|next| matches!(next.first(), Some(b' ' | b'\t'))) {
-            if is_received {
-                field.extend_from_slice(folded);
-            }
+            add(folded);
         }
-        if is_received && let Some(left_for) = own_field(&String::from_utf8_lossy(&field), hostname) {
-            own.push(left_for);
-        }
-    }
-    own
+        Some(own_field(&String::from_utf8_lossy(&field), hostname))
+    })
+    .flatten()
 }
 
 /// As `header.rs` writes it: `… by HOSTNAME with … id QUEUEID for <RECIPIENT>; …`. None where it is another host's.
-fn own_field(field: &str, hostname: &Domain) -> Option<Option<String>> {
+fn own_field(field: &str, hostname: &Domain) -> Option<OwnField> {
     let words: Vec<&str> = field.split_ascii_whitespace().map(|word| word.trim_end_matches(';')).collect();
     let behind = |word: &str| words.iter().position(|it| *it == word).and_then(|at| words.get(at + 1));
     let by_us = behind("by").is_some_and(|name| name.eq_ignore_ascii_case(hostname.as_str()));
-    let our_id = behind("id").is_some_and(|id| id.parse::<MessageId>().is_ok());
-    let left_for = || behind("for").and_then(|to| to.strip_prefix('<')?.strip_suffix('>'));
-    (by_us && our_id).then(|| left_for().map(str::to_owned))
+    let id = behind("id").filter(|_| by_us)?.parse().ok()?;
+    let left_for = behind("for").and_then(|to| to.strip_prefix('<')?.strip_suffix('>'));
+    Some(OwnField { id, left_for: left_for.map(str::to_owned) })
 }
 
 #[cfg(test)]
@@ -73,7 +84,35 @@ mod tests {
     fn circles(header: &str, recipients: &[&str]) -> bool {
         let recipients: Vec<Address> =
             recipients.iter().map(|recipient| address::parse(recipient).unwrap()).collect();
-        is_in_a_circle(header.as_bytes(), &Domain::parse("relay.test").unwrap(), recipients.iter())
+        let is_own = |id: MessageId| id.to_string() == "01K6GXFMRQ0";
+        is_in_a_circle(header.as_bytes(), &Domain::parse("relay.test").unwrap(), is_own, recipients.iter())
+    }
+
+    /// Two that have one name, as behind one address or cloned, hand each other what they cannot send themselves.
+    #[test]
+    fn a_field_of_another_relay_of_our_name_is_none_of_ours() {
+        let theirs = OURS.replace("01K6GXFMRQ0", "01K6GXFMRQ1");
+        let header = format!("{theirs}\r\n\tfor <you@a.test>; Wed, 18 Nov 2026 11:06:40 +0000\r\n").repeat(5);
+        assert!(!circles(&header, &["you@a.test"]));
+    }
+
+    /// However long a field is, and however many words are in it.
+    #[test]
+    fn a_field_is_looked_at_as_far_as_ours_could_reach() {
+        let hostname = Domain::parse("relay.test").unwrap();
+        for long in ["a ".repeat(1 << 19), "a\r\n ".repeat(1 << 18), "a".repeat(1 << 20)] {
+            let field = format!("Received: {long} by relay.test id 01K6GXFMRQ0 for <you@a.test>\r\n");
+            assert!(own_fields(field.as_bytes(), &hostname).next().is_none());
+        }
+        let name = format!("{0}.{0}.{0}.{1}", "n".repeat(63), "n".repeat(61));
+        let hostname = Domain::parse(&name).unwrap();
+        let user = "\"".to_owned() + &"u".repeat(62) + "\"";
+        let longest = format!(
+            "Received: from {name} ([IPv6:2001:db8:1111:2222:3333:4444:5555:6666])\r\n\tby {name} with UTF8SMTPSA \
+             id 01K6GXFMRQ0\r\n\tfor <{user}@{name}>; Wed, 18 Nov 2026 11:06:40 +0000\r\n"
+        );
+        let field = own_fields(longest.as_bytes(), &hostname).next().unwrap();
+        assert_eq!(field.left_for.unwrap(), format!("{user}@{name}"));
     }
 
     #[test]
@@ -93,7 +132,7 @@ mod tests {
     fn what_comes_back_over_and_over_is_in_a_circle_whoever_it_is_for() {
         let left = format!("{OURS}; Wed, 18 Nov 2026 11:06:40 +0000\r\n");
         for (passes, circle) in [(0, false), (1, false), (2, false), (3, true), (9, true)] {
-            let header = format!("{}Subject: x\r\n\r\n{left}", left.repeat(passes));
+            let header = format!("{}Subject: x\r\n", left.repeat(passes));
             assert_eq!(circles(&header, &["you@a.test"]), circle, "{passes} times");
         }
     }

@@ -3,11 +3,13 @@
 //!
 //! What is looked at is the users file and the settings of the listener as they are now, a reload included. A user
 //! that is gone, or has another password, is another user. Other rights (senders, rate, operator) are taken over.
+//!
+//! The same thread cuts off what was sent away and does not go (`limits/sessions.rs`).
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::maillog;
 
@@ -34,6 +36,7 @@ fn run(resources: &Weak<SessionResources>) {
     loop {
         thread::sleep(LOOK_EVERY);
         let Some(resources) = resources.upgrade() else { return };
+        resources.sessions.cut_off_overdue(Instant::now());
         let service = resources.service();
         service.users.look_again();
         for session in resources.sessions.handles() {

@@ -300,8 +300,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
-/// command: it may be the password of a client that did not wait for our 504.
 /// Of MAIL and RCPT what stands in angle brackets, whether or not it is an address.
 fn written_address(verb: Verb, line: &[u8]) -> Option<String> {
     if !matches!(verb, Verb::Mail | Verb::Rcpt) {
@@ -313,6 +311,8 @@ fn written_address(verb: Verb, line: &[u8]) -> Option<String> {
     Some(written.chars().take(ADDRESS_CHARS_LOGGED).collect())
 }
 
+/// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
+/// command: it may be the password of a client that did not wait for our 504.
 fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxError>) {
     match command {
         Ok(Command::Auth { mechanism, .. }) => log::debug!("{client}: C: AUTH {mechanism} …"),

@@ -5,7 +5,8 @@
 
 use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::maillog;
 use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::replies;
 use crate::submission::session::service::{SessionResources, StartError};
+use crate::submission::session::sockets::{Bound, overlap};
 use crate::submission::session::{Session, SessionScratch};
 use crate::submission::wire::connection::{Times, Wire};
 
@@ -30,7 +32,7 @@ const LOGIN_STEPS: u32 = 4;
 
 /// An address that is listened on.
 pub(in crate::submission) struct Listener {
-    configured: SocketAddr,
+    bound: Bound,
     local: SocketAddr,
     shared: Arc<ListenerShared>,
     /// Dropped, the thread ends.
@@ -42,19 +44,22 @@ pub(in crate::submission) struct Listener {
 struct ListenerShared {
     socket: TcpListener,
     settings: CurrentSettings,
+    /// At its end it accepts what waits.
+    takes_the_last: AtomicBool,
     /// Ends with the listener.
     running: PipeReader,
 }
 
 impl Listener {
     /// Starts to accept on a bound socket.
-    pub(in crate::submission) fn start(
-        listen: &ListenSettings,
+    pub(super) fn start(
+        bound: Bound,
+        settings: CurrentSettings,
         socket: TcpListener,
         resources: &Arc<SessionResources>,
     ) -> Result<Listener, StartError> {
         let failed = |source| StartError::Listen {
-            address: listen.address,
+            address: bound.address,
             source,
             remedy: "the system is out of threads or memory",
         };
@@ -62,43 +67,49 @@ impl Listener {
         // Somebody else may take the connection that poll(2) told of.
         socket.set_nonblocking(true).map_err(failed)?;
         let (reader, running) = io::pipe().map_err(failed)?;
-        let shared = Arc::new(ListenerShared {
-            socket,
-            settings: Arc::new(RwLock::new(Arc::new(listen.clone()))),
-            running: reader,
-        });
+        let takes_the_last = AtomicBool::new(false);
+        let shared = Arc::new(ListenerShared { socket, settings, takes_the_last, running: reader });
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
         let thread = thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || thread_shared.accept_all(&thread_resources))
             .map_err(failed)?;
-        Ok(Listener { configured: listen.address, local, shared, running, thread })
+        Ok(Listener { bound, local, shared, running, thread })
     }
 
-    /// As the settings have it.
-    pub(in crate::submission) fn configured_address(&self) -> SocketAddr {
-        self.configured
+    /// Its socket, as the settings have it.
+    pub(super) fn bound(&self) -> Bound {
+        self.bound
     }
 
     /// As the system has it.
-    pub(in crate::submission) fn local_address(&self) -> SocketAddr {
+    pub(super) fn local_address(&self) -> SocketAddr {
         self.local
     }
 
+    /// Whether that address cannot be listened on while this listener does.
+    pub(super) fn is_in_the_way_of(&self, address: SocketAddr) -> bool {
+        self.local == address || overlap(self.local, address)
+    }
+
+    /// As they are now, shared with its sessions.
+    pub(super) fn settings(&self) -> CurrentSettings {
+        Arc::clone(&self.shared.settings)
+    }
+
     /// Other settings: for connections from now on, and `trusted` for all.
-    pub(in crate::submission) fn set(&self, listen: &ListenSettings) {
+    pub(super) fn set(&self, listen: &ListenSettings) {
         *self.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listen.clone());
     }
 
-    /// No longer configured: closes the socket, and trusts nobody any more.
-    pub(in crate::submission) fn retire(self) {
-        let settings = self.shared.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.set(&ListenSettings { trusted: Vec::new(), ..(*settings).clone() });
+    /// As [`Listener::stop`], with sessions for the connections that wait already: they would be reset.
+    pub(super) fn retire(self) {
+        self.shared.takes_the_last.store(true, Ordering::Relaxed);
         self.stop();
     }
 
     /// Accepts no more, and closes the socket. Connections that were accepted go on.
-    pub(in crate::submission) fn stop(self) {
+    pub(super) fn stop(self) {
         drop(self.running);
         // A panic there was logged; there is nothing else to be done about it.
         let _ = self.thread.join();
@@ -124,6 +135,11 @@ impl ListenerShared {
                     log::error!("accepting connections: {error} (raise LimitNOFILE if descriptors ran out)");
                     thread::sleep(ACCEPT_PAUSE);
                 }
+            }
+        }
+        if self.takes_the_last.load(Ordering::Relaxed) {
+            while let Ok((socket, peer)) = self.socket.accept() {
+                open_session(resources, &self.settings, socket, peer.ip().to_canonical());
             }
         }
     }

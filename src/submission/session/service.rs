@@ -144,7 +144,7 @@ impl SessionResources {
     }
 
     /// Sessions from now on go by this.
-    pub(in crate::submission) fn set_service(&self, service: Service) {
-        *self.service.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(service);
+    pub(in crate::submission) fn set_service(&self, service: Arc<Service>) {
+        *self.service.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }

@@ -19,6 +19,15 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, Default)]
 pub(in crate::submission) struct Sockets(Vec<(SocketAddr, TcpListener)>);
 
+/// What distinguishes one socket from another. It cannot be changed once it listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::submission) struct Bound {
+    /// As the settings have it.
+    pub(super) address: SocketAddr,
+    /// IPV6_V6ONLY.
+    only_v6: bool,
+}
+
 impl Sockets {
     /// # Errors
     /// As [`Sockets::all_listed`].
@@ -59,11 +68,16 @@ impl Sockets {
     ) -> Result<TcpListener, StartError> {
         let opened = match self.0.iter().find(|(address, _)| *address == listen.address) {
             Some((_, socket)) => socket.try_clone(),
-            None => bind(listen.address, has_its_ipv4(listen.address, all)),
+            None => self.wanted(listen, all).open(),
         };
         opened.map_err(|source| StartError::Listen {
             address: listen.address,
             remedy: match source.kind() {
+                io::ErrorKind::AddrInUse
+                    if all.iter().any(|other| overlap(other.address, listen.address)) =>
+                {
+                    "another [[listen]] takes the connections to that port: remove one, or change its port"
+                }
                 io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
                 io::ErrorKind::PermissionDenied => {
                     "ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or choose a higher port"
@@ -75,9 +89,20 @@ impl Sockets {
         })
     }
 
+    /// The socket that this one of the listeners is to have.
+    pub(in crate::submission) fn wanted(&self, listen: &ListenSettings, all: &[ListenSettings]) -> Bound {
+        let address = listen.address;
+        Bound { address, only_v6: !self.has(address) && has_its_ipv4(address, all) }
+    }
+
+    /// Whether systemd opened the socket of this address.
+    pub(in crate::submission) fn has(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|(of, _)| *of == address)
+    }
+
     /// Whoever has some sockets opened by systemd may think that all of them are.
     fn tell_others(&self, listen: &[ListenSettings]) {
-        let is_ours = |listen: &&ListenSettings| self.0.iter().all(|(address, _)| *address != listen.address);
+        let is_ours = |listen: &&ListenSettings| !self.has(listen.address);
         for listen in listen.iter().filter(is_ours).filter(|_| !self.0.is_empty()) {
             log::warn!(
                 "{} is not among the sockets of systemd: it is closed while the relay restarts; add \
@@ -97,17 +122,26 @@ fn has_its_ipv4(address: SocketAddr, all: &[ListenSettings]) -> bool {
         && all.iter().any(|other| other.address == ipv4)
 }
 
-/// Opens a socket; `[::]` takes IPv4 too, unless that is left to another listener.
-fn bind(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Family::for_address(address), Type::STREAM, None)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(only_v6)?;
+/// Whether a socket with the one address takes connections to the other, each being of a listener of its own.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && a != b && (takes(a, b) || takes(b, a))
+}
+
+impl Bound {
+    /// Opens it; `[::]` takes IPv4 too, unless that is left to another listener.
+    pub(super) fn open(self) -> io::Result<TcpListener> {
+        let socket = Socket::new(Family::for_address(self.address), Type::STREAM, None)?;
+        if self.address.is_ipv6() {
+            socket.set_only_v6(self.only_v6)?;
+        }
+        // A restart must not wait for connections of the last run to be forgotten.
+        socket.set_reuse_address(true)?;
+        socket.bind(&self.address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
     }
-    // A restart must not wait for connections of the last run to be forgotten.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 #[cfg(test)]

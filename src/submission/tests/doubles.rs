@@ -22,8 +22,8 @@ use crate::submission::users::{Directory, Known, LoginSource, PasswordCheck, Use
 
 /// The queue's double.
 #[derive(Default)]
-pub(super) struct MemoryQueue {
-    pub(super) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
+pub(in crate::submission) struct MemoryQueue {
+    pub(in crate::submission) accepted: Mutex<Vec<(NewMessage, Vec<u8>)>>,
     chunks: Mutex<BTreeMap<(MessageId, u32), Vec<u8>>>,
     pub(super) kicked: Mutex<Vec<(Kick, Asker)>>,
     last_id: AtomicI64,
@@ -85,6 +85,9 @@ impl MessageQueue for MemoryQueue {
         assert_eq!(content.len() as u64, message.size);
         self.accepted.lock().unwrap().push((message, content));
         Ok(())
+    }
+    fn knows(&self, id: MessageId) -> bool {
+        self.accepted.lock().unwrap().iter().any(|(message, _)| message.id == id)
     }
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         if self.failing.load(Ordering::SeqCst) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
-use crate::config::{ListenTls, SubmissionSettings};
+use crate::config::{ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::address;
 use crate::submission::session::service::Service;
 use crate::submission::tests::client::{Player, tls_client};
@@ -189,6 +189,112 @@ fn a_bad_reload_changes_nothing() {
     assert!(player.command("MAIL FROM:<a@b> SIZE=4712").starts_with("250 "));
 }
 
+/// Who is at the other end of a connection to the port, by each family; none: nobody takes it.
+fn families_at(port: u16) -> [bool; 2] {
+    let greets = |ip: &str| {
+        let connected = std::net::TcpStream::connect((ip, port));
+        connected
+            .is_ok_and(|stream| std::io::Read::read(&mut &stream, &mut [0; 4]).is_ok_and(|read| read > 0))
+    };
+    [greets("127.0.0.1"), greets("::1")]
+}
+
+/// Every change from one set of addresses at a port to another: what listens afterwards is what a start would have.
+#[test]
+fn a_reload_listens_where_a_start_would() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        let skipped = b"skipped: submission::tests::room: no IPv6 on loopback\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), skipped);
+        return;
+    }
+    let sets: [(&[&str], [bool; 2]); 6] = [
+        (&[], [false, false]),
+        (&["[::]"], [true, true]),
+        (&["[::]", "0.0.0.0"], [true, true]),
+        (&["0.0.0.0", "[::]"], [true, true]),
+        (&["127.0.0.1"], [true, false]),
+        (&["[::1]", "0.0.0.0"], [true, true]),
+    ];
+    let room = room(|_| ());
+    for (before, _) in sets {
+        for (after, expected) in sets {
+            let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+            let with = |ips: &[&str]| {
+                let mut settings = room.settings.clone();
+                let one = settings.listen[0].clone();
+                let at = ips.iter().map(|ip| format!("{ip}:{port}").parse().unwrap());
+                settings.listen.extend(at.map(|address| ListenSettings { address, ..one.clone() }));
+                settings
+            };
+            room.submission.reload_with(&with(before), Box::new(verify)).unwrap();
+            let client = (!before.is_empty() && expected[0] && families_at(port)[0])
+                .then(|| Player::connect(([127, 0, 0, 1], port).into()));
+            room.submission.reload_with(&with(after), Box::new(verify)).unwrap();
+            assert_eq!(families_at(port), expected, "{before:?} -> {after:?}");
+            assert_eq!(room.submission.addresses().len(), 1 + after.len(), "{before:?} -> {after:?}");
+            // A session of a listener whose socket was exchanged goes on, and is trusted as before.
+            if let Some(mut client) = client.filter(|_| before == ["[::]"] && after.contains(&"[::]")) {
+                assert!(client.reply().starts_with("220 "));
+                client.command("EHLO client.example");
+                assert!(client.command("MAIL FROM:<a@b>").starts_with("250 "), "{before:?} -> {after:?}");
+            }
+        }
+    }
+}
+
+/// Also where a listener had to be closed before the new one could be tried.
+#[test]
+fn a_reload_that_fails_leaves_what_it_had_closed() {
+    let room = room(|_| ());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with = |addresses: &[std::net::SocketAddr]| {
+        let mut settings = room.settings.clone();
+        let one = settings.listen[0].clone();
+        settings.listen.extend(addresses.iter().map(|&address| ListenSettings { address, ..one.clone() }));
+        settings
+    };
+    room.submission.reload_with(&with(&[free]), Box::new(verify)).unwrap();
+    let addresses = room.submission.addresses();
+    let wide = ([0, 0, 0, 0], free.port()).into();
+    let changed = with(&[wide, taken.local_addr().unwrap()]);
+    room.submission.reload_with(&changed, Box::new(verify)).unwrap_err();
+    assert_eq!(room.submission.addresses(), addresses);
+    let mut player = Player::connect(free);
+    assert!(player.reply().starts_with("220 "));
+    player.command("EHLO client.example");
+    assert!(player.command("MAIL FROM:<a@b>").starts_with("250 "));
+    // The two cannot be had together, by a start neither.
+    let error = room.submission.reload_with(&with(&[free, wide]), Box::new(verify)).unwrap_err();
+    assert!(error.to_string().contains("another [[listen]] takes the connections"), "{error}");
+    assert!(Player::connect(free).reply().starts_with("220 "));
+}
+
+/// The places of those who make room for others are few.
+#[test]
+fn who_is_sent_away_and_does_not_read_is_cut_off() {
+    let room = room(|settings| {
+        settings.limits.sessions = 4;
+        settings.limits.idle_timeout = Duration::from_secs(60);
+        settings.listen[0].trusted.clear();
+        settings.listen[0].auth_required = false;
+    });
+    let at = room.submission.addresses()[0];
+    let mut greedy: Vec<Player> = (0..3).map(|_| Player::connect_from([127, 0, 0, 2], at)).collect();
+    // The oldest has to go first. More is answered than the buffers of both ends hold, and none of it is read.
+    assert!(greedy[0].reply().starts_with("220 "));
+    let socket = greedy[0].sender();
+    socket2::SockRef::from(&socket).set_recv_buffer_size(4096).unwrap();
+    socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while (&socket).write_all(&b"EHLO a\r\n".repeat(500)).is_ok() {}
+    let begin = Instant::now();
+    let mut newcomer = Player::connect_from([127, 0, 0, 3], at);
+    assert!(newcomer.reply().starts_with("220 "));
+    room.wait_for_sessions(3);
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    drop((newcomer, greedy, socket));
+}
+
 #[test]
 fn a_listener_with_tls_needs_a_certificate() {
     let certificates = tempfile::tempdir().unwrap();
@@ -341,7 +447,7 @@ fn a_certificate_that_cannot_be_used_is_454_and_the_session_goes_on() {
     broken.max_fragment_size = Some(1);
     let service = Service::new(&room.settings, Box::new(verify)).unwrap();
     let service = Service { tls: Some(Arc::new(broken)), ..service };
-    room.submission.resources.set_service(service);
+    room.submission.resources.set_service(Arc::new(service));
     let mut player = room.greeted();
     player.command("EHLO client.example");
     assert!(player.command("STARTTLS").starts_with("454 4.7.0 "));

@@ -31,7 +31,7 @@ impl DecoySecret {
 }
 
 /// Makes them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Decoys {
     key: hmac::Key,
     /// Iterations and length of the salt of every user, sorted: a decoy is like one of them.

@@ -32,6 +32,17 @@ pub enum UsersError {
         /// What is wrong.
         what: String,
     },
+    /// Its last line has no end.
+    #[error(
+        "{}:{line}: the last line has no line end, as in a file that was cut or is being written; write it whole, with a \
+         line end behind its last line", path.display()
+    )]
+    Cut {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
     /// It was there before.
     #[error("users file {}: is gone; put it back", .0.display())]
     Gone(PathBuf),

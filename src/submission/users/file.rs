@@ -2,7 +2,8 @@
 //!
 //! A rewrite keeps every other line as it is, comments too, and replaces the file in one step
 //! (temporary file, fsync, rename), so that a reader sees the old file or the new one. Two
-//! `postrider user` at once wait for each other on a lock of the directory.
+//! `postrider user` at once wait for each other on a lock of the directory. A last line without its line end is that of
+//! a file that was cut, and none of it is believed.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write as _};
@@ -77,8 +78,6 @@ pub fn add(path: &Path, name: &str, password: &str, attributes: &Attributes) -> 
         }
         if text.is_empty() {
             text.push_str(HEADER);
-        } else if !text.ends_with('\n') {
-            text.push('\n');
         }
         if there.decoy_secret.is_none() {
             let secret = DecoySecret::new().map_err(|_| UsersError::Random)?;
@@ -202,6 +201,11 @@ fn read(path: &Path) -> Result<Option<String>, UsersError> {
 
 fn parse(path: &Path, text: &str) -> Result<Contents, UsersError> {
     let mut contents = Contents { is_blank: text.trim_ascii().is_empty(), ..Contents::default() };
+    // A file that was cut, by a full disk or a copy that is not at its end, ends like that: half a line may be a whole
+    // one to read, of a user who may do more.
+    if !contents.is_blank && !text.ends_with('\n') {
+        return Err(UsersError::Cut { path: path.to_owned(), line: text.lines().count() });
+    }
     let mut names = std::collections::HashSet::new();
     for (at, line) in text.lines().enumerate() {
         if line.trim_ascii().is_empty() || line.starts_with('#') {

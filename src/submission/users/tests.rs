@@ -69,7 +69,7 @@ fn a_user_is_added_verified_and_removed() {
 #[test]
 fn a_right_password_is_remembered_for_five_minutes_and_a_wrong_one_never() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Users::load(&dir.path()).unwrap();
     let start = Instant::now();
     let remembered = |password: &[u8], now| {
@@ -88,7 +88,7 @@ fn a_right_password_is_remembered_for_five_minutes_and_a_wrong_one_never() {
 #[test]
 fn a_new_verifier_ends_what_was_remembered() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Users::load(&dir.path()).unwrap();
     let start = Instant::now();
     assert!(users.right_at("user", b"pencil", start).is_some());
@@ -118,9 +118,9 @@ fn the_file_is_looked_at_by_every_login_and_by_others_once_a_second() {
 #[test]
 fn a_broken_file_leaves_the_users_of_before() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Users::load(&dir.path()).unwrap();
-    dir.write("nonsense");
+    dir.write("nonsense\n");
     let start = Instant::now();
     assert!(users.right_at("user", b"pencil", start).is_some());
     let error = users.reload().unwrap_err().to_string();
@@ -131,7 +131,7 @@ fn a_broken_file_leaves_the_users_of_before() {
 #[test]
 fn an_unknown_name_costs_as_many_iterations_as_a_known_one() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Users::load(&dir.path()).unwrap();
     assert_eq!(users.decoy("nobody").iterations.get(), 4096);
     assert!(!users.decoy("nobody").accepts(b"pencil"));
@@ -145,13 +145,13 @@ fn a_rewrite_keeps_comments_attributes_and_mode() {
     assert_eq!(dir.mode(), 0o640, "a new file is not for everybody");
     assert!(dir.text().starts_with("# Postrider's users"), "the file explains itself");
     let added = format!(
-        "{}# mine\n{LINE} operator senders=a@b.example,*@c.example atrn=d.example\n\n# end",
+        "{}# mine\n{LINE} operator senders=a@b.example,*@c.example atrn=d.example\n\n# end\n",
         dir.text()
     );
     dir.write(&added);
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
     dir.add("last", "secret");
-    assert!(dir.text().starts_with(&format!("{added}\nlast SCRAM-SHA-256$")), "{}", dir.text());
+    assert!(dir.text().starts_with(&format!("{added}last SCRAM-SHA-256$")), "{}", dir.text());
     remove(&dir.path(), "first").unwrap();
     assert_eq!(dir.mode(), 0o600);
     let users = list(&dir.path()).unwrap();
@@ -212,7 +212,7 @@ fn a_broken_line_is_named() {
         ("user".to_owned(), "users:1: the verifier is not"),
         (LINE.replace("user", "us:er"), "users:1: does not begin with a user's name"),
     ] {
-        dir.write(&text);
+        dir.write(&(text + "\n"));
         let error = list(&dir.path()).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
@@ -268,7 +268,7 @@ fn a_decoy_stays_the_same_over_restarts_and_other_users() {
     assert_eq!(decoy().verifier, first.verifier);
     assert_eq!(dir.text().matches("\n:decoy-secret ").count(), 1);
     // A file written by hand gets the secret when it is next added to.
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let without = decoy().verifier;
     assert_ne!(decoy().verifier, without, "as long as it has none decoys change with each start");
     dir.add("app", "secret");
@@ -278,7 +278,7 @@ fn a_decoy_stays_the_same_over_restarts_and_other_users() {
 #[test]
 fn a_user_who_is_known_has_their_own_verifier_and_cram_md5_if_it_was_asked_for() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Arc::new(Users::load(&dir.path()).unwrap());
     assert_eq!(users.with_scram("user").verifier, users.find("user").unwrap().verifier);
     assert!(!users.has_cram_md5());
@@ -399,11 +399,61 @@ fn users_that_are_missing_from_a_file_being_written_are_not_gone_yet() {
     assert_eq!(users.count(), 1);
 }
 
+/// A full disk, or a copy that ends too early. Half a line may be a whole one to read: of a user who may send as
+/// anybody.
+#[test]
+fn a_file_that_is_cut_anywhere_leaves_the_users_of_before_or_whole_ones_of_it() {
+    let dir = Dir::new();
+    let last = format!("{} senders=a@a.test,b@a.test rate=100/h etrn=a.test", LINE.replace("user", "last"));
+    let whole = format!("{LINE} operator\n# a comment\n{last}\n");
+    let lines: Vec<usize> = whole.match_indices('\n').map(|(at, _)| at + 1).collect();
+    dir.write(&whole);
+    let users = Users::load(&dir.path()).unwrap();
+    for cut in 1..whole.len() {
+        dir.write(&whole[..cut]);
+        let read = users.reload();
+        assert_eq!(read.is_ok(), lines.contains(&cut), "cut at {cut}: {read:?}");
+        if !lines.contains(&cut) {
+            assert_eq!(users.find("last").map(|user| user.senders.len()), Some(2), "cut at {cut}");
+            assert!(list(&dir.path()).is_err(), "cut at {cut}: a start would believe it");
+        }
+        dir.write(&whole);
+        users.reload().unwrap();
+    }
+    dir.write(&whole[..whole.len() - 1]);
+    let error = users.reload().unwrap_err().to_string();
+    assert!(error.contains("users:3: the last line has no line end, as in a file that was cut"), "{error}");
+}
+
+#[test]
+fn another_file_that_is_no_list_leaves_the_users_of_before() {
+    let dir = Dir::new();
+    let other = dir.0.path().join("other");
+    dir.add("app", "secret");
+    let users = Users::load(&dir.path()).unwrap();
+    for (text, what) in
+        [(None, "is gone"), (Some(""), "is empty"), (Some("app"), "no line end"), (Some("app\n"), "verifier")]
+    {
+        text.iter().for_each(|text| std::fs::write(&other, text).unwrap());
+        let (moved, trouble) = users.moved_to(&other).unwrap();
+        let trouble = trouble.map(|error| error.to_string()).unwrap_or_default();
+        assert!(trouble.contains("other") && trouble.contains(what), "{text:?}: {trouble}");
+        assert_eq!(moved.path(), other);
+        assert!(moved.verify("app", b"secret").is_some(), "{text:?}");
+        // The file of before is nobody's business any more; this one counts once it is right.
+        std::fs::write(&other, format!("{LINE}\n")).unwrap();
+        moved.look_again();
+        assert!(moved.find("app").is_none() && moved.find("user").is_some(), "{text:?}");
+    }
+    let (moved, trouble) = users.moved_to(&other).unwrap();
+    assert!(trouble.is_none() && moved.find("user").is_some());
+}
+
 /// The relay takes a blank file for trouble, and keeps the users of before.
 #[test]
 fn the_last_user_of_a_file_without_a_comment_can_be_removed() {
     let dir = Dir::new();
-    dir.write(LINE);
+    dir.write(&format!("{LINE}\n"));
     let users = Arc::new(Users::load(&dir.path()).unwrap());
     remove(&dir.path(), "user").unwrap();
     users.reload().unwrap();

@@ -1,5 +1,6 @@
 //! What an operator does to a relay that runs: kicks, signals, statements in the database.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
@@ -137,7 +138,8 @@ fn systemd_hears_ready_when_it_listens_a_pulse_and_stopping() {
     };
     let notify = relay.path("notify").display().to_string();
     relay.spawn_with(&[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "400000")]);
-    assert!(hear().contains("READY=1"));
+    // The state that `systemctl status` shows may come before it.
+    while !hear().contains("READY=1") {}
     // READY was said: a connection is taken at once, not after a while.
     std::net::TcpStream::connect(relay.clear).unwrap();
     assert!(hear().contains("WATCHDOG=1"));
@@ -277,4 +279,41 @@ fn somebodys_open_write_transaction_is_answered_451_in_time_and_loses_nothing() 
     assert_eq!(got.len(), 2, "{got:?}");
     assert!(got[0].contains("after@") && got[1].contains("before@"), "{got:?}");
     assert!(!relay.logged(&[log::DATABASE_BUSY]).is_empty());
+}
+
+/// Several at a time, and beside a relay that takes mail as fast as it can.
+#[test]
+fn commands_beside_each_other_and_a_busy_relay_wait_their_turn() {
+    let (_world, mx, relay) = put_off();
+    drop(mx);
+    let to: Vec<String> = (0..500).map(|n| format!("n{n}@b.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    relay.submit(SENDER, &to, &mail("many"));
+    let (relay, stop) = (&relay, &AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            scope.spawn(move || {
+                let mut client = relay.client();
+                while !stop.load(Ordering::Relaxed) {
+                    client.submit(SENDER, &[&format!("load{n}@c.test")], &mail("load"));
+                }
+            });
+        }
+        let commands = [&["hold", "--all"][..], &["release", "--all"], &["kick", "--all"], &["summary"]];
+        let ran: Vec<_> = commands
+            .into_iter()
+            .map(|command| {
+                scope.spawn(move || {
+                    for _ in 0..3 {
+                        let ran = relay.run(&[&["queue"], command].concat());
+                        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+                        assert!(ran.status.success(), "{command:?}: {said}");
+                    }
+                })
+            })
+            .collect();
+        let failed: Vec<_> = ran.into_iter().filter_map(|ran| ran.join().err()).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_empty(), "{failed:?}");
+    });
 }

@@ -168,7 +168,12 @@ fn a_damaged_log_is_told_of_and_kept() {
     };
     let kept = line.split_whitespace().find(|word| word.contains(name)).unwrap().trim_end_matches(';');
     assert_eq!(std::fs::read(kept).unwrap(), bytes);
-    // The start that follows finds nothing any more.
+    // The starts that follow find nothing any more, whatever the end was.
+    for _ in 0..2 {
+        relay.submit(SENDER, &["you@a.test"], &mail("after"));
+        relay.kill();
+        relay.start_again();
+    }
     relay.stop();
     relay.start_again();
     assert_eq!(relay.logged(&["ERROR", "is damaged"]).len(), 1);
@@ -206,4 +211,60 @@ fn a_first_start_whose_fsync_fails_fails_or_makes_up_for_it() {
         relay.stop();
     }
     assert!(failed >= 5, "{failed}");
+}
+
+/// A directory that its user may not read, and file systems that know no fsync of one: all of the file system is synced
+/// instead. Where the fsync fails, the start does, and names the error.
+#[test]
+fn a_directory_that_cannot_be_synced_alone_is_no_obstacle_to_a_start() {
+    if !installed("strace") {
+        return;
+    }
+    let world = World::new();
+    for (inject, starts) in [
+        ("inject=fsync:error=EINVAL", true),
+        ("inject=fsync:error=EOPNOTSUPP", true),
+        ("inject=openat:error=EACCES", true),
+        ("inject=fsync:error=EIO", false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut relay = Relay::prepare_with_queue_in(Some(directory.path()), world.configured(Config::new()));
+        relay.add_user();
+        // Of the directory alone.
+        let only = directory.path().to_str().unwrap().to_owned();
+        relay.spawn_under_strace(&["-P", &only, "-e", "trace=openat,fsync", "-e", inject, "-o", "/dev/null"]);
+        if starts {
+            relay.wait_until_ready();
+            relay.submit(SENDER, &["you@a.test"], &mail("taken"));
+            relay.stop();
+        } else {
+            assert_eq!(relay.wait_for_exit(SOON).code(), Some(1), "{inject}");
+            let log = relay.log();
+            assert!(log.contains(&format!("{only}: ")) && log.contains("os error 5"), "{log}");
+        }
+    }
+}
+
+/// A backup, or somebody at a prompt: for a moment, and for good.
+#[test]
+fn who_holds_the_database_at_the_start_is_waited_for_and_named() {
+    let world = World::new();
+    let mut relay = world.relay(Config::new());
+    relay.stop();
+    let other = relay.db_for_writing();
+    other.0.execute_batch("BEGIN IMMEDIATE").unwrap();
+    relay.spawn();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(relay.is_running(), "{}", relay.log());
+    other.0.execute_batch("ROLLBACK").unwrap();
+    relay.wait_until_ready();
+    relay.stop();
+
+    let other = relay.db_for_writing();
+    other.0.execute_batch("BEGIN IMMEDIATE").unwrap();
+    relay.spawn();
+    assert_eq!(relay.wait_for_exit(SOON).code(), Some(1));
+    let log = relay.log();
+    let holder = format!("held by somebody's open transaction: pid {} (", std::process::id());
+    assert!(log.contains(&holder), "{log}");
 }

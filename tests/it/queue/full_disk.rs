@@ -221,6 +221,29 @@ fn somebody_else_who_fills_the_disk_stops_nothing_for_good() {
     assert_all_went_out(&mut relay, &mx, count - 1 + 1);
 }
 
+/// What keeps room for outcomes is for outcomes, and for whoever frees room: nobody takes it who only looks.
+#[test]
+fn who_looks_at_a_full_disk_leaves_the_ballast_alone() {
+    let Some(disk) = small_disk() else { return };
+    let (mut world, _home) = world_with_sender();
+    let _mx = deferring(&mut world);
+    let mut relay = relay_on(&disk, &world, Config::new().retry(&["1h"]));
+    for number in 0..20 {
+        relay.submit(SENDER, &[&format!("n{number}@a.test")], &large(number));
+    }
+    relay.stop();
+    let ballast = disk.join("queue.db-ballast");
+    assert!(ballast.exists());
+    fill(&disk);
+    for command in [&["queue", "list"][..], &["queue", "summary"], &["check"], &["sql", "-c", "SELECT 1"]] {
+        let said = relay.run(command);
+        let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(ballast.exists(), "{command:?}: {said}");
+    }
+    assert_eq!(relay.run_ok(&["queue", "remove", "--all"]), "20 recipients removed\n");
+    assert!(!ballast.exists());
+}
+
 #[test]
 fn a_reader_who_keeps_the_log_from_being_copied_is_named_and_stops_nothing_for_good() {
     let Some(disk) = small_disk() else { return };

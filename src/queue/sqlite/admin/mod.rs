@@ -16,24 +16,24 @@ use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId};
 
-use super::failure::explain;
-use super::files::may_use;
+use super::failure::{explain, is_full};
+use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::space::{self, Space};
-use super::{backoffs, counts, host_settings, migrate, operator_log};
+use super::{backoffs, counts, host_settings, integrity, migrate, operator_log, space};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
 
-/// How long somebody else's transaction is waited for.
+/// How long somebody else's transaction is waited for, and in which steps.
 const PATIENCE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(2);
 
-/// A connection of somebody beside the relay: to look, and to `write`.
+/// A connection of somebody beside the relay: to look, and to `write`. On a full disk the ballast is given up for who
+/// wants to write and cannot; who looks leaves it alone.
 ///
 /// # Errors
 /// There is no queue here, or this user may not use it so.
 pub(super) fn connect(path: &Path, write: bool) -> Result<Connection, QueueError> {
-    Space::before_opening(path);
     // SQLite's own words for these would not help. It is not opened to find out: to close it again would take
     // SQLite's locks from a relay in the same process (the demo's), see `files`.
     may_use(path, write).map_err(|source| QueueError::File {
@@ -46,21 +46,33 @@ pub(super) fn connect(path: &Path, write: bool) -> Result<Connection, QueueError
         },
         source,
     })?;
-    let opened = if write {
+    let opened = match open(path, write) {
+        Err(error) if write && is_full(&error) && space::give_up_ballast(path) => open(path, write),
+        opened => opened,
+    };
+    opened.map_err(|error| explain(path, error))
+}
+
+fn open(path: &Path, write: bool) -> rusqlite::Result<Connection> {
+    let mut conn = if write {
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
     } else {
         open_reader(path)
-    };
-    let set_up = |conn: Connection| {
-        conn.busy_timeout(PATIENCE)?;
-        // Foreign keys as the relay has them. The relay is the one that checkpoints; where none runs, SQLite does
-        // it when this connection is closed.
-        let pragmas = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
-        conn.execute_batch(if write { pragmas } else { "" })?;
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(conn)
-    };
-    opened.and_then(set_up).map_err(|error| explain(path, error))
+    }?;
+    conn.busy_handler(Some(wait))?;
+    // Foreign keys as the relay has them. The relay is the one that checkpoints; where none runs, SQLite does it when
+    // this connection is closed.
+    let pragmas = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
+    conn.execute_batch(if write { pragmas } else { "" })?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(conn)
+}
+
+/// Somebody else's transaction is waited for in many short steps: a relay under load has the lock nearly always, and in
+/// SQLite's own steps of a tenth of a second its pauses are missed.
+fn wait(times: i32) -> bool {
+    std::thread::sleep(STEP);
+    STEP * times.unsigned_abs() < PATIENCE
 }
 
 /// A connection of an operator.
@@ -76,8 +88,10 @@ impl Admin {
     /// # Errors
     /// There is no queue here, or this user may not use it so.
     pub(in crate::queue) fn open(path: &Path, write: bool) -> Result<Admin, QueueError> {
-        let admin = Admin { conn: connect(path, write)?, path: path.to_owned() };
-        migrate::must_be_current(&admin.conn, path)?;
+        // What is beside it is where it is itself.
+        let path = real(path);
+        let admin = Admin { conn: connect(&path, write)?, path };
+        migrate::must_be_current(&admin.conn, &admin.path)?;
         Ok(admin)
     }
 
@@ -129,12 +143,7 @@ impl AdminStore for Admin {
 
     /// What `PRAGMA quick_check` finds.
     fn damage(&self) -> Result<Vec<String>, QueueError> {
-        self.try_to(|conn| {
-            conn.prepare("PRAGMA quick_check")?
-                .query_map([], |row| row.get(0))?
-                .filter(|line| !matches!(line, Ok(line) if line == "ok"))
-                .collect()
-        })
+        self.try_to(integrity::quick)
     }
 
     fn kick(&self, which: &Which) -> Result<usize, QueueError> {

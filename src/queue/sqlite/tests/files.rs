@@ -154,3 +154,91 @@ fn what_changes_nothing_ends_nothing() {
     bench.accept(&["after@example.com"]);
     bench.is_well();
 }
+
+/// SQLite gives the lock on checkpoints away when it recovers the index after somebody's kill, and whoever has it next
+/// writes to the database, and may empty the log. A second connection of this process gives it away just so.
+#[test]
+fn a_checkpoint_of_somebody_else_in_the_moment_without_the_lock_is_no_overwriting() {
+    for mode in ["PASSIVE", "RESTART", "TRUNCATE"] {
+        let bench = Bench::new();
+        for _ in 0..3 {
+            bench.accept(&["before@example.com"]);
+            bench.somebody().execute_batch(&format!("PRAGMA wal_checkpoint({mode})")).unwrap();
+            bench.accept(&["after@example.com"]);
+        }
+        // The lock is taken again, and from then on nobody else may write there.
+        let lock_is_back = || {
+            let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+            let _ = bench.somebody().query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+            bench.accept(&["last@example.com"]);
+        };
+        (0..3).for_each(|_| lock_is_back());
+        bench.is_well();
+    }
+}
+
+/// The disk that matters is the database's own.
+#[test]
+fn through_a_link_all_is_beside_the_database() {
+    let (real, named) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (database, link) = (real.path().join("mail.db"), named.path().join("queue.db"));
+    // It leads nowhere yet.
+    std::os::unix::fs::symlink(&database, &link).unwrap();
+    let bench = Bench::open_in(named, Tuning::default());
+    bench.accept(&["a@example.com"]);
+    let names = |directory: &Path| {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(bench.directory.path()), ["queue.db"]);
+    assert_eq!(names(real.path()), ["mail.db", "mail.db-ballast", "mail.db-shm", "mail.db-wal"]);
+    let admin = crate::queue::admin::Admin::to_write(&link).unwrap();
+    let room = admin.disk_room().unwrap();
+    assert_eq!(room, crate::queue::admin::DiskRoom::Enough);
+}
+
+/// A log that was long once is as long as what is in it after the next unclean end; and what stood behind a bad frame
+/// is told of once.
+#[test]
+fn what_stands_behind_the_logs_end_goes_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let log = directory.path().join("queue.db-wal");
+    let database = Database::open(&settings(path.clone())).unwrap();
+    let insert = |bytes: i64| {
+        let sql = "INSERT INTO content VALUES ((SELECT coalesce(max(message_id), 0) + 1 FROM content), 0, zeroblob(?1))";
+        database.conn.execute(sql, [bytes]).unwrap();
+    };
+    insert(5_000_000);
+    database.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    (0..3).for_each(|_| insert(10));
+    assert!(fs::metadata(&log).unwrap().len() > 5_000_000);
+    drop(database);
+    let left = fs::metadata(&log).unwrap().len();
+    assert!(left > 5_000_000, "the end was unclean: {left}");
+    let database = Database::open(&settings(path.clone())).unwrap();
+    let bytes = fs::metadata(&log).unwrap().len();
+    assert!((1..200_000).contains(&bytes), "{bytes}");
+    assert_eq!(
+        database.conn.query_row("SELECT count(*) FROM content", [], |row| row.get::<_, i64>(0)).unwrap(),
+        4
+    );
+    drop(database);
+
+    // A bit in the second of the three, and then one unclean end after the other.
+    let mut spoilt = fs::read(&log).unwrap();
+    spoilt[32 + 24 + 4096 + 2000] ^= 1;
+    fs::write(&log, &spoilt).unwrap();
+    for _ in 0..3 {
+        let database = Database::open(&settings(path.clone())).unwrap();
+        database.conn.execute("INSERT OR REPLACE INTO meta VALUES ('lifetime', 5)", []).unwrap();
+        drop(database);
+    }
+    let names = fs::read_dir(directory.path()).unwrap();
+    let copies =
+        names.filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().contains("-wal.damaged-"));
+    assert_eq!(copies.count(), 1);
+}

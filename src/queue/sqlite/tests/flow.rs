@@ -1,5 +1,7 @@
 //! The way of a message: accept, due, fetch, settle, history; over restarts; in chunks.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::mail::Priority;
 use crate::queue::sqlite::readers::open_reader;
@@ -218,6 +220,39 @@ fn a_kick_makes_all_of_a_domain_due_in_parts() {
         ("#route:*.test", 2),
     ];
     assert_eq!(on_record, expected.map(|(node, recipients)| (node.to_owned(), recipients)));
+}
+
+/// In steps of SQLite's machine, by the writer's connection: whoever asks looks through what waits, and the others
+/// commit meanwhile.
+#[test]
+fn a_kick_of_what_is_nearly_all_somebody_elses_costs_the_writer_little() {
+    static STEPS: AtomicUsize = AtomicUsize::new(0);
+    let count = |conn: &mut Connection| {
+        conn.progress_handler(
+            1_000,
+            Some(|| {
+                STEPS.fetch_add(1_000, Ordering::Relaxed);
+                false
+            }),
+        )
+    };
+    let bench = Bench::tuned(Tuning { prepare: count, ..Tuning::default() });
+    let mine = bench.accept(&["mine@crowd.example"]).remove(0).message.0;
+    crowd(&bench, 50_000, "crowd.example", 0);
+    bench.somebody().execute("UPDATE messages SET user = 'other' WHERE id <> ?1", [mine]).unwrap();
+    bench.somebody().execute("UPDATE recipients SET next_attempt_at = unixepoch() + 9999", []).unwrap();
+    let kick = |user: &str| {
+        let before = STEPS.load(Ordering::Relaxed);
+        let asker =
+            Asker { user: Some(user.to_owned()), client: None, scope: KickScope::Own(Default::default()) };
+        let kicked = bench.queue.kick(&Kick::Domain(Domain::parse("crowd.example").unwrap()), &asker);
+        (kicked, STEPS.load(Ordering::Relaxed) - before)
+    };
+    // The count of the crowd alone is a hundred times more.
+    let (kicked, steps) = kick("app");
+    assert!(kicked == Ok(Kicked::Started(1)) && steps < 10_000, "{kicked:?} in {steps} steps");
+    let (kicked, steps) = kick("stranger");
+    assert!(kicked == Ok(Kicked::Nothing) && steps < 10_000, "{kicked:?} in {steps} steps");
 }
 
 #[test]

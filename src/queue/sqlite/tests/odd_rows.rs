@@ -126,10 +126,9 @@ fn goes_on(conn: &Connection, why: &str) {
     reads.waiting_by_lane(&|domain| domain.as_str().into()).unwrap();
     reads.stuck(MessageId(i64::MIN)).unwrap();
     assert!(crate::queue::sqlite::open::last_id(conn).unwrap() < 1 << 55, "{why}");
-    let kicked =
-        crate::queue::sqlite::kick::kick(conn, &Kick::Domain(good), &Default::default(), 2_000, true)
-            .unwrap()
-            .0;
+    let kick = Kick::Domain(good);
+    let kickable = reads.kickable(&kick, &Default::default(), 2_000).unwrap();
+    let kicked = crate::queue::sqlite::kick::kick(conn, &kick, &kickable, 2_000, true).unwrap().0;
     assert_eq!(kicked, Kicked::Started(2), "{why}");
     sweep::repair(conn, 2_000).unwrap();
     let rest = reads.stuck(MessageId(i64::MIN)).unwrap().0.problems;

@@ -12,6 +12,8 @@ pub(super) fn a_message_goes_from_accept_to_history(site: Site) {
     assert_eq!(ids(&site.queue.due_in_domain(&due[1].domain, i64::MAX, 10).unwrap()), ids(&due[1..]));
     assert_eq!(site.queue.next_due_after(0).unwrap(), Some(due[0].due_at));
 
+    assert!(site.queue.knows(fresh.id).unwrap());
+    assert!(!site.queue.knows(MessageId(fresh.id.0 - 1)).unwrap());
     let later = due[0].due_at + 60;
     site.queue.settle(settlement(
         &fresh,
@@ -30,6 +32,7 @@ pub(super) fn a_message_goes_from_accept_to_history(site: Site) {
     assert_eq!(site.settled(), [(due[1].recipient, None)]);
     assert!(site.queue.fetch(fresh.id, &ids(&due)).unwrap().is_none());
     assert_eq!(site.queue.size(fresh.id).unwrap(), None);
+    assert!(site.queue.knows(fresh.id).unwrap(), "from its history");
     let shown = site.place.admin().show(fresh.id).unwrap().unwrap();
     assert!(shown.message.is_none() && shown.header.is_none(), "{shown:?}");
     let lines: Vec<_> = shown
