@@ -121,15 +121,21 @@ fn of_content_that_broke_off_what_is_owed_is_taken_before_what_was_said_early() 
     let one = recipient();
     let to = [&one];
     let message = Outgoing { size, ..outgoing(&to) };
-    let mut left = size as usize;
+    let (mut left, mut host) = (size as usize, Some(host));
     let mut content = || {
+        // In the middle of the second chunk, so that the rest of it cannot be written.
+        if left <= size as usize - CHUNK_BYTES as usize - (1 << 19)
+            && let Some(host) = host.take()
+        {
+            host.join().unwrap();
+        }
         let piece = left.min(1 << 18);
         left -= piece;
         Ok((piece > 0).then(|| vec![b'x'; piece].into()))
     };
     let deadline = Instant::now() + SOON;
     let mut results = connection.deliver(&message, &mut content, &mut |_| Ok(()), deadline).results;
-    host.join().unwrap();
+    assert!(host.is_none(), "it was asked for the second chunk");
     let result = results.remove(0);
     assert!(
         matches!(&result, RecipientResult::Failed(Failure::Refused { reply, .. }) if reply.code == 552),
