@@ -238,14 +238,40 @@ CREATE INDEX kicks_by_time ON kicks (at);
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, user passwd, user set, user remove
-    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name
-    count  INTEGER NOT NULL,               -- recipients, or users
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, passwd, set, remove, lift
+    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network
+    count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
     uid    INTEGER NOT NULL,               -- as which the command ran
     logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log
 ) STRICT;
 CREATE INDEX operator_log_new ON operator_log (id) WHERE logged = 0;
+
+-- Failed logins that have an effect now: a network whose logins are refused, a user's name by which logins are slow, or
+-- (both columns) logins by that name from a client that is known by it, which are slow too. The relay writes them at most
+-- once a second and reads them when it starts. Delete a row to lift it (`postrider user failures --lift` does that); the
+-- relay notices within a second.
+CREATE TABLE login_failures (
+    network  TEXT NOT NULL,                -- an address, an IPv6 /64, a /24 or a /48; '': from anywhere
+    name     TEXT NOT NULL,                -- a user's; '': by any name
+    failures INTEGER NOT NULL,             -- within ten minutes
+    since    INTEGER NOT NULL,             -- when the first of them was
+    until    INTEGER NOT NULL,             -- when it is over, if no more come
+    PRIMARY KEY (network, name),
+    CONSTRAINT "failures counts failures" CHECK (failures BETWEEN 0 AND 4294967295),
+    CONSTRAINT "since is a time in Unix seconds" CHECK (since BETWEEN 0 AND 253402300799),
+    CONSTRAINT "until is a time in Unix seconds" CHECK (until BETWEEN 0 AND 253402300799)
+) WITHOUT ROWID, STRICT;
+
+-- Which user has logged in from where within 30 days: failures of others there do not keep it out. At most 10,000; a row
+-- that is deleted is forgotten.
+CREATE TABLE known_logins (
+    network TEXT NOT NULL,                 -- an address or an IPv6 /64
+    name    TEXT NOT NULL,                 -- the user's
+    last_at INTEGER NOT NULL,              -- to a day
+    PRIMARY KEY (network, name),
+    CONSTRAINT "last_at is a time in Unix seconds" CHECK (last_at BETWEEN 0 AND 253402300799)
+) WITHOUT ROWID, STRICT;
 
 -- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
 CREATE TABLE reports (

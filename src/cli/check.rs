@@ -85,17 +85,16 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
     let loaded = match config::load(config) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            if arguments.json {
-                print(&json(&findings_of(&problems))?)?;
-            }
+            // The problems are the outcome, also where nobody reads them.
+            let _ = arguments.json.then(|| print(&json(&findings_of(&problems))?));
             return Err(problems.into());
         }
     };
     let findings = look_at(&loaded);
-    print(&if arguments.json { json(&findings)? } else { lines(&findings) })?;
+    let printed = print(&if arguments.json { json(&findings)? } else { lines(&findings) });
     match findings.iter().any(|finding| finding.level == Level::Problem) {
         true => Err(Found.into()),
-        false => Ok(()),
+        false => printed,
     }
 }
 

@@ -237,7 +237,11 @@ fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
 pub(super) fn say(text: &str) {
     match OUTPUT.get() {
         Some(output) => output.put(format!("{text}\n").as_bytes()),
-        None => eprintln!("{text}"),
+        // `eprintln!` panics where nobody reads any more (`postrider queue list 2>&1 | head`), and nobody is left to
+        // hear of it.
+        None => {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
     }
 }
 

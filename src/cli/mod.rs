@@ -18,7 +18,6 @@ pub mod sql;
 pub mod user;
 mod who;
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,7 +25,6 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config;
-use crate::queue::shell::ShellError;
 use crate::submission::StartError;
 
 use log_output::FlushAtEnd;
@@ -127,9 +125,10 @@ fn explain_command(
     let settings = config::load(config)?.settings;
     let mut answer = Vec::new();
     let outcome = explain::run(address, user, json, &settings, &mut answer);
-    // Why an address cannot be routed stands there.
-    output::print_bytes(&answer)?;
-    outcome
+    // Where an address cannot be routed the answer says why.
+    let printed = output::print_bytes(&answer);
+    outcome?;
+    printed
 }
 
 /// Reads the arguments, runs the command and says how it went.
@@ -137,7 +136,7 @@ pub fn run() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && !is_help(&error) => {
-            eprintln!("postrider: {}", one_line(&error.to_string()));
+            log_output::say(&format!("postrider: {}", one_line(&error.to_string())));
             return ExitCode::from(WRONG_USAGE);
         }
         Err(help) => help.exit(),
@@ -193,10 +192,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<check::Found>() {
         return ExitCode::FAILURE;
     }
-    let reader_gone = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
-    let of_shell = |error: &ShellError| matches!(error, ShellError::Output(error) if reader_gone(error));
-    if error.downcast_ref().is_some_and(reader_gone) || error.downcast_ref().is_some_and(of_shell) {
-        // `postrider queue list | head` has seen enough.
+    if output::is_reader_gone(error) {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<config::Problems>() {

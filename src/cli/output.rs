@@ -1,8 +1,10 @@
 //! What every command shares: how it prints, and how it says that it was used wrongly.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
+use super::log_output::{self, say};
 use crate::kit::text::is_unseen;
+use crate::queue::shell::ShellError;
 
 /// The command was used in a way that its arguments' types cannot tell. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +39,28 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As the system says.
 pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)
 }
 
-/// Prints a line in the course of something; where nobody reads any more (`postrider demo | head`) the process ends.
+/// Whether it failed since nobody reads any more: `postrider queue list | head` has seen enough.
+pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    let of_shell = |error: &ShellError| matches!(error, ShellError::Output(error) if gone(error));
+    error.downcast_ref().is_some_and(gone) || error.downcast_ref().is_some_and(of_shell)
+}
+
+/// Prints a line in the course of something. Where that fails the process ends: quietly and well where nobody reads
+/// any more (`postrider demo | head`).
 pub(crate) fn tell(line: &str) {
-    if print(&format!("{line}\n")).is_err() {
-        std::process::exit(0);
+    if let Err(error) = print(&format!("{line}\n")) {
+        let is_well = is_reader_gone(&error);
+        if !is_well {
+            say(&format!("postrider: cannot write to standard output: {error}"));
+            log_output::flush();
+        }
+        std::process::exit(i32::from(!is_well));
     }
 }
 

@@ -9,6 +9,9 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+pub(super) use text::table;
+
+use super::log_output::say;
 use super::output::seen_json;
 use super::who::Who;
 use crate::clock::Clock;
@@ -144,7 +147,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             } else if lines.is_empty() && state.is_none() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                text::list(&lines, Clock::system().now()) + &cut.unwrap_or_default()
+                text::list(&lines, Clock::system().now()) + &line(cut)
             }
         }
         Verb::Show { id, json } => {
@@ -158,7 +161,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 note(cut);
                 json_lines(&kicks)
             } else {
-                text::kicks(&kicks) + &cut.unwrap_or_default()
+                text::kicks(&kicks) + &line(cut)
             }
         }
         Verb::Summary { limit, json } => {
@@ -181,7 +184,7 @@ type Changing = fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueEr
 pub(super) fn record(admin: &Admin, action: &'static str, target: String, count: usize) {
     let Who { login, uid } = Who::runs_this();
     if let Err(error) = admin.record(&Change { action, target, count, login, uid }) {
-        eprintln!("postrider: done, but not on record in operator_log: {error}");
+        say(&format!("postrider: done, but not on record in operator_log: {error}"));
     }
 }
 
@@ -189,12 +192,17 @@ pub(super) fn record(admin: &Admin, action: &'static str, target: String, count:
 fn cut<T>(lines: &mut Vec<T>, limit: u32) -> Option<String> {
     let is_more = lines.len() as u64 > u64::from(limit);
     lines.truncate(limit as usize);
-    is_more.then(|| format!("(the first {limit}; more with --limit)\n"))
+    is_more.then(|| format!("(the first {limit}; more with --limit)"))
+}
+
+/// Below what a person reads.
+fn line(cut: Option<String>) -> String {
+    cut.map(|words| words + "\n").unwrap_or_default()
 }
 
 /// Beside what a program reads.
 fn note(cut: Option<String>) {
-    cut.into_iter().for_each(|words| eprint!("{words}"));
+    cut.into_iter().for_each(|words| say(&words));
 }
 
 fn change(

@@ -231,7 +231,13 @@ pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<(
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
     announce(&relay, loaded.path.as_deref());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
-        welcome(&password, *address)?;
+        // The relay does not end for want of a reader: it has been started.
+        if let Err(error) = welcome(&password, *address) {
+            log::warn!(
+                "the password of the first user could not be shown ({error}); postrider user passwd {FIRST_USER} \
+                 gives another one"
+            );
+        }
     }
     let mut status = String::new();
     tell_status(&relay.queue, &mut status);

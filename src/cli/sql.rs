@@ -60,8 +60,10 @@ fn execute(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut layout = Layout::new(mode, None);
     let ran = shell.run(statements, &mut |ran| layout.tell(&ran, &mut out));
-    out.flush()?;
-    Ok(ran?)
+    // The rows before a statement that failed are shown before its error.
+    let flushed = out.flush();
+    ran?;
+    Ok(flushed?)
 }
 
 /// Lines until `.quit`, Ctrl-D, or the end of the terminal. Ctrl-C drops what is typed, or stops what runs. The history
@@ -131,8 +133,9 @@ fn execute_and_count(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Res
             _ => Ok(()),
         }
     });
-    out.flush()?;
-    Ok(ran?)
+    let flushed = out.flush();
+    ran?;
+    Ok(flushed?)
 }
 
 /// An error at the prompt; the prompt goes on.

@@ -1,4 +1,4 @@
-//! `postrider user`: add, remove and list who may log in.
+//! `postrider user`: add, remove and list who may log in, and let in again whom failed logins keep out.
 //!
 //! The password is asked for twice on the terminal, or read from one line of stdin; it is never
 //! an argument, which every user of the machine could read.
@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use super::log_output::say;
 use super::output::{WrongUsage, print, seen_json};
 use crate::config::{self, size_text};
 use crate::mail::Priority;
 use crate::queue::BytesByUser;
 use crate::queue::admin::Admin;
+use crate::submission::counted_for;
 use crate::submission::users::{self, Attributes, Limits, User};
 
 /// No password is longer; what follows on a longer line is not waited for.
@@ -60,6 +62,26 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List whom failed logins keep out or make slow; with --lift, let them in again
+    ///
+    /// REFUSED: no login from this address or network is checked until then (421); users that have logged in from the
+    /// address before are. SLOW: logins by this name are checked after up to eight seconds, but for clients that have
+    /// logged in by it before; with an address: those of such a client, after failures of its own. Names that no user
+    /// has are not listed. Works with or without the relay running.
+    Failures(Failures),
+}
+
+/// `postrider user failures`.
+#[derive(Debug, clap::Args)]
+pub struct Failures {
+    /// Let these in again: a user's name, an address (with the networks round it), a network as listed, or all
+    ///
+    /// A running relay heeds it within a second.
+    #[arg(long, value_name = "NAME|ADDRESS|all")]
+    lift: Option<String>,
+    /// One JSON object, for programs
+    #[arg(long, conflicts_with = "lift")]
+    json: bool,
 }
 
 /// `postrider user add`.
@@ -130,42 +152,94 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             let (file, queue) = files(config, true)?;
             let name = arguments.name.clone();
             add(&file, arguments)?;
-            record(&queue, "user add", name);
-            Ok(())
+            record(&queue, "user add", name.clone(), 1);
+            print(&format!("user {name} added to {}\n", file.display()))
         }
         Verb::Passwd { name, password_stdin } => {
             let (file, queue) = files(config, false)?;
             passwd(&file, &name, password_stdin)?;
-            record(&queue, "user passwd", name);
-            Ok(())
+            record(&queue, "user passwd", name.clone(), 1);
+            print(&format!("user {name} has another password in {}\n", file.display()))
         }
         Verb::Set { name, rate, quota } => {
             let (file, queue) = files(config, false)?;
             users::set_limits(&file, &name, &Limits { rate, quota })?;
-            record(&queue, "user set", name.clone());
+            record(&queue, "user set", name.clone(), 1);
             print(&format!("user {name} has other limits in {}\n", file.display()))
         }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
-            record(&queue, "user remove", name.clone());
+            record(&queue, "user remove", name.clone(), 1);
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {
             let (file, queue) = files(config, false)?;
             list(&file, &queue, json)
         }
+        Verb::Failures(Failures { lift: Some(whom), .. }) => {
+            let (_, queue) = files(config, false)?;
+            lift(&queue, &whom)
+        }
+        Verb::Failures(Failures { lift: None, json }) => {
+            let (_, queue) = files(config, false)?;
+            failures(&queue, json)
+        }
     }
 }
 
+fn failures(queue: &Path, json: bool) -> anyhow::Result<()> {
+    let found = Admin::to_read(queue)?.login_failures()?;
+    if json {
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "failures": found }))?;
+        return print(&format!("{}\n", seen_json(&text)));
+    }
+    if found.is_empty() {
+        return print("nobody is refused or slow for failed logins\n");
+    }
+    let cell = |one: &Option<String>| one.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = found.iter().map(|line| {
+        vec![
+            cell(&line.network),
+            cell(&line.name),
+            line.effect.clone(),
+            line.failures.to_string(),
+            line.since.clone(),
+            line.until.clone(),
+        ]
+    });
+    let head = ["ADDRESS", "NAME", "EFFECT", "FAILURES", "SINCE (UTC)", "UNTIL (UTC)"];
+    print(&super::queue::table(&head, rows.collect()))
+}
+
+/// Of an address also the network round it: whoever calls wants the user to get in.
+fn lift(queue: &Path, whom: &str) -> anyhow::Result<()> {
+    let admin = Admin::to_write(queue)?;
+    let lifted = match whom {
+        "all" => admin.lift(None)?,
+        _ => {
+            let mut of = counted_for(whom);
+            of.push(whom.to_owned());
+            admin.lift(Some(&of))?
+        }
+    };
+    if lifted == 0 && whom != "all" {
+        bail!("no failed logins count for {whom}: see `postrider user failures`");
+    }
+    if lifted > 0 {
+        super::queue::record(&admin, "user lift", whom.to_owned(), lifted);
+    }
+    print(&format!("{lifted} lifted\n"))
+}
+
 /// Puts the change on record, where there is a queue already.
-fn record(queue: &Path, action: &'static str, name: String) {
+fn record(queue: &Path, action: &'static str, name: String, count: usize) {
     if !queue.exists() {
         return;
     }
     match Admin::to_write(queue) {
-        Ok(admin) => super::queue::record(&admin, action, name, 1),
-        Err(error) => eprintln!("postrider: done, but not on record in operator_log: {error}"),
+        Ok(admin) => super::queue::record(&admin, action, name, count),
+        Err(error) => say(&format!("postrider: done, but not on record in operator_log: {error}")),
     }
 }
 
@@ -199,19 +273,17 @@ fn add(file: &Path, arguments: Add) -> anyhow::Result<()> {
     let password = if password_stdin { password_of_stdin()? } else { ask_password(&name)? };
     users::add(file, &name, &password, &attributes)?;
     if !password.is_ascii() {
-        eprintln!(
-            "postrider: the password is not ASCII; a program that writes the same letters in other bytes \
-             (composed or decomposed) cannot log in with it"
-        );
+        say("postrider: the password is not ASCII; a program that writes the same letters in other bytes \
+             (composed or decomposed) cannot log in with it");
     }
     if cram_md5 {
-        eprintln!(
+        say(&format!(
             "postrider: {} now holds a secret that is as good as {name}'s password for CRAM-MD5: whoever reads \
              the file can log in with it; keep it from everybody but the relay",
             file.display()
-        );
+        ));
     }
-    print(&format!("user {name} added to {}\n", file.display()))
+    Ok(())
 }
 
 fn passwd(file: &Path, name: &str, password_stdin: bool) -> anyhow::Result<()> {
@@ -220,8 +292,7 @@ fn passwd(file: &Path, name: &str, password_stdin: bool) -> anyhow::Result<()> {
         return Err(users::UsersError::Missing(name.to_owned(), file.to_owned()).into());
     }
     let password = if password_stdin { password_of_stdin()? } else { ask_password(name)? };
-    users::set_password(file, name, &password)?;
-    print(&format!("user {name} has another password in {}\n", file.display()))
+    Ok(users::set_password(file, name, &password)?)
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
@@ -283,7 +354,10 @@ fn list(file: &Path, queue: &Path, json: bool) -> anyhow::Result<()> {
         return print(&format!("{}\n", seen_json(&text)));
     }
     if shown.is_empty() {
-        eprintln!("postrider: there are no users in {}; `postrider user add NAME` adds one", file.display());
+        say(&format!(
+            "postrider: there are no users in {}; `postrider user add NAME` adds one",
+            file.display()
+        ));
     }
     print(&shown.iter().map(Shown::line).collect::<String>())
 }

@@ -4,7 +4,7 @@
 //! probably not meant.
 
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -20,17 +20,20 @@ use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls}
 /// All `[[listen]]`.
 pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, ListenSettings)]) {
     for (at, (section, settings)) in listen.iter().enumerate() {
-        let same = |other: &&(Section<'t>, ListenSettings)| {
-            other.1.address == settings.address && !reading.is_bad(&other.0, "address")
+        let addresses: Vec<SocketAddr> = listen.iter().map(|(_, other)| other.address).collect();
+        let meets = |other: &&(Section<'t>, ListenSettings)| {
+            collide(other.1.address, settings.address, &addresses) && !reading.is_bad(&other.0, "address")
         };
-        // Port 0 is another one each time.
-        if settings.address.port() != 0
-            && !reading.is_bad(section, "address")
-            && let Some((earlier, _)) = listen[..at].iter().find(same)
+        if !reading.is_bad(section, "address")
+            && let Some((earlier, other)) = listen[..at].iter().find(meets)
         {
             let line = reading.line_of(earlier, "address").unwrap_or(1);
+            let by = match other.address {
+                same if same == settings.address => String::new(),
+                wider => format!(" with {wider}"),
+            };
             let text = format!(
-                "{} is listened on already (line {line}); remove one or change its port",
+                "{} is listened on already{by} (line {line}); remove one or change its port",
                 settings.address
             );
             reading.problem(section, "address", text);
@@ -70,6 +73,22 @@ pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, L
             reading.warning(section, "auth", text.to_owned());
         }
     }
+}
+
+/// Whether two listeners would want the same connections, which the system refuses. Port 0 is another one each time.
+fn collide(one: SocketAddr, other: SocketAddr, all: &[SocketAddr]) -> bool {
+    let takes = |wide: SocketAddr, ip: IpAddr| match wide.ip() {
+        IpAddr::V6(any) if any.is_unspecified() => ip.is_ipv6() || !has_its_ipv4(wide, all.iter().copied()),
+        IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4(),
+        _ => wide.ip() == ip,
+    };
+    one.port() != 0 && one.port() == other.port() && (takes(one, other.ip()) || takes(other, one.ip()))
+}
+
+/// Whether `[::]` leaves the connections of IPv4 to another listener: to `0.0.0.0` with the same port.
+fn has_its_ipv4(address: SocketAddr, mut all: impl Iterator<Item = SocketAddr>) -> bool {
+    let ipv4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && address.port() != 0 && all.any(|other| other == ipv4)
 }
 
 /// What in `trusted` lets the world in, or so much of it that it is none of ours: `0.0.0.0/0`, `::/0`, halves and

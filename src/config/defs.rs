@@ -196,7 +196,7 @@ pub(super) const DEFS: &[Def] = &[
         "limits.sessions_per_client",
         Number(1, 100_000),
         Is("50"),
-        "Sessions at once from one address (IPv6: one /64).",
+        "Sessions at once from one address (IPv6: one /64; in a trusted network one address).",
     ),
     def("limits.errors", Number(1, 10_000), Is("10"), "Bad commands in one session before 421."),
     def(
@@ -204,7 +204,8 @@ pub(super) const DEFS: &[Def] = &[
         Number(1, 10_000),
         Is("5"),
         "Failed logins from one client address (IPv6: /64) in 10 minutes before it is answered 421; a whole network \
-         (/24, IPv6: /48) has ten times as many. One wrong password tried over and over counts once.",
+         (/24, IPv6: /48) has ten times as many. One wrong password tried over and over counts once. A user that has \
+         logged in from there before is checked all the same. `postrider user failures` lists and lifts it.",
     ),
     def(
         "limits.received_hops",

@@ -18,6 +18,7 @@ use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
+use super::twice::Twice;
 use super::{cross, sources, value};
 use crate::mail::{Address, Domain, Lifetimes, address};
 
@@ -65,35 +66,30 @@ pub(super) fn queue_path(file: &Path, source: &str) -> Result<PathBuf, Problems>
     }
 }
 
-/// The table on the line at `at`, if it is one of which there may be several and has one bracket.
-fn repeated_table(source: &str, at: usize) -> Option<&'static str> {
-    let begin = source.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
-    let line = source[begin..].lines().next()?.trim();
-    let name = line.strip_prefix('[')?.split(']').next()?.trim();
-    super::defs::REPEATED.into_iter().find(|repeated| *repeated == name)
-}
-
 /// None where it is no TOML.
 fn table<'t>(reading: &mut Reading<'t>, source: &'t str) -> Option<Spanned<DeTable<'t>>> {
     let (table, errors) = DeTable::parse_recoverable(source);
-    let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
-    let is_duplicate = |error: &&toml::de::Error| error.message() == "duplicate key";
-    let is_table_twice =
-        errors.iter().filter(is_duplicate).any(|error| repeated_table(source, place(error)).is_some());
+    let duplicate = |error: &toml::de::Error| {
+        error
+            .span()
+            .filter(|_| error.message() == "duplicate key")
+            .map(|span| Twice::of(source, table.get_ref(), span))
+    };
+    let is_list_twice = errors.iter().filter_map(duplicate).any(|twice| twice.is_list());
     for error in &errors {
-        // The keys of the second table are told too, as if they stood in the first.
-        if is_table_twice && is_duplicate(&error) && repeated_table(source, place(error)).is_none() {
-            continue;
+        let at = error.span().map_or(0, |span| span.start);
+        match duplicate(error) {
+            // The keys of the second table are told too, as if they stood in the first.
+            Some(Twice { header: None, .. }) if is_list_twice => {}
+            Some(twice) => {
+                let text = twice.text(|at| reading.line(at));
+                reading.problem_at(at, &twice.key, text);
+            }
+            None => {
+                let text = format!("TOML syntax: {}; correct it, the rest is checked then", error.message());
+                reading.problem_at(at, "", text);
+            }
         }
-        let at = place(error);
-        let text = match repeated_table(source, at).filter(|_| error.message() == "duplicate key") {
-            Some(name) => format!(
-                "[{name}] stands here for a second time; a table of which there may be several is written [[{name}]], \
-                 with two brackets, each time"
-            ),
-            None => format!("TOML syntax: {}; correct it, the rest is checked then", error.message()),
-        };
-        reading.problem_at(at, "", text);
     }
     // Half a file would have problems that the whole one has not.
     errors.is_empty().then_some(table)
@@ -293,9 +289,16 @@ fn aliases<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> BTreeMap<String
             }
             Ok(addresses) => {
                 if aliases.insert(name.to_lowercase(), addresses).is_some() {
-                    let text =
-                        "is there twice (upper and lower case are the same here); remove one".to_owned();
-                    reading.problem_at(at, &key, text);
+                    // The order of `entries` is not that of the file.
+                    let same =
+                        section.entries().filter(|(other, ..)| other.to_lowercase() == name.to_lowercase());
+                    let places: Vec<usize> = same.map(|(_, at, _)| at).collect();
+                    let (first, last) = (places.iter().min().copied(), places.iter().max().copied());
+                    let text = format!(
+                        "is there twice, first on line {} (upper and lower case are the same here); remove one",
+                        reading.line(first.unwrap_or(at))
+                    );
+                    reading.problem_at(last.unwrap_or(at), &key, text);
                 }
             }
         }

@@ -227,7 +227,8 @@ impl<'t> Reading<'t> {
         Problem { file: self.file.to_owned(), line, key: section.dotted(key), text }
     }
 
-    fn line(&self, at: usize) -> usize {
+    /// Counted from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
         1 + self.source.bytes().take(at).filter(|&byte| byte == b'\n').count()
     }
 }

@@ -100,6 +100,22 @@ impl<K: Eq + Hash, V, T: Time> TtlMap<K, V, T> {
         self.entries.remove(key).filter(|entry| entry.lives(ttl, now)).map(|entry| entry.value)
     }
 
+    /// Those that are not over, to be looked at and changed, in no order. They last no longer for that.
+    pub fn iter_mut(&mut self, now: T) -> impl Iterator<Item = (&K, &mut V)> {
+        let ttl = self.ttl;
+        let living = self.entries.iter_mut().filter(move |(_, entry)| entry.lives(ttl, now));
+        living.map(|(key, entry)| (key, &mut entry.value))
+    }
+
+    /// Bytes of memory: of the table as a whole, and `beside` it what hangs on each value.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self, beside: impl Fn(&V) -> usize) -> usize {
+        // A table is full at seven eighths, and has a byte more for each place.
+        let places = self.entries.capacity() / 7 * 8;
+        let of_values: usize = self.entries.values().map(|entry| beside(&entry.value)).sum();
+        places * (size_of::<(K, Entry<V, T>)>() + 1) + of_values
+    }
+
     /// How many are held now.
     pub fn count(&mut self, now: T) -> usize {
         self.forget_old(now);
@@ -133,31 +149,72 @@ impl<V, T: Time> Entry<V, T> {
     }
 }
 
-/// Parts that a window is counted in.
+/// Parts that a window is counted in, where nobody says otherwise.
 const SLOTS: u32 = 60;
 
 /// How many in the last while: a sliding window, counted in slots, so that many cost no more memory than few.
-/// It forgets nothing early, and everything a sixtieth of its length late at most.
+/// It forgets nothing early, and everything a slot (a sixtieth of its length) late at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window<T> {
     length: Duration,
-    /// When each slot began and how many it counts, oldest first; at most two more than [`SLOTS`].
+    slot: Duration,
+    /// When each slot began and how many it counts, oldest first; at most two more than fit into the length.
     slots: VecDeque<(T, u32)>,
 }
 
 impl<T: Time> Window<T> {
     /// An empty window of this length.
     pub fn new(length: Duration) -> Window<T> {
-        Window { length, slots: VecDeque::new() }
+        Window::in_slots(length, SLOTS)
+    }
+
+    /// The same in fewer slots, for less memory.
+    pub fn in_slots(length: Duration, slots: u32) -> Window<T> {
+        Window { length, slot: length / slots.max(1), slots: VecDeque::new() }
+    }
+
+    /// One that counts so many already, all of them since `began`.
+    #[must_use]
+    pub fn counting(mut self, many: u32, began: T) -> Window<T> {
+        self.slots.push_back((began, many));
+        self
     }
 
     /// How many count now.
     pub fn count(&mut self, now: T) -> usize {
-        let over = self.length + self.slot();
+        let over = self.length + self.slot;
         while self.slots.front().is_some_and(|(began, _)| now.since(*began) >= over) {
             self.slots.pop_front();
         }
         self.slots.iter().map(|(_, count)| *count as usize).sum()
+    }
+
+    /// How long ago the first that counts came; none where none does.
+    pub fn first(&mut self, now: T) -> Option<Duration> {
+        self.count(now);
+        self.slots.front().map(|(began, _)| now.since(*began))
+    }
+
+    /// How long it takes until fewer than `limit` count, if no more come.
+    pub fn below_after(&mut self, limit: usize, now: T) -> Duration {
+        let mut left = self.count(now);
+        let over = self.length + self.slot;
+        for (began, count) in &self.slots {
+            if left < limit {
+                break;
+            }
+            left -= *count as usize;
+            if left < limit {
+                return over.saturating_sub(now.since(*began));
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// Bytes of memory beside the struct.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<(T, u32)>()
     }
 
     /// One more.
@@ -167,7 +224,7 @@ impl<T: Time> Window<T> {
 
     /// So many more. Gives the slot in which they count, for [`Window::take_back_from`].
     pub fn add_many(&mut self, now: T, many: u32) -> T {
-        let slot = self.slot();
+        let slot = self.slot;
         match self.slots.back_mut() {
             // Threads may come a moment out of order: what is late counts as now.
             Some((began, count)) if now.since(*began) < slot => {
@@ -204,10 +261,6 @@ impl<T: Time> Window<T> {
                 self.slots.pop_back();
             }
         }
-    }
-
-    fn slot(&self) -> Duration {
-        self.length / SLOTS
     }
 }
 
@@ -284,6 +337,18 @@ mod tests {
         assert_eq!(window.count(at(59 + 3660)), 1);
         assert_eq!(window.count(at(9000)), 0);
         assert_eq!(window, Window::new(HOUR));
+    }
+
+    #[test]
+    fn a_window_says_when_it_is_below_a_limit() {
+        let mut window = Window::in_slots(Duration::from_secs(600), 12);
+        [0, 0, 60, 120, 120].into_iter().for_each(|at: i64| window.add(at));
+        let after = |window: &mut Window<i64>, limit| window.below_after(limit, 120).as_secs();
+        assert_eq!([6, 5, 4, 3, 2, 1].map(|limit| after(&mut window, limit)), [0, 530, 530, 590, 650, 650]);
+        assert_eq!(window.first(120), Some(Duration::from_secs(120)));
+        assert_eq!((window.count(649), window.count(650), window.first(900)), (5, 3, None));
+        let mut old = Window::new(HOUR).counting(7, 1_000);
+        assert_eq!((old.count(1_000), old.below_after(1, 1_000).as_secs(), old.count(4_660)), (7, 3_660, 0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
     Change, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine, KickLine, LaneLine, Line,
-    Recovered, RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
+    LoginFailureLine, Recovered, RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
 };
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

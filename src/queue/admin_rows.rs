@@ -32,11 +32,12 @@ impl fmt::Display for Which {
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`, `user add`, `user passwd`, `user set`, `user remove`.
+    /// `kick`, `hold`, `release`, `remove`, `bounce`; `user add`, `user passwd`, `user set`, `user remove`,
+    /// `user lift`.
     pub action: &'static str,
-    /// A queue id, a domain or `all`; a user's name.
+    /// A queue id, a domain or `all`; a user's name, an address or a network.
     pub target: String,
-    /// Recipients, or users.
+    /// Recipients, users, or locks of logins.
     pub count: usize,
     /// Who logged in to the machine.
     pub login: String,
@@ -299,6 +300,23 @@ pub struct KickLine {
     pub client: Option<String>,
     /// How many recipients waited.
     pub recipients: i64,
+}
+
+/// Failed logins that have an effect now: a row of `login_failures`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoginFailureLine {
+    /// An address, an IPv6 /64, a /24 or a /48; none: from anywhere.
+    pub network: Option<String>,
+    /// A user's name; none: by any name.
+    pub name: Option<String>,
+    /// `refused`, or `slow`.
+    pub effect: String,
+    /// How many.
+    pub failures: i64,
+    /// When the first of them was, UTC.
+    pub since: String,
+    /// When the effect is over, UTC.
+    pub until: String,
 }
 
 /// What `postrider recover` made of a damaged database.

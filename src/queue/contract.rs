@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::mail::Domain;
 
-use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
+use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which};
 use super::error::QueueError;
 use super::op::Op;
 use super::quotas::BytesByUser;
@@ -31,7 +31,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Sweep,
 };
-use super::{HostSetting, MessageId, RecipientId};
+use super::{HostSetting, LoginRows, MessageId, RecipientId};
 
 /// Backoffs to be written (or forgotten), by lane.
 pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
@@ -184,6 +184,9 @@ pub trait Reads: Debug {
     /// What is held to at each host: limits, and features that are left out there.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
 
+    /// What is kept of logins: the rows of `login_failures` and `known_logins`.
+    fn logins(&self) -> Result<LoginRows, QueueError>;
+
     // What senders were told.
 
     /// When this sender was sent reports after `after`, the last `limit` of them, the oldest first. `sender` as
@@ -246,6 +249,13 @@ pub trait AdminStore: Debug {
 
     /// What is held to at each host.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    /// Failed logins that have an effect now, what lasts longest first.
+    fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError>;
+
+    /// Has those of these names and networks (written as they are listed), or all, count no more; gives how many rows
+    /// that were. The relay notices within a second.
+    fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError>;
 
     /// Whether a relay has room for new mail, as far as that shows from outside.
     fn disk_room(&self) -> Result<DiskRoom, QueueError>;

@@ -5,8 +5,9 @@
 //! full disk. [`admin`] and [`shell`] are for people, with or without the relay
 //! running.
 //!
-//! `rows`, `host_setting`, `id` and `error` are what everybody outside sees; `op`, `writer` and `shared` the same for
-//! any store; `contract` what a store must do; `sqlite` the one there is, with its schema in `queue-schema.sql`.
+//! `rows`, `host_setting`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer` and
+//! `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
+//! `queue-schema.sql`.
 
 pub mod admin;
 mod admin_rows;
@@ -15,6 +16,7 @@ mod contract;
 mod error;
 mod host_setting;
 pub mod id;
+mod login_rows;
 mod op;
 mod open;
 mod quotas;
@@ -45,6 +47,7 @@ pub use contract::{AdminStore, Reads};
 pub use error::{AcceptError, QueueError, QuotaError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
+pub use login_rows::{KnownLoginRow, LoginChanges, LoginFailureRow, LoginRows};
 pub use op::Recording;
 pub use open::WriterHandle;
 pub use quotas::BytesByUser;
@@ -252,6 +255,20 @@ impl Queue {
     /// whoever holds rows in memory that people edit.
     pub fn outside_changes(&self) -> u64 {
         self.shared.outside_changes()
+    }
+
+    // Logins.
+
+    /// Writes what changed of [`Reads::logins`]; on disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written, and may be tried again.
+    pub fn note_logins(&self, changes: LoginChanges) -> Result<(), AcceptError> {
+        // No mail is refused by this, so nothing is counted.
+        if self.shared.state() != shared::WriterState::Good {
+            return Err(AcceptError::Busy);
+        }
+        self.ask(|ack| Op::Logins { changes: Box::new(changes), ack })
     }
 
     // Delivering.

@@ -15,6 +15,7 @@ use crate::mail::{Address, Attempt, Lifetimes, reply};
 use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
+use super::login_rows::LoginChanges;
 use super::rows::{
     Asker, CachedContent, Due, Kick, Kickable, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
@@ -53,6 +54,8 @@ pub(super) enum Op {
     SetHostSetting(HostSetting),
     /// Forget a throttle or a workaround of a host.
     ClearHostSetting { mx: String, setting: &'static str },
+    /// What is kept of logins has changed.
+    Logins { changes: Box<LoginChanges>, ack: Ack<()> },
     /// Writes nothing. Its answer says that all operations before it are on disk.
     Barrier { ack: Ack<()> },
     /// What of the config people see in the tables: the `[[route]]`s and lifetimes in use.
@@ -76,6 +79,7 @@ impl Op {
                 | Op::Accept { .. }
                 | Op::IntendDot { .. }
                 | Op::PendingReports { .. }
+                | Op::Logins { .. }
                 | Op::Barrier { .. }
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
     }
@@ -92,6 +96,7 @@ impl Op {
             | Op::Accept { ack, .. }
             | Op::IntendDot { ack, .. }
             | Op::Barrier { ack }
+            | Op::Logins { ack, .. }
             | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }
@@ -315,4 +320,47 @@ impl AttemptRow {
 /// The sender as `messages.sender` has it: empty for the null sender.
 pub(super) fn sender_text(sender: Option<&Address>) -> &str {
     sender.map_or("", AsRef::as_ref)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Envelope, Recipient, address};
+    use crate::queue::Origin;
+
+    fn message(ids: &Ids, cache: &Arc<AtomicUsize>, bytes: usize) -> Incoming {
+        let recipient = Recipient::new(address::parse("you@a.test").unwrap());
+        let envelope = Envelope { recipients: vec![recipient], ..Envelope::default() };
+        let new = NewMessage {
+            id: MessageId(1),
+            envelope,
+            origin: Origin { user: None, client: None, helo: None },
+            received_at: 0,
+            expires_at: None,
+            size: bytes as u64,
+            tail: vec![b'x'; bytes],
+            chunks_before: 0,
+        };
+        Incoming::new(new, ids, 0, cache)
+    }
+
+    #[test]
+    fn no_more_content_of_fresh_messages_is_in_memory_than_may_be() {
+        let (ids, cache) = (Ids::after(0), Arc::new(AtomicUsize::new(CACHE_BYTES)));
+        let cached = |incoming: &Incoming| incoming.message.content.is_some();
+        let large: Vec<Incoming> = (0..1000).map(|_| message(&ids, &cache, 256 << 10)).collect();
+        let bytes: usize = large.iter().filter(|one| cached(one)).map(|one| one.tail().len()).sum();
+        assert!((60 << 20..=CACHE_BYTES).contains(&bytes), "{bytes}");
+        assert!(
+            large.iter().all(|one| one.tail().len() == 256 << 10),
+            "what is not cached comes from the disk"
+        );
+        // What goes makes room again, to the byte.
+        drop(large);
+        assert_eq!(cache.load(Ordering::Relaxed), CACHE_BYTES);
+        // Many small ones count with what they take beside their content.
+        let small: Vec<Incoming> = (0..100_000).map(|_| message(&ids, &cache, 1)).collect();
+        let kept = small.iter().filter(|one| cached(one)).count();
+        assert!(kept * (CACHED_MESSAGE_BYTES + CACHED_RECIPIENT_BYTES) <= CACHE_BYTES, "{kept}");
+    }
 }

@@ -186,3 +186,32 @@ pub(super) fn now_us() -> i64 {
         .and_then(|since| i64::try_from(since.as_micros()).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_has_one_backoff_to_be_written_and_none_once_it_is() {
+        let shared = Shared::new(0);
+        let row = |lane: usize, failures: u32| BackoffRow {
+            lane: format!("d{lane}.test"),
+            failures,
+            backoff_until: 0,
+            last_reply: String::new(),
+        };
+        for failures in 1..100 {
+            (0..10).for_each(|lane| {
+                shared.backoff_changed(row(lane, failures).lane.clone(), Some(row(lane, failures)))
+            });
+        }
+        let taken = shared.take_backoffs();
+        assert_eq!(taken.len(), 10);
+        // A commit that failed gives them back; what changed meanwhile stays as it is.
+        shared.backoff_changed("d0.test".to_owned(), None);
+        shared.keep_backoffs(taken);
+        let again = shared.take_backoffs();
+        assert_eq!((again.len(), again["d0.test"].is_none()), (10, true));
+        assert!(shared.take_backoffs().is_empty() && lock(&shared.backoffs).is_empty());
+    }
+}

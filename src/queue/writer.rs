@@ -231,7 +231,13 @@ impl<'s> Writer<'s> {
     fn answer(&mut self, op: Op, effect: Effect) {
         // The caller or the scheduler may be gone; a failed send changes nothing.
         match (op, effect) {
-            (Op::Chunk { ack, .. } | Op::IntendDot { ack, .. } | Op::Barrier { ack }, _) => {
+            (
+                Op::Chunk { ack, .. }
+                | Op::IntendDot { ack, .. }
+                | Op::Logins { ack, .. }
+                | Op::Barrier { ack },
+                _,
+            ) => {
                 let _ = ack.send(Ok(()));
             }
             (Op::Accept { message, ack }, _) => {

@@ -40,10 +40,12 @@ use crate::queue::Queue;
 
 use session::authority;
 use session::listeners::Listeners;
+use session::lockout_watch;
 use session::service::{Ports, Service, SessionResources};
 use session::sockets::Sockets;
 use users::{Directory, Users};
 
+pub use limits::networks::counted_for;
 pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
 pub use session::service::StartError;
 pub use wire::tls;
@@ -83,6 +85,8 @@ impl Submission {
         let service = Service::new(settings, users)?;
         let sockets = Sockets::new(inherited, &settings.listen)?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
+        // Before the first login.
+        lockout_watch::watch(&resources).map_err(StartError::Threads)?;
         let listeners = Listeners::start(&settings.listen, &sockets, &resources)?;
         authority::watch(&resources).map_err(StartError::Threads)?;
         Ok(Submission { resources, sockets, listeners: Mutex::new(listeners) })
@@ -124,7 +128,9 @@ impl Submission {
     pub fn stop(&self, grace: Duration) -> usize {
         let listeners = std::mem::take(&mut *self.listeners());
         listeners.stop();
-        self.resources.sessions.stop(grace)
+        let cut_off = self.resources.sessions.stop(grace);
+        lockout_watch::finish(&self.resources);
+        cut_off
     }
 
     fn listeners(&self) -> MutexGuard<'_, Listeners> {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use rustls::ServerConnection;
 
 use crate::mail::{Address, Domain};
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, Queue, QuotaError, Reads};
+use crate::queue::{
+    AcceptError, Asker, Kick, Kicked, LoginChanges, LoginRows, MessageId, NewMessage, Queue, QueueError,
+    QuotaError, Reads,
+};
 
 /// The queue, as far as submission uses it.
 pub(in crate::submission) trait MessageQueue: Send + Sync {
@@ -30,6 +33,12 @@ pub(in crate::submission) trait MessageQueue: Send + Sync {
     fn knows(&self, id: MessageId) -> bool;
     /// Makes what waits for a domain due now, and records who asked.
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError>;
+    /// What is kept of logins.
+    fn logins(&self) -> Result<LoginRows, QueueError>;
+    /// Changes that; returns once it is on disk.
+    fn note_logins(&self, changes: LoginChanges) -> Result<(), AcceptError>;
+    /// How often somebody else has changed anything.
+    fn outside_changes(&self) -> u64;
 }
 
 impl MessageQueue for Queue {
@@ -59,6 +68,15 @@ impl MessageQueue for Queue {
     }
     fn kick(&self, kick: &Kick, asker: &Asker) -> Result<Kicked, AcceptError> {
         Queue::kick(self, kick, asker)
+    }
+    fn logins(&self) -> Result<LoginRows, QueueError> {
+        Reads::logins(&**self)
+    }
+    fn note_logins(&self, changes: LoginChanges) -> Result<(), AcceptError> {
+        Queue::note_logins(self, changes)
+    }
+    fn outside_changes(&self) -> u64 {
+        Queue::outside_changes(self)
     }
 }
 

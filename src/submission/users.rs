@@ -185,17 +185,28 @@ impl Users {
             Some(user) => user.verifier.clone(),
             None => self.decoy(name),
         };
-        if let Some(user) = &user
-            && self.remembers(name, &given, &verifier, now)
-        {
-            return PasswordCheck::Right(Arc::clone(user));
-        }
-        let Some(right) = self.hashing.run(from, || verifier.accepts(password)) else {
-            return PasswordCheck::Busy;
+        let is_known = |now| user.is_some() && self.remembers(name, &given, &verifier, now);
+        let right = if is_known(now) {
+            true
+        } else {
+            // Asked again when its turn has come: others may have had the same password meanwhile.
+            let known = || is_known(now).then_some(true);
+            let hash = || {
+                let right = verifier.accepts(password);
+                if right && user.is_some() {
+                    self.remember(name, given, &verifier, now);
+                }
+                right
+            };
+            match self.hashing.run(from, known, hash) {
+                Some(right) => right,
+                None => return PasswordCheck::Busy,
+            }
         };
-        let Some(user) = user.filter(|_| right) else { return PasswordCheck::Wrong };
-        lock(&self.remembered).insert(name.to_owned(), Remembered { password: given, verifier }, now);
-        PasswordCheck::Right(user)
+        match user.clone().filter(|_| right) {
+            Some(user) => PasswordCheck::Right(user),
+            None => PasswordCheck::Wrong,
+        }
     }
 
     /// The user of that name.
@@ -326,6 +337,12 @@ impl Users {
         context.update(name.as_bytes());
         context.update(password);
         context.sign()
+    }
+
+    /// Before anybody else has a turn, so that whoever waits with the same password finds it.
+    fn remember(&self, name: &str, password: hmac::Tag, verifier: &Verifier, now: Instant) {
+        let right = Remembered { password, verifier: verifier.clone() };
+        lock(&self.remembered).insert(name.to_owned(), right, now);
     }
 
     fn remembers(&self, name: &str, given: &hmac::Tag, verifier: &Verifier, now: Instant) -> bool {

@@ -59,16 +59,68 @@ fn files(certificate: &Path, key: &Path, hostname: &Domain) -> Result<Vec<Findin
     })?;
     let provider = aws_lc_rs::default_provider();
     CertifiedKey::from_der(chain.clone(), private, &provider).map_err(|error| match error {
-        Error::InconsistentKeys(_) => {
-            format!("{} is not the key of {name}; give the pair that was issued together", key.display())
-        }
+        Error::InconsistentKeys(_) => not_the_key(&chain, certificate, key, &provider),
         error => format!("{name} and {} cannot be used: {error}", key.display()),
     })?;
-    judge(leaf, issuers, hostname, Arc::new(provider), UnixTime::now())
-        .map(|findings| {
-            findings.into_iter().map(|f| Finding { text: format!("{name} {}", f.text), ..f }).collect()
-        })
-        .map_err(|error| format!("{name} cannot be judged: {error}"))
+    let provider = Arc::new(provider);
+    let mut findings = judge(leaf, issuers, hostname, Arc::clone(&provider), UnixTime::now())
+        .map_err(|error| format!("{name} cannot be judged: {error}"))?;
+    findings.extend(out_of_order(leaf, issuers, &provider).map(|text| Finding::warning(ABOUT, text)));
+    Ok(findings.into_iter().map(|f| Finding { text: format!("{name} {}", f.text), ..f }).collect())
+}
+
+/// The first certificate of the file is not that of the key; another one may be.
+fn not_the_key(
+    chain: &[CertificateDer<'static>],
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> String {
+    let (name, key_name) = (certificate.display(), key.display());
+    let belongs = |one: &CertificateDer<'static>| {
+        let private = PrivateKeyDer::from_pem_file(key).ok();
+        private.is_some_and(|private| CertifiedKey::from_der(vec![one.clone()], private, provider).is_ok())
+    };
+    match chain.iter().position(belongs) {
+        Some(at) => format!(
+            "{name} has its certificates in the wrong order: that of {key_name} is number {} of {}; put it first, and \
+             behind each the one that signed it",
+            at + 1,
+            chain.len()
+        ),
+        None => format!("{key_name} is not the key of {name}; give the pair that was issued together"),
+    }
+}
+
+/// RFC 8446 §4.4.2: each certificate should be signed by the next. Many clients sort them out, some do not.
+fn out_of_order(
+    leaf: &CertificateDer<'_>,
+    issuers: &[CertificateDer<'_>],
+    provider: &Arc<CryptoProvider>,
+) -> Option<String> {
+    let unsigned = (0..issuers.len()).find(|&at| {
+        let mut roots = RootCertStore::empty();
+        // Whether the leaf leads to this one, by those before it. What cannot be a root signs nothing.
+        if roots.add(issuers[at].clone().into_owned()).is_err() {
+            return true;
+        }
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+        let any_name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        let verified = verifier
+            .map(|it| it.verify_server_cert(leaf, &issuers[..at], &any_name, &[], UnixTime::now()).err());
+        matches!(
+            verified,
+            Ok(Some(Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature
+            )))
+        )
+    })?;
+    Some(format!(
+        "has its certificates in the wrong order: number {} did not sign the one before it; put the server's own first, \
+         and behind each the one that signed it",
+        unsigned + 2
+    ))
 }
 
 /// What a client that verifies would think of the certificate at `now`.

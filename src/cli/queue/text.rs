@@ -246,7 +246,7 @@ fn or_dash(text: &Option<String>) -> String {
 }
 
 /// Columns as wide as their widest cell; no blanks at the end of a line.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(in crate::cli) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let head = head.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = (!head.is_empty())
         .then_some(head)

@@ -374,4 +374,33 @@ pub(super) mod tests {
         bench.hosts.refresh();
         assert!(is_known());
     }
+
+    #[test]
+    fn hosts_that_nobody_uses_make_room_when_there_are_too_many() {
+        let bench = Bench::new();
+        let one_more = |number: usize| {
+            drop(bench.slot(&format!("mx{number}.test")));
+            lock(&bench.hosts.records).swept_at -= LOOK_EVERY;
+        };
+        (0..HOSTS_MAX + 500).for_each(one_more);
+        assert!(bench.count() <= HOSTS_MAX, "{}", bench.count());
+    }
+
+    #[test]
+    fn the_rates_of_no_more_lanes_are_kept_than_may_be() {
+        let bench = Bench::new();
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = crate::config::built_in(folder.path()).unwrap().settings.delivery;
+        settings.destinations = Arc::new(crate::config::Destinations(vec![crate::config::Destination {
+            scope: crate::config::LimitScope::Domain(crate::config::DomainPattern::Any),
+            connections: None,
+            messages_per_minute: Some(60),
+        }]));
+        for number in 0..LANES_MAX + 500 {
+            bench.hosts.count_in_lane(&format!("d{number}.test").into(), &settings).unwrap();
+        }
+        let mut lanes = lock(&bench.hosts.lanes);
+        let kept = lanes.count(Instant::now());
+        assert!((LANES_MAX * 3 / 4..=LANES_MAX).contains(&kept), "{kept}");
+    }
 }

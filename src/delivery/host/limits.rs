@@ -319,4 +319,19 @@ mod tests {
         assert_eq!(usage.open, 1, "no slot without a message");
         assert_eq!(usage.enter(&lane("b.test"), most, now + Duration::from_secs(1)), Ok(()));
     }
+
+    #[test]
+    fn only_so_many_lanes_wait_for_a_host_and_the_first_of_them_first() {
+        let (mut usage, now) = (unused(), Instant::now());
+        for number in 0..2 {
+            usage.enter(&lane(&format!("in{number}.test")), TWO, now).unwrap();
+        }
+        for number in 0..1000 {
+            usage.enter(&lane(&format!("w{number}.test")), TWO, now).unwrap_err();
+            assert!(usage.waiting.len() <= WAITING_MAX, "{number}");
+        }
+        usage.open -= 1;
+        usage.enter(&lane("w999.test"), TWO, now).unwrap_err();
+        usage.enter(&lane("w0.test"), TWO, now).unwrap();
+    }
 }

@@ -220,6 +220,9 @@ fn quit_all(mut old: Vec<(PooledConnection, Instant)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::host::hosts::tests::Bench;
+    use crate::delivery::smtp::profile::Profile;
+    use crate::delivery::smtp::wire::Wire;
 
     #[test]
     fn where_too_many_are_idle_the_oldest_goes() {
@@ -246,5 +249,38 @@ mod tests {
         assert_ne!(key("a.test", &[]), key("b.test", &[]));
         assert_ne!(key("a.test", &["192.0.2.1"]), key("a.test", &[]));
         assert_ne!(key("a.test", &["192.0.2.1"]), key("a.test", &["192.0.2.2"]));
+    }
+
+    /// A connection to a host that has closed its end.
+    fn opened(lane: &str) -> PooledConnection {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let tcp = std::net::TcpStream::connect(address).unwrap();
+        let endpoint = Endpoint {
+            host: lane.to_owned(),
+            address,
+            tls: crate::config::RouteTls::Opportunistic,
+            ca_file: None,
+            login: None,
+            relay: false,
+            preference: 10,
+            sources: Arc::default(),
+        };
+        let wire = Wire::opened(tcp).unwrap();
+        let connection = Connection::new(wire, lane.to_owned(), Profile::FULL, IDLE_MAX);
+        PooledConnection { endpoint, connection, slot: None }
+    }
+
+    #[test]
+    fn no_more_connections_are_kept_than_may_be_whoever_puts_them_back() {
+        rlimit::increase_nofile_limit(4096).unwrap();
+        let pool = Pool::new(Bench::new().slot("mx.test").hosts.clone());
+        let key = |number: usize| PoolKey::new(&format!("lane{number}.test").into(), &[]);
+        for number in 0..CONNECTIONS_MAX + 50 {
+            pool.put(&key(number), opened("mx.test"));
+            assert!(pool.lock().values().map(Vec::len).sum::<usize>() <= CONNECTIONS_MAX, "{number}");
+        }
+        assert_eq!(pool.lock().len(), CONNECTIONS_MAX, "a lane without one is no entry");
+        assert!(pool.pop(&key(49)).is_none() && pool.pop(&key(50)).is_some(), "the oldest went");
     }
 }

@@ -165,4 +165,27 @@ mod tests {
         assert!(!admits(&mut recent, 999 + WINDOW_SECS, 2));
         assert!(admits(&mut recent, 1000 + WINDOW_SECS, 2));
     }
+
+    #[test]
+    fn no_more_senders_are_kept_in_memory_than_may_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let (queue, writer) = crate::queue::Queue::open(
+            &crate::config::QueueSettings {
+                path: folder.path().join("queue.db"),
+                history: Duration::from_secs(60),
+            },
+            crossbeam_channel::unbounded().0,
+        )
+        .unwrap();
+        let limits = ReportLimits::default();
+        for number in 0..SENDERS_MAX + 200 {
+            let sender = address::parse(&format!("s{number}@a.test")).unwrap();
+            assert!(limits.admit(&queue, &sender, 1000, Some(1)));
+        }
+        let kept = limits.recent.lock().unwrap().count(1000);
+        assert!((SENDERS_MAX * 3 / 4..=SENDERS_MAX).contains(&kept), "{kept}");
+        let last = address::parse(&format!("S{}@A.test", SENDERS_MAX + 199)).unwrap();
+        assert!(!limits.admit(&queue, &last, 1000, Some(1)), "who came last is known");
+        writer.stop().unwrap();
+    }
 }

@@ -333,4 +333,89 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Trusts::new(Some(file.path())), Err(RootsError::Empty(_))));
     }
+
+    /// A host that gives as many and as large tickets as TLS allows.
+    #[derive(Debug)]
+    struct Tickets {
+        given: std::sync::atomic::AtomicU32,
+        bytes: usize,
+    }
+
+    /// Eight of them are what rustls takes at once.
+    const TICKET_BYTES: usize = 8_000;
+
+    impl rustls::server::ProducesTickets for Tickets {
+        fn enabled(&self) -> bool {
+            true
+        }
+        fn lifetime(&self) -> u32 {
+            3600
+        }
+        /// Filled up; the length stands in front.
+        fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+            self.given.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let length = u32::try_from(plain.len()).ok()?;
+            let mut ticket = [&length.to_be_bytes()[..], plain].concat();
+            ticket.resize(self.bytes.max(ticket.len()), 7);
+            Some(ticket)
+        }
+        fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+            let (length, rest) = cipher.split_first_chunk::<4>()?;
+            Some(rest.get(..u32::from_be_bytes(*length) as usize)?.to_vec())
+        }
+    }
+
+    /// Shakes hands over memory; whether a session was resumed.
+    fn resumes(trust: &Trust, server: &Arc<rustls::ServerConfig>, name: &str) -> std::io::Result<bool> {
+        let mut server = rustls::ServerConnection::new(Arc::clone(server)).unwrap();
+        let name = peer_name(name).unwrap();
+        let client = trust.handshake(Proof::Recorded, ClientHelloKind::Classical, &name).config;
+        let mut client = ClientConnection::new(client, name).unwrap();
+        loop {
+            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut to_server).unwrap();
+            }
+            let mut sent = &to_server[..];
+            while !sent.is_empty() {
+                server.read_tls(&mut sent).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            while server.wants_write() {
+                server.write_tls(&mut to_client).unwrap();
+            }
+            let mut sent = &to_client[..];
+            while !sent.is_empty() {
+                client.read_tls(&mut sent)?;
+                client.process_new_packets().unwrap();
+            }
+            if to_client.is_empty() {
+                return Ok(client.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
+            }
+        }
+    }
+
+    #[test]
+    fn sessions_of_no_more_hosts_are_kept_than_may_be() {
+        let made = rcgen::generate_simple_self_signed(vec!["mx.test".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let tickets = Arc::new(Tickets { given: 0.into(), bytes: TICKET_BYTES });
+        (server.ticketer, server.send_tls13_tickets) = (tickets.clone() as _, 8);
+        let server = Arc::new(server);
+        let trust = Trusts::new(None).unwrap().of(None).unwrap();
+        let hosts: Vec<String> = (0..2 * NAMES_MAX + 72).map(|number| format!("mx{number}.test")).collect();
+        for name in &hosts {
+            assert!(!resumes(&trust, &server, name).unwrap());
+        }
+        assert_eq!(tickets.given.load(std::sync::atomic::Ordering::Relaxed) as usize, 8 * hosts.len());
+        // The last first: each handshake may put another host out.
+        let kept = hosts.iter().rev().take_while(|name| resumes(&trust, &server, name).unwrap()).count();
+        assert!((NAMES_MAX..=2 * NAMES_MAX).contains(&kept), "{kept} of {}", hosts.len());
+    }
 }

@@ -20,6 +20,7 @@ mod integrity;
 mod kick;
 mod left_log;
 mod locks;
+mod logins;
 mod message;
 mod migrate;
 mod odd;

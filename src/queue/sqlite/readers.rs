@@ -20,12 +20,12 @@ use crate::queue::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
     Over, PendingReports,
 };
-use crate::queue::{HostSetting, MessageId, RecipientId, Sweep};
+use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, Sweep};
 
 use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, integrity, kick, message, reports, sweep};
+use super::{backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sweep};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
@@ -209,6 +209,10 @@ impl<S: Source> Reads for S {
 
     fn host_settings(&self) -> Answer<Vec<HostSetting>> {
         self.read(host_settings::read)
+    }
+
+    fn logins(&self) -> Answer<LoginRows> {
+        self.read(logins::read)
     }
 
     fn reports_since(&self, sender: &str, after: i64, limit: usize) -> Answer<Vec<i64>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::mail::Body;
-use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
+use crate::queue::contract::{Backoffs, Effect, Marks, OpenStore, SharedReads, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::slow::Call;
@@ -92,9 +92,18 @@ impl Bench {
         failures: [StoreFailure; N],
         busy_patience: Duration,
     ) -> Bench {
-        let ((ops, waiting), (tell, events)) = (unbounded(), unbounded());
-        let (shared, commits) = (Arc::new(Shared::new(100)), Arc::default());
-        let store = Scripted { failures: failures.into(), commits: Arc::clone(&commits), room: ROOM, disk };
+        let failures = failures.into();
+        let store = Scripted { failures, commits: Arc::default(), room: ROOM, disk };
+        Bench::with(store, unbounded(), busy_patience)
+    }
+
+    fn with(
+        store: Scripted,
+        (tell, events): (Sender<Event>, Receiver<Event>),
+        busy_patience: Duration,
+    ) -> Bench {
+        let (ops, waiting) = unbounded();
+        let (shared, commits) = (Arc::new(Shared::new(100)), Arc::clone(&store.commits));
         let (call, waits) = (Arc::<Call>::default(), waiting.clone());
         let parts =
             Parts { shared: shared.clone(), ops: waiting, events: tell, call: call.clone(), busy_patience };
@@ -365,4 +374,83 @@ fn while_nothing_can_be_written_no_outcome_is_announced() {
     bench.writer.step().unwrap();
     assert_eq!(bench.commits().last().unwrap(), &["settle", "settle"]);
     assert!(second.has_begun());
+}
+
+fn willing() -> Scripted {
+    Scripted { failures: VecDeque::new(), commits: Arc::default(), room: u64::MAX, disk: None }
+}
+
+#[test]
+fn a_group_has_so_many_operations_and_so_many_bytes_and_no_more() {
+    let mut bench = Bench::with(willing(), unbounded(), Duration::ZERO);
+    let answers: Vec<Answer> = (0..1300).map(|_| bench.barrier()).collect();
+    for _ in 0..3 {
+        bench.writer.step().unwrap();
+    }
+    let sizes: Vec<usize> = bench.commits().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [512, 512, 276]);
+    assert!(answers.iter().all(|answer| all(answer) == [Ok(())]));
+    // Chunks as sessions send them, of 256 KiB: 8 MiB are 32 of them.
+    for _ in 0..100 {
+        let (ack, _) = bounded(2);
+        bench.ops.send(Op::Chunk { message: MessageId(1), seq: 0, data: vec![0; 256 << 10], ack }).unwrap();
+    }
+    bench.writer.step().unwrap();
+    assert_eq!(bench.commits()[3].len(), 32);
+}
+
+/// With a scheduler that takes no events the writer stops behind the next commit.
+#[test]
+fn the_writer_waits_for_a_scheduler_that_is_behind() {
+    let (tell, events) = bounded(2);
+    let Bench { mut writer, ops, shared, commits, .. } =
+        Bench::with(willing(), (tell, events.clone()), Duration::ZERO);
+    let reading = std::thread::spawn(move || {
+        for taken in 0..8 {
+            std::thread::sleep(Duration::from_millis(20));
+            let ahead = commits.lock().unwrap().len();
+            assert!(ahead <= taken + 3, "{ahead} commits where {taken} events were taken");
+            events.recv_timeout(Duration::from_secs(20)).expect("it goes on as they are taken");
+        }
+    });
+    for _ in 0..8 {
+        ops.send(outcome(&shared)).unwrap();
+        writer.step().unwrap();
+    }
+    reading.join().unwrap();
+}
+
+/// A store whose disk does not answer.
+struct Stuck(Receiver<()>);
+
+impl OpenStore for Stuck {
+    fn reads(&self) -> SharedReads {
+        unreachable!("nobody reads here")
+    }
+    fn last_id(&self) -> i64 {
+        0
+    }
+    fn last_time(&self) -> Option<i64> {
+        None
+    }
+    fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure> {
+        Ok(Box::new(Scripted { disk: Some(self.0.clone()), ..willing() }))
+    }
+}
+
+/// Whoever comes when so many wait already waits outside.
+#[test]
+fn only_so_many_operations_wait_for_the_writer() {
+    let (answer, disk) = bounded::<()>(0);
+    let patience = Duration::from_secs(3600);
+    let shared = Arc::new(Shared::new(100));
+    let (ops, handle) = open::start(Box::new(Stuck(disk)), shared, patience, unbounded().0).unwrap();
+    let hold = || Op::Hold { recipients: vec![RECIPIENT], why: String::new() };
+    let limit = 10_000;
+    let sent =
+        (0..limit).take_while(|_| ops.send_timeout(hold(), Duration::from_millis(200)).is_ok()).count();
+    // Those that wait, and the group that the disk has.
+    assert!((1024..=1024 + 512).contains(&sent), "{sent}");
+    drop(answer);
+    handle.stop().unwrap();
 }

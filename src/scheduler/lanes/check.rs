@@ -27,6 +27,11 @@ impl Lanes {
         self.quota.may_start(standing)
     }
 
+    /// Lanes, and idle ones of which it is remembered that they answered.
+    pub(in crate::scheduler) fn lanes_kept(&mut self, now: i64) -> (usize, usize) {
+        (self.lanes.len(), self.responsive.count(now))
+    }
+
     /// Entries among the turns, stale ones too.
     pub(in crate::scheduler) fn turns_kept(&self) -> usize {
         self.turns.iter().map(|turns| turns.entries().count()).sum()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
-    Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, Over,
+    Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
     QueueError, Reads, Sweep,
 };
 
@@ -95,6 +95,9 @@ impl Reads for Counted {
         unreachable!()
     }
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
+        unreachable!()
+    }
+    fn logins(&self) -> Result<LoginRows, QueueError> {
         unreachable!()
     }
     fn reports_since(&self, _: &str, _: i64, _: usize) -> Result<Vec<i64>, QueueError> {
@@ -195,4 +198,31 @@ fn what_is_over_is_not_read_faster_than_it_is_returned() {
         }
     }
     assert_eq!(returned, 20_000);
+}
+
+/// For the routes with a pattern: rows of all of them are in memory until the walk ends.
+#[test]
+fn a_look_for_many_routes_holds_no_more_rows_than_may_be() {
+    let all = Portions::default();
+    assert_eq!(all.page * all.pages, 20_000);
+    let route = |lane| Route { domain: DomainPattern::Below(format!("d{lane}.test")), ..relay_for_all() };
+    let routes = Arc::new(Routes((0..20).map(route).collect()));
+    let lanes = Mutex::new(Lanes::new(SchedulerSettings { routes, ..settings() }, 1));
+    let queue = Counted::default();
+    for id in 1..=4_000i64 {
+        let priority = Priority::clamped(id % 2);
+        let row = Due { priority, ..due(id, id, &format!("mail.d{}.test", id / 2 % 20)) };
+        if id <= 40 {
+            lanes.lock().unwrap().add(row.clone(), 0);
+        }
+        queue.rows.borrow_mut().insert(row.cursor(), row);
+    }
+    lanes.lock().unwrap().forget_waiting();
+    let refills = lanes.lock().unwrap().refills(50, 0);
+    assert_eq!(refills.len(), 20);
+    let portions = Portions { page: 10, pages: 20, ..all };
+    let parts = rows_of_lanes(&queue, &lanes, portions, &refills, 1_000).unwrap();
+    let held: usize = parts.iter().map(|(found, _)| found.len()).sum();
+    // The urgent ones, and as many again of all.
+    assert!((200..=400).contains(&held) && *queue.given.borrow() <= 400, "{held}");
 }

@@ -128,3 +128,38 @@ fn a_full_lane_makes_room_for_the_urgent() {
     assert_eq!(ids(&lanes.next(0).unwrap()), [count + 2], "the urgent does not wait for that");
     lanes.check();
 }
+
+/// Of all lanes together.
+const ALL: usize = 50_000;
+/// Of each, however full the window is.
+const MINIMUM: usize = 10;
+
+#[test]
+fn of_all_lanes_together_no_more_is_in_memory_than_may_be() {
+    let mut lanes = lanes();
+    for lane in 0..40 {
+        for n in 0..WINDOW as i64 + 5 {
+            let id = lane * 10_000 + n;
+            lanes.add(due(id, id, &format!("d{lane}.test")), 0);
+        }
+        assert!(lanes.waiting() <= ALL + 40 * MINIMUM, "{}", lanes.waiting());
+    }
+    assert!(lanes.waiting() > ALL, "a full window locks no lane out: {}", lanes.waiting());
+}
+
+/// Of how many lanes it is remembered that they answered.
+const RESPONSIVE: usize = 20_000;
+
+#[test]
+fn lanes_without_mail_are_forgotten_and_of_those_that_answered_only_so_many_are_remembered() {
+    let mut lanes = lanes();
+    for n in 0..RESPONSIVE as i64 + 500 {
+        lanes.add(due(n, n, &format!("d{n}.test")), 0);
+        let job = lanes.next(0).unwrap();
+        lanes.finished(&job, &LaneHealth::Healthy, &[], 0);
+        lanes.settled(job.recipient_ids());
+    }
+    let (kept, responsive) = lanes.lanes_kept(0);
+    assert_eq!((kept, lanes.turns_kept()), (0, 0));
+    assert!((RESPONSIVE * 3 / 4..=RESPONSIVE).contains(&responsive), "{responsive}");
+}

@@ -3,6 +3,7 @@
 
 pub(in crate::submission) mod bad_commands;
 pub(in crate::submission) mod etrn_requests;
+pub(in crate::submission) mod lockouts;
 pub(in crate::submission) mod login_failures;
 pub(in crate::submission) mod networks;
 pub(in crate::submission) mod quotas;

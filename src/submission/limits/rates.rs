@@ -197,4 +197,19 @@ mod tests {
         assert_eq!(send(&rates, &other, 5_000, start), Err(TooMany(10)));
         assert_eq!(send(&rates, &other, 5_000, start + Duration::from_secs(3_700)), Ok(()));
     }
+
+    #[test]
+    fn no_more_users_are_counted_than_may_be() {
+        let start = Instant::now();
+        let rates = Rates::default();
+        for number in 0..USERS_MAX + 500 {
+            send(&rates, &user(&format!("u{number}"), 1), 1, start).unwrap();
+        }
+        let kept = rates.lock().count(start);
+        assert!((USERS_MAX * 3 / 4..=USERS_MAX).contains(&kept), "{kept}");
+        assert!(
+            send(&rates, &user(&format!("u{}", USERS_MAX + 499), 1), 1, start).is_err(),
+            "the last is known"
+        );
+    }
 }

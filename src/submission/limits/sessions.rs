@@ -1,6 +1,7 @@
 //! The sessions there are: how many there may be, in all and by client, and how they are ended.
 //!
-//! A client is an IPv4 address or an IPv6 /64. Who has how many of the places is `shares.rs`'s to say.
+//! A client is an IPv4 address or an IPv6 /64; in a trusted network, whose hosts belong to the operator, each address
+//! is one. Who has how many of the places is `shares.rs`'s to say.
 //!
 //! The table knows each session's socket, so that [`SessionTable::stop`] can wake those that wait for a client
 //! and in the end cut off the rest.
@@ -48,13 +49,32 @@ pub(in crate::submission) struct SessionTable {
 #[derive(Default)]
 struct Live {
     rows: HashMap<u64, Row>,
-    by_client: HashMap<IpAddr, usize>,
+    by_client: HashMap<ClientKey, usize>,
     counts: Counts,
     last: u64,
 }
 
+/// What `[limits] sessions_per_client` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum ClientKey {
+    /// An IPv4 address, an IPv6 /64.
+    Network(IpAddr),
+    /// A host of a trusted network.
+    Trusted(IpAddr),
+}
+
+impl ClientKey {
+    fn of(client: IpAddr, class: Class) -> ClientKey {
+        match class {
+            Class::Trusted => ClientKey::Trusted(client.to_canonical()),
+            Class::Stranger | Class::User => ClientKey::Network(networks::client(client)),
+        }
+    }
+}
+
 struct Row {
     handle: Arc<SessionHandle>,
+    key: ClientKey,
     /// None: it was sent away to make room, and counts no more.
     class: Option<Class>,
     /// When that was.
@@ -74,11 +94,11 @@ impl Live {
         let Some(row) = self.rows.get_mut(&number) else { return };
         let Some(class) = row.class.take() else { return };
         *self.counts.of(class) -= 1;
-        let client = networks::client(row.handle.client);
-        if let Some(count) = self.by_client.get_mut(&client) {
+        let key = row.key;
+        if let Some(count) = self.by_client.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                self.by_client.remove(&client);
+                self.by_client.remove(&key);
             }
         }
     }
@@ -236,11 +256,11 @@ impl SessionTable {
         if self.stop.load(Ordering::SeqCst) != RUNNING {
             return Err(replies::SHUTTING_DOWN);
         }
-        let network = networks::client(client);
-        if live.by_client.get(&network).is_some_and(|count| *count >= limits.sessions_per_client) {
+        let class = if is_trusted(client, listener) { Class::Trusted } else { Class::Stranger };
+        let key = ClientKey::of(client, class);
+        if live.by_client.get(&key).is_some_and(|count| *count >= limits.sessions_per_client) {
             return Err(replies::TOO_MANY_SESSIONS_FROM_CLIENT);
         }
-        let class = if is_trusted(client, listener) { Class::Trusted } else { Class::Stranger };
         // A trusted client has a part that nobody else can fill: who is in it makes room for none.
         while !live.counts.has_room(class, limits.sessions) {
             if class == Class::Trusted || !live.make_room(client) {
@@ -248,7 +268,7 @@ impl SessionTable {
             }
         }
         *live.counts.of(class) += 1;
-        *live.by_client.entry(network).or_default() += 1;
+        *live.by_client.entry(key).or_default() += 1;
         live.last += 1;
         let number = live.last;
         let handle = Arc::new(SessionHandle {
@@ -261,8 +281,10 @@ impl SessionTable {
             waiting: AtomicBool::new(false),
             stop: Arc::clone(&self.stop),
         });
-        live.rows
-            .insert(number, Row { handle: Arc::clone(&handle), class: Some(class), leaving_since: None });
+        live.rows.insert(
+            number,
+            Row { handle: Arc::clone(&handle), key, class: Some(class), leaving_since: None },
+        );
         Ok(SessionSlot { table: Arc::clone(self), handle })
     }
 
@@ -336,4 +358,46 @@ fn is_trusted(client: IpAddr, listener: &CurrentSettings) -> bool {
     client == IpAddr::V4(Ipv4Addr::LOCALHOST)
         || client == IpAddr::V6(Ipv6Addr::LOCALHOST)
         || is_listed(client, listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submission::tests::doubles;
+
+    #[test]
+    fn each_host_of_a_trusted_network_is_a_client_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = doubles::settings(directory.path());
+        settings.listen[0].trusted =
+            vec!["2001:db8:1:2::/64".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
+        settings.limits.sessions_per_client = 3;
+        settings.limits.sessions = 20;
+        let listener: CurrentSettings = Arc::new(RwLock::new(Arc::new(settings.listen[0].clone())));
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = Arc::new(TcpStream::connect(server.local_addr().unwrap()).unwrap());
+        let table = Arc::new(SessionTable::default());
+        let admit = |client: &str| table.admit(client.parse().unwrap(), &socket, &listener, &settings.limits);
+        let mut slots: Vec<SessionSlot> = Vec::new();
+        for (client, is_alone) in [
+            ("2001:db8:1:2::", true),
+            ("2001:db8:1:2::1", true),
+            ("2001:db8:1:2::2", true),
+            ("192.0.2.1", true),
+            // Strangers are counted by their /64.
+            ("2001:db8:9:9::1", true),
+            ("2001:db8:9:9::2", false),
+        ] {
+            let admitted: Vec<_> = (0..5).map_while(|_| admit(client).ok()).collect();
+            assert_eq!(admitted.len(), if is_alone { 3 } else { 0 }, "{client}");
+            slots.extend(admitted);
+        }
+        // All of them together are bounded.
+        for n in 10..30 {
+            slots.extend(admit(&format!("2001:db8:1:2::{n}")));
+        }
+        assert_eq!(slots.len(), 20);
+        drop(slots);
+        assert!(table.lock().by_client.is_empty() && admit("2001:db8:1:2::1").is_ok());
+    }
 }

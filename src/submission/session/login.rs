@@ -98,10 +98,11 @@ impl Session<'_> {
     pub(super) fn login_failed(&mut self, name: String) {
         // Without a permit it is the secret of before: it counts once.
         let Some(permit) = self.scratch.permit.take() else { return };
-        permit.failed();
         let shown: String = name.chars().take(users::NAME_CHARS_MAX).collect();
         // Only the name of a user: what was typed instead of one may be a password.
-        let whose = match self.service.users.with_scram(&name).user {
+        let user = self.service.users.with_scram(&name).user;
+        permit.failed(user.as_ref().map(|user| &*user.name));
+        let whose = match user {
             Some(user) => format!("user {:?}", user.name),
             None => "a name that no user has".to_owned(),
         };

@@ -9,6 +9,7 @@ mod conversation;
 mod etrn;
 mod listener;
 pub(in crate::submission) mod listeners;
+pub(in crate::submission) mod lockout_watch;
 mod login;
 mod pool;
 pub(in crate::submission) mod service;

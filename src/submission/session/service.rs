@@ -13,6 +13,7 @@ use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 
 use crate::submission::limits::etrn_requests::EtrnRequests;
+use crate::submission::limits::lockouts::Lockouts;
 use crate::submission::limits::login_failures::LoginFailures;
 use crate::submission::limits::rates::Rates;
 use crate::submission::limits::sessions::SessionTable;
@@ -80,6 +81,7 @@ pub(in crate::submission) struct SessionResources {
     pub(in crate::submission) service: RwLock<Arc<Service>>,
     pub(in crate::submission) ports: Ports,
     pub(in crate::submission) login_failures: LoginFailures,
+    pub(in crate::submission) lockouts: Lockouts,
     pub(in crate::submission) rates: Rates,
     pub(in crate::submission) etrn_requests: EtrnRequests,
     pub(in crate::submission) handshakes: Handshakes,
@@ -129,6 +131,7 @@ impl SessionResources {
             service: RwLock::new(Arc::new(service)),
             ports,
             login_failures: LoginFailures::new().map_err(|_| StartError::Random)?,
+            lockouts: Lockouts::default(),
             rates: Rates::default(),
             etrn_requests: EtrnRequests::default(),
             handshakes: Handshakes::start().map_err(StartError::Threads)?,

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SubmissionSettings};
 use crate::mail::{Domain, Priority, address};
-use crate::queue::{AcceptError, Asker, Kick, Kicked, MessageId, NewMessage, QuotaError};
+use crate::queue::{
+    AcceptError, Asker, Kick, Kicked, LoginChanges, LoginRows, MessageId, NewMessage, QueueError, QuotaError,
+};
 use crate::submission::Submission;
 use crate::submission::message::intake::CHUNK_BYTES;
 use crate::submission::ports::{
@@ -29,7 +31,10 @@ pub(in crate::submission) struct MemoryQueue {
     last_id: AtomicI64,
     pub(super) reserved: Mutex<BTreeMap<String, u64>>,
     pub(super) full: AtomicBool,
-    pub(super) failing: AtomicBool,
+    pub(in crate::submission) failing: AtomicBool,
+    pub(in crate::submission) logins: Mutex<LoginRows>,
+    pub(in crate::submission) login_writes: AtomicUsize,
+    pub(in crate::submission) outside: AtomicU64,
 }
 
 impl MemoryQueue {
@@ -85,6 +90,36 @@ impl MessageQueue for MemoryQueue {
         assert_eq!(content.len() as u64, message.size);
         self.accepted.lock().unwrap().push((message, content));
         Ok(())
+    }
+    fn logins(&self) -> Result<LoginRows, QueueError> {
+        Ok(self.logins.lock().unwrap().clone())
+    }
+    fn note_logins(&self, changes: LoginChanges) -> Result<(), AcceptError> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(AcceptError::Busy);
+        }
+        let LoginChanges { new, changed, failures_over, known_over } = changes;
+        self.login_writes.fetch_add(1, Ordering::SeqCst);
+        let mut rows = self.logins.lock().unwrap();
+        let is_over = |over: &[(String, String)], network: &str, name: &str| {
+            over.iter().any(|key| (&*key.0, &*key.1) == (network, name))
+        };
+        rows.failures.retain(|row| !is_over(&failures_over, &row.network, &row.name));
+        rows.known.retain(|row| !is_over(&known_over, &row.network, &row.name));
+        for row in &mut rows.failures {
+            let key = (row.network.clone(), row.name.clone());
+            if let Some(now) =
+                changed.failures.iter().find(|now| (&now.network, &now.name) == (&key.0, &key.1))
+            {
+                *row = now.clone();
+            }
+        }
+        rows.failures.extend(new.failures);
+        rows.known.extend(new.known);
+        Ok(())
+    }
+    fn outside_changes(&self) -> u64 {
+        self.outside.load(Ordering::SeqCst)
     }
     fn knows(&self, id: MessageId) -> bool {
         self.accepted.lock().unwrap().iter().any(|(message, _)| message.id == id)

@@ -3,14 +3,16 @@
 //!
 //! Who has logged in from its address before goes first; all others take turns by network, each network with a line
 //! of its own that has a bound. So a login from elsewhere waits for one hash of each network that waits, however many
-//! guesses those have sent.
+//! guesses those have sent. Whoever's turn it is asks first whether the answer is known by now: an application that
+//! opens fifty connections at once with one password pays for the hashes that begin before the first of them ends.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Logins of one network that wait.
-const WAITING_PER_NETWORK: usize = 8;
+/// Logins of one network that wait: more than `[limits] sessions_per_client` is by default, so that an application
+/// server that opens all its connections at once has room.
+const WAITING_PER_NETWORK: usize = 64;
 /// Logins that wait in all.
 const WAITING_MAX: usize = 1024;
 
@@ -86,8 +88,13 @@ impl Hashing {
         Hashing { state: Mutex::new(state), called: Condvar::new() }
     }
 
-    /// Does the work when it is its turn; none: too many wait already.
-    pub(super) fn run<T>(&self, from: LoginSource, work: impl FnOnce() -> T) -> Option<T> {
+    /// Does the work when it is its turn, unless its result is `known` by then; none: too many wait already.
+    pub(super) fn run<T>(
+        &self,
+        from: LoginSource,
+        known: impl FnOnce() -> Option<T>,
+        work: impl FnOnce() -> T,
+    ) -> Option<T> {
         let mut state = self.lock();
         if state.free > 0 {
             state.free -= 1;
@@ -103,7 +110,7 @@ impl Hashing {
         }
         drop(state);
         // Hashing does not panic; if it ever did, its place would be lost with its session.
-        let result = work();
+        let result = known().unwrap_or_else(work);
         let mut state = self.lock();
         match state.line.pop() {
             Some(ticket) => {
@@ -124,6 +131,8 @@ impl Hashing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::{Duration, Instant};
 
     fn network(n: u8) -> LoginSource {
@@ -139,15 +148,19 @@ mod tests {
                 let (hashing, inside) = (&hashing, &inside);
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        let ran = hashing.run(network(n), || {
-                            {
-                                let mut counts = inside.lock().unwrap();
-                                counts.0 += 1;
-                                counts.1 = counts.1.max(counts.0);
-                            }
-                            std::thread::yield_now();
-                            inside.lock().unwrap().0 -= 1;
-                        });
+                        let ran = hashing.run(
+                            network(n),
+                            || None,
+                            || {
+                                {
+                                    let mut counts = inside.lock().unwrap();
+                                    counts.0 += 1;
+                                    counts.1 = counts.1.max(counts.0);
+                                }
+                                std::thread::yield_now();
+                                inside.lock().unwrap().0 -= 1;
+                            },
+                        );
                         assert!(ran.is_some());
                     }
                 });
@@ -161,15 +174,41 @@ mod tests {
     #[test]
     fn networks_take_turns_the_known_go_first_and_each_line_has_a_bound() {
         let mut line = Line::default();
-        let flood = (0..100).filter(|n| line.push(network(1), *n)).count();
+        let flood = (0..200).filter(|n| line.push(network(1), *n)).count();
         assert_eq!(flood, WAITING_PER_NETWORK);
         assert!(
             line.push(network(2), 200) && line.push(network(3), 300) && line.push(LoginSource::Known, 400)
         );
         let order: Vec<u64> = std::iter::from_fn(|| line.pop()).collect();
-        assert_eq!(order, [400, 0, 200, 300, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(order[..6], [400, 0, 200, 300, 1, 2]);
+        assert_eq!(order.len(), WAITING_PER_NETWORK + 3);
         let full = (0..10_000).filter(|n| line.push(LoginSource::Known, *n)).count();
         assert_eq!(full, WAITING_MAX);
+    }
+
+    /// Fifty connections of one application, the same password on each.
+    #[test]
+    fn what_is_known_when_its_turn_comes_is_not_worked_out_again() {
+        let hashing = Hashing::new(2);
+        let (remembered, hashes) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let together = Barrier::new(50);
+        std::thread::scope(|scope| {
+            for _ in 0..50 {
+                let (hashing, remembered, hashes, together) = (&hashing, &remembered, &hashes, &together);
+                scope.spawn(move || {
+                    let known = || remembered.load(Ordering::SeqCst).then_some(true);
+                    let work = || {
+                        hashes.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(10));
+                        remembered.store(true, Ordering::SeqCst);
+                        true
+                    };
+                    together.wait();
+                    assert_eq!(hashing.run(network(1), known, work), Some(true));
+                });
+            }
+        });
+        assert!((1..=2).contains(&hashes.into_inner()));
     }
 
     /// Two hundred guesses wait; an honest login waits for no more than a few hashes.
@@ -180,14 +219,14 @@ mod tests {
         std::thread::scope(|scope| {
             for n in 0..200u8 {
                 let hashing = &hashing;
-                scope.spawn(move || hashing.run(network(n % 10), || std::thread::sleep(HASH)));
+                scope.spawn(move || hashing.run(network(n % 10), || None, || std::thread::sleep(HASH)));
             }
             let begin = Instant::now();
             while hashing.lock().line.waiting < 20 && begin.elapsed() < Duration::from_secs(5) {
                 std::thread::yield_now();
             }
             let begin = Instant::now();
-            assert!(hashing.run(network(77), || ()).is_some());
+            assert!(hashing.run(network(77), || None, || ()).is_some());
             assert!(begin.elapsed() < 40 * HASH, "{:?}", begin.elapsed());
         });
     }

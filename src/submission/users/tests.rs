@@ -461,6 +461,46 @@ fn the_last_user_of_a_file_without_a_comment_can_be_removed() {
 }
 
 #[test]
+fn no_more_passwords_are_remembered_than_may_be() {
+    let dir = Dir::new();
+    dir.add("app", "secret");
+    let users = Users::load(&dir.path()).unwrap();
+    let now = Instant::now();
+    let known = users.right_at("app", b"secret", now).unwrap();
+    for number in 0..REMEMBERED_USERS_MAX + 500 {
+        // As after a right password: so many hashes would take minutes.
+        let name = format!("u{number}");
+        let remembered =
+            Remembered { password: users.tag(&name, b"secret"), verifier: known.verifier.clone() };
+        lock(&users.remembered).insert(name, remembered, now);
+    }
+    let kept = lock(&users.remembered).count(now);
+    assert!((REMEMBERED_USERS_MAX * 3 / 4..=REMEMBERED_USERS_MAX).contains(&kept), "{kept}");
+}
+
+#[test]
+fn there_are_no_more_users_than_the_file_has() {
+    let dir = Dir::new();
+    let count = |users: &Users| users.table.read().unwrap().users.len();
+    let lines = |from: usize| {
+        dir.add("app", "secret");
+        let line = dir.text().lines().find(|line| line.starts_with("app")).unwrap().to_owned();
+        (from..from + 300).map(|n| line.replacen("app", &format!("u{n}"), 1) + "\n").collect::<String>()
+    };
+    let first = lines(0);
+    dir.write(&first);
+    let users = Users::load(&dir.path()).unwrap();
+    for round in 1..5 {
+        std::fs::remove_file(dir.path()).unwrap();
+        let others = lines(round * 300);
+        std::fs::remove_file(dir.path()).unwrap();
+        dir.write(&others);
+        users.reload().unwrap();
+        assert_eq!(count(&users), 300, "those of before are gone");
+    }
+}
+
+#[test]
 fn limits_are_changed_without_the_password_and_all_else_stays() {
     let dir = Dir::new();
     let attributes = Attributes {

@@ -2,5 +2,7 @@
 
 mod command_line;
 mod explain;
+mod gone_readers;
+mod mistakes;
 mod queue;
 mod sql;

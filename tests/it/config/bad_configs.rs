@@ -6,7 +6,7 @@ use std::path::Path;
 
 use assert_cmd::cargo::cargo_bin_cmd;
 
-const FOLDERS_MIN: usize = 35;
+const FOLDERS_MIN: usize = 40;
 
 #[test]
 fn every_bad_config_is_refused_with_its_message() {

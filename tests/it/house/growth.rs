@@ -1,5 +1,5 @@
-//! Every collection that a file keeps is named in docs/security.md, under "What can grow, and how far", with its bound;
-//! or here, where nothing but the operator's own files makes it grow.
+//! Every collection that a file keeps is named in docs/security.md, under "What can grow, and how far", with its bound
+//! and the test that fills it beyond; or here, where nothing but the operator's own files makes it grow.
 
 use std::collections::BTreeSet;
 
@@ -36,11 +36,56 @@ fn declares(line: &str) -> bool {
     is_code && !is_function && declared && GROWING.iter().any(|kind| line.contains(kind))
 }
 
-#[test]
-fn every_collection_is_in_the_table_of_what_can_grow() {
+fn section() -> String {
     let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
     let (_, section) = page.split_once("## What can grow, and how far").expect("the section");
-    let section = section.split("\n## ").next().unwrap();
+    section.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The tests that the last column of a row names: what stands behind `cargo test --lib` or `--test it`.
+fn tests_of(row: &str) -> Vec<&str> {
+    let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+    last.split('`')
+        .filter_map(|code| code.strip_prefix("cargo test --")?.split_once(' '))
+        .filter_map(|(kind, test)| {
+            let test = if kind == "test" { test.strip_prefix("it ")? } else { test };
+            Some(test)
+        })
+        .collect()
+}
+
+/// A test of its own for each bound: a module would go on having tests when that of this bound is gone.
+#[test]
+fn every_bound_has_a_test_that_exists() {
+    let section = section();
+    let tests: BTreeSet<String> = ["src", "tests/it"]
+        .into_iter()
+        .flat_map(sources)
+        .flat_map(|source| {
+            let names = source.text.split("#[test]\n").skip(1).filter_map(|rest| {
+                Some(rest.trim_start().strip_prefix("fn ")?.split('(').next()?.to_owned())
+            });
+            names.collect::<Vec<_>>()
+        })
+        .collect();
+    let rows: Vec<&str> =
+        section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |")).collect();
+    assert!(rows.len() >= 30, "{} rows: is the search broken?", rows.len());
+    let is_held = |row: &&&str| {
+        let named = tests_of(row);
+        let is_test = |test: &&str| test.rsplit("::").next().is_some_and(|name| tests.contains(name));
+        !named.is_empty() && named.iter().all(is_test)
+    };
+    let unheld: Vec<&&str> = rows.iter().filter(|row| !is_held(row)).collect();
+    assert!(
+        unheld.is_empty(),
+        "name in the last column the test that fills it beyond its bound: {unheld:#?}"
+    );
+}
+
+#[test]
+fn every_collection_is_in_the_table_of_what_can_grow() {
+    let section = section();
     let mut missing = BTreeSet::new();
     let mut found = 0;
     for source in sources("src") {

@@ -37,6 +37,27 @@ fn long_lines_are_refused_and_endless_ones_end_the_session() {
     relay.submit(SENDER, &[RECIPIENT], &[b"Subject: x\r\n\r\n", &[b'x'; 100_000][..], b"\r\n"].concat());
 }
 
+/// TLS itself allows 16 MB for the first message of a handshake.
+#[test]
+fn a_handshake_without_end_is_cut_off() {
+    let relay = World::new().relay(Config::new());
+    let mut stream = TcpStream::connect(relay.implicit).unwrap();
+    // Records of a ClientHello (type 1) that says it has 0xffffff bytes.
+    let record = |begin: &[u8]| {
+        let mut body = begin.to_vec();
+        body.resize(16_384, 0);
+        [&[0x16, 3, 1, 0x40, 0][..], &body].concat()
+    };
+    let mut sent = 0;
+    while sent < 4 << 20
+        && stream.write_all(&record(if sent == 0 { &[1, 0xff, 0xff, 0xff] } else { &[] })).is_ok()
+    {
+        sent += 16_384;
+    }
+    assert!(sent < 4 << 20, "it goes on reading");
+    wait_for("the line of it", SOON, || relay.logged(&["TLS handshake failed"]).into_iter().next());
+}
+
 #[test]
 fn ten_thousand_recipients_are_452_from_the_limit_on() {
     let relay = World::new().relay(Config::new());

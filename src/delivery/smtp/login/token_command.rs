@@ -248,4 +248,21 @@ mod tests {
             |name: &&str| !ENVIRONMENT.contains(name) && !["PWD", "OLDPWD", "SHLVL", "_"].contains(name);
         assert_eq!(all.split(' ').filter(|name| !name.is_empty()).find(strange), None, "{all}");
     }
+
+    #[test]
+    fn of_each_output_no_more_is_kept_than_may_be() {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "yes | head -c 1000000; yes | head -c 1000000 >&2"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut out, mut err) = (Output::of(child.stdout.take()), Output::of(child.stderr.take()));
+        let ended = wait(&mut child, &mut out, &mut err, Instant::now() + LONG).unwrap();
+        assert!(ended.is_some_and(|status| status.success()));
+        for kept in [&out.bytes, &err.bytes] {
+            assert_eq!(kept.len(), OUTPUT_BYTES_MAX);
+            assert!(kept.capacity() <= 2 * OUTPUT_BYTES_MAX);
+        }
+    }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::queue::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, Shown, Summary, Which};
+use crate::queue::admin_rows::{
+    Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which,
+};
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
@@ -19,7 +21,7 @@ use crate::queue::{HostSetting, MessageId};
 use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::{backoffs, counts, host_settings, integrity, migrate, operator_log, space};
+use super::{backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -131,6 +133,14 @@ impl AdminStore for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
+    }
+
+    fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError> {
+        self.try_to(logins::list)
+    }
+
+    fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError> {
+        self.part(&mut 1, |conn, _| logins::lift(conn, of))
     }
 
     fn disk_room(&self) -> Result<DiskRoom, QueueError> {

@@ -9,7 +9,7 @@ use crate::queue::admin_rows::RecoveredTable;
 /// A table, the column along which it is read, and where else its keys (or numbers near them) can be read.
 pub(super) type Table = (&'static str, &'static str, &'static [&'static str]);
 /// What was arriving is nobody's yet, and routes are written at each start.
-pub(super) const TABLES: [Table; 12] = [
+pub(super) const TABLES: [Table; 14] = [
     (
         "messages",
         "rowid",
@@ -28,6 +28,8 @@ pub(super) const TABLES: [Table; 12] = [
     ("backoffs", "lane", &[]),
     ("host_settings", "mx", &[]),
     ("kicks", "rowid", &["SELECT id FROM kicks INDEXED BY kicks_by_time"]),
+    ("login_failures", "network", &[]),
+    ("known_logins", "network", &[]),
     ("operator_log", "rowid", &[]),
     ("reports", "rowid", &["SELECT id FROM reports INDEXED BY reports_to_sender"]),
     ("pending_reports", "rowid", &["SELECT id FROM pending_reports INDEXED BY pending_reports_of_sender"]),
@@ -64,7 +66,7 @@ pub(super) fn copy_table(old: &Connection, fresh: &Connection, table: &Table) ->
     };
     let mut table = Readable { conn: old, rows, back, first, key_queries: keys, keys: None };
     let mut from =
-        if key == "lane" || key == "mx" { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
+        if ["lane", "mx", "network"].contains(&key) { Value::Text(String::new()) } else { Value::Integer(i64::MIN) };
     while let Some(last) = table.copy(&from, &mut insert, &mut copied)? {
         copied.gaps += 1;
         let next = match (last.unwrap_or(from), copied.gaps < GAPS_MAX) {

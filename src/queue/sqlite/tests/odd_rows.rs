@@ -13,7 +13,7 @@ use crate::queue::sqlite::sweep;
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 14] = [
+const VICTIMS: [(&str, &str); 16] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
@@ -26,6 +26,8 @@ const VICTIMS: [(&str, &str); 14] = [
     ("routes", "position = 1"),
     ("host_settings", "mx = 'mx.victim.test'"),
     ("kicks", "node = 'victim.test'"),
+    ("login_failures", "name = 'victim'"),
+    ("known_logins", "name = 'victim'"),
     ("reports", "id = 1"),
     ("pending_reports", "id = 1"),
 ];
@@ -51,6 +53,8 @@ const ROWS: &str = "
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
     VALUES ('mx.victim.test', 'tls', 'plaintext', 1000, 2000), ('mx.good.test', 'connections', 2, 1000, NULL);
     INSERT INTO kicks (at, node, recipients) VALUES (1000, 'victim.test', 1);
+    INSERT INTO login_failures VALUES ('', 'victim', 12, 1000, 2000);
+    INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);
     INSERT INTO reports VALUES (1, 'app@a.test', 1000);
     INSERT INTO pending_reports VALUES (1, 'app@a.test', 'app@a.test', 1000, 'P', 'x@y.test', 'failed', NULL, 0);
     INSERT INTO meta VALUES ('last_id', 40), ('lifetime', 100000), ('bounce_lifetime', 1000);";
@@ -117,6 +121,7 @@ fn goes_on(conn: &Connection, why: &str) {
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
     assert!(reads.backoffs().unwrap().iter().any(|row| row.lane == "other.test"), "{why}");
     assert!(reads.host_settings().unwrap().iter().any(|row| row.mx == "mx.good.test"), "{why}");
+    reads.logins().unwrap();
     reads.reports_since("app@a.test", 0, 9).unwrap();
     for sender in reads.pending_report_senders(i64::MAX, i64::MAX, 9).unwrap() {
         reads.pending_reports(&sender, 9).unwrap();
