@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::maillog;
-use crate::queue::{Job, LaneHealth, QueuedMessage};
+use crate::queue::{LaneHealth, QueuedMessage};
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
-use crate::delivery::job::context::{DeliveryContext, Resources};
+use crate::delivery::job::context::DeliveryContext;
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, rule};
+use crate::delivery::job::settle::Begun;
 use crate::delivery::route::plan::{self, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::OpenFailure;
@@ -34,17 +35,12 @@ use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
 use state::{AttemptState, HostFailure, Place};
 
-/// Carries the message to a host of its lane. `now` is in Unix seconds.
-pub(in crate::delivery) fn attempt(
-    context: &DeliveryContext,
-    resources: &Resources,
-    job: &Job,
-    message: &QueuedMessage,
-    now: i64,
-) -> Answers {
+/// Carries the message to a host of its lane.
+pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
+    let Begun { context, resources, job, message, .. } = begun;
     let settings = &context.settings;
     let deadline = Instant::now() + settings.attempt_deadline;
-    let mut state = AttemptState::new(context, resources, message, deadline, now);
+    let mut state = AttemptState::new(begun, deadline);
     let pool = &resources.pool;
     if let Err(wait) = pool.hosts.count_in_lane(&job.lane, settings) {
         return state.requeue(wait);
@@ -212,14 +208,11 @@ fn acquire(
 /// Carries the message over a connection that was turned round (ATRN), and stays open whatever comes of it.
 /// Nobody is requeued: whoever turned the connection round asked for what there is, as fast as it goes.
 pub(in crate::delivery) fn attempt_on_reversed(
-    context: &DeliveryContext,
-    resources: &Resources,
+    begun: &Begun<'_>,
     reversed: &mut PooledConnection,
-    message: &QueuedMessage,
     deadline: Instant,
-    now: i64,
 ) -> Answers {
-    let mut state = AttemptState::new(context, resources, message, deadline, now);
+    let mut state = AttemptState::new(begun, deadline);
     let PooledConnection { endpoint, connection, slot } = reversed;
     let unfit = if state.requires_tls { require_tls::turned_unfit(connection) } else { None };
     let failed = match unfit {
@@ -245,5 +238,6 @@ pub(in crate::delivery) fn refused(
 ) -> Answers {
     let health = LaneHealth::Failing(failure.reply().to_string());
     let answer = Answer::deferred(&failure, Place::at(endpoint, tls));
-    Answers { answers: vec![Some(answer); message.recipients.len()], health, kept: None }
+    let count = message.recipients.len();
+    Answers { answers: vec![Some(answer); count], settled: vec![false; count], health, kept: None }
 }

@@ -1,7 +1,8 @@
 //! Writes what came of a job, and whom to tell.
 //!
-//! Everything a job causes is one settlement and so one transaction on disk: outcomes, next tries, history
-//! and the bounce that follows from them.
+//! A settlement is one transaction on disk: outcomes, next tries, history and the bounce that follows from them. A job
+//! has one, and one more for each mail transaction that took recipients before its last: what is delivered and not
+//! recorded is delivered again by the next process, should this one be killed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use crate::queue::{
     Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
 };
 
-use crate::delivery::job::attempt::Answers;
+use crate::delivery::job::attempt::{Answer, Answers};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::outcome::{Circumstances, expire};
 use crate::delivery::report::compose::{self, Reports};
@@ -26,7 +27,10 @@ pub(in crate::delivery) struct Done {
 }
 
 /// A job whose attempt is to begin.
-pub(in crate::delivery) struct Begun {
+pub(in crate::delivery) struct Begun<'a> {
+    pub(in crate::delivery) context: &'a DeliveryContext,
+    pub(in crate::delivery) resources: &'a Resources,
+    pub(in crate::delivery) job: &'a Job,
     pub(in crate::delivery) message: Arc<QueuedMessage>,
     /// Unix seconds.
     pub(in crate::delivery) at: i64,
@@ -35,45 +39,48 @@ pub(in crate::delivery) struct Begun {
     began: Instant,
 }
 
-impl Begun {
+impl<'a> Begun<'a> {
     /// Reads the message; none where nobody of the job waits any more, or it cannot be read.
-    pub(in crate::delivery) fn begin(resources: &Resources, job: &Job) -> Option<Begun> {
+    pub(in crate::delivery) fn begin(
+        context: &'a DeliveryContext,
+        resources: &'a Resources,
+        job: &'a Job,
+    ) -> Option<Begun<'a>> {
         let message = load(&resources.queue, job).unwrap_or_else(|error| {
             log::error!("{}: cannot be read from the queue: {error}", job.message);
             None
         })?;
         let clock = &resources.clock;
-        Some(Begun { message, at: clock.now(), confirmed: clock.confirmed(), began: Instant::now() })
+        let (at, confirmed, began) = (clock.now(), clock.confirmed(), Instant::now());
+        Some(Begun { context, resources, job, message, at, confirmed, began })
     }
 
     /// Whether it bounces without a further try. Nothing is delivered once it is to be returned (RFC 2852 §4).
-    pub(in crate::delivery) fn is_expired(&self, job: &Job) -> bool {
-        job.expired || self.message.handling.returns_at().is_some_and(|by| by <= self.confirmed)
+    pub(in crate::delivery) fn is_expired(&self) -> bool {
+        self.job.expired || self.message.handling.returns_at().is_some_and(|by| by <= self.confirmed)
     }
 
-    /// Settles the job with these answers.
+    /// Settles the recipients with these answers, by their place in the message.
     pub(in crate::delivery) fn settle(
-        self,
-        context: &DeliveryContext,
-        resources: &Resources,
-        job: &Job,
-        answers: Answers,
-    ) -> Done {
-        let fetched = atrn::domain_of_lane(&job.lane).is_some();
+        &self,
+        answers: impl IntoIterator<Item = (usize, Answer)>,
+        health: &LaneHealth,
+    ) {
+        let fetched = atrn::domain_of_lane(&self.job.lane).is_some();
         let circumstances = Circumstances {
-            job,
-            settings: &context.settings,
+            job: self.job,
+            settings: &self.context.settings,
             at: self.at,
             duration_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            now: resources.clock.now(),
-            confirmed: resources.clock.confirmed(),
+            now: self.resources.clock.now(),
+            confirmed: self.resources.clock.confirmed(),
             spread: fastrand::f64(),
             fetched,
-            broke_off: fetched && matches!(answers.health, LaneHealth::Failing(_)),
+            broke_off: fetched && matches!(health, LaneHealth::Failing(_)),
         };
-        let mut results = Vec::with_capacity(answers.answers.len());
-        for (recipient, answer) in self.message.recipients.iter().zip(answers.answers) {
-            let Some(answer) = answer else { continue };
+        let mut results = Vec::new();
+        for (at, answer) in answers {
+            let recipient = &self.message.recipients[at];
             let decision = circumstances.decide(&self.message, recipient, answer);
             if let Some((number, action)) = decision.rule {
                 maillog::ruled(self.message.id, &recipient.address, number, action);
@@ -83,51 +90,58 @@ impl Begun {
             }
             results.push(decision.settled);
         }
-        let done = write(context, resources, job, self.message, results, answers.health);
-        if let Some((key, pooled)) = answers.kept {
-            resources.pool.put(&key, pooled);
+        self.write(results)
+    }
+
+    /// Settles who is not settled yet, and gives the connection back.
+    pub(in crate::delivery) fn finish(self, answers: Answers) -> Done {
+        let Answers { answers, settled, health, kept } = answers;
+        let asked = answers.into_iter().zip(&settled).enumerate();
+        let mut named: Vec<RecipientId> = Vec::with_capacity(settled.len());
+        let rest: Vec<(usize, Answer)> = asked
+            .filter_map(|(at, (answer, settled))| {
+                if answer.is_some() || *settled {
+                    named.push(self.message.recipients[at].id);
+                }
+                answer.filter(|_| !settled).map(|answer| (at, answer))
+            })
+            .collect();
+        self.settle(rest, &health);
+        if let Some((key, pooled)) = kept {
+            self.resources.pool.put(&key, pooled);
         }
-        done
+        let unsettled = self.job.recipient_ids().filter(|id| !named.contains(id)).collect();
+        Done { health, unsettled }
     }
 
     /// Bounces the job without a further try.
-    pub(in crate::delivery) fn expire(
-        self,
-        context: &DeliveryContext,
-        resources: &Resources,
-        job: &Job,
-    ) -> Done {
-        let results = expire(job, self.at, &self.message);
+    pub(in crate::delivery) fn expire(self) -> Done {
+        let results = expire(self.job, self.at, &self.message);
         for (recipient, result) in self.message.recipients.iter().zip(&results) {
             let reply = result.attempt.as_ref().map(|attempt| attempt.reply.to_string());
             let last_reply = reply.as_deref().or(recipient.last_reply.as_deref());
             let told = if recipient.to_bounce { maillog::returned } else { maillog::expired };
             told(self.message.id, &recipient.address, last_reply);
         }
-        write(context, resources, job, self.message, results, LaneHealth::Unchanged)
+        let settled: Vec<RecipientId> = results.iter().map(|result| result.recipient).collect();
+        self.write(results);
+        let unsettled = self.job.recipient_ids().filter(|id| !settled.contains(id)).collect();
+        Done { health: LaneHealth::Unchanged, unsettled }
     }
-}
 
-fn write(
-    context: &DeliveryContext,
-    resources: &Resources,
-    job: &Job,
-    message: Arc<QueuedMessage>,
-    mut results: Vec<Settled>,
-    health: LaneHealth,
-) -> Done {
-    let Resources { queue, report_limits, clock, .. } = resources;
-    let at = clock.now();
-    let reports = compose::compose(&context.settings, queue, report_limits, at, &message, &mut results);
-    let settled = |id: &RecipientId| results.iter().any(|result| result.recipient == *id);
-    let unsettled = ids_of(job).into_iter().filter(|id| !settled(id)).collect();
-    if !results.is_empty() {
+    fn write(&self, mut results: Vec<Settled>) {
+        if results.is_empty() {
+            return;
+        }
+        let Resources { queue, report_limits, clock, .. } = self.resources;
+        let (at, message) = (clock.now(), self.message.clone());
+        let settings = &self.context.settings;
+        let reports = compose::compose(settings, queue, report_limits, at, &message, &mut results);
         let Reports { written: reports, pending_reports, expanded_told } = reports;
         // What is delivered and not recorded is delivered again by the next process, should this one be killed. So
         // neither this thread nor its connection runs ahead: both have the next message once this one is being written.
         queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told }).wait();
     }
-    Done { health, unsettled }
 }
 
 /// The recipients of a job.

@@ -201,19 +201,16 @@ impl Shared {
 
 /// Reads the message, tries it, settles it.
 fn carry_out(context: &DeliveryContext, resources: &Resources, job: &Job, way: Way<'_>) -> Done {
-    let Some(begun) = Begun::begin(resources, job) else {
+    let Some(begun) = Begun::begin(context, resources, job) else {
         return Done { health: LaneHealth::Unchanged, unsettled: ids_of(job) };
     };
-    if begun.is_expired(job) {
-        return begun.expire(context, resources, job);
+    if begun.is_expired() {
+        return begun.expire();
     }
-    let (message, at) = (&begun.message, begun.at);
     let answers = match way {
-        Way::ToHosts => attempt::attempt(context, resources, job, message, at),
-        Way::Turned { connection, deadline } => {
-            attempt::attempt_on_reversed(context, resources, connection, message, deadline, at)
-        }
-        Way::Refused { endpoint, failure } => attempt::refused(message, endpoint, failure),
+        Way::ToHosts => attempt::attempt(&begun),
+        Way::Turned { connection, deadline } => attempt::attempt_on_reversed(&begun, connection, deadline),
+        Way::Refused { endpoint, failure } => attempt::refused(&begun.message, endpoint, failure),
     };
-    begun.settle(context, resources, job, answers)
+    begun.finish(answers)
 }

@@ -53,7 +53,10 @@ pub(in crate::delivery) fn compose(
 /// The recipients to report on, and the aliases that are now known to be expanded.
 fn reported<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<ReportedRecipient<'a>> {
     let mut reported = Vec::new();
-    for (recipient, result) in message.recipients.iter().zip(results) {
+    // The results are in the order of the recipients, and may be of some of them alone.
+    let mut recipients = message.recipients.iter();
+    for result in results {
+        let Some(recipient) = recipients.find(|recipient| recipient.id == result.recipient) else { continue };
         let attempt = result.attempt.as_ref();
         reported.extend(recipient.expanded.iter().map(|alias| ReportedRecipient {
             recipient,
@@ -150,4 +153,49 @@ fn beginning(queue: &Queue, message: &QueuedMessage) -> Vec<u8> {
     };
     beginning.truncate(bounce::RETURNED_BYTES_MAX);
     beginning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Attempt, Body, Handling, Phase, Recipient, Reply, address};
+    use crate::queue::{MessageId, Origin, QueuedRecipient};
+
+    /// The first recipient has no answer, since it is requeued or settled before.
+    #[test]
+    fn a_part_of_the_recipients_is_reported_by_its_own_names() {
+        let recipient =
+            |id, text| QueuedRecipient::new(RecipientId(id), Recipient::new(address::parse(text).unwrap()));
+        let message = QueuedMessage {
+            id: MessageId(1),
+            sender: Some(address::parse("me@app.test").unwrap()),
+            origin: Origin::default(),
+            received_at: 0,
+            expires_at: None,
+            size: 0,
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            handling: Handling::default(),
+            recipients: vec![recipient(1, "waits@a.test"), recipient(2, "fails@a.test")],
+            content: None,
+        };
+        let attempt = Attempt {
+            at: 0,
+            duration_ms: 0,
+            mx: None,
+            ip: None,
+            tls: None,
+            phase: Phase::Rcpt,
+            reply: Reply::bare(550, "no"),
+            outcome: Outcome::Failed,
+        };
+        let next_state = NextState::Finished(Finished::Failed);
+        let failed = Settled { recipient: RecipientId(2), attempt: Some(attempt), next_state, warned: false };
+        let results = [failed];
+        let reported: Vec<&str> =
+            reported(&message, &results).iter().map(|reported| reported.recipient.address.as_ref()).collect();
+        assert_eq!(reported, ["fails@a.test"]);
+    }
 }

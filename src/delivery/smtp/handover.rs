@@ -45,8 +45,17 @@ pub(in crate::delivery) struct Handover<'a, 's, 'c> {
 enum Unsent {
     /// The host or the network.
     Wire(Fault),
+    /// The same, but its end is on the way, and only the command behind that is not.
+    BehindEnd,
     /// The queue could not give it, or the intent could not be recorded.
     Ours(io::Error),
+}
+
+impl Unsent {
+    /// Of a write whose content ends at `end`, and of which so many bytes were taken.
+    fn of_end(fault: Fault, taken: usize, end: usize) -> Unsent {
+        if taken >= end { Unsent::BehindEnd } else { Unsent::Wire(fault) }
+    }
 }
 
 impl<'a, 's, 'c> Handover<'a, 's, 'c> {
@@ -110,12 +119,21 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             Ok(commands) => commands,
             Err(error) => return transaction.abandon(error.to_string()),
         };
+        let end = self.connection.out.len();
         transaction.write_behind_end(&mut self.connection.out);
-        let sent = self.connection.wire.begin_content().and_then(|()| self.send(commands));
-        if sent.is_ok() {
-            transaction.content_sent();
+        let began = self.connection.wire.begin_content().and_then(|()| silent(&mut self.connection.wire));
+        let sent = match began {
+            Ok(()) => self.write_end(commands, end),
+            Err(fault) => Err(Unsent::Wire(fault)),
+        };
+        match sent {
+            Err(Unsent::Wire(fault)) => self.take_replies(transaction, Err(fault)),
+            // The host has the content.
+            _ => {
+                transaction.content_sent();
+                self.take_replies(transaction, Ok(()));
+            }
         }
-        self.take_replies(transaction, sent);
     }
 
     /// The content by DATA, or a chunk of it (so many bytes, and whether it is the last), and the reply to that.
@@ -126,7 +144,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             Some((bytes, last)) => self.send_chunk(transaction, bytes, last, answers_due),
         };
         match sent {
-            Ok(()) => {
+            Ok(()) | Err(Unsent::BehindEnd) => {
                 transaction.content_sent();
                 self.take_replies(transaction, Ok(()));
             }
@@ -160,14 +178,29 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     }
 
     fn write(&mut self, commands: usize) -> Result<(), Fault> {
+        self.log(commands);
         let connection = &mut *self.connection;
+        let timeouts = Stage::of(Phase::Mail).timeouts(connection.reply_timeout, self.deadline);
+        connection.wire.send(&connection.out, timeouts)
+    }
+
+    /// Writes `out`, which begins with so many bytes of commands; the content in it ends at `end`.
+    fn write_end(&mut self, commands: usize, end: usize) -> Result<(), Unsent> {
+        self.log(commands);
+        let connection = &mut *self.connection;
+        let timeouts = Stage::SENDING_CONTENT.timeouts(connection.reply_timeout, self.deadline);
+        let mut taken = 0;
+        let sent = connection.wire.send_from(&connection.out, &mut taken, timeouts);
+        sent.map_err(|fault| Unsent::of_end(fault, taken, end))
+    }
+
+    fn log(&self, commands: usize) {
+        let connection = &*self.connection;
         if log::log_enabled!(log::Level::Debug) {
             for line in String::from_utf8_lossy(&connection.out[..commands]).lines() {
                 log::debug!("{} < {line}", connection.host);
             }
         }
-        let timeouts = Stage::of(Phase::Mail).timeouts(connection.reply_timeout, self.deadline);
-        connection.wire.send(&connection.out, timeouts)
     }
 
     /// Feeds the transaction with the replies it waits for. Where the commands could not be `sent`, the
@@ -187,9 +220,8 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             if !transaction.must_hear() && self.connection.wire.look() == Look::Nothing {
                 break;
             }
-            // Behind the content, a host may keep all its replies until it has looked at that.
-            let waited_for = if transaction.is_content_sent() { Phase::EndOfData } else { phase };
-            match self.connection.hear(waited_for, self.deadline) {
+            let waits_as_for = transaction.waits_as_for().unwrap_or(phase);
+            match self.connection.hear(waits_as_for, self.deadline) {
                 Ok(reply) => transaction.take(reply),
                 Err(fault @ Fault::Lost(_)) if transaction.is_unheard() => {
                     transaction.gone_before(Stage::of(phase), fault);
@@ -243,10 +275,16 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
-        transaction.write_behind_end(out);
+        self.end(transaction)
+    }
+
+    /// What is left in `out`, the end of the content, and what goes behind it.
+    fn end(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {
+        let end = self.connection.out.len();
+        transaction.write_behind_end(&mut self.connection.out);
         (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
-        silent(wire).map_err(Unsent::Wire)?;
-        wire.send(out, timeouts).map_err(Unsent::Wire)
+        silent(&mut self.connection.wire).map_err(Unsent::Wire)?;
+        self.write_end(0, end)
     }
 
     /// As `send_content`, one chunk by BDAT. `answers_due`: replies to earlier ones may come meanwhile.
@@ -277,9 +315,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             if self.pieces.next(1).map_err(Unsent::Ours)?.is_some() {
                 return Err(Unsent::Ours(too_long()));
             }
-            transaction.write_behind_end(out);
-            (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
-            silent(wire).map_err(Unsent::Wire)?;
+            return self.end(transaction);
         }
         wire.send(out, timeouts).map_err(Unsent::Wire)
     }
@@ -307,4 +343,18 @@ fn gather_behind(out: &mut Vec<u8>, bytes: u64, pieces: &mut Pieces<'_, '_>) -> 
 fn is_header_ascii(chunk: &[u8]) -> bool {
     let end = memchr::memmem::find(chunk, b"\r\n\r\n").unwrap_or(chunk.len());
     chunk[..end].is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where only the RSET behind it is missing, the host may take the message: that is no failure to send it.
+    #[test]
+    fn content_is_sent_once_its_end_is_on_the_way() {
+        let end = |taken| Unsent::of_end(Fault::TimedOut, taken, 10);
+        assert!(matches!(end(9), Unsent::Wire(Fault::TimedOut)));
+        assert!(matches!(end(10), Unsent::BehindEnd));
+        assert!(matches!(end(14), Unsent::BehindEnd));
+    }
 }

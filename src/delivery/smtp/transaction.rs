@@ -299,6 +299,15 @@ impl<'a> Transaction<'a> {
         self.in_flight.front().filter(|_| !self.dead).map(|step| step.phase())
     }
 
+    /// In which phase's time the oldest reply is waited for. Behind the content, a host may keep all its replies until
+    /// it has looked at that. RSET and QUIT have a command's time: RFC 5321 §4.5.3.2 gives a longer one to nothing but
+    /// the content (§4.5.3.2.6).
+    pub(in crate::delivery) fn waits_as_for(&self) -> Option<Phase> {
+        let phase = self.awaits()?;
+        let is_closing = matches!(self.in_flight.front(), Some(Step::Rset | Step::Quit));
+        Some(if self.whole && !is_closing { Phase::EndOfData } else { phase })
+    }
+
     /// Whether a reply that [`Transaction::awaits`] has to be waited for before anything more is written. Behind a
     /// chunk another may go out first; a reply that is there already is fed all the same.
     pub(in crate::delivery) fn must_hear(&self) -> bool {

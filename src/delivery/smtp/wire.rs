@@ -220,17 +220,26 @@ impl Wire {
     }
 
     /// Writes all of `bytes`. The stage's time-out is for each piece that the host takes.
-    pub(in crate::delivery) fn send(&mut self, mut bytes: &[u8], timeouts: Timeouts) -> Result<(), Fault> {
-        while !bytes.is_empty() {
-            let taken = match &mut self.tls {
-                None => self.write_tcp(bytes, timeouts)?,
+    pub(in crate::delivery) fn send(&mut self, bytes: &[u8], timeouts: Timeouts) -> Result<(), Fault> {
+        self.send_from(bytes, &mut 0, timeouts)
+    }
+
+    /// The same from `taken` on, where it also notes how many are on their way, should not all of them be.
+    pub(in crate::delivery) fn send_from(
+        &mut self,
+        bytes: &[u8],
+        taken: &mut usize,
+        timeouts: Timeouts,
+    ) -> Result<(), Fault> {
+        while *taken < bytes.len() {
+            let rest = &bytes[*taken..];
+            match &mut self.tls {
+                None => *taken += self.write_tcp(rest, timeouts)?,
                 Some(tls) => {
-                    let taken = tls.writer().write(bytes).map_err(Fault::lost)?;
+                    *taken += tls.writer().write(rest).map_err(Fault::lost)?;
                     self.flush_tls(timeouts)?;
-                    taken
                 }
-            };
-            bytes = &bytes[taken..];
+            }
         }
         Ok(())
     }

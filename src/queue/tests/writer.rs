@@ -360,6 +360,22 @@ fn an_outcome_is_announced_once_its_group_is_being_committed() {
     third.wait();
 }
 
+/// Each retry would let another message of each connection go.
+#[test]
+fn while_nothing_can_be_written_no_outcome_is_announced() {
+    let busy = || StoreFailure::Busy("held".to_owned());
+    let mut bench = Bench::new([busy(), busy()], Duration::from_secs(3600));
+    let first = bench.settle_announced();
+    bench.writer.step().unwrap();
+    assert!(first.has_begun());
+    let second = bench.settle_announced();
+    bench.writer.step().unwrap();
+    assert!(!second.has_begun());
+    bench.writer.step().unwrap();
+    assert_eq!(bench.commits().last().unwrap(), &["settle", "settle"]);
+    assert!(second.has_begun());
+}
+
 fn willing() -> Scripted {
     Scripted { failures: VecDeque::new(), commits: Arc::default(), room: u64::MAX, disk: None }
 }

@@ -5,9 +5,11 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is done with a message: its accepted recipients and its content. The answer to the dot, or [`DROP`].
-pub type Take = dyn Fn(&[String], &[u8]) -> &'static str + Send + Sync;
+/// What is done with a message: the number of its connection (over all sinks, from 1), its accepted recipients and its
+/// content. The answer to the dot, or [`DROP`].
+pub type Take = dyn Fn(usize, &[String], &[u8]) -> &'static str + Send + Sync;
 /// What is answered to a recipient, or [`HANG`].
 pub type Judge = dyn Fn(&str) -> &'static str + Send + Sync;
 /// The connection ends there, without an answer.
@@ -15,19 +17,37 @@ pub const DROP: &str = "drop";
 /// Nothing is answered any more; what the client says is read until it goes.
 pub const HANG: &str = "hang";
 
-/// Listens at `address` until the process ends, one thread a connection.
-pub fn start(address: SocketAddr, judge: Arc<Judge>, take: Arc<Take>) {
-    let listener = TcpListener::bind(address).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (judge, take) = (Arc::clone(&judge), Arc::clone(&take));
-            // A relay that is killed breaks its connections off; that is the end of that connection only.
-            std::thread::spawn(move || drop(serve(stream, &*judge, &*take)));
-        }
-    });
+/// Connections of all sinks so far.
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// The number of the last connection.
+pub fn last_connection() -> usize {
+    CONNECTIONS.load(Ordering::SeqCst)
 }
 
-fn serve(stream: TcpStream, judge: &Judge, take: &Take) -> std::io::Result<()> {
+/// Listens at `address` until the process ends, one thread a connection. Gives how many are open.
+pub fn start(address: SocketAddr, judge: Arc<Judge>, take: Arc<Take>) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind(address).unwrap();
+    let open = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&open);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (judge, take, open) = (Arc::clone(&judge), Arc::clone(&take), Arc::clone(&counter));
+            let number = CONNECTIONS.fetch_add(1, Ordering::SeqCst) + 1;
+            open.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                // A relay that is killed breaks its connections off; that is the end of that connection only.
+                let _ = serve(stream, &*judge, &|recipients, content| take(number, recipients, content));
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    open
+}
+
+type TakeHere<'a> = dyn Fn(&[String], &[u8]) -> &'static str + 'a;
+
+fn serve(stream: TcpStream, judge: &Judge, take: &TakeHere<'_>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::with_capacity(64 * 1024, stream);

@@ -3,14 +3,18 @@
 //! Twenty connections submit without a pause while the relay is killed at random moments and started again on
 //! the same database. Hosts take, put off, refuse, fall silent, and go away behind the final dot. At the end the
 //! relay drains, and everything that was answered with 250 is looked for. `CRASH_SEED` and `CRASH_KILLS` can be set.
+//!
+//! What a kill has delivered twice is at most two transactions of each connection that was open at that moment: one
+//! whose outcome is being committed, and the one behind it.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::harness::relay::{Client, Config, Db, Relay, World, notice};
+use crate::harness::fakemx::SOON;
+use crate::harness::relay::{Client, Config, Db, Relay, World, notice, wait_for};
 use crate::harness::sink;
 
 const CONNECTIONS: u64 = 20;
@@ -25,6 +29,8 @@ const HOME: &str = "app.test";
 const SENDER: &str = "me@app.test";
 /// Connections of the relay to one host.
 const PER_DESTINATION: usize = 4;
+/// Transactions of one connection that a kill repeats.
+const AHEAD_MAX: usize = 2;
 /// Every so manieth message is longer than one chunk of the queue (256 KiB).
 const LONG_EVERY: u64 = 40;
 /// How long the last relay may take to deliver what is left.
@@ -33,28 +39,78 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// A message to one recipient, by its own id and the recipient's address.
 type Copy = (u64, String);
 
+/// A transaction: the number of its connection, and its own number over all.
+type Transaction = (usize, usize);
+
+/// A kill, as the hosts saw it.
+struct Kill {
+    /// The last connection before it.
+    last_connection: usize,
+    /// Connections that were open.
+    open: usize,
+}
+
 /// What arrived.
 #[derive(Default)]
 struct Arrivals {
-    /// How many kills there had been when it came last.
-    copies: Mutex<HashMap<Copy, usize>>,
-    /// Kills so far.
-    kills: AtomicUsize,
+    /// In which transaction it came last.
+    copies: Mutex<HashMap<Copy, Transaction>>,
+    transactions: AtomicUsize,
+    /// Of each host.
+    open: OnceLock<Vec<Arc<AtomicUsize>>>,
+    kills: Mutex<Vec<Kill>>,
     /// The last kill is over: hosts that put off, fell silent or went away take mail now.
     calm: AtomicBool,
-    /// What came again after a kill, by the number of that kill.
-    duplicates: Mutex<HashMap<usize, u32>>,
+    /// Copies that came again.
+    duplicates: AtomicUsize,
+    /// What of it came again later.
+    repeated: Mutex<HashSet<Transaction>>,
     /// Ids of messages whose content was not what was sent.
     damaged: Mutex<Vec<u64>>,
 }
 
 impl Arrivals {
-    fn take(&self, id: u64, recipient: &str) {
-        let kills = self.kills.load(Ordering::SeqCst);
-        let before = self.copies.lock().unwrap().insert((id, recipient.to_owned()), kills);
-        if let Some(before) = before {
-            *self.duplicates.lock().unwrap().entry(before).or_insert(0) += 1;
+    fn take(&self, connection: usize, id: u64, recipients: &[String]) {
+        let transaction = (connection, self.transactions.fetch_add(1, Ordering::SeqCst));
+        for recipient in recipients {
+            let before = self.copies.lock().unwrap().insert((id, recipient.clone()), transaction);
+            if let Some(before) = before {
+                self.duplicates.fetch_add(1, Ordering::SeqCst);
+                self.repeated.lock().unwrap().insert(before);
+            }
         }
+    }
+
+    /// Stopped first, so that no connection comes or goes while they are counted.
+    fn kill(&self, relay: &mut Relay) {
+        relay.signal("STOP");
+        let stat = format!("/proc/{}/stat", relay.pid());
+        let is_stopped = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        wait_for("the relay to stand still", SOON, || is_stopped().then_some(()));
+        let open = self.open.get().unwrap().iter().map(|open| open.load(Ordering::SeqCst)).sum();
+        self.kills.lock().unwrap().push(Kill { last_connection: sink::last_connection(), open });
+        relay.kill();
+    }
+
+    /// In words: at most two transactions of each connection that was open at a kill.
+    fn what_came_twice(&self) -> String {
+        let (repeated, kills) = (self.repeated.lock().unwrap(), self.kills.lock().unwrap());
+        let of_connection = |number| repeated.iter().filter(|(connection, _)| *connection == number).count();
+        let too_many = repeated.iter().find(|(connection, _)| of_connection(*connection) > AHEAD_MAX);
+        assert_eq!(too_many, None, "of one connection: {repeated:?}");
+        let (mut before, mut most) = (0, (0, 0));
+        for (number, kill) in kills.iter().enumerate() {
+            let life = before + 1..=kill.last_connection;
+            let count = repeated.iter().filter(|(connection, _)| life.contains(connection)).count();
+            assert!(count <= AHEAD_MAX * kill.open, "kill {number}: {count} with {} open", kill.open);
+            (before, most) = (kill.last_connection, most.max((count, kill.open)));
+        }
+        let recipients = self.duplicates.load(Ordering::SeqCst);
+        let (transactions, (most, open)) = (repeated.len(), most);
+        format!(
+            "{transactions} transactions came twice ({recipients} recipients), at most {most} after a kill, \
+             with {open} connections open then"
+        )
     }
 }
 
@@ -68,11 +124,13 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
     let kills = std::env::var("CRASH_KILLS").ok().map_or(KILLS, |kills| kills.parse().expect("a number"));
     let mut world = World::new();
     let arrivals = Arc::new(Arrivals::default());
+    let mut open = Vec::new();
     for domain in DOMAINS.into_iter().chain([HOME]) {
         let name = format!("mx.{domain}");
         world.zone(|zone| zone.mx(domain, 10, &name));
-        start_sink(world.address(&name), domain, &arrivals);
+        open.push(start_sink(world.address(&name), domain, &arrivals));
     }
+    arrivals.open.set(open).unwrap();
     let config = Config::new()
         .retry(&["1s"])
         .set("limits.sessions_per_client", "100")
@@ -105,16 +163,14 @@ fn kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
     let lost: Vec<&Copy> =
         acknowledged.iter().filter(|copy| !queued.contains(*copy) && !ended(copy)).collect();
     let unasked = arrived.keys().filter(|copy| !acknowledged.contains(*copy) && copy.1 != SENDER).count();
-    let duplicates = arrivals.duplicates.lock().unwrap();
     notice(&format!(
-        "{kills} kills: {} acknowledged, {} delivered, {} lost, {} still queued; duplicates: {} in all, at most {} a kill; \
+        "{kills} kills: {} acknowledged, {} delivered, {} lost, {} still queued; {}; \
          {unasked} delivered whose 250 was lost; {:.1} s",
         acknowledged.len(),
         arrived.len(),
         lost.len(),
         queued.len(),
-        duplicates.values().sum::<u32>(),
-        duplicates.values().max().unwrap_or(&0),
+        arrivals.what_came_twice(),
         began.elapsed().as_secs_f64(),
     ));
     assert_eq!(lost, Vec::<&Copy>::new(), "acknowledged and lost");
@@ -155,8 +211,7 @@ fn submit_while_killing(
             let moment = Duration::from_millis(if early { random.u64(0..80) } else { random.u64(20..500) });
             // The one sleep of the tests: the moment of the kill is what is random here.
             std::thread::sleep(moment);
-            relay.kill();
-            arrivals.kills.fetch_add(1, Ordering::SeqCst);
+            arrivals.kill(relay);
             assert_sound(relay, kill);
             relay.spawn();
         }
@@ -238,7 +293,8 @@ fn id_of(content: &[u8]) -> Option<u64> {
     head.lines().find_map(|line| line.strip_prefix("X-Id: ")?.parse().ok())
 }
 
-fn start_sink(address: SocketAddr, domain: &'static str, arrivals: &Arc<Arrivals>) {
+/// Gives how many connections are open.
+fn start_sink(address: SocketAddr, domain: &'static str, arrivals: &Arc<Arrivals>) -> Arc<AtomicUsize> {
     let every_other = || {
         let (asked, arrivals) = (AtomicU64::new(0), Arc::clone(arrivals));
         move || {
@@ -253,7 +309,7 @@ fn start_sink(address: SocketAddr, domain: &'static str, arrivals: &Arc<Arrivals
         _ => "250 2.1.5 Ok",
     };
     let arrivals = Arc::clone(arrivals);
-    let take = move |recipients: &[String], taken: &[u8]| {
+    let take = move |connection: usize, recipients: &[String], taken: &[u8]| {
         if domain == "drops.test" && is_odd_dot() {
             return sink::DROP;
         }
@@ -262,10 +318,10 @@ fn start_sink(address: SocketAddr, domain: &'static str, arrivals: &Arc<Arrivals
         if domain != HOME && !taken.ends_with(&content(id)) {
             arrivals.damaged.lock().unwrap().push(id);
         }
-        recipients.iter().for_each(|recipient| arrivals.take(id, recipient));
+        arrivals.take(connection, id, recipients);
         "250 2.0.0 Taken"
     };
-    sink::start(address, Arc::new(judge), Arc::new(take));
+    sink::start(address, Arc::new(judge), Arc::new(take))
 }
 
 /// What still waits.

@@ -46,7 +46,7 @@ fn world() -> (World, Arc<AtomicU64>) {
     world.zone(|zone| zone.mx("a.test", 10, "mx.a.test"));
     let taken = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&taken);
-    let take = move |_: &[String], _: &[u8]| {
+    let take = move |_: usize, _: &[String], _: &[u8]| {
         count.fetch_add(1, Ordering::Relaxed);
         "250 2.0.0 taken"
     };

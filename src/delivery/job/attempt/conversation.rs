@@ -212,9 +212,11 @@ impl AttemptState<'_> {
             && pooled.connection.messages() < most;
         if good && !pooled.slot.as_ref().is_some_and(|slot| slot.is_wanted(key)) {
             self.kept = Some((key.clone(), pooled));
-        } else {
-            pooled.connection.quit();
+            return;
         }
+        // Before another has its slot.
+        self.settle_taken();
+        pooled.connection.quit();
     }
 
     /// Transactions on one connection until every recipient has its answer; otherwise gives what the host said, or
@@ -235,6 +237,7 @@ impl AttemptState<'_> {
             // RFC 9422 §3: what a host says it will refuse is not tried.
             let (recipients_max, mails_max) = connection.limits();
             remaining.truncate(recipients_max.unwrap_or(usize::MAX));
+            self.settle_taken();
             let delivery = self.deliver(connection, &remaining);
             // Of all but the last transaction this is overwritten: the first that goes wrong is the last one
             // here, and what goes well is seen again.

@@ -11,6 +11,7 @@ use crate::delivery::host::pool::{PoolKey, PooledConnection};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
+use crate::delivery::job::settle::Begun;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::tls::Encryption;
@@ -55,6 +56,11 @@ impl Answer {
         Answer { outcome, phase: failure.phase(), reply: failure.reply(), place }
     }
 
+    /// The host took the message.
+    pub(in crate::delivery) fn is_taken(&self) -> bool {
+        matches!(self.outcome, Outcome::Delivered | Outcome::Relayed)
+    }
+
     pub(super) fn deferred(failure: &Failure, place: Place) -> Answer {
         Answer::of(failure, Outcome::Deferred, place)
     }
@@ -63,8 +69,10 @@ impl Answer {
 /// An answer for each recipient, in order, and what was learnt about the lane. Who has none is requeued.
 pub(in crate::delivery) struct Answers {
     pub(in crate::delivery) answers: Vec<Option<Answer>>,
+    /// Whose answer is settled already.
+    pub(in crate::delivery) settled: Vec<bool>,
     pub(in crate::delivery) health: LaneHealth,
-    /// The connection that is good for further mail, once this is on its way to the disk.
+    /// The connection that is good for further mail.
     pub(in crate::delivery) kept: Option<(PoolKey, PooledConnection)>,
 }
 
@@ -84,6 +92,7 @@ impl HostFailure {
 
 /// The state of an attempt.
 pub(super) struct AttemptState<'a> {
+    begun: &'a Begun<'a>,
     pub(super) context: &'a DeliveryContext,
     pub(super) resources: &'a Resources,
     pub(super) message: &'a QueuedMessage,
@@ -93,6 +102,8 @@ pub(super) struct AttemptState<'a> {
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
     pub(super) answers: Vec<Option<Answer>>,
+    /// See [`Answers::settled`].
+    settled: Vec<bool>,
     /// See [`Answers::kept`].
     pub(super) kept: Option<(PoolKey, PooledConnection)>,
     /// What the last host said, or failed to.
@@ -102,21 +113,19 @@ pub(super) struct AttemptState<'a> {
 }
 
 impl<'a> AttemptState<'a> {
-    pub(super) fn new(
-        context: &'a DeliveryContext,
-        resources: &'a Resources,
-        message: &'a QueuedMessage,
-        deadline: Instant,
-        now: i64,
-    ) -> AttemptState<'a> {
+    pub(super) fn new(begun: &'a Begun<'a>, deadline: Instant) -> AttemptState<'a> {
+        let message = &*begun.message;
+        let count = message.recipients.len();
         AttemptState {
-            context,
-            resources,
+            begun,
+            context: begun.context,
+            resources: begun.resources,
             message,
             requires_tls: require_tls::is_required(message),
             deadline,
-            now,
-            answers: vec![None; message.recipients.len()],
+            now: begun.at,
+            answers: vec![None; count],
+            settled: vec![false; count],
             kept: None,
             last: None,
             all_refuse: true,
@@ -126,6 +135,20 @@ impl<'a> AttemptState<'a> {
     /// Recipients without an answer, by their place in the message.
     pub(super) fn unanswered(&self) -> Vec<usize> {
         (0..self.answers.len()).filter(|at| self.answers[*at].is_none()).collect()
+    }
+
+    /// Settles those who have been delivered to and are not settled: before another transaction begins or their
+    /// connection is closed, so that a kill repeats two transactions of each connection at most.
+    pub(super) fn settle_taken(&mut self) {
+        let is_new =
+            |at: &usize| !self.settled[*at] && self.answers[*at].as_ref().is_some_and(Answer::is_taken);
+        let new: Vec<usize> = (0..self.answers.len()).filter(is_new).collect();
+        if new.is_empty() {
+            return;
+        }
+        let taken = new.iter().filter_map(|at| Some((*at, self.answers[*at].clone()?)));
+        self.begun.settle(taken, &LaneHealth::Unchanged);
+        new.into_iter().for_each(|at| self.settled[at] = true);
     }
 
     /// The next host is asked after this.
@@ -157,7 +180,8 @@ impl<'a> AttemptState<'a> {
     pub(super) fn requeue(self, wait: Duration) -> Answers {
         let health = LaneHealth::AtLimit(wait);
         if self.resources.clock.confirmed() < self.message.ends_at(self.context.settings.lifetimes) {
-            return Answers { answers: self.answers, health, kept: self.kept };
+            let AttemptState { answers, settled, kept, .. } = self;
+            return Answers { answers, settled, health, kept };
         }
         // Past its lifetime it must not be requeued for ever: a deferral is what ends it.
         let ruling = rule(&Failure::AtLimit, &RulingContext::default());
@@ -175,15 +199,15 @@ impl<'a> AttemptState<'a> {
         let outcome = if self.all_refuse { rest.ruling.outcome } else { Outcome::Deferred };
         let backs_off = rest.ruling.backs_off;
         let rest = Answer::of(&rest.failure, outcome, rest.place);
-        let taken = |answer: &Answer| matches!(answer.outcome, Outcome::Delivered | Outcome::Relayed);
         let health = if backs_off && self.answers.iter().any(Option::is_none) {
             LaneHealth::Failing(rest.reply.to_string())
-        } else if self.answers.iter().flatten().any(taken) {
+        } else if self.answers.iter().flatten().any(Answer::is_taken) {
             LaneHealth::Healthy
         } else {
             LaneHealth::Unchanged
         };
-        let answers = self.answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
-        Answers { answers, health, kept: self.kept }
+        let AttemptState { answers, settled, kept, .. } = self;
+        let answers = answers.into_iter().map(|answer| answer.or_else(|| Some(rest.clone()))).collect();
+        Answers { answers, settled, health, kept }
     }
 }

@@ -387,27 +387,55 @@ fn every_transaction_is_closed_and_with_quit_where_it_is_the_last_on_its_connect
 fn what_is_said_to_rset_shows_whether_the_answer_before_was_the_contents() {
     use RecipientState::{Deferred, Delivered, Failed, InDoubt};
     for capabilities in [PLAIN(), pipelining()] {
-        for (content, rset, expected, usable) in [
-            ("250 ok", "250 reset", Delivered, true),
-            ("250 ok", "550 5.7.1 spam", InDoubt, false),
-            ("250 ok", "451 4.7.1 later", InDoubt, false),
-            ("250 ok", "354 go", InDoubt, false),
-            ("250 ok", "502 what?", InDoubt, false),
-            ("550 5.7.1 spam", "250 reset", Failed, true),
-            ("451 later", "250 reset", Deferred, true),
-            ("550 5.7.1 spam", "503 what?", InDoubt, false),
+        for (content, rset, expected, usable, unasked) in [
+            ("250 ok", "250 reset", Delivered, true, false),
+            ("250 ok", "550 5.7.1 spam", InDoubt, false, true),
+            ("250 ok", "451 4.7.1 later", InDoubt, false, true),
+            ("250 ok", "354 go", InDoubt, false, true),
+            // Of a line of the content, perhaps.
+            ("250 ok", "500 what?", InDoubt, false, true),
+            ("250 ok", "500 5.5.2 line too long", InDoubt, false, true),
+            ("250 ok", "501 5.6.0 bad header", InDoubt, false, true),
+            // A host that knows no RSET: nothing else is answered like this.
+            ("250 ok", "500 5.5.1 what?", Delivered, false, true),
+            ("250 ok", "502 what?", Delivered, false, true),
+            ("550 5.7.1 spam", "503 what?", Failed, false, true),
+            ("550 5.7.1 spam", "250 reset", Failed, true, false),
+            ("451 later", "250 reset", Deferred, true, false),
             // A host that has had enough of this connection, or closes it behind its answer.
-            ("250 ok", "421 4.7.0 enough", Delivered, false),
-            ("250 ok", "lost", Delivered, false),
+            ("250 ok", "421 4.7.0 enough", Delivered, false, false),
+            ("250 ok", "lost", Delivered, false, false),
         ] {
             let run = run(&["b@y"], &capabilities, &["250", "250", "354", content, rset]);
             assert_eq!((run.states(), run.usable), (vec![expected], usable), "{content}, {rset}");
-            assert_eq!(run.unasked.is_some(), expected == InDoubt, "{content}, {rset}");
+            assert_eq!(run.unasked.is_some(), unasked, "{content}, {rset}");
         }
     }
     // Without content nothing can be in doubt; but nobody is refused by a reply that may be another's.
     let run = run(&["b@y", "c@y"], &pipelining(), &["250", "250", "250", "550 5.1.1 who?", "354 go"]);
     assert_eq!((run.states(), run.usable), (vec![RecipientState::HostTrouble; 2], false));
+}
+
+/// Each command in its own time: behind the content only its answer has a longer one (RFC 5321 §4.5.3.2.6).
+#[test]
+fn the_answer_to_rset_is_not_waited_for_as_long_as_that_to_the_content() {
+    let (sender, to, capabilities) = (parse("a@x"), recipient("b@y"), pipelining());
+    let to = [&to];
+    let message = outgoing(&sender, &to);
+    let mut transaction = Transaction::new(&message, &capabilities, Profile::FULL, true);
+    assert_eq!(transaction.next(&mut Vec::new()), Next::Exchange);
+    let mut waits = Vec::new();
+    for words in ["250", "250", "354 go"] {
+        waits.extend(transaction.waits_as_for());
+        transaction.take(reply(words));
+    }
+    assert_eq!(transaction.next(&mut Vec::new()), Next::Content);
+    transaction.content_sent();
+    for words in ["250 ok", "250 reset"] {
+        waits.extend(transaction.waits_as_for());
+        transaction.take(reply(words));
+    }
+    assert_eq!(waits, [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::EndOfData, Phase::Mail]);
 }
 
 /// Where each message has a connection of its own the replies are counted from the content's to the last one.
