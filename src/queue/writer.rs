@@ -1,7 +1,8 @@
 //! The writer: one thread owns the store and commits operations in groups.
 //!
 //! It takes all waiting operations, writes them in one transaction with one fsync, and answers each of them once the
-//! whole group is on disk. One bad operation does not spoil the others.
+//! whole group is on disk. Outcomes go first, and a group that has some takes little mail beside them: connections wait
+//! for them. One bad operation does not spoil the others.
 //!
 //! When it cannot write:
 //! - busy (another process holds the database): it waits a few seconds, then refuses operations that can come again
@@ -26,6 +27,8 @@ use super::slow::Call;
 /// Operations and content bytes of one group at most. Later operations go into the next group.
 const GROUP_OPS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Messages that are written beside outcomes in one group, or as many as there are outcomes.
+const MAIL_BESIDE_OUTCOMES: usize = 16;
 /// Outcomes that are tried one by one, twice a second, while the disk is full.
 const TRIED_WHILE_FULL: usize = 32;
 /// How often the writer looks for changes by other processes and for old history.
@@ -158,9 +161,11 @@ impl<'s> Writer<'s> {
             return self.write_one_by_one();
         }
         self.refuse_what_has_no_room();
+        let mut later = self.put_outcomes_first();
         let mut group = std::mem::take(&mut self.group);
         let written = self.commit(&mut group);
         self.group.append(&mut group);
+        self.group.append(&mut later);
         match written {
             Ok(()) => self.recovered(),
             Err(StoreFailure::Busy(error)) => self.stalled(AcceptError::Busy, &error),
@@ -169,6 +174,22 @@ impl<'s> Writer<'s> {
         }
         self.group_bytes = self.group.iter().map(Op::bytes).sum();
         Ok(())
+    }
+
+    /// A connection waits for each outcome, and sends nothing meanwhile: outcomes go first, and with them only so much
+    /// mail that their commit is short. Gives the rest, in its order, for the next group.
+    fn put_outcomes_first(&mut self) -> Vec<Op> {
+        let is_outcome = |op: &Op| matches!(op, Op::Settle(_));
+        if self.stall.is_some() || !self.group.iter().any(is_outcome) {
+            return Vec::new();
+        }
+        let (outcomes, mut others): (Vec<Op>, Vec<Op>) = self.group.drain(..).partition(is_outcome);
+        let most = outcomes.len().max(MAIL_BESIDE_OUTCOMES);
+        let cut = others.iter().enumerate().filter(|(_, op)| op.is_mail()).nth(most).map(|(at, _)| at);
+        let later = cut.map_or_else(Vec::new, |at| others.split_off(at));
+        self.group = outcomes;
+        self.group.append(&mut others);
+        later
     }
 
     /// The disk is full. A single outcome may still fit, since it frees the room of its message. Each call tries

@@ -213,7 +213,7 @@ fn a_full_store_refuses_mail_and_keeps_the_outcomes_until_they_fit() {
     bench.writer.step().unwrap();
     assert!(bench.is_settled());
     assert_eq!((bench.shared.refusal(), bench.shared.writable()), (Ok(()), true));
-    assert_eq!(bench.commits(), [vec!["barrier", "settle"], vec!["settle"], vec!["settle"]]);
+    assert_eq!(bench.commits(), [vec!["settle", "barrier"], vec!["settle"], vec!["settle"]]);
 }
 
 /// Each session found room for its own chunk.
@@ -236,7 +236,7 @@ fn mail_that_together_has_no_room_is_refused_and_outcomes_are_written() {
 #[test]
 fn an_operation_that_is_to_blame_is_left_out_and_the_others_are_committed() {
     let to_blame = |at| StoreFailure::Operation { at, why: "constraint".to_owned() };
-    let mut bench = Bench::new([to_blame(1), to_blame(1)], Duration::ZERO);
+    let mut bench = Bench::new([to_blame(2), to_blame(0)], Duration::ZERO);
     let (first, bad) = (bench.barrier(), bench.chunk());
     bench.settle();
     let last = bench.barrier();
@@ -245,9 +245,9 @@ fn an_operation_that_is_to_blame_is_left_out_and_the_others_are_committed() {
     assert_eq!(all(&bad), [Err(AcceptError::Failed)]);
     // An outcome is not left out: its recipient is held.
     let commits: [&[&str]; 3] = [
-        &["barrier", "chunk", "settle", "barrier"],
-        &["barrier", "settle", "barrier"],
-        &["barrier", "hold", "barrier"],
+        &["settle", "barrier", "chunk", "barrier"],
+        &["settle", "barrier", "barrier"],
+        &["hold", "barrier", "barrier"],
     ];
     assert_eq!(bench.commits(), commits);
     assert!(bench.is_settled() && bench.shared.writable());
@@ -264,7 +264,7 @@ fn a_fatal_failure_ends_the_writer_and_nothing_is_tried_again() {
     assert_eq!(writer.run(), Err("fsync failed".to_owned()));
     assert!(answer.recv().is_err(), "its caller reads a dropped answer as a failure");
     assert!(events.recv().is_err(), "the outcome is not called settled");
-    assert_eq!(*commits.lock().unwrap(), [["barrier", "settle"]]);
+    assert_eq!(*commits.lock().unwrap(), [["settle", "barrier"]]);
 }
 
 #[test]
@@ -331,6 +331,27 @@ fn what_was_kept_while_the_last_commit_lasted_is_committed_too() {
 
 /// Whoever delivers waits for it, so that a kill repeats what is in the group that is being committed, and one message
 /// of each connection beside that, and not all that was delivered meanwhile.
+#[test]
+fn outcomes_go_first_and_with_so_much_mail_that_their_commit_is_short() {
+    let mut bench = Bench::with(willing(), unbounded(), Duration::ZERO);
+    let answers: Vec<Answer> = (0..40).map(|_| bench.chunk()).collect();
+    let behind = bench.barrier();
+    bench.settle();
+    for _ in 0..2 {
+        bench.writer.step().unwrap();
+    }
+    let commits = bench.commits.lock().unwrap().clone();
+    assert_eq!(commits[0], [vec!["settle"], vec!["chunk"; 16]].concat());
+    assert_eq!(commits[1], [vec!["chunk"; 24], vec!["barrier"]].concat(), "alone it needs no such care");
+    assert!(answers.iter().chain([&behind]).all(|answer| answer.try_recv() == Ok(Ok(()))));
+
+    // As many messages as outcomes in any case.
+    let _answers: Vec<Answer> = (0..60).map(|_| bench.chunk()).collect();
+    (0..30).for_each(|_| bench.settle());
+    bench.writer.step().unwrap();
+    assert_eq!(bench.commits.lock().unwrap()[2], [vec!["settle"; 30], vec!["chunk"; 30]].concat());
+}
+
 #[test]
 fn an_outcome_is_announced_once_its_group_is_being_committed() {
     let (disk, slow) = bounded(0);
