@@ -1,6 +1,6 @@
 //! What each answer, and each end without one, decides in a transaction; and which answers cannot be believed.
 
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Phase, Reply};
 
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::pipeline::{PipelineFault, PipelineResult};
@@ -25,11 +25,7 @@ impl Transaction<'_> {
             (Step::Quit, ReplyClass::Closing) if self.counts_replies() => {
                 (self.dead, self.quit_reply) = (true, Some(reply));
             }
-            // It knows no RSET, and no content is answered like this. What was answered holds.
-            (Step::Rset, _) if self.whole && is_of_command(&reply) => {
-                (self.dead, self.unclosed) = (true, Some(self.unexpected(reply)));
-            }
-            // It may be the answer to the command before.
+            // It may be the answer to the command before, whatever the code: "503 bad sequence" may be meant for a dot.
             (Step::Rset | Step::Quit, _) => self.note_surplus(self.unexpected(reply)),
             (_, ReplyClass::Closing) => self.host_failed(Failure::Refused { phase, reply }),
             (Step::Chunk | Step::End, _) if self.is_bdat_unknown(&reply) => {
@@ -237,16 +233,6 @@ impl Transaction<'_> {
 /// x.1.x or x.5.x (RFC 3463 §3.2, §3.6): of an address, or of the protocol. The answers to MAIL and RCPT.
 pub(super) fn is_of_envelope(reply: &Reply) -> bool {
     matches!(subject(reply), Some(1 | 5))
-}
-
-/// RFC 5321 §4.2.4, §4.3.2: the command is not known, or not here. A line of content may be too long (500) or wrong
-/// (501), too, so these need a code that speaks of the command (RFC 3463 §3.6, x.5.1).
-fn is_of_command(reply: &Reply) -> bool {
-    match reply.code {
-        502..=504 => true,
-        500 | 501 => reply.enhanced.is_some_and(|Enhanced(_, subject, detail)| (subject, detail) == (5, 1)),
-        _ => false,
-    }
 }
 
 /// Any other enhanced code: the answer to content.

@@ -345,13 +345,20 @@ impl Driver<'_, '_> {
             // Up to the end of the stream.
             let mut behind = Vec::new();
             let ended = loop {
-                match self.stream.pop_front() {
-                    Some((_, Heard::Says(code, text), _)) => behind.push(say(code, text)),
-                    Some((Some(Sent::Closing), Heard::Fits, _)) => behind.push(say(221, "")),
-                    Some((_, Heard::Fits, _)) => behind.push(say(250, "")),
-                    Some((_, heard, _)) => break matches!(heard, Heard::Closed),
-                    None => break true,
-                }
+                let Some((to, heard, _)) = self.stream.pop_front() else { break true };
+                let reply = match (to, heard) {
+                    (_, Heard::Says(code, text)) => say(code, text),
+                    (Some(Sent::Closing), Heard::Fits) => say(221, ""),
+                    (Some(Sent::Data), Heard::Fits) => say(354, ""),
+                    (_, Heard::Fits) => say(250, ""),
+                    (_, heard) => {
+                        self.ledger.broken_off = matches!(heard, Heard::Closed);
+                        break self.ledger.broken_off;
+                    }
+                };
+                // The content's own answer may be one of these.
+                self.ledger.heard.extend(to.map(|to| (to, reply.code)));
+                behind.push(reply);
             };
             self.transaction.take_behind_quit(behind, ended);
         } else if self.transaction.is_alive()
@@ -615,25 +622,28 @@ impl Case {
     /// Whether replies that nobody asked for can be told from answers at all. One always can. Of several, not two that
     /// come behind the end of the content, before its answer, and mean yes; not a second 354, with whatever stands in
     /// the other commands' places; and in a single write not those that look like the answers to all of it. Where each
-    /// message has a connection of its own, all can: by their number.
+    /// message has a connection of its own, all others can: by their number.
     fn can_be_told(&self, ledger: &Ledger) -> bool {
         // Whoever breaks off, or says that it will, may have answered before it did.
         let breaks_off = |(_, code): &(Sent, u16)| matches!(code, 0 | 421);
         if ledger.broken_off || ledger.heard.iter().any(breaks_off) {
             return false;
         }
-        let by_number = !self.profile.reuse;
-        if by_number || self.surplus.len() < 2 {
+        if self.surplus.len() < 2 {
             return true;
         }
+        let one_354 = self.surplus.iter().all(|one| one.code != 354)
+            && ledger.heard.iter().all(|(sent, code)| *code != 354 || *sent == Sent::Data);
+        let by_number = !self.profile.reuse;
+        if by_number || !one_354 {
+            return one_354;
+        }
         let end = ledger.heard.iter().position(|(sent, _)| *sent == Sent::Content).unwrap_or(usize::MAX);
-        let behind_end = self.surplus.iter().filter(|one| one.before == end || one.before == end + 1);
+        let behind_end =
+            self.surplus.iter().filter(|one| one.before == end || one.before == end.saturating_add(1));
         let looks_like_envelope = |one: &Surplus| is_of_envelope(&say(one.code, one.text));
         let by_data = ledger.heard.iter().any(|(sent, _)| *sent == Sent::Data);
-        behind_end.count() < 2
-            && self.surplus.iter().all(|one| one.code != 354)
-            && ledger.heard.iter().all(|(sent, code)| *code != 354 || *sent == Sent::Data)
-            && (by_data || !self.surplus.iter().any(looks_like_envelope))
+        behind_end.count() < 2 && (by_data || !self.surplus.iter().any(looks_like_envelope))
     }
 
     /// What is recorded as delivered was taken, by the host's own answers to each command.
