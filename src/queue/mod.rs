@@ -324,7 +324,7 @@ impl Queue {
         self.ask(|ack| Op::Barrier { ack })
     }
 
-    /// AdminStore over what came of a job. It is written whatever it takes, or the process ends; waits only
+    /// Hands over what came of a job. It is written whatever it takes, or the process ends; waits only
     /// while very much else waits.
     ///
     /// Whoever delivers what the same connection or thread delivers next waits for the [`Recording`] before: a process

@@ -107,13 +107,6 @@ impl Op {
         }
     }
 
-    /// It is in a group that is being committed.
-    pub(super) fn begin(&mut self) {
-        if let Op::Settle(outcomes) = self {
-            outcomes.recording = None;
-        }
-    }
-
     /// Bytes of content, roughly. They bound a group.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -213,8 +206,8 @@ pub(super) struct Outcomes {
     pub(super) reports: Vec<Incoming>,
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
-    /// Dropped once it is in a group that is being committed.
-    recording: Option<Sender<Infallible>>,
+    /// Dropped with it, once it is on disk.
+    _recording: Option<Sender<Infallible>>,
 }
 
 /// A settlement on its way to the disk, for whoever must not run ahead of it.
@@ -222,14 +215,14 @@ pub(super) struct Outcomes {
 pub struct Recording(Receiver<Infallible>);
 
 impl Recording {
-    /// Waits until it is in a group that is being committed, or until nothing is written any more.
+    /// Waits until it is on disk, or until nothing is written any more.
     pub fn wait(&self) {
         // Nothing is ever sent: the other side is dropped.
         let _ = self.0.recv();
     }
 
     /// Whether [`Recording::wait`] would not wait.
-    pub fn has_begun(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
     }
 }
@@ -274,13 +267,13 @@ impl Outcomes {
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let reports = reports.into_iter().map(|report| Incoming::new(report, ids, now_us, cache)).collect();
-        Outcomes { message, at, results, reports, pending_reports, expanded_told, recording: None }
+        Outcomes { message, at, results, reports, pending_reports, expanded_told, _recording: None }
     }
 
-    /// The same, with word of when it is in a group that is being committed.
+    /// The same, with word of when it is on disk.
     pub(super) fn announced(self) -> (Outcomes, Recording) {
         let (recording, announced) = bounded(0);
-        (Outcomes { recording: Some(recording), ..self }, Recording(announced))
+        (Outcomes { _recording: Some(recording), ..self }, Recording(announced))
     }
 }
 

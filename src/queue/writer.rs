@@ -222,10 +222,6 @@ impl<'s> Writer<'s> {
     /// operation that cannot be applied is taken out, and the others are applied again without it.
     fn commit(&mut self, group: &mut Vec<Op>) -> Result<(), StoreFailure> {
         let backoffs = self.parts.shared.take_backoffs();
-        // Where nothing could be written a moment ago, nobody goes on before it is.
-        if self.stall.is_none() {
-            group.iter_mut().for_each(Op::begin);
-        }
         let effects = loop {
             let marks = self.parts.shared.marks();
             self.parts.shared.quotas.group_begins();

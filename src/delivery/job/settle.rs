@@ -139,7 +139,7 @@ impl<'a> Begun<'a> {
         let reports = compose::compose(settings, queue, report_limits, at, &message, &mut results);
         let Reports { written: reports, pending_reports, expanded_told } = reports;
         // What is delivered and not recorded is delivered again by the next process, should this one be killed. So
-        // neither this thread nor its connection runs ahead: both have the next message once this one is being written.
+        // neither this thread nor its connection runs ahead: both have the next message once this one is on disk.
         queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told }).wait();
     }
 }
