@@ -1,6 +1,7 @@
 //! Types that all rooms share: addresses, envelopes, replies, outcomes. No I/O, no clock, no log.
 
 pub mod address;
+pub mod dkim;
 pub mod envelope;
 pub mod handling;
 pub mod outcome;

@@ -1,0 +1,275 @@
+//! The DKIM-Signature field (RFC 6376 §3.5): which fields of a message it covers, and how it is made.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::canonical::Canonicalization;
+use super::fields::{Field, fields};
+use super::key::Key;
+use crate::mail::address::Domain;
+
+/// Fields that are signed where they are there, each as often as it is there (RFC 6376 §5.4.1, and those that make
+/// people click). From is signed once more than it is there, so that nobody can add another. Received and Return-Path
+/// change under way and are never signed; List-Id only where it is the domain's own.
+const SIGNED: [&str; 24] = [
+    "From",
+    "To",
+    "Cc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Reply-To",
+    "In-Reply-To",
+    "References",
+    "MIME-Version",
+    "Content-Type",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "List-Help",
+    "List-Subscribe",
+    "List-Post",
+    "List-Owner",
+    "List-Archive",
+    "List-Id",
+    "Resent-Date",
+    "Resent-From",
+    "Resent-To",
+    "Resent-Cc",
+    "Sender",
+];
+/// The longest line of the field, without its line end (RFC 5322 §2.1.1 asks for 78).
+const COLUMNS: usize = 76;
+
+/// Signs for one domain with one key.
+#[derive(Debug)]
+pub struct Signer {
+    /// The tag `d=`: A-labels, lower case.
+    pub domain: String,
+    /// The tag `s=`.
+    pub selector: String,
+    /// With what.
+    pub key: Key,
+    /// Of the header and of the body.
+    pub canonicalization: (Canonicalization, Canonicalization),
+    /// Seconds after which the signature no longer holds (`x=`); none: it holds as long as the key is published.
+    pub expires_after: Option<u32>,
+}
+
+impl Signer {
+    /// The field for a message with this header and the hash of its body, to be put before the header. None where the
+    /// crypto library fails.
+    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], now: i64) -> Option<String> {
+        let all = fields(header);
+        let covered = self.covered(&all);
+        let unsigned = self.unsigned(&covered, body_hash, now);
+        let mut data = Vec::with_capacity(header.len() + unsigned.len());
+        for field in covered.iter().filter_map(|(_, field)| *field) {
+            self.canonicalization.0.field(field.whole, &mut data);
+        }
+        // The field itself comes last, without the signature and without a line end (RFC 6376 §3.7).
+        self.canonicalization.0.field(unsigned.as_bytes(), &mut data);
+        data.truncate(data.len() - 2);
+        let mut field = Folded { text: unsigned, column: "\tb=".len() };
+        field.push_cut(&STANDARD.encode(self.key.sign(&data)?));
+        Some(field.text + "\r\n")
+    }
+
+    /// The names of `h=` in their order, each with the field that it stands for. Of several fields of one name the
+    /// last comes first (RFC 6376 §5.4.2).
+    fn covered<'n, 'h>(&self, all: &[Field<'h>]) -> Vec<(&'n str, Option<Field<'h>>)> {
+        let mut covered = Vec::new();
+        for name in SIGNED {
+            let found = all.iter().rev().filter(|field| field.is(name));
+            let found = found.filter(|field| name != "List-Id" || self.is_own_list(field));
+            covered.extend(found.map(|field| (name, Some(*field))));
+            if name == "From" {
+                covered.push((name, None));
+            }
+        }
+        covered
+    }
+
+    /// Whether a List-Id ends in our domain (RFC 2919 §2).
+    fn is_own_list(&self, field: &Field<'_>) -> bool {
+        let value = String::from_utf8_lossy(field.value()).trim_end().to_ascii_lowercase();
+        let Some(id) = value.strip_suffix('>').and_then(|value| value.rsplit_once('<')).map(|(_, id)| id)
+        else {
+            return false;
+        };
+        id.strip_suffix(&self.domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    /// The field up to and with `b=`.
+    fn unsigned(&self, covered: &[(&str, Option<Field<'_>>)], body_hash: &[u8; 32], now: i64) -> String {
+        let (header, body) = self.canonicalization;
+        let mut field = Folded { text: "DKIM-Signature: v=1;".to_owned(), column: 0 };
+        field.column = field.text.len();
+        field.push(&format!(" a={};", self.key.algorithm().as_str()));
+        field.push(&format!(" c={}/{};", header.as_str(), body.as_str()));
+        field.push(&format!(" d={};", self.domain));
+        field.push(&format!(" s={};", self.selector));
+        field.push(&format!(" t={now};"));
+        if let Some(secs) = self.expires_after {
+            field.push(&format!(" x={};", now.saturating_add(secs.into())));
+        }
+        let names = covered.len();
+        for (at, (name, _)) in covered.iter().enumerate() {
+            let before: Cow<'_, str> = if at == 0 { " h=".into() } else { "".into() };
+            let behind = if at + 1 == names { ";" } else { ":" };
+            field.push(&format!("{before}{name}{behind}"));
+        }
+        field.push(&format!(" bh={};", STANDARD.encode(body_hash)));
+        field.text + "\r\n\tb="
+    }
+}
+
+/// A field that is folded before what would not fit.
+struct Folded {
+    text: String,
+    column: usize,
+}
+
+impl Folded {
+    /// Adds what may stand at the start of a line.
+    fn push(&mut self, piece: &str) {
+        if self.column + piece.len() > COLUMNS {
+            self.text.push_str("\r\n\t");
+            self.column = 1;
+            self.text.push_str(piece.trim_start());
+            self.column += piece.trim_start().len();
+        } else {
+            self.text.push_str(piece);
+            self.column += piece.len();
+        }
+    }
+
+    /// Adds what may be cut anywhere.
+    fn push_cut(&mut self, mut text: &str) {
+        while !text.is_empty() {
+            if self.column >= COLUMNS {
+                self.text.push_str("\r\n\t");
+                self.column = 1;
+            }
+            let (now, later) = text.split_at(text.len().min(COLUMNS - self.column));
+            self.text.push_str(now);
+            self.column += now.len();
+            text = later;
+        }
+    }
+}
+
+/// The domain of the author, as receivers compare it (RFC 7489 §3.1): of the first mailbox in the first From field.
+pub fn author_domain(header: &[u8]) -> Option<String> {
+    let all = fields(header);
+    let from = all.iter().find(|field| field.is("From"))?;
+    let text = String::from_utf8_lossy(from.value());
+    let address = first_address(&text)?;
+    let (_, domain) = address.rsplit_once('@')?;
+    Domain::parse(domain.trim()).ok().map(|domain| domain.to_string())
+}
+
+/// The address of the first mailbox in a list of them (RFC 5322 §3.4): what stands in angle brackets, else all that is
+/// neither comment nor quoted. The local part may be quoted.
+fn first_address(list: &str) -> Option<String> {
+    let (mut plain, mut in_brackets) = (String::new(), None::<String>);
+    let (mut comments, mut quoted, mut escaped) = (0_u32, false, false);
+    for c in list.chars() {
+        if std::mem::take(&mut escaped) {
+            continue;
+        }
+        match c {
+            '\\' if quoted || comments > 0 => escaped = true,
+            '"' if comments == 0 => quoted = !quoted,
+            _ if quoted => {}
+            '(' => comments += 1,
+            ')' => comments = comments.saturating_sub(1),
+            _ if comments > 0 => {}
+            '<' => in_brackets = Some(String::new()),
+            '>' if in_brackets.is_some() => break,
+            // The end of a mailbox; of a route inside brackets it is none.
+            ',' | ';' if in_brackets.is_none() && plain.contains('@') => break,
+            // A group's name ends here.
+            ':' if in_brackets.is_none() => plain.clear(),
+            c if c.is_whitespace() => {}
+            c => in_brackets.as_mut().unwrap_or(&mut plain).push(c),
+        }
+    }
+    Some(in_brackets.unwrap_or(plain)).filter(|address| address.contains('@'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::dkim::key::Algorithm;
+
+    fn signer(algorithm: Algorithm) -> Signer {
+        Signer {
+            domain: "example.com".to_owned(),
+            selector: "s1".to_owned(),
+            key: Key::generate(algorithm).unwrap(),
+            canonicalization: (Canonicalization::Relaxed, Canonicalization::Relaxed),
+            expires_after: None,
+        }
+    }
+
+    fn names(signer: &Signer, header: &str) -> Vec<String> {
+        let field = signer.sign(header.as_bytes(), &[0; 32], 1_700_000_000).unwrap();
+        let tags: String = field.split_ascii_whitespace().collect();
+        let list = tags.split(';').find_map(|tag| tag.strip_prefix("h=")).unwrap();
+        list.split(':').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_people_read_is_signed_and_what_changes_on_the_way_is_not() {
+        let header = "Received: x\r\nReturn-Path: <a@b>\r\nfrom: a@example.com\r\nTo: b\r\nTo: c\r\n\
+             X-Mailer: m\r\nList-Id: <l.example.org>\r\nSUBJECT: s\r\n";
+        let signer = signer(Algorithm::Ed25519Sha256);
+        assert_eq!(names(&signer, header), ["From", "From", "To", "To", "Subject"]);
+        for (own, is_own) in
+            [("<l.example.com>", true), ("A list <example.com>", true), ("<lexample.com>", false)]
+        {
+            let header = format!("From: a@example.com\r\nList-Id: {own}\r\n");
+            assert_eq!(names(&signer, &header).contains(&"List-Id".to_owned()), is_own, "{own}");
+        }
+        assert_eq!(names(&signer, "Subject: s\r\n"), ["From", "Subject"], "nobody can add one");
+    }
+
+    #[test]
+    fn the_field_is_folded_and_each_line_is_short() {
+        for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
+            let signer = Signer { expires_after: Some(3600), ..signer(algorithm) };
+            let header: String = SIGNED.iter().map(|name| format!("{name}: <x.example.com>\r\n")).collect();
+            let field = signer.sign(header.as_bytes(), &[7; 32], 1_700_000_000).unwrap();
+            assert!(field.ends_with("\r\n") && field.contains(" x=1700003600;"), "{field}");
+            for (at, line) in field.trim_end().split("\r\n").enumerate() {
+                assert!(line.len() <= 78, "{line}");
+                assert!(at == 0 || line.starts_with('\t'), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_author_is_the_first_mailbox_of_from() {
+        let table = [
+            ("a@Example.COM", Some("example.com")),
+            ("\"x@y.test\" <a@example.com>", Some("example.com")),
+            ("(b@c.test) a@example.com (d)", Some("example.com")),
+            ("A <a@example.com>, B <b@example.org>", Some("example.com")),
+            ("a@example.com, b@example.org", Some("example.com")),
+            ("Group: a@example.com, b@example.org;", Some("example.com")),
+            ("\"quoted \\\" <z@z.test>\" <\"a@b\"@example.com>", Some("example.com")),
+            ("Müller <a@bücher.example>", Some("xn--bcher-kva.example")),
+            ("=?utf-8?q?x=40y.test?= <a@example.com>", Some("example.com")),
+            ("\r\n\t<a@example.com>", Some("example.com")),
+            ("nobody", None),
+            ("", None),
+        ];
+        for (from, domain) in table {
+            let header = format!("To: b@b.test\r\nFrom: {from}\r\n");
+            assert_eq!(author_domain(header.as_bytes()).as_deref(), domain, "{from}");
+        }
+        assert_eq!(author_domain(b"To: b\r\n"), None);
+    }
+}
