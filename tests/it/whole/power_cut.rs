@@ -11,7 +11,7 @@ mod record;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::OpenFlags;
@@ -24,6 +24,8 @@ use record::Event;
 
 /// Who submits at the same time.
 const SUBMITTERS: usize = 6;
+/// Messages that are acknowledged, or the cuts prove little.
+const ENOUGH: usize = 100;
 /// Lives of the relay in one record; each ends another way.
 const LIVES: usize = 4;
 /// How long it works in each.
@@ -88,7 +90,7 @@ fn seeded() -> fastrand::Rng {
 fn cut_at(events: &[Event], mut moments: Vec<usize>, random: &mut fastrand::Rng) -> String {
     let acknowledged = events.iter().filter(|event| matches!(event, Event::Acknowledged(_))).count();
     let syncs = events.iter().filter(|event| matches!(event, Event::Sync(_))).count();
-    assert!(acknowledged > 100, "too little happened: {acknowledged} acknowledged");
+    assert!(acknowledged >= ENOUGH, "too little happened: {acknowledged} acknowledged");
     moments.sort_unstable();
     let cuts = moments.len();
     let mut disk = Disk::default();
@@ -143,7 +145,7 @@ fn a_busy_while() -> Vec<Event> {
         let trace = relay.path(&format!("trace-{life}"));
         relay.spawn_under_strace(&record::strace(&trace).each_ref().map(String::as_str));
         relay.wait_until_ready();
-        submit_for(&relay, LIFE);
+        submit_for(&relay, LIFE, ENOUGH / LIVES + 1);
         if life % 2 == 0 {
             relay.kill();
         } else {
@@ -168,7 +170,7 @@ fn a_long_log() -> Vec<Event> {
     for _ in 0..3 {
         relay.submit("me@app.test", &["you@takes.test"], content.as_bytes());
     }
-    submit_for(&relay, 2 * LIFE);
+    submit_for(&relay, 2 * LIFE, ENOUGH + 1);
     relay.kill();
     recorded(&trace, &relay)
 }
@@ -179,12 +181,12 @@ fn recorded(trace: &Path, relay: &Relay) -> Vec<Event> {
     record::read(trace, &relay.path("queue.db"))
 }
 
-/// Submits all the time, over a few connections.
-fn submit_for(relay: &Relay, time: Duration) {
-    let stop = AtomicBool::new(false);
+/// Submits all the time, over a few connections: so long, and so many messages at least.
+fn submit_for(relay: &Relay, time: Duration, at_least: usize) {
+    let (stop, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for submitter in 0..SUBMITTERS {
-            let (stop, address) = (&stop, relay.clear);
+            let (stop, taken, address) = (&stop, &taken, relay.clear);
             scope.spawn(move || {
                 let mut client = Client::connect(address).unwrap();
                 client.expect("EHLO app.test", "250");
@@ -199,10 +201,15 @@ fn submit_for(relay: &Relay, time: Duration) {
                         "sixty characters or so of it\r\n".repeat(lines)
                     );
                     client.submit("me@app.test", &[&format!("you@{domain}")], content.as_bytes());
+                    taken.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
-        std::thread::sleep(time);
+        let began = Instant::now();
+        let lacks = |taken: usize| taken < at_least && began.elapsed() < SOON;
+        while began.elapsed() < time || lacks(taken.load(Ordering::SeqCst)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         stop.store(true, Ordering::SeqCst);
     });
 }
