@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Routes;
 use crate::mail::{Address, Attempt, Lifetimes, reply};
@@ -222,8 +222,9 @@ impl Recording {
     }
 
     /// Whether [`Recording::wait`] would not wait.
-    pub fn is_over(&self) -> bool {
-        matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
+    #[cfg(test)]
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.0.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
 }
 
