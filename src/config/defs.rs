@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Size(&'static str, &'static str),
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// true or false.
+    Flag,
     /// An IP address with a port.
     Socket,
     /// The same; the port may be left out and is this one then.
@@ -258,6 +260,20 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def(
+        "delivery.https_port",
+        Number(1, 65_535),
+        Is("443"),
+        "The port of the HTTPS servers that have the MTA-STS policies of domains.",
+    ),
+    def(
+        "delivery.mta_sts",
+        Flag,
+        Is("true"),
+        "Mail to a domain with an MTA-STS policy (RFC 8461) in mode enforce goes only to hosts that the policy names, with \
+         a certificate that holds for them; it waits where there is none. The policy is fetched over HTTPS and kept. \
+         No effect where a [[route]] names relays, or has tls of its own.",
+    ),
     def(
         "delivery.workers",
         Number(1, 10_000),
@@ -572,6 +588,7 @@ impl Kind {
                 let (last, others) = quoted.split_last().expect("no choice without words: see DEFS");
                 format!("{} or {last}", others.join(", "))
             }
+            Flag => "true or false".to_owned(),
             Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
             Server(_) => "an IP address such as \"192.0.2.53\", \"fe80::1%eth0\" or \"[2001:db8::53]:5353\"".to_owned(),
             Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),

@@ -156,6 +156,10 @@ pub struct DeliverySettings {
     pub hostname: Domain,
     /// The port of MX hosts.
     pub port: u16,
+    /// The port of HTTPS servers with MTA-STS policies.
+    pub https_port: u16,
+    /// Whether MTA-STS policies are looked for.
+    pub mta_sts: bool,
     /// Threads at most.
     pub workers: usize,
     /// Messages on one connection.

@@ -75,6 +75,7 @@ fn another(kind: &Kind) -> String {
         Kind::Text => "'other'",
         Kind::File | Kind::FileOrNone => "'other.pem'",
         Kind::Host => "'other.example'",
+        Kind::Flag => "true",
         Kind::Number(..) => "77",
         Kind::Duration(..) => "'17s'",
         Kind::Size(..) => "'1MB'",
@@ -107,7 +108,11 @@ fn every_key_of_the_table_reaches_the_settings() {
     let show = |text: &str| format!("{:?}", dir.settings(text));
     let plain = show(&config("", &[]));
     for def in DEFS {
-        let changed = show(&config(def.section(), &[(def.key(), &another(&def.kind))]));
+        let other = match def.default {
+            Preset::Is("true") => "false".to_owned(),
+            _ => another(&def.kind),
+        };
+        let changed = show(&config(def.section(), &[(def.key(), &other)]));
         assert_ne!(plain, changed, "{} is accepted and ignored", def.name);
     }
 }

@@ -234,6 +234,17 @@ pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<NameServer> {
     NameServer::parse(text, port).or_else(|why| wrong(format!("\"{text}\": {why}")))
 }
 
+/// [`Kind::Flag`].
+pub(super) fn flag(_: &Kind, value: &DeValue<'_>) -> Read<bool> {
+    match value.as_bool() {
+        Some(flag) => Ok(flag),
+        None => match value.as_str() {
+            Some(text) => wrong(format!("\"{text}\" is a text")),
+            None => wrong(format!("is {}", a_type(value))),
+        },
+    }
+}
+
 /// [`Kind::Address`], one that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by
 /// that.
 pub(super) fn address(_: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {

@@ -42,6 +42,8 @@ pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: true,
         workers: 1,
         messages_per_connection: 100,
         connections_per_destination: 8,

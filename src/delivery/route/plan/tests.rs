@@ -69,6 +69,8 @@ fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.test").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: true,
         workers: 1,
         messages_per_connection: 1,
         connections_per_destination: 1,

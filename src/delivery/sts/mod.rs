@@ -1,0 +1,5 @@
+//! MTA-STS (RFC 8461): what a domain says by TXT record and HTTPS of how mail to it must go. What that means for the
+//! hosts of an attempt is decided in `job/tls_policy.rs`.
+
+pub mod policy;
+pub mod record;
