@@ -36,6 +36,7 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Https {
     agent: Agent,
+    lookup: SharedLookup,
 }
 
 /// What a server answered.
@@ -91,10 +92,19 @@ impl Https {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .build();
         let trust = Trusts::new(settings.ca_file.as_deref())?.of(None)?;
-        let hosts =
-            Hosts { lookup, port: settings.https_port, prohibited: settings.prohibited_networks.clone() };
+        let lookup = SharedLookup(lookup);
+        let hosts = Hosts {
+            lookup: lookup.clone(),
+            port: settings.https_port,
+            prohibited: settings.prohibited_networks.clone(),
+        };
         let connector = ().chain(TcpConnector::default()).chain(TlsConnector(trust));
-        Ok(Https { agent: Agent::with_parts(config, connector, hosts) })
+        Ok(Https { agent: Agent::with_parts(config, connector, hosts), lookup })
+    }
+
+    /// The names by which its hosts are found.
+    pub(in crate::delivery) fn lookup(&self) -> &dyn Lookup {
+        &*self.lookup.0
     }
 
     /// Fetches the document at this address, of so many bytes at most.
@@ -154,17 +164,22 @@ fn meaning(error: Error) -> HttpsError {
     }
 }
 
-/// Finds a host's addresses as delivery finds those of MX hosts.
-struct Hosts {
-    lookup: Arc<dyn Lookup + Send + Sync>,
-    port: u16,
-    prohibited: ProhibitedNetworks,
+/// The lookups of delivery.
+#[derive(Clone)]
+struct SharedLookup(Arc<dyn Lookup + Send + Sync>);
+
+impl std::fmt::Debug for SharedLookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedLookup")
+    }
 }
 
-impl std::fmt::Debug for Hosts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hosts")
-    }
+/// Finds a host's addresses.
+#[derive(Debug)]
+struct Hosts {
+    lookup: SharedLookup,
+    port: u16,
+    prohibited: ProhibitedNetworks,
 }
 
 impl Resolver for Hosts {
@@ -172,7 +187,7 @@ impl Resolver for Hosts {
         let refused = |why: String| Error::Other(Box::new(HttpsError::NoAddress(why)));
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(self.port);
-        let found = self.lookup.addresses(&[host]).pop();
+        let found = self.lookup.0.addresses(&[host]).pop();
         let found = match found {
             Some(Ok(found)) => found,
             Some(Err(error)) => return Err(refused(format!("{host}: {error}"))),

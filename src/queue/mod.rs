@@ -58,9 +58,9 @@ pub use rows::{
     NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
     QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };
-pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
+pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
 
 use contract::{OpenStore, SharedReads};
 use op::{Ack, Incoming, Op, Outcomes};

@@ -16,11 +16,11 @@ use super::error::AcceptError;
 use super::host_setting::HostSetting;
 use super::id::Ids;
 use super::login_rows::LoginChanges;
-use super::sts_policy::{StsPolicyNote, StsPolicyRow};
 use super::rows::{
     Asker, CachedContent, Due, Kick, Kickable, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
+use super::sts_policy::{StsPolicyNote, StsPolicyRow};
 use super::{MessageId, RecipientId};
 
 /// Bytes of fresh messages that are kept in memory: content, envelope and overhead.

@@ -25,7 +25,9 @@ use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow,
 use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep};
+use super::{
+    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep,
+};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {

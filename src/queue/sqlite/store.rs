@@ -19,7 +19,9 @@ use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
 use super::space::Space;
-use super::{backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies, sweep};
+use super::{
+    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies, sweep,
+};
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.

@@ -124,7 +124,10 @@ fn goes_on(conn: &Connection, why: &str) {
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
     assert!(reads.backoffs().unwrap().iter().any(|row| row.lane == "other.test"), "{why}");
     assert!(reads.host_settings().unwrap().iter().any(|row| row.mx == "mx.good.test"), "{why}");
-    assert!(reads.sts_policy("victim.test").is_ok() && reads.sts_policy("good.test").unwrap().is_some(), "{why}");
+    assert!(
+        reads.sts_policy("victim.test").is_ok() && reads.sts_policy("good.test").unwrap().is_some(),
+        "{why}"
+    );
     assert!(reads.sts_policies_due(9000, 0, 9).unwrap().contains(&"good.test".to_owned()), "{why}");
     reads.logins().unwrap();
     reads.reports_since("app@a.test", 0, 9).unwrap();
