@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::mail::{Outcome, Phase};
 
 use crate::delivery::host::throttle_signal::{ThrottleSignal, throttle_signal};
-use crate::delivery::smtp::failure::{Failure, NoRouteReason, RequireTls, TlsFailure};
+use crate::delivery::smtp::failure::{Failure, NoRouteReason, RequireTls, StsWhy, TlsFailure};
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::wire::Fault;
 
@@ -100,6 +100,11 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
             NoRouteReason::NoSource => Ruling::answer(Deferred),
         },
         Failure::RequireTls(why) => require_tls(why),
+        // RFC 8461 §5: as if the host were out of reach; the domain, or whoever is between, may mend it.
+        Failure::Sts(refusal) => match refusal.why {
+            StsWhy::NotListed(_) => Ruling::new(Deferred, NextStep::Stop, true),
+            StsWhy::Tls { .. } => Ruling::of_host(Deferred),
+        },
         Failure::Dial(Fault::NoSource(..)) => Ruling::new(Deferred, NextStep::NextHost, false),
         Failure::Dial(_) | Failure::NoMoreRecipients => Ruling::of_host(Deferred),
         Failure::Tls(why) => Ruling::of_host(Deferred).with_alert(needs_repair(why)),

@@ -21,6 +21,8 @@ pub enum Failure {
     Route(NoRoute),
     /// The message requires TLS (RFC 8689), and that is not to be had.
     RequireTls(RequireTls),
+    /// The domain's MTA-STS policy (RFC 8461) is not met.
+    Sts(Box<StsRefusal>),
     /// The TCP connection could not be made.
     Dial(Fault),
     /// TLS could not be started.
@@ -115,6 +117,31 @@ pub enum RequireTls {
     Tls(TlsFailure),
 }
 
+/// By which MTA-STS policy no mail goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StsRefusal {
+    /// Whose it is.
+    pub domain: String,
+    /// Its `id`.
+    pub id: String,
+    /// What it wants.
+    pub why: StsWhy,
+}
+
+/// What does not fit an MTA-STS policy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StsWhy {
+    /// It names none of these hosts, which are all there are.
+    NotListed(String),
+    /// TLS at a host that it names.
+    Tls {
+        /// Which one.
+        host: String,
+        /// What failed.
+        why: TlsFailure,
+    },
+}
+
 /// Why TLS could not be started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TlsFailure {
@@ -177,6 +204,10 @@ impl Failure {
     pub fn phase(&self) -> Phase {
         match self {
             Failure::Route(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
+            Failure::Sts(refusal) => match refusal.why {
+                StsWhy::NotListed(_) => Phase::Dns,
+                StsWhy::Tls { .. } => Phase::Starttls,
+            },
             Failure::RequireTls(RequireTls::NotSigned | RequireTls::RouteInTheClear) => Phase::Dns,
             Failure::RequireTls(RequireTls::NotOffered | RequireTls::InTheClear) => Phase::Ehlo,
             Failure::RequireTls(RequireTls::Tls(_)) | Failure::Tls(_) => Phase::Starttls,
@@ -198,6 +229,9 @@ impl Failure {
             | Failure::NoReply { fault, .. }
             | Failure::Tls(TlsFailure::Handshake(fault))
             | Failure::RequireTls(RequireTls::Tls(TlsFailure::Handshake(fault))) => *fault == Fault::Stopping,
+            Failure::Sts(refusal) => {
+                matches!(refusal.why, StsWhy::Tls { why: TlsFailure::Handshake(Fault::Stopping), .. })
+            }
             _ => false,
         }
     }
@@ -213,6 +247,7 @@ impl Failure {
             Failure::Route(none) => return none.reply(),
             Failure::RequireTls(why) => return why.reply(),
             Failure::Tls(why) => return why.reply(),
+            Failure::Sts(refusal) => return refusal.reply(),
             Failure::Unsendable { why, .. } => return why.reply(),
             Failure::NoReply { stage, fault, .. } => return fault.reply(*stage),
             Failure::Dial(fault) => return fault.reply(Stage::CONNECTING),
@@ -282,6 +317,25 @@ impl RequireTls {
             ),
             RequireTls::RouteInTheClear | RequireTls::InTheClear => NO_TLS,
             RequireTls::Tls(why) => NO_TLS.with_text(format!("{}: {}", NO_TLS.text, why.reply().text)),
+        }
+    }
+}
+
+impl StsRefusal {
+    fn reply(&self) -> Reply {
+        let policy = format!("the MTA-STS policy of {} (mode enforce, id {})", self.domain, self.id);
+        match &self.why {
+            // RFC 3463 §3.8: other or undefined security status.
+            StsWhy::NotListed(hosts) => Reply::new(451, Enhanced(4, 7, 0), "")
+                .with_text(format!("{policy} names none of its MX hosts: {hosts}")),
+            StsWhy::Tls { host, why: TlsFailure::NotOffered } => Reply::new(451, Enhanced(4, 7, 4), "")
+                .with_text(format!("{policy} wants TLS, and {host} offers no STARTTLS")),
+            StsWhy::Tls { host, why } => {
+                let reply = why.reply();
+                let text =
+                    format!("{policy} wants TLS with a certificate that holds for {host}: {}", reply.text);
+                reply.with_text(text)
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! What that means for the hosts of an attempt is decided in `job/tls_policy.rs`.
 
 pub mod fetch;
-pub(in crate::delivery) mod policies;
+pub mod policies;
 pub mod policy;
 pub mod record;
 pub mod step;

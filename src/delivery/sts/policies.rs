@@ -57,7 +57,8 @@ pub struct StsPolicy {
     pub fetched_at: i64,
     /// When it ends, unless it is fetched again.
     pub expires_at: i64,
-    used_at: i64,
+    /// When mail went by it last, to a day.
+    pub used_at: i64,
 }
 
 impl StsPolicy {
@@ -83,7 +84,8 @@ impl StsPolicy {
         }
     }
 
-    fn known(&self) -> KnownPolicy<'_> {
+    /// What decides whether it is fetched again.
+    pub fn known(&self) -> KnownPolicy<'_> {
         KnownPolicy { id: &self.id, max_age: self.policy.max_age, fetched_at: self.fetched_at }
     }
 }

@@ -15,6 +15,7 @@ use crate::delivery::host::profile::{Evidence, HostKnowledge, SingleWriteResult,
 use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Place};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
+use crate::delivery::job::tls_policy;
 use crate::delivery::smtp::connection::{Connection, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
@@ -178,7 +179,11 @@ impl AttemptState<'_> {
         if failed.failure.phase() >= Phase::Mail {
             return failed;
         }
-        let failure = if self.requires_tls { require_tls::insist(failed.failure) } else { failed.failure };
+        let failure = if self.requires_tls {
+            require_tls::insist(failed.failure)
+        } else {
+            tls_policy::with_policy(failed.failure, endpoint, self.sts.as_deref())
+        };
         let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
         HostFailure { failure, ruling, ..failed }
     }
