@@ -32,7 +32,7 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::{StsFinding, StsPolicy};
-use crate::mail::Domain;
+use crate::mail::{Domain, TlsPolicy};
 
 use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
@@ -87,7 +87,9 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         Err(failure) => {
             let ruling = rule(&failure, &Default::default());
             let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
-            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, ..Place::NOWHERE })))
+            let policy =
+                if let Failure::Sts(_) = &failure { TlsPolicy::StsEnforce } else { TlsPolicy::None };
+            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
         }
     }
 }

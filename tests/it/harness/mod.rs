@@ -7,6 +7,7 @@ pub mod dialogue;
 pub mod dns_server;
 pub mod dnssec;
 pub mod fakemx;
+pub mod https_server;
 pub mod log;
 pub mod relay;
 pub mod sender;
