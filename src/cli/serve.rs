@@ -26,7 +26,7 @@ use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
-use crate::delivery::{DeliveryContext, Jobs, Workers, settle_doubts};
+use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -194,6 +194,7 @@ fn setup(settings: &Settings, lookup: Arc<dyn Lookup + Send + Sync>) -> anyhow::
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
         https: Arc::new(Https::new(&settings.delivery, Arc::clone(&lookup))?),
+        signing: Signing::new(settings.delivery.keyring.clone()),
         lookup,
         connector: Connector::new(&settings.delivery)?,
     })

@@ -151,7 +151,9 @@ fn meaning(error: Error) -> HttpsError {
     match error {
         Error::Timeout(_) => HttpsError::TimedOut,
         Error::BodyExceedsLimit(_) => HttpsError::TooLong,
-        Error::LargeResponseHeader(..) => HttpsError::Other("the header of the answer is too long".to_owned()),
+        Error::LargeResponseHeader(..) => {
+            HttpsError::Other("the header of the answer is too long".to_owned())
+        }
         Error::Io(error) => match of_tls(&error) {
             Some(why) => HttpsError::Tls(why),
             None if error.kind() == std::io::ErrorKind::TimedOut => HttpsError::TimedOut,

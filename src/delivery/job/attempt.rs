@@ -87,8 +87,7 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         Err(failure) => {
             let ruling = rule(&failure, &Default::default());
             let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
-            let policy =
-                if let Failure::Sts(_) = &failure { TlsPolicy::StsEnforce } else { TlsPolicy::None };
+            let policy = if let Failure::Sts(_) = &failure { TlsPolicy::StsEnforce } else { TlsPolicy::None };
             state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
         }
     }

@@ -8,6 +8,7 @@ use crate::queue::Queue;
 
 use crate::delivery::host::pool::Pool;
 use crate::delivery::https::Https;
+use crate::delivery::job::signing::Signing;
 use crate::delivery::report::report_limit::ReportLimits;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::smtp::connection::Connector;
@@ -19,6 +20,8 @@ pub struct DeliveryContext {
     pub settings: DeliverySettings,
     /// `[[route]]`.
     pub routes: Arc<Routes>,
+    /// Signs mail of domains that have a key.
+    pub signing: Signing,
     /// Name lookups.
     pub lookup: Arc<dyn Lookup + Send + Sync>,
     /// Fetches policies.

@@ -45,5 +45,5 @@ pub fn fetch(https: &Https, domain: &str) -> Result<Policy, FetchError> {
         let shown = answer.media_type.chars().take(80).collect();
         return Err(FetchError::MediaType(shown));
     }
-    Policy::parse(&answer.body).map_err(|error| FetchError::Invalid(error))
+    Policy::parse(&answer.body).map_err(FetchError::Invalid)
 }

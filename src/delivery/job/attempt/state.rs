@@ -1,5 +1,6 @@
 //! The state of an attempt: the answers so far, and what is left to say to those who have none.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
 use crate::delivery::job::settle::Begun;
+use crate::delivery::job::signing::Signature;
 use crate::delivery::job::tls_policy;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
@@ -108,6 +110,8 @@ pub(super) struct AttemptState<'a> {
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
     pub(super) answers: Vec<Option<Answer>>,
+    /// Made once it is needed.
+    pub(super) signature: OnceCell<Result<Signature, Failure>>,
     /// See [`Answers::settled`].
     settled: Vec<bool>,
     /// See [`Answers::kept`].
@@ -133,6 +137,7 @@ impl<'a> AttemptState<'a> {
             deadline,
             now: begun.at,
             answers: vec![None; count],
+            signature: OnceCell::new(),
             settled: vec![false; count],
             kept: None,
             sts: None,

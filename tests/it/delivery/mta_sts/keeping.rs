@@ -108,7 +108,7 @@ fn a_policy_that_a_hand_deletes_is_forgotten_within_two_seconds() {
     assert!(send(&relay, "a.test").starts_with(REFUSED));
     sts.world.zone(|zone| zone.forget("_mta-sts.a.test"));
     relay.run_ok(&["queue", "kick", "--all"]);
-        relay.wait_until("a second refusal", SOON, |db| {
+    relay.wait_until("a second refusal", SOON, |db| {
         (db.number("SELECT count(*) FROM attempts WHERE outcome = 'deferred'", []) == 2).then_some(())
     });
     let deleted = relay.db_for_writing().execute("DELETE FROM mta_sts_policies WHERE domain = 'a.test'", []);
