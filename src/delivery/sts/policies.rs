@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::kit::bounded::TtlMap;
+use crate::kit::text::without_controls;
 use crate::maillog;
 use crate::queue::{Queue, QueueError, StsPolicyNote, StsPolicyRow};
 
@@ -41,6 +42,8 @@ const UNUSED_SECS: i64 = 30 * 86_400;
 /// How often policies are looked for that are to be fetched again, and how many are at a time.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 const REFRESHED_AT_ONCE: usize = 8;
+/// Characters of the reason of a failure; a certificate may name thousands of hosts.
+const REASON_CHARS_MAX: usize = 400;
 /// A fetch thread's stack, as a worker's.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -293,7 +296,7 @@ impl Shared {
                 Some(new)
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = without_controls(&error.to_string(), REASON_CHARS_MAX);
                 let holds = before.as_ref().map(|known| (known.policy.mode.as_str(), known.expires_at));
                 maillog::sts_failed(domain, holds, &why);
                 self.queue.note_sts_policy(domain, StsPolicyNote::Failed(why));
@@ -332,5 +335,168 @@ fn run(shared: &Weak<Shared>, mut fetch: Fetch) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use crossbeam_channel::{Receiver, unbounded};
+
+    use super::*;
+    use crate::config::{self, QueueSettings};
+    use crate::delivery::route::lookup::{DnsError, MxRecords};
+
+    /// Every domain has a TXT record; addresses are answered (with none) once a test lets them be.
+    struct Names(Receiver<()>);
+
+    impl Lookup for Names {
+        fn mx(&self, _: &str) -> Result<MxRecords, DnsError> {
+            Err(DnsError::NoData)
+        }
+
+        fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+            let _ = self.0.recv();
+            hosts.iter().map(|_| Err(DnsError::NoData)).collect()
+        }
+
+        fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
+            Ok(vec!["v=STSv1; id=1".to_owned()])
+        }
+    }
+
+    struct Bench {
+        policies: Policies,
+        queue: Queue,
+        clock: Clock,
+        https: Arc<Https>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        /// With lookups that are answered once there is something in `answers`, or nobody holds its other end.
+        fn new(answers: Receiver<()>) -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = config::built_in(folder.path()).unwrap().settings.delivery;
+            let queue =
+                QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+            let (events, _) = unbounded();
+            let (queue, writer) = Queue::open(&queue, events).unwrap();
+            // It goes on as long as the queue does.
+            std::mem::forget(writer);
+            let clock = Clock::by_hand(100_000_000);
+            let policies = Policies::new(queue.clone(), clock.clone());
+            let https = Arc::new(Https::new(&settings, Arc::new(Names(answers))).unwrap());
+            Bench { policies, queue, clock, https, _folder: folder }
+        }
+
+        fn row(&self, domain: &str, fetched_at: i64) -> StsPolicyRow {
+            StsPolicyRow {
+                domain: domain.to_owned(),
+                id: "1".to_owned(),
+                mode: "enforce".to_owned(),
+                mx: "mx.a.test".to_owned(),
+                max_age: 604_800,
+                fetched_at,
+                expires_at: fetched_at + 604_800,
+                used_at: fetched_at,
+                last_error: None,
+            }
+        }
+
+        fn wait_until(&self, done: impl Fn(&State) -> bool) {
+            while !done(&self.policies.0.lock()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_fetched_or_remembered_at_once_than_may_be() {
+        let (release, answers) = unbounded();
+        let bench = Bench::new(answers);
+        let find = |number: usize| bench.policies.find(&format!("{number}.test"), &bench.https);
+        let all = FETCHES_MAX + WAITING_MAX;
+        for number in 0..all {
+            assert_eq!(find(number), StsFinding::Wait(ASK_AGAIN));
+        }
+        for number in all..all + 500 {
+            assert_eq!(find(number), StsFinding::None, "there is no room, and no mail waits for it");
+        }
+        assert_eq!(find(0), StsFinding::Wait(ASK_AGAIN), "it is fetched already");
+        {
+            let mut state = bench.policies.0.lock();
+            assert_eq!((state.threads, state.waiting.len()), (FETCHES_MAX, WAITING_MAX));
+            assert_eq!(state.fetched_since.len(), all);
+            assert!(state.known.count(Instant::now()) <= KNOWN_MAX);
+            // They have waited for long.
+            let long_ago = Instant::now().checked_sub(FETCH_WAIT).unwrap();
+            state.fetched_since.values_mut().for_each(|since| *since = long_ago);
+        }
+        assert_eq!(find(0), StsFinding::None, "mail goes on, and the fetch too");
+        drop(release);
+        bench.wait_until(|state| state.threads == 0);
+        assert_eq!(find(all - 1), StsFinding::None, "not at once again");
+        let mut state = bench.policies.0.lock();
+        assert!(state.fetched_since.is_empty() && state.waiting.is_empty());
+        assert_eq!(state.failed.count(Instant::now()), all);
+        for number in 0..2 * FAILED_MAX {
+            state.failed.insert(format!("more{number}.test"), (), Instant::now());
+        }
+        assert!(state.failed.count(Instant::now()) <= FAILED_MAX);
+    }
+
+    #[test]
+    fn policies_in_use_are_fetched_again_without_mail() {
+        let (release, answers) = unbounded::<()>();
+        drop(release);
+        let bench = Bench::new(answers);
+        let now = bench.clock.now();
+        bench.queue.set_sts_policy(bench.row("old.test", now - 86_400));
+        bench.queue.set_sts_policy(bench.row("new.test", now - 86_399));
+        bench.queue.set_sts_policy(StsPolicyRow { used_at: 0, ..bench.row("unused.test", now - 86_400) });
+        bench.queue.barrier().unwrap();
+        let refresh = || {
+            bench.policies.refresh_now(&bench.https);
+            bench.wait_until(|state| state.threads == 0);
+        };
+        refresh();
+        let error = |domain: &str| bench.queue.sts_policy(domain).unwrap().unwrap().last_error;
+        let why = "mta-sts.old.test: no such records".to_owned();
+        assert_eq!(error("old.test"), Some(why), "tried, and what there was is kept");
+        assert_eq!((error("new.test"), error("unused.test")), (None, None));
+        assert!(bench.policies.known("old.test").unwrap().is_some());
+        bench.queue.set_sts_policy(bench.row("old.test", now - 86_400));
+        bench.queue.barrier().unwrap();
+        refresh();
+        assert_eq!(error("old.test"), None, "and not at once again");
+    }
+
+    #[test]
+    fn a_policy_holds_until_its_end_and_mail_notes_its_use() {
+        let (_release, answers) = unbounded();
+        let bench = Bench::new(answers);
+        let now = bench.clock.now();
+        bench.queue.set_sts_policy(bench.row("a.test", now));
+        bench.queue.barrier().unwrap();
+        let find = || match bench.policies.find("a.test", &bench.https) {
+            StsFinding::Policy(policy) => Some(policy.expires_at),
+            _ => None,
+        };
+        let used_at = || {
+            bench.queue.barrier().unwrap();
+            bench.queue.sts_policy("a.test").unwrap().unwrap().used_at
+        };
+        assert_eq!((find(), used_at()), (Some(now + 604_800), now));
+        bench.clock.advance(86_400);
+        assert_eq!((find(), used_at()), (Some(now + 604_800), now + 86_400));
+        bench.clock.advance(604_800 - 86_400 - 1);
+        assert!(bench.policies.known("a.test").unwrap().is_some());
+        bench.clock.advance(1);
+        assert!(bench.policies.known("a.test").unwrap().is_none());
+        // What a hand wrote that is no policy is none.
+        let odd = StsPolicyRow { mode: "maybe".to_owned(), ..bench.row("odd.test", now) };
+        assert_eq!(StsPolicy::of_row(odd), None);
     }
 }

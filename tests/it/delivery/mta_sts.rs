@@ -100,20 +100,18 @@ pub(super) fn send(relay: &Relay, domain: &str) -> String {
     attempt(relay, &address)
 }
 
-#[test]
-fn mail_goes_where_the_policy_of_its_domain_lets_it() {
-    let mut sts = StsWorld::new();
+/// Domains with policies, and the hosts of their MX records; the last of them is no host of its policy.
+fn good_and_evil_hosts(sts: &mut StsWorld, servers: &mut Vec<HttpsServer>) -> Vec<(&'static str, FakeMx)> {
     let other_ca = Ca::new();
     let good = |names: &[&str], sts: &StsWorld| Script::new().tls(&sts.ca.certificate(names));
-    let mut servers = Vec::new();
     // Whom the policy names, and what stands there.
     let hosts = [
         ("none.test", "none", Script::new()),
         ("testing.test", "testing", Script::new()),
-        ("enforced.test", "enforce", good(&["mx.enforced.test"], &sts)),
+        ("enforced.test", "enforce", good(&["mx.enforced.test"], sts)),
         // Somebody between takes STARTTLS away.
         ("stripped.test", "enforce", Script::new()),
-        ("misnamed.test", "enforce", good(&["mx.other.test"], &sts)),
+        ("misnamed.test", "enforce", good(&["mx.other.test"], sts)),
         ("planted.test", "enforce", Script::new().tls(&other_ca.certificate(&["mx.planted.test"]))),
         ("expired.test", "enforce", Script::new().tls(&sts.ca.certificate_until(&["mx.expired.test"], 2020))),
     ];
@@ -128,15 +126,23 @@ fn mail_goes_where_the_policy_of_its_domain_lets_it() {
     for (domain, mode) in [("unlisted.test", "enforce"), ("loose.test", "testing")] {
         servers.push(sts.policy(domain, mode));
         let name = format!("evil.{domain}");
-        let script = good(&[&name], &sts);
+        let script = good(&[&name], sts);
         hosts.push((domain, sts.world.mx(domain, 10, &name, script)));
     }
     servers.push(sts.policy("both.test", "enforce"));
-    let evil = good(&["evil.both.test"], &sts);
+    let evil = good(&["evil.both.test"], sts);
     let evil = sts.world.mx("both.test", 1, "evil.both.test", evil);
     hosts.push(("both.test", sts.good_host("both.test")));
+    hosts.push(("evil.both.test", evil));
+    hosts
+}
 
+#[test]
+fn mail_goes_where_the_policy_of_its_domain_lets_it() {
+    let (mut sts, mut servers) = (StsWorld::new(), Vec::new());
+    let hosts = good_and_evil_hosts(&mut sts, &mut servers);
     let relay = sts.relay();
+    let host_of = |domain: &str| &hosts.iter().find(|(name, _)| *name == domain).unwrap().1;
     let no = |domain: &str, code: &str, what: &str| {
         format!("sts-enforce|{code} the MTA-STS policy of {domain} (mode enforce, id 1) {what}")
     };
@@ -175,11 +181,13 @@ fn mail_goes_where_the_policy_of_its_domain_lets_it() {
     ] {
         let said = send(&relay, domain);
         assert!(said.starts_with(&begin) && said.contains(end), "{domain}: {said}\nwanted: {begin}");
-        let host = &hosts.iter().find(|(name, _)| *name == domain).unwrap().1;
         let count = if said.contains("|delivered|") { 1 } else { 0 };
-        assert_eq!(host.messages().len(), count, "{domain}");
+        assert_eq!(host_of(domain).messages().len(), count, "{domain}");
     }
-    assert!(evil.seen().is_empty(), "nobody spoke to the host that the policy does not name");
+    assert!(
+        host_of("evil.both.test").seen().is_empty(),
+        "nobody spoke to the host that the policy does not name"
+    );
     for server in &servers {
         assert_eq!(server.requests(), ["GET /.well-known/mta-sts.txt HTTP/1.1"]);
     }

@@ -25,13 +25,13 @@ fn policies_outlive_the_process_end_and_are_bounded() {
     bench.queue.set_sts_policy(row("short.test", now - 50, 100));
     bench.queue.set_sts_policy(row("new.test", now - 50, 604_800));
     bench.queue.set_sts_policy(row("over.test", now - 101, 100));
-    bench.queue.note_sts_policy("a.test", StsPolicyNote::Failed("no\nanswer".to_owned()));
+    bench.queue.note_sts_policy("a.test", StsPolicyNote::Failed("no answer".to_owned()));
     bench.queue.note_sts_policy("a.test", StsPolicyNote::Used(now));
     bench.queue.note_sts_policy("gone.test", StsPolicyNote::Used(now));
     let bench = bench.restart();
     let noted = StsPolicyRow {
         used_at: now,
-        last_error: Some("no\\nanswer".to_owned()),
+        last_error: Some("no answer".to_owned()),
         ..row("a.test", now - 90_000, 604_800)
     };
     assert_eq!(bench.queue.sts_policy("a.test").unwrap(), Some(noted));

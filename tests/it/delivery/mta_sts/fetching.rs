@@ -8,28 +8,28 @@ use crate::harness::fakemx::{Ca, SOON, Script};
 use crate::harness::https_server::{HttpsServer, Page};
 use crate::harness::relay::wait_for;
 
-/// Whatever is there instead of a policy, mail goes, and the log says why.
-#[test]
-fn what_is_no_policy_stops_no_mail() {
-    let mut sts = StsWorld::new();
-    let text = "version: STSv1\nmode: enforce\nmx: mx.else.test\nmax_age: 604800\n";
-    let served = [
-        ("missing.test", Page::document("404 Not Found", "text/plain", text), "HTTP status 404"),
+/// Would be a policy, were it served as one, and kept mail away from every host here.
+const TEXT: &str = "version: STSv1\nmode: enforce\nmx: mx.else.test\nmax_age: 604800\n";
+
+/// Domains, what their servers give, and what the log says of it.
+fn pages() -> Vec<(&'static str, Page, &'static str)> {
+    vec![
+        ("missing.test", Page::document("404 Not Found", "text/plain", TEXT), "HTTP status 404"),
         (
             "redirect.test",
             Page::redirect("https://mta-sts.good.test/.well-known/mta-sts.txt"),
             "HTTP status 301",
         ),
-        ("html.test", Page::document("200 OK", "text/html", text), "media type \"text/html\""),
+        ("html.test", Page::document("200 OK", "text/html", TEXT), "media type \"text/html\""),
         ("untyped.test", Page::Raw(b"HTTP/1.1 200 OK\r\n\r\nversion: STSv1\n".to_vec()), "media type \"\""),
-        ("huge.test", Page::policy(&format!("{text}{}", "x: y\n".repeat(14_000))), "more than 64 KiB"),
+        ("huge.test", Page::policy(&format!("{TEXT}{}", "x: y\n".repeat(14_000))), "more than 64 KiB"),
         (
             "endless.test",
             Page::Raw(format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(40_000)).into_bytes()),
             "too long",
         ),
         ("broken.test", Page::policy("version: STSv1\nmode: enforce\n"), "no usable max_age"),
-        ("cr.test", Page::policy(&text.replace('\n', "\r")), "line 1 is not"),
+        ("cr.test", Page::policy(&TEXT.replace('\n', "\r")), "line 1 is not"),
         (
             "cut.test",
             Page::Raw(
@@ -38,10 +38,16 @@ fn what_is_no_policy_stops_no_mail() {
             "",
         ),
         ("odd.test", Page::Raw(b"220 mail.odd.test ESMTP\r\n".to_vec()), ""),
-    ];
+    ]
+}
+
+/// Whatever is there instead of a policy, mail goes, and the log says why.
+#[test]
+fn what_is_no_policy_stops_no_mail() {
+    let mut sts = StsWorld::new();
     let mut servers = Vec::new();
     let mut wanted = Vec::new();
-    for (domain, page, why) in served {
+    for (domain, page, why) in pages() {
         servers.push(sts.serve(domain, page));
         wanted.push((domain, why));
     }
@@ -55,7 +61,7 @@ fn what_is_no_policy_stops_no_mail() {
         ("expired.test", &expired, "expired"),
     ] {
         sts.id(domain, "1");
-        servers.push(HttpsServer::start(sts.policy_address(domain), certificate, Page::policy(text)));
+        servers.push(HttpsServer::start(sts.policy_address(domain), certificate, Page::policy(TEXT)));
         wanted.push((domain, why));
     }
     // Nobody there, and no address at all.
