@@ -6,6 +6,7 @@ pub mod envelope;
 pub mod handling;
 pub mod outcome;
 pub mod reply;
+pub mod spf;
 pub mod unitext;
 
 pub use address::{Address, Domain, Path};
