@@ -271,7 +271,7 @@ fn both_families(v4: Answer, v6: Answer) -> Result<Vec<IpAddr>, DnsError> {
             // Some servers answer NXDOMAIN for an address family without records: both answers must agree.
             (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
             (Err(error @ DnsError::Temporary(_)), _) => worst = error,
-            (Ok(Found::Mx(_)) | Err(_), _) => {}
+            (Ok(Found::Mx(_) | Found::Texts(_)) | Err(_), _) => {}
         }
     }
     if found.is_empty() { Err(worst) } else { Ok(found) }
@@ -281,7 +281,7 @@ impl Resolver {
     fn mx_records(&self, domain: &str, kind: Kind) -> Result<MxRecords, DnsError> {
         match self.answers(&[Question::new(domain, kind)]).remove(0)? {
             Found::Mx(records) => Ok(records),
-            Found::Addresses(_) => Err(DnsError::NoData),
+            Found::Addresses(_) | Found::Texts(_) => Err(DnsError::NoData),
         }
     }
 }
@@ -303,6 +303,13 @@ impl Lookup for Resolver {
         let mut answers = self.answers(&questions).into_iter();
         let pairs = std::iter::from_fn(|| Some((answers.next()?, answers.next()?)));
         pairs.map(|(v4, v6)| both_families(v4, v6)).collect()
+    }
+
+    fn txt(&self, name: &str) -> Result<Vec<String>, DnsError> {
+        match self.answers(&[Question::new(name, Kind::Txt)]).remove(0)? {
+            Found::Texts(texts) => Ok(texts),
+            Found::Mx(_) | Found::Addresses(_) => Err(DnsError::NoData),
+        }
     }
 
     fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {

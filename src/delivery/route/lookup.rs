@@ -58,4 +58,11 @@ pub trait Lookup {
     fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
         self.addresses(hosts)
     }
+
+    /// The TXT records of a name, in no order: of each the strings joined without a space (RFC 7208 §3.3), bytes that
+    /// are no UTF-8 replaced. Nothing is said of their proof.
+    ///
+    /// # Errors
+    /// See [`DnsError`]; never an empty list. `Temporary` too where a name has more text than is ever needed.
+    fn txt(&self, name: &str) -> Result<Vec<String>, DnsError>;
 }

@@ -153,6 +153,38 @@ fn cnames_are_followed_and_their_loops_end() {
 }
 
 #[test]
+fn text_is_found_joined_and_bounded() {
+    let big = [b'x'; 255];
+    let mut zone = Zone::new()
+        .ttl(3600)
+        .txt("one.test", &[b"v=spf1 ", b"-all"])
+        .txt("two.test", &[b"v=STSv1; id=1"])
+        .txt("two.test", &[b"", b"v=STSv1; id=2"])
+        .cname("alias.test", "one.test")
+        .txt("odd.test", &[b"\xff\0\r\n\\\""])
+        .txt("large.test", &[big.as_slice(); 16])
+        .fault("other.test", Fault::OtherType)
+        .address("no-text.test", ip("192.0.2.1"));
+    for number in 0..200_u8 {
+        zone = zone.txt("endless.test", &[&[number], &big]);
+    }
+    let (server, resolver) = serve(zone);
+    let txt = |name: &str| Lookup::txt(&resolver, name);
+    assert_eq!(txt("one.test").unwrap(), ["v=spf1 -all"]);
+    assert_eq!(sorted(txt("two.test").unwrap()), ["v=STSv1; id=1", "v=STSv1; id=2"]);
+    assert_eq!(txt("ALIAS.test").unwrap(), ["v=spf1 -all"]);
+    assert_eq!(txt("odd.test").unwrap(), ["\u{fffd}\0\r\n\\\""]);
+    assert_eq!(txt("large.test").unwrap(), ["x".repeat(16 * 255)], "4 KB, over TCP");
+    assert!(is_temporary(&txt("endless.test"), "more than 32 KiB of TXT records"));
+    assert!(is_temporary(&txt("other.test"), "without records"), "an A record is no text");
+    assert_eq!(txt("no-text.test"), Err(DnsError::NoData));
+    assert_eq!(txt("nosuch.test"), Err(DnsError::NoSuchDomain));
+    let asked = server.asked().len();
+    assert_eq!(txt("one.test").unwrap(), ["v=spf1 -all"]);
+    assert_eq!(server.asked().len(), asked, "kept");
+}
+
+#[test]
 fn the_case_of_names_does_not_matter() {
     let (_server, resolver) =
         serve(Zone::new().mx("Mixed.TEST", 10, "MX.Mixed.Test").address("mX.mIXED.tEST", ip("192.0.2.1")));

@@ -15,7 +15,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -75,6 +75,8 @@ pub enum Fault {
     EmptyMx,
     /// The answer is a CNAME record that leads back to the name itself.
     OwnAlias,
+    /// The answer is an A record, whatever was asked for.
+    OtherType,
 }
 
 impl Zone {
@@ -116,6 +118,12 @@ impl Zone {
     #[must_use]
     pub fn cname(self, name: &str, target: &str) -> Zone {
         self.record(name, RData::CNAME(CNAME(absolute(target))))
+    }
+
+    /// A TXT record of these strings.
+    #[must_use]
+    pub fn txt(self, name: &str, strings: &[&[u8]]) -> Zone {
+        self.record(name, RData::TXT(TXT::from_bytes(strings.to_vec())))
     }
 
     /// Makes a name misbehave.
@@ -207,6 +215,14 @@ impl Zone {
                 let alias = RData::CNAME(CNAME(name.clone()));
                 let record = Record::from_rdata(name, self.ttl_secs, alias);
                 Some((ResponseCode::NoError, vec![record], Vec::new()))
+            }
+            Some(Fault::OtherType) => {
+                let other = RData::A(A(Ipv4Addr::LOCALHOST));
+                Some((
+                    ResponseCode::NoError,
+                    vec![Record::from_rdata(name, self.ttl_secs, other)],
+                    Vec::new(),
+                ))
             }
             None | Some(Fault::EmptyMx) => {
                 let (code, answers) = self.answer(&name, kind);

@@ -3,9 +3,9 @@
 //! A failure that took long is kept for [`FAILURE_TTL`] (RFC 2308 §7 and RFC 9520 §3.2 allow five minutes): a dead name
 //! among a domain's hosts would cost every attempt of every message the whole `[dns] timeout`.
 //!
-//! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts or
-//! [`ADDRESSES_KEPT_MAX`] addresses, whatever a domain puts into DNS. Where there is no room for one more, those that
-//! are over make it, and then those that were not asked for the longest.
+//! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts,
+//! [`ADDRESSES_KEPT_MAX`] addresses or [`TXT_BYTES_MAX`] of text, whatever a domain puts into DNS. Where there is no
+//! room for one more, those that are over make it, and then those that were not asked for the longest.
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -18,6 +18,8 @@ use crate::delivery::route::lookup::{DnsError, MxRecords};
 pub(super) const MX_KEPT_MAX: usize = 100;
 /// Addresses kept of one host and family.
 pub(super) const ADDRESSES_KEPT_MAX: usize = 64;
+/// Text of one name. A name with more has no answer: nobody could say which of its records to leave out.
+pub(super) const TXT_BYTES_MAX: usize = 32 << 10;
 /// All answers together.
 pub(super) const CACHE_BYTES_MAX: usize = 16 << 20;
 /// The longest that an answer is kept, whatever its TTL says.
@@ -37,6 +39,7 @@ pub(super) enum Kind {
     MxWithProof,
     V4,
     V6,
+    Txt,
 }
 
 /// A name in lower case, and what is asked about it.
@@ -57,6 +60,7 @@ impl Question {
 pub(super) enum Found {
     Mx(MxRecords),
     Addresses(Vec<IpAddr>),
+    Texts(Vec<String>),
 }
 
 /// An answer, or why there is none.
@@ -159,6 +163,10 @@ impl Found {
                 records.hosts.shrink_to_fit();
             }
             Found::Addresses(addresses) => addresses.shrink_to_fit(),
+            Found::Texts(texts) => {
+                texts.iter_mut().for_each(String::shrink_to_fit);
+                texts.shrink_to_fit();
+            }
         }
     }
 
@@ -168,6 +176,7 @@ impl Found {
                 records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity()).sum()
             }
             Found::Addresses(addresses) => addresses.capacity() * size_of::<IpAddr>(),
+            Found::Texts(texts) => texts.iter().map(|text| size_of::<String>() + text.capacity()).sum(),
         }
     }
 }
@@ -225,6 +234,7 @@ mod tests {
             let answer = match number % 4 {
                 0 if number % 100 == 0 => Ok(Found::Mx(largest.clone())),
                 0 => Err(DnsError::NoSuchDomain),
+                2 if number % 100 == 2 => Ok(Found::Texts(vec![long.clone(); TXT_BYTES_MAX / 1000])),
                 1 if number % 50 == 1 => Err(DnsError::Temporary(long.clone())),
                 _ => addresses(ADDRESSES_KEPT_MAX as u32),
             };

@@ -25,7 +25,9 @@ use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
-use super::cache::{ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, Question};
+use super::cache::{
+    ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, Question, TXT_BYTES_MAX,
+};
 use super::scope::Provider;
 use crate::delivery::route::lookup::{DnsError, MxRecords};
 
@@ -108,6 +110,7 @@ impl Servers {
                 Kind::MxWithProof => self.mx_with_proof(&name).await,
                 Kind::V4 => addresses_of(&name, RecordType::A, self.query(&name, RecordType::A).await),
                 Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
+                Kind::Txt => texts_of(&name, self.query(&name, RecordType::TXT).await),
             }
         };
         let began = Instant::now();
@@ -241,6 +244,19 @@ fn addresses_of(name: &Name, kind: RecordType, answer: Result<Lookup, NetError>)
     }
 }
 
+fn texts_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+    let Records { records, ttl } = match records_of(name, RecordType::TXT, answer) {
+        Ok(records) => records,
+        Err((error, ttl)) => return (Err(error), ttl),
+    };
+    let texts: Vec<String> = records.iter().filter_map(text_of).collect();
+    if texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>() > TXT_BYTES_MAX {
+        let why = format!("the name has more than {} KiB of TXT records", TXT_BYTES_MAX >> 10);
+        return (Err(DnsError::Temporary(why)), ttl);
+    }
+    (Ok(Found::Texts(texts)), ttl)
+}
+
 /// Records of one type, with the aliases that led to them, and how long they hold; never none.
 struct Records {
     records: Vec<Record>,
@@ -307,6 +323,14 @@ fn address_of(record: &Record) -> Option<IpAddr> {
     match &record.data {
         RData::A(v4) => Some(IpAddr::V4(v4.0)),
         RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    }
+}
+
+/// The strings of a TXT record joined.
+fn text_of(record: &Record) -> Option<String> {
+    match &record.data {
+        RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
         _ => None,
     }
 }

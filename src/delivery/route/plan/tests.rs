@@ -59,6 +59,10 @@ impl Lookup for Table {
             })
             .collect()
     }
+
+    fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
+        Err(DnsError::NoSuchDomain)
+    }
 }
 
 fn settings() -> DeliverySettings {
