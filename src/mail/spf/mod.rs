@@ -139,7 +139,8 @@ impl<'a> Evaluation<'a> {
         if !is_name(domain) {
             return Ok(None);
         }
-        let texts = self.names.txt(domain).map_err(|why| Stop::Temporary(format!("TXT of {domain}: {why}")))?;
+        let texts =
+            self.names.txt(domain).map_err(|why| Stop::Temporary(format!("TXT of {domain}: {why}")))?;
         let mut records = texts.iter().filter(|text| is_spf(text));
         match (records.next(), records.next()) {
             (None, _) => Ok(None),
@@ -317,7 +318,9 @@ impl<'a> Evaluation<'a> {
     fn count_if_void(&mut self, is_void: bool) -> Result<(), Stop> {
         self.void_lookups += usize::from(is_void);
         if self.void_lookups > VOID_LOOKUPS_MAX {
-            return Err(Stop::Permanent(format!("more than {VOID_LOOKUPS_MAX} of its look-ups find nothing")));
+            return Err(Stop::Permanent(format!(
+                "more than {VOID_LOOKUPS_MAX} of its look-ups find nothing"
+            )));
         }
         Ok(())
     }

@@ -210,7 +210,8 @@ fn ip4(text: &str) -> Option<IpAddr> {
 
 /// Digits without a zero before them (RFC 7208 §12).
 fn is_length(digits: &str) -> bool {
-    digits == "0" || !digits.starts_with('0') && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    digits == "0"
+        || !digits.starts_with('0') && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn length(digits: &str, most: u8) -> Result<u8, String> {

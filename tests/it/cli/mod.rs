@@ -5,4 +5,5 @@ mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
+mod spf;
 mod sql;

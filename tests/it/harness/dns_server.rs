@@ -15,7 +15,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -118,6 +118,12 @@ impl Zone {
     #[must_use]
     pub fn cname(self, name: &str, target: &str) -> Zone {
         self.record(name, RData::CNAME(CNAME(absolute(target))))
+    }
+
+    /// A PTR record.
+    #[must_use]
+    pub fn ptr(self, name: &str, target: &str) -> Zone {
+        self.record(name, RData::PTR(PTR(absolute(target))))
     }
 
     /// A TXT record of these strings.
