@@ -1,3 +1,5 @@
+//! The evaluator over a table of names.
+
 use std::collections::BTreeMap;
 
 use super::*;
