@@ -131,6 +131,8 @@ CREATE TABLE attempts (
     mx           TEXT,                     -- name of the host
     ip           TEXT,
     tls          TEXT,                     -- 'none', or version, and 'verified' or 'signature not checked (why)'
+    tls_policy   TEXT NOT NULL DEFAULT 'none', -- which policy said what TLS had to be: none dane sts-testing
+                                           -- sts-enforce requiretls route
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::kit::text::is_unseen;
-use crate::mail::{Address, Attempt, Outcome, Phase, Reply};
+use crate::mail::{Address, Attempt, Outcome, Phase, Reply, TlsPolicy};
 use crate::queue::{MessageId, NewMessage, Setting};
 
 use flood::Flood;
@@ -74,9 +74,13 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
         None if attempt.outcome == Outcome::Deferred => " next=held".to_owned(),
         None => String::new(),
     };
+    let policy = match attempt.tls_policy {
+        TlsPolicy::None => String::new(),
+        policy => format!(" tls_policy={}", policy.as_str()),
+    };
     log::log!(
         level,
-        "{id}: {} to=<{}> relay={host} tls={} phase={} ms={}{next} reply_source={} reply={}",
+        "{id}: {} to=<{}> relay={host} tls={}{policy} phase={} ms={}{next} reply_source={} reply={}",
         attempt.outcome.as_str(),
         shown(recipient),
         attempt.tls.as_deref().unwrap_or("none"),

@@ -59,6 +59,8 @@ pub struct Hop {
     pub address: String,
     /// As `[[route]] tls` is written.
     pub tls: &'static str,
+    /// Which policy says so: `none`, `dane`, `sts-testing`, `sts-enforce` or `route`.
+    pub tls_policy: &'static str,
     /// A configured relay rather than an MX host.
     pub relay: bool,
     /// Whether we would log in there.
@@ -142,6 +144,7 @@ pub(super) fn plan(
         host: endpoint.host,
         address: endpoint.address.to_string(),
         tls: tls_word(endpoint.tls),
+        tls_policy: endpoint.policy.as_str(),
         relay: endpoint.relay,
         login: endpoint.login.is_some(),
     });
@@ -221,7 +224,12 @@ impl fmt::Display for Explanation {
         for (at, hop) in self.endpoints.iter().enumerate() {
             let kind = if hop.relay { ", relay" } else { "" };
             let login = if hop.login { ", with login" } else { "" };
-            write!(f, "  try {}: {} at {}, tls {}{kind}{login}", at + 1, hop.host, hop.address, hop.tls)?;
+            let policy = match hop.tls_policy {
+                "none" | "route" => String::new(),
+                policy => format!(" (policy {policy})"),
+            };
+            let (at, Hop { host, address, tls, .. }) = (at + 1, hop);
+            write!(f, "  try {at}: {host} at {address}, tls {tls}{policy}{kind}{login}")?;
             for (at, source) in hop.from.iter().enumerate() {
                 write!(
                     f,

@@ -281,14 +281,14 @@ fn covers(earlier: &DomainPattern, later: &DomainPattern) -> bool {
 const SECRETS: [&str; 3] = ["password_file", "token_file", "token_command"];
 
 fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
-    if route.tls == RouteTls::Off && route.ca_file.is_some() {
+    if route.tls == Some(RouteTls::Off) && route.ca_file.is_some() {
         reading.problem(
             section,
             "ca_file",
             "is not used with tls = \"off\"; remove one of the two".to_owned(),
         );
     }
-    if route.tls == RouteTls::Implicit && route.relay.is_empty() {
+    if route.tls == Some(RouteTls::Implicit) && route.relay.is_empty() {
         let text =
             "\"implicit\" needs a relay, since MX hosts do not speak it; name the relay, or use \"verify\"";
         reading.problem(section, "tls", text.to_owned());
@@ -325,7 +325,7 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>, route: &Route) {
     if route.relay.iter().all(|relay| local(relay.host.ip()) || relay.host.as_str() == "localhost") {
         return;
     }
-    match route.tls {
+    match route.tls.unwrap_or(RouteTls::Opportunistic) {
         RouteTls::Off => {
             let text =
                 "would send the login in clear text; use tls = \"verify\" (or \"implicit\" on port 465)";

@@ -446,8 +446,8 @@ pub(super) const DEFS: &[Def] = &[
     def(
         "route.tls",
         Choice(&["off", "opportunistic", "encrypt", "verify", "implicit"]),
-        Is("\"opportunistic\""),
-        "off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
+        Example("\"verify\""),
+        "Not given: opportunistic. off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
          delivery, any certificate, of any kind of key. verify: the certificate must hold for the host. implicit: TLS from the \
          first byte, verified (port 465).",
     ),

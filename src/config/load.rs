@@ -443,13 +443,13 @@ fn route<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> Route {
     Route {
         domain: reading.get(section, "domain", value::pattern),
         relay: reading.get(section, "relay", value::list(value::relay)),
-        tls: match reading.get(section, "tls", value::choice) {
+        tls: reading.given(section, "tls", value::choice).map(|word| match word {
             "off" => RouteTls::Off,
             "encrypt" => RouteTls::Encrypt,
             "verify" => RouteTls::Verify,
             "implicit" => RouteTls::Implicit,
             _ => RouteTls::Opportunistic,
-        },
+        }),
         ca_file,
         login: username.zip(secret(reading, section)).map(|(username, secret)| Login { username, secret }),
         source_addresses: reading.get(section, "source_addresses", value::list(value::address)),

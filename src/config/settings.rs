@@ -337,8 +337,8 @@ pub struct Route {
     pub domain: DomainPattern,
     /// Tried in order; empty: by MX (a route that only sets `tls`).
     pub relay: Vec<RelayHost>,
-    /// What TLS must be.
-    pub tls: RouteTls,
+    /// What TLS must be; none: what the domain's own policy says (DANE), else STARTTLS where offered.
+    pub tls: Option<RouteTls>,
     /// PEM roots instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
     /// AUTH at the relay.

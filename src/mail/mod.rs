@@ -12,5 +12,5 @@ pub mod unitext;
 pub use address::{Address, Domain, Path};
 pub use envelope::{Body, Envelope, Expanded, Notify, Recipient, Ret};
 pub use handling::{DeliverBy, Handling, Hold, Lifetimes, Priority, Release};
-pub use outcome::{Attempt, Outcome, Phase};
+pub use outcome::{Attempt, Outcome, Phase, TlsPolicy};
 pub use reply::{Enhanced, Reply, ReplySource};

@@ -81,6 +81,38 @@ impl Outcome {
     }
 }
 
+/// Which policy said what TLS had to be on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TlsPolicy {
+    /// None: TLS where the host offers it.
+    #[default]
+    None,
+    /// The host's TLSA records (RFC 7672).
+    Dane,
+    /// The domain's MTA-STS policy (RFC 8461), which is being tested and enforces nothing.
+    StsTesting,
+    /// The domain's MTA-STS policy, enforced.
+    StsEnforce,
+    /// REQUIRETLS of the message (RFC 8689).
+    RequireTls,
+    /// `tls` of a `[[route]]`.
+    Route,
+}
+
+impl TlsPolicy {
+    /// The word in `attempts.tls_policy` and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsPolicy::None => "none",
+            TlsPolicy::Dane => "dane",
+            TlsPolicy::StsTesting => "sts-testing",
+            TlsPolicy::StsEnforce => "sts-enforce",
+            TlsPolicy::RequireTls => "requiretls",
+            TlsPolicy::Route => "route",
+        }
+    }
+}
+
 /// One attempt for one recipient: a row of `attempts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -95,6 +127,8 @@ pub struct Attempt {
     /// TLS in use: `none`, `TLSv1.3`, with a verified certificate `TLSv1.3 verified`, or with one that nothing proves
     /// to be the host's own `TLSv1.2 signature not checked (RSA 1024)`. None without a connection.
     pub tls: Option<String>,
+    /// Which policy said what TLS had to be.
+    pub tls_policy: TlsPolicy,
     /// The phase in which it ended.
     pub phase: Phase,
     /// The host's reply or, without one, Postrider's own with a code of RFC 3463.

@@ -105,6 +105,8 @@ pub struct Try {
     pub ip: Option<String>,
     /// `none`, or version and `verified` or `signature not checked (why)`.
     pub tls: Option<String>,
+    /// Which policy said what TLS had to be: `none`, `dane`, `sts-testing`, `sts-enforce`, `requiretls` or `route`.
+    pub tls_policy: String,
     /// Where it ended.
     pub phase: String,
     /// What was said.

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
-use crate::config::{
-    DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
-};
+use crate::config::{DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, Routes, SchedulerSettings};
 use crate::delivery;
 use crate::mail::{Domain, Envelope, Handling, Hold, Lifetimes, Priority, Recipient, Release, address};
 use crate::queue::{
@@ -509,7 +507,7 @@ fn routes(which: usize) -> Routes {
     let route = |domain: DomainPattern| Route {
         domain,
         relay: vec![relay.clone()],
-        tls: RouteTls::Opportunistic,
+        tls: None,
         ca_file: None,
         login: None,
         source_addresses: Vec::new(),

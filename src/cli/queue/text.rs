@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::kit::text::{printable, utc};
-use crate::queue::admin::{FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary};
+use crate::queue::admin::{FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary, Try};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
@@ -110,7 +110,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
                 format!("  {}", one.at),
                 format!("{} ms", one.duration_ms),
                 format!("{host}{ip}"),
-                format!("tls {}", one.tls.as_deref().unwrap_or("-")),
+                tls_words(one),
                 one.phase.clone(),
                 one.outcome.clone(),
                 if one.reply_source == "remote" {
@@ -129,6 +129,15 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         }
     }
     text
+}
+
+/// What TLS was, and which policy asked for it.
+fn tls_words(one: &Try) -> String {
+    let tls = one.tls.as_deref().unwrap_or("-");
+    match one.tls_policy.as_str() {
+        "none" => format!("tls {tls}"),
+        policy => format!("tls {tls} (policy {policy})"),
+    }
 }
 
 /// When it goes, and what it waits for where that time has come.

@@ -112,6 +112,7 @@ mod tests {
             host: "mx.test".to_owned(),
             address: "192.0.2.1:25".parse().unwrap(),
             tls,
+            policy: crate::mail::TlsPolicy::None,
             ca_file: None,
             login: None,
             relay: false,

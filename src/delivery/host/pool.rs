@@ -260,6 +260,7 @@ mod tests {
             host: lane.to_owned(),
             address,
             tls: crate::config::RouteTls::Opportunistic,
+            policy: crate::mail::TlsPolicy::None,
             ca_file: None,
             login: None,
             relay: false,

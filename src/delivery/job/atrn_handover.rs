@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConnection;
 
 use crate::config::RouteTls;
+use crate::mail::TlsPolicy;
 use crate::maillog;
 use crate::queue::Job;
 
@@ -55,6 +56,7 @@ impl Workers {
             address: turned.address,
             // It is in TLS, or it is not: there is no STARTTLS in this direction.
             tls: RouteTls::Off,
+            policy: TlsPolicy::None,
             ca_file: None,
             login: None,
             // Nothing that is said before MAIL is a bounce: it is about the client, who may come again.

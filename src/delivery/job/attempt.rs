@@ -23,6 +23,7 @@ use crate::delivery::job::context::DeliveryContext;
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, rule};
 use crate::delivery::job::settle::Begun;
+use crate::delivery::job::tls_policy::{self, Demands};
 use crate::delivery::route::plan::{self, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::OpenFailure;
@@ -95,12 +96,7 @@ fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, F
     let rank = plan::rank_of(message.id.0);
     let plan =
         plan::plan(&request, routes, settings, &**lookup, &rank, &mut trace).map_err(Failure::Route)?;
-    if !request.with_proof {
-        return Ok(plan);
-    }
-    let (whole, proved) = (plan.whole, plan.proved);
-    let endpoints = require_tls::endpoints(plan, request.domain).map_err(Failure::RequireTls)?;
-    Ok(Plan { endpoints, whole, proved })
+    tls_policy::decide(plan, &Demands { domain: request.domain, require_tls: request.with_proof })
 }
 
 /// One host after the other, until every recipient has its answer or none is left.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
-use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply};
+use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply, TlsPolicy};
 use crate::queue::{Finished, Job, NextState, QueuedMessage, QueuedRecipient, Settled};
 
 use crate::delivery::job::attempt::Answer;
@@ -65,6 +65,7 @@ impl Circumstances<'_> {
             mx: answer.place.mx,
             ip: answer.place.ip,
             tls: answer.place.tls.map(|tls| tls.to_string()),
+            tls_policy: answer.place.policy,
             phase: answer.phase,
             reply: answer.reply,
             outcome,
@@ -179,8 +180,8 @@ fn never_fetched(domain: &str, at: i64) -> Attempt {
     let text =
         format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
     let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
-    let (phase, outcome) = (Phase::Connect, Outcome::Expired);
-    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, phase, reply, outcome }
+    let (phase, outcome, tls_policy) = (Phase::Connect, Outcome::Expired, TlsPolicy::None);
+    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, tls_policy, phase, reply, outcome }
 }
 
 /// For the simulation: what a scripted host's answers mean, by the code that decides it for real ones.

@@ -6,7 +6,7 @@
 //! same, but is not thrown away where it cannot be had (§5).
 
 use crate::config::RouteTls;
-use crate::mail::Domain;
+use crate::mail::{Domain, TlsPolicy};
 use crate::queue::QueuedMessage;
 
 use crate::delivery::route::plan::Plan;
@@ -43,6 +43,7 @@ pub(in crate::delivery) fn endpoints(plan: Plan, domain: &Domain) -> Result<Vec<
         if endpoint.tls != RouteTls::Implicit {
             endpoint.tls = RouteTls::Verify;
         }
+        endpoint.policy = TlsPolicy::RequireTls;
     }
     Ok(endpoints)
 }
@@ -80,6 +81,7 @@ mod tests {
             host: host.to_owned(),
             address,
             tls,
+            policy: TlsPolicy::None,
             ca_file,
             login,
             relay,

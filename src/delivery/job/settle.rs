@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{InDoubt, atrn};
-use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply};
+use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, TlsPolicy};
 use crate::maillog;
 use crate::queue::{
     Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
@@ -193,6 +193,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
                 mx: None,
                 ip: None,
                 tls: None,
+                tls_policy: TlsPolicy::None,
                 phase: Phase::EndOfData,
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,

@@ -158,7 +158,7 @@ fn beginning(queue: &Queue, message: &QueuedMessage) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{Attempt, Body, Handling, Phase, Recipient, Reply, address};
+    use crate::mail::{Attempt, Body, Handling, Phase, Recipient, Reply, TlsPolicy, address};
     use crate::queue::{MessageId, Origin, QueuedRecipient};
 
     /// The first recipient has no answer, since it is requeued or settled before.
@@ -187,6 +187,7 @@ mod tests {
             mx: None,
             ip: None,
             tls: None,
+            tls_policy: TlsPolicy::None,
             phase: Phase::Rcpt,
             reply: Reply::bare(550, "no"),
             outcome: Outcome::Failed,

@@ -68,7 +68,7 @@ pub fn unusable(settings: &DeliverySettings, routes: &Routes) -> Vec<(IpAddr, io
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, DomainPattern, RouteTls, Source};
+    use crate::config::{self, DomainPattern, Source};
     use crate::delivery::smtp::ehlo_names::EhloNames;
 
     fn settings(listed: &[&str], sources: &[(&str, Option<&str>, &[&str])]) -> DeliverySettings {
@@ -96,7 +96,7 @@ mod tests {
         Route {
             domain: DomainPattern::Any,
             relay: Vec::new(),
-            tls: RouteTls::Opportunistic,
+            tls: None,
             ca_file: None,
             login: None,
             source_addresses: ips(sources),

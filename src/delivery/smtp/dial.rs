@@ -87,6 +87,7 @@ mod tests {
             host: host.to_owned(),
             address,
             tls: RouteTls::Opportunistic,
+            policy: crate::mail::TlsPolicy::None,
             ca_file: None,
             login: None,
             relay: false,

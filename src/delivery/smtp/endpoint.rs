@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Login, RouteTls};
+use crate::mail::TlsPolicy;
 
 /// One address of one host, and how to connect to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Whether TLS is required, and what the certificate must prove.
     pub tls: RouteTls,
+    /// Which policy says so.
+    pub policy: TlsPolicy,
     /// PEM roots instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
     /// AUTH, on a configured relay.
@@ -51,10 +54,10 @@ impl Endpoint {
     /// Whether a connection to the other endpoint goes to the same host, is opened in the same way and leaves from the
     /// same sources.
     pub(in crate::delivery) fn is_same_host(&self, other: &Endpoint) -> bool {
-        let Endpoint { host, address, tls, ca_file, login, relay, preference: _, sources } = self;
+        let Endpoint { host, address, tls, policy, ca_file, login, relay, preference: _, sources } = self;
         *host == other.host
             && address.port() == other.address.port()
-            && (*tls, *relay) == (other.tls, other.relay)
+            && (*tls, *policy, *relay) == (other.tls, other.policy, other.relay)
             && (ca_file, login) == (&other.ca_file, &other.login)
             && *sources == other.sources
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, TlsPolicy, address};
 use crate::queue::shared::now_us;
 use crate::queue::*;
 
@@ -38,6 +38,7 @@ fn attempt(outcome: Outcome) -> Attempt {
         mx: Some("mx.example.com".to_owned()),
         ip: Some([192, 0, 2, 1].into()),
         tls: Some("none".to_owned()),
+        tls_policy: TlsPolicy::None,
         phase: Phase::EndOfData,
         reply,
         outcome,

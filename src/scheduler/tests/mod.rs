@@ -22,9 +22,7 @@ use super::Scheduler;
 use super::lanes::{LaneChange, Lanes};
 use super::reader::{Portions, Reader, rows_of_lanes};
 use crate::clock::{Clock, Moment};
-use crate::config::{
-    AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, RouteTls, Routes, SchedulerSettings,
-};
+use crate::config::{AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, Routes, SchedulerSettings};
 use crate::mail::{
     Attempt, Domain, Enhanced, Envelope, Handling, Lifetimes, Outcome, Phase, Priority, Recipient, Reply,
     address,
@@ -98,7 +96,7 @@ fn relay_for_all() -> Route {
     Route {
         domain: DomainPattern::Any,
         relay: vec![relay],
-        tls: RouteTls::Opportunistic,
+        tls: None,
         ca_file: None,
         login: None,
         source_addresses: Vec::new(),

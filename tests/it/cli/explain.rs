@@ -106,7 +106,7 @@ fn a_relay_is_told_and_its_password_is_not() {
     let route = Route {
         domain: DomainPattern::Any,
         relay: vec![RelayHost { host: Domain::parse("up.test").unwrap(), port: 587 }],
-        tls: RouteTls::Verify,
+        tls: Some(RouteTls::Verify),
         ca_file: None,
         login: Some(Login {
             username: "me".to_owned(),

@@ -25,7 +25,8 @@ use postrider::delivery::smtp::profile::TlsLevel;
 use postrider::delivery::smtp::tls::Encryption;
 use postrider::delivery::smtp::transaction::RecipientResult;
 use postrider::mail::{
-    Address, Body, Domain, Handling, Lifetimes, Notify, Outcome, Phase, Recipient, Reply, Ret, address,
+    Address, Body, Domain, Handling, Lifetimes, Notify, Outcome, Phase, Recipient, Reply, Ret, TlsPolicy,
+    address,
 };
 use postrider::queue::{QueuedRecipient, RecipientId, Setting};
 
@@ -73,6 +74,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         host: "mx.example.net".to_owned(),
         address: mx.address,
         tls,
+        policy: TlsPolicy::None,
         ca_file: None,
         login: None,
         relay: false,

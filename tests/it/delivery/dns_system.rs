@@ -9,7 +9,7 @@ use crate::delivery::connection::settings;
 use crate::delivery::dns_corners::{POINTER, Raw, mx_answer, question_end};
 use crate::harness::dns_server::{DnsServer, Zone};
 use crate::harness::relay::wait_for;
-use postrider::config::{DnsSettings, DomainPattern, RelayHost, Route, RouteTls, Routes};
+use postrider::config::{DnsSettings, DomainPattern, RelayHost, Route, Routes};
 use postrider::delivery::route::dns::{Resolver, SystemFiles};
 use postrider::delivery::route::lookup::{DnsError, Lookup};
 use postrider::delivery::route::plan::{PlanRequest, plan};
@@ -182,7 +182,7 @@ fn a_relay_may_stand_in_the_hosts_file_and_an_mx_host_may_not() {
     let route = Route {
         domain: DomainPattern::Any,
         relay,
-        tls: RouteTls::Opportunistic,
+        tls: None,
         ca_file: None,
         login: None,
         source_addresses: Vec::new(),

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use postrider::config::{Login, RouteTls, SecretSource};
 use postrider::delivery::smtp::connection::Connection;
 use postrider::delivery::smtp::endpoint::Endpoint;
-use postrider::mail::{Outcome, Phase};
+use postrider::mail::{Outcome, Phase, TlsPolicy};
 
 use crate::delivery::connection::{NotOpened, Opener, settings};
 use crate::harness::fakemx::{Ask, Certificate, FakeMx, SOON, Script, Seen};
@@ -51,6 +51,7 @@ impl Stage {
             host: "smtp.up.test".to_owned(),
             address: host.address,
             tls,
+            policy: TlsPolicy::None,
             ca_file: None,
             login: Some(Login { username: NAME.to_owned(), secret }),
             relay: true,

@@ -311,8 +311,14 @@ fn require_tls_is_passed_on_over_verified_tls() {
     assert!(messages[0].tls && messages[0].mail.contains(" REQUIRETLS"), "{:?}", messages[0]);
     wait_for_end(&relay, "you@safe.test", "delivered");
     // The same host, without the demand: nothing is asked of it.
-    client.submit("", "you@safe.test", &mail("not so secret"));
+    client.submit("", "they@safe.test", &mail("not so secret"));
     assert!(!mx.wait_for_messages(2, SOON)[1].mail.contains("REQUIRETLS"));
+    wait_for_end(&relay, "they@safe.test", "delivered");
+    let policies = "SELECT group_concat(tls_policy, ' ') FROM (SELECT tls_policy FROM attempts ORDER BY id)";
+    assert_eq!(relay.db().row(policies, []).as_deref(), Some("requiretls none"));
+    let lines = relay.logged(&[" delivered to=<"]);
+    assert!(lines[0].contains(" tls=TLSv1.3 verified tls_policy=requiretls phase="), "{lines:?}");
+    assert!(lines[1].contains(" tls=TLSv1.3 verified phase="), "{lines:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{Login, RouteTls, SecretSource};
-use crate::mail::{Enhanced, Reply};
+use crate::mail::{Enhanced, Reply, TlsPolicy};
 
 use crate::delivery::host::profile::*;
 use crate::delivery::smtp::timeouts::Stage;
@@ -13,6 +13,7 @@ fn endpoint(tls: RouteTls) -> Endpoint {
         host: "mx.a.test".to_owned(),
         address: "192.0.2.1:25".parse().unwrap(),
         tls,
+        policy: TlsPolicy::None,
         ca_file: None,
         login: None,
         relay: false,

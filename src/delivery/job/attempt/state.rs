@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::mail::{Outcome, Phase, Reply};
+use crate::mail::{Outcome, Phase, Reply, TlsPolicy};
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
@@ -32,15 +32,18 @@ pub(in crate::delivery) struct Place {
     pub(in crate::delivery) mx: Option<String>,
     pub(in crate::delivery) ip: Option<IpAddr>,
     pub(in crate::delivery) tls: Option<Encryption>,
+    pub(in crate::delivery) policy: TlsPolicy,
 }
 
 impl Place {
     /// No host was asked.
-    pub(in crate::delivery) const NOWHERE: Place = Place { mx: None, ip: None, tls: None };
+    pub(in crate::delivery) const NOWHERE: Place =
+        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None };
 
     /// At this host.
     pub(super) fn at(endpoint: &Endpoint, tls: Option<Encryption>) -> Place {
-        Place { mx: Some(endpoint.host.clone()), ip: Some(endpoint.address.ip()), tls }
+        let (mx, ip) = (Some(endpoint.host.clone()), Some(endpoint.address.ip()));
+        Place { mx, ip, tls, policy: endpoint.policy }
     }
 }
 

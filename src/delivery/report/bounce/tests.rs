@@ -8,7 +8,8 @@ use memchr::memmem;
 use crate::delivery::report::bounce::grammar::check;
 use crate::delivery::report::bounce::*;
 use crate::mail::{
-    DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, ReplySource, Ret, address,
+    DeliverBy, Enhanced, Handling, Hold, Phase, Priority, Release, Reply, ReplySource, Ret, TlsPolicy,
+    address,
 };
 use crate::queue::{Origin, RecipientId};
 
@@ -65,6 +66,7 @@ fn attempt(phase: Phase, reply: Reply, outcome: Outcome) -> Attempt {
         mx: Some("mx1.a.test".to_owned()),
         ip: Some("192.0.2.1".parse().unwrap()),
         tls: None,
+        tls_policy: TlsPolicy::None,
         phase,
         reply,
         outcome,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::RouteTls;
+use crate::mail::TlsPolicy;
 
 use crate::delivery::route::own_addresses;
 use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route, turns};
@@ -114,6 +115,7 @@ impl Planner<'_> {
     /// The addresses of the hosts, at most [`ADDRESSES_MAX`], each host its share.
     pub(super) fn endpoints(&self, hosts: Vec<Host>, relay: bool) -> Vec<Endpoint> {
         let counts: Vec<usize> = hosts.iter().map(|host| host.addresses.len()).collect();
+        let tls = self.route.and_then(|route| route.tls);
         let mut endpoints = Vec::new();
         for (mut host, share) in hosts.into_iter().zip(shares(&counts)) {
             // Those that the attempt before had no room for come first.
@@ -125,7 +127,8 @@ impl Planner<'_> {
                 endpoints.push(Endpoint {
                     host: host.name.clone(),
                     address: SocketAddr::new(ip, host.port),
-                    tls: self.route.map_or(RouteTls::Opportunistic, |route| route.tls),
+                    tls: tls.unwrap_or(RouteTls::Opportunistic),
+                    policy: if tls.is_some() { TlsPolicy::Route } else { TlsPolicy::None },
                     ca_file: self.route.and_then(|route| route.ca_file.clone()),
                     login: self.route.filter(|_| relay).and_then(|route| route.login.clone()),
                     relay,

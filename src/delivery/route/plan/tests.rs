@@ -103,7 +103,7 @@ fn route(relay: &[(&str, u16)], tls: RouteTls) -> Routes {
     Routes(vec![Route {
         domain: DomainPattern::Any,
         relay,
-        tls,
+        tls: Some(tls),
         ca_file,
         login,
         source_addresses: Vec::new(),

@@ -232,7 +232,8 @@ fn lanes(conn: &Connection, limit: u32) -> Result<Vec<LaneLine>> {
 fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     conn.prepare_cached(
         "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase,
-                coalesce((SELECT w.reply FROM replies w WHERE w.id = reply_id), reply), outcome, reply_source
+                coalesce((SELECT w.reply FROM replies w WHERE w.id = reply_id), reply), outcome, reply_source,
+                tls_policy
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -246,6 +247,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
             reply: odd::get(row, 6)?,
             outcome: odd::get(row, 7)?,
             reply_source: odd::get(row, 8)?,
+            tls_policy: odd::get(row, 9)?,
         })
     })?
     .collect()

@@ -1,7 +1,7 @@
 //! Lanes of `[[route]]`s as people see them.
 
 use super::Bench;
-use crate::config::{DomainPattern, RelayHost, Route, RouteTls, Routes};
+use crate::config::{DomainPattern, RelayHost, Route, Routes};
 use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin::{Admin, Filter, Which};
 use crate::queue::rows::BackoffRow;
@@ -14,7 +14,7 @@ fn route(domain: DomainPattern, relay: bool) -> Route {
     Route {
         domain,
         relay: relay.into_iter().collect(),
-        tls: RouteTls::Opportunistic,
+        tls: None,
         ca_file: None,
         login: None,
         source_addresses: Vec::new(),

@@ -212,6 +212,7 @@ fn hosts_with_weak_keys_and_signatures_get_their_mail_encrypted() {
                 host: HOST.to_owned(),
                 address: host.address,
                 tls: level,
+                policy: TlsPolicy::None,
                 ca_file: None,
                 login: None,
                 relay: false,
