@@ -164,7 +164,8 @@ fn open_database(path: &Path) -> Result<Connection, QueueError> {
         ("wal_autocheckpoint", "0", "0"), // the writer does it, when nobody waits for its answers
         ("journal_size_limit", "67108864", "67108864"), // a log that grew larger is cut back
         ("foreign_keys", "OFF", "0"), // the statements keep them, and a hand that slipped must not stop a settle
-        ("cache_size", "-32768", "-32768"), // 32 MiB
+        // 8 MiB. Not more: whenever rows move between pages, a commit walks the whole cache.
+        ("cache_size", "-8192", "-8192"),
         ("temp_store", "MEMORY", "2"),
         ("mmap_size", "0", "0"), // a read error is to be an error, not a signal
         ("trusted_schema", "OFF", "0"),
