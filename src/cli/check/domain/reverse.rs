@@ -33,10 +33,12 @@ fn of(names: &InTime<'_>, source: &Source) -> Finding {
     judge(source, reverse.map(|names| names.into_iter().zip(led).collect()), ehlo_leads_back)
 }
 
-/// `reverse` are the names, each with whether it leads back.
+/// A name, and whether it leads back; else why that is not known.
+type Name = (String, Result<bool, String>);
+
 fn judge(
     source: &Source,
-    reverse: Result<Vec<(String, Result<bool, String>)>, String>,
+    reverse: Result<Vec<Name>, String>,
     ehlo_leads_back: Result<bool, String>,
 ) -> Finding {
     let Source { ip, ehlo, .. } = source;
