@@ -25,7 +25,7 @@ use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
-use crate::delivery::{DeliveryContext, Jobs, Workers, settle_doubts};
+use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -192,6 +192,7 @@ fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::
     Ok(DeliveryContext {
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
+        signing: Signing::new(settings.delivery.keyring.clone()),
         lookup,
         connector: Connector::new(&settings.delivery)?,
     })

@@ -4,6 +4,8 @@
 //! all come from here; nothing about a single key is written anywhere else. Checks that need two
 //! keys are in `cross.rs`.
 
+pub(super) use super::kind::Kind;
+
 /// One key.
 pub(super) struct Def {
     /// Dotted: `queue.lifetime`, `listen.tls`; a key of the top level has no dot.
@@ -25,53 +27,6 @@ pub(super) enum Preset {
     Example(&'static str),
 }
 
-/// What a value must be, with its range as the operator would type it.
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    /// Any text but an empty one.
-    Text,
-    /// A file name; relative ones count from the config file's directory.
-    File,
-    /// The same, where empty means none.
-    FileOrNone,
-    /// A domain name or an address literal.
-    Host,
-    /// A whole number from … to ….
-    Number(u64, u64),
-    /// A duration from … to ….
-    Duration(&'static str, &'static str),
-    /// A size from … to ….
-    Size(&'static str, &'static str),
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// An IP address with a port.
-    Socket,
-    /// The same; the port may be left out and is this one then.
-    Server(u16),
-    /// An IP address of this machine.
-    Address,
-    /// The name of a user.
-    User,
-    /// A network, or the address of one machine.
-    Network,
-    /// The same, with `!` before it where it is taken away.
-    NetworkOrNot,
-    /// `example.com`, `*.example.com` or `*`.
-    Pattern,
-    /// `host:port`.
-    Relay,
-    /// `421`, `4xx`: three digits, x for any.
-    CodePattern,
-    /// `4.7.1`, `x.7.x`: three numbers, x for any.
-    EnhancedPattern,
-    /// A list: a program by its whole path, and its arguments.
-    Command,
-    /// At least so many texts, each of this kind.
-    List(usize, &'static Kind),
-    /// This, or "off".
-    OrOff(&'static Kind),
-}
-
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
 /// addresses.
 pub(super) const ALIASES: &str = "aliases";
@@ -82,7 +37,7 @@ mail: name = list of addresses.";
 pub(super) const ALIASES_EXAMPLE: &str = "root = [\"ops@example.com\"]";
 
 /// The tables of the file that may stand several times, written `[[listen]]`.
-pub(super) const REPEATED: [&str; 5] = ["listen", "source", "route", "destination", "retry.rule"];
+pub(super) const REPEATED: [&str; 6] = ["listen", "source", "route", "destination", "retry.rule", "dkim"];
 
 use Kind::*;
 use Preset::{Example, Is};
@@ -354,6 +309,14 @@ pub(super) const DEFS: &[Def] = &[
          §4.5.3.2).",
     ),
     def(
+        "delivery.sign_as",
+        Host,
+        Example("\"example.com\""),
+        "The domain whose [[dkim]] keys sign mail of authors that have none of their own. It shows who answers for the \
+         mail, but receivers that compare it with From (DMARC) want the author's own domain. Default: such mail is not \
+         signed.",
+    ),
+    def(
         "delivery.ca_file",
         FileOrNone,
         Is("\"\""),
@@ -521,6 +484,66 @@ pub(super) const DEFS: &[Def] = &[
         "Messages a minute to each of them, instead of what was learnt from a host that said we send too much; \
          one for many recipients counts once a transaction. Default: as fast as it goes.",
     ),
+    def(
+        "dkim.domain",
+        Host,
+        Example("\"example.com\""),
+        "Mail whose From has an address of this domain is signed (DKIM, RFC 6376), and that of domains below it which \
+         have no [[dkim]] of their own. All keys of the domain that are in force sign, each with a signature of its own: \
+         one with RSA and one with Ed25519 is usual. Where none of them is in force mail of the domain waits, and \
+         is never sent without a signature. See docs/dkim.md.",
+    ),
+    def(
+        "dkim.selector",
+        Host,
+        Example("\"s1\""),
+        "The name of the key: its public half is the TXT record SELECTOR._domainkey.DOMAIN. A new key has a new one.",
+    ),
+    def(
+        "dkim.key",
+        File,
+        Example("\"/etc/postrider/dkim/example.com.s1.pem\""),
+        "The private key in PEM (PKCS#8, or PKCS#1 of RSA), not encrypted; RSA has 2048 bits at least.",
+    ),
+    def(
+        "dkim.algorithm",
+        Choice(&["ed25519", "rsa"]),
+        Example("\"ed25519\""),
+        "What the key must be. Default: what it is.",
+    ),
+    def(
+        "dkim.from",
+        Time,
+        Example("\"2026-12-01\""),
+        "The key signs from then on; its record should be in DNS a day or two before. Default: at once.",
+    ),
+    def(
+        "dkim.until",
+        Time,
+        Example("\"2027-12-01\""),
+        "The key signs until then. Its record has to stay for as long as mail may be on its way: a week. Default: for \
+         as long as it stands here.",
+    ),
+    def(
+        "dkim.canonicalization",
+        Choice(&["relaxed/relaxed", "relaxed/simple", "simple/relaxed", "simple/simple"]),
+        Is("\"relaxed/relaxed\""),
+        "How header and body are signed: relaxed, so that white space may change on the way, or as they are.",
+    ),
+    def(
+        "dkim.expires_after",
+        OrOff(&Duration("1h", "1000d")),
+        Is("\"off\""),
+        "A signature holds for so long after the attempt to deliver that it was made for (x=); \"off\": for as long as \
+         the record is there.",
+    ),
+    def(
+        "dkim.skip_signed",
+        Flag,
+        Is("false"),
+        "Whether a message that comes with a signature of this domain is left as it is. Otherwise ours is added; the \
+         other one stays in any case.",
+    ),
 ];
 
 impl Def {
@@ -550,50 +573,4 @@ pub(super) fn sections() -> Vec<&'static str> {
     }
     sections.push(ALIASES);
     sections
-}
-
-impl Kind {
-    /// What to write, to stand after "write …".
-    pub(super) fn wanted(&self) -> String {
-        match self {
-            Text => "some text".to_owned(),
-            File => "the name of a file".to_owned(),
-            FileOrNone => "the name of a file, or \"\" for none".to_owned(),
-            Host => "a host name such as \"relay.example.com\"".to_owned(),
-            Number(min, max) => format!("a whole number from {min} to {max}"),
-            Duration(min, max) => {
-                format!("a duration with a unit, such as \"30s\", \"4h\" or \"5d\", from {min} to {max}")
-            }
-            Size(min, max) => {
-                format!("a size with a unit, such as \"25MiB\" or \"10MB\", from {min} to {max}")
-            }
-            Choice(words) => {
-                let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-                let (last, others) = quoted.split_last().expect("no choice without words: see DEFS");
-                format!("{} or {last}", others.join(", "))
-            }
-            Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
-            Server(_) => "an IP address such as \"192.0.2.53\", \"fe80::1%eth0\" or \"[2001:db8::53]:5353\"".to_owned(),
-            Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
-            User => "the name of a user such as \"newsletter\"".to_owned(),
-            NetworkOrNot => {
-                "a network such as \"10.0.0.0/8\", or \"!127.0.0.0/8\" to allow one".to_owned()
-            }
-            Network => "a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned(),
-            Pattern => {
-                "a domain such as \"example.com\", \"*.example.com\" for those below it, or \"*\"".to_owned()
-            }
-            Relay => "a host with a port such as \"smtp.example.com:587\" or \"[192.0.2.1]:25\"".to_owned(),
-            CodePattern => "a reply code such as \"421\", or \"4xx\" with x for any digit".to_owned(),
-            EnhancedPattern => {
-                "an enhanced code such as \"4.7.1\", or \"x.7.x\" with x for any number".to_owned()
-            }
-            Command => {
-                "a list of a program by its whole path and its arguments, such as [\"/usr/local/bin/token\", \"me\"]"
-                    .to_owned()
-            }
-            List(_, item) => format!("a list [item, item, …], each item {}", item.wanted()),
-            OrOff(kind) => format!("\"off\" or {}", kind.wanted()),
-        }
-    }
 }

@@ -19,7 +19,7 @@ use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
 use super::twice::Twice;
-use super::{cross, sources, value};
+use super::{cross, dkim, sources, value};
 use crate::mail::{Address, Domain, Lifetimes, address};
 
 /// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
@@ -135,6 +135,7 @@ fn settings<'t>(
     let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
     delivery.listen = submission.listen.iter().map(|listen| listen.address).collect();
     delivery.sources = sources::read(reading, &root, &listed);
+    delivery.keyring = Arc::new(dkim::read(reading, &root, &delivery_section));
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
     Settings {
         queue: queue_settings,
@@ -358,6 +359,7 @@ fn delivery<'t>(
         source_addresses: reading.get(section, "source_addresses", value::list(value::address)),
         // They are read once the rest is known.
         sources: Vec::new(),
+        keyring: Arc::default(),
         prohibited_networks: prohibited_networks(reading, section),
         // They are read before.
         listen: Vec::new(),

@@ -19,9 +19,13 @@ pub fn reference() -> String {
         text.push_str(&entry(def, ""));
     }
     for section in defs::sections() {
-        // A [[route]] at its defaults would be a route, a [[retry.rule]] a rule; a [[source]] and a
-        // [[destination]] say nothing. The other tables are harmless.
-        let off = if matches!(section, "source" | "route" | "destination" | "retry.rule") { "#" } else { "" };
+        // A [[route]] at its defaults would be a route, a [[retry.rule]] a rule, a [[dkim]] one without a key; a
+        // [[source]] and a [[destination]] say nothing. The other tables are harmless.
+        let off = if matches!(section, "source" | "route" | "destination" | "retry.rule" | "dkim") {
+            "#"
+        } else {
+            ""
+        };
         text.push_str(&format!("\n{off}{}\n", header(section)));
         if section == defs::ALIASES {
             comment(&mut text, defs::ALIASES_DOC);

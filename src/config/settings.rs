@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::name_server::NameServer;
 use super::networks::ProhibitedNetworks;
 use super::secret::SecretSource;
+use crate::mail::dkim::Keyring;
 use crate::mail::{Address, Domain, Lifetimes};
 
 /// Everything a config file says, checked.
@@ -174,6 +175,8 @@ pub struct DeliverySettings {
     pub source_addresses: Vec<IpAddr>,
     /// `[[source]]`, in order.
     pub sources: Vec<Source>,
+    /// `[[dkim]]` and `sign_as`.
+    pub keyring: Arc<Keyring>,
     /// Never deliver to these by MX.
     pub prohibited_networks: ProhibitedNetworks,
     /// Where `[[listen]]` listens: what leads there would come back.

@@ -234,6 +234,29 @@ pub(super) fn server(kind: &Kind, value: &DeValue<'_>) -> Read<NameServer> {
     NameServer::parse(text, port).or_else(|why| wrong(format!("\"{text}\": {why}")))
 }
 
+/// [`Kind::Flag`].
+pub(super) fn flag(_: &Kind, value: &DeValue<'_>) -> Read<bool> {
+    match value.as_bool() {
+        Some(flag) => Ok(flag),
+        None => match value.as_str() {
+            Some(text) => wrong(format!("\"{text}\" is a text")),
+            None => wrong(format!("is {}", a_type(value))),
+        },
+    }
+}
+
+/// [`Kind::Time`], in Unix seconds.
+pub(super) fn time(_: &Kind, value: &DeValue<'_>) -> Read<i64> {
+    let text = text(value)?;
+    let day = jiff::civil::Date::from_str(text).ok().map(|day| day.at(0, 0, 0, 0));
+    let civil = day.or_else(|| jiff::civil::DateTime::from_str(text).ok());
+    let in_utc = || civil.and_then(|time| jiff::tz::TimeZone::UTC.to_timestamp(time).ok());
+    match jiff::Timestamp::from_str(text).ok().or_else(in_utc) {
+        Some(time) => Ok(time.as_second()),
+        None => wrong(format!("\"{text}\" is no day and no time")),
+    }
+}
+
 /// [`Kind::Address`], one that a connection can leave from. `::ffff:192.0.2.1` is 192.0.2.1: sockets know it by
 /// that.
 pub(super) fn address(_: &Kind, value: &DeValue<'_>) -> Read<IpAddr> {

@@ -17,4 +17,5 @@ pub use job::context::DeliveryContext;
 #[cfg(test)]
 pub(crate) use job::outcome::decide;
 pub use job::settle::settle_doubts;
+pub use job::signing::Signing;
 pub use job::worker::{Jobs, Workers};

@@ -4,6 +4,7 @@ pub mod address;
 pub mod dkim;
 pub mod envelope;
 pub mod handling;
+pub mod header;
 pub mod outcome;
 pub mod reply;
 pub mod spf;

@@ -29,9 +29,10 @@ use reader::{Block, Document, console_commands, simple_commands, statements};
 
 use crate::harness::db::Db;
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, HOSTNAME, Relay, World, mail, run_to_end};
+use crate::harness::relay::{Config, HOSTNAME, Relay, World, mail, run_to_end, write_secret};
 use crate::harness::skipped::installed;
 use crate::house::source::files;
+use postrider::mail::dkim::{Algorithm, Key};
 
 /// The queue id that documents use.
 const QUEUE_ID: &str = "1K6XQ3V8T4D";
@@ -261,6 +262,8 @@ fn load_config(text: &str) -> Result<(), String> {
     let relay = stage();
     fs::write(relay.path("secret"), "secret\n").unwrap();
     fs::set_permissions(relay.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    let key = Key::generate(Algorithm::Ed25519Sha256).and_then(|key| key.to_pem());
+    write_secret(&relay.path("dkim.pem"), &key.unwrap());
     let made: Vec<String> = text.lines().map(|line| with_made_files(line, &relay)).collect();
     let tls =
         format!("[tls]\ncertificate = {:?}\nkey = {:?}\n", relay.path("cert.pem"), relay.path("key.pem"));
@@ -278,6 +281,7 @@ fn with_made_files(line: &str, relay: &Relay) -> String {
     let Some((path, behind)) = rest.split_once('"') else { return line.to_owned() };
     let key = line.split([' ', '=']).next().unwrap_or_default();
     let file = match key {
+        "key" if path.contains("dkim") => relay.path("dkim.pem"),
         "certificate" => relay.path("cert.pem"),
         "key" => relay.path("key.pem"),
         "ca_file" => relay.path("ca.pem"),

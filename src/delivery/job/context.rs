@@ -7,6 +7,7 @@ use crate::config::{DeliverySettings, Routes};
 use crate::queue::Queue;
 
 use crate::delivery::host::pool::Pool;
+use crate::delivery::job::signing::Signing;
 use crate::delivery::report::report_limit::ReportLimits;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::smtp::connection::Connector;
@@ -17,6 +18,8 @@ pub struct DeliveryContext {
     pub settings: DeliverySettings,
     /// `[[route]]`.
     pub routes: Arc<Routes>,
+    /// Signs mail of domains that have a key.
+    pub signing: Signing,
     /// Name lookups.
     pub lookup: Box<dyn Lookup + Send + Sync>,
     /// Opens connections.

@@ -120,7 +120,8 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
         // As final as if the host had said so: a backup would only hand the message to the host that cannot take it.
         Failure::Unsendable { phase: Phase::Rcpt, .. } => Ruling::answer(Failed),
         Failure::Unsendable { .. } => Ruling::answer(Failed),
-        Failure::Content(_) => Ruling::answer(Deferred),
+        // The operator has to repair it, and no other mail waits for that.
+        Failure::Content(_) | Failure::Unsigned(_) => Ruling::answer(Deferred),
         Failure::AtLimit => Ruling::answer(Deferred),
         Failure::Deadline => Ruling::new(Deferred, NextStep::Stop, true),
     }

@@ -52,6 +52,19 @@ pub struct Delivery {
     pub unasked: Option<Failure>,
 }
 
+impl Delivery {
+    /// Nothing was said to the host, and all recipients are left with this.
+    pub fn unsent(recipients: usize, failure: &Failure) -> Delivery {
+        Delivery {
+            results: vec![RecipientResult::Failed(failure.clone()); recipients],
+            pipelining: PipelineResult::Unused,
+            chunking: ChunkingResult::Unknown,
+            single_write: false,
+            unasked: None,
+        }
+    }
+}
+
 /// An open connection to a host that has greeted us and takes mail.
 #[derive(Debug)]
 pub struct Connection {
@@ -97,10 +110,10 @@ impl Connection {
 
     /// Hands one message over.
     ///
-    /// `content` is called only once the host wants it; `before_end` right before the write that holds the end of the
-    /// content, with the places of the recipients that the host accepted, for whoever has to record that an answer is
-    /// about to be in doubt. If either fails, the connection is cut so that the host takes nothing. Nothing is waited
-    /// for past `deadline`.
+    /// `content` is called only once the host wants it, and goes behind the prefix; `before_end` right before the write
+    /// that holds the end of the content, with the places of the recipients that the host accepted, for whoever has to
+    /// record that an answer is about to be in doubt. If either fails, the connection is cut so that the host takes
+    /// nothing. Nothing is waited for past `deadline`.
     pub fn deliver(
         &mut self,
         message: &Outgoing<'_>,
@@ -114,7 +127,8 @@ impl Connection {
         let single_write = message.single_write && self.pipelining_proved && self.tells_apart;
         let message = &Outgoing { single_write, ..*message };
         let capabilities = Arc::clone(&self.capabilities);
-        let result = Handover::new(self, content, before_end, deadline).run(message, &capabilities);
+        let result =
+            Handover::new(self, message.prefix, content, before_end, deadline).run(message, &capabilities);
         self.wire.end_content();
         self.is_usable = result.is_usable;
         if !self.is_usable {

@@ -60,6 +60,8 @@ pub enum Failure {
     },
     /// The queue could not give the content, or not record the intent to send its end.
     Content(String),
+    /// The sender's domain signs its mail (DKIM), and no signature could be made.
+    Unsigned(String),
     /// The host puts recipients off to the next transaction, and takes none there.
     NoMoreRecipients,
     /// The host has as much of us as it may, and there is no more time to wait.
@@ -187,6 +189,7 @@ impl Failure {
             | Failure::NoReply { phase, .. }
             | Failure::Unsendable { phase, .. } => *phase,
             Failure::Content(_) => Phase::EndOfData,
+            Failure::Unsigned(_) => Phase::Mail,
             Failure::NoMoreRecipients => Phase::Rcpt,
         }
     }
@@ -222,6 +225,10 @@ impl Failure {
             // RFC 3463 §3.4: our own mail system is at fault.
             Failure::Content(error) => {
                 (451, Enhanced(4, 3, 0), format!("Postrider could not send the content: {error}").into())
+            }
+            // RFC 3463 §3.4: system incorrectly configured.
+            Failure::Unsigned(why) => {
+                (451, Enhanced(4, 3, 5), format!("not sent without a DKIM signature: {why}").into())
             }
             Failure::NoMoreRecipients => {
                 (451, Enhanced(4, 5, 3), "the host took no further recipient of this message".into())

@@ -62,11 +62,12 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     /// See [`Connection::deliver`].
     pub(in crate::delivery) fn new(
         connection: &'a mut Connection,
+        prefix: &'s [u8],
         content: Content<'s, 'c>,
         before_end: &'a mut dyn FnMut(&[usize]) -> io::Result<()>,
         deadline: Instant,
     ) -> Handover<'a, 's, 'c> {
-        Handover { connection, pieces: Pieces::new(content), before_end, deadline }
+        Handover { connection, pieces: Pieces::new(prefix, content), before_end, deadline }
     }
 
     /// From the first command to the last reply.

@@ -17,7 +17,9 @@ pub struct Outgoing<'a> {
     pub eight_bit: EightBit,
     /// The client gave SMTPUTF8.
     pub smtputf8: bool,
-    /// Bytes of content.
+    /// What goes before the content: header fields that are made for this attempt.
+    pub prefix: &'a [u8],
+    /// Bytes of the prefix and the content.
     pub size: u64,
     /// RET.
     pub ret: Option<Ret>,

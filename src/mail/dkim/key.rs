@@ -62,7 +62,7 @@ pub enum KeyError {
     #[error("its kind is not one of DKIM's: RSA or Ed25519")]
     Kind,
     /// RFC 8301 §3.2.
-    #[error("an RSA key has 2048 to 8192 bits")]
+    #[error("its RSA key is too short or too long: 2048 to 8192 bits are needed")]
     Size,
     /// Inconsistent.
     #[error("the key is damaged ({0})")]
@@ -79,7 +79,7 @@ pub struct Key(Pair);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.algorithm().as_str())
+        write!(f, "Key({}, public {})", self.algorithm().as_str(), STANDARD.encode(self.public()))
     }
 }
 

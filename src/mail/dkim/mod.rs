@@ -4,18 +4,19 @@
 //! crates bring a second copy of a crypto library or another DNS resolver, and what a signer needs is small.
 //!
 //! - `canonical`: the two ways to write a header field and a body so that small changes under way do not matter;
-//! - `fields`: the header of a message, field by field;
 //! - `key`: private keys, read and made;
+//! - `keyring`: the keys of all domains, and which of them sign a message;
 //! - `record`: the TXT record that publishes a key, written and read;
 //! - `signature`: the DKIM-Signature field.
 
 pub mod canonical;
-pub mod fields;
 pub mod key;
+pub mod keyring;
 pub mod record;
 pub mod signature;
 
 pub use canonical::{BodyHash, Canonicalization};
 pub use key::{Algorithm, Key, KeyError};
+pub use keyring::{Keyring, NoneInForce, SigningKey};
 pub use record::{Record, RecordError};
-pub use signature::{Signer, author_domain};
+pub use signature::{Signer, author_domains};

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::canonical::Canonicalization;
-use super::fields::{Field, fields};
 use super::key::Key;
 use crate::mail::address::Domain;
+use crate::mail::header::{Field, fields};
 
 /// Fields that are signed where they are there, each as often as it is there (RFC 6376 §5.4.1, and those that make
 /// people click). From is signed once more than it is there, so that nobody can add another. Received and Return-Path
@@ -160,21 +160,27 @@ impl Folded {
     }
 }
 
-/// The domain of the author, as receivers compare it (RFC 7489 §3.1): of the first mailbox in the first From field.
-pub fn author_domain(header: &[u8]) -> Option<String> {
-    let all = fields(header);
-    let from = all.iter().find(|field| field.is("From"))?;
-    let text = String::from_utf8_lossy(from.value());
-    let address = first_address(&text)?;
-    let (_, domain) = address.rsplit_once('@')?;
-    Domain::parse(domain.trim()).ok().map(|domain| domain.to_string())
+/// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
+/// (RFC 7489 §3.1).
+pub fn author_domains(all: &[Field<'_>]) -> Vec<String> {
+    let mut domains = Vec::new();
+    for from in all.iter().filter(|field| field.is("From")) {
+        let text = String::from_utf8_lossy(from.value());
+        let found = addresses(&text).into_iter().filter_map(|address| {
+            let (_, domain) = address.rsplit_once('@')?;
+            Domain::parse(domain).ok().map(|domain| domain.to_string())
+        });
+        domains.extend(found);
+    }
+    domains
 }
 
-/// The address of the first mailbox in a list of them (RFC 5322 §3.4): what stands in angle brackets, else all that is
+/// The addresses in a list of mailboxes (RFC 5322 §3.4): of each what stands in angle brackets, else all that is
 /// neither comment nor quoted. The local part may be quoted.
-fn first_address(list: &str) -> Option<String> {
+fn addresses(list: &str) -> Vec<String> {
+    let mut found = Vec::new();
     let (mut plain, mut in_brackets) = (String::new(), None::<String>);
-    let (mut comments, mut quoted, mut escaped) = (0_u32, false, false);
+    let (mut comments, mut quoted, mut escaped, mut closed) = (0_u32, false, false, false);
     for c in list.chars() {
         if std::mem::take(&mut escaped) {
             continue;
@@ -186,17 +192,24 @@ fn first_address(list: &str) -> Option<String> {
             '(' => comments += 1,
             ')' => comments = comments.saturating_sub(1),
             _ if comments > 0 => {}
-            '<' => in_brackets = Some(String::new()),
-            '>' if in_brackets.is_some() => break,
+            '<' if !closed => in_brackets = Some(String::new()),
+            '>' if in_brackets.is_some() => closed = true,
             // The end of a mailbox; of a route inside brackets it is none.
-            ',' | ';' if in_brackets.is_none() && plain.contains('@') => break,
+            ',' | ';' if in_brackets.is_none() || closed => {
+                found.push(in_brackets.take().unwrap_or_else(|| std::mem::take(&mut plain)));
+                plain.clear();
+                closed = false;
+            }
             // A group's name ends here.
             ':' if in_brackets.is_none() => plain.clear(),
+            _ if closed => {}
             c if c.is_whitespace() => {}
             c => in_brackets.as_mut().unwrap_or(&mut plain).push(c),
         }
     }
-    Some(in_brackets.unwrap_or(plain)).filter(|address| address.contains('@'))
+    found.push(in_brackets.unwrap_or(plain));
+    found.retain(|address| address.contains('@'));
+    found
 }
 
 #[cfg(test)]
@@ -251,25 +264,34 @@ mod tests {
     }
 
     #[test]
-    fn the_author_is_the_first_mailbox_of_from() {
+    fn the_authors_are_the_mailboxes_of_from() {
         let table = [
-            ("a@Example.COM", Some("example.com")),
-            ("\"x@y.test\" <a@example.com>", Some("example.com")),
-            ("(b@c.test) a@example.com (d)", Some("example.com")),
-            ("A <a@example.com>, B <b@example.org>", Some("example.com")),
-            ("a@example.com, b@example.org", Some("example.com")),
-            ("Group: a@example.com, b@example.org;", Some("example.com")),
-            ("\"quoted \\\" <z@z.test>\" <\"a@b\"@example.com>", Some("example.com")),
-            ("Müller <a@bücher.example>", Some("xn--bcher-kva.example")),
-            ("=?utf-8?q?x=40y.test?= <a@example.com>", Some("example.com")),
-            ("\r\n\t<a@example.com>", Some("example.com")),
-            ("nobody", None),
-            ("", None),
+            ("a@Example.COM", &["example.com"][..]),
+            ("\"x@y.test\" <a@example.com>", &["example.com"]),
+            ("(b@c.test) a@example.com (d)", &["example.com"]),
+            ("A <a@example.com>, B <b@example.org>", &["example.com", "example.org"]),
+            ("a@example.com, b@example.org", &["example.com", "example.org"]),
+            ("nobody, b@example.org", &["example.org"]),
+            ("Group: a@example.com, b@example.org;", &["example.com", "example.org"]),
+            (
+                "A: a@example.com;, B <b@example.org> (x@y.test), c@d.test",
+                &["example.com", "example.org", "d.test"],
+            ),
+            ("<@route.test,@other.test:a@example.com>", &["example.com"]),
+            ("A <a@example.com> <b@example.org>", &["example.com"]),
+            ("\"quoted \\\" <z@z.test>\" <\"a@b\"@example.com>", &["example.com"]),
+            ("Müller <a@bücher.example>", &["xn--bcher-kva.example"]),
+            ("=?utf-8?q?x=40y.test?= <a@example.com>", &["example.com"]),
+            ("\r\n\t<a@example.com>", &["example.com"]),
+            ("nobody", &[]),
+            ("", &[]),
         ];
-        for (from, domain) in table {
+        for (from, domains) in table {
             let header = format!("To: b@b.test\r\nFrom: {from}\r\n");
-            assert_eq!(author_domain(header.as_bytes()).as_deref(), domain, "{from}");
+            assert_eq!(author_domains(&fields(header.as_bytes())), domains, "{from}");
         }
-        assert_eq!(author_domain(b"To: b\r\n"), None);
+        let header = b"From: a@example.com\r\nTo: b\r\nfrom: b@example.org\r\n";
+        assert_eq!(author_domains(&fields(header)), ["example.com", "example.org"]);
+        assert!(author_domains(&fields(b"To: b\r\n")).is_empty());
     }
 }

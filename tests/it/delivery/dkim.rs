@@ -88,7 +88,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
 
 /// As it arrives.
 fn signed(mail: &[u8], signer: &Signer) -> Vec<u8> {
-    let header = postrider::mail::dkim::fields::header_of(mail);
+    let header = postrider::mail::header::header_of(mail);
     let body = mail.get(header.len() + 2..).unwrap_or_default();
     let mut hash = BodyHash::new(signer.canonicalization.1);
     // As the queue has it: in pieces.

@@ -21,6 +21,7 @@ mod promises;
 mod refused_logins;
 mod reports;
 mod reuse;
+mod signed;
 mod single_write;
 mod sources;
 mod surplus;

@@ -4,6 +4,7 @@ pub mod certificate_files;
 pub mod client;
 pub mod db;
 pub mod dialogue;
+pub mod dkim;
 pub mod dns_server;
 pub mod dnssec;
 pub mod fakemx;

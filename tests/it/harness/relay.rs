@@ -212,10 +212,23 @@ impl Config {
         self.table("source", lines)
     }
 
+    /// A `[[dkim]]` with these lines.
+    #[must_use]
+    pub fn dkim(self, lines: &str) -> Config {
+        self.table("dkim", lines)
+    }
+
     /// A `[[retry.rule]]` with these lines.
     #[must_use]
     pub fn rule(self, lines: &str) -> Config {
         self.table("retry.rule", lines)
+    }
+
+    /// Without the tables of which there may be several.
+    #[must_use]
+    pub fn without_tables(mut self) -> Config {
+        self.tables.clear();
+        self
     }
 
     fn table(mut self, name: &str, lines: &str) -> Config {

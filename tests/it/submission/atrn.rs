@@ -8,9 +8,11 @@ use std::time::Duration;
 use rustls::StreamOwned;
 
 use crate::harness::client;
+use crate::harness::dkim::Keys;
 use crate::harness::fakemx::{Act, At, FakeMx, Opened, SOON, Script};
 use crate::harness::relay::{Config, Relay, World, mail};
 use crate::harness::sender::SENDER;
+use postrider::mail::dkim::Algorithm;
 
 const CUSTOMER: &str = "customer";
 /// What the customer's host calls itself.
@@ -104,6 +106,20 @@ impl Customer {
             Opened::Tls(tls) => &tls.sock,
         }
     }
+}
+
+/// What is fetched is signed as what is sent.
+#[test]
+fn mail_that_is_fetched_is_signed() {
+    let mut keys = Keys::new();
+    let config = Config::new().dkim(&keys.add("app.test", "s1", Algorithm::Ed25519Sha256));
+    let relay = relay(&World::new(), config);
+    let content = b"From: me@app.test\r\nSubject: x\r\n\r\n.body\r\n";
+    relay.submit(SENDER, &["one@shop.test"], content);
+    let host = Customer::fetch(&relay, "", Script::new());
+    let message = host.wait_for_messages(1, SOON).remove(0);
+    assert_eq!(keys.verified(&message.content), ["app.test/s1"]);
+    relay.wait_until_empty();
 }
 
 /// The recipients of the messages that a host took, in order.

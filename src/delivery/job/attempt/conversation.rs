@@ -15,7 +15,8 @@ use crate::delivery::host::profile::{Evidence, HostKnowledge, SingleWriteResult,
 use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Place};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
-use crate::delivery::smtp::connection::{Connection, Delivery, OpenFailure};
+use crate::delivery::job::signing::Signature;
+use crate::delivery::smtp::connection::{Connection, Content, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, RequireTls};
@@ -344,6 +345,10 @@ impl AttemptState<'_> {
 
     fn deliver(&self, connection: &mut Connection, remaining: &[usize]) -> Delivery {
         let (message, settings) = (self.message, &self.context.settings);
+        let signature = match self.signature() {
+            Ok(signature) => signature,
+            Err(failure) => return Delivery::unsent(remaining.len(), &failure),
+        };
         let recipients: Vec<&QueuedRecipient> = remaining.iter().map(|at| &message.recipients[*at]).collect();
         let outgoing = Outgoing {
             sender: message.sender.as_ref(),
@@ -351,7 +356,8 @@ impl AttemptState<'_> {
             body: message.body,
             eight_bit: settings.eight_bit,
             smtputf8: message.smtputf8,
-            size: message.size,
+            prefix: signature.fields.as_bytes(),
+            size: message.size + signature.fields.len() as u64,
             ret: message.ret,
             envid: message.envid.as_deref(),
             handling: message.handling,
@@ -368,17 +374,27 @@ impl AttemptState<'_> {
                 self.resources.queue.intend_dot(&ids).map_err(io::Error::other)
             }
         };
-        match &message.content {
+        self.with_content(|content| connection.deliver(&outgoing, content, &mut before_end, self.deadline))
+    }
+
+    /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
+    fn signature(&self) -> Result<&Signature, Failure> {
+        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, self.now);
+        self.signature.get_or_init(|| self.with_content(sign)).as_ref().map_err(Failure::clone)
+    }
+
+    /// The content from its beginning: from memory, or as the queue gives it.
+    fn with_content<T>(&self, then: impl FnOnce(Content<'_, '_>) -> T) -> T {
+        match &self.message.content {
             Some(content) => {
                 let mut whole = Some(Cow::Borrowed(content.bytes.as_slice()));
-                let mut next = || Ok(whole.take());
-                connection.deliver(&outgoing, &mut next, &mut before_end, self.deadline)
+                then(&mut || Ok(whole.take()))
             }
             None => {
-                let mut chunks = self.resources.queue.content(message.id);
-                let mut next =
-                    || chunks.next().transpose().map(|chunk| chunk.map(Cow::Owned)).map_err(io::Error::other);
-                connection.deliver(&outgoing, &mut next, &mut before_end, self.deadline)
+                let mut chunks = self.resources.queue.content(self.message.id);
+                then(&mut || {
+                    chunks.next().transpose().map(|chunk| chunk.map(Cow::Owned)).map_err(io::Error::other)
+                })
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The state of an attempt: the answers so far, and what is left to say to those who have none.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
 use crate::delivery::job::settle::Begun;
+use crate::delivery::job::signing::Signature;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::tls::Encryption;
@@ -105,6 +107,8 @@ pub(super) struct AttemptState<'a> {
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
     pub(super) answers: Vec<Option<Answer>>,
+    /// Made once it is needed.
+    pub(super) signature: OnceCell<Result<Signature, Failure>>,
     /// See [`Answers::settled`].
     settled: Vec<bool>,
     /// See [`Answers::kept`].
@@ -128,6 +132,7 @@ impl<'a> AttemptState<'a> {
             deadline,
             now: begun.at,
             answers: vec![None; count],
+            signature: OnceCell::new(),
             settled: vec![false; count],
             kept: None,
             last: None,

@@ -4,7 +4,7 @@ use lettre::message::SinglePart;
 use lettre::message::header::ContentTransferEncoding;
 use memchr::memmem;
 
-use crate::mail::{Body, Ret};
+use crate::mail::{Body, Ret, header};
 
 use crate::delivery::report::bounce::charset::Charset;
 use crate::delivery::report::bounce::parts::{part, quoted};
@@ -21,7 +21,7 @@ pub(super) fn original(
     context: &ReportContext<'_>,
 ) -> Option<SinglePart> {
     let (message, original) = (context.message, context.original);
-    let header = header_of(original);
+    let header = returned_header(original);
     // RFC 6532 §3: a header in UTF-8 is valid only under SMTPUTF8.
     let global = message.smtputf8 && !header.is_ascii() && std::str::from_utf8(header).is_ok();
     let whole = original.len() as u64 == message.size && original.len() <= RETURNED_BYTES_MAX;
@@ -61,16 +61,9 @@ fn returned(mime: &str, charset: Charset, global: bool, bytes: &[u8]) -> SingleP
 }
 
 /// The header without the empty line behind it; whole lines, at most [`RETURNED_BYTES_MAX`] bytes.
-fn header_of(content: &[u8]) -> &[u8] {
-    if content.starts_with(b"\r\n") {
-        return &[];
-    }
-    let bounded = &content[..content.len().min(RETURNED_BYTES_MAX)];
-    let end = match memmem::find(bounded, b"\r\n\r\n") {
-        Some(at) => at + 2,
-        None => memmem::rfind(bounded, b"\r\n").map_or(0, |at| at + 2),
-    };
-    &bounded[..end]
+fn returned_header(content: &[u8]) -> &[u8] {
+    let header = header::header_of(&content[..content.len().min(RETURNED_BYTES_MAX)]);
+    &header[..memmem::rfind(header, b"\r\n").map_or(0, |at| at + 2)]
 }
 
 /// Whether the bytes can be sent as 8bit text: all lines end with CR LF and fit, no NUL, no bare CR or LF.

@@ -82,6 +82,7 @@ fn settings() -> DeliverySettings {
         attempt_deadline: Duration::ZERO,
         source_addresses: ["192.0.2.99", "2001:db8::99"].map(|ip| ip.parse().unwrap()).to_vec(),
         sources: Vec::new(),
+        keyring: Default::default(),
         prohibited_networks: ProhibitedNetworks::default(),
         listen: vec!["0.0.0.0:2500".parse().unwrap(), "192.0.2.50:25".parse().unwrap()],
         connect_timeout: Duration::ZERO,

@@ -37,6 +37,7 @@ fn outgoing<'a>(recipients: &'a [&'a QueuedRecipient]) -> Outgoing<'a> {
         body: Body::SevenBit,
         eight_bit: EightBit::Send,
         smtputf8: false,
+        prefix: b"",
         size: 4,
         ret: None,
         envid: None,

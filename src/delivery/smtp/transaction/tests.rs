@@ -175,6 +175,7 @@ fn outgoing<'a>(sender: &'a Address, recipients: &'a [&'a QueuedRecipient]) -> O
         body: Body::SevenBit,
         eight_bit: EightBit::Send,
         smtputf8: false,
+        prefix: b"",
         size: 100,
         ret: None,
         envid: None,

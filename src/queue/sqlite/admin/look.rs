@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::Domain;
+use crate::mail::header::header_of;
 use crate::queue::MessageId;
 use crate::queue::admin_rows::{
     DomainLine, Envelope, Filter, FinishedMessage, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary,
@@ -54,7 +55,7 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     }
     let first = message::chunk(conn, id, 0)?;
     let known = message.is_some() || !recipients.is_empty();
-    let header = first.map(|chunk| header_of(&chunk));
+    let header = first.map(|chunk| header_text(&chunk));
     let finished = if message.is_some() { None } else { finished(conn, id)? };
     Ok(known.then(|| Shown { queue_id: id.to_string(), message, finished, recipients, header }))
 }
@@ -254,8 +255,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
 }
 
 /// Up to the first empty line.
-fn header_of(content: &[u8]) -> String {
-    let content = &content[..content.len().min(CHUNK_BYTES_MAX)];
-    let end = content.windows(4).position(|four| four == b"\r\n\r\n").map_or(content.len(), |at| at + 2);
-    String::from_utf8_lossy(&content[..end]).replace("\r\n", "\n")
+fn header_text(content: &[u8]) -> String {
+    let header = header_of(&content[..content.len().min(CHUNK_BYTES_MAX)]);
+    String::from_utf8_lossy(header).replace("\r\n", "\n")
 }

@@ -1,0 +1,238 @@
+//! DKIM from end to end: what arrives at a host is verified there, by whichever way it came.
+
+use crate::delivery::bdat::large;
+use crate::harness::dkim::Keys;
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::relay::{Config, Relay, World, wait_for};
+use crate::harness::sender::{wait_for_attempts, wait_for_end};
+use postrider::mail::dkim::Algorithm;
+
+const AUTHOR: &str = "me@example.com";
+
+/// The names of `two`, in the order in which they sign.
+const TWO: [&str; 2] = ["example.com/rsa", "example.com/ed"];
+
+/// RSA and Ed25519 for example.com.
+fn two(keys: &mut Keys, config: Config) -> Config {
+    let config = config.dkim(&keys.add("example.com", "rsa", Algorithm::RsaSha256));
+    config.dkim(&keys.add("example.com", "ed", Algorithm::Ed25519Sha256))
+}
+
+fn from(author: &str, body: &[u8]) -> Vec<u8> {
+    [format!("From: {author}\r\nTo: you@a.test\r\nSubject:  x \r\n\t y\r\n\r\n").as_bytes(), body].concat()
+}
+
+/// What came, in its order, and the signatures that each must have.
+fn assert_signed(mx: &FakeMx, keys: &Keys, wanted: &[&[&str]]) {
+    let messages = mx.wait_for_messages(wanted.len(), SOON);
+    for (at, (message, wanted)) in messages.iter().zip(wanted).enumerate() {
+        assert_eq!(keys.verified(&message.content), *wanted, "message {at}");
+        let size = format!(" SIZE={}", message.content.len());
+        assert!(!message.mail.contains(" SIZE=") || message.mail.contains(&size), "{} {size}", message.mail);
+    }
+}
+
+fn reload(relay: &Relay, config: &Config, words: &str) {
+    let before = relay.logged(&[words]).len();
+    relay.write_config(config);
+    relay.signal("HUP");
+    wait_for(words, SOON, || (relay.logged(&[words]).len() > before).then_some(()));
+}
+
+/// DATA, BDAT in one write and in chunks; lines that begin with dots, 8 bits, blanks at the ends; and no last line end,
+/// which only binary content may lack.
+#[test]
+fn both_signatures_hold_by_data_and_by_bdat() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let offers = ["PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME"];
+    let by_bdat = world.host("a.test", Script::new().offering(&offers));
+    let by_data = world.host("b.test", Script::new().offering(&["SIZE", "8BITMIME"]));
+    let relay = world.relay(two(&mut keys, Config::new()));
+    let bodies: [&[u8]; 5] =
+        [b"one\r\n", b".\r\n..\r\n.a \t\r\n \r\n\r\n", b"", b"gr\xfc\xdfe\r\n", &large()];
+    let mut client = relay.client();
+    for (at, body) in bodies.iter().enumerate() {
+        let content = from(AUTHOR, body);
+        client.expect(&format!("MAIL FROM:<{AUTHOR}> BODY=8BITMIME"), "250");
+        for host in ["a.test", "b.test"] {
+            client.expect(&format!("RCPT TO:<m{at}@{host}>"), "250");
+        }
+        client.write(format!("BDAT {} LAST\r\n", content.len()).as_bytes()).unwrap();
+        client.write(&content).unwrap();
+        assert_eq!(client.reply().unwrap().code, 250);
+        for host in ["a.test", "b.test"] {
+            wait_for_end(&relay, &format!("m{at}@{host}"), "delivered");
+        }
+    }
+    for mx in [&by_bdat, &by_data] {
+        assert_signed(mx, &keys, &[&TWO[..]; 5]);
+    }
+    let verbs = by_bdat
+        .seen()
+        .iter()
+        .flat_map(|seen| seen.verbs().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .collect::<Vec<_>>();
+    assert!(verbs.iter().filter(|verb| *verb == "BDAT").count() > 5, "{verbs:?}");
+    assert!(by_data.seen().iter().all(|seen| !seen.verbs().contains(&"BDAT")));
+
+    // Lone CR and LF, NUL and all other bytes.
+    let all: Vec<u8> = (0..=255).collect();
+    let content = from(AUTHOR, &[b"\r\n.\r\n\n.\n\r.\r", &all.repeat(2000)[..], b"\r"].concat());
+    client.expect(&format!("MAIL FROM:<{AUTHOR}> BODY=BINARYMIME"), "250");
+    client.expect("RCPT TO:<binary@a.test>", "250");
+    client.write(format!("BDAT {} LAST\r\n", content.len()).as_bytes()).unwrap();
+    client.write(&content).unwrap();
+    assert_eq!(client.reply().unwrap().code, 250);
+    let message = &by_bdat.wait_for_messages(6, SOON)[5];
+    assert!(message.content.ends_with(&content[content.len() - 512_000..]));
+    assert_eq!(keys.verified(&message.content), TWO);
+}
+
+#[test]
+fn the_author_decides_who_signs_and_others_are_left_unsigned_or_signed_as_the_config_says() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let config = two(&mut keys, Config::new()).dkim(&keys.add("example.org", "o", Algorithm::Ed25519Sha256));
+    let relay = world.relay(config);
+    let send = |at: usize, author: &str, sender: &str| {
+        let to = format!("m{at}@a.test");
+        relay.submit(sender, &[&to], &from(author, b"x\r\n"));
+        wait_for_end(&relay, &to, "delivered");
+    };
+    send(0, "Me <me@news.Example.com>", "me@b.test");
+    send(1, "me@b.test", AUTHOR);
+    send(2, "me@b.test, me@example.org, me@example.com", "me@b.test");
+    send(3, "nobody", AUTHOR);
+    assert_signed(&mx, &keys, &[&TWO[..], &[], &["example.org/o"], &TWO]);
+    reload(&relay, &relay.config().set("delivery.sign_as", "\"example.org\""), "config reloaded");
+    send(4, "me@b.test", "me@b.test");
+    send(5, AUTHOR, "me@b.test");
+    assert_signed(&mx, &keys, &[&TWO[..], &[], &["example.org/o"], &TWO, &["example.org/o"], &TWO]);
+}
+
+/// An application's signature is left alone and holds as before; ours is added, unless that is not wanted.
+#[test]
+fn mail_that_is_signed_already_keeps_its_signature() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let first = world.relay(Config::new().dkim(&keys.add("example.com", "app", Algorithm::RsaSha256)));
+    first.submit(AUTHOR, &["m0@a.test"], &from(AUTHOR, b"x\r\n"));
+    let signed = mx.wait_for_messages(1, SOON).remove(0).content;
+    let ours = keys.add("example.com", "ours", Algorithm::Ed25519Sha256);
+    for (at, (skip, wanted)) in
+        [(false, &["example.com/ours", "example.com/app"][..]), (true, &["example.com/app"])]
+            .into_iter()
+            .enumerate()
+    {
+        let relay = world.relay(Config::new().dkim(&format!("{ours}skip_signed = {skip}\n")));
+        relay.submit(AUTHOR, &["m@a.test"], &signed);
+        relay.wait_until_empty();
+        assert_eq!(keys.verified(&mx.wait_for_messages(at + 2, SOON)[at + 1].content), wanted);
+    }
+}
+
+#[test]
+fn bounces_and_delay_warnings_are_signed() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let home = world.host("example.com", Script::new());
+    let _full = world.host("full.test", Script::new().on(At::Rcpt("@"), Act::Say("452 4.2.2 full")));
+    let _no = world.host("no.test", Script::new().on(At::Rcpt("@"), Act::Say("550 5.1.1 nobody")));
+    let config = Config::new().retry(&["1s"]).set("queue.delay_warning", "\"1s\"");
+    let relay = world.relay(config.dkim(&keys.add("relay.test", "s1", Algorithm::RsaSha256)));
+    relay.submit(AUTHOR, &["you@no.test", "you@full.test"], &from(AUTHOR, b"x\r\n"));
+    let reports = home.wait_for_messages(2, SOON);
+    for report in reports {
+        assert!(report.mail.starts_with("MAIL FROM:<>"), "{}", report.mail);
+        assert_eq!(keys.verified(&report.content), ["relay.test/s1"]);
+    }
+}
+
+/// The key is out of its time while the relay runs: its mail waits and nothing of it is sent, the operator is told
+/// once, other mail goes, and a new key ends the trouble.
+#[test]
+fn mail_of_a_domain_whose_keys_are_out_of_their_time_waits_and_is_never_sent_unsigned() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let old = keys.add("example.com", "old", Algorithm::Ed25519Sha256);
+    let config = Config::new().retry(&["1s"]);
+    let relay = world.relay(config.dkim(&format!("{old}until = \"2026-01-01\"\n")));
+    relay.submit(AUTHOR, &["one@a.test"], &from(AUTHOR, b"x\r\n"));
+    relay.submit(AUTHOR, &["two@a.test"], &from("x@news.example.com", b"x\r\n"));
+    relay.submit("x@b.test", &["other@a.test"], &from("x@b.test", b"x\r\n"));
+    wait_for_end(&relay, "other@a.test", "delivered");
+    for address in ["one@a.test", "two@a.test"] {
+        wait_for_attempts(&relay, address, "deferred", 2);
+        let wanted =
+            "451 4.3.5 not sent without a DKIM signature: none of its DKIM keys is in force (example.com)";
+        let sql = "SELECT DISTINCT phase, outcome, reply FROM attempts JOIN recipients ON recipients.id = recipient_id \
+                   WHERE address = ?1";
+        assert_eq!(relay.db().rows(sql, [address]), [format!("mail|deferred|{wanted}")]);
+    }
+    assert_eq!(mx.messages().len(), 1, "nothing but the other's mail");
+    assert_eq!(relay.logged(&["ERROR", "mail of example.com waits"]).len(), 1, "told once");
+    let new = keys.add("example.com", "new", Algorithm::Ed25519Sha256);
+    let both = relay
+        .config()
+        .without_tables()
+        .dkim(&format!("{old}until = \"2026-01-01\"\n"))
+        .dkim(&format!("{new}from = \"2026-01-01\"\n"));
+    reload(&relay, &both, "config reloaded");
+    relay.run_ok(&["queue", "kick", "--all"]);
+    relay.wait_until_empty();
+    for message in &mx.wait_for_messages(3, SOON)[1..] {
+        assert_eq!(keys.verified(&message.content), ["example.com/new"]);
+    }
+}
+
+/// A reload with a key that is no good changes nothing: the mail is signed with the key of before.
+#[test]
+fn a_reload_with_a_bad_key_keeps_the_old_one_and_a_start_with_it_fails() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let good = keys.add("example.com", "good", Algorithm::Ed25519Sha256);
+    let gone = keys.add("example.com", "gone", Algorithm::Ed25519Sha256);
+    std::fs::remove_file(keys.file("example.com", "gone")).unwrap();
+    let relay = world.relay(Config::new().dkim(&good));
+    let bad = relay.config().without_tables().dkim(&gone);
+    reload(&relay, &bad, "the new config is not used, the old one stays");
+    assert_eq!(relay.logged(&["ERROR", "dkim.key: ", "cannot be read"]).len(), 1);
+    relay.submit(AUTHOR, &["you@a.test"], &from(AUTHOR, b"x\r\n"));
+    assert_signed(&mx, &keys, &[&["example.com/good"]]);
+    let output = relay.run(&["serve"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("dkim.key: ") && said.contains("cannot be read"), "{said}");
+}
+
+/// And while the relay runs nobody needs the file of a key.
+#[test]
+fn a_message_that_waited_while_keys_were_rotated_is_signed_by_the_key_of_now() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().first(1, At::Dot, Act::Say("451 4.2.0 later")));
+    let (old, new) = (
+        keys.add("example.com", "old", Algorithm::RsaSha256),
+        keys.add("example.com", "new", Algorithm::RsaSha256),
+    );
+    let relay = world.relay(Config::new().dkim(&old));
+    let (old_file, away) = (keys.file("example.com", "old"), keys.file("example.com", "away"));
+    std::fs::rename(&old_file, &away).unwrap();
+    relay.submit(AUTHOR, &["you@a.test"], &from(AUTHOR, b"x\r\n"));
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    std::fs::rename(&away, &old_file).unwrap();
+    let rotated = relay
+        .config()
+        .without_tables()
+        .dkim(&format!("{old}until = \"2026-06-01\"\n"))
+        .dkim(&format!("{new}from = \"2026-06-01\"\n"));
+    reload(&relay, &rotated, "config reloaded");
+    relay.run_ok(&["queue", "kick", "--all"]);
+    wait_for_end(&relay, "you@a.test", "delivered");
+    assert_eq!(keys.verified(&mx.messages().last().unwrap().content), ["example.com/new"]);
+}
