@@ -11,6 +11,17 @@ const ABOUT: &str = "dmarc";
 /// Names that are asked, the domain's own among them.
 const NAMES_MAX: usize = 8;
 
+/// What holds for the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// The domain whose record it is.
+    pub(super) owner: String,
+    /// `none`, `quarantine`, `reject`.
+    pub(super) action: &'static str,
+    /// `adkim=s`: the domain that signs must be that of From itself.
+    pub(super) strict_dkim: bool,
+}
+
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
@@ -18,10 +29,13 @@ struct Record {
     policy: Option<&'static str>,
     /// `sp=`, for domains below.
     below: Option<&'static str>,
+    /// `adkim=s`.
+    strict_dkim: bool,
 }
 
-pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> Vec<Finding> {
-    vec![judge(domain, &records(names, domain))]
+/// What is found, and the policy that holds where there is one.
+pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> (Finding, Option<Policy>) {
+    judge(domain, &records(names, domain))
 }
 
 /// The domain and those above it that may have a record, with the texts of each.
@@ -55,11 +69,12 @@ fn is_record(text: &str) -> bool {
 }
 
 fn parse(text: &str) -> Record {
-    let mut record = Record { policy: None, below: None };
+    let mut record = Record { policy: None, below: None, strict_dkim: false };
     for (name, value) in text.split(';').filter_map(|tag| tag.split_once('=')) {
         match name.trim().to_ascii_lowercase().as_str() {
             "p" => record.policy = policy(value),
             "sp" => record.below = policy(value),
+            "adkim" => record.strict_dkim = value.trim().eq_ignore_ascii_case("s"),
             _ => {}
         }
     }
@@ -70,19 +85,20 @@ fn policy(value: &str) -> Option<&'static str> {
     ["none", "quarantine", "reject"].into_iter().find(|policy| value.trim().eq_ignore_ascii_case(policy))
 }
 
-fn judge(domain: &str, found: &[(String, Result<Vec<String>, String>)]) -> Finding {
+fn judge(domain: &str, found: &[(String, Result<Vec<String>, String>)]) -> (Finding, Option<Policy>) {
     for (owner, texts) in found {
         let name = format!("_dmarc.{owner}");
         let texts = match texts {
             Ok(texts) => texts,
-            Err(why) => return Finding::warning(ABOUT, format!("{name} cannot be looked up: {why}")),
+            Err(why) => return (Finding::warning(ABOUT, format!("{name} cannot be looked up: {why}")), None),
         };
         let records: Vec<&String> = texts.iter().filter(|text| is_record(text)).collect();
         match records[..] {
             [] if owner == domain && !texts.is_empty() => {
                 let text = format!("{name} has TXT records, but none begins with v=DMARC1");
                 let finding = Finding::warning(ABOUT, text).add(txt_line(&name, &mended(&texts[0])));
-                return texts.iter().fold(finding, |finding, text| finding.remove(txt_line(&name, text)));
+                let gone = texts.iter().fold(finding, |finding, text| finding.remove(txt_line(&name, text)));
+                return (gone, None);
             }
             [] => {}
             [record] => return of(domain, owner, &name, record),
@@ -91,31 +107,35 @@ fn judge(domain: &str, found: &[(String, Result<Vec<String>, String>)]) -> Findi
                     "{name} has several records, and none of them counts (RFC 7489 §6.6.3); keep {first:?}"
                 );
                 let finding = Finding::problem(ABOUT, text);
-                return others.iter().fold(finding, |finding, other| finding.remove(txt_line(&name, other)));
+                let gone =
+                    others.iter().fold(finding, |finding, other| finding.remove(txt_line(&name, other)));
+                return (gone, None);
             }
         }
     }
     let text = format!(
         "{domain} has no record; Gmail, Yahoo and Microsoft want one of whoever sends much, p=none is enough"
     );
-    Finding::warning(ABOUT, text).add(txt_line(&format!("_dmarc.{domain}"), "v=DMARC1; p=none"))
+    let line = txt_line(&format!("_dmarc.{domain}"), "v=DMARC1; p=none");
+    (Finding::warning(ABOUT, text).add(line), None)
 }
 
-fn of(domain: &str, owner: &str, name: &str, text: &str) -> Finding {
+fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Policy>) {
     let record = parse(text);
     let Some(policy) = record.policy else {
-        let text_of =
-            format!("{name}: its p= is none of none, quarantine, reject: receivers may pass it over");
-        return Finding::problem(ABOUT, text_of)
-            .remove(txt_line(name, text))
-            .add(txt_line(name, &mended(text)));
+        let what = format!("{name}: its p= is none of none, quarantine, reject: receivers may pass it over");
+        let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
+        return (finding.add(txt_line(name, &mended(text))), None);
     };
-    if owner == domain {
-        return Finding::ok(ABOUT, format!("{name} says p={policy}"));
-    }
-    let policy = record.below.unwrap_or(policy);
-    let text = format!("{domain} has no record of its own; {name} holds for it and says {policy}");
-    Finding::ok(ABOUT, text)
+    let (action, said) = match owner == domain {
+        true => (policy, format!("{name} says p={policy}")),
+        false => {
+            let action = record.below.unwrap_or(policy);
+            (action, format!("{domain} has no record of its own; {name} holds for it and says {action}"))
+        }
+    };
+    let policy = Policy { owner: owner.to_owned(), action, strict_dkim: record.strict_dkim };
+    (Finding::ok(ABOUT, said), Some(policy))
 }
 
 /// The record with a version and a policy that can be read, and its other tags.
