@@ -79,7 +79,11 @@ impl<'a> Session<'a> {
             return Err(self.say_farewell());
         }
         Ok(match line {
-            InputLine::TlsHello => return Err(self.send_away(&replies::NOT_SMTP)),
+            InputLine::TlsHello => {
+                let why = "TLS from the first byte, where it begins with STARTTLS; a client set to STARTTLS, or a [[listen]] with tls = \"implicit\", would do";
+                maillog::handshake_failed(self.client, &why);
+                return Err(self.send_away(&replies::NOT_SMTP));
+            }
             InputLine::Text(line) if matches!(state, State::Authenticating(..)) => {
                 log::debug!("{}: C: (response)", self.client);
                 Heard::Response(line.to_vec())

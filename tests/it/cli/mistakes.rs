@@ -244,3 +244,16 @@ fn a_look_at_an_open_port_is_no_line_of_the_log() {
     warned.retain(|line| !line.contains(" certificate: "));
     assert_eq!(warned.len(), 1, "{warned:#?}");
 }
+
+/// Port 465's way of TLS at port 587: the client sees its own library's words only, so the log must say it.
+#[test]
+fn tls_from_the_first_byte_where_it_begins_with_starttls_is_told() {
+    let world = World::new();
+    let relay = world.relay(Config::new());
+    let mut client = TcpStream::connect(relay.starttls).unwrap();
+    std::io::Write::write_all(&mut client, &[0x16, 3, 1, 2, 0]).unwrap();
+    let line = wait_for("the line of it", SOON, || {
+        relay.logged(&["TLS handshake failed", "begins with STARTTLS"]).into_iter().next()
+    });
+    assert!(line.contains("client 127.0.0.1"), "{line}");
+}
