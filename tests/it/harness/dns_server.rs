@@ -27,6 +27,8 @@ use crate::harness::dnssec::Signer;
 const CNAMES_MAX: usize = 8;
 /// Questions remembered; later ones are answered and not counted.
 const ASKED_MAX: usize = 100_000;
+/// How late a slow server is: less than a resolver waits.
+const LATE: Duration = Duration::from_millis(700);
 /// A TCP client that says nothing is dropped after this.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -77,6 +79,8 @@ pub enum Fault {
     OwnAlias,
     /// The answer is an A record, whatever was asked for.
     OtherType,
+    /// The answer is as it should be, and comes after [`LATE`].
+    Late,
 }
 
 impl Zone {
@@ -230,7 +234,7 @@ impl Zone {
                     Vec::new(),
                 ))
             }
-            None | Some(Fault::EmptyMx) => {
+            None | Some(Fault::EmptyMx | Fault::Late) => {
                 let (code, answers) = self.answer(&name, kind);
                 let found = answers.iter().any(|record| record.record_type() == kind);
                 Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))
@@ -408,10 +412,14 @@ impl Handler {
             tcp: info.protocol == Protocol::Tcp,
         });
         let wants_signatures = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        let reply = {
+        let (reply, is_late) = {
             let zone = self.0.zone.lock().unwrap_or_else(PoisonError::into_inner);
-            zone.reply_with(name, kind, wants_signatures)
+            let is_late = zone.faults.get(&key(&name)) == Some(&Fault::Late);
+            (zone.reply_with(name, kind, wants_signatures), is_late)
         };
+        if is_late {
+            tokio::time::sleep(LATE).await;
+        }
         let Some((code, answers, authorities)) = reply else { return nothing_sent };
         metadata.response_code = code;
         let mut builder = MessageResponseBuilder::from_message_request(request);
