@@ -104,10 +104,6 @@ impl Lookup for Names {
     fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
         Err(DnsError::NoSuchDomain)
     }
-
-    fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
-        Err(DnsError::NoSuchDomain)
-    }
 }
 
 /// Everything that plays a part.

@@ -7,7 +7,6 @@ pub mod handling;
 pub mod header;
 pub mod outcome;
 pub mod reply;
-pub mod spf;
 pub mod unitext;
 
 pub use address::{Address, Domain, Path};

@@ -1,10 +1,8 @@
 //! The command line.
 
 mod command_line;
-mod doctor;
 mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
-mod spf;
 mod sql;
