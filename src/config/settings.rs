@@ -148,6 +148,8 @@ pub struct DnsSettings {
     pub servers: Vec<NameServer>,
     /// For one question, all its tries together.
     pub timeout: Duration,
+    /// DNSKEY records that are trusted instead of the root's.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 /// `[delivery]`, and what of `[queue]` concerns it.
@@ -161,6 +163,8 @@ pub struct DeliverySettings {
     pub https_port: u16,
     /// Whether MTA-STS policies are looked for.
     pub mta_sts: bool,
+    /// Whether TLSA records of hosts are looked for.
+    pub dane: bool,
     /// Threads at most.
     pub workers: usize,
     /// Messages on one connection.

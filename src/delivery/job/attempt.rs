@@ -14,6 +14,7 @@ mod state;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::mail::{Domain, TlsPolicy};
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
@@ -23,6 +24,7 @@ use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, rule};
 use crate::delivery::job::settle::Begun;
+use crate::delivery::job::sts_policy;
 use crate::delivery::job::tls_policy::{self, Demands};
 use crate::delivery::route::plan::{self, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
@@ -32,7 +34,6 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::{StsFinding, StsPolicy};
-use crate::mail::{Domain, TlsPolicy};
 
 use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
@@ -86,8 +87,12 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         }
         Err(failure) => {
             let ruling = rule(&failure, &Default::default());
-            let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
-            let policy = if let Failure::Sts(_) = &failure { TlsPolicy::StsEnforce } else { TlsPolicy::None };
+            let (mx, policy) = match &failure {
+                Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
+                Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
+                Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
+                _ => (None, TlsPolicy::None),
+            };
             state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
         }
     }
@@ -96,7 +101,7 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
 /// The MTA-STS policy by which mail to a domain goes. The operator's `[[route]]`, where it has relays or says what TLS
 /// must be, and an address literal have none.
 fn sts_of(context: &DeliveryContext, resources: &Resources, domain: &Domain) -> StsFinding {
-    if !tls_policy::has_sts(&context.settings, &context.routes, domain) {
+    if !sts_policy::has_sts(&context.settings, &context.routes, domain) {
         return StsFinding::None;
     }
     resources.policies.find(domain.as_str(), &context.https)
@@ -114,6 +119,7 @@ fn planned(
         user: message.origin.user.as_deref(),
         attempts: message.recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
         with_proof: require_tls::is_required(message),
+        dane: true,
     };
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
     let rank = plan::rank_of(message.id.0);
@@ -177,6 +183,9 @@ fn ask_host(
     if !failed.failure.is_stop() {
         let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
         maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
+        if matches!(failed.failure, Failure::Tls(_)) && endpoint.policy.is_of_destination() {
+            maillog::unsafe_host(state.message.id, &endpoint.host, endpoint.policy, &reply);
+        }
     }
     match failed.ruling.next {
         NextStep::Requeue(wait) => Asked::AtLimit(wait),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::mail::{Outcome, Phase};
 
 use crate::delivery::host::throttle_signal::{ThrottleSignal, throttle_signal};
-use crate::delivery::smtp::failure::{Failure, NoRouteReason, RequireTls, StsWhy, TlsFailure};
+use crate::delivery::smtp::failure::{Failure, NoRouteReason, RequireTls, TlsFailure};
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::wire::Fault;
 
@@ -101,10 +101,8 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
         },
         Failure::RequireTls(why) => require_tls(why),
         // RFC 8461 §5: as if the host were out of reach; the domain, or whoever is between, may mend it.
-        Failure::Sts(refusal) => match refusal.why {
-            StsWhy::NotListed(_) => Ruling::new(Deferred, NextStep::Stop, true),
-            StsWhy::Tls { .. } => Ruling::of_host(Deferred),
-        },
+        Failure::Sts(_) => Ruling::of_host(Deferred),
+        Failure::NoSafeHost(_) => Ruling::new(Deferred, NextStep::Stop, true),
         Failure::Dial(Fault::NoSource(..)) => Ruling::new(Deferred, NextStep::NextHost, false),
         Failure::Dial(_) | Failure::NoMoreRecipients => Ruling::of_host(Deferred),
         Failure::Tls(why) => Ruling::of_host(Deferred).with_alert(needs_repair(why)),
@@ -146,7 +144,9 @@ fn require_tls(why: &RequireTls) -> Ruling {
 fn needs_repair(why: &TlsFailure) -> bool {
     match why {
         TlsFailure::Handshake(fault) => matches!(fault, Fault::Tls(_)),
-        TlsFailure::NotOffered | TlsFailure::Roots(_) | TlsFailure::NoName(_) => true,
+        TlsFailure::NotOffered(_) | TlsFailure::Dane(_) | TlsFailure::Roots(_) | TlsFailure::NoName(_) => {
+            true
+        }
     }
 }
 

@@ -1,20 +1,30 @@
 //! Which policy says what TLS must be at each host of a plan, and what that is. Pure.
 //!
-//! In this order, the first that says something: `tls` of the `[[route]]`, the MTA-STS policy of the domain (RFC 8461),
-//! and then nothing: STARTTLS where the host offers it. REQUIRETLS of the message (RFC 8689) asks for more in addition
-//! (`require_tls.rs`).
+//! The first of these that says something of a host holds there:
+//!
+//! | policy | says | at the host |
+//! |---|---|---|
+//! | `route` | `tls` of the `[[route]]` | as it is written there; it is in the plan already |
+//! | `dane` | TLSA records that DNSSEC proves (RFC 7672) | STARTTLS, and a certificate that one of them means |
+//! | `sts-enforce` | the domain's MTA-STS policy (RFC 8461) | STARTTLS and a certificate that holds, if it is named |
+//! | `sts-testing` | the same, where it is being tested | STARTTLS where the host offers it |
+//! | `none` | nobody | STARTTLS where the host offers it |
+//!
+//! A host of which it is not known whether it has TLSA records is left out for now. REQUIRETLS of the message (RFC
+//! 8689) asks for more in addition (`require_tls.rs`).
 
-use crate::config::{DeliverySettings, Route, RouteTls, Routes};
+use std::sync::Arc;
+
+use crate::config::RouteTls;
 use crate::mail::{Domain, TlsPolicy};
 
 use crate::delivery::job::require_tls;
-use crate::delivery::route::plan::Plan;
-use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::{Failure, StsRefusal, StsWhy};
+use crate::delivery::job::sts_policy;
+use crate::delivery::route::plan::{DaneFinding, Plan};
+use crate::delivery::smtp::failure::{Failure, NoSafeHost};
 use crate::delivery::sts::policies::StsPolicy;
-use crate::delivery::sts::policy::Mode;
 
-/// Who asks for TLS beside the route, which is in the plan.
+/// Who asks for TLS beside what the plan says.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands<'a> {
     /// The recipients' domain.
@@ -29,211 +39,135 @@ pub struct Demands<'a> {
 ///
 /// # Errors
 /// None is left.
-pub fn decide(mut plan: Plan, demands: &Demands<'_>) -> Result<Plan, Failure> {
+pub fn decide(plan: Plan, demands: &Demands<'_>) -> Result<Plan, Failure> {
+    let mut plan = by_dane(plan)?;
     if let Some(policy) = demands.sts {
-        by_sts(&mut plan, policy)?;
+        sts_policy::apply(&mut plan, policy)?;
     }
     if !demands.require_tls {
         return Ok(plan);
     }
     let (whole, proved) = (plan.whole, plan.proved);
     let endpoints = require_tls::endpoints(plan, demands.domain).map_err(Failure::RequireTls)?;
-    Ok(Plan { endpoints, whole, proved })
+    Ok(Plan { endpoints, whole, proved, ..Plan::default() })
 }
 
-/// RFC 8461 §5: for the endpoints of which nobody has said anything yet.
-fn by_sts(plan: &mut Plan, policy: &StsPolicy) -> Result<(), Failure> {
-    let is_free = |endpoint: &Endpoint| endpoint.policy == TlsPolicy::None && !endpoint.relay;
-    match policy.policy.mode {
-        Mode::None => {}
-        Mode::Testing => {
-            let free = plan.endpoints.iter_mut().filter(|endpoint| is_free(endpoint));
-            free.for_each(|endpoint| endpoint.policy = TlsPolicy::StsTesting);
+/// RFC 7672 §2.2: with TLSA records there is TLS or no delivery.
+fn by_dane(mut plan: Plan) -> Result<Plan, Failure> {
+    let mut unsafe_now = None;
+    let findings = std::mem::take(&mut plan.dane);
+    let before = plan.endpoints.len();
+    plan.endpoints.retain_mut(|endpoint| {
+        if endpoint.policy != TlsPolicy::None || endpoint.relay {
+            return true;
         }
-        Mode::Enforce => {
-            let is_in = |endpoint: &Endpoint| policy.policy.allows(&endpoint.host).is_some();
-            let (left, out): (Vec<Endpoint>, Vec<Endpoint>) =
-                plan.endpoints.drain(..).partition(|endpoint| !is_free(endpoint) || is_in(endpoint));
-            plan.endpoints = left;
-            // Whom nobody asked refuses nothing.
-            plan.whole &= out.is_empty();
-            if plan.endpoints.is_empty() && !out.is_empty() {
-                let mut hosts: Vec<String> = out.into_iter().map(|endpoint| endpoint.host).collect();
-                hosts.dedup();
-                return Err(Failure::Sts(refusal(policy, StsWhy::NotListed(hosts.join(", ")))));
+        match findings.get(&endpoint.host) {
+            None => {}
+            Some(DaneFinding::Tlsa(tlsa)) => {
+                (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
+                endpoint.dane = Some(Arc::clone(tlsa));
             }
-            for endpoint in plan.endpoints.iter_mut().filter(|endpoint| is_free(endpoint)) {
-                (endpoint.tls, endpoint.policy) = (RouteTls::Verify, TlsPolicy::StsEnforce);
+            Some(DaneFinding::Unusable) => {
+                (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
+            }
+            Some(DaneFinding::Unknown(why)) => {
+                unsafe_now.get_or_insert_with(|| (endpoint.host.clone(), why.clone()));
+                return false;
             }
         }
-    }
-    Ok(())
-}
-
-/// Whether the MTA-STS policy of a domain has a say.
-pub fn has_sts(settings: &DeliverySettings, routes: &Routes, domain: &Domain) -> bool {
-    let is_free = |route: &Route| route.relay.is_empty() && route.tls.is_none();
-    settings.mta_sts && domain.ip().is_none() && routes.find(domain).is_none_or(is_free)
-}
-
-/// Whether mail may go over a connection that was opened to this endpoint, by what is known of the domain's policy now.
-pub(in crate::delivery) fn may_reuse(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> bool {
-    let Some(policy) = sts.filter(|policy| policy.policy.mode == Mode::Enforce) else { return true };
-    match endpoint.policy {
-        TlsPolicy::None | TlsPolicy::StsTesting => endpoint.relay,
-        TlsPolicy::StsEnforce => policy.policy.allows(&endpoint.host).is_some(),
-        TlsPolicy::Dane | TlsPolicy::RequireTls | TlsPolicy::Route => true,
-    }
-}
-
-/// The failure with the policy by which it is one.
-pub(in crate::delivery) fn with_policy(
-    failure: Failure,
-    endpoint: &Endpoint,
-    sts: Option<&StsPolicy>,
-) -> Failure {
-    match (failure, sts) {
-        (Failure::Tls(why), Some(policy)) if endpoint.policy == TlsPolicy::StsEnforce => {
-            Failure::Sts(refusal(policy, StsWhy::Tls { host: endpoint.host.clone(), why }))
+        true
+    });
+    // Whoever was left out may take what the others refuse.
+    plan.whole &= plan.endpoints.len() == before;
+    match unsafe_now {
+        Some((host, why)) if plan.endpoints.is_empty() => {
+            let text = format!("DANE: it is not known what {host} must prove: {why}");
+            Err(Failure::NoSafeHost(NoSafeHost { policy: TlsPolicy::Dane, host, text }))
         }
-        (failure, _) => failure,
+        _ => Ok(plan),
     }
-}
-
-fn refusal(policy: &StsPolicy, why: StsWhy) -> Box<StsRefusal> {
-    Box::new(StsRefusal { domain: policy.domain.clone(), id: policy.id.clone(), why })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::sts::policy::Policy;
+    use crate::delivery::smtp::endpoint::Endpoint;
+    use crate::delivery::smtp::tls::dane::{Tlsa, TlsaRecord};
 
-    /// A host to which the route says this.
-    fn plan(tls: Option<RouteTls>) -> Plan {
-        let endpoint = Endpoint {
-            host: "mx.a.test".to_owned(),
+    fn endpoint(host: &str, tls: Option<RouteTls>) -> Endpoint {
+        Endpoint {
+            host: host.to_owned(),
             address: "192.0.2.1:25".parse().unwrap(),
             tls: tls.unwrap_or(RouteTls::Opportunistic),
             policy: if tls.is_some() { TlsPolicy::Route } else { TlsPolicy::None },
+            dane: None,
             ca_file: None,
             login: None,
             relay: false,
             preference: 10,
             sources: std::sync::Arc::default(),
-        };
-        Plan { endpoints: vec![endpoint], whole: true, proved: true }
+        }
+    }
+
+    fn tlsa() -> Arc<Tlsa> {
+        let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![7; 32] };
+        Arc::new(Tlsa::new("mx.a.test".to_owned(), vec!["mx.a.test".to_owned()], vec![record]).unwrap())
+    }
+
+    /// What is decided of one host of which DNS says this.
+    fn decided(
+        tls: Option<RouteTls>,
+        dane: Option<DaneFinding>,
+        require_tls: bool,
+    ) -> Result<(RouteTls, TlsPolicy, bool), String> {
+        let domain = Domain::parse("a.test").unwrap();
+        let dane = dane.into_iter().map(|finding| ("mx.a.test".to_owned(), finding)).collect();
+        let plan = Plan { endpoints: vec![endpoint("mx.a.test", tls)], whole: true, proved: true, dane };
+        match decide(plan, &Demands { domain: &domain, sts: None, require_tls }) {
+            Ok(plan) => {
+                let Endpoint { tls, policy, dane, .. } = &plan.endpoints[0];
+                Ok((*tls, *policy, dane.is_some()))
+            }
+            Err(failure) => Err(failure.reply().to_string()),
+        }
     }
 
     #[test]
-    fn a_route_comes_first_and_requiretls_asks_for_more() {
+    fn a_route_comes_first_then_dane_and_requiretls_asks_for_more() {
         use RouteTls::{Encrypt, Opportunistic, Verify};
-        let domain = Domain::parse("a.test").unwrap();
-        for (route, require_tls, tls, policy) in [
-            (None, false, Opportunistic, TlsPolicy::None),
-            (None, true, Verify, TlsPolicy::RequireTls),
-            (Some(Opportunistic), false, Opportunistic, TlsPolicy::Route),
-            (Some(Encrypt), false, Encrypt, TlsPolicy::Route),
-            (Some(Encrypt), true, Verify, TlsPolicy::RequireTls),
+        let tlsa = || Some(DaneFinding::Tlsa(tlsa()));
+        let unusable = || Some(DaneFinding::Unusable);
+        for (route, dane, require_tls, expected) in [
+            (None, None, false, (Opportunistic, TlsPolicy::None, false)),
+            (None, None, true, (Verify, TlsPolicy::RequireTls, false)),
+            (None, tlsa(), false, (Encrypt, TlsPolicy::Dane, true)),
+            (None, tlsa(), true, (Verify, TlsPolicy::RequireTls, true)),
+            (None, unusable(), false, (Encrypt, TlsPolicy::Dane, false)),
+            (None, unusable(), true, (Verify, TlsPolicy::RequireTls, false)),
+            (Some(Opportunistic), tlsa(), false, (Opportunistic, TlsPolicy::Route, false)),
+            (Some(Encrypt), None, false, (Encrypt, TlsPolicy::Route, false)),
+            (Some(Encrypt), None, true, (Verify, TlsPolicy::RequireTls, false)),
         ] {
-            let decided = decide(plan(route), &Demands { domain: &domain, sts: None, require_tls }).unwrap();
-            let of = |endpoint: &Endpoint| (endpoint.tls, endpoint.policy);
-            assert_eq!(of(&decided.endpoints[0]), (tls, policy), "{route:?} {require_tls}");
+            assert_eq!(
+                decided(route, dane.clone(), require_tls),
+                Ok(expected),
+                "{route:?} {dane:?} {require_tls}"
+            );
         }
     }
 
-    fn sts(mode: Mode) -> StsPolicy {
-        let mx = vec!["mx.a.test".to_owned(), "*.b.test".to_owned()];
-        StsPolicy {
-            domain: "a.test".to_owned(),
-            id: "1".to_owned(),
-            policy: Policy { mode, max_age: 100, mx },
-            fetched_at: 0,
-            expires_at: 100,
-            used_at: 0,
-        }
-    }
-
-    /// What becomes of hosts `(name, policy before)`, and whether the plan is whole.
-    fn by_mode(mode: Mode, hosts: &[(&str, TlsPolicy)], require_tls: bool) -> Result<(String, bool), String> {
-        let mut all = plan(None);
-        let first = all.endpoints.remove(0);
-        all.endpoints.extend(hosts.iter().map(|(host, policy)| {
-            let tls = if *policy == TlsPolicy::None { first.tls } else { RouteTls::Encrypt };
-            Endpoint { host: (*host).to_owned(), policy: *policy, tls, ..first.clone() }
-        }));
+    #[test]
+    fn a_host_of_which_nothing_is_known_is_left_out_and_the_others_are_not_the_whole_then() {
+        let unknown = || DaneFinding::Unknown("SERVFAIL".to_owned());
+        let alone = decided(None, Some(unknown()), false).unwrap_err();
+        assert_eq!(alone, "451 4.7.0 DANE: it is not known what mx.a.test must prove: SERVFAIL");
+        assert_eq!(decided(None, Some(unknown()), true).unwrap_err(), alone, "it may be known another time");
         let domain = Domain::parse("a.test").unwrap();
-        let sts = sts(mode);
-        let decided = decide(all, &Demands { domain: &domain, sts: Some(&sts), require_tls })
-            .map_err(|failure| failure.reply().to_string())?;
-        let shown = |one: &Endpoint| format!("{} {} {:?}", one.host, one.policy.as_str(), one.tls);
-        Ok((decided.endpoints.iter().map(shown).collect::<Vec<_>>().join(", "), decided.whole))
-    }
-
-    #[test]
-    fn the_policy_of_the_domain_says_which_hosts_and_how() {
-        use TlsPolicy::{Dane, None, Route};
-        let ok = |text: &str, whole| Ok((text.to_owned(), whole));
-        let both = [("mx.a.test", None), ("evil.test", None)];
-        assert_eq!(
-            by_mode(Mode::None, &both, false),
-            ok("mx.a.test none Opportunistic, evil.test none Opportunistic", true)
-        );
-        assert_eq!(
-            by_mode(Mode::Testing, &both, false),
-            ok("mx.a.test sts-testing Opportunistic, evil.test sts-testing Opportunistic", true)
-        );
-        assert_eq!(by_mode(Mode::Enforce, &both, false), ok("mx.a.test sts-enforce Verify", false));
-        assert_eq!(
-            by_mode(Mode::Enforce, &[("mx.a.test", None), ("x.b.test", None)], false),
-            ok("mx.a.test sts-enforce Verify, x.b.test sts-enforce Verify", true)
-        );
-        assert_eq!(by_mode(Mode::Enforce, &both, true), ok("mx.a.test requiretls Verify", false));
-        // Who has spoken before is not overruled (RFC 8461 §2 for DANE).
-        let before = [("evil.test", Dane), ("mx.a.test", None), ("relay.test", Route)];
-        assert_eq!(
-            by_mode(Mode::Enforce, &before, false),
-            ok("evil.test dane Encrypt, mx.a.test sts-enforce Verify, relay.test route Encrypt", true)
-        );
-        assert_eq!(
-            by_mode(Mode::Enforce, &[("evil.test", None), ("evil.test", None), ("x.y.b.test", None)], false),
-            Err("451 4.7.0 the MTA-STS policy of a.test (mode enforce, id 1) names none of its MX hosts: \
-                 evil.test, x.y.b.test"
-                .to_owned())
-        );
-    }
-
-    #[test]
-    fn a_connection_carries_on_only_where_it_proved_what_the_policy_wants() {
-        let at =
-            |host: &str, policy| Endpoint { host: host.to_owned(), policy, ..plan(None).endpoints.remove(0) };
-        for (endpoint, mode, may) in [
-            (at("mx.a.test", TlsPolicy::None), Mode::Enforce, false),
-            (at("mx.a.test", TlsPolicy::StsTesting), Mode::Enforce, false),
-            (at("mx.a.test", TlsPolicy::StsEnforce), Mode::Enforce, true),
-            (at("old.test", TlsPolicy::StsEnforce), Mode::Enforce, false),
-            (at("mx.a.test", TlsPolicy::Dane), Mode::Enforce, true),
-            (at("mx.a.test", TlsPolicy::Route), Mode::Enforce, true),
-            (at("mx.a.test", TlsPolicy::None), Mode::Testing, true),
-            (at("mx.a.test", TlsPolicy::None), Mode::None, true),
-        ] {
-            assert_eq!(may_reuse(&endpoint, Some(&sts(mode))), may, "{endpoint:?} {mode}");
-            assert!(may_reuse(&endpoint, None));
-        }
-    }
-
-    #[test]
-    fn a_failure_tells_the_policy_and_the_host() {
-        use crate::delivery::smtp::failure::TlsFailure;
-        let enforced = Endpoint { policy: TlsPolicy::StsEnforce, ..plan(None).endpoints.remove(0) };
-        let failure = Failure::Tls(TlsFailure::Roots("why".to_owned()));
-        let policy = sts(Mode::Enforce);
-        assert_eq!(
-            with_policy(failure.clone(), &enforced, Some(&policy)).reply().to_string(),
-            "451 4.7.5 the MTA-STS policy of a.test (mode enforce, id 1) wants TLS with a certificate that holds for \
-             mx.a.test: why"
-        );
-        let other = Endpoint { policy: TlsPolicy::Dane, ..enforced };
-        assert_eq!(with_policy(failure.clone(), &other, Some(&policy)), failure);
+        let endpoints = vec![endpoint("mx.a.test", None), endpoint("mx2.a.test", None)];
+        let dane = [("mx.a.test".to_owned(), unknown())].into();
+        let plan = Plan { endpoints, whole: true, proved: true, dane };
+        let left = decide(plan, &Demands { domain: &domain, sts: None, require_tls: false }).unwrap();
+        let hosts: Vec<&str> = left.endpoints.iter().map(|endpoint| endpoint.host.as_str()).collect();
+        assert_eq!((hosts, left.whole), (vec!["mx2.a.test"], false));
     }
 }

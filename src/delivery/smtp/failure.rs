@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Enhanced, Phase, Reply, TlsPolicy};
 
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
@@ -23,6 +23,8 @@ pub enum Failure {
     RequireTls(RequireTls),
     /// The domain's MTA-STS policy (RFC 8461) is not met.
     Sts(Box<StsRefusal>),
+    /// A policy of the domain or its hosts leaves no host to try now.
+    NoSafeHost(NoSafeHost),
     /// The TCP connection could not be made.
     Dial(Fault),
     /// TLS could not be started.
@@ -104,6 +106,17 @@ pub enum NoRouteReason {
     NoSource,
 }
 
+/// A policy leaves no host to try now; another time it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSafeHost {
+    /// Which.
+    pub policy: TlsPolicy,
+    /// The host it is about.
+    pub host: String,
+    /// In words.
+    pub text: String,
+}
+
 /// Why a message that requires TLS cannot go (RFC 8689 §4.2.1).
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequireTls {
@@ -119,36 +132,26 @@ pub enum RequireTls {
     Tls(TlsFailure),
 }
 
-/// By which MTA-STS policy no mail goes.
+/// Why TLS failed at a host of an MTA-STS policy that is enforced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StsRefusal {
-    /// Whose it is.
+    /// Whose policy it is.
     pub domain: String,
     /// Its `id`.
     pub id: String,
-    /// What it wants.
-    pub why: StsWhy,
-}
-
-/// What does not fit an MTA-STS policy.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StsWhy {
-    /// It names none of these hosts, which are all there are.
-    NotListed(String),
-    /// TLS at a host that it names.
-    Tls {
-        /// Which one.
-        host: String,
-        /// What failed.
-        why: TlsFailure,
-    },
+    /// The host.
+    pub host: String,
+    /// What failed there.
+    pub why: TlsFailure,
 }
 
 /// Why TLS could not be started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TlsFailure {
-    /// The host offers no STARTTLS, and the route requires TLS.
-    NotOffered,
+    /// The host offers no STARTTLS, and this policy requires TLS.
+    NotOffered(TlsPolicy),
+    /// The host's certificate is not the one that its TLSA records mean (RFC 7672): the words say how.
+    Dane(String),
     /// The handshake.
     Handshake(Fault),
     /// The roots of the route cannot be read.
@@ -205,11 +208,8 @@ impl Failure {
     /// Where it happened: `attempts.phase`.
     pub fn phase(&self) -> Phase {
         match self {
-            Failure::Route(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
-            Failure::Sts(refusal) => match refusal.why {
-                StsWhy::NotListed(_) => Phase::Dns,
-                StsWhy::Tls { .. } => Phase::Starttls,
-            },
+            Failure::Route(_) | Failure::NoSafeHost(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
+            Failure::Sts(_) => Phase::Starttls,
             Failure::RequireTls(RequireTls::NotSigned | RequireTls::RouteInTheClear) => Phase::Dns,
             Failure::RequireTls(RequireTls::NotOffered | RequireTls::InTheClear) => Phase::Ehlo,
             Failure::RequireTls(RequireTls::Tls(_)) | Failure::Tls(_) => Phase::Starttls,
@@ -232,9 +232,7 @@ impl Failure {
             | Failure::NoReply { fault, .. }
             | Failure::Tls(TlsFailure::Handshake(fault))
             | Failure::RequireTls(RequireTls::Tls(TlsFailure::Handshake(fault))) => *fault == Fault::Stopping,
-            Failure::Sts(refusal) => {
-                matches!(refusal.why, StsWhy::Tls { why: TlsFailure::Handshake(Fault::Stopping), .. })
-            }
+            Failure::Sts(refusal) => refusal.why == TlsFailure::Handshake(Fault::Stopping),
             _ => false,
         }
     }
@@ -251,6 +249,8 @@ impl Failure {
             Failure::RequireTls(why) => return why.reply(),
             Failure::Tls(why) => return why.reply(),
             Failure::Sts(refusal) => return refusal.reply(),
+            // RFC 3463 §3.8: other or undefined security status.
+            Failure::NoSafeHost(none) => (451, Enhanced(4, 7, 0), none.text.clone().into()),
             Failure::Unsendable { why, .. } => return why.reply(),
             Failure::NoReply { stage, fault, .. } => return fault.reply(*stage),
             Failure::Dial(fault) => return fault.reply(Stage::CONNECTING),
@@ -330,20 +330,13 @@ impl RequireTls {
 
 impl StsRefusal {
     fn reply(&self) -> Reply {
-        let policy = format!("the MTA-STS policy of {} (mode enforce, id {})", self.domain, self.id);
-        match &self.why {
-            // RFC 3463 §3.8: other or undefined security status.
-            StsWhy::NotListed(hosts) => Reply::new(451, Enhanced(4, 7, 0), "")
-                .with_text(format!("{policy} names none of its MX hosts: {hosts}")),
-            StsWhy::Tls { host, why: TlsFailure::NotOffered } => Reply::new(451, Enhanced(4, 7, 4), "")
-                .with_text(format!("{policy} wants TLS, and {host} offers no STARTTLS")),
-            StsWhy::Tls { host, why } => {
-                let reply = why.reply();
-                let text =
-                    format!("{policy} wants TLS with a certificate that holds for {host}: {}", reply.text);
-                reply.with_text(text)
-            }
-        }
+        let StsRefusal { domain, id, host, why } = self;
+        let reply = why.reply();
+        let text = match why {
+            TlsFailure::NotOffered(_) => format!("wants TLS, and {host} offers no STARTTLS"),
+            _ => format!("wants TLS with a certificate that holds for {host}: {}", reply.text),
+        };
+        reply.with_text(format!("the MTA-STS policy of {domain} (mode enforce, id {id}) {text}"))
     }
 }
 
@@ -352,11 +345,17 @@ impl TlsFailure {
         // RFC 3463 §3.8: security features not supported; cryptographic failure.
         const BROKEN: Reply = Reply::new(451, Enhanced(4, 7, 5), "");
         match self {
-            TlsFailure::NotOffered => Reply::new(
-                451,
-                Enhanced(4, 7, 4),
-                "the host offers no STARTTLS, and this route must not go in the clear",
-            ),
+            TlsFailure::NotOffered(policy) => Reply::new(451, Enhanced(4, 7, 4), "").with_text(format!(
+                "the host offers no STARTTLS, and {}",
+                match policy {
+                    TlsPolicy::Dane => "its TLSA records (DANE) require TLS",
+                    TlsPolicy::StsTesting | TlsPolicy::StsEnforce =>
+                        "its domain's MTA-STS policy requires TLS",
+                    TlsPolicy::RequireTls => "this message requires TLS",
+                    TlsPolicy::None | TlsPolicy::Route => "this route must not go in the clear",
+                }
+            )),
+            TlsFailure::Dane(why) => BROKEN.with_text(format!("DANE: {why}")),
             TlsFailure::Handshake(fault) => fault.reply(Stage::of(Phase::Starttls)),
             TlsFailure::Roots(error) => BROKEN.with_text(error.clone()),
             TlsFailure::NoName(host) => {

@@ -193,6 +193,56 @@ fn mail_goes_where_the_policy_of_its_domain_lets_it() {
     }
 }
 
+/// What an operator is told: the policy, until when it holds, and whom it names.
+#[test]
+fn explain_shows_the_policy_and_the_hosts_that_it_names() {
+    let mut sts = StsWorld::new();
+    let server = sts.serve("a.test", policy("enforce", &["*.a.test"], 604_800));
+    let _mx = sts.good_host("a.test");
+    sts.world
+        .zone(|zone| zone.mx("a.test", 20, "evil.test").address("evil.test", "127.0.0.99".parse().unwrap()));
+    sts.world.zone(|zone| zone.address("plain.test", "127.0.0.98".parse().unwrap()));
+    let relay = sts.relay();
+    let explain = || relay.run_ok(&["explain", "you@a.test"]);
+    let has = |text: &str, lines: &[&str]| {
+        lines.iter().for_each(|line| assert!(text.contains(line), "{line:?} is not in:\n{text}"));
+    };
+    let known = [
+        "  MTA-STS: mode enforce, id 1, until ",
+        " UTC, for *.a.test\n",
+        "  MTA-STS: mx.a.test is named by *.a.test\n  MTA-STS: evil.test is not named\n",
+        "tls verify (policy sts-enforce)",
+    ];
+    let text = explain();
+    has(&text, &known);
+    has(&text, &["  MTA-STS: fetched from https://mta-sts.a.test/.well-known/mta-sts.txt\n"]);
+    assert!(!text.contains("evil.test at"), "{text}");
+    assert!(send(&relay, "a.test").starts_with("sts-enforce|TLSv1.3 verified|delivered|"));
+    let text = explain();
+    has(&text, &known);
+    assert!(!text.contains("fetched"), "{text}");
+    assert_eq!(server.requests().len(), 2);
+    server.serve(Page::redirect("https://a.test/"));
+    sts.world.zone(|zone| zone.forget("_mta-sts.a.test"));
+    has(&explain(), &known);
+    has(&explain(), &["  MTA-STS: _mta-sts.a.test: no such domain (NXDOMAIN)\n"]);
+    sts.id("a.test", "2");
+    has(&explain(), &known);
+    has(&explain(), &["mta-sts.txt: the server answered with HTTP status 301\n"]);
+    has(&relay.run_ok(&["explain", "you@plain.test"]), &["  MTA-STS: no policy\n", "tls opportunistic"]);
+    // No host left: the command says so, and why.
+    sts.world.zone(|zone| zone.forget("a.test").mx("a.test", 10, "evil.test"));
+    let output = relay.run(&["explain", "you@a.test"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success());
+    has(
+        &text,
+        &[
+            "would be tried again later: 451 4.7.0 the MTA-STS policy of a.test (mode enforce, id 1) names none",
+        ],
+    );
+}
+
 /// The end of the lifetime gives the policy as the reason.
 #[test]
 fn mail_that_never_met_the_policy_comes_back_with_that_reason() {

@@ -14,3 +14,4 @@ pub mod relay;
 pub mod sender;
 pub mod sink;
 pub mod skipped;
+pub mod world;

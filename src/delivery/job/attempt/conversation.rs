@@ -16,7 +16,7 @@ use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Pl
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
 use crate::delivery::job::signing::Signature;
-use crate::delivery::job::tls_policy;
+use crate::delivery::job::sts_policy;
 use crate::delivery::smtp::connection::{Connection, Content, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
@@ -183,7 +183,7 @@ impl AttemptState<'_> {
         let failure = if self.requires_tls {
             require_tls::insist(failed.failure)
         } else {
-            tls_policy::with_policy(failed.failure, endpoint, self.sts.as_deref())
+            sts_policy::with_policy(failed.failure, endpoint, self.sts.as_deref())
         };
         let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
         HostFailure { failure, ruling, ..failed }

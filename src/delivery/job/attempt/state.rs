@@ -15,7 +15,7 @@ use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
 use crate::delivery::job::settle::Begun;
 use crate::delivery::job::signing::Signature;
-use crate::delivery::job::tls_policy;
+use crate::delivery::job::sts_policy;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::tls::Encryption;
@@ -156,7 +156,7 @@ impl<'a> AttemptState<'a> {
                 return None;
             }
         };
-        if tls_policy::may_reuse(&pooled.endpoint, known.as_deref()) {
+        if sts_policy::may_reuse(&pooled.endpoint, known.as_deref()) {
             return Some(pooled);
         }
         pooled.connection.quit();
