@@ -5,6 +5,7 @@
 //! changed, and nothing is created.
 
 pub(super) mod certificate;
+pub(super) mod dkim;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use super::output::{print, seen_json};
 use super::user;
+use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings, size_text};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::{DnsError, Lookup as _};
@@ -123,6 +125,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.extend(disk(settings));
     findings.push(name_servers(settings));
     findings.extend(relays(settings));
+    findings.extend(dkim_keys(settings));
     findings.push(descriptors(settings));
     findings
 }
@@ -296,6 +299,13 @@ fn relays(settings: &Settings) -> Vec<Finding> {
         }
     };
     answers.map(finding).collect()
+}
+
+/// Keys, their records and their times.
+fn dkim_keys(settings: &Settings) -> Vec<Finding> {
+    // Where there is no resolver that has its finding already.
+    let Ok(resolver) = Resolver::new(&settings.dns) else { return Vec::new() };
+    dkim::look_at(settings, &resolver, Clock::system().now())
 }
 
 /// Any answer will do, also that there is no such name: it says that somebody answers.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod command_line;
+mod dkim;
 mod explain;
 mod gone_readers;
 mod mistakes;
