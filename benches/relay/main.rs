@@ -35,6 +35,7 @@
 //! `SHAPES=latency,tls` picks, `MESSAGES=20000` says how many a round of `plain` sends (others a share of it),
 //! `SESSIONS=20` the rounds of `plain`, `ROUNDS=3` repeats all, `CONNECTIONS=8` is for both relays,
 //! `PIPELINE=1` lets the generator pipeline, `ONLY=postrider` leaves the peers out,
+//! `DKIM=rsa,ed25519` has ours sign with such keys,
 //! `POSTFIX="smtp_tls_connection_reuse=no; …"` sets more in Postfix.
 
 mod load;

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use postrider::mail::dkim::{Algorithm, Key};
 
 use crate::peer::{Peer, directory, postrider_on, start};
 use crate::shape::Shape;
@@ -19,6 +23,7 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
             format!("[[route]]\ndomain = \"{domain}\"\nrelay = [\"[{ip}]:{port}\"]\ntls = \"{tls}\"\n");
         config.push_str(&route);
     }
+    config.push_str(&signing(directory.path()));
     if !shape.tls {
         return postrider_on(directory, sink, &config);
     }
@@ -32,4 +37,22 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         path("users")
     ));
     start(directory, sink, "tls = \"starttls\"\nauth = \"required\"\n", &config, true)
+}
+
+/// The keys that `DKIM=rsa,ed25519` asks for, of the domain that the mail is from.
+fn signing(directory: &Path) -> String {
+    let Ok(wanted) = std::env::var("DKIM") else { return String::new() };
+    let key_of = |name: &str| {
+        let algorithm = match name {
+            "rsa" => Algorithm::RsaSha256,
+            "ed25519" => Algorithm::Ed25519Sha256,
+            other => panic!("DKIM={other}: rsa, ed25519, or both with a comma"),
+        };
+        let path = directory.join(format!("{name}.pem"));
+        let key = Key::generate(algorithm).expect("make a key");
+        fs::write(&path, key.to_pem().expect("a key in PEM")).expect("write a key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("keep a key");
+        format!("[[dkim]]\ndomain = \"sender.test\"\nselector = \"{name}\"\nkey = {path:?}\n")
+    };
+    wanted.split(',').map(key_of).collect()
 }

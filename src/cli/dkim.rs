@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::check::dkim::{asked, judged, kind};
-use super::check::{Found, Level};
+use super::check::{Found, Level, finding};
 use super::output::{WrongUsage, print, seen_json};
 use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY};
@@ -116,7 +116,7 @@ fn make(
     let _ = write!(
         text,
         "1. Publish this record, here as a line of a zone file:\n\n{}\n\n   The form of a DNS provider asks for the name \
-         and for the text in one piece:\n\n{}\n{}\n\n",
+         and for the text in one piece:\n\n{}\n{}\n",
         record::zone_line(domain.as_str(), &selector, key),
         record::name_of(domain.as_str(), &selector),
         record::text_of(key),
@@ -268,11 +268,11 @@ fn show(config: Option<&Path>, domain: Option<&str>, as_json: bool) -> anyhow::R
         let state = if key.is_in_force(now) { "signs" } else { "does not sign now" };
         let _ = write!(
             text,
-            "{} ({}) {state}\n{}\n{}\n\n",
+            "{} ({}) {state}\n{}\n{}\n",
             key.name(),
             kind(key),
             record::zone_line(domain, selector, private),
-            finding.text,
+            finding::lines(std::slice::from_ref(finding)),
         );
     }
     match as_json {

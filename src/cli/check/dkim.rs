@@ -3,10 +3,12 @@
 use std::thread;
 
 use super::Finding;
+use super::finding::txt_line;
 use crate::config::Settings;
 use crate::delivery::route::lookup::{DnsError, Lookup};
 use crate::kit::text::{day, utc};
-use crate::mail::dkim::{Algorithm, Keyring, Record, SigningKey, record};
+use crate::mail::dkim::record::{self, zone_line};
+use crate::mail::dkim::{Algorithm, Keyring, Record, SigningKey};
 
 const ABOUT: &str = "dkim";
 /// An end that is nearer is told.
@@ -64,60 +66,75 @@ fn coverage(keyring: &Keyring, domain: &str, now: i64) -> Option<Finding> {
     })
 }
 
-/// A key, by what DNS says of it.
+/// The same of an answer of DNS. Of a key that is over nothing has to be there.
 pub(in crate::cli) fn judged(key: &SigningKey, answer: &Result<Vec<String>, DnsError>, now: i64) -> Finding {
-    let name = key.name();
-    let is_over = key.until.is_some_and(|until| until <= now);
-    let kind = kind(key);
-    let record = match answer {
-        Err(DnsError::Temporary(why)) => {
-            return Finding::warning(
-                ABOUT,
-                format!("{name} ({kind}): its record cannot be looked up: {why}"),
-            );
-        }
-        Err(DnsError::NoSuchDomain | DnsError::NoData) => Err("there is no record".to_owned()),
-        Ok(records) => read(key, records),
+    if key.until.is_some_and(|until| until <= now) {
+        return Finding::ok(ABOUT, format!("{} ({}) is over", key.name(), kind(key)));
+    }
+    let found = match answer {
+        Ok(records) => Ok(records.clone()),
+        Err(DnsError::NoSuchDomain | DnsError::NoData) => Ok(Vec::new()),
+        Err(DnsError::Temporary(why)) => Err(why.clone()),
     };
-    let line = record::zone_line(&key.signer.domain, &key.signer.selector, &key.signer.key);
-    match record {
-        Err(why) if is_over => Finding::ok(ABOUT, format!("{name} ({kind}) is over; {why}")),
-        // It signs later, or nothing leaves with it that anybody could verify.
-        Err(why) if !key.is_in_force(now) => {
-            Finding::warning(ABOUT, format!("{name} ({kind}): {why}; publish before it signs: {line}"))
-        }
-        Err(why) => Finding::problem(ABOUT, format!("{name} ({kind}): {why}; publish: {line}")),
-        Ok(record) if record.flags.iter().any(|flag| flag == "y") => {
+    judge(key, found, now)
+}
+
+/// A key, by the TXT records of its name; the lines that must go and come are with it.
+pub(super) fn judge(key: &SigningKey, found: Result<Vec<String>, String>, now: i64) -> Finding {
+    let name = &record::name_of(&key.signer.domain, &key.signer.selector);
+    let texts = match found {
+        Ok(texts) => texts,
+        Err(why) => return Finding::warning(ABOUT, format!("{name} cannot be looked up: {why}")),
+    };
+    let key_type = key.signer.key.algorithm().key_type();
+    let judged = |text: &String| match Record::parse(text) {
+        Ok(record) => record.judge(&key.signer.key).map(|()| record),
+        Err(error) => Err(error.to_string()),
+    };
+    let good = texts.iter().find_map(|text| Some((text, judged(text).ok()?)));
+    let trouble = match (&good, &texts[..]) {
+        (Some((_, record)), [_]) if record.flags.iter().any(|flag| flag == "y") => {
             let text = format!(
-                "{name} ({kind}): t=y in the record says that the domain is only trying, and receivers may take its \
-                 mail for unsigned; publish: {line}"
+                "{name} says t=y: some verifiers treat a domain that tests as one that does not sign"
             );
-            Finding::warning(ABOUT, text)
+            let finding = Finding::warning(ABOUT, text).remove(txt_line(name, &texts[0]));
+            return finding.add(zone_line(&key.signer.domain, &key.signer.selector, &key.signer.key));
         }
-        Ok(_)
-            if key.signer.key.algorithm() == Algorithm::RsaSha256 && key.signer.key.bits() > RSA_BITS_MAX =>
-        {
+        (Some(_), [_]) if is_too_long(key) => {
             let text = format!(
-                "{name} ({kind}): not every receiver verifies keys of more than {RSA_BITS_MAX} bits, nor gets an answer \
-                 of DNS that is so long; make one of 2048 bits (`postrider dkim new {}`)",
+                "{name}: not every verifier takes an RSA key of more than {RSA_BITS_MAX} bits, nor gets an answer of DNS \
+                 that is so long; make one of 2048 (`postrider dkim new {}`)",
                 key.signer.domain
             );
+            return Finding::warning(ABOUT, text);
+        }
+        (Some(_), [_]) => return Finding::ok(ABOUT, format!("{name} has our key ({key_type})")),
+        (None, []) => "has no record".to_owned(),
+        (None, [one]) => judged(one).err().unwrap_or_default(),
+        (_, [..]) => "has several records, and verifiers take any one of them (RFC 6376 §3.6.2.2)".to_owned(),
+    };
+    let finding = match key.from.filter(|from| now < *from) {
+        Some(from) => {
+            let text = format!("{name}: {trouble}; the key ({key_type}) signs from {} on", day(from));
             Finding::warning(ABOUT, text)
         }
-        Ok(_) => Finding::ok(ABOUT, format!("{name} ({kind}): DNS has its record")),
+        None => {
+            let text = format!("{name}: {trouble}; nobody can verify what the key ({key_type}) signs");
+            Finding::problem(ABOUT, text)
+        }
+    };
+    let kept = good.as_ref().map(|(text, _)| *text);
+    let gone = texts.iter().filter(|text| Some(*text) != kept);
+    let finding = gone.fold(finding, |finding, text| finding.remove(txt_line(name, text)));
+    match kept {
+        Some(_) => finding,
+        None => finding.add(zone_line(&key.signer.domain, &key.signer.selector, &key.signer.key)),
     }
 }
 
-/// The one record that verifiers use (RFC 6376 §3.6.2.2).
-fn read(key: &SigningKey, records: &[String]) -> Result<Record, String> {
-    let [text] = records else {
-        return Err(format!(
-            "there are {} TXT records, and verifiers may take any; remove all but one",
-            records.len()
-        ));
-    };
-    let record = Record::parse(text).map_err(|error| format!("the record is no good: {error}"))?;
-    record.judge(&key.signer.key).map(|()| record)
+fn is_too_long(key: &SigningKey) -> bool {
+    let key = &key.signer.key;
+    key.algorithm() == Algorithm::RsaSha256 && key.bits() > RSA_BITS_MAX
 }
 
 /// `rsa 2048, until 2027-06-01`.
@@ -173,27 +190,30 @@ mod tests {
         let line = record::zone_line("example.com", "s1", &key.signer.key);
         let huge = format!("v=DKIM1; k=ed25519; n={}; p=AAAA", "x".repeat(4096));
         for (answer, level, words) in [
-            (Ok(vec![good.clone()]), Level::Ok, "DNS has its record"),
-            (Err(DnsError::NoSuchDomain), Level::Problem, "there is no record"),
-            (Err(DnsError::NoData), Level::Problem, "there is no record"),
+            (Ok(vec![good.clone()]), Level::Ok, "has our key"),
+            (Err(DnsError::NoSuchDomain), Level::Problem, "has no record"),
+            (Err(DnsError::NoData), Level::Problem, "has no record"),
             (Err(DnsError::Temporary("late".to_owned())), Level::Warning, "cannot be looked up: late"),
-            (Ok(vec![good.clone(), "v=spf1 -all".to_owned()]), Level::Problem, "2 TXT records"),
             (Ok(vec!["v=spf1 -all".to_owned()]), Level::Problem, "v= is not DKIM1"),
             (Ok(vec![good.replace("ed25519", "rsa")]), Level::Problem, "k= is rsa"),
             (Ok(vec!["v=DKIM1; k=ed25519; p=".to_owned()]), Level::Problem, "withdrawn"),
             (Ok(vec!["v=DKIM1; k=ed25519; p=A B\\;".to_owned()]), Level::Problem, "p= is damaged"),
             (Ok(vec!["\u{fffd}".repeat(1000)]), Level::Problem, "no list of tags"),
-            (Ok(vec![other]), Level::Problem, "another key's"),
-            (Ok(vec![huge]), Level::Problem, "another key's"),
+            (Ok(vec![other.clone()]), Level::Problem, "another key's"),
+            (Ok(vec![other, huge]), Level::Problem, "several records"),
             (Ok(vec![good.replace("k=", "t=y; k=")]), Level::Warning, "t=y"),
         ] {
             let finding = judged(&key, &answer, NOW);
             assert_eq!(finding.level, level, "{answer:?}: {}", finding.text);
             assert!(finding.text.contains(words), "{answer:?}: {}", finding.text);
-            let is_remedy_there = finding.text.contains(&line);
-            assert!(is_remedy_there || !finding.text.contains("publish"), "{}", finding.text);
-            assert!(level != Level::Problem || is_remedy_there, "{}", finding.text);
+            assert_eq!(finding.add.contains(&line), level == Level::Problem || words == "t=y", "{finding:?}");
+            let records = answer.unwrap_or_default();
+            let gone = if finding.add.is_empty() { 0 } else { records.len() };
+            assert_eq!(finding.remove.len(), gone, "{finding:?}");
         }
+        // Beside the right one the others must go, and nothing has to come.
+        let finding = judged(&key, &Ok(vec![good, "v=spf1 -all".to_owned()]), NOW);
+        assert_eq!((finding.level, finding.remove.len(), finding.add.len()), (Level::Problem, 1, 0));
     }
 
     #[test]

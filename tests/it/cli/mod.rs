@@ -2,8 +2,10 @@
 
 mod command_line;
 mod dkim;
+mod doctor;
 mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
+mod spf;
 mod sql;

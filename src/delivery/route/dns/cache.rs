@@ -4,8 +4,9 @@
 //! among a domain's hosts would cost every attempt of every message the whole `[dns] timeout`.
 //!
 //! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts,
-//! [`ADDRESSES_KEPT_MAX`] addresses or [`TXT_BYTES_MAX`] of text, whatever a domain puts into DNS. Where there is no
-//! room for one more, those that are over make it, and then those that were not asked for the longest.
+//! [`ADDRESSES_KEPT_MAX`] addresses, [`TXT_BYTES_MAX`] of text or [`NAMES_KEPT_MAX`] names, whatever a domain puts into
+//! DNS. Where there is no room for one more, those that are over make it, and then those that were not asked for the
+//! longest.
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -20,6 +21,8 @@ pub(super) const MX_KEPT_MAX: usize = 100;
 pub(super) const ADDRESSES_KEPT_MAX: usize = 64;
 /// Text of one name. A name with more has no answer: nobody could say which of its records to leave out.
 pub(super) const TXT_BYTES_MAX: usize = 32 << 10;
+/// Names kept of one address.
+pub(super) const NAMES_KEPT_MAX: usize = 20;
 /// All answers together.
 pub(super) const CACHE_BYTES_MAX: usize = 16 << 20;
 /// The longest that an answer is kept, whatever its TTL says.
@@ -40,6 +43,7 @@ pub(super) enum Kind {
     V4,
     V6,
     Txt,
+    Ptr,
 }
 
 /// A name in lower case, and what is asked about it.
@@ -61,6 +65,7 @@ pub(super) enum Found {
     Mx(MxRecords),
     Addresses(Vec<IpAddr>),
     Texts(Vec<String>),
+    Names(Vec<String>),
 }
 
 /// An answer, or why there is none.
@@ -163,7 +168,7 @@ impl Found {
                 records.hosts.shrink_to_fit();
             }
             Found::Addresses(addresses) => addresses.shrink_to_fit(),
-            Found::Texts(texts) => {
+            Found::Texts(texts) | Found::Names(texts) => {
                 texts.iter_mut().for_each(String::shrink_to_fit);
                 texts.shrink_to_fit();
             }
@@ -176,7 +181,9 @@ impl Found {
                 records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity()).sum()
             }
             Found::Addresses(addresses) => addresses.capacity() * size_of::<IpAddr>(),
-            Found::Texts(texts) => texts.iter().map(|text| size_of::<String>() + text.capacity()).sum(),
+            Found::Texts(texts) | Found::Names(texts) => {
+                texts.iter().map(|text| size_of::<String>() + text.capacity()).sum()
+            }
         }
     }
 }
