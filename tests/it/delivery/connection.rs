@@ -43,6 +43,7 @@ pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
+        dane: false,
         workers: 1,
         messages_per_connection: 100,
         connections_per_destination: 8,
@@ -76,6 +77,7 @@ fn endpoint(mx: &FakeMx, tls: RouteTls) -> Endpoint {
         address: mx.address,
         tls,
         policy: TlsPolicy::None,
+        dane: None,
         ca_file: None,
         login: None,
         relay: false,

@@ -12,7 +12,8 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::probe::{Probed, probe};
 use crate::delivery::smtp::tls::Encryption;
-use crate::mail::{Address, Domain, Phase};
+use crate::delivery::smtp::wire::Fault;
+use crate::mail::{Address, Domain};
 
 const ABOUT: &str = "hosts";
 
@@ -24,7 +25,7 @@ pub(super) fn look_at(
 ) -> Vec<Finding> {
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let domain = Domain::of(to);
-    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
     let rank = plan::rank_of(0);
     let endpoints = match plan::plan(&request, routes, delivery, names, &rank, &mut |_| {}) {
         Ok(plan) => plan.endpoints,
@@ -64,9 +65,11 @@ fn judge(endpoints: &[Endpoint], answers: &[Result<Probed, Failure>]) -> Vec<Fin
         }
     });
     let mut findings: Vec<Finding> = each.collect();
-    let unreached =
-        answers.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.phase() == Phase::Connect));
-    if unreached && !endpoints.is_empty() {
+    // A source address that cannot be used is ours to mend, and said already.
+    let is_unreached =
+        |failure: &Failure| matches!(failure, Failure::Dial(fault) if !matches!(fault, Fault::NoSource(..)));
+    let by_mx = endpoints.iter().any(|endpoint| !endpoint.relay);
+    if by_mx && answers.iter().all(|answer| answer.as_ref().is_err_and(is_unreached)) {
         let port = endpoints[0].address.port();
         let text = format!(
             "none can be reached on port {port}; many hosters and all home providers block it: have it opened, or send \
