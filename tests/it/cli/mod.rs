@@ -1,8 +1,11 @@
 //! The command line.
 
 mod command_line;
+mod dkim;
+mod doctor;
 mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
+mod spf;
 mod sql;
