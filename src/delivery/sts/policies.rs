@@ -361,6 +361,10 @@ mod tests {
             hosts.iter().map(|_| Err(DnsError::NoData)).collect()
         }
 
+        fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+            Err(DnsError::NoSuchDomain)
+        }
+
         fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
             Ok(vec!["v=STSv1; id=1".to_owned()])
         }
