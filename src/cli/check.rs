@@ -3,26 +3,33 @@
 //! A bad config is told as every command tells it (stderr, exit code 2). With a good one each
 //! thing the relay depends on is looked at and gets a line: ok, warning or problem. Nothing is
 //! changed, and nothing is created.
+//!
+//! With `--domain` it is the domain that is looked at, as the world's mail hosts do (`check/domain.rs`).
 
 pub(super) mod certificate;
+mod domain;
+mod finding;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
+use anyhow::Context as _;
 
-use super::output::{print, seen_json};
+use super::output::{WrongUsage, print};
 use super::user;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings, size_text};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::{DnsError, Lookup as _};
 use crate::delivery::route::source_addresses;
+use crate::mail::{Address, Domain, address};
 use crate::queue::admin::{Admin, DiskRoom};
 use crate::submission::users;
+
+pub(super) use finding::{Finding, Level};
+use finding::{json, lines};
 
 /// Of a quota that is nearly reached.
 const FULL_PERCENT: u128 = 90;
@@ -36,43 +43,46 @@ pub struct Arguments {
     /// One JSON object, for programs
     #[arg(long)]
     json: bool,
+    /// Look at what the world's mail hosts look at in mail from this domain, instead of at this machine
+    ///
+    /// Reverse names, SPF, DKIM, DMARC, MX, certificate; each with the exact DNS line to add. Takes less than five
+    /// seconds, whoever does not answer.
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "reference")]
+    domain: Option<String>,
+    /// Connect to the hosts of this address too, as mail would; nothing is sent
+    #[arg(long, value_name = "ADDRESS", requires = "domain")]
+    to: Option<String>,
+    /// The address that the world sees, where that is not one of this machine (NAT); may be given several times
+    #[arg(long, value_name = "IP", requires = "domain")]
+    address: Vec<IpAddr>,
+}
+
+impl Arguments {
+    /// What `--domain` asks for; none without.
+    fn question(&self) -> anyhow::Result<Option<Question>> {
+        let Some(text) = &self.domain else { return Ok(None) };
+        let domain = Domain::parse(text).ok().filter(|domain| domain.ip().is_none());
+        let wrong = || WrongUsage(format!("{text:?} is not a domain; such as --domain example.com"));
+        let domain = domain.ok_or_else(wrong)?;
+        let to = self.to.as_deref().map(address::parse).transpose();
+        let to = to.map_err(|error| WrongUsage(format!("--to: {error}; such as --to you@example.org")));
+        Ok(Some(Question { domain, to: to?, outside: self.address.clone() }))
+    }
+}
+
+/// `check --domain`.
+struct Question {
+    /// Of From and of the envelope sender.
+    domain: Domain,
+    to: Option<Address>,
+    /// The addresses that the world sees.
+    outside: Vec<IpAddr>,
 }
 
 /// Problems were found and are printed: exit code 1 without a word more.
 #[derive(Debug, thiserror::Error)]
 #[error("problems were found")]
 pub(crate) struct Found;
-
-/// One line of the output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) level: Level,
-    /// What was looked at.
-    about: &'static str,
-    pub(super) text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Level {
-    Ok,
-    Warning,
-    Problem,
-}
-
-impl Finding {
-    fn ok(about: &'static str, text: String) -> Finding {
-        Finding { level: Level::Ok, about, text }
-    }
-
-    fn warning(about: &'static str, text: String) -> Finding {
-        Finding { level: Level::Warning, about, text }
-    }
-
-    fn problem(about: &'static str, text: String) -> Finding {
-        Finding { level: Level::Problem, about, text }
-    }
-}
 
 /// Runs `postrider check`. `config` is `--config`.
 ///
@@ -82,6 +92,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.reference {
         return print(&config::reference());
     }
+    let question = arguments.question()?;
     let loaded = match config::load(config) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -90,7 +101,10 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
             return Err(problems.into());
         }
     };
-    let findings = look_at(&loaded);
+    let findings = match &question {
+        Some(question) => domain::look_at(&loaded, question).context("cannot look anything up")?,
+        None => look_at(&loaded),
+    };
     let printed = print(&if arguments.json { json(&findings)? } else { lines(&findings) });
     match findings.iter().any(|finding| finding.level == Level::Problem) {
         true => Err(Found.into()),
@@ -104,14 +118,7 @@ fn findings_of(problems: &Problems) -> Vec<Finding> {
 
 fn look_at(loaded: &Loaded) -> Vec<Finding> {
     let settings = &loaded.settings;
-    let mut findings = Vec::new();
-    findings.push(match &loaded.path {
-        Some(path) => Finding::ok("config", path.display().to_string()),
-        None => {
-            Finding::ok("config", format!("no file, built-in defaults: state in ./{BUILT_IN_DIRECTORY}/"))
-        }
-    });
-    findings.extend(loaded.warnings.iter().map(|warning| Finding::warning("config", warning.to_string())));
+    let mut findings = config_of(loaded);
     findings.push(hostname(settings));
     if let Some(tls) = &settings.submission.tls {
         findings.extend(certificate::look_at(tls, &settings.hostname));
@@ -126,6 +133,17 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.extend(relays(settings));
     findings.push(descriptors(settings));
     findings
+}
+
+fn config_of(loaded: &Loaded) -> Vec<Finding> {
+    let file = match &loaded.path {
+        Some(path) => Finding::ok("config", path.display().to_string()),
+        None => {
+            Finding::ok("config", format!("no file, built-in defaults: state in ./{BUILT_IN_DIRECTORY}/"))
+        }
+    };
+    let warnings = loaded.warnings.iter().map(|warning| Finding::warning("config", warning.to_string()));
+    std::iter::once(file).chain(warnings).collect()
 }
 
 fn hostname(settings: &Settings) -> Finding {
@@ -355,24 +373,4 @@ fn descriptors(settings: &Settings) -> Finding {
         }
         Err(error) => Finding::warning(about, format!("the limit cannot be read: {error}")),
     }
-}
-
-fn json(findings: &[Finding]) -> anyhow::Result<String> {
-    let good = findings.iter().all(|finding| finding.level != Level::Problem);
-    Ok(seen_json(&serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))?)
-        + "\n")
-}
-
-fn lines(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for Finding { level, about, text: what } in findings {
-        let level = match level {
-            Level::Ok => "ok",
-            Level::Warning => "warning",
-            Level::Problem => "problem",
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{level:<8} {about}: {what}");
-    }
-    text
 }

@@ -104,6 +104,10 @@ impl Lookup for Names {
     fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
         Err(DnsError::NoSuchDomain)
     }
+
+    fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+        Err(DnsError::NoSuchDomain)
+    }
 }
 
 /// Everything that plays a part.

@@ -7,6 +7,7 @@ pub mod handling;
 pub mod header;
 pub mod outcome;
 pub mod reply;
+pub mod spf;
 pub mod unitext;
 
 pub use address::{Address, Domain, Path};

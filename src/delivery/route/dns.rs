@@ -33,7 +33,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::config::DnsSettings;
-use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords, TlsaAnswer};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords, TlsaAnswer, reverse_name};
 use cache::{Answer, Cache, Found, Kind, Question};
 use self_test::Validation;
 use servers::Servers;
@@ -275,7 +275,7 @@ fn both_families(v4: Answer, v6: Answer) -> Result<Vec<IpAddr>, DnsError> {
             // Some servers answer NXDOMAIN for an address family without records: both answers must agree.
             (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
             (Err(error @ DnsError::Temporary(_)), _) => worst = error,
-            (Ok(Found::Mx(_) | Found::Texts(_) | Found::Tlsa(_)) | Err(_), _) => {}
+            (Ok(_) | Err(_), _) => {}
         }
     }
     if found.is_empty() { Err(worst) } else { Ok(found) }
@@ -285,7 +285,7 @@ impl Resolver {
     fn mx_records(&self, domain: &str, kind: Kind) -> Result<MxRecords, DnsError> {
         match self.answers(&[Question::new(domain, kind)]).remove(0)? {
             Found::Mx(records) => Ok(records),
-            Found::Addresses(_) | Found::Texts(_) | Found::Tlsa(_) => Err(DnsError::NoData),
+            _ => Err(DnsError::NoData),
         }
     }
 }
@@ -322,7 +322,7 @@ impl Lookup for Resolver {
         let questions: Vec<Question> = hosts.iter().map(|host| Question::new(host, Kind::Tlsa)).collect();
         let found = self.answers(&questions).into_iter().map(|answer| match answer? {
             Found::Tlsa(found) => Ok(found),
-            Found::Mx(_) | Found::Addresses(_) | Found::Texts(_) => Err(DnsError::NoData),
+            _ => Err(DnsError::NoData),
         });
         found.collect()
     }
@@ -340,7 +340,22 @@ impl Lookup for Resolver {
     fn txt(&self, name: &str) -> Result<Vec<String>, DnsError> {
         match self.answers(&[Question::new(name, Kind::Txt)]).remove(0)? {
             Found::Texts(texts) => Ok(texts),
-            Found::Mx(_) | Found::Addresses(_) | Found::Tlsa(_) => Err(DnsError::NoData),
+            _ => Err(DnsError::NoData),
+        }
+    }
+
+    fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError> {
+        match self.answers(&[Question::new(&reverse_name(ip), Kind::Ptr)]).remove(0)? {
+            Found::Names(names) => Ok(names),
+            _ => Err(DnsError::NoData),
+        }
+    }
+
+    fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
+        let kind = if v6 { Kind::V6 } else { Kind::V4 };
+        match self.answers(&[Question::new(host, kind)]).remove(0)? {
+            Found::Addresses(addresses) => Ok(addresses),
+            _ => Err(DnsError::NoData),
         }
     }
 

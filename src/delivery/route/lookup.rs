@@ -108,4 +108,34 @@ pub trait Lookup {
     /// # Errors
     /// See [`DnsError`]; never an empty list. `Temporary` too where a name has more text than is ever needed.
     fn txt(&self, name: &str) -> Result<Vec<String>, DnsError>;
+
+    /// The names of an address (PTR), in lower case and in no order. The address's holder chose them: nothing is said
+    /// of whether they lead back to it.
+    ///
+    /// # Errors
+    /// See [`DnsError`]; never an empty list.
+    fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError>;
+
+    /// The addresses of one family alone, for whoever must know that there are none of it.
+    ///
+    /// # Errors
+    /// See [`DnsError`]; never an empty list.
+    fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
+        let mut found = self.addresses(&[host]).pop().unwrap_or(Err(DnsError::NoData))?;
+        found.retain(|ip| ip.is_ipv6() == v6);
+        if found.is_empty() { Err(DnsError::NoData) } else { Ok(found) }
+    }
+}
+
+/// The name that has the PTR records of an address (RFC 1035 §3.5, RFC 3596 §2.5).
+pub fn reverse_name(ip: IpAddr) -> String {
+    let (parts, zone): (Vec<String>, &str) = match ip.to_canonical() {
+        IpAddr::V4(v4) => (v4.octets().iter().map(u8::to_string).collect(), "in-addr.arpa"),
+        IpAddr::V6(v6) => {
+            let halves = v6.octets().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+            (halves.map(|half| format!("{half:x}")).collect(), "ip6.arpa")
+        }
+    };
+    let reversed: Vec<String> = parts.into_iter().rev().collect();
+    format!("{}.{zone}", reversed.join("."))
 }

@@ -46,7 +46,7 @@ impl SourceAddresses {
 }
 
 /// All that the config names.
-pub(in crate::delivery) fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpAddr> {
+pub fn all(settings: &DeliverySettings, routes: &Routes) -> impl Iterator<Item = IpAddr> {
     let given = settings.sources.iter().map(|source| source.address);
     let of_routes = routes.0.iter().flat_map(|route| route.source_addresses.iter().copied());
     settings.source_addresses.iter().copied().chain(of_routes).chain(given)

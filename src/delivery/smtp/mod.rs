@@ -13,6 +13,7 @@ pub(in crate::delivery) mod handover;
 pub(in crate::delivery) mod login;
 pub mod outgoing;
 pub mod pipeline;
+pub mod probe;
 pub mod profile;
 pub(in crate::delivery) mod reply_class;
 pub mod reply_reader;

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod command_line;
+mod doctor;
 mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
+mod spf;
 mod sql;

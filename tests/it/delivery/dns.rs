@@ -189,6 +189,28 @@ fn text_is_found_joined_and_bounded() {
 }
 
 #[test]
+fn reverse_names_are_found_and_bounded() {
+    let mut zone = Zone::new()
+        .ptr("1.2.0.192.in-addr.arpa", "MAIL.one.test")
+        .ptr("1.2.0.192.in-addr.arpa", "two.test")
+        .cname("2.2.0.192.in-addr.arpa", "2.0-25.2.0.192.in-addr.arpa")
+        .ptr("2.0-25.2.0.192.in-addr.arpa", "three.test")
+        .fault("3.2.0.192.in-addr.arpa", Fault::OtherType)
+        .ptr(&format!("1{}.8.b.d.0.1.0.0.2.ip6.arpa", ".0".repeat(23)), "six.test");
+    for number in 0..200 {
+        zone = zone.ptr("9.2.0.192.in-addr.arpa", &format!("host{number}.test"));
+    }
+    let (_server, resolver) = serve(zone);
+    let reverse = |text: &str| Lookup::reverse(&resolver, ip(text));
+    assert_eq!(sorted(reverse("192.0.2.1").unwrap()), ["mail.one.test", "two.test"]);
+    assert_eq!(reverse("192.0.2.2").unwrap(), ["three.test"], "RFC 2317");
+    assert_eq!(reverse("2001:db8::1").unwrap(), ["six.test"]);
+    assert!(is_temporary(&reverse("192.0.2.3"), "without records"));
+    assert_eq!(reverse("192.0.2.9").unwrap().len(), 20);
+    assert_eq!(reverse("198.51.100.1"), Err(DnsError::NoSuchDomain));
+}
+
+#[test]
 fn the_case_of_names_does_not_matter() {
     let (_server, resolver) =
         serve(Zone::new().mx("Mixed.TEST", 10, "MX.Mixed.Test").address("mX.mIXED.tEST", ip("192.0.2.1")));

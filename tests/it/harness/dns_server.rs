@@ -15,7 +15,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TLSA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -27,6 +27,8 @@ use crate::harness::dnssec::{Signer, Signing};
 const CNAMES_MAX: usize = 8;
 /// Questions remembered; later ones are answered and not counted.
 const ASKED_MAX: usize = 100_000;
+/// How late a slow server is: less than a resolver waits.
+const LATE: Duration = Duration::from_millis(700);
 /// A TCP client that says nothing is dropped after this.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,8 @@ pub enum Fault {
     OwnAlias,
     /// The answer is an A record, whatever was asked for.
     OtherType,
+    /// The answer is as it should be, and comes after [`LATE`].
+    Late,
 }
 
 impl Zone {
@@ -122,6 +126,12 @@ impl Zone {
     #[must_use]
     pub fn cname(self, name: &str, target: &str) -> Zone {
         self.record(name, RData::CNAME(CNAME(absolute(target))))
+    }
+
+    /// A PTR record.
+    #[must_use]
+    pub fn ptr(self, name: &str, target: &str) -> Zone {
+        self.record(name, RData::PTR(PTR(absolute(target))))
     }
 
     /// A TLSA record of this name's port 25.
@@ -273,7 +283,7 @@ impl Zone {
                     Vec::new(),
                 ))
             }
-            None | Some(Fault::EmptyMx) => {
+            None | Some(Fault::EmptyMx | Fault::Late) => {
                 let (code, answers) = self.answer(&name, kind);
                 let found = answers.iter().any(|record| record.record_type() == kind);
                 Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))
@@ -451,10 +461,14 @@ impl Handler {
             tcp: info.protocol == Protocol::Tcp,
         });
         let wants_signatures = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        let reply = {
+        let (reply, is_late) = {
             let zone = self.0.zone.lock().unwrap_or_else(PoisonError::into_inner);
-            zone.reply_with(name, kind, wants_signatures)
+            let is_late = zone.faults.get(&key(&name)) == Some(&Fault::Late);
+            (zone.reply_with(name, kind, wants_signatures), is_late)
         };
+        if is_late {
+            tokio::time::sleep(LATE).await;
+        }
         let Some((code, answers, authorities)) = reply else { return nothing_sent };
         metadata.response_code = code;
         let mut builder = MessageResponseBuilder::from_message_request(request);

@@ -4,8 +4,9 @@
 //! among a domain's hosts would cost every attempt of every message the whole `[dns] timeout`.
 //!
 //! What is counted is what an answer takes in memory, with its name. One answer has at most [`MX_KEPT_MAX`] hosts,
-//! [`ADDRESSES_KEPT_MAX`] addresses or [`TXT_BYTES_MAX`] of text, whatever a domain puts into DNS. Where there is no
-//! room for one more, those that are over make it, and then those that were not asked for the longest.
+//! [`ADDRESSES_KEPT_MAX`] addresses, [`TXT_BYTES_MAX`] of text or [`NAMES_KEPT_MAX`] names, whatever a domain puts into
+//! DNS. Where there is no room for one more, those that are over make it, and then those that were not asked for the
+//! longest.
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -21,6 +22,8 @@ pub(super) const MX_KEPT_MAX: usize = 100;
 pub(super) const ADDRESSES_KEPT_MAX: usize = 64;
 /// Text of one name. A name with more has no answer: nobody could say which of its records to leave out.
 pub(super) const TXT_BYTES_MAX: usize = 32 << 10;
+/// Names kept of one address.
+pub(super) const NAMES_KEPT_MAX: usize = 20;
 /// TLSA records kept of one host.
 pub(super) const TLSA_KEPT_MAX: usize = 32;
 /// All answers together.
@@ -43,6 +46,7 @@ pub(super) enum Kind {
     V4,
     V6,
     Txt,
+    Ptr,
     /// MX records whose signatures are not wrong.
     MxValidated,
     /// TLSA records of a host's port 25.
@@ -69,6 +73,7 @@ pub(super) enum Found {
     Addresses(Vec<IpAddr>),
     Tlsa(TlsaAnswer),
     Texts(Vec<String>),
+    Names(Vec<String>),
 }
 
 /// An answer, or why there is none.
@@ -177,7 +182,7 @@ impl Found {
                 records.shrink_to_fit();
             }
             Found::Tlsa(_) => {}
-            Found::Texts(texts) => {
+            Found::Texts(texts) | Found::Names(texts) => {
                 texts.iter_mut().for_each(String::shrink_to_fit);
                 texts.shrink_to_fit();
             }
@@ -195,7 +200,9 @@ impl Found {
                 base.capacity() + of_data.sum::<usize>()
             }
             Found::Tlsa(_) => 0,
-            Found::Texts(texts) => texts.iter().map(|text| size_of::<String>() + text.capacity()).sum(),
+            Found::Texts(texts) | Found::Names(texts) => {
+                texts.iter().map(|text| size_of::<String>() + text.capacity()).sum()
+            }
         }
     }
 }

@@ -26,7 +26,8 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::cache::{
-    ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, Question, TXT_BYTES_MAX,
+    ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, NAMES_KEPT_MAX, Question,
+    TXT_BYTES_MAX,
 };
 use super::scope::Provider;
 use crate::delivery::route::lookup::{DnsError, MxRecords};
@@ -110,6 +111,7 @@ impl Servers {
                 Kind::MxWithProof => self.mx_with_proof(&name).await,
                 Kind::V4 => addresses_of(&name, RecordType::A, self.query(&name, RecordType::A).await),
                 Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
+                Kind::Ptr => names_of(&name, self.query(&name, RecordType::PTR).await),
                 Kind::MxValidated => self.mx_validated(&name).await,
                 Kind::Tlsa => self.tlsa(&name).await,
                 Kind::Txt => texts_of(&name, self.query(&name, RecordType::TXT).await),
@@ -257,6 +259,19 @@ fn texts_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration)
         return (Err(DnsError::Temporary(why)), ttl);
     }
     (Ok(Found::Texts(texts)), ttl)
+}
+
+fn names_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+    match records_of(name, RecordType::PTR, answer) {
+        Ok(Records { records, ttl }) => {
+            let names = records.iter().filter_map(|record| match &record.data {
+                RData::PTR(ptr) => Some(host_text(&ptr.0)),
+                _ => None,
+            });
+            (Ok(Found::Names(names.take(NAMES_KEPT_MAX).collect())), ttl)
+        }
+        Err((error, ttl)) => (Err(error), ttl),
+    }
 }
 
 /// Records of one type, with the aliases that led to them, and how long they hold; never none.

@@ -63,6 +63,10 @@ impl Lookup for Table {
     fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
         Err(DnsError::NoSuchDomain)
     }
+
+    fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+        Err(DnsError::NoSuchDomain)
+    }
 }
 
 fn settings() -> DeliverySettings {

@@ -1,0 +1,91 @@
+//! The look-ups of the doctor: the resolver's, as long as there is time; and as SPF asks for them.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::delivery::route::dns::Resolver;
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
+use crate::mail::spf::Names;
+
+/// The resolver until a moment, after which nothing is asked any more.
+pub(super) struct InTime<'a> {
+    resolver: &'a Resolver,
+    until: Instant,
+}
+
+impl<'a> InTime<'a> {
+    pub(super) fn new(resolver: &'a Resolver, until: Instant) -> InTime<'a> {
+        InTime { resolver, until }
+    }
+
+    fn checked<T>(&self, ask: impl FnOnce() -> Result<T, DnsError>) -> Result<T, DnsError> {
+        if Instant::now() < self.until {
+            return ask();
+        }
+        Err(DnsError::Temporary("there was no time left to ask; the DNS server is slow".to_owned()))
+    }
+}
+
+impl Lookup for InTime<'_> {
+    fn mx(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.checked(|| Lookup::mx(self.resolver, domain))
+    }
+
+    fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        match self.checked(|| Ok(Lookup::addresses(self.resolver, hosts))) {
+            Ok(found) => found,
+            Err(late) => hosts.iter().map(|_| Err(late.clone())).collect(),
+        }
+    }
+
+    fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        match self.checked(|| Ok(self.resolver.relay_addresses(hosts))) {
+            Ok(found) => found,
+            Err(late) => hosts.iter().map(|_| Err(late.clone())).collect(),
+        }
+    }
+
+    fn txt(&self, name: &str) -> Result<Vec<String>, DnsError> {
+        self.checked(|| self.resolver.txt(name))
+    }
+
+    fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError> {
+        self.checked(|| self.resolver.reverse(ip))
+    }
+
+    fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
+        self.checked(|| self.resolver.family(host, v6))
+    }
+}
+
+/// Of what there is none the list is empty.
+pub(super) fn or_none<T>(found: Result<Vec<T>, DnsError>) -> Result<Vec<T>, String> {
+    match found {
+        Ok(found) => Ok(found),
+        Err(DnsError::NoSuchDomain | DnsError::NoData) => Ok(Vec::new()),
+        Err(DnsError::Temporary(why)) => Err(why),
+    }
+}
+
+/// As SPF asks.
+pub(super) struct ForSpf<'a>(pub(super) &'a InTime<'a>);
+
+impl Names for ForSpf<'_> {
+    fn txt(&self, name: &str) -> Result<Vec<String>, String> {
+        or_none(self.0.txt(name))
+    }
+
+    fn addresses(&self, name: &str, v6: bool) -> Result<Vec<IpAddr>, String> {
+        or_none(self.0.family(name, v6))
+    }
+
+    fn mx(&self, name: &str) -> Result<Vec<String>, String> {
+        let mut hosts = or_none(Lookup::mx(self.0, name).map(|records| records.hosts))?;
+        hosts.sort();
+        Ok(hosts.into_iter().map(|(_, host)| host).collect())
+    }
+
+    fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, String> {
+        or_none(self.0.reverse(ip))
+    }
+}
