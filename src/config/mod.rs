@@ -5,8 +5,8 @@
 //! [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`, `dkim.rs` for
 //! `[[dkim]]`, `twice.rs` for what is given twice); `reference.rs` writes the table as a commented config file;
 //! `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that others have
-//! to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is reported at once, each
-//! with its line, its key, what is wrong and what to do.
+//! to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is reported at once,
+//! each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
 mod cross;
