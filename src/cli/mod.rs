@@ -15,6 +15,7 @@ pub mod queue;
 mod recover;
 pub mod serve;
 pub mod sql;
+pub mod tlsrpt;
 pub mod user;
 mod who;
 
@@ -94,6 +95,9 @@ enum Command {
     /// Say who may log in and send mail
     #[command(subcommand)]
     User(user::Verb),
+    /// Look at the daily reports on TLS to other domains (RFC 8460)
+    #[command(subcommand)]
+    Tlsrpt(tlsrpt::Verb),
     /// Show how mail for an address would be routed, step by step
     Explain {
         /// The recipient, such as somebody@example.com, or a name of [aliases]
@@ -157,6 +161,7 @@ pub fn run() -> ExitCode {
         }
         Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
+        Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };
     match outcome {

@@ -25,4 +25,5 @@ mod signed;
 mod single_write;
 mod sources;
 mod surplus;
+mod tlsrpt;
 mod workarounds;
