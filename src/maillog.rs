@@ -101,6 +101,14 @@ pub fn host_trouble(id: MessageId, host: &str, address: SocketAddr, phase: Phase
     log::info!("{id}: host {host}[{address}] in trouble phase={} reply={reply}", phase.as_str());
 }
 
+/// A host did not prove what a policy of its own or of its domain requires, and gets no mail for now.
+pub fn unsafe_host(id: MessageId, host: &str, policy: TlsPolicy, reply: &Reply) {
+    log::warn!(
+        "{id}: {host} does not keep its policy {}, and gets no mail for now: {reply}",
+        policy.as_str()
+    );
+}
+
 /// A recipient's lifetime ended before its next attempt.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
     log::warn!("{id}: expired to=<{}> last reply: {}", shown(recipient), last_reply.unwrap_or("none"));

@@ -129,6 +129,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.push(database(settings));
     findings.extend(disk(settings));
     findings.push(name_servers(settings));
+    findings.extend(dnssec(settings));
     findings.extend(relays(settings));
     findings.push(descriptors(settings));
     findings
@@ -334,6 +335,21 @@ fn name_servers(settings: &Settings) -> Finding {
             Finding::ok(about, format!("{servers} answers"))
         }
     }
+}
+
+/// Whether DANE can work; none where it is not wanted.
+fn dnssec(settings: &Settings) -> Option<Finding> {
+    let resolver = settings.delivery.dane.then(|| Resolver::new(&settings.dns).ok()).flatten()?;
+    Some(match resolver.validates() {
+        Ok(()) => Finding::ok("dnssec", "answers come with signatures: DANE is on".to_owned()),
+        Err(why) => Finding::warning(
+            "dnssec",
+            format!(
+                "{why}: DANE is off; let [dns] servers name servers that pass DNSSEC on (unbound on this machine), or set \
+                 [delivery] dane = false"
+            ),
+        ),
+    })
 }
 
 /// Descriptors that the relay may need at once: two for each session and worker (the connection, and the

@@ -16,11 +16,13 @@ use crate::config::{
     AtrnDomains, DeliverySettings, Destination, LimitScope, RetryRule, RouteTls, Routes, RuleAction,
     Settings, atrn,
 };
+use crate::delivery::job::tls_policy::{self, Demands};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::plan::{self, PlanRequest};
 use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
+use crate::delivery::smtp::failure::Failure;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
@@ -128,12 +130,14 @@ pub(super) fn plan(
         };
     }
     let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
-    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false };
+    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false, dane: true };
     let rank = plan::rank_of(fastrand::i64(..));
-    let (endpoints, refusal) = match plan::plan(&request, routes, delivery, lookup, &rank, &mut trace) {
+    let planned = plan::plan(&request, routes, delivery, lookup, &rank, &mut trace).map_err(Failure::Route);
+    let demands = Demands { domain: &domain, require_tls: false };
+    let (endpoints, refusal) = match planned.and_then(|plan| tls_policy::decide(plan, &demands)) {
         Ok(plan) => (plan.endpoints, None),
-        Err(no) => {
-            let reply = no.reply();
+        Err(failure) => {
+            let reply = failure.reply();
             (Vec::new(), Some(Refusal { reply: reply.to_string(), permanent: reply.code >= 500 }))
         }
     };

@@ -187,8 +187,23 @@ pub(super) const DEFS: &[Def] = &[
          it (\"fe80::1%eth0\"), which may come later. Default: the system's resolv.conf, which is looked at again as it \
          changes.",
     ),
+    def(
+        "dns.trust_anchor",
+        File,
+        Example("\"/etc/postrider/root.key\""),
+        "DNSKEY records, as in a zone file, to prove DNS answers with in the place of the root's keys that are built in: \
+         for a network with a root of its own.",
+    ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def(
+        "delivery.dane",
+        Flag,
+        Is("true"),
+        "Mail to a host with TLSA records that DNSSEC proves (DANE, RFC 7672) goes there only over TLS with a certificate \
+         that they name; it waits where there is none. Needs DNS servers that pass DNSSEC signatures on, and is off \
+         where they do not. No effect where a [[route]] names relays, or has tls of its own.",
+    ),
     def(
         "delivery.workers",
         Number(1, 10_000),
@@ -386,7 +401,8 @@ pub(super) const DEFS: &[Def] = &[
         "route.tls",
         Choice(&["off", "opportunistic", "encrypt", "verify", "implicit"]),
         Example("\"verify\""),
-        "Not given: opportunistic. off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
+        "Not given: as a policy of the destination says (docs/tls.md), otherwise opportunistic. A value is used instead of \
+         such a policy. off: never. opportunistic: STARTTLS where offered, any certificate. encrypt: STARTTLS or no \
          delivery, any certificate, of any kind of key. verify: the certificate must hold for the host. implicit: TLS from the \
          first byte, verified (port 465).",
     ),

@@ -323,7 +323,13 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<Address>, String> {
 fn dns<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> DnsSettings {
     let section = reading.section(root, "dns");
     let servers = reading.given(&section, "servers", value::list(value::server)).unwrap_or_default();
-    DnsSettings { servers, timeout: reading.get(&section, "timeout", value::duration) }
+    let timeout = reading.get(&section, "timeout", value::duration);
+    let trust_anchor =
+        reading.given(&section, "trust_anchor", value::file).map(|path| reading.beside_config(path));
+    if let Some(path) = &trust_anchor {
+        cross::file_exists(reading, &section, "trust_anchor", path);
+    }
+    DnsSettings { servers, timeout, trust_anchor }
 }
 
 fn delivery<'t>(
@@ -343,6 +349,7 @@ fn delivery<'t>(
     DeliverySettings {
         hostname: hostname.clone(),
         port: u16::try_from(port).unwrap_or(u16::MAX),
+        dane: reading.get(section, "dane", value::flag),
         workers: count(reading, section, "workers"),
         connections_per_destination: count(reading, section, "connections_per_destination"),
         destinations: destinations.clone(),

@@ -148,6 +148,8 @@ pub struct DnsSettings {
     pub servers: Vec<NameServer>,
     /// For one question, all its tries together.
     pub timeout: Duration,
+    /// DNSKEY records that are trusted instead of the root's.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 /// `[delivery]`, and what of `[queue]` concerns it.
@@ -157,6 +159,8 @@ pub struct DeliverySettings {
     pub hostname: Domain,
     /// The port of MX hosts.
     pub port: u16,
+    /// Whether TLSA records of hosts are looked for.
+    pub dane: bool,
     /// Threads at most.
     pub workers: usize,
     /// Messages on one connection.

@@ -127,7 +127,11 @@ fn every_key_of_the_table_reaches_the_settings() {
     // It says what the key must be, and changes nothing.
     let is_check = |name: &str| name == "dkim.algorithm";
     for def in DEFS.iter().filter(|def| !is_check(def.name)) {
-        let changed = show(&config(def.section(), &[(def.key(), &another(&def.kind))]));
+        let other = match def.default {
+            Preset::Is("true") => "false".to_owned(),
+            _ => another(&def.kind),
+        };
+        let changed = show(&config(def.section(), &[(def.key(), &other)]));
         assert_ne!(plain, changed, "{} is accepted and ignored", def.name);
     }
 }
@@ -191,6 +195,7 @@ fn the_examples_of_the_reference_are_good() {
         .map(|line| line.replace("/usr/local/bin/token", "/bin/sh"))
         .map(|line| line.replace("/etc/postrider/dkim/example.com.s1.pem", "dkim.pem"))
         .map(|line| line.replace("/etc/postrider/upstream-ca.pem", "ca.pem"))
+        .map(|line| line.replace("/etc/postrider/root.key", "ca.pem"))
         .map(|line| line.replace("/etc/postrider/upstream.secret", "secret"))
         .map(|line| line.replace("relay = []", "relay = ['smtp.upstream.example:587']") + "\n")
         .collect();
@@ -237,7 +242,7 @@ fn the_defaults_are_the_documented_ones() {
         future_release: Some(hours(30 * 24)),
     };
     assert_eq!(submission.limits, limits);
-    assert_eq!(settings.dns, DnsSettings { servers: Vec::new(), timeout: secs(5) });
+    assert_eq!(settings.dns, DnsSettings { servers: Vec::new(), timeout: secs(5), trust_anchor: None });
     let delivery = &settings.delivery;
     assert_eq!((delivery.port, delivery.workers, delivery.messages_per_connection), (25, 128, 100));
     assert_eq!((delivery.in_doubt, delivery.ca_file.as_ref()), (InDoubt::Retry, None));

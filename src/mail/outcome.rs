@@ -100,6 +100,11 @@ pub enum TlsPolicy {
 }
 
 impl TlsPolicy {
+    /// Whether those who take the mail said so, and neither the sender nor our operator.
+    pub fn is_of_destination(self) -> bool {
+        matches!(self, TlsPolicy::Dane | TlsPolicy::StsTesting | TlsPolicy::StsEnforce)
+    }
+
     /// The word in `attempts.tls_policy` and the log.
     pub fn as_str(self) -> &'static str {
         match self {

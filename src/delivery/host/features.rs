@@ -113,6 +113,7 @@ mod tests {
             address: "192.0.2.1:25".parse().unwrap(),
             tls,
             policy: crate::mail::TlsPolicy::None,
+            dane: None,
             ca_file: None,
             login: None,
             relay: false,

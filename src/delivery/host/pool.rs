@@ -18,6 +18,8 @@ use crate::queue::Setting;
 const IDLE_MAX: Duration = Duration::from_secs(3);
 /// Idle connections to all hosts; each is a descriptor and, in TLS, some 50 KB.
 const CONNECTIONS_MAX: usize = 256;
+/// For how long the policy of a destination is taken to be what it was when a connection was opened.
+const POLICY_HOLDS: Duration = Duration::from_secs(60);
 /// How often idle connections are looked through.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A connection is taken to be alive for this long after its last use.
@@ -42,6 +44,12 @@ impl PooledConnection {
 }
 
 impl PooledConnection {
+    /// Whether the policy that it was opened by may be another meanwhile: it proved what was asked for then. Nobody
+    /// but the operator says anything of a relay, and a reload closes all.
+    fn is_stale(&self) -> bool {
+        !self.endpoint.relay && self.connection.age() > POLICY_HOLDS
+    }
+
     /// Whether it is still good after it was idle. A host that said something meanwhile has answered more than it was
     /// asked, and that is remembered.
     fn is_good(&mut self) -> bool {
@@ -95,6 +103,11 @@ impl Pool {
     pub(in crate::delivery) fn take(&self, key: &PoolKey) -> Option<PooledConnection> {
         loop {
             let (mut pooled, since) = self.pop(key)?;
+            if pooled.is_stale() {
+                // Outside the lock: a QUIT may block.
+                pooled.connection.quit();
+                continue;
+            }
             // The look costs a system call; a connection used a moment ago is tried as it is.
             if since.elapsed() < TRUSTED || pooled.is_good() {
                 return Some(pooled);
@@ -261,6 +274,7 @@ mod tests {
             address,
             tls: crate::config::RouteTls::Opportunistic,
             policy: crate::mail::TlsPolicy::None,
+            dane: None,
             ca_file: None,
             login: None,
             relay: false,

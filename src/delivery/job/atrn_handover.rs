@@ -57,6 +57,7 @@ impl Workers {
             // It is in TLS, or it is not: there is no STARTTLS in this direction.
             tls: RouteTls::Off,
             policy: TlsPolicy::None,
+            dane: None,
             ca_file: None,
             login: None,
             // Nothing that is said before MAIL is a bounce: it is about the client, who may come again.

@@ -14,6 +14,7 @@ mod state;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::mail::TlsPolicy;
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
@@ -76,9 +77,15 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             ask_hosts(state, &key, endpoints.into())
         }
         Err(failure) => {
+            state.note_no_host(&failure);
             let ruling = rule(&failure, &Default::default());
-            let mx = if let Failure::Route(none) = &failure { none.mx.clone() } else { None };
-            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, ..Place::NOWHERE })))
+            let (mx, policy) = match &failure {
+                Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
+                Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
+                Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
+                _ => (None, TlsPolicy::None),
+            };
+            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
         }
     }
 }
@@ -91,6 +98,7 @@ fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, F
         user: message.origin.user.as_deref(),
         attempts: message.recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
         with_proof: require_tls::is_required(message),
+        dane: true,
     };
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
     let rank = plan::rank_of(message.id.0);
@@ -154,6 +162,9 @@ fn ask_host(
     if !failed.failure.is_stop() {
         let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
         maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
+        if matches!(failed.failure, Failure::Tls(_)) && endpoint.policy.is_of_destination() {
+            maillog::unsafe_host(state.message.id, &endpoint.host, endpoint.policy, &reply);
+        }
     }
     match failed.ruling.next {
         NextStep::Requeue(wait) => Asked::AtLimit(wait),

@@ -82,6 +82,7 @@ mod tests {
             address,
             tls,
             policy: TlsPolicy::None,
+            dane: None,
             ca_file,
             login,
             relay,
@@ -94,7 +95,7 @@ mod tests {
     fn checked(hosts: &[(&str, RouteTls, bool)], proved: bool) -> Result<Vec<(String, RouteTls)>, String> {
         let domain = Domain::parse("a.test").unwrap();
         let listed = hosts.iter().map(|(host, tls, relay)| endpoint(host, *tls, *relay)).collect();
-        let left = endpoints(Plan { endpoints: listed, whole: true, proved }, &domain);
+        let left = endpoints(Plan { endpoints: listed, whole: true, proved, ..Plan::default() }, &domain);
         let shown = |left: Vec<Endpoint>| left.into_iter().map(|one| (one.host, one.tls)).collect();
         left.map(shown).map_err(|why| Failure::RequireTls(why).reply().to_string())
     }

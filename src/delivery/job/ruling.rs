@@ -100,6 +100,7 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
             NoRouteReason::NoSource => Ruling::answer(Deferred),
         },
         Failure::RequireTls(why) => require_tls(why),
+        Failure::NoSafeHost(_) => Ruling::new(Deferred, NextStep::Stop, true),
         Failure::Dial(Fault::NoSource(..)) => Ruling::new(Deferred, NextStep::NextHost, false),
         Failure::Dial(_) | Failure::NoMoreRecipients => Ruling::of_host(Deferred),
         Failure::Tls(why) => Ruling::of_host(Deferred).with_alert(needs_repair(why)),
@@ -141,7 +142,9 @@ fn require_tls(why: &RequireTls) -> Ruling {
 fn needs_repair(why: &TlsFailure) -> bool {
     match why {
         TlsFailure::Handshake(fault) => matches!(fault, Fault::Tls(_)),
-        TlsFailure::NotOffered | TlsFailure::Roots(_) | TlsFailure::NoName(_) => true,
+        TlsFailure::NotOffered(_) | TlsFailure::Dane(_) | TlsFailure::Roots(_) | TlsFailure::NoName(_) => {
+            true
+        }
     }
 }
 

@@ -1,15 +1,26 @@
 //! Which policy says what TLS must be at each host of a plan, and what that is. Pure.
 //!
-//! In this order, the first that says something: `tls` of the `[[route]]`, and then nothing: STARTTLS where the host
-//! offers it. REQUIRETLS of the message (RFC 8689) asks for more in addition (`require_tls.rs`).
+//! The first of these that says something of a host holds there:
+//!
+//! | policy | says | at the host |
+//! |---|---|---|
+//! | `route` | `tls` of the `[[route]]` | as it is written there; it is in the plan already |
+//! | `dane` | TLSA records that DNSSEC proves (RFC 7672) | STARTTLS, and a certificate that one of them means |
+//! | `none` | nobody | STARTTLS where the host offers it |
+//!
+//! A host of which it is not known whether it has TLSA records is left out for now. REQUIRETLS of the message (RFC
+//! 8689) asks for more in addition (`require_tls.rs`).
 
-use crate::mail::Domain;
+use std::sync::Arc;
+
+use crate::config::RouteTls;
+use crate::mail::{Domain, TlsPolicy};
 
 use crate::delivery::job::require_tls;
-use crate::delivery::route::plan::Plan;
-use crate::delivery::smtp::failure::Failure;
+use crate::delivery::route::plan::{DaneFinding, Plan};
+use crate::delivery::smtp::failure::{Failure, NoSafeHost};
 
-/// Who asks for TLS beside the route, which is in the plan.
+/// Who asks for TLS beside what the plan says.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands<'a> {
     /// The recipients' domain.
@@ -23,51 +34,131 @@ pub struct Demands<'a> {
 /// # Errors
 /// None is left.
 pub fn decide(plan: Plan, demands: &Demands<'_>) -> Result<Plan, Failure> {
+    let plan = by_dane(plan)?;
     if !demands.require_tls {
         return Ok(plan);
     }
     let (whole, proved) = (plan.whole, plan.proved);
     let endpoints = require_tls::endpoints(plan, demands.domain).map_err(Failure::RequireTls)?;
-    Ok(Plan { endpoints, whole, proved })
+    Ok(Plan { endpoints, whole, proved, ..Plan::default() })
+}
+
+/// RFC 7672 §2.2: with TLSA records there is TLS or no delivery.
+fn by_dane(mut plan: Plan) -> Result<Plan, Failure> {
+    let mut unsafe_now = None;
+    let findings = std::mem::take(&mut plan.dane);
+    let before = plan.endpoints.len();
+    plan.endpoints.retain_mut(|endpoint| {
+        if endpoint.policy != TlsPolicy::None || endpoint.relay {
+            return true;
+        }
+        match findings.get(&endpoint.host) {
+            None => {}
+            Some(DaneFinding::Tlsa(tlsa)) => {
+                (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
+                endpoint.dane = Some(Arc::clone(tlsa));
+            }
+            Some(DaneFinding::Unusable) => {
+                (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
+            }
+            Some(DaneFinding::Unknown(why)) => {
+                unsafe_now.get_or_insert_with(|| (endpoint.host.clone(), why.clone()));
+                return false;
+            }
+        }
+        true
+    });
+    // Whoever was left out may take what the others refuse.
+    plan.whole &= plan.endpoints.len() == before;
+    match unsafe_now {
+        Some((host, why)) if plan.endpoints.is_empty() => {
+            let text = format!("DANE: it is not known what {host} must prove: {why}");
+            Err(Failure::NoSafeHost(NoSafeHost { policy: TlsPolicy::Dane, host, text }))
+        }
+        _ => Ok(plan),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RouteTls;
     use crate::delivery::smtp::endpoint::Endpoint;
-    use crate::mail::TlsPolicy;
+    use crate::delivery::smtp::tls::dane::{Tlsa, TlsaRecord};
 
-    /// A host to which the route says this.
-    fn plan(tls: Option<RouteTls>) -> Plan {
-        let endpoint = Endpoint {
-            host: "mx.a.test".to_owned(),
+    fn endpoint(host: &str, tls: Option<RouteTls>) -> Endpoint {
+        Endpoint {
+            host: host.to_owned(),
             address: "192.0.2.1:25".parse().unwrap(),
             tls: tls.unwrap_or(RouteTls::Opportunistic),
             policy: if tls.is_some() { TlsPolicy::Route } else { TlsPolicy::None },
+            dane: None,
             ca_file: None,
             login: None,
             relay: false,
             preference: 10,
             sources: std::sync::Arc::default(),
-        };
-        Plan { endpoints: vec![endpoint], whole: true, proved: true }
+        }
+    }
+
+    fn tlsa() -> Arc<Tlsa> {
+        let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![7; 32] };
+        Arc::new(Tlsa::new("mx.a.test".to_owned(), vec!["mx.a.test".to_owned()], vec![record]).unwrap())
+    }
+
+    /// What is decided of one host of which DNS says this.
+    fn decided(
+        tls: Option<RouteTls>,
+        dane: Option<DaneFinding>,
+        require_tls: bool,
+    ) -> Result<(RouteTls, TlsPolicy, bool), String> {
+        let domain = Domain::parse("a.test").unwrap();
+        let dane = dane.into_iter().map(|finding| ("mx.a.test".to_owned(), finding)).collect();
+        let plan = Plan { endpoints: vec![endpoint("mx.a.test", tls)], whole: true, proved: true, dane };
+        match decide(plan, &Demands { domain: &domain, require_tls }) {
+            Ok(plan) => {
+                let Endpoint { tls, policy, dane, .. } = &plan.endpoints[0];
+                Ok((*tls, *policy, dane.is_some()))
+            }
+            Err(failure) => Err(failure.reply().to_string()),
+        }
     }
 
     #[test]
-    fn a_route_comes_first_and_requiretls_asks_for_more() {
+    fn a_route_comes_first_then_dane_and_requiretls_asks_for_more() {
         use RouteTls::{Encrypt, Opportunistic, Verify};
-        let domain = Domain::parse("a.test").unwrap();
-        for (route, require_tls, tls, policy) in [
-            (None, false, Opportunistic, TlsPolicy::None),
-            (None, true, Verify, TlsPolicy::RequireTls),
-            (Some(Opportunistic), false, Opportunistic, TlsPolicy::Route),
-            (Some(Encrypt), false, Encrypt, TlsPolicy::Route),
-            (Some(Encrypt), true, Verify, TlsPolicy::RequireTls),
+        let tlsa = || Some(DaneFinding::Tlsa(tlsa()));
+        let unusable = || Some(DaneFinding::Unusable);
+        for (route, dane, require_tls, expected) in [
+            (None, None, false, (Opportunistic, TlsPolicy::None, false)),
+            (None, None, true, (Verify, TlsPolicy::RequireTls, false)),
+            (None, tlsa(), false, (Encrypt, TlsPolicy::Dane, true)),
+            (None, tlsa(), true, (Verify, TlsPolicy::RequireTls, true)),
+            (None, unusable(), false, (Encrypt, TlsPolicy::Dane, false)),
+            (None, unusable(), true, (Verify, TlsPolicy::RequireTls, false)),
+            (Some(Opportunistic), tlsa(), false, (Opportunistic, TlsPolicy::Route, false)),
+            (Some(Encrypt), None, false, (Encrypt, TlsPolicy::Route, false)),
+            (Some(Encrypt), None, true, (Verify, TlsPolicy::RequireTls, false)),
         ] {
-            let decided = decide(plan(route), &Demands { domain: &domain, require_tls }).unwrap();
-            let of = |endpoint: &Endpoint| (endpoint.tls, endpoint.policy);
-            assert_eq!(of(&decided.endpoints[0]), (tls, policy), "{route:?} {require_tls}");
+            assert_eq!(
+                decided(route, dane.clone(), require_tls),
+                Ok(expected),
+                "{route:?} {dane:?} {require_tls}"
+            );
         }
+    }
+
+    #[test]
+    fn a_host_of_which_nothing_is_known_is_left_out_and_the_others_are_not_the_whole_then() {
+        let unknown = || DaneFinding::Unknown("SERVFAIL".to_owned());
+        let alone = decided(None, Some(unknown()), false).unwrap_err();
+        assert_eq!(alone, "451 4.7.0 DANE: it is not known what mx.a.test must prove: SERVFAIL");
+        assert_eq!(decided(None, Some(unknown()), true).unwrap_err(), alone, "it may be known another time");
+        let domain = Domain::parse("a.test").unwrap();
+        let endpoints = vec![endpoint("mx.a.test", None), endpoint("mx2.a.test", None)];
+        let dane = [("mx.a.test".to_owned(), unknown())].into();
+        let plan = Plan { endpoints, whole: true, proved: true, dane };
+        let left = decide(plan, &Demands { domain: &domain, require_tls: false }).unwrap();
+        let hosts: Vec<&str> = left.endpoints.iter().map(|endpoint| endpoint.host.as_str()).collect();
+        assert_eq!((hosts, left.whole), (vec!["mx2.a.test"], false));
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::config::RouteTls;
 use crate::mail::tlsrpt::ResultType;
-use crate::mail::{Domain, Phase};
+use crate::mail::{Domain, Phase, TlsPolicy};
 
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::{Failure, TlsFailure};
+use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
+use crate::delivery::smtp::tls::dane::TlsaRecord;
 use crate::delivery::smtp::wire::Fault;
 
 /// What failed, and in which words.
@@ -38,6 +39,10 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
 /// A connection that stands. None where TLS was not to be tried, or failed a moment ago and is left out now.
 pub(super) fn of_opened(endpoint: &Endpoint, opened: &Opened, is_first: bool) -> Option<Result<(), Failed>> {
     match &opened.tls {
+        // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
+        TlsResult::InUse if endpoint.policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
+            Some(Err(Failed::new(ResultType::TlsaInvalid, "none of the TLSA records can be used")))
+        }
         TlsResult::InUse => Some(Ok(())),
         TlsResult::NotOffered => Some(Err(Failed::new(ResultType::StarttlsNotSupported, ""))),
         TlsResult::Refused(failure) => {
@@ -56,7 +61,11 @@ pub(super) fn of_opened(endpoint: &Endpoint, opened: &Opened, is_first: bool) ->
 pub(super) fn of_failure(failure: &Failure) -> Option<Failed> {
     let reply = || failure.reply().to_string();
     match failure {
-        Failure::Tls(TlsFailure::NotOffered) => Some(Failed::new(ResultType::StarttlsNotSupported, "")),
+        Failure::Tls(TlsFailure::NotOffered(_)) => Some(Failed::new(ResultType::StarttlsNotSupported, "")),
+        // None of the records vouches for it (RFC 7672 §2.2): that it is somebody's is no matter.
+        Failure::Tls(TlsFailure::Dane(why)) => {
+            Some(Failed::new(ResultType::CertificateNotTrusted, why.clone()))
+        }
         // The relay stops: nobody knows what would have come of it.
         _ if failure.is_stop() => None,
         Failure::Tls(TlsFailure::Handshake(Fault::Tls(error))) => {
@@ -75,6 +84,27 @@ pub(super) fn of_failure(failure: &Failure) -> Option<Failed> {
         // Our own roots; all else is about something else.
         _ => None,
     }
+}
+
+/// A policy that left no host to try: it counts as a session that failed.
+pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
+    let Failure::NoSafeHost(none) = failure else { return None };
+    let result = match none.policy {
+        // Nothing came that is proved, or nothing at all.
+        TlsPolicy::Dane => ResultType::DnssecInvalid,
+        _ => ResultType::ValidationFailure,
+    };
+    Some((none, Failed::new(result, none.text.clone())))
+}
+
+/// The policy itself, in lines, where the endpoint has it.
+pub(super) fn policy_text(endpoint: &Endpoint) -> String {
+    let Some(tlsa) = &endpoint.dane else { return String::new() };
+    let line = |record: &TlsaRecord| {
+        let data: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{} {} {} {data}\n", record.usage, record.selector, record.matching)
+    };
+    tlsa.records().iter().map(line).collect()
 }
 
 /// What is wrong with a certificate, or with the handshake.
@@ -99,10 +129,52 @@ mod tests {
 
     use super::*;
     use crate::delivery::smtp::timeouts::Stage;
+    use crate::delivery::smtp::tls::dane::Tlsa;
     use crate::mail::{Enhanced, Reply};
 
     fn handshake(wrong: CertificateError) -> Failure {
         Failure::Tls(TlsFailure::Handshake(Fault::Tls(rustls::Error::InvalidCertificate(wrong))))
+    }
+
+    fn endpoint(host: &str, relay: bool) -> Endpoint {
+        Endpoint {
+            host: host.to_owned(),
+            address: "192.0.2.1:25".parse().unwrap(),
+            tls: RouteTls::Opportunistic,
+            policy: TlsPolicy::None,
+            dane: None,
+            ca_file: None,
+            login: None,
+            relay,
+            preference: 10,
+            sources: std::sync::Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_smarthost_counts_as_itself_and_an_address_not_at_all() {
+        let domain = |endpoint: &Endpoint, recipients: &str| {
+            policy_domain(endpoint, &Domain::parse(recipients).unwrap())
+        };
+        assert_eq!(domain(&endpoint("mx.a.test", false), "a.test").as_deref(), Some("a.test"));
+        assert_eq!(domain(&endpoint("Smart.test", true), "a.test").as_deref(), Some("smart.test"));
+        assert_eq!(domain(&endpoint("192.0.2.1", true), "a.test"), None);
+        assert_eq!(domain(&endpoint("192.0.2.1", false), "[192.0.2.1]"), None);
+    }
+
+    #[test]
+    fn what_dane_says_is_told() {
+        let none = |policy| {
+            let (host, text) = ("mx.a.test".to_owned(), "bogus".to_owned());
+            let failure = Failure::NoSafeHost(NoSafeHost { policy, host, text });
+            of_plan(&failure).map(|(_, failed)| failed.result)
+        };
+        assert_eq!(none(TlsPolicy::Dane), Some(ResultType::DnssecInvalid));
+        assert_eq!(none(TlsPolicy::StsEnforce), Some(ResultType::ValidationFailure));
+        let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![0xab; 32] };
+        let tlsa = Tlsa::new("mx.a.test".to_owned(), vec![], vec![record.clone(), record]);
+        let dane = Endpoint { dane: tlsa.map(std::sync::Arc::new), ..endpoint("mx.a.test", false) };
+        assert_eq!(policy_text(&dane), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
     }
 
     #[test]
@@ -114,7 +186,8 @@ mod tests {
         let late = CertificateError::ExpiredContext { time: time(), not_after: time() };
         let early = CertificateError::NotValidYetContext { time: time(), not_before: time() };
         for (failure, result) in [
-            (Failure::Tls(TlsFailure::NotOffered), Some("starttls-not-supported")),
+            (Failure::Tls(TlsFailure::NotOffered(TlsPolicy::Dane)), Some("starttls-not-supported")),
+            (Failure::Tls(TlsFailure::Dane("other key".to_owned())), Some("certificate-not-trusted")),
             (refused(Phase::Starttls), Some("starttls-not-supported")),
             (silent(Phase::Starttls), Some("validation-failure")),
             (handshake(CertificateError::Expired), Some("certificate-expired")),

@@ -157,6 +157,7 @@ impl Shared {
                     break;
                 }
                 pool.close_idle();
+                self.look_at_dnssec();
                 if idle_since.elapsed() < IDLE_MAX {
                     continue;
                 }
@@ -179,6 +180,15 @@ impl Shared {
         }
         self.idle.fetch_sub(1, Ordering::AcqRel);
         self.alive.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Soon after the start, and once an hour: whoever reads the log is to know before mail goes.
+    fn look_at_dnssec(&self) {
+        let context = self.context();
+        if context.settings.dane {
+            // It is logged there, and asked for again by each plan.
+            let _ = context.lookup.validates();
+        }
     }
 
     /// Where reports on TLS are due: in a thread of its own, since web servers may be slow, which ends with them.

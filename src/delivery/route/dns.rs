@@ -16,8 +16,10 @@
 
 mod cache;
 mod scope;
+mod self_test;
 mod servers;
 mod system;
+mod validated;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,10 +33,12 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::config::DnsSettings;
-use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords, reverse_name};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords, TlsaAnswer, reverse_name};
 use cache::{Answer, Cache, Found, Kind, Question};
+use self_test::Validation;
 use servers::Servers;
 use system::{Listing, NameServers, WatchedFile};
+use validated::SelfTest;
 
 /// The files that say how names are resolved.
 #[derive(Debug, Clone)]
@@ -43,25 +47,23 @@ pub struct SystemFiles {
     pub resolv_conf: PathBuf,
     /// hosts(5).
     pub hosts: PathBuf,
-    /// DNSKEY records that are trusted instead of the root's.
-    pub trust_anchor: Option<PathBuf>,
 }
 
 impl Default for SystemFiles {
     fn default() -> SystemFiles {
-        SystemFiles { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), trust_anchor: None }
+        SystemFiles { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() }
     }
 }
 
 /// Queries the servers of `[dns]`, or the system's, for all threads.
 pub struct Resolver {
     settings: DnsSettings,
-    files: SystemFiles,
     servers: Mutex<Arc<Servers>>,
     /// With what was wrong with it at the last look.
     listing: Mutex<(Listing, Option<String>)>,
     hosts: Mutex<(WatchedFile, HashMap<String, Vec<IpAddr>>)>,
     cache: Mutex<Cache>,
+    validation: Mutex<Validation>,
     runtime: Handle,
     /// Ends the runtime's thread.
     stop: AbortHandle,
@@ -90,7 +92,7 @@ impl Resolver {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let servers = {
             let _context = runtime.enter();
-            Servers::new(addresses, settings.timeout, files.trust_anchor.as_deref())?
+            Servers::new(addresses, settings.timeout, settings.trust_anchor.as_deref())?
         };
         // The runtime runs as long as this task, which ends when the resolver is dropped.
         let life = runtime.spawn(std::future::pending::<()>());
@@ -102,9 +104,9 @@ impl Resolver {
             settings: settings.clone(),
             servers: Mutex::new(Arc::new(servers)),
             listing: Mutex::new((listing, complaint)),
-            hosts: Mutex::new((WatchedFile::new(files.hosts.clone()), HashMap::new())),
-            files,
+            hosts: Mutex::new((WatchedFile::new(files.hosts), HashMap::new())),
             cache: Mutex::default(),
+            validation: Mutex::default(),
             runtime: handle,
             stop,
             thread: Some(thread),
@@ -197,13 +199,15 @@ impl Resolver {
         let listed = list(servers.clone());
         let made = {
             let _context = self.runtime.enter();
-            Servers::new(servers, self.settings.timeout, self.files.trust_anchor.as_deref())
+            Servers::new(servers, self.settings.timeout, self.settings.trust_anchor.as_deref())
         };
         match made {
             Ok(made) => {
                 let mut cache = lock(&self.cache);
                 *lock(&self.servers) = Arc::new(made);
                 cache.clear();
+                drop(cache);
+                lock(&self.validation).forget();
                 log::info!("{name} changed: asking {listed}");
                 true
             }
@@ -293,6 +297,34 @@ impl Lookup for Resolver {
 
     fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
         self.mx_records(domain, Kind::MxWithProof)
+    }
+
+    fn mx_validated(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.mx_records(domain, Kind::MxValidated)
+    }
+
+    fn validates(&self) -> Result<(), String> {
+        let mut known = lock(&self.validation);
+        let now = Instant::now();
+        if known.is_due(now) {
+            self.follow_system(false);
+            let servers = Arc::clone(&lock(&self.servers));
+            let (asked, timeout) = (list(servers.addresses.clone()), self.settings.timeout);
+            let test = async move { tokio::time::timeout(timeout, servers.self_test()).await };
+            let silent = || SelfTest::NoAnswer(format!("no answer within {timeout:?}"));
+            let found = self.wait(test).and_then(Result::ok).unwrap_or_else(silent);
+            known.note(found, &asked, now);
+        }
+        known.result()
+    }
+
+    fn tlsa(&self, hosts: &[&str]) -> Vec<Result<TlsaAnswer, DnsError>> {
+        let questions: Vec<Question> = hosts.iter().map(|host| Question::new(host, Kind::Tlsa)).collect();
+        let found = self.answers(&questions).into_iter().map(|answer| match answer? {
+            Found::Tlsa(found) => Ok(found),
+            _ => Err(DnsError::NoData),
+        });
+        found.collect()
     }
 
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::delivery::smtp::tls::dane::TlsaRecord;
+
 /// Why a lookup gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
@@ -28,6 +30,23 @@ pub struct MxRecords {
     pub proved: bool,
 }
 
+/// What DNS says of a host's TLSA records (RFC 7672 §2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsaAnswer {
+    /// DNSSEC does not prove the host's address, or not its TLSA records: there is no DANE there. It says what is
+    /// not proved.
+    Insecure(&'static str),
+    /// It is proved that there are none.
+    Absent,
+    /// These, all proved, of this TLSA base domain.
+    Records {
+        /// The host's name, or the one that its aliases lead to.
+        base: String,
+        /// At least one.
+        records: Vec<TlsaRecord>,
+    },
+}
+
 /// Lookups for route planning. Each blocks until it is answered.
 pub trait Lookup {
     /// The MX records of a domain. Nothing is said of their proof.
@@ -43,6 +62,30 @@ pub trait Lookup {
     /// As [`Lookup::mx`].
     fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
         self.mx(domain)
+    }
+
+    /// The MX records of a domain where DNSSEC says what is proved of them, and [`Lookup::validates`] is sure of that.
+    ///
+    /// # Errors
+    /// As [`Lookup::mx`]; wrong or missing signatures in a signed domain ("bogus") are `Temporary`.
+    fn mx_validated(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.mx_with_proof(domain)
+    }
+
+    /// Whether answers come with what proves them, so that what is not proved means something.
+    ///
+    /// # Errors
+    /// They do not: the words say what is missing.
+    fn validates(&self) -> Result<(), String> {
+        Err("no DNSSEC here".to_owned())
+    }
+
+    /// What DNS says of the TLSA records of each host's port 25, in their order.
+    ///
+    /// # Errors
+    /// `Temporary`: it is not known whether there are any, since nobody answers or signatures are wrong ("bogus").
+    fn tlsa(&self, hosts: &[&str]) -> Vec<Result<TlsaAnswer, DnsError>> {
+        hosts.iter().map(|_| Ok(TlsaAnswer::Insecure("nothing is"))).collect()
     }
 
     /// The A and AAAA records of each host, in the order of `hosts`.

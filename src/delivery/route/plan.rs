@@ -15,6 +15,7 @@
 //! to correct. Relays may be in `prohibited_networks`, since the operator named them.
 
 mod addresses;
+mod dane;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -33,6 +34,7 @@ use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 use addresses::Host;
+pub use dane::{DaneFinding, DaneFindings};
 
 /// MX hosts that are tried in one attempt.
 pub const MX_HOSTS_MAX: usize = 5;
@@ -57,10 +59,12 @@ pub struct PlanRequest<'a> {
     pub attempts: u32,
     /// Whether the plan must say if DNSSEC proves its hosts (REQUIRETLS).
     pub with_proof: bool,
+    /// Whether DANE may have a say.
+    pub dane: bool,
 }
 
 /// Whom to try.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Best first; 1 to [`ADDRESSES_MAX`].
     pub endpoints: Vec<Endpoint>,
@@ -68,6 +72,8 @@ pub struct Plan {
     pub whole: bool,
     /// DNSSEC proves that these are the domain's hosts; false where nobody asked.
     pub proved: bool,
+    /// What TLSA records say of the hosts.
+    pub dane: DaneFindings,
 }
 
 /// The endpoints to try now.
@@ -95,8 +101,18 @@ pub fn plan(
     if !sources.addresses.is_empty() {
         trace(format_args!("leaves from {}: {}", Listed(&sources.addresses), sources.config_key));
     }
-    let mut planner =
-        Planner { request: *request, domain, route, routes, sources, settings, lookup, rank, trace };
+    let mut planner = Planner {
+        request: *request,
+        domain,
+        route,
+        routes,
+        sources,
+        settings,
+        lookup,
+        rank,
+        trace,
+        dane: false,
+    };
     match (route, domain.ip()) {
         (Some(route), _) if !route.relay.is_empty() => planner.by_relay(&route.relay),
         (_, Some(literal)) => planner.by_literal(literal),
@@ -123,6 +139,8 @@ struct Planner<'a> {
     lookup: &'a dyn Lookup,
     rank: &'a Rank<'a>,
     trace: &'a mut Trace<'a>,
+    /// DANE has a say.
+    dane: bool,
 }
 
 /// The MX hosts of a domain.
@@ -187,7 +205,7 @@ impl Planner<'_> {
             let hosts = self.reachable(hosts)?;
             let whole = hosts.len() == relays.len().min(ADDRESSES_MAX);
             let chosen = self.choose(hosts, ADDRESSES_MAX, self.request.attempts);
-            return Ok(Plan { endpoints: self.endpoints(chosen, true), whole, proved: false });
+            return Ok(Plan { endpoints: self.endpoints(chosen, true), whole, ..Plan::default() });
         }
         // Never permanent: the operator chose the relay's name.
         Err(match (unusable.temporary, unusable.permanent) {
@@ -217,7 +235,7 @@ impl Planner<'_> {
         match self.permitted(host) {
             Ok(host) => {
                 let hosts = self.reachable(vec![host])?;
-                Ok(Plan { endpoints: self.endpoints(hosts, false), whole: true, proved: false })
+                Ok(Plan { endpoints: self.endpoints(hosts, false), whole: true, ..Plan::default() })
             }
             Err(why) => Err(no_route(NoRouteReason::Unroutable, format!("{}: {why}", self.domain), None)),
         }
@@ -225,6 +243,7 @@ impl Planner<'_> {
 
     fn by_mx(&mut self) -> Result<Plan, NoRoute> {
         let mut unusable = Unusable::default();
+        self.dane = self.wants_dane();
         let Exchangers { mut hosts, cut, proved, implicit } = self.exchangers(&mut unusable)?;
         let own = hosts.iter().find(|(_, name)| own_addresses::is_our_name(name, self.settings));
         if let Some(&(preference, _)) = own
@@ -274,7 +293,8 @@ impl Planner<'_> {
         // A host that no source address reaches was not asked: the operator may add one.
         let whole = seen && unusable.temporary.is_none() && all_reached && more == 0;
         let chosen = self.choose(usable, MX_HOSTS_MAX, turn_to_try);
-        Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved })
+        let dane = self.dane_of(&chosen, proved || implicit);
+        Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved, dane })
     }
 
     /// Those of the hosts whose turn it is, best first.
@@ -329,9 +349,10 @@ impl Planner<'_> {
     /// The MX hosts, best first; the domain itself where it has no MX (RFC 5321 §5.1, "implicit MX").
     fn exchangers(&mut self, unusable: &mut Unusable) -> Result<Exchangers, NoRoute> {
         let domain = self.domain;
-        let found = match self.request.with_proof {
-            true => self.lookup.mx_with_proof(domain.as_str()),
-            false => self.lookup.mx(domain.as_str()),
+        let found = match (self.dane, self.request.with_proof) {
+            (true, _) => self.lookup.mx_validated(domain.as_str()),
+            (false, true) => self.lookup.mx_with_proof(domain.as_str()),
+            (false, false) => self.lookup.mx(domain.as_str()),
         };
         let MxRecords { hosts: mut records, cut, proved } = match found {
             Ok(records) => records,

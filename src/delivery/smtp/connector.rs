@@ -24,6 +24,7 @@ use crate::delivery::smtp::profile::{Profile, TlsLevel};
 use crate::delivery::smtp::reply_class::ReplyClass;
 use crate::delivery::smtp::stop::Stop;
 use crate::delivery::smtp::timeouts::Stage;
+use crate::delivery::smtp::tls::dane::Mismatch;
 use crate::delivery::smtp::tls::{self, ClientHelloKind, Encryption, Proof, RootsError, Trusts};
 use crate::delivery::smtp::wire::{Fault, Timeouts, Wire};
 
@@ -231,7 +232,7 @@ impl Opening<'_> {
             return if optional {
                 Ok(TlsResult::NotOffered)
             } else {
-                Err(Failure::Tls(TlsFailure::NotOffered))
+                Err(Failure::Tls(TlsFailure::NotOffered(self.endpoint.policy)))
             };
         }
         let answer = self.connection.ask(Phase::Starttls, &Starttls.to_string(), None, self.deadline);
@@ -257,7 +258,10 @@ impl Opening<'_> {
         let proof = if self.endpoint.must_verify() { Proof::Required } else { Proof::Recorded };
         let trust = self.connector.trusts.of(self.endpoint.ca_file.as_deref());
         let trust = trust.map_err(|error| Failure::Tls(TlsFailure::Roots(error.to_string())))?;
-        let name = match (tls::peer_name(&self.endpoint.host), proof) {
+        let dane = self.endpoint.dane.as_ref();
+        // RFC 7672 §8.1: SNI is the TLSA base domain.
+        let host = dane.map_or(&self.endpoint.host, |tlsa| &tlsa.base);
+        let name = match (tls::peer_name(host), proof) {
             (Some(name), _) => name,
             // Without a name that TLS can carry, the address will do where nothing is proved.
             (None, Proof::Recorded) => self.endpoint.address.ip().into(),
@@ -267,10 +271,16 @@ impl Opening<'_> {
         };
         let wait = HANDSHAKE_WAIT.min(self.connector.reply_timeout);
         let timeouts = Timeouts { wait, deadline: self.deadline };
-        let handshake = trust.handshake(proof, hello, &name);
+        let handshake = match dane {
+            Some(tlsa) => trust.by_dane(tlsa, hello),
+            None => trust.handshake(proof, hello, &name),
+        };
         let config = Arc::clone(&handshake.config);
         let shaken = self.connection.wire.start_tls(config, name.clone(), timeouts);
-        let tls = shaken.map_err(|fault| Failure::Tls(TlsFailure::Handshake(fault)))?;
+        let tls = shaken.map_err(|fault| {
+            let mismatch = if let Fault::Tls(error) = &fault { Mismatch::in_error(error) } else { None };
+            Failure::Tls(mismatch.map_or_else(|| TlsFailure::Handshake(fault), TlsFailure::Dane))
+        })?;
         self.connection.tls = trust.describe(&handshake, tls, &name);
         if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
             log::debug!("{}: TLS session resumed", self.endpoint.host);

@@ -88,6 +88,7 @@ mod tests {
             address,
             tls: RouteTls::Opportunistic,
             policy: crate::mail::TlsPolicy::None,
+            dane: None,
             ca_file: None,
             login: None,
             relay: false,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::config::{Login, RouteTls};
 use crate::mail::TlsPolicy;
 
+use crate::delivery::smtp::tls::dane::Tlsa;
+
 /// One address of one host, and how to connect to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -19,6 +21,8 @@ pub struct Endpoint {
     pub tls: RouteTls,
     /// Which policy says so.
     pub policy: TlsPolicy,
+    /// What its certificate must be held against, in the place of names and roots.
+    pub dane: Option<Arc<Tlsa>>,
     /// PEM roots instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
     /// AUTH, on a configured relay.
@@ -37,9 +41,9 @@ impl Endpoint {
         self.tls == RouteTls::Opportunistic && self.login.is_none()
     }
 
-    /// Whether the certificate must hold for the host's name.
+    /// Whether the certificate must hold for the host.
     pub fn must_verify(&self) -> bool {
-        matches!(self.tls, RouteTls::Verify | RouteTls::Implicit)
+        matches!(self.tls, RouteTls::Verify | RouteTls::Implicit) || self.dane.is_some()
     }
 
     /// The host's name in tables and limits. Relays have their port in it, which distinguishes several on one machine;
@@ -54,11 +58,12 @@ impl Endpoint {
     /// Whether a connection to the other endpoint goes to the same host, is opened in the same way and leaves from the
     /// same sources.
     pub(in crate::delivery) fn is_same_host(&self, other: &Endpoint) -> bool {
-        let Endpoint { host, address, tls, policy, ca_file, login, relay, preference: _, sources } = self;
+        let Endpoint { host, address, tls, policy, dane, ca_file, login, relay, preference: _, sources } =
+            self;
         *host == other.host
             && address.port() == other.address.port()
             && (*tls, *policy, *relay) == (other.tls, other.policy, other.relay)
-            && (ca_file, login) == (&other.ca_file, &other.login)
+            && (dane, ca_file, login) == (&other.dane, &other.ca_file, &other.login)
             && *sources == other.sources
     }
     /// The local addresses that can reach it: those of its family. None: the system chooses.

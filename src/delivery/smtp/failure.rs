@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::mail::{Enhanced, Phase, Reply};
+use crate::mail::{Enhanced, Phase, Reply, TlsPolicy};
 
 use crate::delivery::smtp::timeouts::Stage;
 use crate::delivery::smtp::wire::Fault;
@@ -21,6 +21,8 @@ pub enum Failure {
     Route(NoRoute),
     /// The message requires TLS (RFC 8689), and that is not to be had.
     RequireTls(RequireTls),
+    /// A policy of the domain or its hosts leaves no host to try now.
+    NoSafeHost(NoSafeHost),
     /// The TCP connection could not be made.
     Dial(Fault),
     /// TLS could not be started.
@@ -102,6 +104,17 @@ pub enum NoRouteReason {
     NoSource,
 }
 
+/// A policy leaves no host to try now; another time it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSafeHost {
+    /// Which.
+    pub policy: TlsPolicy,
+    /// The host it is about.
+    pub host: String,
+    /// In words.
+    pub text: String,
+}
+
 /// Why a message that requires TLS cannot go (RFC 8689 §4.2.1).
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequireTls {
@@ -120,8 +133,10 @@ pub enum RequireTls {
 /// Why TLS could not be started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TlsFailure {
-    /// The host offers no STARTTLS, and the route requires TLS.
-    NotOffered,
+    /// The host offers no STARTTLS, and this policy requires TLS.
+    NotOffered(TlsPolicy),
+    /// The host's certificate is not the one that its TLSA records mean (RFC 7672): the words say how.
+    Dane(String),
     /// The handshake.
     Handshake(Fault),
     /// The roots of the route cannot be read.
@@ -178,7 +193,7 @@ impl Failure {
     /// Where it happened: `attempts.phase`.
     pub fn phase(&self) -> Phase {
         match self {
-            Failure::Route(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
+            Failure::Route(_) | Failure::NoSafeHost(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
             Failure::RequireTls(RequireTls::NotSigned | RequireTls::RouteInTheClear) => Phase::Dns,
             Failure::RequireTls(RequireTls::NotOffered | RequireTls::InTheClear) => Phase::Ehlo,
             Failure::RequireTls(RequireTls::Tls(_)) | Failure::Tls(_) => Phase::Starttls,
@@ -216,6 +231,8 @@ impl Failure {
             Failure::Route(none) => return none.reply(),
             Failure::RequireTls(why) => return why.reply(),
             Failure::Tls(why) => return why.reply(),
+            // RFC 3463 §3.8: other or undefined security status.
+            Failure::NoSafeHost(none) => (451, Enhanced(4, 7, 0), none.text.clone().into()),
             Failure::Unsendable { why, .. } => return why.reply(),
             Failure::NoReply { stage, fault, .. } => return fault.reply(*stage),
             Failure::Dial(fault) => return fault.reply(Stage::CONNECTING),
@@ -298,11 +315,17 @@ impl TlsFailure {
         // RFC 3463 §3.8: security features not supported; cryptographic failure.
         const BROKEN: Reply = Reply::new(451, Enhanced(4, 7, 5), "");
         match self {
-            TlsFailure::NotOffered => Reply::new(
-                451,
-                Enhanced(4, 7, 4),
-                "the host offers no STARTTLS, and this route must not go in the clear",
-            ),
+            TlsFailure::NotOffered(policy) => Reply::new(451, Enhanced(4, 7, 4), "").with_text(format!(
+                "the host offers no STARTTLS, and {}",
+                match policy {
+                    TlsPolicy::Dane => "its TLSA records (DANE) require TLS",
+                    TlsPolicy::StsTesting | TlsPolicy::StsEnforce =>
+                        "its domain's MTA-STS policy requires TLS",
+                    TlsPolicy::RequireTls => "this message requires TLS",
+                    TlsPolicy::None | TlsPolicy::Route => "this route must not go in the clear",
+                }
+            )),
+            TlsFailure::Dane(why) => BROKEN.with_text(format!("DANE: {why}")),
             TlsFailure::Handshake(fault) => fault.reply(Stage::of(Phase::Starttls)),
             TlsFailure::Roots(error) => BROKEN.with_text(error.clone()),
             TlsFailure::NoName(host) => {

@@ -12,6 +12,7 @@
 //! has a configuration of its own, and a new one after a handshake that proved nothing: such sessions are not resumed.
 
 mod any_certificate;
+pub mod dane;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::kit::bounded::TtlMap;
 
 use any_certificate::AnyCertificate;
 pub use any_certificate::Unchecked;
+use dane::{ByTlsa, Tlsa};
 
 /// Host names whose sessions are kept for each proof and ClientHello. Some 10 KB each as a rule, but rustls keeps up to
 /// [`TICKETS_MAX`] tickets of a name, with certificates, and a host may make each of these 64 KB.
@@ -81,6 +83,8 @@ pub enum Peer {
     Unverified,
     /// It has the key of a certificate that holds for the host's name.
     Verified,
+    /// It has the key of a certificate that the host's TLSA records mean (RFC 7672).
+    Dane,
     /// Less than nothing: the certificate may be somebody else's, however well it holds.
     Unchecked(Unchecked),
 }
@@ -96,9 +100,9 @@ impl Encryption {
         Encryption::Tls { version, peer: Peer::Unverified }
     }
 
-    /// Whether the certificate was verified.
+    /// Whether the certificate was verified, by whatever roots.
     pub fn is_verified(self) -> bool {
-        matches!(self, Encryption::Tls { peer: Peer::Verified, .. })
+        matches!(self, Encryption::Tls { peer: Peer::Verified | Peer::Dane, .. })
     }
 }
 
@@ -108,6 +112,7 @@ impl std::fmt::Display for Encryption {
             Encryption::None => f.write_str("none"),
             Encryption::Tls { version, peer: Peer::Unverified } => f.write_str(version),
             Encryption::Tls { version, peer: Peer::Verified } => write!(f, "{version} verified"),
+            Encryption::Tls { version, peer: Peer::Dane } => write!(f, "{version} verified by DANE"),
             Encryption::Tls { version, peer: Peer::Unchecked(why) } => {
                 write!(f, "{version} signature not checked ({why})")
             }
@@ -128,6 +133,8 @@ pub(in crate::delivery) enum Proof {
 pub(in crate::delivery) struct Handshake {
     pub(in crate::delivery) config: Arc<ClientConfig>,
     any: Option<Arc<AnyCertificate>>,
+    /// It ends where the host does not prove what its TLSA records mean.
+    by_dane: bool,
 }
 
 /// The configurations for one set of roots, and the verifier that they share.
@@ -185,7 +192,7 @@ impl Trust {
             ClientHelloKind::Classical => &self.classical,
         };
         if proof == Proof::Required {
-            return Handshake { config: Arc::clone(strict), any: None };
+            return Handshake { config: Arc::clone(strict), any: None, by_dane: false };
         }
         let new = || {
             let any = Arc::new(AnyCertificate::new(Arc::clone(&self.verifier)));
@@ -202,7 +209,20 @@ impl Trust {
             *of_host = new();
         }
         let (config, any) = of_host.clone();
-        Handshake { config, any: Some(any) }
+        Handshake { config, any: Some(any), by_dane: false }
+    }
+
+    /// The handshake with a host that has these TLSA records. No session is kept: the next connection proves it anew.
+    pub(in crate::delivery) fn by_dane(&self, tlsa: &Arc<Tlsa>, hello: ClientHelloKind) -> Handshake {
+        let strict = match hello {
+            ClientHelloKind::Full => &self.full,
+            ClientHelloKind::Classical => &self.classical,
+        };
+        let mut config = ClientConfig::clone(strict);
+        let verifier = ByTlsa { tlsa: Arc::clone(tlsa), checks: Arc::clone(&self.verifier) };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        config.resumption = Resumption::disabled();
+        Handshake { config: Arc::new(config), any: None, by_dane: true }
     }
 
     /// What a finished handshake came to.
@@ -223,6 +243,7 @@ impl Trust {
         };
         let peer = match handshake.any.as_ref().and_then(|any| any.unchecked()) {
             Some(why) => Peer::Unchecked(why),
+            None if handshake.by_dane => Peer::Dane,
             None if verified() => Peer::Verified,
             None => Peer::Unverified,
         };

@@ -39,7 +39,11 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             },
             lifetime: Duration::ZERO,
         },
-        dns: DnsSettings { servers: vec![server.address().into()], timeout: Duration::from_secs(10) },
+        dns: DnsSettings {
+            servers: vec![server.address().into()],
+            timeout: Duration::from_secs(10),
+            trust_anchor: None,
+        },
         delivery: DeliverySettings {
             hostname,
             prohibited_networks: ProhibitedNetworks::default(),

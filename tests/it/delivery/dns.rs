@@ -13,8 +13,12 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(servers: &[SocketAddr], timeout: Duration) -> Resolver {
-    Resolver::new(&DnsSettings { servers: servers.iter().copied().map(Into::into).collect(), timeout })
-        .unwrap()
+    Resolver::new(&DnsSettings {
+        servers: servers.iter().copied().map(Into::into).collect(),
+        timeout,
+        trust_anchor: None,
+    })
+    .unwrap()
 }
 
 /// A server for `zone` and a resolver that asks it and waits long.

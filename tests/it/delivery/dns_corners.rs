@@ -22,7 +22,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(server: SocketAddr, timeout: Duration) -> Resolver {
-    Resolver::new(&DnsSettings { servers: vec![server.into()], timeout }).unwrap()
+    Resolver::new(&DnsSettings { servers: vec![server.into()], timeout, trust_anchor: None }).unwrap()
 }
 
 /// `host address, …` in the order of the tries, or the reply that says why there is none.
@@ -35,7 +35,7 @@ fn planned(domain: &str, resolver: &Resolver) -> String {
     };
     // As a recipient's address has it.
     let domain = Domain::of(&address::parse(&format!("you@{domain}")).unwrap());
-    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
     match plan(&request, &Routes::default(), &settings, resolver, &|_| 0, &mut |_| {}) {
         Ok(plan) => {
             let shown: Vec<String> =

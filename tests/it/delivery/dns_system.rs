@@ -20,7 +20,12 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn resolver(server: SocketAddr) -> Resolver {
-    Resolver::new(&DnsSettings { servers: vec![server.into()], timeout: Duration::from_secs(10) }).unwrap()
+    Resolver::new(&DnsSettings {
+        servers: vec![server.into()],
+        timeout: Duration::from_secs(10),
+        trust_anchor: None,
+    })
+    .unwrap()
 }
 
 /// A system with a resolv.conf and a hosts file of its own.
@@ -47,13 +52,13 @@ impl System {
     }
 
     fn resolver(&self, servers: &[SocketAddr], timeout: Duration) -> Resolver {
-        let files = SystemFiles {
-            resolv_conf: self.path("resolv.conf"),
-            hosts: self.path("hosts"),
-            ..SystemFiles::default()
-        };
+        let files = SystemFiles { resolv_conf: self.path("resolv.conf"), hosts: self.path("hosts") };
         Resolver::with_files(
-            &DnsSettings { servers: servers.iter().copied().map(Into::into).collect(), timeout },
+            &DnsSettings {
+                servers: servers.iter().copied().map(Into::into).collect(),
+                timeout,
+                trust_anchor: None,
+            },
             files,
         )
         .unwrap()
@@ -174,7 +179,8 @@ fn a_relay_may_stand_in_the_hosts_file_and_an_mx_host_may_not() {
     // The same through a route; by MX the hosts file is nobody's business.
     let planned = |routes: &Routes| {
         let domain = Domain::parse("a.test").unwrap();
-        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+        let request =
+            PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
         let plan = plan(&request, routes, &settings(), &resolver, &|_| 0, &mut |_| {}).unwrap();
         plan.endpoints.iter().map(|endpoint| endpoint.address.ip()).collect::<Vec<_>>()
     };

@@ -8,7 +8,7 @@ use crate::delivery::connection::settings;
 use crate::harness::dns_server::{DnsServer, Zone};
 use crate::harness::dnssec::Signer;
 use postrider::config::{DnsSettings, Routes};
-use postrider::delivery::route::dns::{Resolver, SystemFiles};
+use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::{DnsError, Lookup as _, MxRecords};
 use postrider::delivery::route::plan::{PlanRequest, plan};
 use postrider::mail::Domain;
@@ -18,9 +18,9 @@ fn serve(zone: Zone, signer: &Signer) -> (DnsServer, Resolver) {
     let server = DnsServer::start(zone).unwrap();
     let anchor = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(anchor.path(), signer.anchor()).unwrap();
-    let files = SystemFiles { trust_anchor: Some(anchor.path().to_owned()), ..SystemFiles::default() };
-    let settings = DnsSettings { servers: vec![server.address().into()], timeout: Duration::from_secs(20) };
-    let resolver = Resolver::with_files(&settings, files).unwrap();
+    let trust_anchor = Some(anchor.path().to_owned());
+    let (servers, timeout) = (vec![server.address().into()], Duration::from_secs(20));
+    let resolver = Resolver::new(&DnsSettings { servers, timeout, trust_anchor }).unwrap();
     (server, resolver)
 }
 
@@ -85,7 +85,7 @@ fn the_hosts_of_the_plan_are_those_that_were_proved() {
     let (_server, resolver) = serve(zone, &signer);
     let domain = Domain::parse("a.test").unwrap();
     let planned = |with_proof| {
-        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof };
+        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof, dane: false };
         let (routes, settings) = (Routes::default(), settings());
         let plan = plan(&request, &routes, &settings, &resolver, &|_| 0, &mut |_| {}).unwrap();
         (plan.endpoints.into_iter().map(|endpoint| endpoint.host).collect::<Vec<_>>(), plan.proved)

@@ -52,6 +52,7 @@ impl Stage {
             address: host.address,
             tls,
             policy: TlsPolicy::None,
+            dane: None,
             ca_file: None,
             login: Some(Login { username: NAME.to_owned(), secret }),
             relay: true,

@@ -25,5 +25,6 @@ mod signed;
 mod single_write;
 mod sources;
 mod surplus;
+mod tls_policy;
 mod tlsrpt;
 mod workarounds;

@@ -15,13 +15,13 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::task::AbortHandle;
 
-use crate::harness::dnssec::Signer;
+use crate::harness::dnssec::{Signer, Signing};
 
 /// How many CNAMEs are followed for one question.
 const CNAMES_MAX: usize = 8;
@@ -48,6 +48,10 @@ struct Dnssec {
     signer: Arc<Signer>,
     /// Names that are zones of their own, without signatures.
     unsigned: Vec<Name>,
+    /// Sets of records that are not signed as the others are.
+    odd: BTreeMap<(String, RecordType), Signing>,
+    /// Signatures, and what proves that there is nothing, are taken out on the way.
+    stripped: bool,
     /// Who asks for MX records and not for signatures hears this host, as from somebody between.
     forged: Option<String>,
 }
@@ -130,6 +134,13 @@ impl Zone {
         self.record(name, RData::PTR(PTR(absolute(target))))
     }
 
+    /// A TLSA record of this name's port 25.
+    #[must_use]
+    pub fn tlsa(self, host: &str, (usage, selector, matching): (u8, u8, u8), data: &[u8]) -> Zone {
+        let data = TLSA::new(usage.into(), selector.into(), matching.into(), data.to_vec());
+        self.record(&format!("_25._tcp.{host}"), RData::TLSA(data))
+    }
+
     /// A TXT record of these strings.
     #[must_use]
     pub fn txt(self, name: &str, strings: &[&[u8]]) -> Zone {
@@ -146,7 +157,13 @@ impl Zone {
     /// Signs everything.
     #[must_use]
     pub fn signed(mut self, signer: &Arc<Signer>) -> Zone {
-        self.dnssec = Some(Dnssec { signer: Arc::clone(signer), unsigned: Vec::new(), forged: None });
+        self.dnssec = Some(Dnssec {
+            signer: Arc::clone(signer),
+            unsigned: Vec::new(),
+            odd: BTreeMap::new(),
+            stripped: false,
+            forged: None,
+        });
         self
     }
 
@@ -154,6 +171,21 @@ impl Zone {
     #[must_use]
     pub fn unsigned(mut self, name: &str) -> Zone {
         self.dnssec.as_mut().expect("signed before").unsigned.push(absolute(name));
+        self
+    }
+
+    /// These records of this name are signed like this.
+    #[must_use]
+    pub fn signed_like(mut self, name: &str, kind: RecordType, how: Signing) -> Zone {
+        let name = key(&absolute(name));
+        self.dnssec.as_mut().expect("signed before").odd.insert((name, kind), how);
+        self
+    }
+
+    /// As behind a server that does not pass on what DNSSEC needs.
+    #[must_use]
+    pub fn stripped(mut self) -> Zone {
+        self.dnssec.as_mut().expect("signed before").stripped = true;
         self
     }
 
@@ -172,14 +204,17 @@ impl Zone {
 
     /// The reply to somebody who wants signatures, or does not.
     fn reply_with(&self, name: Name, kind: RecordType, wants_signatures: bool) -> Option<Reply> {
-        let Some(Dnssec { signer, unsigned, forged }) = &self.dnssec else { return self.reply(name, kind) };
+        let Some(Dnssec { signer, unsigned, odd, stripped, forged }) = &self.dnssec else {
+            return self.reply(name, kind);
+        };
         if let (false, RecordType::MX, Some(host)) = (wants_signatures, kind, forged) {
             let forged = Record::from_rdata(name, self.ttl_secs, RData::MX(MX::new(1, absolute(host))));
             return Some((ResponseCode::NoError, vec![forged], Vec::new()));
         }
         let is_cut = unsigned.contains(&name);
-        let (code, mut answers, mut authorities) = match kind {
+        let (mut code, mut answers, mut authorities) = match kind {
             RecordType::DNSKEY if name.is_root() => (ResponseCode::NoError, signer.dnskeys(), Vec::new()),
+            RecordType::SOA if name.is_root() => (ResponseCode::NoError, vec![self.soa()], Vec::new()),
             RecordType::NS if is_cut => {
                 let ns = Record::from_rdata(name.clone(), 60, RData::NS(NS(absolute("ns.elsewhere.test"))));
                 (ResponseCode::NoError, vec![ns], Vec::new())
@@ -187,21 +222,35 @@ impl Zone {
             RecordType::DS if is_cut => (ResponseCode::NoError, Vec::new(), vec![self.soa()]),
             _ => self.reply(name.clone(), kind)?,
         };
-        if answers.iter().all(|record| record.record_type() != kind) {
+        if *stripped {
+            return Some((code, answers, authorities));
+        }
+        if answers.iter().all(|record| record.record_type() != kind) && code != ResponseCode::ServFail {
+            // What does not exist has nothing: one proof for both (RFC 9824).
+            code = ResponseCode::NoError;
             let types: Vec<RecordType> = if is_cut {
                 vec![RecordType::NS]
             } else {
                 let here = self.records.get(&key(&name));
                 here.into_iter().flatten().map(Record::record_type).collect()
             };
-            authorities.push(signer.nsec(&name, &types));
+            let end = answers.last().map_or(&name, |alias| match &alias.data {
+                RData::CNAME(target) => &target.0,
+                _ => &name,
+            });
+            authorities.push(signer.nsec(end, &types));
         }
         // What is said of the cut itself is the parent's.
-        let is_signed = |owner: &Name| {
-            kind == RecordType::DS || !unsigned.iter().any(|cut| cut.zone_of(owner)) || owner.is_root()
+        let how = |owner: &Name, of: RecordType| {
+            let is_open = unsigned.iter().any(|cut| cut.zone_of(owner)) && !owner.is_root();
+            match odd.get(&(key(owner), of)) {
+                Some(odd) => *odd,
+                None if kind != RecordType::DS && is_open => Signing::None,
+                None => Signing::Good,
+            }
         };
-        answers.extend(signer.signatures(&answers, is_signed));
-        authorities.extend(signer.signatures(&authorities, is_signed));
+        answers.extend(signer.signatures(&answers, how));
+        authorities.extend(signer.signatures(&authorities, how));
         Some((code, answers, authorities))
     }
 

@@ -54,18 +54,35 @@ impl Signer {
         Record::from_rdata(name.clone(), HOUR, data)
     }
 
-    /// The signatures of all keys over each set of these records that `is_signed`.
-    pub fn signatures(&self, records: &[Record], is_signed: impl Fn(&Name) -> bool) -> Vec<Record> {
+    /// The signatures of all keys over each set of these records, as `how` says.
+    pub fn signatures(&self, records: &[Record], how: impl Fn(&Name, RecordType) -> Signing) -> Vec<Record> {
         let mut sets: BTreeMap<(Name, u16), Vec<&Record>> = BTreeMap::new();
-        for record in records.iter().filter(|record| is_signed(&record.name)) {
+        for record in records {
             sets.entry((record.name.clone(), record.record_type().into())).or_default().push(record);
         }
-        let by_key = |set: &Vec<&Record>| self.keys.iter().map(|key| signature(key, set)).collect::<Vec<_>>();
+        let by_key = |set: &Vec<&Record>| {
+            let how = how(&set[0].name, set[0].record_type());
+            let keys = self.keys.iter().filter(move |_| how != Signing::None);
+            keys.map(|key| signature(key, set, how)).collect::<Vec<_>>()
+        };
         sets.values().flat_map(by_key).collect()
     }
 }
 
-fn signature(key: &DnssecSigner, set: &[&Record]) -> Record {
+/// How a set of records is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signing {
+    /// So that it holds.
+    Good,
+    /// Until an hour ago.
+    Expired,
+    /// Something else was signed.
+    Wrong,
+    /// Not at all.
+    None,
+}
+
+fn signature(key: &DnssecSigner, set: &[&Record], how: Signing) -> Record {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
     let (name, kind, ttl) = (&set[0].name, set[0].record_type(), set[0].ttl);
     let input = SigInput {
@@ -73,12 +90,16 @@ fn signature(key: &DnssecSigner, set: &[&Record]) -> Record {
         algorithm: key.key().algorithm(),
         num_labels: name.num_labels(),
         original_ttl: ttl,
-        sig_expiration: SerialNumber::new(now + HOUR),
-        sig_inception: SerialNumber::new(now - HOUR),
+        sig_expiration: SerialNumber::new(if how == Signing::Expired { now - HOUR } else { now + HOUR }),
+        sig_inception: SerialNumber::new(now - 2 * HOUR),
         key_tag: key.calculate_key_tag().unwrap(),
         signer_name: Name::root(),
     };
     let signed = TBS::from_input(name, DNSClass::IN, &input, set.iter().copied()).unwrap();
-    let rrsig = RRSIG::from_sig(input, key.sign(&signed).unwrap());
+    let mut bytes = key.sign(&signed).unwrap();
+    if how == Signing::Wrong {
+        bytes[0] ^= 1;
+    }
+    let rrsig = RRSIG::from_sig(input, bytes);
     Record::from_rdata(name.clone(), ttl, RData::DNSSEC(DNSSECRData::RRSIG(rrsig)))
 }

@@ -13,3 +13,4 @@ pub mod relay;
 pub mod sender;
 pub mod sink;
 pub mod skipped;
+pub mod world;

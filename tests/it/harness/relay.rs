@@ -17,21 +17,21 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::harness::dns_server::{DnsServer, Zone};
 use rusqlite::OpenFlags;
 
 use crate::harness::certificate_files;
 pub use crate::harness::certificate_files::write_secret;
 pub use crate::harness::client::{Client, mail};
 pub use crate::harness::db::Db;
-use crate::harness::fakemx::{FakeMx, SOON, Script};
+use crate::harness::fakemx::SOON;
+pub use crate::harness::world::World;
 
 /// What the relay calls itself.
 pub const HOSTNAME: &str = "relay.test";
@@ -89,70 +89,6 @@ pub fn notice(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A DNS server and the port that all receiving hosts share.
-pub struct World {
-    pub mx_port: u16,
-    pub dns: DnsServer,
-    zone: Zone,
-    hosts: u8,
-}
-
-impl World {
-    /// With nobody in it.
-    pub fn new() -> World {
-        let dns = DnsServer::start(Zone::new()).unwrap();
-        World { mx_port: free_port(), dns, zone: Zone::new(), hosts: 0 }
-    }
-
-    /// Changes what the DNS says.
-    pub fn zone(&mut self, change: impl FnOnce(Zone) -> Zone) {
-        self.zone = change(std::mem::take(&mut self.zone));
-        self.dns.serve(self.zone.clone());
-    }
-
-    /// An address that no host has yet.
-    pub fn new_ip(&mut self) -> IpAddr {
-        self.hosts += 1;
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + self.hosts))
-    }
-
-    /// Names a new address `name` in the DNS. Nobody listens there yet.
-    pub fn address(&mut self, name: &str) -> SocketAddr {
-        let ip = self.new_ip();
-        self.zone(|zone| zone.address(name, ip));
-        SocketAddr::new(ip, self.mx_port)
-    }
-
-    /// A host that is the only MX of `domain`, `mx.domain`.
-    pub fn host(&mut self, domain: &str, script: Script) -> FakeMx {
-        self.mx(domain, 10, &format!("mx.{domain}"), script)
-    }
-
-    /// A host that is an MX of `domain`.
-    pub fn mx(&mut self, domain: &str, preference: u16, name: &str, script: Script) -> FakeMx {
-        self.zone(|zone| zone.mx(domain, preference, name));
-        FakeMx::start_at(self.address(name), vec![script])
-    }
-
-    /// An MX of `domain` where nobody listens.
-    pub fn closed_mx(&mut self, domain: &str, preference: u16, name: &str) {
-        self.zone(|zone| zone.mx(domain, preference, name));
-        self.address(name);
-    }
-
-    /// Starts a relay in this world.
-    pub fn relay(&self, config: Config) -> Relay {
-        Relay::start(self.configured(config))
-    }
-
-    /// The config with this world's DNS and port.
-    pub fn configured(&self, config: Config) -> Config {
-        config
-            .set("dns.servers", format!("[\"{}\"]", self.dns.address()))
-            .set("delivery.port", self.mx_port.to_string())
-    }
-}
-
 /// A config file in the making. Whatever is not set is small and quick rather than Postrider's default.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -173,6 +109,8 @@ impl Config {
             .set("delivery.connect_timeout", "\"5s\"")
             .set("delivery.reply_timeout", "\"20s\"")
             .set("dns.timeout", "\"2s\"")
+            // The zones of most tests are not signed.
+            .set("delivery.dane", "false")
     }
 
     /// `section.key = value`, the value as TOML.

@@ -24,7 +24,7 @@ pub(super) fn look_at(
 ) -> Vec<Finding> {
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let domain = Domain::of(to);
-    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+    let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
     let rank = plan::rank_of(0);
     let endpoints = match plan::plan(&request, routes, delivery, names, &rank, &mut |_| {}) {
         Ok(plan) => plan.endpoints,

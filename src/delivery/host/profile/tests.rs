@@ -14,6 +14,7 @@ fn endpoint(tls: RouteTls) -> Endpoint {
         address: "192.0.2.1:25".parse().unwrap(),
         tls,
         policy: TlsPolicy::None,
+        dane: None,
         ca_file: None,
         login: None,
         relay: false,
@@ -128,9 +129,11 @@ fn a_handshake_that_a_smaller_hello_would_not_mend_is_not_tried_again() {
         let next = fallback(&Profile::FULL, &evidence, &endpoint(tls), &HostKnowledge::NOTHING);
         assert_eq!(next.is_some(), again, "{fault:?} with {tls:?}");
     }
-    for failure in
-        [Failure::Tls(TlsFailure::NotOffered), lost(Phase::Starttls), Failure::Dial(Fault::TimedOut)]
-    {
+    for failure in [
+        Failure::Tls(TlsFailure::NotOffered(crate::mail::TlsPolicy::Route)),
+        lost(Phase::Starttls),
+        Failure::Dial(Fault::TimedOut),
+    ] {
         let evidence = Evidence::unopened(failure.clone());
         let next =
             fallback(&Profile::FULL, &evidence, &endpoint(RouteTls::Opportunistic), &HostKnowledge::NOTHING);

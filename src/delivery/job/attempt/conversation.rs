@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config::InDoubt;
-use crate::mail::{Outcome, Phase};
+use crate::mail::{Outcome, Phase, TlsPolicy};
 use crate::queue::{Origin, QueuedRecipient, RecipientId, TlsSession};
 
 use crate::delivery::host::limits::Slot;
@@ -18,7 +18,7 @@ use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Pl
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
 use crate::delivery::job::signing::Signature;
-use crate::delivery::job::tls_session;
+use crate::delivery::job::tls_session::{self, Failed};
 use crate::delivery::smtp::connection::{Connection, Content, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
@@ -200,21 +200,40 @@ impl AttemptState<'_> {
         };
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
         let (Some(outcome), Some(domain)) = (outcome, domain) else { return };
-        let failed = outcome.err();
-        let is_own = self.message.sender.is_none() && self.message.origin == Origin::default();
-        self.begun.note_tls(TlsSession {
-            // It counts when it is written.
-            day: 0,
-            domain,
+        let session = TlsSession {
             policy: endpoint.policy,
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
+            policy_text: tls_session::policy_text(endpoint),
+            ..self.tls_session(domain, outcome.err())
+        };
+        self.begun.note_tls(session);
+    }
+
+    /// A policy that left no host to try.
+    pub(super) fn note_no_host(&self, failure: &Failure) {
+        let Some((none, failed)) = tls_session::of_plan(failure) else { return };
+        let domain = self.message.recipients[0].domain.as_str().to_owned();
+        let session = self.tls_session(domain, Some(failed));
+        self.begun.note_tls(TlsSession { policy: none.policy, mx: none.host.clone(), ..session });
+    }
+
+    fn tls_session(&self, domain: String, failed: Option<Failed>) -> TlsSession {
+        let is_own = self.message.sender.is_none() && self.message.origin == Origin::default();
+        TlsSession {
+            // It counts when it is written.
+            day: 0,
+            domain,
+            policy: TlsPolicy::None,
+            mx: String::new(),
+            ip: None,
+            source: None,
             failed: failed.as_ref().map(|failed| failed.result),
             reason: failed.map(|failed| failed.reason).unwrap_or_default(),
             policy_text: String::new(),
             own_message: is_own.then_some(self.message.id),
-        });
+        }
     }
 
     /// The final ruling on a failure before MAIL; later ones were ruled on in `take_results`.

@@ -168,7 +168,12 @@ fn what_fails_on_our_side_is_nobodys_bounce_and_what_a_host_lacks_is() {
         (Failure::AtLimit, (Deferred, NextStep::Stop, false), "the table: no backoff for a full host"),
         (ours(Mail), MESSAGE_BOUNCES, "RFC 1870 §6.1: as if it had said so"),
         (ours(Rcpt), RECIPIENT_BOUNCES, "RFC 6531 §3.2, likewise"),
-        (Failure::Tls(TlsFailure::NotOffered), NEXT_HOST, "the table: TLS required"),
+        (
+            Failure::Tls(TlsFailure::NotOffered(crate::mail::TlsPolicy::Route)),
+            NEXT_HOST,
+            "the table: TLS required",
+        ),
+        (Failure::Tls(TlsFailure::Dane("another certificate".to_owned())), NEXT_HOST, "RFC 7672 §2.2"),
         (Failure::Tls(TlsFailure::Handshake(Fault::TimedOut)), NEXT_HOST, "the same"),
         (Failure::Login(LoginFailure::Other(String::new())), NEXT_HOST, "the table: never a bounce"),
     ] {
@@ -204,7 +209,7 @@ fn tls_that_the_sender_requires_is_had_or_the_mail_returned() {
         (RequireTls::RouteInTheClear, MESSAGE_BOUNCES),
         (RequireTls::NotOffered, HOST_REFUSES),
         (RequireTls::InTheClear, HOST_REFUSES),
-        (RequireTls::Tls(TlsFailure::NotOffered), HOST_REFUSES),
+        (RequireTls::Tls(TlsFailure::NotOffered(crate::mail::TlsPolicy::Route)), HOST_REFUSES),
         (handshake(broken), HOST_REFUSES),
     ] {
         for context in [MX, RELAY] {
@@ -255,7 +260,7 @@ fn the_operator_hears_of_what_does_not_pass_by_itself() {
         (no_reply(Auth, Fault::Lost(None)), false),
         (Failure::Tls(TlsFailure::Handshake(Fault::Tls(rustls::Error::DecryptError))), true),
         (Failure::Tls(TlsFailure::Handshake(Fault::TimedOut)), false),
-        (Failure::Tls(TlsFailure::NotOffered), true),
+        (Failure::Tls(TlsFailure::NotOffered(crate::mail::TlsPolicy::Route)), true),
         (Failure::Dial(Fault::TimedOut), false),
         (refused(Mail, "530 authenticate"), true),
         (refused(Rcpt, "530 authenticate"), true),

@@ -13,7 +13,8 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::delivery::route::lookup::{DnsError, MxRecords};
+use crate::delivery::route::lookup::{DnsError, MxRecords, TlsaAnswer};
+use crate::delivery::smtp::tls::dane::TlsaRecord;
 
 /// MX records kept of one domain, the best.
 pub(super) const MX_KEPT_MAX: usize = 100;
@@ -23,6 +24,8 @@ pub(super) const ADDRESSES_KEPT_MAX: usize = 64;
 pub(super) const TXT_BYTES_MAX: usize = 32 << 10;
 /// Names kept of one address.
 pub(super) const NAMES_KEPT_MAX: usize = 20;
+/// TLSA records kept of one host.
+pub(super) const TLSA_KEPT_MAX: usize = 32;
 /// All answers together.
 pub(super) const CACHE_BYTES_MAX: usize = 16 << 20;
 /// The longest that an answer is kept, whatever its TTL says.
@@ -44,6 +47,10 @@ pub(super) enum Kind {
     V6,
     Txt,
     Ptr,
+    /// MX records whose signatures are not wrong.
+    MxValidated,
+    /// TLSA records of a host's port 25.
+    Tlsa,
 }
 
 /// A name in lower case, and what is asked about it.
@@ -64,6 +71,7 @@ impl Question {
 pub(super) enum Found {
     Mx(MxRecords),
     Addresses(Vec<IpAddr>),
+    Tlsa(TlsaAnswer),
     Texts(Vec<String>),
     Names(Vec<String>),
 }
@@ -168,6 +176,12 @@ impl Found {
                 records.hosts.shrink_to_fit();
             }
             Found::Addresses(addresses) => addresses.shrink_to_fit(),
+            Found::Tlsa(TlsaAnswer::Records { base, records }) => {
+                base.shrink_to_fit();
+                records.iter_mut().for_each(|record| record.data.shrink_to_fit());
+                records.shrink_to_fit();
+            }
+            Found::Tlsa(_) => {}
             Found::Texts(texts) | Found::Names(texts) => {
                 texts.iter_mut().for_each(String::shrink_to_fit);
                 texts.shrink_to_fit();
@@ -181,6 +195,11 @@ impl Found {
                 records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity()).sum()
             }
             Found::Addresses(addresses) => addresses.capacity() * size_of::<IpAddr>(),
+            Found::Tlsa(TlsaAnswer::Records { base, records }) => {
+                let of_data = records.iter().map(|record| size_of::<TlsaRecord>() + record.data.capacity());
+                base.capacity() + of_data.sum::<usize>()
+            }
+            Found::Tlsa(_) => 0,
             Found::Texts(texts) | Found::Names(texts) => {
                 texts.iter().map(|text| size_of::<String>() + text.capacity()).sum()
             }
@@ -243,6 +262,13 @@ mod tests {
                 0 => Err(DnsError::NoSuchDomain),
                 2 if number % 100 == 2 => Ok(Found::Texts(vec![long.clone(); TXT_BYTES_MAX / 1000])),
                 1 if number % 50 == 1 => Err(DnsError::Temporary(long.clone())),
+                3 if number % 100 == 3 => Ok(Found::Tlsa(TlsaAnswer::Records {
+                    base: long.clone(),
+                    records: vec![
+                        TlsaRecord { usage: 3, selector: 0, matching: 0, data: vec![7; 2000] };
+                        TLSA_KEPT_MAX
+                    ],
+                })),
                 _ => addresses(ADDRESSES_KEPT_MAX as u32),
             };
             cache.insert(of(&format!("{number}.test")), &answer, HOUR, now);

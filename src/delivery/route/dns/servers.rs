@@ -43,7 +43,7 @@ const PROOFS_MAX: u32 = 100;
 /// A failure that took longer is kept for a while. One that came quickly costs nothing, and may be over at once.
 const SLOW: Duration = Duration::from_millis(500);
 
-type Resolver = hickory_resolver::Resolver<Provider>;
+pub(super) type Resolver = hickory_resolver::Resolver<Provider>;
 
 /// The servers that are asked now.
 pub(super) struct Servers {
@@ -112,6 +112,8 @@ impl Servers {
                 Kind::V4 => addresses_of(&name, RecordType::A, self.query(&name, RecordType::A).await),
                 Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
                 Kind::Ptr => names_of(&name, self.query(&name, RecordType::PTR).await),
+                Kind::MxValidated => self.mx_validated(&name).await,
+                Kind::Tlsa => self.tlsa(&name).await,
                 Kind::Txt => texts_of(&name, self.query(&name, RecordType::TXT).await),
             }
         };
@@ -161,7 +163,7 @@ impl Servers {
         }
     }
 
-    fn proving_resolver(&self) -> io::Result<Arc<Resolver>> {
+    pub(super) fn proving_resolver(&self) -> io::Result<Arc<Resolver>> {
         let mut proving_now = self.proving.lock().unwrap_or_else(PoisonError::into_inner);
         let (resolver, proofs) = &mut *proving_now;
         if *proofs >= PROOFS_MAX {
@@ -273,13 +275,13 @@ fn names_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration)
 }
 
 /// Records of one type, with the aliases that led to them, and how long they hold; never none.
-struct Records {
-    records: Vec<Record>,
-    ttl: Duration,
+pub(super) struct Records {
+    pub(super) records: Vec<Record>,
+    pub(super) ttl: Duration,
 }
 
 /// The records of `kind` that an answer has for `name`.
-fn records_of(
+pub(super) fn records_of(
     name: &Name,
     kind: RecordType,
     answer: Result<Lookup, NetError>,
@@ -318,7 +320,7 @@ fn on_the_way(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> 
 
 /// The best [`MX_KEPT_MAX`] of them. A record is proved by any signature that holds over its set (a key that is being
 /// replaced leaves two): what hickory thinks of each record counts, not of each signature.
-fn mx_records(records: &[Record]) -> MxRecords {
+pub(super) fn mx_records(records: &[Record]) -> MxRecords {
     let mut hosts: Vec<(u16, String)> = records
         .iter()
         .filter_map(|record| match &record.data {
@@ -393,7 +395,7 @@ fn absolute(name: &str) -> Option<Name> {
     Some(name)
 }
 
-fn host_text(name: &Name) -> String {
+pub(super) fn host_text(name: &Name) -> String {
     let text = name.to_ascii().to_ascii_lowercase();
     match text.strip_suffix('.') {
         Some(host) if !host.is_empty() => host.to_owned(),
@@ -405,14 +407,16 @@ fn host_text(name: &Name) -> String {
 fn negative_ttl(error: &NetError) -> Duration {
     match error {
         NetError::Dns(Refusal::NoRecordsFound(none)) if none.soa.is_some() => {
-            Duration::from_secs(none.negative_ttl.unwrap_or(0).into())
+            // hickory says nothing of it where it validates.
+            let of_soa = none.soa.as_ref().map_or(0, |soa| soa.ttl.min(soa.data.minimum));
+            Duration::from_secs(none.negative_ttl.unwrap_or(of_soa).into())
         }
         _ => Duration::ZERO,
     }
 }
 
 /// Drives all futures at the same time; their results in their order.
-async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+pub(super) async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
     let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     poll_fn(|cx| {

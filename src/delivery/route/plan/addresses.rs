@@ -129,6 +129,7 @@ impl Planner<'_> {
                     address: SocketAddr::new(ip, host.port),
                     tls: tls.unwrap_or(RouteTls::Opportunistic),
                     policy: if tls.is_some() { TlsPolicy::Route } else { TlsPolicy::None },
+                    dane: None,
                     ca_file: self.route.and_then(|route| route.ca_file.clone()),
                     login: self.route.filter(|_| relay).and_then(|route| route.login.clone()),
                     relay,

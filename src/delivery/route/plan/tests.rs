@@ -74,6 +74,7 @@ fn settings() -> DeliverySettings {
         tlsrpt: Default::default(),
         hostname: Domain::parse("relay.test").unwrap(),
         port: 25,
+        dane: false,
         workers: 1,
         messages_per_connection: 1,
         connections_per_destination: 1,
@@ -122,7 +123,7 @@ fn planned(domain: &str, routes: &Routes, table: &Table) -> Result<Vec<Endpoint>
 /// The plan after so many attempts.
 fn in_attempt(attempts: u32, domain: &str, routes: &Routes, table: &Table) -> Result<Plan, NoRoute> {
     let domain = Domain::parse(domain).unwrap();
-    let request = PlanRequest { domain: &domain, user: None, attempts, with_proof: false };
+    let request = PlanRequest { domain: &domain, user: None, attempts, with_proof: false, dane: false };
     plan(&request, routes, &settings(), table, KEEP, &mut |_| {})
 }
 
@@ -169,7 +170,8 @@ fn equal_preferences_are_tried_in_random_order() {
     let mut orders = std::collections::BTreeSet::new();
     let domain = Domain::parse("a.test").unwrap();
     for message in 0..200 {
-        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false };
+        let request =
+            PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
         let rank = rank_of(message);
         let plan = plan(&request, &Routes::default(), &settings(), &table, &rank, &mut |_| {}).unwrap();
         let hosts: Vec<String> = plan.endpoints.into_iter().map(|endpoint| endpoint.host).collect();
@@ -379,7 +381,7 @@ fn planned_from(sources: &[&str], user: Option<&str>, table: &Table) -> (Result<
     let settings = DeliverySettings { source_addresses, sources, ..settings() };
     let mut steps = String::new();
     let domain = Domain::parse("a.test").unwrap();
-    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false };
+    let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false, dane: false };
     let planned = plan(&request, &Routes::default(), &settings, table, KEEP, &mut |step| {
         steps.push_str(&format!("{step}\n"));
     });

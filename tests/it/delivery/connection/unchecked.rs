@@ -213,6 +213,7 @@ fn hosts_with_weak_keys_and_signatures_get_their_mail_encrypted() {
                 address: host.address,
                 tls: level,
                 policy: TlsPolicy::None,
+                dane: None,
                 ca_file: None,
                 login: None,
                 relay: false,

@@ -244,6 +244,45 @@ impl Certificate {
         Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), &[&rustls::version::TLS12])
     }
 
+    /// By an authority that is sent too (or not), and over since yesterday (or not).
+    pub(crate) fn by_authority(names: &[&str], is_sent: bool, is_over: bool) -> Certificate {
+        let (key, ca_key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = ca.self_signed(&ca_key).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        if is_over {
+            params.not_after = rcgen::date_time_ymd(2024, 1, 1);
+            params.not_before = rcgen::date_time_ymd(2023, 1, 1);
+        }
+        let leaf = params.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let chain = vec![leaf.der().clone(), authority.der().clone()];
+        let sent = chain[..if is_sent { 2 } else { 1 }].to_vec();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(sent, key).unwrap();
+        Certificate { config: Arc::new(config), chain, ca_pem: authority.pem() }
+    }
+
+    /// What a TLSA record holds of the host's certificate, or of the authority's where the usage is 0 or 2.
+    pub(crate) fn tlsa(&self, (usage, selector, matching): (u8, u8, u8)) -> Vec<u8> {
+        use aws_lc_rs::digest::{SHA256, SHA512, digest};
+        let certificate = &self.chain[if usage % 2 == 0 { 1 } else { 0 }];
+        let parsed = rustls::server::ParsedCertificate::try_from(certificate).unwrap();
+        let selected = match selector {
+            0 => certificate.to_vec(),
+            _ => parsed.subject_public_key_info().to_vec(),
+        };
+        match matching {
+            0 => selected,
+            1 => digest(&SHA256, &selected).as_ref().to_vec(),
+            _ => digest(&SHA512, &selected).as_ref().to_vec(),
+        }
+    }
+
     fn on(
         names: &[&str],
         provider: rustls::crypto::CryptoProvider,
