@@ -444,6 +444,11 @@ fn hosts_are_asked_up_to_quit_and_none_gets_mail() {
     let said = of_hosts(&doctor, "you@b.test");
     assert!(said.len() == 2 && said.iter().all(|line| line.starts_with("problem ")), "{said:#?}");
     assert!(said[1].contains("none can be reached on port"), "{said:#?}");
+    let elsewhere = doctor.relay.config().set("delivery.source_addresses", "[\"192.0.2.10\"]");
+    doctor.relay.write_config(&elsewhere);
+    let said = of_hosts(&doctor, "you@b.test");
+    assert!(said.len() == 1 && said[0].contains("192.0.2.10"), "no hoster's fault: {said:#?}");
+    doctor.relay.write_config(&doctor.relay.config());
     let said = of_hosts(&doctor, "you@nosuch.test");
     assert!(said.len() == 1 && said[0].contains("cannot be routed: 550 5.1.2"), "{said:#?}");
 }
@@ -469,6 +474,14 @@ fn where_mail_leaves_is_said_and_what_is_hidden_by_nat() {
     );
     let said = sending(&["--address", "192.0.2.10", "--address", "2001:db8::10"]);
     assert!(said.len() == 6 && said.iter().all(|line| line.starts_with("ok ")), "{said:#?}");
+    // Mail of others than this user leaves from wherever the system likes.
+    let for_users = doctor.relay.config().unset("delivery.source_addresses");
+    let source = "address = \"192.0.2.10\"\nhostname = \"out10.example.com\"\nusers = [\"news\"]";
+    doctor.relay.write_config(&for_users.source(source));
+    let said = sending(&[]);
+    assert!(said.iter().any(|line| line.starts_with("ok from 192.0.2.10 as out10.example.com")), "{said:#?}");
+    let others = |line: &&String| line.contains("192.0.2.10") || line.contains("out10.example.com");
+    assert!(said.iter().any(|line| !others(&line)), "{said:#?}");
     let relayed = doctor.relay.config().route("domain = \"*\"\nrelay = [\"smtp.provider.test:587\"]");
     doctor.relay.write_config(&relayed);
     let said = sending(&[]);

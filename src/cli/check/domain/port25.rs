@@ -12,7 +12,8 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::probe::{Probed, probe};
 use crate::delivery::smtp::tls::Encryption;
-use crate::mail::{Address, Domain, Phase};
+use crate::delivery::smtp::wire::Fault;
+use crate::mail::{Address, Domain};
 
 const ABOUT: &str = "hosts";
 
@@ -64,9 +65,11 @@ fn judge(endpoints: &[Endpoint], answers: &[Result<Probed, Failure>]) -> Vec<Fin
         }
     });
     let mut findings: Vec<Finding> = each.collect();
-    let unreached =
-        answers.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.phase() == Phase::Connect));
-    if unreached && !endpoints.is_empty() {
+    // A source address that cannot be used is ours to mend, and said already.
+    let is_unreached =
+        |failure: &Failure| matches!(failure, Failure::Dial(fault) if !matches!(fault, Fault::NoSource(..)));
+    let by_mx = endpoints.iter().any(|endpoint| !endpoint.relay);
+    if by_mx && answers.iter().all(|answer| answer.as_ref().is_err_and(is_unreached)) {
         let port = endpoints[0].address.port();
         let text = format!(
             "none can be reached on port {port}; many hosters and all home providers block it: have it opened, or send \

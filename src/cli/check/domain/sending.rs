@@ -50,17 +50,18 @@ impl Sending {
             move |ip: IpAddr| Source { ip, ehlo: names.at(Some(ip)).to_owned(), origin }
         };
         let configured: Vec<IpAddr> = source_addresses::all(&settings.delivery, &settings.routes).collect();
-        let own: Vec<Source> = match configured.is_empty() {
-            true => chosen_by_kernel().map(source("the address that this machine leaves from")).collect(),
-            false => configured.into_iter().map(source("of the config")).collect(),
-        };
+        let mut own: Vec<Source> = configured.into_iter().map(source("of the config")).collect();
+        // What is named for users or routes leaves the rest of the mail to the system.
+        if settings.delivery.source_addresses.is_empty() {
+            own.extend(chosen_by_kernel().map(source("the address that this machine leaves from")));
+        }
         let (hidden, mut sources): (Vec<Source>, Vec<Source>) =
             own.into_iter().partition(|source| is_private(source.ip));
         if !question.outside.is_empty() {
             sources = question.outside.iter().copied().map(source("of --address")).collect();
         }
         sources.sort_by_key(|source| source.ip);
-        sources.dedup();
+        sources.dedup_by_key(|source| source.ip);
         let hidden = if question.outside.is_empty() { hidden } else { Vec::new() };
         Sending::Direct { sources, hidden: hidden.into_iter().map(|source| source.ip).collect() }
     }
