@@ -3,6 +3,8 @@
 //! A session is a connection that got as far as TLS: what failed before says nothing of it. It came to what it should
 //! where its policy held: without one any TLS will do, whoever's certificate that is.
 
+use std::net::IpAddr;
+
 use crate::config::RouteTls;
 use crate::mail::tlsrpt::ResultType;
 use crate::mail::{Domain, Phase, TlsPolicy};
@@ -30,6 +32,7 @@ impl Failed {
 /// none.
 pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<String> {
     let domain = match endpoint.relay {
+        true if endpoint.host.parse::<IpAddr>().is_ok() => return None,
         true => Domain::parse(&endpoint.host).ok()?,
         false => recipients.clone(),
     };
