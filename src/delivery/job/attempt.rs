@@ -56,9 +56,10 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
     let key = PoolKey::new(&job.lane, &sources.addresses);
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to.
+    // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to. Nor for mail
+    // with TLS-Required: No, which would count as protected.
     // Nor where it proved less than the domain's policy wants by now.
-    if !state.requires_tls
+    if !state.stands_alone
         && let Some(pooled) = pool.take(&key)
         && let Some(pooled) = state.reusable(pooled, domain)
     {
@@ -74,7 +75,13 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             return state.requeue(Duration::ZERO);
         }
     }
-    state.sts = match sts_of(context, resources, domain) {
+    // RFC 8689 §5: TLS-Required: No sets the policy aside.
+    let sts = if message.handling.tls_optional {
+        StsFinding::None
+    } else {
+        sts_of(context, resources, domain)
+    };
+    state.sts = match sts {
         StsFinding::None => None,
         StsFinding::Policy(policy) => Some(policy),
         StsFinding::Wait(wait) => return state.requeue(wait),
@@ -86,6 +93,7 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             ask_hosts(state, &key, endpoints.into())
         }
         Err(failure) => {
+            state.note_no_host(&failure);
             let ruling = rule(&failure, &Default::default());
             let (mx, policy) = match &failure {
                 Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
@@ -119,7 +127,7 @@ fn planned(
         user: message.origin.user.as_deref(),
         attempts: message.recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
         with_proof: require_tls::is_required(message),
-        dane: true,
+        dane: !message.handling.tls_optional,
     };
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
     let rank = plan::rank_of(message.id.0);
@@ -206,8 +214,8 @@ fn acquire(
     let (pool, settings) = (&state.resources.pool, &state.context.settings);
     let mut entered = pool.hosts.enter(&endpoint, key, settings);
     // A connection that another lane left open will do: it counts already. One that leaves from elsewhere
-    // will not, and none will for mail with REQUIRETLS, as above.
-    let may_share = entered.is_err() && !state.requires_tls;
+    // will not, and none will for mail that stands alone, as above.
+    let may_share = entered.is_err() && !state.stands_alone;
     let spare = may_share.then(|| pool.take_of_host(&endpoint)).flatten();
     if entered.is_err() && spare.is_none() && pool.make_room(&endpoint) {
         entered = pool.hosts.enter(&endpoint, key, settings);

@@ -10,6 +10,7 @@ use crate::delivery::host::pool::Pool;
 use crate::delivery::https::Https;
 use crate::delivery::job::signing::Signing;
 use crate::delivery::report::report_limit::ReportLimits;
+use crate::delivery::report::tls_reports::TlsReports;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::sts::policies::Policies;
@@ -37,4 +38,5 @@ pub(in crate::delivery) struct Resources {
     pub(in crate::delivery) pool: Pool,
     pub(in crate::delivery) policies: Policies,
     pub(in crate::delivery) report_limits: ReportLimits,
+    pub(in crate::delivery) tls_reports: TlsReports,
 }

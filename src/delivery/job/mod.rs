@@ -11,4 +11,5 @@ pub(in crate::delivery) mod settle;
 pub(in crate::delivery) mod signing;
 pub mod sts_policy;
 pub mod tls_policy;
+mod tls_session;
 pub(in crate::delivery) mod worker;

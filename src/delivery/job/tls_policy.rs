@@ -10,6 +10,7 @@
 //! | `sts-testing` | the same, where it is being tested | STARTTLS where the host offers it |
 //! | `none` | nobody | STARTTLS where the host offers it |
 //!
+//! Mail with `TLS-Required: No` (RFC 8689 §5) is planned without DANE, so that no such policy stops it.
 //! A host of which it is not known whether it has TLSA records is left out for now. REQUIRETLS of the message (RFC
 //! 8689) asks for more in addition (`require_tls.rs`).
 

@@ -40,6 +40,8 @@ mod sts_policies;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls_reports;
+mod tls_results;
 mod wal;
 
 pub(super) use open::Database;

@@ -8,6 +8,7 @@ mod people;
 mod policies;
 mod replies;
 mod routes;
+mod tls_results;
 mod trouble;
 
 use std::path::PathBuf;
