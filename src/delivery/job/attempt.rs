@@ -76,11 +76,8 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         }
     }
     // RFC 8689 §5: TLS-Required: No sets the policy aside.
-    let sts = if message.handling.tls_optional {
-        StsFinding::None
-    } else {
-        sts_of(context, resources, domain)
-    };
+    let sts =
+        if message.handling.tls_optional { StsFinding::None } else { sts_of(context, resources, domain) };
     state.sts = match sts {
         StsFinding::None => None,
         StsFinding::Policy(policy) => Some(policy),

@@ -27,8 +27,8 @@ use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
-    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep, tls_reports,
-    tls_results,
+    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep,
+    tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.

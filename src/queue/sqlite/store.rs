@@ -21,7 +21,8 @@ use super::settle::Settle;
 use super::space::Space;
 use super::tls_results::TlsResults;
 use super::{
-    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies, sweep, tls_reports,
+    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies,
+    sweep, tls_reports,
 };
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written

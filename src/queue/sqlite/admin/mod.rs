@@ -23,7 +23,8 @@ use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, sts_policies, tls_results,
+    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, sts_policies,
+    tls_results,
 };
 
 #[cfg(test)]
