@@ -49,7 +49,7 @@ fn each_step_of_a_policy_is_told() {
             assert!(text.contains(&line), "{line:?} is not in\n{text}");
         }
     }
-    let hop = &relay.json(&["explain", "--json", "you@safe.test"])[0][0]["endpoints"][0];
+    let hop = &relay.json(&["explain", "you@safe.test"])[0]["endpoints"][0];
     assert_eq!((hop["tls_policy"].as_str(), hop["tls"].as_str()), (Some("dane"), Some("encrypt")));
     assert!(
         hop["certificate"].as_str().unwrap().starts_with("one that its TLSA records mean: 3 1 1 "),
