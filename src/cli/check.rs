@@ -7,8 +7,9 @@
 //! With `--domain` it is the domain that is looked at, as the world's mail hosts do (`check/domain.rs`).
 
 pub(super) mod certificate;
+pub(super) mod dkim;
 mod domain;
-mod finding;
+pub(super) mod finding;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use anyhow::Context as _;
 
 use super::output::{WrongUsage, print};
 use super::user;
+use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings, size_text};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::{DnsError, Lookup as _};
@@ -131,6 +133,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.push(name_servers(settings));
     findings.extend(dnssec(settings));
     findings.extend(relays(settings));
+    findings.extend(dkim_keys(settings));
     findings.push(descriptors(settings));
     findings
 }
@@ -315,6 +318,13 @@ fn relays(settings: &Settings) -> Vec<Finding> {
         }
     };
     answers.map(finding).collect()
+}
+
+/// Keys, their records and their times.
+fn dkim_keys(settings: &Settings) -> Vec<Finding> {
+    // Where there is no resolver that has its finding already.
+    let Ok(resolver) = Resolver::new(&settings.dns) else { return Vec::new() };
+    dkim::look_at(settings, &resolver, Clock::system().now())
 }
 
 /// Any answer will do, also that there is no such name: it says that somebody answers.

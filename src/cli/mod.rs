@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod dkim;
 pub mod explain;
 mod log_escape;
 mod log_output;
@@ -94,6 +95,9 @@ enum Command {
     /// Say who may log in and send mail
     #[command(subcommand)]
     User(user::Verb),
+    /// Make keys that sign mail (DKIM), and show what DNS has of them
+    #[command(subcommand)]
+    Dkim(dkim::Verb),
     /// Show how mail for an address would be routed, step by step
     Explain {
         /// The recipient, such as somebody@example.com, or a name of [aliases]
@@ -157,6 +161,7 @@ pub fn run() -> ExitCode {
         }
         Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
+        Command::Dkim(verb) => dkim::run(config, &verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };
     match outcome {

@@ -519,7 +519,8 @@ pub(super) const DEFS: &[Def] = &[
         "dkim.key",
         File,
         Example("\"/etc/postrider/dkim/example.com.s1.pem\""),
-        "The private key in PEM (PKCS#8, or PKCS#1 of RSA), not encrypted; RSA has 2048 bits at least.",
+        "The private key in PEM (PKCS#8, or PKCS#1 of RSA), not encrypted; RSA has 2048 bits at least. \
+         `postrider dkim new example.com` makes one and prints the record.",
     ),
     def(
         "dkim.algorithm",

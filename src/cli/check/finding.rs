@@ -68,7 +68,7 @@ pub(super) fn json(findings: &[Finding]) -> anyhow::Result<String> {
 }
 
 /// For a person.
-pub(super) fn lines(findings: &[Finding]) -> String {
+pub(in crate::cli) fn lines(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { level, about, text: what, remove, add } in findings {
         let level = match level {

@@ -116,10 +116,17 @@ impl Key {
 
     /// A new key: RSA of 2048 bits, or Ed25519. None where the system has no random numbers.
     pub fn generate(algorithm: Algorithm) -> Option<Key> {
-        Some(Key(match algorithm {
-            Algorithm::RsaSha256 => Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).ok()?)),
-            Algorithm::Ed25519Sha256 => Pair::Ed25519(Box::new(Ed25519KeyPair::generate().ok()?)),
-        }))
+        match algorithm {
+            Algorithm::RsaSha256 => Key::generate_rsa(2048),
+            Algorithm::Ed25519Sha256 => Some(Key(Pair::Ed25519(Box::new(Ed25519KeyPair::generate().ok()?)))),
+        }
+    }
+
+    /// A new RSA key of 2048, 3072 or 4096 bits; none of another length, or where the system has no random numbers.
+    pub fn generate_rsa(bits: usize) -> Option<Key> {
+        let sizes = [(2048, KeySize::Rsa2048), (3072, KeySize::Rsa3072), (4096, KeySize::Rsa4096)];
+        let (_, size) = sizes.into_iter().find(|(size, _)| *size == bits)?;
+        Some(Key(Pair::Rsa(Box::new(RsaKeyPair::generate(size).ok()?))))
     }
 
     /// As PKCS#8 in PEM; none where the library does not give it.

@@ -95,6 +95,11 @@ pub fn text_of(key: &Key) -> String {
     format!("v=DKIM1; k={}; p={}", key.algorithm().key_type(), STANDARD.encode(key.public()))
 }
 
+/// The name under which verifiers look for it (RFC 6376 §3.6.2.1).
+pub fn name_of(domain: &str, selector: &str) -> String {
+    format!("{selector}._domainkey.{domain}")
+}
+
 /// The record as a line of a zone file, in strings of at most 255 bytes.
 pub fn zone_line(domain: &str, selector: &str, key: &Key) -> String {
     let text = text_of(key);
@@ -102,7 +107,7 @@ pub fn zone_line(domain: &str, selector: &str, key: &Key) -> String {
         .step_by(STRING_BYTES_MAX)
         .map(|at| format!("\"{}\"", &text[at..text.len().min(at + STRING_BYTES_MAX)]))
         .collect();
-    format!("{selector}._domainkey.{domain}. IN TXT {}", strings.join(" "))
+    format!("{}. IN TXT {}", name_of(domain, selector), strings.join(" "))
 }
 
 #[cfg(test)]

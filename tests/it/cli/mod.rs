@@ -1,6 +1,7 @@
 //! The command line.
 
 mod command_line;
+mod dkim;
 mod doctor;
 mod explain;
 mod gone_readers;

@@ -3,12 +3,10 @@
 use std::thread;
 
 use super::super::Finding;
-use super::super::finding::txt_line;
+use super::super::dkim::judge;
 use super::lookups::{InTime, or_none};
 use crate::delivery::route::lookup::Lookup as _;
-use crate::kit::text::day;
-use crate::mail::dkim::record::zone_line;
-use crate::mail::dkim::{Keyring, Record, SigningKey};
+use crate::mail::dkim::{Keyring, SigningKey, record};
 
 const ABOUT: &str = "dkim";
 
@@ -38,49 +36,6 @@ pub(super) fn look_at(names: &InTime<'_>, keyring: &Keyring, domain: &str, now: 
 }
 
 fn of(names: &InTime<'_>, key: &SigningKey, now: i64) -> Finding {
-    let name = format!("{}._domainkey.{}", key.signer.selector, key.signer.domain);
-    judge(key, &name, or_none(names.txt(&name)), now)
-}
-
-fn judge(key: &SigningKey, name: &str, found: Result<Vec<String>, String>, now: i64) -> Finding {
-    let texts = match found {
-        Ok(texts) => texts,
-        Err(why) => return Finding::warning(ABOUT, format!("{name} cannot be looked up: {why}")),
-    };
-    let key_type = key.signer.key.algorithm().key_type();
-    let judged = |text: &String| match Record::parse(text) {
-        Ok(record) => record.judge(&key.signer.key).map(|()| record),
-        Err(error) => Err(error.to_string()),
-    };
-    let good = texts.iter().find_map(|text| Some((text, judged(text).ok()?)));
-    let trouble = match (&good, &texts[..]) {
-        (Some((_, record)), [_]) if record.flags.iter().any(|flag| flag == "y") => {
-            let text = format!(
-                "{name} says t=y: some verifiers treat a domain that tests as one that does not sign"
-            );
-            let finding = Finding::warning(ABOUT, text).remove(txt_line(name, &texts[0]));
-            return finding.add(zone_line(&key.signer.domain, &key.signer.selector, &key.signer.key));
-        }
-        (Some(_), [_]) => return Finding::ok(ABOUT, format!("{name} has our key ({key_type})")),
-        (None, []) => "has no record".to_owned(),
-        (None, [one]) => judged(one).err().unwrap_or_default(),
-        (_, [..]) => "has several records, and verifiers take any one of them (RFC 6376 §3.6.2.2)".to_owned(),
-    };
-    let finding = match key.from.filter(|from| now < *from) {
-        Some(from) => {
-            let text = format!("{name}: {trouble}; the key ({key_type}) signs from {} on", day(from));
-            Finding::warning(ABOUT, text)
-        }
-        None => {
-            let text = format!("{name}: {trouble}; nobody can verify what the key ({key_type}) signs");
-            Finding::problem(ABOUT, text)
-        }
-    };
-    let kept = good.as_ref().map(|(text, _)| *text);
-    let gone = texts.iter().filter(|text| Some(*text) != kept);
-    let finding = gone.fold(finding, |finding, text| finding.remove(txt_line(name, text)));
-    match kept {
-        Some(_) => finding,
-        None => finding.add(zone_line(&key.signer.domain, &key.signer.selector, &key.signer.key)),
-    }
+    let name = record::name_of(&key.signer.domain, &key.signer.selector);
+    judge(key, or_none(names.txt(&name)), now)
 }
