@@ -20,6 +20,8 @@ const COMMANDS: &[&str] = &[
     "check --json",
     "check --reference",
     "demo",
+    "dkim new example.com --algorithm ed25519",
+    "dkim show --json",
     "explain you@a.test",
     "explain you@a.test --json",
     "queue list",
@@ -145,6 +147,8 @@ fn a_failure_stays_one_when_nobody_reads_of_it() {
         ("sql < SELECT 1; SELECT nonsense;", 1),
         ("check", 1),
         ("check --json", 1),
+        ("check --domain a.test", 1),
+        ("check --domain a.test --json", 1),
         ("serve", 1),
     ] {
         match line {
