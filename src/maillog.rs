@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::kit::text::is_unseen;
+use crate::kit::text::{day, is_unseen, printable};
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply, TlsPolicy};
 use crate::queue::{MessageId, NewMessage, Setting};
 
@@ -123,6 +123,22 @@ pub fn returned(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
 pub fn report_queued(id: MessageId, report: &NewMessage, kind: &str) {
     let to = report.envelope.recipients.first().map(|recipient| &recipient.address);
     log::info!("{id}: {kind} queued as {} to=<{}>", report.id, Shown(to.map(AsRef::as_ref)));
+}
+
+/// A report on TLS (RFC 8460) was queued: about this domain, on the day that began then.
+pub fn tls_report_queued(id: MessageId, domain: &str, began: i64, to: &[Address]) {
+    let to: Vec<String> = to.iter().map(|address| format!("to=<{}>", shown(address))).collect();
+    log::info!("{id}: TLS report queued domain={domain} day={} {}", day(began), to.join(" "));
+}
+
+/// The same, and it is not tried again. `rua` is empty where the domain could not be asked.
+pub fn tls_report_given_up(domain: &str, began: i64, rua: &str, why: &str) {
+    let uri = if rua.is_empty() { "none" } else { rua };
+    log::warn!(
+        "TLS report given up domain={domain} day={} uri={uri} last reply: {}",
+        day(began),
+        printable(why.as_bytes())
+    );
 }
 
 /// A report was not written: the sender got as many in the last hour as `[delivery] bounces_per_sender` allows.

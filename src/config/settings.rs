@@ -199,6 +199,21 @@ pub struct DeliverySettings {
     pub bounces_per_sender: Option<usize>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
+    /// `[tlsrpt]`.
+    pub tlsrpt: TlsrptSettings,
+}
+
+/// `[tlsrpt]`. Where it is enabled all the others are given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsrptSettings {
+    /// Reports are sent.
+    pub enabled: bool,
+    /// Who reports.
+    pub organization: Option<String>,
+    /// Whom to ask.
+    pub contact: Option<String>,
+    /// The From of mail.
+    pub from: Option<Address>,
 }
 
 /// One `[[source]]`: a local address with a name or users of its own.

@@ -22,6 +22,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::mail::Domain;
+use crate::mail::tlsrpt::report::Counted;
 
 use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which};
 use super::error::QueueError;
@@ -31,7 +32,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Sweep,
 };
-use super::{HostSetting, LoginRows, MessageId, RecipientId};
+use super::{HostSetting, LoginRows, MessageId, RecipientId, TlsReportDue};
 
 /// Backoffs to be written (or forgotten), by lane.
 pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
@@ -205,6 +206,14 @@ pub trait Reads: Debug {
     /// All that this sender is still to be told of, the first `limit` of it listed; none where that is nothing.
     fn pending_reports(&self, sender: &str, limit: usize) -> Result<Option<PendingReports>, QueueError>;
 
+    // Reports on TLS.
+
+    /// Reports that are due at `now`, or whose time was written by a clock that was ahead; at most `limit`.
+    fn tls_reports_due(&self, now: i64, limit: usize) -> Result<Vec<TlsReportDue>, QueueError>;
+
+    /// The sessions of a day that were counted for a domain.
+    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError>;
+
     // Counting, for operators: these read the whole queue.
 
     /// How many bytes of mail each user has in the queue.
@@ -249,6 +258,9 @@ pub trait AdminStore: Debug {
 
     /// What is held to at each host.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    /// The sessions of a day (when it began, Unix seconds) that were counted for a domain.
+    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError>;
 
     /// Failed logins that have an effect now, what lasts longest first.
     fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError>;

@@ -77,6 +77,7 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             ask_hosts(state, &key, endpoints.into())
         }
         Err(failure) => {
+            state.note_no_host(&failure);
             let ruling = rule(&failure, &Default::default());
             let (mx, policy) = match &failure {
                 Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),

@@ -9,6 +9,7 @@ use crate::queue::Queue;
 use crate::delivery::host::pool::Pool;
 use crate::delivery::job::signing::Signing;
 use crate::delivery::report::report_limit::ReportLimits;
+use crate::delivery::report::tls_reports::TlsReports;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::smtp::connection::Connector;
 
@@ -32,4 +33,5 @@ pub(in crate::delivery) struct Resources {
     pub(in crate::delivery) clock: Clock,
     pub(in crate::delivery) pool: Pool,
     pub(in crate::delivery) report_limits: ReportLimits,
+    pub(in crate::delivery) tls_reports: TlsReports,
 }

@@ -10,4 +10,5 @@ pub mod ruling;
 pub(in crate::delivery) mod settle;
 pub(in crate::delivery) mod signing;
 pub mod tls_policy;
+mod tls_session;
 pub(in crate::delivery) mod worker;

@@ -16,6 +16,7 @@ use crate::delivery::job::attempt;
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::settle::{Begun, Done, ids_of};
 use crate::delivery::report::report_limit::ReportLimits;
+use crate::delivery::report::tls_reports::{Sending, TlsReports};
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::stop::Stop;
@@ -74,6 +75,7 @@ impl Workers {
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
+            tls_reports: TlsReports::default(),
             queue,
             clock,
         };
@@ -149,6 +151,7 @@ impl Shared {
         let mut idle_since = Instant::now();
         loop {
             report_limits.send_summaries(queue, clock.now(), &self.context().settings);
+            self.send_tls_reports();
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -185,6 +188,27 @@ impl Shared {
         if context.settings.dane {
             // It is logged there, and asked for again by each plan.
             let _ = context.lookup.validates();
+        }
+    }
+
+    /// Where reports on TLS are due: in a thread of its own, since web servers may be slow, which ends with them.
+    fn send_tls_reports(self: &Arc<Self>) {
+        let context = self.context();
+        let Resources { queue, clock, tls_reports, .. } = &self.resources;
+        if !tls_reports.is_due(queue, clock, &context.settings) {
+            return;
+        }
+        let shared = self.clone();
+        let started = std::thread::Builder::new().name("tls-reports".to_owned()).spawn(move || {
+            let Resources { queue, clock, tls_reports, .. } = &shared.resources;
+            let Some(_running) = tls_reports.begin() else { return };
+            let DeliveryContext { settings, lookup, .. } = &*context;
+            Sending { settings, lookup: &**lookup, queue, clock, stop: &shared.stop }.send_due();
+        });
+        if let Err(error) = started {
+            log::error!(
+                "cannot start a thread for TLS reports ({error}); raise the limit of processes (TasksMax)"
+            );
         }
     }
 

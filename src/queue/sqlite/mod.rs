@@ -39,6 +39,8 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls_reports;
+mod tls_results;
 mod wal;
 
 pub(super) use open::Database;

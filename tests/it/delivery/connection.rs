@@ -41,6 +41,7 @@ fn anywhere() -> ProhibitedNetworks {
 /// Settings under which nothing but a test's own time-outs ends anything.
 pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
+        tlsrpt: Default::default(),
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
         dane: false,

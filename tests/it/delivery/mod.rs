@@ -26,4 +26,5 @@ mod single_write;
 mod sources;
 mod surplus;
 mod tls_policy;
+mod tlsrpt;
 mod workarounds;

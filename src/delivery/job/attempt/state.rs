@@ -97,7 +97,7 @@ impl HostFailure {
 
 /// The state of an attempt.
 pub(super) struct AttemptState<'a> {
-    begun: &'a Begun<'a>,
+    pub(super) begun: &'a Begun<'a>,
     pub(super) context: &'a DeliveryContext,
     pub(super) resources: &'a Resources,
     pub(super) message: &'a QueuedMessage,

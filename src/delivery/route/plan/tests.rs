@@ -71,6 +71,7 @@ impl Lookup for Table {
 
 fn settings() -> DeliverySettings {
     DeliverySettings {
+        tlsrpt: Default::default(),
         hostname: Domain::parse("relay.test").unwrap(),
         port: 25,
         dane: false,

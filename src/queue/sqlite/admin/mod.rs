@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which,
 };
@@ -21,7 +22,7 @@ use crate::queue::{HostSetting, MessageId};
 use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::{backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space};
+use super::{backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, tls_results};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -121,6 +122,10 @@ impl AdminStore for Admin {
 
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
         self.try_to(counts::by_user)
+    }
+
+    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError> {
+        self.try_to(|conn| tls_results::of_domain(conn, day, domain))
     }
 
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {

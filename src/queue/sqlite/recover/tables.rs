@@ -9,7 +9,7 @@ use crate::queue::admin_rows::RecoveredTable;
 /// A table, the column along which it is read, and where else its keys (or numbers near them) can be read.
 pub(super) type Table = (&'static str, &'static str, &'static [&'static str]);
 /// What was arriving is nobody's yet, and routes are written at each start.
-pub(super) const TABLES: [Table; 14] = [
+pub(super) const TABLES: [Table; 16] = [
     (
         "messages",
         "rowid",
@@ -32,6 +32,8 @@ pub(super) const TABLES: [Table; 14] = [
     ("known_logins", "network", &[]),
     ("operator_log", "rowid", &[]),
     ("reports", "rowid", &["SELECT id FROM reports INDEXED BY reports_to_sender"]),
+    ("tls_results", "day", &[]),
+    ("tls_reports", "day", &[]),
     ("pending_reports", "rowid", &["SELECT id FROM pending_reports INDEXED BY pending_reports_of_sender"]),
 ];
 /// Places in one table that cannot be read, at most; more of them, and the table counts as read to its end.

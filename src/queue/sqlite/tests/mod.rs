@@ -7,6 +7,7 @@ mod odd_rows;
 mod people;
 mod replies;
 mod routes;
+mod tls_results;
 mod trouble;
 
 use std::path::PathBuf;
