@@ -44,6 +44,7 @@ CREATE TABLE messages (
     envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
     priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
     require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
+    tls_optional INTEGER NOT NULL DEFAULT 0, -- 1: no policy of a destination stops it (TLS-Required: No, RFC 8689)
     release_at  INTEGER,                   -- not tried before (FUTURERELEASE, RFC 4865), while its state is queued;
                                            -- lifetime and delays count from it
     lifetime_from INTEGER AS (max(received_at, coalesce(release_at, 0))) VIRTUAL,
@@ -59,6 +60,7 @@ CREATE TABLE messages (
     CONSTRAINT "ret is FULL or HDRS" CHECK (ret IN ('FULL', 'HDRS')),
     CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
     CONSTRAINT "require_tls is 0 or 1" CHECK (require_tls IN (0, 1)),
+    CONSTRAINT "tls_optional is 0 or 1" CHECK (tls_optional IN (0, 1)),
     CONSTRAINT "release_at is a time in Unix seconds" CHECK (release_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "deliver_by_mode is R, N, RT or NT" CHECK (deliver_by_mode IN ('R', 'N', 'RT', 'NT'))
 ) STRICT;

@@ -54,8 +54,9 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
     let key = PoolKey::new(&job.lane, &sources.addresses);
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
-    // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to.
-    if !state.requires_tls
+    // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to. Nor for mail
+    // with TLS-Required: No, which would count as protected.
+    if !state.stands_alone
         && let Some(pooled) = pool.take(&key)
     {
         if let Err(wait) = pooled.count_message(settings) {
@@ -98,7 +99,7 @@ fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, F
         user: message.origin.user.as_deref(),
         attempts: message.recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
         with_proof: require_tls::is_required(message),
-        dane: true,
+        dane: !message.handling.tls_optional,
     };
     let mut trace = |step: std::fmt::Arguments<'_>| log::debug!("{}: route: {step}", message.id);
     let rank = plan::rank_of(message.id.0);
@@ -185,8 +186,8 @@ fn acquire(
     let (pool, settings) = (&state.resources.pool, &state.context.settings);
     let mut entered = pool.hosts.enter(&endpoint, key, settings);
     // A connection that another lane left open will do: it counts already. One that leaves from elsewhere
-    // will not, and none will for mail with REQUIRETLS, as above.
-    let may_share = entered.is_err() && !state.requires_tls;
+    // will not, and none will for mail that stands alone, as above.
+    let may_share = entered.is_err() && !state.stands_alone;
     let spare = may_share.then(|| pool.take_of_host(&endpoint)).flatten();
     if entered.is_err() && spare.is_none() && pool.make_room(&endpoint) {
         entered = pool.hosts.enter(&endpoint, key, settings);

@@ -8,6 +8,7 @@
 //! | `dane` | TLSA records that DNSSEC proves (RFC 7672) | STARTTLS, and a certificate that one of them means |
 //! | `none` | nobody | STARTTLS where the host offers it |
 //!
+//! Mail with `TLS-Required: No` (RFC 8689 §5) is planned without DANE, so that no such policy stops it.
 //! A host of which it is not known whether it has TLSA records is left out for now. REQUIRETLS of the message (RFC
 //! 8689) asks for more in addition (`require_tls.rs`).
 

@@ -269,9 +269,9 @@ impl AttemptState<'_> {
         // RFC 9422 §3, as below.
         let most = most.min(pooled.connection.limits().1.unwrap_or(usize::MAX));
         let Connection { profile, .. } = &pooled.connection;
-        // Other mail is not to count as sent by this one's requirement.
+        // Other mail is not to count as sent by this one's requirement, or to go where only this one may.
         let good = went_well
-            && !self.requires_tls
+            && !self.stands_alone
             && profile.reuse
             && pooled.connection.is_usable()
             && pooled.connection.messages() < most;

@@ -103,6 +103,8 @@ pub(super) struct AttemptState<'a> {
     pub(super) message: &'a QueuedMessage,
     /// The sender requires TLS (RFC 8689): whatever connection others opened will not do.
     pub(super) requires_tls: bool,
+    /// That, or that TLS is not wanted more than the message: its connections are its own.
+    pub(super) stands_alone: bool,
     pub(super) deadline: Instant,
     /// Unix seconds, when the attempt began.
     pub(super) now: i64,
@@ -129,6 +131,7 @@ impl<'a> AttemptState<'a> {
             resources: begun.resources,
             message,
             requires_tls: require_tls::is_required(message),
+            stands_alone: require_tls::is_required(message) || message.handling.tls_optional,
             deadline,
             now: begun.at,
             answers: vec![None; count],
