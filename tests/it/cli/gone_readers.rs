@@ -39,6 +39,7 @@ const COMMANDS: &[&str] = &[
     "queue bounce ID",
     "queue remove ID",
     "sql --mode csv < SELECT a.* FROM recipients a, recipients b, recipients c",
+    "tlsrpt show a.test",
     "user add new --password-stdin < secret",
     "user passwd new --password-stdin < other",
     "user set new --rate 7/h",
