@@ -1,6 +1,6 @@
 //! The keys of all domains, and which of them sign a message.
 
-use super::signature::{Signer, author_domains};
+use super::signature::{Signer, author_domains, domains_in_from};
 use crate::mail::address::Domain;
 use crate::mail::header::{Field, fields};
 
@@ -77,7 +77,8 @@ impl Keyring {
     }
 
     /// The keys that sign a message with this header; none of them where it is nobody's who has keys, or signed already
-    /// and that is enough. `sender` is the domain of the envelope, which counts where From tells nothing.
+    /// and that is enough. `sender` is the domain of the envelope, which counts where From tells nothing or is
+    /// broken.
     ///
     /// # Errors
     /// The domain has keys, and none is in force.
@@ -88,10 +89,11 @@ impl Keyring {
         now: i64,
     ) -> Result<Vec<&SigningKey>, NoneInForce> {
         let all = fields(header);
-        let mut authors = author_domains(&all);
-        if authors.is_empty() {
-            authors.extend(sender.map(str::to_owned));
-        }
+        let authors = author_domains(&all).unwrap_or_else(|| {
+            let mut possible = domains_in_from(&all);
+            possible.extend(sender.map(str::to_owned));
+            possible
+        });
         let authors = authors.iter().map(String::as_str);
         let Some(domain) = self.domain_of(authors) else { return Ok(Vec::new()) };
         let in_force = self.in_force(domain, now)?;
@@ -198,6 +200,11 @@ mod tests {
             ("To: a@b.test\r\n", Some("example.org"), &["example.org/o"]),
             ("From: nobody\r\n", Some("example.org"), &["example.org/o"]),
             ("To: a@b.test\r\n", None, &[]),
+            // So does each domain in a From that is broken.
+            ("From: Bob \"The Man <bob@example.org>\r\n", Some("bounces.test"), &["example.org/o"]),
+            ("From: Smile (: <bob@example.org>\r\n", None, &["example.org/o"]),
+            ("From: \"a@b.test\" (: <bob@example.org>\r\n", None, &["example.org/o"]),
+            ("From: \"a@b.test\"\r\n", Some("example.org"), &["example.org/o"]),
         ] {
             assert_eq!(names(&keyring, header, sender), wanted, "{header}");
         }

@@ -161,23 +161,38 @@ impl Folded {
 }
 
 /// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
-/// (RFC 7489 §3.1).
-pub fn author_domains(all: &[Field<'_>]) -> Vec<String> {
+/// (RFC 7489 §3.1). None where that cannot be told: From tells nothing, or is broken.
+pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
+    let mut domains = Vec::new();
+    for from in all.iter().filter(|field| field.is("From")) {
+        for address in addresses(&String::from_utf8_lossy(from.value()))? {
+            domains.push(domain_of(&address)?);
+        }
+    }
+    (!domains.is_empty()).then_some(domains)
+}
+
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too. Receivers
+/// that mend such a field show one of them as the author's.
+pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "<>()[],;:@\"'\\".contains(c);
     let mut domains = Vec::new();
     for from in all.iter().filter(|field| field.is("From")) {
         let text = String::from_utf8_lossy(from.value());
-        let found = addresses(&text).into_iter().filter_map(|address| {
-            let (_, domain) = address.rsplit_once('@')?;
-            Domain::parse(domain).ok().map(|domain| domain.to_string())
-        });
-        domains.extend(found);
+        let behind = text.split('@').skip(1).filter_map(|rest| rest.trim_start().split(ends).next());
+        domains.extend(behind.filter_map(|domain| domain_of(&format!("@{domain}"))));
     }
     domains
 }
 
+fn domain_of(address: &str) -> Option<String> {
+    let (_, domain) = address.rsplit_once('@')?;
+    Domain::parse(domain).ok().map(|domain| domain.to_string())
+}
+
 /// The addresses in a list of mailboxes (RFC 5322 §3.4): of each what stands in angle brackets, else all that is
-/// neither comment nor quoted. The local part may be quoted.
-fn addresses(list: &str) -> Vec<String> {
+/// neither comment nor quoted. The local part may be quoted. None where a quote or a comment has no end.
+fn addresses(list: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let (mut plain, mut in_brackets) = (String::new(), None::<String>);
     let (mut comments, mut quoted, mut escaped, mut closed) = (0_u32, false, false, false);
@@ -209,7 +224,7 @@ fn addresses(list: &str) -> Vec<String> {
     }
     found.push(in_brackets.unwrap_or(plain));
     found.retain(|address| address.contains('@'));
-    found
+    (!quoted && comments == 0).then_some(found)
 }
 
 #[cfg(test)]
@@ -283,15 +298,43 @@ mod tests {
             ("Müller <a@bücher.example>", &["xn--bcher-kva.example"]),
             ("=?utf-8?q?x=40y.test?= <a@example.com>", &["example.com"]),
             ("\r\n\t<a@example.com>", &["example.com"]),
-            ("nobody", &[]),
-            ("", &[]),
+            ("a@example.com.", &["example.com"]),
         ];
         for (from, domains) in table {
             let header = format!("To: b@b.test\r\nFrom: {from}\r\n");
-            assert_eq!(author_domains(&fields(header.as_bytes())), domains, "{from}");
+            assert_eq!(author_domains(&fields(header.as_bytes())).unwrap(), domains, "{from}");
         }
         let header = b"From: a@example.com\r\nTo: b\r\nfrom: b@example.org\r\n";
-        assert_eq!(author_domains(&fields(header)), ["example.com", "example.org"]);
-        assert!(author_domains(&fields(b"To: b\r\n")).is_empty());
+        assert_eq!(author_domains(&fields(header)).unwrap(), ["example.com", "example.org"]);
+    }
+
+    #[test]
+    fn a_from_that_is_broken_names_nobody_for_sure_and_all_its_domains_are_known() {
+        let table = [
+            ("Bob \"The Man <bob@example.com>", &["example.com"][..]),
+            ("Smile (: <bob@example.com>", &["example.com"]),
+            ("\"Bob\\\" <bob@example.com>", &["example.com"]),
+            ("\"a@b.test\" \"<bob@example.com>", &["b.test", "example.com"]),
+            ("\"bob@example.com\"", &["example.com"]),
+            ("(bob@example.com)", &["example.com"]),
+            ("bob@example.com>", &["example.com"]),
+            ("bob@ex ample.com> , a@b.test", &["ex", "b.test"]),
+            ("a@b.test, <bob@example..com>", &["b.test"]),
+            ("\"\r\n\t<bob@\r\n example.com>", &["example.com"]),
+            ("nobody", &[]),
+            ("@", &[]),
+            ("", &[]),
+        ];
+        for (from, domains) in table {
+            let header = format!("To: c@c.test\r\nFrom: {from}\r\n");
+            let all = fields(header.as_bytes());
+            assert_eq!((author_domains(&all), domains_in_from(&all)), (None, owned(domains)), "{from}");
+        }
+        let all = fields(b"To: c@c.test\r\n");
+        assert_eq!((author_domains(&all), domains_in_from(&all)), (None, Vec::new()));
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
     }
 }
