@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use memchr::memmem;
 
 use crate::mail::Domain;
-use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce, SigningKey};
+use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce};
 use crate::mail::header::header_of;
 use crate::queue::QueuedMessage;
 
@@ -65,23 +65,23 @@ impl Signing {
         let begin = with_whole_header(content).map_err(unreadable)?;
         let header = header_of(&begin);
         let sender = message.sender.as_ref().map(|sender| Domain::of(sender).to_string());
-        let signers = self.keyring.signers(header, sender.as_deref(), now);
-        let signers = signers.map_err(|NoneInForce { domain }| {
-            self.refuse(&domain, "none of its DKIM keys is in force", now)
-        })?;
-        if signers.is_empty() {
+        let Some(to_sign) = self.keyring.to_sign(header, sender.as_deref()) else {
             return Ok(Signature::default());
-        }
+        };
         // Behind the empty line.
-        let mut hashes = BodyHashes::of(&signers);
+        let mut hashes = BodyHashes::of(to_sign.hashed());
         hashes.feed(begin.get(header.len() + 2..).unwrap_or_default());
         while let Some(piece) = content().map_err(unreadable)? {
             hashes.feed(&piece);
         }
         let hashes = hashes.finish();
+        let signers = to_sign.signers(|body| hashes.hash(body), now).map_err(|NoneInForce { domain }| {
+            self.refuse(&domain, "none of its DKIM keys is in force", now)
+        })?;
         let mut fields = String::new();
         for key in signers {
-            let signed = hashes.of_key(key).and_then(|hash| key.signer.sign(header, hash, now));
+            let hash = hashes.hash(key.signer.canonicalization.1);
+            let signed = hash.and_then(|hash| key.signer.sign(header, hash, now));
             let why = || format!("the crypto library could not sign with {}", key.name());
             fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), now))?;
         }
@@ -119,13 +119,13 @@ fn with_whole_header<'c>(content: Content<'_, 'c>) -> io::Result<Cow<'c, [u8]>> 
     Ok(begin)
 }
 
-/// The hashes of one body, in each way in which some key wants it.
+/// The hashes of one body, in each way in which some signature has it.
 struct BodyHashes<H>(Vec<(Canonicalization, H)>);
 
 impl BodyHashes<BodyHash> {
-    fn of(signers: &[&SigningKey]) -> BodyHashes<BodyHash> {
+    fn of(wanted: impl Iterator<Item = Canonicalization>) -> BodyHashes<BodyHash> {
         let mut hashes: Vec<(Canonicalization, BodyHash)> = Vec::new();
-        for (_, body) in signers.iter().map(|key| key.signer.canonicalization) {
+        for body in wanted {
             if hashes.iter().all(|(known, _)| *known != body) {
                 hashes.push((body, BodyHash::new(body)));
             }
@@ -143,8 +143,7 @@ impl BodyHashes<BodyHash> {
 }
 
 impl BodyHashes<[u8; 32]> {
-    fn of_key(&self, key: &SigningKey) -> Option<&[u8; 32]> {
-        let wanted = key.signer.canonicalization.1;
+    fn hash(&self, wanted: Canonicalization) -> Option<&[u8; 32]> {
         self.0.iter().find(|(body, _)| *body == wanted).map(|(_, hash)| hash)
     }
 }
@@ -152,7 +151,7 @@ impl BodyHashes<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::dkim::{Algorithm, Key, Signer};
+    use crate::mail::dkim::{Algorithm, Key, Signer, SigningKey};
     use crate::queue::{MessageId, Origin};
 
     const NOW: i64 = 1_800_000_000;

@@ -160,6 +160,44 @@ impl Folded {
     }
 }
 
+/// A signature that a message came with, as far as it can be judged without DNS.
+#[derive(Debug)]
+pub struct Earlier {
+    /// The tag `d=`: A-labels, lower case.
+    pub domain: String,
+    /// How the body was written for its hash.
+    pub body: Canonicalization,
+    body_hash: Vec<u8>,
+    expires: Option<i64>,
+}
+
+impl Earlier {
+    /// None for another field, for one that no verifier can use, and for one with `l=`: it covers a part of the body
+    /// at best.
+    pub fn read(field: &Field<'_>) -> Option<Earlier> {
+        if !field.is("DKIM-Signature") {
+            return None;
+        }
+        let text: String = String::from_utf8_lossy(field.value()).split_ascii_whitespace().collect();
+        let tag = |name: &str| text.split(';').find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='));
+        // RFC 6376 §3.5: the body is simple where `c=` does not name it.
+        let body = match tag("c").and_then(|both| both.split_once('/')) {
+            None | Some((_, "simple")) => Canonicalization::Simple,
+            Some((_, "relaxed")) => Canonicalization::Relaxed,
+            Some(_) => return None,
+        };
+        let expires = tag("x").map(str::parse).transpose().ok()?;
+        let body_hash = STANDARD.decode(tag("bh")?).ok()?;
+        let domain = Domain::parse(tag("d")?).ok()?.to_string();
+        tag("l").is_none().then_some(Earlier { domain, body, body_hash, expires })
+    }
+
+    /// Whether it was made for the body with this hash, and holds still.
+    pub fn holds_for(&self, body_hash: &[u8; 32], now: i64) -> bool {
+        self.body_hash == body_hash && self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
 /// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
 /// (RFC 7489 §3.1). None where that cannot be told: From tells nothing, or is broken.
 pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
