@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use memchr::memmem;
 
+use crate::clock::Clock;
 use crate::mail::Domain;
-use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce};
+use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce, SigningTime};
 use crate::mail::header::header_of;
 use crate::queue::QueuedMessage;
 
@@ -30,7 +31,7 @@ const TELL_EVERY_SECS: i64 = 3600;
 /// The keys, and which domains' trouble the operator was told of.
 pub struct Signing {
     keyring: Arc<Keyring>,
-    /// Each domain that has keys, and when its trouble was told last, Unix seconds.
+    /// Each domain that has keys, and when its trouble was told last, in steady seconds.
     told_at: Vec<(String, AtomicI64)>,
 }
 
@@ -56,7 +57,7 @@ impl Signing {
         &self,
         message: &QueuedMessage,
         content: Content<'_, '_>,
-        now: i64,
+        clock: &Clock,
     ) -> Result<Signature, Failure> {
         if self.keyring.is_empty() {
             return Ok(Signature::default());
@@ -75,21 +76,23 @@ impl Signing {
             hashes.feed(&piece);
         }
         let hashes = hashes.finish();
-        let signers = to_sign.signers(|body| hashes.hash(body), now).map_err(|NoneInForce { domain }| {
-            self.refuse(&domain, "none of its DKIM keys is in force", now)
+        let at = SigningTime::between(clock.confirmed(), clock.now());
+        let signers = to_sign.signers(|body| hashes.hash(body), at).map_err(|NoneInForce { domain }| {
+            self.refuse(&domain, "none of its DKIM keys is in force", clock)
         })?;
         let mut fields = String::new();
         for key in signers {
             let hash = hashes.hash(key.signer.canonicalization.1);
-            let signed = hash.and_then(|hash| key.signer.sign(header, hash, now));
+            let signed = hash.and_then(|hash| key.signer.sign(header, hash, at));
             let why = || format!("the crypto library could not sign with {}", key.name());
-            fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), now))?;
+            fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), clock))?;
         }
         Ok(Signature { fields })
     }
 
     /// The failure, and a word to the operator where that is not long since said.
-    fn refuse(&self, domain: &str, why: &str, now: i64) -> Failure {
+    fn refuse(&self, domain: &str, why: &str, clock: &Clock) -> Failure {
+        let now = clock.steady();
         let told_at = self.told_at.iter().find(|(told, _)| told == domain).map(|(_, at)| at);
         let is_due = told_at.is_some_and(|at| {
             let last = at.load(Ordering::Relaxed);
@@ -194,7 +197,7 @@ mod tests {
     fn sign(signing: &Signing, pieces: &[&[u8]]) -> Result<String, Failure> {
         let mut left = pieces.iter();
         let mut content = || Ok(left.next().map(|piece| Cow::Borrowed(*piece)));
-        signing.sign(&message(), &mut content, NOW).map(|signature| signature.fields)
+        signing.sign(&message(), &mut content, &Clock::by_hand(NOW)).map(|signature| signature.fields)
     }
 
     #[test]
@@ -225,7 +228,7 @@ mod tests {
         // Without keys not even the content is asked for.
         let mut content = || Err(io::Error::other("asked"));
         let none = Signing::new(Arc::default());
-        assert!(none.sign(&message(), &mut content, NOW).is_ok());
+        assert!(none.sign(&message(), &mut content, &Clock::by_hand(NOW)).is_ok());
     }
 
     #[test]
@@ -233,7 +236,33 @@ mod tests {
         let failure = sign(&signing(Some(NOW)), &[b"From: a@example.com\r\n\r\n"]).unwrap_err();
         assert!(matches!(&failure, Failure::Unsigned(why) if why.contains("example.com")), "{failure}");
         let mut content = || Err(io::Error::other("disk on fire"));
-        let failure = signing(None).sign(&message(), &mut content, NOW).unwrap_err();
+        let failure = signing(None).sign(&message(), &mut content, &Clock::by_hand(NOW)).unwrap_err();
         assert!(matches!(failure, Failure::Content(_)), "{failure}");
+    }
+
+    #[test]
+    fn an_operator_is_told_once_an_hour_whatever_is_done_to_the_clock() {
+        let (signing, clock) = (signing(None), Clock::by_hand(NOW));
+        let told = || signing.told_at[0].1.load(Ordering::Relaxed);
+        let refuse = || drop(signing.refuse("example.com", "of a test", &clock));
+        refuse();
+        assert_eq!(told(), NOW);
+        clock.step(-1_000_000);
+        clock.advance(TELL_EVERY_SECS - 1);
+        refuse();
+        assert_eq!(told(), NOW);
+        clock.advance(1);
+        refuse();
+        assert_eq!(told(), NOW + TELL_EVERY_SECS);
+    }
+
+    /// A clock that jumped ahead makes no signature of the future, and mail does not wait for its keys' sake.
+    #[test]
+    fn a_time_that_is_doubted_is_not_the_time_of_a_signature() {
+        let (signing, clock) = (signing(Some(NOW + 9)), Clock::by_hand(NOW));
+        clock.step(14 * 86_400);
+        let mut mail = Some(Cow::Borrowed(&b"From: a@example.com\r\n\r\n"[..]));
+        let fields = signing.sign(&message(), &mut || Ok(mail.take()), &clock).unwrap().fields;
+        assert_eq!(fields.matches(&format!(" t={NOW};")).count(), 2, "{fields}");
     }
 }

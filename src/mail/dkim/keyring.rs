@@ -1,7 +1,7 @@
 //! The keys of all domains, and which of them sign a message.
 
 use super::canonical::Canonicalization;
-use super::signature::{Earlier, Signer, author_domains, domains_in_from};
+use super::signature::{Earlier, Signer, SigningTime, author_domains, domains_in_from};
 use crate::mail::header::fields;
 
 /// A key and the time in which it signs.
@@ -18,9 +18,9 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Whether it signs at this time.
-    pub fn is_in_force(&self, now: i64) -> bool {
-        self.from.is_none_or(|from| from <= now) && self.until.is_none_or(|until| now < until)
+    /// Whether it signs at this time; while the clock is doubted, by either time, so that one of the keys is right.
+    pub fn is_in_force(&self, at: impl Into<SigningTime>) -> bool {
+        at.into().is_within(self.from, self.until)
     }
 
     /// As a log line has it: `example.com/s1`.
@@ -96,8 +96,12 @@ impl Keyring {
     ///
     /// # Errors
     /// There is none.
-    pub fn in_force(&self, domain: &str, now: i64) -> Result<Vec<&SigningKey>, NoneInForce> {
-        in_force(domain, self.keys.iter().filter(|key| key.signer.domain == domain), now)
+    pub fn in_force(
+        &self,
+        domain: &str,
+        at: impl Into<SigningTime>,
+    ) -> Result<Vec<&SigningKey>, NoneInForce> {
+        in_force(domain, self.keys.iter().filter(|key| key.signer.domain == domain), at.into())
     }
 
     /// Who signs for these authors: the first of them that has keys, or the nearest domain above it that has (relaxed
@@ -156,16 +160,16 @@ impl<'k> ToSign<'k> {
     pub fn signers<'h>(
         &self,
         hash_of: impl Fn(Canonicalization) -> Option<&'h [u8; 32]>,
-        now: i64,
+        at: SigningTime,
     ) -> Result<Vec<&'k SigningKey>, NoneInForce> {
         let holds = |earlier: &Earlier| {
-            hash_of(earlier.body).is_some_and(|body_hash| earlier.holds_for(body_hash, now))
+            hash_of(earlier.body).is_some_and(|body_hash| earlier.holds_for(body_hash, at))
         };
         let is_signed = self.earlier.iter().any(holds);
         if is_signed && self.keys.iter().all(|key| key.skip_signed) {
             return Ok(Vec::new());
         }
-        let mut keys = in_force(&self.domain, self.keys.iter().copied(), now)?;
+        let mut keys = in_force(&self.domain, self.keys.iter().copied(), at)?;
         keys.retain(|key| !(is_signed && key.skip_signed));
         Ok(keys)
     }
@@ -174,9 +178,9 @@ impl<'k> ToSign<'k> {
 fn in_force<'k>(
     domain: &str,
     keys: impl Iterator<Item = &'k SigningKey>,
-    now: i64,
+    at: SigningTime,
 ) -> Result<Vec<&'k SigningKey>, NoneInForce> {
-    let keys: Vec<&SigningKey> = keys.filter(|key| key.is_in_force(now)).collect();
+    let keys: Vec<&SigningKey> = keys.filter(|key| key.is_in_force(at)).collect();
     if keys.is_empty() { Err(NoneInForce { domain: domain.to_owned() }) } else { Ok(keys) }
 }
 
@@ -212,7 +216,7 @@ mod tests {
             Canonicalization::Simple => Some(&[1; 32]),
         };
         let to_sign = keyring.to_sign(header.as_bytes(), sender);
-        to_sign.map_or(Ok(Vec::new()), |to_sign| to_sign.signers(hash_of, NOW))
+        to_sign.map_or(Ok(Vec::new()), |to_sign| to_sign.signers(hash_of, NOW.into()))
     }
 
     fn names(keyring: &Keyring, header: &str, sender: Option<&str>) -> Vec<String> {
@@ -267,6 +271,25 @@ mod tests {
             let keyring = Keyring::new(keys, Some("com".to_owned()));
             let none = signers(&keyring, "From: a@example.com\r\n", None).unwrap_err();
             assert_eq!(none, NoneInForce { domain: "example.com".to_owned() }, "{from:?} {until:?}");
+        }
+    }
+
+    #[test]
+    fn while_the_clock_is_doubted_the_keys_of_both_times_sign() {
+        let (before, after) = (Some(NOW - 10), Some(NOW + 10));
+        for (from, until, signs) in [
+            (None, before, false),
+            (None, Some(NOW - 9), true),
+            (Some(NOW - 5), Some(NOW + 5), true),
+            (after, None, true),
+            (Some(NOW + 11), None, false),
+        ] {
+            let key = key("example.com", "s", from, until);
+            assert_eq!(
+                key.is_in_force(SigningTime::between(NOW - 10, NOW + 10)),
+                signs,
+                "{from:?} {until:?}"
+            );
         }
     }
 

@@ -19,4 +19,4 @@ pub use canonical::{BodyHash, Canonicalization};
 pub use key::{Algorithm, Key, KeyError};
 pub use keyring::{Keyring, NoneInForce, SigningKey, ToSign};
 pub use record::{Record, RecordError};
-pub use signature::Signer;
+pub use signature::{Signer, SigningTime};

@@ -42,6 +42,32 @@ const SIGNED: [&str; 24] = [
 /// The longest line of the field, without its line end (RFC 5322 §2.1.1 asks for 78).
 const COLUMNS: usize = 76;
 
+/// When a signature is made, Unix seconds: one moment, or, while the system's clock is doubted, one of two. What is
+/// made by it holds at both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SigningTime {
+    earliest: i64,
+    latest: i64,
+}
+
+impl SigningTime {
+    /// Between these two, whichever is the first.
+    pub fn between(one: i64, other: i64) -> SigningTime {
+        SigningTime { earliest: one.min(other), latest: one.max(other) }
+    }
+
+    /// Whether it may lie within this time, which has a begin, an end, both or neither.
+    pub fn is_within(self, from: Option<i64>, until: Option<i64>) -> bool {
+        from.is_none_or(|from| from <= self.latest) && until.is_none_or(|until| self.earliest < until)
+    }
+}
+
+impl From<i64> for SigningTime {
+    fn from(now: i64) -> SigningTime {
+        SigningTime { earliest: now, latest: now }
+    }
+}
+
 /// Signs for one domain with one key.
 #[derive(Debug)]
 pub struct Signer {
@@ -60,10 +86,10 @@ pub struct Signer {
 impl Signer {
     /// The field for a message with this header and the hash of its body, to be put before the header. None where the
     /// crypto library fails.
-    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], now: i64) -> Option<String> {
+    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], at: impl Into<SigningTime>) -> Option<String> {
         let all = fields(header);
         let covered = self.covered(&all);
-        let unsigned = self.unsigned(&covered, body_hash, now);
+        let unsigned = self.unsigned(&covered, body_hash, at.into());
         let mut data = Vec::with_capacity(header.len() + unsigned.len());
         for field in covered.iter().filter_map(|(_, field)| *field) {
             self.canonicalization.0.field(field.whole, &mut data);
@@ -102,7 +128,12 @@ impl Signer {
     }
 
     /// The field up to and with `b=`.
-    fn unsigned(&self, covered: &[(&str, Option<Field<'_>>)], body_hash: &[u8; 32], now: i64) -> String {
+    fn unsigned(
+        &self,
+        covered: &[(&str, Option<Field<'_>>)],
+        body_hash: &[u8; 32],
+        time: SigningTime,
+    ) -> String {
         let (header, body) = self.canonicalization;
         let mut field = Folded { text: "DKIM-Signature: v=1;".to_owned(), column: 0 };
         field.column = field.text.len();
@@ -110,9 +141,10 @@ impl Signer {
         field.push(&format!(" c={}/{};", header.as_str(), body.as_str()));
         field.push(&format!(" d={};", self.domain));
         field.push(&format!(" s={};", self.selector));
-        field.push(&format!(" t={now};"));
+        // Receivers refuse one of the future (RFC 6376 §3.5) and one that is over.
+        field.push(&format!(" t={};", time.earliest));
         if let Some(secs) = self.expires_after {
-            field.push(&format!(" x={};", now.saturating_add(secs.into())));
+            field.push(&format!(" x={};", time.latest.saturating_add(secs.into())));
         }
         let names = covered.len();
         for (at, (name, _)) in covered.iter().enumerate() {
@@ -193,8 +225,8 @@ impl Earlier {
     }
 
     /// Whether it was made for the body with this hash, and holds still.
-    pub fn holds_for(&self, body_hash: &[u8; 32], now: i64) -> bool {
-        self.body_hash == body_hash && self.expires.is_none_or(|expires| now < expires)
+    pub fn holds_for(&self, body_hash: &[u8; 32], time: SigningTime) -> bool {
+        self.body_hash == body_hash && self.expires.is_none_or(|expires| time.latest < expires)
     }
 }
 
@@ -313,6 +345,17 @@ mod tests {
                 assert!(line.len() <= 78, "{line}");
                 assert!(at == 0 || line.starts_with('\t'), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn while_the_clock_is_doubted_a_signature_is_neither_of_the_future_nor_over() {
+        let signer = Signer { expires_after: Some(3600), ..signer(Algorithm::Ed25519Sha256) };
+        for (one, other) in [(1_700_000_000, 1_700_999_999), (1_700_999_999, 1_700_000_000)] {
+            let field =
+                signer.sign(b"From: a@example.com\r\n", &[0; 32], SigningTime::between(one, other)).unwrap();
+            let tags: String = field.split_ascii_whitespace().collect();
+            assert!(tags.contains(";t=1700000000;x=1701003599;"), "{field}");
         }
     }
 
