@@ -20,6 +20,10 @@ use rustls::pki_types::{CertificateDer, Der, ServerName, TrustAnchor, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
+/// With how many authorities a host's chain is tried. A host chooses the certificates that it sends and the records that
+/// they match; each try may cost a hundred signature checks.
+const ANCHORS_MAX: usize = 16;
+
 /// A TLSA record as it stands in DNS (RFC 6698 §2.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsaRecord {
@@ -115,15 +119,40 @@ impl Tlsa {
             return Ok(());
         }
         let mut worst = Mismatch::NoneMatches;
-        for record in self.records.iter().filter(|record| record.usage == 2) {
-            for anchor in anchors(record, host, chain) {
-                match self.leads_to(&anchor, host, chain, now) {
-                    Ok(()) => return Ok(()),
-                    Err(why) => worst = why,
-                }
+        for anchor in self.anchors(host, chain) {
+            match self.leads_to(&anchor, host, chain, now) {
+                Ok(()) => return Ok(()),
+                Err(why) => worst = why,
             }
         }
         Err(worst)
+    }
+
+    /// The authorities that the records mean, each once.
+    fn anchors<'a>(
+        &'a self,
+        host: &'a CertificateDer<'a>,
+        chain: &'a [CertificateDer<'a>],
+    ) -> Vec<TrustAnchor<'a>> {
+        let mut found: Vec<TrustAnchor<'a>> = Vec::new();
+        for anchor in self
+            .records
+            .iter()
+            .filter(|record| record.usage == 2)
+            .flat_map(|record| anchors(record, host, chain))
+        {
+            let is_same = |other: &TrustAnchor<'_>| {
+                (&other.subject, &other.subject_public_key_info)
+                    == (&anchor.subject, &anchor.subject_public_key_info)
+            };
+            if !found.iter().any(is_same) {
+                found.push(anchor);
+            }
+            if found.len() == ANCHORS_MAX {
+                break;
+            }
+        }
+        found
     }
 
     /// Whether the host's certificate holds for one of its names, by a chain that ends at this authority.
@@ -305,6 +334,42 @@ mod tests {
             record(3, 1, 0, 9),
         ];
         assert_eq!(counted(all), [(3, 1, 2), (3, 0, 1), (2, 1, 1), (3, 1, 0)]);
+    }
+
+    fn authority(number: usize) -> CertificateDer<'static> {
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("CA {number}"));
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().into()
+    }
+
+    #[test]
+    fn an_authority_is_tried_once_and_no_more_than_so_many_are() {
+        let chain: Vec<CertificateDer<'_>> = (0..ANCHORS_MAX + 4).map(authority).collect();
+        let means =
+            |selector, matching, data: &[u8]| TlsaRecord { usage: 2, selector, matching, data: data.into() };
+        let key_of =
+            |ca: &CertificateDer<'_>| EndEntityCert::try_from(ca).unwrap().subject_public_key_info().to_vec();
+        let tried = |chain: &[CertificateDer<'_>], records| {
+            let tlsa = Tlsa::new("mx.test".to_owned(), vec!["mx.test".to_owned()], records).unwrap();
+            tlsa.anchors(&chain[0], chain).len()
+        };
+        let all = |chain: &[CertificateDer<'_>]| chain.iter().map(|ca| means(0, 0, ca)).collect();
+        assert_eq!(tried(&chain[..3], all(&chain[..3])), 3);
+        assert_eq!(tried(&chain, all(&chain)), ANCHORS_MAX);
+        let ca = &chain[0];
+        let again = vec![
+            means(0, 0, ca),
+            means(0, 1, digest(&SHA256, ca).as_ref()),
+            means(1, 1, digest(&SHA256, &key_of(ca)).as_ref()),
+            means(1, 0, &key_of(ca)),
+        ];
+        assert_eq!(tried(&vec![ca.clone(); 180], again), 1);
+        assert_eq!(
+            tried(&chain, vec![means(1, 0, &key_of(ca))]),
+            ANCHORS_MAX,
+            "each issuer is tried with it"
+        );
     }
 
     proptest! {
