@@ -25,7 +25,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 const ANCHORS_MAX: usize = 16;
 
 /// A TLSA record as it stands in DNS (RFC 6698 §2.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TlsaRecord {
     /// Certificate usage.
     pub usage: u8,
@@ -77,20 +77,20 @@ impl fmt::Display for TlsaRecord {
     }
 }
 
-/// What a host must prove.
+/// What a host must prove. Two are equal where the same is to be proved: mail of either may go over one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tlsa {
     /// The TLSA base domain, which goes into SNI (RFC 7672 §8.1).
     pub base: String,
-    /// Names of which a certificate under usage 2 must have one.
+    /// Names of which a certificate under usage 2 must have one; none where there is no such record.
     pub names: Vec<String>,
-    /// The records that count.
+    /// The records that count, in an order of their own: DNS servers turn theirs round.
     records: Vec<TlsaRecord>,
 }
 
 impl Tlsa {
     /// Of these records; none where not one of them can be used.
-    pub fn new(base: String, names: Vec<String>, mut records: Vec<TlsaRecord>) -> Option<Tlsa> {
+    pub fn new(base: String, mut names: Vec<String>, mut records: Vec<TlsaRecord>) -> Option<Tlsa> {
         records.retain(TlsaRecord::is_usable);
         let strong: Vec<(u8, u8)> = records
             .iter()
@@ -99,6 +99,10 @@ impl Tlsa {
             .collect();
         // RFC 7671 §9: a weaker digest is no way round a stronger one.
         records.retain(|record| record.matching != 1 || !strong.contains(&(record.usage, record.selector)));
+        records.sort();
+        if records.iter().all(|record| record.usage != 2) {
+            names.clear();
+        }
         (!records.is_empty()).then_some(Tlsa { base, names, records })
     }
 
@@ -333,7 +337,20 @@ mod tests {
             record(2, 1, 1, 32),
             record(3, 1, 0, 9),
         ];
-        assert_eq!(counted(all), [(3, 1, 2), (3, 0, 1), (2, 1, 1), (3, 1, 0)]);
+        assert_eq!(counted(all), [(2, 1, 1), (3, 0, 1), (3, 1, 0), (3, 1, 2)]);
+    }
+
+    /// Domains of one host share its connections.
+    #[test]
+    fn what_two_domains_want_of_a_host_is_the_same_where_the_same_proves_it() {
+        let of = |domain: &str, records: &[TlsaRecord]| {
+            let names = vec!["mx.test".to_owned(), domain.to_owned()];
+            Tlsa::new("mx.test".to_owned(), names, records.to_vec())
+        };
+        let (own, old) = (record(3, 1, 1, 32), record(3, 0, 1, 32));
+        let by_authority = record(2, 1, 1, 32);
+        assert_eq!(of("a.test", &[own.clone(), old.clone()]), of("b.test", &[old, own.clone()]));
+        assert_ne!(of("a.test", &[own.clone(), by_authority.clone()]), of("b.test", &[own, by_authority]));
     }
 
     fn authority(number: usize) -> CertificateDer<'static> {
