@@ -447,6 +447,14 @@ impl std::fmt::Display for DomainPattern {
 }
 
 impl Routes {
+    /// Whether there may be destinations whose own policy counts: not where each `[[route]]` up to one for `*` says
+    /// where its mail goes, or how TLS is to be.
+    pub fn leave_some_to_policies(&self) -> bool {
+        let is_decided = |route: &Route| !route.relay.is_empty() || route.tls.is_some();
+        let last = self.0.iter().position(|route| route.domain == DomainPattern::Any);
+        last.is_none_or(|last| !self.0[..=last].iter().all(is_decided))
+    }
+
     /// The first route that matches.
     pub fn find(&self, domain: &Domain) -> Option<&Route> {
         self.0.iter().find(|route| route.domain.matches(domain.as_str()))
