@@ -476,6 +476,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn policies_count_where_some_mail_goes_by_mx_and_nobody_said_how() {
+        let route = |domain: &str, relay: bool, tls| Route {
+            domain: if domain == "*" {
+                DomainPattern::Any
+            } else {
+                DomainPattern::Exactly(domain.to_owned())
+            },
+            relay: if relay {
+                vec![RelayHost { host: Domain::parse("up.test").unwrap(), port: 25 }]
+            } else {
+                Vec::new()
+            },
+            tls,
+            ca_file: None,
+            login: None,
+            source_addresses: Vec::new(),
+        };
+        let verify = Some(RouteTls::Verify);
+        for (routes, counts) in [
+            (vec![], true),
+            (vec![route("a.test", true, None)], true),
+            (vec![route("*", true, None)], false),
+            (vec![route("*", false, verify)], false),
+            (vec![route("*", false, None)], true),
+            (vec![route("a.test", false, None), route("*", true, None)], true),
+            (vec![route("a.test", false, verify), route("*", true, None)], false),
+            (vec![route("*", true, None), route("a.test", false, None)], false),
+        ] {
+            assert_eq!(Routes(routes.clone()).leave_some_to_policies(), counts, "{routes:?}");
+        }
+    }
+
+    #[test]
     fn a_pattern_below_a_domain_does_not_match_the_domain_or_a_look_alike() {
         let below = DomainPattern::Below("example.com".to_owned());
         assert!(below.matches("a.example.com"));

@@ -283,13 +283,11 @@ fn behind_a_smarthost_nobody_looks() {
     world.zone(|zone| zone.stripped());
     let lines = format!("domain = \"*\"\nrelay = [\"up.test:{}\"]\ntls = \"opportunistic\"", up.port());
     let relay = world.relay(Config::new().route(&lines));
-    for count in 1..=3 {
-        relay.submit("app@sender.test", &["you@a.test"], b"Subject: hello\r\n\r\nhello\r\n");
-        host.wait_for_messages(count, Duration::from_secs(20));
-        relay.wait_until_empty();
-        // Idle for as long as it takes a worker to look round.
-        std::thread::sleep(Duration::from_millis(700));
-    }
+    relay.submit("app@sender.test", &["you@a.test"], b"Subject: hello\r\n\r\nhello\r\n");
+    host.wait_for_messages(1, Duration::from_secs(20));
+    relay.wait_until_empty();
+    // A worker that is idle for a second looks round.
+    std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(relay.logged(&["DNSSEC"]), [""; 0]);
     let asked = world.dns.asked();
     assert!(asked.iter().all(|question| question.name == "up.test"), "{asked:?}");
