@@ -196,6 +196,13 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def("delivery.https_port", Number(1, 65_535), Is("443"), "The port for MTA-STS policies."),
+    def(
+        "delivery.mta_sts",
+        Flag,
+        Is("true"),
+        "Whether MTA-STS policies (RFC 8461) are looked for and enforced. No effect where a [[route]] names relays, or has tls of its own.",
+    ),
     def(
         "delivery.dane",
         Flag,

@@ -20,6 +20,7 @@ use crate::delivery::report::tls_reports::{Sending, TlsReports};
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::stop::Stop;
+use crate::delivery::sts::policies::Policies;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -75,6 +76,7 @@ impl Workers {
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
+            policies: Policies::new(queue.clone(), clock.clone()),
             tls_reports: TlsReports::default(),
             queue,
             clock,
@@ -147,10 +149,15 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        let Resources { queue, clock, pool, report_limits, .. } = &self.resources;
+        let Resources { queue, clock, pool, report_limits, policies, .. } = &self.resources;
         let mut idle_since = Instant::now();
         loop {
-            report_limits.send_summaries(queue, clock.now(), &self.context().settings);
+            let context = self.context();
+            report_limits.send_summaries(queue, clock.now(), &context.settings);
+            if context.settings.mta_sts {
+                policies.refresh(&context.https);
+            }
+            drop(context);
             self.send_tls_reports();
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
