@@ -6,6 +6,7 @@
 --     SELECT * FROM failures;           which replies keep mail from being delivered, the most frequent first
 --     SELECT * FROM backoffs;           destinations in trouble: until when they are not tried, and their last reply
 --     SELECT * FROM host_settings;      limits of hosts, and features that do not work with them
+--     SELECT * FROM tls_sessions;       TLS in sessions with hosts, day by day: what held, and what failed
 --     SELECT * FROM pending_reports;    failures not yet reported; each sender gets one summary
 --     SELECT * FROM stuck;              always empty; a row here means a bug or a mistaken manual edit
 -- and for what is finished, the latest mail first: SELECT * FROM history ORDER BY message_id DESC LIMIT 20;
@@ -43,6 +44,7 @@ CREATE TABLE messages (
     envid       TEXT,                      -- ENVID, xtext as given (RFC 3461)
     priority    INTEGER NOT NULL DEFAULT 0, -- -9 to 9, higher goes first (RFC 6710); its recipients have it too
     require_tls INTEGER NOT NULL DEFAULT 0, -- 1: only over verified TLS to hosts that keep it (RFC 8689)
+    tls_optional INTEGER NOT NULL DEFAULT 0, -- 1: no policy of a destination stops it (TLS-Required: No, RFC 8689)
     release_at  INTEGER,                   -- not tried before (FUTURERELEASE, RFC 4865), while its state is queued;
                                            -- lifetime and delays count from it
     lifetime_from INTEGER AS (max(received_at, coalesce(release_at, 0))) VIRTUAL,
@@ -58,6 +60,7 @@ CREATE TABLE messages (
     CONSTRAINT "ret is FULL or HDRS" CHECK (ret IN ('FULL', 'HDRS')),
     CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
     CONSTRAINT "require_tls is 0 or 1" CHECK (require_tls IN (0, 1)),
+    CONSTRAINT "tls_optional is 0 or 1" CHECK (tls_optional IN (0, 1)),
     CONSTRAINT "release_at is a time in Unix seconds" CHECK (release_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "deliver_by_mode is R, N, RT or NT" CHECK (deliver_by_mode IN ('R', 'N', 'RT', 'NT'))
 ) STRICT;
@@ -223,6 +226,27 @@ CREATE TABLE host_settings (
     CONSTRAINT "a feature has a retry_at" CHECK (setting IN ('connections', 'messages_per_minute') OR retry_at IS NOT NULL)
 ) WITHOUT ROWID, STRICT;
 
+-- MTA-STS policies of domains (RFC 8461), as they were fetched: which hosts mail may go to, over TLS with a certificate
+-- that holds, until expires_at. Used ones are fetched again once a day, or when the id in DNS changes. To drop one:
+-- DELETE FROM mta_sts_policies WHERE domain = '…'; the relay notices within two seconds, and fetches the policy anew
+-- before the next mail to the domain. A row whose time is over goes, and beyond 10,000 those used the longest ago.
+CREATE TABLE mta_sts_policies (
+    domain     TEXT PRIMARY KEY,           -- the recipients', in lower case and A-labels
+    id         TEXT NOT NULL,              -- of the TXT record _mta-sts.DOMAIN by which it was found
+    mode       TEXT NOT NULL,              -- enforce, testing or none
+    mx         TEXT NOT NULL,              -- hosts, a space between; *. in front stands for one label
+    max_age    INTEGER NOT NULL,           -- seconds that it holds after it was fetched
+    fetched_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_at    INTEGER NOT NULL,           -- when mail went by it last, to a day
+    last_error TEXT,                       -- why it could not be fetched again since; NULL: nothing failed
+    CONSTRAINT "mode is enforce, testing or none" CHECK (mode IN ('enforce', 'testing', 'none')),
+    CONSTRAINT "max_age is a number of seconds" CHECK (max_age BETWEEN 0 AND 31557600),
+    CONSTRAINT "fetched_at is a time in Unix seconds" CHECK (fetched_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "expires_at is a time in Unix seconds" CHECK (expires_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "used_at is a time in Unix seconds" CHECK (used_at BETWEEN 0 AND 253402300799)
+) WITHOUT ROWID, STRICT;
+
 -- Log of queue kicks (ETRN of RFC 1985, `postrider queue kick`): who, when, how many recipients. Kept as long as
 -- history.
 CREATE TABLE kicks (
@@ -297,6 +321,49 @@ CREATE TABLE pending_reports (
     require_tls INTEGER NOT NULL           -- 1: the summary goes only over verified TLS, too (RFC 8689)
 ) STRICT;
 CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
+
+-- TLS in sessions with hosts: how many there were of each kind on a day, in UTC. What a session came to counts, however
+-- many messages went over it; connections that failed before TLS are none. The view tls_sessions shows it. At most 10,000
+-- rows a day; what is beyond them is counted under the domain '*'. Kept as long as history, six days at least.
+CREATE TABLE tls_results (
+    day         INTEGER NOT NULL,          -- when it began
+    domain      TEXT NOT NULL,             -- the recipients', or a smarthost's name; '*': sessions beyond the bound
+    policy      TEXT NOT NULL,             -- which policy was in force: as attempts.tls_policy
+    mx          TEXT NOT NULL,             -- name of the host; '': none was asked, the policy itself was at fault
+    ip          TEXT NOT NULL,             -- its address where it failed, otherwise ''
+    source      TEXT NOT NULL,             -- and ours
+    result      TEXT NOT NULL,             -- success, or a result type of RFC 8460 section 4.3
+    sessions    INTEGER NOT NULL,
+    reason      TEXT NOT NULL,             -- what the last of them failed with; may be ''
+    policy_text TEXT NOT NULL,             -- the policy itself as it was last, for the report; may be ''
+    PRIMARY KEY (day, domain, policy, mx, ip, source, result),
+    CONSTRAINT "day is a time in Unix seconds" CHECK (day BETWEEN 0 AND 253402300799),
+    CONSTRAINT "sessions counts sessions" CHECK (sessions BETWEEN 0 AND 4294967295)
+) WITHOUT ROWID, STRICT;
+
+-- Daily reports on it to the domains that ask for them (TLSRPT, RFC 8460; [tlsrpt] in the config): which are planned, and
+-- what came of them. UPDATE tls_reports SET next_attempt_at = 1 WHERE state = 'planned' sends now.
+CREATE TABLE tls_reports (
+    day             INTEGER NOT NULL,      -- the day it is about: when that began
+    domain          TEXT NOT NULL,         -- whom it is about
+    rua             TEXT NOT NULL,         -- where it goes; '': the domain was not asked yet, or wants none
+    state           TEXT NOT NULL,         -- planned; queued: the mail is in the queue; sent: POST was answered with
+                                           -- 2xx; not-asked: the domain wants none; failed: given up
+    attempts        INTEGER NOT NULL,
+    next_attempt_at INTEGER,               -- while it is planned
+    last_reply      TEXT,
+    message_id      INTEGER,               -- of the mail
+    changed_at      INTEGER,
+    PRIMARY KEY (day, domain, rua),
+    CONSTRAINT "day is a time in Unix seconds" CHECK (day BETWEEN 0 AND 253402300799),
+    CONSTRAINT "state is planned, queued, sent, not-asked or failed"
+        CHECK (state IN ('planned', 'queued', 'sent', 'not-asked', 'failed')),
+    CONSTRAINT "attempts counts tries" CHECK (attempts BETWEEN 0 AND 4294967295),
+    CONSTRAINT "next_attempt_at is a time in Unix seconds" CHECK (next_attempt_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "what is planned has a next_attempt_at" CHECK ((state = 'planned') = (next_attempt_at IS NOT NULL))
+) WITHOUT ROWID, STRICT;
+CREATE INDEX tls_reports_due ON tls_reports (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX tls_reports_by_mail ON tls_reports (message_id) WHERE message_id IS NOT NULL;
 
 -- The relay's own notes. last_id: no id up to this one is ever given out again. time: when the relay wrote last, by the
 -- clock that it trusts. lifetime and bounce_lifetime: [queue] of the config in use, in seconds.
@@ -414,6 +481,21 @@ FROM (SELECT d.times, d.recipients, d.outcome, d.phase, d.code, d.enhanced, d.mx
             GROUP BY outcome, phase, code, enhanced, mx, reply, reply_source) d) e
 GROUP BY e.outcome, e.phase, e.code, e.enhanced, e.reply, e.reply_source
 ORDER BY times DESC, last DESC;
+
+-- TLS in sessions with hosts, a line for each kind of session and day: what the daily reports are made from.
+CREATE VIEW tls_sessions AS
+SELECT date(t.day, 'unixepoch') AS day,
+       t.domain,
+       t.policy,
+       t.mx,
+       t.result,
+       t.sessions,
+       t.reason,
+       t.ip,
+       t.source,
+       (SELECT group_concat(r.state, ', ') FROM tls_reports r WHERE r.day = t.day AND r.domain = t.domain) AS report
+FROM tls_results t
+ORDER BY t.day DESC, t.domain, t.sessions DESC;
 
 -- Rows that break an invariant. Always empty; a row here means a bug or a mistaken manual edit.
 CREATE VIEW stuck AS

@@ -122,6 +122,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         reports: vec![],
                         pending_reports: vec![],
                         expanded_told: false,
+                        tls_sessions: vec![],
                     });
                 }
             }

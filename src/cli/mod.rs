@@ -16,6 +16,7 @@ pub mod queue;
 mod recover;
 pub mod serve;
 pub mod sql;
+pub mod tlsrpt;
 pub mod user;
 mod who;
 
@@ -98,6 +99,9 @@ enum Command {
     /// Make keys that sign mail (DKIM), and show what DNS has of them
     #[command(subcommand)]
     Dkim(dkim::Verb),
+    /// Look at the daily reports on TLS to other domains (RFC 8460)
+    #[command(subcommand)]
+    Tlsrpt(tlsrpt::Verb),
     /// Show how mail for an address would be routed, step by step
     Explain {
         /// The recipient, such as somebody@example.com, or a name of [aliases]
@@ -162,6 +166,7 @@ pub fn run() -> ExitCode {
         Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
         Command::Dkim(verb) => dkim::run(config, &verb),
+        Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };
     match outcome {

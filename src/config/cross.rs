@@ -135,6 +135,16 @@ fn trusted_nobody(listen: &ListenSettings) -> impl Iterator<Item = (IpNet, &'sta
     })
 }
 
+/// `[tlsrpt]`: nobody gets a report that does not say who reports.
+pub(super) fn tlsrpt<'t>(reading: &mut Reading<'t>, section: &Section<'t>, enabled: bool) {
+    let missing: Vec<&str> =
+        ["organization", "contact", "from"].into_iter().filter(|key| !section.gives(key)).collect();
+    if enabled && !missing.is_empty() {
+        let text = format!("true needs {} in [tlsrpt] too; give them", missing.join(", "));
+        reading.problem(section, "enabled", text);
+    }
+}
+
 /// `[delivery] prohibited_networks`.
 pub(super) fn prohibited_networks<'t>(
     reading: &mut Reading<'t>,

@@ -4,28 +4,7 @@
 //! all come from here; nothing about a single key is written anywhere else. Checks that need two
 //! keys are in `cross.rs`.
 
-pub(super) use super::kind::Kind;
-
-/// One key.
-pub(super) struct Def {
-    /// Dotted: `queue.lifetime`, `listen.tls`; a key of the top level has no dot.
-    pub(super) name: &'static str,
-    /// What its value must be.
-    pub(super) kind: Kind,
-    /// What holds when it is not given.
-    pub(super) default: Preset,
-    /// One paragraph for the operator.
-    pub(super) doc: &'static str,
-}
-
-/// What holds when a key is not given; always written as TOML.
-#[derive(Clone, Copy)]
-pub(super) enum Preset {
-    /// This value.
-    Is(&'static str),
-    /// Nothing, or something that depends on the machine; this is an example for the reference.
-    Example(&'static str),
-}
+pub(super) use super::kind::{Def, Kind, Preset};
 
 /// A table whose keys the operator chooses, so that no [`Def`] names them: local name = list of
 /// addresses.
@@ -42,10 +21,7 @@ pub(super) const REPEATED: [&str; 6] = ["listen", "source", "route", "destinatio
 use Kind::*;
 use Preset::{Example, Is};
 
-/// Shortens the table below to one call a key.
-const fn def(name: &'static str, kind: Kind, default: Preset, doc: &'static str) -> Def {
-    Def { name, kind, default, doc }
-}
+use super::kind::def;
 
 /// Every key, in the order of the reference.
 pub(super) const DEFS: &[Def] = &[
@@ -220,6 +196,13 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def("delivery.https_port", Number(1, 65_535), Is("443"), "The port for MTA-STS policies."),
+    def(
+        "delivery.mta_sts",
+        Flag,
+        Is("true"),
+        "Whether MTA-STS policies (RFC 8461) are looked for and enforced. No effect where a [[route]] names relays, or has tls of its own.",
+    ),
     def(
         "delivery.dane",
         Flag,
@@ -561,19 +544,34 @@ pub(super) const DEFS: &[Def] = &[
         "Whether a message that comes with a signature of this domain is left as it is. Otherwise ours is added; the \
          other one stays in any case.",
     ),
+    def(
+        "tlsrpt.enabled",
+        Flag,
+        Is("false"),
+        "Whether domains that ask for it (TXT at _smtp._tls.DOMAIN) get a report on each day (UTC): how many sessions \
+         with their hosts had the TLS that they should have had, and why others had not (TLSRPT, RFC 8460). Needs the \
+         three keys below. Sessions are counted in any case: SELECT * FROM tls_sessions. See docs/tls.md.",
+    ),
+    def(
+        "tlsrpt.organization",
+        Text,
+        Example("\"Example Inc.\""),
+        "Who reports: a name for people, in each report.",
+    ),
+    def(
+        "tlsrpt.contact",
+        Text,
+        Example("\"tls-contact@example.com\""),
+        "Whom the domain's operator may ask about a report: a mail address, or what you like; in each report.",
+    ),
+    def(
+        "tlsrpt.from",
+        Mailbox,
+        Example("\"tls-reports@example.com\""),
+        "The From of reports that go by mail. Receivers want them signed by its domain (RFC 8460 §3): give it a \
+         [[dkim]]. Bounces of reports go nowhere.",
+    ),
 ];
-
-impl Def {
-    /// The table it stands in (`retry.rule` in `retry`); empty for the top level.
-    pub(super) fn section(&self) -> &'static str {
-        self.name.rsplit_once('.').map_or("", |(section, _)| section)
-    }
-
-    /// The name without its table.
-    pub(super) fn key(&self) -> &'static str {
-        self.name.rsplit_once('.').map_or(self.name, |(_, key)| key)
-    }
-}
 
 /// The key of that dotted name.
 pub(super) fn find(name: &str) -> Option<&'static Def> {

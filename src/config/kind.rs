@@ -1,6 +1,44 @@
-//! What the value of a key must be, and how that is said to the operator.
+//! What a key is, what its value must be, and how that is said to the operator.
 
 use Kind::*;
+
+/// One key.
+pub(super) struct Def {
+    /// Dotted: `queue.lifetime`, `listen.tls`; a key of the top level has no dot.
+    pub(super) name: &'static str,
+    /// What its value must be.
+    pub(super) kind: Kind,
+    /// What holds when it is not given.
+    pub(super) default: Preset,
+    /// One paragraph for the operator.
+    pub(super) doc: &'static str,
+}
+
+/// What holds when a key is not given; always written as TOML.
+#[derive(Clone, Copy)]
+pub(super) enum Preset {
+    /// This value.
+    Is(&'static str),
+    /// Nothing, or something that depends on the machine; this is an example for the reference.
+    Example(&'static str),
+}
+
+/// Shortens the table of keys to one call a key.
+pub(super) const fn def(name: &'static str, kind: Kind, default: Preset, doc: &'static str) -> Def {
+    Def { name, kind, default, doc }
+}
+
+impl Def {
+    /// The table it stands in (`retry.rule` in `retry`); empty for the top level.
+    pub(super) fn section(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The name without its table.
+    pub(super) fn key(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, key)| key)
+    }
+}
 
 /// What a value must be, with its range as the operator would type it.
 #[derive(Clone, Copy)]
@@ -33,6 +71,8 @@ pub(super) enum Kind {
     Flag,
     /// A day (its begin) or a time, in quotes.
     Time,
+    /// A mail address.
+    Mailbox,
     /// A network, or the address of one machine.
     Network,
     /// The same, with `!` before it where it is taken away.
@@ -82,6 +122,7 @@ impl Kind {
             }
             Address => "an IP address of this machine such as \"192.0.2.10\"".to_owned(),
             User => "the name of a user such as \"newsletter\"".to_owned(),
+            Mailbox => "a mail address such as \"tls-reports@example.com\"".to_owned(),
             NetworkOrNot => {
                 "a network such as \"10.0.0.0/8\", or \"!127.0.0.0/8\" to allow one".to_owned()
             }

@@ -133,6 +133,7 @@ fn settings<'t>(
     let mut delivery = delivery(reading, &delivery_section, &queue, &hostname, &destinations, retry_rules);
     delivery.lifetimes.messages = secs(submission.lifetime);
     let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
+    delivery.tlsrpt = tlsrpt(reading, &root);
     delivery.listen = submission.listen.iter().map(|listen| listen.address).collect();
     delivery.sources = sources::read(reading, &root, &listed);
     delivery.keyring = Arc::new(dkim::read(reading, &root, &delivery_section));
@@ -348,6 +349,8 @@ fn delivery<'t>(
     DeliverySettings {
         hostname: hostname.clone(),
         port: u16::try_from(port).unwrap_or(u16::MAX),
+        https_port: u16::try_from(reading.get(section, "https_port", value::number)).unwrap_or(u16::MAX),
+        mta_sts: reading.get(section, "mta_sts", value::flag),
         dane: reading.get(section, "dane", value::flag),
         workers: count(reading, section, "workers"),
         connections_per_destination: count(reading, section, "connections_per_destination"),
@@ -383,7 +386,21 @@ fn delivery<'t>(
             .get(section, "bounces_per_sender", value::or_off(value::number))
             .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         retry_rules,
+        // It has a table of its own.
+        tlsrpt: TlsrptSettings::default(),
     }
+}
+
+fn tlsrpt<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> TlsrptSettings {
+    let section = reading.section(root, "tlsrpt");
+    let settings = TlsrptSettings {
+        enabled: reading.get(&section, "enabled", value::flag),
+        organization: reading.given(&section, "organization", value::plain),
+        contact: reading.given(&section, "contact", value::plain),
+        from: reading.given(&section, "from", value::mailbox),
+    };
+    cross::tlsrpt(reading, &section, settings.enabled);
+    settings
 }
 
 fn prohibited_networks<'t>(reading: &mut Reading<'t>, section: &Section<'t>) -> ProhibitedNetworks {

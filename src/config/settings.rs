@@ -159,6 +159,10 @@ pub struct DeliverySettings {
     pub hostname: Domain,
     /// The port of MX hosts.
     pub port: u16,
+    /// The port of HTTPS servers with MTA-STS policies.
+    pub https_port: u16,
+    /// Whether MTA-STS policies are looked for.
+    pub mta_sts: bool,
     /// Whether TLSA records of hosts are looked for.
     pub dane: bool,
     /// Threads at most.
@@ -199,6 +203,21 @@ pub struct DeliverySettings {
     pub bounces_per_sender: Option<usize>,
     /// `[[retry.rule]]`, in order.
     pub retry_rules: Vec<RetryRule>,
+    /// `[tlsrpt]`.
+    pub tlsrpt: TlsrptSettings,
+}
+
+/// `[tlsrpt]`. Where it is enabled all the others are given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsrptSettings {
+    /// Reports are sent.
+    pub enabled: bool,
+    /// Who reports.
+    pub organization: Option<String>,
+    /// Whom to ask.
+    pub contact: Option<String>,
+    /// The From of mail.
+    pub from: Option<Address>,
 }
 
 /// One `[[source]]`: a local address with a name or users of its own.

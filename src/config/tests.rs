@@ -74,6 +74,7 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
     for (domain, selector) in [("'example.com'", "'s1'"), ("'other.example'", "'s2'")] {
         table("dkim", &[("domain", domain), ("selector", selector), ("key", "'dkim.pem'")]);
     }
+    table("tlsrpt", &[("organization", "'a'"), ("contact", "'b'"), ("from", "'c@d.example'")]);
     for name in ["queue", "users", "limits", "dns", "delivery", "retry", ALIASES] {
         table(name, &[]);
     }
@@ -90,6 +91,7 @@ fn another(kind: &Kind) -> String {
         Kind::Host => "'other.example'",
         Kind::Flag => "true",
         Kind::Time => "'2030-01-01'",
+        Kind::Mailbox => "'other@other.example'",
         Kind::Number(..) => "77",
         Kind::Duration("1h", _) => "'17h'",
         Kind::Duration(..) => "'17s'",

@@ -16,7 +16,7 @@ use super::defs::Kind;
 use super::name_server::NameServer;
 use super::networks::{self, ProhibitedEntry};
 use super::settings::{DomainPattern, RelayHost};
-use crate::mail::Domain;
+use crate::mail::{Address, Domain, address};
 
 /// What is wrong with a value, ready to stand between its key and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -254,6 +254,16 @@ pub(super) fn time(_: &Kind, value: &DeValue<'_>) -> Read<i64> {
     match jiff::Timestamp::from_str(text).ok().or_else(in_utc) {
         Some(time) => Ok(time.as_second()),
         None => wrong(format!("\"{text}\" is no day and no time")),
+    }
+}
+
+/// [`Kind::Mailbox`], one that any host can carry.
+pub(super) fn mailbox(_: &Kind, value: &DeValue<'_>) -> Read<Address> {
+    let text = text(value)?;
+    match address::parse(text) {
+        Ok(address) if text.is_ascii() => Ok(address),
+        Ok(_) => wrong(format!("\"{text}\" is not ASCII")),
+        Err(_) => wrong(format!("\"{text}\" is not a mail address")),
     }
 }
 

@@ -10,6 +10,8 @@ pub struct Handling {
     pub priority: Priority,
     /// REQUIRETLS was given.
     pub require_tls: bool,
+    /// The header says `TLS-Required: No` (RFC 8689 §5), and REQUIRETLS was not given.
+    pub tls_optional: bool,
     /// HOLDFOR or HOLDUNTIL.
     pub release: Option<Release>,
     /// BY.

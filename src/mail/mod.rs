@@ -8,6 +8,7 @@ pub mod header;
 pub mod outcome;
 pub mod reply;
 pub mod spf;
+pub mod tlsrpt;
 pub mod unitext;
 
 pub use address::{Address, Domain, Path};

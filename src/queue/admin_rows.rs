@@ -182,6 +182,8 @@ pub struct Envelope {
     pub priority: i64,
     /// REQUIRETLS.
     pub require_tls: bool,
+    /// `TLS-Required: No`.
+    pub tls_optional: bool,
     /// UTC; held until then (FUTURERELEASE).
     pub release: Option<String>,
     /// UTC (DELIVERBY).

@@ -5,8 +5,8 @@
 //! full disk. [`admin`] and [`shell`] are for people, with or without the relay
 //! running.
 //!
-//! `rows`, `host_setting`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer` and
-//! `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
+//! `rows`, `host_setting`, `sts_policy`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer`
+//! and `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
 //! `queue-schema.sql`.
 
 pub mod admin;
@@ -26,6 +26,8 @@ pub mod shell;
 mod shell_rows;
 mod slow;
 mod sqlite;
+mod sts_policy;
+pub mod tls_rows;
 mod writer;
 
 #[cfg(test)]
@@ -48,7 +50,7 @@ pub use error::{AcceptError, QueueError, QuotaError};
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use login_rows::{KnownLoginRow, LoginChanges, LoginFailureRow, LoginRows};
-pub use op::Recording;
+pub use op::{Recording, TlsReportChange};
 pub use open::WriterHandle;
 pub use quotas::BytesByUser;
 pub use rows::{
@@ -59,6 +61,8 @@ pub use rows::{
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
+pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
+pub use tls_rows::{TlsReportDue, TlsReportRow, TlsReportState, TlsSession};
 
 use contract::{OpenStore, SharedReads};
 use op::{Ack, Incoming, Op, Outcomes};
@@ -251,6 +255,18 @@ impl Queue {
         self.tell(Op::ClearHostSetting { mx: mx.to_owned(), setting });
     }
 
+    // Policies of domains.
+
+    /// Remembers what was fetched, in the place of what was known of its domain.
+    pub fn set_sts_policy(&self, row: StsPolicyRow) {
+        self.tell(Op::SetStsPolicy(Box::new(row)));
+    }
+
+    /// Notes something of a policy that is known.
+    pub fn note_sts_policy(&self, domain: &str, note: StsPolicyNote) {
+        self.tell(Op::NoteStsPolicy { domain: domain.to_owned(), note });
+    }
+
     /// How often somebody else was found to have written to the database, since the start. Costs nothing: for
     /// whoever holds rows in memory that people edit.
     pub fn outside_changes(&self) -> u64 {
@@ -351,6 +367,43 @@ impl Queue {
         self.room_for(report.tail.len())?;
         let (sender, report) = (sender.to_owned(), Box::new(self.incoming(report)));
         self.ask(|ack| Op::PendingReports { sender, up_to, report, ack })
+    }
+
+    // Reports on TLS.
+
+    /// Counts sessions that no settlement counts ([`Settlement::tls_sessions`]). Waits only while very much else waits.
+    pub fn count_tls_sessions(&self, sessions: Vec<TlsSession>) {
+        self.tell(Op::TlsSessions(sessions));
+    }
+
+    /// Plans a report on each domain with sessions on a day in `days` that has none yet; they come due `after`, spread
+    /// over `spread_secs`. On disk when it returns.
+    ///
+    /// # Errors
+    /// It was not written.
+    pub fn plan_tls_reports(
+        &self,
+        days: std::ops::Range<i64>,
+        after: i64,
+        spread_secs: i64,
+    ) -> Result<(), AcceptError> {
+        self.shared.refusal()?;
+        self.ask(|ack| Op::PlanTlsReports { days, after, spread_secs, ack })
+    }
+
+    /// Writes what came of a report, and queues its mail with it; on disk when it returns. Where the row is due no more
+    /// nothing is written and no mail queued.
+    ///
+    /// # Errors
+    /// It was not written.
+    pub fn change_tls_report(
+        &self,
+        change: TlsReportChange,
+        mail: Option<NewMessage>,
+    ) -> Result<(), AcceptError> {
+        self.room_for(mail.as_ref().map_or(0, |mail| mail.tail.len()))?;
+        let mail = mail.map(|mail| Box::new(self.incoming(mail)));
+        self.ask(|ack| Op::TlsReport { change: Box::new(change), mail, ack })
     }
 
     /// Makes what waits for these domains due now, forgets the backoff of their lanes and records who asked

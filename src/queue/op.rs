@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +21,8 @@ use super::rows::{
     Asker, CachedContent, Due, Kick, Kickable, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
+use super::sts_policy::{StsPolicyNote, StsPolicyRow};
+use super::tls_rows::{TlsReportDue, TlsReportRow, TlsSession};
 use super::{MessageId, RecipientId};
 
 /// Bytes of fresh messages that are kept in memory: content, envelope and overhead.
@@ -48,12 +51,22 @@ pub(super) enum Op {
     Kick { kick: Kick, asker: Asker, now: i64, kickable: Kickable, ack: Option<Ack<Kicked>> },
     /// The summary of a sender's failures up to this row of `pending_reports`.
     PendingReports { sender: String, up_to: i64, report: Box<Incoming>, ack: Ack<()> },
+    /// Count sessions that no settlement counts.
+    TlsSessions(Vec<TlsSession>),
+    /// Plan reports on the TLS of these days.
+    PlanTlsReports { days: Range<i64>, after: i64, spread_secs: i64, ack: Ack<()> },
+    /// What came of a report on TLS, and the mail that carries it.
+    TlsReport { change: Box<TlsReportChange>, mail: Option<Box<Incoming>>, ack: Ack<()> },
     /// Hold these recipients: something is wrong, and the operator has to look.
     Hold { recipients: Vec<RecipientId>, why: String },
     /// Remember a throttle or a workaround of a host.
     SetHostSetting(HostSetting),
     /// Forget a throttle or a workaround of a host.
     ClearHostSetting { mx: String, setting: &'static str },
+    /// Remember a domain's MTA-STS policy.
+    SetStsPolicy(Box<StsPolicyRow>),
+    /// Note something of one that is known.
+    NoteStsPolicy { domain: String, note: StsPolicyNote },
     /// What is kept of logins has changed.
     Logins { changes: Box<LoginChanges>, ack: Ack<()> },
     /// Writes nothing. Its answer says that all operations before it are on disk.
@@ -79,6 +92,8 @@ impl Op {
                 | Op::Accept { .. }
                 | Op::IntendDot { .. }
                 | Op::PendingReports { .. }
+                | Op::PlanTlsReports { .. }
+                | Op::TlsReport { .. }
                 | Op::Logins { .. }
                 | Op::Barrier { .. }
         ) || matches!(self, Op::Kick { ack: Some(_), .. })
@@ -86,7 +101,13 @@ impl Op {
 
     /// Whether it brings new mail, which a full disk has no room for.
     pub(super) fn is_mail(&self) -> bool {
-        matches!(self, Op::Chunk { .. } | Op::Accept { .. } | Op::PendingReports { .. })
+        matches!(
+            self,
+            Op::Chunk { .. }
+                | Op::Accept { .. }
+                | Op::PendingReports { .. }
+                | Op::TlsReport { mail: Some(_), .. }
+        )
     }
 
     /// Tells the caller that the operation was not done. A caller that no longer waits is no failure.
@@ -97,6 +118,8 @@ impl Op {
             | Op::IntendDot { ack, .. }
             | Op::Barrier { ack }
             | Op::Logins { ack, .. }
+            | Op::PlanTlsReports { ack, .. }
+            | Op::TlsReport { ack, .. }
             | Op::PendingReports { ack, .. } => {
                 let _ = ack.send(Err(error));
             }
@@ -113,6 +136,7 @@ impl Op {
             Op::Chunk { data, .. } => data.len(),
             Op::Accept { message, .. } => message.tail().len(),
             Op::PendingReports { report, .. } => report.tail().len(),
+            Op::TlsReport { mail: Some(mail), .. } => mail.tail().len(),
             Op::Settle(outcomes) => outcomes.reports.iter().map(|report| report.tail().len()).sum(),
             _ => 0,
         }
@@ -198,6 +222,17 @@ fn take_from(budget: &AtomicUsize, content_bytes: usize, recipients: usize) -> O
         .map(|_| cost)
 }
 
+/// What came of a report on TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsReportChange {
+    /// The row that was due.
+    pub due: TlsReportDue,
+    /// What takes its place.
+    pub rows: Vec<TlsReportRow>,
+    /// Unix seconds.
+    pub at: i64,
+}
+
 /// A settlement on its way to the disk.
 pub(super) struct Outcomes {
     pub(super) message: Arc<QueuedMessage>,
@@ -206,6 +241,7 @@ pub(super) struct Outcomes {
     pub(super) reports: Vec<Incoming>,
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
+    pub(super) tls_sessions: Vec<TlsSession>,
     /// Dropped with it, once it is on disk.
     _recording: Option<Sender<Infallible>>,
 }
@@ -265,11 +301,21 @@ pub(super) struct AttemptRow {
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, reports, pending_reports, expanded_told } = settlement;
+        let Settlement { message, at, results, reports, pending_reports, expanded_told, tls_sessions } =
+            settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
         let reports = reports.into_iter().map(|report| Incoming::new(report, ids, now_us, cache)).collect();
-        Outcomes { message, at, results, reports, pending_reports, expanded_told, _recording: None }
+        Outcomes {
+            message,
+            at,
+            results,
+            reports,
+            pending_reports,
+            expanded_told,
+            tls_sessions,
+            _recording: None,
+        }
     }
 
     /// The same, with word of when it is on disk.

@@ -11,6 +11,7 @@ use crate::mail::{
 };
 
 use super::id::{MessageId, RecipientId};
+use super::tls_rows::TlsSession;
 
 /// Where a message came from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -282,6 +283,8 @@ pub struct Settlement {
     pub pending_reports: Vec<PendingReport>,
     /// Among them the report of the aliases that these recipients stand for: it is not owed any more.
     pub expanded_told: bool,
+    /// Sessions with hosts that the job had, to be counted.
+    pub tls_sessions: Vec<TlsSession>,
 }
 
 /// A failure that is not reported on its own: a row of `pending_reports` to be.

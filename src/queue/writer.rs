@@ -252,6 +252,7 @@ impl<'s> Writer<'s> {
                 Op::Chunk { ack, .. }
                 | Op::IntendDot { ack, .. }
                 | Op::Logins { ack, .. }
+                | Op::PlanTlsReports { ack, .. }
                 | Op::Barrier { ack },
                 _,
             ) => {
@@ -266,6 +267,12 @@ impl<'s> Writer<'s> {
             (Op::PendingReports { report, ack, .. }, _) => {
                 let _ = ack.send(Ok(()));
                 self.tell_accepted(*report);
+            }
+            (Op::TlsReport { mail, ack, .. }, effect) => {
+                let _ = ack.send(Ok(()));
+                if let (Some(mail), Effect::Done) = (mail, effect) {
+                    self.tell_accepted(*mail);
+                }
             }
             (Op::Settle(outcomes), Effect::Settled { next, is_gone }) => {
                 if is_gone {

@@ -288,6 +288,7 @@ impl<'d> World<'d> {
             results,
             reports,
             expanded_told: false,
+            tls_sessions: Vec::new(),
             pending_reports: Vec::new(),
         });
         self.finish(&job, if job.expired { &LaneHealth::Unchanged } else { &health }, &unsettled);

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::kit::text::{printable, utc};
-use crate::queue::admin::{FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary, Try};
+use crate::queue::admin::{Envelope, FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary, Try};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
@@ -77,8 +77,8 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
             if message.priority != 0 {
                 field("priority", &message.priority.to_string());
             }
-            if message.require_tls {
-                field("tls", "required all the way (REQUIRETLS)");
+            if let Some(demand) = tls_demand(message) {
+                field("tls", demand);
             }
             if let Some(release) = &message.release {
                 field("release", &format!("{release} UTC"));
@@ -129,6 +129,15 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         }
     }
     text
+}
+
+/// What the sender wants of TLS.
+fn tls_demand(message: &Envelope) -> Option<&'static str> {
+    match (message.require_tls, message.tls_optional) {
+        (true, _) => Some("required all the way (REQUIRETLS)"),
+        (false, true) => Some("no policy of a destination stops it (TLS-Required: No)"),
+        (false, false) => None,
+    }
 }
 
 /// What TLS was, and which policy asked for it.

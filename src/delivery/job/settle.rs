@@ -4,14 +4,17 @@
 //! has one, and one more for each mail transaction that took recipients before its last: what is delivered and not
 //! recorded is delivered again by the next process, should this one be killed.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{InDoubt, atrn};
+use crate::mail::tlsrpt::day_of;
 use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, TlsPolicy};
 use crate::maillog;
 use crate::queue::{
     Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
+    TlsSession,
 };
 
 use crate::delivery::job::attempt::{Answer, Answers};
@@ -37,6 +40,8 @@ pub(in crate::delivery) struct Begun<'a> {
     /// The same by the clock that counts for the end of mail.
     confirmed: i64,
     began: Instant,
+    /// Sessions with hosts that no settlement has counted yet.
+    tls_sessions: RefCell<Vec<TlsSession>>,
 }
 
 impl<'a> Begun<'a> {
@@ -52,12 +57,27 @@ impl<'a> Begun<'a> {
         })?;
         let clock = &resources.clock;
         let (at, confirmed, began) = (clock.now(), clock.confirmed(), Instant::now());
-        Some(Begun { context, resources, job, message, at, confirmed, began })
+        let tls_sessions = RefCell::default();
+        Some(Begun { context, resources, job, message, at, confirmed, began, tls_sessions })
     }
 
     /// Whether it bounces without a further try. Nothing is delivered once it is to be returned (RFC 2852 §4).
     pub(in crate::delivery) fn is_expired(&self) -> bool {
         self.job.expired || self.message.handling.returns_at().is_some_and(|by| by <= self.confirmed)
+    }
+
+    /// There was a session with a host: it is counted with the next settlement.
+    pub(in crate::delivery) fn note_tls(&self, session: TlsSession) {
+        self.tls_sessions.borrow_mut().push(session);
+    }
+
+    /// Those that are not counted yet. They count for the day on which they are written, since the reports of a day are
+    /// made soon after its end.
+    fn take_tls_sessions(&self) -> Vec<TlsSession> {
+        let day = day_of(self.resources.clock.confirmed());
+        let mut sessions = self.tls_sessions.take();
+        sessions.iter_mut().for_each(|session| session.day = day);
+        sessions
     }
 
     /// Settles the recipients with these answers, by their place in the message.
@@ -107,6 +127,10 @@ impl<'a> Begun<'a> {
             })
             .collect();
         self.settle(rest, &health);
+        // Of an attempt that decided nothing.
+        if !self.tls_sessions.borrow().is_empty() {
+            self.resources.queue.count_tls_sessions(self.take_tls_sessions());
+        }
         if let Some((key, pooled)) = kept {
             self.resources.pool.put(&key, pooled);
         }
@@ -140,7 +164,18 @@ impl<'a> Begun<'a> {
         let Reports { written: reports, pending_reports, expanded_told } = reports;
         // What is delivered and not recorded is delivered again by the next process, should this one be killed. So
         // neither this thread nor its connection runs ahead: both have the next message once this one is on disk.
-        queue.settle(Settlement { message, at, results, reports, pending_reports, expanded_told }).wait();
+        let tls_sessions = self.take_tls_sessions();
+        queue
+            .settle(Settlement {
+                message,
+                at,
+                results,
+                reports,
+                pending_reports,
+                expanded_told,
+                tls_sessions,
+            })
+            .wait();
     }
 }
 
@@ -211,6 +246,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
             reports,
             pending_reports,
             expanded_told: false,
+            tls_sessions: Vec::new(),
         });
     }
     queue.barrier().map_err(|error| QueueError::Writer(error.to_string()))

@@ -16,9 +16,11 @@ use crate::delivery::job::attempt;
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::settle::{Begun, Done, ids_of};
 use crate::delivery::report::report_limit::ReportLimits;
+use crate::delivery::report::tls_reports::{Sending, TlsReports};
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::stop::Stop;
+use crate::delivery::sts::policies::Policies;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -74,6 +76,8 @@ impl Workers {
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
+            policies: Policies::new(queue.clone(), clock.clone()),
+            tls_reports: TlsReports::default(),
             queue,
             clock,
         };
@@ -145,10 +149,16 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        let Resources { queue, clock, pool, report_limits, .. } = &self.resources;
+        let Resources { queue, clock, pool, report_limits, policies, .. } = &self.resources;
         let mut idle_since = Instant::now();
         loop {
-            report_limits.send_summaries(queue, clock.now(), &self.context().settings);
+            let context = self.context();
+            report_limits.send_summaries(queue, clock.now(), &context.settings);
+            if context.settings.mta_sts {
+                policies.refresh(&context.https);
+            }
+            drop(context);
+            self.send_tls_reports();
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
                     break;
@@ -185,6 +195,27 @@ impl Shared {
         if context.settings.dane {
             // It is logged there, and asked for again by each plan.
             let _ = context.lookup.validates();
+        }
+    }
+
+    /// Where reports on TLS are due: in a thread of its own, since web servers may be slow, which ends with them.
+    fn send_tls_reports(self: &Arc<Self>) {
+        let context = self.context();
+        let Resources { queue, clock, tls_reports, .. } = &self.resources;
+        if !tls_reports.is_due(queue, clock, &context.settings) {
+            return;
+        }
+        let shared = self.clone();
+        let started = std::thread::Builder::new().name("tls-reports".to_owned()).spawn(move || {
+            let Resources { queue, clock, tls_reports, .. } = &shared.resources;
+            let Some(_running) = tls_reports.begin() else { return };
+            let DeliveryContext { settings, lookup, .. } = &*context;
+            Sending { settings, lookup: &**lookup, queue, clock, stop: &shared.stop }.send_due();
+        });
+        if let Err(error) = started {
+            log::error!(
+                "cannot start a thread for TLS reports ({error}); raise the limit of processes (TasksMax)"
+            );
         }
     }
 

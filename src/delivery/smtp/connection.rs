@@ -77,7 +77,7 @@ pub struct Connection {
     pub(in crate::delivery) host: String,
     pub(in crate::delivery) tls: Encryption,
     pub(in crate::delivery) reply_timeout: Duration,
-    opened_at: Instant,
+    pub(in crate::delivery) opened_at: Instant,
     messages: usize,
     is_usable: bool,
     /// By the enhanced codes of the last message's replies, MAIL, RCPT and content cannot be taken for one another.
@@ -186,11 +186,6 @@ impl Connection {
     /// Messages tried on it so far.
     pub fn messages(&self) -> usize {
         self.messages
-    }
-
-    /// Since it was opened.
-    pub(in crate::delivery) fn age(&self) -> Duration {
-        self.opened_at.elapsed()
     }
 
     /// TLS in use.

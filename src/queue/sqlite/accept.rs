@@ -27,9 +27,9 @@ impl<'c> Accept<'c> {
         Ok(Accept {
             insert_message: conn.prepare(
                 "INSERT INTO messages (id, queue_id, sender, user, client, helo, received_at, expires_at, size, body,
-                                       smtputf8, ret, envid, priority, require_tls, release_at, release_asked,
-                                       deliver_by, deliver_by_mode)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       smtputf8, ret, envid, priority, require_tls, tls_optional, release_at,
+                                       release_asked, deliver_by, deliver_by_mode)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
                 "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority,
@@ -87,6 +87,7 @@ impl<'c> Accept<'c> {
             m.envid,
             handling.priority.value(),
             handling.require_tls,
+            handling.tls_optional,
             handling.release.map(|release| release.at),
             handling.release.map(|release| release.asked.to_string()),
             handling.deliver_by.map(|by| by.at),

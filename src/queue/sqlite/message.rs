@@ -15,7 +15,7 @@ use super::odd;
 
 const MESSAGE: &str = "
     SELECT sender, user, client, helo, received_at, expires_at, size, body, smtputf8, ret, envid, priority,
-           require_tls, release_at, release_asked, deliver_by, deliver_by_mode
+           require_tls, tls_optional, release_at, release_asked, deliver_by, deliver_by_mode
     FROM messages WHERE id = ?1";
 const RECIPIENT: &str = "
     SELECT message_id, address, domain, attempts, notify, orcpt, last_reply, last_mx, warned_at, last_reply_source,
@@ -111,7 +111,10 @@ fn handling(row: &Row<'_>) -> Result<Handling> {
     let mode = mode.as_deref().and_then(DeliverBy::read_mode);
     let deliver_by = by.zip(mode).map(|(at, (returns, trace))| DeliverBy { at, returns, trace });
     let priority = Priority::clamped(row.get("priority")?);
-    Ok(Handling { priority, require_tls: row.get("require_tls")?, release, deliver_by })
+    let require_tls = row.get("require_tls")?;
+    // Only what was written says that protection may go.
+    let tls_optional = row.get::<_, i64>("tls_optional")? == 1;
+    Ok(Handling { priority, require_tls, tls_optional, release, deliver_by })
 }
 
 fn recipient(row: &Row<'_>, id: RecipientId) -> Result<QueuedRecipient> {

@@ -36,9 +36,12 @@ mod settle;
 pub(super) mod shell;
 mod space;
 mod store;
+mod sts_policies;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls_reports;
+mod tls_results;
 mod wal;
 
 pub(super) use open::Database;

@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Result};
 
 use crate::mail::Domain;
+use crate::mail::tlsrpt::report::Counted;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
@@ -20,12 +21,15 @@ use crate::queue::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
     Over, PendingReports,
 };
-use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, Sweep};
+use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, Sweep, TlsReportDue};
 
 use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
-use super::{backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sweep};
+use super::{
+    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep,
+    tls_reports, tls_results,
+};
 
 /// Where a connection to read with comes from.
 pub(super) trait Source: Debug {
@@ -211,6 +215,14 @@ impl<S: Source> Reads for S {
         self.read(host_settings::read)
     }
 
+    fn sts_policy(&self, domain: &str) -> Answer<Option<StsPolicyRow>> {
+        self.read(|conn| sts_policies::read(conn, domain))
+    }
+
+    fn sts_policies_due(&self, now: i64, used_since: i64, limit: usize) -> Answer<Vec<String>> {
+        self.read(|conn| sts_policies::due(conn, now, used_since, limit))
+    }
+
     fn logins(&self) -> Answer<LoginRows> {
         self.read(logins::read)
     }
@@ -225,6 +237,14 @@ impl<S: Source> Reads for S {
 
     fn pending_reports(&self, sender: &str, limit: usize) -> Answer<Option<PendingReports>> {
         self.read(|conn| reports::pending(conn, sender, limit))
+    }
+
+    fn tls_reports_due(&self, now: i64, limit: usize) -> Answer<Vec<TlsReportDue>> {
+        self.read(|conn| tls_reports::due(conn, now, limit))
+    }
+
+    fn tls_results(&self, day: i64, domain: &str) -> Answer<Vec<Counted>> {
+        self.read(|conn| tls_results::of_domain(conn, day, domain))
     }
 
     fn bytes_by_user(&self) -> Answer<BytesByUser> {

@@ -19,7 +19,11 @@ use super::purge::Purge;
 use super::readers::Readers;
 use super::settle::Settle;
 use super::space::Space;
-use super::{backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sweep};
+use super::tls_results::TlsResults;
+use super::{
+    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies,
+    sweep, tls_reports,
+};
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
 /// again meanwhile is copied once, so a long log saves work: 64 MiB.
@@ -50,6 +54,7 @@ pub(super) struct SqliteStore<'c> {
     save_time: Statement<'c>,
     accept: Accept<'c>,
     settle: Settle<'c>,
+    tls_results: TlsResults<'c>,
     data_version: Statement<'c>,
     pages: Statement<'c>,
     free_pages: Statement<'c>,
@@ -96,6 +101,7 @@ impl<'c> SqliteStore<'c> {
             )?,
             accept: Accept::new(conn)?,
             settle: Settle::new(conn)?,
+            tls_results: TlsResults::new(conn)?,
             data_version,
             pages: conn.prepare("PRAGMA page_count")?,
             free_pages: conn.prepare("PRAGMA freelist_count")?,
@@ -150,8 +156,20 @@ impl<'c> SqliteStore<'c> {
                 reports::delete_pending(self.conn, sender, *up_to)?;
                 self.accept.accept(report)?;
             }
+            Op::TlsSessions(sessions) => self.tls_results.count(sessions, self.space.refuses_mail())?,
+            Op::PlanTlsReports { days, after, spread_secs, .. } => {
+                tls_reports::plan(self.conn, days.start, days.end, *after, *spread_secs)?;
+            }
+            Op::TlsReport { change, mail, .. } => {
+                if !tls_reports::change(self.conn, change)? {
+                    return Ok(Effect::Partly);
+                }
+                mail.iter().try_for_each(|mail| self.accept.accept(mail))?;
+            }
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
+            Op::SetStsPolicy(row) => sts_policies::write(self.conn, row)?,
+            Op::NoteStsPolicy { domain, note } => sts_policies::note(self.conn, domain, note)?,
             Op::Logins { changes, .. } => logins::write(self.conn, changes)?,
             Op::Config { routes, lifetimes } => routes::write(self.conn, routes, *lifetimes)?,
             Op::ClockSetBack { before, now, longest_secs } => {
@@ -171,6 +189,7 @@ impl<'c> SqliteStore<'c> {
             reports::record(self.conn, report, outcomes.at)?;
         }
         reports::gather(self.conn, outcomes)?;
+        self.tls_results.count(&outcomes.tls_sessions, self.space.refuses_mail())?;
         Ok(settled)
     }
 

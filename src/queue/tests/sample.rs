@@ -60,5 +60,6 @@ pub(in crate::queue) fn settlement(
         reports: vec![],
         pending_reports: vec![],
         expanded_told: false,
+        tls_sessions: vec![],
     }
 }

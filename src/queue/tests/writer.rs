@@ -161,7 +161,15 @@ fn outcome(shared: &Shared) -> Op {
     });
     let held = Settled { recipient: RECIPIENT, attempt: None, next_state: NextState::Hold, warned: false };
     let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
-    let settlement = Settlement { message, at: 0, results, reports, pending_reports, expanded_told: false };
+    let settlement = Settlement {
+        message,
+        at: 0,
+        results,
+        reports,
+        pending_reports,
+        expanded_told: false,
+        tls_sessions: vec![],
+    };
     Op::Settle(Box::new(Outcomes::new(settlement, shared.ids(), 0, &shared.cache)))
 }
 

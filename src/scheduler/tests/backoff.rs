@@ -180,6 +180,7 @@ fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_w
             reports,
             pending_reports,
             expanded_told: false,
+            tls_sessions: Vec::new(),
         });
         scheduler.finished(&job, &failing(), &[]);
         queue.barrier().unwrap();

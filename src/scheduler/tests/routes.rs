@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::mail::tlsrpt;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
     Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
-    QueueError, Reads, Sweep,
+    QueueError, Reads, StsPolicyRow, Sweep, TlsReportDue,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -94,6 +95,12 @@ impl Reads for Counted {
     fn chunk(&self, _: MessageId, _: u32) -> Result<Option<Vec<u8>>, QueueError> {
         unreachable!()
     }
+    fn sts_policy(&self, _: &str) -> Result<Option<StsPolicyRow>, QueueError> {
+        Ok(None)
+    }
+    fn sts_policies_due(&self, _: i64, _: i64, _: usize) -> Result<Vec<String>, QueueError> {
+        Ok(Vec::new())
+    }
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         unreachable!()
     }
@@ -107,6 +114,12 @@ impl Reads for Counted {
         unreachable!()
     }
     fn pending_reports(&self, _: &str, _: usize) -> Result<Option<PendingReports>, QueueError> {
+        unreachable!()
+    }
+    fn tls_reports_due(&self, _: i64, _: usize) -> Result<Vec<TlsReportDue>, QueueError> {
+        unreachable!()
+    }
+    fn tls_results(&self, _: i64, _: &str) -> Result<Vec<tlsrpt::report::Counted>, QueueError> {
         unreachable!()
     }
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {

@@ -74,12 +74,22 @@ pub(in crate::submission) struct Header {
     all_body: bool,
     has_date: bool,
     has_message_id: bool,
+    /// TLS-Required fields, and whether one says No.
+    tls_required: (usize, bool),
     /// Received fields.
     pub(in crate::submission) hops: usize,
     /// It ends there, without the empty line.
     pub(in crate::submission) bytes: usize,
     /// Fields to be left out, in order.
     removed: Vec<Range<usize>>,
+}
+
+impl Header {
+    /// Whether the sender would rather have the message arrive than be protected: RFC 8689 §5. A field that says
+    /// something else, or says it twice, says nothing.
+    pub(in crate::submission) fn tls_is_optional(&self) -> bool {
+        self.tls_required == (1, true)
+    }
 }
 
 /// Nobody but the sender is to read these.
@@ -175,6 +185,10 @@ impl HeaderReader {
         self.header.has_date |= is(b"Date");
         self.header.has_message_id |= is(b"Message-ID");
         self.header.hops += usize::from(is(b"Received"));
+        if is(b"TLS-Required") {
+            let (count, says_no) = self.header.tls_required;
+            self.header.tls_required = (count + 1, says_no || value_of(text).eq_ignore_ascii_case(b"no"));
+        }
         self.has_usual |= USUAL.into_iter().any(is);
         self.removing = PRIVATE.into_iter().any(is);
         self.has_private |= self.removing;
@@ -230,6 +244,11 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     let name = line[..memchr(b':', line)?].trim_ascii_end();
     let is_part = |byte: &u8| byte.is_ascii_graphic() || !byte.is_ascii();
     (!name.is_empty() && name.iter().all(is_part)).then_some(name)
+}
+
+/// What stands behind the colon of a field.
+fn value_of(line: &[u8]) -> &[u8] {
+    memchr(b':', line).map_or(&[], |colon| line[colon + 1..].trim_ascii())
 }
 
 /// `content` with the fixes that [`HeaderReader::read`] found to be needed.

@@ -218,6 +218,9 @@ impl<'a> Intake<'a> {
             at: self.submitted.at,
         };
         self.buffer = header::fix(&self.buffer, &header, &trace);
+        let handling = &mut self.submitted.envelope.handling;
+        // RFC 8689 §5: REQUIRETLS comes before it.
+        handling.tls_optional = header.tls_is_optional() && !handling.require_tls;
         self.header_fixed = true;
         Ok(())
     }

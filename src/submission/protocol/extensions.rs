@@ -84,7 +84,10 @@ pub(in crate::submission) fn granted(
         Some(asked) if asked > ceiling => replies::priority_lowered(ceiling),
         _ => replies::SENDER_OK,
     };
-    Ok((Handling { priority, require_tls: mail.require_tls, release, deliver_by }, reply))
+    Ok((
+        Handling { priority, require_tls: mail.require_tls, release, deliver_by, ..Handling::default() },
+        reply,
+    ))
 }
 
 /// RFC 4865 §4: not beyond what EHLO said. A time that is over releases at once.

@@ -41,8 +41,11 @@ fn anywhere() -> ProhibitedNetworks {
 /// Settings under which nothing but a test's own time-outs ends anything.
 pub(crate) fn settings() -> DeliverySettings {
     DeliverySettings {
+        tlsrpt: Default::default(),
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: false,
         dane: false,
         workers: 1,
         messages_per_connection: 100,

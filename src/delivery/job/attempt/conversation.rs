@@ -2,12 +2,14 @@
 //! BDAT, over another without that feature.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config::InDoubt;
-use crate::mail::{Outcome, Phase};
-use crate::queue::{QueuedRecipient, RecipientId};
+use crate::mail::{Outcome, Phase, TlsPolicy};
+use crate::queue::{Origin, QueuedRecipient, RecipientId, TlsSession};
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
@@ -16,6 +18,8 @@ use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Pl
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
 use crate::delivery::job::signing::Signature;
+use crate::delivery::job::sts_policy;
+use crate::delivery::job::tls_session::{self, Failed};
 use crate::delivery::smtp::connection::{Connection, Content, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
@@ -149,11 +153,19 @@ impl AttemptState<'_> {
         start: Option<Start>,
     ) -> (Evidence, Option<HostFailure>, Option<Connection>) {
         let (connector, deadline) = (&self.context.connector, self.deadline);
+        let is_first = start.is_some();
+        let start = start.unwrap_or_else(|| {
+            Start::Dialled(connector.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire)
+        });
         let opened = match start {
-            Some(Start::Standing(connection)) => Ok(Opened { connection, tls: TlsResult::Unused }),
-            Some(Start::Dialled(Ok(wire))) => connector.open_on(wire, endpoint, profile, deadline),
-            Some(Start::Dialled(Err(fault))) => Err(OpenFailure { failure: Failure::Dial(fault), tls: None }),
-            None => connector.open(endpoint, profile, deadline),
+            Start::Standing(connection) => Ok(Opened { connection, tls: TlsResult::Unused }),
+            Start::Dialled(Ok(wire)) => {
+                let source = wire.source();
+                let opened = connector.open_on(wire, endpoint, profile, deadline);
+                self.note_tls(endpoint, source, &opened, is_first);
+                opened
+            }
+            Start::Dialled(Err(fault)) => Err(OpenFailure { failure: Failure::Dial(fault), tls: None }),
         };
         let Opened { mut connection, tls } = match opened {
             Ok(opened) if self.requires_tls && !opened.connection.keeps_require_tls() => {
@@ -174,12 +186,67 @@ impl AttemptState<'_> {
         (Evidence { tls, ..evidence }, failed, Some(connection))
     }
 
+    /// A session of which something is known about TLS, for the reports on it. `is_first`: of this attempt at this
+    /// host.
+    fn note_tls(
+        &self,
+        endpoint: &Endpoint,
+        source: Option<IpAddr>,
+        opened: &Result<Opened, OpenFailure>,
+        is_first: bool,
+    ) {
+        let outcome = match opened {
+            Ok(opened) => tls_session::of_opened(endpoint, opened, is_first),
+            Err(OpenFailure { failure, .. }) => tls_session::of_failure(failure).map(Err),
+        };
+        let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
+        let (Some(outcome), Some(domain)) = (outcome, domain) else { return };
+        let session = TlsSession {
+            policy: endpoint.policy,
+            mx: endpoint.host.clone(),
+            ip: Some(endpoint.address.ip()),
+            source,
+            policy_text: tls_session::policy_text(endpoint),
+            ..self.tls_session(domain, outcome.err())
+        };
+        self.begun.note_tls(session);
+    }
+
+    /// A policy that left no host to try.
+    pub(super) fn note_no_host(&self, failure: &Failure) {
+        let Some((none, failed)) = tls_session::of_plan(failure) else { return };
+        let domain = self.message.recipients[0].domain.as_str().to_owned();
+        let session = self.tls_session(domain, Some(failed));
+        self.begun.note_tls(TlsSession { policy: none.policy, mx: none.host.clone(), ..session });
+    }
+
+    fn tls_session(&self, domain: String, failed: Option<Failed>) -> TlsSession {
+        let is_own = self.message.sender.is_none() && self.message.origin == Origin::default();
+        TlsSession {
+            // It counts when it is written.
+            day: 0,
+            domain,
+            policy: TlsPolicy::None,
+            mx: String::new(),
+            ip: None,
+            source: None,
+            failed: failed.as_ref().map(|failed| failed.result),
+            reason: failed.map(|failed| failed.reason).unwrap_or_default(),
+            policy_text: String::new(),
+            own_message: is_own.then_some(self.message.id),
+        }
+    }
+
     /// The final ruling on a failure before MAIL; later ones were ruled on in `take_results`.
     fn judge(&self, endpoint: &Endpoint, slot: Option<&Slot>, failed: HostFailure) -> HostFailure {
         if failed.failure.phase() >= Phase::Mail {
             return failed;
         }
-        let failure = if self.requires_tls { require_tls::insist(failed.failure) } else { failed.failure };
+        let failure = if self.requires_tls {
+            require_tls::insist(failed.failure)
+        } else {
+            sts_policy::with_policy(failed.failure, endpoint, self.sts.as_deref())
+        };
         let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
         HostFailure { failure, ruling, ..failed }
     }
@@ -207,9 +274,9 @@ impl AttemptState<'_> {
         // RFC 9422 §3, as below.
         let most = most.min(pooled.connection.limits().1.unwrap_or(usize::MAX));
         let Connection { profile, .. } = &pooled.connection;
-        // Other mail is not to count as sent by this one's requirement.
+        // Other mail is not to count as sent by this one's requirement, or to go where only this one may.
         let good = went_well
-            && !self.requires_tls
+            && !self.stands_alone
             && profile.reuse
             && pooled.connection.is_usable()
             && pooled.connection.messages() < most;

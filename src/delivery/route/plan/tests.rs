@@ -71,8 +71,11 @@ impl Lookup for Table {
 
 fn settings() -> DeliverySettings {
     DeliverySettings {
+        tlsrpt: Default::default(),
         hostname: Domain::parse("relay.test").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: true,
         dane: false,
         workers: 1,
         messages_per_connection: 1,

@@ -38,7 +38,7 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
         .query_row(
             "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
                     datetime(ends_at, 'unixepoch'), size, body, envid, priority, require_tls,
-                    datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode
+                    datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode, tls_optional
              FROM message_ends WHERE id = ?1",
             [id.0],
             envelope,
@@ -170,6 +170,7 @@ fn envelope(row: &Row<'_>) -> Result<Envelope> {
         release: odd::get(row, 11)?,
         deliver_by: odd::get(row, 12)?,
         deliver_by_mode: odd::get(row, 13)?,
+        tls_optional: odd::get(row, 14)?,
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which,
 };
@@ -16,12 +17,15 @@ use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
-use crate::queue::{HostSetting, MessageId};
+use crate::queue::{HostSetting, MessageId, StsPolicyRow};
 
 use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::{backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space};
+use super::{
+    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, sts_policies,
+    tls_results,
+};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -123,6 +127,10 @@ impl AdminStore for Admin {
         self.try_to(counts::by_user)
     }
 
+    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError> {
+        self.try_to(|conn| tls_results::of_domain(conn, day, domain))
+    }
+
     fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {
         self.try_to(|conn| kicks::read(conn, limit))
     }
@@ -133,6 +141,10 @@ impl AdminStore for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
+    }
+
+    fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError> {
+        self.try_to(|conn| sts_policies::read(conn, domain))
     }
 
     fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError> {

@@ -5,8 +5,10 @@ mod files;
 mod flow;
 mod odd_rows;
 mod people;
+mod policies;
 mod replies;
 mod routes;
+mod tls_results;
 mod trouble;
 
 use std::path::PathBuf;

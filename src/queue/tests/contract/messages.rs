@@ -172,6 +172,7 @@ pub(super) fn handling_comes_back_as_it_was_given(site: Site) {
     let handling = Handling {
         priority: Priority::clamped(-9),
         require_tls: true,
+        tls_optional: true,
         release: Some(Release { at: now + 500, asked: Hold::Until(now + 500) }),
         deliver_by: Some(DeliverBy { at: now + 900, returns: true, trace: true }),
     };

@@ -8,6 +8,7 @@ mod due;
 mod messages;
 mod people;
 mod reports;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +90,9 @@ each_store! {
     reports:
         reports_are_counted_for_the_mailbox_and_survive_a_restart
         what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later;
+    tls:
+        sessions_are_counted_with_the_settlement_and_survive_a_restart
+        a_report_is_planned_once_and_its_mail_is_queued_with_the_note_of_it;
 }
 
 /// A queue on its place.

@@ -207,6 +207,44 @@ fn a_server_without_signatures_turns_it_off_and_holds_nothing() {
     assert!(explained.contains("DANE is off: DNSSEC does not work here"), "{explained}");
 }
 
+/// RFC 8689 §5: a sender who would rather have it arrive, though not over REQUIRETLS, nor for other mail.
+#[test]
+fn tls_required_no_sets_it_aside_for_that_message() {
+    let signer = Arc::new(Signer::new(1));
+    let mut world = World::signed(&signer);
+    let (own, other) =
+        (Certificate::by_authority(&[], true, false), Certificate::by_authority(&[], true, false));
+    let mx = world.host("a.test", host(&own));
+    let (plain, more) = (world.host("plain.test", Script::new()), world.host("other.test", Script::new()));
+    let data = other.tlsa((3, 1, 1));
+    for host in ["mx.a.test", "mx.plain.test", "mx.other.test"] {
+        world.zone(|zone| zone.tlsa(host, (3, 1, 1), &data));
+    }
+    let relay = world.relay(Config::new().set("dns.timeout", "\"20s\""));
+    let outcome = |to: &str| {
+        relay.wait_until("an attempt", Duration::from_secs(20), |db| {
+            db.row(
+                "SELECT outcome, tls_policy, tls FROM attempts WHERE recipient_id IN (
+                     SELECT id FROM recipients WHERE address = ?1 UNION SELECT recipient_id FROM history WHERE address = ?1)",
+                [to],
+            )
+        })
+    };
+    let send = |to: &str, field: &str| {
+        let content = format!("Subject: hello\r\n{field}\r\nhello\r\n");
+        relay.submit("app@sender.test", &[to], content.as_bytes());
+        outcome(to)
+    };
+    assert_eq!(send("one@a.test", "TLS-Required: No\r\n"), "delivered|none|TLSv1.3");
+    // The connection was not left to this one.
+    assert_eq!(send("two@a.test", ""), "deferred|dane|none");
+    assert_eq!(send("three@plain.test", "tls-required:no\r\n"), "delivered|none|none");
+    // Twice, or something else: nothing was said.
+    assert_eq!(send("four@plain.test", "TLS-Required: No\r\nTLS-Required: No\r\n"), "deferred|dane|none");
+    assert_eq!(send("five@other.test", "TLS-Required: Yes\r\n"), "deferred|dane|none");
+    assert_eq!((mx.messages().len(), plain.messages().len(), more.messages().len()), (1, 1, 0));
+}
+
 /// What was proved is kept as long as its TTL says: the next message asks nobody.
 #[test]
 fn what_was_proved_is_kept() {
@@ -226,8 +264,8 @@ fn what_was_proved_is_kept() {
         };
         send(1);
         let first = world.dns.asked();
-        // MX, A and AAAA as ever; the same with proofs, TLSA, and the root's keys for each.
-        assert!(first.len() - before <= 16, "{:?}", &first[before..]);
+        // MX, A and AAAA as ever, TXT of MTA-STS; the same with proofs, TLSA, and the root's keys for each.
+        assert!(first.len() - before <= 17, "{:?}", &first[before..]);
         send(2);
         assert_eq!(world.dns.asked().len(), first.len(), "{domain}");
     }

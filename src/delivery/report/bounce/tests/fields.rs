@@ -133,6 +133,7 @@ fn a_report_repeats_the_times_that_were_asked_for() {
         deliver_by: Some(DeliverBy { at: NOW - 1, returns: true, trace: false }),
         priority: Priority::clamped(3),
         require_tls: true,
+        tls_optional: false,
     };
     let message = QueuedMessage { handling, ret: Some(Ret::Full), ..message(Some("ann@sender.test")) };
     let recipient = recipient("bob@a.test");

@@ -1,0 +1,60 @@
+//! The bound of what is counted of TLS, and its end.
+
+use super::*;
+use crate::mail::TlsPolicy;
+use crate::mail::tlsrpt::{DAY_SECS, ResultType};
+use crate::queue::sqlite::tls_results::ROWS_MAX;
+
+const DAY: i64 = 1_795_910_400;
+
+fn session(day: i64, number: i64) -> TlsSession {
+    TlsSession {
+        day,
+        domain: format!("d{number}.test"),
+        policy: TlsPolicy::None,
+        mx: "mx.test".to_owned(),
+        ip: None,
+        source: None,
+        failed: (number % 2 == 0).then_some(ResultType::ValidationFailure),
+        reason: "\u{fc}".repeat(1000),
+        policy_text: "x".repeat(10_000),
+        own_message: None,
+    }
+}
+
+#[test]
+fn ten_thousand_kinds_of_sessions_have_rows_and_the_others_are_counted_together() {
+    let bench = Bench::new();
+    for day in [DAY, DAY + DAY_SECS] {
+        bench.queue.count_tls_sessions((0..ROWS_MAX + 500).map(|number| session(day, number)).collect());
+        // Those that have a row go on to be counted there.
+        bench.queue.count_tls_sessions(vec![session(day, 7), session(day, ROWS_MAX + 1)]);
+    }
+    bench.queue.barrier().unwrap();
+    let rows = "SELECT count(*) FROM tls_results WHERE domain <> '*'";
+    assert_eq!(bench.number(rows), 2 * ROWS_MAX);
+    let others = format!("SELECT sum(sessions) FROM tls_results WHERE domain = '*' AND day = {DAY}");
+    assert_eq!(bench.number(&others), 501);
+    assert_eq!(bench.number("SELECT count(*) FROM tls_results WHERE domain = '*'"), 4, "by result");
+    assert_eq!(bench.number("SELECT sum(sessions) FROM tls_sessions"), 2 * (ROWS_MAX + 502));
+    assert_eq!(bench.number("SELECT sessions FROM tls_results WHERE domain = 'd7.test'"), 2);
+    let longest = "SELECT max(length(CAST(reason AS BLOB))) + max(length(policy_text)) FROM tls_results";
+    assert_eq!(bench.number(longest), 200 + 2048);
+    // A start counts the rows that there are.
+    let bench = bench.restart();
+    bench.queue.count_tls_sessions(vec![session(DAY, -1)]);
+    bench.queue.barrier().unwrap();
+    assert_eq!(bench.number(rows), 2 * ROWS_MAX);
+    // No report is planned on the others.
+    bench.queue.plan_tls_reports(DAY..DAY + DAY_SECS, DAY, 1).unwrap();
+    assert_eq!(bench.number("SELECT count(*) FROM tls_reports"), ROWS_MAX);
+    assert_eq!(bench.number("SELECT count(*) FROM tls_reports WHERE domain = '*'"), 0);
+
+    // Both go once they are old.
+    let conn = bench.somebody();
+    let began = std::time::Instant::now();
+    crate::queue::sqlite::tls_reports::delete_old(&conn, DAY + 7 * DAY_SECS, 3600).unwrap();
+    println!("{} rows of each table deleted in {:?}", ROWS_MAX, began.elapsed());
+    assert_eq!(bench.number(rows), ROWS_MAX);
+    assert_eq!(bench.number("SELECT count(*) FROM tls_reports"), 0);
+}
