@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::kit::text::{day, is_unseen, printable};
+use crate::kit::text::{day, is_unseen, printable, utc};
 use crate::mail::{Address, Attempt, Outcome, Phase, Reply, TlsPolicy};
 use crate::queue::{MessageId, NewMessage, Setting};
 
@@ -131,6 +131,11 @@ pub fn tls_report_queued(id: MessageId, domain: &str, began: i64, to: &[Address]
     log::info!("{id}: TLS report queued domain={domain} day={} {}", day(began), to.join(" "));
 }
 
+/// The same, and a web server took it.
+pub fn tls_report_posted(domain: &str, began: i64, uri: &str) {
+    log::info!("TLS report posted domain={domain} day={} uri={uri}", day(began));
+}
+
 /// The same, and it is not tried again. `rua` is empty where the domain could not be asked.
 pub fn tls_report_given_up(domain: &str, began: i64, rua: &str, why: &str) {
     let uri = if rua.is_empty() { "none" } else { rua };
@@ -214,6 +219,22 @@ pub fn workaround_on(host: &str, setting: Setting, secs: i64, why: &Reply) {
 /// The feature works there again.
 pub fn workaround_off(host: &str, setting: Setting) {
     log::info!("host {host} workaround off: {}={}", setting.name(), setting.value());
+}
+
+/// A domain has a policy, or another one than before; `until` in Unix seconds.
+pub fn sts_policy(domain: &str, mode: &str, id: &str, until: i64, hosts: &str) {
+    log::info!("MTA-STS policy of {domain}: mode={mode} id={id} until {} UTC: {hosts}", utc(until));
+}
+
+/// A domain's policy could not be fetched; `holds` is the mode of the one before, and until when it is good.
+pub fn sts_failed(domain: &str, holds: Option<(&str, i64)>, why: &str) {
+    match holds {
+        Some((mode, until)) => log::warn!(
+            "MTA-STS policy of {domain} not fetched: the last one (mode={mode}) holds until {} UTC: {why}",
+            utc(until)
+        ),
+        None => log::warn!("MTA-STS policy of {domain} not fetched: its mail goes without one: {why}"),
+    }
 }
 
 /// ETRN or the command line asked for attempts now.

@@ -9,6 +9,7 @@ mod hosts;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -139,7 +140,7 @@ impl Stage {
         let password = users::random_password()?;
         std::fs::create_dir_all(directory.join(config::BUILT_IN_DIRECTORY))?;
         users::add(&settings.submission.users_file, USER, &password, &users::Attributes::default())?;
-        let relay = Relay::start_with(&settings, Clock::system(), Box::new(Names), Vec::new())?;
+        let relay = Relay::start_with(&settings, Clock::system(), Arc::new(Names), Vec::new())?;
         let address = *relay.addresses().first().context("the relay listens nowhere")?;
         let Some(CertificateSettings::SelfSigned { directory }) = &settings.submission.tls else {
             bail!("the built-in settings have no self-signed certificate");

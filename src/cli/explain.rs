@@ -2,10 +2,14 @@
 //!
 //! It plans with the code that delivers, with the settings of the config file and the users file, and adds what
 //! else would have a say: limits of hosts, the operator's and those learnt from throttles, what hosts fail at,
-//! whether the lane backs off (of the queue nothing else is read), and `[[retry.rule]]`s. Nothing is connected to.
+//! whether the lane backs off, the domain's MTA-STS policy (of the queue nothing else is read), and `[[retry.rule]]`s.
+//! No host is connected to but the one of an MTA-STS policy that is not known yet.
+
+pub(super) mod sts;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,6 +20,7 @@ use crate::config::{
     AtrnDomains, DeliverySettings, Destination, LimitScope, RetryRule, RouteTls, Routes, RuleAction,
     Settings, atrn,
 };
+use crate::delivery::https::Https;
 use crate::delivery::job::tls_policy::{self, Demands};
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
@@ -28,6 +33,7 @@ use crate::mail::{Address, Domain, address};
 use crate::queue::admin::Admin;
 use crate::queue::{BackoffRow, HostSetting, Setting};
 use crate::submission::users;
+use sts::StsView;
 
 /// How one address would be routed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,11 +111,11 @@ pub(super) struct Learnt {
 pub(super) fn plan(
     address: &Address,
     user: Option<&str>,
-    routes: &Routes,
-    delivery: &DeliverySettings,
+    (routes, delivery): (&Routes, &DeliverySettings),
     fetched: &AtrnDomains,
     learnt: &Learnt,
     lookup: &dyn Lookup,
+    sts: &StsView,
 ) -> Explanation {
     let domain = Domain::of(address);
     let rules = (1..).zip(&delivery.retry_rules).filter(|(_, rule)| rule.domain.matches(domain.as_str()));
@@ -133,7 +139,9 @@ pub(super) fn plan(
     let request = PlanRequest { domain: &domain, user, attempts: 0, with_proof: false, dane: true };
     let rank = plan::rank_of(fastrand::i64(..));
     let planned = plan::plan(&request, routes, delivery, lookup, &rank, &mut trace).map_err(Failure::Route);
-    let demands = Demands { domain: &domain, require_tls: false };
+    steps.extend(sts.steps.iter().cloned());
+    steps.extend(planned.as_ref().map(|plan| sts.hosts(plan)).unwrap_or_default());
+    let demands = Demands { domain: &domain, sts: sts.policy.as_ref(), require_tls: false };
     let (endpoints, refusal) = match planned.and_then(|plan| tls_policy::decide(plan, &demands)) {
         Ok(plan) => (plan.endpoints, None),
         Err(failure) => {
@@ -187,16 +195,25 @@ pub fn run(
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
     };
-    let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
+    let resolver = Arc::new(Resolver::new(&settings.dns).context("cannot start the resolver")?);
+    let https = Https::new(&settings.delivery, Arc::clone(&resolver) as _)?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
-    let learnt = Admin::to_read(&settings.queue.path)
-        .and_then(|queue| Ok(Learnt { hosts: queue.host_settings()?, lanes: queue.backoffs()? }));
+    let queue = Admin::to_read(&settings.queue.path);
+    let learnt = queue
+        .as_ref()
+        .ok()
+        .and_then(|queue| Some(Learnt { hosts: queue.host_settings().ok()?, lanes: queue.backoffs().ok()? }));
     let mut learnt = learnt.unwrap_or_default();
     let now = Clock::system().now();
     learnt.lanes.retain(|row| row.backoff_until > now);
     let (routes, delivery) = (&settings.routes, &settings.delivery);
-    let explain = |address| plan(address, user, routes, delivery, &fetched, &learnt, &resolver);
+    let explain = |address| {
+        let domain = Domain::of(address);
+        let row = queue.as_ref().ok().and_then(|queue| queue.sts_policy(domain.as_str()).ok()).flatten();
+        let sts = sts::look(&domain, (delivery, routes), row, &*resolver, Some(&https), now);
+        plan(address, user, (routes, delivery), &fetched, &learnt, &*resolver, &sts)
+    };
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
     let unrouted = explanations.iter().filter(|explanation| explanation.refusal.is_some()).count();

@@ -104,8 +104,13 @@ impl OperatorInfo {
             lanes: self.queue.backoffs().unwrap_or_default(),
         };
         let (routes, settings) = (&setup.routes, &setup.settings);
-        let explain =
-            |address| explain::plan(address, None, routes, settings, &fetched, &learnt, &*setup.lookup);
+        let explain = |address| {
+            let domain = Domain::of(address);
+            let row = self.queue.sts_policy(domain.as_str()).ok().flatten();
+            let (lookup, now) = (&*setup.lookup, self.clock.confirmed());
+            let sts = explain::sts::look(&domain, (settings, routes), row, lookup, None, now);
+            explain::plan(address, None, (routes, settings), &fetched, &learnt, lookup, &sts)
+        };
         addresses
             .iter()
             .flat_map(|address| explain(address).to_string().lines().map(str::to_owned).collect::<Vec<_>>())

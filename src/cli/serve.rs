@@ -21,6 +21,7 @@ use super::operator_queries::{Generation, OperatorInfo};
 use super::output::print;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
@@ -73,7 +74,7 @@ impl Relay {
     pub(super) fn start_with(
         settings: &Settings,
         clock: Clock,
-        lookup: Box<dyn Lookup + Send + Sync>,
+        lookup: Arc<dyn Lookup + Send + Sync>,
         inherited: Vec<TcpListener>,
     ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
@@ -179,12 +180,12 @@ impl Relay {
     }
 }
 
-fn resolver(settings: &Settings) -> anyhow::Result<Box<dyn Lookup + Send + Sync>> {
-    Ok(Box::new(Resolver::new(&settings.dns).context("[dns]")?))
+fn resolver(settings: &Settings) -> anyhow::Result<Arc<dyn Lookup + Send + Sync>> {
+    Ok(Arc::new(Resolver::new(&settings.dns).context("[dns]")?))
 }
 
 /// What an attempt needs, from the settings.
-fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::Result<DeliveryContext> {
+fn setup(settings: &Settings, lookup: Arc<dyn Lookup + Send + Sync>) -> anyhow::Result<DeliveryContext> {
     // It may get the address later, so this keeps nobody from starting; what should leave from there waits.
     for (ip, error) in source_addresses::unusable(&settings.delivery, &settings.routes) {
         log::error!("nothing can be sent from {ip}: {error}; {}", source_addresses::REMEDY);
@@ -192,6 +193,7 @@ fn setup(settings: &Settings, lookup: Box<dyn Lookup + Send + Sync>) -> anyhow::
     Ok(DeliveryContext {
         settings: settings.delivery.clone(),
         routes: settings.routes.clone(),
+        https: Arc::new(Https::new(&settings.delivery, Arc::clone(&lookup))?),
         signing: Signing::new(settings.delivery.keyring.clone()),
         lookup,
         connector: Connector::new(&settings.delivery)?,

@@ -196,6 +196,14 @@ pub(super) const DEFS: &[Def] = &[
     ),
     def("dns.timeout", Duration("100ms", "1m"), Is("\"5s\""), "For one question, all its tries together."),
     def("delivery.port", Number(1, 65_535), Is("25"), "The port of MX hosts."),
+    def("delivery.https_port", Number(1, 65_535), Is("443"), "The port for MTA-STS policies."),
+    def(
+        "delivery.mta_sts",
+        Flag,
+        Is("true"),
+        "Mail to a domain with an MTA-STS policy (RFC 8461) in mode enforce goes only to hosts that it names, with a \
+         certificate that holds, or waits. No effect where a [[route]] names relays, or has tls of its own.",
+    ),
     def(
         "delivery.dane",
         Flag,

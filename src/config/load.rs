@@ -349,6 +349,8 @@ fn delivery<'t>(
     DeliverySettings {
         hostname: hostname.clone(),
         port: u16::try_from(port).unwrap_or(u16::MAX),
+        https_port: u16::try_from(reading.get(section, "https_port", value::number)).unwrap_or(u16::MAX),
+        mta_sts: reading.get(section, "mta_sts", value::flag),
         dane: reading.get(section, "dane", value::flag),
         workers: count(reading, section, "workers"),
         connections_per_destination: count(reading, section, "connections_per_destination"),

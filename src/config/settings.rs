@@ -159,6 +159,10 @@ pub struct DeliverySettings {
     pub hostname: Domain,
     /// The port of MX hosts.
     pub port: u16,
+    /// The port of HTTPS servers with MTA-STS policies.
+    pub https_port: u16,
+    /// Whether MTA-STS policies are looked for.
+    pub mta_sts: bool,
     /// Whether TLSA records of hosts are looked for.
     pub dane: bool,
     /// Threads at most.

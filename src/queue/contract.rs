@@ -32,7 +32,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Sweep,
 };
-use super::{HostSetting, LoginRows, MessageId, RecipientId, TlsReportDue};
+use super::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, TlsReportDue};
 
 /// Backoffs to be written (or forgotten), by lane.
 pub(super) type Backoffs = BTreeMap<String, Option<BackoffRow>>;
@@ -185,6 +185,13 @@ pub trait Reads: Debug {
     /// What is held to at each host: limits, and features that are left out there.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
 
+    /// What is kept of the domain's MTA-STS policy, also where its time is over.
+    fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError>;
+
+    /// Domains whose policy is to be fetched again: it holds at `now`, mail went by it since `used_since`, and it is a
+    /// day old or has half of its life behind it. The oldest `limit` of them.
+    fn sts_policies_due(&self, now: i64, used_since: i64, limit: usize) -> Result<Vec<String>, QueueError>;
+
     /// What is kept of logins: the rows of `login_failures` and `known_logins`.
     fn logins(&self) -> Result<LoginRows, QueueError>;
 
@@ -208,7 +215,8 @@ pub trait Reads: Debug {
 
     // Reports on TLS.
 
-    /// Reports that are due at `now`, or whose time was written by a clock that was ahead; at most `limit`.
+    /// Reports that are due at `now`, or whose time was written by a clock that was ahead; at most `limit`. Domains
+    /// that are still to be asked come first.
     fn tls_reports_due(&self, now: i64, limit: usize) -> Result<Vec<TlsReportDue>, QueueError>;
 
     /// The sessions of a day that were counted for a domain.
@@ -261,6 +269,9 @@ pub trait AdminStore: Debug {
 
     /// The sessions of a day (when it began, Unix seconds) that were counted for a domain.
     fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError>;
+
+    /// What is kept of the domain's MTA-STS policy.
+    fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError>;
 
     /// Failed logins that have an effect now, what lasts longest first.
     fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError>;

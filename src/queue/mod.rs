@@ -5,8 +5,8 @@
 //! full disk. [`admin`] and [`shell`] are for people, with or without the relay
 //! running.
 //!
-//! `rows`, `host_setting`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer` and
-//! `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
+//! `rows`, `host_setting`, `sts_policy`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer`
+//! and `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
 //! `queue-schema.sql`.
 
 pub mod admin;
@@ -26,6 +26,7 @@ pub mod shell;
 mod shell_rows;
 mod slow;
 mod sqlite;
+mod sts_policy;
 pub mod tls_rows;
 mod writer;
 
@@ -60,6 +61,7 @@ pub use rows::{
 };
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
+pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
 pub use tls_rows::{TlsReportDue, TlsReportRow, TlsReportState, TlsSession};
 
 use contract::{OpenStore, SharedReads};
@@ -251,6 +253,18 @@ impl Queue {
     /// Forgets one, by its host and [`Setting::name`].
     pub fn clear_host_setting(&self, mx: &str, setting: &'static str) {
         self.tell(Op::ClearHostSetting { mx: mx.to_owned(), setting });
+    }
+
+    // Policies of domains.
+
+    /// Remembers what was fetched, in the place of what was known of its domain.
+    pub fn set_sts_policy(&self, row: StsPolicyRow) {
+        self.tell(Op::SetStsPolicy(Box::new(row)));
+    }
+
+    /// Notes something of a policy that is known.
+    pub fn note_sts_policy(&self, domain: &str, note: StsPolicyNote) {
+        self.tell(Op::NoteStsPolicy { domain: domain.to_owned(), note });
     }
 
     /// How often somebody else was found to have written to the database, since the start. Costs nothing: for

@@ -21,6 +21,7 @@ use super::rows::{
     Asker, CachedContent, Due, Kick, Kickable, Kicked, NewMessage, NextState, PendingReport, QueuedMessage,
     QueuedRecipient, Settled, Settlement,
 };
+use super::sts_policy::{StsPolicyNote, StsPolicyRow};
 use super::tls_rows::{TlsReportDue, TlsReportRow, TlsSession};
 use super::{MessageId, RecipientId};
 
@@ -62,6 +63,10 @@ pub(super) enum Op {
     SetHostSetting(HostSetting),
     /// Forget a throttle or a workaround of a host.
     ClearHostSetting { mx: String, setting: &'static str },
+    /// Remember a domain's MTA-STS policy.
+    SetStsPolicy(Box<StsPolicyRow>),
+    /// Note something of one that is known.
+    NoteStsPolicy { domain: String, note: StsPolicyNote },
     /// What is kept of logins has changed.
     Logins { changes: Box<LoginChanges>, ack: Ack<()> },
     /// Writes nothing. Its answer says that all operations before it are on disk.

@@ -14,16 +14,17 @@ mod state;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::mail::TlsPolicy;
+use crate::mail::{Domain, TlsPolicy};
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
 use crate::delivery::host::limits::Slot;
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
-use crate::delivery::job::context::DeliveryContext;
+use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, rule};
 use crate::delivery::job::settle::Begun;
+use crate::delivery::job::sts_policy;
 use crate::delivery::job::tls_policy::{self, Demands};
 use crate::delivery::route::plan::{self, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
@@ -32,6 +33,7 @@ use crate::delivery::smtp::dial::Dialled;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::wire::Fault;
+use crate::delivery::sts::policies::{StsFinding, StsPolicy};
 
 use conversation::Start;
 pub(in crate::delivery) use state::{Answer, Answers};
@@ -55,9 +57,11 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to. Nor for mail
-    // with TLS-Required: No, which would count as protected.
+    // with TLS-Required: No, which would count as protected. Nor where it proved less than the domain's policy wants by
+    // now.
     if !state.stands_alone
         && let Some(pooled) = pool.take(&key)
+        && let Some(pooled) = state.reusable(pooled, domain)
     {
         if let Err(wait) = pooled.count_message(settings) {
             pool.put(&key, pooled);
@@ -71,7 +75,12 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             return state.requeue(Duration::ZERO);
         }
     }
-    match planned(context, message) {
+    state.sts = match sts_of(context, resources, domain) {
+        StsFinding::None => None,
+        StsFinding::Policy(policy) => Some(policy),
+        StsFinding::Wait(wait) => return state.requeue(wait),
+    };
+    match planned(context, message, state.sts.as_deref()) {
         Ok(Plan { endpoints, whole, .. }) => {
             // What nobody was asked for cannot be final.
             state.all_refuse = whole;
@@ -91,8 +100,21 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
     }
 }
 
+/// The MTA-STS policy by which mail to a domain goes. The operator's `[[route]]`, where it has relays or says what TLS
+/// must be, and an address literal have none.
+fn sts_of(context: &DeliveryContext, resources: &Resources, domain: &Domain) -> StsFinding {
+    if !sts_policy::has_sts(&context.settings, &context.routes, domain) {
+        return StsFinding::None;
+    }
+    resources.policies.find(domain.as_str(), &context.https)
+}
+
 /// Whom to try, best first.
-fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, Failure> {
+fn planned(
+    context: &DeliveryContext,
+    message: &QueuedMessage,
+    sts: Option<&StsPolicy>,
+) -> Result<Plan, Failure> {
     let DeliveryContext { settings, routes, lookup, .. } = context;
     let request = PlanRequest {
         domain: &message.recipients[0].domain,
@@ -105,7 +127,7 @@ fn planned(context: &DeliveryContext, message: &QueuedMessage) -> Result<Plan, F
     let rank = plan::rank_of(message.id.0);
     let plan =
         plan::plan(&request, routes, settings, &**lookup, &rank, &mut trace).map_err(Failure::Route)?;
-    tls_policy::decide(plan, &Demands { domain: request.domain, require_tls: request.with_proof })
+    tls_policy::decide(plan, &Demands { domain: request.domain, sts, require_tls: request.with_proof })
 }
 
 /// One host after the other, until every recipient has its answer or none is left.

@@ -7,11 +7,13 @@ use crate::config::{DeliverySettings, Routes};
 use crate::queue::Queue;
 
 use crate::delivery::host::pool::Pool;
+use crate::delivery::https::Https;
 use crate::delivery::job::signing::Signing;
 use crate::delivery::report::report_limit::ReportLimits;
 use crate::delivery::report::tls_reports::TlsReports;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::smtp::connection::Connector;
+use crate::delivery::sts::policies::Policies;
 
 /// What an attempt goes by; swapped as a whole on reload.
 pub struct DeliveryContext {
@@ -22,7 +24,9 @@ pub struct DeliveryContext {
     /// Signs mail of domains that have a key.
     pub signing: Signing,
     /// Name lookups.
-    pub lookup: Box<dyn Lookup + Send + Sync>,
+    pub lookup: Arc<dyn Lookup + Send + Sync>,
+    /// Fetches policies.
+    pub https: Arc<Https>,
     /// Opens connections.
     pub connector: Connector,
 }
@@ -32,6 +36,7 @@ pub(in crate::delivery) struct Resources {
     pub(in crate::delivery) queue: Queue,
     pub(in crate::delivery) clock: Clock,
     pub(in crate::delivery) pool: Pool,
+    pub(in crate::delivery) policies: Policies,
     pub(in crate::delivery) report_limits: ReportLimits,
     pub(in crate::delivery) tls_reports: TlsReports,
 }

@@ -9,6 +9,7 @@ pub(in crate::delivery) mod retry_rules;
 pub mod ruling;
 pub(in crate::delivery) mod settle;
 pub(in crate::delivery) mod signing;
+pub mod sts_policy;
 pub mod tls_policy;
 mod tls_session;
 pub(in crate::delivery) mod worker;

@@ -100,6 +100,8 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
             NoRouteReason::NoSource => Ruling::answer(Deferred),
         },
         Failure::RequireTls(why) => require_tls(why),
+        // RFC 8461 §5: as if the host were out of reach; the domain, or whoever is between, may mend it.
+        Failure::Sts(_) => Ruling::of_host(Deferred),
         Failure::NoSafeHost(_) => Ruling::new(Deferred, NextStep::Stop, true),
         Failure::Dial(Fault::NoSource(..)) => Ruling::new(Deferred, NextStep::NextHost, false),
         Failure::Dial(_) | Failure::NoMoreRecipients => Ruling::of_host(Deferred),

@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | `route` | `tls` of the `[[route]]` | as it is written there; it is in the plan already |
 //! | `dane` | TLSA records that DNSSEC proves (RFC 7672) | STARTTLS, and a certificate that one of them means |
+//! | `sts-enforce` | the domain's MTA-STS policy (RFC 8461) | STARTTLS and a certificate that holds, if it is named |
+//! | `sts-testing` | the same, where it is being tested | STARTTLS where the host offers it |
 //! | `none` | nobody | STARTTLS where the host offers it |
 //!
 //! Mail with `TLS-Required: No` (RFC 8689 §5) is planned without DANE, so that no such policy stops it.
@@ -18,14 +20,18 @@ use crate::config::RouteTls;
 use crate::mail::{Domain, TlsPolicy};
 
 use crate::delivery::job::require_tls;
+use crate::delivery::job::sts_policy;
 use crate::delivery::route::plan::{DaneFinding, Plan};
 use crate::delivery::smtp::failure::{Failure, NoSafeHost};
+use crate::delivery::sts::policies::StsPolicy;
 
 /// Who asks for TLS beside what the plan says.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands<'a> {
     /// The recipients' domain.
     pub domain: &'a Domain,
+    /// Its MTA-STS policy, where one holds.
+    pub sts: Option<&'a StsPolicy>,
     /// The message has REQUIRETLS.
     pub require_tls: bool,
 }
@@ -35,7 +41,10 @@ pub struct Demands<'a> {
 /// # Errors
 /// None is left.
 pub fn decide(plan: Plan, demands: &Demands<'_>) -> Result<Plan, Failure> {
-    let plan = by_dane(plan)?;
+    let mut plan = by_dane(plan)?;
+    if let Some(policy) = demands.sts {
+        sts_policy::apply(&mut plan, policy)?;
+    }
     if !demands.require_tls {
         return Ok(plan);
     }
@@ -115,7 +124,7 @@ mod tests {
         let domain = Domain::parse("a.test").unwrap();
         let dane = dane.into_iter().map(|finding| ("mx.a.test".to_owned(), finding)).collect();
         let plan = Plan { endpoints: vec![endpoint("mx.a.test", tls)], whole: true, proved: true, dane };
-        match decide(plan, &Demands { domain: &domain, require_tls }) {
+        match decide(plan, &Demands { domain: &domain, sts: None, require_tls }) {
             Ok(plan) => {
                 let Endpoint { tls, policy, dane, .. } = &plan.endpoints[0];
                 Ok((*tls, *policy, dane.is_some()))
@@ -158,7 +167,7 @@ mod tests {
         let endpoints = vec![endpoint("mx.a.test", None), endpoint("mx2.a.test", None)];
         let dane = [("mx.a.test".to_owned(), unknown())].into();
         let plan = Plan { endpoints, whole: true, proved: true, dane };
-        let left = decide(plan, &Demands { domain: &domain, require_tls: false }).unwrap();
+        let left = decide(plan, &Demands { domain: &domain, sts: None, require_tls: false }).unwrap();
         let hosts: Vec<&str> = left.endpoints.iter().map(|endpoint| endpoint.host.as_str()).collect();
         assert_eq!((hosts, left.whole), (vec!["mx2.a.test"], false));
     }

@@ -20,6 +20,7 @@ use crate::delivery::report::tls_reports::{Sending, TlsReports};
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::stop::Stop;
+use crate::delivery::sts::policies::Policies;
 
 /// How long an idle worker waits for a job before it looks after idle connections, or ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,6 +77,7 @@ impl Workers {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
             tls_reports: TlsReports::default(),
+            policies: Policies::new(queue.clone(), clock.clone()),
             queue,
             clock,
         };
@@ -147,10 +149,15 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        let Resources { queue, clock, pool, report_limits, .. } = &self.resources;
+        let Resources { queue, clock, pool, report_limits, policies, .. } = &self.resources;
         let mut idle_since = Instant::now();
         loop {
-            report_limits.send_summaries(queue, clock.now(), &self.context().settings);
+            let context = self.context();
+            report_limits.send_summaries(queue, clock.now(), &context.settings);
+            if context.settings.mta_sts {
+                policies.refresh(&context.https);
+            }
+            drop(context);
             self.send_tls_reports();
             let Some(job) = self.jobs.next(PATIENCE) else {
                 if self.jobs.stopping() {
@@ -202,8 +209,8 @@ impl Shared {
         let started = std::thread::Builder::new().name("tls-reports".to_owned()).spawn(move || {
             let Resources { queue, clock, tls_reports, .. } = &shared.resources;
             let Some(_running) = tls_reports.begin() else { return };
-            let DeliveryContext { settings, lookup, .. } = &*context;
-            Sending { settings, lookup: &**lookup, queue, clock, stop: &shared.stop }.send_due();
+            let DeliveryContext { settings, lookup, https, .. } = &*context;
+            Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop }.send_due();
         });
         if let Err(error) = started {
             log::error!(

@@ -21,6 +21,8 @@ pub enum Failure {
     Route(NoRoute),
     /// The message requires TLS (RFC 8689), and that is not to be had.
     RequireTls(RequireTls),
+    /// The domain's MTA-STS policy (RFC 8461) is not met.
+    Sts(Box<StsRefusal>),
     /// A policy of the domain or its hosts leaves no host to try now.
     NoSafeHost(NoSafeHost),
     /// The TCP connection could not be made.
@@ -130,6 +132,19 @@ pub enum RequireTls {
     Tls(TlsFailure),
 }
 
+/// Why TLS failed at a host of an MTA-STS policy that is enforced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StsRefusal {
+    /// Whose policy it is.
+    pub domain: String,
+    /// Its `id`.
+    pub id: String,
+    /// The host.
+    pub host: String,
+    /// What failed there.
+    pub why: TlsFailure,
+}
+
 /// Why TLS could not be started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TlsFailure {
@@ -194,6 +209,7 @@ impl Failure {
     pub fn phase(&self) -> Phase {
         match self {
             Failure::Route(_) | Failure::NoSafeHost(_) | Failure::AtLimit | Failure::Deadline => Phase::Dns,
+            Failure::Sts(_) => Phase::Starttls,
             Failure::RequireTls(RequireTls::NotSigned | RequireTls::RouteInTheClear) => Phase::Dns,
             Failure::RequireTls(RequireTls::NotOffered | RequireTls::InTheClear) => Phase::Ehlo,
             Failure::RequireTls(RequireTls::Tls(_)) | Failure::Tls(_) => Phase::Starttls,
@@ -216,6 +232,7 @@ impl Failure {
             | Failure::NoReply { fault, .. }
             | Failure::Tls(TlsFailure::Handshake(fault))
             | Failure::RequireTls(RequireTls::Tls(TlsFailure::Handshake(fault))) => *fault == Fault::Stopping,
+            Failure::Sts(refusal) => refusal.why == TlsFailure::Handshake(Fault::Stopping),
             _ => false,
         }
     }
@@ -231,6 +248,7 @@ impl Failure {
             Failure::Route(none) => return none.reply(),
             Failure::RequireTls(why) => return why.reply(),
             Failure::Tls(why) => return why.reply(),
+            Failure::Sts(refusal) => return refusal.reply(),
             // RFC 3463 §3.8: other or undefined security status.
             Failure::NoSafeHost(none) => (451, Enhanced(4, 7, 0), none.text.clone().into()),
             Failure::Unsendable { why, .. } => return why.reply(),
@@ -307,6 +325,18 @@ impl RequireTls {
             RequireTls::RouteInTheClear | RequireTls::InTheClear => NO_TLS,
             RequireTls::Tls(why) => NO_TLS.with_text(format!("{}: {}", NO_TLS.text, why.reply().text)),
         }
+    }
+}
+
+impl StsRefusal {
+    fn reply(&self) -> Reply {
+        let StsRefusal { domain, id, host, why } = self;
+        let reply = why.reply();
+        let text = match why {
+            TlsFailure::NotOffered(_) => format!("wants TLS, and {host} offers no STARTTLS"),
+            _ => format!("wants TLS with a certificate that holds for {host}: {}", reply.text),
+        };
+        reply.with_text(format!("the MTA-STS policy of {domain} (mode enforce, id {id}) {text}"))
     }
 }
 

@@ -36,6 +36,7 @@ mod settle;
 pub(super) mod shell;
 mod space;
 mod store;
+mod sts_policies;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
-//! Forgets history, kicks, counted reports and TLS results that are old enough, a small part at a time.
+//! Forgets history, kicks, counted reports, policies and TLS results that are old enough, a small part at a time.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use super::{host_settings, odd, tls_reports};
+use super::{host_settings, odd, sts_policies, tls_reports};
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -42,6 +42,7 @@ impl Purge {
                 .execute([cutoff_us / 1_000_000])?;
             host_settings::delete_unused(conn, now)?;
             tls_reports::delete_old(conn, now, i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX))?;
+            sts_policies::delete_expired(conn, now)?;
             let counted_from = now.saturating_sub(REPORTS_SECS);
             conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
                 .execute([counted_from.saturating_mul(1_000_000)])?;

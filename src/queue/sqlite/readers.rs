@@ -21,14 +21,14 @@ use crate::queue::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
     Over, PendingReports,
 };
-use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, Sweep, TlsReportDue};
+use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, Sweep, TlsReportDue};
 
 use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
-    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sweep, tls_reports,
-    tls_results,
+    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep,
+    tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.
@@ -213,6 +213,14 @@ impl<S: Source> Reads for S {
 
     fn host_settings(&self) -> Answer<Vec<HostSetting>> {
         self.read(host_settings::read)
+    }
+
+    fn sts_policy(&self, domain: &str) -> Answer<Option<StsPolicyRow>> {
+        self.read(|conn| sts_policies::read(conn, domain))
+    }
+
+    fn sts_policies_due(&self, now: i64, used_since: i64, limit: usize) -> Answer<Vec<String>> {
+        self.read(|conn| sts_policies::due(conn, now, used_since, limit))
     }
 
     fn logins(&self) -> Answer<LoginRows> {

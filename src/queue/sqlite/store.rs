@@ -21,7 +21,8 @@ use super::settle::Settle;
 use super::space::Space;
 use super::tls_results::TlsResults;
 use super::{
-    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sweep, tls_reports,
+    backoffs, clock_set_back, host_settings, kick, logins, operator_log, reports, routes, sts_policies,
+    sweep, tls_reports,
 };
 
 /// Pages of the write-ahead log at which they are copied into the database. A page that was written
@@ -167,6 +168,8 @@ impl<'c> SqliteStore<'c> {
             }
             Op::SetHostSetting(row) => host_settings::write(self.conn, row)?,
             Op::ClearHostSetting { mx, setting } => host_settings::delete(self.conn, mx, setting)?,
+            Op::SetStsPolicy(row) => sts_policies::write(self.conn, row)?,
+            Op::NoteStsPolicy { domain, note } => sts_policies::note(self.conn, domain, note)?,
             Op::Logins { changes, .. } => logins::write(self.conn, changes)?,
             Op::Config { routes, lifetimes } => routes::write(self.conn, routes, *lifetimes)?,
             Op::ClockSetBack { before, now, longest_secs } => {

@@ -8,7 +8,7 @@ use crate::mail::tlsrpt;
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
     Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
-    QueueError, Reads, Sweep, TlsReportDue,
+    QueueError, Reads, StsPolicyRow, Sweep, TlsReportDue,
 };
 
 /// Rows in memory, which counts those that it gives.
@@ -94,6 +94,12 @@ impl Reads for Counted {
     }
     fn chunk(&self, _: MessageId, _: u32) -> Result<Option<Vec<u8>>, QueueError> {
         unreachable!()
+    }
+    fn sts_policy(&self, _: &str) -> Result<Option<StsPolicyRow>, QueueError> {
+        Ok(None)
+    }
+    fn sts_policies_due(&self, _: i64, _: i64, _: usize) -> Result<Vec<String>, QueueError> {
+        Ok(Vec::new())
     }
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         unreachable!()

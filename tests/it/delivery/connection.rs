@@ -44,6 +44,8 @@ pub(crate) fn settings() -> DeliverySettings {
         tlsrpt: Default::default(),
         hostname: Domain::parse("relay.example.com").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: false,
         dane: false,
         workers: 1,
         messages_per_connection: 100,

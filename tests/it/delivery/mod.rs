@@ -14,6 +14,7 @@ mod hostile;
 mod link_local;
 mod logins;
 mod loops;
+mod mta_sts;
 mod mx_lists;
 mod parsers;
 mod prohibited;

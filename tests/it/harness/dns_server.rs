@@ -147,6 +147,13 @@ impl Zone {
         self.record(name, RData::TXT(TXT::from_bytes(strings.to_vec())))
     }
 
+    /// Nothing more of this name.
+    #[must_use]
+    pub fn forget(mut self, name: &str) -> Zone {
+        self.records.remove(&key(&absolute(name)));
+        self
+    }
+
     /// Makes a name misbehave.
     #[must_use]
     pub fn fault(mut self, name: &str, fault: Fault) -> Zone {

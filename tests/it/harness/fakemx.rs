@@ -24,7 +24,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub(crate) use script::{Act, Ask, At, Certificate, Script};
+pub(crate) use script::{Act, Ask, At, Ca, Certificate, Script};
 use session::play;
 pub(crate) use stream::Opened;
 use stream::Stream;

@@ -18,6 +18,7 @@ use crate::delivery::job::attempt::state::{Answer, AttemptState, HostFailure, Pl
 use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{NextStep, Ruling, RulingContext, rule};
 use crate::delivery::job::signing::Signature;
+use crate::delivery::job::sts_policy;
 use crate::delivery::job::tls_session::{self, Failed};
 use crate::delivery::smtp::connection::{Connection, Content, Delivery, OpenFailure};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
@@ -195,7 +196,7 @@ impl AttemptState<'_> {
         is_first: bool,
     ) {
         let outcome = match opened {
-            Ok(opened) => tls_session::of_opened(endpoint, opened, is_first),
+            Ok(opened) => tls_session::of_opened(endpoint, opened, self.sts.as_deref(), is_first),
             Err(OpenFailure { failure, .. }) => tls_session::of_failure(failure).map(Err),
         };
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
@@ -205,7 +206,7 @@ impl AttemptState<'_> {
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
-            policy_text: tls_session::policy_text(endpoint),
+            policy_text: tls_session::policy_text(endpoint, self.sts.as_deref()),
             ..self.tls_session(domain, outcome.err())
         };
         self.begun.note_tls(session);
@@ -241,7 +242,11 @@ impl AttemptState<'_> {
         if failed.failure.phase() >= Phase::Mail {
             return failed;
         }
-        let failure = if self.requires_tls { require_tls::insist(failed.failure) } else { failed.failure };
+        let failure = if self.requires_tls {
+            require_tls::insist(failed.failure)
+        } else {
+            sts_policy::with_policy(failed.failure, endpoint, self.sts.as_deref())
+        };
         let ruling = self.rule_and_note_throttle(endpoint, slot, &failure, false);
         HostFailure { failure, ruling, ..failed }
     }

@@ -2,9 +2,10 @@
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::mail::{Outcome, Phase, Reply, TlsPolicy};
+use crate::mail::{Domain, Outcome, Phase, Reply, TlsPolicy};
 use crate::maillog;
 use crate::queue::{LaneHealth, QueuedMessage};
 
@@ -14,10 +15,12 @@ use crate::delivery::job::require_tls;
 use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
 use crate::delivery::job::settle::Begun;
 use crate::delivery::job::signing::Signature;
+use crate::delivery::job::sts_policy;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Fault;
+use crate::delivery::sts::policies::StsPolicy;
 
 /// What was said about one recipient, and by whom.
 #[derive(Debug, Clone)]
@@ -115,6 +118,8 @@ pub(super) struct AttemptState<'a> {
     settled: Vec<bool>,
     /// See [`Answers::kept`].
     pub(super) kept: Option<(PoolKey, PooledConnection)>,
+    /// The MTA-STS policy of the recipients' domain.
+    pub(super) sts: Option<Arc<StsPolicy>>,
     /// What the last host said, or failed to.
     last: Option<HostFailure>,
     /// Every host so far said that it takes no mail.
@@ -138,9 +143,27 @@ impl<'a> AttemptState<'a> {
             signature: OnceCell::new(),
             settled: vec![false; count],
             kept: None,
+            sts: None,
             last: None,
             all_refuse: true,
         }
+    }
+
+    /// The connection, unless it proved less than the policy of the domain wants by now: then it is closed.
+    pub(super) fn reusable(&self, pooled: PooledConnection, domain: &Domain) -> Option<PooledConnection> {
+        let known = match self.resources.policies.known(domain.as_str()) {
+            Ok(known) => known.filter(|_| self.context.settings.mta_sts),
+            Err(error) => {
+                log::error!("MTA-STS policies cannot be read: {error}");
+                pooled.connection.quit();
+                return None;
+            }
+        };
+        if sts_policy::may_reuse(&pooled.endpoint, known.as_deref()) {
+            return Some(pooled);
+        }
+        pooled.connection.quit();
+        None
     }
 
     /// Recipients without an answer, by their place in the message.

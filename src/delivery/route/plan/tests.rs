@@ -74,6 +74,8 @@ fn settings() -> DeliverySettings {
         tlsrpt: Default::default(),
         hostname: Domain::parse("relay.test").unwrap(),
         port: 25,
+        https_port: 443,
+        mta_sts: true,
         dane: false,
         workers: 1,
         messages_per_connection: 1,

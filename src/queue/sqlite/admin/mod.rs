@@ -17,12 +17,15 @@ use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
-use crate::queue::{HostSetting, MessageId};
+use crate::queue::{HostSetting, MessageId, StsPolicyRow};
 
 use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
-use super::{backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, tls_results};
+use super::{
+    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, sts_policies,
+    tls_results,
+};
 
 #[cfg(test)]
 pub(super) use change::remove_one;
@@ -138,6 +141,10 @@ impl AdminStore for Admin {
 
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError> {
         self.try_to(host_settings::read)
+    }
+
+    fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError> {
+        self.try_to(|conn| sts_policies::read(conn, domain))
     }
 
     fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError> {

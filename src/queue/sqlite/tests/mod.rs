@@ -5,6 +5,7 @@ mod files;
 mod flow;
 mod odd_rows;
 mod people;
+mod policies;
 mod replies;
 mod routes;
 mod tls_results;

@@ -13,7 +13,7 @@ use crate::queue::sqlite::sweep;
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 16] = [
+const VICTIMS: [(&str, &str); 17] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
@@ -25,6 +25,7 @@ const VICTIMS: [(&str, &str); 16] = [
     ("backoffs", "lane = 'victim.test'"),
     ("routes", "position = 1"),
     ("host_settings", "mx = 'mx.victim.test'"),
+    ("mta_sts_policies", "domain = 'victim.test'"),
     ("kicks", "node = 'victim.test'"),
     ("login_failures", "name = 'victim'"),
     ("known_logins", "name = 'victim'"),
@@ -52,6 +53,8 @@ const ROWS: &str = "
     INSERT INTO routes VALUES (1, 'x.test', NULL);
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
     VALUES ('mx.victim.test', 'tls', 'plaintext', 1000, 2000), ('mx.good.test', 'connections', 2, 1000, NULL);
+    INSERT INTO mta_sts_policies VALUES ('victim.test', '1', 'enforce', 'mx.victim.test', 9000, 1000, 10000, 1000, NULL),
+           ('good.test', '1', 'enforce', 'mx.good.test', 9000, 1000, 10000, 1000, NULL);
     INSERT INTO kicks (at, node, recipients) VALUES (1000, 'victim.test', 1);
     INSERT INTO login_failures VALUES ('', 'victim', 12, 1000, 2000);
     INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);
@@ -121,6 +124,11 @@ fn goes_on(conn: &Connection, why: &str) {
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
     assert!(reads.backoffs().unwrap().iter().any(|row| row.lane == "other.test"), "{why}");
     assert!(reads.host_settings().unwrap().iter().any(|row| row.mx == "mx.good.test"), "{why}");
+    assert!(
+        reads.sts_policy("victim.test").is_ok() && reads.sts_policy("good.test").unwrap().is_some(),
+        "{why}"
+    );
+    assert!(reads.sts_policies_due(9000, 0, 9).unwrap().contains(&"good.test".to_owned()), "{why}");
     reads.logins().unwrap();
     reads.reports_since("app@a.test", 0, 9).unwrap();
     for sender in reads.pending_report_senders(i64::MAX, i64::MAX, 9).unwrap() {

@@ -232,6 +232,11 @@ impl Certificate {
         Certificate::on(names, rustls::crypto::aws_lc_rs::default_provider(), rustls::ALL_VERSIONS)
     }
 
+    /// What a server does with it.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// The same, on a server that knows no post-quantum key exchange.
     pub(crate) fn classical(names: &[&str]) -> Certificate {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -298,6 +303,47 @@ impl Certificate {
             .with_single_cert(vec![leaf.clone()], key)
             .unwrap();
         Certificate { config: Arc::new(config), chain: vec![leaf], ca_pem }
+    }
+}
+
+/// A CA that vouches for the certificates of several hosts.
+pub(crate) struct Ca {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    /// Its own certificate, for `ca_file`.
+    pub(crate) pem: String,
+}
+
+impl Ca {
+    /// A new one.
+    pub(crate) fn new() -> Ca {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = ca.self_signed(&key).unwrap().pem();
+        Ca { issuer: rcgen::Issuer::new(ca, key), pem }
+    }
+
+    /// Good for these names.
+    pub(crate) fn certificate(&self, names: &[&str]) -> Certificate {
+        self.certificate_until(names, 2099)
+    }
+
+    /// One that was good until the end of a year.
+    pub(crate) fn certificate_until(&self, names: &[&str], year: i32) -> Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
+        leaf.not_after = rcgen::date_time_ymd(year, 12, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.clone()], key)
+            .unwrap();
+        Certificate { config: Arc::new(config), chain: vec![leaf], ca_pem: self.pem.clone() }
     }
 }
 
