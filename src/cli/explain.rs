@@ -29,7 +29,7 @@ use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::kit::text::utc;
-use crate::mail::{Address, Domain, address};
+use crate::mail::{Address, Domain, TlsPolicy, address};
 use crate::queue::admin::Admin;
 use crate::queue::{BackoffRow, HostSetting, Setting};
 use crate::submission::users;
@@ -69,6 +69,8 @@ pub struct Hop {
     pub tls: &'static str,
     /// Which policy says so: `none`, `dane`, `sts-testing`, `sts-enforce` or `route`.
     pub tls_policy: &'static str,
+    /// What the certificate must be, in words.
+    pub certificate: String,
     /// A configured relay rather than an MX host.
     pub relay: bool,
     /// Whether we would log in there.
@@ -153,6 +155,7 @@ pub(super) fn plan(
     let hops = endpoints.into_iter().map(|endpoint| Hop {
         limits: limits_of(&endpoint, delivery, learnt),
         from: leaving(&endpoint, &names),
+        certificate: certificate_words(&endpoint),
         host: endpoint.host,
         address: endpoint.address.to_string(),
         tls: tls_word(endpoint.tls),
@@ -171,6 +174,17 @@ pub(super) fn plan(
         retry_rules,
         backs_off: learnt.lanes.iter().find(|row| row.lane == lane).map(backs_off),
         lane,
+    }
+}
+
+fn certificate_words(endpoint: &Endpoint) -> String {
+    match &endpoint.dane {
+        Some(tlsa) => {
+            let records: Vec<String> = tlsa.records().iter().map(ToString::to_string).collect();
+            format!("one that its TLSA records mean: {}", records.join(", "))
+        }
+        None if endpoint.must_verify() => format!("one that holds for {}", endpoint.host),
+        None => "any".to_owned(),
     }
 }
 
@@ -261,6 +275,9 @@ impl fmt::Display for Explanation {
                 )?;
             }
             writeln!(f)?;
+            if hop.tls_policy == TlsPolicy::Dane.as_str() {
+                writeln!(f, "    certificate: {}", hop.certificate)?;
+            }
             for limit in &hop.limits {
                 writeln!(f, "    {limit}")?;
             }

@@ -201,8 +201,7 @@ pub(super) const DEFS: &[Def] = &[
         "delivery.mta_sts",
         Flag,
         Is("true"),
-        "Mail to a domain with an MTA-STS policy (RFC 8461) in mode enforce goes only to hosts that it names, with a \
-         certificate that holds, or waits. No effect where a [[route]] names relays, or has tls of its own.",
+        "Whether MTA-STS policies (RFC 8461) are looked for and enforced. No effect where a [[route]] names relays, or has tls of its own.",
     ),
     def(
         "delivery.dane",

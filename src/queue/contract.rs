@@ -267,11 +267,11 @@ pub trait AdminStore: Debug {
     /// What is held to at each host.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
 
-    /// The sessions of a day (when it began, Unix seconds) that were counted for a domain.
-    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError>;
-
     /// What is kept of the domain's MTA-STS policy.
     fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError>;
+
+    /// The sessions of a day (when it began, Unix seconds) that were counted for a domain.
+    fn tls_results(&self, day: i64, domain: &str) -> Result<Vec<Counted>, QueueError>;
 
     /// Failed logins that have an effect now, what lasts longest first.
     fn login_failures(&self) -> Result<Vec<LoginFailureLine>, QueueError>;

@@ -13,6 +13,7 @@ mod port25;
 mod reverse;
 mod sending;
 mod spf;
+mod tlsa;
 
 use std::io;
 use std::thread;
@@ -52,6 +53,7 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
         let dmarc = scope.spawn(|| dmarc::look_at(names, domain));
         let dkim = scope.spawn(|| dkim::look_at(names, keyring, domain, Clock::system().now()));
         let mx = scope.spawn(|| mx::look_at(names, domain));
+        let tlsa = scope.spawn(|| tlsa::look_at(names, domain));
         let port25 = scope.spawn(|| {
             let to = question.to.as_ref()?;
             Some(port25::look_at(names, settings, to, began + HOSTS_UNTIL))
@@ -64,7 +66,9 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
         findings.extend(dmarc);
         let signer = keyring.domain_of([domain]);
         findings.extend(signer.map(|signer| alignment::judge(domain, signer, policy.flatten().as_ref())));
-        findings.extend(mx.join().unwrap_or_default());
+        for part in [mx, tlsa] {
+            findings.extend(part.join().unwrap_or_default());
+        }
         findings.extend(port25.join().ok().flatten().unwrap_or_default());
     });
     if let Some(tls) = &settings.submission.tls {

@@ -47,7 +47,7 @@ impl PooledConnection {
     /// Whether the policy that it was opened by may be another meanwhile: it proved what was asked for then. Nobody
     /// but the operator says anything of a relay, and a reload closes all.
     fn is_stale(&self) -> bool {
-        !self.endpoint.relay && self.connection.age() > POLICY_HOLDS
+        !self.endpoint.relay && self.connection.opened_at.elapsed() > POLICY_HOLDS
     }
 
     /// Whether it is still good after it was idle. A host that said something meanwhile has answered more than it was
@@ -235,7 +235,9 @@ mod tests {
     use super::*;
     use crate::delivery::host::hosts::tests::Bench;
     use crate::delivery::smtp::profile::Profile;
+    use crate::delivery::smtp::tls::dane::{Tlsa, TlsaRecord};
     use crate::delivery::smtp::wire::Wire;
+    use crate::mail::TlsPolicy;
 
     #[test]
     fn where_too_many_are_idle_the_oldest_goes() {
@@ -297,5 +299,32 @@ mod tests {
         }
         assert_eq!(pool.lock().len(), CONNECTIONS_MAX, "a lane without one is no entry");
         assert!(pool.pop(&key(49)).is_none() && pool.pop(&key(50)).is_some(), "the oldest went");
+    }
+
+    #[test]
+    fn a_connection_proves_what_it_was_opened_for_and_not_for_long() {
+        let pool = Pool::new(Bench::new().slot("mx.test").hosts.clone());
+        let key = PoolKey::new(&"a.test".into(), &[]);
+        let aged = |secs: u64, relay| {
+            let mut pooled = opened("mx.test");
+            pooled.connection.opened_at -= Duration::from_secs(secs);
+            pooled.endpoint.relay = relay;
+            pool.put(&key, pooled);
+            pool.take(&key).is_some()
+        };
+        let holds = POLICY_HOLDS.as_secs();
+        assert_eq!(
+            [aged(holds - 5, false), aged(holds + 1, false), aged(holds + 1, true)],
+            [true, false, true]
+        );
+        // Of another lane, where policy and records are the same.
+        let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![7; 32] };
+        let tlsa = Tlsa::new("mx.test".to_owned(), Vec::new(), vec![record]).map(Arc::new);
+        let plain = opened("mx.test").endpoint;
+        let with =
+            |policy, dane: &Option<Arc<Tlsa>>| Endpoint { policy, dane: dane.clone(), ..plain.clone() };
+        let (none, dane) = (with(TlsPolicy::None, &None), with(TlsPolicy::Dane, &tlsa));
+        assert!(none.is_same_host(&none) && dane.is_same_host(&dane));
+        assert!(!none.is_same_host(&dane) && !dane.is_same_host(&with(TlsPolicy::Dane, &None)));
     }
 }

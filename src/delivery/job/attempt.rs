@@ -57,8 +57,8 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
 
     // A connection left open by the job before. Should it have died since, nothing is held against the host.
     // Not for mail with REQUIRETLS: other mail may have opened it without a proof of whom it leads to. Nor for mail
-    // with TLS-Required: No, which would count as protected. Nor where it proved less than the domain's policy wants by
-    // now.
+    // with TLS-Required: No, which would count as protected.
+    // Nor where it proved less than the domain's policy wants by now.
     if !state.stands_alone
         && let Some(pooled) = pool.take(&key)
         && let Some(pooled) = state.reusable(pooled, domain)
@@ -75,7 +75,10 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             return state.requeue(Duration::ZERO);
         }
     }
-    state.sts = match sts_of(context, resources, domain) {
+    // RFC 8689 §5: TLS-Required: No sets the policy aside.
+    let sts =
+        if message.handling.tls_optional { StsFinding::None } else { sts_of(context, resources, domain) };
+    state.sts = match sts {
         StsFinding::None => None,
         StsFinding::Policy(policy) => Some(policy),
         StsFinding::Wait(wait) => return state.requeue(wait),

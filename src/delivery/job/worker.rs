@@ -76,8 +76,8 @@ impl Workers {
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
-            tls_reports: TlsReports::default(),
             policies: Policies::new(queue.clone(), clock.clone()),
+            tls_reports: TlsReports::default(),
             queue,
             clock,
         };

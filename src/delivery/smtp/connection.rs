@@ -79,7 +79,7 @@ pub struct Connection {
     /// What is wrong with the certificate, where a policy that is being tested asks for one that holds.
     pub(in crate::delivery) refusal: Option<rustls::Error>,
     pub(in crate::delivery) reply_timeout: Duration,
-    opened_at: Instant,
+    pub(in crate::delivery) opened_at: Instant,
     messages: usize,
     is_usable: bool,
     /// By the enhanced codes of the last message's replies, MAIL, RCPT and content cannot be taken for one another.
@@ -189,11 +189,6 @@ impl Connection {
     /// Messages tried on it so far.
     pub fn messages(&self) -> usize {
         self.messages
-    }
-
-    /// Since it was opened.
-    pub(in crate::delivery) fn age(&self) -> Duration {
-        self.opened_at.elapsed()
     }
 
     /// TLS in use.

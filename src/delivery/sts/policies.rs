@@ -389,12 +389,12 @@ mod tests {
             hosts.iter().map(|_| Err(DnsError::NoData)).collect()
         }
 
-        fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
-            Ok(vec!["v=STSv1; id=1".to_owned()])
+        fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+            Err(DnsError::NoSuchDomain)
         }
 
-        fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
-            Err(DnsError::NoData)
+        fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
+            Ok(vec!["v=STSv1; id=1".to_owned()])
         }
     }
 

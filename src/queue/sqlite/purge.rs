@@ -41,8 +41,8 @@ impl Purge {
             conn.prepare_cached("DELETE FROM operator_log WHERE at < ?1 AND logged = 1")?
                 .execute([cutoff_us / 1_000_000])?;
             host_settings::delete_unused(conn, now)?;
-            tls_reports::delete_old(conn, now, i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX))?;
             sts_policies::delete_expired(conn, now)?;
+            tls_reports::delete_old(conn, now, i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX))?;
             let counted_from = now.saturating_sub(REPORTS_SECS);
             conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
                 .execute([counted_from.saturating_mul(1_000_000)])?;

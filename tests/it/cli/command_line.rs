@@ -61,7 +61,7 @@ fn good() -> TempDir {
          [tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\n\
          [users]\nfile = 'users'\n\
          [limits]\nsessions = 10\n\
-         [delivery]\nworkers = 4\n",
+         [delivery]\nworkers = 4\ndane = false\n",
     );
     dir
 }

@@ -20,6 +20,8 @@ const COMMANDS: &[&str] = &[
     "check --json",
     "check --reference",
     "demo",
+    "dkim new example.com --algorithm ed25519",
+    "dkim show --json",
     "explain you@a.test",
     "explain you@a.test --json",
     "queue list",
@@ -37,6 +39,7 @@ const COMMANDS: &[&str] = &[
     "queue bounce ID",
     "queue remove ID",
     "sql --mode csv < SELECT a.* FROM recipients a, recipients b, recipients c",
+    "tlsrpt show a.test",
     "user add new --password-stdin < secret",
     "user passwd new --password-stdin < other",
     "user set new --rate 7/h",
@@ -145,6 +148,8 @@ fn a_failure_stays_one_when_nobody_reads_of_it() {
         ("sql < SELECT 1; SELECT nonsense;", 1),
         ("check", 1),
         ("check --json", 1),
+        ("check --domain a.test", 1),
+        ("check --domain a.test --json", 1),
         ("serve", 1),
     ] {
         match line {

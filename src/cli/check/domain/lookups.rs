@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::delivery::route::dns::Resolver;
-use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
+use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords, TlsaAnswer};
 use crate::mail::spf::Names;
 
 /// The resolver until a moment, after which nothing is asked any more.
@@ -29,6 +29,25 @@ impl<'a> InTime<'a> {
 impl Lookup for InTime<'_> {
     fn mx(&self, domain: &str) -> Result<MxRecords, DnsError> {
         self.checked(|| Lookup::mx(self.resolver, domain))
+    }
+
+    fn mx_with_proof(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.checked(|| self.resolver.mx_with_proof(domain))
+    }
+
+    fn mx_validated(&self, domain: &str) -> Result<MxRecords, DnsError> {
+        self.checked(|| self.resolver.mx_validated(domain))
+    }
+
+    fn validates(&self) -> Result<(), String> {
+        self.checked(|| Ok(self.resolver.validates())).unwrap_or_else(|late| Err(late.to_string()))
+    }
+
+    fn tlsa(&self, hosts: &[&str]) -> Vec<Result<TlsaAnswer, DnsError>> {
+        match self.checked(|| Ok(self.resolver.tlsa(hosts))) {
+            Ok(found) => found,
+            Err(late) => hosts.iter().map(|_| Err(late.clone())).collect(),
+        }
     }
 
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {

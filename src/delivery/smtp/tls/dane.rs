@@ -264,3 +264,63 @@ impl ServerCertVerifier for ByTlsa {
         self.checks.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(usage: u8, selector: u8, matching: u8, bytes: usize) -> TlsaRecord {
+        TlsaRecord { usage, selector, matching, data: vec![7; bytes] }
+    }
+
+    /// Usage, selector and matching type of those that count; empty: none does.
+    fn counted(records: Vec<TlsaRecord>) -> Vec<(u8, u8, u8)> {
+        let tlsa = Tlsa::new("mx.test".to_owned(), Vec::new(), records);
+        let of = |record: &TlsaRecord| (record.usage, record.selector, record.matching);
+        tlsa.map_or_else(Vec::new, |tlsa| tlsa.records().iter().map(of).collect())
+    }
+
+    #[test]
+    fn of_all_records_those_count_that_smtp_knows() {
+        for (unusable, why) in [
+            (record(0, 1, 1, 32), "RFC 7672 §3.1.3"),
+            (record(1, 1, 1, 32), "RFC 7672 §3.1.3"),
+            (record(4, 1, 1, 32), "no such usage"),
+            (record(3, 2, 1, 32), "no such selector"),
+            (record(3, 1, 3, 32), "no such digest"),
+            (record(3, 1, 1, 31), "too short for SHA-256"),
+            (record(3, 1, 2, 32), "too short for SHA-512"),
+            (record(3, 0, 0, 0), "nothing"),
+        ] {
+            assert_eq!(counted(vec![unusable.clone()]), [], "{why}");
+            assert_eq!(counted(vec![unusable, record(3, 1, 1, 32)]), [(3, 1, 1)], "{why}");
+        }
+        // RFC 7671 §9, of each usage and selector by itself.
+        let all = vec![
+            record(3, 1, 1, 32),
+            record(3, 1, 2, 64),
+            record(3, 0, 1, 32),
+            record(2, 1, 1, 32),
+            record(3, 1, 0, 9),
+        ];
+        assert_eq!(counted(all), [(3, 1, 2), (3, 0, 1), (2, 1, 1), (3, 1, 0)]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_a_zone_or_a_host_sends_matches_nothing(
+            usage in 0..5_u8, selector in 0..3_u8, matching in 0..4_u8,
+            data in prop::collection::vec(any::<u8>(), 0..80),
+            chain in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..4),
+        ) {
+            let record = TlsaRecord { usage, selector, matching, data };
+            let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(CertificateDer::from).collect();
+            let Some(tlsa) = Tlsa::new("mx.test".to_owned(), vec!["mx.test".to_owned()], vec![record]) else { return Ok(()) };
+            let is_itself = tlsa.records[0].data == *chain[0];
+            prop_assert!(is_itself || tlsa.check(&chain[0], &chain[1..], UnixTime::now()).is_err());
+        }
+    }
+}

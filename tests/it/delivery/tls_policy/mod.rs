@@ -3,6 +3,7 @@
 
 mod attacker;
 mod dane;
+mod explained;
 
 use std::sync::Arc;
 use std::time::Duration;
