@@ -242,8 +242,8 @@ pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
     (!domains.is_empty()).then_some(domains)
 }
 
-/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too. Receivers
-/// that mend such a field show one of them as the author's.
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too.
+/// Receivers that mend such a field show one of them as the author's.
 pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
     let ends = |c: char| c.is_whitespace() || c.is_control() || "<>()[],;:@\"'\\".contains(c);
     let mut domains = Vec::new();

@@ -20,8 +20,8 @@ use rustls::pki_types::{CertificateDer, Der, ServerName, TrustAnchor, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-/// With how many authorities a host's chain is tried. A host chooses the certificates that it sends and the records that
-/// they match; each try may cost a hundred signature checks.
+/// With how many authorities a host's chain is tried. A host chooses the certificates that it sends and the records
+/// that they match; each try may cost a hundred signature checks.
 const ANCHORS_MAX: usize = 16;
 
 /// A TLSA record as it stands in DNS (RFC 6698 §2.1).
