@@ -286,7 +286,10 @@ mod tests {
 
     /// A connection to a host that has closed its end.
     fn opened(lane: &str) -> PooledConnection {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        opened_at(&std::net::TcpListener::bind("127.0.0.1:0").unwrap(), lane)
+    }
+
+    fn opened_at(listener: &std::net::TcpListener, lane: &str) -> PooledConnection {
         let address = listener.local_addr().unwrap();
         let tcp = std::net::TcpStream::connect(address).unwrap();
         let endpoint = Endpoint {
@@ -340,8 +343,9 @@ mod tests {
     fn a_connection_proves_what_it_was_opened_for_and_not_for_long() {
         let pool = Pool::new(Bench::new().slot("mx.test").hosts.clone());
         let key = PoolKey::new(&"a.test".into(), &[]);
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let aged = |secs: u64, relay| {
-            let mut pooled = opened("mx.test");
+            let mut pooled = opened_at(&host, "mx.test");
             pooled.connection.opened_at -= Duration::from_secs(secs);
             pooled.endpoint.relay = relay;
             pool.put(&key, pooled);
