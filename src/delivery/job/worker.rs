@@ -192,7 +192,7 @@ impl Shared {
     /// Soon after the start, and once an hour: whoever reads the log is to know before mail goes.
     fn look_at_dnssec(&self) {
         let context = self.context();
-        if context.settings.dane {
+        if context.settings.dane && context.routes.leave_some_to_policies() {
             // It is logged there, and asked for again by each plan.
             let _ = context.lookup.validates();
         }
