@@ -14,6 +14,7 @@ use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
 use crate::delivery::smtp::tls::dane::TlsaRecord;
 use crate::delivery::smtp::wire::Fault;
+use crate::delivery::sts::policies::StsPolicy;
 
 /// What failed, and in which words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +41,24 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
 }
 
 /// A connection that stands. None where TLS was not to be tried, or failed a moment ago and is left out now.
-pub(super) fn of_opened(endpoint: &Endpoint, opened: &Opened, is_first: bool) -> Option<Result<(), Failed>> {
+pub(super) fn of_opened(
+    endpoint: &Endpoint,
+    opened: &Opened,
+    is_first: bool,
+    sts: Option<&StsPolicy>,
+) -> Option<Result<(), Failed>> {
+    let is_tested = endpoint.policy == TlsPolicy::StsTesting;
     match &opened.tls {
+        // What would keep mail away once the policy is enforced.
+        TlsResult::InUse | TlsResult::NotOffered | TlsResult::Refused(_)
+            if is_tested && sts.is_some_and(|sts| sts.policy.allows(&endpoint.host).is_none()) =>
+        {
+            Some(Err(Failed::new(ResultType::ValidationFailure, "the policy does not name this host")))
+        }
+        TlsResult::InUse if is_tested && !opened.connection.tls().is_verified() => Some(Err(Failed::new(
+            ResultType::CertificateNotTrusted,
+            "the certificate does not hold for the host",
+        ))),
         // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
         TlsResult::InUse if endpoint.policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
             Some(Err(Failed::new(ResultType::TlsaInvalid, "none of the TLSA records can be used")))
@@ -100,8 +117,11 @@ pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
     Some((none, Failed::new(result, none.text.clone())))
 }
 
-/// The policy itself, in lines, where the endpoint has it.
-pub(super) fn policy_text(endpoint: &Endpoint) -> String {
+/// The policy itself, in lines, where the endpoint has one.
+pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> String {
+    if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (endpoint.policy, sts) {
+        return sts.policy.to_string();
+    }
     let Some(tlsa) = &endpoint.dane else { return String::new() };
     let line = |record: &TlsaRecord| {
         let data: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -177,7 +197,7 @@ mod tests {
         let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![0xab; 32] };
         let tlsa = Tlsa::new("mx.a.test".to_owned(), vec![], vec![record.clone(), record]);
         let dane = Endpoint { dane: tlsa.map(std::sync::Arc::new), ..endpoint("mx.a.test", false) };
-        assert_eq!(policy_text(&dane), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
+        assert_eq!(policy_text(&dane, None), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
     }
 
     #[test]
