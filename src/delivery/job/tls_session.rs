@@ -12,6 +12,7 @@ use crate::mail::{Domain, Phase, TlsPolicy};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
+use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::tls::dane::TlsaRecord;
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::StsPolicy;
@@ -44,21 +45,13 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
 pub(super) fn of_opened(
     endpoint: &Endpoint,
     opened: &Opened,
-    is_first: bool,
     sts: Option<&StsPolicy>,
+    is_first: bool,
 ) -> Option<Result<(), Failed>> {
-    let is_tested = endpoint.policy == TlsPolicy::StsTesting;
     match &opened.tls {
-        // What would keep mail away once the policy is enforced.
-        TlsResult::InUse | TlsResult::NotOffered | TlsResult::Refused(_)
-            if is_tested && sts.is_some_and(|sts| sts.policy.allows(&endpoint.host).is_none()) =>
-        {
-            Some(Err(Failed::new(ResultType::ValidationFailure, "the policy does not name this host")))
+        TlsResult::InUse if endpoint.policy == TlsPolicy::StsTesting => {
+            Some(tested(&endpoint.host, sts, opened.connection.tls(), opened.connection.refusal.as_ref()))
         }
-        TlsResult::InUse if is_tested && !opened.connection.tls().is_verified() => Some(Err(Failed::new(
-            ResultType::CertificateNotTrusted,
-            "the certificate does not hold for the host",
-        ))),
         // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
         TlsResult::InUse if endpoint.policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
             Some(Err(Failed::new(ResultType::TlsaInvalid, "none of the TLSA records can be used")))
@@ -74,6 +67,24 @@ pub(super) fn of_opened(
             "TLS failed at this host before, and was left out",
         ))),
         TlsResult::Unused => None,
+    }
+}
+
+/// What would have failed if the policy were enforced.
+fn tested(
+    host: &str,
+    sts: Option<&StsPolicy>,
+    tls: Encryption,
+    refusal: Option<&rustls::Error>,
+) -> Result<(), Failed> {
+    if sts.is_some_and(|sts| sts.policy.allows(host).is_none()) {
+        return Err(Failed::new(ResultType::ValidationFailure, "the MTA-STS policy does not name this host"));
+    }
+    match refusal {
+        _ if tls.is_verified() => Ok(()),
+        Some(error) => Err(Failed::new(of_error(error), error.to_string())),
+        // Its key or signature is too weak to prove anything.
+        None => Err(Failed::new(ResultType::CertificateNotTrusted, tls.to_string())),
     }
 }
 
@@ -117,10 +128,13 @@ pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
     Some((none, Failed::new(result, none.text.clone())))
 }
 
-/// The policy itself, in lines, where the endpoint has one.
+/// The policy itself, in lines.
 pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> String {
     if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (endpoint.policy, sts) {
-        return sts.policy.to_string();
+        // RFC 8461 §3.2.
+        let mx: String = sts.policy.mx.iter().map(|pattern| format!("mx: {pattern}\n")).collect();
+        let (mode, max_age) = (sts.policy.mode, sts.policy.max_age);
+        return format!("version: STSv1\nmode: {mode}\n{mx}max_age: {max_age}\n");
     }
     let Some(tlsa) = &endpoint.dane else { return String::new() };
     let line = |record: &TlsaRecord| {

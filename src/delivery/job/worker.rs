@@ -209,8 +209,8 @@ impl Shared {
         let started = std::thread::Builder::new().name("tls-reports".to_owned()).spawn(move || {
             let Resources { queue, clock, tls_reports, .. } = &shared.resources;
             let Some(_running) = tls_reports.begin() else { return };
-            let DeliveryContext { settings, lookup, .. } = &*context;
-            Sending { settings, lookup: &**lookup, queue, clock, stop: &shared.stop }.send_due();
+            let DeliveryContext { settings, lookup, https, .. } = &*context;
+            Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop }.send_due();
         });
         if let Err(error) = started {
             log::error!(

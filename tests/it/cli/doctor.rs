@@ -394,6 +394,8 @@ fn a_silent_name_server_takes_less_than_five_seconds() {
     doctor.relay.write_config(&config);
     let (findings, code) = doctor.ask(&["example.com", "--to", "you@a.test"]);
     assert_eq!(code, Some(1), "nobody can be reached without DNS: {findings:#?}");
+    let told = findings.iter().filter(|one| one["about"] == "tlsa").count();
+    assert_eq!(told, 0, "whether there is a signature is not known: {findings:#?}");
     for about in ["reverse name", "spf", "dmarc", "mx"] {
         let levels: Vec<&Value> =
             findings.iter().filter(|one| one["about"] == about).map(|one| &one["level"]).collect();

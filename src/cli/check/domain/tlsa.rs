@@ -3,7 +3,7 @@
 
 use super::super::Finding;
 use super::lookups::InTime;
-use crate::delivery::route::lookup::{DnsError, Lookup as _, TlsaAnswer};
+use crate::delivery::route::lookup::{DnsError, Lookup, TlsaAnswer};
 use crate::delivery::smtp::tls::dane::{Tlsa, TlsaRecord};
 
 const ABOUT: &str = "tlsa";
@@ -17,6 +17,8 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> Vec<Finding> {
         Ok(records) if records.proved => records.hosts.into_iter().map(|(_, host)| host).collect(),
         Err(DnsError::NoData) => vec![domain.to_owned()],
         Ok(_) | Err(DnsError::NoSuchDomain) => return Vec::new(),
+        // Nobody answers, which is told of the MX records themselves.
+        Err(DnsError::Temporary(_)) if Lookup::mx(names, domain).is_err() => return Vec::new(),
         Err(DnsError::Temporary(why)) => {
             let text = format!("the MX records of {domain}: {why}; senders that use DNSSEC cannot use them");
             return vec![Finding::warning(ABOUT, text)];

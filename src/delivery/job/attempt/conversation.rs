@@ -196,7 +196,7 @@ impl AttemptState<'_> {
         is_first: bool,
     ) {
         let outcome = match opened {
-            Ok(opened) => tls_session::of_opened(endpoint, opened, is_first, self.sts.as_deref()),
+            Ok(opened) => tls_session::of_opened(endpoint, opened, self.sts.as_deref(), is_first),
             Err(OpenFailure { failure, .. }) => tls_session::of_failure(failure).map(Err),
         };
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
