@@ -15,6 +15,7 @@
 //! hour. A failure that took long is kept for some seconds, unless the system has other servers meanwhile.
 
 mod cache;
+mod proof;
 mod scope;
 mod self_test;
 mod servers;
