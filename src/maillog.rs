@@ -131,6 +131,11 @@ pub fn tls_report_queued(id: MessageId, domain: &str, began: i64, to: &[Address]
     log::info!("{id}: TLS report queued domain={domain} day={} {}", day(began), to.join(" "));
 }
 
+/// The same, and a web server took it.
+pub fn tls_report_posted(domain: &str, began: i64, uri: &str) {
+    log::info!("TLS report posted domain={domain} day={} uri={uri}", day(began));
+}
+
 /// The same, and it is not tried again. `rua` is empty where the domain could not be asked.
 pub fn tls_report_given_up(domain: &str, began: i64, rua: &str, why: &str) {
     let uri = if rua.is_empty() { "none" } else { rua };

@@ -349,7 +349,8 @@ fn name_servers(settings: &Settings) -> Finding {
 
 /// Whether DANE can work; none where it is not wanted.
 fn dnssec(settings: &Settings) -> Option<Finding> {
-    let resolver = settings.delivery.dane.then(|| Resolver::new(&settings.dns).ok()).flatten()?;
+    let is_wanted = settings.delivery.dane && settings.routes.leave_some_to_policies();
+    let resolver = is_wanted.then(|| Resolver::new(&settings.dns).ok()).flatten()?;
     Some(match resolver.validates() {
         Ok(()) => Finding::ok("dnssec", "answers come with signatures: DANE is on".to_owned()),
         Err(why) => Finding::warning(

@@ -451,6 +451,14 @@ impl std::fmt::Display for DomainPattern {
 }
 
 impl Routes {
+    /// Whether there may be destinations whose own policy counts: not where each `[[route]]` up to one for `*` says
+    /// where its mail goes, or how TLS is to be.
+    pub fn leave_some_to_policies(&self) -> bool {
+        let is_decided = |route: &Route| !route.relay.is_empty() || route.tls.is_some();
+        let last = self.0.iter().position(|route| route.domain == DomainPattern::Any);
+        last.is_none_or(|last| !self.0[..=last].iter().all(is_decided))
+    }
+
     /// The first route that matches.
     pub fn find(&self, domain: &Domain) -> Option<&Route> {
         self.0.iter().find(|route| route.domain.matches(domain.as_str()))
@@ -466,6 +474,39 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_count_where_some_mail_goes_by_mx_and_nobody_said_how() {
+        let route = |domain: &str, relay: bool, tls| Route {
+            domain: if domain == "*" {
+                DomainPattern::Any
+            } else {
+                DomainPattern::Exactly(domain.to_owned())
+            },
+            relay: if relay {
+                vec![RelayHost { host: Domain::parse("up.test").unwrap(), port: 25 }]
+            } else {
+                Vec::new()
+            },
+            tls,
+            ca_file: None,
+            login: None,
+            source_addresses: Vec::new(),
+        };
+        let verify = Some(RouteTls::Verify);
+        for (routes, counts) in [
+            (vec![], true),
+            (vec![route("a.test", true, None)], true),
+            (vec![route("*", true, None)], false),
+            (vec![route("*", false, verify)], false),
+            (vec![route("*", false, None)], true),
+            (vec![route("a.test", false, None), route("*", true, None)], true),
+            (vec![route("a.test", false, verify), route("*", true, None)], false),
+            (vec![route("*", true, None), route("a.test", false, None)], false),
+        ] {
+            assert_eq!(Routes(routes.clone()).leave_some_to_policies(), counts, "{routes:?}");
+        }
+    }
 
     #[test]
     fn a_pattern_below_a_domain_does_not_match_the_domain_or_a_look_alike() {

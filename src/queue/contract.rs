@@ -215,7 +215,8 @@ pub trait Reads: Debug {
 
     // Reports on TLS.
 
-    /// Reports that are due at `now`, or whose time was written by a clock that was ahead; at most `limit`.
+    /// Reports that are due at `now`, or whose time was written by a clock that was ahead; at most `limit`. Domains
+    /// that are still to be asked come first.
     fn tls_reports_due(&self, now: i64, limit: usize) -> Result<Vec<TlsReportDue>, QueueError>;
 
     /// The sessions of a day that were counted for a domain.

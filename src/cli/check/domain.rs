@@ -8,6 +8,7 @@ mod alignment;
 mod dkim;
 mod dmarc;
 mod lookups;
+mod mta_sts;
 mod mx;
 mod port25;
 mod reverse;
@@ -16,6 +17,7 @@ mod spf;
 mod tlsa;
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,18 +43,22 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
     let began = Instant::now();
     let settings = &loaded.settings;
     let timeout = settings.dns.timeout.min(LOOKUP_WAIT);
-    let resolver = Resolver::new(&DnsSettings { timeout, ..settings.dns.clone() })?;
-    let names = &InTime::new(&resolver, began + LOOKUPS_BEGIN_UNTIL);
+    let resolver = &Arc::new(Resolver::new(&DnsSettings { timeout, ..settings.dns.clone() })?);
+    let names = &InTime::new(resolver, began + LOOKUPS_BEGIN_UNTIL);
     let sending = &Sending::of(settings, question);
     let domain = question.domain.as_str();
-    let keyring = &settings.delivery.keyring;
+    let (keyring, now) = (&settings.delivery.keyring, Clock::system().now());
     let mut findings = config_of(loaded);
     thread::scope(|scope| {
         let reverse = scope.spawn(|| reverse::look_at(names, sending));
         let spf = scope.spawn(|| spf::look_at(names, domain, sending));
         let dmarc = scope.spawn(|| dmarc::look_at(names, domain));
-        let dkim = scope.spawn(|| dkim::look_at(names, keyring, domain, Clock::system().now()));
+        let dkim = scope.spawn(|| dkim::look_at(names, keyring, domain, now));
         let mx = scope.spawn(|| mx::look_at(names, domain));
+        let sts = scope.spawn(|| {
+            let until = (now, began + HOSTS_UNTIL);
+            mta_sts::look_at(names, resolver, &settings.delivery, domain, until)
+        });
         let tlsa = scope.spawn(|| tlsa::look_at(names, domain));
         let port25 = scope.spawn(|| {
             let to = question.to.as_ref()?;
@@ -66,7 +72,7 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
         findings.extend(dmarc);
         let signer = keyring.domain_of([domain]);
         findings.extend(signer.map(|signer| alignment::judge(domain, signer, policy.flatten().as_ref())));
-        for part in [mx, tlsa] {
+        for part in [mx, sts, tlsa] {
             findings.extend(part.join().unwrap_or_default());
         }
         findings.extend(port25.join().ok().flatten().unwrap_or_default());

@@ -12,8 +12,10 @@ use crate::mail::{Domain, Phase, TlsPolicy};
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
+use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::tls::dane::TlsaRecord;
 use crate::delivery::smtp::wire::Fault;
+use crate::delivery::sts::policies::StsPolicy;
 
 /// What failed, and in which words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +42,16 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
 }
 
 /// A connection that stands. None where TLS was not to be tried, or failed a moment ago and is left out now.
-pub(super) fn of_opened(endpoint: &Endpoint, opened: &Opened, is_first: bool) -> Option<Result<(), Failed>> {
+pub(super) fn of_opened(
+    endpoint: &Endpoint,
+    opened: &Opened,
+    sts: Option<&StsPolicy>,
+    is_first: bool,
+) -> Option<Result<(), Failed>> {
     match &opened.tls {
+        TlsResult::InUse if endpoint.policy == TlsPolicy::StsTesting => {
+            Some(tested(&endpoint.host, sts, opened.connection.tls(), opened.connection.refusal.as_ref()))
+        }
         // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
         TlsResult::InUse if endpoint.policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
             Some(Err(Failed::new(ResultType::TlsaInvalid, "none of the TLSA records can be used")))
@@ -57,6 +67,24 @@ pub(super) fn of_opened(endpoint: &Endpoint, opened: &Opened, is_first: bool) ->
             "TLS failed at this host before, and was left out",
         ))),
         TlsResult::Unused => None,
+    }
+}
+
+/// What would have failed if the policy were enforced.
+fn tested(
+    host: &str,
+    sts: Option<&StsPolicy>,
+    tls: Encryption,
+    refusal: Option<&rustls::Error>,
+) -> Result<(), Failed> {
+    if sts.is_some_and(|sts| sts.policy.allows(host).is_none()) {
+        return Err(Failed::new(ResultType::ValidationFailure, "the MTA-STS policy does not name this host"));
+    }
+    match refusal {
+        _ if tls.is_verified() => Ok(()),
+        Some(error) => Err(Failed::new(of_error(error), error.to_string())),
+        // Its key or signature is too weak to prove anything.
+        None => Err(Failed::new(ResultType::CertificateNotTrusted, tls.to_string())),
     }
 }
 
@@ -100,8 +128,14 @@ pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
     Some((none, Failed::new(result, none.text.clone())))
 }
 
-/// The policy itself, in lines, where the endpoint has it.
-pub(super) fn policy_text(endpoint: &Endpoint) -> String {
+/// The policy itself, in lines.
+pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> String {
+    if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (endpoint.policy, sts) {
+        // RFC 8461 §3.2.
+        let mx: String = sts.policy.mx.iter().map(|pattern| format!("mx: {pattern}\n")).collect();
+        let (mode, max_age) = (sts.policy.mode, sts.policy.max_age);
+        return format!("version: STSv1\nmode: {mode}\n{mx}max_age: {max_age}\n");
+    }
     let Some(tlsa) = &endpoint.dane else { return String::new() };
     let line = |record: &TlsaRecord| {
         let data: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -177,7 +211,7 @@ mod tests {
         let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![0xab; 32] };
         let tlsa = Tlsa::new("mx.a.test".to_owned(), vec![], vec![record.clone(), record]);
         let dane = Endpoint { dane: tlsa.map(std::sync::Arc::new), ..endpoint("mx.a.test", false) };
-        assert_eq!(policy_text(&dane), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
+        assert_eq!(policy_text(&dane, None), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
     }
 
     #[test]

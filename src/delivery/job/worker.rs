@@ -192,7 +192,7 @@ impl Shared {
     /// Soon after the start, and once an hour: whoever reads the log is to know before mail goes.
     fn look_at_dnssec(&self) {
         let context = self.context();
-        if context.settings.dane {
+        if context.settings.dane && context.routes.leave_some_to_policies() {
             // It is logged there, and asked for again by each plan.
             let _ = context.lookup.validates();
         }
@@ -209,8 +209,8 @@ impl Shared {
         let started = std::thread::Builder::new().name("tls-reports".to_owned()).spawn(move || {
             let Resources { queue, clock, tls_reports, .. } = &shared.resources;
             let Some(_running) = tls_reports.begin() else { return };
-            let DeliveryContext { settings, lookup, .. } = &*context;
-            Sending { settings, lookup: &**lookup, queue, clock, stop: &shared.stop }.send_due();
+            let DeliveryContext { settings, lookup, https, .. } = &*context;
+            Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop }.send_due();
         });
         if let Err(error) = started {
             log::error!(

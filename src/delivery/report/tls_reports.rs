@@ -3,8 +3,8 @@
 //! The plan is in the database (table `tls_reports`): once a day is over each domain that had sessions has a row
 //! there, due at some time in the next hours (RFC 8460 §4.1: not all at once). What is due is looked after by one
 //! thread, which ends when nothing is: the domain is asked by TXT; mail is queued in the transaction that writes down
-//! that it was, so that a crash sends none twice and loses none. It is carried like any other.
-//! (POST, the other way of RFC 8460, is not spoken.)
+//! that it was, so that a crash sends none twice and loses none, and is carried like any other; POST is tried again for
+//! some hours (a crash between the answer and the note of it sends it again, with the same report-id).
 //!
 //! All times are the confirmed ones ([`Clock::confirmed`]): a clock that runs ahead ends no day.
 
@@ -22,7 +22,7 @@ use crate::config::DeliverySettings;
 use crate::mail::tlsrpt::message::{Letter, compose};
 use crate::mail::tlsrpt::record::{self, Destination};
 use crate::mail::tlsrpt::report::{Head, gzip, json};
-use crate::mail::tlsrpt::{DAY_SECS, day_of};
+use crate::mail::tlsrpt::{DAY_SECS, MEDIA_TYPE, day_of};
 use crate::mail::{Address, Body, Envelope, Handling, Notify, Recipient};
 use crate::maillog;
 use crate::queue::{
@@ -30,6 +30,7 @@ use crate::queue::{
     TlsReportRow, TlsReportState,
 };
 
+use crate::delivery::https::{Https, Response};
 use crate::delivery::route::lookup::{DnsError, Lookup};
 use crate::delivery::smtp::stop::Stop;
 
@@ -43,8 +44,13 @@ const DAYS: i64 = 2;
 const AFTER_MIDNIGHT_SECS: i64 = 300;
 /// RFC 8460 §4.1 names four hours.
 const SPREAD_SECS: i64 = 4 * 3600;
-/// Waits between tries of the question to DNS: 18 hours in all.
+/// Waits between tries, of the question to DNS and of POST: 18 hours in all.
 const RETRY_SECS: [i64; 6] = [600, 1800, 3600, 2 * 3600, 6 * 3600, 8 * 3600];
+
+/// Nothing is sent so long after its day began: two days after its end.
+const LATEST_SECS: i64 = 3 * DAY_SECS;
+/// Bytes of an answer to POST that are read; nothing is made of them.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Whether it is time to look, and whether a thread is at it.
 #[derive(Debug, Default)]
@@ -59,6 +65,7 @@ pub(in crate::delivery) struct TlsReports {
 pub(in crate::delivery) struct Sending<'a> {
     pub(in crate::delivery) settings: &'a DeliverySettings,
     pub(in crate::delivery) lookup: &'a dyn Lookup,
+    pub(in crate::delivery) https: &'a Https,
     pub(in crate::delivery) queue: &'a Queue,
     pub(in crate::delivery) clock: &'a Clock,
     pub(in crate::delivery) stop: &'a Stop,
@@ -143,12 +150,18 @@ impl Sending<'_> {
                 if self.stop.has_begun() {
                     return;
                 }
-                let looked_after = catch_unwind(AssertUnwindSafe(|| self.ask(one.clone())));
+                let is_post = !one.rua.is_empty();
+                let look_after = || if is_post { self.post(one.clone()) } else { self.ask(one.clone()) };
+                let looked_after = catch_unwind(AssertUnwindSafe(look_after));
                 // The panic's own words are in the log already.
                 let broken = "internal error of the relay (a bug: please report)";
                 let done = looked_after.unwrap_or_else(|_| self.fail(one, self.clock.confirmed(), broken));
                 if let Err(error) = done {
                     return log::warn!("a TLS report waits: {error}");
+                }
+                // A web server may take its time: those who are still to be asked are looked for again first.
+                if is_post {
+                    break;
                 }
             }
         }
@@ -185,10 +198,9 @@ impl Sending<'_> {
         let rows = destinations.iter().map(|destination| {
             let state = match destination {
                 Destination::Mail(_) => TlsReportState::Queued(id),
-                Destination::Https(_) => TlsReportState::Failed,
+                Destination::Https(_) => TlsReportState::Planned(now),
             };
-            let last_reply = (state == TlsReportState::Failed).then(|| "reports go by mail alone".to_owned());
-            TlsReportRow { rua: destination.uri(), state, attempts: 0, last_reply }
+            TlsReportRow { rua: destination.uri(), state, attempts: 0, last_reply: None }
         });
         let rows = rows.collect();
         let mail = match to.is_empty() {
@@ -200,6 +212,28 @@ impl Sending<'_> {
         if let Some((domain, day)) = queued {
             maillog::tls_report_queued(id, &domain, day, &to);
         }
+        Ok(())
+    }
+
+    /// Sends a report to a web server (RFC 8460 §5.4).
+    fn post(&self, due: TlsReportDue) -> Result<(), SendError> {
+        let gzip = gzip(&self.json(&due)?);
+        let answer = self.https.post(&due.rua, MEDIA_TYPE, &gzip, ANSWER_BYTES_MAX);
+        let now = self.clock.confirmed();
+        let status = match answer {
+            Ok(Response { status: status @ 200..=299, .. }) => status,
+            Ok(Response { status, .. }) => return self.fail(due, now, &format!("HTTP status {status}")),
+            Err(error) => return self.fail(due, now, &error.to_string()),
+        };
+        let row = TlsReportRow {
+            rua: due.rua.clone(),
+            state: TlsReportState::Sent,
+            attempts: due.attempts + 1,
+            last_reply: Some(format!("HTTP status {status}")),
+        };
+        let (domain, day, uri) = (due.domain.clone(), due.day, due.rua.clone());
+        self.write(due, vec![row], now, None)?;
+        maillog::tls_report_posted(&domain, day, &uri);
         Ok(())
     }
 
@@ -225,7 +259,8 @@ impl Sending<'_> {
             recipients: to.iter().map(recipient).collect(),
             ret: None,
             envid: None,
-            handling: Handling::default(),
+            // As its header says: RFC 8460 §3, RFC 8689 §5.
+            handling: Handling { tls_optional: true, ..Handling::default() },
         };
         Ok(Some(NewMessage {
             id,
@@ -251,7 +286,7 @@ impl Sending<'_> {
     /// Tried again later, or given up.
     fn fail(&self, due: TlsReportDue, now: i64, why: &str) -> Result<(), SendError> {
         let attempts = due.attempts + 1;
-        let next = next_try(attempts, now);
+        let next = next_try(attempts, now).filter(|next| *next < due.day + LATEST_SECS);
         if next.is_none() {
             maillog::tls_report_given_up(&due.domain, due.day, &due.rua, why);
         }

@@ -76,6 +76,8 @@ pub struct Connection {
     /// For the dialogue in the debug log.
     pub(in crate::delivery) host: String,
     pub(in crate::delivery) tls: Encryption,
+    /// What is wrong with the certificate, where a policy that is being tested asks for one that holds.
+    pub(in crate::delivery) refusal: Option<rustls::Error>,
     pub(in crate::delivery) reply_timeout: Duration,
     pub(in crate::delivery) opened_at: Instant,
     messages: usize,
@@ -100,6 +102,7 @@ impl Connection {
             profile,
             host,
             tls: Encryption::None,
+            refusal: None,
             reply_timeout,
             opened_at: Instant::now(),
             messages: 0,

@@ -11,7 +11,7 @@ use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 
 use crate::config::{DeliverySettings, RouteTls};
-use crate::mail::{Phase, Reply};
+use crate::mail::{Phase, Reply, TlsPolicy};
 
 use crate::delivery::smtp::capabilities::Capabilities;
 use crate::delivery::smtp::connection::{Connection, OpenFailure};
@@ -282,6 +282,10 @@ impl Opening<'_> {
             Failure::Tls(mismatch.map_or_else(|| TlsFailure::Handshake(fault), TlsFailure::Dane))
         })?;
         self.connection.tls = trust.describe(&handshake, tls, &name);
+        // For the reports on TLS: nothing is enforced.
+        if self.endpoint.policy == TlsPolicy::StsTesting && !self.connection.tls.is_verified() {
+            self.connection.refusal = trust.refusal(tls, &name);
+        }
         if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
             log::debug!("{}: TLS session resumed", self.endpoint.host);
         }

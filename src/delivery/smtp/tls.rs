@@ -225,6 +225,21 @@ impl Trust {
         Handshake { config: Arc::new(config), any: None, by_dane: true }
     }
 
+    /// What is wrong with the certificate of a finished handshake; none: it holds for this name.
+    pub(in crate::delivery) fn refusal(
+        &self,
+        connection: &ClientConnection,
+        name: &ServerName<'_>,
+    ) -> Option<rustls::Error> {
+        match connection.peer_certificates().and_then(|chain| chain.split_first()) {
+            Some((end_entity, intermediates)) => {
+                let now = UnixTime::now();
+                self.verifier.verify_server_cert(end_entity, intermediates, name, &[], now).err()
+            }
+            None => Some(rustls::Error::NoCertificatesPresented),
+        }
+    }
+
     /// What a finished handshake came to.
     pub(in crate::delivery) fn describe(
         &self,
@@ -232,19 +247,10 @@ impl Trust {
         connection: &ClientConnection,
         name: &ServerName<'_>,
     ) -> Encryption {
-        let verified = || {
-            connection.peer_certificates().and_then(|chain| chain.split_first()).is_some_and(
-                |(end_entity, intermediates)| {
-                    self.verifier
-                        .verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now())
-                        .is_ok()
-                },
-            )
-        };
         let peer = match handshake.any.as_ref().and_then(|any| any.unchecked()) {
             Some(why) => Peer::Unchecked(why),
             None if handshake.by_dane => Peer::Dane,
-            None if verified() => Peer::Verified,
+            None if self.refusal(connection, name).is_none() => Peer::Verified,
             None => Peer::Unverified,
         };
         match Encryption::of_version(connection.protocol_version()) {

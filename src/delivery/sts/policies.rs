@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::kit::bounded::TtlMap;
 use crate::kit::text::without_controls;
+use crate::mail::TlsPolicy;
+use crate::mail::tlsrpt::{ResultType, day_of};
 use crate::maillog;
-use crate::queue::{Queue, QueueError, StsPolicyNote, StsPolicyRow};
+use crate::queue::{Queue, QueueError, StsPolicyNote, StsPolicyRow, TlsSession};
 
-use crate::delivery::https::Https;
+use crate::delivery::https::{Https, HttpsError};
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::sts::fetch::{FetchError, fetch};
 use crate::delivery::sts::policy::{MAX_AGE_MAX, Mode, Policy};
@@ -273,9 +275,35 @@ impl Shared {
         Some(ASK_AGAIN)
     }
 
+    /// A fetch that failed counts as a session that failed (RFC 8460 §4.3.2.1).
+    fn count_failure(&self, domain: &str, error: &FetchError, now: i64) {
+        let result = match error {
+            FetchError::NoAnswer(HttpsError::Tls(_)) => ResultType::StsWebpkiInvalid,
+            FetchError::NoAnswer(_) | FetchError::Status(_) => ResultType::StsPolicyFetchError,
+            FetchError::MediaType(_) | FetchError::Invalid(_) => ResultType::StsPolicyInvalid,
+            // Our own trouble.
+            FetchError::NotAsked(_) => return,
+        };
+        self.queue.count_tls_sessions(vec![TlsSession {
+            day: day_of(now),
+            domain: domain.to_owned(),
+            policy: TlsPolicy::None,
+            mx: String::new(),
+            ip: None,
+            source: None,
+            failed: Some(result),
+            reason: without_controls(&error.to_string(), REASON_CHARS_MAX),
+            policy_text: String::new(),
+            own_message: None,
+        }]);
+    }
+
     /// Keeps what came of a fetch.
     fn done(&self, domain: &str, id: Option<String>, fetched: Result<Policy, FetchError>) {
         let now = self.now();
+        if let Err(error) = &fetched {
+            self.count_failure(domain, error, now);
+        }
         let before = match self.queue.sts_policy(domain) {
             Ok(row) => row.and_then(StsPolicy::of_row).filter(|known| known.expires_at > now),
             Err(_) => None,

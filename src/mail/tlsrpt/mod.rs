@@ -10,6 +10,9 @@ pub mod report;
 /// Seconds of a day: reports are for whole days in UTC (RFC 8460 §4.1).
 pub const DAY_SECS: i64 = 86_400;
 
+/// Of a report in gzip (RFC 8460 §6.4).
+pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
+
 /// When the day of this Unix second began.
 pub fn day_of(unix_secs: i64) -> i64 {
     unix_secs.div_euclid(DAY_SECS).saturating_mul(DAY_SECS)

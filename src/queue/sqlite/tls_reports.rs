@@ -36,7 +36,7 @@ pub(super) fn due(conn: &Connection, now: i64, limit: usize) -> Result<Vec<TlsRe
     conn.prepare_cached(
         "SELECT day, domain, rua, attempts FROM tls_reports
          WHERE next_attempt_at IS NOT NULL AND (next_attempt_at <= ?1 OR next_attempt_at > ?2)
-         ORDER BY next_attempt_at LIMIT ?3",
+         ORDER BY rua <> '', next_attempt_at LIMIT ?3",
     )?
     .query_map(params![now, now.saturating_add(WAIT_SECS_MAX), limit as i64], |row| {
         Ok(TlsReportDue {

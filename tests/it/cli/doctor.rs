@@ -1,8 +1,9 @@
 //! `postrider check --domain` before a real DNS server: what is found in good and broken zones, and that each line it
 //! tells to add mends what it found.
 
+mod tls;
+
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,7 +13,6 @@ use postrider::mail::dkim::Algorithm;
 use crate::harness::certificate_files::write_secret;
 use crate::harness::dkim::Keys;
 use crate::harness::dns_server::{Fault, Zone};
-use crate::harness::dnssec::Signer;
 use crate::harness::fakemx::{Act, At, Certificate, Script};
 use crate::harness::relay::{Config, Relay, World};
 
@@ -327,38 +327,6 @@ fn keys_that_rotate_are_looked_at_in_their_time() {
     let found = told("example.com");
     assert!(found.len() == 1 && found[0]["level"] == "warning", "{found:#?}");
     assert!(found[0]["text"].as_str().unwrap().contains("`postrider dkim new example.com`"), "{found:#?}");
-}
-
-#[test]
-fn tlsa_records_of_our_own_hosts_are_told_where_dnssec_proves_them() {
-    let signer = Arc::new(Signer::new(1));
-    let doctor = Doctor::in_world(World::signed(&signer), Config::new());
-    let told = |zone: Zone| -> Vec<String> {
-        doctor.world.dns.serve(zone);
-        let findings = doctor.ask(&["example.com"]).0;
-        let tlsa = findings.iter().filter(|one| one["about"] == "tlsa");
-        tlsa.map(|one| format!("{} {}", one["level"].as_str().unwrap(), one["text"].as_str().unwrap()))
-            .collect()
-    };
-    let good = || zone(&lines(GOOD)).signed(&signer);
-    assert_eq!(told(good()), [] as [String; 0]);
-    let with = |kind| good().tlsa("mail.example.com", kind, &[7; 32]);
-    let said = told(with((3, 1, 1)));
-    let words =
-        "ok mail.example.com has 3 1 1 0707070707070707… at _25._tcp.mail.example.com: senders with DANE";
-    assert!(said.len() == 1 && said[0].starts_with(words), "{said:#?}");
-    let said = told(with((1, 1, 1)));
-    assert!(
-        said.len() == 1 && said[0].starts_with("warning ") && said[0].contains("none of them can be used"),
-        "{said:#?}"
-    );
-    let said = told(with((3, 1, 1)).fault("_25._tcp.mail.example.com", Fault::Servfail));
-    assert!(said.len() == 1 && said[0].starts_with("problem mail.example.com: "), "{said:#?}");
-    assert_eq!(
-        told(zone(&lines(GOOD)).tlsa("mail.example.com", (3, 1, 1), &[7; 32])),
-        [] as [String; 0],
-        "unsigned"
-    );
 }
 
 #[test]

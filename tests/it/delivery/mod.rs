@@ -5,7 +5,7 @@ pub mod bdat;
 mod binary;
 mod capabilities_missing;
 pub mod connection;
-mod dkim;
+pub mod dkim;
 mod dns;
 pub mod dns_corners;
 mod dns_system;

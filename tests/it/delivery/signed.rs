@@ -1,10 +1,12 @@
 //! DKIM from end to end: what arrives at a host is verified there, by whichever way it came.
 
 use crate::delivery::bdat::large;
+use crate::delivery::dkim::assert_verified;
 use crate::harness::dkim::Keys;
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::relay::{Config, Relay, World, wait_for};
 use crate::harness::sender::{wait_for_attempts, wait_for_end};
+use crate::whole::mails::{name, our_mails};
 use postrider::mail::dkim::Algorithm;
 
 const AUTHOR: &str = "me@example.com";
@@ -235,4 +237,72 @@ fn a_message_that_waited_while_keys_were_rotated_is_signed_by_the_key_of_now() {
     relay.run_ok(&["queue", "kick", "--all"]);
     wait_for_end(&relay, "you@a.test", "delivered");
     assert_eq!(keys.verified(&mx.messages().last().unwrap().content), ["example.com/new"]);
+}
+
+/// The repository's odd mails and a binary one, as they arrive by DATA and by BDAT: every verifier takes each of their
+/// signatures.
+#[test]
+fn other_verifiers_take_what_arrives() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let by_bdat = world.host(
+        "a.test",
+        Script::new().offering(&["PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME"]),
+    );
+    let by_data = world.host("b.test", Script::new().offering(&["8BITMIME"]));
+    let config = two(&mut keys, Config::new()).set("delivery.sign_as", "\"example.com\"");
+    let relay = world.relay(config.dkim(&format!(
+        "{}canonicalization = \"simple/simple\"\n",
+        keys.add("example.com", "simple", Algorithm::RsaSha256)
+    )));
+    let mails = our_mails();
+    let mut client = relay.client();
+    for file in &mails {
+        let content = std::fs::read(file).unwrap();
+        client.submit(
+            AUTHOR,
+            &[&format!("{}@a.test", name(file)), &format!("{}@b.test", name(file))],
+            &content,
+        );
+    }
+    let binary = from(AUTHOR, b"\r\n.\r\n\n.\n\r.\r\0\xff \t\r\nno end\r");
+    client.expect(&format!("MAIL FROM:<{AUTHOR}> BODY=BINARYMIME"), "250");
+    client.expect("RCPT TO:<binary@a.test>", "250");
+    client.write(format!("BDAT {} LAST\r\n", binary.len()).as_bytes()).unwrap();
+    client.write(&binary).unwrap();
+    assert_eq!(client.reply().unwrap().code, 250);
+    relay.wait_until_empty();
+    let folder = tempfile::tempdir().unwrap();
+    for (mx, way, count) in [(&by_bdat, "bdat", mails.len() + 1), (&by_data, "data", mails.len())] {
+        let messages = mx.messages();
+        assert_eq!(messages.len(), count);
+        for message in messages {
+            let name = message.rcpts[0].split(['<', '@']).nth(1).unwrap().to_owned();
+            let signed = apart(&message.content);
+            assert_eq!(signed.len(), 3, "{name}");
+            for (at, mail) in signed.iter().enumerate() {
+                let kind = ["rsa", "ed25519", "rsa"][at];
+                std::fs::write(folder.path().join(format!("{name}.{way}.{at}.{kind}.eml")), mail).unwrap();
+            }
+        }
+    }
+    let records: String = keys.records.iter().map(|(name, text)| format!("{name} {text}\n")).collect();
+    std::fs::write(folder.path().join("records"), records).unwrap();
+    assert_verified(folder.path());
+}
+
+/// The message once for each signature on it, without the other ones: most verifiers stop at the first that holds.
+fn apart(mail: &[u8]) -> Vec<Vec<u8>> {
+    let text =
+        |from: usize| memchr::memmem::find(&mail[from..], b"\r\n").map_or(mail.len(), |end| from + end + 2);
+    let (mut fields, mut at) = (Vec::new(), 0);
+    while mail[at..].starts_with(b"DKIM-Signature:") {
+        let from = at;
+        at = text(at);
+        while mail[at..].starts_with(b"\t") {
+            at = text(at);
+        }
+        fields.push(&mail[from..at]);
+    }
+    fields.iter().map(|field| [field, &mail[at..]].concat()).collect()
 }

@@ -1,20 +1,27 @@
 //! Reports on TLS (RFC 8460), end to end: sessions are counted, a day ends, and who asks is told.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::delivery::mta_sts::StsWorld;
 use crate::harness::client::mail;
 use crate::harness::dkim::Keys;
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, Message, SOON, Script};
+use crate::harness::https_server::{HttpsServer, Page};
 use crate::harness::relay::{Config, Relay, World};
 use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::skipped::installed;
 use postrider::mail::dkim::Algorithm;
 
 fn enabled() -> Config {
-    Config::new()
+    with_contact(Config::new())
+}
+
+fn with_contact(config: Config) -> Config {
+    config
         .set("tlsrpt.enabled", "true")
         .set("tlsrpt.organization", "\"Example Inc.\"")
         .set("tlsrpt.contact", "\"tls@app.test\"")
@@ -215,6 +222,64 @@ fn a_day_of_sessions_is_reported_to_who_asks_as_the_view_has_it() {
     relay.submit(SENDER, &["c@plain.test"], &mail("again"));
     wait_for_end(&relay, "c@plain.test", "delivered");
     assert_eq!((relay.db().rows(states, []).len(), reports.messages().len()), (4, 3));
+}
+
+/// RFC 8460 §5.4: a server that has trouble at first, and a mailbox beside it.
+#[test]
+fn a_web_server_gets_its_report_once_it_takes_it() {
+    let mut sts = StsWorld::new();
+    let reports = sts.world.host("reports.test", Script::new());
+    let record =
+        format!("v=TLSRPTv1; rua=https://web.test:{}/v1/tlsrpt?x=1,mailto:r@reports.test", sts.https_port);
+    asks(&mut sts.world, "a.test", &record);
+    let address = SocketAddr::new(sts.world.address("web.test").ip(), sts.https_port);
+    let trouble = Page::document("503 Busy", "text/plain", "later");
+    let server = HttpsServer::start(address, &sts.ca.certificate(&["web.test"]), trouble);
+    let relay = sts.world.relay(with_contact(sts.config()));
+    session_of_yesterday(&relay, "a.test");
+    let state = "SELECT state, attempts, last_reply FROM tls_reports WHERE rua LIKE 'https:%'";
+    relay.wait_until("the first try", SOON, |db| {
+        (db.row(state, []).as_deref() == Some("planned|1|HTTP status 503")).then_some(())
+    });
+    server.serve(Page::document("201 Created", "text/plain", "thank you"));
+    hurry(&relay, 1);
+    relay.wait_until("the second try", SOON, |db| {
+        (db.row(state, []).as_deref() == Some("sent|2|HTTP status 201")).then_some(())
+    });
+    assert_eq!(server.requests(), ["POST /v1/tlsrpt?x=1 HTTP/1.1"; 2]);
+    let mut posted = String::new();
+    flate2::read::GzDecoder::new(&*server.bodies()[1]).read_to_string(&mut posted).unwrap();
+    let mailed = judged("mail", &reports.wait_for_messages(1, SOON)[0].content);
+    assert_eq!(judged("report", posted.as_bytes()), mailed);
+    assert_eq!(server.bodies()[0], server.bodies()[1], "the same report, with the same id");
+}
+
+/// A policy that is being tested stops nothing, and is reported on; so is one that cannot be fetched.
+#[test]
+fn what_an_mta_sts_policy_would_have_stopped_is_in_the_report() {
+    let mut sts = StsWorld::new();
+    let _policy = sts.policy("a.test", "testing");
+    let other = sts.ca.certificate(&["other.test"]);
+    let mx = sts.world.host("a.test", Script::new().tls(&other));
+    let _page = sts.serve("b.test", Page::document("404 Not Found", "text/plain", "no"));
+    let _mx = sts.world.host("b.test", Script::new().tls(&other));
+    let relay = sts.world.relay(with_contact(sts.config()));
+    relay.submit(SENDER, &["a@a.test"], &mail("1"));
+    relay.submit(SENDER, &["b@b.test"], &mail("2"));
+    relay.wait_until_empty();
+    assert_eq!(mx.messages().len(), 1);
+    let counted = |domain: &str| {
+        let sql = "SELECT policy, mx, result, sessions FROM tls_sessions WHERE domain = ?1 ORDER BY mx";
+        relay.db().rows(sql, [domain])
+    };
+    assert_eq!(counted("a.test"), ["sts-testing|mx.a.test|certificate-host-mismatch|1"]);
+    assert_eq!(counted("b.test"), ["none||sts-policy-fetch-error|1", "none|mx.b.test|success|1"]);
+    let shown = relay.run_ok(&["tlsrpt", "show", "a.test"]);
+    if let Some(report) = judged("report", shown.as_bytes()) {
+        let policy = &report["policies"][0]["policy"];
+        assert_eq!((&policy["policy-type"], &policy["mx-host"][0]), (&"sts".into(), &"mx.a.test".into()));
+        assert_eq!(policy["policy-string"][1], "mode: testing");
+    }
 }
 
 /// Counted they are, for whoever looks.

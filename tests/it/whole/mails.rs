@@ -16,8 +16,7 @@ const ALL_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn our_own_mails_come_out_as_they_went_in() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails");
-    let files = files(&folder, "eml");
+    let files = our_mails();
     assert!(files.len() >= 12, "{files:?}");
     // Line ends and all: these show what the relay makes of bare CR and LF.
     pass_through(files.iter().map(|file| (name(file), std::fs::read(file).unwrap())).collect());
@@ -25,33 +24,41 @@ fn our_own_mails_come_out_as_they_went_in() {
 
 #[test]
 fn our_own_mails_from_a_client_that_sends_proper_lines_come_out_too() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails");
-    let mails = files(&folder, "eml");
     pass_through(
-        mails.iter().map(|file| (name(file), proper_lines(&std::fs::read(file).unwrap()))).collect(),
+        our_mails().iter().map(|file| (name(file), proper_lines(&std::fs::read(file).unwrap()))).collect(),
     );
 }
 
 #[test]
 fn the_sample_mails_of_cpython_come_out_as_they_went_in() {
-    if !installed("python3") {
-        return;
-    }
-    let script = "import os, test.test_email as t; print(os.path.join(os.path.dirname(t.__file__), 'data'))";
-    let output = Command::new("python3").arg("-c").arg(script).output().unwrap();
-    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let files = if output.status.success() { files(Path::new(&folder), "txt") } else { Vec::new() };
+    let files = cpython_mails();
     if files.is_empty() {
         skipped("this python3 came without its test mails (test/test_email/data)");
         return;
     }
-    assert!(files.len() >= 40, "{} files in {folder}", files.len());
+    assert!(files.len() >= 40, "{} files", files.len());
     pass_through(
         files.iter().map(|file| (name(file), proper_lines(&std::fs::read(file).unwrap()))).collect(),
     );
 }
 
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+/// The repository's odd mails.
+pub fn our_mails() -> Vec<PathBuf> {
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails"), "eml")
+}
+
+/// Those of CPython's tests; none where this python3 came without them.
+pub fn cpython_mails() -> Vec<PathBuf> {
+    if !installed("python3") {
+        return Vec::new();
+    }
+    let script = "import os, test.test_email as t; print(os.path.join(os.path.dirname(t.__file__), 'data'))";
+    let output = Command::new("python3").arg("-c").arg(script).output().unwrap();
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() { files(Path::new(&folder), "txt") } else { Vec::new() }
+}
+
+pub fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|found| found == extension));
@@ -59,7 +66,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-fn name(file: &Path) -> String {
+pub fn name(file: &Path) -> String {
     file.file_stem().expect("a file of that folder").to_string_lossy().into_owned()
 }
 
@@ -94,7 +101,7 @@ fn pass_through(mails: Vec<(String, Vec<u8>)>) {
 }
 
 /// Every line ended by CR LF: a bare LF is one, a bare CR is a space.
-fn proper_lines(content: &[u8]) -> Vec<u8> {
+pub fn proper_lines(content: &[u8]) -> Vec<u8> {
     let mut proper = Vec::with_capacity(content.len() + content.len() / 32);
     for (at, byte) in content.iter().enumerate() {
         match byte {

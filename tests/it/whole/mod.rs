@@ -4,7 +4,7 @@ mod clients;
 mod crash;
 mod install;
 mod killed;
-mod mails;
+pub mod mails;
 mod power_cut;
 mod stderr;
 mod stopping;

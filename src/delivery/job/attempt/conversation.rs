@@ -196,7 +196,7 @@ impl AttemptState<'_> {
         is_first: bool,
     ) {
         let outcome = match opened {
-            Ok(opened) => tls_session::of_opened(endpoint, opened, is_first),
+            Ok(opened) => tls_session::of_opened(endpoint, opened, self.sts.as_deref(), is_first),
             Err(OpenFailure { failure, .. }) => tls_session::of_failure(failure).map(Err),
         };
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
@@ -206,7 +206,7 @@ impl AttemptState<'_> {
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
-            policy_text: tls_session::policy_text(endpoint),
+            policy_text: tls_session::policy_text(endpoint, self.sts.as_deref()),
             ..self.tls_session(domain, outcome.err())
         };
         self.begun.note_tls(session);

@@ -1,8 +1,8 @@
 //! What DNSSEC proves of a name (RFC 4035 §5), beyond what hickory says of an answer.
 //!
 //! hickory proves records. Two things are left to this file. It takes "there is nothing" from an answer whose authority
-//! section names any unsigned zone, whosever it is: here a denial counts only with its NSEC or NSEC3 records, or where a
-//! zone above the name is proved to be unsigned. And it calls an answer bogus where it could not find out that the zone
+//! section names any unsigned zone, whosever it is: here a denial counts only with its NSEC or NSEC3 records, or where
+//! a zone above the name is proved to be unsigned. And it calls an answer bogus where it could not find out that the zone
 //! is unsigned, which is what happens below name servers that fail at NS or DS: here the zones are walked from the root
 //! down, where each parent says whether the child is signed and the child's own servers are not asked.
 
@@ -117,8 +117,8 @@ fn authorities(none: &NoRecords) -> &[Record] {
     none.authorities.as_deref().unwrap_or_default()
 }
 
-/// Whether an answer says that there are no DS records at this name, in a zone below `apex` or in it; and if so, whether
-/// that makes the name's zone one without signatures.
+/// Whether an answer says that there are no DS records at this name, which is below `apex`; and if so, whether that
+/// makes the name's zone one without signatures.
 fn denial_of_keys(zone: &Name, apex: &Name, heard: &Heard) -> Option<bool> {
     match heard {
         Err(NetError::Dns(Refusal::NoRecordsFound(none))) if is_proved_denial(zone, none) => {

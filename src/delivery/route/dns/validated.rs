@@ -130,8 +130,8 @@ impl Servers {
         }
     }
 
-    /// Asks for the root's keys, for its SOA record, which is signed, and for a record that the root does not have, which
-    /// takes a signed NSEC record to prove. One server that can is enough.
+    /// Asks for the root's keys, for its SOA record, which is signed, and for a record that the root does not have,
+    /// which takes a signed NSEC record to prove. One server that can is enough.
     pub(super) async fn self_test(&self) -> SelfTest {
         let test = tokio::time::timeout(self.timeout / 2, self.test_proofs());
         let why = match test.await.unwrap_or_else(|_| Err(Silence("no answer in time".to_owned()))) {

@@ -13,7 +13,7 @@ use crate::queue::sqlite::sweep;
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 17] = [
+const VICTIMS: [(&str, &str); 19] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
@@ -31,6 +31,8 @@ const VICTIMS: [(&str, &str); 17] = [
     ("known_logins", "name = 'victim'"),
     ("reports", "id = 1"),
     ("pending_reports", "id = 1"),
+    ("tls_results", "domain = 'victim.test'"),
+    ("tls_reports", "domain = 'victim.test'"),
 ];
 /// A message that somebody spoils, and one that nobody does, with all that stands round them.
 const ROWS: &str = "
@@ -60,6 +62,8 @@ const ROWS: &str = "
     INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);
     INSERT INTO reports VALUES (1, 'app@a.test', 1000);
     INSERT INTO pending_reports VALUES (1, 'app@a.test', 'app@a.test', 1000, 'P', 'x@y.test', 'failed', NULL, 0);
+    INSERT INTO tls_results VALUES (0, 'victim.test', 'none', 'mx.victim.test', '', '', 'success', 1, '', '');
+    INSERT INTO tls_reports VALUES (0, 'victim.test', '', 'planned', 0, 1000, NULL, NULL, NULL);
     INSERT INTO meta VALUES ('last_id', 40), ('lifetime', 100000), ('bounce_lifetime', 1000);";
 
 /// As the schema was before it refused anything: other types are taken, and there are no checks.

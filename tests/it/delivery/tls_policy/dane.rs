@@ -8,7 +8,7 @@ use super::Expected::{Delivered, Waits};
 use super::{Row, TLSA, serve, tlsa_name};
 use crate::harness::dns_server::Fault;
 use crate::harness::dnssec::{Signer, Signing};
-use crate::harness::fakemx::{Act, At, Certificate, Script};
+use crate::harness::fakemx::{Act, At, Certificate, FakeMx, Script};
 use crate::harness::relay::{Config, World, wait_for};
 use std::time::Duration;
 
@@ -287,4 +287,25 @@ fn what_was_proved_is_kept() {
     }
     let policies = relay.db().rows("SELECT tls_policy FROM attempts ORDER BY id", []);
     assert_eq!(policies, ["dane", "dane", "none", "none"]);
+}
+
+/// Where all mail goes to a smarthost there is no DANE, and nobody has to be told that it is off.
+#[test]
+fn behind_a_smarthost_nobody_looks() {
+    let signer = Arc::new(Signer::new(1));
+    let mut world = World::signed(&signer);
+    let up = world.address("up.test");
+    let host = FakeMx::start_at(up, vec![Script::new()]);
+    world.zone(|zone| zone.stripped());
+    let lines = format!("domain = \"*\"\nrelay = [\"up.test:{}\"]\ntls = \"opportunistic\"", up.port());
+    let relay = world.relay(Config::new().route(&lines));
+    relay.submit("app@sender.test", &["you@a.test"], b"Subject: hello\r\n\r\nhello\r\n");
+    host.wait_for_messages(1, Duration::from_secs(20));
+    relay.wait_until_empty();
+    // A worker that is idle for a second looks round.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(relay.logged(&["DNSSEC"]), [""; 0]);
+    let asked = world.dns.asked();
+    assert!(asked.iter().all(|question| question.name == "up.test"), "{asked:?}");
+    assert!(!String::from_utf8_lossy(&relay.run(&["check"]).stdout).contains("DANE"));
 }
