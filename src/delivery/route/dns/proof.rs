@@ -1,10 +1,11 @@
 //! What DNSSEC proves of a name (RFC 4035 §5), beyond what hickory says of an answer.
 //!
-//! hickory proves records. Two things are left to this file. It takes "there is nothing" from an answer whose authority
-//! section names any unsigned zone, whosever it is: here a denial counts only with its NSEC or NSEC3 records, or where
-//! a zone above the name is proved to be unsigned. And it calls an answer bogus where it could not find out that the zone
-//! is unsigned, which is what happens below name servers that fail at NS or DS: here the zones are walked from the root
-//! down, where each parent says whether the child is signed and the child's own servers are not asked.
+//! hickory proves records. Two things are left to this file. It takes "there is nothing" from an answer whose
+//! authority section names any unsigned zone, whosever it is: here a denial counts only with its NSEC or NSEC3
+//! records, or where a zone above the name is proved to be unsigned. And it calls an answer bogus where it could not
+//! find out that the zone is unsigned, which is what happens below name servers that fail at NS or DS: here the zones
+//! are walked from the root down, where each parent says whether the child is signed and the child's own servers are
+//! not asked.
 
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError as Refusal, NetError, NoRecords};

@@ -1,10 +1,10 @@
 //! Whether the servers' answers come with what DNSSEC needs, as it was found at the last look.
 //!
 //! It is looked at when it is first asked for, once an hour, when the servers are others, and at most once a minute
-//! when an answer was without its proof. Servers that answer and prove nothing turn DANE off: behind a server that drops
-//! signatures each signed domain would look forged, and its mail would be held. Where proofs came before, it takes two
-//! looks in a row, so that a lost packet turns nothing off; and there is a look each minute until they come again. No
-//! answer at all changes nothing: nobody turns DANE off by being silent.
+//! when an answer was without its proof. Servers that answer and prove nothing turn DANE off: behind a server that
+//! drops signatures each signed domain would look forged, and its mail would be held. Where proofs came before, it
+//! takes two looks in a row, so that a lost packet turns nothing off; and there is a look each minute until they come
+//! again. No answer at all changes nothing: nobody turns DANE off by being silent.
 
 use std::time::{Duration, Instant};
 
