@@ -144,7 +144,8 @@ pub fn json(head: &Head<'_>, rows: &[Counted]) -> String {
     let mut groups: BTreeMap<(&str, &str), Vec<&Counted>> = BTreeMap::new();
     for row in rows {
         let kind = policy_type(&row.policy, &row.result);
-        let domain = if kind == "tlsa" { row.mx.as_str() } else { head.domain };
+        // Sessions that were counted together have no host.
+        let domain = if kind == "tlsa" && !row.mx.is_empty() { row.mx.as_str() } else { head.domain };
         groups.entry((kind, domain)).or_default().push(row);
     }
     let policies = groups.into_iter().map(|((_, domain), rows)| entry(domain, &rows)).collect();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::mail::TlsPolicy;
 use crate::mail::tlsrpt::{DAY_SECS, ResultType};
-use crate::queue::sqlite::tls_results::ROWS_MAX;
+use crate::queue::sqlite::tls_results::{DOMAIN_ROWS_MAX, ROWS_MAX};
 
 const DAY: i64 = 1_795_910_400;
 
@@ -20,6 +20,29 @@ fn session(day: i64, number: i64) -> TlsSession {
         policy_text: "x".repeat(10_000),
         own_message: None,
     }
+}
+
+#[test]
+fn a_domain_whose_hosts_change_with_each_question_leaves_room_for_others() {
+    let bench = Bench::new();
+    let hostile = |number: i64| TlsSession {
+        domain: "hostile.test".to_owned(),
+        mx: format!("{number}.{}", "x".repeat(1000)),
+        ..session(DAY, number)
+    };
+    for _ in 0..2 {
+        bench.queue.count_tls_sessions((0..ROWS_MAX + 500).map(hostile).collect());
+    }
+    bench.queue.count_tls_sessions(vec![session(DAY, 1)]);
+    bench.queue.barrier().unwrap();
+    let of_hostile = "FROM tls_results WHERE domain = 'hostile.test'";
+    assert_eq!(bench.number(&format!("SELECT count(*) {of_hostile} AND mx <> ''")), DOMAIN_ROWS_MAX);
+    // The others by result, and each session is in one of them.
+    assert_eq!(bench.number(&format!("SELECT count(*) {of_hostile} AND mx = ''")), 2);
+    assert_eq!(bench.number(&format!("SELECT sum(sessions) {of_hostile}")), 2 * (ROWS_MAX + 500));
+    assert_eq!(bench.number(&format!("SELECT max(length(mx)) {of_hostile}")), 255);
+    assert_eq!(bench.text("SELECT mx FROM tls_results WHERE domain = 'd1.test'"), "mx.test");
+    assert_eq!(bench.number("SELECT count(*) FROM tls_results WHERE domain = '*'"), 0);
 }
 
 #[test]
