@@ -202,7 +202,7 @@ impl AttemptState<'_> {
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
         let (Some(outcome), Some(domain)) = (outcome, domain) else { return };
         let session = TlsSession {
-            policy: endpoint.policy,
+            policy: tls_session::policy(endpoint, self.sts.as_deref()),
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
