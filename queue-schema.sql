@@ -337,6 +337,7 @@ CREATE TABLE tls_results (
     sessions    INTEGER NOT NULL,
     reason      TEXT NOT NULL,             -- what the last of them failed with; may be ''
     policy_text TEXT NOT NULL,             -- the policy itself as it was last, for the report; may be ''
+    tlsa_base   TEXT NOT NULL,             -- DANE: the name that has the TLSA records, without _25._tcp.; may be ''
     PRIMARY KEY (day, domain, policy, mx, ip, source, result),
     CONSTRAINT "day is a time in Unix seconds" CHECK (day BETWEEN 0 AND 253402300799),
     CONSTRAINT "sessions counts sessions" CHECK (sessions BETWEEN 0 AND 4294967295)

@@ -46,12 +46,14 @@ impl<'c> TlsResults<'c> {
             add: conn.prepare(
                 "UPDATE tls_results
                  SET sessions = sessions + 1, reason = iif(?8 = '', reason, ?8),
-                     policy_text = iif(?9 = '', policy_text, ?9)
+                     policy_text = iif(?9 = '', policy_text, ?9),
+                     tlsa_base = iif(?10 = '', tlsa_base, ?10)
                  WHERE (day, domain, policy, mx, ip, source, result) = (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?,
             insert: conn.prepare(
-                "INSERT INTO tls_results (day, domain, policy, mx, ip, source, result, sessions, reason, policy_text)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9)",
+                "INSERT INTO tls_results (day, domain, policy, mx, ip, source, result, sessions, reason, policy_text,
+                                          tlsa_base)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10)",
             )?,
             is_report: conn.prepare("SELECT 1 FROM tls_reports WHERE message_id = ?1")?,
             rows_of_domain: conn.prepare(
@@ -85,11 +87,12 @@ impl<'c> TlsResults<'c> {
         let reason = first_bytes(&session.reason, REASON_BYTES_MAX);
         let text = first_bytes(&session.policy_text, POLICY_BYTES_MAX);
         let mx = first_bytes(&session.mx, HOST_BYTES_MAX);
-        let mut row = params![day, session.domain, policy, mx, ip, source, result, reason, text];
+        let base = first_bytes(&session.tlsa_base, HOST_BYTES_MAX);
+        let mut row = params![day, session.domain, policy, mx, ip, source, result, reason, text, base];
         if self.add.execute(row)? > 0 || is_full {
             return Ok(());
         }
-        let together = params![day, session.domain, policy, "", "", "", result, reason, text];
+        let together = params![day, session.domain, policy, "", "", "", result, reason, text, ""];
         if self.domain_is_at_bound(day, &session.domain)? {
             if self.add.execute(together)? > 0 {
                 return Ok(());
@@ -107,7 +110,7 @@ impl<'c> TlsResults<'c> {
                  reported (SELECT * FROM tls_sessions)"
             );
         }
-        let row = params![day, OTHERS, policy, "", "", "", result, reason, ""];
+        let row = params![day, OTHERS, policy, "", "", "", result, reason, "", ""];
         if self.add.execute(row)? == 0 {
             self.insert.execute(row)?;
         }
@@ -134,7 +137,7 @@ impl<'c> TlsResults<'c> {
 /// See [`crate::queue::Reads::tls_results`].
 pub(super) fn of_domain(conn: &Connection, day: i64, domain: &str) -> Result<Vec<Counted>> {
     conn.prepare_cached(
-        "SELECT policy, mx, ip, source, result, sessions, reason, policy_text FROM tls_results
+        "SELECT policy, mx, ip, source, result, sessions, reason, policy_text, tlsa_base FROM tls_results
          WHERE day = ?1 AND domain = ?2 ORDER BY policy, mx, ip, source, result LIMIT ?3",
     )?
     .query_map(params![day, domain, ROWS_MAX], |row| {
@@ -147,6 +150,7 @@ pub(super) fn of_domain(conn: &Connection, day: i64, domain: &str) -> Result<Vec
             sessions: odd::count(row, 5)?.into(),
             reason: odd::get(row, 6)?,
             policy_text: odd::get(row, 7)?,
+            tlsa_base: odd::get(row, 8)?,
         })
     })?
     .collect()

@@ -86,6 +86,7 @@ impl Site {
             failed: Some(ResultType::StarttlsNotSupported),
             reason: String::new(),
             policy_text: String::new(),
+            tlsa_base: String::new(),
             own_message: None,
         };
         site.queue.count_tls_sessions(domains.iter().map(session).collect());
