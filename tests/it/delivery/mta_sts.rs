@@ -3,11 +3,14 @@
 
 mod fetching;
 mod keeping;
+mod with_dane;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::dnssec::Signer;
 use crate::harness::fakemx::{Ca, FakeMx, SOON, Script};
 use crate::harness::https_server::{HttpsServer, Page};
 use crate::harness::relay::{Config, Relay, World, free_port};
@@ -27,6 +30,11 @@ impl StsWorld {
         let (ca, folder) = (Ca::new(), tempfile::tempdir().unwrap());
         std::fs::write(folder.path().join("ca.pem"), &ca.pem).unwrap();
         StsWorld { world: World::new(), ca, https_port: free_port(), folder }
+    }
+
+    /// With DNSSEC.
+    pub(super) fn signed(signer: &Arc<Signer>) -> StsWorld {
+        StsWorld { world: World::signed(signer), ..StsWorld::new() }
     }
 
     pub(super) fn ca_file(&self) -> PathBuf {

@@ -45,6 +45,9 @@ fn a_policy_outlives_restarts_and_its_server_until_another_is_read() {
             .len(),
         1
     );
+    relay.wait_until("a refusal by the old policy", SOON, |db| {
+        (db.number("SELECT count(*) FROM attempts WHERE outcome = 'deferred'", []) == 2).then_some(())
+    });
     assert!(mx.messages().is_empty());
 
     // It is mended (and a failure is forgotten by the next start, too): the new policy lets the mail go.

@@ -1,0 +1,99 @@
+//! DANE and MTA-STS together: what TLSA records say, times what the policy says, times what the host shows.
+//! Each cell is a domain of its own in a signed zone.
+
+use std::sync::Arc;
+
+use super::{MAIL, StsWorld, attempt};
+use crate::harness::dns_server::Fault;
+use crate::harness::dnssec::Signer;
+use crate::harness::fakemx::{Ca, Script};
+
+const TLSA: [&str; 5] = ["absent", "good", "other", "unusable", "unknown"];
+const STS: [&str; 5] = ["none", "testing", "enforce", "stale", "unreachable"];
+
+/// The policy, and whether the mail goes; `holds`: the host's certificate holds for its name.
+fn wanted(tlsa: &str, sts: &str, holds: bool) -> (&'static str, &'static str) {
+    let enforced = matches!(sts, "enforce" | "stale");
+    match tlsa {
+        // RFC 8461 §2: DANE comes first, where it fails too.
+        "good" => ("dane", "delivered"),
+        "other" | "unknown" => ("dane", "deferred"),
+        _ if enforced => ("sts-enforce", if holds { "delivered" } else { "deferred" }),
+        // RFC 7672 §2.2: TLS, and no more.
+        "unusable" => ("dane", "delivered"),
+        _ if sts == "testing" => ("sts-testing", "delivered"),
+        _ => ("none", "delivered"),
+    }
+}
+
+#[test]
+fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
+    let signer = Arc::new(Signer::new(1));
+    let mut sts = StsWorld::signed(&signer);
+    let (stranger, somebody) = (Ca::new(), Ca::new().certificate(&["somebody.test"]));
+    let (mut servers, mut cells) = (Vec::new(), Vec::new());
+    for tlsa in TLSA {
+        for mode in STS {
+            for holds in [true, false] {
+                let domain = format!("{tlsa}-{mode}-{holds}.test");
+                let host = format!("mx.{domain}");
+                let ca = if holds { &sts.ca } else { &stranger };
+                let certificate = ca.certificate(&[&host]);
+                let mx = sts.world.host(&domain, Script::new().tls(&certificate));
+                let (own, other) = (certificate.tlsa((3, 1, 1)), somebody.tlsa((3, 1, 1)));
+                sts.world.zone(|zone| match tlsa {
+                    "good" => zone.tlsa(&host, (3, 1, 1), &own),
+                    "other" => zone.tlsa(&host, (3, 1, 1), &other),
+                    "unusable" => zone.tlsa(&host, (1, 1, 1), &other),
+                    "unknown" => zone.fault(&format!("_25._tcp.{host}"), Fault::Servfail),
+                    _ => zone,
+                });
+                match mode {
+                    "testing" | "enforce" => servers.push(sts.policy(&domain, mode)),
+                    "unreachable" => {
+                        sts.id(&domain, "1");
+                        sts.policy_address(&domain);
+                    }
+                    _ => {}
+                }
+                cells.push((domain, mx, wanted(tlsa, mode, holds)));
+            }
+        }
+    }
+    // Of mail that its sender lets go as it can: no other mail waits before it.
+    let careless_cells = [cells.remove(20), cells.remove(5)];
+    let relay = sts.world.relay(sts.config().set("dns.timeout", "\"30s\""));
+    // Policies of before, whose servers and records are gone.
+    let db = relay.db_for_writing();
+    for (domain, ..) in cells.iter().filter(|(domain, ..)| domain.contains("-stale-")) {
+        db.execute(
+            "INSERT INTO mta_sts_policies VALUES (?1, '1', 'enforce', 'mx.' || ?1, 604800, unixepoch(),
+                                                  unixepoch() + 604800, unixepoch(), NULL)",
+            [domain],
+        );
+    }
+    cells
+        .iter()
+        .for_each(|(domain, ..)| drop(relay.submit("me@app.test", &[&format!("you@{domain}")], MAIL)));
+    let mut wrong = Vec::new();
+    for (domain, mx, (policy, outcome)) in &cells {
+        let said = attempt(&relay, &format!("you@{domain}"));
+        let mut columns = said.split('|');
+        let is_right = columns.next() == Some(*policy) && columns.nth(1) == Some(*outcome);
+        let taken = mx.messages().len();
+        if !is_right || taken != usize::from(*outcome == "delivered") {
+            wrong.push(format!("{domain}: {policy} {outcome}, not {said} and {taken} messages"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(cells.len(), 48);
+
+    // RFC 8689 §5: the sender sets both aside.
+    let careless = [b"TLS-Required: No\r\n", MAIL].concat();
+    for (domain, _, _) in &careless_cells {
+        let address = format!("you@{domain}");
+        relay.submit("me@app.test", &[&address], &careless);
+        let said = attempt(&relay, &address);
+        assert!(said.starts_with("none|") && said.contains("|delivered|"), "{domain}: {said}");
+    }
+}
