@@ -111,7 +111,7 @@ pub(super) fn of_failure(failure: &Failure) -> Option<Failed> {
         Failure::Tls(TlsFailure::Dane(why)) => {
             let result = match why {
                 Mismatch::NoneMatches | Mismatch::Chain(_) => ResultType::CertificateNotTrusted,
-                Mismatch::NotNow(_) => ResultType::CertificateExpired,
+                Mismatch::OutOfDate(_) => ResultType::CertificateExpired,
                 Mismatch::Name(_) => ResultType::CertificateHostMismatch,
             };
             Some(Failed::new(result, why.to_string()))
@@ -275,7 +275,7 @@ mod tests {
             (Failure::Tls(TlsFailure::NotOffered(TlsPolicy::Dane)), Some("starttls-not-supported")),
             (dane(Mismatch::NoneMatches), Some("certificate-not-trusted")),
             (dane(Mismatch::Chain("BadSignature".to_owned())), Some("certificate-not-trusted")),
-            (dane(Mismatch::NotNow("CertExpired".to_owned())), Some("certificate-expired")),
+            (dane(Mismatch::OutOfDate("CertExpired".to_owned())), Some("certificate-expired")),
             (dane(Mismatch::Name("mx.a.test".to_owned())), Some("certificate-host-mismatch")),
             (refused(Phase::Starttls), Some("starttls-not-supported")),
             (silent(Phase::Starttls), Some("validation-failure")),

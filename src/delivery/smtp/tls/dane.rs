@@ -136,7 +136,7 @@ impl Tlsa {
     ) -> Result<(), Mismatch> {
         let words = |error: webpki::Error| match error {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
-                Mismatch::NotNow(error.to_string())
+                Mismatch::OutOfDate(error.to_string())
             }
             _ => Mismatch::Chain(error.to_string()),
         };
@@ -209,7 +209,7 @@ pub enum Mismatch {
     Chain(String),
     /// The same for now: a certificate of it has expired, or begins later.
     #[error("the host's certificate does not hold under the authority of its TLSA records: {0}")]
-    NotNow(String),
+    OutOfDate(String),
     /// All is well but the name.
     #[error("the host's certificate is for none of the names {0}")]
     Name(String),
