@@ -15,6 +15,7 @@
 //! hour. A failure that took long is kept for some seconds, unless the system has other servers meanwhile.
 
 mod cache;
+mod proof;
 mod scope;
 mod self_test;
 mod servers;
@@ -139,6 +140,10 @@ impl Resolver {
         self.follow_system(false);
         let answers = self.ask(questions);
         let failed = answers.iter().any(|answer| matches!(answer, Err(DnsError::Temporary(_))));
+        if failed && questions.iter().any(|question| matches!(question.kind, Kind::MxValidated | Kind::Tlsa))
+        {
+            lock(&self.validation).doubt();
+        }
         if failed && self.follow_system(true) { self.ask(questions) } else { answers }
     }
 
@@ -282,6 +287,15 @@ fn both_families(v4: Answer, v6: Answer) -> Result<Vec<IpAddr>, DnsError> {
 }
 
 impl Resolver {
+    /// Whether the servers prove what they say, and who they are.
+    fn look(&self) -> (SelfTest, String) {
+        let servers = Arc::clone(&lock(&self.servers));
+        let (asked, timeout) = (list(servers.addresses.clone()), self.settings.timeout);
+        let test = async move { tokio::time::timeout(timeout, servers.self_test()).await };
+        let silent = || SelfTest::NoAnswer(format!("no answer within {timeout:?}"));
+        (self.wait(test).and_then(Result::ok).unwrap_or_else(silent), asked)
+    }
+
     fn mx_records(&self, domain: &str, kind: Kind) -> Result<MxRecords, DnsError> {
         match self.answers(&[Question::new(domain, kind)]).remove(0)? {
             Found::Mx(records) => Ok(records),
@@ -304,17 +318,23 @@ impl Lookup for Resolver {
     }
 
     fn validates(&self) -> Result<(), String> {
-        let mut known = lock(&self.validation);
+        self.follow_system(false);
         let now = Instant::now();
-        if known.is_due(now) {
-            self.follow_system(false);
-            let servers = Arc::clone(&lock(&self.servers));
-            let (asked, timeout) = (list(servers.addresses.clone()), self.settings.timeout);
-            let test = async move { tokio::time::timeout(timeout, servers.self_test()).await };
-            let silent = || SelfTest::NoAnswer(format!("no answer within {timeout:?}"));
-            let found = self.wait(test).and_then(Result::ok).unwrap_or_else(silent);
-            known.note(found, &asked, now);
+        let mut known = lock(&self.validation);
+        if !known.is_due(now) {
+            return known.result();
         }
+        // Of servers that nobody knows yet everybody waits to hear. Later on what was known holds meanwhile.
+        let (found, asked) = if known.is_new() {
+            self.look()
+        } else {
+            known.begin(now);
+            drop(known);
+            let found = self.look();
+            known = lock(&self.validation);
+            found
+        };
+        known.note(found, &asked, now);
         known.result()
     }
 

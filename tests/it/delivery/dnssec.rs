@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::connection::settings;
-use crate::harness::dns_server::{DnsServer, Zone};
+use crate::harness::dns_server::{DnsServer, Fault, Zone};
 use crate::harness::dnssec::Signer;
 use postrider::config::{DnsSettings, Routes};
 use postrider::delivery::route::dns::Resolver;
@@ -15,13 +15,8 @@ use postrider::mail::Domain;
 
 /// A server for the zone, and a resolver that trusts its first key.
 fn serve(zone: Zone, signer: &Signer) -> (DnsServer, Resolver) {
-    let server = DnsServer::start(zone).unwrap();
-    let anchor = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(anchor.path(), signer.anchor()).unwrap();
-    let trust_anchor = Some(anchor.path().to_owned());
-    let (servers, timeout) = (vec![server.address().into()], Duration::from_secs(20));
-    let resolver = Resolver::new(&DnsSettings { servers, timeout, trust_anchor }).unwrap();
-    (server, resolver)
+    let (mut servers, resolver) = serve_each(vec![zone], signer, Duration::from_secs(20));
+    (servers.remove(0), resolver)
 }
 
 /// Signed names, and `open.test`, which nobody signs.
@@ -92,4 +87,45 @@ fn the_hosts_of_the_plan_are_those_that_were_proved() {
     };
     assert_eq!(planned(true), (vec!["mx.a.test".to_owned()], true));
     assert_eq!(planned(false), (vec!["evil.test".to_owned()], false), "the forger is there");
+}
+
+/// Servers with these zones, and a resolver that asks them in this order and trusts the signer's first key.
+fn serve_each(zones: Vec<Zone>, signer: &Signer, timeout: Duration) -> (Vec<DnsServer>, Resolver) {
+    let servers: Vec<DnsServer> = zones.into_iter().map(|zone| DnsServer::start(zone).unwrap()).collect();
+    let anchor = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(anchor.path(), signer.anchor()).unwrap();
+    let trust_anchor = Some(anchor.path().to_owned());
+    let addresses = servers.iter().map(|server| server.address().into()).collect();
+    let resolver = Resolver::new(&DnsSettings { servers: addresses, timeout, trust_anchor }).unwrap();
+    (servers, resolver)
+}
+
+#[test]
+fn one_server_that_proves_what_it_says_is_enough() {
+    let signer = Arc::new(Signer::new(1));
+    let refuses = || zone(&signer).fault("a.test", Fault::Refused).fault("open.test", Fault::Servfail);
+    let strips = || zone(&signer).stripped();
+    for bad in [refuses(), strips()] {
+        for zones in [vec![bad.clone(), zone(&signer)], vec![zone(&signer), bad.clone()]] {
+            let (_servers, resolver) = serve_each(zones, &signer, Duration::from_secs(20));
+            assert_eq!(resolver.validates(), Ok(()));
+            for (name, host, proved) in [("a.test", "mx.a.test", true), ("open.test", "mx.open.test", false)]
+            {
+                let records = resolver.mx_validated(name).unwrap();
+                assert_eq!((hosts(&records), records.proved), (vec![host], proved), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_drops_questions_for_signatures_is_told_from_a_silent_one() {
+    let signer = Arc::new(Signer::new(1));
+    let (servers, resolver) = serve_each(vec![zone(&signer).deaf()], &signer, Duration::from_secs(2));
+    let why = resolver.validates().unwrap_err();
+    assert!(why.contains("EDNS"), "{why}");
+    drop(servers);
+    let silent = zone(&signer).deaf().fault(".", Fault::Silent);
+    let (_servers, resolver) = serve_each(vec![silent], &signer, Duration::from_secs(2));
+    assert_eq!(resolver.validates(), Ok(()), "nobody turns it off by being silent");
 }

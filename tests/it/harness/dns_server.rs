@@ -54,6 +54,10 @@ struct Dnssec {
     stripped: bool,
     /// Who asks for MX records and not for signatures hears this host, as from somebody between.
     forged: Option<String>,
+    /// What is said not to be there, with the SOA record of another zone that nobody signs.
+    denied: BTreeMap<(String, RecordType), Name>,
+    /// Who asks for signatures hears nothing.
+    deaf: bool,
 }
 
 impl std::fmt::Debug for Dnssec {
@@ -83,6 +87,8 @@ pub enum Fault {
     OwnAlias,
     /// The answer is an A record, whatever was asked for.
     OtherType,
+    /// The answer to NS is SERVFAIL; other types are answered.
+    ServfailNs,
     /// The answer is as it should be, and comes after [`LATE`].
     Late,
 }
@@ -170,6 +176,8 @@ impl Zone {
             odd: BTreeMap::new(),
             stripped: false,
             forged: None,
+            denied: BTreeMap::new(),
+            deaf: false,
         });
         self
     }
@@ -203,6 +211,21 @@ impl Zone {
         self
     }
 
+    /// Somebody between says that there is none of these records, and that the zone `by` says so.
+    #[must_use]
+    pub fn denied(mut self, name: &str, kind: RecordType, by: &str) -> Zone {
+        let name = key(&absolute(name));
+        self.dnssec.as_mut().expect("signed before").denied.insert((name, kind), absolute(by));
+        self
+    }
+
+    /// As behind a firewall that drops questions for signatures.
+    #[must_use]
+    pub fn deaf(mut self) -> Zone {
+        self.dnssec.as_mut().expect("signed before").deaf = true;
+        self
+    }
+
     fn record(mut self, name: &str, data: RData) -> Zone {
         let owner = absolute(name);
         self.records.entry(key(&owner)).or_default().push(Record::from_rdata(owner, 0, data));
@@ -211,9 +234,24 @@ impl Zone {
 
     /// The reply to somebody who wants signatures, or does not.
     fn reply_with(&self, name: Name, kind: RecordType, wants_signatures: bool) -> Option<Reply> {
-        let Some(Dnssec { signer, unsigned, odd, stripped, forged }) = &self.dnssec else {
+        let Some(Dnssec { signer, unsigned, odd, stripped, forged, denied, deaf }) = &self.dnssec else {
             return self.reply(name, kind);
         };
+        if *deaf && wants_signatures {
+            return None;
+        }
+        if let Some(by) = denied.get(&(key(&name), kind)) {
+            let mut soa = self.soa();
+            soa.name = by.clone();
+            return Some((ResponseCode::NoError, Vec::new(), vec![soa]));
+        }
+        let fault = self.faults.get(&key(&name));
+        if fault == Some(&Fault::Silent) {
+            return None;
+        }
+        if fault == Some(&Fault::ServfailNs) && kind == RecordType::NS {
+            return Some((ResponseCode::ServFail, Vec::new(), Vec::new()));
+        }
         if let (false, RecordType::MX, Some(host)) = (wants_signatures, kind, forged) {
             let forged = Record::from_rdata(name, self.ttl_secs, RData::MX(MX::new(1, absolute(host))));
             return Some((ResponseCode::NoError, vec![forged], Vec::new()));
@@ -229,7 +267,7 @@ impl Zone {
             RecordType::DS if is_cut => (ResponseCode::NoError, Vec::new(), vec![self.soa()]),
             _ => self.reply(name.clone(), kind)?,
         };
-        if *stripped {
+        if *stripped || (fault == Some(&Fault::EmptyMx) && kind == RecordType::MX) {
             return Some((code, answers, authorities));
         }
         if answers.iter().all(|record| record.record_type() != kind) && code != ResponseCode::ServFail {
@@ -290,7 +328,7 @@ impl Zone {
                     Vec::new(),
                 ))
             }
-            None | Some(Fault::EmptyMx | Fault::Late) => {
+            None | Some(Fault::EmptyMx | Fault::ServfailNs | Fault::Late) => {
                 let (code, answers) = self.answer(&name, kind);
                 let found = answers.iter().any(|record| record.record_type() == kind);
                 Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))

@@ -107,6 +107,7 @@ impl Cache {
     /// Keeps an answer for `ttl`, and no longer than answers of its kind.
     pub(super) fn insert(&mut self, question: Question, answer: &Answer, ttl: Duration, now: Instant) {
         let ttl = match answer {
+            Ok(Found::Tlsa(TlsaAnswer::Absent | TlsaAnswer::Insecure(_))) => ttl.min(NEGATIVE_TTL_MAX),
             Ok(_) => ttl.min(TTL_MAX),
             Err(DnsError::NoData | DnsError::NoSuchDomain) => ttl.min(NEGATIVE_TTL_MAX),
             Err(DnsError::Temporary(_)) => ttl.min(FAILURE_TTL),

@@ -1,8 +1,10 @@
 //! Whether the servers' answers come with what DNSSEC needs, as it was found at the last look.
 //!
-//! It is looked at when it is first asked for, once an hour, and when the servers are others. An answer that nothing
-//! proves turns DANE off: behind a server that drops signatures each signed domain would look forged, and its mail
-//! would be held. No answer changes nothing: nobody turns DANE off by being silent.
+//! It is looked at when it is first asked for, once an hour, when the servers are others, and at most once a minute
+//! when an answer was without its proof. Servers that answer and prove nothing turn DANE off: behind a server that
+//! drops signatures each signed domain would look forged, and its mail would be held. Where proofs came before, it
+//! takes two looks in a row, so that a lost packet turns nothing off; and there is a look each minute until they come
+//! again. No answer at all changes nothing: nobody turns DANE off by being silent.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +18,38 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
-    /// When the next look is due; none: at once.
-    next: Option<Instant>,
+    /// When the last look began, and when the next is due; none: at once.
+    looks: Option<(Instant, Instant)>,
     /// Why nothing is validated; none: it is, or nobody knows.
     why_not: Option<String>,
+    /// These servers gave proofs at the last look that had an answer.
+    worked: bool,
 }
 
 impl Validation {
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| now >= next)
+        self.looks.is_none_or(|(_, next)| now >= next)
+    }
+
+    /// Nothing was heard of these servers.
+    pub(super) fn is_new(&self) -> bool {
+        self.looks.is_none()
+    }
+
+    /// Somebody looks now: nobody else has to.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.looks = Some((now, now + LOOK_AGAIN));
+    }
+
+    /// An answer was without its proof: perhaps none has one.
+    pub(super) fn doubt(&mut self) {
+        if let Some((last, next)) = &mut self.looks {
+            *next = (*next).min(*last + LOOK_AGAIN);
+        }
     }
 
     pub(super) fn forget(&mut self) {
-        self.next = None;
+        (self.looks, self.worked) = (None, false);
     }
 
     pub(super) fn result(&self) -> Result<(), String> {
@@ -43,25 +64,30 @@ impl Validation {
                 if was_off {
                     log::info!("DNSSEC works again with {asked}: DANE is on");
                 }
-                self.why_not = None;
+                (self.why_not, self.worked) = (None, true);
                 LOOK_EVERY
             }
+            SelfTest::NotProved(why) if self.worked => {
+                log::debug!("DNSSEC did not work with {asked}: {why}; looking again");
+                self.worked = false;
+                LOOK_AGAIN
+            }
             SelfTest::NotProved(why) => {
-                if self.why_not.as_ref() != Some(&why) {
+                if !was_off {
                     log::warn!(
                         "DNSSEC does not work with {asked}: {why}. DANE is off until it does; [dns] servers can name \
                          servers that pass signatures on"
                     );
                 }
                 self.why_not = Some(why);
-                LOOK_EVERY
+                LOOK_AGAIN
             }
             SelfTest::NoAnswer(why) => {
                 log::debug!("DNSSEC of {asked} is not known: {why}");
                 LOOK_AGAIN
             }
         };
-        self.next = Some(now + wait);
+        self.looks = Some((now, now + wait));
     }
 }
 
@@ -70,20 +96,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_answer_turns_it_off_and_each_hour_brings_another_look() {
+    fn two_answers_in_a_row_turn_it_off_and_each_minute_brings_a_look_until_it_is_on() {
         let mut known = Validation::default();
         let mut now = Instant::now();
         let not_proved = || SelfTest::NotProved("no signature".to_owned());
         let silent = || SelfTest::NoAnswer("timed out".to_owned());
-        assert!(known.is_due(now));
+        assert!(known.is_due(now) && known.is_new());
         for (found, works, wait) in [
             (silent(), true, LOOK_AGAIN),
-            (SelfTest::Validates, true, LOOK_EVERY),
-            (silent(), true, LOOK_AGAIN),
-            (not_proved(), false, LOOK_EVERY),
+            // They never gave a proof.
+            (not_proved(), false, LOOK_AGAIN),
+            (not_proved(), false, LOOK_AGAIN),
             (silent(), false, LOOK_AGAIN),
             (SelfTest::Validates, true, LOOK_EVERY),
+            (silent(), true, LOOK_AGAIN),
+            (not_proved(), true, LOOK_AGAIN),
+            (SelfTest::Validates, true, LOOK_EVERY),
+            (not_proved(), true, LOOK_AGAIN),
+            (silent(), true, LOOK_AGAIN),
+            (not_proved(), false, LOOK_AGAIN),
         ] {
+            known.begin(now);
+            assert!(!known.is_due(now), "one look at a time");
             known.note(found.clone(), "192.0.2.1:53", now);
             assert_eq!(known.result().is_ok(), works, "{found:?}");
             assert!(
@@ -94,5 +128,16 @@ mod tests {
         }
         known.forget();
         assert!(known.is_due(now));
+    }
+
+    #[test]
+    fn an_answer_without_proof_brings_a_look_and_at_most_one_a_minute() {
+        let (mut known, now) = (Validation::default(), Instant::now());
+        known.note(SelfTest::Validates, "192.0.2.1:53", now);
+        for _ in 0..3 {
+            known.doubt();
+        }
+        assert!(!known.is_due(now + LOOK_AGAIN - Duration::from_secs(1)));
+        assert!(known.is_due(now + LOOK_AGAIN));
     }
 }

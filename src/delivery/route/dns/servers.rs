@@ -29,13 +29,14 @@ use super::cache::{
     ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, NAMES_KEPT_MAX, Question,
     TXT_BYTES_MAX,
 };
+use super::proof::is_settled;
 use super::scope::Provider;
 use crate::delivery::route::lookup::{DnsError, MxRecords};
 
 /// Queries at the same time over one connection to a server.
 const QUESTIONS_PER_CONNECTION_MAX: usize = 1024;
 /// Aliases followed in one answer; hickory follows no more than eight from answer to answer.
-const ALIASES_MAX: usize = 16;
+pub(super) const ALIASES_MAX: usize = 16;
 /// After so many proofs the resolver that keeps what it thinks of signatures is made anew: hickory keeps a million of
 /// these, and a domain decides how many there are in its answers.
 const PROOFS_MAX: u32 = 100;
@@ -48,16 +49,17 @@ pub(super) type Resolver = hickory_resolver::Resolver<Provider>;
 /// The servers that are asked now.
 pub(super) struct Servers {
     pub(super) addresses: Vec<SocketAddr>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// Two servers at a time, quick ones first.
     all: Resolver,
     /// One resolver for each server, if there are several. hickory ends a query at the first server that refuses it,
     /// so a lame server beside a good one would fail every lookup; resolv.conf(5) goes on to the next server.
     each: Vec<Resolver>,
     /// All servers at a time.
-    without_edns: Resolver,
-    /// Validates DNSSEC signatures up to the root, and how often it did.
-    proving: Mutex<(Arc<Resolver>, u32)>,
+    pub(super) without_edns: Resolver,
+    /// Validate DNSSEC signatures up to the root: one with all servers, and one with each as above; and how often they
+    /// were asked.
+    proving: Mutex<(Arc<[Resolver]>, u32)>,
     /// Instead of the root's keys.
     trust_anchors: Option<Arc<TrustAnchors>>,
 }
@@ -88,7 +90,7 @@ impl Servers {
             all: resolver(&addresses, options.clone(), None)?,
             each,
             without_edns: resolver(&addresses, plain, None)?,
-            proving: Mutex::new((Arc::new(proving(&addresses, timeout, trust_anchors.clone())?), 0)),
+            proving: Mutex::new((proving(&addresses, timeout, trust_anchors.as_ref())?, 0)),
             trust_anchors,
             timeout,
             addresses,
@@ -129,7 +131,7 @@ impl Servers {
         (answer, ttl)
     }
 
-    async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
+    pub(super) async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
         let mut answer = self.all.lookup(name.clone(), kind).await;
         for server in &self.each {
             if !matches!(answer, Err(NetError::Dns(Refusal::ResponseCode(_)))) {
@@ -149,29 +151,24 @@ impl Servers {
 
     /// One answer gives the records and their proof.
     async fn mx_with_proof(&self, name: &Name) -> (Answer, Duration) {
-        let resolver = match self.proving_resolver() {
-            Ok(resolver) => resolver,
-            Err(error) => return (Err(DnsError::Temporary(error.to_string())), Duration::ZERO),
-        };
-        match resolver.lookup(name.clone(), RecordType::MX).await {
+        let heard = tokio::time::timeout(self.timeout / 2, self.with_proof(name, RecordType::MX)).await;
+        match heard {
+            Ok(heard) if is_settled(name, RecordType::MX, &heard) => mx_of(name, heard),
             // Nothing proves these records, and whoever uses them is told so. That there are none needs no proof: the
             // domain's own name is left then, and its certificate.
-            Err(NetError::Dns(Refusal::Nsec { .. } | Refusal::DnssecBogus)) => {
-                mx_of(name, self.query(name, RecordType::MX).await)
-            }
-            answer => mx_of(name, answer),
+            _ => mx_of(name, self.query(name, RecordType::MX).await),
         }
     }
 
-    pub(super) fn proving_resolver(&self) -> io::Result<Arc<Resolver>> {
+    pub(super) fn proving_resolvers(&self) -> io::Result<Arc<[Resolver]>> {
         let mut proving_now = self.proving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (resolver, proofs) = &mut *proving_now;
+        let (resolvers, proofs) = &mut *proving_now;
         if *proofs >= PROOFS_MAX {
-            *resolver = Arc::new(proving(&self.addresses, self.timeout, self.trust_anchors.clone())?);
+            *resolvers = proving(&self.addresses, self.timeout, self.trust_anchors.as_ref())?;
             *proofs = 0;
         }
         *proofs += 1;
-        Ok(Arc::clone(resolver))
+        Ok(Arc::clone(resolvers))
     }
 }
 
@@ -191,11 +188,15 @@ fn options(timeout: Duration) -> ResolverOpts {
 fn proving(
     servers: &[SocketAddr],
     timeout: Duration,
-    trust_anchors: Option<Arc<TrustAnchors>>,
-) -> io::Result<Resolver> {
+    trust_anchors: Option<&Arc<TrustAnchors>>,
+) -> io::Result<Arc<[Resolver]>> {
     let mut options = options(timeout);
     (options.validate, options.attempts) = (true, 1);
-    resolver(servers, options, trust_anchors)
+    let each = servers.chunks(1).filter(|_| servers.len() > 1);
+    let made = std::iter::once(servers)
+        .chain(each)
+        .map(|servers| resolver(servers, options.clone(), trust_anchors.map(Arc::clone)));
+    made.collect()
 }
 
 fn resolver(
@@ -231,7 +232,11 @@ fn may_be_for_edns(error: &NetError) -> bool {
 }
 
 fn mx_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
-    match records_of(name, RecordType::MX, answer) {
+    mx_found(records_of(name, RecordType::MX, answer))
+}
+
+pub(super) fn mx_found(found: Result<Records, (DnsError, Duration)>) -> (Answer, Duration) {
+    match found {
         Ok(Records { records, ttl }) => (Ok(Found::Mx(mx_records(&records))), ttl),
         Err((error, _)) if error == bare() => (Err(DnsError::NoData), Duration::ZERO),
         Err((error, ttl)) => (Err(error), ttl),
@@ -296,7 +301,7 @@ pub(super) fn records_of(
 
 /// The records of `kind` for `name`, with the aliases that led to them (RFC 1034 §3.6.2). Records of other names are
 /// none of it, however well they are signed. Without records of `kind` it is empty.
-fn on_the_way(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> {
+pub(super) fn on_the_way(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> {
     let at = |owner: &Name, kind: RecordType| {
         let owner = owner.clone();
         answers.iter().filter(move |record| record.record_type() == kind && record.name == owner)
@@ -320,7 +325,7 @@ fn on_the_way(name: &Name, kind: RecordType, answers: &[Record]) -> Vec<Record> 
 
 /// The best [`MX_KEPT_MAX`] of them. A record is proved by any signature that holds over its set (a key that is being
 /// replaced leaves two): what hickory thinks of each record counts, not of each signature.
-pub(super) fn mx_records(records: &[Record]) -> MxRecords {
+fn mx_records(records: &[Record]) -> MxRecords {
     let mut hosts: Vec<(u16, String)> = records
         .iter()
         .filter_map(|record| match &record.data {

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::cache::{Answer, Found, TLSA_KEPT_MAX};
-use super::servers::{Records, Servers, all, host_text, mx_records, records_of};
+use super::proof::{Standing, is_bogus, is_costly, is_settled};
+use super::servers::{ALIASES_MAX, Records, Servers, all, host_text, mx_found, records_of};
 use crate::delivery::route::lookup::{DnsError, TlsaAnswer};
 use crate::delivery::smtp::tls::dane::TlsaRecord;
 
@@ -26,10 +26,7 @@ pub(super) enum SelfTest {
 impl Servers {
     /// MX records, with what is proved of them.
     pub(super) async fn mx_validated(&self, name: &Name) -> (Answer, Duration) {
-        match self.validated(name, RecordType::MX).await {
-            Ok(Records { records, ttl }) => (Ok(Found::Mx(mx_records(&records))), ttl),
-            Err((error, ttl)) => (Err(error), ttl),
-        }
+        mx_found(self.validated(name, RecordType::MX).await)
     }
 
     /// The TLSA records of a host's port 25.
@@ -83,67 +80,117 @@ impl Servers {
         Ok((absence, ttl))
     }
 
-    /// The records, each with its proof, or why there are none. What is bogus is an error.
+    /// The records, each with its proof, or why there are none. What is bogus is an error. Aliases are followed by hand
+    /// where hickory finds no proof: what it looks for is at the alias, and the proof is at the target.
     async fn validated(&self, name: &Name, kind: RecordType) -> Result<Records, (DnsError, Duration)> {
-        let temporary = |why: String| (DnsError::Temporary(why), Duration::ZERO);
-        let resolver = self.proving_resolver().map_err(|error| temporary(error.to_string()))?;
-        let answer = resolver.lookup(name.clone(), kind).await;
-        if is_bogus(&answer) {
-            let name = host_text(name);
-            return Err(temporary(format!(
-                "the DNSSEC signatures of {name} are wrong or missing (bogus), or could not be looked up"
-            )));
+        if is_special(name) {
+            return records_of(name, kind, self.query(name, kind).await);
         }
-        match answer {
-            // Signed with more NSEC3 iterations than anybody has to follow (RFC 9276 §3.2): as if it were not.
-            Err(NetError::Dns(Refusal::Nsec { .. })) => Err((DnsError::NoData, Duration::ZERO)),
-            answer => records_of(name, kind, answer),
+        let (mut name, mut way) = (name.clone(), Vec::new());
+        while way.len() < ALIASES_MAX {
+            match self.settled(&name, kind).await? {
+                Settled::Records(found) => {
+                    let ttls = way.iter().map(|alias: &Record| Duration::from_secs(alias.ttl.into()));
+                    let ttl = ttls.fold(found.ttl, Duration::min);
+                    way.extend(found.records);
+                    return Ok(Records { records: way, ttl });
+                }
+                Settled::Alias(alias, target) => {
+                    way.push(*alias);
+                    name = target;
+                }
+            }
+        }
+        Err(temporary(format!("{} leads from alias to alias", host_text(&name))))
+    }
+
+    async fn settled(&self, name: &Name, kind: RecordType) -> Result<Settled, (DnsError, Duration)> {
+        // So that there is time to find out whether the zone is signed at all.
+        let heard = tokio::time::timeout(self.timeout / 2, self.with_proof(name, kind)).await;
+        let heard = heard.unwrap_or(Err(NetError::Timeout));
+        if is_settled(name, kind, &heard) {
+            return records_of(name, kind, heard).map(Settled::Records);
+        }
+        match self.standing(name).await {
+            Standing::Open => records_of(name, kind, self.query(name, kind).await).map(Settled::Records),
+            Standing::Alias(alias) => match &alias.data {
+                RData::CNAME(target) => {
+                    let target = target.0.clone();
+                    Ok(Settled::Alias(alias, target))
+                }
+                _ => Err(temporary("an alias to nowhere".to_owned())),
+            },
+            Standing::Signed(apex) if is_costly(&apex, &heard) => Err((DnsError::NoData, Duration::ZERO)),
+            Standing::Signed(_) if is_bogus(&heard) => Err(temporary(format!(
+                "the DNSSEC signatures of {} are wrong or missing (bogus), or could not be looked up",
+                host_text(name)
+            ))),
+            Standing::Signed(_) => records_of(name, kind, heard).map(Settled::Records),
+            Standing::Unknown(why) => Err(temporary(why)),
         }
     }
 
-    /// Asks for the root's SOA record, which is signed, and for a record that the root does not have, which takes a
-    /// signed NSEC record to prove.
+    /// Asks for the root's keys, for its SOA record, which is signed, and for a record that the root does not have,
+    /// which takes a signed NSEC record to prove. One server that can is enough.
     pub(super) async fn self_test(&self) -> SelfTest {
-        let resolver = match self.proving_resolver() {
-            Ok(resolver) => resolver,
-            Err(error) => return SelfTest::NoAnswer(error.to_string()),
+        let test = tokio::time::timeout(self.timeout / 2, self.test_proofs());
+        let why = match test.await.unwrap_or_else(|_| Err(Silence("no answer in time".to_owned()))) {
+            Ok(found) => return found,
+            Err(Silence(why)) => why,
         };
-        let soa = resolver.lookup(Name::root(), RecordType::SOA).await;
-        match &soa {
-            Ok(found) if is_proved(found, RecordType::SOA) => {}
-            Ok(_) => return SelfTest::NotProved("the SOA record of the root came without proof".to_owned()),
-            answer if is_bogus(answer) => {
-                return SelfTest::NotProved(
-                    "the signature of the root's SOA record is wrong or missing".to_owned(),
-                );
-            }
-            Err(NetError::Dns(refusal)) => {
-                return SelfTest::NotProved(format!("asked for the root's SOA record: {refusal}"));
-            }
-            Err(error) => return SelfTest::NoAnswer(error.to_string()),
+        // A server, or a firewall before it, that knows nothing of what DNSSEC needs (EDNS) drops the question.
+        match self.without_edns.lookup(Name::root(), RecordType::SOA).await {
+            Ok(_) | Err(NetError::Dns(Refusal::NoRecordsFound(_))) => SelfTest::NotProved(format!(
+                "it answers, and not where signatures are asked for (EDNS): {why}"
+            )),
+            Err(_) => SelfTest::NoAnswer(why),
         }
-        match resolver.lookup(Name::root(), RecordType::TLSA).await {
-            Err(NetError::Dns(Refusal::NoRecordsFound(_))) => SelfTest::Validates,
-            Err(NetError::Dns(_)) | Ok(_) => {
-                SelfTest::NotProved("nothing proves what the root does not have (NSEC)".to_owned())
+    }
+
+    async fn test_proofs(&self) -> Result<SelfTest, Silence> {
+        let root = Name::root();
+        for (kind, wrong) in [
+            (RecordType::DNSKEY, "nothing proves the keys of the root"),
+            (RecordType::SOA, "the signature of the root's SOA record is wrong or missing"),
+            (RecordType::TLSA, "nothing proves what the root does not have (NSEC)"),
+        ] {
+            let heard = self.with_proof(&root, kind).await;
+            let is_proved = is_settled(&root, kind, &heard)
+                && heard.as_ref().map_or(kind == RecordType::TLSA, |found| {
+                    found
+                        .answers()
+                        .iter()
+                        .all(|record| record.record_type() != kind || record.proof.is_secure())
+                });
+            match heard {
+                _ if is_proved => {}
+                heard if is_bogus(&heard) => return Ok(SelfTest::NotProved(wrong.to_owned())),
+                Err(error) => return Err(Silence(error.to_string())),
+                Ok(_) => return Ok(SelfTest::NotProved(wrong.to_owned())),
             }
-            Err(error) => SelfTest::NoAnswer(error.to_string()),
         }
+        Ok(SelfTest::Validates)
     }
 }
 
-/// Whether an answer is one that DNSSEC says must not be used, or that could not be validated.
-fn is_bogus(answer: &Result<Lookup, NetError>) -> bool {
-    match answer {
-        Ok(found) => found.answers().iter().any(|record| record.proof.is_bogus()),
-        Err(NetError::Dns(Refusal::Nsec { proof, .. })) => !proof.is_insecure(),
-        Err(error) => matches!(error, NetError::Dns(Refusal::DnssecBogus)),
-    }
+/// No answer, in words.
+struct Silence(String);
+
+/// One step on the way to the records.
+enum Settled {
+    Records(Records),
+    /// A proved alias, and where it leads.
+    Alias(Box<Record>, Name),
 }
 
-fn is_proved(found: &Lookup, kind: RecordType) -> bool {
-    let mut of_kind = found.answers().iter().filter(|record| record.record_type() == kind).peekable();
-    of_kind.peek().is_some() && of_kind.all(|record| record.proof.is_secure())
+fn temporary(why: String) -> (DnsError, Duration) {
+    (DnsError::Temporary(why), Duration::ZERO)
+}
+
+/// Names that nobody is asked for (RFC 6761 §6.3, §6.4; RFC 7686 §2).
+fn is_special(name: &Name) -> bool {
+    let last = name.iter().next_back().unwrap_or_default();
+    [&b"localhost"[..], b"invalid", b"onion"].iter().any(|special| last.eq_ignore_ascii_case(special))
 }
 
 /// The names below which TLSA records count, the better first (RFC 7672 §2.2.2): where the host's aliases lead to, and

@@ -84,6 +84,7 @@ fn dnssec_rows() -> Vec<Row> {
     let odd = |row: Row, name: String, kind, how| row.zone(move |zone| zone.signed_like(&name, kind, how));
     let bogus =
         Waits("none", "451 4.4.3 cannot look up the mail hosts of mx-bogus.test: the DNSSEC signatures");
+    let bare = Waits("none", "451 4.4.3 cannot look up the mail hosts of bare.test: the DNSSEC signatures");
     vec![
         Row::new("absent", host(&own), UNPROVED),
         Row::new("absent-plain", Script::new(), plain),
@@ -95,6 +96,14 @@ fn dnssec_rows() -> Vec<Row> {
         kept("servfail", NOT_KNOWN).zone(|zone| zone.fault("_25._tcp.mx.servfail.test", Fault::Servfail)),
         odd(kept("a-bogus", NOT_KNOWN), "mx.a-bogus.test".to_owned(), RecordType::A, Signing::Wrong),
         odd(kept("mx-bogus", bogus), "mx-bogus.test".to_owned(), RecordType::MX, Signing::Wrong),
+        // An answer without records and without an SOA, as some servers give for MX: enough where nobody signs.
+        row("bare-open", UNPROVED)
+            .its_own_host()
+            .zone(|zone| zone.unsigned("bare-open.test").fault("bare-open.test", Fault::EmptyMx)),
+        row("bare", bare).its_own_host().zone(|zone| zone.fault("bare.test", Fault::EmptyMx)),
+        // Its own servers fail, and its parent says that nobody signs it.
+        row("ns-fails", UNPROVED)
+            .zone(|zone| zone.unsigned("ns-fails.test").fault("ns-fails.test", Fault::ServfailNs)),
         Row::new("itself", host(&own), PROVED).its_own_host().tlsa((3, 1, 1), &own),
         Row::new("itself-not", host(&own), OTHER_CERTIFICATE).its_own_host().tlsa((3, 1, 1), &other),
     ]
@@ -124,6 +133,13 @@ fn alias_rows() -> Vec<Row> {
         // The alias is proved, and what it leads to is not: its own name counts.
         at(row("alias-open", OTHER_CERTIFICATE), "mx.alias-open.test", &other)
             .zone(|zone| zone.unsigned("target.alias-open.test")),
+        // The domain is an alias itself, and there is no MX where it leads to.
+        at(Row::new("alias-own", host(&own), PROVED), "target.alias-own.test", &own)
+            .its_own_host()
+            .zone(|zone| zone.cname("alias-own.test", "target.alias-own.test")),
+        // The name of its TLSA records leads to a name without any.
+        row("alias-tlsa", UNPROVED)
+            .zone(|zone| zone.cname("_25._tcp.target.alias-tlsa.test", "target.alias-tlsa.test")),
         at(row("alias-open-target", UNPROVED), "target.alias-open-target.test", &other)
             .zone(|zone| zone.unsigned("target.alias-open-target.test")),
     ]
@@ -273,8 +289,9 @@ fn what_was_proved_is_kept() {
         };
         send(1);
         let first = world.dns.asked();
-        // MX, A and AAAA as ever, TXT of MTA-STS; the same with proofs, TLSA, and the root's keys for each.
-        assert!(first.len() - before <= 17, "{:?}", &first[before..]);
+        // MX, A and AAAA as ever, TXT of MTA-STS; the same with proofs, TLSA, the root's keys for each, and at first
+        // the look (six).
+        assert!(first.len() - before <= 18, "{:?}", &first[before..]);
         send(2);
         assert_eq!(world.dns.asked().len(), first.len(), "{domain}");
     }
