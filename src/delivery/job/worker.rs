@@ -211,7 +211,8 @@ impl Shared {
             let Resources { queue, clock, tls_reports, .. } = &shared.resources;
             let Some(_running) = tls_reports.begin() else { return };
             let DeliveryContext { settings, lookup, https, .. } = &*context;
-            Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop }.send_due();
+            let sending = Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop };
+            tls_reports.note(sending.send_due());
         });
         if let Err(error) = started {
             log::error!(

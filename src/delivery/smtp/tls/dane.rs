@@ -167,7 +167,12 @@ impl Tlsa {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Mismatch> {
-        let words = |error: webpki::Error| Mismatch::Chain(error.to_string());
+        let words = |error: webpki::Error| match error {
+            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+                Mismatch::OutOfDate(error.to_string())
+            }
+            _ => Mismatch::Chain(error.to_string()),
+        };
         let parsed = EndEntityCert::try_from(host).map_err(words)?;
         let algorithms = default_provider().signature_verification_algorithms.all;
         let (anchors, usage) = (std::slice::from_ref(anchor), KeyUsage::server_auth());
@@ -235,17 +240,20 @@ pub enum Mismatch {
     /// The authority is the right one, and the chain to it does not hold.
     #[error("the host's certificate does not hold under the authority of its TLSA records: {0}")]
     Chain(String),
+    /// The same for now: a certificate of it has expired, or begins later.
+    #[error("the host's certificate does not hold under the authority of its TLSA records: {0}")]
+    OutOfDate(String),
     /// All is well but the name.
     #[error("the host's certificate is for none of the names {0}")]
     Name(String),
 }
 
 impl Mismatch {
-    /// The words in an error of the handshake, where it is one of these.
-    pub(in crate::delivery) fn in_error(error: &Error) -> Option<String> {
+    /// What is in an error of the handshake, where it is one of these.
+    pub(in crate::delivery) fn in_error(error: &Error) -> Option<Mismatch> {
         match error {
             Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
-                inner.downcast_ref::<Mismatch>().map(ToString::to_string)
+                inner.downcast_ref::<Mismatch>().cloned()
             }
             _ => None,
         }
