@@ -7,7 +7,7 @@
 use std::process::{Command, Output};
 
 use crate::harness::fakemx::{FakeMx, SOON, Script};
-use crate::harness::relay::{Config, Relay, World, run_to_end, write_secret};
+use crate::harness::relay::{Config, Relay, World, run_to_end, wait_for, write_secret};
 use crate::harness::skipped::{installed, skipped};
 
 const SENDER: &str = "shop@app.test";
@@ -85,6 +85,8 @@ impl Stage {
         self.sent += 1;
         let message = self.mx.wait_for_messages(self.sent, SOON).swap_remove(self.sent - 1);
         assert!(String::from_utf8_lossy(&message.content).contains(" with ESMTPSA "), "{client}");
+        // The log's lines are written together, some milliseconds later.
+        wait_for("the login's line", SOON, || self.relay.log()[self.read..].contains(": S: 235 ").then_some(()));
         assert_eq!(self.spoken(), [format!("{mechanism} 235")], "{client}: {}", said(&output));
         println!("{client}: {mechanism}");
     }
