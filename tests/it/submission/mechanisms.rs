@@ -86,7 +86,9 @@ impl Stage {
         let message = self.mx.wait_for_messages(self.sent, SOON).swap_remove(self.sent - 1);
         assert!(String::from_utf8_lossy(&message.content).contains(" with ESMTPSA "), "{client}");
         // The log's lines are written together, some milliseconds later.
-        wait_for("the login's line", SOON, || self.relay.log()[self.read..].contains(": S: 235 ").then_some(()));
+        wait_for("the login's line", SOON, || {
+            self.relay.log()[self.read..].contains(": S: 235 ").then_some(())
+        });
         assert_eq!(self.spoken(), [format!("{mechanism} 235")], "{client}: {}", said(&output));
         println!("{client}: {mechanism}");
     }
