@@ -323,19 +323,21 @@ CREATE TABLE pending_reports (
 CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- TLS in sessions with hosts: how many there were of each kind on a day, in UTC. What a session came to counts, however
--- many messages went over it; connections that failed before TLS are none. The view tls_sessions shows it. At most 10,000
--- rows a day; what is beyond them is counted under the domain '*'. Kept as long as history, six days at least.
+-- many messages went over it; connections that failed before TLS are none. The view tls_sessions shows it. A domain
+-- has at most 200 rows a day; what is beyond them is counted without host and addresses. At most 10,000 rows a day in
+-- all; what is beyond them is counted under the domain '*'. Kept as long as history, six days at least.
 CREATE TABLE tls_results (
     day         INTEGER NOT NULL,          -- when it began
     domain      TEXT NOT NULL,             -- the recipients', or a smarthost's name; '*': sessions beyond the bound
     policy      TEXT NOT NULL,             -- which policy was in force: as attempts.tls_policy
-    mx          TEXT NOT NULL,             -- name of the host; '': none was asked, the policy itself was at fault
+    mx          TEXT NOT NULL,             -- name of the host; '': none was asked, or the domain has too many
     ip          TEXT NOT NULL,             -- its address where it failed, otherwise ''
     source      TEXT NOT NULL,             -- and ours
     result      TEXT NOT NULL,             -- success, or a result type of RFC 8460 section 4.3
     sessions    INTEGER NOT NULL,
     reason      TEXT NOT NULL,             -- what the last of them failed with; may be ''
     policy_text TEXT NOT NULL,             -- the policy itself as it was last, for the report; may be ''
+    tlsa_base   TEXT NOT NULL,             -- DANE: the name that has the TLSA records, without _25._tcp.; may be ''
     PRIMARY KEY (day, domain, policy, mx, ip, source, result),
     CONSTRAINT "day is a time in Unix seconds" CHECK (day BETWEEN 0 AND 253402300799),
     CONSTRAINT "sessions counts sessions" CHECK (sessions BETWEEN 0 AND 4294967295)

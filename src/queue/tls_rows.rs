@@ -28,6 +28,8 @@ pub struct TlsSession {
     pub reason: String,
     /// The policy itself, in lines; may be empty.
     pub policy_text: String,
+    /// The TLSA base domain, whose policy DANE is; empty where none is known.
+    pub tlsa_base: String,
     /// The message that it was opened for, where Postrider wrote that itself: a report on TLS does not count.
     pub own_message: Option<MessageId>,
 }

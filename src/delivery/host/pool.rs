@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ type Idle = HashMap<PoolKey, Vec<(PooledConnection, Instant)>>;
 /// one a moment ago.
 pub(in crate::delivery) struct Pool {
     idle: Mutex<Idle>,
+    /// Of the settings that idle connections were opened by; raised under the lock of `idle`.
+    generation: AtomicU64,
     looked_at: Mutex<Instant>,
     /// How many there may be to each host.
     pub(in crate::delivery) hosts: Arc<Hosts>,
@@ -95,7 +98,12 @@ pub(in crate::delivery) struct Pool {
 impl Pool {
     /// For connections to these hosts.
     pub(in crate::delivery) fn new(hosts: Arc<Hosts>) -> Pool {
-        Pool { idle: Mutex::default(), looked_at: Mutex::new(Instant::now()), hosts }
+        Pool {
+            idle: Mutex::default(),
+            generation: AtomicU64::new(0),
+            looked_at: Mutex::new(Instant::now()),
+            hosts,
+        }
     }
 
     /// An idle connection of this key, the one used last (the least likely to have been closed), unless its host
@@ -160,12 +168,18 @@ impl Pool {
         Some(pooled)
     }
 
-    /// Keeps a connection for the next job of its key. Where too many are kept, the one that waits longest goes.
+    /// Keeps a connection for the next job of its key, unless it was opened before a reload: it proved what was asked
+    /// for then. Where too many are kept, the one that waits longest goes.
     pub(in crate::delivery) fn put(&self, key: &PoolKey, pooled: PooledConnection) {
         let surplus = {
             let mut idle = self.lock();
-            idle.entry(key.clone()).or_default().push((pooled, Instant::now()));
-            oldest_of_too_many(&mut idle, CONNECTIONS_MAX)
+            let one = (pooled, Instant::now());
+            if one.0.connection.generation == self.generation.load(Ordering::Relaxed) {
+                idle.entry(key.clone()).or_default().push(one);
+                oldest_of_too_many(&mut idle, CONNECTIONS_MAX)
+            } else {
+                Some(one)
+            }
         };
         quit_all(surplus.into_iter().collect());
     }
@@ -192,10 +206,14 @@ impl Pool {
         quit_all(old);
     }
 
-    /// Says QUIT on all.
-    pub(in crate::delivery) fn close_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
+    /// Says QUIT on all, and keeps only connections of another generation from now on: its number.
+    pub(in crate::delivery) fn close_all(&self) -> u64 {
+        let (all, generation) = {
+            let mut idle = self.lock();
+            (std::mem::take(&mut *idle), self.generation.fetch_add(1, Ordering::Relaxed) + 1)
+        };
         quit_all(all.into_values().flatten().collect());
+        generation
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
@@ -268,7 +286,10 @@ mod tests {
 
     /// A connection to a host that has closed its end.
     fn opened(lane: &str) -> PooledConnection {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        opened_at(&std::net::TcpListener::bind("127.0.0.1:0").unwrap(), lane)
+    }
+
+    fn opened_at(listener: &std::net::TcpListener, lane: &str) -> PooledConnection {
         let address = listener.local_addr().unwrap();
         let tcp = std::net::TcpStream::connect(address).unwrap();
         let endpoint = Endpoint {
@@ -302,11 +323,29 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_was_opened_before_a_reload_is_not_kept_after_it() {
+        let pool = Pool::new(Bench::new().slot("mx.test").hosts.clone());
+        let key = PoolKey::new(&"a.test".into(), &[]);
+        let is_kept = |generation| {
+            let mut pooled = opened("mx.test");
+            pooled.connection.generation = generation;
+            pool.put(&key, pooled);
+            pool.pop(&key).is_some()
+        };
+        assert!(is_kept(0));
+        let first = pool.close_all();
+        assert_eq!((is_kept(0), is_kept(first)), (false, true));
+        let second = pool.close_all();
+        assert_eq!((is_kept(0), is_kept(first), is_kept(second)), (false, false, true));
+    }
+
+    #[test]
     fn a_connection_proves_what_it_was_opened_for_and_not_for_long() {
         let pool = Pool::new(Bench::new().slot("mx.test").hosts.clone());
         let key = PoolKey::new(&"a.test".into(), &[]);
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let aged = |secs: u64, relay| {
-            let mut pooled = opened("mx.test");
+            let mut pooled = opened_at(&host, "mx.test");
             pooled.connection.opened_at -= Duration::from_secs(secs);
             pooled.endpoint.relay = relay;
             pool.put(&key, pooled);

@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use memchr::memmem;
 
+use crate::clock::Clock;
 use crate::mail::Domain;
-use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce, SigningKey};
+use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce, SigningTime};
 use crate::mail::header::header_of;
 use crate::queue::QueuedMessage;
 
@@ -30,7 +31,7 @@ const TELL_EVERY_SECS: i64 = 3600;
 /// The keys, and which domains' trouble the operator was told of.
 pub struct Signing {
     keyring: Arc<Keyring>,
-    /// Each domain that has keys, and when its trouble was told last, Unix seconds.
+    /// Each domain that has keys, and when its trouble was told last, in steady seconds.
     told_at: Vec<(String, AtomicI64)>,
 }
 
@@ -56,7 +57,7 @@ impl Signing {
         &self,
         message: &QueuedMessage,
         content: Content<'_, '_>,
-        now: i64,
+        clock: &Clock,
     ) -> Result<Signature, Failure> {
         if self.keyring.is_empty() {
             return Ok(Signature::default());
@@ -65,31 +66,33 @@ impl Signing {
         let begin = with_whole_header(content).map_err(unreadable)?;
         let header = header_of(&begin);
         let sender = message.sender.as_ref().map(|sender| Domain::of(sender).to_string());
-        let signers = self.keyring.signers(header, sender.as_deref(), now);
-        let signers = signers.map_err(|NoneInForce { domain }| {
-            self.refuse(&domain, "none of its DKIM keys is in force", now)
-        })?;
-        if signers.is_empty() {
+        let Some(to_sign) = self.keyring.to_sign(header, sender.as_deref()) else {
             return Ok(Signature::default());
-        }
+        };
         // Behind the empty line.
-        let mut hashes = BodyHashes::of(&signers);
+        let mut hashes = BodyHashes::of(to_sign.hashed());
         hashes.feed(begin.get(header.len() + 2..).unwrap_or_default());
         while let Some(piece) = content().map_err(unreadable)? {
             hashes.feed(&piece);
         }
         let hashes = hashes.finish();
+        let at = SigningTime::between(clock.confirmed(), clock.now());
+        let signers = to_sign.signers(|body| hashes.hash(body), at).map_err(|NoneInForce { domain }| {
+            self.refuse(&domain, "none of its DKIM keys is in force", clock)
+        })?;
         let mut fields = String::new();
         for key in signers {
-            let signed = hashes.of_key(key).and_then(|hash| key.signer.sign(header, hash, now));
+            let hash = hashes.hash(key.signer.canonicalization.1);
+            let signed = hash.and_then(|hash| key.signer.sign(header, hash, at));
             let why = || format!("the crypto library could not sign with {}", key.name());
-            fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), now))?;
+            fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), clock))?;
         }
         Ok(Signature { fields })
     }
 
     /// The failure, and a word to the operator where that is not long since said.
-    fn refuse(&self, domain: &str, why: &str, now: i64) -> Failure {
+    fn refuse(&self, domain: &str, why: &str, clock: &Clock) -> Failure {
+        let now = clock.steady();
         let told_at = self.told_at.iter().find(|(told, _)| told == domain).map(|(_, at)| at);
         let is_due = told_at.is_some_and(|at| {
             let last = at.load(Ordering::Relaxed);
@@ -119,13 +122,13 @@ fn with_whole_header<'c>(content: Content<'_, 'c>) -> io::Result<Cow<'c, [u8]>> 
     Ok(begin)
 }
 
-/// The hashes of one body, in each way in which some key wants it.
+/// The hashes of one body, in each way in which some signature has it.
 struct BodyHashes<H>(Vec<(Canonicalization, H)>);
 
 impl BodyHashes<BodyHash> {
-    fn of(signers: &[&SigningKey]) -> BodyHashes<BodyHash> {
+    fn of(wanted: impl Iterator<Item = Canonicalization>) -> BodyHashes<BodyHash> {
         let mut hashes: Vec<(Canonicalization, BodyHash)> = Vec::new();
-        for (_, body) in signers.iter().map(|key| key.signer.canonicalization) {
+        for body in wanted {
             if hashes.iter().all(|(known, _)| *known != body) {
                 hashes.push((body, BodyHash::new(body)));
             }
@@ -143,8 +146,7 @@ impl BodyHashes<BodyHash> {
 }
 
 impl BodyHashes<[u8; 32]> {
-    fn of_key(&self, key: &SigningKey) -> Option<&[u8; 32]> {
-        let wanted = key.signer.canonicalization.1;
+    fn hash(&self, wanted: Canonicalization) -> Option<&[u8; 32]> {
         self.0.iter().find(|(body, _)| *body == wanted).map(|(_, hash)| hash)
     }
 }
@@ -152,7 +154,7 @@ impl BodyHashes<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::dkim::{Algorithm, Key, Signer};
+    use crate::mail::dkim::{Algorithm, Key, Signer, SigningKey};
     use crate::queue::{MessageId, Origin};
 
     const NOW: i64 = 1_800_000_000;
@@ -195,7 +197,7 @@ mod tests {
     fn sign(signing: &Signing, pieces: &[&[u8]]) -> Result<String, Failure> {
         let mut left = pieces.iter();
         let mut content = || Ok(left.next().map(|piece| Cow::Borrowed(*piece)));
-        signing.sign(&message(), &mut content, NOW).map(|signature| signature.fields)
+        signing.sign(&message(), &mut content, &Clock::by_hand(NOW)).map(|signature| signature.fields)
     }
 
     #[test]
@@ -226,7 +228,7 @@ mod tests {
         // Without keys not even the content is asked for.
         let mut content = || Err(io::Error::other("asked"));
         let none = Signing::new(Arc::default());
-        assert!(none.sign(&message(), &mut content, NOW).is_ok());
+        assert!(none.sign(&message(), &mut content, &Clock::by_hand(NOW)).is_ok());
     }
 
     #[test]
@@ -234,7 +236,33 @@ mod tests {
         let failure = sign(&signing(Some(NOW)), &[b"From: a@example.com\r\n\r\n"]).unwrap_err();
         assert!(matches!(&failure, Failure::Unsigned(why) if why.contains("example.com")), "{failure}");
         let mut content = || Err(io::Error::other("disk on fire"));
-        let failure = signing(None).sign(&message(), &mut content, NOW).unwrap_err();
+        let failure = signing(None).sign(&message(), &mut content, &Clock::by_hand(NOW)).unwrap_err();
         assert!(matches!(failure, Failure::Content(_)), "{failure}");
+    }
+
+    #[test]
+    fn an_operator_is_told_once_an_hour_whatever_is_done_to_the_clock() {
+        let (signing, clock) = (signing(None), Clock::by_hand(NOW));
+        let told = || signing.told_at[0].1.load(Ordering::Relaxed);
+        let refuse = || drop(signing.refuse("example.com", "of a test", &clock));
+        refuse();
+        assert_eq!(told(), NOW);
+        clock.step(-1_000_000);
+        clock.advance(TELL_EVERY_SECS - 1);
+        refuse();
+        assert_eq!(told(), NOW);
+        clock.advance(1);
+        refuse();
+        assert_eq!(told(), NOW + TELL_EVERY_SECS);
+    }
+
+    /// A clock that jumped ahead makes no signature of the future, and mail does not wait for its keys' sake.
+    #[test]
+    fn a_time_that_is_doubted_is_not_the_time_of_a_signature() {
+        let (signing, clock) = (signing(Some(NOW + 9)), Clock::by_hand(NOW));
+        clock.step(14 * 86_400);
+        let mut mail = Some(Cow::Borrowed(&b"From: a@example.com\r\n\r\n"[..]));
+        let fields = signing.sign(&message(), &mut || Ok(mail.take()), &clock).unwrap().fields;
+        assert_eq!(fields.matches(&format!(" t={NOW};")).count(), 2, "{fields}");
     }
 }

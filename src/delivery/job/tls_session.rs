@@ -13,9 +13,10 @@ use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
 use crate::delivery::smtp::tls::Encryption;
-use crate::delivery::smtp::tls::dane::TlsaRecord;
+use crate::delivery::smtp::tls::dane::{Mismatch, TlsaRecord};
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::StsPolicy;
+use crate::delivery::sts::policy::Mode;
 
 /// What failed, and in which words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,19 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
     domain.ip().is_none().then(|| domain.as_str().to_owned())
 }
 
+/// The policy of the host or its domain, which a message that requires TLS (RFC 8689) is held to as well.
+pub(super) fn policy(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> TlsPolicy {
+    match endpoint.policy {
+        TlsPolicy::RequireTls if endpoint.dane.is_some() => TlsPolicy::Dane,
+        TlsPolicy::RequireTls if !endpoint.relay => match sts.map(|sts| sts.policy.mode) {
+            Some(Mode::Enforce) => TlsPolicy::StsEnforce,
+            Some(Mode::Testing) => TlsPolicy::StsTesting,
+            Some(Mode::None) | None => TlsPolicy::RequireTls,
+        },
+        other => other,
+    }
+}
+
 /// A connection that stands. None where TLS was not to be tried, or failed a moment ago and is left out now.
 pub(super) fn of_opened(
     endpoint: &Endpoint,
@@ -49,7 +63,7 @@ pub(super) fn of_opened(
     is_first: bool,
 ) -> Option<Result<(), Failed>> {
     match &opened.tls {
-        TlsResult::InUse if endpoint.policy == TlsPolicy::StsTesting => {
+        TlsResult::InUse if policy(endpoint, sts) == TlsPolicy::StsTesting => {
             Some(tested(&endpoint.host, sts, opened.connection.tls(), opened.connection.refusal.as_ref()))
         }
         // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
@@ -95,7 +109,12 @@ pub(super) fn of_failure(failure: &Failure) -> Option<Failed> {
         Failure::Tls(TlsFailure::NotOffered(_)) => Some(Failed::new(ResultType::StarttlsNotSupported, "")),
         // None of the records vouches for it (RFC 7672 §2.2): that it is somebody's is no matter.
         Failure::Tls(TlsFailure::Dane(why)) => {
-            Some(Failed::new(ResultType::CertificateNotTrusted, why.clone()))
+            let result = match why {
+                Mismatch::NoneMatches | Mismatch::Chain(_) => ResultType::CertificateNotTrusted,
+                Mismatch::OutOfDate(_) => ResultType::CertificateExpired,
+                Mismatch::Name(_) => ResultType::CertificateHostMismatch,
+            };
+            Some(Failed::new(result, why.to_string()))
         }
         // The relay stops: nobody knows what would have come of it.
         _ if failure.is_stop() => None,
@@ -130,7 +149,7 @@ pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
 
 /// The policy itself, in lines.
 pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> String {
-    if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (endpoint.policy, sts) {
+    if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (policy(endpoint, sts), sts) {
         // RFC 8461 §3.2.
         let mx: String = sts.policy.mx.iter().map(|pattern| format!("mx: {pattern}\n")).collect();
         let (mode, max_age) = (sts.policy.mode, sts.policy.max_age);
@@ -167,6 +186,7 @@ mod tests {
     use super::*;
     use crate::delivery::smtp::timeouts::Stage;
     use crate::delivery::smtp::tls::dane::Tlsa;
+    use crate::delivery::sts::policy::Policy;
     use crate::mail::{Enhanced, Reply};
 
     fn handshake(wrong: CertificateError) -> Failure {
@@ -200,6 +220,34 @@ mod tests {
     }
 
     #[test]
+    fn mail_that_requires_tls_counts_under_the_policy_of_the_host() {
+        let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![1; 32] };
+        let tlsa = Tlsa::new("mx.a.test".to_owned(), vec![], vec![record]).map(std::sync::Arc::new);
+        let sts = |mode| StsPolicy {
+            domain: "a.test".to_owned(),
+            id: "1".to_owned(),
+            policy: Policy { mode, mx: Vec::new(), max_age: 1 },
+            fetched_at: 0,
+            expires_at: 0,
+            used_at: 0,
+        };
+        let required = Endpoint { policy: TlsPolicy::RequireTls, ..endpoint("mx.a.test", false) };
+        let dane = Endpoint { dane: tlsa, ..required.clone() };
+        let relay = Endpoint { relay: true, ..required.clone() };
+        for (endpoint, mode, expected) in [
+            (&dane, None, TlsPolicy::Dane),
+            (&dane, Some(Mode::Enforce), TlsPolicy::Dane),
+            (&required, Some(Mode::Enforce), TlsPolicy::StsEnforce),
+            (&required, Some(Mode::Testing), TlsPolicy::StsTesting),
+            (&required, Some(Mode::None), TlsPolicy::RequireTls),
+            (&required, None, TlsPolicy::RequireTls),
+            (&relay, Some(Mode::Enforce), TlsPolicy::RequireTls),
+        ] {
+            assert_eq!(policy(endpoint, mode.map(sts).as_ref()), expected, "{mode:?}");
+        }
+    }
+
+    #[test]
     fn what_dane_says_is_told() {
         let none = |policy| {
             let (host, text) = ("mx.a.test".to_owned(), "bogus".to_owned());
@@ -219,12 +267,16 @@ mod tests {
         let refused = |phase| Failure::Refused { phase, reply: Reply::new(454, Enhanced(4, 7, 0), "no") };
         let silent = |phase| Failure::no_reply(Stage::of(phase), Fault::TimedOut);
         let tls = |fault| Failure::Tls(TlsFailure::Handshake(fault));
+        let dane = |why| Failure::Tls(TlsFailure::Dane(why));
         let time = || rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(1));
         let late = CertificateError::ExpiredContext { time: time(), not_after: time() };
         let early = CertificateError::NotValidYetContext { time: time(), not_before: time() };
         for (failure, result) in [
             (Failure::Tls(TlsFailure::NotOffered(TlsPolicy::Dane)), Some("starttls-not-supported")),
-            (Failure::Tls(TlsFailure::Dane("other key".to_owned())), Some("certificate-not-trusted")),
+            (dane(Mismatch::NoneMatches), Some("certificate-not-trusted")),
+            (dane(Mismatch::Chain("BadSignature".to_owned())), Some("certificate-not-trusted")),
+            (dane(Mismatch::OutOfDate("CertExpired".to_owned())), Some("certificate-expired")),
+            (dane(Mismatch::Name("mx.a.test".to_owned())), Some("certificate-host-mismatch")),
             (refused(Phase::Starttls), Some("starttls-not-supported")),
             (silent(Phase::Starttls), Some("validation-failure")),
             (handshake(CertificateError::Expired), Some("certificate-expired")),

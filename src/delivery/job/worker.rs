@@ -72,7 +72,7 @@ impl Workers {
     /// Starts the first worker; each that finds work and nobody idle starts another.
     pub fn start(mut context: DeliveryContext, queue: Queue, jobs: Box<dyn Jobs>, clock: Clock) -> Workers {
         let stop = Stop::default();
-        context.connector.heed(stop.clone());
+        context.connector.begin(stop.clone(), 0);
         let resources = Resources {
             pool: Pool::new(Arc::new(Hosts::new(queue.clone(), clock.clone()))),
             report_limits: ReportLimits::default(),
@@ -95,10 +95,11 @@ impl Workers {
 
     /// Takes new settings for the attempts that begin from now on (SIGHUP).
     pub fn reconfigure(&self, mut context: DeliveryContext) {
-        context.connector.heed(self.shared.stop.clone());
+        // First: what an attempt of before uses now, or opens until it ends, is not kept after it.
+        let generation = self.shared.resources.pool.close_all();
+        context.connector.begin(self.shared.stop.clone(), generation);
         *self.shared.context.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(context);
         self.shared.resources.pool.hosts.forget_alerts();
-        self.shared.resources.pool.close_all();
     }
 
     /// What attempts that begin now go by.
@@ -210,7 +211,8 @@ impl Shared {
             let Resources { queue, clock, tls_reports, .. } = &shared.resources;
             let Some(_running) = tls_reports.begin() else { return };
             let DeliveryContext { settings, lookup, https, .. } = &*context;
-            Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop }.send_due();
+            let sending = Sending { settings, lookup: &**lookup, https, queue, clock, stop: &shared.stop };
+            tls_reports.note(sending.send_due());
         });
         if let Err(error) = started {
             log::error!(

@@ -36,6 +36,8 @@ use crate::delivery::smtp::stop::Stop;
 
 /// From one look for what is due to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same after trouble with the queue, such as a full disk.
+const LOOK_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 /// Reports of one reading.
 const DUE_MAX: usize = 100;
 /// Days that may still be reported: yesterday, and the day before where no relay ran yesterday.
@@ -58,6 +60,8 @@ pub(in crate::delivery) struct TlsReports {
     next_look: Mutex<Option<Instant>>,
     /// The day up to which all is planned.
     planned: Mutex<Option<i64>>,
+    /// The log has said that they wait.
+    told: AtomicBool,
     is_running: AtomicBool,
 }
 
@@ -95,17 +99,34 @@ impl TlsReports {
         }
         *next = Some(Instant::now() + LOOK_EVERY);
         let now = clock.confirmed();
-        if let Err(error) = self.plan(queue, now) {
-            log::warn!("TLS reports cannot be planned: {error}; tried again");
-            return false;
-        }
-        match queue.tls_reports_due(now, 1) {
-            Ok(due) => !due.is_empty() && !self.is_running.load(Ordering::Acquire),
+        drop(next);
+        let due = self.plan(queue, now).map_err(SendError::Accept);
+        match due.and_then(|()| Ok(queue.tls_reports_due(now, 1)?)) {
+            Ok(due) if due.is_empty() => {
+                self.note(Ok(()));
+                false
+            }
+            Ok(_) => !self.is_running.load(Ordering::Acquire),
             Err(error) => {
-                log::error!("tls_reports cannot be read: {error}; tried again");
+                self.note(Err(error));
                 false
             }
         }
+    }
+
+    /// Hears what sending came to. Trouble is told once, and the next look is a while later. Whether it was told now.
+    pub(in crate::delivery) fn note(&self, sent: Result<(), SendError>) -> bool {
+        let Err(error) = sent else {
+            self.told.store(false, Ordering::Release);
+            return false;
+        };
+        *self.next_look.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + LOOK_AFTER_TROUBLE);
+        let is_new = !self.told.swap(true, Ordering::AcqRel);
+        if is_new {
+            log::warn!("reports on TLS wait: {error}; tried again every minute");
+        }
+        is_new
     }
 
     fn plan(&self, queue: &Queue, now: i64) -> Result<(), AcceptError> {
@@ -139,26 +160,22 @@ fn next_try(attempts: u32, now: i64) -> Option<i64> {
 
 impl Sending<'_> {
     /// Looks after all that is due, one after the other.
-    pub(in crate::delivery) fn send_due(&self) {
+    pub(in crate::delivery) fn send_due(&self) -> Result<(), SendError> {
         loop {
-            let due = match self.queue.tls_reports_due(self.clock.confirmed(), DUE_MAX) {
-                Ok(due) if !due.is_empty() => due,
-                Ok(_) => return,
-                Err(error) => return log::error!("tls_reports cannot be read: {error}; tried again"),
-            };
+            let due = self.queue.tls_reports_due(self.clock.confirmed(), DUE_MAX)?;
+            if due.is_empty() {
+                return Ok(());
+            }
             for one in due {
                 if self.stop.has_begun() {
-                    return;
+                    return Ok(());
                 }
                 let is_post = !one.rua.is_empty();
                 let look_after = || if is_post { self.post(one.clone()) } else { self.ask(one.clone()) };
                 let looked_after = catch_unwind(AssertUnwindSafe(look_after));
                 // The panic's own words are in the log already.
                 let broken = "internal error of the relay (a bug: please report)";
-                let done = looked_after.unwrap_or_else(|_| self.fail(one, self.clock.confirmed(), broken));
-                if let Err(error) = done {
-                    return log::warn!("a TLS report waits: {error}");
-                }
+                looked_after.unwrap_or_else(|_| self.fail(one, self.clock.confirmed(), broken))?;
                 // A web server may take its time: those who are still to be asked are looked for again first.
                 if is_post {
                     break;
@@ -325,9 +342,11 @@ pub(crate) fn head<'a>(settings: &'a DeliverySettings, domain: &'a str, day: i64
 
 /// Why nothing more is sent just now.
 #[derive(Debug, thiserror::Error)]
-enum SendError {
+pub(in crate::delivery) enum SendError {
+    /// The queue cannot be read.
     #[error("{0}")]
     Queue(#[from] QueueError),
+    /// It cannot be written.
     #[error("{0}")]
     Accept(#[from] AcceptError),
 }

@@ -80,6 +80,8 @@ pub struct Connection {
     pub(in crate::delivery) refusal: Option<rustls::Error>,
     pub(in crate::delivery) reply_timeout: Duration,
     pub(in crate::delivery) opened_at: Instant,
+    /// Of the settings that it was opened by.
+    pub(in crate::delivery) generation: u64,
     messages: usize,
     is_usable: bool,
     /// By the enhanced codes of the last message's replies, MAIL, RCPT and content cannot be taken for one another.
@@ -105,6 +107,7 @@ impl Connection {
             refusal: None,
             reply_timeout,
             opened_at: Instant::now(),
+            generation: 0,
             messages: 0,
             is_usable: true,
             tells_apart: false,

@@ -42,6 +42,7 @@ pub struct Connector {
     trusts: Trusts,
     logins: Logins,
     stop: Stop,
+    generation: u64,
 }
 
 /// A connection that is ready for MAIL.
@@ -80,12 +81,13 @@ impl Connector {
             trusts: Trusts::new(settings.ca_file.as_deref())?,
             logins: Logins::default(),
             stop: Stop::default(),
+            generation: 0,
         })
     }
 
-    /// Its connections heed this stop.
-    pub(in crate::delivery) fn heed(&mut self, stop: Stop) {
-        self.stop = stop;
+    /// Its connections heed this stop, and bear the number of these settings.
+    pub(in crate::delivery) fn begin(&mut self, stop: Stop, generation: u64) {
+        (self.stop, self.generation) = (stop, generation);
     }
 
     /// The relay stops.
@@ -140,7 +142,8 @@ impl Connector {
             (_, TlsLevel::NoPostQuantum) => Some(ClientHelloKind::Classical),
             (_, TlsLevel::Full | TlsLevel::Plaintext) => Some(ClientHelloKind::Full),
         };
-        let connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
+        let mut connection = Connection::new(wire, endpoint.host.clone(), profile, self.reply_timeout);
+        connection.generation = self.generation;
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(hello) {
             Ok(tls) => Ok(Opened { connection: opening.connection, tls }),

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use crate::mail::{Enhanced, Phase, Reply, TlsPolicy};
 
 use crate::delivery::smtp::timeouts::Stage;
+use crate::delivery::smtp::tls::dane::Mismatch;
 use crate::delivery::smtp::wire::Fault;
 
 /// Characters of an answer that are kept: several full lines. A row in the database, a line in the log and perhaps
@@ -150,8 +151,8 @@ pub struct StsRefusal {
 pub enum TlsFailure {
     /// The host offers no STARTTLS, and this policy requires TLS.
     NotOffered(TlsPolicy),
-    /// The host's certificate is not the one that its TLSA records mean (RFC 7672): the words say how.
-    Dane(String),
+    /// The host's certificate is not the one that its TLSA records mean (RFC 7672).
+    Dane(Mismatch),
     /// The handshake.
     Handshake(Fault),
     /// The roots of the route cannot be read.

@@ -294,6 +294,7 @@ impl Shared {
             failed: Some(result),
             reason: without_controls(&error.to_string(), REASON_CHARS_MAX),
             policy_text: String::new(),
+            tlsa_base: String::new(),
             own_message: None,
         }]);
     }

@@ -1,8 +1,8 @@
 //! The keys of all domains, and which of them sign a message.
 
-use super::signature::{Signer, author_domains};
-use crate::mail::address::Domain;
-use crate::mail::header::{Field, fields};
+use super::canonical::Canonicalization;
+use super::signature::{Earlier, Signer, SigningTime, author_domains, domains_in_from};
+use crate::mail::header::fields;
 
 /// A key and the time in which it signs.
 #[derive(Debug)]
@@ -13,14 +13,14 @@ pub struct SigningKey {
     pub from: Option<i64>,
     /// It signs until then; none: for ever.
     pub until: Option<i64>,
-    /// A message that has a signature of this domain already is not signed once more.
+    /// A message that has a signature of this domain and its body already is not signed once more.
     pub skip_signed: bool,
 }
 
 impl SigningKey {
-    /// Whether it signs at this time.
-    pub fn is_in_force(&self, now: i64) -> bool {
-        self.from.is_none_or(|from| from <= now) && self.until.is_none_or(|until| now < until)
+    /// Whether it signs at this time; while the clock is doubted, by either time, so that one of the keys is right.
+    pub fn is_in_force(&self, at: impl Into<SigningTime>) -> bool {
+        at.into().is_within(self.from, self.until)
     }
 
     /// As a log line has it: `example.com/s1`.
@@ -76,37 +76,32 @@ impl Keyring {
         self.keys.iter().filter(move |key| key.signer.domain == domain)
     }
 
-    /// The keys that sign a message with this header; none of them where it is nobody's who has keys, or signed already
-    /// and that is enough. `sender` is the domain of the envelope, which counts where From tells nothing.
-    ///
-    /// # Errors
-    /// The domain has keys, and none is in force.
-    pub fn signers(
-        &self,
-        header: &[u8],
-        sender: Option<&str>,
-        now: i64,
-    ) -> Result<Vec<&SigningKey>, NoneInForce> {
+    /// Who signs a message with this header; none where it is nobody's who has keys. `sender` is the domain of the
+    /// envelope, which counts where From tells nothing or is broken.
+    pub fn to_sign(&self, header: &[u8], sender: Option<&str>) -> Option<ToSign<'_>> {
         let all = fields(header);
-        let mut authors = author_domains(&all);
-        if authors.is_empty() {
-            authors.extend(sender.map(str::to_owned));
-        }
-        let authors = authors.iter().map(String::as_str);
-        let Some(domain) = self.domain_of(authors) else { return Ok(Vec::new()) };
-        let in_force = self.in_force(domain, now)?;
-        let signed = all.iter().any(|field| signing_domain(field).as_deref() == Some(domain));
-        Ok(in_force.into_iter().filter(|key| !(signed && key.skip_signed)).collect())
+        let authors = author_domains(&all).unwrap_or_else(|| {
+            let mut possible = domains_in_from(&all);
+            possible.extend(sender.map(str::to_owned));
+            possible
+        });
+        let domain = self.domain_of(authors.iter().map(String::as_str))?.to_owned();
+        let keys: Vec<&SigningKey> = self.keys.iter().filter(|key| key.signer.domain == domain).collect();
+        let mut earlier: Vec<Earlier> = all.iter().filter_map(Earlier::read).collect();
+        earlier.retain(|earlier| earlier.domain == domain && keys.iter().any(|key| key.skip_signed));
+        Some(ToSign { domain, keys, earlier })
     }
 
     /// The keys of this domain, which has some, that sign now.
     ///
     /// # Errors
     /// There is none.
-    pub fn in_force(&self, domain: &str, now: i64) -> Result<Vec<&SigningKey>, NoneInForce> {
-        let keys = self.keys.iter().filter(|key| key.signer.domain == domain && key.is_in_force(now));
-        let keys: Vec<&SigningKey> = keys.collect();
-        if keys.is_empty() { Err(NoneInForce { domain: domain.to_owned() }) } else { Ok(keys) }
+    pub fn in_force(
+        &self,
+        domain: &str,
+        at: impl Into<SigningTime>,
+    ) -> Result<Vec<&SigningKey>, NoneInForce> {
+        in_force(domain, self.keys.iter().filter(|key| key.signer.domain == domain), at.into())
     }
 
     /// Who signs for these authors: the first of them that has keys, or the nearest domain above it that has (relaxed
@@ -139,20 +134,63 @@ impl Keyring {
     }
 }
 
-/// The tag `d=` of a DKIM-Signature.
-fn signing_domain(field: &Field<'_>) -> Option<String> {
-    if !field.is("DKIM-Signature") {
-        return None;
+/// A message that a domain with keys answers for.
+#[derive(Debug)]
+pub struct ToSign<'k> {
+    domain: String,
+    /// All of the domain.
+    keys: Vec<&'k SigningKey>,
+    /// Signatures of the domain that the message came with, where one may be enough.
+    earlier: Vec<Earlier>,
+}
+
+impl<'k> ToSign<'k> {
+    /// The ways in which `signers` and its keys need the body's hash; one may be named twice.
+    pub fn hashed(&self) -> impl Iterator<Item = Canonicalization> {
+        let of_keys = self.keys.iter().map(|key| key.signer.canonicalization.1);
+        of_keys.chain(self.earlier.iter().map(|earlier| earlier.body))
     }
-    let text: String = String::from_utf8_lossy(field.value()).split_ascii_whitespace().collect();
-    let domain = text.split(';').find_map(|tag| tag.strip_prefix("d="))?;
-    Domain::parse(domain).ok().map(|domain| domain.to_string())
+
+    /// The keys that sign; none where the message is signed already and that is enough, whether or not a key is in
+    /// force. A field that somebody typed, or that is of another body by now, is no signature. `hash_of` gives the
+    /// body's hash.
+    ///
+    /// # Errors
+    /// None of those that have to sign is in force.
+    pub fn signers<'h>(
+        &self,
+        hash_of: impl Fn(Canonicalization) -> Option<&'h [u8; 32]>,
+        at: SigningTime,
+    ) -> Result<Vec<&'k SigningKey>, NoneInForce> {
+        let holds = |earlier: &Earlier| {
+            hash_of(earlier.body).is_some_and(|body_hash| earlier.holds_for(body_hash, at))
+        };
+        let is_signed = self.earlier.iter().any(holds);
+        if is_signed && self.keys.iter().all(|key| key.skip_signed) {
+            return Ok(Vec::new());
+        }
+        let mut keys = in_force(&self.domain, self.keys.iter().copied(), at)?;
+        keys.retain(|key| !(is_signed && key.skip_signed));
+        Ok(keys)
+    }
+}
+
+fn in_force<'k>(
+    domain: &str,
+    keys: impl Iterator<Item = &'k SigningKey>,
+    at: SigningTime,
+) -> Result<Vec<&'k SigningKey>, NoneInForce> {
+    let keys: Vec<&SigningKey> = keys.filter(|key| key.is_in_force(at)).collect();
+    if keys.is_empty() { Err(NoneInForce { domain: domain.to_owned() }) } else { Ok(keys) }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
-    use crate::mail::dkim::{Algorithm, Canonicalization, Key};
+    use crate::mail::dkim::{Algorithm, Key};
 
     const NOW: i64 = 1_800_000_000;
 
@@ -167,9 +205,22 @@ mod tests {
         SigningKey { signer, from, until, skip_signed: false }
     }
 
+    /// Of a message whose body has the hash [7; 32] in its relaxed form, and [1; 32] in the simple one.
+    fn signers<'k>(
+        keyring: &'k Keyring,
+        header: &str,
+        sender: Option<&str>,
+    ) -> Result<Vec<&'k SigningKey>, NoneInForce> {
+        let hash_of = |body: Canonicalization| match body {
+            Canonicalization::Relaxed => Some(&[7; 32]),
+            Canonicalization::Simple => Some(&[1; 32]),
+        };
+        let to_sign = keyring.to_sign(header.as_bytes(), sender);
+        to_sign.map_or(Ok(Vec::new()), |to_sign| to_sign.signers(hash_of, NOW.into()))
+    }
+
     fn names(keyring: &Keyring, header: &str, sender: Option<&str>) -> Vec<String> {
-        let signers = keyring.signers(header.as_bytes(), sender, NOW).unwrap();
-        signers.into_iter().map(SigningKey::name).collect()
+        signers(keyring, header, sender).unwrap().into_iter().map(SigningKey::name).collect()
     }
 
     #[test]
@@ -198,6 +249,11 @@ mod tests {
             ("To: a@b.test\r\n", Some("example.org"), &["example.org/o"]),
             ("From: nobody\r\n", Some("example.org"), &["example.org/o"]),
             ("To: a@b.test\r\n", None, &[]),
+            // So does each domain in a From that is broken.
+            ("From: Bob \"The Man <bob@example.org>\r\n", Some("bounces.test"), &["example.org/o"]),
+            ("From: Smile (: <bob@example.org>\r\n", None, &["example.org/o"]),
+            ("From: \"a@b.test\" (: <bob@example.org>\r\n", None, &["example.org/o"]),
+            ("From: \"a@b.test\"\r\n", Some("example.org"), &["example.org/o"]),
         ] {
             assert_eq!(names(&keyring, header, sender), wanted, "{header}");
         }
@@ -210,25 +266,86 @@ mod tests {
 
     #[test]
     fn a_domain_whose_keys_are_out_of_their_time_has_no_signer_and_is_not_unsigned() {
-        let header = b"From: a@example.com\r\n";
         for (from, until) in [(Some(NOW + 1), None), (None, Some(NOW)), (Some(NOW - 9), Some(NOW - 1))] {
             let keys = vec![key("example.com", "s", from, until), key("com", "above", None, None)];
             let keyring = Keyring::new(keys, Some("com".to_owned()));
-            let none = keyring.signers(header, None, NOW).unwrap_err();
+            let none = signers(&keyring, "From: a@example.com\r\n", None).unwrap_err();
             assert_eq!(none, NoneInForce { domain: "example.com".to_owned() }, "{from:?} {until:?}");
         }
     }
 
     #[test]
-    fn a_signature_of_the_same_domain_is_enough_where_that_is_wanted() {
+    fn while_the_clock_is_doubted_the_keys_of_both_times_sign() {
+        let (before, after) = (Some(NOW - 10), Some(NOW + 10));
+        for (from, until, signs) in [
+            (None, before, false),
+            (None, Some(NOW - 9), true),
+            (Some(NOW - 5), Some(NOW + 5), true),
+            (after, None, true),
+            (Some(NOW + 11), None, false),
+        ] {
+            let key = key("example.com", "s", from, until);
+            assert_eq!(
+                key.is_in_force(SigningTime::between(NOW - 10, NOW + 10)),
+                signs,
+                "{from:?} {until:?}"
+            );
+        }
+    }
+
+    fn with_signature(tags: &str) -> String {
+        format!("DKIM-Signature: v=1; a=rsa-sha256; {tags}; b=eHg=\r\nFrom: a@example.com\r\n")
+    }
+
+    fn bh(byte: u8) -> String {
+        format!("bh={}", STANDARD.encode([byte; 32]))
+    }
+
+    #[test]
+    fn a_signature_of_the_same_domain_and_body_is_enough_where_that_is_wanted() {
         let skips = SigningKey { skip_signed: true, ..key("example.com", "s", None, None) };
         let keyring = Keyring::new(vec![skips], None);
-        let with =
-            |signature: &str| names(&keyring, &format!("{signature}From: a@example.com\r\n"), None).len();
-        assert_eq!(with(""), 1);
-        assert_eq!(with("DKIM-Signature: v=1; a=rsa-sha256;\r\n\td = EXAMPLE.com; s=x; b=\r\n"), 0);
-        assert_eq!(with("DKIM-Signature: v=1; d=example.org; s=x\r\n"), 1);
-        assert_eq!(with("X-DKIM-Signature: v=1; d=example.com; s=x\r\n"), 1);
+        let is_enough = |tags: &str| names(&keyring, &with_signature(tags), None).is_empty();
+        let (relaxed, simple) = (bh(7), bh(1));
+        let folded = format!(
+            "c=relaxed / relaxed;\r\n\td = EXAMPLE.com; s=x; {}\r\n\t{}",
+            &relaxed[..20],
+            &relaxed[20..]
+        );
+        for (tags, enough) in [
+            (folded, true),
+            (format!("c=simple/relaxed; d=example.com; {relaxed}; x={}", NOW + 1), true),
+            (format!("c=relaxed; d=example.com; {simple}"), true),
+            (format!("d=example.com; {simple}"), true),
+            (format!("c=relaxed/simple; d=example.com; {relaxed}"), false),
+            (format!("d=example.com; {relaxed}"), false),
+            (format!("c=simple/relaxed; d=example.com; {relaxed}; x={NOW}"), false),
+            (format!("c=simple/relaxed; d=example.com; {relaxed}; x=soon"), false),
+            (format!("c=simple/relaxed; d=example.com; {relaxed}; l=0"), false),
+            (format!("c=relaxed/none; d=example.com; {relaxed}"), false),
+            (format!("c=relaxed/relaxed; d=example.org; {relaxed}"), false),
+            (format!("c=relaxed/relaxed; {relaxed}"), false),
+            ("d=example.com; s=x".to_owned(), false),
+            ("d=example.com; bh=%%%".to_owned(), false),
+        ] {
+            assert_eq!(is_enough(&tags), enough, "{tags}");
+        }
+        let typed = format!("X-{}", with_signature(&format!("d=example.com; {simple}")));
+        assert_eq!(names(&keyring, &typed, None), ["example.com/s"]);
+    }
+
+    #[test]
+    fn what_is_signed_and_not_to_be_signed_again_needs_no_key_in_force() {
+        let skips = |until| SigningKey { skip_signed: true, ..key("example.com", "s", None, until) };
+        let signed = with_signature(&format!("d=example.com; {}", bh(1)));
+        let over = Keyring::new(vec![skips(Some(NOW))], None);
+        assert_eq!(names(&over, &signed, None), [""; 0]);
+        assert!(signers(&over, &with_signature(&format!("d=example.com; {}", bh(2))), None).is_err());
+        // Where another key signs in any case, it must be in force.
+        let over = Keyring::new(vec![skips(Some(NOW)), key("example.com", "t", None, Some(NOW))], None);
+        assert!(signers(&over, &signed, None).is_err());
+        let both = Keyring::new(vec![skips(None), key("example.com", "t", None, None)], None);
+        assert_eq!(names(&both, &signed, None), ["example.com/t"]);
     }
 
     #[test]

@@ -17,6 +17,6 @@ pub mod signature;
 
 pub use canonical::{BodyHash, Canonicalization};
 pub use key::{Algorithm, Key, KeyError};
-pub use keyring::{Keyring, NoneInForce, SigningKey};
+pub use keyring::{Keyring, NoneInForce, SigningKey, ToSign};
 pub use record::{Record, RecordError};
-pub use signature::{Signer, author_domains};
+pub use signature::{Signer, SigningTime};

@@ -42,6 +42,32 @@ const SIGNED: [&str; 24] = [
 /// The longest line of the field, without its line end (RFC 5322 §2.1.1 asks for 78).
 const COLUMNS: usize = 76;
 
+/// When a signature is made, Unix seconds: one moment, or, while the system's clock is doubted, one of two. What is
+/// made by it holds at both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SigningTime {
+    earliest: i64,
+    latest: i64,
+}
+
+impl SigningTime {
+    /// Between these two, whichever is the first.
+    pub fn between(one: i64, other: i64) -> SigningTime {
+        SigningTime { earliest: one.min(other), latest: one.max(other) }
+    }
+
+    /// Whether it may lie within this time, which has a begin, an end, both or neither.
+    pub fn is_within(self, from: Option<i64>, until: Option<i64>) -> bool {
+        from.is_none_or(|from| from <= self.latest) && until.is_none_or(|until| self.earliest < until)
+    }
+}
+
+impl From<i64> for SigningTime {
+    fn from(now: i64) -> SigningTime {
+        SigningTime { earliest: now, latest: now }
+    }
+}
+
 /// Signs for one domain with one key.
 #[derive(Debug)]
 pub struct Signer {
@@ -60,10 +86,10 @@ pub struct Signer {
 impl Signer {
     /// The field for a message with this header and the hash of its body, to be put before the header. None where the
     /// crypto library fails.
-    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], now: i64) -> Option<String> {
+    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], at: impl Into<SigningTime>) -> Option<String> {
         let all = fields(header);
         let covered = self.covered(&all);
-        let unsigned = self.unsigned(&covered, body_hash, now);
+        let unsigned = self.unsigned(&covered, body_hash, at.into());
         let mut data = Vec::with_capacity(header.len() + unsigned.len());
         for field in covered.iter().filter_map(|(_, field)| *field) {
             self.canonicalization.0.field(field.whole, &mut data);
@@ -102,7 +128,12 @@ impl Signer {
     }
 
     /// The field up to and with `b=`.
-    fn unsigned(&self, covered: &[(&str, Option<Field<'_>>)], body_hash: &[u8; 32], now: i64) -> String {
+    fn unsigned(
+        &self,
+        covered: &[(&str, Option<Field<'_>>)],
+        body_hash: &[u8; 32],
+        time: SigningTime,
+    ) -> String {
         let (header, body) = self.canonicalization;
         let mut field = Folded { text: "DKIM-Signature: v=1;".to_owned(), column: 0 };
         field.column = field.text.len();
@@ -110,9 +141,10 @@ impl Signer {
         field.push(&format!(" c={}/{};", header.as_str(), body.as_str()));
         field.push(&format!(" d={};", self.domain));
         field.push(&format!(" s={};", self.selector));
-        field.push(&format!(" t={now};"));
+        // Receivers refuse one of the future (RFC 6376 §3.5) and one that is over.
+        field.push(&format!(" t={};", time.earliest));
         if let Some(secs) = self.expires_after {
-            field.push(&format!(" x={};", now.saturating_add(secs.into())));
+            field.push(&format!(" x={};", time.latest.saturating_add(secs.into())));
         }
         let names = covered.len();
         for (at, (name, _)) in covered.iter().enumerate() {
@@ -160,24 +192,77 @@ impl Folded {
     }
 }
 
+/// A signature that a message came with, as far as it can be judged without DNS.
+#[derive(Debug)]
+pub struct Earlier {
+    /// The tag `d=`: A-labels, lower case.
+    pub domain: String,
+    /// How the body was written for its hash.
+    pub body: Canonicalization,
+    body_hash: Vec<u8>,
+    expires: Option<i64>,
+}
+
+impl Earlier {
+    /// None for another field, for one that no verifier can use, and for one with `l=`: it covers a part of the body
+    /// at best.
+    pub fn read(field: &Field<'_>) -> Option<Earlier> {
+        if !field.is("DKIM-Signature") {
+            return None;
+        }
+        let text: String = String::from_utf8_lossy(field.value()).split_ascii_whitespace().collect();
+        let tag = |name: &str| text.split(';').find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='));
+        // RFC 6376 §3.5: the body is simple where `c=` does not name it.
+        let body = match tag("c").and_then(|both| both.split_once('/')) {
+            None | Some((_, "simple")) => Canonicalization::Simple,
+            Some((_, "relaxed")) => Canonicalization::Relaxed,
+            Some(_) => return None,
+        };
+        let expires = tag("x").map(str::parse).transpose().ok()?;
+        let body_hash = STANDARD.decode(tag("bh")?).ok()?;
+        let domain = Domain::parse(tag("d")?).ok()?.to_string();
+        tag("l").is_none().then_some(Earlier { domain, body, body_hash, expires })
+    }
+
+    /// Whether it was made for the body with this hash, and holds still.
+    pub fn holds_for(&self, body_hash: &[u8; 32], time: SigningTime) -> bool {
+        self.body_hash == body_hash && self.expires.is_none_or(|expires| time.latest < expires)
+    }
+}
+
 /// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
-/// (RFC 7489 §3.1).
-pub fn author_domains(all: &[Field<'_>]) -> Vec<String> {
+/// (RFC 7489 §3.1). None where that cannot be told: From tells nothing, or is broken.
+pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
+    let mut domains = Vec::new();
+    for from in all.iter().filter(|field| field.is("From")) {
+        for address in addresses(&String::from_utf8_lossy(from.value()))? {
+            domains.push(domain_of(&address)?);
+        }
+    }
+    (!domains.is_empty()).then_some(domains)
+}
+
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too.
+/// Receivers that mend such a field show one of them as the author's.
+pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "<>()[],;:@\"'\\".contains(c);
     let mut domains = Vec::new();
     for from in all.iter().filter(|field| field.is("From")) {
         let text = String::from_utf8_lossy(from.value());
-        let found = addresses(&text).into_iter().filter_map(|address| {
-            let (_, domain) = address.rsplit_once('@')?;
-            Domain::parse(domain).ok().map(|domain| domain.to_string())
-        });
-        domains.extend(found);
+        let behind = text.split('@').skip(1).filter_map(|rest| rest.trim_start().split(ends).next());
+        domains.extend(behind.filter_map(|domain| domain_of(&format!("@{domain}"))));
     }
     domains
 }
 
+fn domain_of(address: &str) -> Option<String> {
+    let (_, domain) = address.rsplit_once('@')?;
+    Domain::parse(domain).ok().map(|domain| domain.to_string())
+}
+
 /// The addresses in a list of mailboxes (RFC 5322 §3.4): of each what stands in angle brackets, else all that is
-/// neither comment nor quoted. The local part may be quoted.
-fn addresses(list: &str) -> Vec<String> {
+/// neither comment nor quoted. The local part may be quoted. None where a quote or a comment has no end.
+fn addresses(list: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let (mut plain, mut in_brackets) = (String::new(), None::<String>);
     let (mut comments, mut quoted, mut escaped, mut closed) = (0_u32, false, false, false);
@@ -209,7 +294,7 @@ fn addresses(list: &str) -> Vec<String> {
     }
     found.push(in_brackets.unwrap_or(plain));
     found.retain(|address| address.contains('@'));
-    found
+    (!quoted && comments == 0).then_some(found)
 }
 
 #[cfg(test)]
@@ -264,6 +349,17 @@ mod tests {
     }
 
     #[test]
+    fn while_the_clock_is_doubted_a_signature_is_neither_of_the_future_nor_over() {
+        let signer = Signer { expires_after: Some(3600), ..signer(Algorithm::Ed25519Sha256) };
+        for (one, other) in [(1_700_000_000, 1_700_999_999), (1_700_999_999, 1_700_000_000)] {
+            let field =
+                signer.sign(b"From: a@example.com\r\n", &[0; 32], SigningTime::between(one, other)).unwrap();
+            let tags: String = field.split_ascii_whitespace().collect();
+            assert!(tags.contains(";t=1700000000;x=1701003599;"), "{field}");
+        }
+    }
+
+    #[test]
     fn the_authors_are_the_mailboxes_of_from() {
         let table = [
             ("a@Example.COM", &["example.com"][..]),
@@ -283,15 +379,43 @@ mod tests {
             ("Müller <a@bücher.example>", &["xn--bcher-kva.example"]),
             ("=?utf-8?q?x=40y.test?= <a@example.com>", &["example.com"]),
             ("\r\n\t<a@example.com>", &["example.com"]),
-            ("nobody", &[]),
-            ("", &[]),
+            ("a@example.com.", &["example.com"]),
         ];
         for (from, domains) in table {
             let header = format!("To: b@b.test\r\nFrom: {from}\r\n");
-            assert_eq!(author_domains(&fields(header.as_bytes())), domains, "{from}");
+            assert_eq!(author_domains(&fields(header.as_bytes())).unwrap(), domains, "{from}");
         }
         let header = b"From: a@example.com\r\nTo: b\r\nfrom: b@example.org\r\n";
-        assert_eq!(author_domains(&fields(header)), ["example.com", "example.org"]);
-        assert!(author_domains(&fields(b"To: b\r\n")).is_empty());
+        assert_eq!(author_domains(&fields(header)).unwrap(), ["example.com", "example.org"]);
+    }
+
+    #[test]
+    fn a_from_that_is_broken_names_nobody_for_sure_and_all_its_domains_are_known() {
+        let table = [
+            ("Bob \"The Man <bob@example.com>", &["example.com"][..]),
+            ("Smile (: <bob@example.com>", &["example.com"]),
+            ("\"Bob\\\" <bob@example.com>", &["example.com"]),
+            ("\"a@b.test\" \"<bob@example.com>", &["b.test", "example.com"]),
+            ("\"bob@example.com\"", &["example.com"]),
+            ("(bob@example.com)", &["example.com"]),
+            ("bob@example.com>", &["example.com"]),
+            ("bob@ex ample.com> , a@b.test", &["ex", "b.test"]),
+            ("a@b.test, <bob@example..com>", &["b.test"]),
+            ("\"\r\n\t<bob@\r\n example.com>", &["example.com"]),
+            ("nobody", &[]),
+            ("@", &[]),
+            ("", &[]),
+        ];
+        for (from, domains) in table {
+            let header = format!("To: c@c.test\r\nFrom: {from}\r\n");
+            let all = fields(header.as_bytes());
+            assert_eq!((author_domains(&all), domains_in_from(&all)), (None, owned(domains)), "{from}");
+        }
+        let all = fields(b"To: c@c.test\r\n");
+        assert_eq!((author_domains(&all), domains_in_from(&all)), (None, Vec::new()));
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
     }
 }

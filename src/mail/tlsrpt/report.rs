@@ -50,6 +50,8 @@ pub struct Counted {
     pub reason: String,
     /// The policy itself in lines, as it was last; may be empty.
     pub policy_text: String,
+    /// The name that has the TLSA records; empty where none is known.
+    pub tlsa_base: String,
 }
 
 #[derive(Serialize)]
@@ -144,7 +146,10 @@ pub fn json(head: &Head<'_>, rows: &[Counted]) -> String {
     let mut groups: BTreeMap<(&str, &str), Vec<&Counted>> = BTreeMap::new();
     for row in rows {
         let kind = policy_type(&row.policy, &row.result);
-        let domain = if kind == "tlsa" { row.mx.as_str() } else { head.domain };
+        // RFC 8460 §1.1. Where there were no records the host is what was asked about; sessions that were counted
+        // together have none.
+        let tlsa = [&row.tlsa_base, &row.mx].into_iter().find(|name| kind == "tlsa" && !name.is_empty());
+        let domain = tlsa.map_or(head.domain, String::as_str);
         groups.entry((kind, domain)).or_default().push(row);
     }
     let policies = groups.into_iter().map(|((_, domain), rows)| entry(domain, &rows)).collect();
@@ -247,6 +252,12 @@ pub(super) mod tests {
             row("none", "", "sts-policy-fetch-error", 3),
             Counted { policy_text: tlsa, ..row("dane", "mx4.company-y.example", SUCCESS, 7) },
             row("dane", "mx5.company-y.example", "validation-failure", 4),
+            // An alias of one that is there already.
+            Counted {
+                tlsa_base: "mx4.company-y.example".to_owned(),
+                ..row("dane", "alias.company-y.example", "certificate-expired", 5)
+            },
+            row("dane", "", "certificate-expired", 6),
         ]
     }
 

@@ -36,13 +36,17 @@ impl Purge {
         }
         let keep_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
         let cutoff_us = now.saturating_mul(1_000_000).saturating_sub(keep_us);
+        let keep_secs = i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX);
+        // A day ends for all its rows at once.
+        if self.at.is_none() && tls_reports::delete_old(conn, now, keep_secs, ROWS)? {
+            return Ok(true);
+        }
         if self.at.is_none() {
             conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
             conn.prepare_cached("DELETE FROM operator_log WHERE at < ?1 AND logged = 1")?
                 .execute([cutoff_us / 1_000_000])?;
             host_settings::delete_unused(conn, now)?;
             sts_policies::delete_expired(conn, now)?;
-            tls_reports::delete_old(conn, now, i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX))?;
             let counted_from = now.saturating_sub(REPORTS_SECS);
             conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
                 .execute([counted_from.saturating_mul(1_000_000)])?;

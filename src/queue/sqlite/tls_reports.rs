@@ -86,9 +86,21 @@ pub(super) fn change(conn: &Connection, change: &TlsReportChange) -> Result<bool
     Ok(true)
 }
 
-/// Forgets sessions and reports of days that are long over, at the confirmed time `now`.
-pub(super) fn delete_old(conn: &Connection, now: i64, keep_secs: i64) -> Result<()> {
+/// Forgets sessions and reports of days that are long over, at the confirmed time `now`: so many rows of each at most.
+/// Whether there may be more.
+pub(super) fn delete_old(conn: &Connection, now: i64, keep_secs: i64, rows: i64) -> Result<bool> {
     let first = now.saturating_sub(keep_secs.max(KEPT_SECS_MIN)).saturating_sub(DAY_SECS);
-    conn.prepare_cached("DELETE FROM tls_results WHERE day < ?1")?.execute([first])?;
-    conn.prepare_cached("DELETE FROM tls_reports WHERE day < ?1")?.execute([first]).map(drop)
+    let results = conn
+        .prepare_cached(
+            "DELETE FROM tls_results WHERE (day, domain, policy, mx, ip, source, result) IN
+             (SELECT day, domain, policy, mx, ip, source, result FROM tls_results WHERE day < ?1 LIMIT ?2)",
+        )?
+        .execute([first, rows])?;
+    let reports = conn
+        .prepare_cached(
+            "DELETE FROM tls_reports WHERE (day, domain, rua) IN
+             (SELECT day, domain, rua FROM tls_reports WHERE day < ?1 LIMIT ?2)",
+        )?
+        .execute([first, rows])?;
+    Ok(results.max(reports) as i64 >= rows)
 }

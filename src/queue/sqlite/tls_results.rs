@@ -1,7 +1,8 @@
 //! What came of TLS in each session with a host (table `tls_results`): counted in the transaction of the settlement.
 //!
-//! One row for each kind of session of a day. Hosts and DNS choose names and addresses, so there are at most
-//! [`ROWS_MAX`] rows a day; what is beyond them is counted under the domain `*`.
+//! One row for each kind of session of a day. Hosts and DNS choose names and addresses, so a domain has at most
+//! [`DOMAIN_ROWS_MAX`] rows a day, and what is beyond them is counted without host and addresses; all domains have at
+//! most [`ROWS_MAX`], and what is beyond them is counted under the domain `*`.
 
 use rusqlite::{Connection, Result, Statement, params};
 
@@ -13,6 +14,11 @@ use super::odd;
 
 /// Kinds of sessions of a day, beside those that are counted together.
 pub(super) const ROWS_MAX: i64 = 10_000;
+/// Kinds of sessions of a domain and day that have host and addresses: hosts whose names change with each question
+/// leave room for other domains.
+pub(super) const DOMAIN_ROWS_MAX: i64 = 200;
+/// Bytes that are kept of a host's name (RFC 1035 §3.1: no name is longer).
+const HOST_BYTES_MAX: usize = 255;
 /// Bytes that are kept of a policy: a large one of MTA-STS is longer, and the report says so by being cut.
 const POLICY_BYTES_MAX: usize = 2048;
 /// Bytes that are kept of what failed.
@@ -26,6 +32,7 @@ pub(super) struct TlsResults<'c> {
     add: Statement<'c>,
     insert: Statement<'c>,
     is_report: Statement<'c>,
+    rows_of_domain: Statement<'c>,
     /// The day that rows are counted of, and how many it has. After a rollback it may be less than that.
     counted: (i64, i64),
     /// The day of which it was said that it has too many.
@@ -39,14 +46,19 @@ impl<'c> TlsResults<'c> {
             add: conn.prepare(
                 "UPDATE tls_results
                  SET sessions = sessions + 1, reason = iif(?8 = '', reason, ?8),
-                     policy_text = iif(?9 = '', policy_text, ?9)
+                     policy_text = iif(?9 = '', policy_text, ?9),
+                     tlsa_base = iif(?10 = '', tlsa_base, ?10)
                  WHERE (day, domain, policy, mx, ip, source, result) = (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?,
             insert: conn.prepare(
-                "INSERT INTO tls_results (day, domain, policy, mx, ip, source, result, sessions, reason, policy_text)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9)",
+                "INSERT INTO tls_results (day, domain, policy, mx, ip, source, result, sessions, reason, policy_text,
+                                          tlsa_base)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10)",
             )?,
             is_report: conn.prepare("SELECT 1 FROM tls_reports WHERE message_id = ?1")?,
+            rows_of_domain: conn.prepare(
+                "SELECT count(*) FROM (SELECT 1 FROM tls_results WHERE day = ?1 AND domain = ?2 LIMIT ?3)",
+            )?,
             counted: (0, 0),
             told: 0,
         })
@@ -74,9 +86,18 @@ impl<'c> TlsResults<'c> {
         let (day, policy) = (session.day, session.policy.as_str());
         let reason = first_bytes(&session.reason, REASON_BYTES_MAX);
         let text = first_bytes(&session.policy_text, POLICY_BYTES_MAX);
-        let row = params![day, session.domain, policy, session.mx, ip, source, result, reason, text];
+        let mx = first_bytes(&session.mx, HOST_BYTES_MAX);
+        let base = first_bytes(&session.tlsa_base, HOST_BYTES_MAX);
+        let mut row = params![day, session.domain, policy, mx, ip, source, result, reason, text, base];
         if self.add.execute(row)? > 0 || is_full {
             return Ok(());
+        }
+        let together = params![day, session.domain, policy, "", "", "", result, reason, text, ""];
+        if self.domain_is_at_bound(day, &session.domain)? {
+            if self.add.execute(together)? > 0 {
+                return Ok(());
+            }
+            row = together;
         }
         if self.rows(day)? < ROWS_MAX {
             self.counted.1 += 1;
@@ -89,11 +110,18 @@ impl<'c> TlsResults<'c> {
                  reported (SELECT * FROM tls_sessions)"
             );
         }
-        let row = params![day, OTHERS, policy, "", "", "", result, reason, ""];
+        let row = params![day, OTHERS, policy, "", "", "", result, reason, "", ""];
         if self.add.execute(row)? == 0 {
             self.insert.execute(row)?;
         }
         Ok(())
+    }
+
+    /// Whether this domain has had its rows of this day. Hosts that stay the same are counted without this question.
+    fn domain_is_at_bound(&mut self, day: i64, domain: &str) -> Result<bool> {
+        let rows: i64 =
+            self.rows_of_domain.query_row(params![day, domain, DOMAIN_ROWS_MAX], |row| row.get(0))?;
+        Ok(rows >= DOMAIN_ROWS_MAX)
     }
 
     /// How many rows there are of this day.
@@ -109,7 +137,7 @@ impl<'c> TlsResults<'c> {
 /// See [`crate::queue::Reads::tls_results`].
 pub(super) fn of_domain(conn: &Connection, day: i64, domain: &str) -> Result<Vec<Counted>> {
     conn.prepare_cached(
-        "SELECT policy, mx, ip, source, result, sessions, reason, policy_text FROM tls_results
+        "SELECT policy, mx, ip, source, result, sessions, reason, policy_text, tlsa_base FROM tls_results
          WHERE day = ?1 AND domain = ?2 ORDER BY policy, mx, ip, source, result LIMIT ?3",
     )?
     .query_map(params![day, domain, ROWS_MAX], |row| {
@@ -122,6 +150,7 @@ pub(super) fn of_domain(conn: &Connection, day: i64, domain: &str) -> Result<Vec
             sessions: odd::count(row, 5)?.into(),
             reason: odd::get(row, 6)?,
             policy_text: odd::get(row, 7)?,
+            tlsa_base: odd::get(row, 8)?,
         })
     })?
     .collect()

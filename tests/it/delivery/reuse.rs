@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::log;
-use crate::harness::relay::{Config, Relay, World, mail};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::{SENDER, wait_for_end};
 
 /// Submits one after the other, each settled before the next; the connections that they came on.
@@ -126,4 +126,22 @@ fn recipients_that_a_host_takes_one_by_one_go_at_once() {
             assert!(seen.iter().all(|seen| seen.verbs().last() == Some(&"QUIT")), "{name}: {seen:#?}");
         }
     }
+}
+
+/// What a connection in use at a reload was asked to prove is not what the new config asks for.
+#[test]
+fn a_connection_that_is_in_use_at_a_reload_is_closed_after_its_message() {
+    let mut world = World::new();
+    let slow = Act::Later(Duration::from_millis(1200), Box::new(Act::Say("250 2.0.0 ok")));
+    let mx = world.host("a.test", Script::new().on(At::Dot, slow));
+    let relay = world.relay(Config::new());
+    relay.submit(SENDER, &["r1@a.test"], &mail("before"));
+    mx.wait_for_command("DATA", SOON);
+    relay.signal("HUP");
+    wait_for("the reload", SOON, || (!relay.logged(&["config reloaded"]).is_empty()).then_some(()));
+    assert_eq!(mx.messages().len(), 0, "it is in use");
+    relay.wait_until_empty();
+    relay.submit(SENDER, &["r2@a.test"], &mail("after"));
+    let messages = mx.wait_for_messages(2, SOON);
+    assert_eq!(messages.iter().map(|message| message.connection).collect::<Vec<_>>(), [0, 1]);
 }

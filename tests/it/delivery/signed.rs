@@ -2,7 +2,7 @@
 
 use crate::delivery::bdat::large;
 use crate::delivery::dkim::assert_verified;
-use crate::harness::dkim::Keys;
+use crate::harness::dkim::{Keys, judge};
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::relay::{Config, Relay, World, wait_for};
 use crate::harness::sender::{wait_for_attempts, wait_for_end};
@@ -134,6 +134,12 @@ fn mail_that_is_signed_already_keeps_its_signature() {
         relay.wait_until_empty();
         assert_eq!(keys.verified(&mx.wait_for_messages(at + 2, SOON)[at + 1].content), wanted);
     }
+    // Of another body it is no signature.
+    let relay = world.relay(Config::new().dkim(&format!("{ours}skip_signed = true\n")));
+    relay.submit(AUTHOR, &["m@a.test"], &[&signed[..], b"more\r\n"].concat());
+    relay.wait_until_empty();
+    let last = mx.wait_for_messages(4, SOON).remove(3).content;
+    assert_eq!(judge(&last, &keys.records).remove(0), ("example.com/ours".to_owned(), Ok(())));
 }
 
 #[test]

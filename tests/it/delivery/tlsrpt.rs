@@ -67,7 +67,7 @@ fn session_of_yesterday(relay: &Relay, domain: &str) {
     let db = relay.db_for_writing();
     db.execute(
         "INSERT INTO tls_results VALUES (unixepoch() / 86400 * 86400 - 86400, ?1, 'none', 'mx.' || ?1, '', '',
-                                         'success', 3, '', '')",
+                                         'success', 3, '', '', '')",
         [domain],
     );
     db.execute(

@@ -202,11 +202,12 @@ impl AttemptState<'_> {
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
         let (Some(outcome), Some(domain)) = (outcome, domain) else { return };
         let session = TlsSession {
-            policy: endpoint.policy,
+            policy: tls_session::policy(endpoint, self.sts.as_deref()),
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
             policy_text: tls_session::policy_text(endpoint, self.sts.as_deref()),
+            tlsa_base: endpoint.dane.as_ref().map(|tlsa| tlsa.base.clone()).unwrap_or_default(),
             ..self.tls_session(domain, outcome.err())
         };
         self.begun.note_tls(session);
@@ -233,6 +234,7 @@ impl AttemptState<'_> {
             failed: failed.as_ref().map(|failed| failed.result),
             reason: failed.map(|failed| failed.reason).unwrap_or_default(),
             policy_text: String::new(),
+            tlsa_base: String::new(),
             own_message: is_own.then_some(self.message.id),
         }
     }
@@ -446,7 +448,8 @@ impl AttemptState<'_> {
 
     /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
     fn signature(&self) -> Result<&Signature, Failure> {
-        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, self.now);
+        let clock = &self.resources.clock;
+        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, clock);
         self.signature.get_or_init(|| self.with_content(sign)).as_ref().map_err(Failure::clone)
     }
 

@@ -6,6 +6,7 @@ use crate::mail::{Enhanced, Reply};
 use crate::delivery::job::ruling::*;
 use crate::delivery::smtp::failure::{LoginFailure, NoRoute, Unsendable};
 use crate::delivery::smtp::timeouts::Stage;
+use crate::delivery::smtp::tls::dane::Mismatch;
 
 use Outcome::{Deferred, Failed, InDoubt};
 use Phase::{Auth, Data, Ehlo, EndOfData, Greeting, Mail, Rcpt, Starttls};
@@ -173,7 +174,7 @@ fn what_fails_on_our_side_is_nobodys_bounce_and_what_a_host_lacks_is() {
             NEXT_HOST,
             "the table: TLS required",
         ),
-        (Failure::Tls(TlsFailure::Dane("another certificate".to_owned())), NEXT_HOST, "RFC 7672 §2.2"),
+        (Failure::Tls(TlsFailure::Dane(Mismatch::NoneMatches)), NEXT_HOST, "RFC 7672 §2.2"),
         (Failure::Tls(TlsFailure::Handshake(Fault::TimedOut)), NEXT_HOST, "the same"),
         (Failure::Login(LoginFailure::Other(String::new())), NEXT_HOST, "the table: never a bounce"),
     ] {

@@ -1,6 +1,7 @@
 //! Reports planned, asked for and queued, with a clock and a DNS that are moved by hand.
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, unbounded};
@@ -47,6 +48,8 @@ struct Site {
     events: Receiver<Event>,
     clock: Clock,
     reports: TlsReports,
+    /// Lines in the log.
+    told: AtomicUsize,
     folder: tempfile::TempDir,
 }
 
@@ -62,8 +65,17 @@ impl Site {
         let lookup = Arc::new(Texts(Mutex::new(Ok(vec![record.to_owned()]))));
         let (queue, writer, events) = open(&folder);
         let clock = Clock::by_hand(MIDNIGHT - DAY_SECS / 2);
-        let site =
-            Site { settings, lookup, queue, writer, events, clock, reports: TlsReports::default(), folder };
+        let site = Site {
+            settings,
+            lookup,
+            queue,
+            writer,
+            events,
+            clock,
+            reports: TlsReports::default(),
+            told: AtomicUsize::new(0),
+            folder,
+        };
         let session = |domain: &&str| TlsSession {
             day: day_of(site.clock.confirmed()),
             domain: (*domain).to_owned(),
@@ -74,6 +86,7 @@ impl Site {
             failed: Some(ResultType::StarttlsNotSupported),
             reason: String::new(),
             policy_text: String::new(),
+            tlsa_base: String::new(),
             own_message: None,
         };
         site.queue.count_tls_sessions(domains.iter().map(session).collect());
@@ -97,7 +110,8 @@ impl Site {
             let stop = Stop::default();
             let Site { settings, lookup, queue, clock, .. } = self;
             let https = Https::new(settings, Arc::clone(lookup) as _).unwrap();
-            Sending { settings, lookup: &**lookup, https: &https, queue, clock, stop: &stop }.send_due();
+            let sending = Sending { settings, lookup: &**lookup, https: &https, queue, clock, stop: &stop };
+            self.told.fetch_add(self.reports.note(sending.send_due()).into(), Ordering::Relaxed);
         }
         is_due
     }
@@ -188,6 +202,28 @@ fn a_web_server_that_is_not_there_is_tried_again_and_given_up() {
     }
     assert!(tries > 3, "{tries}");
     assert_eq!(site.queued(), 1);
+    site.writer.stop().unwrap();
+}
+
+#[test]
+fn a_queue_that_cannot_be_written_is_told_of_once_and_asked_again_a_minute_later() {
+    let mut site = Site::new("v=TLSRPTv1; rua=mailto:r@b.test", &["a.test"]);
+    site.clock.advance(DAY_SECS / 2 + 200);
+    site.look();
+    site.clock.advance(AFTER_MIDNIGHT_SECS + SPREAD_SECS);
+    let other = Site::new("", &[]);
+    std::mem::replace(&mut site.writer, other.writer).stop().unwrap();
+    for _ in 0..3 {
+        assert!(site.look());
+        let next = site.reports.next_look.lock().unwrap().unwrap();
+        assert!(next > Instant::now() + LOOK_AFTER_TROUBLE / 2, "the next look is too soon");
+    }
+    assert_eq!(site.told.load(Ordering::Relaxed), 1);
+    // Once it is over the next trouble is told of again.
+    let again = || Err(QueueError::Writer("again".to_owned()).into());
+    assert!(!site.reports.note(again()) && !site.reports.note(Ok(())) && site.reports.note(again()));
+    let site = site.restart();
+    assert!(site.look() && site.queued() == 1);
     site.writer.stop().unwrap();
 }
 

@@ -20,8 +20,12 @@ use rustls::pki_types::{CertificateDer, Der, ServerName, TrustAnchor, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
+/// With how many authorities a host's chain is tried. A host chooses the certificates that it sends and the records
+/// that they match; each try may cost a hundred signature checks.
+const ANCHORS_MAX: usize = 16;
+
 /// A TLSA record as it stands in DNS (RFC 6698 §2.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TlsaRecord {
     /// Certificate usage.
     pub usage: u8,
@@ -73,20 +77,20 @@ impl fmt::Display for TlsaRecord {
     }
 }
 
-/// What a host must prove.
+/// What a host must prove. Two are equal where the same is to be proved: mail of either may go over one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tlsa {
     /// The TLSA base domain, which goes into SNI (RFC 7672 §8.1).
     pub base: String,
-    /// Names of which a certificate under usage 2 must have one.
+    /// Names of which a certificate under usage 2 must have one; none where there is no such record.
     pub names: Vec<String>,
-    /// The records that count.
+    /// The records that count, in an order of their own: DNS servers turn theirs round.
     records: Vec<TlsaRecord>,
 }
 
 impl Tlsa {
     /// Of these records; none where not one of them can be used.
-    pub fn new(base: String, names: Vec<String>, mut records: Vec<TlsaRecord>) -> Option<Tlsa> {
+    pub fn new(base: String, mut names: Vec<String>, mut records: Vec<TlsaRecord>) -> Option<Tlsa> {
         records.retain(TlsaRecord::is_usable);
         let strong: Vec<(u8, u8)> = records
             .iter()
@@ -95,6 +99,10 @@ impl Tlsa {
             .collect();
         // RFC 7671 §9: a weaker digest is no way round a stronger one.
         records.retain(|record| record.matching != 1 || !strong.contains(&(record.usage, record.selector)));
+        records.sort();
+        if records.iter().all(|record| record.usage != 2) {
+            names.clear();
+        }
         (!records.is_empty()).then_some(Tlsa { base, names, records })
     }
 
@@ -115,15 +123,40 @@ impl Tlsa {
             return Ok(());
         }
         let mut worst = Mismatch::NoneMatches;
-        for record in self.records.iter().filter(|record| record.usage == 2) {
-            for anchor in anchors(record, host, chain) {
-                match self.leads_to(&anchor, host, chain, now) {
-                    Ok(()) => return Ok(()),
-                    Err(why) => worst = why,
-                }
+        for anchor in self.anchors(host, chain) {
+            match self.leads_to(&anchor, host, chain, now) {
+                Ok(()) => return Ok(()),
+                Err(why) => worst = why,
             }
         }
         Err(worst)
+    }
+
+    /// The authorities that the records mean, each once.
+    fn anchors<'a>(
+        &'a self,
+        host: &'a CertificateDer<'a>,
+        chain: &'a [CertificateDer<'a>],
+    ) -> Vec<TrustAnchor<'a>> {
+        let mut found: Vec<TrustAnchor<'a>> = Vec::new();
+        for anchor in self
+            .records
+            .iter()
+            .filter(|record| record.usage == 2)
+            .flat_map(|record| anchors(record, host, chain))
+        {
+            let is_same = |other: &TrustAnchor<'_>| {
+                (&other.subject, &other.subject_public_key_info)
+                    == (&anchor.subject, &anchor.subject_public_key_info)
+            };
+            if !found.iter().any(is_same) {
+                found.push(anchor);
+            }
+            if found.len() == ANCHORS_MAX {
+                break;
+            }
+        }
+        found
     }
 
     /// Whether the host's certificate holds for one of its names, by a chain that ends at this authority.
@@ -134,7 +167,12 @@ impl Tlsa {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Mismatch> {
-        let words = |error: webpki::Error| Mismatch::Chain(error.to_string());
+        let words = |error: webpki::Error| match error {
+            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+                Mismatch::OutOfDate(error.to_string())
+            }
+            _ => Mismatch::Chain(error.to_string()),
+        };
         let parsed = EndEntityCert::try_from(host).map_err(words)?;
         let algorithms = default_provider().signature_verification_algorithms.all;
         let (anchors, usage) = (std::slice::from_ref(anchor), KeyUsage::server_auth());
@@ -202,17 +240,20 @@ pub enum Mismatch {
     /// The authority is the right one, and the chain to it does not hold.
     #[error("the host's certificate does not hold under the authority of its TLSA records: {0}")]
     Chain(String),
+    /// The same for now: a certificate of it has expired, or begins later.
+    #[error("the host's certificate does not hold under the authority of its TLSA records: {0}")]
+    OutOfDate(String),
     /// All is well but the name.
     #[error("the host's certificate is for none of the names {0}")]
     Name(String),
 }
 
 impl Mismatch {
-    /// The words in an error of the handshake, where it is one of these.
-    pub(in crate::delivery) fn in_error(error: &Error) -> Option<String> {
+    /// What is in an error of the handshake, where it is one of these.
+    pub(in crate::delivery) fn in_error(error: &Error) -> Option<Mismatch> {
         match error {
             Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
-                inner.downcast_ref::<Mismatch>().map(ToString::to_string)
+                inner.downcast_ref::<Mismatch>().cloned()
             }
             _ => None,
         }
@@ -304,7 +345,56 @@ mod tests {
             record(2, 1, 1, 32),
             record(3, 1, 0, 9),
         ];
-        assert_eq!(counted(all), [(3, 1, 2), (3, 0, 1), (2, 1, 1), (3, 1, 0)]);
+        assert_eq!(counted(all), [(2, 1, 1), (3, 0, 1), (3, 1, 0), (3, 1, 2)]);
+    }
+
+    /// Domains of one host share its connections.
+    #[test]
+    fn what_two_domains_want_of_a_host_is_the_same_where_the_same_proves_it() {
+        let of = |domain: &str, records: &[TlsaRecord]| {
+            let names = vec!["mx.test".to_owned(), domain.to_owned()];
+            Tlsa::new("mx.test".to_owned(), names, records.to_vec())
+        };
+        let (own, old) = (record(3, 1, 1, 32), record(3, 0, 1, 32));
+        let by_authority = record(2, 1, 1, 32);
+        assert_eq!(of("a.test", &[own.clone(), old.clone()]), of("b.test", &[old, own.clone()]));
+        assert_ne!(of("a.test", &[own.clone(), by_authority.clone()]), of("b.test", &[own, by_authority]));
+    }
+
+    fn authority(number: usize) -> CertificateDer<'static> {
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("CA {number}"));
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().into()
+    }
+
+    #[test]
+    fn an_authority_is_tried_once_and_no_more_than_so_many_are() {
+        let chain: Vec<CertificateDer<'_>> = (0..ANCHORS_MAX + 4).map(authority).collect();
+        let means =
+            |selector, matching, data: &[u8]| TlsaRecord { usage: 2, selector, matching, data: data.into() };
+        let key_of =
+            |ca: &CertificateDer<'_>| EndEntityCert::try_from(ca).unwrap().subject_public_key_info().to_vec();
+        let tried = |chain: &[CertificateDer<'_>], records| {
+            let tlsa = Tlsa::new("mx.test".to_owned(), vec!["mx.test".to_owned()], records).unwrap();
+            tlsa.anchors(&chain[0], chain).len()
+        };
+        let all = |chain: &[CertificateDer<'_>]| chain.iter().map(|ca| means(0, 0, ca)).collect();
+        assert_eq!(tried(&chain[..3], all(&chain[..3])), 3);
+        assert_eq!(tried(&chain, all(&chain)), ANCHORS_MAX);
+        let ca = &chain[0];
+        let again = vec![
+            means(0, 0, ca),
+            means(0, 1, digest(&SHA256, ca).as_ref()),
+            means(1, 1, digest(&SHA256, &key_of(ca)).as_ref()),
+            means(1, 0, &key_of(ca)),
+        ];
+        assert_eq!(tried(&vec![ca.clone(); 180], again), 1);
+        assert_eq!(
+            tried(&chain, vec![means(1, 0, &key_of(ca))]),
+            ANCHORS_MAX,
+            "each issuer is tried with it"
+        );
     }
 
     proptest! {

@@ -62,7 +62,7 @@ const ROWS: &str = "
     INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);
     INSERT INTO reports VALUES (1, 'app@a.test', 1000);
     INSERT INTO pending_reports VALUES (1, 'app@a.test', 'app@a.test', 1000, 'P', 'x@y.test', 'failed', NULL, 0);
-    INSERT INTO tls_results VALUES (0, 'victim.test', 'none', 'mx.victim.test', '', '', 'success', 1, '', '');
+    INSERT INTO tls_results VALUES (0, 'victim.test', 'none', 'mx.victim.test', '', '', 'success', 1, '', '', '');
     INSERT INTO tls_reports VALUES (0, 'victim.test', '', 'planned', 0, 1000, NULL, NULL, NULL);
     INSERT INTO meta VALUES ('last_id', 40), ('lifetime', 100000), ('bounce_lifetime', 1000);";
 

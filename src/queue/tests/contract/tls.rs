@@ -18,6 +18,7 @@ fn session(domain: &str, failed: Option<ResultType>) -> TlsSession {
         failed,
         reason: failed.map_or("", |_| "451 no").to_owned(),
         policy_text: String::new(),
+        tlsa_base: String::new(),
         own_message: None,
     }
 }

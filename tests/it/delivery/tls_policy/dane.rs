@@ -190,6 +190,15 @@ fn each_cell_comes_out_as_the_rfc_has_it() {
     let warned =
         table.relay.logged(&["WARN", "mx.ee-other.test does not keep its policy dane, and gets no mail"]);
     assert_eq!(warned.len(), 1, "{}", table.relay.log());
+    // RFC 8460 §4.3, and §1.1: the policy is that of the name that has the records.
+    let counted = |name: &str| {
+        let sql = "SELECT DISTINCT result, tlsa_base FROM tls_results WHERE domain = ?1 || '.test'";
+        table.relay.db().rows(sql, [name])
+    };
+    assert_eq!(counted("ta-over"), ["certificate-expired|mx.ta-over.test"]);
+    assert_eq!(counted("ta-name"), ["certificate-host-mismatch|mx.ta-name.test"]);
+    assert_eq!(counted("ee-other"), ["certificate-not-trusted|mx.ee-other.test"]);
+    assert_eq!(counted("alias-target"), ["success|target.alias-target.test"]);
 }
 
 /// Two signatures on each answer, while the zone's key is being replaced.
