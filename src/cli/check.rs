@@ -313,7 +313,7 @@ fn relays(settings: &Settings) -> Vec<Finding> {
             about,
             format!("{name} has no address: all mail of its [[route]] waits; correct the name in relay"),
         ),
-        Err(DnsError::Temporary(why)) => {
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
             Finding::warning(about, format!("{name} cannot be looked up: {why}"))
         }
     };
@@ -337,7 +337,7 @@ fn name_servers(settings: &Settings) -> Finding {
     let servers: Vec<String> = resolver.servers().iter().map(ToString::to_string).collect();
     let servers = servers.join(", ");
     match resolver.mx(settings.hostname.as_str()) {
-        Err(DnsError::Temporary(why)) => Finding::problem(
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => Finding::problem(
             about,
             format!("{servers}: {why}; mail by MX waits until this works; mend it or set [dns] servers"),
         ),

@@ -74,7 +74,7 @@ pub(in crate::cli) fn judged(key: &SigningKey, answer: &Result<Vec<String>, DnsE
     let found = match answer {
         Ok(records) => Ok(records.clone()),
         Err(DnsError::NoSuchDomain | DnsError::NoData) => Ok(Vec::new()),
-        Err(DnsError::Temporary(why)) => Err(why.clone()),
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => Err(why.clone()),
     };
     judge(key, found, now)
 }

@@ -190,7 +190,9 @@ impl Sending<'_> {
         let asked = match self.lookup.txt(&format!("_smtp._tls.{}", due.domain)) {
             Ok(texts) => record::read(&texts).map_err(|why| why.to_string()),
             Err(DnsError::NoSuchDomain | DnsError::NoData) => Err(record::NotAsked::NoRecord.to_string()),
-            Err(DnsError::Temporary(why)) => return self.fail(due, now, &format!("DNS: {why}")),
+            Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
+                return self.fail(due, now, &format!("DNS: {why}"));
+            }
         };
         let destinations = match asked {
             Ok(destinations) => destinations,

@@ -139,7 +139,8 @@ impl Resolver {
     fn answers(&self, questions: &[Question]) -> Vec<Answer> {
         self.follow_system(false);
         let answers = self.ask(questions);
-        let failed = answers.iter().any(|answer| matches!(answer, Err(DnsError::Temporary(_))));
+        let is_failure = |answer: &Answer| matches!(answer, Err(DnsError::Temporary(_) | DnsError::Bogus(_)));
+        let failed = answers.iter().any(is_failure);
         if failed && questions.iter().any(|question| matches!(question.kind, Kind::MxValidated | Kind::Tlsa))
         {
             lock(&self.validation).doubt();
@@ -279,7 +280,7 @@ fn both_families(v4: Answer, v6: Answer) -> Result<Vec<IpAddr>, DnsError> {
             (Ok(Found::Addresses(addresses)), _) => found.extend(addresses),
             // Some servers answer NXDOMAIN for an address family without records: both answers must agree.
             (Err(DnsError::NoData), DnsError::NoSuchDomain) => worst = DnsError::NoData,
-            (Err(error @ DnsError::Temporary(_)), _) => worst = error,
+            (Err(error @ (DnsError::Temporary(_) | DnsError::Bogus(_))), _) => worst = error,
             (Ok(_) | Err(_), _) => {}
         }
     }
@@ -355,6 +356,15 @@ impl Lookup for Resolver {
         let mut answers = self.answers(&questions).into_iter();
         let pairs = std::iter::from_fn(|| Some((answers.next()?, answers.next()?)));
         pairs.map(|(v4, v6)| both_families(v4, v6)).collect()
+    }
+
+    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let questions = [Kind::V4Validated, Kind::V6Validated].map(|kind| Question::new(host, kind));
+        let mut answers = self.answers(&questions);
+        match (answers.pop(), answers.pop()) {
+            (Some(v6), Some(v4)) => both_families(v4, v6),
+            _ => Err(DnsError::NoData),
+        }
     }
 
     fn txt(&self, name: &str) -> Result<Vec<String>, DnsError> {

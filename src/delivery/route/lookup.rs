@@ -16,6 +16,9 @@ pub enum DnsError {
     /// No answer: SERVFAIL, REFUSED, a time-out … The text says which.
     #[error("{0}")]
     Temporary(String),
+    /// The zone is signed (DNSSEC), and the answer is not as it would be. Said where proofs are asked for.
+    #[error("{0}")]
+    Bogus(String),
 }
 
 /// The MX records of a domain.
@@ -28,6 +31,8 @@ pub struct MxRecords {
     pub cut: bool,
     /// DNSSEC proves these records, and the aliases that led to them.
     pub proved: bool,
+    /// Where the proved aliases of the domain lead to, if it is one.
+    pub owner: Option<String>,
 }
 
 /// What DNS says of a host's TLSA records (RFC 7672 §2).
@@ -67,7 +72,7 @@ pub trait Lookup {
     /// The MX records of a domain where DNSSEC says what is proved of them, and [`Lookup::validates`] is sure of that.
     ///
     /// # Errors
-    /// As [`Lookup::mx`]; wrong or missing signatures in a signed domain ("bogus") are `Temporary`.
+    /// As [`Lookup::mx`]; wrong or missing signatures in a signed domain are `Bogus`.
     fn mx_validated(&self, domain: &str) -> Result<MxRecords, DnsError> {
         self.mx_with_proof(domain)
     }
@@ -83,7 +88,7 @@ pub trait Lookup {
     /// What DNS says of the TLSA records of each host's port 25, in their order.
     ///
     /// # Errors
-    /// `Temporary`: it is not known whether there are any, since nobody answers or signatures are wrong ("bogus").
+    /// `Temporary` and `Bogus`: it is not known whether there are any, since nobody answers or signatures are wrong.
     fn tlsa(&self, hosts: &[&str]) -> Vec<Result<TlsaAnswer, DnsError>> {
         hosts.iter().map(|_| Ok(TlsaAnswer::Insecure("nothing is"))).collect()
     }
@@ -93,6 +98,14 @@ pub trait Lookup {
     /// # Errors
     /// See [`DnsError`], for each host; never an empty list. `Temporary` only without an address of either family.
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>>;
+
+    /// The same of one host where DNSSEC says whether to believe it, as [`Lookup::mx_validated`].
+    ///
+    /// # Errors
+    /// As [`Lookup::addresses`]; `Bogus` too where there is an address of the other family.
+    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        self.addresses(&[host]).pop().unwrap_or(Err(DnsError::NoData))
+    }
 
     /// The same of the relays of a `[[route]]`, which may have an address of their own in `/etc/hosts`.
     ///

@@ -112,6 +112,7 @@ pub fn plan(
         rank,
         trace,
         dane: false,
+        mx_owner: None,
     };
     match (route, domain.ip()) {
         (Some(route), _) if !route.relay.is_empty() => planner.by_relay(&route.relay),
@@ -141,6 +142,8 @@ struct Planner<'a> {
     trace: &'a mut Trace<'a>,
     /// DANE has a say.
     dane: bool,
+    /// The name that has the domain's MX records, where proved aliases lead to another.
+    mx_owner: Option<String>,
 }
 
 /// The MX hosts of a domain.
@@ -257,7 +260,7 @@ impl Planner<'_> {
         let (turn_to_look_up, turn_to_try) = if seen { (0, attempts) } else { (attempts, 0) };
         let mut hosts = turns::in_turn(hosts, MX_HOSTS_MAX, turn_to_look_up);
         hosts.truncate(MX_LOOKUPS_MAX);
-        let mut found = self.look_up(hosts, implicit)?;
+        let mut found = self.look_up(hosts, proved, implicit)?;
         let is_own = |(_, host): &&FoundHost| host.as_ref().is_ok_and(|host| self.is_own(host));
         let own = found.iter().filter(is_own).map(|(preference, _)| *preference).min();
         if let Some(preference) = own
@@ -325,11 +328,23 @@ impl Planner<'_> {
     }
 
     /// The MX hosts with their addresses, or why there are none.
-    fn look_up(&mut self, hosts: Vec<(u16, String)>, implicit: bool) -> Result<Vec<FoundHost>, NoRoute> {
+    fn look_up(
+        &mut self,
+        hosts: Vec<(u16, String)>,
+        proved: bool,
+        implicit: bool,
+    ) -> Result<Vec<FoundHost>, NoRoute> {
         let names: Vec<&str> = hosts.iter().map(|(_, name)| name.as_str()).collect();
         let addresses = self.lookup.addresses(&names);
         let mut found = Vec::with_capacity(hosts.len());
         for ((preference, name), addresses) in hosts.into_iter().zip(addresses) {
+            // What ends a message of a signed domain has to be proved: anybody can say that there is nothing.
+            let addresses = match addresses {
+                Err(error) if self.dane && (proved || implicit) && error_is_about_the_name(&error) => {
+                    self.lookup.addresses_validated(&name)
+                }
+                addresses => addresses,
+            };
             match addresses {
                 Ok(addresses) => {
                     found.push((preference, Ok(self.host(&name, self.settings.port, addresses))))
@@ -354,7 +369,7 @@ impl Planner<'_> {
             (false, true) => self.lookup.mx_with_proof(domain.as_str()),
             (false, false) => self.lookup.mx(domain.as_str()),
         };
-        let MxRecords { hosts: mut records, cut, proved } = match found {
+        let MxRecords { hosts: mut records, cut, proved, owner } = match found {
             Ok(records) => records,
             Err(DnsError::NoData) => {
                 (self.trace)(format_args!("{domain} has no MX: its own addresses"));
@@ -362,11 +377,12 @@ impl Planner<'_> {
                 return Ok(Exchangers { hosts, cut: false, proved: false, implicit: true });
             }
             Err(DnsError::NoSuchDomain) => return Err(self.no_such_domain()),
-            Err(DnsError::Temporary(why)) => {
+            Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
                 let text = format!("cannot look up the mail hosts of {domain}: {why}");
                 return Err(no_route(NoRouteReason::LookupFailed, text, None));
             }
         };
+        self.mx_owner = owner;
         // RFC 7505 §3: a single record whose host is the root.
         if matches!(records.as_slice(), [(_, host)] if host == ".") {
             (self.trace)(format_args!("{domain} has a null MX"));
@@ -433,7 +449,7 @@ fn no_route(why: NoRouteReason, text: String, mx: Option<String>) -> NoRoute {
 fn error_is_about_the_name(error: &DnsError) -> bool {
     match error {
         DnsError::NoSuchDomain | DnsError::NoData => true,
-        DnsError::Temporary(_) => false,
+        DnsError::Temporary(_) | DnsError::Bogus(_) => false,
     }
 }
 

@@ -57,6 +57,10 @@ impl Lookup for InTime<'_> {
         }
     }
 
+    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        self.checked(|| self.resolver.addresses_validated(host))
+    }
+
     fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
         match self.checked(|| Ok(self.resolver.relay_addresses(hosts))) {
             Ok(found) => found,
@@ -82,7 +86,7 @@ pub(super) fn or_none<T>(found: Result<Vec<T>, DnsError>) -> Result<Vec<T>, Stri
     match found {
         Ok(found) => Ok(found),
         Err(DnsError::NoSuchDomain | DnsError::NoData) => Ok(Vec::new()),
-        Err(DnsError::Temporary(why)) => Err(why),
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => Err(why),
     }
 }
 

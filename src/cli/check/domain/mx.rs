@@ -19,7 +19,7 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> Vec<Finding> {
     let mut hosts = match Lookup::mx(names, domain) {
         Ok(records) => records.hosts,
         Err(DnsError::NoData | DnsError::NoSuchDomain) => Vec::new(),
-        Err(DnsError::Temporary(why)) => {
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
             return vec![Finding::warning(ABOUT, format!("{domain}: cannot be looked up: {why}"))];
         }
     };

@@ -18,8 +18,10 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> Vec<Finding> {
         Err(DnsError::NoData) => vec![domain.to_owned()],
         Ok(_) | Err(DnsError::NoSuchDomain) => return Vec::new(),
         // Nobody answers, which is told of the MX records themselves.
-        Err(DnsError::Temporary(_)) if Lookup::mx(names, domain).is_err() => return Vec::new(),
-        Err(DnsError::Temporary(why)) => {
+        Err(DnsError::Temporary(_) | DnsError::Bogus(_)) if Lookup::mx(names, domain).is_err() => {
+            return Vec::new();
+        }
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
             let text = format!("the MX records of {domain}: {why}; senders that use DNSSEC cannot use them");
             return vec![Finding::warning(ABOUT, text)];
         }

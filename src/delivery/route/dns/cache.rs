@@ -49,6 +49,9 @@ pub(super) enum Kind {
     Ptr,
     /// MX records whose signatures are not wrong.
     MxValidated,
+    /// Addresses whose signatures are not wrong.
+    V4Validated,
+    V6Validated,
     /// TLSA records of a host's port 25.
     Tlsa,
 }
@@ -110,7 +113,7 @@ impl Cache {
             Ok(Found::Tlsa(TlsaAnswer::Absent | TlsaAnswer::Insecure(_))) => ttl.min(NEGATIVE_TTL_MAX),
             Ok(_) => ttl.min(TTL_MAX),
             Err(DnsError::NoData | DnsError::NoSuchDomain) => ttl.min(NEGATIVE_TTL_MAX),
-            Err(DnsError::Temporary(_)) => ttl.min(FAILURE_TTL),
+            Err(DnsError::Temporary(_) | DnsError::Bogus(_)) => ttl.min(FAILURE_TTL),
         };
         if ttl.is_zero() {
             return;
@@ -163,7 +166,7 @@ impl Cache {
 
 fn bytes_of(error: &DnsError) -> usize {
     match error {
-        DnsError::Temporary(why) => why.capacity(),
+        DnsError::Temporary(why) | DnsError::Bogus(why) => why.capacity(),
         DnsError::NoSuchDomain | DnsError::NoData => 0,
     }
 }
@@ -193,7 +196,9 @@ impl Found {
     fn bytes(&self) -> usize {
         match self {
             Found::Mx(records) => {
-                records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity()).sum()
+                let of_hosts =
+                    records.hosts.iter().map(|(_, host)| size_of::<(u16, String)>() + host.capacity());
+                records.owner.as_ref().map_or(0, String::capacity) + of_hosts.sum::<usize>()
             }
             Found::Addresses(addresses) => addresses.capacity() * size_of::<IpAddr>(),
             Found::Tlsa(TlsaAnswer::Records { base, records }) => {

@@ -111,8 +111,10 @@ impl Servers {
             match question.kind {
                 Kind::Mx => mx_of(&name, self.query(&name, RecordType::MX).await),
                 Kind::MxWithProof => self.mx_with_proof(&name).await,
-                Kind::V4 => addresses_of(&name, RecordType::A, self.query(&name, RecordType::A).await),
-                Kind::V6 => addresses_of(&name, RecordType::AAAA, self.query(&name, RecordType::AAAA).await),
+                Kind::V4 => addresses_found(self.of_query(&name, RecordType::A).await),
+                Kind::V6 => addresses_found(self.of_query(&name, RecordType::AAAA).await),
+                Kind::V4Validated => addresses_found(self.validated(&name, RecordType::A).await),
+                Kind::V6Validated => addresses_found(self.validated(&name, RecordType::AAAA).await),
                 Kind::Ptr => names_of(&name, self.query(&name, RecordType::PTR).await),
                 Kind::MxValidated => self.mx_validated(&name).await,
                 Kind::Tlsa => self.tlsa(&name).await,
@@ -124,8 +126,8 @@ impl Servers {
             (Err(DnsError::Temporary(format!("no answer within {:?}", self.timeout))), Duration::ZERO)
         });
         let ttl = match &answer {
-            Err(DnsError::Temporary(_)) if began.elapsed() >= SLOW => FAILURE_TTL,
-            Err(DnsError::Temporary(_)) => Duration::ZERO,
+            Err(DnsError::Temporary(_) | DnsError::Bogus(_)) if began.elapsed() >= SLOW => FAILURE_TTL,
+            Err(DnsError::Temporary(_) | DnsError::Bogus(_)) => Duration::ZERO,
             _ => ttl,
         };
         (answer, ttl)
@@ -147,6 +149,14 @@ impl Servers {
             }
             _ => answer,
         }
+    }
+
+    pub(super) async fn of_query(
+        &self,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Records, (DnsError, Duration)> {
+        records_of(name, kind, self.query(name, kind).await)
     }
 
     /// One answer gives the records and their proof.
@@ -243,8 +253,8 @@ pub(super) fn mx_found(found: Result<Records, (DnsError, Duration)>) -> (Answer,
     }
 }
 
-fn addresses_of(name: &Name, kind: RecordType, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
-    match records_of(name, kind, answer) {
+fn addresses_found(found: Result<Records, (DnsError, Duration)>) -> (Answer, Duration) {
+    match found {
         Ok(Records { records, ttl }) => {
             let addresses = records.iter().filter_map(address_of).take(ADDRESSES_KEPT_MAX).collect();
             (Ok(Found::Addresses(addresses)), ttl)
@@ -338,7 +348,10 @@ fn mx_records(records: &[Record]) -> MxRecords {
         hosts.sort_by_key(|(preference, _)| *preference);
         hosts.truncate(MX_KEPT_MAX);
     }
-    MxRecords { hosts, cut, proved: records.iter().all(|record| record.proof.is_secure()) }
+    let proved = records.iter().all(|record| record.proof.is_secure());
+    let alias = records.first().filter(|record| proved && record.record_type() == RecordType::CNAME);
+    let owner = alias.and(records.last()).map(|record| host_text(&record.name));
+    MxRecords { hosts, cut, proved, owner }
 }
 
 fn address_of(record: &Record) -> Option<IpAddr> {

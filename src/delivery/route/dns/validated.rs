@@ -45,9 +45,9 @@ impl Servers {
             (Some(Ok(Records { records, ttl })), _) | (_, Some(Ok(Records { records, ttl }))) => {
                 (records, ttl)
             }
-            (Some(Err((DnsError::Temporary(why), ttl))), _)
-            | (_, Some(Err((DnsError::Temporary(why), ttl)))) => {
-                return Err((DnsError::Temporary(why), ttl));
+            (Some(Err((error @ (DnsError::Temporary(_) | DnsError::Bogus(_)), ttl))), _)
+            | (_, Some(Err((error @ (DnsError::Temporary(_) | DnsError::Bogus(_)), ttl)))) => {
+                return Err((error, ttl));
             }
             _ => return Ok((TlsaAnswer::Insecure("its address is"), Duration::ZERO)),
         };
@@ -75,6 +75,10 @@ impl Servers {
                     let name = host_text(&name);
                     return Err((DnsError::Temporary(format!("TLSA of {name}: {why}")), ttl));
                 }
+                Err((DnsError::Bogus(why), ttl)) => {
+                    let name = host_text(&name);
+                    return Err((DnsError::Bogus(format!("TLSA of {name}: {why}")), ttl));
+                }
             }
         }
         Ok((absence, ttl))
@@ -82,9 +86,13 @@ impl Servers {
 
     /// The records, each with its proof, or why there are none. What is bogus is an error. Aliases are followed by hand
     /// where hickory finds no proof: what it looks for is at the alias, and the proof is at the target.
-    async fn validated(&self, name: &Name, kind: RecordType) -> Result<Records, (DnsError, Duration)> {
+    pub(super) async fn validated(
+        &self,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Records, (DnsError, Duration)> {
         if is_special(name) {
-            return records_of(name, kind, self.query(name, kind).await);
+            return self.of_query(name, kind).await;
         }
         let (mut name, mut way) = (name.clone(), Vec::new());
         while way.len() < ALIASES_MAX {
@@ -112,7 +120,7 @@ impl Servers {
             return records_of(name, kind, heard).map(Settled::Records);
         }
         match self.standing(name).await {
-            Standing::Open => records_of(name, kind, self.query(name, kind).await).map(Settled::Records),
+            Standing::Open => self.of_query(name, kind).await.map(Settled::Records),
             Standing::Alias(alias) => match &alias.data {
                 RData::CNAME(target) => {
                     let target = target.0.clone();
@@ -121,10 +129,13 @@ impl Servers {
                 _ => Err(temporary("an alias to nowhere".to_owned())),
             },
             Standing::Signed(apex) if is_costly(&apex, &heard) => Err((DnsError::NoData, Duration::ZERO)),
-            Standing::Signed(_) if is_bogus(&heard) => Err(temporary(format!(
-                "the DNSSEC signatures of {} are wrong or missing (bogus), or could not be looked up",
-                host_text(name)
-            ))),
+            Standing::Signed(_) if is_bogus(&heard) => {
+                let name = host_text(name);
+                let why = format!(
+                    "the DNSSEC signatures of {name} are wrong or missing (bogus), or could not be looked up"
+                );
+                Err((DnsError::Bogus(why), Duration::ZERO))
+            }
             Standing::Signed(_) => records_of(name, kind, heard).map(Settled::Records),
             Standing::Unknown(why) => Err(temporary(why)),
         }

@@ -82,8 +82,10 @@ impl Planner<'_> {
         for record in &records {
             (self.trace)(format_args!("{host}: TLSA {record} at _25._tcp.{base}"));
         }
-        // RFC 7672 §3.2.2: the host by its name or where its aliases lead to, or the domain that it takes mail for.
+        // RFC 7672 §3.2.2: the host by its name or where its aliases lead to, or the domain that it takes mail for, by
+        // its name or where its aliases lead to.
         let mut names = vec![base.clone(), host.to_owned(), self.domain.as_str().to_owned()];
+        names.extend(self.mx_owner.clone());
         names.dedup();
         Some(match Tlsa::new(base, names, records) {
             Some(tlsa) => DaneFinding::Tlsa(Arc::new(tlsa)),

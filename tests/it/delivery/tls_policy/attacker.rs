@@ -18,6 +18,7 @@ enum Forges {
     Mx(Signing),
     NoTlsa,
     NoMx,
+    NoAddress,
 }
 
 #[test]
@@ -37,6 +38,8 @@ fn no_message_of_a_protected_domain_is_theirs() {
         // In the name of a zone that is really not signed.
         ("says that there is no TLSA record", plants(), Forges::NoTlsa),
         ("says that there is no MX record", plants(), Forges::NoMx),
+        // Which would bounce the mail.
+        ("says that the host has no address", plants(), Forges::NoAddress),
     ] {
         let mut world = World::signed(&signer);
         // Whoever connects to the host's address reaches them.
@@ -53,6 +56,7 @@ fn no_message_of_a_protected_domain_is_theirs() {
                     zone.mx("a.test", 10, "evil.test").signed_like("a.test", RecordType::MX, how)
                 }
                 Forges::NoTlsa => real(zone).denied("_25._tcp.mx.a.test", RecordType::TLSA, "open.test"),
+                Forges::NoAddress => real(zone).denied("mx.a.test", RecordType::A, "open.test"),
                 Forges::NoMx => real(zone).denied("a.test", RecordType::MX, "open.test"),
             }
         });

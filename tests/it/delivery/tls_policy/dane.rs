@@ -58,7 +58,14 @@ fn authority_rows() -> Vec<Row> {
     let not_named =
         Waits("dane", "the host's certificate is for none of the names mx.ta-name.test, ta-name.test");
     let over = Waits("dane", "does not hold under the authority of its TLSA records");
+    // Where a proved alias of the domain leads to names it too.
+    let of_alias = Certificate::by_authority(&["real.ta-alias.test"], true, false);
+    let ta_alias = Row::new("ta-alias", host(&of_alias), PROVED).tlsa((2, 0, 1), &of_alias).zone(|zone| {
+        let zone = zone.forget("ta-alias.test").cname("ta-alias.test", "real.ta-alias.test");
+        zone.mx("real.ta-alias.test", 10, "mx.ta-alias.test")
+    });
     vec![
+        ta_alias,
         row("ta201", &["mx.ta201.test"], true, false, (2, 0, 1), PROVED),
         row("ta202", &["mx.ta202.test"], true, false, (2, 0, 2), PROVED),
         row("ta211", &["mx.ta211.test"], true, false, (2, 1, 1), PROVED),
