@@ -2,8 +2,8 @@
 //!
 //! What was fetched is a row of the table `mta_sts_policies`; memory has those used last, and reads the table again
 //! when somebody else has written to it. A worker never waits for a fetch: mail whose domain has a policy that is not
-//! known yet is requeued for a moment and for [`FETCH_WAIT`] at most, and goes by what is known then. There is one
-//! fetch of a domain at a time, by one of [`FETCHES_MAX`] threads, and none for [`FAILED_FOR`] after one that failed.
+//! known yet is requeued for a moment and for `FETCH_WAIT` at most, and goes by what is known then. There is one
+//! fetch of a domain at a time, by one of `FETCHES_MAX` threads, and none for `FAILED_FOR` after one that failed.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
