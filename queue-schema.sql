@@ -32,7 +32,7 @@ CREATE TABLE messages (
     queue_id    TEXT NOT NULL,             -- as in the 250 reply, the log and the Received field
     sender      TEXT NOT NULL,             -- envelope sender; '' is the null sender <> of bounces
     user        TEXT,                      -- who authenticated; NULL: trusted network, or our own bounce
-    client      TEXT,                      -- IP address it came from; NULL: our own bounce
+    client      TEXT,                      -- IP address it came from, or unix:UID; NULL: our own bounce
     helo        TEXT,                      -- what the client called itself
     received_at INTEGER NOT NULL,
     expires_at  INTEGER,                   -- still undelivered then: bounce. NULL, as nearly always: when its lifetime
@@ -254,7 +254,7 @@ CREATE TABLE kicks (
     at         INTEGER NOT NULL,
     node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
     user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
-    client     TEXT,                       -- IP address it was asked from; NULL: the command line
+    client     TEXT,                       -- IP address it was asked from, or unix:UID; NULL: the command line
     recipients INTEGER NOT NULL            -- how many waited
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);

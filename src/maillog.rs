@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::kit::text::{day, is_unseen, printable, utc};
-use crate::mail::{Address, Attempt, Outcome, Phase, Reply, TlsPolicy};
+use crate::mail::{Address, Attempt, Outcome, Peer, Phase, Reply, TlsPolicy};
 use crate::queue::{MessageId, NewMessage, Setting};
 
 use flood::Flood;
@@ -50,7 +50,7 @@ pub fn accepted(message: &NewMessage) {
         Shown(message.envelope.sender.as_ref().map(AsRef::as_ref)),
         message.size,
         message.envelope.recipients.len(),
-        origin.client.map_or_else(|| "local".to_owned(), |ip| ip.to_string()),
+        origin.client.map_or_else(|| "local".to_owned(), |client| client.to_string()),
         origin.user.as_deref().unwrap_or("-"),
     );
 }
@@ -253,7 +253,7 @@ pub fn fetched(user: &str, messages: usize) {
 }
 
 /// A client was disconnected, or refused before it could begin.
-pub fn turned_away(client: IpAddr, why: &str) {
+pub fn turned_away(client: Peer, why: &str) {
     log::warn!("client {client}: {why}");
 }
 
@@ -277,7 +277,7 @@ pub fn refused(refused: &Refused<'_>, reply: &Reply) {
 /// What was refused, and to whom.
 pub struct Refused<'a> {
     /// Who asked.
-    pub client: IpAddr,
+    pub client: Peer,
     /// As whom it has logged in.
     pub user: Option<&'a str>,
     /// `MAIL`, `RCPT`, `DATA`, `BDAT` or `content`.
@@ -289,7 +289,7 @@ pub struct Refused<'a> {
 }
 
 /// Handshakes that failed: of a flood of them, which costs its senders little, few lines are written.
-pub fn handshake_failed(client: IpAddr, why: &dyn fmt::Display) {
+pub fn handshake_failed(client: Peer, why: &dyn fmt::Display) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 5);
     let line = format!("client {client}: TLS handshake failed: {why}");
     FLOOD.write(

@@ -23,6 +23,7 @@ use lettre::{SmtpTransport, Transport as _};
 use crate::clock::Clock;
 use crate::config::{
     self, CertificateSettings, ListenSettings, ListenTls, ProhibitedEntry, ProhibitedNetworks, Settings,
+    SocketAccess,
 };
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
@@ -129,7 +130,9 @@ impl Stage {
         let hosts = hosts.context("start a receiving host")?;
         let mut settings = config::built_in(directory)?.settings;
         settings.submission.listen = vec![ListenSettings {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+            access: SocketAccess::default(),
+            local_users: false,
             tls: ListenTls::Starttls,
             auth_required: true,
             trusted: Vec::new(),

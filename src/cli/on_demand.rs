@@ -109,8 +109,8 @@ impl submission::OnDemand for OnDemand {
     fn hand_over(&self, connection: ReversedConnection) {
         let ReversedConnection { socket, tls, client, name, user, domains } = connection;
         maillog::turned(&user, &name, client, &listed(domains.iter().map(Domain::as_str)));
-        // It fails where descriptors have run out or the client is gone; it will come again.
-        let (Ok(tcp), Ok(address)) = (socket.try_clone(), socket.peer_addr()) else { return };
+        // The client is gone already where this fails; it will come again.
+        let Ok(address) = socket.peer_addr() else { return };
         let address = SocketAddr::new(client, address.port());
         let mut claims = AtrnClaims::of(&domains);
         let mut next = || {
@@ -119,7 +119,7 @@ impl submission::OnDemand for OnDemand {
                 None
             })
         };
-        self.workers.hand_over(delivery::Turned { tcp, tls, host: name, address, user }, &mut next);
+        self.workers.hand_over(delivery::Turned { tcp: socket, tls, host: name, address, user }, &mut next);
     }
 }
 

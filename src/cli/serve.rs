@@ -4,7 +4,6 @@
 
 pub(super) mod inherited;
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use socket2::Socket;
 
 use super::check;
 use super::log_output;
@@ -75,7 +75,7 @@ impl Relay {
         settings: &Settings,
         clock: Clock,
         lookup: Arc<dyn Lookup + Send + Sync>,
-        inherited: Vec<TcpListener>,
+        inherited: Vec<Socket>,
     ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
@@ -121,7 +121,7 @@ impl Relay {
         })
     }
 
-    /// Where it listens, in the order of the config (a port 0 is shown as what it became).
+    /// The IP addresses where it listens, in the order of the config (a port 0 is shown as what it became).
     pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
         self.submission.addresses()
     }
@@ -219,7 +219,7 @@ impl Jobs for Scheduler {
 ///
 /// # Errors
 /// Where it cannot start, or had to stop because the disk failed.
-pub fn run(config: Option<&Path>, sockets: Vec<TcpListener>) -> anyhow::Result<()> {
+pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
     let loaded = config::load(config)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     look_at_certificate(&loaded.settings);
@@ -334,7 +334,7 @@ fn look_at_certificate(settings: &Settings) {
 fn announce(relay: &Relay, config: Option<&Path>) {
     let config = config.map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string());
     log::info!("postrider {} started, config: {config}", env!("CARGO_PKG_VERSION"));
-    for address in relay.addresses() {
+    for address in relay.submission.listening_at() {
         log::info!("listening on {address}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::guarded;
+use super::listen::ListenAddress;
 use super::networks::{self, ProhibitedNetworks};
 use super::reading::{Reading, Section};
 use super::secret::{SecretSource, first_line};
@@ -20,63 +21,94 @@ use super::settings::{DomainPattern, ListenSettings, ListenTls, Route, RouteTls}
 /// All `[[listen]]`.
 pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, ListenSettings)]) {
     for (at, (section, settings)) in listen.iter().enumerate() {
-        let addresses: Vec<SocketAddr> = listen.iter().map(|(_, other)| other.address).collect();
+        let addresses: Vec<SocketAddr> = listen.iter().filter_map(|(_, other)| other.address.ip()).collect();
         let meets = |other: &&(Section<'t>, ListenSettings)| {
-            collide(other.1.address, settings.address, &addresses) && !reading.is_bad(&other.0, "address")
+            collide(&other.1.address, &settings.address, &addresses) && !reading.is_bad(&other.0, "address")
         };
         if !reading.is_bad(section, "address")
             && let Some((earlier, other)) = listen[..at].iter().find(meets)
         {
             let line = reading.line_of(earlier, "address").unwrap_or(1);
-            let by = match other.address {
-                same if same == settings.address => String::new(),
+            let by = match &other.address {
+                same if *same == settings.address => String::new(),
                 wider => format!(" with {wider}"),
             };
+            let remedy = if settings.local_users { "its path" } else { "its port" };
             let text = format!(
-                "{} is listened on already{by} (line {line}); remove one or change its port",
+                "{} is listened on already{by} (line {line}); remove one or change {remedy}",
                 settings.address
             );
             reading.problem(section, "address", text);
         }
-        match open_relay(&settings.trusted) {
-            Some((what, true)) => {
-                let text = format!(
-                    "{what}, and everybody could send mail through here (an open relay); \
-                     list the networks of your own machines"
-                );
-                reading.problem(section, "trusted", text);
-            }
-            Some((what, false)) => {
-                let text =
-                    format!("{what}, and all of them may send mail through here; list your own networks");
-                reading.warning(section, "trusted", text);
-            }
-            None => {}
-        }
-        for (network, why) in trusted_nobody(settings) {
-            let text = format!("{network} matches no client of {}: {why}; remove it", settings.address);
-            reading.warning(section, "trusted", text);
-        }
-        let clear_outside = settings.tls == ListenTls::Off && !settings.address.ip().is_loopback();
-        if clear_outside && settings.trusted.is_empty() {
-            let text = "with tls = \"off\" on an address that is not loopback AUTH is not offered, and no network is \
-                        trusted, so nobody can send mail here; use tls = \"starttls\" or list networks in trusted";
-            reading.warning(section, "tls", text.to_owned());
-        } else if clear_outside {
-            let text = "\"off\" on an address that is not loopback: AUTH is not offered here, only the trusted networks \
-                        can send mail; use tls = \"starttls\" to let users log in";
-            reading.warning(section, "tls", text.to_owned());
-        }
-        if !settings.auth_required && settings.trusted.is_empty() {
-            let text = "\"optional\" without trusted networks is the same as \"required\", since nobody relays without a \
-                        credential or a trusted network; list your networks in trusted";
-            reading.warning(section, "auth", text.to_owned());
+        match &settings.address {
+            _ if reading.is_bad(section, "address") => {}
+            ListenAddress::Ip(address) => network_listener(reading, section, settings, address.ip()),
+            ListenAddress::Unix(path) => unix_listener(reading, section, path),
         }
     }
 }
 
+/// A listener on a socket in the file system: what is for networks alone, and who could put another one in its place.
+fn unix_listener<'t>(reading: &mut Reading<'t>, section: &Section<'t>, path: &Path) {
+    for key in ["tls", "auth", "trusted"].into_iter().filter(|key| section.gives(key)) {
+        let text = "is of no use with a socket in the file system, where the system says who connects; remove it \
+                    (mode and group say who may)";
+        reading.problem(section, key, text.to_owned());
+    }
+    if let Some(fault) = path.parent().and_then(guarded::fault_of_directory) {
+        reading.problem(section, "address", fault);
+    }
+}
+
+fn network_listener<'t>(
+    reading: &mut Reading<'t>,
+    section: &Section<'t>,
+    settings: &ListenSettings,
+    ip: IpAddr,
+) {
+    for key in ["mode", "group"].into_iter().filter(|key| section.gives(key)) {
+        let text =
+            "is for a socket in the file system, as address = \"unix:/run/postrider/submit.sock\"; remove it";
+        reading.problem(section, key, text.to_owned());
+    }
+    match open_relay(&settings.trusted) {
+        Some((what, true)) => {
+            let text = format!(
+                "{what}, and everybody could send mail through here (an open relay); \
+                 list the networks of your own machines"
+            );
+            reading.problem(section, "trusted", text);
+        }
+        Some((what, false)) => {
+            let text = format!("{what}, and all of them may send mail through here; list your own networks");
+            reading.warning(section, "trusted", text);
+        }
+        None => {}
+    }
+    for (network, why) in trusted_nobody(settings, ip) {
+        let text = format!("{network} matches no client of {}: {why}; remove it", settings.address);
+        reading.warning(section, "trusted", text);
+    }
+    let clear_outside = settings.tls == ListenTls::Off && !ip.is_loopback();
+    if clear_outside && settings.trusted.is_empty() {
+        let text = "with tls = \"off\" on an address that is not loopback AUTH is not offered, and no network is \
+                    trusted, so nobody can send mail here; use tls = \"starttls\" or list networks in trusted";
+        reading.warning(section, "tls", text.to_owned());
+    } else if clear_outside {
+        let text = "\"off\" on an address that is not loopback: AUTH is not offered here, only the trusted networks \
+                    can send mail; use tls = \"starttls\" to let users log in";
+        reading.warning(section, "tls", text.to_owned());
+    }
+    if !settings.auth_required && settings.trusted.is_empty() {
+        let text = "\"optional\" without trusted networks is the same as \"required\", since nobody relays without a \
+                    credential or a trusted network; list your networks in trusted";
+        reading.warning(section, "auth", text.to_owned());
+    }
+}
+
 /// Whether two listeners would want the same connections, which the system refuses. Port 0 is another one each time.
-fn collide(one: SocketAddr, other: SocketAddr, all: &[SocketAddr]) -> bool {
+fn collide(one: &ListenAddress, other: &ListenAddress, all: &[SocketAddr]) -> bool {
+    let (Some(one), Some(other)) = (one.ip(), other.ip()) else { return one == other };
     let takes = |wide: SocketAddr, ip: IpAddr| match wide.ip() {
         IpAddr::V6(any) if any.is_unspecified() => ip.is_ipv6() || !has_its_ipv4(wide, all.iter().copied()),
         IpAddr::V4(any) if any.is_unspecified() => ip.is_ipv4(),
@@ -116,8 +148,8 @@ fn open_relay(trusted: &[IpNet]) -> Option<(String, bool)> {
 const WORLD_PART: f64 = 1.0 / 16.0;
 
 /// The trusted networks that no client of this listener can be in.
-fn trusted_nobody(listen: &ListenSettings) -> impl Iterator<Item = (IpNet, &'static str)> {
-    let at = listen.address.ip().to_canonical();
+fn trusted_nobody(listen: &ListenSettings, ip: IpAddr) -> impl Iterator<Item = (IpNet, &'static str)> {
+    let at = ip.to_canonical();
     listen.trusted.iter().filter_map(move |network| {
         let loopback = |ip: IpAddr| ip.is_loopback();
         let why = match network {

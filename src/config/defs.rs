@@ -67,8 +67,8 @@ pub(super) const DEFS: &[Def] = &[
         "listen.address",
         Socket,
         Is("\"[::]:587\""),
-        "Where to listen: address and port. [::] takes IPv4 too, unless there is a [[listen]] for 0.0.0.0 with the same port. Several [[listen]] are allowed; a file \
-         with none has one with these defaults.",
+        "Where to listen: address and port. [::] takes IPv4 too, unless there is a [[listen]] for 0.0.0.0 with the same port. Or a socket in the file system, \"unix:/run/postrider/submit.sock\", for programs of this machine: \
+         whoever may connect there (see mode) sends as the user who they are, without a password. Several [[listen]] are allowed; a file with none has one with these defaults.",
     ),
     def(
         "listen.tls",
@@ -93,6 +93,13 @@ pub(super) const DEFS: &[Def] = &[
         "Networks that may relay without AUTH here. Keep it narrow: whatever can send from such an address \
          can send mail in your name.",
     ),
+    def(
+        "listen.mode",
+        Mode,
+        Example("\"0660\""),
+        "Who may connect to a socket in the file system: its rights. Default: \"0666\", every user of this machine.",
+    ),
+    def("listen.group", Text, Example("\"mail\""), "The group of such a socket. Default: the relay's own."),
     def(
         "tls.certificate",
         File,

@@ -59,8 +59,10 @@ pub(super) enum Kind {
     Size(&'static str, &'static str),
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// An IP address with a port.
+    /// An IP address with a port, or `unix:` and a path.
     Socket,
+    /// The rights of a socket in the file system, in octal digits.
+    Mode,
     /// The same; the port may be left out and is this one then.
     Server(u16),
     /// An IP address of this machine.
@@ -113,7 +115,11 @@ impl Kind {
                 let (last, others) = quoted.split_last().expect("no choice without words: see DEFS");
                 format!("{} or {last}", others.join(", "))
             }
-            Socket => "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\"".to_owned(),
+            Socket => {
+                "an IP address and port such as \"127.0.0.1:587\" or \"[::]:587\", or a path such as \"unix:/run/postrider/submit.sock\""
+                    .to_owned()
+            }
+            Mode => "the rights of a file in octal digits, such as \"0660\"".to_owned(),
             Server(_) => "an IP address such as \"192.0.2.53\", \"fe80::1%eth0\" or \"[2001:db8::53]:5353\"".to_owned(),
             Flag => "true or false".to_owned(),
             Time => {

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defs::ALIASES;
+use super::listen::SocketAccess;
 use super::networks::ProhibitedNetworks;
 use super::problem::{Problem, Problems};
 use super::reading::{Reading, Section};
@@ -134,7 +135,7 @@ fn settings<'t>(
     delivery.lifetimes.messages = secs(submission.lifetime);
     let listed = [&[(delivery_section, delivery.source_addresses.clone())], &*route_sources].concat();
     delivery.tlsrpt = tlsrpt(reading, &root);
-    delivery.listen = submission.listen.iter().map(|listen| listen.address).collect();
+    delivery.listen = submission.listen.iter().filter_map(|listen| listen.address.ip()).collect();
     delivery.sources = sources::read(reading, &root, &listed);
     delivery.keyring = Arc::new(dkim::read(reading, &root, &delivery_section));
     cross::times(reading, &queue, &retry, submission.lifetime, delivery.delay_warning, &schedule);
@@ -201,9 +202,20 @@ fn listeners<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<
     sections
         .into_iter()
         .map(|section| {
+            let address = reading.get(&section, "address", value::socket);
+            let local_users = address.path().is_some();
             let settings = ListenSettings {
-                address: reading.get(&section, "address", value::socket),
+                address,
+                access: SocketAccess {
+                    mode: reading
+                        .given(&section, "mode", value::mode)
+                        .unwrap_or(SocketAccess::default().mode),
+                    group: reading.given(&section, "group", value::plain),
+                },
+                local_users,
                 tls: match reading.get(&section, "tls", value::choice) {
+                    // Nobody can listen in.
+                    _ if local_users => ListenTls::Off,
                     "implicit" => ListenTls::Implicit,
                     "off" => ListenTls::Off,
                     _ => ListenTls::Starttls,

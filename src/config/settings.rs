@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::listen::{ListenAddress, SocketAccess};
 use super::name_server::NameServer;
 use super::networks::ProhibitedNetworks;
 use super::secret::SecretSource;
@@ -66,7 +67,11 @@ pub struct SubmissionSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSettings {
     /// Where.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    /// Who may connect, where that is a socket in the file system.
+    pub access: SocketAccess,
+    /// Whoever connects may send, as the user of this machine who they are: it is a socket in the file system.
+    pub local_users: bool,
     /// When TLS begins.
     pub tls: ListenTls,
     /// Whether MAIL wants AUTH before it (outside `trusted`).

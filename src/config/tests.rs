@@ -51,7 +51,9 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
         }
     };
     table("", &[("hostname", "'relay.example.com'")]);
-    table("listen", &[]);
+    // Rights are for a socket in the file system.
+    let unix = section == "listen" && lines.iter().any(|(key, _)| matches!(*key, "mode" | "group"));
+    table("listen", if unix { &[("address", "'unix:/nowhere/submit.sock'")] } else { &[] });
     table("tls", &[("certificate", "'cert.pem'"), ("key", "'key.pem'")]);
     // A login has one secret.
     let token = section == "route" && lines.iter().any(|(key, _)| key.starts_with("token_"));
@@ -106,6 +108,7 @@ fn another(kind: &Kind) -> String {
             _ => "'encrypt'",
         },
         Kind::Socket => "'192.0.2.7:2525'",
+        Kind::Mode => "'0640'",
         Kind::Server(_) => "'192.0.2.7'",
         Kind::Address => "'192.0.2.7'",
         Kind::User => "'other'",
@@ -188,6 +191,8 @@ fn the_examples_of_the_reference_are_good() {
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         // One [[destination]] is not for a domain and for hosts at once.
         .map(|line| line.replace("mx = ", "connections = 1\n[[destination]]\nmx = "))
+        // Rights are for a socket in the file system.
+        .map(|line| line.replace("mode = ", "[[listen]]\naddress = 'unix:/nowhere/submit.sock'\nmode = "))
         // A login has one secret.
         .map(|line| line.replace("domain = \"*\"", "domain = \"a.example\""))
         .map(|line| line.replace("token_file = ", &another_route("b.example", "token_file = ")))
@@ -221,7 +226,9 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(submission.lifetime, hours(5 * 24));
     assert_eq!(submission.users_file, Path::new("/etc/postrider/users"));
     let listen = ListenSettings {
-        address: "[::]:587".parse().unwrap(),
+        address: ListenAddress::Ip("[::]:587".parse().unwrap()),
+        access: SocketAccess { mode: 0o666, group: None },
+        local_users: false,
         tls: ListenTls::Starttls,
         auth_required: true,
         trusted: Vec::new(),
@@ -254,7 +261,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(delivery.retry_rules, []);
     assert!(delivery.source_addresses.is_empty() && delivery.sources.is_empty());
     assert_eq!(delivery.prohibited_networks, ProhibitedNetworks::default());
-    assert_eq!(delivery.listen, [submission.listen[0].address]);
+    assert_eq!(delivery.listen, [submission.listen[0].address.ip().unwrap()]);
     let scheduler = &settings.scheduler;
     assert_eq!((scheduler.connections_per_destination, scheduler.recipients_per_transaction), (8, 100));
     assert_eq!(scheduler.lifetimes, lifetimes);

@@ -3,7 +3,7 @@
 //! Pure; no file is opened here. The range of a value comes with its [`Kind`] from the table of
 //! keys, so that a message can never disagree with the check.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::defs::Kind;
+use super::listen::ListenAddress;
 use super::name_server::NameServer;
 use super::networks::{self, ProhibitedEntry};
 use super::settings::{DomainPattern, RelayHost};
@@ -216,15 +217,28 @@ pub(super) fn choice(kind: &Kind, value: &DeValue<'_>) -> Read<&'static str> {
 }
 
 /// [`Kind::Socket`].
-pub(super) fn socket(_: &Kind, value: &DeValue<'_>) -> Read<SocketAddr> {
+pub(super) fn socket(_: &Kind, value: &DeValue<'_>) -> Read<ListenAddress> {
     let text = text(value)?;
-    text.parse().or_else(|_| {
+    if let Some(unix) = ListenAddress::parse_unix(text) {
+        return unix.or_else(|why| wrong(format!("\"{text}\" {why}")));
+    }
+    text.parse().map(ListenAddress::Ip).or_else(|_| {
         let what = match text.parse::<IpAddr>() {
             Ok(_) => format!("\"{text}\" has no port"),
             Err(_) => format!("\"{text}\" is not an IP address with a port"),
         };
         wrong(what)
     })
+}
+
+/// [`Kind::Mode`].
+pub(super) fn mode(_: &Kind, value: &DeValue<'_>) -> Read<u32> {
+    let text = text(value)?;
+    let octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if octal && mode <= 0o777 => Ok(mode),
+        _ => wrong(format!("\"{text}\" is not the rights of a file")),
+    }
 }
 
 /// [`Kind::Server`].

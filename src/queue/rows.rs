@@ -1,13 +1,12 @@
 //! What goes into the queue and comes out of it: the row types that the other rooms share.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Lifetimes, Notify, Priority, Recipient,
-    ReplySource, Ret,
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Lifetimes, Notify, Peer, Priority,
+    Recipient, ReplySource, Ret,
 };
 
 use super::id::{MessageId, RecipientId};
@@ -18,8 +17,8 @@ use super::tls_rows::TlsSession;
 pub struct Origin {
     /// Who authenticated; none from a trusted network and for our own bounces.
     pub user: Option<String>,
-    /// The client's address; none for our own bounces.
-    pub client: Option<IpAddr>,
+    /// Where it came from; none for our own bounces.
+    pub client: Option<Peer>,
     /// What the client called itself.
     pub helo: Option<String>,
 }
@@ -370,7 +369,7 @@ pub struct Asker {
     /// Who authenticated; none on a trusted network.
     pub user: Option<String>,
     /// Where they are.
-    pub client: Option<IpAddr>,
+    pub client: Option<Peer>,
     /// How much of what waits they may kick.
     pub scope: KickScope,
 }

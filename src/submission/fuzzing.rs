@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::mail::{Body, Domain, address};
+use crate::mail::{Body, Domain, Peer, address};
 use crate::queue::MessageId;
 
 use super::auth::Offer;
@@ -122,7 +122,8 @@ pub fn fix_header(content: &[u8]) -> Option<Vec<u8>> {
     let hostname = Domain::parse("relay.example").ok()?;
     let trace = Trace {
         helo: "client.example",
-        client: [192, 0, 2, 7].into(),
+        client: Peer::Ip([192, 0, 2, 7].into()),
+        user: None,
         hostname: &hostname,
         with: Protocol { extended: true, tls: true, authenticated: true, smtputf8: false },
         id: MessageId(1),

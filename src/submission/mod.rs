@@ -30,12 +30,14 @@ mod tests;
 pub mod users;
 mod wire;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::Socket;
+
 use crate::clock::Clock;
-use crate::config::SubmissionSettings;
+use crate::config::{ListenAddress, SubmissionSettings};
 use crate::queue::Queue;
 
 use session::authority;
@@ -65,7 +67,7 @@ impl Submission {
     /// Nothing listens then.
     pub fn start(
         settings: &SubmissionSettings,
-        inherited: Vec<TcpListener>,
+        inherited: Vec<Socket>,
         users: Arc<Users>,
         queue: Queue,
         operator_queries: Arc<dyn OperatorQueries>,
@@ -78,7 +80,7 @@ impl Submission {
 
     fn start_with(
         settings: &SubmissionSettings,
-        inherited: Vec<TcpListener>,
+        inherited: Vec<Socket>,
         users: Box<dyn Directory>,
         ports: Ports,
     ) -> Result<Submission, StartError> {
@@ -93,8 +95,13 @@ impl Submission {
     }
 
     /// Where it listens, in the order of the settings; the port the system chose where they say 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn listening_at(&self) -> Vec<ListenAddress> {
         self.listeners().addresses()
+    }
+
+    /// Those that are IP addresses.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listening_at().iter().filter_map(ListenAddress::ip).collect()
     }
 
     /// Sessions now.

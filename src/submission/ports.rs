@@ -3,7 +3,6 @@
 //! Whoever starts submission hands them in; tests have doubles.
 
 use std::net::{IpAddr, TcpStream};
-use std::sync::Arc;
 
 use rustls::ServerConnection;
 
@@ -134,7 +133,7 @@ pub enum WaitingMail {
 #[derive(Debug)]
 pub struct ReversedConnection {
     /// The socket; nothing that came over it is left unread.
-    pub socket: Arc<TcpStream>,
+    pub socket: TcpStream,
     /// TLS, where it is in use.
     pub tls: Option<Box<ServerConnection>>,
     /// Where the client is.

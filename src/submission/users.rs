@@ -16,6 +16,7 @@ mod decoy;
 mod error;
 mod file;
 mod hashing;
+pub(super) mod local_users;
 mod user;
 mod verifier;
 
@@ -101,6 +102,10 @@ pub(super) trait Directory: Send + Sync {
     fn has_atrn(&self) -> bool;
     /// Reads the file again if it changed.
     fn look_again(&self);
+    /// The user of this machine of that name.
+    fn local(&self, name: &str) -> Arc<User> {
+        Arc::new(local_users::rights(name, None))
+    }
     /// The user as they are now; none where there is none of that name, or one with another password.
     fn current(&self, user: &Arc<User>) -> Option<Arc<User>>;
 }
@@ -389,6 +394,10 @@ impl Directory for Arc<Users> {
         let user = self.find(name);
         let verifier = user.as_ref().map_or(decoy, |user| user.verifier.clone());
         Known { user, verifier }
+    }
+
+    fn local(&self, name: &str) -> Arc<User> {
+        Arc::new(local_users::rights(name, self.find(name).as_deref()))
     }
 
     fn has_atrn(&self) -> bool {

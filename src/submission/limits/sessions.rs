@@ -1,20 +1,23 @@
 //! The sessions there are: how many there may be, in all and by client, and how they are ended.
 //!
 //! A client is an IPv4 address or an IPv6 /64; in a trusted network, whose hosts belong to the operator, each address
-//! is one. Who has how many of the places is `shares.rs`'s to say.
+//! is one, and so is each user of this machine at a socket in the file system. Who has how many of the places is
+//! `shares.rs`'s to say.
 //!
 //! The table knows each session's socket, so that [`SessionTable::stop`] can wake those that wait for a client
 //! and in the end cut off the rest.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
 use crate::config::{Limits, ListenSettings};
-use crate::mail::Reply;
+use crate::mail::{Peer, Reply};
 
 use crate::submission::replies;
 use crate::submission::users::User;
@@ -61,13 +64,16 @@ enum ClientKey {
     Network(IpAddr),
     /// A host of a trusted network.
     Trusted(IpAddr),
+    /// A user of this machine.
+    Local(u32),
 }
 
 impl ClientKey {
-    fn of(client: IpAddr, class: Class) -> ClientKey {
-        match class {
-            Class::Trusted => ClientKey::Trusted(client.to_canonical()),
-            Class::Stranger | Class::User => ClientKey::Network(networks::client(client)),
+    fn of(client: Peer, class: Class) -> ClientKey {
+        match (client, class) {
+            (Peer::Unix(uid), _) => ClientKey::Local(uid),
+            (Peer::Ip(ip), Class::Trusted) => ClientKey::Trusted(ip.to_canonical()),
+            (Peer::Ip(ip), Class::Stranger | Class::User) => ClientKey::Network(networks::client(ip)),
         }
     }
 }
@@ -104,13 +110,14 @@ impl Live {
     }
 
     /// Sends a session of a greedier network away, so that `newcomer` has a place. False: there is none.
-    fn make_room(&mut self, newcomer: IpAddr) -> bool {
+    fn make_room(&mut self, newcomer: Peer) -> bool {
+        let Some(newcomer) = newcomer.ip() else { return false };
         let is_stranger = |row: &&Row| row.class == Some(Class::Stranger);
         let strangers: Vec<_> = self
             .rows
             .iter()
             .filter(|(_, row)| is_stranger(row))
-            .map(|(number, row)| (*number, row.handle.client))
+            .filter_map(|(number, row)| Some((*number, row.handle.client.ip()?)))
             .collect();
         if self.rows.values().filter(|row| row.class.is_none()).count() >= LEAVING_MAX {
             return false;
@@ -143,8 +150,8 @@ pub(in crate::submission) enum Authority {
 /// A session, seen from outside.
 pub(in crate::submission) struct SessionHandle {
     number: u64,
-    client: IpAddr,
-    socket: Arc<TcpStream>,
+    client: Peer,
+    socket: Arc<Socket>,
     listener: CurrentSettings,
     authority: Mutex<Authority>,
     /// The reply with which it is to end, wherever it is.
@@ -247,8 +254,8 @@ impl SessionTable {
     /// The reply to send the client away with.
     pub(in crate::submission) fn admit(
         self: &Arc<SessionTable>,
-        client: IpAddr,
-        socket: &Arc<TcpStream>,
+        client: Peer,
+        socket: &Arc<Socket>,
         listener: &CurrentSettings,
         limits: &Limits,
     ) -> Result<SessionSlot, Reply> {
@@ -346,17 +353,19 @@ impl SessionTable {
     }
 }
 
-/// In the listener's `trusted`, as it is now.
-fn is_listed(client: IpAddr, listener: &CurrentSettings) -> bool {
+/// In the listener's `trusted`, as it is now; or a user of this machine, where it is for those.
+fn is_listed(client: Peer, listener: &CurrentSettings) -> bool {
     let listener = listener.read().unwrap_or_else(PoisonError::into_inner);
-    listener.trusted.iter().any(|network| network.contains(&client))
+    match client {
+        Peer::Ip(ip) => listener.trusted.iter().any(|network| network.contains(&ip)),
+        Peer::Unix(_) => listener.local_users,
+    }
 }
 
 /// Whether a client has a place among the trusted ones. This machine has one also where it has to log in: an operator
 /// who looks what is going on must get in.
-fn is_trusted(client: IpAddr, listener: &CurrentSettings) -> bool {
-    client == IpAddr::V4(Ipv4Addr::LOCALHOST)
-        || client == IpAddr::V6(Ipv6Addr::LOCALHOST)
+fn is_trusted(client: Peer, listener: &CurrentSettings) -> bool {
+    client.ip().is_none_or(|ip| ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST)
         || is_listed(client, listener)
 }
 
@@ -375,7 +384,8 @@ mod tests {
         settings.limits.sessions = 20;
         let listener: CurrentSettings = Arc::new(RwLock::new(Arc::new(settings.listen[0].clone())));
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = Arc::new(TcpStream::connect(server.local_addr().unwrap()).unwrap());
+        let socket = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let socket = Arc::new(Socket::from(socket));
         let table = Arc::new(SessionTable::default());
         let admit = |client: &str| table.admit(client.parse().unwrap(), &socket, &listener, &settings.limits);
         let mut slots: Vec<SessionSlot> = Vec::new();

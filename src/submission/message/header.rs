@@ -16,7 +16,7 @@ use std::ops::Range;
 use memchr::memchr;
 
 use crate::kit::text::date_field;
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Peer};
 use crate::queue::MessageId;
 
 /// Longer headers are refused. Real ones end far below; the limit is what a session may hold in memory.
@@ -28,7 +28,9 @@ pub(in crate::submission) struct Trace<'a> {
     /// What the client called itself.
     pub(in crate::submission) helo: &'a str,
     /// Where it is.
-    pub(in crate::submission) client: IpAddr,
+    pub(in crate::submission) client: Peer,
+    /// Who that is, at a socket in the file system; else it is not told.
+    pub(in crate::submission) user: Option<&'a str>,
     /// Our name.
     pub(in crate::submission) hostname: &'a Domain,
     /// How it was submitted.
@@ -277,12 +279,14 @@ pub(in crate::submission) fn fix(content: &[u8], header: &Header, trace: &Trace<
 /// RFC 5321 §4.4: `from` says what the client called itself and where it really is.
 fn push_received(out: &mut Vec<u8>, trace: &Trace<'_>, date: &str) {
     let address = match trace.client {
-        IpAddr::V4(v4) => format!("[{v4}]"),
-        IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+        Peer::Ip(IpAddr::V4(v4)) => format!("[{v4}]"),
+        Peer::Ip(IpAddr::V6(v6)) => format!("[IPv6:{v6}]"),
+        Peer::Unix(uid) => format!("unix, user {}", trace.user.unwrap_or(&uid.to_string())),
     };
     // What is no domain could be anything: a comment, a second clause. It is not repeated.
     let helo = Domain::parse(trace.helo);
-    let helo = helo.as_ref().map_or(address.as_str(), Domain::as_str);
+    let named = if trace.client.ip().is_some() { &address } else { "localhost" };
+    let helo = helo.as_ref().map_or(named, Domain::as_str);
     push(out, &["Received: from ", helo, " (", &address, ")\r\n\tby ", trace.hostname.as_str()]);
     push(out, &[" with ", trace.with.as_str(), " id ", &trace.id.to_string()]);
     // In ASCII or not at all: our own field must not be what makes the header need SMTPUTF8 (RFC 6531 §3.7.3).
@@ -314,6 +318,7 @@ mod tests {
         let trace = Trace {
             helo: "client.example",
             client: "192.0.2.7".parse().unwrap(),
+            user: Some("app"),
             hostname: &hostname,
             with: Protocol { extended: true, tls: true, authenticated: true, smtputf8: false },
             id: MessageId(1_795_000_000_000_000),
@@ -548,6 +553,7 @@ mod tests {
             let trace = Trace {
                 helo,
                 client: "2001:db8::1".parse().unwrap(),
+                user: None,
                 hostname: &hostname,
                 with: Protocol { extended: false, tls: false, authenticated: false, smtputf8: false },
                 id: MessageId(1),

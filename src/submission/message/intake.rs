@@ -4,12 +4,10 @@
 //! memory, the rest is in the queue already. Until `accept` has said yes none of it is a message:
 //! an intake that is dropped has its chunks discarded.
 
-use std::net::IpAddr;
-
 use memchr::memchr;
 
 use crate::config::LongLines;
-use crate::mail::{Address, Body, Domain, Envelope, Reply};
+use crate::mail::{Address, Body, Domain, Envelope, Peer, Reply};
 use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
@@ -31,7 +29,7 @@ pub(in crate::submission) struct Submitted<'a> {
     pub(in crate::submission) envelope: Envelope,
     /// The user, where one authenticated.
     pub(in crate::submission) user: Option<String>,
-    pub(in crate::submission) client: IpAddr,
+    pub(in crate::submission) client: Peer,
     pub(in crate::submission) helo: String,
     pub(in crate::submission) protocol: Protocol,
     pub(in crate::submission) hostname: &'a Domain,
@@ -211,6 +209,7 @@ impl<'a> Intake<'a> {
         let trace = Trace {
             helo: &self.submitted.helo,
             client: self.submitted.client,
+            user: self.submitted.user.as_deref(),
             hostname: self.submitted.hostname,
             with: self.submitted.protocol,
             id: self.id,

@@ -35,8 +35,9 @@ impl Session<'_> {
         // off behind a final dot would have the message fetched twice.
         self.handle.set_authority(Authority::None);
         // The client is gone already where this fails.
-        let Ok((socket, tls)) = self.wire.into_parts() else { return };
-        let connection = ReversedConnection { socket, tls, client: self.client, name, user, domains };
+        let (Some(client), Ok((socket, tls))) = (self.client.ip(), self.wire.into_parts()) else { return };
+        let Ok(socket) = socket.try_clone() else { return };
+        let connection = ReversedConnection { socket: socket.into(), tls, client, name, user, domains };
         self.resources.ports.on_demand.hand_over(connection);
     }
 }

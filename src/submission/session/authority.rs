@@ -61,6 +61,15 @@ impl Session<'_> {
         command: &Result<Command, SyntaxError>,
     ) -> Result<State, End> {
         let State::Ready(mut client) = state else { return Ok(state) };
+        if let Some(name) = &self.local_user {
+            let users = &self.resources.service().users;
+            if matches!(command, Ok(Command::Mail(_))) {
+                users.look_again();
+            }
+            // Not once the listener is gone.
+            client.user = self.handle.is_trusted().then(|| users.local(name));
+            return Ok(State::Ready(client));
+        }
         let Some(user) = client.user.take() else { return Ok(State::Ready(client)) };
         let service = self.resources.service();
         if matches!(command, Ok(Command::Mail(_))) {
@@ -83,7 +92,7 @@ impl Session<'_> {
 
     /// What the session sends by, once a command was answered and led to `state`.
     pub(super) fn note_authority(&self, state: &State) {
-        if state.user().is_none() {
+        if state.user().is_none() || self.local_user.is_some() {
             let by_network = state.in_transaction() && self.handle.is_trusted();
             self.handle.set_authority(if by_network { Authority::Network } else { Authority::None });
         }

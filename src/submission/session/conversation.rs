@@ -3,14 +3,13 @@
 //! Only time and the end of the connection are decided here: too many bad commands, silence, drips, and the
 //! stopping of the relay.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::ServerConnection;
 
 use crate::config::ListenTls;
-use crate::mail::Reply;
+use crate::mail::{Peer, Reply};
 use crate::maillog::{self, Refused};
 
 use crate::submission::limits::bad_commands::{BadCommands, Verb};
@@ -291,7 +290,7 @@ impl<'a> Session<'a> {
                 ListenTls::Starttls => Tls::Offered,
                 ListenTls::Implicit | ListenTls::Off => Tls::No,
             },
-            loopback: listener.address.ip().to_canonical().is_loopback(),
+            loopback: listener.address.ip().is_some_and(|at| at.ip().to_canonical().is_loopback()),
             trusted: self.handle.is_trusted(),
             auth_required: listener.auth_required,
             auth: self.auth_offer(state),
@@ -317,7 +316,7 @@ fn written_address(verb: Verb, line: &[u8]) -> Option<String> {
 
 /// The dialogue in the debug log. What follows AUTH stays out of it, and so does a line that is no
 /// command: it may be the password of a client that did not wait for our 504.
-fn log_command(client: IpAddr, line: &[u8], command: &Result<Command, SyntaxError>) {
+fn log_command(client: Peer, line: &[u8], command: &Result<Command, SyntaxError>) {
     match command {
         Ok(Command::Auth { mechanism, .. }) => log::debug!("{client}: C: AUTH {mechanism} …"),
         Ok(_) => log::debug!("{client}: C: {}", String::from_utf8_lossy(line)),

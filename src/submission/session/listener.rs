@@ -4,7 +4,7 @@
 //! the end: where systemd opened it (`sockets.rs`), connections wait in it for the next start.
 
 use std::io::{self, PipeReader, PipeWriter, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,16 +12,19 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use socket2::{SockAddr, Socket};
 
-use crate::config::{Limits, ListenSettings, ListenTls};
-use crate::mail::Reply;
+use crate::config::{Limits, ListenAddress, ListenSettings, ListenTls};
+use crate::mail::{Peer, Reply};
 use crate::maillog;
 
 use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::replies;
 use crate::submission::session::service::{SessionResources, StartError};
-use crate::submission::session::sockets::{Bound, overlap};
+use crate::submission::session::sockets::{Bound, Opened, overlap};
+use crate::submission::session::unix_socket::{self, SocketFile};
 use crate::submission::session::{Session, SessionScratch};
+use crate::submission::users::local_users;
 use crate::submission::wire::connection::{Times, Wire};
 
 /// What accepting waits where the system is out of descriptors, or of something else.
@@ -33,7 +36,9 @@ const LOGIN_STEPS: u32 = 4;
 /// An address that is listened on.
 pub(in crate::submission) struct Listener {
     bound: Bound,
-    local: SocketAddr,
+    local: ListenAddress,
+    /// Of a socket in the file system; goes with the listener.
+    _file: Option<SocketFile>,
     shared: Arc<ListenerShared>,
     /// Dropped, the thread ends.
     running: PipeWriter,
@@ -42,7 +47,7 @@ pub(in crate::submission) struct Listener {
 
 /// What the accepting thread shares with who started it.
 struct ListenerShared {
-    socket: TcpListener,
+    socket: Socket,
     settings: CurrentSettings,
     /// At its end it accepts what waits.
     takes_the_last: AtomicBool,
@@ -55,15 +60,18 @@ impl Listener {
     pub(super) fn start(
         bound: Bound,
         settings: CurrentSettings,
-        socket: TcpListener,
+        opened: Opened,
         resources: &Arc<SessionResources>,
     ) -> Result<Listener, StartError> {
         let failed = |source| StartError::Listen {
-            address: bound.address,
+            address: bound.address.clone(),
             source,
             remedy: "the system is out of threads or memory",
         };
-        let local = socket.local_addr().map_err(failed)?;
+        let Opened { socket, file } = opened;
+        // Port 0 became another one.
+        let local = socket.local_addr().map_err(failed)?.as_socket();
+        let local = local.map_or_else(|| bound.address.clone(), ListenAddress::Ip);
         // Somebody else may take the connection that poll(2) told of.
         socket.set_nonblocking(true).map_err(failed)?;
         let (reader, running) = io::pipe().map_err(failed)?;
@@ -74,22 +82,23 @@ impl Listener {
             .name("listener".to_owned())
             .spawn(move || thread_shared.accept_all(&thread_resources))
             .map_err(failed)?;
-        Ok(Listener { bound, local, shared, running, thread })
+        Ok(Listener { bound, local, _file: file, shared, running, thread })
     }
 
     /// Its socket, as the settings have it.
-    pub(super) fn bound(&self) -> Bound {
-        self.bound
+    pub(super) fn bound(&self) -> &Bound {
+        &self.bound
     }
 
     /// As the system has it.
-    pub(super) fn local_address(&self) -> SocketAddr {
-        self.local
+    pub(super) fn local_address(&self) -> ListenAddress {
+        self.local.clone()
     }
 
     /// Whether that address cannot be listened on while this listener does.
-    pub(super) fn is_in_the_way_of(&self, address: SocketAddr) -> bool {
-        self.local == address || overlap(self.local, address)
+    pub(super) fn is_in_the_way_of(&self, address: &ListenAddress) -> bool {
+        let overlaps = |(one, other)| overlap(one, other);
+        self.local == *address || self.local.ip().zip(address.ip()).is_some_and(overlaps)
     }
 
     /// As they are now, shared with its sessions.
@@ -120,9 +129,7 @@ impl ListenerShared {
     fn accept_all(&self, resources: &Arc<SessionResources>) {
         while self.wait() {
             match self.socket.accept() {
-                Ok((socket, peer)) => {
-                    open_session(resources, &self.settings, socket, peer.ip().to_canonical());
-                }
+                Ok((socket, address)) => self.admit(socket, &address, resources),
                 // It went away meanwhile.
                 Err(error)
                     if matches!(
@@ -138,8 +145,22 @@ impl ListenerShared {
             }
         }
         if self.takes_the_last.load(Ordering::Relaxed) {
-            while let Ok((socket, peer)) = self.socket.accept() {
-                open_session(resources, &self.settings, socket, peer.ip().to_canonical());
+            while let Ok((socket, address)) = self.socket.accept() {
+                self.admit(socket, &address, resources);
+            }
+        }
+    }
+
+    /// Finds out who it is.
+    fn admit(&self, socket: Socket, address: &SockAddr, resources: &Arc<SessionResources>) {
+        let peer = match address.as_socket() {
+            Some(address) => Ok(Peer::Ip(address.ip().to_canonical())),
+            None => unix_socket::peer(&socket),
+        };
+        match peer {
+            Ok(peer) => open_session(resources, &self.settings, socket, peer),
+            Err(error) => {
+                log::error!("a connection was dropped, since the system does not say whose it is: {error}")
             }
         }
     }
@@ -160,12 +181,7 @@ impl ListenerShared {
 }
 
 /// Gives the connection a session, or sends it away.
-fn open_session(
-    resources: &Arc<SessionResources>,
-    settings: &CurrentSettings,
-    socket: TcpStream,
-    client: IpAddr,
-) {
+fn open_session(resources: &Arc<SessionResources>, settings: &CurrentSettings, socket: Socket, client: Peer) {
     let service = resources.service();
     let listener = settings.read().unwrap_or_else(PoisonError::into_inner).clone();
     let socket = Arc::new(socket);
@@ -186,6 +202,7 @@ fn open_session(
             listener: &session_listener,
             resources: &session_resources,
             handle: &slot.handle,
+            local_user: local_users::name_of(client),
             scratch: SessionScratch::default(),
         }
         .run();
@@ -210,7 +227,7 @@ pub(in crate::submission) fn times(limits: &Limits, is_known: bool) -> Times {
 }
 
 /// One reply, without a session for it. In the clear it fits the socket's empty buffer and never blocks.
-fn send_away(socket: &TcpStream, client: IpAddr, listener: &ListenSettings, reply: &Reply) {
+fn send_away(socket: &Socket, client: Peer, listener: &ListenSettings, reply: &Reply) {
     maillog::turned_away(client, &reply.to_string());
     if listener.tls == ListenTls::Implicit {
         return;

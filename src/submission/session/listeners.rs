@@ -9,15 +9,14 @@
 //! A socket that systemd opened is never closed from here: connections would wait in it for an answer that never
 //! comes. Settings without it are refused (`Sockets::all_listed`).
 
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use crate::config::ListenSettings;
+use crate::config::{ListenAddress, ListenSettings};
 
 use crate::submission::limits::sessions::CurrentSettings;
 use crate::submission::session::listener::Listener;
 use crate::submission::session::service::{Service, SessionResources, StartError};
-use crate::submission::session::sockets::{Bound, Sockets};
+use crate::submission::session::sockets::{Bound, Opened, Sockets};
 
 /// Those that listen, in the order of the settings.
 #[derive(Default)]
@@ -44,7 +43,7 @@ impl Listeners {
     }
 
     /// Where they listen, in the order of the settings.
-    pub(in crate::submission) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(in crate::submission) fn addresses(&self) -> Vec<ListenAddress> {
         self.0.iter().map(Listener::local_address).collect()
     }
 
@@ -65,15 +64,15 @@ impl Listeners {
             std::mem::take(&mut self.0).into_iter().enumerate().collect();
         let mut take = |one: &ListenSettings| {
             let wanted = sockets.wanted(one, listen);
-            let at = leaving.iter().position(|(_, listener)| listener.bound() == wanted)?;
+            let at = leaving.iter().position(|(_, listener)| *listener.bound() == wanted)?;
             Some(leaving.remove(at))
         };
         let kept: Vec<Option<(usize, Listener)>> = listen.iter().map(&mut take).collect();
         let new: Vec<&ListenSettings> =
             listen.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(one, _)| one).collect();
         let (first, leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|(_, listener)| {
-            !sockets.has(listener.bound().address)
-                && new.iter().any(|one| listener.is_in_the_way_of(one.address))
+            !sockets.has(&listener.bound().address)
+                && new.iter().any(|one| listener.is_in_the_way_of(&one.address))
         });
         let made_room: Vec<MadeRoom> = first.into_iter().map(MadeRoom::of).collect();
 
@@ -144,21 +143,21 @@ fn open(
 fn start(
     listen: &ListenSettings,
     bound: Bound,
-    socket: TcpListener,
+    opened: Opened,
     resources: &Arc<SessionResources>,
 ) -> Result<Listener, StartError> {
-    Listener::start(bound, CurrentSettings::new(Arc::new(listen.clone()).into()), socket, resources)
+    Listener::start(bound, CurrentSettings::new(Arc::new(listen.clone()).into()), opened, resources)
 }
 
 /// Nobody is trusted any more by a listener that is gone; its sessions go on.
 fn distrust(settings: &CurrentSettings) {
     let mut settings = settings.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-    *settings = Arc::new(ListenSettings { trusted: Vec::new(), ..(**settings).clone() });
+    *settings = Arc::new(ListenSettings { trusted: Vec::new(), local_users: false, ..(**settings).clone() });
 }
 
 impl MadeRoom {
     fn of((place, listener): (usize, Listener)) -> MadeRoom {
-        let (bound, settings) = (listener.bound(), listener.settings());
+        let (bound, settings) = (listener.bound().clone(), listener.settings());
         listener.retire();
         MadeRoom { place, bound, settings }
     }
@@ -166,12 +165,13 @@ impl MadeRoom {
     /// The listener as it was. It can fail where somebody else took the address meanwhile.
     fn back(self, resources: &Arc<SessionResources>) -> Option<(usize, Listener)> {
         let failed = |source| StartError::Listen {
-            address: self.bound.address,
+            address: self.bound.address.clone(),
             source,
             remedy: "nothing listens there until the next reload",
         };
-        let socket = self.bound.open().map_err(failed);
-        match socket.and_then(|socket| Listener::start(self.bound, self.settings, socket, resources)) {
+        let opened = self.bound.open().map_err(failed);
+        match opened.and_then(|opened| Listener::start(self.bound.clone(), self.settings, opened, resources))
+        {
             Ok(listener) => Some((self.place, listener)),
             Err(error) => {
                 log::error!("{error}");

@@ -35,7 +35,7 @@ impl Session<'_> {
             Claim::CramMd5(response) => self.begin(response.name(), None)?,
             // The proof comes with the next line, and is what is checked: see `respond`.
             Claim::Scram(first) => match self.resources.login_failures.is_too_many(
-                self.client,
+                self.address(),
                 first.name(),
                 self.service.limits.auth_failures,
             ) {
@@ -47,8 +47,8 @@ impl Session<'_> {
             return Ok(dispatch::auth_step(state, step));
         }
         let from = match claim.name() {
-            name if self.resources.login_failures.is_known(self.client, name) => LoginSource::Known,
-            _ => LoginSource::Network(networks::around(self.client)),
+            name if self.resources.login_failures.is_known(self.address(), name) => LoginSource::Known,
+            _ => LoginSource::Network(networks::around(self.address())),
         };
         let transition = dispatch::auth_step(state, claim.put_to(users, from));
         Ok(self.checked(transition))
@@ -69,7 +69,7 @@ impl Session<'_> {
     /// Reserves a check, and waits where this name is guessed at. The step that ends the exchange, where nothing is
     /// to be checked.
     fn begin(&mut self, name: &str, secret: Option<&[u8]>) -> Result<Option<AuthStep>, End> {
-        let login = Login { client: self.client, name, secret };
+        let login = Login { client: self.address(), name, secret };
         match self.resources.login_failures.begin(login, self.service.limits.auth_failures) {
             Begin::Check(permit, delay) => {
                 self.handle.pause(delay);
@@ -124,7 +124,7 @@ impl Session<'_> {
         let _ = self.wire.set_times(times(&self.service.limits, true));
         let (name, times) = std::mem::take(&mut self.scratch.failed);
         let forgiven = if name == user.name { times } else { 0 };
-        self.resources.login_failures.succeeded(self.client, &user.name, forgiven);
+        self.resources.login_failures.succeeded(self.address(), &user.name, forgiven);
     }
 
     /// What AUTH may be here and now.

@@ -15,13 +15,14 @@ mod pool;
 pub(in crate::submission) mod service;
 pub(in crate::submission) mod sockets;
 mod transfer;
+mod unix_socket;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rustls::ServerConnection;
 
 use crate::config::ListenSettings;
-use crate::mail::{Domain, Reply};
+use crate::mail::{Domain, Peer, Reply};
 use crate::maillog;
 use crate::sasl::ChannelBinding;
 
@@ -39,11 +40,13 @@ use crate::submission::wire::connection::{Wire, WireError};
 /// All that a session works with.
 struct Session<'a> {
     wire: Wire,
-    client: IpAddr,
+    client: Peer,
     service: &'a Service,
     listener: &'a ListenSettings,
     resources: &'a SessionResources,
     handle: &'a SessionHandle,
+    /// Who connected to a socket in the file system.
+    local_user: Option<String>,
     scratch: SessionScratch<'a>,
 }
 
@@ -98,6 +101,11 @@ impl Session<'_> {
     fn say(&mut self, reply: &Reply) -> Result<(), End> {
         log::debug!("{}: S: {reply}", self.client);
         self.wire.reply(reply).map_err(|_| End::Lost)
+    }
+
+    /// What logins are counted by. None are offered at a socket in the file system, where there is no address.
+    fn address(&self) -> IpAddr {
+        self.client.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
     /// Its client has logged in, or is trusted.

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 
 use crate::clock::Clock;
-use crate::config::{Limits, ListenSettings, ListenTls, SubmissionSettings};
+use crate::config::{Limits, ListenAddress, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::{Address, Domain};
 
 use crate::submission::limits::etrn_requests::EtrnRequests;
@@ -30,7 +29,7 @@ pub enum StartError {
     #[error("[[listen]] address {address}: {source} ({remedy})")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What the system says.
         source: io::Error,
         /// What to do.
@@ -38,7 +37,7 @@ pub enum StartError {
     },
     /// A socket that the process was started with is of no use.
     #[error(
-        "a socket of systemd (LISTEN_FDS) cannot be used: {0}; postrider.socket has ListenStream= with IP addresses only"
+        "a socket of systemd (LISTEN_FDS) cannot be used: {0}; postrider.socket has ListenStream= with IP addresses and paths only"
     )]
     Inherited(#[source] io::Error),
     /// A socket that the process was started with is for nobody.
@@ -48,7 +47,7 @@ pub enum StartError {
     )]
     NotListed {
         /// Of the socket.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Of the listeners.
         listed: String,
     },
@@ -63,7 +62,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// A listener wants TLS and there is no certificate.
     #[error("[[listen]] address {0} has TLS, but there is no [tls] certificate (set one, or tls = \"off\")")]
-    NoCertificate(SocketAddr),
+    NoCertificate(ListenAddress),
 }
 
 /// What holds for a session from its start to its end; a reload makes a new one for the sessions after it.
@@ -110,7 +109,7 @@ impl Service {
         };
         let without = |listen: &&ListenSettings| listen.tls != ListenTls::Off && tls.is_none();
         if let Some(listen) = settings.listen.iter().find(without) {
-            return Err(StartError::NoCertificate(listen.address));
+            return Err(StartError::NoCertificate(listen.address.clone()));
         }
         Ok(Service {
             hostname: settings.hostname.clone(),

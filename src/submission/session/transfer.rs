@@ -125,7 +125,8 @@ impl<'a> Session<'a> {
         let protocol = Protocol {
             extended: client.is_some_and(|client| client.extended),
             tls: self.wire.is_encrypted(),
-            authenticated: user.is_some(),
+            // RFC 3848: by AUTH.
+            authenticated: user.is_some() && self.local_user.is_none(),
             smtputf8: envelope.smtputf8,
         };
         let service = self.service;

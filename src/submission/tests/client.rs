@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,13 @@ impl Player {
         socket.connect(&address.into()).unwrap();
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Player { stream: BufReader::new(ClientStream::Plain(stream)) }
+    }
+
+    /// To a socket in the file system; what is read and written by is the same.
+    pub(super) fn connect_unix(path: &Path) -> Player {
+        let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path).unwrap()));
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         Player { stream: BufReader::new(ClientStream::Plain(stream)) }
     }

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SubmissionSettings};
+use crate::config::{
+    CertificateSettings, Limits, ListenSettings, ListenTls, LongLines, SocketAccess, SubmissionSettings,
+};
 use crate::mail::{Domain, Priority, address};
 use crate::queue::{
     AcceptError, Asker, Kick, Kicked, LoginChanges, LoginRows, MessageId, NewMessage, QueueError, QuotaError,
@@ -176,7 +178,7 @@ impl OnDemand for Shelf {
     /// Takes the greeting and says what it was given, in the clear only.
     fn hand_over(&self, connection: ReversedConnection) {
         let mut greeting = String::new();
-        let mut socket = &*connection.socket;
+        let mut socket = &connection.socket;
         BufReader::new(socket).read_line(&mut greeting).unwrap();
         let domains: Vec<&str> = connection.domains.iter().map(Domain::as_str).collect();
         let (user, name) = (connection.user, connection.name);
@@ -244,7 +246,9 @@ pub(in crate::submission) fn settings(certificates: &Path) -> SubmissionSettings
     SubmissionSettings {
         hostname: Domain::parse("relay.example").unwrap(),
         listen: vec![ListenSettings {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+            access: SocketAccess::default(),
+            local_users: false,
             tls: ListenTls::Starttls,
             auth_required: true,
             trusted: Vec::new(),

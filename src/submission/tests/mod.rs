@@ -8,4 +8,5 @@ mod golden;
 mod login;
 mod protocol;
 mod room;
+mod unix_socket;
 mod wire;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
-use crate::config::{ListenSettings, ListenTls, SubmissionSettings};
+use crate::config::{ListenAddress, ListenSettings, ListenTls, SubmissionSettings};
 use crate::mail::address;
 use crate::submission::session::service::Service;
 use crate::submission::tests::client::{Player, tls_client};
@@ -179,7 +179,7 @@ fn a_bad_reload_changes_nothing() {
     let mut changed = room.settings.clone();
     changed.limits.message_size = 4711;
     let mut listen = changed.listen[0].clone();
-    listen.address = taken.local_addr().unwrap();
+    listen.address = taken.local_addr().unwrap().into();
     changed.listen.push(listen);
     let error = room.submission.reload_with(&changed, Box::new(verify)).unwrap_err();
     assert!(matches!(error, StartError::Listen { .. }));
@@ -222,7 +222,7 @@ fn a_reload_listens_where_a_start_would() {
             let with = |ips: &[&str]| {
                 let mut settings = room.settings.clone();
                 let one = settings.listen[0].clone();
-                let at = ips.iter().map(|ip| format!("{ip}:{port}").parse().unwrap());
+                let at = ips.iter().map(|ip| ListenAddress::Ip(format!("{ip}:{port}").parse().unwrap()));
                 settings.listen.extend(at.map(|address| ListenSettings { address, ..one.clone() }));
                 settings
             };
@@ -251,7 +251,9 @@ fn a_reload_that_fails_leaves_what_it_had_closed() {
     let with = |addresses: &[std::net::SocketAddr]| {
         let mut settings = room.settings.clone();
         let one = settings.listen[0].clone();
-        settings.listen.extend(addresses.iter().map(|&address| ListenSettings { address, ..one.clone() }));
+        settings
+            .listen
+            .extend(addresses.iter().map(|&at| ListenSettings { address: at.into(), ..one.clone() }));
         settings
     };
     room.submission.reload_with(&with(&[free]), Box::new(verify)).unwrap();

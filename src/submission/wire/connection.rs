@@ -6,13 +6,14 @@
 //! dropped (RFC 3207 §6, CVE-2011-0411).
 
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
 use rustls::{ServerConnection, StreamOwned};
+use socket2::Socket as SystemSocket;
 
 use crate::mail::Reply;
 use crate::sasl::{ChannelBinding, scram};
@@ -98,7 +99,7 @@ impl From<io::Error> for WireError {
 /// A connection with its buffers.
 pub(in crate::submission) struct Wire {
     stream: Stream,
-    socket: Arc<TcpStream>,
+    socket: Arc<SystemSocket>,
     /// All of it is room to read into, [`INPUT_BYTES_IDLE`] or [`INPUT_BYTES`].
     input: Vec<u8>,
     /// What was read and not used yet is `input[start..end]`.
@@ -130,15 +131,16 @@ impl Wire {
     ///
     /// # Errors
     /// The socket's options could not be set: it is gone.
-    pub(in crate::submission) fn new(socket: Arc<TcpStream>, times: Times) -> io::Result<Wire> {
+    pub(in crate::submission) fn new(socket: Arc<SystemSocket>, times: Times) -> io::Result<Wire> {
         let Times { idle, handshake, lifetime } = times;
         let begin = Instant::now();
         let session_end = begin + lifetime;
-        socket.set_nodelay(true)?;
+        // A socket in the file system has no such option, and needs none.
+        let _ = socket.set_tcp_nodelay(true);
         socket.set_read_timeout(Some(idle))?;
         socket.set_write_timeout(Some(idle.min(WRITE_TIMEOUT)))?;
         Ok(Wire {
-            stream: Stream::Plain(Socket { tcp: Arc::clone(&socket), until: session_end }),
+            stream: Stream::Plain(Socket { system: Arc::clone(&socket), until: session_end }),
             socket,
             input: vec![0; INPUT_BYTES_IDLE],
             start: 0,
@@ -314,7 +316,7 @@ impl Wire {
     /// It could not be written: there is nothing to give away.
     pub(in crate::submission) fn into_parts(
         mut self,
-    ) -> Result<(Arc<TcpStream>, Option<Box<ServerConnection>>), WireError> {
+    ) -> Result<(Arc<SystemSocket>, Option<Box<ServerConnection>>), WireError> {
         self.flush()?;
         let tls = match self.stream {
             Stream::Plain(_) => None,
@@ -337,7 +339,7 @@ impl Wire {
         (self.start, self.end, self.tainted) = (0, 0, false);
         let deadline = self.session_end.min(Instant::now() + self.handshake);
         self.socket.set_read_timeout(Some(self.handshake))?;
-        let mut socket = Socket { tcp: Arc::clone(&self.socket), until: deadline };
+        let mut socket = Socket { system: Arc::clone(&self.socket), until: deadline };
         let mut heard = false;
         while connection.is_handshaking() {
             if connection.wants_write() {

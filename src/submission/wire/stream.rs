@@ -1,11 +1,11 @@
 //! The socket under a session, in the clear or in TLS, and until when it may be read and written.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::{ServerConnection, StreamOwned};
+use socket2::Socket as SystemSocket;
 
 /// A socket that the pool may shut down from outside.
 ///
@@ -13,7 +13,7 @@ use rustls::{ServerConnection, StreamOwned};
 /// sends a byte of one now and then would never let it return to where deadlines are looked at.
 #[derive(Debug)]
 pub(in crate::submission) struct Socket {
-    pub(in crate::submission) tcp: Arc<TcpStream>,
+    pub(in crate::submission) system: Arc<SystemSocket>,
     /// Nothing is begun after it.
     pub(in crate::submission) until: Instant,
 }
@@ -27,14 +27,14 @@ impl Socket {
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.check()?;
-        (&*self.tcp).read(buf)
+        (&*self.system).read(buf)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.check()?;
-        (&*self.tcp).write(buf)
+        (&*self.system).write(buf)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

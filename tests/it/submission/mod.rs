@@ -12,4 +12,5 @@ mod mechanisms;
 mod operators;
 mod quotas;
 mod reference;
+pub mod unix_socket;
 mod withdrawn;

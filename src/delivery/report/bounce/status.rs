@@ -5,7 +5,7 @@
 //! [`Charset::printable`], folds and bounds it. The fields are in the order of the grammar (RFC 3464 §2.2, §2.3).
 
 use crate::kit::text::date_field;
-use crate::mail::{Enhanced, Outcome, Reply, ReplySource};
+use crate::mail::{Enhanced, Outcome, Peer, Reply, ReplySource};
 use crate::queue::Origin;
 
 use crate::delivery::report::bounce::charset::{
@@ -60,8 +60,10 @@ pub(super) fn fields(
 
 /// RFC 3464 §2.2.4: the name that the client gave in EHLO, its address as a comment.
 fn received_from(origin: &Origin) -> Option<String> {
-    let client = origin.client?;
-    let literal = bracketed(&client.to_string());
+    let literal = match origin.client? {
+        Peer::Ip(ip) => bracketed(&ip.to_string()),
+        Peer::Unix(_) => "unix".to_owned(),
+    };
     match origin.helo.as_deref().filter(|helo| !helo.is_empty()) {
         Some(helo) => Some(format!("dns; {helo} ({literal})")),
         None => Some(format!("dns; {literal}")),

@@ -1,0 +1,180 @@
+//! Sockets in the file system: made with their rights, removed with their listener, and who is at their other end.
+//!
+//! A socket that was left there by a process that is gone is replaced; one where somebody listens never is, and
+//! neither is a file that is no socket. Rights and group are set before it listens, so nobody connects by others.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Group;
+use socket2::{Domain as Family, SockAddr, Socket, Type};
+
+use crate::config::SocketAccess;
+use crate::mail::Peer;
+
+use super::sockets::BACKLOG;
+
+/// The file of a socket. Dropped, it is removed, unless another one stands there by then.
+#[derive(Debug)]
+pub(in crate::submission) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            // Where it stays, the next start finds that nobody listens.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// Makes a socket that listens at `path`.
+///
+/// # Errors
+/// See [`remedy`]. The path is what it was then.
+pub(super) fn open(path: &Path, access: &SocketAccess) -> io::Result<(Socket, SocketFile)> {
+    let group = access.group.as_deref().map(group_id).transpose()?;
+    make_way(path)?;
+    let socket = Socket::new(Family::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::of(path)?;
+    if group.is_some() {
+        chown(path, None, group)?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(access.mode))?;
+    // Only now: until then connect(2) is refused, whatever the rights.
+    socket.listen(BACKLOG)?;
+    Ok((socket, file))
+}
+
+fn group_id(name: &str) -> io::Result<u32> {
+    let group = Group::from_name(name).map_err(io::Error::from)?;
+    let unknown = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no group {name}"));
+    group.map(|group| group.gid.as_raw()).ok_or_else(unknown)
+}
+
+/// Removes a socket that nobody listens on any more.
+fn make_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => {}
+    }
+    let probe = Socket::new(Family::UNIX, Type::STREAM, None)?;
+    // Where many wait for it, connect(2) would wait too.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What to do where a socket cannot be made.
+pub(super) fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another path",
+        io::ErrorKind::AlreadyExists => "what is there is no socket: remove it, or choose another path",
+        io::ErrorKind::NotFound => {
+            "make its directory (RuntimeDirectory=postrider of the service makes /run/postrider)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the relay must be allowed to make files in that directory, and be in the group (SupplementaryGroups=)"
+        }
+        io::ErrorKind::InvalidInput => "name a group of this machine, or leave group out",
+        _ => "choose another path",
+    }
+}
+
+/// Who connected: the user who called connect(2), as the kernel knows (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// The system does not say.
+pub(super) fn peer(socket: &Socket) -> io::Result<Peer> {
+    Ok(Peer::Unix(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn access(mode: u32) -> SocketAccess {
+        SocketAccess { mode, group: None }
+    }
+
+    #[test]
+    fn a_socket_has_its_rights_and_goes_with_its_listener() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        for mode in [0o600, 0o660, 0o666] {
+            let (socket, file) = open(&path, &access(mode)).unwrap();
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!(found.mode() & 0o7777, mode);
+            let client = UnixStream::connect(&path).unwrap();
+            let (accepted, _) = socket.accept().unwrap();
+            // The file is ours, and so is the connection.
+            assert_eq!(peer(&accepted).unwrap(), Peer::Unix(found.uid()));
+            drop((client, file, socket));
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_replaced_and_what_is_in_use_or_no_socket_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        let kind = || open(&path, &access(0o600)).map(drop).map_err(|error| error.kind());
+        // Left by a process that was killed.
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!((path.exists(), kind(), path.exists()), (true, Ok(()), false));
+        let theirs = UnixListener::bind(&path).unwrap();
+        assert_eq!(kind(), Err(io::ErrorKind::AddrInUse));
+        // That connection waits, and now no second one may.
+        Socket::from(theirs.try_clone().unwrap()).listen(0).unwrap();
+        assert_eq!(kind(), Err(io::ErrorKind::AddrInUse));
+        drop(theirs);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(kind(), Err(io::ErrorKind::AlreadyExists));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn the_socket_of_another_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        let (_socket, file) = open(&path, &access(0o600)).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_group_that_is_not_there_is_told_and_nothing_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        let access = SocketAccess { mode: 0o660, group: Some("no-such-group".to_owned()) };
+        let error = open(&path, &access).unwrap_err();
+        assert_eq!((error.kind(), path.exists()), (io::ErrorKind::InvalidInput, false));
+    }
+}
