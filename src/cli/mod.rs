@@ -14,12 +14,14 @@ mod operator_queries;
 mod output;
 pub mod queue;
 mod recover;
+mod sendmail;
 pub mod serve;
 pub mod sql;
 pub mod tlsrpt;
 pub mod user;
 mod who;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -93,6 +95,15 @@ enum Command {
     /// The fresh database takes the place of the damaged one, which is kept beside it. Prints what was read, and each
     /// message that is not as it was: nothing that is not whole is sent.
     Recover(recover::Arguments),
+    /// Hand a message to the relay, as sendmail does: for cron, PHP, git and all that call it
+    ///
+    /// The same when called as sendmail, mailq or newaliases. `postrider sendmail --help` shows its options.
+    #[command(disable_help_flag = true)]
+    Sendmail {
+        /// Options and recipients
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Say who may log in and send mail
     #[command(subcommand)]
     User(user::Verb),
@@ -139,8 +150,21 @@ fn explain_command(
     printed
 }
 
+/// `postrider queue` with these words behind it.
+fn queue_by_words(config: &Path, words: &[&str]) -> anyhow::Result<()> {
+    let arguments = ["postrider", "queue"].iter().chain(words);
+    let parsed = Arguments::try_parse_from(arguments);
+    match parsed.map_err(|error| WrongUsage(one_line(&error.to_string())))?.command {
+        Command::Queue(arguments) => queue_command(Some(config), &arguments),
+        other => Err(WrongUsage(format!("{other:?} is not about the queue")).into()),
+    }
+}
+
 /// Reads the arguments, runs the command and says how it went.
 pub fn run() -> ExitCode {
+    if let Some(arguments) = sendmail::called(&std::env::args_os().collect::<Vec<_>>()) {
+        return sendmail::run(arguments, queue_by_words);
+    }
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && !is_help(&error) => {
@@ -164,6 +188,11 @@ pub fn run() -> ExitCode {
             config::queue_path(config).map_err(Into::into).and_then(|path| sql::run(&arguments, &path))
         }
         Command::Recover(arguments) => recover::run(config, &arguments),
+        // It reads its arguments as they are, where it is called by its name.
+        Command::Sendmail { .. } => Err(WrongUsage(
+            "sendmail reads no config of the relay's; write it first: postrider sendmail …".to_owned(),
+        )
+        .into()),
         Command::User(verb) => user::run(config, verb),
         Command::Dkim(verb) => dkim::run(config, &verb),
         Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),

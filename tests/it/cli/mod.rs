@@ -7,5 +7,6 @@ mod explain;
 mod gone_readers;
 mod mistakes;
 mod queue;
+mod sendmail;
 mod spf;
 mod sql;

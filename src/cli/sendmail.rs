@@ -1,0 +1,270 @@
+//! `postrider sendmail`, also called as `sendmail`, `mailq` and `newaliases`: what cron, PHP and git hand mail to.
+//!
+//! It reads no config and has no rights of its own: any user runs it, and it speaks SMTP to the relay on a socket in
+//! the file system, where the kernel says who that is (or on loopback). The exit codes are those of sysexits(3). 0 is
+//! said after the relay's 250, which is said after the commit; nothing is queued here, so with the relay down it is
+//! 75, and the caller has the message still.
+
+mod addresses;
+mod client;
+mod exit;
+mod message;
+mod options;
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::unistd::{Uid, User};
+
+use super::log_output;
+use super::output::{WrongUsage, is_reader_gone, print};
+use crate::config::Problems;
+use crate::mail::Address;
+use client::{Client, Envelope, Failure, Target};
+use options::{Mode, Options};
+
+/// Looks at the queue of a config, or acts on it.
+type Queue = fn(&Path, &[&str]) -> anyhow::Result<()>;
+
+/// Whose queue `-bp` and `-q` are about, unless `-C` says otherwise.
+const CONFIG: &str = "/etc/postrider/postrider.toml";
+/// Where the relay listens, for whom it is elsewhere.
+const SUBMIT: &str = "POSTRIDER_SUBMIT";
+/// What is read of standard input where the relay does not say how much it takes.
+const INPUT_BYTES_MAX: u64 = 1 << 30;
+
+const HELP: &str = "\
+usage: sendmail [options] [recipients]
+
+Hands the message on standard input to the relay of this machine.
+
+  -t           recipients are read from To, Cc and Bcc, beside those that are given
+  -i           a line with a dot alone does not end the message
+  -f ADDRESS   the envelope sender; <> for none
+  -F NAME      a name for From, where the message has none
+  -N WHEN      reports wanted: never, or success,failure,delay
+  -R PART      what reports return: full or hdrs
+  -V ID        a mark that reports repeat
+  -B TYPE      7BIT or 8BITMIME
+  -v           show the dialogue
+  -bs          SMTP on standard input and output
+  -bp          list the queue (mailq); -q, -qR DOMAIN, -qI ID try now what waits: for whom may read the queue
+
+POSTRIDER_SUBMIT says where the relay listens: unix:/run/postrider/submit.sock (the default), or 127.0.0.1:587.
+0: the relay has it on disk. 64 wrong usage, 65 unusable message, 67 a recipient is refused, 69 it is too large,
+75 try again later, 77 not allowed, 78 wrong config. Nothing was sent then.
+";
+
+/// The arguments behind the name, where the program was called as one of these commands: by its own name, or by the
+/// word behind it.
+pub(super) fn called(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let name = Path::new(arguments.first()?).file_name()?;
+    let before: &[&str] = match name.to_str()? {
+        "sendmail" => &[],
+        "mailq" => &["-bp"],
+        "newaliases" => &["-bi"],
+        _ if arguments.get(1)? == "sendmail" => return Some(arguments[2..].to_vec()),
+        _ => return None,
+    };
+    Some(before.iter().map(OsString::from).chain(arguments[1..].iter().cloned()).collect())
+}
+
+/// Does what the arguments say, and says how it went.
+/// `queue` is `postrider queue`, with the words behind it.
+pub(super) fn run(arguments: Vec<OsString>, queue: Queue) -> ExitCode {
+    match act(arguments, queue) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            log_output::say(&format!("sendmail: {}", text.replace('\n', " ")));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn act(arguments: Vec<OsString>, queue: Queue) -> Result<(), Failure> {
+    let usage = |why| Failure::new(exit::USAGE, why);
+    let text =
+        |argument: OsString| argument.into_string().map_err(|text| usage(format!("{text:?} is not UTF-8")));
+    let arguments = arguments.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let options = Options::read(&arguments).map_err(usage)?;
+    let target =
+        || Target::read(std::env::var_os(SUBMIT).map(|text| text.to_string_lossy().into_owned()).as_deref());
+    match &options.mode {
+        Mode::Send => send(&options, &target()?),
+        Mode::Smtp => smtp(&target()?),
+        Mode::List => by_words(&options, &["list"], queue),
+        Mode::Kick(which) => {
+            let which: Vec<&str> = which.iter().map(String::as_str).collect();
+            by_words(&options, &[&["kick"], &*which].concat(), queue)
+        }
+        Mode::Aliases => say("aliases are in [aliases] of the relay's config; a reload takes them over\n"),
+        Mode::Help => say(HELP),
+    }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    print(text).or_else(failed)
+}
+
+/// What another command says of its failure; a reader who has seen enough is none.
+fn failed(error: anyhow::Error) -> Result<(), Failure> {
+    let code = match error {
+        ref error if is_reader_gone(error) => return Ok(()),
+        ref error if error.is::<Problems>() => exit::CONFIG,
+        ref error if error.is::<WrongUsage>() => exit::USAGE,
+        _ => exit::UNAVAILABLE,
+    };
+    Err(Failure::new(code, format!("{error:#}")))
+}
+
+/// The main work: standard input to the relay.
+fn send(options: &Options, target: &Target) -> Result<(), Failure> {
+    // A caller may take hours to write, which no session waits for: this one only says how much may come.
+    let size_max = Client::greet(target, false).map(|client| client.size_max().unwrap_or(INPUT_BYTES_MAX));
+    // Read in any case: whoever writes to a pipe that nobody reads dies of it, and never sees why.
+    let input = read(io::stdin().lock(), size_max.as_ref().copied().unwrap_or(0));
+    let size_max = size_max?;
+    let input = input.map_err(|error| Failure::new(exit::TEMPORARY, format!("standard input: {error}")))?;
+    let input = input.ok_or_else(|| {
+        Failure::new(
+            exit::UNAVAILABLE,
+            format!("the message is larger than the {size_max} bytes that the relay takes"),
+        )
+    })?;
+    let content = message::content(&input, options.dot_ends);
+    drop(input);
+    let mut names = options.recipients.clone();
+    if options.reads_recipients {
+        names.extend(message::recipients(&content).map_err(|why| Failure::new(exit::BAD_DATA, why))?);
+    }
+    if names.is_empty() {
+        return Err(Failure::new(
+            exit::BAD_DATA,
+            "neither the header nor the command line names a recipient",
+        ));
+    }
+
+    let mut client = Client::greet(target, options.verbose)?;
+    let address = |name: &str| {
+        addresses::qualified(name, &client.hostname).map_err(|why| Failure::new(exit::BAD_DATA, why))
+    };
+    let recipients = names.iter().map(|name| address(name)).collect::<Result<Vec<_>, _>>()?;
+    let (login, gecos) = caller();
+    let own = options.sender.as_deref().unwrap_or(&login);
+    let sender = if own.is_empty() { None } else { Some(address(own)?) };
+    let author = match &sender {
+        Some(sender) => sender.clone(),
+        None => address("MAILER-DAEMON")?,
+    };
+    let full_name = options.full_name.clone().or(gecos.filter(|_| options.sender.is_none()));
+    let content = message::with_from(content, &author, full_name.as_deref());
+    let envelope = Envelope {
+        sender: sender.as_ref(),
+        recipients: &without_doubles(recipients),
+        body: options.body,
+        ret: options.ret,
+        envid: options.envid.as_deref(),
+        notify: options.notify.as_deref(),
+    };
+    client.send(&envelope, &content)
+}
+
+/// All of the input; none where it is longer, and then it is read to its end all the same.
+fn read(mut input: impl Read, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    (&mut input).take(bytes_max).read_to_end(&mut bytes)?;
+    Ok((io::copy(&mut input, &mut io::sink())? == 0).then_some(bytes))
+}
+
+/// The name of the user who runs this, and what the list of users has as their full name.
+fn caller() -> (String, Option<String>) {
+    let uid = Uid::current();
+    let Some(user) = User::from_uid(uid).ok().flatten() else { return (format!("uid{uid}"), None) };
+    let gecos = user.gecos.to_string_lossy();
+    let full_name =
+        gecos.split(',').next().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    (user.name, full_name)
+}
+
+fn without_doubles(recipients: Vec<Address>) -> Vec<Address> {
+    let mut seen = std::collections::HashSet::new();
+    recipients.into_iter().filter(|recipient| seen.insert(recipient.to_string())).collect()
+}
+
+/// `-bs`: the caller speaks with the relay itself.
+fn smtp(target: &Target) -> Result<(), Failure> {
+    let socket = match client::connect(target) {
+        Ok(socket) => socket,
+        Err(failure) => {
+            say("421 4.3.2 The relay cannot be reached, try again later\r\n")?;
+            return Err(failure);
+        }
+    };
+    let failed =
+        |error: io::Error| Failure::new(exit::TEMPORARY, format!("the connection to the relay: {error}"));
+    // The caller may think for as long as the relay lets it.
+    socket.set_read_timeout(None).map_err(failed)?;
+    let mut to_relay = socket.try_clone().map_err(failed)?;
+    // It is not waited for: when the relay has closed the connection, nothing that is said matters.
+    std::thread::spawn(move || {
+        let _ = copy(io::stdin().lock(), &mut to_relay);
+        let _ = to_relay.shutdown(Shutdown::Write);
+    });
+    copy(&socket, io::stdout().lock()).map_err(failed)
+}
+
+/// Hands on what comes as it comes.
+fn copy(mut from: impl Read, mut to: impl io::Write) -> io::Result<()> {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                to.write_all(&buffer[..read])?;
+                to.flush()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `postrider queue`, for whom may read the queue.
+fn by_words(options: &Options, words: &[&str], queue: Queue) -> Result<(), Failure> {
+    let config = options.config.as_deref().unwrap_or(Path::new(CONFIG));
+    queue(config, words).or_else(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_it_is_called_by_says_what_it_does() {
+        let called = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            called(&words)
+                .map(|rest| rest.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>())
+        };
+        let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert_eq!(called(&["/usr/sbin/sendmail", "-t", "--", "-x"]), words(&["-t", "--", "-x"]));
+        assert_eq!(called(&["postrider", "sendmail", "-h", "3", "root"]), words(&["-h", "3", "root"]));
+        assert_eq!(called(&["mailq"]), words(&["-bp"]));
+        assert_eq!(called(&["/usr/bin/newaliases", "-v"]), words(&["-bi", "-v"]));
+        for other in [&["postrider"][..], &["postrider", "queue", "sendmail"], &["postrider", "check"]] {
+            assert_eq!(called(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn input_is_read_to_its_end_and_kept_up_to_the_limit() {
+        for (bytes, kept) in [(0, true), (9, true), (10, true), (11, false), (100_000, false)] {
+            let mut input = io::Cursor::new(vec![b'a'; bytes]);
+            assert_eq!(read(&mut input, 10).unwrap().is_some(), kept, "{bytes}");
+            assert_eq!(input.position(), bytes as u64);
+        }
+    }
+}
