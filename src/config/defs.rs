@@ -1,5 +1,5 @@
-//! The table of all config keys: one place per key for its name, kind, range, default and doc. It is cut by topic; a key
-//! stands in one of the files below, beside the others of its table.
+//! The table of all config keys: one place per key for its name, kind, range, default and doc. It is cut by topic: a
+//! key stands in one of the files below, beside the others of its table.
 //!
 //! What [`load`](super::load) accepts, what the reference prints and what the error messages say
 //! all come from here; nothing about a single key is written anywhere else. Checks that need two

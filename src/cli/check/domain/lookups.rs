@@ -1,6 +1,8 @@
 //! The look-ups of the doctor: the resolver's, as long as there is time; and as SPF asks for them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::delivery::route::dns::Resolver;
@@ -11,11 +13,13 @@ use crate::mail::spf::Names;
 pub(super) struct InTime<'a> {
     resolver: &'a Resolver,
     until: Instant,
+    /// Those that were asked for: what is found late still says where its lines go.
+    aliases: Mutex<HashMap<String, Result<String, DnsError>>>,
 }
 
 impl<'a> InTime<'a> {
     pub(super) fn new(resolver: &'a Resolver, until: Instant) -> InTime<'a> {
-        InTime { resolver, until }
+        InTime { resolver, until, aliases: Mutex::default() }
     }
 
     fn checked<T>(&self, ask: impl FnOnce() -> Result<T, DnsError>) -> Result<T, DnsError> {
@@ -74,6 +78,16 @@ impl Lookup for InTime<'_> {
 
     fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError> {
         self.checked(|| self.resolver.reverse(ip))
+    }
+
+    fn alias(&self, name: &str) -> Result<String, DnsError> {
+        let known = || self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = known().get(name) {
+            return answer.clone();
+        }
+        let answer = self.checked(|| self.resolver.alias(name));
+        known().insert(name.to_owned(), answer.clone());
+        answer
     }
 
     fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
