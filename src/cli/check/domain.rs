@@ -68,9 +68,8 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
             true => Vec::new(),
             false => placed(mx::look_at(names, sender)),
         });
-        let sts =
-            scope.spawn(move || placed(mta_sts::look_at(names, resolver, delivery, domain, (now, until))));
-        let tlsa = scope.spawn(move || placed(tlsa::look_at(names, delivery, domain, until)));
+        let sts = scope.spawn(move || mta_sts::look_at(names, resolver, delivery, domain, (now, until)));
+        let tlsa = scope.spawn(move || tlsa::look_at(names, delivery, domain, until));
         let port25 = scope.spawn(move || {
             let to = question.to.as_ref()?;
             Some(port25::look_at(names, settings, to, until))

@@ -14,34 +14,55 @@ fn owner(line: &str) -> Option<&str> {
     line.split_once(". IN ").map(|(owner, _)| owner)
 }
 
-/// Each finding with its lines where they must stand.
-pub(super) fn placed(names: &InTime<'_>, findings: Vec<Finding>) -> Vec<Finding> {
-    findings.into_iter().map(|finding| of(names, finding)).collect()
+/// How a name stands in DNS.
+pub(super) enum Standing {
+    /// It is no alias. These lines are what a wildcard would give it.
+    Own(Vec<String>),
+    /// It is an alias by a wildcard: what is added takes the place of that.
+    WildAlias,
+    /// It is an alias, and this is where it leads to.
+    Alias(String),
 }
 
-fn of(names: &InTime<'_>, mut finding: Finding) -> Finding {
-    let lines = finding.remove.iter().chain(&finding.add);
-    let owners: BTreeSet<String> = lines.filter_map(|line| owner(line)).map(str::to_owned).collect();
-    for name in owners {
+impl Standing {
+    /// Where nothing can be asked any more a name counts as its own.
+    pub(super) fn of(names: &InTime<'_>, name: &str) -> Standing {
         // Nobody has a record at this name: what is found there is of a wildcard.
         let beside = name.split_once('.').filter(|(_, parent)| parent.contains('.'));
         let beside = beside.map(|(_, parent)| format!("_postrider-check.{parent}"));
-        let target = names.alias(&name).ok();
-        let wild_target = beside.as_deref().filter(|_| target.is_some()).and_then(|it| names.alias(it).ok());
-        match target {
-            Some(target) if wild_target.as_ref() == Some(&target) => {
-                take_place(&mut finding, &name, |_| true);
-            }
-            Some(target) => lead_to(&mut finding, &name, &target),
-            None if finding.remove.iter().any(|line| line.contains(" IN TXT ")) => {
-                let wild = beside.and_then(|it| names.txt(&it).ok()).unwrap_or_default();
-                let wild: Vec<String> = wild.iter().map(|text| txt_line(&name, text)).collect();
-                take_place(&mut finding, &name, |line| wild.iter().any(|one| one == line));
-            }
-            None => {}
+        let Ok(target) = names.alias(name) else {
+            let texts = beside.and_then(|beside| names.txt(&beside).ok()).unwrap_or_default();
+            return Standing::Own(texts.iter().map(|text| txt_line(name, text)).collect());
+        };
+        match beside.and_then(|beside| names.alias(&beside).ok()) {
+            Some(wild) if wild == target => Standing::WildAlias,
+            _ => Standing::Alias(target),
         }
     }
-    finding
+
+    /// The finding with its lines for this name where they must stand.
+    pub(super) fn place(&self, name: &str, finding: &mut Finding) {
+        if !finding.remove.iter().chain(&finding.add).any(|line| owner(line) == Some(name)) {
+            return;
+        }
+        match self {
+            Standing::Own(wild) => take_place(finding, name, |line| wild.iter().any(|one| one == line)),
+            Standing::WildAlias => take_place(finding, name, |_| true),
+            Standing::Alias(target) => lead_to(finding, name, target),
+        }
+    }
+}
+
+/// Each finding with its lines where they must stand.
+pub(super) fn placed(names: &InTime<'_>, mut findings: Vec<Finding>) -> Vec<Finding> {
+    for finding in &mut findings {
+        let lines = finding.remove.iter().chain(&finding.add);
+        let owners: BTreeSet<String> = lines.filter_map(|line| owner(line)).map(str::to_owned).collect();
+        for name in owners {
+            Standing::of(names, &name).place(&name, finding);
+        }
+    }
+    findings
 }
 
 /// Lines of a wildcard are none to remove.

@@ -1,8 +1,6 @@
 //! The look-ups of the doctor: the resolver's, as long as there is time; and as SPF asks for them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::delivery::route::dns::Resolver;
@@ -13,13 +11,11 @@ use crate::mail::spf::Names;
 pub(super) struct InTime<'a> {
     resolver: &'a Resolver,
     until: Instant,
-    /// Those that were asked for: what is found late still says where its lines go.
-    aliases: Mutex<HashMap<String, Result<String, DnsError>>>,
 }
 
 impl<'a> InTime<'a> {
     pub(super) fn new(resolver: &'a Resolver, until: Instant) -> InTime<'a> {
-        InTime { resolver, until, aliases: Mutex::default() }
+        InTime { resolver, until }
     }
 
     fn checked<T>(&self, ask: impl FnOnce() -> Result<T, DnsError>) -> Result<T, DnsError> {
@@ -81,13 +77,7 @@ impl Lookup for InTime<'_> {
     }
 
     fn alias(&self, name: &str) -> Result<String, DnsError> {
-        let known = || self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = known().get(name) {
-            return answer.clone();
-        }
-        let answer = self.checked(|| self.resolver.alias(name));
-        known().insert(name.to_owned(), answer.clone());
-        answer
+        self.checked(|| self.resolver.alias(name))
     }
 
     fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {

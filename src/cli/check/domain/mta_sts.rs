@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::super::finding::txt_line;
 use super::super::{Finding, Level};
+use super::lines::{self, Standing};
 use super::lookups::{InTime, or_none};
 use super::probes::{self, Probed, Shown};
 use crate::config::DeliverySettings;
@@ -37,25 +38,27 @@ pub(super) fn look_at(
     };
     match record::id(&texts) {
         Err(RecordError::None) => return Vec::new(),
-        Err(error) => return vec![broken(&name, &texts, error, now)],
+        Err(error) => return lines::placed(names, vec![broken(&name, &texts, error, now)]),
         Ok(_) => {}
     }
     let records = Record { name: &name, text: texts.iter().find(|text| text.starts_with("v=STSv1")), now };
     thread::scope(|scope| {
         // The hosts are asked meanwhile, and where a line for the record would go.
         let hosts = scope.spawn(|| {
-            let _ = names.alias(&name);
+            let standing = Standing::of(names, &name);
             let hosts = hosts_of(names, domain);
             let asked: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let shown = probes::shown(names, settings, &asked, deadline);
-            hosts.into_iter().zip(shown).collect::<Vec<_>>()
+            (standing, hosts.into_iter().zip(shown).collect::<Vec<_>>())
         });
         let policy = in_time(settings, resolver, domain, deadline);
-        let hosts = hosts.join().unwrap_or_default();
-        match policy {
+        let (standing, hosts) = hosts.join().unwrap_or((Standing::Own(Vec::new()), Vec::new()));
+        let mut findings = match policy {
             Ok(policy) => judge(domain, &policy, hosts, &records),
             Err(why) => vec![not_fetched(domain, &name, &why, hosts)],
-        }
+        };
+        findings.iter_mut().for_each(|finding| standing.place(&name, finding));
+        findings
     })
 }
 

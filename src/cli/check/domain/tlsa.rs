@@ -9,6 +9,7 @@ use rustls::pki_types::UnixTime;
 
 use super::super::Finding;
 use super::super::finding::zone_line;
+use super::lines::Standing;
 use super::lookups::InTime;
 use super::probes::{self, Shown};
 use crate::config::DeliverySettings;
@@ -68,15 +69,17 @@ pub(super) fn look_at(
             }
         }
     }
-    for one in &found {
-        // Where a line of it goes has to be known before time is over; what was heard is kept.
-        let _ = names.alias(&name_of(&one.base));
-    }
+    // Asked before the hosts take what time there is.
+    let standing: Vec<Standing> = found.iter().map(|one| Standing::of(names, &name_of(&one.base))).collect();
     // RFC 7672 §8.1: SNI is the TLSA base domain.
     let bases: Vec<&str> = found.iter().map(|one| one.base.as_str()).collect();
     let shown = probes::shown(names, settings, &bases, deadline);
     let also: Vec<String> = std::iter::once(domain.to_owned()).chain(owner).collect();
-    findings.extend(found.iter().zip(shown).map(|(one, shown)| judge(one, &also, shown)));
+    for ((one, standing), shown) in found.iter().zip(standing).zip(shown) {
+        let mut finding = judge(one, &also, shown);
+        standing.place(&name_of(&one.base), &mut finding);
+        findings.push(finding);
+    }
     findings
 }
 
