@@ -25,6 +25,8 @@ impl Stage {
         let mut world = World::new();
         let mx = world.host("a.test", Script::new());
         let own = world.host(HOSTNAME, Script::new());
+        // Its mail waits.
+        world.closed_mx("closed.test", 10, "mx.closed.test");
         let (folder, socket, config) = with_socket(config.set("aliases.root", "[\"ops@a.test\"]"));
         let relay = world.relay(config);
         for name in ["sendmail", "mailq", "newaliases"] {
@@ -362,11 +364,10 @@ fn git_send_email_hands_patches_over() {
     let server = format!("--sendmail-cmd={}", stage.program("sendmail").display());
     command.args([&server, "--from=me@a.test", "--to=a@a.test", "--cc=B <b@a.test>", "--confirm=never"]);
     command.args(["--suppress-cc=all", "--no-validate"]).arg(&patch);
-    command.envs([
-        ("GIT_CONFIG_NOSYSTEM", "1"),
-        ("GIT_COMMITTER_NAME", "Me"),
-        ("GIT_COMMITTER_EMAIL", "me@a.test"),
-    ]);
+    command.env("GIT_CONFIG_NOSYSTEM", "1");
+    for who in ["AUTHOR", "COMMITTER"] {
+        command.env(format!("GIT_{who}_NAME"), "Me").env(format!("GIT_{who}_EMAIL"), "me@a.test");
+    }
     called(&stage, command, "", &["Subject: [PATCH] a\r\n", "---\r\n.\r\n"]);
 }
 
