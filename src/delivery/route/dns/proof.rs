@@ -126,8 +126,8 @@ fn is_nothing_at(closer: &Name, name: &Name, denial: &Record) -> bool {
 }
 
 /// The zone that proves that there is nothing: hickory verified what its records say, here it is looked at whose they
-/// are. They are of one zone, which `name` is in. Its SOA record, which hickory takes for granted, tells where wildcards
-/// begin (RFC 2308 §3); there is none for DS records, and no need of it.
+/// are. They are of one zone, which `name` is in. Its SOA record, which hickory takes for granted, tells where
+/// wildcards begin (RFC 2308 §3); for DS records there may be none, and no need of it.
 fn denying_zone<'a>(name: &Name, none: &'a NoRecords) -> Option<&'a Name> {
     let authorities = none.authorities.as_deref().unwrap_or_default();
     let denials = authorities
@@ -205,8 +205,8 @@ fn is_usable(record: &Record) -> bool {
     }
 }
 
-/// Whether this NSEC or NSEC3 record of the zone above says that `zone` is a zone without DS records (RFC 6840 §4.4), or
-/// may be one by opt-out (RFC 5155 §6).
+/// Whether this NSEC or NSEC3 record of the zone above says that `zone` is a zone without DS records (RFC 6840 §4.4),
+/// or may be one by opt-out (RFC 5155 §6).
 fn is_open_cut(zone: &Name, record: &Record) -> bool {
     let is_cut = |types: &RecordTypeSet| {
         let has = |kind| types.contains(kind);
