@@ -19,7 +19,7 @@ use memchr::memmem;
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::mail::dkim::{BodyHash, Canonicalization, Keyring, NoneInForce, SigningTime};
-use crate::mail::header::header_of;
+use crate::mail::header::{END_LOOKED_FOR_BYTES, apart};
 use crate::queue::QueuedMessage;
 
 use crate::delivery::smtp::connection::Content;
@@ -64,14 +64,13 @@ impl Signing {
         }
         let unreadable = |error: io::Error| Failure::Content(error.to_string());
         let begin = with_whole_header(content).map_err(unreadable)?;
-        let header = header_of(&begin);
+        let (header, body) = apart(&begin);
         let sender = message.sender.as_ref().map(|sender| Domain::of(sender).to_string());
         let Some(to_sign) = self.keyring.to_sign(header, sender.as_deref()) else {
             return Ok(Signature::default());
         };
-        // Behind the empty line.
         let mut hashes = BodyHashes::of(to_sign.hashed());
-        hashes.feed(begin.get(header.len() + 2..).unwrap_or_default());
+        hashes.feed(body);
         while let Some(piece) = content().map_err(unreadable)? {
             hashes.feed(&piece);
         }
@@ -109,11 +108,15 @@ impl Signing {
     }
 }
 
-/// The beginning of the content, with all of the header and the empty line behind it in one piece.
+/// The beginning of the content, with all of the header and the empty line behind it in one piece; where the header has
+/// no end in sight, as much as it is looked for.
 fn with_whole_header<'c>(content: Content<'_, 'c>) -> io::Result<Cow<'c, [u8]>> {
     let mut begin = content()?.unwrap_or_default();
     let mut looked_at = 0;
-    while !begin.starts_with(b"\r\n") && memmem::find(&begin[looked_at..], b"\r\n\r\n").is_none() {
+    while begin.len() <= END_LOOKED_FOR_BYTES
+        && !begin.starts_with(b"\r\n")
+        && memmem::find(&begin[looked_at..], b"\r\n\r\n").is_none()
+    {
         // The end may lie across two pieces.
         looked_at = begin.len().saturating_sub(3);
         let Some(more) = content()? else { break };
@@ -217,6 +220,22 @@ mod tests {
                 let pieces: Vec<&[u8]> = mail.chunks(size).collect();
                 assert_eq!(sign(&signing, &pieces).unwrap(), whole, "{size}");
             }
+        }
+    }
+
+    #[test]
+    fn a_header_without_an_end_is_neither_held_nor_signed_whole() {
+        let mail = [&b"From: a@example.com\r\nno field\r\n"[..], &b"To:a\r\n".repeat(500_000)].concat();
+        let signing = signing(None);
+        let whole = sign(&signing, &[&mail]).unwrap();
+        assert!(whole.len() < 1000 && whole.contains(" h=From:From;"), "{}", whole.len());
+        for size in [4096, 256 << 10, END_LOOKED_FOR_BYTES, END_LOOKED_FOR_BYTES + 1] {
+            let pieces: Vec<&[u8]> = mail.chunks(size).collect();
+            assert_eq!(sign(&signing, &pieces).unwrap(), whole, "{size}");
+            let mut left = pieces.iter();
+            let begin =
+                with_whole_header(&mut || Ok(left.next().map(|piece| Cow::Borrowed(*piece)))).unwrap();
+            assert!(begin.len() <= END_LOOKED_FOR_BYTES + size, "{size}: {}", begin.len());
         }
     }
 
