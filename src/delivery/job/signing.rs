@@ -39,6 +39,8 @@ pub struct Signing {
 #[derive(Debug, Default)]
 pub(in crate::delivery) struct Signature {
     pub(in crate::delivery) fields: String,
+    /// The keys that made them, as `attempts.dkim` and the log have it.
+    pub(in crate::delivery) keys: Option<Arc<str>>,
 }
 
 impl Signing {
@@ -80,14 +82,16 @@ impl Signing {
         let signers = to_sign.signers(|body| hashes.hash(body), at).map_err(|NoneInForce { domain }| {
             self.refuse(&domain, "none of its DKIM keys is in force", clock)
         })?;
-        let mut fields = String::new();
+        let (mut fields, mut names) = (String::new(), Vec::new());
         for key in signers {
             let hash = hashes.hash(key.signer.canonicalization.1);
             let signed = hash.and_then(|hash| key.signer.sign(header, hash, at));
             let why = || format!("the crypto library could not sign with {}", key.name());
             fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), clock))?;
+            names.push(key.name());
         }
-        Ok(Signature { fields })
+        let keys = (!names.is_empty()).then(|| names.join(",").into());
+        Ok(Signature { fields, keys })
     }
 
     /// The failure, and a word to the operator where that is not long since said.

@@ -114,6 +114,54 @@ fn the_author_decides_who_signs_and_others_are_left_unsigned_or_signed_as_the_co
     assert_signed(&mx, &keys, &[&TWO[..], &[], &["example.org/o"], &TWO, &["example.org/o"], &TWO]);
 }
 
+/// In the attempts, the log and `queue show`; nothing of an attempt that did not come to it, or of others' mail.
+#[test]
+fn which_keys_signed_is_told() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new().first(1, At::Dot, Act::Say("451 4.2.0 later")));
+    let _off = world.host("off.test", Script::new().on(At::Greeting, Act::Say("421 4.3.2 off")));
+    let config = two(&mut keys, Config::new().retry(&["1s"]));
+    let over = keys.add("example.org", "old", Algorithm::Ed25519Sha256);
+    let relay = world.relay(config.dkim(&format!("{over}until = \"2026-01-01\"\n")));
+    let id = relay.submit(AUTHOR, &["you@a.test"], &from(AUTHOR, b"x\r\n"));
+    relay.submit("x@b.test", &["other@a.test"], &from("x@b.test", b"x\r\n"));
+    relay.submit(AUTHOR, &["you@off.test"], &from(AUTHOR, b"x\r\n"));
+    relay.submit("x@example.org", &["late@a.test"], &from("x@example.org", b"x\r\n"));
+    wait_for_end(&relay, "you@a.test", "delivered");
+    wait_for_end(&relay, "other@a.test", "delivered");
+    let names = TWO.join(",");
+    for (address, outcome, signed) in [
+        ("you@a.test", "deferred", Some(&*names)),
+        ("you@a.test", "delivered", Some(&names)),
+        ("other@a.test", "delivered", None),
+        ("you@off.test", "deferred", None),
+        ("late@a.test", "deferred", None),
+    ] {
+        let line = format!("{outcome} to=<{address}>");
+        let lines = wait_for(&line, SOON, || {
+            Some(relay.logged(&[&line])).filter(|lines: &Vec<String>| !lines.is_empty())
+        });
+        let field = lines[0].split(' ').find_map(|word| word.strip_prefix("dkim="));
+        assert_eq!(field, signed, "{}", lines[0]);
+        let sql = "SELECT DISTINCT coalesce(dkim, '-') FROM attempts WHERE outcome = ?2 AND recipient_id IN (SELECT id \
+                   FROM recipients WHERE address = ?1 UNION SELECT recipient_id FROM history WHERE address = ?1)";
+        assert_eq!(relay.db().rows(sql, [address, outcome]), [signed.unwrap_or("-")], "{line}");
+    }
+    let shown = relay.run_ok(&["queue", "show", &id]);
+    let words = format!(", signed by {}", TWO.join(", "));
+    assert_eq!(shown.matches(&words).count(), 2, "{shown}");
+    for (author, words) in [
+        (AUTHOR, &words[2..]),
+        ("x@news.example.com", &words[2..]),
+        ("x@b.test", "not signed: b.test has no [[dkim]]"),
+        ("x@example.org", "would wait: no key of example.org is in force"),
+    ] {
+        let explained = relay.run_ok(&["explain", "you@a.test", "--from", author]);
+        assert!(explained.contains(&format!("\n  DKIM: {words}")), "{explained}");
+    }
+}
+
 /// An application's signature is left alone and holds as before; ours is added, unless that is not wanted.
 #[test]
 fn mail_that_is_signed_already_keeps_its_signature() {

@@ -318,7 +318,8 @@ impl AttemptState<'_> {
             if delivery.single_write {
                 evidence.single_write = learn_single_write(&delivery.results);
             }
-            let place = Place::at(endpoint, Some(connection.tls()));
+            let dkim = self.signature.get().and_then(|made| made.as_ref().ok()?.keys.clone());
+            let place = Place { dkim, ..Place::at(endpoint, Some(connection.tls())) };
             let failed = self.take_results(endpoint, slot, &place, &remaining, delivery.results);
             if failed.is_some() {
                 break failed;
