@@ -450,7 +450,8 @@ impl AttemptState<'_> {
     /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
     fn signature(&self) -> Result<&Signature, Failure> {
         let clock = &self.resources.clock;
-        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, clock);
+        let texts = |name: &str| self.context.lookup.txt(name);
+        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, &texts, clock);
         self.signature.get_or_init(|| self.with_content(sign)).as_ref().map_err(Failure::clone)
     }
 
