@@ -210,9 +210,9 @@ pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
     (!domains.is_empty()).then_some(domains)
 }
 
-/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too, as far as
-/// it could be one. Receivers that mend such a field show one of them as the author's. Of a name that is none (an
-/// underscore, an empty label) the nearest one above it that is.
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too, as far
+/// as it could be one. Receivers that mend such a field show one of them as the author's. Of a name that is none (an
+/// empty label, a hyphen in front) the nearest one above it that is.
 pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
     let ends = |c: char| !c.is_alphanumeric() && !"-._".contains(c);
     let mut domains = Vec::new();
