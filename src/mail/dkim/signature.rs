@@ -49,8 +49,8 @@ const COLUMNS: usize = 76;
 /// made by it holds at both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SigningTime {
-    earliest: i64,
-    latest: i64,
+    pub(super) earliest: i64,
+    pub(super) latest: i64,
 }
 
 impl SigningTime {
@@ -62,6 +62,12 @@ impl SigningTime {
     /// Whether it may lie within this time, which has a begin, an end, both or neither.
     pub fn is_within(self, from: Option<i64>, until: Option<i64>) -> bool {
         from.is_none_or(|from| from <= self.latest) && until.is_none_or(|until| self.earliest < until)
+    }
+
+    /// Whether what was made at this time may serve at `later`, which is at most so many seconds after it by both.
+    pub fn may_serve(self, later: SigningTime, secs: i64) -> bool {
+        let is_soon = |made: i64, at: i64| (0..=secs).contains(&at.saturating_sub(made));
+        is_soon(self.earliest, later.earliest) && is_soon(self.latest, later.latest)
     }
 }
 
@@ -198,44 +204,6 @@ impl Folded {
     }
 }
 
-/// A signature that a message came with, as far as it can be judged without DNS.
-#[derive(Debug)]
-pub struct Earlier {
-    /// The tag `d=`: A-labels, lower case.
-    pub domain: String,
-    /// How the body was written for its hash.
-    pub body: Canonicalization,
-    body_hash: Vec<u8>,
-    expires: Option<i64>,
-}
-
-impl Earlier {
-    /// None for another field, for one that no verifier can use, and for one with `l=`: it covers a part of the body
-    /// at best.
-    pub fn read(field: &Field<'_>) -> Option<Earlier> {
-        if !field.is("DKIM-Signature") {
-            return None;
-        }
-        let text: String = String::from_utf8_lossy(field.value()).split_ascii_whitespace().collect();
-        let tag = |name: &str| text.split(';').find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='));
-        // RFC 6376 §3.5: the body is simple where `c=` does not name it.
-        let body = match tag("c").and_then(|both| both.split_once('/')) {
-            None | Some((_, "simple")) => Canonicalization::Simple,
-            Some((_, "relaxed")) => Canonicalization::Relaxed,
-            Some(_) => return None,
-        };
-        let expires = tag("x").map(str::parse).transpose().ok()?;
-        let body_hash = STANDARD.decode(tag("bh")?).ok()?;
-        let domain = Domain::parse(tag("d")?).ok()?.to_string();
-        tag("l").is_none().then_some(Earlier { domain, body, body_hash, expires })
-    }
-
-    /// Whether it was made for the body with this hash, and holds still.
-    pub fn holds_for(&self, body_hash: &[u8; 32], time: SigningTime) -> bool {
-        self.body_hash == body_hash && self.expires.is_none_or(|expires| time.latest < expires)
-    }
-}
-
 /// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
 /// (RFC 7489 §3.1). None where that cannot be told: From tells nothing, or is broken.
 pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
@@ -248,11 +216,11 @@ pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
     (!domains.is_empty()).then_some(domains)
 }
 
-/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too.
-/// Receivers that mend such a field show one of them as the author's.
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too, as far
+/// as it could be one. Receivers that mend such a field show one of them as the author's. Of a name that is none (an
+/// empty label, a hyphen in front) the nearest one above it that is.
 pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
-    let ends =
-        |c: char| c.is_whitespace() || c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(c);
+    let ends = |c: char| !c.is_alphanumeric() && !"-._".contains(c);
     let mut domains = Vec::new();
     for from in all.iter().filter(|field| field.is("From")) {
         let text = String::from_utf8_lossy(from.value());
@@ -262,10 +230,20 @@ pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
         let is_other = together.split(' ').count() + apart.matches("@ ").count() < words.len();
         for text in std::iter::once(apart).chain(is_other.then_some(together)) {
             let behind = text.split('@').skip(1).filter_map(|rest| rest.trim_start().split(ends).next());
-            domains.extend(behind.filter_map(|domain| domain_of(&format!("@{domain}"))));
+            domains.extend(behind.filter_map(domain_or_above));
         }
     }
     domains
+}
+
+fn domain_or_above(name: &str) -> Option<String> {
+    let mut name = name.trim_end_matches('.');
+    loop {
+        if let Ok(domain) = Domain::parse(name) {
+            return Some(domain.to_string());
+        }
+        (_, name) = name.split_once('.').filter(|(_, above)| above.contains('.'))?;
+    }
 }
 
 /// Of what stands behind the last `@`; dots at its end are somebody's full stops.
@@ -525,6 +503,11 @@ mod tests {
             ("bob@ex ample.com> , a@b.test", &["ex", "b.test"]),
             ("a@b.test, <bob@example..com>", &["b.test"]),
             ("\"\r\n\t<bob@\r\n example.com>", &["example.com"]),
+            ("a@x..news.example.com", &["news.example.com"]),
+            ("a@example.com!", &["example.com"]),
+            ("a@example.com=, <b@-x.example.org", &["example.com", "example.org"]),
+            ("a@example.com\0", &["example.com"]),
+            ("a@exämple_.bücher.example", &["xn--bcher-kva.example"]),
             // Words behind an address, or more than one address in one mailbox.
             ("bob@example.com Bob Smith", &["example.com"]),
             ("bob@example.com\tBob", &["example.com"]),

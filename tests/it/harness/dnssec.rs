@@ -13,6 +13,7 @@ use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType, Seria
 
 /// How long signatures hold.
 const HOUR: u32 = 3600;
+const DAY: u32 = 24 * HOUR;
 
 /// The keys of a root zone that has every name of a test in it.
 pub struct Signer {
@@ -74,7 +75,7 @@ impl Signer {
 pub enum Signing {
     /// So that it holds.
     Good,
-    /// Until an hour ago.
+    /// Until two days ago: some resolvers forgive less.
     Expired,
     /// Something else was signed.
     Wrong,
@@ -90,8 +91,8 @@ fn signature(key: &DnssecSigner, set: &[&Record], how: Signing) -> Record {
         algorithm: key.key().algorithm(),
         num_labels: name.num_labels(),
         original_ttl: ttl,
-        sig_expiration: SerialNumber::new(if how == Signing::Expired { now - HOUR } else { now + HOUR }),
-        sig_inception: SerialNumber::new(now - 2 * HOUR),
+        sig_expiration: SerialNumber::new(if how == Signing::Expired { now - 2 * DAY } else { now + HOUR }),
+        sig_inception: SerialNumber::new(now - 3 * DAY),
         key_tag: key.calculate_key_tag().unwrap(),
         signer_name: Name::root(),
     };
