@@ -547,10 +547,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5000) })]
         /// However a From without quotes and comments is broken: an address in it is not lost.
         #[test]
-        fn a_domain_behind_an_at_sign_is_signed_for(from in "(a@b|b@a[.]b|[ab@.<>,;: \\t\\[/-]){0,12}") {
+        fn a_domain_behind_an_at_sign_is_signed_for(from in "(a@b|b@a[.]b|<|>|,| |:|[ab@.;\\t\\[/-]){0,8}") {
             let header = format!("From: {from}\r\n");
             let all = fields(header.as_bytes());
             let found = author_domains(&all).unwrap_or_else(|| domains_in_from(&all));
