@@ -223,6 +223,7 @@ fn exception(judge: &str, mail: &[u8]) -> Option<&'static str> {
     let count = |bytes: &[u8]| memchr::memmem::find_iter(body, bytes).count();
     let ends = count(b"\r\n");
     let is_binary = count(b"\r") != ends || count(b"\n") != ends;
+    let has_no_last_end = !body.ends_with(b"\r\n");
     let all = fields(header);
     let authors = all.iter().filter(|field| field.is("From") && field.value().contains(&b'@'));
     match judge {
@@ -230,6 +231,11 @@ fn exception(judge: &str, mail: &[u8]) -> Option<&'static str> {
             Some("it stops at a line of the header that is no field as it knows them")
         }
         "dkimpy" if is_binary => Some("a lone LF is the end of a line for it"),
+        // RFC 6376 §3.4.3 gives it one.
+        "Mail::DKIM" if has_no_last_end && text.contains("/simple;") => {
+            Some("it hashes a last line without a line end as it is")
+        }
+        "OpenDKIM" if has_no_last_end => Some("it wants a line end behind the last line"),
         "OpenDKIM" if has_no_field => Some("the header ends for it at a line that is no field"),
         "OpenDKIM" if authors.count() != 1 => Some("it wants one From with an address (RFC 5322 §3.6)"),
         _ => None,
