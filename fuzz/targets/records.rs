@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use postrider::mail::Record;
+use postrider::mail::dkim::Record;
 use postrider::mail::spf::{self, Client, Names};
 
 /// Each name has the same record.
