@@ -143,7 +143,9 @@ fn judge(domain: &str, found: &[(String, Result<Vec<String>, String>)]) -> (Find
 fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Policy>) {
     let record = parse(text);
     let Some(policy) = record.policy else {
-        let what = format!("{name}: its p= is none of none, quarantine, reject: receivers may pass it over");
+        let what = format!(
+            "{name}: p= must be \"none\", \"quarantine\" or \"reject\"; receivers may pass the record over"
+        );
         let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
         return (finding.add(txt_line(name, &mended(text))), None);
     };
