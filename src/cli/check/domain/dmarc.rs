@@ -20,6 +20,23 @@ pub(super) struct Policy {
     pub(super) action: &'static str,
     /// `adkim=s`: the domain that signs must be that of From itself.
     pub(super) strict_dkim: bool,
+    /// `aspf=s`: the domain of the envelope sender must be.
+    pub(super) strict_spf: bool,
+    /// The record itself.
+    pub(super) text: String,
+}
+
+impl Policy {
+    /// With the lines of the record that asks for less: without this tag.
+    pub(super) fn relaxed(&self, tag: &str, finding: Finding) -> Finding {
+        let name = format!("_dmarc.{}", self.owner);
+        let kept = self.text.split(';').map(str::trim).filter(|one| {
+            let of_tag = one.split_once('=').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case(tag));
+            !of_tag && !one.is_empty()
+        });
+        let text = kept.collect::<Vec<_>>().join("; ");
+        finding.remove(txt_line(&name, &self.text)).add(txt_line(&name, &text))
+    }
 }
 
 /// What a record says.
@@ -29,8 +46,12 @@ struct Record {
     policy: Option<&'static str>,
     /// `sp=`, for domains below.
     below: Option<&'static str>,
+    /// It is there, and none of the three.
+    below_is_broken: bool,
     /// `adkim=s`.
     strict_dkim: bool,
+    /// `aspf=s`.
+    strict_spf: bool,
 }
 
 /// What is found, and the policy that holds where there is one.
@@ -69,12 +90,17 @@ fn is_record(text: &str) -> bool {
 }
 
 fn parse(text: &str) -> Record {
-    let mut record = Record { policy: None, below: None, strict_dkim: false };
+    let mut record =
+        Record { policy: None, below: None, below_is_broken: false, strict_dkim: false, strict_spf: false };
     for (name, value) in text.split(';').filter_map(|tag| tag.split_once('=')) {
         match name.trim().to_ascii_lowercase().as_str() {
             "p" => record.policy = policy(value),
-            "sp" => record.below = policy(value),
+            "sp" => {
+                record.below = policy(value);
+                record.below_is_broken = record.below.is_none();
+            }
             "adkim" => record.strict_dkim = value.trim().eq_ignore_ascii_case("s"),
+            "aspf" => record.strict_spf = value.trim().eq_ignore_ascii_case("s"),
             _ => {}
         }
     }
@@ -127,6 +153,12 @@ fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Pol
         let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
         return (finding.add(txt_line(name, &mended(text))), None);
     };
+    // RFC 7489 §6.6.3: with one of the two that nobody can read the record is none, or asks for nothing.
+    if record.below_is_broken {
+        let what = format!("{name}: its sp= is none of none, quarantine, reject: receivers may pass it over");
+        let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
+        return (finding.add(txt_line(name, &mended(text))), None);
+    }
     let (action, said) = match owner == domain {
         true => (policy, format!("{name} says p={policy}")),
         false => {
@@ -134,7 +166,8 @@ fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Pol
             (action, format!("{domain} has no record of its own; {name} holds for it and says {action}"))
         }
     };
-    let policy = Policy { owner: owner.to_owned(), action, strict_dkim: record.strict_dkim };
+    let Record { strict_dkim, strict_spf, .. } = record;
+    let policy = Policy { owner: owner.to_owned(), action, strict_dkim, strict_spf, text: text.to_owned() };
     (Finding::ok(ABOUT, said), Some(policy))
 }
 
@@ -143,7 +176,7 @@ fn mended(text: &str) -> String {
     let record = parse(text);
     let others = text.split(';').map(str::trim).filter(|tag| {
         let name = tag.split_once('=').map(|(name, _)| name.trim().to_ascii_lowercase());
-        name.is_some_and(|name| name != "v" && name != "p")
+        name.is_some_and(|name| name != "v" && name != "p" && (name != "sp" || !record.below_is_broken))
     });
     let head = ["v=DMARC1".to_owned(), format!("p={}", record.policy.unwrap_or("none"))];
     head.into_iter().chain(others.map(str::to_owned)).collect::<Vec<_>>().join("; ")
