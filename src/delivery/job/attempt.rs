@@ -95,6 +95,9 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         Err(failure) => {
             state.note_no_host(&failure);
             let ruling = rule(&failure, &Default::default());
+            if let Failure::NoSafeHost(none) = &failure {
+                maillog::unsafe_host(message.id, &none.host, none.policy, &failure.reply());
+            }
             let (mx, policy) = match &failure {
                 Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
                 Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
@@ -191,7 +194,9 @@ fn ask_host(
     if !failed.failure.is_stop() {
         let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
         maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
-        if matches!(failed.failure, Failure::Tls(_)) && endpoint.policy.is_of_destination() {
+        if matches!(failed.failure, Failure::Tls(_) | Failure::Sts(_))
+            && endpoint.policy.is_required_by_destination()
+        {
             maillog::unsafe_host(state.message.id, &endpoint.host, endpoint.policy, &reply);
         }
     }
