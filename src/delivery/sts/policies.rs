@@ -371,6 +371,18 @@ impl Shared {
             Ok(row) => row.and_then(StsPolicy::of_row).filter(|known| known.expires_at > now),
             Err(_) => None,
         };
+        // A clock that was ahead wrote this one: it holds as long as if it had been fetched now, and not for years.
+        let before = before.map(|known| {
+            let is_ahead = known.fetched_at > now;
+            let fetched_at = known.fetched_at.min(now);
+            let expires_at =
+                if is_ahead { now.saturating_add(known.policy.max_age) } else { known.expires_at };
+            let known = StsPolicy { fetched_at, expires_at, used_at: known.used_at.min(now), ..known };
+            if is_ahead {
+                self.queue.set_sts_policy(known.row());
+            }
+            known
+        });
         // Where DNS says nothing of it any more it stays what it was.
         let id = id.or_else(|| before.as_ref().map(|known| known.id.clone())).unwrap_or_default();
         let has_failed = fetched.is_err();
@@ -576,7 +588,9 @@ mod tests {
             bench.wait_until(|state| state.threads == 0);
         };
         let a_minute_later = || {
-            bench.policies.0.lock().looked_at = Instant::now().checked_sub(REFRESH_EVERY);
+            let mut state = bench.policies.0.lock();
+            state.looked_at = state.looked_at.and_then(|at| at.checked_sub(REFRESH_EVERY));
+            drop(state);
             look();
         };
         look();
@@ -594,6 +608,25 @@ mod tests {
         assert_eq!(error("new.test"), None, "nobody looks again for a minute");
         a_minute_later();
         assert!(error("new.test").is_some());
+    }
+
+    #[test]
+    fn a_policy_that_a_clock_ahead_wrote_holds_no_longer_than_one_of_now() {
+        let (release, answers) = unbounded::<()>();
+        drop(release);
+        let bench = Bench::new(answers);
+        let now = bench.clock.now();
+        bench.queue.set_sts_policy(bench.row("a.test", now + 400 * 86_400));
+        bench.queue.barrier().unwrap();
+        bench.policies.refresh(&bench.https);
+        bench.wait_until(|state| state.threads == 0);
+        let row = bench.queue.sts_policy("a.test").unwrap().unwrap();
+        assert_eq!((row.fetched_at, row.expires_at, row.used_at), (now, now + 604_800, now));
+        assert!(row.last_error.is_some());
+        assert_eq!(
+            bench.policies.known("a.test").unwrap().map(|known| known.expires_at),
+            Some(now + 604_800)
+        );
     }
 
     #[test]

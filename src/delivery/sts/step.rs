@@ -15,9 +15,10 @@ pub struct KnownPolicy<'a> {
 }
 
 impl KnownPolicy<'_> {
-    /// Whether it is time to have it again, long before it ends (RFC 8461 §10.2 suggests once a day).
+    /// Whether it is time to have it again, long before it ends (RFC 8461 §10.2 suggests once a day), or since a clock
+    /// that was ahead wrote when that is.
     pub fn is_stale(&self, now: i64) -> bool {
-        now >= self.fetched_at.saturating_add((self.max_age / 2).min(86_400))
+        self.fetched_at > now || now >= self.fetched_at.saturating_add((self.max_age / 2).min(86_400))
     }
 }
 
@@ -64,6 +65,7 @@ mod tests {
             (known, Some("1"), false, stale, Step::GoByAndFetch),
             (known, Some("1"), true, stale, Step::GoBy),
             (known, None, false, fresh, Step::GoBy),
+            (known, None, false, 999, Step::GoByAndFetch),
             (known, None, false, stale, Step::GoByAndFetch),
             (known, None, true, stale, Step::GoBy),
             (known, Some("2"), false, fresh, Step::FetchFirst),

@@ -35,7 +35,8 @@ pub(super) fn read(conn: &Connection, domain: &str) -> Result<Option<StsPolicyRo
 /// behind it; the `limit` of them that were tried the longest ago, so that dead ones keep nobody from his turn.
 pub(super) fn due(conn: &Connection, now: i64, used_since: i64, limit: usize) -> Result<Vec<String>> {
     let sql = "SELECT domain FROM mta_sts_policies
-               WHERE expires_at > ?1 AND used_at >= ?2 AND fetched_at + min(86400, max_age / 2) <= ?1
+               WHERE expires_at > ?1 AND used_at >= ?2
+                 AND (fetched_at > ?1 OR fetched_at + min(86400, max_age / 2) <= ?1)
                ORDER BY tried_at LIMIT ?3";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = conn.prepare_cached(sql)?;
