@@ -24,9 +24,10 @@ use memchr::memmem;
 use crate::clock::Clock;
 use crate::mail::Domain;
 use crate::mail::dkim::{
-    BodyHash, Canonicalization, Earlier, Keyring, NoneInForce, Record, SigningKey, SigningTime, record,
+    BodyHash, Canonicalization, Earlier, Keyring, NoneInForce, Record, SigningKey, SigningTime, ToSign,
+    record,
 };
-use crate::mail::header::header_of;
+use crate::mail::header::{END_LOOKED_FOR_BYTES, apart};
 use crate::queue::QueuedMessage;
 
 use crate::delivery::job::signature_cache::{SignatureCache, SignedId};
@@ -64,6 +65,36 @@ impl Signing {
         Signing { told_at: told_at.collect(), keyring, cache: SignatureCache::default() }
     }
 
+    /// Whether a message that has to be signed can be, as far as its header tells: one that came with a signature may
+    /// need none. It is asked before any host is.
+    ///
+    /// # Errors
+    /// As of `sign`.
+    pub(in crate::delivery) fn check(
+        &self,
+        message: &QueuedMessage,
+        content: Content<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), Failure> {
+        let at = SigningTime::between(clock.confirmed(), clock.now());
+        // Nothing is read where it could change nothing.
+        if self.keyring.keys().iter().all(|key| key.is_in_force(at)) {
+            return Ok(());
+        }
+        let begin = with_whole_header(content).map_err(unreadable)?;
+        match self.to_sign(message, apart(&begin).0) {
+            Some(to_sign) if to_sign.earlier().is_empty() => {
+                to_sign.signers(false, at).map(drop).map_err(|none| self.no_key(&none, clock))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn to_sign(&self, message: &QueuedMessage, header: &[u8]) -> Option<ToSign<'_>> {
+        let sender = message.sender.as_ref().map(|sender| Domain::of(sender).to_string());
+        self.keyring.to_sign(header, sender.as_deref())
+    }
+
     /// Signs a message with all keys that are its authors' and in force.
     ///
     /// # Errors
@@ -78,16 +109,11 @@ impl Signing {
         if self.keyring.is_empty() {
             return Ok(Signature::default());
         }
-        let unreadable = |error: io::Error| Failure::Content(error.to_string());
         let begin = with_whole_header(content).map_err(unreadable)?;
-        let header = header_of(&begin);
-        let sender = message.sender.as_ref().map(|sender| Domain::of(sender).to_string());
-        let Some(to_sign) = self.keyring.to_sign(header, sender.as_deref()) else {
-            return Ok(Signature::default());
-        };
-        // Behind the empty line.
+        let (header, body) = apart(&begin);
+        let Some(to_sign) = self.to_sign(message, header) else { return Ok(Signature::default()) };
         let mut hashes = BodyHashes::begin(to_sign.hashed());
-        hashes.feed(begin.get(header.len() + 2..).unwrap_or_default());
+        hashes.feed(body);
         while let Some(piece) = content().map_err(unreadable)? {
             hashes.feed(&piece);
         }
@@ -97,9 +123,7 @@ impl Signing {
             let is_of = hashes.hash(earlier.body).is_some_and(|hash| earlier.is_of(hash, at));
             is_of && self.record_of(earlier, texts, at).is_some_and(|record| earlier.is_made_with(&record))
         });
-        let signers = to_sign.signers(is_signed, at).map_err(|NoneInForce { domain }| {
-            self.refuse(&domain, "none of its DKIM keys is in force", clock)
-        })?;
+        let signers = to_sign.signers(is_signed, at).map_err(|none| self.no_key(&none, clock))?;
         if signers.is_empty() {
             return Ok(Signature::default());
         }
@@ -111,7 +135,8 @@ impl Signing {
             for key in signers {
                 let signed = hashes.of(key).and_then(|hash| key.signer.sign(header, hash, at));
                 let why = || format!("the crypto library could not sign with {}", key.name());
-                fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), clock))?;
+                let remedy = "it is tried again, with each retry of the mail";
+                fields += &signed.ok_or_else(|| self.refuse(&key.signer.domain, &why(), remedy, clock))?;
             }
             Ok(fields)
         };
@@ -133,8 +158,13 @@ impl Signing {
         }
     }
 
+    fn no_key(&self, NoneInForce { domain }: &NoneInForce, clock: &Clock) -> Failure {
+        let remedy = "give it a [[dkim]] that is in force, reload, then postrider queue kick --all";
+        self.refuse(domain, "none of its DKIM keys is in force", remedy, clock)
+    }
+
     /// The failure, and a word to the operator where that is not long since said.
-    fn refuse(&self, domain: &str, why: &str, clock: &Clock) -> Failure {
+    fn refuse(&self, domain: &str, why: &str, remedy: &str, clock: &Clock) -> Failure {
         let now = clock.steady();
         let told_at = self.told_at.iter().find(|(told, _)| told == domain).map(|(_, at)| at);
         let is_due = told_at.is_some_and(|at| {
@@ -144,12 +174,15 @@ impl Signing {
         });
         if is_due {
             log::error!(
-                "mail of {domain} waits, since {why}, and it is not sent without a signature; give it a [[dkim]] that is \
-                 in force, reload, then postrider queue kick --all"
+                "mail of {domain} waits, since {why}, and it is not sent without a signature; {remedy}"
             );
         }
         Failure::Unsigned(format!("{why} ({domain})"))
     }
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    Failure::Content(error.to_string())
 }
 
 /// Of what is signed, and with which keys.
@@ -165,11 +198,15 @@ fn id_of<'h>(names: &str, hashes: impl Iterator<Item = &'h [u8; 32]>, header: &[
     id
 }
 
-/// The beginning of the content, with all of the header and the empty line behind it in one piece.
+/// The beginning of the content, with all of the header and the empty line behind it in one piece; where the header has
+/// no end in sight, as much as it is looked for.
 fn with_whole_header<'c>(content: Content<'_, 'c>) -> io::Result<Cow<'c, [u8]>> {
     let mut begin = content()?.unwrap_or_default();
     let mut looked_at = 0;
-    while !begin.starts_with(b"\r\n") && memmem::find(&begin[looked_at..], b"\r\n\r\n").is_none() {
+    while begin.len() <= END_LOOKED_FOR_BYTES
+        && !begin.starts_with(b"\r\n")
+        && memmem::find(&begin[looked_at..], b"\r\n\r\n").is_none()
+    {
         // The end may lie across two pieces.
         looked_at = begin.len().saturating_sub(3);
         let Some(more) = content()? else { break };
@@ -289,6 +326,22 @@ mod tests {
     }
 
     #[test]
+    fn a_header_without_an_end_is_neither_held_nor_signed_whole() {
+        let mail = [&b"From: a@example.com\r\nno field\r\n"[..], &b"To:a\r\n".repeat(500_000)].concat();
+        let signing = signing(None);
+        let whole = sign(&signing, &[&mail]).unwrap();
+        assert!(whole.len() < 1000 && whole.contains(" h=From:From;"), "{}", whole.len());
+        for size in [4096, 256 << 10, END_LOOKED_FOR_BYTES, END_LOOKED_FOR_BYTES + 1] {
+            let pieces: Vec<&[u8]> = mail.chunks(size).collect();
+            assert_eq!(sign(&signing, &pieces).unwrap(), whole, "{size}");
+            let mut left = pieces.iter();
+            let begin =
+                with_whole_header(&mut || Ok(left.next().map(|piece| Cow::Borrowed(*piece)))).unwrap();
+            assert!(begin.len() <= END_LOOKED_FOR_BYTES + size, "{size}: {}", begin.len());
+        }
+    }
+
+    #[test]
     fn what_nobody_signs_is_left_as_it_is() {
         assert_eq!(sign(&signing(None), &[b"From: a@b.test\r\n\r\n"]).unwrap(), "");
         assert_eq!(sign(&signing(None), &[b"\r\nFrom: a@example.com\r\n"]).unwrap(), "");
@@ -308,11 +361,29 @@ mod tests {
         assert!(matches!(failure, Failure::Content(_)), "{failure}");
     }
 
+    /// Before a host is asked, by the header alone.
+    #[test]
+    fn it_is_known_from_the_header_that_no_key_is_in_force() {
+        let check = |signing: &Signing, header: &[u8]| {
+            let mut content = Some(Cow::Borrowed(header));
+            signing.check(&message(), &mut || Ok(content.take()), &Clock::by_hand(NOW))
+        };
+        let (over, own) = (signing(Some(NOW)), b"From: a@example.com\r\n\r\n");
+        assert!(matches!(check(&over, own), Err(Failure::Unsigned(_))));
+        assert_eq!(check(&over, b"From: a@b.test\r\n\r\n"), Ok(()));
+        assert_eq!(check(&signing(None), own), Ok(()));
+        // What came signed may need no key, but that takes its body.
+        let skips =
+            SigningKey { skip_signed: true, until: Some(NOW), ..key("s1", Canonicalization::Relaxed) };
+        let signed = sign(&signing(None), &[own]).unwrap();
+        assert_eq!(check(&signing_with(vec![skips]), &[signed.as_bytes(), own].concat()), Ok(()));
+    }
+
     #[test]
     fn an_operator_is_told_once_an_hour_whatever_is_done_to_the_clock() {
         let (signing, clock) = (signing(None), Clock::by_hand(NOW));
         let told = || signing.told_at[0].1.load(Ordering::Relaxed);
-        let refuse = || drop(signing.refuse("example.com", "of a test", &clock));
+        let refuse = || drop(signing.refuse("example.com", "of a test", "end it", &clock));
         refuse();
         assert_eq!(told(), NOW);
         clock.step(-1_000_000);

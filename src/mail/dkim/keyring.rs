@@ -250,6 +250,9 @@ mod tests {
             ("From: Smile (: <bob@example.org>\r\n", None, &["example.org/o"]),
             ("From: \"a@b.test\" (: <bob@example.org>\r\n", None, &["example.org/o"]),
             ("From: \"a@b.test\"\r\n", Some("example.org"), &["example.org/o"]),
+            ("From: a@example.org A Word\r\n", None, &["example.org/o"]),
+            ("From: a@example.org / c@b.test\r\n", None, &["example.org/o"]),
+            ("From: A <a@example.org, C <c@b.test>\r\n", None, &["example.org/o"]),
         ] {
             assert_eq!(names(&keyring, header, sender), wanted, "{header}");
         }

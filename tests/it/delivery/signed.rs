@@ -257,10 +257,11 @@ fn mail_of_a_domain_whose_keys_are_out_of_their_time_waits_and_is_never_sent_uns
         wait_for_attempts(&relay, address, "deferred", 2);
         let wanted =
             "451 4.3.5 not sent without a DKIM signature: none of its DKIM keys is in force (example.com)";
-        let sql = "SELECT DISTINCT phase, outcome, reply FROM attempts JOIN recipients ON recipients.id = recipient_id \
-                   WHERE address = ?1";
-        assert_eq!(relay.db().rows(sql, [address]), [format!("mail|deferred|{wanted}")]);
+        let sql = "SELECT DISTINCT phase, outcome, coalesce(mx, 'none'), reply FROM attempts \
+                   JOIN recipients ON recipients.id = recipient_id WHERE address = ?1";
+        assert_eq!(relay.db().rows(sql, [address]), [format!("mail|deferred|none|{wanted}")]);
     }
+    assert_eq!(mx.seen().len(), 1, "no host is asked for what cannot be signed");
     assert_eq!(mx.messages().len(), 1, "nothing but the other's mail");
     assert_eq!(relay.logged(&["ERROR", "mail of example.com waits"]).len(), 1, "told once");
     let new = keys.add("example.com", "new", Algorithm::Ed25519Sha256);

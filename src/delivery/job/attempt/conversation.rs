@@ -467,6 +467,12 @@ impl AttemptState<'_> {
         self.with_content(|content| connection.deliver(&outgoing, content, &mut before_end, self.deadline))
     }
 
+    /// Whether the message can be signed if it has to be: otherwise no host is asked to wait for it.
+    pub(super) fn check_signable(&self) -> Result<(), Failure> {
+        let clock = &self.resources.clock;
+        self.with_content(|content| self.context.signing.check(self.message, content, clock))
+    }
+
     /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
     fn signature(&self) -> Result<&Signature, Failure> {
         let clock = &self.resources.clock;
