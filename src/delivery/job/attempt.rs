@@ -102,15 +102,21 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
             if let Failure::NoSafeHost(none) = &failure {
                 maillog::unsafe_host(message.id, &none.host, none.policy, &failure.reply());
             }
-            let (mx, policy) = match &failure {
-                Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
-                Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
-                Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
-                _ => (None, TlsPolicy::None),
-            };
-            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
+            let place = nowhere(&failure);
+            state.finish(Some(HostFailure::new(failure, ruling, place)))
         }
     }
+}
+
+/// Where an attempt ended that asked no host.
+fn nowhere(failure: &Failure) -> Place {
+    let (mx, policy) = match failure {
+        Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
+        Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
+        Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
+        _ => (None, TlsPolicy::None),
+    };
+    Place { mx, policy, ..Place::NOWHERE }
 }
 
 /// The MTA-STS policy by which mail to a domain goes. The operator's `[[route]]`, where it has relays or says what TLS

@@ -317,6 +317,10 @@ impl Shared {
         if let Some(since) = state.fetched_since.get(&fetch.domain) {
             return (since.elapsed() < FETCH_WAIT).then_some(ASK_AGAIN);
         }
+        if state.was_tried(&fetch.domain) {
+            // Since it was looked at: what that fetch brought is known by now.
+            return Some(ASK_AGAIN);
+        }
         if state.fetched_since.len() >= FETCHES_MAX + WAITING_MAX {
             return None;
         }

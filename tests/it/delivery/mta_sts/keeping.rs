@@ -101,7 +101,7 @@ fn a_policy_is_fetched_again_before_its_end_and_gone_after_it() {
     });
 }
 
-/// `max_age: 0` is how people take a policy back. It is fetched for the first mail, which does not wait for a better one.
+/// `max_age: 0` is how people take a policy back. It is fetched for the first mail, which waits for no better one.
 #[test]
 fn a_policy_that_lasts_no_time_holds_nothing_up() {
     let mut sts = StsWorld::new();
