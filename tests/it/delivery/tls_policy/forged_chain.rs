@@ -584,11 +584,11 @@ fn signatures_upon_signatures_cost_no_more_than_so_much() {
     std::fs::write(anchor.path(), signer.anchor()).unwrap();
     let resolver = Resolver::new(&DnsSettings {
         servers: vec![server.address().into()],
-        timeout: Duration::from_secs(4),
+        timeout: Duration::from_secs(60),
         trust_anchor: Some(anchor.path().to_owned()),
     })
     .unwrap();
     let began = Instant::now();
     let found = resolver.mx_validated(last.to_ascii().trim_end_matches('.'));
-    assert!(found.is_err() && began.elapsed() < Duration::from_secs(10), "{found:?} {:?}", began.elapsed());
+    assert!(found.is_err() && began.elapsed() < Duration::from_secs(20), "{found:?} {:?}", began.elapsed());
 }
