@@ -377,9 +377,14 @@ impl Planner<'_> {
                 return Ok(Exchangers { hosts, cut: false, proved: false, implicit: true });
             }
             Err(DnsError::NoSuchDomain) => return Err(self.no_such_domain()),
-            Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
-                let text = format!("cannot look up the mail hosts of {domain}: {why}");
-                return Err(no_route(NoRouteReason::LookupFailed, text, None));
+            Err(error @ (DnsError::Temporary(_) | DnsError::Bogus(_))) => {
+                let is_bogus = matches!(error, DnsError::Bogus(_));
+                let why = if is_bogus { NoRouteReason::Bogus } else { NoRouteReason::LookupFailed };
+                return Err(no_route(
+                    why,
+                    format!("cannot look up the mail hosts of {domain}: {error}"),
+                    None,
+                ));
             }
         };
         self.mx_owner = owner;

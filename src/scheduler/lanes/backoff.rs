@@ -49,6 +49,11 @@ impl Lanes {
                 lane.answers(took_message, &self.settings).then_some(LaneChange::Recovered)
             }
             LaneHealth::Failing(reply) => self.back_off(&job.lane, reply, now),
+            LaneHealth::PolicyNotKept => {
+                lane.starts_again();
+                self.responsive.remove(&job.lane, now);
+                None
+            }
             LaneHealth::AtLimit(wait) => {
                 // Its other jobs go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;

@@ -138,6 +138,11 @@ impl Lane {
         (self.backoff_until, self.backed_off_at) = (until, now);
     }
 
+    /// Its host is to be asked once at a time, until it takes a message.
+    pub(super) fn starts_again(&mut self) {
+        (self.responsive, self.earned) = (false, 1);
+    }
+
     /// What it may have at once when it has earned it.
     fn most(&self, settings: &SchedulerSettings) -> usize {
         self.at_once.unwrap_or(settings.connections_per_destination)

@@ -53,6 +53,25 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, failing())));
 }
 
+/// RFC 8689 §5: mail that does not heed the policy is not kept back, and a host that fails at it has one job at a time.
+#[test]
+fn a_lane_whose_host_keeps_no_policy_goes_on_one_job_at_a_time() {
+    let mut lanes = lanes();
+    (1..9).for_each(|n| lanes.add(due(n, n, "a.test"), 0));
+    let first = lanes.next(0).unwrap();
+    lanes.finished(&first, &LaneHealth::Healthy, &[], 0);
+    let more = [lanes.next(0).unwrap(), lanes.next(0).unwrap()];
+    for job in &more {
+        assert_eq!(lanes.finished(job, &LaneHealth::PolicyNotKept, &[], 0), None);
+    }
+    let probe = lanes.next(0).expect("no backoff");
+    assert!(lanes.next(0).is_none(), "one at a time");
+    assert_eq!(lanes.state("a.test").failures, 0);
+    lanes.finished(&probe, &LaneHealth::Healthy, &[], 0);
+    assert!(lanes.next(0).is_some() && lanes.next(0).is_some(), "it took one");
+    lanes.check();
+}
+
 #[test]
 fn a_kick_ends_the_backoff_of_its_lane_only() {
     let mut lanes = lanes();

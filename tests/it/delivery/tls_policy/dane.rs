@@ -293,7 +293,13 @@ fn tls_required_no_sets_it_aside_for_that_message() {
     // Twice, or something else: nothing was said.
     assert_eq!(send("four@plain.test", "TLS-Required: No\r\nTLS-Required: No\r\n"), "deferred|dane|none");
     assert_eq!(send("five@other.test", "TLS-Required: Yes\r\n"), "deferred|dane|none");
-    assert_eq!((mx.messages().len(), plain.messages().len(), more.messages().len()), (1, 1, 0));
+    // Mail that was stopped keeps none back that is not; nor does a domain whose MX records are bogus.
+    assert_eq!(send("six@plain.test", "TLS-Required: No\r\n"), "delivered|none|none");
+    world.zone(|zone| zone.signed_like("a.test", RecordType::MX, Signing::Wrong));
+    assert_eq!(send("seven@a.test", ""), "deferred|none|");
+    assert_eq!(send("eight@a.test", "TLS-Required: No\r\n"), "delivered|none|TLSv1.3");
+    assert_eq!((mx.messages().len(), plain.messages().len(), more.messages().len()), (2, 2, 0));
+    assert_eq!(relay.db().rows("SELECT lane FROM backoffs", []), [""; 0]);
 }
 
 /// What was proved is kept as long as its TTL says: the next message asks nobody.
