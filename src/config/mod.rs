@@ -1,12 +1,12 @@
 //! Config: from typed text to checked settings, one struct a room.
 //!
-//! `defs.rs` is the table of all keys, `kind.rs` what their values may be; `value.rs` reads one value as the table says
-//! (`name_server.rs` a DNS server); `reading.rs` walks a file and collects problems; `load.rs` maps it onto
-//! [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`, `dkim.rs` for
-//! `[[dkim]]`, `twice.rs` for what is given twice); `reference.rs` writes the table as a commented config file;
-//! `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that others have
-//! to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is reported at once,
-//! each with its line, its key, what is wrong and what to do.
+//! `defs.rs` is the table of all keys (by topic below it), `kind.rs` what their values may be; `value.rs` reads one
+//! value as the table says (`name_server.rs` a DNS server); `reading.rs` walks a file and collects problems;
+//! `load.rs` maps it onto [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`,
+//! `dkim.rs` for `[[dkim]]`, `twice.rs` for what is given twice); `reference.rs` writes the table as a commented
+//! config file; `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says
+//! that others have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is
+//! reported at once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
 mod cross;

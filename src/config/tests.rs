@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::defs::{ALIASES, DEFS, Kind, Preset, REPEATED};
+use super::defs::{ALIASES, Kind, Preset, REPEATED, all};
 use super::*;
 use crate::mail::dkim::{Algorithm, Key};
 
@@ -126,7 +126,7 @@ fn every_key_of_the_table_reaches_the_settings() {
     let plain = show(&config("", &[]));
     // It says what the key must be, and changes nothing.
     let is_check = |name: &str| name == "dkim.algorithm";
-    for def in DEFS.iter().filter(|def| !is_check(def.name)) {
+    for def in all().filter(|def| !is_check(def.name)) {
         let other = match def.default {
             Preset::Is("true") => "false".to_owned(),
             _ => another(&def.kind),
@@ -139,7 +139,7 @@ fn every_key_of_the_table_reaches_the_settings() {
 #[test]
 fn every_key_of_the_table_is_checked_under_its_own_name() {
     let dir = Dir::new();
-    for def in DEFS {
+    for def in all() {
         let problems = dir.read(&config(def.section(), &[(def.key(), "1979-05-27")])).unwrap_err();
         let named = problems.0.iter().find(|problem| problem.key == def.name);
         let problem = named.unwrap_or_else(|| panic!("{} takes a date: {problems}", def.name));
@@ -150,9 +150,9 @@ fn every_key_of_the_table_is_checked_under_its_own_name() {
 
 #[test]
 fn names_are_there_once_and_docs_are_sentences() {
-    let names: BTreeSet<&str> = DEFS.iter().map(|def| def.name).collect();
-    assert_eq!(names.len(), DEFS.len());
-    for def in DEFS {
+    let names: BTreeSet<&str> = all().map(|def| def.name).collect();
+    assert_eq!(names.len(), all().count());
+    for def in all() {
         assert!(def.doc.ends_with('.'), "{}", def.name);
         assert!(!def.doc.contains("  "), "{}", def.name);
     }
@@ -203,7 +203,7 @@ fn the_examples_of_the_reference_are_good() {
     assert_eq!(settings.hostname.as_str(), "relay.example.com");
     assert_eq!(settings.submission.aliases["root"][0].to_string(), "ops@example.com");
     assert!(settings.routes.0.iter().all(|route| route.login.is_some()));
-    for def in DEFS {
+    for def in all() {
         assert!(uncommented.contains(&format!("\n{} = ", def.key())), "{}", def.name);
     }
 }
@@ -387,8 +387,7 @@ fn warnings_do_not_stop_the_start() {
 #[test]
 fn only_listen_source_route_destination_and_retry_rule_repeat() {
     assert_eq!(REPEATED, ["listen", "source", "route", "destination", "retry.rule", "dkim"]);
-    let defaulted =
-        |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
+    let defaulted = |name: &str| all().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");
 }
 

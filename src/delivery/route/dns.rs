@@ -381,6 +381,13 @@ impl Lookup for Resolver {
         }
     }
 
+    fn alias(&self, name: &str) -> Result<String, DnsError> {
+        match self.answers(&[Question::new(name, Kind::Alias)]).remove(0)? {
+            Found::Names(names) => names.into_iter().next().ok_or(DnsError::NoData),
+            _ => Err(DnsError::NoData),
+        }
+    }
+
     fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
         let kind = if v6 { Kind::V6 } else { Kind::V4 };
         match self.answers(&[Question::new(host, kind)]).remove(0)? {

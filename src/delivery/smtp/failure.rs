@@ -101,7 +101,7 @@ pub enum NoRouteReason {
     NotSeenWhole,
     /// DNS could not be asked, or does not know.
     LookupFailed,
-    /// DNSSEC says that what DNS says of the domain is not so, which mail without DANE does not ask.
+    /// DNSSEC says that what DNS answered is not genuine.
     Bogus,
     /// The configured relay has no address.
     RelayUnknown,

@@ -143,8 +143,14 @@ impl Zone {
     /// A TLSA record of this name's port 25.
     #[must_use]
     pub fn tlsa(self, host: &str, (usage, selector, matching): (u8, u8, u8), data: &[u8]) -> Zone {
+        self.tlsa_at(&format!("_25._tcp.{host}"), (usage, selector, matching), data)
+    }
+
+    /// A TLSA record of this name.
+    #[must_use]
+    pub fn tlsa_at(self, name: &str, (usage, selector, matching): (u8, u8, u8), data: &[u8]) -> Zone {
         let data = TLSA::new(usage.into(), selector.into(), matching.into(), data.to_vec());
-        self.record(&format!("_25._tcp.{host}"), RData::TLSA(data))
+        self.record(name, RData::TLSA(data))
     }
 
     /// A TXT record of these strings.
@@ -341,7 +347,7 @@ impl Zone {
         let mut answers = Vec::new();
         let mut name = name.clone();
         for _ in 0..=CNAMES_MAX {
-            let Some(here) = self.records.get(&key(&name)) else {
+            let Some(here) = self.records.get(&key(&name)).or_else(|| self.wildcard(&name)) else {
                 // An empty name between two that exist exists (RFC 8020).
                 let suffix = format!(".{}", key(&name));
                 let between = self.records.keys().any(|known| known.ends_with(&suffix));
@@ -351,6 +357,9 @@ impl Zone {
             let with_ttl = |record: &Record| {
                 let mut record = record.clone();
                 record.ttl = self.ttl_secs;
+                if record.name.is_wildcard() {
+                    record.name = name.clone();
+                }
                 record
             };
             let matching = here.iter().filter(|record| record.record_type() == kind);
@@ -370,6 +379,30 @@ impl Zone {
         }
         // As resolvers do that find themselves in a ring.
         (ResponseCode::ServFail, Vec::new())
+    }
+
+    /// What a wildcard has for a name that does not exist: the one below its closest encloser (RFC 4592 §3.3.1).
+    fn wildcard(&self, name: &Name) -> Option<&Vec<Record>> {
+        let mut encloser = name.base_name();
+        let exists = |name: &Name| {
+            let (own, below) = (key(name), format!(".{}", key(name)));
+            self.records
+                .keys()
+                .any(|known| *known == own || (known.ends_with(&below) && !known.starts_with('*')))
+        };
+        if exists(name) {
+            return None;
+        }
+        while !encloser.is_root() {
+            if let Some(found) = self.records.get(&format!("*.{}", key(&encloser))) {
+                return Some(found);
+            }
+            if exists(&encloser) {
+                return None;
+            }
+            encloser = encloser.base_name();
+        }
+        None
     }
 
     fn soa(&self) -> Record {

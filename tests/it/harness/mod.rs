@@ -15,4 +15,5 @@ pub mod relay;
 pub mod sender;
 pub mod sink;
 pub mod skipped;
+pub mod tls_client;
 pub mod world;

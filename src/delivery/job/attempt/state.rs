@@ -17,7 +17,7 @@ use crate::delivery::job::settle::Begun;
 use crate::delivery::job::signing::Signature;
 use crate::delivery::job::sts_policy;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::Failure;
+use crate::delivery::smtp::failure::{Failure, NoSafeHost};
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::StsPolicy;
@@ -120,6 +120,10 @@ pub(super) struct AttemptState<'a> {
     pub(super) kept: Option<(PoolKey, PooledConnection)>,
     /// The MTA-STS policy of the recipients' domain.
     pub(super) sts: Option<Arc<StsPolicy>>,
+    /// Its hosts with TLSA records of which none can be used.
+    pub(super) unusable_tlsa: Vec<String>,
+    /// Hosts that a policy leaves out, until they are counted.
+    pub(super) left_out: Vec<NoSafeHost>,
     /// What the last host said, or failed to.
     last: Option<HostFailure>,
     /// Every host so far said that it takes no mail.
@@ -144,6 +148,8 @@ impl<'a> AttemptState<'a> {
             settled: vec![false; count],
             kept: None,
             sts: None,
+            unusable_tlsa: Vec::new(),
+            left_out: Vec::new(),
             last: None,
             all_refuse: true,
         }

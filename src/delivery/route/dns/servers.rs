@@ -116,6 +116,7 @@ impl Servers {
                 Kind::V4Validated => addresses_found(self.validated(&name, RecordType::A).await),
                 Kind::V6Validated => addresses_found(self.validated(&name, RecordType::AAAA).await),
                 Kind::Ptr => names_of(&name, self.query(&name, RecordType::PTR).await),
+                Kind::Alias => self.end_of_aliases(&name).await,
                 Kind::MxValidated => self.mx_validated(&name).await,
                 Kind::Tlsa => self.tlsa(&name).await,
                 Kind::Txt => texts_of(&name, self.query(&name, RecordType::TXT).await),
@@ -157,6 +158,29 @@ impl Servers {
         kind: RecordType,
     ) -> Result<Records, (DnsError, Duration)> {
         records_of(name, kind, self.query(name, kind).await)
+    }
+
+    /// By the CNAME records alone: at the end there may be nothing yet.
+    async fn end_of_aliases(&self, name: &Name) -> (Answer, Duration) {
+        let (mut end, mut ttl) = (name.clone(), Duration::MAX);
+        for _ in 0..ALIASES_MAX {
+            let target = match self.of_query(&end, RecordType::CNAME).await {
+                Ok(found) => {
+                    ttl = ttl.min(found.ttl);
+                    found.records.into_iter().find_map(|record| match record.data {
+                        RData::CNAME(target) => Some(target.0),
+                        _ => None,
+                    })
+                }
+                Err((error, ttl)) if end == *name => return (Err(error), ttl),
+                Err(_) => None,
+            };
+            match target {
+                Some(target) => end = target,
+                None => return (Ok(Found::Names(vec![host_text(&end)])), ttl),
+            }
+        }
+        (Err(DnsError::Temporary("its aliases lead to no end".to_owned())), Duration::ZERO)
     }
 
     /// One answer gives the records and their proof.
