@@ -131,8 +131,8 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
     }
 }
 
-/// Whether this is in the way only of mail that heeds the domain's TLS policy. Mail with `TLS-Required: No` does not (RFC
-/// 8689 §5), reports on failing TLS among it (RFC 8460 §3): the lane must not keep it back.
+/// Whether this is in the way only of mail that heeds the domain's TLS policy. Mail with `TLS-Required: No` does not
+/// (RFC 8689 §5), reports on failing TLS among it (RFC 8460 §3): the lane must not keep it back.
 pub fn is_of_policy(failure: &Failure, policy: TlsPolicy) -> bool {
     match failure {
         Failure::Sts(_) | Failure::NoSafeHost(_) => true,

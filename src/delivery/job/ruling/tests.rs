@@ -191,7 +191,6 @@ fn only_what_dns_says_on_purpose_bounces() {
         (NoRouteReason::NullMx, RECIPIENT_BOUNCES, "RFC 7505 §3"),
         (NoRouteReason::Unroutable, RECIPIENT_BOUNCES, "RFC 5321 §5.1: no usable host"),
         (NoRouteReason::Loop, RECIPIENT_BOUNCES, "RFC 5321 §5.1: we are the best host"),
-        (NoRouteReason::Bogus, backs_off, "RFC 4035 §5.5: as a server that fails"),
         (NoRouteReason::LookupFailed, backs_off, "docs/protocol.md: a broken resolver never bounces mail"),
         (NoRouteReason::Bogus, backs_off, "RFC 7672 §2.1.1: nobody knows where it is to go"),
         (NoRouteReason::NotSeenWhole, backs_off, "permanent only of a list that was seen whole"),
