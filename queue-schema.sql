@@ -136,6 +136,7 @@ CREATE TABLE attempts (
     tls          TEXT,                     -- 'none', or version, and 'verified' or 'signature not checked (why)'
     tls_policy   TEXT NOT NULL DEFAULT 'none', -- which policy said what TLS had to be: none dane sts-testing
                                            -- sts-enforce requiretls route
+    dkim         TEXT,                     -- the DKIM keys that signed: 'example.com/s1,example.com/s2'; NULL: none
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,

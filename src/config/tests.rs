@@ -384,6 +384,47 @@ fn warnings_do_not_stop_the_start() {
     assert_eq!(warnings("", &[]), ["route.password_file"]);
 }
 
+/// The examples are of OpenSSL's making.
+#[test]
+fn a_dkim_key_that_others_may_read_is_a_warning_and_one_that_cannot_sign_a_problem() {
+    let dir = Dir::new();
+    let file = dir.0.path().join("dkim.pem");
+    let read = || dir.read(&config("dkim", &[]));
+    let good = std::fs::read(&file).unwrap();
+    for (mode, is_told) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+        std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let (_, warnings) = read().unwrap();
+        let of_key = warnings.iter().filter(|warning| warning.key == "dkim.key");
+        let warnings: Vec<String> = of_key.map(ToString::to_string).collect();
+        // The key stands in two tables.
+        assert_eq!(warnings.len(), if is_told { 2 } else { 0 }, "{mode:o}: {warnings:?}");
+        let words = format!(
+            "{0} can be read by every user of this machine, who can sign as you then; chmod o= {0}",
+            file.display()
+        );
+        assert!(warnings.iter().all(|warning| warning.contains(&words)), "{warnings:?}");
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs/unusable-dkim-key");
+    for (example, words) in [
+        ("encrypted.pem", "is encrypted; `openssl pkey -in FILE -out PLAIN-FILE` takes the passphrase off"),
+        (
+            "encrypted-pkcs1.pem",
+            "is encrypted; `openssl pkey -in FILE -out PLAIN-FILE` takes the passphrase off",
+        ),
+        ("p256.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("p256-sec1.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("ed448.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("x25519.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("rsa1024.pem", "2048 to 8192 bits are needed"),
+    ] {
+        std::fs::write(&file, std::fs::read(examples.join(example)).unwrap()).unwrap();
+        let problems = read().map(drop).unwrap_err().to_string();
+        assert!(problems.contains(words), "{example}: {problems}");
+    }
+    std::fs::write(&file, good).unwrap();
+    assert!(read().is_ok());
+}
+
 #[test]
 fn only_listen_source_route_destination_and_retry_rule_repeat() {
     assert_eq!(REPEATED, ["listen", "source", "route", "destination", "retry.rule", "dkim"]);

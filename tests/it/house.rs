@@ -40,6 +40,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "rustix",
         &[
+            "cli/dkim.rs",
             "config/guarded.rs",
             "queue/sqlite/space/ballast.rs",
             "delivery/smtp/dial/race.rs",

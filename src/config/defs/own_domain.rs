@@ -64,8 +64,8 @@ pub(super) const KEYS: &[Def] = &[
         "dkim.skip_signed",
         Flag,
         Is("false"),
-        "Whether a message that comes with a signature of this domain is left as it is: one of the body that it has, \
-         without l= and not expired. Otherwise ours is added; the other one stays in any case.",
+        "Whether a message that comes with a signature of this domain that holds is left as it is: it is verified with \
+         the key in DNS. Otherwise ours is added; the other one stays in any case.",
     ),
     def(
         "tlsrpt.enabled",

@@ -45,6 +45,10 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
     let settings = &context.settings;
     let deadline = Instant::now() + settings.attempt_deadline;
     let mut state = AttemptState::new(begun, deadline);
+    if let Err(failure) = state.check_signable() {
+        let ruling = rule(&failure, &Default::default());
+        return state.finish(Some(HostFailure::new(failure, ruling, Place::NOWHERE)));
+    }
     let pool = &resources.pool;
     if let Err(wait) = pool.hosts.count_in_lane(&job.lane, settings) {
         return state.requeue(wait);

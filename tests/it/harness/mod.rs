@@ -10,6 +10,7 @@ pub mod dnssec;
 pub mod fakemx;
 pub mod https_server;
 pub mod log;
+pub mod milter;
 pub mod namespaces;
 pub mod relay;
 pub mod sender;

@@ -338,7 +338,8 @@ impl AttemptState<'_> {
             if delivery.single_write {
                 evidence.single_write = learn_single_write(&delivery.results);
             }
-            let place = Place::at(endpoint, Some(connection.tls()));
+            let dkim = self.signature.get().and_then(|made| made.as_ref().ok()?.keys.clone());
+            let place = Place { dkim, ..Place::at(endpoint, Some(connection.tls())) };
             let failed = self.take_results(endpoint, slot, &place, &remaining, delivery.results);
             if failed.is_some() {
                 break failed;
@@ -466,10 +467,17 @@ impl AttemptState<'_> {
         self.with_content(|content| connection.deliver(&outgoing, content, &mut before_end, self.deadline))
     }
 
+    /// Whether the message can be signed if it has to be: otherwise no host is asked to wait for it.
+    pub(super) fn check_signable(&self) -> Result<(), Failure> {
+        let clock = &self.resources.clock;
+        self.with_content(|content| self.context.signing.check(self.message, content, clock))
+    }
+
     /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
     fn signature(&self) -> Result<&Signature, Failure> {
         let clock = &self.resources.clock;
-        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, clock);
+        let texts = |name: &str| self.context.lookup.txt(name);
+        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, &texts, clock);
         self.signature.get_or_init(|| self.with_content(sign)).as_ref().map_err(Failure::clone)
     }
 

@@ -38,17 +38,19 @@ pub(in crate::delivery) struct Place {
     pub(in crate::delivery) ip: Option<IpAddr>,
     pub(in crate::delivery) tls: Option<Encryption>,
     pub(in crate::delivery) policy: TlsPolicy,
+    /// As [`crate::mail::Attempt::dkim`].
+    pub(in crate::delivery) dkim: Option<Arc<str>>,
 }
 
 impl Place {
     /// No host was asked.
     pub(in crate::delivery) const NOWHERE: Place =
-        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None };
+        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None, dkim: None };
 
-    /// At this host.
+    /// At this host, where nothing was sent yet.
     pub(super) fn at(endpoint: &Endpoint, tls: Option<Encryption>) -> Place {
         let (mx, ip) = (Some(endpoint.host.clone()), Some(endpoint.address.ip()));
-        Place { mx, ip, tls, policy: endpoint.policy }
+        Place { mx, ip, tls, policy: endpoint.policy, dkim: None }
     }
 }
 
