@@ -16,9 +16,11 @@
 
 mod cache;
 mod proof;
+mod prover;
 mod scope;
 mod self_test;
 mod servers;
+mod sieve;
 mod system;
 mod validated;
 

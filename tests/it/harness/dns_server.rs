@@ -21,7 +21,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::task::AbortHandle;
 
-use crate::harness::dnssec::{Signer, Signing};
+use crate::harness::dnssec::{Answers, Reply, Script, Signer, Signing};
 
 /// How many CNAMEs are followed for one question.
 const CNAMES_MAX: usize = 8;
@@ -40,6 +40,7 @@ pub struct Zone {
     faults: BTreeMap<String, Fault>,
     ttl_secs: u32,
     dnssec: Option<Dnssec>,
+    script: Option<Script>,
 }
 
 /// What is said to those who ask for signatures, and to those who do not.
@@ -232,6 +233,13 @@ impl Zone {
         self
     }
 
+    /// Answers like this, as they are.
+    #[must_use]
+    pub fn scripted(mut self, answers: Arc<Answers>) -> Zone {
+        self.script = Some(Script(answers));
+        self
+    }
+
     fn record(mut self, name: &str, data: RData) -> Zone {
         let owner = absolute(name);
         self.records.entry(key(&owner)).or_default().push(Record::from_rdata(owner, 0, data));
@@ -240,6 +248,9 @@ impl Zone {
 
     /// The reply to somebody who wants signatures, or does not.
     fn reply_with(&self, name: Name, kind: RecordType, wants_signatures: bool) -> Option<Reply> {
+        if let Some(reply) = self.script.as_ref().and_then(|Script(answers)| answers(&name, kind)) {
+            return Some(reply);
+        }
         let Some(Dnssec { signer, unsigned, odd, stripped, forged, denied, deaf }) = &self.dnssec else {
             return self.reply(name, kind);
         };
@@ -410,9 +421,6 @@ impl Zone {
         Record::from_rdata(Name::root(), self.ttl_secs, RData::SOA(soa))
     }
 }
-
-/// Code, answers and authorities.
-type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
 
 /// A question that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! DNSSEC for the tests' zones: keys of the root, their signatures, and the file that makes a resolver trust them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use hickory_server::proto::dnssec::crypto::Ed25519SigningKey;
 use hickory_server::proto::dnssec::rdata::sig::SigInput;
 use hickory_server::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
 use hickory_server::proto::dnssec::{DnssecSigner, PublicKey as _, SigningKey as _, TBS};
+use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
 
 /// How long signatures hold.
@@ -103,4 +105,20 @@ fn signature(key: &DnssecSigner, set: &[&Record], how: Signing) -> Record {
     }
     let rrsig = RRSIG::from_sig(input, bytes);
     Record::from_rdata(name.clone(), ttl, RData::DNSSEC(DNSSECRData::RRSIG(rrsig)))
+}
+
+/// Code, answers and authorities.
+pub type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
+
+/// Answers that a test makes up, before all others.
+#[derive(Clone)]
+pub struct Script(pub Arc<Answers>);
+
+/// What is answered to a name and a type; none for what the zone says.
+pub type Answers = dyn Fn(&Name, RecordType) -> Option<Reply> + Send + Sync;
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
 }

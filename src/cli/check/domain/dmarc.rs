@@ -46,8 +46,6 @@ struct Record {
     policy: Option<&'static str>,
     /// `sp=`, for domains below.
     below: Option<&'static str>,
-    /// It is there, and none of the three.
-    below_is_broken: bool,
     /// `adkim=s`.
     strict_dkim: bool,
     /// `aspf=s`.
@@ -90,15 +88,11 @@ fn is_record(text: &str) -> bool {
 }
 
 fn parse(text: &str) -> Record {
-    let mut record =
-        Record { policy: None, below: None, below_is_broken: false, strict_dkim: false, strict_spf: false };
+    let mut record = Record { policy: None, below: None, strict_dkim: false, strict_spf: false };
     for (name, value) in text.split(';').filter_map(|tag| tag.split_once('=')) {
         match name.trim().to_ascii_lowercase().as_str() {
             "p" => record.policy = policy(value),
-            "sp" => {
-                record.below = policy(value);
-                record.below_is_broken = record.below.is_none();
-            }
+            "sp" => record.below = policy(value),
             "adkim" => record.strict_dkim = value.trim().eq_ignore_ascii_case("s"),
             "aspf" => record.strict_spf = value.trim().eq_ignore_ascii_case("s"),
             _ => {}
@@ -155,12 +149,6 @@ fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Pol
         let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
         return (finding.add(txt_line(name, &mended(text))), None);
     };
-    // RFC 7489 §6.6.3: with one of the two that nobody can read the record is none, or asks for nothing.
-    if record.below_is_broken {
-        let what = format!("{name}: its sp= is none of none, quarantine, reject: receivers may pass it over");
-        let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
-        return (finding.add(txt_line(name, &mended(text))), None);
-    }
     let (action, said) = match owner == domain {
         true => (policy, format!("{name} says p={policy}")),
         false => {
@@ -178,7 +166,7 @@ fn mended(text: &str) -> String {
     let record = parse(text);
     let others = text.split(';').map(str::trim).filter(|tag| {
         let name = tag.split_once('=').map(|(name, _)| name.trim().to_ascii_lowercase());
-        name.is_some_and(|name| name != "v" && name != "p" && (name != "sp" || !record.below_is_broken))
+        name.is_some_and(|name| name != "v" && name != "p")
     });
     let head = ["v=DMARC1".to_owned(), format!("p={}", record.policy.unwrap_or("none"))];
     head.into_iter().chain(others.map(str::to_owned)).collect::<Vec<_>>().join("; ")

@@ -4,6 +4,7 @@
 mod attacker;
 mod dane;
 mod explained;
+mod forged_chain;
 mod postfix;
 
 use std::sync::Arc;
