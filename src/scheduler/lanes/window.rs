@@ -62,8 +62,8 @@ impl Lanes {
             lane.domain = Some(due.domain.clone());
         }
         let goes_before_last = lane.waiting.back().is_some_and(|last| last.priority < due.priority);
-        // A fresh message whose content is in memory, an urgent one, or one that may pass a backoff, does not wait until
-        // a backlog has been read.
+        // A fresh message whose content is in memory, an urgent one, or one that may pass a backoff, does not wait
+        // until a backlog has been read.
         let waits_for_nothing = in_order
             || due.tls_optional
             || due.fresh.is_some()
