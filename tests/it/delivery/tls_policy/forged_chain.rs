@@ -2,6 +2,8 @@
 //! it is shown for: keys, delegations, denials and wildcards. Zones are delegated as they are in the world, from a
 //! signed root over `test` to each domain, so that a proof takes DS and DNSKEY records of each.
 
+mod dname;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -491,7 +493,8 @@ fn nothing_that_another_zone_signed_makes_mail_theirs() {
         std::net::IpAddr::V4(v4) => A(v4),
         std::net::IpAddr::V6(_) => unreachable!("loopback"),
     };
-    let rows = [honest_rows(), wildcard_rows(), key_rows(), denial_rows()].into_iter().flatten();
+    let rows =
+        [honest_rows(), dname::rows(), wildcard_rows(), key_rows(), denial_rows()].into_iter().flatten();
     let victims = rows.map(|row| {
         let victim = Victim::new(&format!("{}.test", row.name));
         (row, victim)
