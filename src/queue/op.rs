@@ -202,6 +202,7 @@ impl Incoming {
                 due_at,
                 attempts: 0,
                 priority: message.handling.priority,
+                tls_optional: message.handling.tls_optional,
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();

@@ -165,6 +165,8 @@ pub struct Due {
     pub attempts: u32,
     /// Its message's.
     pub priority: Priority,
+    /// Its message does not heed the TLS policy of its domain.
+    pub tls_optional: bool,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
 }
@@ -210,6 +212,9 @@ pub enum LaneHealth {
     Unchanged,
     /// The destination is unreachable, unwilling or broken: back off. The text says how, codes first.
     Failing(String),
+    /// The destination does not do what its TLS policy asks for (DANE, MTA-STS): back off, but for mail with
+    /// `TLS-Required: No`, which goes all the same (RFC 8689 §5).
+    PolicyNotKept(String),
     /// The destination has as many connections or messages from us as it allows: the recipients of the job that no
     /// settlement names are tried again after this wait. That was no attempt, and the lane's other jobs go on.
     AtLimit(Duration),

@@ -24,6 +24,9 @@
 //!              │ lane backs off: forgotten here, `more` set, read again when the backoff ends
 //! ```
 //!
+//! A lane that backs off because its hosts do not keep their TLS policy lets mail pass that does not heed it
+//! (`TLS-Required: No`), one job at a time.
+//!
 //! `now` is a steady second everywhere here ([`crate::clock::Clock::steady`]): whatever is done to the system's clock,
 //! no lane waits longer for it.
 //!
@@ -73,6 +76,7 @@ struct RecipientEntry {
     due_at: i64,
     attempts: u32,
     priority: Priority,
+    tls_optional: bool,
     /// In flight; otherwise in its lane's line.
     in_flight: bool,
 }
@@ -306,10 +310,10 @@ impl Lanes {
     }
 
     fn know(&mut self, due: &Due, lane: &Arc<str>, in_flight: bool) {
-        let Due { due_at, attempts, priority, .. } = *due;
+        let Due { due_at, attempts, priority, tls_optional, .. } = *due;
         let (lane, domain) = (lane.clone(), due.domain.clone());
-        self.known
-            .insert(due.recipient, RecipientEntry { lane, domain, due_at, attempts, priority, in_flight });
+        let entry = RecipientEntry { lane, domain, due_at, attempts, priority, tls_optional, in_flight };
+        self.known.insert(due.recipient, entry);
     }
 
     /// The lane a domain's mail waits in; the name is shared where the lane exists.

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::mail::{Outcome, Phase};
+use crate::mail::{Outcome, Phase, TlsPolicy};
 
 use crate::delivery::host::throttle_signal::{ThrottleSignal, throttle_signal};
 use crate::delivery::smtp::failure::{Failure, NoRouteReason, RequireTls, TlsFailure};
@@ -128,6 +128,19 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
         Failure::Content(_) | Failure::Unsigned(_) => Ruling::answer(Deferred),
         Failure::AtLimit => Ruling::answer(Deferred),
         Failure::Deadline => Ruling::new(Deferred, NextStep::Stop, true),
+    }
+}
+
+/// Whether this is in the way only of mail that heeds the domain's TLS policy. Mail with `TLS-Required: No` does not
+/// (RFC 8689 §5), reports on failing TLS among it (RFC 8460 §3): the lane must not keep it back.
+pub fn is_of_policy(failure: &Failure, policy: TlsPolicy) -> bool {
+    match failure {
+        Failure::Sts(_) | Failure::NoSafeHost(_) => true,
+        Failure::Route(none) => none.why == NoRouteReason::Bogus,
+        Failure::Tls(_) | Failure::Refused { phase: Phase::Starttls, .. } => {
+            matches!(policy, TlsPolicy::Dane | TlsPolicy::StsEnforce)
+        }
+        _ => false,
     }
 }
 

@@ -290,13 +290,21 @@ fn both_families(v4: Answer, v6: Answer) -> Result<Vec<IpAddr>, DnsError> {
 }
 
 impl Resolver {
-    /// Whether the servers prove what they say, and who they are.
-    fn look(&self) -> (SelfTest, String) {
-        let servers = Arc::clone(&lock(&self.servers));
-        let (asked, timeout) = (list(servers.addresses.clone()), self.settings.timeout);
+    /// Whether these servers prove what they say.
+    fn look(&self, servers: Arc<Servers>) -> SelfTest {
+        let timeout = self.settings.timeout;
         let test = async move { tokio::time::timeout(timeout, servers.self_test()).await };
         let silent = || SelfTest::NoAnswer(format!("no answer within {timeout:?}"));
-        (self.wait(test).and_then(Result::ok).unwrap_or_else(silent), asked)
+        self.wait(test).and_then(Result::ok).unwrap_or_else(silent)
+    }
+
+    /// The addresses of each host, all asked for at the same time.
+    fn addresses_by(&self, hosts: &[&str], kinds: [Kind; 2]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        let questions: Vec<Question> =
+            hosts.iter().flat_map(|host| kinds.map(|kind| Question::new(host, kind))).collect();
+        let mut answers = self.answers(&questions).into_iter();
+        let pairs = std::iter::from_fn(|| Some((answers.next()?, answers.next()?)));
+        pairs.map(|(v4, v6)| both_families(v4, v6)).collect()
     }
 
     fn mx_records(&self, domain: &str, kind: Kind) -> Result<MxRecords, DnsError> {
@@ -322,23 +330,29 @@ impl Lookup for Resolver {
 
     fn validates(&self) -> Result<(), String> {
         self.follow_system(false);
-        let now = Instant::now();
         let mut known = lock(&self.validation);
-        if !known.is_due(now) {
-            return known.result();
+        loop {
+            let now = Instant::now();
+            if !known.is_due(now) {
+                return known.result();
+            }
+            let servers = Arc::clone(&lock(&self.servers));
+            // Of servers that nobody knows yet everybody waits to hear. Later on what was known holds meanwhile.
+            let found = if known.is_new() {
+                self.look(Arc::clone(&servers))
+            } else {
+                known.begin(now);
+                drop(known);
+                let found = self.look(Arc::clone(&servers));
+                known = lock(&self.validation);
+                found
+            };
+            // What the servers of before prove or not says nothing of those that are asked now.
+            if Arc::ptr_eq(&servers, &lock(&self.servers)) {
+                known.note(found, &list(servers.addresses.clone()), now);
+                return known.result();
+            }
         }
-        // Of servers that nobody knows yet everybody waits to hear. Later on what was known holds meanwhile.
-        let (found, asked) = if known.is_new() {
-            self.look()
-        } else {
-            known.begin(now);
-            drop(known);
-            let found = self.look();
-            known = lock(&self.validation);
-            found
-        };
-        known.note(found, &asked, now);
-        known.result()
     }
 
     fn tlsa(&self, hosts: &[&str]) -> Vec<Result<TlsaAnswer, DnsError>> {
@@ -351,22 +365,11 @@ impl Lookup for Resolver {
     }
 
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
-        let questions: Vec<Question> = hosts
-            .iter()
-            .flat_map(|host| [Kind::V4, Kind::V6].map(|kind| Question::new(host, kind)))
-            .collect();
-        let mut answers = self.answers(&questions).into_iter();
-        let pairs = std::iter::from_fn(|| Some((answers.next()?, answers.next()?)));
-        pairs.map(|(v4, v6)| both_families(v4, v6)).collect()
+        self.addresses_by(hosts, [Kind::V4, Kind::V6])
     }
 
-    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
-        let questions = [Kind::V4Validated, Kind::V6Validated].map(|kind| Question::new(host, kind));
-        let mut answers = self.answers(&questions);
-        match (answers.pop(), answers.pop()) {
-            (Some(v6), Some(v4)) => both_families(v4, v6),
-            _ => Err(DnsError::NoData),
-        }
+    fn addresses_validated(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        self.addresses_by(hosts, [Kind::V4Validated, Kind::V6Validated])
     }
 
     fn txt(&self, name: &str) -> Result<Vec<String>, DnsError> {

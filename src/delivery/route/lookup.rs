@@ -99,12 +99,12 @@ pub trait Lookup {
     /// See [`DnsError`], for each host; never an empty list. `Temporary` only without an address of either family.
     fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>>;
 
-    /// The same of one host where DNSSEC says whether to believe it, as [`Lookup::mx_validated`].
+    /// The same where DNSSEC says what to believe, as [`Lookup::mx_validated`]: without the bogus ones.
     ///
     /// # Errors
-    /// As [`Lookup::addresses`]; `Bogus` too where there is an address of the other family.
-    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
-        self.addresses(&[host]).pop().unwrap_or(Err(DnsError::NoData))
+    /// As [`Lookup::addresses`]; `Bogus` as `Temporary`.
+    fn addresses_validated(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        self.addresses(hosts)
     }
 
     /// The same of the relays of a `[[route]]`, which may have an address of their own in `/etc/hosts`.

@@ -341,16 +341,20 @@ impl Planner<'_> {
         implicit: bool,
     ) -> Result<Vec<FoundHost>, NoRoute> {
         let names: Vec<&str> = hosts.iter().map(|(_, name)| name.as_str()).collect();
-        let addresses = self.lookup.addresses(&names);
+        let mut addresses = self.lookup.addresses(&names);
+        if self.dane && (proved || implicit) {
+            // What ends a message of a signed domain has to be proved: anybody can say that there is nothing.
+            let asked_again: Vec<usize> = (0..names.len())
+                .filter(|at| addresses.get(*at).is_some_and(|said| self.is_final(said)))
+                .collect();
+            let names: Vec<&str> = asked_again.iter().map(|at| names[*at]).collect();
+            let proved = if names.is_empty() { Vec::new() } else { self.lookup.addresses_validated(&names) };
+            for (at, proved) in asked_again.into_iter().zip(proved) {
+                addresses[at] = proved;
+            }
+        }
         let mut found = Vec::with_capacity(hosts.len());
         for ((preference, name), addresses) in hosts.into_iter().zip(addresses) {
-            // What ends a message of a signed domain has to be proved: anybody can say that there is nothing.
-            let addresses = match addresses {
-                Err(error) if self.dane && (proved || implicit) && reason_to_wait(&error).is_none() => {
-                    self.lookup.addresses_validated(&name)
-                }
-                addresses => addresses,
-            };
             match addresses {
                 Ok(addresses) => {
                     found.push((preference, Ok(self.host(&name, self.settings.port, addresses))))

@@ -12,6 +12,16 @@ use crate::queue::{MessageId, RecipientId};
 
 use super::odd;
 
+macro_rules! recipients_due {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority,
+             (SELECT tls_optional FROM messages WHERE messages.id = message_id) FROM recipients ",
+            $which
+        )
+    };
+}
+
 fn due_row(row: &Row<'_>) -> Result<Due> {
     let domain = row.get_ref(2)?.as_str().unwrap_or_default();
     // What is wrong with the row is found when its message is read, and then it is held.
@@ -22,6 +32,7 @@ fn due_row(row: &Row<'_>) -> Result<Due> {
         due_at: odd::int(row, 3)?.unwrap_or_default(),
         attempts: odd::count(row, 4)?,
         priority: Priority::clamped(odd::int(row, 5)?.unwrap_or_default()),
+        tls_optional: odd::int(row, 6)? == Some(1),
         fresh: None,
     })
 }
@@ -32,36 +43,36 @@ pub(super) fn domain_from(text: &str) -> Domain {
 }
 
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
-pub(super) const DUE_SAME_SECOND: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3";
-pub(super) const DUE_LATER: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
-    WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_SAME_SECOND: &str = recipients_due!(
+    "WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3"
+);
+pub(super) const DUE_LATER: &str = recipients_due!(
+    "WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3"
+);
 // A question for each priority, so that each is one walk along the index, whatever else waits.
 pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
-pub(super) const DOMAIN_OF_PRIORITY: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
-    WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?4";
+pub(super) const DOMAIN_OF_PRIORITY: &str = recipients_due!(
+    "WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?4"
+);
 /// `priority <> 0` lets SQLite see that the index serves.
-pub(super) const DUE_OF_PRIORITY: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
-    WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3";
+pub(super) const DUE_OF_PRIORITY: &str = recipients_due!(
+    "WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, id LIMIT ?3"
+);
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
 pub(super) const OLDEST_OF_PRIORITY: &str = "
     SELECT next_attempt_at FROM recipients
     WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND bounce_requested_at IS NULL
     ORDER BY next_attempt_at LIMIT 1";
 /// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
-pub(super) const TO_BOUNCE: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority
-    FROM recipients INDEXED BY recipients_to_bounce
-    WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
+pub(super) const TO_BOUNCE: &str = recipients_due!(
+    "INDEXED BY recipients_to_bounce
+    WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2"
+);
 /// Messages of one kind that are over. As above: the rest of a second, and what is later. Held messages stay here as
 /// long as they are held: a page of messages is walked at a time, whatever is found in it.
 pub(super) fn over_sql(ending: Ending) -> [String; 2] {
@@ -78,9 +89,8 @@ pub(super) fn over_sql(ending: Ending) -> [String; 2] {
         format!("{from} AND {time} > ?1 AND {time} <= ?2 ORDER BY {time}, id LIMIT ?3"),
     ]
 }
-pub(super) const QUEUED_OF_MESSAGE: &str = "
-    SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority FROM recipients
-    WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id";
+pub(super) const QUEUED_OF_MESSAGE: &str =
+    recipients_due!("WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id");
 
 /// See [`crate::queue::Reads::due`].
 pub(super) fn due(conn: &Connection, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>> {

@@ -45,10 +45,12 @@ impl Lanes {
         self.quota.ends(was);
         let change = match health {
             LaneHealth::Healthy | LaneHealth::Unchanged => {
-                let took_message = *health == LaneHealth::Healthy;
+                // What passes a backoff proves nothing for the rest.
+                let took_message = *health == LaneHealth::Healthy && !lane.lets_pass(now);
                 lane.answers(took_message, &self.settings).then_some(LaneChange::Recovered)
             }
-            LaneHealth::Failing(reply) => self.back_off(&job.lane, reply, now),
+            LaneHealth::Failing(reply) => self.back_off(&job.lane, reply, false, now),
+            LaneHealth::PolicyNotKept(reply) => self.back_off(&job.lane, reply, true, now),
             LaneHealth::AtLimit(wait) => {
                 // Its other jobs go on; one more is tried when the time is over.
                 let until = now + wait.as_secs_f64().ceil().max(1.0) as i64;
@@ -67,9 +69,9 @@ impl Lanes {
     /// and it may still be due. In either case perhaps in another lane than before.
     fn requeue(&mut self, recipient: RecipientId, job: &Job, health: &LaneHealth, now: i64) {
         let Some(known) = self.forget(recipient) else { return };
-        let RecipientEntry { domain, due_at, attempts, priority, .. } = known;
+        let RecipientEntry { domain, due_at, attempts, priority, tls_optional, .. } = known;
         let (message, fresh) = (job.message, job.fresh.clone());
-        let due = Due { recipient, message, domain, due_at, attempts, priority, fresh };
+        let due = Due { recipient, message, domain, due_at, attempts, priority, tls_optional, fresh };
         match health {
             LaneHealth::AtLimit(_) if !job.expired => self.line_up(due, true, now),
             _ => self.leave_in(&due.domain, just_before(&due), now),
@@ -77,11 +79,13 @@ impl Lanes {
     }
 
     /// One more failure. None while the lane backs off already: jobs that were under way together fail
-    /// together, and that is one failure.
-    fn back_off(&mut self, name: &Arc<str>, reply: &str, now: i64) -> Option<LaneChange> {
+    /// together, and that is one failure. `for_policy`: for its TLS policy alone.
+    fn back_off(&mut self, name: &Arc<str>, reply: &str, for_policy: bool, now: i64) -> Option<LaneChange> {
         let lane = self.lanes.get_mut(name).filter(|lane| lane.backoff_until <= now)?;
         let wait = self.schedule.wait(lane.failures_now(), self.random.f64()).as_secs() as i64;
-        lane.backs_off(now + wait, now);
+        lane.backs_off(now + wait, for_policy, now);
+        let passes = |due: &&Due| for_policy && due.tls_optional;
+        let passing: Vec<Due> = lane.waiting.iter().filter(passes).cloned().collect();
         let row = BackoffRow {
             lane: name.to_string(),
             failures: lane.failures,
@@ -91,6 +95,9 @@ impl Lanes {
         self.wakes.insert((lane.backoff_until, name.clone()));
         self.responsive.remove(name, now);
         self.return_to_database(name);
+        for due in passing {
+            self.line_up(due, true, now);
+        }
         Some(LaneChange::BacksOff(row))
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Lane {
     pub(super) backoff_until: i64,
     /// When that was decided.
     pub(super) backed_off_at: i64,
+    /// That was for its TLS policy alone.
+    pub(super) for_policy: bool,
     /// Its backoff was ended by a kick: should the host fail again, that is no step of the schedule.
     pub(super) kicked: bool,
     /// Its host has answered lately, whatever it said. Until then the lane has one job at a time, and only a
@@ -131,11 +133,16 @@ impl Lane {
     }
 
     /// Its host is in trouble: nothing is tried before `until`.
-    pub(super) fn backs_off(&mut self, until: i64, now: i64) {
+    pub(super) fn backs_off(&mut self, until: i64, for_policy: bool, now: i64) {
         self.failures = self.failures_now();
         self.kicked = false;
         (self.responsive, self.earned) = (false, 1);
-        (self.backoff_until, self.backed_off_at) = (until, now);
+        (self.backoff_until, self.backed_off_at, self.for_policy) = (until, now, for_policy);
+    }
+
+    /// It backs off, and only from mail that heeds its TLS policy: the other is all that waits here.
+    pub(super) fn lets_pass(&self, now: i64) -> bool {
+        self.for_policy && self.backoff_until > now
     }
 
     /// What it may have at once when it has earned it.
@@ -152,7 +159,7 @@ pub(super) fn given(settings: &SchedulerSettings, lane: &str) -> Option<usize> {
 pub(super) fn may_start(lane: &Lane, settings: &SchedulerSettings, now: i64) -> bool {
     !lane.waiting.is_empty()
         && lane.jobs_in_flight < at_once(lane, settings, now)
-        && lane.backoff_until <= now
+        && (lane.backoff_until <= now || lane.lets_pass(now))
 }
 
 /// How many jobs it may have at once just now.

@@ -62,11 +62,16 @@ impl Lanes {
             lane.domain = Some(due.domain.clone());
         }
         let goes_before_last = lane.waiting.back().is_some_and(|last| last.priority < due.priority);
-        // A fresh message whose content is in memory, or an urgent one, does not wait until a backlog has been read.
-        let waits_for_nothing =
-            in_order || due.fresh.is_some() || due.priority > Priority::NORMAL || goes_before_last;
+        // A fresh message whose content is in memory, an urgent one, or one that may pass a backoff, does not wait
+        // until a backlog has been read.
+        let waits_for_nothing = in_order
+            || due.tls_optional
+            || due.fresh.is_some()
+            || due.priority > Priority::NORMAL
+            || goes_before_last;
         let is_full = lane.waiting.len() >= room;
-        if lane.backoff_until > now || is_full && !goes_before_last || lane.more && !waits_for_nothing {
+        let is_kept_back = lane.backoff_until > now && !(lane.for_policy && due.tls_optional);
+        if is_kept_back || is_full && !goes_before_last || lane.more && !waits_for_nothing {
             self.leave(&name, just_before(&due));
             return;
         }

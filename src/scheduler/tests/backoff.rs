@@ -53,6 +53,42 @@ fn the_second_failure_in_a_row_waits_longer_and_a_success_starts_again() {
     assert!((48..=72).contains(&fail(&mut lanes, 4, 3000, failing())));
 }
 
+/// RFC 8689 §5: a host that does not keep its policy is left alone as any that fails, and mail that does not heed the
+/// policy goes all the same: what waited already, what comes new and what comes again, one at a time.
+#[test]
+fn a_backoff_for_the_policy_lets_mail_pass_that_does_not_heed_it() {
+    let mut lanes = lanes();
+    let passing = |n| Due { tls_optional: true, ..due(n, n, "a.test") };
+    (1..4).for_each(|n| lanes.add(due(n, n, "a.test"), 0));
+    lanes.add(passing(4), 0);
+    let first = lanes.next(0).unwrap();
+    let change = lanes.finished(&first, &LaneHealth::PolicyNotKept("454 4.7.5 no".to_owned()), &[], 0);
+    assert!(matches!(change, Some(LaneChange::BacksOff(row)) if row.last_reply == "454 4.7.5 no"));
+    (5..7).for_each(|n| lanes.add(passing(n), 0));
+    lanes.add(due(7, 7, "a.test"), 0);
+    let until = lanes.state("a.test").backoff_until;
+    for n in 4..7 {
+        let job = lanes.next(0).expect("it passes");
+        assert_eq!(ids(&job), [n]);
+        assert!(lanes.next(0).is_none(), "one at a time");
+        // Neither what is taken nor what fails changes what the others wait for.
+        let health = if n == 5 { failing() } else { LaneHealth::Healthy };
+        assert_eq!(lanes.finished(&job, &health, &[], 0), None);
+        assert_eq!((lanes.state("a.test").failures, lanes.state("a.test").backoff_until), (1, until));
+        lanes.check();
+    }
+    assert!(lanes.next(0).is_none(), "what heeds it waits");
+    lanes.settled((1..7).map(RecipientId));
+    lanes.wake(until);
+    let refill = lanes.refills(9, until).pop().unwrap();
+    lanes.refilled(&refill, vec![due(2, 2, "a.test"), due(3, 3, "a.test")], None, until);
+    let probe = lanes.next(until).unwrap();
+    assert!(matches!(lanes.finished(&probe, &failing(), &[], until), Some(LaneChange::BacksOff(_))));
+    lanes.add(passing(8), until);
+    assert!(lanes.next(until).is_none(), "a backoff for another reason is for all");
+    lanes.check();
+}
+
 #[test]
 fn a_kick_ends_the_backoff_of_its_lane_only() {
     let mut lanes = lanes();

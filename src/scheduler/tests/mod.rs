@@ -62,6 +62,7 @@ fn due(recipient: i64, message: i64, domain: &str) -> Due {
         due_at: 0,
         attempts: 0,
         priority: Priority::NORMAL,
+        tls_optional: false,
         fresh: None,
     }
 }

@@ -57,8 +57,11 @@ impl Lookup for InTime<'_> {
         }
     }
 
-    fn addresses_validated(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
-        self.checked(|| self.resolver.addresses_validated(host))
+    fn addresses_validated(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        match self.checked(|| Ok(self.resolver.addresses_validated(hosts))) {
+            Ok(found) => found,
+            Err(late) => hosts.iter().map(|_| Err(late.clone())).collect(),
+        }
     }
 
     fn relay_addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {

@@ -12,7 +12,7 @@ use crate::queue::{LaneHealth, QueuedMessage};
 use crate::delivery::host::pool::{PoolKey, PooledConnection};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::require_tls;
-use crate::delivery::job::ruling::{Ruling, RulingContext, rule};
+use crate::delivery::job::ruling::{Ruling, RulingContext, is_of_policy, rule};
 use crate::delivery::job::settle::Begun;
 use crate::delivery::job::signing::Signature;
 use crate::delivery::job::sts_policy;
@@ -239,10 +239,12 @@ impl<'a> AttemptState<'a> {
         });
         // A host's refusal is final where every host refuses.
         let outcome = if self.all_refuse { rest.ruling.outcome } else { Outcome::Deferred };
-        let backs_off = rest.ruling.backs_off;
+        let (backs_off, is_of_policy) =
+            (rest.ruling.backs_off, is_of_policy(&rest.failure, rest.place.policy));
         let rest = Answer::of(&rest.failure, outcome, rest.place);
         let health = if backs_off && self.answers.iter().any(Option::is_none) {
-            LaneHealth::Failing(rest.reply.to_string())
+            let reply = rest.reply.to_string();
+            if is_of_policy { LaneHealth::PolicyNotKept(reply) } else { LaneHealth::Failing(reply) }
         } else if self.answers.iter().flatten().any(Answer::is_taken) {
             LaneHealth::Healthy
         } else {

@@ -6,8 +6,11 @@
 //! stands for a name only where there is nothing closer.
 
 use hickory_resolver::net::{DnsError as Refusal, NetError, NoRecords};
+use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, NSEC3};
+use hickory_resolver::proto::rr::rdata::CNAME;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, RecordTypeSet};
+use hickory_resolver::proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
 use super::servers::{Heard, Servers, on_the_way};
 use super::sieve::signature;
@@ -57,6 +60,8 @@ impl Servers {
             } else if let Some(alias) = self.alias(&zone).await {
                 // There is nothing below an alias.
                 return if zone == *name { Standing::Alias(Box::new(alias)) } else { Standing::Signed(apex) };
+            } else if let Some(alias) = self.renamed(name, &zone.base_name()).await {
+                return Standing::Alias(Box::new(alias));
             } else if is_bogus(&heard) {
                 return Standing::Signed(apex);
             } else {
@@ -75,6 +80,32 @@ impl Servers {
         }
         on_the_way(name, RecordType::CNAME, &heard.ok()?.answers).into_iter().next()
     }
+
+    /// The alias that a proved DNAME record at `above` makes of a name below it. The one that a server makes of it has
+    /// no signature, and is to be the same (RFC 6672 §5.3.1): it is made here.
+    async fn renamed(&self, name: &Name, above: &Name) -> Option<Record> {
+        let heard = self.with_proof(above, RecordType::DNAME).await;
+        if !is_settled(above, RecordType::DNAME, &heard) {
+            return None;
+        }
+        let found = heard.ok()?;
+        let of_it = |record: &&Record| record.name == *above && record.record_type() == RecordType::DNAME;
+        let dname = found.answers.iter().find(of_it)?;
+        let target = target_below(name, above, dname)?;
+        let mut alias = Record::from_rdata(name.clone(), dname.ttl, RData::CNAME(CNAME(target)));
+        alias.proof = Proof::Secure;
+        Some(alias)
+    }
+}
+
+/// What a DNAME record at `above` makes of a name below.
+fn target_below(name: &Name, above: &Name, dname: &Record) -> Option<Name> {
+    let RData::Unknown { rdata, .. } = &dname.data else { return None };
+    let mut decoder = BinDecoder::new(&rdata.anything);
+    let target = Name::read(&mut decoder).ok().filter(|_| decoder.is_empty())?;
+    let own = name.iter().len().checked_sub(above.iter().len())?;
+    // RFC 6672 §2.2: too long is no name.
+    Name::from_labels(name.iter().take(own)).ok()?.append_domain(&target).ok()
 }
 
 /// Whether an answer comes with its proof.

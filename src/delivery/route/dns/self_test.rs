@@ -93,7 +93,12 @@ impl Validation {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::config::DnsSettings;
+    use crate::delivery::route::dns::{Resolver, Servers, lock};
+    use crate::delivery::route::lookup::Lookup as _;
 
     #[test]
     fn two_answers_in_a_row_turn_it_off_and_each_minute_brings_a_look_until_it_is_on() {
@@ -139,5 +144,43 @@ mod tests {
         }
         assert!(!known.is_due(now + LOOK_AGAIN - Duration::from_secs(1)));
         assert!(known.is_due(now + LOOK_AGAIN));
+    }
+
+    /// A look that begins with some servers and ends when there are others is not noted for those.
+    #[test]
+    fn what_a_look_finds_is_noted_of_the_servers_that_were_asked() {
+        let socket = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (before, silent) = (socket(), socket());
+        let timeout = Duration::from_secs(2);
+        let settings =
+            DnsSettings { servers: vec![before.local_addr().unwrap().into()], timeout, trust_anchor: None };
+        let resolver = Resolver::new(&settings).unwrap();
+        std::thread::scope(|scope| {
+            let looked = scope.spawn(|| resolver.validates());
+            before.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut bytes = [0; 1500];
+            let (mut length, mut from) = before.recv_from(&mut bytes).unwrap();
+            let now_asked = {
+                let _context = resolver.runtime.enter();
+                Servers::new(vec![silent.local_addr().unwrap()], timeout, None).unwrap()
+            };
+            *lock(&resolver.servers) = Arc::new(now_asked);
+            before.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            loop {
+                // An answer without anything: nothing is proved by it.
+                bytes[2] |= 0x80;
+                before.send_to(&bytes[..length], from).unwrap();
+                loop {
+                    match before.recv_from(&mut bytes) {
+                        Ok(next) => break (length, from) = next,
+                        Err(_) if looked.is_finished() => {
+                            assert_eq!(looked.join().unwrap(), Ok(()), "nobody has heard of these");
+                            return;
+                        }
+                        Err(_) => {}
+                    }
+                }
+            }
+        });
     }
 }

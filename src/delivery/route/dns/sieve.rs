@@ -91,6 +91,7 @@ fn sifted(query: &Query, heard: Result<DnsResponse, NetError>) -> Result<DnsResp
             let names = names(query, &response.answers);
             response.queries = vec![query.clone()];
             response.answers.retain(|record| is_answer(query, &names, record));
+            response.answers.iter_mut().for_each(make_canonical);
             response.authorities.retain(|record| is_denial(query, &names, record));
             response.additionals.clear();
             Ok(response)
@@ -105,6 +106,16 @@ fn sifted(query: &Query, heard: Result<DnsResponse, NetError>) -> Result<DnsResp
             Err(NetError::Dns(Refusal::NoRecordsFound(none)))
         }
         other => other,
+    }
+}
+
+/// RFC 4034 §6.2: a DNAME record is signed in lower case. To hickory it is bytes, of which those that tell a length are
+/// below every letter.
+fn make_canonical(record: &mut Record) {
+    if record.record_type() == RecordType::DNAME
+        && let RData::Unknown { rdata, .. } = &mut record.data
+    {
+        rdata.anything.make_ascii_lowercase();
     }
 }
 

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::RouteTls;
 use crate::mail::TlsPolicy;
 
+use crate::delivery::route::lookup::DnsError;
 use crate::delivery::route::own_addresses;
-use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route, turns};
+use crate::delivery::route::plan::{ADDRESSES_MAX, Listed, Planner, no_route, reason_to_wait, turns};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
 
@@ -23,6 +24,22 @@ impl Planner<'_> {
     pub(super) fn is_own(&self, host: &Host) -> bool {
         let is_ours = |ip: &IpAddr| own_addresses::is_ours(*ip, host.port, self.settings, self.routes);
         host.addresses.iter().any(is_ours)
+    }
+
+    /// Whether no mail would go to a host of which this is said: it has no address, none that is permitted, or one that
+    /// is this relay's own.
+    pub(super) fn is_final(&self, said: &Result<Vec<IpAddr>, DnsError>) -> bool {
+        match said {
+            Ok(addresses) => {
+                let is_prohibited =
+                    |ip: &IpAddr| self.settings.prohibited_networks.reason(ip.to_canonical()).is_some();
+                let port = self.settings.port;
+                let is_ours =
+                    |ip: &IpAddr| own_addresses::is_ours(ip.to_canonical(), port, self.settings, self.routes);
+                addresses.iter().all(is_prohibited) || addresses.iter().any(is_ours)
+            }
+            Err(error) => reason_to_wait(error).is_none(),
+        }
     }
 
     /// The relay without the addresses where this relay itself listens.

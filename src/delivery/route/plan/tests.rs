@@ -16,6 +16,8 @@ type Mx = Result<MxRecords, DnsError>;
 struct Table {
     mx: HashMap<&'static str, Mx>,
     addresses: HashMap<String, Result<Vec<IpAddr>, DnsError>>,
+    /// What is proved of addresses, where DNSSEC works.
+    proved: Option<HashMap<String, Result<Vec<IpAddr>, DnsError>>>,
     asked: RefCell<Vec<String>>,
 }
 
@@ -58,6 +60,19 @@ impl Lookup for Table {
                 self.addresses.get(*host).cloned().unwrap_or(Err(DnsError::NoSuchDomain))
             })
             .collect()
+    }
+
+    fn mx_validated(&self, domain: &str) -> Mx {
+        self.mx(domain).map(|records| MxRecords { proved: true, ..records })
+    }
+
+    fn validates(&self) -> Result<(), String> {
+        self.proved.as_ref().map(|_| ()).ok_or_else(|| "no DNSSEC here".to_owned())
+    }
+
+    fn addresses_validated(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+        self.asked.borrow_mut().push(format!("proof of {}", hosts.join(" ")));
+        hosts.iter().map(|host| self.proved.as_ref().unwrap()[*host].clone()).collect()
     }
 
     fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
@@ -641,4 +656,51 @@ fn a_host_where_this_relay_listens_is_this_relay() {
     assert_eq!(plan.iter().map(|one| one.address.to_string()).collect::<Vec<_>>(), ["127.0.0.1:2526"]);
     let routes = route(&[("[127.0.0.1]", 2500)], RouteTls::Opportunistic);
     assert_eq!(shown(planned("a.test", &routes, &table)), "451 4.4.4 [127.0.0.1]");
+}
+
+/// Of a domain with DNSSEC. Somebody who answers for the DNS could have the mail returned: what would end it is asked
+/// for once more with its proof, of all hosts at once.
+#[test]
+fn what_would_end_mail_of_a_signed_domain_has_to_be_proved() {
+    let at = |ip: &str| Ok(vec![ip.parse().unwrap()]);
+    let bogus = || Err(DnsError::Bogus("its signatures are wrong".to_owned()));
+    let planned = |said: [Result<Vec<IpAddr>, DnsError>; 2], proved: [Result<Vec<IpAddr>, DnsError>; 2]| {
+        let mut table = Table::default().mx("a.test", &[(10, "one.test"), (20, "two.test")]);
+        let named = |two: [Result<Vec<IpAddr>, DnsError>; 2]| {
+            ["one.test", "two.test"].map(str::to_owned).into_iter().zip(two).collect::<HashMap<_, _>>()
+        };
+        (table.addresses, table.proved) = (named(said), Some(named(proved)));
+        let domain = Domain::parse("a.test").unwrap();
+        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: true };
+        let settings = DeliverySettings { dane: true, ..settings() };
+        let plan = plan(&request, &Routes::default(), &settings, &table, KEEP, &mut |_| {});
+        let asked: Vec<String> =
+            table.asked.borrow().iter().filter(|asked| asked.starts_with("proof")).cloned().collect();
+        let to = match plan {
+            Ok(plan) => {
+                plan.endpoints.iter().map(|to| to.address.ip().to_string()).collect::<Vec<_>>().join(" ")
+            }
+            Err(why) => shown(Err(why)),
+        };
+        (to, asked.join("; "))
+    };
+    let told = |to: &str, asked: &str| (to.to_owned(), asked.to_owned());
+    let both = "proof of one.test two.test";
+    let (good, other) = (|| at("198.51.100.1"), || at("198.51.100.2"));
+    // Prohibited, and an address of this relay: both are other addresses in truth.
+    assert_eq!(
+        planned([at("127.0.0.1"), at("192.0.2.99")], [good(), other()]),
+        told("198.51.100.1 198.51.100.2", both)
+    );
+    // Not known in truth: it waits.
+    for said in [at("127.0.0.1"), at("::ffff:127.0.0.1"), at("192.0.2.99"), Err(DnsError::NoSuchDomain)] {
+        let (to, asked) = planned([said.clone(), Err(DnsError::NoData)], [bogus(), bogus()]);
+        assert!(to.starts_with("451 4.") && asked == both, "{said:?}: {to}, {asked}");
+    }
+    // As it is said: mail is returned.
+    let (nowhere, own) = (at("127.0.0.1"), at("192.0.2.99"));
+    assert!(planned([nowhere.clone(), nowhere.clone()], [nowhere.clone(), nowhere]).0.starts_with("550 5."));
+    assert!(planned([own.clone(), own.clone()], [own.clone(), own]).0.contains(" 5.4.6 "));
+    // Nobody asks for the proof of a host that mail can go to.
+    assert_eq!(planned([good(), other()], [bogus(), bogus()]), told("198.51.100.1 198.51.100.2", ""));
 }

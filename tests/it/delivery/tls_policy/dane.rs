@@ -267,6 +267,7 @@ fn tls_required_no_sets_it_aside_for_that_message() {
         (Certificate::by_authority(&[], true, false), Certificate::by_authority(&[], true, false));
     let mx = world.host("a.test", host(&own));
     let (plain, more) = (world.host("plain.test", Script::new()), world.host("other.test", Script::new()));
+    let bogus = world.host("bogus.test", host(&own));
     let data = other.tlsa((3, 1, 1));
     for host in ["mx.a.test", "mx.plain.test", "mx.other.test"] {
         world.zone(|zone| zone.tlsa(host, (3, 1, 1), &data));
@@ -293,7 +294,15 @@ fn tls_required_no_sets_it_aside_for_that_message() {
     // Twice, or something else: nothing was said.
     assert_eq!(send("four@plain.test", "TLS-Required: No\r\nTLS-Required: No\r\n"), "deferred|dane|none");
     assert_eq!(send("five@other.test", "TLS-Required: Yes\r\n"), "deferred|dane|none");
-    assert_eq!((mx.messages().len(), plain.messages().len(), more.messages().len()), (1, 1, 0));
+    // While their lanes back off for what stopped the others, such mail goes; also where the MX records are bogus.
+    assert_eq!(send("six@plain.test", "TLS-Required: No\r\n"), "delivered|none|none");
+    world.zone(|zone| zone.signed_like("bogus.test", RecordType::MX, Signing::Wrong));
+    assert_eq!(send("seven@bogus.test", ""), "deferred|none|");
+    assert_eq!(send("eight@bogus.test", "TLS-Required: No\r\n"), "delivered|none|TLSv1.3");
+    assert_eq!((mx.messages().len(), plain.messages().len(), more.messages().len()), (1, 2, 0));
+    assert_eq!(bogus.messages().len(), 1);
+    let backs_off = ["a.test", "bogus.test", "other.test", "plain.test"];
+    assert_eq!(relay.db().rows("SELECT lane FROM backoffs ORDER BY lane", []), backs_off);
 }
 
 /// What was proved is kept as long as its TTL says: the next message asks nobody.
