@@ -17,7 +17,9 @@
 //! `/var/lib/postrider/` mean that folder, `sudo` is left out, and the passwords that are asked for are given. In the
 //! queue [`QUEUE_ID`] waits for you@example.org; example.com, example.net and example.org have a host in the DNS.
 
+mod manual;
 mod reader;
+mod roff;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
