@@ -186,7 +186,7 @@ fn check_command(words: &[String]) -> Result<(), String> {
         }
         _ => {}
     }
-    let ours = [".ci/", "benches/", "docs/", "fuzz/", "src/", "systemd/", "tests/"];
+    let ours = [".ci/", "benches/", "docs/", "fuzz/", "packaging/", "src/", "systemd/", "tests/"];
     let is_missing = |word: &&String| {
         let path = word.strip_prefix("./").unwrap_or(word);
         ours.iter().any(|folder| path.starts_with(folder)) && !root.join(path).exists()
