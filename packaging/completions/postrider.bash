@@ -28,6 +28,9 @@ _postrider() {
             postrider,explain)
                 cmd="postrider__subcmd__explain"
                 ;;
+            postrider,health)
+                cmd="postrider__subcmd__health"
+                ;;
             postrider,help)
                 cmd="postrider__subcmd__help"
                 ;;
@@ -78,6 +81,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help,explain)
                 cmd="postrider__subcmd__help__subcmd__explain"
+                ;;
+            postrider__subcmd__help,health)
+                cmd="postrider__subcmd__help__subcmd__health"
                 ;;
             postrider__subcmd__help,help)
                 cmd="postrider__subcmd__help__subcmd__help"
@@ -281,7 +287,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue sql recover user dkim tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue sql recover user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -490,8 +496,26 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__health)
+            opts="-h --ready --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__help)
-            opts="serve check demo queue sql recover user dkim tlsrpt explain help"
+            opts="serve check demo queue sql recover user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -575,6 +599,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__health)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod dkim;
 pub mod explain;
+pub mod health;
 mod log_escape;
 mod log_output;
 mod on_demand;
@@ -99,6 +100,11 @@ enum Command {
     /// Make keys that sign mail (DKIM), and show what DNS has of them
     #[command(subcommand)]
     Dkim(dkim::Verb),
+    /// Say whether the relay answers on this machine, for the health check of a container
+    ///
+    /// Asks each listener for its greeting, within five seconds. Exit code 0: all answer; 1: one does not, or the config
+    /// does not say where it is.
+    Health(health::Arguments),
     /// Look at the daily reports on TLS to other domains (RFC 8460)
     #[command(subcommand)]
     Tlsrpt(tlsrpt::Verb),
@@ -171,6 +177,7 @@ pub fn run() -> ExitCode {
         Command::Recover(arguments) => recover::run(config, &arguments),
         Command::User(verb) => user::run(config, verb),
         Command::Dkim(verb) => dkim::run(config, &verb),
+        Command::Health(arguments) => health::run(config, &arguments),
         Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
         Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
     };

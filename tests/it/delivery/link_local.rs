@@ -12,7 +12,7 @@ use crate::harness::relay::run_to_end;
 use crate::harness::skipped::{installed, skipped};
 
 /// Set in the namespaces.
-const INSIDE: &str = "POSTRIDER_TWO_LINKS";
+const INSIDE: &str = "TEST_TWO_LINKS";
 /// The exit code of the shell where it may not make them.
 const NOT_ALLOWED: i32 = 77;
 /// Two links, each between two interfaces that have the same address on both; the server is on the second, which the
