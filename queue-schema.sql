@@ -136,6 +136,7 @@ CREATE TABLE attempts (
     tls          TEXT,                     -- 'none', or version, and 'verified' or 'signature not checked (why)'
     tls_policy   TEXT NOT NULL DEFAULT 'none', -- which policy said what TLS had to be: none dane sts-testing
                                            -- sts-enforce requiretls route
+    dkim         TEXT,                     -- the DKIM keys that signed: 'example.com/s1,example.com/s2'; NULL: none
     phase        TEXT NOT NULL,            -- dns connect greeting ehlo starttls auth mail rcpt data end_of_data
     code         INTEGER NOT NULL,
     enhanced     TEXT,
@@ -272,6 +273,7 @@ CREATE TABLE operator_log (
     logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log
 ) STRICT;
 CREATE INDEX operator_log_new ON operator_log (id) WHERE logged = 0;
+CREATE INDEX operator_log_by_time ON operator_log (at);
 
 -- Failed logins that have an effect now: a network whose logins are refused, a user's name by which logins are slow, or
 -- (both columns) logins by that name from a client that is known by it, which are slow too. The relay writes them at most
@@ -324,8 +326,9 @@ CREATE INDEX pending_reports_of_sender ON pending_reports (sender, at);
 
 -- TLS in sessions with hosts: how many there were of each kind on a day, in UTC. What a session came to counts, however
 -- many messages went over it; connections that failed before TLS are none. The view tls_sessions shows it. A domain
--- has at most 200 rows a day; what is beyond them is counted without host and addresses. At most 10,000 rows a day in
--- all; what is beyond them is counted under the domain '*'. Kept as long as history, six days at least.
+-- has at most 200 rows a day with host and addresses, and all domains 10,000; what is beyond them is counted without. At
+-- most 20,000 rows a day in all; what is beyond them is counted under the domain '*'. Kept as long as history, six days
+-- at least.
 CREATE TABLE tls_results (
     day         INTEGER NOT NULL,          -- when it began
     domain      TEXT NOT NULL,             -- the recipients', or a smarthost's name; '*': sessions beyond the bound

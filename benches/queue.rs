@@ -106,6 +106,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         ip: Some([192, 0, 2, 1].into()),
                         tls: Some("TLSv1.3 verified".to_owned()),
                         tls_policy: postrider::mail::TlsPolicy::None,
+                        dkim: None,
                         phase: Phase::EndOfData,
                         reply: Reply::new(250, Enhanced(2, 0, 0), "queued as 4FZ2QK1b9Jz"),
                         outcome: Outcome::Delivered,

@@ -78,9 +78,10 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
         TlsPolicy::None => String::new(),
         policy => format!(" tls_policy={}", policy.as_str()),
     };
+    let dkim = attempt.dkim.as_deref().map_or_else(String::new, |keys| format!(" dkim={keys}"));
     log::log!(
         level,
-        "{id}: {} to=<{}> relay={host} tls={}{policy} phase={} ms={}{next} reply_source={} reply={}",
+        "{id}: {} to=<{}> relay={host} tls={}{policy}{dkim} phase={} ms={}{next} reply_source={} reply={}",
         attempt.outcome.as_str(),
         shown(recipient),
         attempt.tls.as_deref().unwrap_or("none"),

@@ -4,30 +4,38 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use postrider::mail::dkim::{Algorithm, Key};
 
+use crate::dns;
 use crate::peer::{Peer, directory, postrider_on, start};
 use crate::shape::Shape;
+use crate::sink::Sink;
 use crate::stream::Keys;
 
 /// Started, with a fresh queue on disk. At most `connections` to each destination.
 pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Option<Peer> {
     let (directory, sink) = (directory(), shape.sink(keys));
     let mut config = format!("[delivery]\nconnections_per_destination = {connections}\n");
-    let tls = if shape.tls { "opportunistic" } else { "off" };
-    for (domain, address) in shape.hosts() {
-        let relay = SocketAddr::from((address, sink.address.port()));
-        let (ip, port) = (relay.ip(), relay.port());
-        let route =
-            format!("[[route]]\ndomain = \"{domain}\"\nrelay = [\"[{ip}]:{port}\"]\ntls = \"{tls}\"\n");
-        config.push_str(&route);
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("ca.pem"), &keys.certificate).expect("write the CA");
+    let sts = std::env::var("STS").ok();
+    match &sts {
+        Some(mode) => config.push_str(&by_mx(shape, &sink, mode, &path("ca.pem"))),
+        None => config.push_str(&by_route(shape, &sink)),
     }
     config.push_str(&signing(directory.path()));
+    let with_policies = |peer: Peer| {
+        if let Some(mode @ ("testing" | "enforce")) = sts.as_deref() {
+            keep_policies(shape, &peer, mode);
+        }
+        peer
+    };
     if !shape.tls {
-        return postrider_on(directory, sink, &config);
+        return postrider_on(directory, sink, &config).map(with_policies);
     }
-    let path = |name: &str| directory.path().join(name);
     fs::write(path("cert.pem"), &keys.certificate).expect("write the certificate");
     fs::write(path("key.pem"), &keys.key).expect("write the key");
     config.push_str(&format!(
@@ -36,7 +44,46 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         path("key.pem"),
         path("users")
     ));
-    start(directory, sink, "tls = \"starttls\"\nauth = \"required\"\n", &config, true)
+    start(directory, sink, "tls = \"starttls\"\nauth = \"required\"\n", &config, true).map(with_policies)
+}
+
+/// A `[[route]]` for each domain.
+fn by_route(shape: &Shape, sink: &Sink) -> String {
+    let tls = if shape.tls { "opportunistic" } else { "off" };
+    let route = |(domain, address)| {
+        let relay = SocketAddr::from((address, sink.address.port()));
+        let (ip, port) = (relay.ip(), relay.port());
+        format!("[[route]]\ndomain = \"{domain}\"\nrelay = [\"[{ip}]:{port}\"]\ntls = \"{tls}\"\n")
+    };
+    shape.hosts().map(route).collect()
+}
+
+/// The hosts as DNS has them: the rest of `[delivery]`, and `[dns]`.
+fn by_mx(shape: &Shape, sink: &Sink, mode: &str, ca: &Path) -> String {
+    let has_policies = matches!(mode, "testing" | "enforce");
+    let server = dns::start(shape.hosts().collect(), has_policies);
+    let (is_on, port) = (mode != "off", sink.address.port());
+    format!(
+        "port = {port}\ndane = false\nmta_sts = {is_on}\nca_file = {ca:?}\n\
+         prohibited_networks = [\"!127.0.0.0/8\"]\n[dns]\nservers = [\"{server}\"]\n"
+    )
+}
+
+/// Policies as they are once they were fetched.
+fn keep_policies(shape: &Shape, peer: &Peer, mode: &str) {
+    let directory = peer.directory.as_ref().expect("ours has one").path();
+    for (domain, _) in shape.hosts() {
+        let host = dns::host(&domain);
+        let sql = format!(
+            "INSERT INTO mta_sts_policies VALUES ('{domain}', '1', '{mode}', '{host}', 604800, unixepoch(),
+                                                  unixepoch() + 604800, unixepoch(), NULL)"
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.args(["sql", "--write", "-c", &sql, "--config"]).arg(directory.join("postrider.toml"));
+        assert!(command.status().expect("postrider sql").success());
+    }
+    // The relay looks twice a second whether somebody else has written.
+    std::thread::sleep(Duration::from_secs(1));
 }
 
 /// The keys that `DKIM=rsa,ed25519` asks for, of the domain that the mail is from.

@@ -16,6 +16,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 
 /// The name in the certificate.
 pub(crate) const NAME: &str = "relay.test";
+/// The MX host of one domain has it, too.
+const MX_NAMES: &str = "mx.receiver.test";
 
 pub(crate) enum Stream {
     Clear(TcpStream),
@@ -92,7 +94,8 @@ impl Write for Stream {
 impl Keys {
     /// A fresh certificate, which the client's side trusts.
     pub(crate) fn new() -> Keys {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned(), MX_NAMES.to_owned()])
+            .expect("a certificate");
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         let leaf = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
         let provider = Arc::new(aws_lc_rs::default_provider());

@@ -305,13 +305,17 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__check)
-            opts="-h --reference --json --domain --to --address --config --help"
+            opts="-h --reference --json --domain --sender-domain --to --address --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sender-domain)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -475,13 +479,17 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__explain)
-            opts="-h --user --json --config --help"
+            opts="-h --user --from --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --from)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -42,6 +42,7 @@ complete -c postrider -n "__fish_postrider_needs_command" -f -a "help" -d 'Print
 complete -c postrider -n "__fish_postrider_using_subcommand serve" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l domain -d 'Look at what the world\'s mail hosts look at in mail from this domain, instead of at this machine' -r
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l sender-domain -d 'The domain of the envelope sender (MAIL FROM), where it is another than that of From' -r
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l to -d 'Connect to the hosts of this address too, as mail would; nothing is sent' -r
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l address -d 'The address that the world sees, where that is not one of this machine (NAT); may be given several times' -r
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -216,6 +217,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_s
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from help" -f -a "show" -d 'Print the report on one day\'s sessions as it would be sent, whether anybody asks for it or not'
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand explain" -l user -d 'For mail that this user submitted: what [[source]] gives users of its own' -r
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -l from -d 'For mail of this author (its From): which DKIM keys sign it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand explain" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand explain" -l json -d 'A list of objects'
 complete -c postrider -n "__fish_postrider_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'

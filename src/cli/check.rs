@@ -51,6 +51,9 @@ pub struct Arguments {
     /// seconds, whoever does not answer.
     #[arg(long, value_name = "DOMAIN", conflicts_with = "reference")]
     domain: Option<String>,
+    /// The domain of the envelope sender (MAIL FROM), where it is another than that of From
+    #[arg(long, value_name = "DOMAIN", requires = "domain")]
+    sender_domain: Option<String>,
     /// Connect to the hosts of this address too, as mail would; nothing is sent
     #[arg(long, value_name = "ADDRESS", requires = "domain")]
     to: Option<String>,
@@ -63,19 +66,30 @@ impl Arguments {
     /// What `--domain` asks for; none without.
     fn question(&self) -> anyhow::Result<Option<Question>> {
         let Some(text) = &self.domain else { return Ok(None) };
-        let domain = Domain::parse(text).ok().filter(|domain| domain.ip().is_none());
-        let wrong = || WrongUsage(format!("{text:?} is not a domain; such as --domain example.com"));
-        let domain = domain.ok_or_else(wrong)?;
+        let parsed = |option: &str, text: &str| {
+            let domain = Domain::parse(text).ok().filter(|domain| domain.ip().is_none());
+            let wrong = || WrongUsage(format!("{text:?} is not a domain; such as {option} example.com"));
+            domain.ok_or_else(wrong)
+        };
+        let domain = parsed("--domain", text)?;
+        let sender = self.sender_domain.as_ref().map(|text| parsed("--sender-domain", text)).transpose()?;
         let to = self.to.as_deref().map(address::parse).transpose();
         let to = to.map_err(|error| WrongUsage(format!("--to: {error}; such as --to you@example.org")));
-        Ok(Some(Question { domain, to: to?, outside: self.address.clone() }))
+        Ok(Some(Question {
+            sender: sender.unwrap_or_else(|| domain.clone()),
+            domain,
+            to: to?,
+            outside: self.address.clone(),
+        }))
     }
 }
 
 /// `check --domain`.
 struct Question {
-    /// Of From and of the envelope sender.
+    /// Of From.
     domain: Domain,
+    /// Of the envelope sender, mostly the same.
+    sender: Domain,
     to: Option<Address>,
     /// The addresses that the world sees.
     outside: Vec<IpAddr>,

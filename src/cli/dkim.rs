@@ -1,14 +1,13 @@
 //! `postrider dkim`: make a key and the record that publishes it, and show what DNS has of the keys in use.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use serde_json::json;
 
 use super::check::dkim::{asked, judged, kind};
@@ -106,9 +105,9 @@ fn make(
         }
     };
     let reader = Reader::of(config, &beside);
-    let directory = beside.join(DIRECTORY);
+    let path = beside.join(DIRECTORY);
     let pem = key.to_pem().context("the key cannot be written as PEM")?;
-    reader.make_directory(&directory).map_err(|error| cannot(&directory, &error))?;
+    let directory = reader.directory(&path).map_err(|error| cannot(&path, &error))?;
     let (selector, file) = write_first_free(&reader, &directory, domain, selector, &pem)?;
     let config_file = found.map_or_else(|| "postrider.toml".to_owned(), |file| file.display().to_string());
     let shown = file.display();
@@ -133,7 +132,7 @@ fn make(
 /// Writes the key under this selector, or the first of s1, s2 … that has no file. Gives the selector and the file.
 fn write_first_free(
     reader: &Reader,
-    directory: &Path,
+    directory: &Directory,
     domain: &Domain,
     selector: Option<&Domain>,
     pem: &str,
@@ -142,16 +141,17 @@ fn write_first_free(
         Some(selector) => vec![selector.to_string()],
         None => (1..=SELECTORS_MAX).map(|number| format!("s{number}")).collect(),
     };
-    let file_of = |selector: &str| directory.join(format!("{domain}.{selector}.pem"));
+    let name_of = |selector: &str| format!("{domain}.{selector}.pem");
     for selector in &selectors {
-        let file = file_of(selector);
-        match reader.write(&file, pem) {
+        let name = name_of(selector);
+        let file = directory.path.join(&name);
+        match reader.write(directory, &name, pem) {
             Ok(()) => return Ok((selector.clone(), file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(cannot(&file, &error)),
         }
     }
-    let last = selectors.last().map(|selector| file_of(selector)).unwrap_or_default();
+    let last = selectors.last().map(|selector| directory.path.join(name_of(selector))).unwrap_or_default();
     bail!("{} is there already, and a key is never overwritten; give another --selector", last.display())
 }
 
@@ -159,7 +159,14 @@ fn cannot(path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot create {}: {error}; run this as root, or as the relay's user", path.display())
 }
 
-/// Whom root makes a key for: whoever the relay runs as.
+/// The directory of the keys. It stays the one that was opened, whatever is put in its place: whom root makes a key for
+/// may own the one above it.
+struct Directory {
+    path: PathBuf,
+    open: File,
+}
+
+/// Who is to read a key beside its maker. Root makes it for whoever the relay runs as; others cannot give it away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// Whoever makes it.
@@ -178,50 +185,59 @@ impl Reader {
         };
         let queue = config::queue_path(config).ok();
         let owner = queue.and_then(|file| metadata(file.parent()?)).map(|queue| queue.uid());
-        Reader::among(metadata(beside).map(|beside| beside.gid()), owner)
+        let maker = rustix::process::geteuid().as_raw();
+        Reader::among(maker, metadata(beside).map(|beside| beside.gid()), owner)
     }
 
-    fn among(group: Option<u32>, owner: Option<u32>) -> Reader {
+    fn among(maker: u32, group: Option<u32>, owner: Option<u32>) -> Reader {
+        if maker != ROOT {
+            return Reader::Us;
+        }
         let group = group.filter(|gid| *gid != ROOT).map(Reader::Group);
         group.or(owner.filter(|uid| *uid != ROOT).map(Reader::User)).unwrap_or(Reader::Us)
     }
 
-    /// The directory, where there is none.
-    fn make_directory(&self, path: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => self.let_in(path, &File::open(path)?, 0o750, 0o700),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+    /// The directory, made where there is none.
+    fn directory(&self, path: &Path) -> io::Result<Directory> {
+        let is_new = match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(error),
+        };
+        let links = if *self == Reader::Us { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | links;
+        let open = File::from(openat(CWD, path, flags, Mode::empty())?);
+        if is_new {
+            self.let_in(&open, 0o750, 0o700)?;
         }
+        Ok(Directory { path: path.to_owned(), open })
     }
 
     /// A file that is not there yet. None is left behind that is not whole.
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    fn write(&self, directory: &Directory, name: &str, text: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&directory.open, name, flags, Mode::RUSR | Mode::WUSR)?);
         let written = file
             .write_all(text.as_bytes())
-            .and_then(|()| self.let_in(path, &file, 0o640, 0o600))
+            .and_then(|()| self.let_in(&file, 0o640, 0o600))
             .and_then(|()| file.sync_all());
         if written.is_err() {
-            let _ = fs::remove_file(path);
+            let _ = unlinkat(&directory.open, name, AtFlags::empty());
         }
         written
     }
 
-    /// What root made is given to whom it is for; others could not give it away.
-    fn let_in(&self, path: &Path, made: &File, of_group: u32, of_user: u32) -> io::Result<()> {
-        if made.metadata()?.uid() != ROOT {
-            return Ok(());
-        }
+    /// What was made is given to whom it is for.
+    fn let_in(&self, made: &File, of_group: u32, of_user: u32) -> io::Result<()> {
         match *self {
             Reader::Us => Ok(()),
             Reader::Group(gid) => {
                 fchown(made, None, Some(gid))?;
-                fs::set_permissions(path, Permissions::from_mode(of_group))
+                made.set_permissions(Permissions::from_mode(of_group))
             }
             Reader::User(uid) => {
                 fchown(made, Some(uid), None)?;
-                fs::set_permissions(path, Permissions::from_mode(of_user))
+                made.set_permissions(Permissions::from_mode(of_user))
             }
         }
     }
@@ -290,26 +306,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_makes_keys_for_the_group_of_the_config_else_for_the_owner_of_the_queue() {
-        assert_eq!(Reader::among(Some(990), Some(991)), Reader::Group(990));
-        assert_eq!(Reader::among(Some(ROOT), Some(991)), Reader::User(991));
-        assert_eq!(Reader::among(Some(ROOT), Some(ROOT)), Reader::Us);
-        assert_eq!(Reader::among(None, None), Reader::Us);
+    fn root_makes_keys_for_the_group_of_the_config_else_for_the_owner_of_the_queue_and_others_for_themselves()
+    {
+        assert_eq!(Reader::among(ROOT, Some(990), Some(991)), Reader::Group(990));
+        assert_eq!(Reader::among(ROOT, Some(ROOT), Some(991)), Reader::User(991));
+        assert_eq!(Reader::among(ROOT, Some(ROOT), Some(ROOT)), Reader::Us);
+        assert_eq!(Reader::among(ROOT, None, None), Reader::Us);
+        assert_eq!(Reader::among(1000, Some(990), Some(991)), Reader::Us);
     }
 
     #[test]
     fn a_key_is_never_written_over_and_only_its_reader_sees_it() {
         let folder = tempfile::tempdir().unwrap();
+        let directory = Reader::Us.directory(folder.path()).unwrap();
         let domain = Domain::parse("example.com").unwrap();
         let selector = Domain::parse("s1").unwrap();
-        let write =
-            |selector, pem: &str| write_first_free(&Reader::Us, folder.path(), &domain, selector, pem);
+        let write = |selector, pem: &str| write_first_free(&Reader::Us, &directory, &domain, selector, pem);
         let (name, file) = write(None, "one").unwrap();
         assert_eq!((name.as_str(), fs::metadata(&file).unwrap().mode() & 0o777), ("s1", 0o600));
         assert_eq!(write(None, "two").unwrap().0, "s2");
         let error = write(Some(&selector), "three").unwrap_err().to_string();
         assert!(error.contains("never overwritten"), "{error}");
         assert_eq!(fs::read_to_string(file).unwrap(), "one");
+    }
+
+    /// Whoever owns the directory above could lead root to another one.
+    #[test]
+    fn no_link_is_followed_by_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (folder.path().join("dkim"), folder.path().join("elsewhere"));
+        let reader = Reader::Group(fs::metadata(folder.path()).unwrap().gid());
+        fs::create_dir(&elsewhere).unwrap();
+        let directory = reader.directory(&path).unwrap();
+        fs::rename(&path, folder.path().join("away")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        reader.write(&directory, "key.pem", "key").unwrap();
+        assert!(reader.directory(&path).is_err());
+        assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
+        assert_eq!(fs::metadata(folder.path().join("away/key.pem")).unwrap().mode() & 0o777, 0o640);
+        assert!(Reader::Us.directory(&path).is_ok());
     }
 
     /// As root, which alone can give files away.
@@ -328,12 +363,11 @@ mod tests {
             (Reader::Group(4711), ROOT, Some(4711), 0o640, 0o750),
             (Reader::User(4712), 4712, None, 0o600, 0o700),
         ] {
-            let directory = folder.path().join(uid.to_string());
-            let file = directory.join("key.pem");
-            reader.make_directory(&directory).unwrap();
-            reader.make_directory(&directory).unwrap();
-            reader.write(&file, "key").unwrap();
-            for (path, mode) in [(&directory, directory_mode), (&file, file_mode)] {
+            let path = folder.path().join(uid.to_string());
+            reader.directory(&path).unwrap();
+            let directory = reader.directory(&path).unwrap();
+            reader.write(&directory, "key.pem", "key").unwrap();
+            for (path, mode) in [(&path, directory_mode), (&path.join("key.pem"), file_mode)] {
                 let found = fs::metadata(path).unwrap();
                 assert_eq!((found.uid(), found.mode() & 0o7777), (uid, mode), "{}", path.display());
                 assert!(gid.is_none_or(|gid| found.gid() == gid), "{}", path.display());

@@ -29,6 +29,7 @@ use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
 use crate::kit::text::utc;
+use crate::mail::dkim::{Keyring, SigningKey};
 use crate::mail::{Address, Domain, TlsPolicy, address};
 use crate::queue::admin::Admin;
 use crate::queue::{BackoffRow, HostSetting, Setting};
@@ -48,6 +49,8 @@ pub struct Explanation {
     pub backs_off: Option<String>,
     /// What was found and decided, in order.
     pub steps: Vec<String>,
+    /// Which DKIM keys would sign, where it is known who wrote the mail.
+    pub dkim: Option<String>,
     /// Whom we would try, best first. Hosts of equal preference come in another order each time.
     pub endpoints: Vec<Hop>,
     /// Why nobody can be tried.
@@ -131,6 +134,7 @@ pub(super) fn plan(
             backs_off: None,
             domain: domain.to_string(),
             steps,
+            dkim: None,
             endpoints: Vec::new(),
             refusal: None,
             limits: None,
@@ -168,6 +172,7 @@ pub(super) fn plan(
         address: address.to_string(),
         domain: domain.to_string(),
         steps,
+        dkim: None,
         endpoints: hops.collect(),
         refusal,
         limits: delivery.destinations.of_lane(&lane).map(destination_words),
@@ -193,14 +198,33 @@ fn leaving(endpoint: &Endpoint, names: &EhloNames) -> Vec<Source> {
     from.map(|ip| Source { address: ip.to_string(), ehlo: names.at(Some(ip)).to_owned() }).collect()
 }
 
+/// Which keys sign mail of this author now.
+fn dkim_words(author: &Address, keyring: &Keyring, now: i64) -> String {
+    let author = Domain::of(author);
+    let Some(domain) = keyring.domain_of([author.as_str()]) else {
+        return format!(
+            "not signed: {author} has no [[dkim]], nor has a domain above it, and there is no sign_as"
+        );
+    };
+    match keyring.in_force(domain, now) {
+        Ok(keys) => {
+            let names: Vec<String> = keys.into_iter().map(SigningKey::name).collect();
+            format!("signed by {}", names.join(", "))
+        }
+        Err(_) => format!(
+            "would wait: no key of {domain} is in force, and its mail is not sent without a signature"
+        ),
+    }
+}
+
 /// The command: explains `recipient`, an address or a name of `[aliases]`, on `out`, for mail that `user`
-/// submitted. Exit code 1 where somebody cannot be routed.
+/// submitted and `author` wrote. Exit code 1 where somebody cannot be routed.
 ///
 /// # Errors
 /// When `recipient` is neither, or the resolver cannot start, or `out` cannot be written.
 pub fn run(
     recipient: &str,
-    user: Option<&str>,
+    (user, author): (Option<&str>, Option<&str>),
     json: bool,
     settings: &Settings,
     out: &mut dyn Write,
@@ -209,6 +233,10 @@ pub fn run(
         Some(targets) => targets.clone(),
         None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
     };
+    let author = author.map(|author| {
+        address::parse(author).with_context(|| format!("--from: {author:?} is not an address"))
+    });
+    let author = author.transpose()?;
     let resolver = Arc::new(Resolver::new(&settings.dns).context("cannot start the resolver")?);
     let https = Https::new(&settings.delivery, Arc::clone(&resolver) as _)?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
@@ -222,11 +250,13 @@ pub fn run(
     let now = Clock::system().now();
     learnt.lanes.retain(|row| row.backoff_until > now);
     let (routes, delivery) = (&settings.routes, &settings.delivery);
+    let dkim = author.map(|author| dkim_words(&author, &delivery.keyring, now));
     let explain = |address| {
         let domain = Domain::of(address);
         let row = queue.as_ref().ok().and_then(|queue| queue.sts_policy(domain.as_str()).ok()).flatten();
         let sts = sts::look(&domain, (delivery, routes), row, &*resolver, Some(&https), now);
-        plan(address, user, (routes, delivery), &fetched, &learnt, &*resolver, &sts)
+        let explained = plan(address, user, (routes, delivery), &fetched, &learnt, &*resolver, &sts);
+        Explanation { dkim: dkim.clone(), ..explained }
     };
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
@@ -255,6 +285,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "{}", self.address)?;
         for step in &self.steps {
             writeln!(f, "  {step}")?;
+        }
+        if let Some(dkim) = &self.dkim {
+            writeln!(f, "  DKIM: {dkim}")?;
         }
         for (at, hop) in self.endpoints.iter().enumerate() {
             let kind = if hop.relay { ", relay" } else { "" };

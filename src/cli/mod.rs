@@ -102,8 +102,8 @@ enum Command {
     Dkim(dkim::Verb),
     /// Say whether the relay answers on this machine, for the health check of a container
     ///
-    /// Asks each listener for its greeting, within five seconds. Exit code 0: all answer; 1: one does not, or the config
-    /// does not say where it is.
+    /// Asks each listener for its greeting, within five seconds. Exit code 0: all answer; 1: one does not, or the
+    /// config does not say where it is.
     Health(health::Arguments),
     /// Look at the daily reports on TLS to other domains (RFC 8460)
     #[command(subcommand)]
@@ -115,6 +115,9 @@ enum Command {
         /// For mail that this user submitted: what [[source]] gives users of its own
         #[arg(long)]
         user: Option<String>,
+        /// For mail of this author (its From): which DKIM keys sign it
+        #[arg(long, value_name = "ADDRESS")]
+        from: Option<String>,
         /// A list of objects
         #[arg(long)]
         json: bool,
@@ -133,12 +136,12 @@ fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow:
 fn explain_command(
     config: Option<&Path>,
     address: &str,
-    user: Option<&str>,
+    of: (Option<&str>, Option<&str>),
     json: bool,
 ) -> anyhow::Result<()> {
     let settings = config::load(config)?.settings;
     let mut answer = Vec::new();
-    let outcome = explain::run(address, user, json, &settings, &mut answer);
+    let outcome = explain::run(address, of, json, &settings, &mut answer);
     // Where an address cannot be routed the answer says why.
     let printed = output::print_bytes(&answer);
     outcome?;
@@ -179,7 +182,9 @@ pub fn run() -> ExitCode {
         Command::Dkim(verb) => dkim::run(config, &verb),
         Command::Health(arguments) => health::run(config, &arguments),
         Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
-        Command::Explain { address, user, json } => explain_command(config, &address, user.as_deref(), json),
+        Command::Explain { address, user, from, json } => {
+            explain_command(config, &address, (user.as_deref(), from.as_deref()), json)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -161,7 +161,7 @@ fn target(name: &str) -> Option<Target> {
     if name == capitals(defs::ALIASES) {
         return Some(Target { def: None, number: None });
     }
-    defs::DEFS.iter().find_map(|def| {
+    defs::all().find_map(|def| {
         if !defs::REPEATED.contains(&def.section()) {
             return (capitals(def.name) == name).then_some(Target { def: Some(def), number: None });
         }
@@ -187,7 +187,7 @@ pub(super) fn name_of(def: &Def) -> String {
 
 /// The remedy for an unknown variable.
 fn nearest(name: &str) -> String {
-    let names = defs::DEFS.iter().map(name_of).map(|near| (strsim::damerau_levenshtein(&near, name), near));
+    let names = defs::all().map(name_of).map(|near| (strsim::damerau_levenshtein(&near, name), near));
     let near = names.filter(|(distance, _)| *distance <= 4).min_by_key(|(distance, _)| *distance);
     near.map_or_else(
         || "each is POSTRIDER_TABLE_KEY, or POSTRIDER_TABLE_1_KEY where there may be several".to_owned(),

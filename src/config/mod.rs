@@ -1,14 +1,13 @@
 //! Config: from typed text to checked settings, one struct a room.
 //!
-//! `defs.rs` is the table of all keys, `kind.rs` what their values may be; `value.rs` reads one value as the table says
-//! (`name_server.rs` a DNS server); `environment.rs` puts variables into the table of a file;
-//! `reading.rs` walks it and collects problems; `load.rs` maps it onto
-//! [`Settings`]; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`, `dkim.rs` for
-//! `[[dkim]]`, `twice.rs` for what is given twice); `partial.rs` reads a part of a
-//! config whatever is wrong with the rest; `reference.rs` writes the table as a commented config file;
-//! `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that others have
-//! to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is reported at once,
-//! each with its line, its key, what is wrong and what to do.
+//! `defs.rs` is the table of all keys (by topic below it), `kind.rs` what their values may be; `value.rs` reads one
+//! value as the table says (`name_server.rs` a DNS server); `environment.rs` puts variables into the table of a file;
+//! `reading.rs` walks it and collects problems; `load.rs` maps it onto [`Settings`], and `partial.rs` a part of it,
+//! whatever is wrong with the rest; `cross.rs` checks what no single key can tell (`sources.rs` for `[[source]]`,
+//! `dkim.rs` for `[[dkim]]`, `twice.rs` for what is given twice); `reference.rs` writes the table as a commented config
+//! file; `guarded.rs` refuses files that somebody else may write to; `atrn.rs` is what the users file says that others
+//! have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is reported at
+//! once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
 mod cross;
@@ -97,7 +96,8 @@ impl Loaded {
 }
 
 /// Reads the config: `path` (`--config`), else the first of [`SEARCH`] that exists, and the variables of the
-/// environment, which go before it; without any of them the built-in defaults. Relative paths in a file count from the file's own directory.
+/// environment, which go before it; without any of them the built-in defaults. Relative paths in a file count from the
+/// file's own directory.
 ///
 /// # Errors
 /// Every problem of the file, or that it cannot be read.

@@ -1,4 +1,5 @@
-//! Parts of a config that are asked for whatever else may be wrong with it: where the queue is, where the relay listens.
+//! Parts of a config that are asked for whatever else may be wrong with it: where the queue is, where the relay
+//! listens.
 
 use std::path::{Path, PathBuf};
 

@@ -256,7 +256,7 @@ impl<'t> Reading<'t> {
 /// The remedy for an unknown key: the nearest one of its table (misspelt, or only begun: `user` for `username`),
 /// else of the whole file, else the keys that there are.
 fn nearest(section: &str, key: &str) -> String {
-    let here = || defs::DEFS.iter().filter(|def| def.section() == section);
+    let here = || defs::all().filter(|def| def.section() == section);
     let begun = || here().find(|def| key.len() >= BEGUN_MIN && def.key().starts_with(key));
     let near = |candidates: &mut dyn Iterator<Item = &'static defs::Def>| {
         candidates
@@ -265,7 +265,7 @@ fn nearest(section: &str, key: &str) -> String {
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, def)| def)
     };
-    let meant = near(&mut here()).or_else(begun).or_else(|| near(&mut defs::DEFS.iter()));
+    let meant = near(&mut here()).or_else(begun).or_else(|| near(&mut defs::all()));
     meant.map(|def| format!("did you mean {}?", def.name)).unwrap_or_else(|| {
         let keys: Vec<&str> = here().map(defs::Def::key).collect();
         format!("the keys here are {}", keys.join(", "))

@@ -15,7 +15,7 @@ pub fn reference() -> String {
         "# Postrider's configuration: every key with its default. Keys without one are commented out.\n\
          # Remove what you do not change. `postrider check` tells everything that is wrong with a config.\n",
     );
-    for def in defs::DEFS.iter().filter(|def| def.section().is_empty()) {
+    for def in defs::all().filter(|def| def.section().is_empty()) {
         text.push_str(&entry(def, ""));
     }
     for section in defs::sections() {
@@ -31,7 +31,7 @@ pub fn reference() -> String {
             comment(&mut text, defs::ALIASES_DOC);
             text.push_str(&format!("#{}\n", defs::ALIASES_EXAMPLE));
         }
-        for def in defs::DEFS.iter().filter(|def| def.section() == section) {
+        for def in defs::all().filter(|def| def.section() == section) {
             text.push_str(&entry(def, off));
         }
     }
@@ -62,7 +62,7 @@ pub fn page() -> String {
                 defs::ALIASES_EXAMPLE
             ));
         }
-        for def in defs::DEFS.iter().filter(|def| def.section() == section) {
+        for def in defs::all().filter(|def| def.section() == section) {
             let given = match def.default {
                 Preset::Is(value) => format!("Default: `{} = {value}`.", def.key()),
                 Preset::Example(value) => format!("Example: `{} = {value}`.", def.key()),

@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::defs::{ALIASES, DEFS, Def, Kind, Preset, REPEATED};
+use super::defs::{ALIASES, Def, Kind, Preset, REPEATED, all};
 use super::*;
 use crate::mail::dkim::{Algorithm, Key};
 
@@ -136,7 +136,7 @@ fn every_key_of_the_table_reaches_the_settings() {
     let plain = show(&config("", &[]));
     // It says what the key must be, and changes nothing.
     let is_check = |name: &str| name == "dkim.algorithm";
-    for def in DEFS.iter().filter(|def| !is_check(def.name)) {
+    for def in all().filter(|def| !is_check(def.name)) {
         let other = other_than_default(def);
         let changed = show(&config(def.section(), &[(def.key(), &other)]));
         assert_ne!(plain, changed, "{} is accepted and ignored", def.name);
@@ -160,7 +160,7 @@ fn every_key_of_the_table_has_a_variable_that_does_the_same_and_goes_before_the_
             .unwrap_or_else(|problems| panic!("{text}\n{problems}"))
     };
     // It says what another key must be.
-    for def in DEFS.iter().filter(|def| def.name != "dkim.algorithm") {
+    for def in all().filter(|def| def.name != "dkim.algorithm") {
         let (name, other) = (environment::name_of(def), other_than_default(def));
         // The second [[dkim]] has the same in `config`.
         let second = name.replacen("_1_", "_2_", 1);
@@ -262,11 +262,11 @@ fn a_variable_may_name_a_file_that_holds_its_value() {
 /// None is the name of another, nor that of another's file, nor one that Kubernetes makes.
 #[test]
 fn the_names_of_variables_are_not_ambiguous() {
-    let names: Vec<String> = DEFS.iter().map(environment::name_of).collect();
-    let all: BTreeSet<&String> = names.iter().collect();
-    assert_eq!(all.len(), DEFS.len());
-    for (def, name) in DEFS.iter().zip(&names) {
-        let is_file = all.contains(&format!("{name}_FILE"));
+    let names: Vec<String> = all().map(environment::name_of).collect();
+    let distinct: BTreeSet<&String> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len());
+    for (def, name) in all().zip(&names) {
+        let is_file = distinct.contains(&format!("{name}_FILE"));
         assert!(
             !is_file,
             "{name}_FILE is the variable of another key, so {} cannot come from a file",
@@ -279,7 +279,7 @@ fn the_names_of_variables_are_not_ambiguous() {
 #[test]
 fn every_key_of_the_table_is_checked_under_its_own_name() {
     let dir = Dir::new();
-    for def in DEFS {
+    for def in all() {
         let problems = dir.read(&config(def.section(), &[(def.key(), "1979-05-27")])).unwrap_err();
         let named = problems.0.iter().find(|problem| problem.key == def.name);
         let problem = named.unwrap_or_else(|| panic!("{} takes a date: {problems}", def.name));
@@ -290,9 +290,9 @@ fn every_key_of_the_table_is_checked_under_its_own_name() {
 
 #[test]
 fn names_are_there_once_and_docs_are_sentences() {
-    let names: BTreeSet<&str> = DEFS.iter().map(|def| def.name).collect();
-    assert_eq!(names.len(), DEFS.len());
-    for def in DEFS {
+    let names: BTreeSet<&str> = all().map(|def| def.name).collect();
+    assert_eq!(names.len(), all().count());
+    for def in all() {
         assert!(def.doc.ends_with('.'), "{}", def.name);
         assert!(!def.doc.contains("  "), "{}", def.name);
     }
@@ -343,7 +343,7 @@ fn the_examples_of_the_reference_are_good() {
     assert_eq!(settings.hostname.as_str(), "relay.example.com");
     assert_eq!(settings.submission.aliases["root"][0].to_string(), "ops@example.com");
     assert!(settings.routes.0.iter().all(|route| route.login.is_some()));
-    for def in DEFS {
+    for def in all() {
         assert!(uncommented.contains(&format!("\n{} = ", def.key())), "{}", def.name);
     }
 }
@@ -526,11 +526,51 @@ fn warnings_do_not_stop_the_start() {
     assert_eq!(warnings("", &[]), ["route.password_file"]);
 }
 
+/// The examples are of OpenSSL's making.
+#[test]
+fn a_dkim_key_that_others_may_read_is_a_warning_and_one_that_cannot_sign_a_problem() {
+    let dir = Dir::new();
+    let file = dir.0.path().join("dkim.pem");
+    let read = || dir.read(&config("dkim", &[]));
+    let good = std::fs::read(&file).unwrap();
+    for (mode, is_told) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+        std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let (_, warnings) = read().unwrap();
+        let of_key = warnings.iter().filter(|warning| warning.key == "dkim.key");
+        let warnings: Vec<String> = of_key.map(ToString::to_string).collect();
+        // The key stands in two tables.
+        assert_eq!(warnings.len(), if is_told { 2 } else { 0 }, "{mode:o}: {warnings:?}");
+        let words = format!(
+            "{0} can be read by every user of this machine, who can sign as you then; chmod o= {0}",
+            file.display()
+        );
+        assert!(warnings.iter().all(|warning| warning.contains(&words)), "{warnings:?}");
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs/unusable-dkim-key");
+    for (example, words) in [
+        ("encrypted.pem", "is encrypted; `openssl pkey -in FILE -out PLAIN-FILE` takes the passphrase off"),
+        (
+            "encrypted-pkcs1.pem",
+            "is encrypted; `openssl pkey -in FILE -out PLAIN-FILE` takes the passphrase off",
+        ),
+        ("p256.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("p256-sec1.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("ed448.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("x25519.pem", "its kind is not one of DKIM's: RSA or Ed25519"),
+        ("rsa1024.pem", "2048 to 8192 bits are needed"),
+    ] {
+        std::fs::write(&file, std::fs::read(examples.join(example)).unwrap()).unwrap();
+        let problems = read().map(drop).unwrap_err().to_string();
+        assert!(problems.contains(words), "{example}: {problems}");
+    }
+    std::fs::write(&file, good).unwrap();
+    assert!(read().is_ok());
+}
+
 #[test]
 fn only_listen_source_route_destination_and_retry_rule_repeat() {
     assert_eq!(REPEATED, ["listen", "source", "route", "destination", "retry.rule", "dkim"]);
-    let defaulted =
-        |name: &str| DEFS.iter().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
+    let defaulted = |name: &str| all().any(|def| def.name == name && matches!(def.default, Preset::Is(_)));
     assert!(defaulted("listen.address"), "a [[listen]] may be empty");
 }
 

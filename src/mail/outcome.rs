@@ -4,6 +4,7 @@
 //! bounces quote them, all with the same words.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Reply;
 
@@ -134,6 +135,9 @@ pub struct Attempt {
     pub tls: Option<String>,
     /// Which policy said what TLS had to be.
     pub tls_policy: TlsPolicy,
+    /// The DKIM keys that signed what was sent, `example.com/s1,example.com/s2`; none where none did, or it did not
+    /// come to that.
+    pub dkim: Option<Arc<str>>,
     /// The phase in which it ended.
     pub phase: Phase,
     /// The host's reply or, without one, Postrider's own with a code of RFC 3463.

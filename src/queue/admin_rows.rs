@@ -107,6 +107,8 @@ pub struct Try {
     pub tls: Option<String>,
     /// Which policy said what TLS had to be: `none`, `dane`, `sts-testing`, `sts-enforce`, `requiretls` or `route`.
     pub tls_policy: String,
+    /// The DKIM keys that signed, `example.com/s1,example.com/s2`; none where none did.
+    pub dkim: Option<String>,
     /// Where it ended.
     pub phase: String,
     /// What was said.

@@ -32,6 +32,7 @@ const FLOORS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["queue/sqlite/"]),
     ("hickory_resolver", &["delivery/route/dns/"]),
+    ("futures_util", &["delivery/route/dns/"]),
     ("tokio", &["delivery/route/dns.rs", "delivery/route/dns/"]),
     ("toml", &["config/"]),
     // For CRAM-MD5 and nothing else.
@@ -40,6 +41,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "rustix",
         &[
+            "cli/dkim.rs",
             "config/guarded.rs",
             "queue/sqlite/space/ballast.rs",
             "delivery/smtp/dial/race.rs",

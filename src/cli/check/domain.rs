@@ -7,10 +7,12 @@
 mod alignment;
 mod dkim;
 mod dmarc;
+mod lines;
 mod lookups;
 mod mta_sts;
 mod mx;
 mod port25;
+mod probes;
 mod reverse;
 mod sending;
 mod spf;
@@ -46,33 +48,41 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
     let resolver = &Arc::new(Resolver::new(&DnsSettings { timeout, ..settings.dns.clone() })?);
     let names = &InTime::new(resolver, began + LOOKUPS_BEGIN_UNTIL);
     let sending = &Sending::of(settings, question);
-    let domain = question.domain.as_str();
+    let (domain, sender) = (question.domain.as_str(), question.sender.as_str());
     let (keyring, now) = (&settings.delivery.keyring, Clock::system().now());
+    let until = began + HOSTS_UNTIL;
+    let delivery = &settings.delivery;
     let mut findings = config_of(loaded);
     thread::scope(|scope| {
-        let reverse = scope.spawn(|| reverse::look_at(names, sending));
-        let spf = scope.spawn(|| spf::look_at(names, domain, sending));
-        let dmarc = scope.spawn(|| dmarc::look_at(names, domain));
-        let dkim = scope.spawn(|| dkim::look_at(names, keyring, domain, now));
-        let mx = scope.spawn(|| mx::look_at(names, domain));
-        let sts = scope.spawn(|| {
-            let until = (now, began + HOSTS_UNTIL);
-            mta_sts::look_at(names, resolver, &settings.delivery, domain, until)
+        let placed = |found: Vec<Finding>| lines::placed(names, found);
+        let reverse = scope.spawn(move || placed(reverse::look_at(names, sending)));
+        let spf = scope.spawn(move || placed(spf::look_at(names, sender, sending)));
+        let dmarc = scope.spawn(move || {
+            let (finding, policy) = dmarc::look_at(names, domain);
+            (placed(vec![finding]), policy)
         });
-        let tlsa = scope.spawn(|| tlsa::look_at(names, domain));
-        let port25 = scope.spawn(|| {
+        let dkim = scope.spawn(move || placed(dkim::look_at(names, keyring, domain, now)));
+        // Answers come to the one, and bounces to the other.
+        let mx = scope.spawn(move || placed(mx::look_at(names, domain)));
+        let bounces = scope.spawn(move || match sender == domain {
+            true => Vec::new(),
+            false => placed(mx::look_at(names, sender)),
+        });
+        let sts = scope.spawn(move || mta_sts::look_at(names, resolver, delivery, domain, (now, until)));
+        let tlsa = scope.spawn(move || tlsa::look_at(names, delivery, domain, until));
+        let port25 = scope.spawn(move || {
             let to = question.to.as_ref()?;
-            Some(port25::look_at(names, settings, to, began + HOSTS_UNTIL))
+            Some(port25::look_at(names, settings, to, until))
         });
         findings.extend(sending.findings());
         for part in [reverse, spf, dkim] {
             findings.extend(part.join().unwrap_or_default());
         }
-        let (dmarc, policy) = dmarc.join().ok().unzip();
+        let (dmarc, policy) = dmarc.join().unwrap_or_default();
         findings.extend(dmarc);
-        let signer = keyring.domain_of([domain]);
-        findings.extend(signer.map(|signer| alignment::judge(domain, signer, policy.flatten().as_ref())));
-        for part in [mx, sts, tlsa] {
+        let aligned = alignment::judge(domain, keyring.domain_of([domain]), sender, policy.as_ref());
+        findings.extend(placed(aligned));
+        for part in [mx, bounces, sts, tlsa] {
             findings.extend(part.join().unwrap_or_default());
         }
         findings.extend(port25.join().ok().flatten().unwrap_or_default());

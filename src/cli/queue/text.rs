@@ -110,7 +110,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
                 format!("  {}", one.at),
                 format!("{} ms", one.duration_ms),
                 format!("{host}{ip}"),
-                tls_words(one),
+                tls_words(one) + &dkim_words(one),
                 one.phase.clone(),
                 one.outcome.clone(),
                 if one.reply_source == "remote" {
@@ -147,6 +147,12 @@ fn tls_words(one: &Try) -> String {
         "none" => format!("tls {tls}"),
         policy => format!("tls {tls} (policy {policy})"),
     }
+}
+
+/// Whose signatures it had.
+fn dkim_words(one: &Try) -> String {
+    let keys = one.dkim.as_deref().map(|keys| keys.replace(',', ", "));
+    keys.map_or_else(String::new, |keys| format!(", signed by {}", printable(keys.as_bytes())))
 }
 
 /// When it goes, and what it waits for where that time has come.

@@ -26,7 +26,7 @@ use crate::delivery::job::ruling::{NextStep, rule};
 use crate::delivery::job::settle::Begun;
 use crate::delivery::job::sts_policy;
 use crate::delivery::job::tls_policy::{self, Demands};
-use crate::delivery::route::plan::{self, Plan, PlanRequest};
+use crate::delivery::route::plan::{self, DaneFinding, Plan, PlanRequest};
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::connection::OpenFailure;
 use crate::delivery::smtp::dial::Dialled;
@@ -45,6 +45,10 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
     let settings = &context.settings;
     let deadline = Instant::now() + settings.attempt_deadline;
     let mut state = AttemptState::new(begun, deadline);
+    if let Err(failure) = state.check_signable() {
+        let ruling = rule(&failure, &Default::default());
+        return state.finish(Some(HostFailure::new(failure, ruling, Place::NOWHERE)));
+    }
     let pool = &resources.pool;
     if let Err(wait) = pool.hosts.count_in_lane(&job.lane, settings) {
         return state.requeue(wait);
@@ -84,9 +88,12 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         StsFinding::Wait(wait) => return state.requeue(wait),
     };
     match planned(context, message, state.sts.as_deref()) {
-        Ok(Plan { endpoints, whole, .. }) => {
+        Ok(Plan { endpoints, whole, dane, left_out, .. }) => {
             // What nobody was asked for cannot be final.
             state.all_refuse = whole;
+            let is_unusable = |(host, finding)| (finding == DaneFinding::Unusable).then_some(host);
+            state.unusable_tlsa = dane.into_iter().filter_map(is_unusable).collect();
+            state.left_out = left_out;
             ask_hosts(state, &key, endpoints.into())
         }
         Err(failure) => {
@@ -220,6 +227,8 @@ fn acquire(
     let wait = match entered {
         Err(wait) => wait,
         Ok(slot) => {
+            // Now, and not each time that the mail is requeued.
+            state.note_left_out();
             let Dialled { endpoint, wire, beside } =
                 state.context.connector.dial(endpoint, rest, state.deadline);
             if let Some((other, fault)) = beside

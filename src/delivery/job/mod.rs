@@ -8,6 +8,7 @@ pub(in crate::delivery) mod require_tls;
 pub(in crate::delivery) mod retry_rules;
 pub mod ruling;
 pub(in crate::delivery) mod settle;
+mod signature_cache;
 pub(in crate::delivery) mod signing;
 pub mod sts_policy;
 pub mod tls_policy;

@@ -66,6 +66,7 @@ impl Circumstances<'_> {
             ip: answer.place.ip,
             tls: answer.place.tls.map(|tls| tls.to_string()),
             tls_policy: answer.place.policy,
+            dkim: answer.place.dkim,
             phase: answer.phase,
             reply: answer.reply,
             outcome,
@@ -181,7 +182,18 @@ fn never_fetched(domain: &str, at: i64) -> Attempt {
         format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
     let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
     let (phase, outcome, tls_policy) = (Phase::Connect, Outcome::Expired, TlsPolicy::None);
-    Attempt { at, duration_ms: 0, mx: None, ip: None, tls: None, tls_policy, phase, reply, outcome }
+    Attempt {
+        at,
+        duration_ms: 0,
+        mx: None,
+        ip: None,
+        tls: None,
+        tls_policy,
+        dkim: None,
+        phase,
+        reply,
+        outcome,
+    }
 }
 
 /// For the simulation: what a scripted host's answers mean, by the code that decides it for real ones.

@@ -9,7 +9,6 @@ use crate::config::RouteTls;
 use crate::mail::{Domain, TlsPolicy};
 use crate::queue::QueuedMessage;
 
-use crate::delivery::route::plan::Plan;
 use crate::delivery::smtp::connection::Connection;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::{Failure, RequireTls, TlsFailure};
@@ -21,12 +20,15 @@ pub(in crate::delivery) fn is_required(message: &QueuedMessage) -> bool {
     message.handling.require_tls && message.sender.is_some()
 }
 
-/// The hosts of the plan, with TLS that proves who they are.
+/// These hosts, with TLS that proves who they are. `proved`: DNSSEC says that they are the domain's.
 ///
 /// # Errors
 /// None of them will do.
-pub(in crate::delivery) fn endpoints(plan: Plan, domain: &Domain) -> Result<Vec<Endpoint>, RequireTls> {
-    let Plan { mut endpoints, proved, .. } = plan;
+pub(in crate::delivery) fn endpoints(
+    mut endpoints: Vec<Endpoint>,
+    proved: bool,
+    domain: &Domain,
+) -> Result<Vec<Endpoint>, RequireTls> {
     // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever answered.
     // Whether it is proved is said of the answer that the plan was made from, and of no other.
     endpoints.retain(|endpoint| {
@@ -95,7 +97,7 @@ mod tests {
     fn checked(hosts: &[(&str, RouteTls, bool)], proved: bool) -> Result<Vec<(String, RouteTls)>, String> {
         let domain = Domain::parse("a.test").unwrap();
         let listed = hosts.iter().map(|(host, tls, relay)| endpoint(host, *tls, *relay)).collect();
-        let left = endpoints(Plan { endpoints: listed, whole: true, proved, ..Plan::default() }, &domain);
+        let left = endpoints(listed, proved, &domain);
         let shown = |left: Vec<Endpoint>| left.into_iter().map(|one| (one.host, one.tls)).collect();
         left.map(shown).map_err(|why| Failure::RequireTls(why).reply().to_string())
     }

@@ -93,9 +93,10 @@ pub fn rule(failure: &Failure, context: &RulingContext) -> Ruling {
             | NoRouteReason::Unroutable
             | NoRouteReason::Loop => Ruling::answer(Failed),
             // A broken resolver never bounces mail, and a relay's name is the operator's to repair.
-            NoRouteReason::LookupFailed | NoRouteReason::NotSeenWhole | NoRouteReason::RelayUnknown => {
-                Ruling::new(Deferred, NextStep::Stop, true)
-            }
+            NoRouteReason::LookupFailed
+            | NoRouteReason::Bogus
+            | NoRouteReason::NotSeenWhole
+            | NoRouteReason::RelayUnknown => Ruling::new(Deferred, NextStep::Stop, true),
             // It holds up the mail of these source addresses alone.
             NoRouteReason::NoSource => Ruling::answer(Deferred),
         },

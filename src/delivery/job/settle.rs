@@ -229,6 +229,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
                 ip: None,
                 tls: None,
                 tls_policy: TlsPolicy::None,
+                dkim: None,
                 phase: Phase::EndOfData,
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,

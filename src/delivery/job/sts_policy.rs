@@ -11,6 +11,9 @@ use crate::delivery::smtp::failure::{Failure, NoSafeHost, StsRefusal};
 use crate::delivery::sts::policies::StsPolicy;
 use crate::delivery::sts::policy::Mode;
 
+/// What is wrong with a host that is in DNS alone.
+pub(super) const NOT_NAMED: &str = "the MTA-STS policy does not name this host";
+
 /// Whether the MTA-STS policy of a domain has a say.
 pub fn has_sts(settings: &DeliverySettings, routes: &Routes, domain: &Domain) -> bool {
     let is_free = |route: &Route| route.relay.is_empty() && route.tls.is_none();
@@ -46,6 +49,11 @@ pub(super) fn apply(plan: &mut Plan, policy: &StsPolicy) -> Result<(), Failure> 
             if plan.endpoints.is_empty() && !out.is_empty() {
                 return Err(not_listed(policy, out));
             }
+            plan.left_out.extend(out.into_iter().map(|endpoint| NoSafeHost {
+                policy: TlsPolicy::StsEnforce,
+                host: endpoint.host,
+                text: NOT_NAMED.to_owned(),
+            }));
             for endpoint in plan.endpoints.iter_mut().filter(|endpoint| is_free(endpoint, mode)) {
                 (endpoint.tls, endpoint.policy) = (RouteTls::Verify, TlsPolicy::StsEnforce);
             }

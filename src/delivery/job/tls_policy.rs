@@ -41,28 +41,37 @@ pub struct Demands<'a> {
 /// # Errors
 /// None is left.
 pub fn decide(plan: Plan, demands: &Demands<'_>) -> Result<Plan, Failure> {
+    let in_order: Vec<String> = plan.endpoints.iter().map(|endpoint| endpoint.host.clone()).collect();
     let mut plan = by_dane(plan)?;
     if let Some(policy) = demands.sts {
         sts_policy::apply(&mut plan, policy)?;
     }
-    if !demands.require_tls {
-        return Ok(plan);
+    // Whoever comes behind a host that is asked would not have been asked now.
+    let first = plan.endpoints.first().map(|endpoint| &endpoint.host);
+    let is_ahead = |none: &NoSafeHost| {
+        in_order.iter().take_while(|host| Some(*host) != first).any(|host| *host == none.host)
+    };
+    let mut ahead: Vec<NoSafeHost> =
+        std::mem::take(&mut plan.left_out).into_iter().filter(is_ahead).collect();
+    ahead.dedup();
+    plan.left_out = ahead;
+    if demands.require_tls {
+        let hosts = std::mem::take(&mut plan.endpoints);
+        plan.endpoints =
+            require_tls::endpoints(hosts, plan.proved, demands.domain).map_err(Failure::RequireTls)?;
     }
-    let (whole, proved) = (plan.whole, plan.proved);
-    let endpoints = require_tls::endpoints(plan, demands.domain).map_err(Failure::RequireTls)?;
-    Ok(Plan { endpoints, whole, proved, ..Plan::default() })
+    Ok(plan)
 }
 
 /// RFC 7672 §2.2: with TLSA records there is TLS or no delivery.
-fn by_dane(mut plan: Plan) -> Result<Plan, Failure> {
-    let mut unsafe_now = None;
-    let findings = std::mem::take(&mut plan.dane);
-    let before = plan.endpoints.len();
-    plan.endpoints.retain_mut(|endpoint| {
+fn by_dane(plan: Plan) -> Result<Plan, Failure> {
+    let Plan { mut endpoints, mut whole, proved, dane, mut left_out } = plan;
+    let before = endpoints.len();
+    endpoints.retain_mut(|endpoint| {
         if endpoint.policy != TlsPolicy::None || endpoint.relay {
             return true;
         }
-        match findings.get(&endpoint.host) {
+        match dane.get(&endpoint.host) {
             None => {}
             Some(DaneFinding::Tlsa(tlsa)) => {
                 (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
@@ -72,21 +81,20 @@ fn by_dane(mut plan: Plan) -> Result<Plan, Failure> {
                 (endpoint.policy, endpoint.tls) = (TlsPolicy::Dane, RouteTls::Encrypt);
             }
             Some(DaneFinding::Unknown(why)) => {
-                unsafe_now.get_or_insert_with(|| (endpoint.host.clone(), why.clone()));
+                let host = endpoint.host.clone();
+                let text = format!("DANE: it is not known what {host} must prove: {why}");
+                left_out.push(NoSafeHost { policy: TlsPolicy::Dane, host, text });
                 return false;
             }
         }
         true
     });
     // Whoever was left out may take what the others refuse.
-    plan.whole &= plan.endpoints.len() == before;
-    match unsafe_now {
-        Some((host, why)) if plan.endpoints.is_empty() => {
-            let text = format!("DANE: it is not known what {host} must prove: {why}");
-            Err(Failure::NoSafeHost(NoSafeHost { policy: TlsPolicy::Dane, host, text }))
-        }
-        _ => Ok(plan),
+    whole &= endpoints.len() == before;
+    if endpoints.is_empty() && !left_out.is_empty() {
+        return Err(Failure::NoSafeHost(left_out.swap_remove(0)));
     }
+    Ok(Plan { endpoints, whole, proved, dane, left_out })
 }
 
 #[cfg(test)]
@@ -123,7 +131,8 @@ mod tests {
     ) -> Result<(RouteTls, TlsPolicy, bool), String> {
         let domain = Domain::parse("a.test").unwrap();
         let dane = dane.into_iter().map(|finding| ("mx.a.test".to_owned(), finding)).collect();
-        let plan = Plan { endpoints: vec![endpoint("mx.a.test", tls)], whole: true, proved: true, dane };
+        let endpoints = vec![endpoint("mx.a.test", tls)];
+        let plan = Plan { endpoints, whole: true, proved: true, dane, left_out: vec![] };
         match decide(plan, &Demands { domain: &domain, sts: None, require_tls }) {
             Ok(plan) => {
                 let Endpoint { tls, policy, dane, .. } = &plan.endpoints[0];
@@ -166,9 +175,25 @@ mod tests {
         let domain = Domain::parse("a.test").unwrap();
         let endpoints = vec![endpoint("mx.a.test", None), endpoint("mx2.a.test", None)];
         let dane = [("mx.a.test".to_owned(), unknown())].into();
-        let plan = Plan { endpoints, whole: true, proved: true, dane };
+        let plan = Plan { endpoints, whole: true, proved: true, dane, left_out: vec![] };
         let left = decide(plan, &Demands { domain: &domain, sts: None, require_tls: false }).unwrap();
         let hosts: Vec<&str> = left.endpoints.iter().map(|endpoint| endpoint.host.as_str()).collect();
         assert_eq!((hosts, left.whole), (vec!["mx2.a.test"], false));
+        let left_out = |hosts: &[&str]| {
+            // Two addresses each.
+            let endpoints =
+                hosts.iter().flat_map(|host| [endpoint(host, None), endpoint(host, None)]).collect();
+            let dane = [("mx.a.test".to_owned(), unknown()), ("mx3.a.test".to_owned(), unknown())].into();
+            let plan = Plan { endpoints, whole: true, proved: true, dane, left_out: vec![] };
+            let left = decide(plan, &Demands { domain: &domain, sts: None, require_tls: false }).unwrap();
+            left.left_out.into_iter().map(|none| none.host).collect::<Vec<_>>()
+        };
+        assert_eq!(left_out(&["mx.a.test", "mx3.a.test", "mx2.a.test"]), ["mx.a.test", "mx3.a.test"]);
+        assert_eq!(
+            left_out(&["mx.a.test", "mx2.a.test", "mx3.a.test"]),
+            ["mx.a.test"],
+            "the other was not due"
+        );
+        assert_eq!(left_out(&["mx2.a.test", "mx.a.test"]), [""; 0]);
     }
 }

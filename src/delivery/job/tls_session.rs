@@ -9,9 +9,10 @@ use crate::config::RouteTls;
 use crate::mail::tlsrpt::ResultType;
 use crate::mail::{Domain, Phase, TlsPolicy};
 
+use crate::delivery::job::sts_policy::NOT_NAMED;
 use crate::delivery::smtp::connector::{Opened, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::{Failure, NoSafeHost, TlsFailure};
+use crate::delivery::smtp::failure::{Failure, NoRoute, NoRouteReason, NoSafeHost, TlsFailure};
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::tls::dane::{Mismatch, TlsaRecord};
 use crate::delivery::smtp::wire::Fault;
@@ -23,6 +24,15 @@ use crate::delivery::sts::policy::Mode;
 pub(super) struct Failed {
     pub(super) result: ResultType,
     pub(super) reason: String,
+}
+
+/// Which policies there are of a domain and its host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policies<'a> {
+    /// MTA-STS of the domain.
+    pub(super) sts: Option<&'a StsPolicy>,
+    /// The host has TLSA records that DNSSEC proves, and none that can be used.
+    pub(super) unusable_tlsa: bool,
 }
 
 impl Failed {
@@ -43,11 +53,12 @@ pub(super) fn policy_domain(endpoint: &Endpoint, recipients: &Domain) -> Option<
 }
 
 /// The policy of the host or its domain, which a message that requires TLS (RFC 8689) is held to as well.
-pub(super) fn policy(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> TlsPolicy {
+pub(super) fn policy(endpoint: &Endpoint, policies: Policies<'_>) -> TlsPolicy {
     match endpoint.policy {
         TlsPolicy::RequireTls if endpoint.dane.is_some() => TlsPolicy::Dane,
-        TlsPolicy::RequireTls if !endpoint.relay => match sts.map(|sts| sts.policy.mode) {
+        TlsPolicy::RequireTls if !endpoint.relay => match policies.sts.map(|sts| sts.policy.mode) {
             Some(Mode::Enforce) => TlsPolicy::StsEnforce,
+            _ if policies.unusable_tlsa => TlsPolicy::Dane,
             Some(Mode::Testing) => TlsPolicy::StsTesting,
             Some(Mode::None) | None => TlsPolicy::RequireTls,
         },
@@ -59,15 +70,19 @@ pub(super) fn policy(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> TlsPolicy 
 pub(super) fn of_opened(
     endpoint: &Endpoint,
     opened: &Opened,
-    sts: Option<&StsPolicy>,
+    policies: Policies<'_>,
     is_first: bool,
 ) -> Option<Result<(), Failed>> {
+    let policy = policy(endpoint, policies);
     match &opened.tls {
-        TlsResult::InUse if policy(endpoint, sts) == TlsPolicy::StsTesting => {
-            Some(tested(&endpoint.host, sts, opened.connection.tls(), opened.connection.refusal.as_ref()))
-        }
+        TlsResult::InUse if policy == TlsPolicy::StsTesting => Some(tested(
+            &endpoint.host,
+            policies.sts,
+            opened.connection.tls(),
+            opened.connection.refusal.as_ref(),
+        )),
         // RFC 7672 §2.2: TLS without a proof, where none of the records can be used.
-        TlsResult::InUse if endpoint.policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
+        TlsResult::InUse if policy == TlsPolicy::Dane && endpoint.dane.is_none() => {
             Some(Err(Failed::new(ResultType::TlsaInvalid, "none of the TLSA records can be used")))
         }
         TlsResult::InUse => Some(Ok(())),
@@ -84,6 +99,10 @@ pub(super) fn of_opened(
     }
 }
 
+fn not_named() -> Failed {
+    Failed::new(ResultType::ValidationFailure, NOT_NAMED)
+}
+
 /// What would have failed if the policy were enforced.
 fn tested(
     host: &str,
@@ -92,7 +111,7 @@ fn tested(
     refusal: Option<&rustls::Error>,
 ) -> Result<(), Failed> {
     if sts.is_some_and(|sts| sts.policy.allows(host).is_none()) {
-        return Err(Failed::new(ResultType::ValidationFailure, "the MTA-STS policy does not name this host"));
+        return Err(not_named());
     }
     match refusal {
         _ if tls.is_verified() => Ok(()),
@@ -136,24 +155,33 @@ pub(super) fn of_failure(failure: &Failure) -> Option<Failed> {
     }
 }
 
-/// A policy that left no host to try: it counts as a session that failed.
-pub(super) fn of_plan(failure: &Failure) -> Option<(&NoSafeHost, Failed)> {
-    let Failure::NoSafeHost(none) = failure else { return None };
+/// A host that a policy left out.
+pub(super) fn of_left_out(none: &NoSafeHost) -> Failed {
     let result = match none.policy {
         // Nothing came that is proved, or nothing at all.
         TlsPolicy::Dane => ResultType::DnssecInvalid,
         _ => ResultType::ValidationFailure,
     };
-    Some((none, Failed::new(result, none.text.clone())))
+    Failed::new(result, none.text.clone())
+}
+
+/// A policy that left no host to try, or a proof that does not hold (RFC 8460 §4.3.2): it counts as a session that
+/// failed, under that policy and at that host.
+pub(super) fn of_plan(failure: &Failure) -> Option<(TlsPolicy, Option<&str>, Failed)> {
+    match failure {
+        Failure::NoSafeHost(none) => Some((none.policy, Some(&none.host), of_left_out(none))),
+        Failure::Route(NoRoute { why: NoRouteReason::Bogus, text, mx }) => {
+            Some((TlsPolicy::None, mx.as_deref(), Failed::new(ResultType::DnssecInvalid, text.clone())))
+        }
+        _ => None,
+    }
 }
 
 /// The policy itself, in lines.
-pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> String {
-    if let (TlsPolicy::StsTesting | TlsPolicy::StsEnforce, Some(sts)) = (policy(endpoint, sts), sts) {
-        // RFC 8461 §3.2.
-        let mx: String = sts.policy.mx.iter().map(|pattern| format!("mx: {pattern}\n")).collect();
-        let (mode, max_age) = (sts.policy.mode, sts.policy.max_age);
-        return format!("version: STSv1\nmode: {mode}\n{mx}max_age: {max_age}\n");
+pub(super) fn policy_text(endpoint: &Endpoint, policies: Policies<'_>) -> String {
+    let policy = policy(endpoint, policies);
+    if let Some(text) = sts_text(policy, policies.sts) {
+        return text;
     }
     let Some(tlsa) = &endpoint.dane else { return String::new() };
     let line = |record: &TlsaRecord| {
@@ -161,6 +189,11 @@ pub(super) fn policy_text(endpoint: &Endpoint, sts: Option<&StsPolicy>) -> Strin
         format!("{} {} {} {data}\n", record.usage, record.selector, record.matching)
     };
     tlsa.records().iter().map(line).collect()
+}
+
+/// That of MTA-STS, where it is the one.
+pub(super) fn sts_text(policy: TlsPolicy, sts: Option<&StsPolicy>) -> Option<String> {
+    matches!(policy, TlsPolicy::StsTesting | TlsPolicy::StsEnforce).then(|| Some(sts?.policy.to_string()))?
 }
 
 /// What is wrong with a certificate, or with the handshake.
@@ -234,16 +267,21 @@ mod tests {
         let required = Endpoint { policy: TlsPolicy::RequireTls, ..endpoint("mx.a.test", false) };
         let dane = Endpoint { dane: tlsa, ..required.clone() };
         let relay = Endpoint { relay: true, ..required.clone() };
-        for (endpoint, mode, expected) in [
-            (&dane, None, TlsPolicy::Dane),
-            (&dane, Some(Mode::Enforce), TlsPolicy::Dane),
-            (&required, Some(Mode::Enforce), TlsPolicy::StsEnforce),
-            (&required, Some(Mode::Testing), TlsPolicy::StsTesting),
-            (&required, Some(Mode::None), TlsPolicy::RequireTls),
-            (&required, None, TlsPolicy::RequireTls),
-            (&relay, Some(Mode::Enforce), TlsPolicy::RequireTls),
+        for (endpoint, unusable_tlsa, mode, expected) in [
+            (&dane, false, None, TlsPolicy::Dane),
+            (&dane, false, Some(Mode::Enforce), TlsPolicy::Dane),
+            (&required, false, Some(Mode::Enforce), TlsPolicy::StsEnforce),
+            (&required, false, Some(Mode::Testing), TlsPolicy::StsTesting),
+            (&required, false, Some(Mode::None), TlsPolicy::RequireTls),
+            (&required, false, None, TlsPolicy::RequireTls),
+            (&required, true, Some(Mode::Enforce), TlsPolicy::StsEnforce),
+            (&required, true, Some(Mode::Testing), TlsPolicy::Dane),
+            (&required, true, None, TlsPolicy::Dane),
+            (&relay, true, Some(Mode::Enforce), TlsPolicy::RequireTls),
         ] {
-            assert_eq!(policy(endpoint, mode.map(sts).as_ref()), expected, "{mode:?}");
+            let sts = mode.map(sts);
+            let found = policy(endpoint, Policies { sts: sts.as_ref(), unusable_tlsa });
+            assert_eq!(found, expected, "{mode:?} {unusable_tlsa}");
         }
     }
 
@@ -252,14 +290,23 @@ mod tests {
         let none = |policy| {
             let (host, text) = ("mx.a.test".to_owned(), "bogus".to_owned());
             let failure = Failure::NoSafeHost(NoSafeHost { policy, host, text });
-            of_plan(&failure).map(|(_, failed)| failed.result)
+            of_plan(&failure).map(|(policy, mx, failed)| (policy, mx.map(str::to_owned), failed.result))
         };
-        assert_eq!(none(TlsPolicy::Dane), Some(ResultType::DnssecInvalid));
-        assert_eq!(none(TlsPolicy::StsEnforce), Some(ResultType::ValidationFailure));
+        let host = || Some("mx.a.test".to_owned());
+        let (dane, enforce) = (TlsPolicy::Dane, TlsPolicy::StsEnforce);
+        assert_eq!(none(dane), Some((dane, host(), ResultType::DnssecInvalid)));
+        assert_eq!(none(enforce), Some((enforce, host(), ResultType::ValidationFailure)));
+        let route = |why| {
+            let failure = Failure::Route(NoRoute { why, text: "bogus".to_owned(), mx: None });
+            of_plan(&failure).map(|(policy, mx, failed)| (policy, mx.map(str::to_owned), failed.result))
+        };
+        assert_eq!(route(NoRouteReason::Bogus), Some((TlsPolicy::None, None, ResultType::DnssecInvalid)));
+        assert_eq!(route(NoRouteReason::LookupFailed), None);
         let record = TlsaRecord { usage: 3, selector: 1, matching: 1, data: vec![0xab; 32] };
         let tlsa = Tlsa::new("mx.a.test".to_owned(), vec![], vec![record.clone(), record]);
         let dane = Endpoint { dane: tlsa.map(std::sync::Arc::new), ..endpoint("mx.a.test", false) };
-        assert_eq!(policy_text(&dane, None), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
+        let no_policies = Policies { sts: None, unusable_tlsa: false };
+        assert_eq!(policy_text(&dane, no_policies), format!("3 1 1 {0}\n3 1 1 {0}\n", "ab".repeat(32)));
     }
 
     #[test]

@@ -188,6 +188,7 @@ mod tests {
             ip: None,
             tls: None,
             tls_policy: TlsPolicy::None,
+            dkim: None,
             phase: Phase::Rcpt,
             reply: Reply::bare(550, "no"),
             outcome: Outcome::Failed,

@@ -16,9 +16,11 @@
 
 mod cache;
 mod proof;
+mod prover;
 mod scope;
 mod self_test;
 mod servers;
+mod sieve;
 mod system;
 mod validated;
 
@@ -377,6 +379,13 @@ impl Lookup for Resolver {
     fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError> {
         match self.answers(&[Question::new(&reverse_name(ip), Kind::Ptr)]).remove(0)? {
             Found::Names(names) => Ok(names),
+            _ => Err(DnsError::NoData),
+        }
+    }
+
+    fn alias(&self, name: &str) -> Result<String, DnsError> {
+        match self.answers(&[Question::new(name, Kind::Alias)]).remove(0)? {
+            Found::Names(names) => names.into_iter().next().ok_or(DnsError::NoData),
             _ => Err(DnsError::NoData),
         }
     }

@@ -129,6 +129,14 @@ pub trait Lookup {
     /// See [`DnsError`]; never an empty list.
     fn reverse(&self, ip: IpAddr) -> Result<Vec<String>, DnsError>;
 
+    /// Where the aliases (CNAME) of a name lead to in the end, whatever is there.
+    ///
+    /// # Errors
+    /// See [`DnsError`]; `NoData` and `NoSuchDomain`: it is no alias.
+    fn alias(&self, _name: &str) -> Result<String, DnsError> {
+        Err(DnsError::NoData)
+    }
+
     /// The addresses of one family alone, for whoever must know that there are none of it.
     ///
     /// # Errors

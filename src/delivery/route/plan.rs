@@ -32,7 +32,7 @@ use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::delivery::route::own_addresses;
 use crate::delivery::route::source_addresses::SourceAddresses;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::{NoRoute, NoRouteReason};
+use crate::delivery::smtp::failure::{NoRoute, NoRouteReason, NoSafeHost};
 use addresses::Host;
 pub use dane::{DaneFinding, DaneFindings};
 
@@ -74,6 +74,8 @@ pub struct Plan {
     pub proved: bool,
     /// What TLSA records say of the hosts.
     pub dane: DaneFindings,
+    /// Hosts that would have been asked before these, and that a policy leaves out.
+    pub left_out: Vec<NoSafeHost>,
 }
 
 /// The endpoints to try now.
@@ -162,14 +164,22 @@ type FoundHost = (u16, Result<Host, (String, DnsError)>);
 /// The first temporary and the first permanent reason why a host cannot be used, each with the host.
 #[derive(Default)]
 struct Unusable {
-    temporary: Option<(String, String)>,
+    temporary: Option<(String, String, NoRouteReason)>,
     permanent: Option<(String, String)>,
 }
 
 impl Unusable {
-    fn note(&mut self, permanent: bool, host: &str, why: String) {
-        let place = if permanent { &mut self.permanent } else { &mut self.temporary };
-        place.get_or_insert_with(|| (host.to_owned(), why));
+    fn note(&mut self, host: &str, why: String) {
+        self.permanent.get_or_insert_with(|| (host.to_owned(), why));
+    }
+
+    fn note_error(&mut self, host: &str, error: &DnsError) {
+        match reason_to_wait(error) {
+            Some(reason) => {
+                self.temporary.get_or_insert_with(|| (host.to_owned(), error.to_string(), reason));
+            }
+            None => self.note(host, error.to_string()),
+        }
     }
 }
 
@@ -194,14 +204,14 @@ impl Planner<'_> {
                     Ok(addresses) => Host { preference, ..self.host(name, port, addresses) },
                     Err(error) => {
                         (self.trace)(format_args!("{name}: {error}"));
-                        unusable.note(error_is_about_the_name(&error), name, error.to_string());
+                        unusable.note_error(name, &error);
                         continue;
                     }
                 },
             };
             match self.elsewhere(host) {
                 Ok(host) => hosts.push(host),
-                Err(why) => unusable.note(true, name, why),
+                Err(why) => unusable.note(name, why),
             }
         }
         if !hosts.is_empty() {
@@ -212,11 +222,9 @@ impl Planner<'_> {
         }
         // Never permanent: the operator chose the relay's name.
         Err(match (unusable.temporary, unusable.permanent) {
-            (Some((host, why)), _) => no_route(
-                NoRouteReason::LookupFailed,
-                format!("cannot look up the relay {host}: {why}"),
-                Some(host),
-            ),
+            (Some((host, why, reason)), _) => {
+                no_route(reason, format!("cannot look up the relay {host}: {why}"), Some(host))
+            }
             (None, Some((host, why))) => no_route(
                 NoRouteReason::RelayUnknown,
                 format!("the relay {host} has no address to send to: {why}"),
@@ -272,13 +280,13 @@ impl Planner<'_> {
         for (preference, host) in found {
             match host {
                 Err((name, error)) => {
-                    unusable.note(error_is_about_the_name(&error), &name, error.to_string());
+                    unusable.note_error(&name, &error);
                 }
                 Ok(host) => {
                     let name = host.name.clone();
                     match self.permitted(host) {
                         Ok(host) => usable.push(Host { preference, ..host }),
-                        Err(why) => unusable.note(true, &name, why),
+                        Err(why) => unusable.note(&name, why),
                     }
                 }
             }
@@ -297,7 +305,7 @@ impl Planner<'_> {
         let whole = seen && unusable.temporary.is_none() && all_reached && more == 0;
         let chosen = self.choose(usable, MX_HOSTS_MAX, turn_to_try);
         let dane = self.dane_of(&chosen, proved || implicit);
-        Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved, dane })
+        Ok(Plan { endpoints: self.endpoints(chosen, false), whole, proved, dane, left_out: Vec::new() })
     }
 
     /// Those of the hosts whose turn it is, best first.
@@ -311,11 +319,9 @@ impl Planner<'_> {
     /// Why no MX host can be used. `seen`: all of them were looked up.
     fn none_usable(&mut self, unusable: Unusable, seen: bool) -> NoRoute {
         match (unusable.temporary, unusable.permanent) {
-            (Some((host, why)), _) => no_route(
-                NoRouteReason::LookupFailed,
-                format!("cannot look up the mail host {host}: {why}"),
-                Some(host),
-            ),
+            (Some((host, why, reason)), _) => {
+                no_route(reason, format!("cannot look up the mail host {host}: {why}"), Some(host))
+            }
             (None, _) if !seen => self.not_seen_whole(),
             (None, permanent) => {
                 let (host, why) = permanent.unzip();
@@ -340,7 +346,7 @@ impl Planner<'_> {
         for ((preference, name), addresses) in hosts.into_iter().zip(addresses) {
             // What ends a message of a signed domain has to be proved: anybody can say that there is nothing.
             let addresses = match addresses {
-                Err(error) if self.dane && (proved || implicit) && error_is_about_the_name(&error) => {
+                Err(error) if self.dane && (proved || implicit) && reason_to_wait(&error).is_none() => {
                     self.lookup.addresses_validated(&name)
                 }
                 addresses => addresses,
@@ -377,9 +383,10 @@ impl Planner<'_> {
                 return Ok(Exchangers { hosts, cut: false, proved: false, implicit: true });
             }
             Err(DnsError::NoSuchDomain) => return Err(self.no_such_domain()),
-            Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => {
-                let text = format!("cannot look up the mail hosts of {domain}: {why}");
-                return Err(no_route(NoRouteReason::LookupFailed, text, None));
+            Err(error) => {
+                let reason = reason_to_wait(&error).unwrap_or(NoRouteReason::LookupFailed);
+                let text = format!("cannot look up the mail hosts of {domain}: {error}");
+                return Err(no_route(reason, text, None));
             }
         };
         self.mx_owner = owner;
@@ -404,7 +411,7 @@ impl Planner<'_> {
                 _ => {
                     (self.trace)(format_args!("{host:?} left out: not the name of a host"));
                     let why = "not the name of a host".to_owned();
-                    unusable.note(true, &host.escape_default().to_string(), why);
+                    unusable.note(&host.escape_default().to_string(), why);
                 }
             }
         }
@@ -446,10 +453,12 @@ fn no_route(why: NoRouteReason, text: String, mx: Option<String>) -> NoRoute {
     NoRoute { why, text, mx }
 }
 
-fn error_is_about_the_name(error: &DnsError) -> bool {
+/// None where the error is about the name itself: waiting changes nothing.
+fn reason_to_wait(error: &DnsError) -> Option<NoRouteReason> {
     match error {
-        DnsError::NoSuchDomain | DnsError::NoData => true,
-        DnsError::Temporary(_) | DnsError::Bogus(_) => false,
+        DnsError::NoSuchDomain | DnsError::NoData => None,
+        DnsError::Temporary(_) => Some(NoRouteReason::LookupFailed),
+        DnsError::Bogus(_) => Some(NoRouteReason::Bogus),
     }
 }
 

@@ -101,6 +101,8 @@ pub enum NoRouteReason {
     NotSeenWhole,
     /// DNS could not be asked, or does not know.
     LookupFailed,
+    /// DNSSEC says that what DNS answered is not genuine.
+    Bogus,
     /// The configured relay has no address.
     RelayUnknown,
     /// No source address has the family of any of the hosts.
@@ -297,7 +299,7 @@ impl NoRoute {
             // RFC 3463 §3.5: unable to route; routing loop detected; directory server failure.
             NoRouteReason::Unroutable => (550, Enhanced(5, 4, 4)),
             NoRouteReason::Loop => (554, Enhanced(5, 4, 6)),
-            NoRouteReason::LookupFailed => (451, Enhanced(4, 4, 3)),
+            NoRouteReason::LookupFailed | NoRouteReason::Bogus => (451, Enhanced(4, 4, 3)),
             // Unable to route: the next attempt looks further, or the operator has to repair it.
             NoRouteReason::NotSeenWhole | NoRouteReason::RelayUnknown => (451, Enhanced(4, 4, 4)),
             // RFC 3463 §3.4: system incorrectly configured.

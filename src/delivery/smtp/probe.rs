@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::delivery::smtp::connector::{Connector, TlsResult};
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
@@ -19,6 +21,10 @@ pub struct Probed {
     pub offers_tls: bool,
     /// What the connection was in.
     pub tls: Encryption,
+    /// The certificate that the host showed, and its chain.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Why it does not hold for the host's name; looked at under `TlsPolicy::StsTesting` alone.
+    pub refusal: Option<String>,
 }
 
 /// Asks one endpoint, until `deadline`; QUIT has its own second.
@@ -32,6 +38,8 @@ pub fn probe(connector: &Connector, endpoint: &Endpoint, deadline: Instant) -> R
         from: opened.connection.wire.source(),
         offers_tls: opened.tls != TlsResult::NotOffered,
         tls: opened.connection.tls,
+        chain: opened.connection.wire.peer_chain(),
+        refusal: opened.connection.refusal.as_ref().map(ToString::to_string),
     };
     opened.connection.quit();
     Ok(probed)

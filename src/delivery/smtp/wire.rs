@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
 use crate::mail::Reply;
@@ -133,6 +133,12 @@ impl Wire {
             rustls::Connection::Client(tls) => channel_binding(tls),
             rustls::Connection::Server(tls) => channel_binding(tls),
         }
+    }
+
+    /// The certificates that the other side showed, its own first; none without TLS.
+    pub(in crate::delivery) fn peer_chain(&self) -> Vec<CertificateDer<'static>> {
+        let shown = self.tls.as_deref().and_then(|tls| tls.peer_certificates());
+        shown.map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect()).unwrap_or_default()
     }
 
     /// The local address.

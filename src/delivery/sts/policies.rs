@@ -126,7 +126,8 @@ struct State {
     waiting: VecDeque<Fetch>,
     threads: usize,
     failed: TtlMap<String, (), Instant>,
-    looked_at: Instant,
+    /// When policies were looked for that are to be fetched again.
+    looked_at: Option<Instant>,
 }
 
 /// A fetch that is to be made.
@@ -146,7 +147,7 @@ impl Policies {
             waiting: VecDeque::new(),
             threads: 0,
             failed: TtlMap::new(FAILED_MAX, FAILED_FOR),
-            looked_at: Instant::now(),
+            looked_at: None,
         };
         Policies(Arc::new(Shared { queue, clock, state: Mutex::new(state) }))
     }
@@ -209,19 +210,16 @@ impl Policies {
         StsFinding::Policy(known)
     }
 
-    /// Has policies that are in use fetched again before their end. For every second: it looks once a minute.
+    /// Has policies that are in use fetched again before their end. For every second: it looks at first, and once a
+    /// minute from then on.
     pub(in crate::delivery) fn refresh(&self, https: &Arc<Https>) {
         {
             let mut state = self.0.lock();
-            if state.looked_at.elapsed() < REFRESH_EVERY {
+            if state.looked_at.is_some_and(|at| at.elapsed() < REFRESH_EVERY) {
                 return;
             }
-            state.looked_at = Instant::now();
+            state.looked_at = Some(Instant::now());
         }
-        self.refresh_now(https);
-    }
-
-    fn refresh_now(&self, https: &Arc<Https>) {
         let now = self.0.now();
         let used_since = now.saturating_sub(UNUSED_SECS);
         // More than are fetched: some of them may have failed a moment ago.
@@ -490,11 +488,15 @@ mod tests {
         bench.queue.set_sts_policy(bench.row("new.test", now - 86_399));
         bench.queue.set_sts_policy(StsPolicyRow { used_at: 0, ..bench.row("unused.test", now - 86_400) });
         bench.queue.barrier().unwrap();
-        let refresh = || {
-            bench.policies.refresh_now(&bench.https);
+        let look = || {
+            bench.policies.refresh(&bench.https);
             bench.wait_until(|state| state.threads == 0);
         };
-        refresh();
+        let a_minute_later = || {
+            bench.policies.0.lock().looked_at = Instant::now().checked_sub(REFRESH_EVERY);
+            look();
+        };
+        look();
         let error = |domain: &str| bench.queue.sts_policy(domain).unwrap().unwrap().last_error;
         let why = "mta-sts.old.test: no such records".to_owned();
         assert_eq!(error("old.test"), Some(why), "tried, and what there was is kept");
@@ -502,8 +504,13 @@ mod tests {
         assert!(bench.policies.known("old.test").unwrap().is_some());
         bench.queue.set_sts_policy(bench.row("old.test", now - 86_400));
         bench.queue.barrier().unwrap();
-        refresh();
+        a_minute_later();
         assert_eq!(error("old.test"), None, "and not at once again");
+        bench.clock.advance(1);
+        look();
+        assert_eq!(error("new.test"), None, "nobody looks again for a minute");
+        a_minute_later();
+        assert!(error("new.test").is_some());
     }
 
     #[test]

@@ -309,5 +309,20 @@ mod tests {
                 proptest::prop_assert_eq!(Policy::parse(policy.to_string().as_bytes()), Ok(policy));
             }
         }
+
+        /// One place of a policy is broken: it is another policy that can be written and read, or none.
+        #[test]
+        fn a_policy_with_a_broken_place_is_a_policy_or_none(
+            at in 0usize..90, gone in 0usize..4, put in "[ -~\r\n\t\u{0}\u{fc}]{0,3}",
+        ) {
+            let mut text = "version: STSv1\r\nmode: enforce\nmx: mail.a.test\nmx: *.b.test\nmax_age: 604800\r\n".to_owned();
+            let at = at.min(text.len());
+            text.replace_range(at..(at + gone).min(text.len()), &put);
+            if let Ok(policy) = Policy::parse(text.as_bytes()) {
+                proptest::prop_assert!(policy.mode == Mode::None || !policy.mx.is_empty());
+                proptest::prop_assert!((0..=MAX_AGE_MAX).contains(&policy.max_age));
+                proptest::prop_assert_eq!(Policy::parse(policy.to_string().as_bytes()), Ok(policy));
+            }
+        }
     }
 }

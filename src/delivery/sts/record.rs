@@ -102,4 +102,20 @@ mod tests {
             assert_eq!(id(&texts), found.map(str::to_owned), "{texts:?}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+        /// Whatever DNS says: what is found is an id, and the record that has it alone says the same.
+        #[test]
+        fn what_is_found_reads_back(
+            texts in proptest::collection::vec(
+                "(v=STSv1|v=STSv2|)[ \t]{0,2}(;| |)([ -~\t\r\n\u{fc}]{0,6}|(id|more)=[a-z0-9-]{0,40})(;[ -~]{0,6}|)", 0..4),
+        ) {
+            if let Ok(found) = id(&texts) {
+                proptest::prop_assert!((1..=ID_MAX).contains(&found.len()), "{found}");
+                proptest::prop_assert_eq!(texts.iter().filter(|text| fields_of(text).is_some()).count(), 1);
+                proptest::prop_assert_eq!(id(&[format!("v=STSv1; id={found};")]), Ok(found));
+            }
+        }
+    }
 }

@@ -66,9 +66,7 @@ fn relaxed_field(field: &[u8], out: &mut Vec<u8>) {
 /// The hash of a body that comes in pieces (RFC 6376 §3.7).
 pub struct BodyHash {
     body: CanonicalBody,
-    hash: Context,
-    /// Canonical bytes that are not hashed yet.
-    pending: Vec<u8>,
+    hashed: Hashed,
 }
 
 /// Canonical bytes are hashed in pieces of about this size.
@@ -77,35 +75,49 @@ const HASHED_BYTES: usize = 8 << 10;
 impl BodyHash {
     /// Of a body of which nothing came yet.
     pub fn new(canonicalization: Canonicalization) -> BodyHash {
-        BodyHash {
-            body: CanonicalBody::new(canonicalization),
-            hash: Context::new(&SHA256),
-            pending: Vec::with_capacity(HASHED_BYTES * 2),
-        }
+        let hashed = Hashed { hash: Context::new(&SHA256), pending: Vec::with_capacity(HASHED_BYTES) };
+        BodyHash { body: CanonicalBody::new(canonicalization), hashed }
     }
 
     /// The next piece of the body, cut anywhere.
     pub fn feed(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(HASHED_BYTES) {
-            self.body.feed(piece, &mut self.pending);
-            if self.pending.len() >= HASHED_BYTES {
-                self.hash.update(&self.pending);
-                self.pending.clear();
-            }
-        }
+        let BodyHash { body, hashed } = self;
+        body.feed(bytes, &mut |canonical| hashed.push(canonical));
     }
 
     /// The SHA-256 of the whole.
-    pub fn finish(mut self) -> [u8; 32] {
-        self.body.finish(&mut self.pending);
-        self.hash.update(&self.pending);
+    pub fn finish(self) -> [u8; 32] {
+        let BodyHash { mut body, mut hashed } = self;
+        body.finish(&mut |canonical| hashed.push(canonical));
+        hashed.hash.update(&hashed.pending);
         let mut hash = [0; 32];
-        hash.copy_from_slice(self.hash.finish().as_ref());
+        hash.copy_from_slice(hashed.hash.finish().as_ref());
         hash
     }
 }
 
-/// A body on its way to its canonical form. What it holds back is counted, not kept: memory does not grow with it.
+/// Canonical bytes on their way into the hash: words and line ends gathered, no more of them than `HASHED_BYTES`.
+struct Hashed {
+    hash: Context,
+    pending: Vec<u8>,
+}
+
+impl Hashed {
+    fn push(&mut self, canonical: &[u8]) {
+        if self.pending.len() + canonical.len() > HASHED_BYTES {
+            self.hash.update(&self.pending);
+            self.pending.clear();
+        }
+        if canonical.len() > HASHED_BYTES {
+            self.hash.update(canonical);
+        } else {
+            self.pending.extend_from_slice(canonical);
+        }
+    }
+}
+
+/// A body on its way to its canonical form. What it holds back is counted, not kept, and handed on in
+/// small pieces: memory does not grow with it.
 struct CanonicalBody {
     canonicalization: Canonicalization,
     /// The last byte was a CR, and what it is depends on the next.
@@ -123,7 +135,7 @@ impl CanonicalBody {
         CanonicalBody { canonicalization, cr: false, blank: false, line_ends: 0, any: false }
     }
 
-    fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+    fn feed(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&[u8])) {
         while let Some((&first, rest)) = bytes.split_first() {
             if std::mem::take(&mut self.cr) {
                 if first == b'\n' {
@@ -157,30 +169,31 @@ impl CanonicalBody {
     }
 
     /// Bytes that stay as they are, behind what was held back for them.
-    fn text(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn text(&mut self, bytes: &[u8], out: &mut impl FnMut(&[u8])) {
         for _ in 0..std::mem::take(&mut self.line_ends) {
-            out.extend_from_slice(b"\r\n");
+            out(b"\r\n");
         }
         if std::mem::take(&mut self.blank) {
-            out.push(b' ');
+            out(b" ");
         }
-        out.extend_from_slice(bytes);
+        out(bytes);
         self.any = true;
     }
 
     /// RFC 6376 §3.4.3: a body ends with one line end, an empty one too. §3.4.4: an empty one is empty.
-    fn finish(&mut self, out: &mut Vec<u8>) {
+    fn finish(&mut self, out: &mut impl FnMut(&[u8])) {
         if std::mem::take(&mut self.cr) {
             self.text(b"\r", out);
         }
         if self.any || self.canonicalization == Canonicalization::Simple {
-            out.extend_from_slice(b"\r\n");
+            out(b"\r\n");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest::digest;
     use proptest::prelude::*;
 
     use super::*;
@@ -193,8 +206,9 @@ mod tests {
 
     fn body(canonicalization: Canonicalization, pieces: &[&[u8]]) -> Vec<u8> {
         let (mut body, mut out) = (CanonicalBody::new(canonicalization), Vec::new());
-        pieces.iter().for_each(|piece| body.feed(piece, &mut out));
-        body.finish(&mut out);
+        let mut push = |canonical: &[u8]| out.extend_from_slice(canonical);
+        pieces.iter().for_each(|piece| body.feed(piece, &mut push));
+        body.finish(&mut push);
         out
     }
 
@@ -222,6 +236,20 @@ mod tests {
             assert_eq!(body(canonicalization, &[b"a"]), b"a\r\n");
             assert_eq!(body(canonicalization, &[b"a\rb\nc\r"]), b"a\rb\nc\r\r\n", "lone ones are bytes");
             assert_eq!(body(canonicalization, &[b"\r\n\r\na\r\n\r\n"]), b"\r\n\r\na\r\n");
+        }
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_empty_lines_that_something_follows() {
+        for canonicalization in [Canonicalization::Simple, Canonicalization::Relaxed] {
+            let lines = b"\r\n".repeat(500_000);
+            let mut hash = BodyHash::new(canonicalization);
+            lines.chunks(1000).for_each(|piece| hash.feed(piece));
+            hash.feed(b"a\r\n");
+            let held = hash.hashed.pending.capacity();
+            assert!(held <= 2 * HASHED_BYTES, "{held}");
+            let whole = digest(&SHA256, &[&lines[..], b"a\r\n"].concat());
+            assert_eq!(hash.finish(), whole.as_ref());
         }
     }
 

@@ -290,4 +290,18 @@ mod tests {
         let openssh = Key::from_pem(&block("OPENSSH PRIVATE KEY", "AAAA")).unwrap_err();
         assert_eq!(openssh, KeyError::NotPrivate("openssh private key".to_owned()));
     }
+
+    /// PKCS#8 has PKCS#1 in it, behind 26 bytes where the key has 2048 bits.
+    #[test]
+    fn a_key_of_rsa_is_the_same_in_pkcs1_and_in_pkcs8() {
+        let key = Key::generate(Algorithm::RsaSha256).unwrap();
+        let pem = key.to_pem().unwrap();
+        let inner = STANDARD.encode(&Pem::first_of(&pem).unwrap().der[26..]);
+        let pkcs1 = format!("-----BEGIN RSA PRIVATE KEY-----\n{inner}\n-----END RSA PRIVATE KEY-----\n");
+        for text in [pem, pkcs1] {
+            let read = Key::from_pem(&text).unwrap();
+            assert_eq!((read.algorithm(), read.public()), (Algorithm::RsaSha256, key.public()));
+            assert_eq!(read.sign(b"data"), key.sign(b"data"));
+        }
+    }
 }

@@ -7,16 +7,19 @@
 //! - `key`: private keys, read and made;
 //! - `keyring`: the keys of all domains, and which of them sign a message;
 //! - `record`: the TXT record that publishes a key, written and read;
-//! - `signature`: the DKIM-Signature field.
+//! - `signature`: the DKIM-Signature field;
+//! - `verify`: whether a signature that a message came with holds.
 
 pub mod canonical;
 pub mod key;
 pub mod keyring;
 pub mod record;
 pub mod signature;
+pub mod verify;
 
 pub use canonical::{BodyHash, Canonicalization};
 pub use key::{Algorithm, Key, KeyError};
 pub use keyring::{Keyring, NoneInForce, SigningKey, ToSign};
 pub use record::{Record, RecordError};
 pub use signature::{Signer, SigningTime};
+pub use verify::Earlier;

@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::key::Key;
+use super::key::{Algorithm, Key};
 
 /// Bytes of one string of a TXT record (RFC 1035 §3.3).
 const STRING_BYTES_MAX: usize = 255;
@@ -16,6 +16,8 @@ pub struct Record {
     pub key_type: String,
     /// `h=`: the hashes that may be used; none: any.
     pub hashes: Option<Vec<String>>,
+    /// `s=`: for what; none: anything. Mail is "email".
+    pub services: Option<Vec<String>>,
     /// `t=`: "y" for a domain that is trying, "s" for addresses of just this domain.
     pub flags: Vec<String>,
     /// `p=`, empty where the key was withdrawn.
@@ -45,8 +47,13 @@ impl Record {
     /// # Errors
     /// What keeps a verifier from using it.
     pub fn parse(text: &str) -> Result<Record, RecordError> {
-        let mut record =
-            Record { key_type: "rsa".to_owned(), hashes: None, flags: Vec::new(), public: Vec::new() };
+        let mut record = Record {
+            key_type: "rsa".to_owned(),
+            hashes: None,
+            services: None,
+            flags: Vec::new(),
+            public: Vec::new(),
+        };
         let mut has_key = false;
         for (at, tag) in text.split(';').map(str::trim).enumerate().filter(|(_, tag)| !tag.is_empty()) {
             let (name, value) = tag.split_once('=').ok_or(RecordError::Tags)?;
@@ -56,6 +63,7 @@ impl Record {
                 "v" if at > 0 || value != "DKIM1" => return Err(RecordError::Version),
                 "k" => record.key_type = value.to_ascii_lowercase(),
                 "h" => record.hashes = Some(list()),
+                "s" => record.services = Some(list()),
                 "t" => record.flags = list(),
                 "p" => {
                     let base64: String = value.split_ascii_whitespace().collect();
@@ -66,6 +74,17 @@ impl Record {
             }
         }
         if has_key { Ok(record) } else { Err(RecordError::NoKey) }
+    }
+
+    /// Whether it has a key for signatures of mail by this algorithm.
+    pub fn is_usable_for(&self, algorithm: Algorithm) -> bool {
+        let has = |list: &Option<Vec<String>>, wanted: &[&str]| {
+            list.as_ref().is_none_or(|list| list.iter().any(|item| wanted.contains(&item.as_str())))
+        };
+        !self.public.is_empty()
+            && self.key_type == algorithm.key_type()
+            && has(&self.hashes, &["sha256"])
+            && has(&self.services, &["*", "email"])
     }
 
     /// Whether a signature by `key` holds by this record; if not, why.
@@ -82,6 +101,9 @@ impl Record {
         }
         if self.hashes.as_ref().is_some_and(|hashes| !hashes.iter().any(|hash| hash == "sha256")) {
             return Err("h= leaves out sha256".to_owned());
+        }
+        if self.services.as_ref().is_some_and(|services| !services.iter().any(|s| s == "*" || s == "email")) {
+            return Err("s= leaves out email".to_owned());
         }
         if self.public != key.public() {
             return Err("p= is another key's".to_owned());
@@ -138,6 +160,7 @@ mod tests {
         assert_eq!(good(format!(" v = DKIM1 ; k=ed25519; t=y:s; n=note; p= {public} ;")), Ok(()));
         assert!(good(format!("p={public}")).unwrap_err().contains("k= is rsa"));
         assert!(good(format!("k=ed25519; h=sha1; p={public}")).unwrap_err().contains("sha256"));
+        assert!(good(format!("k=ed25519; s=tlsrpt; p={public}")).unwrap_err().contains("email"));
         assert!(good("v=DKIM1; k=ed25519; p=".to_owned()).unwrap_err().contains("withdrawn"));
         let bad = |text: &str| Record::parse(text).unwrap_err();
         assert_eq!(bad("v=DKIM2; p="), RecordError::Version);

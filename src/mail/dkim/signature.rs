@@ -39,6 +39,9 @@ const SIGNED: [&str; 24] = [
     "Resent-Cc",
     "Sender",
 ];
+/// So many fields of one name are signed at most, the last ones: RFC 5322 §3.6 allows one of most names, and hosts
+/// refuse long headers, so that `h=` must not grow with what a client sends.
+const FIELDS_OF_A_NAME_MAX: usize = 20;
 /// The longest line of the field, without its line end (RFC 5322 §2.1.1 asks for 78).
 const COLUMNS: usize = 76;
 
@@ -46,8 +49,8 @@ const COLUMNS: usize = 76;
 /// made by it holds at both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SigningTime {
-    earliest: i64,
-    latest: i64,
+    pub(super) earliest: i64,
+    pub(super) latest: i64,
 }
 
 impl SigningTime {
@@ -59,6 +62,12 @@ impl SigningTime {
     /// Whether it may lie within this time, which has a begin, an end, both or neither.
     pub fn is_within(self, from: Option<i64>, until: Option<i64>) -> bool {
         from.is_none_or(|from| from <= self.latest) && until.is_none_or(|until| self.earliest < until)
+    }
+
+    /// Whether what was made at this time may serve at `later`, which is at most so many seconds after it by both.
+    pub fn may_serve(self, later: SigningTime, secs: i64) -> bool {
+        let is_soon = |made: i64, at: i64| (0..=secs).contains(&at.saturating_sub(made));
+        is_soon(self.earliest, later.earliest) && is_soon(self.latest, later.latest)
     }
 }
 
@@ -108,9 +117,12 @@ impl Signer {
         let mut covered = Vec::new();
         for name in SIGNED {
             let found = all.iter().rev().filter(|field| field.is(name));
-            let found = found.filter(|field| name != "List-Id" || self.is_own_list(field));
-            covered.extend(found.map(|field| (name, Some(*field))));
-            if name == "From" {
+            // A verifier counts from the last one upward, so the first that is not signed ends it.
+            let found = found.take_while(|field| name != "List-Id" || self.is_own_list(field));
+            let before = covered.len();
+            covered.extend(found.take(FIELDS_OF_A_NAME_MAX).map(|field| (name, Some(*field))));
+            // Beyond the bound the name would stand for a field that is there.
+            if name == "From" && covered.len() - before < FIELDS_OF_A_NAME_MAX {
                 covered.push((name, None));
             }
         }
@@ -192,44 +204,6 @@ impl Folded {
     }
 }
 
-/// A signature that a message came with, as far as it can be judged without DNS.
-#[derive(Debug)]
-pub struct Earlier {
-    /// The tag `d=`: A-labels, lower case.
-    pub domain: String,
-    /// How the body was written for its hash.
-    pub body: Canonicalization,
-    body_hash: Vec<u8>,
-    expires: Option<i64>,
-}
-
-impl Earlier {
-    /// None for another field, for one that no verifier can use, and for one with `l=`: it covers a part of the body
-    /// at best.
-    pub fn read(field: &Field<'_>) -> Option<Earlier> {
-        if !field.is("DKIM-Signature") {
-            return None;
-        }
-        let text: String = String::from_utf8_lossy(field.value()).split_ascii_whitespace().collect();
-        let tag = |name: &str| text.split(';').find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='));
-        // RFC 6376 §3.5: the body is simple where `c=` does not name it.
-        let body = match tag("c").and_then(|both| both.split_once('/')) {
-            None | Some((_, "simple")) => Canonicalization::Simple,
-            Some((_, "relaxed")) => Canonicalization::Relaxed,
-            Some(_) => return None,
-        };
-        let expires = tag("x").map(str::parse).transpose().ok()?;
-        let body_hash = STANDARD.decode(tag("bh")?).ok()?;
-        let domain = Domain::parse(tag("d")?).ok()?.to_string();
-        tag("l").is_none().then_some(Earlier { domain, body, body_hash, expires })
-    }
-
-    /// Whether it was made for the body with this hash, and holds still.
-    pub fn holds_for(&self, body_hash: &[u8; 32], time: SigningTime) -> bool {
-        self.body_hash == body_hash && self.expires.is_none_or(|expires| time.latest < expires)
-    }
-}
-
 /// The domains of the authors, in their order: of all mailboxes in all From fields. Receivers compare the first
 /// (RFC 7489 §3.1). None where that cannot be told: From tells nothing, or is broken.
 pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
@@ -242,63 +216,156 @@ pub fn author_domains(all: &[Field<'_>]) -> Option<Vec<String>> {
     (!domains.is_empty()).then_some(domains)
 }
 
-/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too.
-/// Receivers that mend such a field show one of them as the author's.
+/// For a From that is broken: all that stands behind an `@` and could be a domain, in quotes and comments too, as far
+/// as it could be one. Receivers that mend such a field show one of them as the author's. Of a name that is none (an
+/// empty label, a hyphen in front) the nearest one above it that is.
 pub fn domains_in_from(all: &[Field<'_>]) -> Vec<String> {
-    let ends = |c: char| c.is_whitespace() || c.is_control() || "<>()[],;:@\"'\\".contains(c);
+    let ends = |c: char| !c.is_alphanumeric() && !"-._".contains(c);
     let mut domains = Vec::new();
     for from in all.iter().filter(|field| field.is("From")) {
         let text = String::from_utf8_lossy(from.value());
-        let behind = text.split('@').skip(1).filter_map(|rest| rest.trim_start().split(ends).next());
-        domains.extend(behind.filter_map(|domain| domain_of(&format!("@{domain}"))));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let apart = words.join(" ");
+        let together = joined(&apart);
+        let is_other = together.split(' ').count() + apart.matches("@ ").count() < words.len();
+        for text in std::iter::once(apart).chain(is_other.then_some(together)) {
+            let behind = text.split('@').skip(1).filter_map(|rest| rest.trim_start().split(ends).next());
+            domains.extend(behind.filter_map(domain_or_above));
+        }
     }
     domains
 }
 
+fn domain_or_above(name: &str) -> Option<String> {
+    let mut name = name.trim_end_matches('.');
+    loop {
+        if let Ok(domain) = Domain::parse(name) {
+            return Some(domain.to_string());
+        }
+        (_, name) = name.split_once('.').filter(|(_, above)| above.contains('.'))?;
+    }
+}
+
+/// Of what stands behind the last `@`; dots at its end are somebody's full stops.
 fn domain_of(address: &str) -> Option<String> {
     let (_, domain) = address.rsplit_once('@')?;
-    Domain::parse(domain).ok().map(|domain| domain.to_string())
+    Domain::parse(domain.trim_end_matches('.')).ok().map(|domain| domain.to_string())
 }
 
 /// The addresses in a list of mailboxes (RFC 5322 §3.4): of each what stands in angle brackets, else all that is
-/// neither comment nor quoted. The local part may be quoted. None where a quote or a comment has no end.
+/// neither comment nor quoted. The local part may be quoted. None where the list is broken: readers mend it in
+/// different ways, and see different authors.
 fn addresses(list: &str) -> Option<Vec<String>> {
-    let mut found = Vec::new();
-    let (mut plain, mut in_brackets) = (String::new(), None::<String>);
-    let (mut comments, mut quoted, mut escaped, mut closed) = (0_u32, false, false, false);
+    let (mut found, mut mailbox) = (Vec::new(), Mailbox::default());
+    let (mut comments, mut quoted, mut escaped) = (0_u32, false, false);
     for c in list.chars() {
         if std::mem::take(&mut escaped) {
             continue;
         }
         match c {
             '\\' if quoted || comments > 0 => escaped = true,
-            '"' if comments == 0 => quoted = !quoted,
+            '"' if comments == 0 => {
+                quoted = !quoted;
+                if quoted {
+                    mailbox.push(c)?;
+                }
+            }
             _ if quoted => {}
             '(' => comments += 1,
-            ')' => comments = comments.saturating_sub(1),
-            _ if comments > 0 => {}
-            '<' if !closed => in_brackets = Some(String::new()),
-            '>' if in_brackets.is_some() => closed = true,
-            // The end of a mailbox; of a route inside brackets it is none.
-            ',' | ';' if in_brackets.is_none() || closed => {
-                found.push(in_brackets.take().unwrap_or_else(|| std::mem::take(&mut plain)));
-                plain.clear();
-                closed = false;
+            ')' => {
+                comments = comments.checked_sub(1)?;
+                mailbox.gap = true;
             }
-            // A group's name ends here.
-            ':' if in_brackets.is_none() => plain.clear(),
-            _ if closed => {}
-            c if c.is_whitespace() => {}
-            c => in_brackets.as_mut().unwrap_or(&mut plain).push(c),
+            _ if comments > 0 => {}
+            '<' => mailbox.open()?,
+            '>' if mailbox.brackets == Brackets::Open => mailbox.brackets = Brackets::Closed,
+            ':' => mailbox.colon()?,
+            // The end of a mailbox; of a route inside brackets it is none.
+            ',' | ';' if mailbox.brackets != Brackets::Open => {
+                found.extend(std::mem::take(&mut mailbox).addresses()?);
+            }
+            c if c.is_whitespace() => mailbox.gap = true,
+            c => mailbox.push(c)?,
         }
     }
-    found.push(in_brackets.unwrap_or(plain));
-    found.retain(|address| address.contains('@'));
+    found.extend(mailbox.addresses()?);
     (!quoted && comments == 0).then_some(found)
+}
+
+/// A mailbox as far as it is read. Each step gives None where it makes the mailbox a broken one.
+#[derive(Default)]
+struct Mailbox {
+    /// What may be the address; a quoted string is one quote in it, and what stands between words one blank.
+    text: String,
+    brackets: Brackets,
+    /// A blank or a comment came, and nothing behind it.
+    gap: bool,
+}
+
+#[derive(Default, PartialEq)]
+enum Brackets {
+    #[default]
+    None,
+    Open,
+    Closed,
+}
+
+impl Mailbox {
+    fn push(&mut self, c: char) -> Option<()> {
+        if std::mem::take(&mut self.gap) && !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push(c);
+        (self.brackets != Brackets::Closed).then_some(())
+    }
+
+    /// What came is a name.
+    fn open(&mut self) -> Option<()> {
+        let is_name = self.brackets == Brackets::None && !self.text.contains('@');
+        *self = Mailbox { brackets: Brackets::Open, ..Mailbox::default() };
+        is_name.then_some(())
+    }
+
+    /// What came is a group's name, or, inside brackets, a route: `@a,@b` (RFC 5322 §4.4).
+    fn colon(&mut self) -> Option<()> {
+        let is_hop = |hop: &str| hop.trim_start().strip_prefix('@').is_some_and(|name| !name.contains('@'));
+        let is_over = match self.brackets {
+            Brackets::None => !self.text.contains('@'),
+            Brackets::Open => self.text.split(',').all(is_hop),
+            Brackets::Closed => false,
+        };
+        self.text.clear();
+        is_over.then_some(())
+    }
+
+    /// The address, if it has one. Blanks may stand beside its dots (RFC 5322 §4.4), but some read no further than the
+    /// first: then both readings.
+    fn addresses(self) -> Option<Vec<String>> {
+        let whole = joined(&self.text);
+        match whole.matches('@').count() {
+            _ if self.brackets == Brackets::Open => None,
+            0 => Some(Vec::new()),
+            1 if !whole.contains(' ') => {
+                let (_, domain) = self.text.split_once('@')?;
+                let short = domain.trim_start().split_once(' ').map(|(short, _)| format!("@{short}"));
+                Some(std::iter::once(whole).chain(short).collect())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Without the blanks beside dots and at signs.
+fn joined(text: &str) -> String {
+    [(" .", "."), (". ", "."), (" @", "@"), ("@ ", "@")]
+        .iter()
+        .fold(text.to_owned(), |text, (apart, together)| text.replace(apart, together))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::mail::dkim::key::Algorithm;
 
@@ -332,6 +399,34 @@ mod tests {
             assert_eq!(names(&signer, &header).contains(&"List-Id".to_owned()), is_own, "{own}");
         }
         assert_eq!(names(&signer, "Subject: s\r\n"), ["From", "Subject"], "nobody can add one");
+    }
+
+    #[test]
+    fn a_signature_does_not_grow_with_the_fields_of_one_name() {
+        let signer = signer(Algorithm::Ed25519Sha256);
+        let header = |count| "From: a@example.com\r\n".repeat(count) + &"To: b\r\n".repeat(10_000);
+        for (count, from) in [(1, 2), (19, 20), (20, 20), (500, 20)] {
+            let names = names(&signer, &header(count));
+            let of = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
+            assert_eq!((of("From"), of("To")), (from, FIELDS_OF_A_NAME_MAX), "{count}");
+        }
+    }
+
+    /// RFC 6376 §5.4.2: of several fields of one name a verifier takes the last ones.
+    #[test]
+    fn of_several_list_ids_those_below_another_s_are_signed() {
+        let signer = signer(Algorithm::Ed25519Sha256);
+        let (own, other) = ("List-Id: <l.example.com>\r\n", "List-Id: <other.example.org>\r\n");
+        for (lists, signed) in [
+            (vec![own, other], 0),
+            (vec![other, own], 1),
+            (vec![own, other, own, own], 2),
+            (vec![own, own], 2),
+        ] {
+            let header = format!("From: a@example.com\r\n{}", lists.concat());
+            let names = names(&signer, &header);
+            assert_eq!(names.iter().filter(|name| *name == "List-Id").count(), signed, "{header}");
+        }
     }
 
     #[test]
@@ -374,12 +469,18 @@ mod tests {
                 &["example.com", "example.org", "d.test"],
             ),
             ("<@route.test,@other.test:a@example.com>", &["example.com"]),
-            ("A <a@example.com> <b@example.org>", &["example.com"]),
             ("\"quoted \\\" <z@z.test>\" <\"a@b\"@example.com>", &["example.com"]),
             ("Müller <a@bücher.example>", &["xn--bcher-kva.example"]),
             ("=?utf-8?q?x=40y.test?= <a@example.com>", &["example.com"]),
             ("\r\n\t<a@example.com>", &["example.com"]),
             ("a@example.com.", &["example.com"]),
+            // Blanks beside dots: both readings.
+            ("a (c) @ example (d)\r\n . com (e)", &["example.com", "example"]),
+            ("The Boss <a@example.com. Bob>", &["example.com.bob", "example.com"]),
+            ("a@example.com...", &["example.com"]),
+            ("a . b @ example.com", &["example.com"]),
+            ("<\"a b\"@example.com>, nobody here", &["example.com"]),
+            ("<mailto@example.com>; Bob > <b@example.org>", &["example.com", "example.org"]),
         ];
         for (from, domains) in table {
             let header = format!("To: b@b.test\r\nFrom: {from}\r\n");
@@ -402,6 +503,36 @@ mod tests {
             ("bob@ex ample.com> , a@b.test", &["ex", "b.test"]),
             ("a@b.test, <bob@example..com>", &["b.test"]),
             ("\"\r\n\t<bob@\r\n example.com>", &["example.com"]),
+            ("a@x..news.example.com", &["news.example.com"]),
+            ("a@example.com!", &["example.com"]),
+            ("a@example.com=, <b@-x.example.org", &["example.com", "example.org"]),
+            ("a@example.com\0", &["example.com"]),
+            ("a@exämple_.bücher.example", &["xn--bcher-kva.example"]),
+            // Words behind an address, or more than one address in one mailbox.
+            ("bob@example.com Bob Smith", &["example.com"]),
+            ("bob@example.com\tBob", &["example.com"]),
+            ("bob@example.com=Bob", &["example.com"]),
+            ("bob@example.com. Bob Smith", &["example.com", "example.com.bob"]),
+            ("bob @ example .com Smith", &["example", "example.com"]),
+            ("bob@example.com \"Bob\"", &["example.com"]),
+            ("bob@example.com (c) Bob", &["example.com"]),
+            ("<bob@example.com Bob>", &["example.com"]),
+            ("<bob@example.com> Bob", &["example.com"]),
+            ("bob@example.com jim@b.test", &["example.com", "b.test"]),
+            ("bob@example.com / jim@b.test", &["example.com", "b.test"]),
+            ("bob@example.com/jim@b.test", &["example.com", "b.test"]),
+            ("bob@example.com <jim@b.test>", &["example.com", "b.test"]),
+            ("<jim@b.test> bob@example.com", &["b.test", "example.com"]),
+            ("bob@example.com: jim@b.test;", &["example.com", "b.test"]),
+            ("bob@example.com@b.test", &["example.com", "b.test"]),
+            ("<@b.test,bob@example.com:jim@b.test>", &["b.test", "example.com", "b.test"]),
+            ("<bob@example.com,jim@b.test>", &["example.com", "b.test"]),
+            ("A <a@example.com> <b@example.org>", &["example.com", "example.org"]),
+            // Brackets and comments without an end or a begin.
+            ("A <a@example.com, B <b@b.test>", &["example.com", "b.test"]),
+            ("A <a@example.com", &["example.com"]),
+            ("<A <a@example.com>", &["example.com"]),
+            ("a@example.com) <b@b.test>", &["example.com", "b.test"]),
             ("nobody", &[]),
             ("@", &[]),
             ("", &[]),
@@ -413,6 +544,35 @@ mod tests {
         }
         let all = fields(b"To: c@c.test\r\n");
         assert_eq!((author_domains(&all), domains_in_from(&all)), (None, Vec::new()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5000) })]
+        /// However a From without quotes and comments is broken: an address in it is not lost.
+        #[test]
+        fn a_domain_behind_an_at_sign_is_signed_for(from in "(a@b|b@a[.]b|<|>|,| |:|[ab@.;\\t\\[/-]){0,8}") {
+            let header = format!("From: {from}\r\n");
+            let all = fields(header.as_bytes());
+            let found = author_domains(&all).unwrap_or_else(|| domains_in_from(&all));
+            for (at, _) in from.match_indices('@').filter(|(at, _)| from[..*at].ends_with(['a', 'b'])) {
+                let rest = &from[at + 1..];
+                let end = rest.find(|c: char| !matches!(c, 'a' | 'b' | '.' | '-')).unwrap_or(rest.len());
+                let domain = domain_of(&format!("@{}", &rest[..end]));
+                prop_assert!(domain.is_none_or(|domain| found.contains(&domain)), "{from:?}: {found:?}");
+            }
+        }
+
+        #[test]
+        fn no_header_is_too_odd_to_be_read(
+            header in prop::collection::vec(prop::sample::select(&b"From:\r\n\r\n \t\"()<>\\\\@,;.a\x80"[..]), 0..80),
+        ) {
+            let (header, body) = crate::mail::header::apart(&header);
+            let all = fields(header);
+            prop_assert!(all.iter().map(|field| field.whole.len()).sum::<usize>() <= header.len());
+            let signer = Signer { domain: "a".to_owned(), ..signer(Algorithm::Ed25519Sha256) };
+            prop_assert!(signer.sign(header, &[0; 32], 0).is_some(), "{body:?}");
+            let _ = (author_domains(&all), domains_in_from(&all));
+        }
     }
 
     fn owned(texts: &[&str]) -> Vec<String> {

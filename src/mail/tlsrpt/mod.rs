@@ -18,7 +18,8 @@ pub fn day_of(unix_secs: i64) -> i64 {
     unix_secs.div_euclid(DAY_SECS).saturating_mul(DAY_SECS)
 }
 
-/// Why a session failed to come to the TLS that it should have had (RFC 8460 §4.3).
+/// Why a session failed to come to the TLS that it should have had (RFC 8460 §4.3). `dane-required` is what a sender
+/// gives who demands DANE of a destination: nothing in our config does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultType {
     /// The host has no STARTTLS, or refuses it.
@@ -35,8 +36,6 @@ pub enum ResultType {
     TlsaInvalid,
     /// DNSSEC says that an answer is not genuine.
     DnssecInvalid,
-    /// DANE is demanded, and the domain has none.
-    DaneRequired,
     /// The policy of MTA-STS cannot be fetched.
     StsPolicyFetchError,
     /// It is no policy.
@@ -46,21 +45,6 @@ pub enum ResultType {
 }
 
 impl ResultType {
-    /// All of them.
-    pub const ALL: [ResultType; 11] = [
-        ResultType::StarttlsNotSupported,
-        ResultType::CertificateHostMismatch,
-        ResultType::CertificateExpired,
-        ResultType::CertificateNotTrusted,
-        ResultType::ValidationFailure,
-        ResultType::TlsaInvalid,
-        ResultType::DnssecInvalid,
-        ResultType::DaneRequired,
-        ResultType::StsPolicyFetchError,
-        ResultType::StsPolicyInvalid,
-        ResultType::StsWebpkiInvalid,
-    ];
-
     /// As reports and the table `tls_results` have it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +55,6 @@ impl ResultType {
             ResultType::ValidationFailure => "validation-failure",
             ResultType::TlsaInvalid => "tlsa-invalid",
             ResultType::DnssecInvalid => "dnssec-invalid",
-            ResultType::DaneRequired => "dane-required",
             ResultType::StsPolicyFetchError => "sts-policy-fetch-error",
             ResultType::StsPolicyInvalid => "sts-policy-invalid",
             ResultType::StsWebpkiInvalid => "sts-webpki-invalid",

@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 
 use crate::kit::text::{day, utc};
-use crate::mail::tlsrpt::DAY_SECS;
+use crate::mail::tlsrpt::{DAY_SECS, ResultType};
 
 /// `tls_results.result` of a session that came to what it should.
 pub const SUCCESS: &str = "success";
@@ -130,13 +130,14 @@ impl Head<'_> {
     }
 }
 
-/// `policy-type`, of a policy and a result as the table has them. What went wrong with the policy of MTA-STS itself is
-/// about that policy, though none was in force.
+/// `policy-type`, of a policy and a result as the table has them. What went wrong with the policy of MTA-STS or with
+/// DNSSEC itself is about that policy, though none was in force.
 fn policy_type(policy: &str, result: &str) -> &'static str {
     match policy {
         "dane" => "tlsa",
         "sts-testing" | "sts-enforce" => "sts",
         _ if result.starts_with("sts-") => "sts",
+        _ if result == ResultType::DnssecInvalid.as_str() => "tlsa",
         _ => "no-policy-found",
     }
 }
@@ -258,6 +259,7 @@ pub(super) mod tests {
                 ..row("dane", "alias.company-y.example", "certificate-expired", 5)
             },
             row("dane", "", "certificate-expired", 6),
+            row("none", "", "dnssec-invalid", 8),
         ]
     }
 

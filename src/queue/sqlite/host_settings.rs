@@ -58,11 +58,15 @@ pub(super) fn write(conn: &Connection, row: &HostSetting) -> Result<()> {
 }
 
 /// Forgets those that nobody needed for long: features that nobody tried again, limits that did not change. A limit of
-/// a host that is in use rises, and goes, by the minute.
-pub(super) fn delete_unused(conn: &Connection, now: i64) -> Result<()> {
-    conn.prepare_cached("DELETE FROM host_settings WHERE coalesce(retry_at, changed_at) < ?1")?
-        .execute([now.saturating_sub(UNUSED_SECS)])
-        .map(drop)
+/// a host that is in use rises, and goes, by the minute. So many at most; whether there may be more.
+pub(super) fn delete_unused(conn: &Connection, now: i64, rows: i64) -> Result<bool> {
+    let deleted = conn
+        .prepare_cached(
+            "DELETE FROM host_settings WHERE (mx, setting) IN
+             (SELECT mx, setting FROM host_settings WHERE coalesce(retry_at, changed_at) < ?1 LIMIT ?2)",
+        )?
+        .execute([now.saturating_sub(UNUSED_SECS), rows])?;
+    Ok(deleted as i64 >= rows)
 }
 
 /// Forgets one: it is no longer needed.

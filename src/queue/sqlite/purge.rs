@@ -37,19 +37,9 @@ impl Purge {
         let keep_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
         let cutoff_us = now.saturating_mul(1_000_000).saturating_sub(keep_us);
         let keep_secs = i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX);
-        // A day ends for all its rows at once.
-        if self.at.is_none() && tls_reports::delete_old(conn, now, keep_secs, ROWS)? {
+        // A day ends for all its rows at once, and a relay that stood still for weeks has much to forget.
+        if self.at.is_none() && delete_old(conn, now, keep_secs)? {
             return Ok(true);
-        }
-        if self.at.is_none() {
-            conn.prepare_cached("DELETE FROM kicks WHERE at < ?1")?.execute([cutoff_us / 1_000_000])?;
-            conn.prepare_cached("DELETE FROM operator_log WHERE at < ?1 AND logged = 1")?
-                .execute([cutoff_us / 1_000_000])?;
-            host_settings::delete_unused(conn, now)?;
-            sts_policies::delete_expired(conn, now)?;
-            let counted_from = now.saturating_sub(REPORTS_SECS);
-            conn.prepare_cached("DELETE FROM reports WHERE id < ?1")?
-                .execute([counted_from.saturating_mul(1_000_000)])?;
         }
         let (message, recipient) = self.at.unwrap_or((0, 0));
         // A message is finished after it came: those older than the cutoff are all that can be old enough.
@@ -83,4 +73,29 @@ impl Purge {
         }
         Ok(self.at.is_some())
     }
+}
+
+/// Forgets what is beside history: of one table so many rows, or the few that several have. Whether there may be more.
+fn delete_old(conn: &Connection, now: i64, keep_secs: i64) -> Result<bool> {
+    let by_time = |sql, before: i64| -> Result<bool> {
+        Ok(conn.prepare_cached(sql)?.execute([before, ROWS])? as i64 >= ROWS)
+    };
+    let kept_from = now.saturating_sub(keep_secs);
+    let counted_from = now.saturating_sub(REPORTS_SECS).saturating_mul(1_000_000);
+    Ok(tls_reports::delete_old(conn, now, keep_secs, ROWS)?
+        || by_time(
+            "DELETE FROM kicks WHERE id IN (SELECT id FROM kicks WHERE at < ?1 ORDER BY at LIMIT ?2)",
+            kept_from,
+        )?
+        || by_time(
+            "DELETE FROM operator_log WHERE id IN
+             (SELECT id FROM operator_log WHERE at < ?1 AND logged = 1 ORDER BY at LIMIT ?2)",
+            kept_from,
+        )?
+        || by_time(
+            "DELETE FROM reports WHERE id IN (SELECT id FROM reports WHERE id < ?1 ORDER BY id LIMIT ?2)",
+            counted_from,
+        )?
+        || host_settings::delete_unused(conn, now, ROWS)?
+        || sts_policies::delete_expired(conn, now, ROWS)?)
 }

@@ -51,9 +51,9 @@ impl<'c> Settle<'c> {
         Ok(Settle {
             conn,
             insert_attempt: conn.prepare(
-                "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, tls_policy, phase, code, enhanced,
-                                       reply, outcome, reply_source, reply_id)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, tls_policy, dkim, phase, code,
+                                       enhanced, reply, outcome, reply_source, reply_id)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             correct_removed: conn.prepare(
@@ -201,6 +201,7 @@ impl<'c> Settle<'c> {
                 a.ip,
                 a.tls,
                 a.tls_policy,
+                a.dkim,
                 a.phase,
                 a.code,
                 a.enhanced,

@@ -87,7 +87,13 @@ pub(super) fn note(conn: &Connection, domain: &str, note: &StsPolicyNote) -> Res
     changed.map(drop)
 }
 
-/// Forgets those whose time is over.
-pub(super) fn delete_expired(conn: &Connection, now: i64) -> Result<()> {
-    conn.prepare_cached("DELETE FROM mta_sts_policies WHERE expires_at <= ?1")?.execute([now]).map(drop)
+/// Forgets those whose time is over: so many at most. Whether there may be more.
+pub(super) fn delete_expired(conn: &Connection, now: i64, rows: i64) -> Result<bool> {
+    let deleted = conn
+        .prepare_cached(
+            "DELETE FROM mta_sts_policies WHERE domain IN
+             (SELECT domain FROM mta_sts_policies WHERE expires_at <= ?1 LIMIT ?2)",
+        )?
+        .execute([now, rows])?;
+    Ok(deleted as i64 >= rows)
 }

@@ -1,8 +1,9 @@
 //! What came of TLS in each session with a host (table `tls_results`): counted in the transaction of the settlement.
 //!
 //! One row for each kind of session of a day. Hosts and DNS choose names and addresses, so a domain has at most
-//! [`DOMAIN_ROWS_MAX`] rows a day, and what is beyond them is counted without host and addresses; all domains have at
-//! most [`ROWS_MAX`], and what is beyond them is counted under the domain `*`.
+//! [`DOMAIN_ROWS_MAX`] rows a day with them, and all domains [`HOST_ROWS_MAX`]: what is beyond them is counted without
+//! host and addresses, so that there is room for a row of every other domain. All have at most [`ROWS_MAX`], and what
+//! is beyond them is counted under the domain `*`.
 
 use rusqlite::{Connection, Result, Statement, params};
 
@@ -13,7 +14,9 @@ use crate::queue::tls_rows::TlsSession;
 use super::odd;
 
 /// Kinds of sessions of a day, beside those that are counted together.
-pub(super) const ROWS_MAX: i64 = 10_000;
+pub(super) const ROWS_MAX: i64 = 20_000;
+/// From so many on, each that is new is counted without host and addresses.
+pub(super) const HOST_ROWS_MAX: i64 = 10_000;
 /// Kinds of sessions of a domain and day that have host and addresses: hosts whose names change with each question
 /// leave room for other domains.
 pub(super) const DOMAIN_ROWS_MAX: i64 = 200;
@@ -35,6 +38,9 @@ pub(super) struct TlsResults<'c> {
     rows_of_domain: Statement<'c>,
     /// The day that rows are counted of, and how many it has. After a rollback it may be less than that.
     counted: (i64, i64),
+    /// A day, and the last domain that was found to have all its rows of it: another name for a host of a hostile
+    /// domain comes with each session.
+    at_bound: (i64, String),
     /// The day of which it was said that it has too many.
     told: i64,
 }
@@ -60,6 +66,7 @@ impl<'c> TlsResults<'c> {
                 "SELECT count(*) FROM (SELECT 1 FROM tls_results WHERE day = ?1 AND domain = ?2 LIMIT ?3)",
             )?,
             counted: (0, 0),
+            at_bound: (0, String::new()),
             told: 0,
         })
     }
@@ -93,7 +100,7 @@ impl<'c> TlsResults<'c> {
             return Ok(());
         }
         let together = params![day, session.domain, policy, "", "", "", result, reason, text, ""];
-        if self.domain_is_at_bound(day, &session.domain)? {
+        if self.rows(day)? >= HOST_ROWS_MAX || self.domain_is_at_bound(day, &session.domain)? {
             if self.add.execute(together)? > 0 {
                 return Ok(());
             }
@@ -119,8 +126,14 @@ impl<'c> TlsResults<'c> {
 
     /// Whether this domain has had its rows of this day. Hosts that stay the same are counted without this question.
     fn domain_is_at_bound(&mut self, day: i64, domain: &str) -> Result<bool> {
+        if self.at_bound.0 == day && self.at_bound.1 == domain {
+            return Ok(true);
+        }
         let rows: i64 =
             self.rows_of_domain.query_row(params![day, domain, DOMAIN_ROWS_MAX], |row| row.get(0))?;
+        if rows >= DOMAIN_ROWS_MAX {
+            self.at_bound = (day, domain.to_owned());
+        }
         Ok(rows >= DOMAIN_ROWS_MAX)
     }
 

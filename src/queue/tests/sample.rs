@@ -39,6 +39,7 @@ fn attempt(outcome: Outcome) -> Attempt {
         ip: Some([192, 0, 2, 1].into()),
         tls: Some("none".to_owned()),
         tls_policy: TlsPolicy::None,
+        dkim: None,
         phase: Phase::EndOfData,
         reply,
         outcome,

@@ -164,6 +164,7 @@ fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_w
             ip: None,
             tls: None,
             tls_policy: crate::mail::TlsPolicy::None,
+            dkim: None,
             phase: Phase::Connect,
             reply: Reply::new(421, Enhanced(4, 4, 1), "connection refused"),
             outcome: Outcome::Deferred,

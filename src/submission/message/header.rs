@@ -16,11 +16,9 @@ use std::ops::Range;
 use memchr::memchr;
 
 use crate::kit::text::date_field;
+use crate::mail::header::HEADER_BYTES_MAX;
 use crate::mail::{Address, Domain};
 use crate::queue::MessageId;
-
-/// Longer headers are refused. Real ones end far below; the limit is what a session may hold in memory.
-pub(in crate::submission) const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// What the Received field says.
 #[derive(Debug, Clone)]

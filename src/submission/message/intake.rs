@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use memchr::memchr;
 
 use crate::config::LongLines;
+use crate::mail::header::HEADER_BYTES_MAX;
 use crate::mail::{Address, Body, Domain, Envelope, Reply};
 use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
 use crate::submission::limits::quotas::QuotaShare;
-use crate::submission::message::header::{self, HEADER_BYTES_MAX, HeaderReader, Protocol, Trace};
+use crate::submission::message::header::{self, HeaderReader, Protocol, Trace};
 use crate::submission::message::returns;
 use crate::submission::ports::MessageQueue;
 use crate::submission::replies;

@@ -1,6 +1,7 @@
 //! `postrider check --domain` before a real DNS server: what is found in good and broken zones, and that each line it
 //! tells to add mends what it found.
 
+mod envelope;
 mod tls;
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -51,6 +52,15 @@ fn zone(lines: &[String]) -> Zone {
             "A" | "AAAA" => zone.address(name, data.parse().unwrap()),
             "PTR" => zone.ptr(name, &host(data)),
             "CNAME" => zone.cname(name, &host(data)),
+            "TLSA" => {
+                let fields: Vec<&str> = data.split(' ').collect();
+                let number = |at: usize| fields[at].parse().unwrap();
+                let bytes = (0..fields[3].len()).step_by(2);
+                let bytes: Vec<u8> =
+                    bytes.map(|at| u8::from_str_radix(&fields[3][at..at + 2], 16).unwrap()).collect();
+                let host = name.strip_prefix("_25._tcp.").expect("of port 25");
+                zone.tlsa(host, (number(0), number(1), number(2)), &bytes)
+            }
             "MX" if data == "0 ." => zone.null_mx(name),
             "MX" => {
                 let (preference, target) = data.split_once(' ').unwrap();
@@ -392,6 +402,7 @@ fn a_silent_name_server_takes_less_than_five_seconds() {
 fn black_hole(address: SocketAddr) -> (socket2::Socket, Vec<TcpStream>) {
     use socket2::{Domain, Socket, Type};
     let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    listener.set_reuse_address(true).unwrap();
     listener.bind(&address.into()).unwrap();
     listener.listen(0).unwrap();
     let probe = || TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
@@ -510,6 +521,7 @@ fn without_a_config_the_address_of_the_machine_is_looked_at_and_a_wrong_question
         (&["check", "--domain", "[192.0.2.1]"], "is not a domain"),
         (&["check", "--domain", "a.test", "--to", "you"], "--to: the address has no domain"),
         (&["check", "--to", "you@a.test"], "--domain"),
+        (&["check", "--domain", "a.test", "--sender-domain", "a b"], "--sender-domain example.com"),
         (&["check", "--domain", "a.test", "--address", "here"], "invalid IP address"),
     ] {
         let (code, _, stderr) = run(arguments);
@@ -547,7 +559,7 @@ ok       spf: relay.example.com: 192.0.2.10 pass ("ip4:192.0.2.10" of relay.exam
 ok       dkim: s1._domainkey.example.com has our key (ed25519)
 warning  dmarc: example.com has no record; Gmail, Yahoo and Microsoft want one of whoever sends much, p=none is enough
          add    _dmarc.example.com. IN TXT "v=DMARC1; p=none"
-ok       alignment: example.com signs its own mail, and its envelope sender counts too (SPF)
+ok       alignment: example.com signs its own mail: it counts (DKIM)
 ok       mx: bounces go to mail.example.com
 "#;
     assert_eq!(told.join("\n"), golden.trim());

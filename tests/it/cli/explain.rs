@@ -66,7 +66,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
 fn run(recipient: &str, json: bool, settings: &Settings) -> String {
     let mut out = Vec::new();
     // An address that cannot be routed makes the command fail, after it has said why.
-    let _ = explain::run(recipient, None, json, settings, &mut out);
+    let _ = explain::run(recipient, (None, None), json, settings, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -101,7 +101,7 @@ fn every_step_is_told() {
         "bob@none.test\n  no [[route]] matches none.test\n  none.test has a null MX\n  \
          would bounce at once: 556 5.1.10 none.test accepts no mail (null MX)\n  lane: none.test\n"
     );
-    assert!(explain::run("nobody", None, false, &settings, &mut Vec::new()).is_err());
+    assert!(explain::run("nobody", (None, None), false, &settings, &mut Vec::new()).is_err());
 }
 
 #[test]

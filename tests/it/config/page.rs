@@ -14,7 +14,7 @@ fn the_page_of_the_configuration_is_as_the_table_of_keys() {
     let line = written.lines().zip(page.lines()).position(|(written, made)| written != made);
     assert!(
         written == page,
-        "docs/configuration.md is not as src/config/defs.rs has it, from line {} on: \
+        "docs/configuration.md is not as src/config/defs/ has it, from line {} on: \
          WRITE_PAGE=1 cargo test --test it config::page writes it",
         line.unwrap_or(0) + 1
     );

@@ -5,55 +5,19 @@
 
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV6};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::harness::dns_server::{DnsServer, Zone};
+use crate::harness::namespaces::{As, inside};
 use crate::harness::relay::run_to_end;
-use crate::harness::skipped::{installed, skipped};
 
-/// Set in the namespaces.
-const INSIDE: &str = "TEST_TWO_LINKS";
-/// The exit code of the shell where it may not make them.
-const NOT_ALLOWED: i32 = 77;
 /// Two links, each between two interfaces that have the same address on both; the server is on the second, which the
 /// kernel would not choose by itself. The relay's side there is named as a VLAN is.
 const LINKS: &str = "\
-    { ip link set lo up && ip link add wrong0 type veth peer name wrong1 && ip link add link0.7 type veth peer name far0 \
-    && for link in wrong0 wrong1 link0.7 far0; do ip link set $link up || exit; done \
+    ip link add wrong0 type veth peer name wrong1 && ip link add link0.7 type veth peer name far0 \
+    && for link in wrong0 wrong1 link0.7 far0; do ip link set $link up || exit 77; done \
     && ip -6 addr add fe80::53/64 dev wrong1 nodad && ip -6 addr add fe80::53/64 dev far0 nodad \
-    && ip -6 addr add fe80::1/64 dev wrong0 nodad && ip -6 addr add fe80::1/64 dev link0.7 nodad \
-    && mount --make-rprivate / && echo nothing >\"$0\" && mount --bind \"$0\" /etc/resolv.conf; } || exit 77";
-
-/// Whether this is the process in the namespaces; the other one has started it and waited for it.
-fn inside() -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    if ![installed("unshare"), installed("ip")].into_iter().all(|is_there| is_there) {
-        return false;
-    }
-    let test = std::thread::current().name().expect("libtest names it").to_owned();
-    let resolv_conf = tempfile::NamedTempFile::new().unwrap();
-    let script = format!("{LINKS}; {INSIDE}=1 exec \"$@\"");
-    let run = |namespaces: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(namespaces).args(["--net", "--mount", "sh", "-c", &script]).arg(resolv_conf.path());
-        command.arg(std::env::current_exe().unwrap()).args(["--exact", &test, "--nocapture"]);
-        command.stdin(Stdio::null()).output().unwrap()
-    };
-    let mut output = run(&[]);
-    // Without root: in a namespace of users too.
-    if !output.status.success() && output.stdout.is_empty() {
-        output = run(&["--user", "--map-root-user"]);
-    }
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.stdout.is_empty() || output.status.code() == Some(NOT_ALLOWED) {
-        skipped(&format!("no links of its own: {}", text(&output.stderr).trim()));
-        return false;
-    }
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    false
-}
+    && ip -6 addr add fe80::1/64 dev wrong0 nodad && ip -6 addr add fe80::1/64 dev link0.7 nodad";
 
 /// What the program says of the route of `you@a.test` with this config, and its log.
 fn explained(config: &str) -> (String, String) {
@@ -76,7 +40,7 @@ fn at(interface: &str, port: u16) -> SocketAddr {
 
 #[test]
 fn a_link_local_server_is_asked_on_the_interface_that_is_named() {
-    if !inside() {
+    if !inside(As::AnyUser, LINKS) {
         return;
     }
     let zone =

@@ -196,6 +196,13 @@ fn mail_goes_where_the_policy_of_its_domain_lets_it() {
         host_of("evil.both.test").seen().is_empty(),
         "nobody spoke to the host that the policy does not name"
     );
+    // RFC 8460 §4.3: whoever would have been asked first counts as a session that failed.
+    let sessions =
+        "SELECT policy, mx, result, sessions FROM tls_sessions WHERE domain = 'both.test' ORDER BY mx";
+    assert_eq!(
+        relay.db().rows(sessions, []),
+        ["sts-enforce|evil.both.test|validation-failure|1", "sts-enforce|mx.both.test|success|1"]
+    );
     for server in &servers {
         assert_eq!(server.requests(), ["GET /.well-known/mta-sts.txt HTTP/1.1"]);
     }

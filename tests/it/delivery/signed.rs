@@ -114,7 +114,56 @@ fn the_author_decides_who_signs_and_others_are_left_unsigned_or_signed_as_the_co
     assert_signed(&mx, &keys, &[&TWO[..], &[], &["example.org/o"], &TWO, &["example.org/o"], &TWO]);
 }
 
-/// An application's signature is left alone and holds as before; ours is added, unless that is not wanted.
+/// In the attempts, the log and `queue show`; nothing of an attempt that did not come to it, or of others' mail.
+#[test]
+fn which_keys_signed_is_told() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new().first(1, At::Dot, Act::Say("451 4.2.0 later")));
+    let _off = world.host("off.test", Script::new().on(At::Greeting, Act::Say("421 4.3.2 off")));
+    let config = two(&mut keys, Config::new().retry(&["1s"]));
+    let over = keys.add("example.org", "old", Algorithm::Ed25519Sha256);
+    let relay = world.relay(config.dkim(&format!("{over}until = \"2026-01-01\"\n")));
+    let id = relay.submit(AUTHOR, &["you@a.test"], &from(AUTHOR, b"x\r\n"));
+    relay.submit("x@b.test", &["other@a.test"], &from("x@b.test", b"x\r\n"));
+    relay.submit(AUTHOR, &["you@off.test"], &from(AUTHOR, b"x\r\n"));
+    relay.submit("x@example.org", &["late@a.test"], &from("x@example.org", b"x\r\n"));
+    wait_for_end(&relay, "you@a.test", "delivered");
+    wait_for_end(&relay, "other@a.test", "delivered");
+    let names = TWO.join(",");
+    for (address, outcome, signed) in [
+        ("you@a.test", "deferred", Some(&*names)),
+        ("you@a.test", "delivered", Some(&names)),
+        ("other@a.test", "delivered", None),
+        ("you@off.test", "deferred", None),
+        ("late@a.test", "deferred", None),
+    ] {
+        let line = format!("{outcome} to=<{address}>");
+        let lines = wait_for(&line, SOON, || {
+            Some(relay.logged(&[&line])).filter(|lines: &Vec<String>| !lines.is_empty())
+        });
+        let field = lines[0].split(' ').find_map(|word| word.strip_prefix("dkim="));
+        assert_eq!(field, signed, "{}", lines[0]);
+        let sql = "SELECT DISTINCT coalesce(dkim, '-') FROM attempts WHERE outcome = ?2 AND recipient_id IN (SELECT id \
+                   FROM recipients WHERE address = ?1 UNION SELECT recipient_id FROM history WHERE address = ?1)";
+        assert_eq!(relay.db().rows(sql, [address, outcome]), [signed.unwrap_or("-")], "{line}");
+    }
+    let shown = relay.run_ok(&["queue", "show", &id]);
+    let words = format!(", signed by {}", TWO.join(", "));
+    assert_eq!(shown.matches(&words).count(), 2, "{shown}");
+    for (author, words) in [
+        (AUTHOR, &words[2..]),
+        ("x@news.example.com", &words[2..]),
+        ("x@b.test", "not signed: b.test has no [[dkim]]"),
+        ("x@example.org", "would wait: no key of example.org is in force"),
+    ] {
+        let explained = relay.run_ok(&["explain", "you@a.test", "--from", author]);
+        assert!(explained.contains(&format!("\n  DKIM: {words}")), "{explained}");
+    }
+}
+
+/// An application's signature is left alone and holds as before; ours is added, unless that is not wanted and the other
+/// one holds by its record. One that was typed, is of another body or header, or whose record is not there, is none.
 #[test]
 fn mail_that_is_signed_already_keeps_its_signature() {
     let mut keys = Keys::new();
@@ -124,22 +173,53 @@ fn mail_that_is_signed_already_keeps_its_signature() {
     first.submit(AUTHOR, &["m0@a.test"], &from(AUTHOR, b"x\r\n"));
     let signed = mx.wait_for_messages(1, SOON).remove(0).content;
     let ours = keys.add("example.com", "ours", Algorithm::Ed25519Sha256);
-    for (at, (skip, wanted)) in
-        [(false, &["example.com/ours", "example.com/app"][..]), (true, &["example.com/app"])]
-            .into_iter()
-            .enumerate()
-    {
+    let name = "app._domainkey.example.com";
+    let record = keys.records[name].clone();
+    let text = String::from_utf8(signed.clone()).unwrap();
+    let (begin, end) = text.split_once("\r\n\tb=").unwrap();
+    let typed = format!("{begin}\r\n\tb=AAAA{}", &end[4..]);
+    let (mail, both) = (text.as_str(), &["example.com/ours", "example.com/app"][..]);
+    let cases: [(&str, bool, bool, &str, &[&str]); 6] = [
+        ("not wanted", false, true, mail, both),
+        ("enough", true, true, mail, &both[1..]),
+        ("no record", true, false, mail, both),
+        ("typed", true, true, &typed, &both[..1]),
+        ("another header", true, true, &text.replacen("Subject:  x", "Subject:  y", 1), &both[..1]),
+        ("another body", true, true, &format!("{text}more\r\n"), &both[..1]),
+    ];
+    for (at, (what, skip, has_record, mail, wanted)) in cases.into_iter().enumerate() {
+        let strings: Vec<&[u8]> = record.as_bytes().chunks(255).collect();
+        world.zone(|zone| if has_record { zone.forget(name).txt(name, &strings) } else { zone.forget(name) });
         let relay = world.relay(Config::new().dkim(&format!("{ours}skip_signed = {skip}\n")));
-        relay.submit(AUTHOR, &["m@a.test"], &signed);
+        relay.submit(AUTHOR, &["m@a.test"], mail.as_bytes());
         relay.wait_until_empty();
-        assert_eq!(keys.verified(&mx.wait_for_messages(at + 2, SOON)[at + 1].content), wanted);
+        let came = mx.wait_for_messages(at + 2, SOON).remove(at + 1).content;
+        let held = judge(&came, &keys.records).into_iter().filter(|(_, verdict)| verdict.is_ok());
+        assert_eq!(held.map(|(name, _)| name).collect::<Vec<_>>(), wanted, "{what}");
     }
-    // Of another body it is no signature.
-    let relay = world.relay(Config::new().dkim(&format!("{ours}skip_signed = true\n")));
-    relay.submit(AUTHOR, &["m@a.test"], &[&signed[..], b"more\r\n"].concat());
+}
+
+/// Over all lanes and tries one signature serves: another one would have the time of another second in it.
+#[test]
+fn a_message_to_fifty_domains_is_signed_once() {
+    let mut keys = Keys::new();
+    let mut world = World::new();
+    let mx = world.host("d0.test", Script::new().first(50, At::Dot, Act::Say("451 4.2.0 later")));
+    for at in 1..50 {
+        world.zone(|zone| zone.mx(&format!("d{at}.test"), 10, "mx.d0.test"));
+    }
+    let relay = world.relay(two(&mut keys, Config::new().retry(&["1s"])));
+    let recipients: Vec<String> = (0..50).map(|at| format!("you@d{at}.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    relay.submit(AUTHOR, &recipients, &from(AUTHOR, b"x\r\n"));
     relay.wait_until_empty();
-    let last = mx.wait_for_messages(4, SOON).remove(3).content;
-    assert_eq!(judge(&last, &keys.records).remove(0), ("example.com/ours".to_owned(), Ok(())));
+    let messages = mx.messages();
+    assert!(messages.len() >= 50, "{}", messages.len());
+    let (first, _) = messages[0].content.split_at(messages[0].content.len() - from(AUTHOR, b"x\r\n").len());
+    for message in &messages {
+        assert_eq!(keys.verified(&message.content), TWO);
+        assert!(message.content.starts_with(first), "{}", String::from_utf8_lossy(&message.content));
+    }
 }
 
 #[test]
@@ -177,10 +257,11 @@ fn mail_of_a_domain_whose_keys_are_out_of_their_time_waits_and_is_never_sent_uns
         wait_for_attempts(&relay, address, "deferred", 2);
         let wanted =
             "451 4.3.5 not sent without a DKIM signature: none of its DKIM keys is in force (example.com)";
-        let sql = "SELECT DISTINCT phase, outcome, reply FROM attempts JOIN recipients ON recipients.id = recipient_id \
-                   WHERE address = ?1";
-        assert_eq!(relay.db().rows(sql, [address]), [format!("mail|deferred|{wanted}")]);
+        let sql = "SELECT DISTINCT phase, outcome, coalesce(mx, 'none'), reply FROM attempts \
+                   JOIN recipients ON recipients.id = recipient_id WHERE address = ?1";
+        assert_eq!(relay.db().rows(sql, [address]), [format!("mail|deferred|none|{wanted}")]);
     }
+    assert_eq!(mx.seen().len(), 1, "no host is asked for what cannot be signed");
     assert_eq!(mx.messages().len(), 1, "nothing but the other's mail");
     assert_eq!(relay.logged(&["ERROR", "mail of example.com waits"]).len(), 1, "told once");
     let new = keys.add("example.com", "new", Algorithm::Ed25519Sha256);

@@ -1,5 +1,7 @@
 //! Reports on TLS (RFC 8460), end to end: sessions are counted, a day ends, and who asks is told.
 
+mod dane;
+
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Command;

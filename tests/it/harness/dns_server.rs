@@ -21,7 +21,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::task::AbortHandle;
 
-use crate::harness::dnssec::{Signer, Signing};
+use crate::harness::dnssec::{Answers, Reply, Script, Signer, Signing};
 
 /// How many CNAMEs are followed for one question.
 const CNAMES_MAX: usize = 8;
@@ -40,6 +40,7 @@ pub struct Zone {
     faults: BTreeMap<String, Fault>,
     ttl_secs: u32,
     dnssec: Option<Dnssec>,
+    script: Option<Script>,
 }
 
 /// What is said to those who ask for signatures, and to those who do not.
@@ -143,8 +144,14 @@ impl Zone {
     /// A TLSA record of this name's port 25.
     #[must_use]
     pub fn tlsa(self, host: &str, (usage, selector, matching): (u8, u8, u8), data: &[u8]) -> Zone {
+        self.tlsa_at(&format!("_25._tcp.{host}"), (usage, selector, matching), data)
+    }
+
+    /// A TLSA record of this name.
+    #[must_use]
+    pub fn tlsa_at(self, name: &str, (usage, selector, matching): (u8, u8, u8), data: &[u8]) -> Zone {
         let data = TLSA::new(usage.into(), selector.into(), matching.into(), data.to_vec());
-        self.record(&format!("_25._tcp.{host}"), RData::TLSA(data))
+        self.record(name, RData::TLSA(data))
     }
 
     /// A TXT record of these strings.
@@ -226,6 +233,13 @@ impl Zone {
         self
     }
 
+    /// Answers like this, as they are.
+    #[must_use]
+    pub fn scripted(mut self, answers: Arc<Answers>) -> Zone {
+        self.script = Some(Script(answers));
+        self
+    }
+
     fn record(mut self, name: &str, data: RData) -> Zone {
         let owner = absolute(name);
         self.records.entry(key(&owner)).or_default().push(Record::from_rdata(owner, 0, data));
@@ -234,6 +248,9 @@ impl Zone {
 
     /// The reply to somebody who wants signatures, or does not.
     fn reply_with(&self, name: Name, kind: RecordType, wants_signatures: bool) -> Option<Reply> {
+        if let Some(reply) = self.script.as_ref().and_then(|Script(answers)| answers(&name, kind)) {
+            return Some(reply);
+        }
         let Some(Dnssec { signer, unsigned, odd, stripped, forged, denied, deaf }) = &self.dnssec else {
             return self.reply(name, kind);
         };
@@ -341,7 +358,7 @@ impl Zone {
         let mut answers = Vec::new();
         let mut name = name.clone();
         for _ in 0..=CNAMES_MAX {
-            let Some(here) = self.records.get(&key(&name)) else {
+            let Some(here) = self.records.get(&key(&name)).or_else(|| self.wildcard(&name)) else {
                 // An empty name between two that exist exists (RFC 8020).
                 let suffix = format!(".{}", key(&name));
                 let between = self.records.keys().any(|known| known.ends_with(&suffix));
@@ -351,6 +368,9 @@ impl Zone {
             let with_ttl = |record: &Record| {
                 let mut record = record.clone();
                 record.ttl = self.ttl_secs;
+                if record.name.is_wildcard() {
+                    record.name = name.clone();
+                }
                 record
             };
             let matching = here.iter().filter(|record| record.record_type() == kind);
@@ -372,14 +392,35 @@ impl Zone {
         (ResponseCode::ServFail, Vec::new())
     }
 
+    /// What a wildcard has for a name that does not exist: the one below its closest encloser (RFC 4592 §3.3.1).
+    fn wildcard(&self, name: &Name) -> Option<&Vec<Record>> {
+        let mut encloser = name.base_name();
+        let exists = |name: &Name| {
+            let (own, below) = (key(name), format!(".{}", key(name)));
+            self.records
+                .keys()
+                .any(|known| *known == own || (known.ends_with(&below) && !known.starts_with('*')))
+        };
+        if exists(name) {
+            return None;
+        }
+        while !encloser.is_root() {
+            if let Some(found) = self.records.get(&format!("*.{}", key(&encloser))) {
+                return Some(found);
+            }
+            if exists(&encloser) {
+                return None;
+            }
+            encloser = encloser.base_name();
+        }
+        None
+    }
+
     fn soa(&self) -> Record {
         let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, self.ttl_secs);
         Record::from_rdata(Name::root(), self.ttl_secs, RData::SOA(soa))
     }
 }
-
-/// Code, answers and authorities.
-type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
 
 /// A question that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

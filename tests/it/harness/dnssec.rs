@@ -1,6 +1,7 @@
 //! DNSSEC for the tests' zones: keys of the root, their signatures, and the file that makes a resolver trust them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -9,10 +10,12 @@ use hickory_server::proto::dnssec::crypto::Ed25519SigningKey;
 use hickory_server::proto::dnssec::rdata::sig::SigInput;
 use hickory_server::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
 use hickory_server::proto::dnssec::{DnssecSigner, PublicKey as _, SigningKey as _, TBS};
+use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
 
 /// How long signatures hold.
 const HOUR: u32 = 3600;
+const DAY: u32 = 24 * HOUR;
 
 /// The keys of a root zone that has every name of a test in it.
 pub struct Signer {
@@ -74,7 +77,7 @@ impl Signer {
 pub enum Signing {
     /// So that it holds.
     Good,
-    /// Until an hour ago.
+    /// Until two days ago: some resolvers forgive less.
     Expired,
     /// Something else was signed.
     Wrong,
@@ -90,8 +93,8 @@ fn signature(key: &DnssecSigner, set: &[&Record], how: Signing) -> Record {
         algorithm: key.key().algorithm(),
         num_labels: name.num_labels(),
         original_ttl: ttl,
-        sig_expiration: SerialNumber::new(if how == Signing::Expired { now - HOUR } else { now + HOUR }),
-        sig_inception: SerialNumber::new(now - 2 * HOUR),
+        sig_expiration: SerialNumber::new(if how == Signing::Expired { now - 2 * DAY } else { now + HOUR }),
+        sig_inception: SerialNumber::new(now - 3 * DAY),
         key_tag: key.calculate_key_tag().unwrap(),
         signer_name: Name::root(),
     };
@@ -102,4 +105,20 @@ fn signature(key: &DnssecSigner, set: &[&Record], how: Signing) -> Record {
     }
     let rrsig = RRSIG::from_sig(input, bytes);
     Record::from_rdata(name.clone(), ttl, RData::DNSSEC(DNSSECRData::RRSIG(rrsig)))
+}
+
+/// Code, answers and authorities.
+pub type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
+
+/// Answers that a test makes up, before all others.
+#[derive(Clone)]
+pub struct Script(pub Arc<Answers>);
+
+/// What is answered to a name and a type; none for what the zone says.
+pub type Answers = dyn Fn(&Name, RecordType) -> Option<Reply> + Send + Sync;
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
 }

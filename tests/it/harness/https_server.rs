@@ -33,6 +33,8 @@ pub enum Page {
     SilentInTls,
     /// A byte of the body now and then, without end.
     Slow,
+    /// The first of these, and the second again and again, as fast as it goes.
+    Endless(String, String),
 }
 
 impl Page {
@@ -163,6 +165,12 @@ impl Shared {
             }
             Page::Silent | Page::SilentInTls => {
                 let _ = stream.read(&mut [0; 1]);
+            }
+            Page::Endless(head, piece) => {
+                let mut alive = stream.write_all(head.as_bytes()).is_ok();
+                while alive && !self.stopping.load(Ordering::SeqCst) {
+                    alive = stream.write_all(piece.as_bytes()).is_ok();
+                }
             }
             Page::Slow => {
                 let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 60000\r\n\r\n";

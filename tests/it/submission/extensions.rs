@@ -1,15 +1,14 @@
 //! The extensions of EHLO end to end: what a client asks for reaches the receiving host, or comes back.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConnection, SignatureScheme, StreamOwned};
+use rustls::SignatureScheme;
 
 use crate::harness::client::{self, Client, mail, on_the_wire, queue_id};
 use crate::harness::fakemx::{Act, At, Certificate, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, Relay, USER, World, wait_for};
+use crate::harness::relay::{Config, Relay, World, wait_for};
 use crate::harness::sender::{SENDER, wait_for_end};
+use crate::harness::tls_client::TlsClient;
 
 /// Offers these keywords beside the ordinary ones.
 fn offering(more: &[&str]) -> Script {
@@ -34,57 +33,6 @@ fn report(home: &FakeMx) -> String {
 fn assert_holds(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
-    }
-}
-
-/// A session in TLS from the first byte, logged in.
-struct TlsClient {
-    stream: BufReader<StreamOwned<ClientConnection, TcpStream>>,
-}
-
-impl TlsClient {
-    fn log_in(relay: &Relay) -> TlsClient {
-        let mut client = TlsClient::connect(relay, relay.implicit);
-        client.expect(&client::auth_plain(USER), "235");
-        client
-    }
-
-    fn connect(relay: &Relay, address: SocketAddr) -> TlsClient {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut client = TlsClient { stream: BufReader::new(StreamOwned::new(client::tls(relay), stream)) };
-        client.reply();
-        client.expect("EHLO app.test", "250");
-        client
-    }
-
-    fn reply(&mut self) -> String {
-        let mut text = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(self.stream.read_line(&mut line).unwrap() > 0, "the relay hung up: {text}");
-            text.push_str(&line);
-            if line.as_bytes()[3] == b' ' {
-                return text;
-            }
-        }
-    }
-
-    fn expect(&mut self, line: &str, start: &str) -> String {
-        self.stream.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
-        let reply = self.reply();
-        assert!(reply.starts_with(start), "{line}: {reply}");
-        reply
-    }
-
-    /// Submits with these parameters of MAIL.
-    fn submit(&mut self, parameters: &str, to: &str, content: &[u8]) {
-        self.expect(&format!("MAIL FROM:<{SENDER}> {parameters}"), "250");
-        self.expect(&format!("RCPT TO:<{to}>"), "250");
-        self.expect("DATA", "354");
-        self.stream.get_mut().write_all(&on_the_wire(content)).unwrap();
-        let reply = self.reply();
-        assert!(reply.starts_with("250"), "{reply}");
     }
 }
 

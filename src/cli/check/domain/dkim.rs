@@ -21,7 +21,7 @@ pub(super) fn look_at(names: &InTime<'_>, keyring: &Keyring, domain: &str, now: 
     let mut findings = Vec::new();
     if keyring.in_force(signer, now).is_err() {
         let text = format!(
-            "{signer} has keys and none is in force, so its mail is held; see from and until in [[dkim]], or make one: \
+            "{signer} has keys and none is in force, so its mail waits; see from and until in [[dkim]], or make one: \
              `postrider dkim new {signer}`"
         );
         findings.push(Finding::problem(ABOUT, text));

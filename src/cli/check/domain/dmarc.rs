@@ -20,6 +20,23 @@ pub(super) struct Policy {
     pub(super) action: &'static str,
     /// `adkim=s`: the domain that signs must be that of From itself.
     pub(super) strict_dkim: bool,
+    /// `aspf=s`: the domain of the envelope sender must be.
+    pub(super) strict_spf: bool,
+    /// The record itself.
+    pub(super) text: String,
+}
+
+impl Policy {
+    /// With the lines of the record that asks for less: without this tag.
+    pub(super) fn relaxed(&self, tag: &str, finding: Finding) -> Finding {
+        let name = format!("_dmarc.{}", self.owner);
+        let kept = self.text.split(';').map(str::trim).filter(|one| {
+            let of_tag = one.split_once('=').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case(tag));
+            !of_tag && !one.is_empty()
+        });
+        let text = kept.collect::<Vec<_>>().join("; ");
+        finding.remove(txt_line(&name, &self.text)).add(txt_line(&name, &text))
+    }
 }
 
 /// What a record says.
@@ -31,6 +48,8 @@ struct Record {
     below: Option<&'static str>,
     /// `adkim=s`.
     strict_dkim: bool,
+    /// `aspf=s`.
+    strict_spf: bool,
 }
 
 /// What is found, and the policy that holds where there is one.
@@ -69,12 +88,13 @@ fn is_record(text: &str) -> bool {
 }
 
 fn parse(text: &str) -> Record {
-    let mut record = Record { policy: None, below: None, strict_dkim: false };
+    let mut record = Record { policy: None, below: None, strict_dkim: false, strict_spf: false };
     for (name, value) in text.split(';').filter_map(|tag| tag.split_once('=')) {
         match name.trim().to_ascii_lowercase().as_str() {
             "p" => record.policy = policy(value),
             "sp" => record.below = policy(value),
             "adkim" => record.strict_dkim = value.trim().eq_ignore_ascii_case("s"),
+            "aspf" => record.strict_spf = value.trim().eq_ignore_ascii_case("s"),
             _ => {}
         }
     }
@@ -123,7 +143,9 @@ fn judge(domain: &str, found: &[(String, Result<Vec<String>, String>)]) -> (Find
 fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Policy>) {
     let record = parse(text);
     let Some(policy) = record.policy else {
-        let what = format!("{name}: its p= is none of none, quarantine, reject: receivers may pass it over");
+        let what = format!(
+            "{name}: p= must be \"none\", \"quarantine\" or \"reject\"; receivers may pass the record over"
+        );
         let finding = Finding::problem(ABOUT, what).remove(txt_line(name, text));
         return (finding.add(txt_line(name, &mended(text))), None);
     };
@@ -134,7 +156,8 @@ fn of(domain: &str, owner: &str, name: &str, text: &str) -> (Finding, Option<Pol
             (action, format!("{domain} has no record of its own; {name} holds for it and says {action}"))
         }
     };
-    let policy = Policy { owner: owner.to_owned(), action, strict_dkim: record.strict_dkim };
+    let Record { strict_dkim, strict_spf, .. } = record;
+    let policy = Policy { owner: owner.to_owned(), action, strict_dkim, strict_spf, text: text.to_owned() };
     (Finding::ok(ABOUT, said), Some(policy))
 }
 

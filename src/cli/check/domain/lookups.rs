@@ -76,6 +76,10 @@ impl Lookup for InTime<'_> {
         self.checked(|| self.resolver.reverse(ip))
     }
 
+    fn alias(&self, name: &str) -> Result<String, DnsError> {
+        self.checked(|| self.resolver.alias(name))
+    }
+
     fn family(&self, host: &str, v6: bool) -> Result<Vec<IpAddr>, DnsError> {
         self.checked(|| self.resolver.family(host, v6))
     }

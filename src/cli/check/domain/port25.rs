@@ -1,21 +1,23 @@
 //! Whether the hosts of an address let us in: each is connected to as mail would be, up to QUIT. No mail is sent.
 
-use std::thread;
 use std::time::Instant;
 
 use super::super::Finding;
 use super::lookups::InTime;
-use crate::config::{DeliverySettings, Settings};
+use super::probes;
+use crate::config::Settings;
+use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::plan::{self, PlanRequest};
-use crate::delivery::smtp::connection::Connector;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
-use crate::delivery::smtp::probe::{Probed, probe};
+use crate::delivery::smtp::probe::Probed;
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Fault;
 use crate::mail::{Address, Domain};
 
 const ABOUT: &str = "hosts";
+/// Hosts that are named where they were not tried.
+const NAMED_MAX: usize = 10;
 
 pub(super) fn look_at(
     names: &InTime<'_>,
@@ -27,24 +29,44 @@ pub(super) fn look_at(
     let domain = Domain::of(to);
     let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: false, dane: false };
     let rank = plan::rank_of(0);
+    // Kept in the cache, so that the plan does not ask again.
+    let mut all: Vec<String> = match routes.find(&domain).filter(|route| !route.relay.is_empty()) {
+        Some(route) => route.relay.iter().map(|relay| relay.host.to_string()).collect(),
+        None => Lookup::mx(names, domain.as_str()).map(|records| hosts_of(records.hosts)).unwrap_or_default(),
+    };
     let endpoints = match plan::plan(&request, routes, delivery, names, &rank, &mut |_| {}) {
         Ok(plan) => plan.endpoints,
         Err(no) => return vec![Finding::problem(ABOUT, format!("{to} cannot be routed: {}", no.reply()))],
     };
-    // A little less than there is, so that what is said is that the host took too long.
-    let wait = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
-    let hurried = DeliverySettings { connect_timeout: wait, reply_timeout: wait, ..delivery.clone() };
-    let connector = match Connector::new(&hurried) {
-        Ok(connector) => connector,
-        Err(error) => return vec![Finding::problem(ABOUT, error.to_string())],
-    };
-    let answers: Vec<Result<Probed, Failure>> = thread::scope(|scope| {
-        let parts: Vec<_> =
-            endpoints.iter().map(|endpoint| scope.spawn(|| probe(&connector, endpoint, deadline))).collect();
-        let stopped = || Err(Failure::Deadline);
-        parts.into_iter().map(|part| part.join().unwrap_or_else(|_| stopped())).collect()
-    });
-    judge(&endpoints, &answers)
+    match probes::all(&endpoints, delivery, deadline) {
+        Ok(answers) => {
+            let mut findings = judge(&endpoints, &answers);
+            all.retain(|host| endpoints.iter().all(|endpoint| endpoint.host != *host));
+            findings.extend(not_tried(to, &all));
+            findings
+        }
+        Err(why) => vec![Finding::problem(ABOUT, why)],
+    }
+}
+
+fn hosts_of(mut records: Vec<(u16, String)>) -> Vec<String> {
+    records.sort();
+    records.into_iter().map(|(_, host)| host).filter(|host| host != ".").collect()
+}
+
+/// An attempt has room for some hosts only, and leaves out what has no address that it may use.
+fn not_tried(to: &Address, hosts: &[String]) -> Option<Finding> {
+    let (shown, more) = hosts.split_at(hosts.len().min(NAMED_MAX));
+    let rest = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    (!hosts.is_empty()).then(|| {
+        let text = format!(
+            "not tried: {}{rest}; one attempt takes {} hosts at most, of those with an address that can be used: \
+             `postrider explain {to}` says more",
+            shown.join(", "),
+            plan::MX_HOSTS_MAX
+        );
+        Finding::ok(ABOUT, text)
+    })
 }
 
 fn judge(endpoints: &[Endpoint], answers: &[Result<Probed, Failure>]) -> Vec<Finding> {

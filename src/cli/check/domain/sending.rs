@@ -10,6 +10,8 @@ use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::mail::Domain;
 
 const ABOUT: &str = "sending";
+/// Where an address is known from that says nothing of the others.
+const OF_OPTION: &str = "of --address";
 
 /// Where mail leaves.
 pub(super) enum Sending {
@@ -58,7 +60,7 @@ impl Sending {
         let (hidden, mut sources): (Vec<Source>, Vec<Source>) =
             own.into_iter().partition(|source| is_private(source.ip));
         if !question.outside.is_empty() {
-            sources = question.outside.iter().copied().map(source("of --address")).collect();
+            sources = question.outside.iter().copied().map(source(OF_OPTION)).collect();
         }
         sources.sort_by_key(|source| source.ip);
         sources.dedup_by_key(|source| source.ip);
@@ -97,6 +99,12 @@ impl Sending {
             Finding::warning(ABOUT, text)
         });
         let mut findings: Vec<Finding> = seen.chain(private).collect();
+        let is_v6 = |source: &Source| source.ip.is_ipv6() && source.origin != OF_OPTION;
+        if !sources.is_empty() && hidden.is_empty() && sources.iter().all(is_v6) {
+            let text = "mail leaves from IPv6 alone, and many mail hosts have only IPv4: what is for them waits; give this \
+                        machine an IPv4 address, and name it in source_addresses where that is given";
+            findings.push(Finding::warning(ABOUT, text.to_owned()));
+        }
         if findings.is_empty() {
             let text = "this machine has no way to the world now: no address to look at; run this where mail \
                         leaves, or with --address";

@@ -1,14 +1,14 @@
 //! SPF for the sending addresses: of the domain, which is the envelope's, and of the names of EHLO, which hosts look at
 //! where there is no sender (bounces, RFC 7208 §2.4). The record that is proposed keeps what is there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::Finding;
 use super::super::finding::txt_line;
+use super::super::{Finding, Level};
 use super::lookups::{ForSpf, InTime, or_none};
 use super::sending::{Sending, Source};
 use crate::delivery::route::lookup::Lookup as _;
-use crate::mail::spf::record::{Term, is_spf, terms};
+use crate::mail::spf::record::{Kind, Mechanism, Term, is_spf, terms};
 use crate::mail::spf::{self, Answer, Client, Names, SpfResult};
 
 const ABOUT: &str = "spf";
@@ -42,9 +42,7 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str, sending: &Sending) -> Ve
 fn for_bounces(finding: Finding) -> Finding {
     let text = format!("{} (counts for bounces, which have no sender)", finding.text);
     match finding.level {
-        super::super::Level::Problem if finding.remove.is_empty() => {
-            Finding { level: super::super::Level::Warning, text, ..finding }
-        }
+        Level::Problem if finding.remove.is_empty() => Finding { level: Level::Warning, text, ..finding },
         _ => Finding { text, ..finding },
     }
 }
@@ -95,18 +93,102 @@ fn of(names: &InTime<'_>, domain: &str, sources: &[Source], end: &str) -> Option
             sources.iter().map(|source| (source.ip, scope.spawn(|| answer(source)))).collect();
         parts.into_iter().filter_map(|(ip, part)| Some((ip, part.join().ok()?))).collect()
     });
-    Some(judge(domain, &records, &answers, end))
+    let (finding, proposed) = judge(domain, &records, &answers, end);
+    let Some(record) = proposed.as_ref().or(records.first()) else { return Some(finding) };
+    let broken = for_nobody(asked, domain, record);
+    let finding = match &broken {
+        None => finding,
+        Some(why) => {
+            let text = format!(
+                "{}; for other senders {} is broken: {why}",
+                finding.text,
+                if proposed.is_some() { "what is there" } else { "it" }
+            );
+            Finding { level: finding.level.max(Level::Warning), text, ..finding }
+        }
+    };
+    let better = broken.and_then(|_| whole(asked, domain, record));
+    let finding = match (&better, &proposed) {
+        (None, None) if finding.level != Level::Ok && !records.is_empty() => Finding {
+            text: format!(
+                "{}; leave out terms that look something up and are not used any more",
+                finding.text
+            ),
+            ..finding
+        },
+        _ => finding,
+    };
+    let Some(line) = better.or(proposed) else { return Some(finding) };
+    let finding = finding.add(txt_line(domain, &line));
+    Some(records.iter().fold(finding, |finding, record| finding.remove(txt_line(domain, record))))
 }
 
-/// One finding for all addresses, since one record mends it.
-fn judge(domain: &str, records: &[String], answers: &[(IpAddr, Answer)], end: &str) -> Finding {
+/// What is wrong with a record for a sender whom none of its terms means, and who so comes to the end of it.
+fn for_nobody(asked: &ForSpf<'_>, domain: &str, record: &str) -> Option<String> {
+    let sender = format!("postmaster@{domain}");
+    let client = Client { ip: Ipv4Addr::UNSPECIFIED.into(), sender: &sender, helo: domain };
+    let answer = spf::check_with(asked, &client, domain, record);
+    (answer.result == SpfResult::PermError).then_some(answer.why)
+}
+
+/// The record without includes that break it, and, where it still takes too many look-ups, with the addresses of `a`
+/// and `mx` in their place; none where that does not mend it.
+fn whole(asked: &ForSpf<'_>, domain: &str, record: &str) -> Option<String> {
+    let breaks = |word: &&str| {
+        let is_include =
+            matches!(Term::parse(word), Ok(Term::Mechanism(Mechanism { kind: Kind::Include(_), .. })));
+        is_include && for_nobody(asked, domain, &format!("v=spf1 {word} -all")).is_some()
+    };
+    let kept: Vec<String> = terms(record).filter(|word| !breaks(word)).map(str::to_owned).collect();
+    let of = |words: &[String]| format!("v=spf1 {}", words.join(" "));
+    let is_good = |record: &String| for_nobody(asked, domain, record).is_none();
+    Some(of(&kept)).filter(is_good).or_else(|| {
+        let direct: Vec<String> =
+            kept.into_iter().map(|word| direct(asked, domain, &word).unwrap_or(word)).collect();
+        Some(of(&direct)).filter(is_good)
+    })
+}
+
+/// The addresses that an `a` or `mx` without lengths and macros stands for now.
+fn direct(asked: &ForSpf<'_>, domain: &str, word: &str) -> Option<String> {
+    let Ok(Term::Mechanism(mechanism)) = Term::parse(word) else { return None };
+    if mechanism.result != SpfResult::Pass || word.contains(['/', '%']) {
+        return None;
+    }
+    let name = word.split_once(':').map_or(domain, |(_, name)| name);
+    let hosts = match mechanism.kind {
+        Kind::A(..) => vec![name.to_owned()],
+        Kind::Mx(..) => Names::mx(asked, name).ok()?,
+        _ => return None,
+    };
+    let mut found = Vec::new();
+    for (host, v6) in hosts.iter().flat_map(|host| [(host, false), (host, true)]) {
+        found.extend(Names::addresses(asked, host, v6).ok()?.into_iter().map(mechanism_of));
+    }
+    (!found.is_empty()).then(|| found.join(" "))
+}
+
+fn mechanism_of(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => format!("ip4:{v4}"),
+        IpAddr::V6(v6) => format!("ip6:{v6}"),
+    }
+}
+
+/// One finding for all addresses, and the record that mends it where one does.
+fn judge(
+    domain: &str,
+    records: &[String],
+    answers: &[(IpAddr, Answer)],
+    end: &str,
+) -> (Finding, Option<String>) {
     let said = |(ip, answer): &(IpAddr, Answer)| format!("{ip} {} ({})", answer.result, answer.why);
     let text = format!("{domain}: {}", answers.iter().map(said).collect::<Vec<_>>().join("; "));
     let worst = answers.iter().map(|(_, answer)| answer.result).max_by_key(|result| badness(*result));
     let finding = match worst.unwrap_or(SpfResult::Pass) {
-        SpfResult::Pass => return Finding::ok(ABOUT, text),
+        SpfResult::Pass => return (Finding::ok(ABOUT, text), None),
         // Nothing is proposed for what may be well.
-        SpfResult::TempError => return Finding::warning(ABOUT, text),
+        SpfResult::TempError => return (Finding::warning(ABOUT, text), None),
         SpfResult::Neutral | SpfResult::SoftFail => Finding::warning(ABOUT, text),
         SpfResult::None | SpfResult::Fail | SpfResult::PermError => Finding::problem(ABOUT, text),
     };
@@ -115,8 +197,7 @@ fn judge(domain: &str, records: &[String], answers: &[(IpAddr, Answer)], end: &s
         .filter(|(_, answer)| !matches!(answer.result, SpfResult::Pass | SpfResult::TempError))
         .map(|(ip, _)| *ip)
         .collect();
-    let finding = finding.add(txt_line(domain, &merged(records, &missing, end)));
-    records.iter().fold(finding, |finding, record| finding.remove(txt_line(domain, record)))
+    (finding, Some(merged(records, &missing, end)))
 }
 
 fn badness(result: SpfResult) -> u8 {
@@ -132,15 +213,12 @@ fn badness(result: SpfResult) -> u8 {
 /// them. Words that nobody can read are left out, since one breaks the record. `end` is for a record that has no end.
 fn merged(records: &[String], addresses: &[IpAddr], end: &str) -> String {
     let mut words = vec!["v=spf1".to_owned()];
-    words.extend(addresses.iter().map(|ip| match ip.to_canonical() {
-        IpAddr::V4(v4) => format!("ip4:{v4}"),
-        IpAddr::V6(v6) => format!("ip6:{v6}"),
-    }));
+    words.extend(addresses.iter().copied().map(mechanism_of));
     let (mut all, mut redirect, mut explanation) = (None, None, None);
     for word in records.iter().flat_map(|record| terms(record)) {
         let place = match Term::parse(word) {
             Err(_) => continue,
-            Ok(Term::Mechanism(mechanism)) if mechanism.kind == spf::record::Kind::All => &mut all,
+            Ok(Term::Mechanism(mechanism)) if mechanism.kind == Kind::All => &mut all,
             Ok(Term::Redirect(_)) => &mut redirect,
             Ok(Term::Explanation) => &mut explanation,
             Ok(Term::Mechanism(_) | Term::Unknown) => {

@@ -195,30 +195,50 @@ impl AttemptState<'_> {
         opened: &Result<Opened, OpenFailure>,
         is_first: bool,
     ) {
+        let policies = self.policies_of(endpoint);
         let outcome = match opened {
-            Ok(opened) => tls_session::of_opened(endpoint, opened, self.sts.as_deref(), is_first),
+            Ok(opened) => tls_session::of_opened(endpoint, opened, policies, is_first),
             Err(OpenFailure { failure, .. }) => tls_session::of_failure(failure).map(Err),
         };
         let domain = tls_session::policy_domain(endpoint, &self.message.recipients[0].domain);
         let (Some(outcome), Some(domain)) = (outcome, domain) else { return };
         let session = TlsSession {
-            policy: tls_session::policy(endpoint, self.sts.as_deref()),
+            policy: tls_session::policy(endpoint, policies),
             mx: endpoint.host.clone(),
             ip: Some(endpoint.address.ip()),
             source,
-            policy_text: tls_session::policy_text(endpoint, self.sts.as_deref()),
+            policy_text: tls_session::policy_text(endpoint, policies),
             tlsa_base: endpoint.dane.as_ref().map(|tlsa| tlsa.base.clone()).unwrap_or_default(),
             ..self.tls_session(domain, outcome.err())
         };
         self.begun.note_tls(session);
     }
 
+    fn policies_of(&self, endpoint: &Endpoint) -> tls_session::Policies<'_> {
+        let unusable_tlsa = !endpoint.relay && self.unusable_tlsa.contains(&endpoint.host);
+        tls_session::Policies { sts: self.sts.as_deref(), unusable_tlsa }
+    }
+
     /// A policy that left no host to try.
     pub(super) fn note_no_host(&self, failure: &Failure) {
-        let Some((none, failed)) = tls_session::of_plan(failure) else { return };
+        if let Some((policy, mx, failed)) = tls_session::of_plan(failure) {
+            self.note_without_session(policy, mx.unwrap_or_default().to_owned(), failed);
+        }
+    }
+
+    /// Hosts that would have been asked before this one, were it not for a policy.
+    pub(super) fn note_left_out(&mut self) {
+        for none in std::mem::take(&mut self.left_out) {
+            let failed = tls_session::of_left_out(&none);
+            self.note_without_session(none.policy, none.host, failed);
+        }
+    }
+
+    fn note_without_session(&self, policy: TlsPolicy, mx: String, failed: Failed) {
         let domain = self.message.recipients[0].domain.as_str().to_owned();
+        let policy_text = tls_session::sts_text(policy, self.sts.as_deref()).unwrap_or_default();
         let session = self.tls_session(domain, Some(failed));
-        self.begun.note_tls(TlsSession { policy: none.policy, mx: none.host.clone(), ..session });
+        self.begun.note_tls(TlsSession { policy, mx, policy_text, ..session });
     }
 
     fn tls_session(&self, domain: String, failed: Option<Failed>) -> TlsSession {
@@ -318,7 +338,8 @@ impl AttemptState<'_> {
             if delivery.single_write {
                 evidence.single_write = learn_single_write(&delivery.results);
             }
-            let place = Place::at(endpoint, Some(connection.tls()));
+            let dkim = self.signature.get().and_then(|made| made.as_ref().ok()?.keys.clone());
+            let place = Place { dkim, ..Place::at(endpoint, Some(connection.tls())) };
             let failed = self.take_results(endpoint, slot, &place, &remaining, delivery.results);
             if failed.is_some() {
                 break failed;
@@ -446,10 +467,17 @@ impl AttemptState<'_> {
         self.with_content(|content| connection.deliver(&outgoing, content, &mut before_end, self.deadline))
     }
 
+    /// Whether the message can be signed if it has to be: otherwise no host is asked to wait for it.
+    pub(super) fn check_signable(&self) -> Result<(), Failure> {
+        let clock = &self.resources.clock;
+        self.with_content(|content| self.context.signing.check(self.message, content, clock))
+    }
+
     /// The signature for the message, made when it is needed first: none is made for a host that does not answer.
     fn signature(&self) -> Result<&Signature, Failure> {
         let clock = &self.resources.clock;
-        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, clock);
+        let texts = |name: &str| self.context.lookup.txt(name);
+        let sign = |content: Content<'_, '_>| self.context.signing.sign(self.message, content, &texts, clock);
         self.signature.get_or_init(|| self.with_content(sign)).as_ref().map_err(Failure::clone)
     }
 

@@ -17,7 +17,7 @@ use crate::delivery::job::settle::Begun;
 use crate::delivery::job::signing::Signature;
 use crate::delivery::job::sts_policy;
 use crate::delivery::smtp::endpoint::Endpoint;
-use crate::delivery::smtp::failure::Failure;
+use crate::delivery::smtp::failure::{Failure, NoSafeHost};
 use crate::delivery::smtp::tls::Encryption;
 use crate::delivery::smtp::wire::Fault;
 use crate::delivery::sts::policies::StsPolicy;
@@ -38,17 +38,19 @@ pub(in crate::delivery) struct Place {
     pub(in crate::delivery) ip: Option<IpAddr>,
     pub(in crate::delivery) tls: Option<Encryption>,
     pub(in crate::delivery) policy: TlsPolicy,
+    /// As [`crate::mail::Attempt::dkim`].
+    pub(in crate::delivery) dkim: Option<Arc<str>>,
 }
 
 impl Place {
     /// No host was asked.
     pub(in crate::delivery) const NOWHERE: Place =
-        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None };
+        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None, dkim: None };
 
-    /// At this host.
+    /// At this host, where nothing was sent yet.
     pub(super) fn at(endpoint: &Endpoint, tls: Option<Encryption>) -> Place {
         let (mx, ip) = (Some(endpoint.host.clone()), Some(endpoint.address.ip()));
-        Place { mx, ip, tls, policy: endpoint.policy }
+        Place { mx, ip, tls, policy: endpoint.policy, dkim: None }
     }
 }
 
@@ -120,6 +122,10 @@ pub(super) struct AttemptState<'a> {
     pub(super) kept: Option<(PoolKey, PooledConnection)>,
     /// The MTA-STS policy of the recipients' domain.
     pub(super) sts: Option<Arc<StsPolicy>>,
+    /// Its hosts with TLSA records of which none can be used.
+    pub(super) unusable_tlsa: Vec<String>,
+    /// Hosts that a policy leaves out, until they are counted.
+    pub(super) left_out: Vec<NoSafeHost>,
     /// What the last host said, or failed to.
     last: Option<HostFailure>,
     /// Every host so far said that it takes no mail.
@@ -144,6 +150,8 @@ impl<'a> AttemptState<'a> {
             settled: vec![false; count],
             kept: None,
             sts: None,
+            unusable_tlsa: Vec::new(),
+            left_out: Vec::new(),
             last: None,
             all_refuse: true,
         }

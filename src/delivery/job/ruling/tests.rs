@@ -192,6 +192,7 @@ fn only_what_dns_says_on_purpose_bounces() {
         (NoRouteReason::Unroutable, RECIPIENT_BOUNCES, "RFC 5321 §5.1: no usable host"),
         (NoRouteReason::Loop, RECIPIENT_BOUNCES, "RFC 5321 §5.1: we are the best host"),
         (NoRouteReason::LookupFailed, backs_off, "docs/protocol.md: a broken resolver never bounces mail"),
+        (NoRouteReason::Bogus, backs_off, "RFC 7672 §2.1.1: nobody knows where it is to go"),
         (NoRouteReason::NotSeenWhole, backs_off, "permanent only of a list that was seen whole"),
         (NoRouteReason::RelayUnknown, backs_off, "the operator wrote the name"),
         (NoRouteReason::NoSource, (Deferred, NextStep::Stop, false), "of us: other mail may well go there"),

@@ -67,6 +67,7 @@ fn attempt(phase: Phase, reply: Reply, outcome: Outcome) -> Attempt {
         ip: Some("192.0.2.1".parse().unwrap()),
         tls: None,
         tls_policy: TlsPolicy::None,
+        dkim: None,
         phase,
         reply,
         outcome,

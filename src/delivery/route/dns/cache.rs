@@ -47,6 +47,8 @@ pub(super) enum Kind {
     V6,
     Txt,
     Ptr,
+    /// Where CNAME records lead to.
+    Alias,
     /// MX records whose signatures are not wrong.
     MxValidated,
     /// Addresses whose signatures are not wrong.

@@ -1,18 +1,16 @@
 //! What DNSSEC proves of a name (RFC 4035 §5), beyond what hickory says of an answer.
 //!
-//! hickory proves records. Two things are left to this file. It takes "there is nothing" from an answer whose
-//! authority section names any unsigned zone, whosever it is: here a denial counts only with its NSEC or NSEC3
-//! records, or where a zone above the name is proved to be unsigned. And it calls an answer bogus where it could not
-//! find out that the zone is unsigned, which is what happens below name servers that fail at NS or DS: here the zones
-//! are walked from the root down, where each parent says whether the child is signed and the child's own servers are
-//! not asked.
+//! hickory proves records, and of what it says only "secure" counts. That a zone is not signed is looked for here, from
+//! the root down: each parent says whether the child is signed, and the child's own servers are not asked. A denial is
+//! one of the zone that the name is in, whole and from one zone (NSEC or NSEC3, with its SOA record), and a wildcard
+//! stands for a name only where there is nothing closer.
 
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError as Refusal, NetError, NoRecords};
-use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
+use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, NSEC3};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, RecordTypeSet};
 
-use super::servers::{Servers, on_the_way};
+use super::servers::{Heard, Servers, on_the_way};
+use super::sieve::signature;
 
 /// What the zones above a name say of it.
 #[derive(Debug)]
@@ -27,16 +25,12 @@ pub(super) enum Standing {
     Unknown(String),
 }
 
-/// An answer, or why there is none.
-pub(super) type Heard = Result<Lookup, NetError>;
-
 impl Servers {
     /// Asks each server until one proves what it says.
     pub(super) async fn with_proof(&self, name: &Name, kind: RecordType) -> Heard {
         let mut heard = Err(NetError::from("no DNS server"));
-        let resolvers = self.proving_resolvers().map_err(|error| NetError::from(error.to_string()))?;
-        for resolver in resolvers.iter() {
-            heard = resolver.lookup(name.clone(), kind).await;
+        for prover in &self.provers {
+            heard = prover.lookup(name, kind).await;
             if is_settled(name, kind, &heard) {
                 break;
             }
@@ -50,16 +44,12 @@ impl Servers {
         for labels in 1..=name.iter().len() {
             let zone = name.trim_to(labels);
             let heard = self.with_proof(&zone, RecordType::DS).await;
-            if let Ok(found) = &heard
-                && is_settled(&zone, RecordType::DS, &heard)
-            {
-                let keys = found.answers().iter().filter(|record| record.name == zone);
-                let keys = keys.filter(|record| record.record_type() == RecordType::DS);
-                match keys.clone().all(|record| record.proof.is_secure()) {
-                    true if keys.clone().any(is_usable) => apex = zone,
+            if let Some(can_be_checked) = has_keys(&zone, &apex, &heard) {
+                if !can_be_checked {
                     // RFC 4035 §5.2: signed in ways that nobody here knows is as not signed.
-                    _ => return Standing::Open,
+                    return Standing::Open;
                 }
+                apex = zone;
             } else if let Some(is_open) = denial_of_keys(&zone, &apex, &heard) {
                 if is_open {
                     return Standing::Open;
@@ -79,53 +69,105 @@ impl Servers {
 
     /// The proved CNAME record of a name.
     async fn alias(&self, name: &Name) -> Option<Record> {
-        let found = self.with_proof(name, RecordType::CNAME).await.ok()?;
-        found
-            .answers()
-            .iter()
-            .find(|record| {
-                record.name == *name && record.record_type() == RecordType::CNAME && record.proof.is_secure()
-            })
-            .cloned()
+        let heard = self.with_proof(name, RecordType::CNAME).await;
+        if !is_settled(name, RecordType::CNAME, &heard) {
+            return None;
+        }
+        on_the_way(name, RecordType::CNAME, &heard.ok()?.answers).into_iter().next()
     }
 }
 
-/// Whether an answer comes with its proof, or with the proof that it needs none.
+/// Whether an answer comes with its proof.
 pub(super) fn is_settled(name: &Name, kind: RecordType, heard: &Heard) -> bool {
     match heard {
         Ok(found) => {
-            let way = on_the_way(name, kind, found.answers());
-            let is_proved = |record: &Record| record.proof.is_secure() || record.proof.is_insecure();
-            // RFC 4035 §5.3.4: a wildcard needs the proof that there is nothing closer.
-            !way.is_empty()
-                && way.iter().all(is_proved)
-                && (!found.answers().iter().any(is_expanded) || found.authorities().iter().any(is_denial))
+            let way = on_the_way(name, kind, &found.answers);
+            !way.is_empty() && way.iter().all(|record| is_proved(record, &found.answers, &found.authorities))
         }
-        Err(NetError::Dns(Refusal::NoRecordsFound(none))) => is_proved_denial(name, none),
+        Err(NetError::Dns(Refusal::NoRecordsFound(none))) => denying_zone(name, none).is_some(),
         Err(_) => false,
     }
 }
 
-/// hickory verified a denial that has NSEC or NSEC3 records. Others count where a zone above the name is proved to be
-/// unsigned, and so is all below it.
-fn is_proved_denial(name: &Name, none: &NoRecords) -> bool {
-    let of_open_zone = |record: &Record| record.proof.is_insecure() && record.name.zone_of(name);
-    none.query.name() == name
-        && authorities(none).iter().any(|record| is_denial(record) || of_open_zone(record))
+/// Whether a record of an answer is signed, and as the record of this name.
+fn is_proved(record: &Record, answers: &[Record], authorities: &[Record]) -> bool {
+    let Some((signer, labels)) = signed_by(record, answers) else { return false };
+    // RFC 4035 §5.3.4, RFC 5155 §8.8: a wildcard stands for the name only where there is nothing closer.
+    labels >= record.name.num_labels() || {
+        let closer = record.name.trim_to(usize::from(labels) + 1);
+        authorities.iter().any(|denial| {
+            signed_by(denial, authorities).is_some_and(|(by, _)| by == signer)
+                && is_nothing_at(&closer, &record.name, denial)
+        })
+    }
 }
 
-fn authorities(none: &NoRecords) -> &[Record] {
-    none.authorities.as_deref().unwrap_or_default()
+/// The zone whose signature proves a record, and how many labels of the owner it counts.
+fn signed_by<'a>(record: &Record, among: &'a [Record]) -> Option<(&'a Name, u8)> {
+    let signatures = among.iter().filter(|other| other.name == record.name && other.proof.is_secure());
+    let mut signatures = signatures.filter_map(signature);
+    let fitting = signatures.find(|signature| signature.type_covered == record.record_type())?;
+    record.proof.is_secure().then_some((&fitting.signer_name, fitting.num_labels))
+}
+
+/// Whether this NSEC or NSEC3 record says that there is nothing at `closer` and below it, where `name` is.
+fn is_nothing_at(closer: &Name, name: &Name, denial: &Record) -> bool {
+    match &denial.data {
+        RData::DNSSEC(DNSSECRData::NSEC(nsec)) => {
+            let (owner, next) = (&denial.name, nsec.next_domain_name());
+            let is_last = next <= owner;
+            owner < name && (name < next || is_last) && !closer.zone_of(owner) && !closer.zone_of(next)
+        }
+        RData::DNSSEC(DNSSECRData::NSEC3(nsec3)) => {
+            hashed(closer, denial, nsec3).is_some_and(|(owner, hash, next)| is_between(&owner, &hash, &next))
+        }
+        _ => false,
+    }
+}
+
+/// The zone that proves that there is nothing: hickory verified what its records say, here it is looked at whose they
+/// are. They are of one zone, which `name` is in. Its SOA record, which hickory takes for granted, tells where
+/// wildcards begin (RFC 2308 §3); for DS records there may be none, and no need of it.
+fn denying_zone<'a>(name: &Name, none: &'a NoRecords) -> Option<&'a Name> {
+    let authorities = none.authorities.as_deref().unwrap_or_default();
+    let denials = authorities
+        .iter()
+        .filter(|record| matches!(record.record_type(), RecordType::NSEC | RecordType::NSEC3));
+    let mut zones = denials.filter_map(|record| signed_by(record, authorities)).map(|(zone, _)| zone);
+    let zone = zones.next()?;
+    let of_keys = none.query.query_type() == RecordType::DS;
+    let is_start = |record: &Record| {
+        record.record_type() == RecordType::SOA
+            && record.name == *zone
+            && signed_by(record, authorities).is_some()
+    };
+    let holds = none.query.name() == name
+        && zones.all(|other| other == zone)
+        && zone.zone_of(name)
+        && if of_keys { zone != name } else { authorities.iter().any(is_start) };
+    holds.then_some(zone)
+}
+
+/// Whether an answer has the DS records of this name, by the zone above; and if so, whether they name a key that can be
+/// checked.
+fn has_keys(zone: &Name, apex: &Name, heard: &Heard) -> Option<bool> {
+    let found = heard.as_ref().ok()?;
+    let keys: Vec<&Record> = found
+        .answers
+        .iter()
+        .filter(|record| record.name == *zone && record.record_type() == RecordType::DS)
+        .filter(|record| signed_by(record, &found.answers).is_some_and(|(by, _)| by == apex))
+        .collect();
+    (!keys.is_empty()).then(|| keys.into_iter().any(is_usable))
 }
 
 /// Whether an answer says that there are no DS records at this name, which is below `apex`; and if so, whether that
 /// makes the name's zone one without signatures.
 fn denial_of_keys(zone: &Name, apex: &Name, heard: &Heard) -> Option<bool> {
     match heard {
-        Err(NetError::Dns(Refusal::NoRecordsFound(none))) if is_proved_denial(zone, none) => {
-            let is_open = |record: &Record| record.proof.is_insecure() && record.name.zone_of(zone);
-            let authorities = authorities(none);
-            Some(authorities.iter().any(|record| is_open(record) || is_open_cut(zone, apex, record)))
+        Err(NetError::Dns(Refusal::NoRecordsFound(none))) if denying_zone(zone, none) == Some(apex) => {
+            let authorities = none.authorities.as_deref().unwrap_or_default();
+            Some(authorities.iter().any(|record| is_open_cut(zone, record)))
         }
         error if is_costly(apex, error) => Some(true),
         _ => None,
@@ -154,17 +196,6 @@ pub(super) fn is_bogus(heard: &Heard) -> bool {
     }
 }
 
-fn is_denial(record: &Record) -> bool {
-    record.proof.is_secure() && matches!(record.record_type(), RecordType::NSEC | RecordType::NSEC3)
-}
-
-fn is_expanded(record: &Record) -> bool {
-    match &record.data {
-        RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) => rrsig.input().num_labels < record.name.num_labels(),
-        _ => false,
-    }
-}
-
 fn is_usable(record: &Record) -> bool {
     match &record.data {
         RData::DNSSEC(DNSSECRData::DS(ds)) => {
@@ -174,27 +205,31 @@ fn is_usable(record: &Record) -> bool {
     }
 }
 
-/// Whether this NSEC or NSEC3 record says that `zone` is a zone without DS records (RFC 6840 §4.4), or may be one by
-/// opt-out (RFC 5155 §6).
-fn is_open_cut(zone: &Name, apex: &Name, record: &Record) -> bool {
+/// Whether this NSEC or NSEC3 record of the zone above says that `zone` is a zone without DS records (RFC 6840 §4.4),
+/// or may be one by opt-out (RFC 5155 §6).
+fn is_open_cut(zone: &Name, record: &Record) -> bool {
     let is_cut = |types: &RecordTypeSet| {
         let has = |kind| types.contains(kind);
         has(RecordType::NS) && !has(RecordType::DS) && !has(RecordType::SOA)
     };
     match &record.data {
-        RData::DNSSEC(DNSSECRData::NSEC(nsec)) => {
-            is_denial(record) && record.name == *zone && is_cut(nsec.type_set())
-        }
-        RData::DNSSEC(DNSSECRData::NSEC3(nsec3)) if is_denial(record) && record.name.base_name() == *apex => {
-            let hash = nsec3.hash_algorithm().hash(nsec3.salt(), zone, nsec3.iterations());
-            let Ok(hash) = hash.map(|hash| base32hex(hash.as_ref())) else { return false };
-            let owner = record.name.iter().next().map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
-            let next = base32hex(nsec3.next_hashed_owner_name());
-            (hash == owner && is_cut(nsec3.type_set()))
-                || (nsec3.opt_out() && is_between(&owner, &hash, &next))
+        _ if !record.proof.is_secure() => false,
+        RData::DNSSEC(DNSSECRData::NSEC(nsec)) => record.name == *zone && is_cut(nsec.type_set()),
+        RData::DNSSEC(DNSSECRData::NSEC3(nsec3)) => {
+            hashed(zone, record, nsec3).is_some_and(|(owner, hash, next)| {
+                (hash == owner && is_cut(nsec3.type_set()))
+                    || (nsec3.opt_out() && is_between(&owner, &hash, &next))
+            })
         }
         _ => false,
     }
+}
+
+/// The hashes of the owner of an NSEC3 record, of `name` as its zone makes it, and of the owner's next.
+fn hashed(name: &Name, record: &Record, nsec3: &NSEC3) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+    let hash = nsec3.hash_algorithm().hash(nsec3.salt(), name, nsec3.iterations()).ok()?;
+    let owner = record.name.iter().next()?.to_ascii_lowercase();
+    Some((owner, base32hex(hash.as_ref()), base32hex(nsec3.next_hashed_owner_name())))
 }
 
 /// In the ring of hashes, whose last leads to its first.

@@ -14,15 +14,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::proto::dnssec::TrustAnchors;
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::cache::{
@@ -30,6 +29,7 @@ use super::cache::{
     TXT_BYTES_MAX,
 };
 use super::proof::is_settled;
+use super::prover::Prover;
 use super::scope::Provider;
 use crate::delivery::route::lookup::{DnsError, MxRecords};
 
@@ -37,14 +37,13 @@ use crate::delivery::route::lookup::{DnsError, MxRecords};
 const QUESTIONS_PER_CONNECTION_MAX: usize = 1024;
 /// Aliases followed in one answer; hickory follows no more than eight from answer to answer.
 pub(super) const ALIASES_MAX: usize = 16;
-/// After so many proofs the resolver that keeps what it thinks of signatures is made anew: hickory keeps a million of
-/// these, and a domain decides how many there are in its answers.
-const PROOFS_MAX: u32 = 100;
-
 /// A failure that took longer is kept for a while. One that came quickly costs nothing, and may be over at once.
 const SLOW: Duration = Duration::from_millis(500);
 
 pub(super) type Resolver = hickory_resolver::Resolver<Provider>;
+
+/// An answer, or why there is none.
+pub(super) type Heard = Result<Message, NetError>;
 
 /// The servers that are asked now.
 pub(super) struct Servers {
@@ -57,11 +56,8 @@ pub(super) struct Servers {
     each: Vec<Resolver>,
     /// All servers at a time.
     pub(super) without_edns: Resolver,
-    /// Validate DNSSEC signatures up to the root: one with all servers, and one with each as above; and how often they
-    /// were asked.
-    proving: Mutex<(Arc<[Resolver]>, u32)>,
-    /// Instead of the root's keys.
-    trust_anchors: Option<Arc<TrustAnchors>>,
+    /// Validate DNSSEC signatures up to the root: one with all servers, and one with each as above.
+    pub(super) provers: Vec<Prover>,
 }
 
 impl Servers {
@@ -71,15 +67,14 @@ impl Servers {
         timeout: Duration,
         trust_anchor: Option<&Path>,
     ) -> io::Result<Servers> {
-        let trust_anchors =
-            trust_anchor.map(TrustAnchors::from_file).transpose().map_err(io::Error::other)?;
-        let trust_anchors = trust_anchors.map(Arc::new);
+        let anchors = trust_anchor.map(TrustAnchors::from_file).transpose().map_err(io::Error::other)?;
+        let anchors = Arc::new(anchors.unwrap_or_default());
         let options = options(timeout);
         let each: Vec<Resolver> = match addresses.as_slice() {
             [_] => Vec::new(),
             several => several
                 .iter()
-                .map(|server| resolver(&[*server], options.clone(), None))
+                .map(|server| resolver(&[*server], options.clone()))
                 .collect::<io::Result<_>>()?,
         };
         let mut plain = options.clone();
@@ -87,11 +82,10 @@ impl Servers {
         // second try is for all of them.
         (plain.edns0, plain.num_concurrent_reqs) = (false, addresses.len().max(1));
         Ok(Servers {
-            all: resolver(&addresses, options.clone(), None)?,
+            all: resolver(&addresses, options.clone())?,
             each,
-            without_edns: resolver(&addresses, plain, None)?,
-            proving: Mutex::new((proving(&addresses, timeout, trust_anchors.as_ref())?, 0)),
-            trust_anchors,
+            without_edns: resolver(&addresses, plain)?,
+            provers: provers(&addresses, &options, &anchors)?,
             timeout,
             addresses,
         })
@@ -116,6 +110,7 @@ impl Servers {
                 Kind::V4Validated => addresses_found(self.validated(&name, RecordType::A).await),
                 Kind::V6Validated => addresses_found(self.validated(&name, RecordType::AAAA).await),
                 Kind::Ptr => names_of(&name, self.query(&name, RecordType::PTR).await),
+                Kind::Alias => self.end_of_aliases(&name).await,
                 Kind::MxValidated => self.mx_validated(&name).await,
                 Kind::Tlsa => self.tlsa(&name).await,
                 Kind::Txt => texts_of(&name, self.query(&name, RecordType::TXT).await),
@@ -133,7 +128,7 @@ impl Servers {
         (answer, ttl)
     }
 
-    pub(super) async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
+    pub(super) async fn query(&self, name: &Name, kind: RecordType) -> Heard {
         let mut answer = self.all.lookup(name.clone(), kind).await;
         for server in &self.each {
             if !matches!(answer, Err(NetError::Dns(Refusal::ResponseCode(_)))) {
@@ -149,6 +144,7 @@ impl Servers {
             }
             _ => answer,
         }
+        .map(|found| found.message().clone())
     }
 
     pub(super) async fn of_query(
@@ -157,6 +153,29 @@ impl Servers {
         kind: RecordType,
     ) -> Result<Records, (DnsError, Duration)> {
         records_of(name, kind, self.query(name, kind).await)
+    }
+
+    /// By the CNAME records alone: at the end there may be nothing yet.
+    async fn end_of_aliases(&self, name: &Name) -> (Answer, Duration) {
+        let (mut end, mut ttl) = (name.clone(), Duration::MAX);
+        for _ in 0..ALIASES_MAX {
+            let target = match self.of_query(&end, RecordType::CNAME).await {
+                Ok(found) => {
+                    ttl = ttl.min(found.ttl);
+                    found.records.into_iter().find_map(|record| match record.data {
+                        RData::CNAME(target) => Some(target.0),
+                        _ => None,
+                    })
+                }
+                Err((error, ttl)) if end == *name => return (Err(error), ttl),
+                Err(_) => None,
+            };
+            match target {
+                Some(target) => end = target,
+                None => return (Ok(Found::Names(vec![host_text(&end)])), ttl),
+            }
+        }
+        (Err(DnsError::Temporary("its aliases lead to no end".to_owned())), Duration::ZERO)
     }
 
     /// One answer gives the records and their proof.
@@ -168,17 +187,6 @@ impl Servers {
             // domain's own name is left then, and its certificate.
             _ => mx_of(name, self.query(name, RecordType::MX).await),
         }
-    }
-
-    pub(super) fn proving_resolvers(&self) -> io::Result<Arc<[Resolver]>> {
-        let mut proving_now = self.proving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (resolvers, proofs) = &mut *proving_now;
-        if *proofs >= PROOFS_MAX {
-            *resolvers = proving(&self.addresses, self.timeout, self.trust_anchors.as_ref())?;
-            *proofs = 0;
-        }
-        *proofs += 1;
-        Ok(Arc::clone(resolvers))
     }
 }
 
@@ -195,34 +203,23 @@ fn options(timeout: Duration) -> ResolverOpts {
     options
 }
 
-fn proving(
+fn provers(
     servers: &[SocketAddr],
-    timeout: Duration,
-    trust_anchors: Option<&Arc<TrustAnchors>>,
-) -> io::Result<Arc<[Resolver]>> {
-    let mut options = options(timeout);
-    (options.validate, options.attempts) = (true, 1);
+    options: &ResolverOpts,
+    anchors: &Arc<TrustAnchors>,
+) -> io::Result<Vec<Prover>> {
     let each = servers.chunks(1).filter(|_| servers.len() > 1);
-    let made = std::iter::once(servers)
-        .chain(each)
-        .map(|servers| resolver(servers, options.clone(), trust_anchors.map(Arc::clone)));
-    made.collect()
+    let made = std::iter::once(servers).chain(each);
+    made.map(|servers| Prover::new(servers, options.clone(), anchors)).collect()
 }
 
-fn resolver(
-    servers: &[SocketAddr],
-    options: ResolverOpts,
-    trust_anchors: Option<Arc<TrustAnchors>>,
-) -> io::Result<Resolver> {
+fn resolver(servers: &[SocketAddr], options: ResolverOpts) -> io::Result<Resolver> {
     let config = ResolverConfig::from_name_servers(servers.iter().map(|server| server_at(*server)).collect());
-    let mut builder = Resolver::builder_with_config(config, Provider::new(servers)).with_options(options);
-    if let Some(anchors) = trust_anchors {
-        builder = builder.with_trust_anchor(anchors);
-    }
+    let builder = Resolver::builder_with_config(config, Provider::new(servers)).with_options(options);
     builder.build().map_err(io::Error::other)
 }
 
-fn server_at(address: SocketAddr) -> NameServerConfig {
+pub(super) fn server_at(address: SocketAddr) -> NameServerConfig {
     let mut server = NameServerConfig::udp_and_tcp(address.ip());
     for connection in &mut server.connections {
         connection.port = address.port();
@@ -241,7 +238,7 @@ fn may_be_for_edns(error: &NetError) -> bool {
     }
 }
 
-fn mx_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+fn mx_of(name: &Name, answer: Heard) -> (Answer, Duration) {
     mx_found(records_of(name, RecordType::MX, answer))
 }
 
@@ -263,7 +260,7 @@ fn addresses_found(found: Result<Records, (DnsError, Duration)>) -> (Answer, Dur
     }
 }
 
-fn texts_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+fn texts_of(name: &Name, answer: Heard) -> (Answer, Duration) {
     let Records { records, ttl } = match records_of(name, RecordType::TXT, answer) {
         Ok(records) => records,
         Err((error, ttl)) => return (Err(error), ttl),
@@ -276,7 +273,7 @@ fn texts_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration)
     (Ok(Found::Texts(texts)), ttl)
 }
 
-fn names_of(name: &Name, answer: Result<Lookup, NetError>) -> (Answer, Duration) {
+fn names_of(name: &Name, answer: Heard) -> (Answer, Duration) {
     match records_of(name, RecordType::PTR, answer) {
         Ok(Records { records, ttl }) => {
             let names = records.iter().filter_map(|record| match &record.data {
@@ -299,10 +296,10 @@ pub(super) struct Records {
 pub(super) fn records_of(
     name: &Name,
     kind: RecordType,
-    answer: Result<Lookup, NetError>,
+    answer: Heard,
 ) -> Result<Records, (DnsError, Duration)> {
-    let lookup = answer.map_err(|error| (meaning(&error), negative_ttl(&error)))?;
-    let records = on_the_way(name, kind, lookup.answers());
+    let found = answer.map_err(|error| (meaning(&error), negative_ttl(&error)))?;
+    let records = on_the_way(name, kind, &found.answers);
     match records.iter().map(|record| record.ttl).min() {
         Some(ttl) => Ok(Records { records, ttl: Duration::from_secs(ttl.into()) }),
         None => Err((bare(), Duration::ZERO)),

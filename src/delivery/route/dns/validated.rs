@@ -169,7 +169,7 @@ impl Servers {
             let is_proved = is_settled(&root, kind, &heard)
                 && heard.as_ref().map_or(kind == RecordType::TLSA, |found| {
                     found
-                        .answers()
+                        .answers
                         .iter()
                         .all(|record| record.record_type() != kind || record.proof.is_secure())
                 });

@@ -38,6 +38,21 @@ pub struct TlsaRecord {
 }
 
 impl TlsaRecord {
+    /// `3 1 1` of this certificate, which a new one with the same key leaves as it is (RFC 7671 §5.1).
+    ///
+    /// None of what is no certificate.
+    pub fn of_key(certificate: &CertificateDer<'_>) -> Option<TlsaRecord> {
+        let key = EndEntityCert::try_from(certificate).ok()?.subject_public_key_info();
+        let data = digest(&SHA256, &key).as_ref().to_vec();
+        Some(TlsaRecord { usage: 3, selector: 1, matching: 1, data })
+    }
+
+    /// All of it, as in a zone file.
+    pub fn zone_data(&self) -> String {
+        let data: String = self.data.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{} {} {} {data}", self.usage, self.selector, self.matching)
+    }
+
     /// Whether a client can do anything with it (RFC 7672 §3.1, RFC 7671 §4).
     fn is_usable(&self) -> bool {
         let is_known = matches!(self.usage, 2 | 3) && matches!(self.selector, 0 | 1);
@@ -113,7 +128,7 @@ impl Tlsa {
 
     /// # Errors
     /// None of the records holds for this chain.
-    fn check(
+    pub fn check(
         &self,
         host: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],

@@ -235,7 +235,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     conn.prepare_cached(
         "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase,
                 coalesce((SELECT w.reply FROM replies w WHERE w.id = reply_id), reply), outcome, reply_source,
-                tls_policy
+                tls_policy, dkim
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -250,6 +250,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
             outcome: odd::get(row, 7)?,
             reply_source: odd::get(row, 8)?,
             tls_policy: odd::get(row, 9)?,
+            dkim: odd::get(row, 10)?,
         })
     })?
     .collect()

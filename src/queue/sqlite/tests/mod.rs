@@ -6,6 +6,7 @@ mod flow;
 mod odd_rows;
 mod people;
 mod policies;
+mod purge;
 mod replies;
 mod routes;
 mod tls_results;

@@ -11,9 +11,39 @@ use crate::harness::relay::wait_for;
 /// Would be a policy, were it served as one, and kept mail away from every host here.
 const TEXT: &str = "version: STSv1\nmode: enforce\nmx: mx.else.test\nmax_age: 604800\n";
 
+fn endless(head: &str, piece: &str) -> Page {
+    Page::Endless(format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n{head}"), piece.to_owned())
+}
+
+/// Servers that do not come to an end, and what the log says of them.
+fn endless_pages() -> Vec<(&'static str, Page, &'static str)> {
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    vec![
+        ("endless-body.test", endless("\r\n", TEXT), "more than 64 KiB"),
+        ("endless-chunks.test", endless(chunked, "6\r\nx: y\r\n\r\n"), "more than 64 KiB"),
+        ("endless-chunk.test", endless(&format!("{chunked}fffffff\r\n"), TEXT), "more than 64 KiB"),
+        ("endless-size.test", endless(chunked, "0000000000000000"), ""),
+        ("endless-field.test", endless("", "x: y\r\n"), "too many headers"),
+        ("bad-chunk.test", endless(chunked, "no size\r\n"), ""),
+    ]
+}
+
 /// Domains, what their servers give, and what the log says of it.
 fn pages() -> Vec<(&'static str, Page, &'static str)> {
+    let elsewhere = "https://mta-sts.good.test/.well-known/mta-sts.txt";
+    let moved = |status: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nLocation: {elsewhere}\r\nContent-Type: text/plain\r\n");
+        Page::Raw(format!("{head}Content-Length: {}\r\n\r\n{TEXT}", TEXT.len()).into_bytes())
+    };
     vec![
+        ("found.test", moved("302 Found"), "HTTP status 302"),
+        ("temporary.test", moved("307 Temporary"), "HTTP status 307"),
+        ("permanent.test", moved("308 Permanent"), "HTTP status 308"),
+        ("choices.test", moved("300 Choices"), "HTTP status 300"),
+        ("partial.test", Page::document("206 Partial", "text/plain", TEXT), "HTTP status 206"),
+        ("json.test", Page::document("200 OK", "application/json", TEXT), "media type \"application/json\""),
+        ("latin.test", Page::Raw(LATIN.to_vec()), "not UTF-8"),
+        ("empty.test", Page::policy(""), "no usable version"),
         ("missing.test", Page::document("404 Not Found", "text/plain", TEXT), "HTTP status 404"),
         (
             "redirect.test",
@@ -41,13 +71,15 @@ fn pages() -> Vec<(&'static str, Page, &'static str)> {
     ]
 }
 
-/// Whatever is there instead of a policy, mail goes, and the log says why.
+const LATIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nversion: STSv1\nx: \xfc\n";
+
+/// Whatever is there instead of a policy, mail goes, and the log and `explain` say why.
 #[test]
 fn what_is_no_policy_stops_no_mail() {
     let mut sts = StsWorld::new();
     let mut servers = Vec::new();
     let mut wanted = Vec::new();
-    for (domain, page, why) in pages() {
+    for (domain, page, why) in pages().into_iter().chain(endless_pages()) {
         servers.push(sts.serve(domain, page));
         wanted.push((domain, why));
     }
@@ -76,7 +108,7 @@ fn what_is_no_policy_stops_no_mail() {
     sts.id("twice.test", "2");
     sts.world.zone(|zone| {
         let zone = zone.forget("_mta-sts.no-id.test").forget("_mta-sts.other.test");
-        zone.txt("_mta-sts.no-id.test", &[b"v=STSv1;"]).txt("_mta-sts.other.test", &[b"v=spf1 -all"])
+        zone.txt("_mta-sts.no-id.test", &[b"v=STSv1; more=1;"]).txt("_mta-sts.other.test", &[b"v=spf1 -all"])
     });
     let hosts: Vec<_> = wanted
         .iter()
@@ -97,11 +129,56 @@ fn what_is_no_policy_stops_no_mail() {
         let line = format!("MTA-STS policy of {domain} not fetched: its mail goes without one: ");
         let logged = relay.logged(&[&line]);
         assert!(logged.len() == 1 && logged[0].contains(why), "{domain}: {why}: {logged:?}");
+        if ["html.test", "huge.test", "found.test", "endless-body.test"].contains(&domain) {
+            let said = relay.run_ok(&["explain", &format!("you@{domain}")]);
+            let found = format!("MTA-STS: https://mta-sts.{domain}/.well-known/mta-sts.txt: ");
+            assert!(said.contains(&found) && said.contains(why), "{said}");
+        }
     }
     let policies = relay.db().rows("SELECT DISTINCT tls_policy FROM attempts", []);
     assert_eq!(policies, ["none"]);
-    for domain in never_asked {
+    for (domain, why) in
+        never_asked.into_iter().zip(["several TXT records", "no id of 1 to 32", "no TXT record"])
+    {
         assert!(relay.logged(&[domain, "MTA-STS"]).is_empty());
+        let said = relay.run_ok(&["explain", &format!("you@{domain}")]);
+        assert!(said.contains(&format!("MTA-STS: _mta-sts.{domain}: ")) && said.contains(why), "{said}");
+    }
+}
+
+/// However a server frames what it gives, and whatever more is in it.
+#[test]
+fn a_policy_is_read_however_it_is_framed() {
+    let mut sts = StsWorld::new();
+    let text = |domain: &str| format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n");
+    let raw = |head: &str, body: String| {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: Text/Plain; charset=us-ascii\r\n{head}\r\n");
+        Page::Raw(format!("{head}{body}").into_bytes())
+    };
+    let chunks = |text: String| {
+        let chunks = text
+            .as_bytes()
+            .chunks(7)
+            .map(|chunk| format!("{:x};ext=\"1\"\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)));
+        format!("{}0\r\ntrailer: x\r\n\r\n", chunks.collect::<String>())
+    };
+    let full = |domain: &str| format!("{}{}", text(domain), "x: y\n".repeat(13_000));
+    let pages = [
+        ("lf.test", Page::policy(&text("lf.test"))),
+        ("crlf.test", Page::policy(&text("crlf.test").replace('\n', "\r\n"))),
+        ("chunked.test", raw("Transfer-Encoding: chunked\r\n", chunks(text("chunked.test")))),
+        ("to-the-end.test", raw("Connection: close\r\n", text("to-the-end.test"))),
+        ("unknown.test", Page::policy(&format!("{}more: of this\n", text("unknown.test")))),
+        ("full.test", Page::policy(&full("full.test"))),
+    ];
+    let mut hosts = Vec::new();
+    for (domain, page) in pages {
+        hosts.push((domain, sts.serve(domain, page), sts.good_host(domain)));
+    }
+    let relay = sts.relay();
+    for (domain, ..) in &hosts {
+        let said = send(&relay, domain);
+        assert!(said.starts_with("sts-enforce|TLSv1.3 verified|delivered|"), "{domain}: {said}");
     }
 }
 

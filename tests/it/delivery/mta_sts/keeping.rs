@@ -101,6 +101,34 @@ fn a_policy_is_fetched_again_before_its_end_and_gone_after_it() {
     });
 }
 
+/// Soon after a start, and once a minute from then on.
+#[test]
+fn a_policy_in_use_is_fetched_again_without_mail() {
+    let mut sts = StsWorld::new();
+    let servers = ["used.test", "unused.test", "new.test"].map(|domain| sts.policy(domain, "enforce"));
+    let _hosts = ["used.test", "unused.test", "new.test"].map(|domain| sts.good_host(domain));
+    let mut relay = sts.relay();
+    for domain in ["used.test", "unused.test", "new.test"] {
+        assert!(send(&relay, domain).starts_with("sts-enforce|TLSv1.3 verified|delivered|"));
+    }
+    relay.stop();
+    // Two of them were fetched a day ago, and one of these is not used any more.
+    let db = relay.db_for_writing();
+    let by = "fetched_at = fetched_at - 86400, expires_at = expires_at - 86400";
+    db.execute(&format!("UPDATE mta_sts_policies SET {by} WHERE domain <> 'new.test'"), []);
+    db.execute("UPDATE mta_sts_policies SET used_at = used_at - 31 * 86400 WHERE domain = 'unused.test'", []);
+    drop(db);
+    servers.iter().for_each(|server| server.serve(policy("testing", &["mx.used.test"], 604_800)));
+    relay.start_again();
+    relay.wait_until("the new policy", SOON, |db| {
+        let is_new = "mode = 'testing' AND fetched_at > unixepoch() - 3600";
+        let sql = format!("SELECT count(*) FROM mta_sts_policies WHERE domain = 'used.test' AND {is_new}");
+        (db.number(&sql, []) == 1).then_some(())
+    });
+    assert_eq!(servers.map(|server| server.requests().len()), [2, 1, 1]);
+    assert_eq!(relay.db().number("SELECT count(*) FROM attempts", []), 3, "no mail asked for it");
+}
+
 /// As docs/sql.md says it.
 #[test]
 fn a_policy_that_a_hand_deletes_is_forgotten_within_two_seconds() {

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use hickory_server::proto::rr::RecordType;
+
 use super::{MAIL, StsWorld, attempt};
-use crate::harness::dns_server::Fault;
-use crate::harness::dnssec::Signer;
+use crate::harness::dns_server::{Fault, Zone};
+use crate::harness::dnssec::{Signer, Signing};
 use crate::harness::fakemx::{Ca, Script};
 
-const TLSA: [&str; 5] = ["absent", "good", "other", "unusable", "unknown"];
+const TLSA: [&str; 7] = ["absent", "good", "other", "unusable", "unknown", "bogus", "expired"];
 const STS: [&str; 5] = ["none", "testing", "enforce", "stale", "unreachable"];
 
 /// The policy, and whether the mail goes; `holds`: the host's certificate holds for its name.
@@ -17,12 +19,28 @@ fn wanted(tlsa: &str, sts: &str, holds: bool) -> (&'static str, &'static str) {
     match tlsa {
         // RFC 8461 §2: DANE comes first, where it fails too.
         "good" => ("dane", "delivered"),
-        "other" | "unknown" => ("dane", "deferred"),
+        "other" | "unknown" | "bogus" | "expired" => ("dane", "deferred"),
         _ if enforced => ("sts-enforce", if holds { "delivered" } else { "deferred" }),
         // RFC 7672 §2.2: TLS, and no more.
         "unusable" => ("dane", "delivered"),
         _ if sts == "testing" => ("sts-testing", "delivered"),
         _ => ("none", "delivered"),
+    }
+}
+
+/// The zone with the TLSA records of a host whose own are `own`. Nothing but their signatures is in the way of those
+/// that are bogus or expired.
+fn with_records(zone: Zone, tlsa: &str, host: &str, own: &[u8], other: &[u8]) -> Zone {
+    let name = format!("_25._tcp.{host}");
+    let signed = |zone: Zone, how| zone.tlsa(host, (3, 1, 1), own).signed_like(&name, RecordType::TLSA, how);
+    match tlsa {
+        "good" => zone.tlsa(host, (3, 1, 1), own),
+        "other" => zone.tlsa(host, (3, 1, 1), other),
+        "unusable" => zone.tlsa(host, (1, 1, 1), other),
+        "unknown" => zone.fault(&name, Fault::Servfail),
+        "bogus" => signed(zone, Signing::Wrong),
+        "expired" => signed(zone, Signing::Expired),
+        _ => zone,
     }
 }
 
@@ -41,13 +59,7 @@ fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
                 let certificate = ca.certificate(&[&host]);
                 let mx = sts.world.host(&domain, Script::new().tls(&certificate));
                 let (own, other) = (certificate.tlsa((3, 1, 1)), somebody.tlsa((3, 1, 1)));
-                sts.world.zone(|zone| match tlsa {
-                    "good" => zone.tlsa(&host, (3, 1, 1), &own),
-                    "other" => zone.tlsa(&host, (3, 1, 1), &other),
-                    "unusable" => zone.tlsa(&host, (1, 1, 1), &other),
-                    "unknown" => zone.fault(&format!("_25._tcp.{host}"), Fault::Servfail),
-                    _ => zone,
-                });
+                sts.world.zone(|zone| with_records(zone, tlsa, &host, &own, &other));
                 match mode {
                     "testing" | "enforce" => servers.push(sts.policy(&domain, mode)),
                     "unreachable" => {
@@ -86,7 +98,7 @@ fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(cells.len(), 48);
+    assert_eq!(cells.len(), 68);
 
     // RFC 8689 §5: the sender sets both aside.
     let careless = [b"TLS-Required: No\r\n", MAIL].concat();

@@ -64,8 +64,12 @@ fn authority_rows() -> Vec<Row> {
         let zone = zone.forget("ta-alias.test").cname("ta-alias.test", "real.ta-alias.test");
         zone.mx("real.ta-alias.test", 10, "mx.ta-alias.test")
     });
+    let by_common_name = Certificate::with_common_name("mx.ta-common.test");
+    let no_name =
+        Waits("dane", "the host's certificate is for none of the names mx.ta-common.test, ta-common.test");
     vec![
         ta_alias,
+        Row::new("ta-common", host(&by_common_name), no_name).tlsa((2, 0, 1), &by_common_name),
         row("ta201", &["mx.ta201.test"], true, false, (2, 0, 1), PROVED),
         row("ta202", &["mx.ta202.test"], true, false, (2, 0, 2), PROVED),
         row("ta211", &["mx.ta211.test"], true, false, (2, 1, 1), PROVED),
@@ -161,12 +165,22 @@ fn host_rows() -> Vec<Row> {
     let no_tls =
         Waits("dane", "451 4.7.4 the host offers no STARTTLS, and its TLSA records (DANE) require TLS");
     let unusable = |name, script, expected| Row::new(name, script, expected).tlsa((1, 1, 1), &other);
+    let odd = |name: &'static str, kind, data: &'static [u8]| {
+        Row::new(name, host(&own), Delivered("dane", "TLSv1.3"))
+            .zone(move |zone| zone.tlsa(&format!("mx.{name}.test"), kind, data))
+    };
     vec![
         Row::new("no-starttls", Script::new(), no_tls.clone()).tlsa((3, 1, 1), &own),
         Row::new("starttls-454", refuses, Waits("dane", "454 4.7.0 TLS not available")).tlsa((3, 1, 1), &own),
         Row::new("breaks", breaks, Waits("dane", "TLS failed")).tlsa((3, 1, 1), &own),
         // RFC 7672 §2.2: records that cannot be used still require TLS.
         unusable("unusable", host(&own), Delivered("dane", "TLSv1.3")),
+        Row::new("unusable-0", host(&own), Delivered("dane", "TLSv1.3")).tlsa((0, 0, 1), &other),
+        odd("unusable-digest", (3, 1, 3), &[7; 32]),
+        odd("unusable-selector", (3, 2, 1), &[7; 32]),
+        odd("unusable-usage", (4, 1, 1), &[7; 32]),
+        odd("unusable-length", (3, 1, 1), &[7; 31]),
+        odd("unusable-empty", (3, 0, 0), &[]),
         unusable("unusable-plain", Script::new(), no_tls),
         // The next host is asked.
         Row { second: Some(host(&own)), ..Row::new("second", Script::new(), PROVED).tlsa((3, 1, 1), &own) }
@@ -181,11 +195,16 @@ fn host_rows() -> Vec<Row> {
     ]
 }
 
+/// The whole matrix.
+pub(super) fn rows() -> Vec<Row> {
+    let rows = [end_entity_rows(), authority_rows(), dnssec_rows(), alias_rows(), host_rows()];
+    rows.into_iter().flatten().collect()
+}
+
 #[test]
 fn each_cell_comes_out_as_the_rfc_has_it() {
     let signer = Arc::new(Signer::new(1));
-    let rows = [end_entity_rows(), authority_rows(), dnssec_rows(), alias_rows(), host_rows()];
-    let table = serve(rows.into_iter().flatten().collect(), &signer);
+    let table = serve(rows(), &signer);
     table.check();
     let warned =
         table.relay.logged(&["WARN", "mx.ee-other.test does not keep its policy dane, and gets no mail"]);

@@ -4,6 +4,8 @@
 mod attacker;
 mod dane;
 mod explained;
+mod forged_chain;
+mod postfix;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +74,8 @@ struct Table {
     hosts: Vec<(Row, FakeMx, Option<FakeMx>)>,
 }
 
-fn serve(rows: Vec<Row>, signer: &Arc<Signer>) -> Table {
-    let mut world = World::signed(signer);
+/// The rows with their hosts, which are in the world from now on.
+fn settle_in(world: &mut World, rows: Vec<Row>) -> Vec<(Row, FakeMx, Option<FakeMx>)> {
     let mut hosts = Vec::new();
     for row in rows {
         let (domain, host) = (row.domain(), row.host_name());
@@ -87,6 +89,12 @@ fn serve(rows: Vec<Row>, signer: &Arc<Signer>) -> Table {
         });
         hosts.push((row, first, second));
     }
+    hosts
+}
+
+fn serve(rows: Vec<Row>, signer: &Arc<Signer>) -> Table {
+    let mut world = World::signed(signer);
+    let hosts = settle_in(&mut world, rows);
     let relay = world.relay(Config::new().set("dns.timeout", "\"30s\""));
     for (row, ..) in &hosts {
         relay.submit(

@@ -251,16 +251,28 @@ impl Certificate {
 
     /// By an authority that is sent too (or not), and over since yesterday (or not).
     pub(crate) fn by_authority(names: &[&str], is_sent: bool, is_over: bool) -> Certificate {
-        let (key, ca_key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
-        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = ca.self_signed(&ca_key).unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).unwrap();
         if is_over {
             params.not_after = rcgen::date_time_ymd(2024, 1, 1);
             params.not_before = rcgen::date_time_ymd(2023, 1, 1);
         }
+        Certificate::signed_by_authority(&params, is_sent)
+    }
+
+    /// The same with a common name, and no other name.
+    pub(crate) fn with_common_name(name: &str) -> Certificate {
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        Certificate::signed_by_authority(&params, true)
+    }
+
+    fn signed_by_authority(params: &rcgen::CertificateParams, is_sent: bool) -> Certificate {
+        let (key, ca_key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let mut ca = rcgen::CertificateParams::new([]).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
+        let authority = ca.self_signed(&ca_key).unwrap();
         let leaf = params.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let chain = vec![leaf.der().clone(), authority.der().clone()];
