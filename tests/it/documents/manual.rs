@@ -50,6 +50,11 @@ fn page(name: &str, section: u8, about: &str) -> Page {
 
 // ---- postrider(1) --------------------------------------------------------------------------------
 
+/// An empty line as a request.
+fn spaced(line: &str) -> &str {
+    if line.is_empty() { ".sp" } else { line }
+}
+
 /// What clap_mangen makes of a part of a page, without the lines that only a whole page has.
 fn part(render: impl Fn(&mut dyn io::Write) -> io::Result<()>) -> String {
     let mut bytes = Vec::new();
@@ -58,8 +63,7 @@ fn part(render: impl Fn(&mut dyn io::Write) -> io::Result<()>) -> String {
     let is_text =
         |line: &&str| !line.starts_with(".ie ") && !line.starts_with(".el ") && !line.starts_with(".SH ");
     let text = text.replace("\\*(Aq", "\\(aq");
-    let blank = |line| if line == "" { ".sp" } else { line };
-    folded(&text.trim_end().lines().filter(is_text).map(blank).collect::<Vec<_>>())
+    folded(&text.trim_end().lines().filter(is_text).map(spaced).collect::<Vec<_>>())
 }
 
 fn is_shown(command: &clap::Command) -> bool {
