@@ -153,9 +153,9 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
 }
 
 fn config_of(loaded: &Loaded) -> Vec<Finding> {
-    let file = match &loaded.path {
-        Some(path) => Finding::ok("config", path.display().to_string()),
-        None => {
+    let file = match loaded.is_built_in() {
+        false => Finding::ok("config", loaded.origin()),
+        true => {
             Finding::ok("config", format!("no file, built-in defaults: state in ./{BUILT_IN_DIRECTORY}/"))
         }
     };

@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod dkim;
 pub mod explain;
+pub mod health;
 mod log_escape;
 mod log_output;
 mod on_demand;
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config;
 use crate::submission::StartError;
@@ -110,6 +111,11 @@ enum Command {
     /// Make keys that sign mail (DKIM), and show what DNS has of them
     #[command(subcommand)]
     Dkim(dkim::Verb),
+    /// Say whether the relay answers on this machine, for the health check of a container
+    ///
+    /// Asks each listener for its greeting, within five seconds. Exit code 0: all answer; 1: one does not, or the
+    /// config does not say where it is.
+    Health(health::Arguments),
     /// Look at the daily reports on TLS to other domains (RFC 8460)
     #[command(subcommand)]
     Tlsrpt(tlsrpt::Verb),
@@ -163,6 +169,11 @@ fn queue_by_words(config: &Path, words: &[&str]) -> anyhow::Result<()> {
     }
 }
 
+/// The command line as it is defined: manual pages and completions are made from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads the arguments, runs the command and says how it went.
 pub fn run() -> ExitCode {
     if let Some(arguments) = sendmail::called(&std::env::args_os().collect::<Vec<_>>()) {
@@ -198,6 +209,7 @@ pub fn run() -> ExitCode {
         .into()),
         Command::User(verb) => user::run(config, verb),
         Command::Dkim(verb) => dkim::run(config, &verb),
+        Command::Health(arguments) => health::run(config, &arguments),
         Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
         Command::Explain { address, user, from, json } => {
             explain_command(config, &address, (user.as_deref(), from.as_deref()), json)
@@ -258,11 +270,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
+    use clap::Parser as _;
 
     #[test]
     fn the_arguments_are_consistent() {
-        super::Arguments::command().debug_assert();
+        super::command().debug_assert();
     }
 
     #[test]

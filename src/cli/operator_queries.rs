@@ -37,6 +37,8 @@ pub(super) struct Generation {
     asked_for: Option<PathBuf>,
     /// The file it was read from; none: the built-in defaults.
     path: Option<PathBuf>,
+    /// The same for people, with what else the config is from.
+    origin: String,
     /// What the file said.
     source: Vec<u8>,
 }
@@ -44,12 +46,14 @@ pub(super) struct Generation {
 impl Generation {
     /// The first, of settings that are nobody's file.
     pub(super) fn first(now: i64) -> Generation {
-        Generation { number: 1, loaded_at: now, asked_for: None, path: None, source: Vec::new() }
+        let origin = "built-in defaults".to_owned();
+        Generation { number: 1, loaded_at: now, asked_for: None, path: None, origin, source: Vec::new() }
     }
 
     /// This file's.
     pub(super) fn read_from(&mut self, loaded: &Loaded, asked_for: Option<PathBuf>) {
         self.path = loaded.path.clone();
+        self.origin = loaded.origin();
         self.source = loaded.source.clone();
         self.asked_for = asked_for;
     }
@@ -61,10 +65,7 @@ impl Generation {
     }
 
     fn lines(&self) -> Vec<String> {
-        let config = match &self.path {
-            Some(path) => path.display().to_string(),
-            None => "built-in defaults".to_owned(),
-        };
+        let config = &self.origin;
         let on_disk = config::find(self.asked_for.as_deref());
         let file = match (&on_disk, &self.path) {
             (Some(found), _) => match std::fs::read(found) {

@@ -225,14 +225,14 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
     look_at_certificate(&loaded.settings);
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
-    if loaded.path.is_none() {
+    if loaded.is_built_in() {
         config::make_built_in_directory().map_err(anyhow::Error::msg)?;
     }
-    let first_password = if loaded.path.is_none() { first_user(&loaded.settings)? } else { None };
+    let first_password = if loaded.is_built_in() { first_user(&loaded.settings)? } else { None };
     let settings = &loaded.settings;
     let relay = Relay::start_with(settings, Clock::system(), resolver(settings)?, sockets)?;
     relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
-    announce(&relay, loaded.path.as_deref());
+    announce(&relay, &loaded.origin());
     if let (Some(password), Some(address)) = (first_password, relay.addresses().first()) {
         // The relay does not end for want of a reader: it has been started.
         if let Err(error) = welcome(&password, *address) {
@@ -331,8 +331,7 @@ fn look_at_certificate(settings: &Settings) {
     }
 }
 
-fn announce(relay: &Relay, config: Option<&Path>) {
-    let config = config.map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string());
+fn announce(relay: &Relay, config: &str) {
     log::info!("postrider {} started, config: {config}", env!("CARGO_PKG_VERSION"));
     for address in relay.submission.listening_at() {
         log::info!("listening on {address}");

@@ -246,7 +246,7 @@ fn record(queue: &Path, action: &'static str, name: String, count: usize) {
 /// Where the users are, and the queue; with built-in defaults the directory is made when it is first needed.
 fn files(config: Option<&Path>, create: bool) -> anyhow::Result<(PathBuf, PathBuf)> {
     let loaded = config::load(config)?;
-    if create && loaded.path.is_none() {
+    if create && loaded.is_built_in() {
         config::make_built_in_directory().map_err(anyhow::Error::msg)?;
     }
     Ok((loaded.settings.submission.users_file, loaded.settings.queue.path))

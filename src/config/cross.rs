@@ -28,14 +28,14 @@ pub(super) fn listeners<'t>(reading: &mut Reading<'t>, listen: &[(Section<'t>, L
         if !reading.is_bad(section, "address")
             && let Some((earlier, other)) = listen[..at].iter().find(meets)
         {
-            let line = reading.line_of(earlier, "address").unwrap_or(1);
+            let place = reading.place_of(earlier, "address");
             let by = match &other.address {
                 same if *same == settings.address => String::new(),
                 wider => format!(" with {wider}"),
             };
             let remedy = if settings.local_users { "its path" } else { "its port" };
             let text = format!(
-                "{} is listened on already{by} (line {line}); remove one or change {remedy}",
+                "{} is listened on already{by} ({place}); remove one or change {remedy}",
                 settings.address
             );
             reading.problem(section, "address", text);
@@ -294,10 +294,9 @@ pub(super) fn routes<'t>(reading: &mut Reading<'t>, routes: &[(Section<'t>, Rout
         if !reading.is_bad(section, "domain")
             && let Some((earlier, _)) = routes[..at].iter().find(covers)
         {
-            let line = reading.line_of(earlier, "domain").unwrap_or(1);
-            let text = format!(
-                "is never used, since the route on line {line} matches first; move it up or remove it"
-            );
+            let place = reading.place_of(earlier, "domain");
+            let text =
+                format!("is never used, since the route on {place} matches first; move it up or remove it");
             reading.problem(section, "domain", text);
         }
         if !["relay", "tls"].iter().any(|key| reading.is_bad(section, key)) {

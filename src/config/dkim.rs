@@ -24,9 +24,9 @@ pub(super) fn read<'t>(reading: &mut Reading<'t>, root: &Section<'t>, delivery: 
         domains.extend(domain.clone());
         let Some(key) = signing_key(reading, &section, domain) else { continue };
         if let Some((earlier, _)) = keys.iter().find(|(_, other)| other.name() == key.name()) {
-            let line = reading.line_of(earlier, "selector").unwrap_or(1);
+            let place = reading.place_of(earlier, "selector");
             let text = format!(
-                "{} has a [[dkim]] already (line {line}); each key of a domain has a selector of its own",
+                "{} has a [[dkim]] already ({place}); each key of a domain has a selector of its own",
                 key.name()
             );
             reading.problem(&section, "selector", text);

@@ -5,7 +5,7 @@
 //! `password_file` and `token_file` are read, to see whether there is something in them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defs::ALIASES;
+use super::environment::Environment;
 use super::listen::SocketAccess;
 use super::networks::ProhibitedNetworks;
 use super::problem::{Problem, Problems};
@@ -23,7 +24,7 @@ use super::twice::Twice;
 use super::{cross, dkim, sources, value};
 use crate::mail::{Address, Domain, Lifetimes, address};
 
-/// Reads `source`, the text of `file`. `certificate` stands in for `[tls]` (the start without
+/// Reads `source`, the text of `file`, and the environment. `certificate` stands in for `[tls]` (the start without
 /// a config file).
 ///
 /// # Errors
@@ -31,10 +32,11 @@ use crate::mail::{Address, Domain, Lifetimes, address};
 pub(super) fn read(
     file: &Path,
     source: &str,
+    environment: &Environment,
     certificate: Option<&CertificateSettings>,
 ) -> Result<(Settings, Vec<Problem>), Problems> {
-    let mut reading = Reading::new(file, source);
-    let table = table(&mut reading, source);
+    let mut reading = Reading::new(file, source, environment);
+    let table = table(&mut reading, source, environment);
     let settings = table.as_ref().map(|table| settings(&mut reading, table.get_ref(), certificate));
     let Reading { mut problems, mut warnings, .. } = reading;
     let in_file_order = |problem: &Problem| problem.line;
@@ -46,30 +48,13 @@ pub(super) fn read(
     }
 }
 
-/// `[queue] path` alone: who looks after the queue is not kept from it by what is wrong elsewhere in the config,
-/// by a missing certificate or by a secret that only the relay may read.
-///
-/// # Errors
-/// What leaves that in doubt: bad TOML, an unknown table, a problem of `[queue]`.
-pub(super) fn queue_path(file: &Path, source: &str) -> Result<PathBuf, Problems> {
-    let mut reading = Reading::new(file, source);
-    let table = table(&mut reading, source);
-    let path = table.as_ref().map(|table| {
-        let root = Section::root(table.get_ref());
-        reading.known_tables(&root);
-        let queue = reading.section(&root, "queue");
-        let path = reading.get(&queue, "path", value::file);
-        reading.beside_config(path)
-    });
-    match path {
-        Some(path) if reading.problems.is_empty() => Ok(path),
-        _ => Err(Problems(reading.problems)),
-    }
-}
-
-/// None where it is no TOML.
-fn table<'t>(reading: &mut Reading<'t>, source: &'t str) -> Option<Spanned<DeTable<'t>>> {
-    let (table, errors) = DeTable::parse_recoverable(source);
+/// With the variables in it; none where it is no TOML.
+pub(super) fn table<'t>(
+    reading: &mut Reading<'t>,
+    source: &'t str,
+    environment: &'t Environment,
+) -> Option<Spanned<DeTable<'t>>> {
+    let (mut table, errors) = DeTable::parse_recoverable(source);
     let duplicate = |error: &toml::de::Error| {
         error
             .span()
@@ -91,6 +76,9 @@ fn table<'t>(reading: &mut Reading<'t>, source: &'t str) -> Option<Spanned<DeTab
                 reading.problem_at(at, "", text);
             }
         }
+    }
+    for (at, key, text) in environment.put_into(table.get_mut(), source.len()) {
+        reading.problem_at(at, &key, text);
     }
     // Half a file would have problems that the whole one has not.
     errors.is_empty().then_some(table)
@@ -194,7 +182,10 @@ fn local_name() -> Domain {
     Domain::parse("localhost").expect("a label")
 }
 
-fn listeners<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> Vec<(Section<'t>, ListenSettings)> {
+pub(super) fn listeners<'t>(
+    reading: &mut Reading<'t>,
+    root: &Section<'t>,
+) -> Vec<(Section<'t>, ListenSettings)> {
     let Some(mut sections) = reading.sections(root, "listen") else { return Vec::new() };
     if sections.is_empty() {
         sections.push(Section::absent("listen"));
@@ -309,8 +300,8 @@ fn aliases<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> BTreeMap<String
                     let places: Vec<usize> = same.map(|(_, at, _)| at).collect();
                     let (first, last) = (places.iter().min().copied(), places.iter().max().copied());
                     let text = format!(
-                        "is there twice, first on line {} (upper and lower case are the same here); remove one",
-                        reading.line(first.unwrap_or(at))
+                        "is there twice, first on {} (upper and lower case are the same here); remove one",
+                        reading.named(first.unwrap_or(at))
                     );
                     reading.problem_at(last.unwrap_or(at), &key, text);
                 }

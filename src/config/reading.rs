@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defs::{self, Kind, Preset};
+use super::environment::Environment;
 use super::problem::Problem;
 use super::value::{Read, Wrong};
 
@@ -21,6 +22,8 @@ const BEGUN_MIN: usize = 3;
 pub(super) struct Reading<'t> {
     file: &'t Path,
     source: &'t str,
+    /// Its variables stand behind the end of `source`.
+    environment: &'t Environment,
     /// Keeps the config from being used.
     pub(super) problems: Vec<Problem>,
     /// Does not.
@@ -35,19 +38,19 @@ pub(super) struct Reading<'t> {
 pub(super) struct Section<'t> {
     name: &'static str,
     table: Option<&'t DeTable<'t>>,
-    /// The line of its header; none where it is not in the file.
-    line: Option<usize>,
+    /// Where it begins; none where it is not in the file.
+    at: Option<usize>,
 }
 
 impl<'t> Section<'t> {
     /// A table that the file does not have: every key is at its default.
     pub(super) fn absent(name: &'static str) -> Section<'t> {
-        Section { name, table: None, line: None }
+        Section { name, table: None, at: None }
     }
 
     /// The top level.
     pub(super) fn root(table: &'t DeTable<'t>) -> Section<'t> {
-        Section { name: "", table: Some(table), line: None }
+        Section { name: "", table: Some(table), at: None }
     }
 
     fn entry(&self, key: &str) -> Option<(Range<usize>, &'t Spanned<DeValue<'t>>)> {
@@ -74,16 +77,17 @@ impl<'t> Section<'t> {
 }
 
 impl<'t> Reading<'t> {
-    /// Begins to read `source`, the text of `file`.
-    pub(super) fn new(file: &'t Path, source: &'t str) -> Reading<'t> {
-        Reading { file, source, problems: Vec::new(), warnings: Vec::new(), bad: HashSet::new() }
+    /// Begins to read `source`, the text of `file`, and `environment`, whose own problems are told first.
+    pub(super) fn new(file: &'t Path, source: &'t str, environment: &'t Environment) -> Reading<'t> {
+        let problems = environment.problems().to_vec();
+        Reading { file, source, environment, problems, warnings: Vec::new(), bad: HashSet::new() }
     }
 
     /// The table `[name]`.
     pub(super) fn section(&mut self, root: &Section<'t>, name: &'static str) -> Section<'t> {
         let Some((span, value)) = root.entry(name) else { return Section::absent(name) };
         match value.get_ref() {
-            DeValue::Table(table) => self.known_keys(name, table, self.line(span.start)),
+            DeValue::Table(table) => self.known_keys(name, table, span.start),
             _ => {
                 let text = format!("is not a table; write [{name}] on a line of its own");
                 self.problem_at(span.start, name, text);
@@ -105,14 +109,12 @@ impl<'t> Reading<'t> {
             self.problem_at(span.start, name, text);
             return None;
         };
-        Some(
-            tables.into_iter().map(|(start, table)| self.known_keys(name, table, self.line(start))).collect(),
-        )
+        Some(tables.into_iter().map(|(start, table)| self.known_keys(name, table, start)).collect())
     }
 
     /// Makes a section of a table after telling which of its keys do not exist.
-    fn known_keys(&mut self, name: &'static str, table: &'t DeTable<'t>, line: usize) -> Section<'t> {
-        let section = Section { name, table: Some(table), line: Some(line) };
+    fn known_keys(&mut self, name: &'static str, table: &'t DeTable<'t>, at: usize) -> Section<'t> {
+        let section = Section { name, table: Some(table), at: Some(at) };
         if name != defs::ALIASES {
             for (key, at, value) in section.entries() {
                 let dotted = section.dotted(key);
@@ -213,18 +215,36 @@ impl<'t> Reading<'t> {
 
     /// Notes a problem at a place in the text.
     pub(super) fn problem_at(&mut self, at: usize, key: &str, text: String) {
-        let line = Some(self.line(at));
-        self.problems.push(Problem { file: self.file.to_owned(), line, key: key.to_owned(), text });
+        let problem = self.of_place(Some(at), key.to_owned(), text);
+        self.problems.push(problem);
     }
 
-    /// The line of a key, or of its table where it is not given.
-    pub(super) fn line_of(&self, section: &Section<'t>, key: &str) -> Option<usize> {
-        section.entry(key).map(|(span, _)| self.line(span.start)).or(section.line)
+    /// Where a key stands, or its table where it is not given: `line 5`, or the name of the variable.
+    pub(super) fn place_of(&self, section: &Section<'t>, key: &str) -> String {
+        let at = section.entry(key).map(|(span, _)| span.start).or(section.at);
+        self.named(at.unwrap_or_default())
+    }
+
+    /// The same of a place in the text.
+    pub(super) fn named(&self, at: usize) -> String {
+        self.variable(at).map_or_else(|| format!("line {}", self.line(at)), str::to_owned)
     }
 
     fn place(&self, section: &Section<'t>, key: &str, text: String) -> Problem {
-        let line = self.line_of(section, key);
-        Problem { file: self.file.to_owned(), line, key: section.dotted(key), text }
+        let at = section.entry(key).map(|(span, _)| span.start).or(section.at);
+        self.of_place(at, section.dotted(key), text)
+    }
+
+    fn of_place(&self, at: Option<usize>, key: String, text: String) -> Problem {
+        match at.and_then(|at| self.variable(at)) {
+            Some(name) => Problem { file: name.into(), line: None, key, text },
+            None => Problem { file: self.file.to_owned(), line: at.map(|at| self.line(at)), key, text },
+        }
+    }
+
+    /// The variable that stands there instead of a line.
+    fn variable(&self, at: usize) -> Option<&'t str> {
+        self.environment.name(at.checked_sub(self.source.len() + 1)?)
     }
 
     /// Counted from 1.

@@ -19,9 +19,8 @@ pub(super) fn read<'t>(reading: &mut Reading<'t>, root: &Section<'t>, lists: &[L
     for section in sections {
         let Some(source) = source(reading, &section) else { continue };
         if let Some((earlier, _)) = sources.iter().find(|(_, other)| other.address == source.address) {
-            let line = reading.line_of(earlier, "address").unwrap_or(1);
-            let text =
-                format!("{} has a [[source]] already (line {line}); put both into one", source.address);
+            let place = reading.place_of(earlier, "address");
+            let text = format!("{} has a [[source]] already ({place}); put both into one", source.address);
             reading.problem(&section, "address", text);
         }
         check(reading, &section, &source, lists);
@@ -62,9 +61,9 @@ fn check<'t>(reading: &mut Reading<'t>, section: &Section<'t>, source: &Source, 
     let listed = lists.iter().find(|(_, list)| list.contains(&address));
     match listed {
         Some((list, _)) if !source.users.is_empty() => {
-            let line = reading.line_of(list, "source_addresses").unwrap_or(1);
+            let place = reading.place_of(list, "source_addresses");
             let text = format!(
-                "only their mail leaves from {address}, but source_addresses on line {line} has it for other mail; \
+                "only their mail leaves from {address}, but source_addresses on {place} has it for other mail; \
                  remove it there, or the users here"
             );
             reading.problem(section, "users", text);

@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::defs::{ALIASES, Kind, Preset, REPEATED, all};
+use super::defs::{ALIASES, Def, Kind, Preset, REPEATED, all};
 use super::*;
 use crate::mail::dkim::{Algorithm, Key};
 
@@ -28,7 +28,17 @@ impl Dir {
     }
 
     fn read(&self, text: &str) -> Result<(Settings, Vec<Problem>), Problems> {
-        load::read(&self.0.path().join("postrider.toml"), text, None)
+        self.read_with(text, &[])
+    }
+
+    /// With these variables.
+    fn read_with(
+        &self,
+        text: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<(Settings, Vec<Problem>), Problems> {
+        let environment = Environment::of(variables.iter().map(|(name, text)| (name.into(), text.into())));
+        load::read(&self.0.path().join("postrider.toml"), text, &environment, None)
     }
 
     fn settings(&self, text: &str) -> Settings {
@@ -130,12 +140,142 @@ fn every_key_of_the_table_reaches_the_settings() {
     // It says what the key must be, and changes nothing.
     let is_check = |name: &str| name == "dkim.algorithm";
     for def in all().filter(|def| !is_check(def.name)) {
-        let other = match def.default {
-            Preset::Is("true") => "false".to_owned(),
-            _ => another(&def.kind),
-        };
+        let other = other_than_default(def);
         let changed = show(&config(def.section(), &[(def.key(), &other)]));
         assert_ne!(plain, changed, "{} is accepted and ignored", def.name);
+    }
+}
+
+/// A value that is not what a config without it has.
+fn other_than_default(def: &Def) -> String {
+    match def.default {
+        Preset::Is("true") => "false".to_owned(),
+        _ => another(&def.kind),
+    }
+}
+
+#[test]
+fn every_key_of_the_table_has_a_variable_that_does_the_same_and_goes_before_the_file() {
+    let dir = Dir::new();
+    let show = |text: &str, variables: &[(&str, &str)]| {
+        let read = dir.read_with(text, variables);
+        read.map(|(settings, _)| format!("{settings:?}"))
+            .unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+    };
+    // It says what another key must be.
+    for def in all().filter(|def| def.name != "dkim.algorithm") {
+        let (name, other) = (environment::name_of(def), other_than_default(def));
+        // The second [[dkim]] has the same in `config`.
+        let second = name.replacen("_1_", "_2_", 1);
+        let by_file = config(def.section(), &[(def.key(), &other)]);
+        let without = by_file.replace(&format!("{} = {other}\n", def.key()), "");
+        let bare = other.replace(['\'', '[', ']'], "");
+        // A command of one word is itself.
+        for written in [&other, &bare] {
+            let variables = [(name.as_str(), written.as_str()), (second.as_str(), written.as_str())];
+            let count = if def.section() == "dkim" { 2 } else { 1 };
+            for file in [&without, &by_file.replace(&other, &format!("{other} # in the file, too"))] {
+                assert_eq!(show(file, &variables[..count]), show(&by_file, &[]), "{name}={written}");
+            }
+        }
+    }
+    let file = config("limits", &[("sessions", "7")]);
+    let settings = dir.read_with(&file, &[("POSTRIDER_LIMITS_SESSIONS", "8")]).unwrap().0;
+    assert_eq!(settings.submission.limits.sessions, 8);
+}
+
+#[test]
+fn tables_of_the_environment_follow_those_of_the_file() {
+    let dir = Dir::new();
+    let mut variables: Vec<(String, String)> =
+        (1..=11).map(|n| (format!("POSTRIDER_ROUTE_{n}_DOMAIN"), format!("r{n}.example"))).collect();
+    variables.push(("POSTRIDER_ROUTE_11_RELAY".to_owned(), "a.example:25, [192.0.2.1]:26".to_owned()));
+    variables.push(("POSTRIDER_ALIASES".to_owned(), "{ root = ['ops@example.com'] }".to_owned()));
+    variables.push(("POSTRIDER_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned()));
+    variables.push(("POSTRIDER_PORT_587_TCP_ADDR".to_owned(), "10.0.0.1".to_owned()));
+    variables.push(("POSTRIDER_PORT".to_owned(), "tcp://10.0.0.1:587".to_owned()));
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let (settings, _) = dir.read_with(&config("", &[]), &variables).unwrap();
+    let domains: Vec<String> = settings.routes.0.iter().map(|route| format!("{:?}", route.domain)).collect();
+    assert_eq!(domains.len(), 11);
+    assert!(domains[9].contains("r10.example") && domains[10].contains("r11.example"), "{domains:?}");
+    assert_eq!(settings.routes.0[10].relay.len(), 2);
+    assert_eq!(settings.submission.aliases["root"][0].to_string(), "ops@example.com");
+}
+
+#[test]
+fn what_is_wrong_with_a_variable_is_told_with_its_name() {
+    let dir = Dir::new();
+    let secret = dir.0.path().join("secret").display().to_string();
+    let text = config("", &[("nonsense", "1")]);
+    let mut wrong = Vec::new();
+    for (name, value, expected) in [
+        (
+            "POSTRIDER_LIMITS_SESSIONS",
+            "many",
+            ": limits.sessions: \"many\" is not a number without quotes; write a whole number",
+        ),
+        ("POSTRIDER_LIMITS_SESSIONS", "0", ": limits.sessions: 0 is "),
+        ("POSTRIDER_QUEUE_LIFETIME", "", ": queue.lifetime: \"\" is empty; write a duration"),
+        ("POSTRIDER_LISTEN_1_TRUSTED", "10.0.0.0/8,x", ": listen.trusted: \"x\""),
+        ("POSTRIDER_LIMITS_SESION", "7", ": unknown variable; did you mean POSTRIDER_LIMITS_SESSIONS?"),
+        (
+            "POSTRIDER_LISTEN_ADDRESS",
+            "[::]:25",
+            ": unknown variable; did you mean POSTRIDER_LISTEN_1_ADDRESS?",
+        ),
+        ("POSTRIDER_ROUTE_01_DOMAIN", "*", ": unknown variable; did you mean POSTRIDER_ROUTE_1_DOMAIN?"),
+        ("POSTRIDER_WHATEVER", "", ": unknown variable; each is POSTRIDER_TABLE_KEY"),
+        ("POSTRIDER_ROUTE_0_DOMAIN", "*", ": unknown variable; "),
+        ("POSTRIDER_ROUTE_4_DOMAIN", "*", ": route.domain: there are 1 [[route]] before it"),
+        ("POSTRIDER_HOSTNAME_FILE", "/nonexistent", ": \"/nonexistent\" cannot be read"),
+        ("POSTRIDER_TLS_KEY_FILE", &secret, ": its key names a file itself; write POSTRIDER_TLS_KEY"),
+        ("POSTRIDER_ALIASES", "root", ": aliases: is not a table"),
+    ] {
+        let problems = dir.read_with(&text, &[(name, value)]).unwrap_err().to_string();
+        let begin = format!("{name}{expected}");
+        // Those of the file keep their lines.
+        let is_told = problems.lines().any(|line| line.starts_with(&begin));
+        if !is_told || !problems.contains("postrider.toml:2: nonsense: unknown key") {
+            wrong.push(format!("{name}={value}: {problems}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_variable_may_name_a_file_that_holds_its_value() {
+    let dir = Dir::new();
+    let file = dir.0.path().join("hostname");
+    std::fs::write(&file, "mail.example.net\n").unwrap();
+    let file = file.display().to_string();
+    let variables = [("POSTRIDER_HOSTNAME_FILE", file.as_str()), ("POSTRIDER_HOSTNAME", "relay.example.com")];
+    let (settings, _) = dir.read_with(&config("", &[]), &variables[..1]).unwrap();
+    assert_eq!(settings.hostname.as_str(), "mail.example.net");
+    let problems = dir.read_with(&config("", &[]), &variables).unwrap_err().to_string();
+    assert!(
+        problems.contains("POSTRIDER_HOSTNAME: stands beside POSTRIDER_HOSTNAME_FILE; remove one"),
+        "{problems}"
+    );
+    std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    assert!(dir.read_with(&config("", &[]), &variables[..1]).is_err(), "others may write to it");
+}
+
+/// None is the name of another, nor that of another's file, nor one that Kubernetes makes.
+#[test]
+fn the_names_of_variables_are_not_ambiguous() {
+    let names: Vec<String> = all().map(environment::name_of).collect();
+    let distinct: BTreeSet<&String> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len());
+    for (def, name) in all().zip(&names) {
+        let is_file = distinct.contains(&format!("{name}_FILE"));
+        assert!(
+            !is_file,
+            "{name}_FILE is the variable of another key, so {} cannot come from a file",
+            def.name
+        );
+        assert!(!name.contains("SERVICE_") && !name.contains("_TCP"), "{name} looks like Kubernetes's");
     }
 }
 
@@ -274,7 +414,8 @@ fn the_defaults_are_the_documented_ones() {
 #[test]
 fn without_a_file_everything_is_local() {
     let certificate = CertificateSettings::SelfSigned { directory: BUILT_IN_DIRECTORY.into() };
-    let (settings, warnings) = load::read(Path::new("built-in"), BUILT_IN, Some(&certificate)).unwrap();
+    let (settings, warnings) =
+        load::read(Path::new("built-in"), BUILT_IN, &Environment::default(), Some(&certificate)).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(settings.queue.path, Path::new("postrider-data/queue.db"));
     assert_eq!(settings.submission.users_file, Path::new("postrider-data/users"));
@@ -295,7 +436,8 @@ fn relative_files_count_from_the_config() {
 #[test]
 fn the_queue_is_found_whatever_else_is_wrong_but_never_guessed() {
     let dir = Dir::new();
-    let find = |text: &str| load::queue_path(&dir.0.path().join("postrider.toml"), text);
+    let find =
+        |text: &str| partial::queue_path(&dir.0.path().join("postrider.toml"), text, &Environment::default());
     let mut bad = config("queue", &[("path", "'state/queue.db'")]);
     bad.push_str("\n[[route]]\ndomain = '*'\npasword_file = 1\n");
     assert!(dir.read(&bad).is_err());

@@ -17,7 +17,9 @@
 //! `/var/lib/postrider/` mean that folder, `sudo` is left out, and the passwords that are asked for are given. In the
 //! queue [`QUEUE_ID`] waits for you@example.org; example.com, example.net and example.org have a host in the DNS.
 
+mod manual;
 mod reader;
+mod roff;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -184,7 +186,7 @@ fn check_command(words: &[String]) -> Result<(), String> {
         }
         _ => {}
     }
-    let ours = [".ci/", "benches/", "docs/", "fuzz/", "src/", "systemd/", "tests/"];
+    let ours = [".ci/", "benches/", "docs/", "fuzz/", "packaging/", "src/", "systemd/", "tests/"];
     let is_missing = |word: &&String| {
         let path = word.strip_prefix("./").unwrap_or(word);
         ours.iter().any(|folder| path.starts_with(folder)) && !root.join(path).exists()

@@ -5,6 +5,7 @@ mod dkim;
 mod doctor;
 mod explain;
 mod gone_readers;
+mod health;
 mod mistakes;
 mod queue;
 mod sendmail;

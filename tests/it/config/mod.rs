@@ -1,5 +1,6 @@
 //! What a config file may say.
 
 mod bad_configs;
+mod environment;
 mod guarded_files;
 mod page;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::harness::skipped::{installed, skipped};
 
 /// Set in the namespaces.
-const INSIDE: &str = "POSTRIDER_INSIDE";
+const INSIDE: &str = "TEST_INSIDE";
 /// The exit code of the shell where it may not do what it has to.
 const NOT_ALLOWED: i32 = 77;
 

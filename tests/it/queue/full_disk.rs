@@ -17,7 +17,7 @@ use crate::harness::sender::{SENDER, world_with_sender};
 use crate::harness::skipped::{installed, skipped};
 
 /// Where the small file system is, for a test that runs in its namespace.
-const DISK: &str = "POSTRIDER_SMALL_DISK";
+const DISK: &str = "TEST_SMALL_DISK";
 /// The exit code of the shell where it may not mount.
 const NOT_ALLOWED: i32 = 77;
 /// Bytes of a message, so that a few hundred fill the disk.

@@ -5,6 +5,7 @@ mod crash;
 mod install;
 mod killed;
 pub mod mails;
+mod packages;
 mod power_cut;
 mod stderr;
 mod stopping;

@@ -1,0 +1,253 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_postrider_global_optspecs
+    string join \n config= h/help V/version
+end
+
+function __fish_postrider_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_postrider_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_postrider_using_subcommand
+    set -l cmd (__fish_postrider_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c postrider -n "__fish_postrider_needs_command" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_needs_command" -s V -l version -d 'Print version'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "serve" -d 'Run the relay'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "check" -d 'Check config, certificate, users, database and DNS; print what was found'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "demo" -d 'Show the main job end to end on loopback: no config, no network'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "queue" -d 'Look at the queue and act on it, with or without the relay running'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "sql" -d 'SQL on the queue: a prompt, or -c \'SELECT …\''
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "recover" -d 'Put what can be read of a damaged queue into a fresh one, with the relay stopped'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "user" -d 'Say who may log in and send mail'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "dkim" -d 'Make keys that sign mail (DKIM), and show what DNS has of them'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "health" -d 'Say whether the relay answers on this machine, for the health check of a container'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "tlsrpt" -d 'Look at the daily reports on TLS to other domains (RFC 8460)'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "explain" -d 'Show how mail for an address would be routed, step by step'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand serve" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l domain -d 'Look at what the world\'s mail hosts look at in mail from this domain, instead of at this machine' -r
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l sender-domain -d 'The domain of the envelope sender (MAIL FROM), where it is another than that of From' -r
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l to -d 'Connect to the hosts of this address too, as mail would; nothing is sent' -r
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l address -d 'The address that the world sees, where that is not one of this machine (NAT); may be given several times' -r
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l reference -d 'Print a commented config file with every key and its default, and check nothing'
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l json -d 'One JSON object, for programs'
+complete -c postrider -n "__fish_postrider_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand demo" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "flush" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "retry" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "hold" -d 'Keep from being tried until released'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "release" -d 'Try held ones again'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "remove" -d 'Take out of the queue; nobody is told'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "bounce" -d 'Return to the sender now, with what was said last'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l domain -d 'Only recipients of this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l sender -d 'Only messages of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''
+delivered\t''
+relayed\t''
+failed\t''
+expired\t''
+removed\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l limit -d 'At most this many lines' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l json -d 'One JSON object a line'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l json -d 'One JSON object'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l limit -d 'At most this many lines' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l json -d 'One JSON object a line'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l limit -d 'At most this many domains, destinations and hosts' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l json -d 'One JSON object'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "hold" -d 'Keep from being tried until released'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "release" -d 'Try held ones again'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take out of the queue; nobody is told'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "bounce" -d 'Return to the sender now, with what was said last'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "summary" -d 'Count what waits, in all and by domain'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -s c -l command -d 'Run these statements and end' -r
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -l mode -d 'How rows are shown; values in a table are cut at 60 characters' -r -f -a "table\t'Aligned, with the names of the columns'
+line\t'A value a line, whole, with the name of its column'
+list\t'Values with | between them and no names, for scripts'
+csv\t'RFC 4180, with the names of the columns'
+json\t'An object a line'"
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -l write -d 'Allow statements that change the queue; a running relay notices within two seconds'
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand recover" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand recover" -l held -d 'Hold all that waits, to be looked at and released'
+complete -c postrider -n "__fish_postrider_using_subcommand recover" -l queued -d 'Have it tried at the next start'
+complete -c postrider -n "__fish_postrider_using_subcommand recover" -l json -d 'One JSON object'
+complete -c postrider -n "__fish_postrider_using_subcommand recover" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "add" -d 'Add a user; the password is asked for, or read with --password-stdin'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "passwd" -d 'Give a user another password; what it may do stays as it is'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "set" -d 'Change a user\'s limits; its password and what else it may do stay as they are'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "remove" -d 'Remove a user; a running relay refuses it within a second'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "list" -d 'List the users'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "failures" -d 'List whom failed logins keep out or make slow; with --lift, let them in again'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and not __fish_seen_subcommand_from add passwd set remove list failures help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l senders -d 'Allow only these senders: an address, or *@example.com; may be given several times' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l rate -d 'Take mail to at most so many recipients an hour: 100/h' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l quota -d 'Let at most so much of the user\'s mail be in the queue at once: 2GiB' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l atrn -d 'Let the user fetch the mail of this domain with ATRN; may be given several times' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l etrn -d 'Let the user kick all mail for this domain with ETRN; may be given several times' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l priority -d 'The priority of the user\'s mail that asks for none, -9 to 9 (MT-PRIORITY, RFC 6710); higher goes first' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l priority-max -d 'The highest priority that the user\'s mail may ask for; otherwise --priority, or 0' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l password-stdin -d 'Read the password from one line of stdin instead of asking for it'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l operator -d 'Allow the private commands: XADR, XSTA, XCIR and XGEN'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -l cram-md5 -d 'Allow CRAM-MD5; needs a secret in the users file that is as good as the password'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from passwd" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from passwd" -l password-stdin -d 'Read the password from one line of stdin instead of asking for it'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from passwd" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from set" -l rate -d 'So many recipients an hour at most: 100/h, or off' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from set" -l quota -d 'So much mail in the queue at most: 2GiB, or off' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from set" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from remove" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from list" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from list" -l json -d 'One JSON object, for programs'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from failures" -l lift -d 'Let these in again: a user\'s name, an address (with the networks round it), a network as listed, or all' -r
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from failures" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from failures" -l json -d 'One JSON object, for programs'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from failures" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a user; the password is asked for, or read with --password-stdin'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "passwd" -d 'Give a user another password; what it may do stays as it is'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change a user\'s limits; its password and what else it may do stay as they are'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove a user; a running relay refuses it within a second'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "list" -d 'List the users'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "failures" -d 'List whom failed logins keep out or make slow; with --lift, let them in again'
+complete -c postrider -n "__fish_postrider_using_subcommand user; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and not __fish_seen_subcommand_from new show help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and not __fish_seen_subcommand_from new show help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and not __fish_seen_subcommand_from new show help" -f -a "new" -d 'Make a key for a domain; print the record to publish and the lines for the config'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and not __fish_seen_subcommand_from new show help" -f -a "show" -d 'Show the keys of the config, their records, and whether DNS has them'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and not __fish_seen_subcommand_from new show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from new" -l selector -d 'The name of the key in DNS [default: the first of s1, s2, … that has no file]' -r
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from new" -l algorithm -d 'rsa, which everybody verifies, or ed25519, whose record is short; a domain may have both' -r -f -a "rsa\t''
+ed25519\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from new" -l bits -d 'Bits of an RSA key' -r -f -a "2048\t''
+3072\t''
+4096\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from new" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from new" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from show" -l json -d 'One JSON object, for programs'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "new" -d 'Make a key for a domain; print the record to publish and the lines for the config'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show the keys of the config, their records, and whether DNS has them'
+complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand health" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand health" -l ready -d 'Fail as well while new mail is refused for want of room on the disk'
+complete -c postrider -n "__fish_postrider_using_subcommand health" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -f -a "show" -d 'Print the report on one day\'s sessions as it would be sent, whether anybody asks for it or not'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from show" -l day -d 'The day in UTC, such as 2026-11-29 (default: today so far)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from help" -f -a "show" -d 'Print the report on one day\'s sessions as it would be sent, whether anybody asks for it or not'
+complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -l user -d 'For mail that this user submitted: what [[source]] gives users of its own' -r
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -l from -d 'For mail of this author (its From): which DKIM keys sign it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -l json -d 'A list of objects'
+complete -c postrider -n "__fish_postrider_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "serve" -d 'Run the relay'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "check" -d 'Check config, certificate, users, database and DNS; print what was found'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "demo" -d 'Show the main job end to end on loopback: no config, no network'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "queue" -d 'Look at the queue and act on it, with or without the relay running'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "sql" -d 'SQL on the queue: a prompt, or -c \'SELECT …\''
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "recover" -d 'Put what can be read of a damaged queue into a fresh one, with the relay stopped'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "user" -d 'Say who may log in and send mail'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "dkim" -d 'Make keys that sign mail (DKIM), and show what DNS has of them'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "health" -d 'Say whether the relay answers on this machine, for the health check of a container'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "tlsrpt" -d 'Look at the daily reports on TLS to other domains (RFC 8460)'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "explain" -d 'Show how mail for an address would be routed, step by step'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish_seen_subcommand_from serve check demo queue sql recover user dkim health tlsrpt explain help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "kick" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "hold" -d 'Keep from being tried until released'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "release" -d 'Try held ones again'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "remove" -d 'Take out of the queue; nobody is told'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "bounce" -d 'Return to the sender now, with what was said last'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "summary" -d 'Count what waits, in all and by domain'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "add" -d 'Add a user; the password is asked for, or read with --password-stdin'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "passwd" -d 'Give a user another password; what it may do stays as it is'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "set" -d 'Change a user\'s limits; its password and what else it may do stay as they are'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "remove" -d 'Remove a user; a running relay refuses it within a second'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "list" -d 'List the users'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "failures" -d 'List whom failed logins keep out or make slow; with --lift, let them in again'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from dkim" -f -a "new" -d 'Make a key for a domain; print the record to publish and the lines for the config'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from dkim" -f -a "show" -d 'Show the keys of the config, their records, and whether DNS has them'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from tlsrpt" -f -a "show" -d 'Print the report on one day\'s sessions as it would be sent, whether anybody asks for it or not'

@@ -1,0 +1,117 @@
+//! `postrider health`: whether the relay answers on this machine, for the health check of a container.
+//!
+//! Each listener of the config is asked as a client asks it: connect, TLS where it is from the first byte, 220, QUIT.
+//! Of the config it needs only `[[listen]]`, and with `--ready` `[queue] path`: what is wrong elsewhere does not make a
+//! relay that runs unhealthy. The exit code is 0 or 1, as Docker wants it.
+
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lettre::transport::smtp::client::{SmtpConnection, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+
+use super::output::print;
+use crate::config::{self, ListenAddress, ListenTls};
+use crate::queue::admin::{Admin, DiskRoom};
+
+/// For each step with a listener. Docker's own time for a check is 30 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `postrider health`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Fail as well while new mail is refused for want of room on the disk
+    #[arg(long)]
+    ready: bool,
+}
+
+/// Runs `postrider health`. `config` is `--config`.
+///
+/// # Errors
+/// A listener does not answer, or the config does not say where it is.
+pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
+    // Not as a bad config is told: 2 means something else to Docker.
+    let listeners = config::listeners(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    for listen in &listeners {
+        let greeted = match (&listen.address, listen.tls) {
+            (ListenAddress::Ip(address), ListenTls::Implicit) => greeted_over_tls(reachable(*address)),
+            (ListenAddress::Ip(address), ListenTls::Starttls | ListenTls::Off) => {
+                greeted_at(reachable(*address))
+            }
+            (ListenAddress::Unix(path), _) => greeted_at_socket(path),
+        };
+        greeted.with_context(|| format!("{} does not answer; look at the relay's log", listen.address))?;
+    }
+    if arguments.ready {
+        let path = config::queue_path(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        if let DiskRoom::Full(why) = Admin::to_read(&path)?.disk_room()? {
+            bail!("new mail is refused (452): {why}");
+        }
+    }
+    print(&format!("ok: {} listeners answer\n", listeners.len()))
+}
+
+/// Where this machine reaches what listens on all its addresses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn greeted_at(address: SocketAddr) -> anyhow::Result<()> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    greeted(stream)
+}
+
+fn greeted_at_socket(path: &Path) -> anyhow::Result<()> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    greeted(stream)
+}
+
+/// RFC 5321 §3.1: 220 is the only good greeting.
+fn greeted(stream: impl Read + Write) -> anyhow::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    if !line.starts_with("220") {
+        bail!("it said {:?}", line.trim_end());
+    }
+    // It has answered; how it takes the leave is no matter.
+    let _ = stream.get_mut().write_all(b"QUIT\r\n");
+    Ok(())
+}
+
+/// The same in TLS. Whether its certificate is good is another question (`postrider check`).
+fn greeted_over_tls(address: SocketAddr) -> anyhow::Result<()> {
+    let tls = TlsParameters::builder(address.ip().to_string())
+        .dangerous_accept_invalid_certs(true)
+        .dangerous_accept_invalid_hostnames(true)
+        .build()?;
+    let client = ClientId::default();
+    let mut connection = SmtpConnection::connect(address, Some(PATIENCE), &client, Some(&tls), None)?;
+    let _ = connection.quit();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_are_reached_over_loopback() {
+        for (listens, reached) in
+            [("0.0.0.0:587", "127.0.0.1:587"), ("[::]:25", "[::1]:25"), ("192.0.2.1:587", "192.0.2.1:587")]
+        {
+            assert_eq!(reachable(listens.parse().unwrap()).to_string(), reached);
+        }
+    }
+}
