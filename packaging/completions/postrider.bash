@@ -40,6 +40,9 @@ _postrider() {
             postrider,recover)
                 cmd="postrider__subcmd__recover"
                 ;;
+            postrider,sendmail)
+                cmd="postrider__subcmd__sendmail"
+                ;;
             postrider,serve)
                 cmd="postrider__subcmd__serve"
                 ;;
@@ -93,6 +96,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help,recover)
                 cmd="postrider__subcmd__help__subcmd__recover"
+                ;;
+            postrider__subcmd__help,sendmail)
+                cmd="postrider__subcmd__help__subcmd__sendmail"
                 ;;
             postrider__subcmd__help,serve)
                 cmd="postrider__subcmd__help__subcmd__serve"
@@ -287,7 +293,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue sql recover user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -523,7 +529,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue sql recover user dkim health tlsrpt explain help"
+            opts="serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -789,6 +795,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__recover)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__sendmail)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1336,6 +1356,24 @@ _postrider() {
             ;;
         postrider__subcmd__recover)
             opts="-h --held --queued --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__sendmail)
+            opts="--config"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

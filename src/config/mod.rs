@@ -34,8 +34,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use atrn::AtrnDomains;
-pub use listen::{ListenAddress, SocketAccess};
 use environment::Environment;
+pub use listen::{ListenAddress, SocketAccess};
 pub use name_server::NameServer;
 pub use networks::{ProhibitedEntry, ProhibitedNetworks, forms};
 pub use problem::{Problem, Problems};

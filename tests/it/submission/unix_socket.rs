@@ -85,6 +85,7 @@ fn a_user_of_this_machine_is_named_everywhere_and_has_the_rights_of_that_name() 
     assert_eq!(who, format!("{name}|unix:{uid}"));
     let listening = format!("listening on unix:{}", path.display());
     assert_eq!(relay.logged(&[&listening]).len(), 1);
+    assert_eq!(relay.run_ok(&["health"]), "ok: 4 listeners answer\n");
 }
 
 #[test]
