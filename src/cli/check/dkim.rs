@@ -205,7 +205,7 @@ mod tests {
             (Ok(vec![format!("{good}; k=ed25519")]), Level::Problem, "k= stands there twice"),
             (Ok(vec![other.clone()]), Level::Problem, "another key's"),
             (Ok(vec![other, huge]), Level::Problem, "several records"),
-            (Ok(vec![good.replace("k=", "t=y; k=")]), Level::Warning, "t=y"),
+            (Ok(vec![good.replacen("k=", "t=y; k=", 1)]), Level::Warning, "t=y"),
         ] {
             let finding = judged(&key, &answer, NOW);
             assert_eq!(finding.level, level, "{answer:?}: {}", finding.text);
