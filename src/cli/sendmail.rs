@@ -21,7 +21,7 @@ use nix::unistd::{Uid, User};
 
 use super::log_output;
 use super::output::{WrongUsage, is_reader_gone, print};
-use crate::config::Problems;
+use crate::config::{Problems, SUBMIT};
 use crate::mail::Address;
 use client::{Client, Envelope, Failure, Target};
 use options::{Mode, Options};
@@ -31,8 +31,6 @@ type Queue = fn(&Path, &[&str]) -> anyhow::Result<()>;
 
 /// Whose queue `-bp` and `-q` are about, unless `-C` says otherwise.
 const CONFIG: &str = "/etc/postrider/postrider.toml";
-/// Where the relay listens, for whom it is elsewhere.
-const SUBMIT: &str = "POSTRIDER_SUBMIT";
 /// What is read of standard input where the relay does not say how much it takes.
 const INPUT_BYTES_MAX: u64 = 1 << 30;
 

@@ -20,6 +20,8 @@ use super::defs::{self, Def, Kind};
 use super::guarded;
 use super::problem::Problem;
 
+/// Where `postrider sendmail` finds the relay; no key of the config.
+pub const SUBMIT: &str = "POSTRIDER_SUBMIT";
 const PREFIX: &str = "POSTRIDER_";
 const OF_FILE: &str = "_FILE";
 
@@ -56,7 +58,7 @@ impl Environment {
         let mut environment = Environment::default();
         for (name, text) in variables {
             let Ok(name) = name.into_string() else { continue };
-            if !name.starts_with(PREFIX) {
+            if !name.starts_with(PREFIX) || name == SUBMIT {
                 continue;
             }
             let text = text.into_string().map_err(|_| "is not UTF-8; write it as UTF-8".to_owned());
