@@ -230,23 +230,28 @@ CREATE TABLE host_settings (
 -- MTA-STS policies of domains (RFC 8461), as they were fetched: which hosts mail may go to, over TLS with a certificate
 -- that holds, until expires_at. Used ones are fetched again once a day, or when the id in DNS changes. To drop one:
 -- DELETE FROM mta_sts_policies WHERE domain = '…'; the relay notices within two seconds, and fetches the policy anew
--- before the next mail to the domain. A row whose time is over goes, and beyond 10,000 those used the longest ago.
+-- before the next mail to the domain. A row whose time is over goes, and beyond 10,000 those that enforce
+-- nothing and then those used the longest ago.
 CREATE TABLE mta_sts_policies (
     domain     TEXT PRIMARY KEY,           -- the recipients', in lower case and A-labels
     id         TEXT NOT NULL,              -- of the TXT record _mta-sts.DOMAIN by which it was found
     mode       TEXT NOT NULL,              -- enforce, testing or none
-    mx         TEXT NOT NULL,              -- hosts, a space between; *. in front stands for one label
     max_age    INTEGER NOT NULL,           -- seconds that it holds after it was fetched
     fetched_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     used_at    INTEGER NOT NULL,           -- when mail went by it last, to a day
+    tried_at   INTEGER NOT NULL DEFAULT 0, -- when it was fetched last, or could not be
+    mx         TEXT NOT NULL,              -- hosts, a space between; *. in front stands for one label
     last_error TEXT,                       -- why it could not be fetched again since; NULL: nothing failed
     CONSTRAINT "mode is enforce, testing or none" CHECK (mode IN ('enforce', 'testing', 'none')),
     CONSTRAINT "max_age is a number of seconds" CHECK (max_age BETWEEN 0 AND 31557600),
     CONSTRAINT "fetched_at is a time in Unix seconds" CHECK (fetched_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "expires_at is a time in Unix seconds" CHECK (expires_at BETWEEN 0 AND 253402300799),
-    CONSTRAINT "used_at is a time in Unix seconds" CHECK (used_at BETWEEN 0 AND 253402300799)
+    CONSTRAINT "used_at is a time in Unix seconds" CHECK (used_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "tried_at is a time in Unix seconds" CHECK (tried_at BETWEEN 0 AND 253402300799)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX mta_sts_policies_tried ON mta_sts_policies (tried_at);
+CREATE INDEX mta_sts_policies_ending ON mta_sts_policies (expires_at);
 
 -- Log of queue kicks (ETRN of RFC 1985, `postrider queue kick`): who, when, how many recipients. Kept as long as
 -- history.

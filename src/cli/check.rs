@@ -10,6 +10,7 @@ pub(super) mod certificate;
 pub(super) mod dkim;
 mod domain;
 pub(super) mod finding;
+pub(super) mod lines;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,8 +31,8 @@ use crate::mail::{Address, Domain, address};
 use crate::queue::admin::{Admin, DiskRoom};
 use crate::submission::users;
 
+use finding::json;
 pub(super) use finding::{Finding, Level};
-use finding::{json, lines};
 
 /// Of a quota that is nearly reached.
 const FULL_PERCENT: u128 = 90;
@@ -79,8 +80,18 @@ impl Arguments {
             sender: sender.unwrap_or_else(|| domain.clone()),
             domain,
             to: to?,
-            outside: self.address.clone(),
+            outside: self.address.iter().map(outside).collect::<Result<_, _>>()?,
         }))
+    }
+}
+
+/// An address that the world can see, as it is written there.
+fn outside(ip: &IpAddr) -> Result<IpAddr, WrongUsage> {
+    match domain::is_private(*ip) {
+        true => Err(WrongUsage(format!(
+            "--address: {ip} is private, the world sees another one; such as --address 192.0.2.10"
+        ))),
+        false => Ok(ip.to_canonical()),
     }
 }
 
@@ -121,7 +132,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
         Some(question) => domain::look_at(&loaded, question).context("cannot look anything up")?,
         None => look_at(&loaded),
     };
-    let printed = print(&if arguments.json { json(&findings)? } else { lines(&findings) });
+    let printed = print(&if arguments.json { json(&findings)? } else { finding::lines(&findings) });
     match findings.iter().any(|finding| finding.level == Level::Problem) {
         true => Err(Found.into()),
         false => printed,
@@ -135,7 +146,7 @@ fn findings_of(problems: &Problems) -> Vec<Finding> {
 fn look_at(loaded: &Loaded) -> Vec<Finding> {
     let settings = &loaded.settings;
     let mut findings = config_of(loaded);
-    findings.push(hostname(settings));
+    findings.push(hostname(&settings.hostname.to_string()));
     if let Some(tls) = &settings.submission.tls {
         findings.extend(certificate::look_at(tls, &settings.hostname));
     }
@@ -163,17 +174,26 @@ fn config_of(loaded: &Loaded) -> Vec<Finding> {
     std::iter::once(file).chain(warnings).collect()
 }
 
-fn hostname(settings: &Settings) -> Finding {
-    let name = &settings.hostname;
-    if name.as_str().contains('.') {
-        Finding::ok("hostname", name.to_string())
-    } else {
-        let text = format!(
-            "{name} has no domain, and many hosts refuse mail from such a name; \
-             give hostname = \"{name}.example.com\" as it is in DNS"
-        );
-        Finding::warning("hostname", text)
+/// What we call ourselves.
+fn hostname(name: &str) -> Finding {
+    let about = "hostname";
+    if is_in_dns(name) {
+        return Finding::ok(about, name.to_owned());
     }
+    let (what, wanted) = match name.starts_with('[') {
+        true => ("is an address", "relay".to_owned()),
+        false => ("has no domain", name.to_owned()),
+    };
+    let text = format!(
+        "{name} {what}, and many hosts refuse mail from such a name; give hostname = \"{wanted}.example.com\" as it is in \
+         DNS"
+    );
+    Finding::warning(about, text)
+}
+
+/// Whether records of a name that we call ourselves can be in the DNS of the world.
+fn is_in_dns(name: &str) -> bool {
+    name.contains('.') && !name.starts_with('[')
 }
 
 fn users_of(settings: &Settings) -> Vec<Finding> {

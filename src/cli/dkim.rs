@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use serde_json::json;
 
 use super::check::dkim::{asked, judged, kind};
-use super::check::{Found, Level, finding};
+use super::check::{Found, Level, finding, lines};
 use super::output::{WrongUsage, print, seen_json};
 use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY};
@@ -266,7 +266,8 @@ fn show(config: Option<&Path>, domain: Option<&str>, as_json: bool) -> anyhow::R
     let resolver = Resolver::new(&settings.dns).context("cannot start the resolver")?;
     let now = Clock::system().now();
     let answers = asked(&keys, &resolver);
-    let findings: Vec<_> = keys.iter().zip(&answers).map(|(key, answer)| judged(key, answer, now)).collect();
+    let findings = keys.iter().zip(&answers).map(|(key, answer)| judged(key, answer, now));
+    let findings = lines::placed(&resolver, findings.collect());
     let mut shown = Vec::new();
     let mut text = String::new();
     for (key, finding) in keys.iter().zip(&findings) {

@@ -280,3 +280,46 @@ impl Transport for TlsTransport {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::config;
+    use crate::delivery::route::lookup::{DnsError, MxRecords};
+
+    /// Every host has this address.
+    struct Everywhere(IpAddr);
+
+    impl Lookup for Everywhere {
+        fn mx(&self, _: &str) -> Result<MxRecords, DnsError> {
+            Err(DnsError::NoData)
+        }
+
+        fn addresses(&self, hosts: &[&str]) -> Vec<Result<Vec<IpAddr>, DnsError>> {
+            hosts.iter().map(|_| Ok(vec![self.0])).collect()
+        }
+
+        fn reverse(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+            Err(DnsError::NoSuchDomain)
+        }
+
+        fn txt(&self, _: &str) -> Result<Vec<String>, DnsError> {
+            Err(DnsError::NoData)
+        }
+    }
+
+    /// A domain decides what is fetched, and must not have us speak to our own machines.
+    #[test]
+    fn a_prohibited_address_is_not_connected_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = config::built_in(folder.path()).unwrap().settings.delivery;
+        for address in ["127.0.0.1", "169.254.169.254", "::1"] {
+            let lookup = Arc::new(Everywhere(address.parse().unwrap()));
+            let answer = Https::new(&settings, lookup).unwrap().get("https://mta-sts.a.test/x", 10);
+            let Err(HttpsError::NoAddress(why)) = answer else { panic!("{address}: {answer:?}") };
+            assert!(why.contains("mta-sts.a.test has only prohibited addresses"), "{why}");
+        }
+    }
+}

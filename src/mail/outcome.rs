@@ -101,9 +101,9 @@ pub enum TlsPolicy {
 }
 
 impl TlsPolicy {
-    /// Whether those who take the mail said so, and neither the sender nor our operator.
-    pub fn is_of_destination(self) -> bool {
-        matches!(self, TlsPolicy::Dane | TlsPolicy::StsTesting | TlsPolicy::StsEnforce)
+    /// Whether those who take the mail require it, and neither the sender nor our operator.
+    pub fn is_required_by_destination(self) -> bool {
+        matches!(self, TlsPolicy::Dane | TlsPolicy::StsEnforce)
     }
 
     /// The word in `attempts.tls_policy` and the log.

@@ -1,6 +1,6 @@
 //! What is kept of a domain's MTA-STS policy (RFC 8461): a row of the table `mta_sts_policies`.
 
-/// Rows that are kept; beyond, those go that were used the longest ago.
+/// Rows that are kept; beyond, those go that enforce nothing, and then those that were used the longest ago.
 pub const STS_POLICIES_MAX: usize = 10_000;
 
 /// A policy as it was fetched.
@@ -32,5 +32,10 @@ pub enum StsPolicyNote {
     /// Mail goes by it.
     Used(i64),
     /// It could not be fetched again.
-    Failed(String),
+    Failed {
+        /// When that was.
+        at: i64,
+        /// For people.
+        why: String,
+    },
 }

@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use super::Finding;
 use super::finding::txt_line;
+use super::{Finding, lines};
 use crate::config::Settings;
 use crate::delivery::route::lookup::{DnsError, Lookup};
 use crate::kit::text::{day, utc};
@@ -24,7 +24,8 @@ pub(super) fn look_at(settings: &Settings, lookup: &(dyn Lookup + Sync), now: i6
     let mut findings: Vec<Finding> =
         keyring.domains().into_iter().filter_map(|domain| coverage(keyring, domain, now)).collect();
     let keys: Vec<&SigningKey> = keyring.keys().iter().collect();
-    findings.extend(keys.iter().zip(asked(&keys, lookup)).map(|(key, answer)| judged(key, &answer, now)));
+    let of_keys = keys.iter().zip(asked(&keys, lookup)).map(|(key, answer)| judged(key, &answer, now));
+    findings.extend(lines::placed(lookup, of_keys.collect()));
     findings.extend(reports(settings));
     findings
 }
@@ -119,7 +120,8 @@ pub(super) fn judge(key: &SigningKey, found: Result<Vec<String>, String>, now: i
             Finding::warning(ABOUT, text)
         }
         None => {
-            let text = format!("{name}: {trouble}; nobody can verify what the key ({key_type}) signs");
+            let who = if good.is_some() { "some receivers cannot" } else { "nobody can" };
+            let text = format!("{name}: {trouble}; {who} verify what the key ({key_type}) signs");
             Finding::problem(ABOUT, text)
         }
     };
@@ -199,9 +201,11 @@ mod tests {
             (Ok(vec!["v=DKIM1; k=ed25519; p=".to_owned()]), Level::Problem, "withdrawn"),
             (Ok(vec!["v=DKIM1; k=ed25519; p=A B\\;".to_owned()]), Level::Problem, "p= is damaged"),
             (Ok(vec!["\u{fffd}".repeat(1000)]), Level::Problem, "no list of tags"),
+            (Ok(vec![good.replace("k=", "s=tlsrpt; k=")]), Level::Problem, "s= leaves out email"),
+            (Ok(vec![format!("{good}; k=ed25519")]), Level::Problem, "k= stands there twice"),
             (Ok(vec![other.clone()]), Level::Problem, "another key's"),
             (Ok(vec![other, huge]), Level::Problem, "several records"),
-            (Ok(vec![good.replace("k=", "t=y; k=")]), Level::Warning, "t=y"),
+            (Ok(vec![good.replacen("k=", "t=y; k=", 1)]), Level::Warning, "t=y"),
         ] {
             let finding = judged(&key, &answer, NOW);
             assert_eq!(finding.level, level, "{answer:?}: {}", finding.text);

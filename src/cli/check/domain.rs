@@ -7,7 +7,6 @@
 mod alignment;
 mod dkim;
 mod dmarc;
-mod lines;
 mod lookups;
 mod mta_sts;
 mod mx;
@@ -18,17 +17,20 @@ mod sending;
 mod spf;
 mod tlsa;
 
-use std::io;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
+use std::{io, panic};
 
-use super::{Finding, Question, certificate, config_of};
+use super::{Finding, Question, certificate, config_of, lines};
 use crate::clock::Clock;
 use crate::config::{DnsSettings, Loaded};
 use crate::delivery::route::dns::Resolver;
+use dmarc::Holds;
 use lookups::InTime;
 use sending::Sending;
+pub(super) use sending::is_private;
 
 /// One look-up, all its tries together.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
@@ -36,6 +38,20 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 const LOOKUPS_BEGIN_UNTIL: Duration = Duration::from_secs(2);
 /// When hosts must have said what they have to say, QUIT apart.
 const HOSTS_UNTIL: Duration = Duration::from_millis(3500);
+
+/// What the part of a part found; its panic is one of the whole.
+fn joined<T>(part: ScopedJoinHandle<'_, T>) -> T {
+    part.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
+/// What a part found. Its panic is a finding: one that is missing must not look like nothing to find.
+fn told(about: &'static str, part: ScopedJoinHandle<'_, Vec<Finding>>) -> Vec<Finding> {
+    part.join().unwrap_or_else(|_| vec![stopped(about)])
+}
+
+fn stopped(about: &'static str) -> Finding {
+    Finding::problem(about, "nothing is known of it: Postrider has a fault here; please report it".to_owned())
+}
 
 /// Looks at everything at the same time; the findings in the order in which they are best mended.
 ///
@@ -58,9 +74,16 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
         let reverse = scope.spawn(move || placed(reverse::look_at(names, sending)));
         let spf = scope.spawn(move || placed(spf::look_at(names, sender, sending)));
         let dmarc = scope.spawn(move || {
-            let (finding, policy) = dmarc::look_at(names, domain);
-            (placed(vec![finding]), policy)
+            let (findings, holds, organisation) = dmarc::look_at(names, domain);
+            (placed(findings), holds, organisation)
         });
+        let signer = keyring.domain_of([domain]);
+        let others: BTreeSet<&str> =
+            signer.into_iter().chain([sender]).filter(|other| *other != domain).collect();
+        let others: Vec<_> = others
+            .into_iter()
+            .map(|other| (other, scope.spawn(move || dmarc::organisation_of(names, other))))
+            .collect();
         let dkim = scope.spawn(move || placed(dkim::look_at(names, keyring, domain, now)));
         // Answers come to the one, and bounces to the other.
         let mx = scope.spawn(move || placed(mx::look_at(names, domain)));
@@ -71,24 +94,44 @@ pub(super) fn look_at(loaded: &Loaded, question: &Question) -> io::Result<Vec<Fi
         let sts = scope.spawn(move || mta_sts::look_at(names, resolver, delivery, domain, (now, until)));
         let tlsa = scope.spawn(move || tlsa::look_at(names, delivery, domain, until));
         let port25 = scope.spawn(move || {
-            let to = question.to.as_ref()?;
-            Some(port25::look_at(names, settings, to, until))
+            let to = question.to.as_ref();
+            to.map(|to| port25::look_at(names, settings, to, until)).unwrap_or_default()
         });
         findings.extend(sending.findings());
-        for part in [reverse, spf, dkim] {
-            findings.extend(part.join().unwrap_or_default());
+        for (about, part) in [("reverse name", reverse), ("spf", spf), ("dkim", dkim)] {
+            findings.extend(told(about, part));
         }
-        let (dmarc, policy) = dmarc.join().unwrap_or_default();
+        let unknown = |_| (vec![stopped("dmarc")], Holds::Unknown, None);
+        let (dmarc, holds, own) = dmarc.join().unwrap_or_else(unknown);
         findings.extend(dmarc);
-        let aligned = alignment::judge(domain, keyring.domain_of([domain]), sender, policy.as_ref());
-        findings.extend(placed(aligned));
-        for part in [mx, bounces, sts, tlsa] {
-            findings.extend(part.join().unwrap_or_default());
+        let mut organisations: Vec<_> = own.map(|own| (domain.to_owned(), own)).into_iter().collect();
+        for (other, part) in others {
+            organisations.extend(part.join().ok().flatten().map(|found| (other.to_owned(), found)));
         }
-        findings.extend(port25.join().ok().flatten().unwrap_or_default());
+        findings.extend(placed(alignment::judge(domain, signer, sender, (&holds, &organisations))));
+        for (about, part) in
+            [("mx", mx), ("mx", bounces), ("mta-sts", sts), ("tlsa", tlsa), ("hosts", port25)]
+        {
+            findings.extend(told(about, part));
+        }
     });
     if let Some(tls) = &settings.submission.tls {
         findings.extend(certificate::look_at(tls, &settings.hostname));
     }
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn a_part_that_panics_is_a_problem() {
+        let found = thread::scope(|scope| {
+            let inner = || thread::scope(|scope| joined(scope.spawn(|| panic!("of the test"))));
+            told("mx", scope.spawn(inner))
+        });
+        assert_eq!((found.len(), found[0].level, found[0].about), (1, Level::Problem, "mx"));
+    }
 }

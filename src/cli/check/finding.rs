@@ -92,6 +92,12 @@ pub(super) fn zone_line(name: &str, kind: &str, data: &str) -> String {
     format!("{name}. IN {kind} {data}")
 }
 
+/// The line of an MX record; `.` as host is that of a null MX (RFC 7505).
+pub(super) fn mx_line(name: &str, preference: u16, host: &str) -> String {
+    let end = if host == "." { "" } else { "." };
+    zone_line(name, "MX", &format!("{preference} {host}{end}"))
+}
+
 /// The line of a TXT record, in strings of at most 255 bytes (RFC 1035 §3.3).
 pub(super) fn txt_line(name: &str, text: &str) -> String {
     const STRING_BYTES_MAX: usize = 255;

@@ -99,15 +99,24 @@ pub(in crate::delivery) fn attempt(begun: &Begun<'_>) -> Answers {
         Err(failure) => {
             state.note_no_host(&failure);
             let ruling = rule(&failure, &Default::default());
-            let (mx, policy) = match &failure {
-                Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
-                Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
-                Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
-                _ => (None, TlsPolicy::None),
-            };
-            state.finish(Some(HostFailure::new(failure, ruling, Place { mx, policy, ..Place::NOWHERE })))
+            if let Failure::NoSafeHost(none) = &failure {
+                maillog::unsafe_host(message.id, &none.host, none.policy, &failure.reply());
+            }
+            let place = nowhere(&failure);
+            state.finish(Some(HostFailure::new(failure, ruling, place)))
         }
     }
+}
+
+/// Where an attempt ended that asked no host.
+fn nowhere(failure: &Failure) -> Place {
+    let (mx, policy) = match failure {
+        Failure::Route(none) => (none.mx.clone(), TlsPolicy::None),
+        Failure::NoSafeHost(none) => (Some(none.host.clone()), none.policy),
+        Failure::RequireTls(_) => (None, TlsPolicy::RequireTls),
+        _ => (None, TlsPolicy::None),
+    };
+    Place { mx, policy, ..Place::NOWHERE }
 }
 
 /// The MTA-STS policy by which mail to a domain goes. The operator's `[[route]]`, where it has relays or says what TLS
@@ -195,7 +204,9 @@ fn ask_host(
     if !failed.failure.is_stop() {
         let (phase, reply) = (failed.failure.phase(), failed.failure.reply());
         maillog::host_trouble(state.message.id, &endpoint.host, endpoint.address, phase, &reply);
-        if matches!(failed.failure, Failure::Tls(_)) && endpoint.policy.is_of_destination() {
+        if matches!(failed.failure, Failure::Tls(_) | Failure::Sts(_))
+            && endpoint.policy.is_required_by_destination()
+        {
             maillog::unsafe_host(state.message.id, &endpoint.host, endpoint.policy, &reply);
         }
     }

@@ -1,5 +1,5 @@
-//! What a message with REQUIRETLS asks of a host (RFC 8689 §4.2.1): a name that nobody could forge, TLS with a
-//! certificate that holds for it, and the word that the host will ask the same of the next.
+//! What a message with REQUIRETLS asks of a host (RFC 8689 §4.2.1): a name that DNSSEC or MTA-STS vouches for, TLS with
+//! a certificate that holds for it, and the word that the host will ask the same of the next.
 //!
 //! A host that cannot do so is passed over; where none can, the message is returned, since waiting will not
 //! change it. A host that is merely out of reach is waited for as ever. A report about such a message asks for the
@@ -32,7 +32,8 @@ pub(in crate::delivery) fn endpoints(
     // The operator wrote the names of relays, the sender that of the domain; an MX record comes from whoever answered.
     // Whether it is proved is said of the answer that the plan was made from, and of no other.
     endpoints.retain(|endpoint| {
-        proved || endpoint.relay || domain.ip().is_some() || endpoint.host == domain.as_str()
+        let is_known = endpoint.relay || domain.ip().is_some() || endpoint.host == domain.as_str();
+        proved || is_known || endpoint.policy == TlsPolicy::StsEnforce
     });
     if endpoints.is_empty() {
         return Err(RequireTls::NotSigned);
@@ -53,10 +54,11 @@ pub(in crate::delivery) fn endpoints(
 /// What keeps a connection from being opened: where that is TLS, it speaks against the host for good.
 pub(in crate::delivery) fn insist(failure: Failure) -> Failure {
     match failure {
-        // The network may be better another time.
+        // The network may be better another time, and our own files may be readable.
         Failure::Tls(TlsFailure::Handshake(fault)) if !matches!(fault, Fault::Tls(_)) => {
             Failure::Tls(TlsFailure::Handshake(fault))
         }
+        Failure::Tls(TlsFailure::Roots(why)) => Failure::Tls(TlsFailure::Roots(why)),
         Failure::Tls(why) => Failure::RequireTls(RequireTls::Tls(why)),
         other => other,
     }
@@ -117,6 +119,14 @@ mod tests {
         assert_eq!(checked(&[by_mx, itself], true), verified(&["mx.a.test", "a.test"]));
         let relay = ("smtp.upstream.test", Implicit, true);
         assert_eq!(checked(&[relay], false), Ok(vec![("smtp.upstream.test".to_owned(), Implicit)]));
+    }
+
+    #[test]
+    fn what_is_our_own_fault_does_not_return_the_message() {
+        let roots = Failure::Tls(TlsFailure::Roots("gone".to_owned()));
+        assert_eq!(insist(roots.clone()), roots);
+        let not_offered = Failure::Tls(TlsFailure::NotOffered(TlsPolicy::RequireTls));
+        assert!(matches!(insist(not_offered), Failure::RequireTls(_)));
     }
 
     #[test]

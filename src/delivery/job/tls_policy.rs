@@ -102,6 +102,7 @@ mod tests {
     use super::*;
     use crate::delivery::smtp::endpoint::Endpoint;
     use crate::delivery::smtp::tls::dane::{Tlsa, TlsaRecord};
+    use crate::delivery::sts::policy::{Mode, Policy};
 
     fn endpoint(host: &str, tls: Option<RouteTls>) -> Endpoint {
         Endpoint {
@@ -164,6 +165,24 @@ mod tests {
                 "{route:?} {dane:?} {require_tls}"
             );
         }
+    }
+
+    #[test]
+    fn requiretls_goes_where_mta_sts_vouches_for_a_host_that_is_not_signed() {
+        let domain = Domain::parse("a.test").unwrap();
+        let decided = |mode| {
+            let policy = Policy { mode, max_age: 60, mx: vec!["mx.a.test".to_owned()] };
+            let (domain_name, id) = ("a.test".to_owned(), "1".to_owned());
+            let sts =
+                StsPolicy { domain: domain_name, id, policy, fetched_at: 0, expires_at: 60, used_at: 0 };
+            let endpoints = vec![endpoint("mx.a.test", None), endpoint("mx.other.test", None)];
+            let plan = Plan { endpoints, whole: true, proved: false, dane: [].into(), left_out: vec![] };
+            let left = decide(plan, &Demands { domain: &domain, sts: Some(&sts), require_tls: true });
+            left.map(|plan| plan.endpoints.into_iter().map(|one| (one.host, one.tls)).collect::<Vec<_>>())
+        };
+        assert_eq!(decided(Mode::Enforce).unwrap(), [("mx.a.test".to_owned(), RouteTls::Verify)]);
+        let refused = decided(Mode::Testing).unwrap_err().reply().to_string();
+        assert!(refused.starts_with("550 5.7.30"), "a test vouches for nobody: {refused}");
     }
 
     #[test]

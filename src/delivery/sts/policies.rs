@@ -3,7 +3,8 @@
 //! What was fetched is a row of the table `mta_sts_policies`; memory has those used last, and reads the table again
 //! when somebody else has written to it. A worker never waits for a fetch: mail whose domain has a policy that is not
 //! known yet is requeued for a moment and for `FETCH_WAIT` at most, and goes by what is known then. There is one
-//! fetch of a domain at a time, by one of `FETCHES_MAX` threads, and none for `FAILED_FOR` after one that failed.
+//! fetch of a domain at a time, by one of `FETCHES_MAX` threads, and none for `FAILED_FOR` after one that failed and
+//! for `FETCHED_FOR` after any other, whatever its `max_age` and the `id` in DNS say.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,10 +36,15 @@ const FETCHES_MAX: usize = 32;
 const WAITING_MAX: usize = 1000;
 /// A fetch that failed is not tried again for so long.
 const FAILED_FOR: Duration = Duration::from_secs(300);
-/// Domains of which it is remembered that a fetch failed.
-const FAILED_MAX: usize = 10_000;
-/// Domains of which memory knows what the table says. A policy may have 16 KB.
+/// One that did not is not repeated for so long: the mail of a domain whose policy lasts no time, or has a new id each
+/// time, would wait for ever.
+const FETCHED_FOR: Duration = Duration::from_secs(5);
+/// Domains of which it is remembered that a fetch failed, and of which that it did not.
+const FETCHES_REMEMBERED: usize = 10_000;
+/// Policies that memory has; one may have 16 KB.
 const KNOWN_MAX: usize = 1000;
+/// Domains of which memory knows that the table has none.
+const WITHOUT_MAX: usize = 10_000;
 /// A policy that no mail went by for so long is not fetched again before its end.
 const UNUSED_SECS: i64 = 30 * 86_400;
 /// How often policies are looked for that are to be fetched again, and how many are at a time.
@@ -117,10 +123,7 @@ struct Shared {
 }
 
 struct State {
-    /// What the table says of a domain.
-    known: TtlMap<String, Option<Arc<StsPolicy>>, Instant>,
-    /// Whose writes `known` has.
-    outside_changes: u64,
+    table: Table,
     /// Domains that are fetched, or wait for a thread, and since when.
     fetched_since: HashMap<String, Instant>,
     waiting: VecDeque<Fetch>,
@@ -128,6 +131,54 @@ struct State {
     failed: TtlMap<String, (), Instant>,
     /// When policies were looked for that are to be fetched again.
     looked_at: Option<Instant>,
+}
+
+/// What the table says of domains, as far as memory has it.
+struct Table {
+    policies: TtlMap<String, Arc<StsPolicy>, Instant>,
+    without: TtlMap<String, (), Instant>,
+    /// Fetched a moment ago.
+    fetched: TtlMap<String, (), Instant>,
+    /// Of other writers than this process: those that are in here.
+    outside_changes: u64,
+    /// Rows that this process wrote. Who reads one meanwhile has what was before.
+    writes: u64,
+}
+
+impl Table {
+    fn new(outside_changes: u64) -> Table {
+        let (policies, without) =
+            (TtlMap::new(KNOWN_MAX, Duration::MAX), TtlMap::new(WITHOUT_MAX, Duration::MAX));
+        let fetched = TtlMap::new(FETCHES_REMEMBERED, FETCHED_FOR);
+        Table { policies, without, fetched, outside_changes, writes: 0 }
+    }
+
+    /// None: it is to be read.
+    fn get(&self, domain: &str) -> Option<Option<Arc<StsPolicy>>> {
+        let now = Instant::now();
+        let policy = self.policies.get(domain, now).cloned();
+        policy.map(Some).or_else(|| self.without.get(domain, now).map(|()| None))
+    }
+
+    fn insert(&mut self, domain: &str, policy: Option<Arc<StsPolicy>>) {
+        let (domain, now) = (domain.to_owned(), Instant::now());
+        match policy {
+            Some(policy) => {
+                self.without.remove(&domain, now);
+                self.policies.insert(domain, policy, now);
+            }
+            None => {
+                self.policies.remove(&domain, now);
+                self.without.insert(domain, (), now);
+            }
+        }
+    }
+
+    /// What this process has written.
+    fn wrote(&mut self, domain: &str, policy: Option<Arc<StsPolicy>>) {
+        self.writes += 1;
+        self.insert(domain, policy);
+    }
 }
 
 /// A fetch that is to be made.
@@ -141,12 +192,11 @@ struct Fetch {
 impl Policies {
     pub(in crate::delivery) fn new(queue: Queue, clock: Clock) -> Policies {
         let state = State {
-            known: TtlMap::new(KNOWN_MAX, Duration::MAX),
-            outside_changes: queue.outside_changes(),
+            table: Table::new(queue.outside_changes()),
             fetched_since: HashMap::new(),
             waiting: VecDeque::new(),
             threads: 0,
-            failed: TtlMap::new(FAILED_MAX, FAILED_FOR),
+            failed: TtlMap::new(FETCHES_REMEMBERED, FAILED_FOR),
             looked_at: None,
         };
         Policies(Arc::new(Shared { queue, clock, state: Mutex::new(state) }))
@@ -154,6 +204,8 @@ impl Policies {
 
     /// The policy by which mail to this domain goes now. Asks DNS, and no HTTPS server: see [`StsFinding::Wait`].
     pub(in crate::delivery) fn find(&self, domain: &str, https: &Arc<Https>) -> StsFinding {
+        // Before the look at what is known, which then has what that fetch brought.
+        let was_tried = self.0.lock().was_tried(domain);
         let known = match self.known(domain) {
             Ok(known) => known,
             // Without the table nobody could say that there is no policy, and nothing else goes on either.
@@ -163,8 +215,7 @@ impl Policies {
             }
         };
         let id = id_now(https.lookup(), domain);
-        let has_failed = self.0.lock().failed.get(domain, Instant::now()).is_some();
-        let step = next_step(known.as_deref().map(StsPolicy::known), id.as_deref(), has_failed, self.0.now());
+        let step = next_step(known.as_deref().map(StsPolicy::known), id.as_deref(), was_tried, self.0.now());
         let fetch = || Fetch { domain: domain.to_owned(), id, https: Arc::clone(https) };
         match (step, known) {
             (Step::FetchFirst, known) => match self.0.fetch(fetch()) {
@@ -181,18 +232,23 @@ impl Policies {
 
     /// The policy that is known and holds, without a question to anybody else.
     pub(in crate::delivery) fn known(&self, domain: &str) -> Result<Option<Arc<StsPolicy>>, QueueError> {
-        let now = Instant::now();
-        let mut state = self.0.lock();
         let outside_changes = self.0.queue.outside_changes();
-        if state.outside_changes != outside_changes {
-            state.outside_changes = outside_changes;
-            state.known = TtlMap::new(KNOWN_MAX, Duration::MAX);
-        }
-        let known = match state.known.get(domain, now) {
-            Some(known) => known.clone(),
+        let (known, writes) = {
+            let table = &mut self.0.lock().table;
+            if table.outside_changes != outside_changes {
+                *table = Table { writes: table.writes, ..Table::new(outside_changes) };
+            }
+            (table.get(domain), table.writes)
+        };
+        let known = match known {
+            Some(known) => known,
+            // Nobody waits for the disk who has no need of it.
             None => {
                 let read = self.0.queue.sts_policy(domain)?.and_then(StsPolicy::of_row).map(Arc::new);
-                state.known.insert(domain.to_owned(), read.clone(), now);
+                let table = &mut self.0.lock().table;
+                if (table.outside_changes, table.writes) == (outside_changes, writes) {
+                    table.insert(domain, read.clone());
+                }
                 read
             }
         };
@@ -205,7 +261,7 @@ impl Policies {
         if now.saturating_sub(known.used_at) >= 86_400 {
             self.0.queue.note_sts_policy(&known.domain, StsPolicyNote::Used(now));
             let used = StsPolicy { used_at: now, ..StsPolicy::clone(&known) };
-            self.0.lock().known.insert(known.domain.clone(), Some(Arc::new(used)), Instant::now());
+            self.0.lock().table.wrote(&known.domain, Some(Arc::new(used)));
         }
         StsFinding::Policy(known)
     }
@@ -222,16 +278,24 @@ impl Policies {
         }
         let now = self.0.now();
         let used_since = now.saturating_sub(UNUSED_SECS);
-        // More than are fetched: some of them may have failed a moment ago.
+        // More than are fetched: some of them may have been tried a moment ago.
         match self.0.queue.sts_policies_due(now, used_since, 100) {
             Ok(due) => {
-                let is_due = |domain: &String| self.0.lock().failed.get(domain, Instant::now()).is_none();
+                let is_due = |domain: &String| !self.0.lock().was_tried(domain);
                 for domain in due.into_iter().filter(is_due).take(REFRESHED_AT_ONCE) {
                     self.0.fetch(Fetch { domain, id: None, https: Arc::clone(https) });
                 }
             }
             Err(error) => log::error!("MTA-STS policies cannot be read: {error}"),
         }
+    }
+}
+
+impl State {
+    /// Whether a fetch ended a moment ago.
+    fn was_tried(&self, domain: &str) -> bool {
+        let now = Instant::now();
+        self.failed.get(domain, now).is_some() || self.table.fetched.get(domain, now).is_some()
     }
 }
 
@@ -252,6 +316,10 @@ impl Shared {
         let mut state = self.lock();
         if let Some(since) = state.fetched_since.get(&fetch.domain) {
             return (since.elapsed() < FETCH_WAIT).then_some(ASK_AGAIN);
+        }
+        if state.was_tried(&fetch.domain) {
+            // Since it was looked at: what that fetch brought is known by now.
+            return Some(ASK_AGAIN);
         }
         if state.fetched_since.len() >= FETCHES_MAX + WAITING_MAX {
             return None;
@@ -307,8 +375,21 @@ impl Shared {
             Ok(row) => row.and_then(StsPolicy::of_row).filter(|known| known.expires_at > now),
             Err(_) => None,
         };
+        // A clock that was ahead wrote this one: it holds as long as if it had been fetched now, and not for years.
+        let before = before.map(|known| {
+            let is_ahead = known.fetched_at > now;
+            let fetched_at = known.fetched_at.min(now);
+            let expires_at =
+                if is_ahead { now.saturating_add(known.policy.max_age) } else { known.expires_at };
+            let known = StsPolicy { fetched_at, expires_at, used_at: known.used_at.min(now), ..known };
+            if is_ahead {
+                self.queue.set_sts_policy(known.row());
+            }
+            known
+        });
         // Where DNS says nothing of it any more it stays what it was.
         let id = id.or_else(|| before.as_ref().map(|known| known.id.clone())).unwrap_or_default();
+        let has_failed = fetched.is_err();
         let kept = match fetched {
             Ok(policy) => {
                 let expires_at = now.saturating_add(policy.max_age);
@@ -326,15 +407,24 @@ impl Shared {
                 let why = without_controls(&error.to_string(), REASON_CHARS_MAX);
                 let holds = before.as_ref().map(|known| (known.policy.mode.as_str(), known.expires_at));
                 maillog::sts_failed(domain, holds, &why);
-                self.queue.note_sts_policy(domain, StsPolicyNote::Failed(why));
-                self.lock().failed.insert(domain.to_owned(), (), Instant::now());
+                self.queue.note_sts_policy(domain, StsPolicyNote::Failed { at: now, why });
                 before
             }
         };
         // Once it is on disk, so that whoever reads the table finds what memory has.
         let _ = self.queue.barrier();
         let mut state = self.lock();
-        state.known.insert(domain.to_owned(), kept.map(Arc::new), Instant::now());
+        state.table.wrote(domain, kept.map(Arc::new));
+        let tried = if has_failed { &mut state.failed } else { &mut state.table.fetched };
+        tried.insert(domain.to_owned(), (), Instant::now());
+        state.fetched_since.remove(domain);
+    }
+
+    /// After a panic: nothing waits for it any more, and it is tried again as after any failure.
+    fn give_up(&self, domain: &str) {
+        log::error!("the MTA-STS policy of {domain} was not fetched: a panic (a bug: please report)");
+        let mut state = self.lock();
+        state.failed.insert(domain.to_owned(), (), Instant::now());
         state.fetched_since.remove(domain);
     }
 }
@@ -349,11 +439,18 @@ fn id_now(lookup: &dyn Lookup, domain: &str) -> Option<String> {
 fn run(shared: &Weak<Shared>, mut fetch: Fetch) {
     loop {
         let Fetch { domain, id, https } = fetch;
-        let fetched = catch_unwind(AssertUnwindSafe(|| self::fetch(&https, &domain)))
-            .unwrap_or_else(|_| Err(FetchError::NotAsked("it panicked (a bug: please report)".to_owned())));
-        let id = id.or_else(|| id_now(https.lookup(), &domain));
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            // Before the document: a new one under an old id is fetched once more, an old one under a new id stays.
+            let id = id.or_else(|| id_now(https.lookup(), &domain));
+            let fetched = self::fetch(&https, &domain);
+            if let Some(shared) = shared.upgrade() {
+                shared.done(&domain, id, fetched);
+            }
+        }));
         let Some(shared) = shared.upgrade() else { return };
-        shared.done(&domain, id, fetched);
+        if ended.is_err() {
+            shared.give_up(&domain);
+        }
         let mut state = shared.lock();
         match state.waiting.pop_front() {
             Some(next) => fetch = next,
@@ -460,7 +557,9 @@ mod tests {
             let mut state = bench.policies.0.lock();
             assert_eq!((state.threads, state.waiting.len()), (FETCHES_MAX, WAITING_MAX));
             assert_eq!(state.fetched_since.len(), all);
-            assert!(state.known.count(Instant::now()) <= KNOWN_MAX);
+            let table = &mut state.table;
+            assert!(table.policies.count(Instant::now()) <= KNOWN_MAX);
+            assert!(table.without.count(Instant::now()) <= WITHOUT_MAX);
             // They have waited for long.
             let long_ago = Instant::now().checked_sub(FETCH_WAIT).unwrap();
             state.fetched_since.values_mut().for_each(|since| *since = long_ago);
@@ -472,10 +571,10 @@ mod tests {
         let mut state = bench.policies.0.lock();
         assert!(state.fetched_since.is_empty() && state.waiting.is_empty());
         assert_eq!(state.failed.count(Instant::now()), all);
-        for number in 0..2 * FAILED_MAX {
+        for number in 0..2 * FETCHES_REMEMBERED {
             state.failed.insert(format!("more{number}.test"), (), Instant::now());
         }
-        assert!(state.failed.count(Instant::now()) <= FAILED_MAX);
+        assert!(state.failed.count(Instant::now()) <= FETCHES_REMEMBERED);
     }
 
     #[test]
@@ -493,7 +592,9 @@ mod tests {
             bench.wait_until(|state| state.threads == 0);
         };
         let a_minute_later = || {
-            bench.policies.0.lock().looked_at = Instant::now().checked_sub(REFRESH_EVERY);
+            let mut state = bench.policies.0.lock();
+            state.looked_at = state.looked_at.and_then(|at| at.checked_sub(REFRESH_EVERY));
+            drop(state);
             look();
         };
         look();
@@ -511,6 +612,25 @@ mod tests {
         assert_eq!(error("new.test"), None, "nobody looks again for a minute");
         a_minute_later();
         assert!(error("new.test").is_some());
+    }
+
+    #[test]
+    fn a_policy_that_a_clock_ahead_wrote_holds_no_longer_than_one_of_now() {
+        let (release, answers) = unbounded::<()>();
+        drop(release);
+        let bench = Bench::new(answers);
+        let now = bench.clock.now();
+        bench.queue.set_sts_policy(bench.row("a.test", now + 400 * 86_400));
+        bench.queue.barrier().unwrap();
+        bench.policies.refresh(&bench.https);
+        bench.wait_until(|state| state.threads == 0);
+        let row = bench.queue.sts_policy("a.test").unwrap().unwrap();
+        assert_eq!((row.fetched_at, row.expires_at, row.used_at), (now, now + 604_800, now));
+        assert!(row.last_error.is_some());
+        assert_eq!(
+            bench.policies.known("a.test").unwrap().map(|known| known.expires_at),
+            Some(now + 604_800)
+        );
     }
 
     #[test]
@@ -535,6 +655,16 @@ mod tests {
         assert!(bench.policies.known("a.test").unwrap().is_some());
         bench.clock.advance(1);
         assert!(bench.policies.known("a.test").unwrap().is_none());
+        // DNS has another id than this one, which was fetched a moment ago.
+        bench
+            .queue
+            .set_sts_policy(StsPolicyRow { id: "0".to_owned(), ..bench.row("b.test", bench.clock.now()) });
+        bench.queue.barrier().unwrap();
+        bench.policies.0.lock().table.fetched.insert("b.test".to_owned(), (), Instant::now());
+        let found = bench.policies.find("b.test", &bench.https);
+        assert!(matches!(found, StsFinding::Policy(_)), "its mail does not wait for ever: {found:?}");
+        bench.policies.0.lock().table.fetched.remove("b.test", Instant::now());
+        assert_eq!(bench.policies.find("b.test", &bench.https), StsFinding::Wait(ASK_AGAIN));
         // What a hand wrote that is no policy is none.
         let odd = StsPolicyRow { mode: "maybe".to_owned(), ..bench.row("odd.test", now) };
         assert_eq!(StsPolicy::of_row(odd), None);

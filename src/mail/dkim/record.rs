@@ -1,6 +1,8 @@
 //! The TXT record that publishes a key (RFC 6376 §3.6.1, RFC 8463 §4): written for an operator to paste, and read to be
 //! compared with the key.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -33,6 +35,9 @@ pub enum RecordError {
     /// RFC 6376 §3.6.1: the tag must come first and have this value.
     #[error("its v= is not DKIM1, or does not come first")]
     Version,
+    /// RFC 6376 §3.2: then nothing of the list counts.
+    #[error("its {0}= stands there twice")]
+    Twice(String),
     /// No `p=`.
     #[error("it has no p=")]
     NoKey,
@@ -55,9 +60,13 @@ impl Record {
             public: Vec::new(),
         };
         let mut has_key = false;
+        let mut seen = BTreeSet::new();
         for (at, tag) in text.split(';').map(str::trim).enumerate().filter(|(_, tag)| !tag.is_empty()) {
             let (name, value) = tag.split_once('=').ok_or(RecordError::Tags)?;
             let (name, value) = (name.trim(), value.trim());
+            if !seen.insert(name) {
+                return Err(RecordError::Twice(name.to_owned()));
+            }
             let list = || value.split(':').map(|item| item.trim().to_ascii_lowercase()).collect();
             match name {
                 "v" if at > 0 || value != "DKIM1" => return Err(RecordError::Version),
@@ -168,6 +177,9 @@ mod tests {
         assert_eq!(bad("v=spf1 -all"), RecordError::Version);
         assert_eq!(bad("hello"), RecordError::Tags);
         assert_eq!(bad("v=DKIM1; k=rsa"), RecordError::NoKey);
+        for (text, tag) in [("k=rsa; p=; k=ed25519", "k"), ("p=AAAA; p=", "p"), ("x=1; p=; x =1", "x")] {
+            assert_eq!(bad(text), RecordError::Twice(tag.to_owned()), "{text}");
+        }
         assert_eq!(bad("v=DKIM1; p=a\\;b"), RecordError::Damaged);
         assert_eq!(bad("v=DKIM1; p=%%%"), RecordError::Damaged);
     }

@@ -80,7 +80,14 @@ pub struct Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} cannot be read: {}", self.term, self.why)
+        write!(f, "{:?} cannot be read: {}", self.term, self.why)?;
+        // RFC 7208 §3.3.
+        let is_inside = |kind: &str| self.term.rfind(kind).is_some_and(|at| at > 1);
+        let is_joined = ["ip4:", "ip6:", "include:"].into_iter().any(is_inside);
+        match is_joined {
+            true => f.write_str(" (the strings of a record are put together without a space)"),
+            false => Ok(()),
+        }
     }
 }
 

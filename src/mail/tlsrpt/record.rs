@@ -179,7 +179,9 @@ mod tests {
                 NotAsked::NoDestination,
             ),
             (
-                &["v=TLSRPTv1; rua=mailto:a%2@b.test,mailto:%ff@b.test,mailto:j%C3%B6rg@b.test"],
+                &[
+                    "v=TLSRPTv1; rua=mailto:a%2@b.test,mailto:a%+1@b.test,mailto:%ff@b.test,mailto:j%C3%B6rg@b.test",
+                ],
                 NotAsked::NoDestination,
             ),
             (

@@ -32,11 +32,12 @@ pub(super) fn read(conn: &Connection, domain: &str) -> Result<Option<StsPolicyRo
 }
 
 /// Domains whose policy still holds at `now`, was used since `used_since`, and is a day old or has half of its life
-/// behind it; the oldest `limit` of them.
+/// behind it; the `limit` of them that were tried the longest ago, so that dead ones keep nobody from his turn.
 pub(super) fn due(conn: &Connection, now: i64, used_since: i64, limit: usize) -> Result<Vec<String>> {
     let sql = "SELECT domain FROM mta_sts_policies
-               WHERE expires_at > ?1 AND used_at >= ?2 AND fetched_at + min(86400, max_age / 2) <= ?1
-               ORDER BY fetched_at LIMIT ?3";
+               WHERE expires_at > ?1 AND used_at >= ?2
+                 AND (fetched_at > ?1 OR fetched_at + min(86400, max_age / 2) <= ?1)
+               ORDER BY tried_at LIMIT ?3";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map(params![now, used_since, limit], |row| odd::text(row, 0))?;
@@ -47,8 +48,8 @@ pub(super) fn due(conn: &Connection, now: i64, used_since: i64, limit: usize) ->
 pub(super) fn write(conn: &Connection, row: &StsPolicyRow) -> Result<()> {
     conn.prepare_cached(
         "INSERT OR REPLACE INTO mta_sts_policies
-                (domain, id, mode, mx, max_age, fetched_at, expires_at, used_at, last_error)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                (domain, id, mode, mx, max_age, fetched_at, tried_at, expires_at, used_at, last_error)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         row.domain,
@@ -67,7 +68,7 @@ pub(super) fn write(conn: &Connection, row: &StsPolicyRow) -> Result<()> {
     if surplus > 0 {
         conn.prepare_cached(
             "DELETE FROM mta_sts_policies WHERE domain IN
-                    (SELECT domain FROM mta_sts_policies WHERE domain <> ?1 ORDER BY used_at, fetched_at LIMIT ?2)",
+                    (SELECT domain FROM mta_sts_policies WHERE domain <> ?1 ORDER BY mode = 'enforce', used_at, fetched_at LIMIT ?2)",
         )?
         .execute(params![row.domain, surplus])?;
     }
@@ -80,9 +81,9 @@ pub(super) fn note(conn: &Connection, domain: &str, note: &StsPolicyNote) -> Res
         StsPolicyNote::Used(at) => conn
             .prepare_cached("UPDATE mta_sts_policies SET used_at = ?2 WHERE domain = ?1")?
             .execute(params![domain, at]),
-        StsPolicyNote::Failed(why) => conn
-            .prepare_cached("UPDATE mta_sts_policies SET last_error = ?2 WHERE domain = ?1")?
-            .execute(params![domain, in_a_row(why)]),
+        StsPolicyNote::Failed { at, why } => conn
+            .prepare_cached("UPDATE mta_sts_policies SET tried_at = ?2, last_error = ?3 WHERE domain = ?1")?
+            .execute(params![domain, at, in_a_row(why)]),
     };
     changed.map(drop)
 }

@@ -237,6 +237,7 @@ fn exception(judge: &str, mail: &[u8]) -> Option<&'static str> {
         }
         "OpenDKIM" if has_no_last_end => Some("it wants a line end behind the last line"),
         "OpenDKIM" if has_no_field => Some("the header ends for it at a line that is no field"),
+        "OpenDKIM" if is_binary => Some("it does not take a lone CR or LF in a body for the byte that it is"),
         "OpenDKIM" if authors.count() != 1 => Some("it wants one From with an address (RFC 5322 §3.6)"),
         _ => None,
     }

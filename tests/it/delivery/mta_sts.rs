@@ -191,6 +191,9 @@ fn mail_goes_where_the_policy_of_its_domain_lets_it() {
         assert!(said.starts_with(&begin) && said.contains(end), "{domain}: {said}\nwanted: {begin}");
         let count = if said.contains("|delivered|") { 1 } else { 0 };
         assert_eq!(host_of(domain).messages().len(), count, "{domain}");
+        let warned =
+            relay.logged(&["WARN", domain, "does not keep its policy sts-enforce, and gets no mail for now"]);
+        assert_eq!(warned.len(), 1 - count, "{domain}: {warned:?}");
     }
     assert!(
         host_of("evil.both.test").seen().is_empty(),

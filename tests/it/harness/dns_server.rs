@@ -84,6 +84,8 @@ pub enum Fault {
     Empty,
     /// The same for MX; other types are answered.
     EmptyMx,
+    /// The answer for this type is SERVFAIL; other types are answered.
+    ServfailFor(RecordType),
     /// The answer is a CNAME record that leads back to the name itself.
     OwnAlias,
     /// The answer is an A record, whatever was asked for.
@@ -318,20 +320,20 @@ impl Zone {
 
     /// Code, answers and authorities; none for silence.
     fn reply(&self, name: Name, kind: RecordType) -> Option<Reply> {
+        let only = |code| Some((code, Vec::new(), Vec::new()));
         match self.faults.get(&key(&name)) {
             Some(Fault::Silent) => None,
-            Some(Fault::Servfail) => Some((ResponseCode::ServFail, Vec::new(), Vec::new())),
-            Some(Fault::Refused) => Some((ResponseCode::Refused, Vec::new(), Vec::new())),
+            Some(Fault::Servfail) => only(ResponseCode::ServFail),
+            Some(Fault::ServfailFor(one)) if *one == kind => only(ResponseCode::ServFail),
+            Some(Fault::Refused) => only(ResponseCode::Refused),
             Some(fault @ (Fault::Referral | Fault::UpwardReferral)) => {
                 let ns = RData::NS(NS(absolute("ns.elsewhere.test")));
                 let of = if *fault == Fault::Referral { name } else { Name::root() };
                 let referral = Record::from_rdata(of, self.ttl_secs, ns);
                 Some((ResponseCode::NoError, Vec::new(), vec![referral]))
             }
-            Some(Fault::Empty) => Some((ResponseCode::NoError, Vec::new(), Vec::new())),
-            Some(Fault::EmptyMx) if kind == RecordType::MX => {
-                Some((ResponseCode::NoError, Vec::new(), Vec::new()))
-            }
+            Some(Fault::Empty) => only(ResponseCode::NoError),
+            Some(Fault::EmptyMx) if kind == RecordType::MX => only(ResponseCode::NoError),
             Some(Fault::OwnAlias) => {
                 let alias = RData::CNAME(CNAME(name.clone()));
                 let record = Record::from_rdata(name, self.ttl_secs, alias);
@@ -345,7 +347,7 @@ impl Zone {
                     Vec::new(),
                 ))
             }
-            None | Some(Fault::EmptyMx | Fault::ServfailNs | Fault::Late) => {
+            None | Some(Fault::EmptyMx | Fault::ServfailNs | Fault::ServfailFor(_) | Fault::Late) => {
                 let (code, answers) = self.answer(&name, kind);
                 let found = answers.iter().any(|record| record.record_type() == kind);
                 Some((code, answers, if found { Vec::new() } else { vec![self.soa()] }))

@@ -10,7 +10,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -67,6 +67,8 @@ struct Shared {
     /// The first line and the body of each.
     requests: Mutex<Vec<(String, Vec<u8>)>>,
     connections: Mutex<Vec<TcpStream>>,
+    /// Bytes of endless pages that clients let it send.
+    sent: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -88,6 +90,7 @@ impl HttpsServer {
             tls: Mutex::new(certificate.config()),
             requests: Mutex::default(),
             connections: Mutex::default(),
+            sent: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         });
         let listener = std::thread::spawn({
@@ -124,6 +127,11 @@ impl HttpsServer {
     /// The bodies of the requests so far.
     pub fn bodies(&self) -> Vec<Vec<u8>> {
         self.shared.requests.lock().unwrap().iter().map(|(_, body)| body.clone()).collect()
+    }
+
+    /// Bytes of endless pages so far: what clients read, and what is on its way.
+    pub fn sent(&self) -> usize {
+        self.shared.sent.load(Ordering::SeqCst)
     }
 
     /// How many connections there were.
@@ -170,6 +178,7 @@ impl Shared {
                 let mut alive = stream.write_all(head.as_bytes()).is_ok();
                 while alive && !self.stopping.load(Ordering::SeqCst) {
                     alive = stream.write_all(piece.as_bytes()).is_ok();
+                    self.sent.fetch_add(piece.len(), Ordering::SeqCst);
                 }
             }
             Page::Slow => {

@@ -4,6 +4,7 @@ use std::thread;
 
 use super::super::Finding;
 use super::super::dkim::judge;
+use super::joined;
 use super::lookups::{InTime, or_none};
 use crate::delivery::route::lookup::Lookup as _;
 use crate::mail::dkim::{Keyring, SigningKey, record};
@@ -30,7 +31,7 @@ pub(super) fn look_at(names: &InTime<'_>, keyring: &Keyring, domain: &str, now: 
     thread::scope(|scope| {
         let keys = keyring.keys_of(signer).filter(|key| !is_over(key));
         let parts: Vec<_> = keys.map(|key| scope.spawn(move || of(names, key, now))).collect();
-        findings.extend(parts.into_iter().filter_map(|part| part.join().ok()));
+        findings.extend(parts.into_iter().map(joined));
     });
     findings
 }

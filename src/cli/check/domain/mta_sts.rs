@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::super::finding::txt_line;
+use super::super::lines::{self, Standing};
 use super::super::{Finding, Level};
-use super::lines::{self, Standing};
+use super::joined;
 use super::lookups::{InTime, or_none};
 use super::probes::{self, Probed, Shown};
 use crate::config::DeliverySettings;
@@ -46,13 +47,16 @@ pub(super) fn look_at(
         // The hosts are asked meanwhile, and where a line for the record would go.
         let hosts = scope.spawn(|| {
             let standing = Standing::of(names, &name);
-            let hosts = hosts_of(names, domain);
+            let hosts = match hosts_of(names, domain) {
+                Ok(hosts) => hosts,
+                Err(why) => return (standing, Err(why)),
+            };
             let asked: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let shown = probes::shown(names, settings, &asked, deadline);
-            (standing, hosts.into_iter().zip(shown).collect::<Vec<_>>())
+            (standing, Ok(hosts.into_iter().zip(shown).collect::<Vec<_>>()))
         });
         let policy = in_time(settings, resolver, domain, deadline);
-        let (standing, hosts) = hosts.join().unwrap_or((Standing::Own(Vec::new()), Vec::new()));
+        let (standing, hosts) = joined(hosts);
         let mut findings = match policy {
             Ok(policy) => judge(domain, &policy, hosts, &records),
             Err(why) => vec![not_fetched(domain, &name, &why, hosts)],
@@ -77,18 +81,29 @@ impl Record<'_> {
     }
 }
 
+/// MX hosts and what they show; else why they are not known.
+type Hosts = Result<Vec<(String, Shown)>, String>;
+
 /// The MX hosts; without MX records the domain is its own.
-fn hosts_of(names: &InTime<'_>, domain: &str) -> Vec<String> {
+fn hosts_of(names: &InTime<'_>, domain: &str) -> Result<Vec<String>, String> {
     let mut hosts = match Lookup::mx(names, domain) {
         Ok(records) => records.hosts,
         Err(DnsError::NoData) => vec![(0, domain.to_owned())],
-        Err(_) => Vec::new(),
+        Err(DnsError::NoSuchDomain) => Vec::new(),
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => return Err(why),
     };
     hosts.sort();
-    hosts.into_iter().map(|(_, host)| host).filter(|host| host != ".").take(probes::HOSTS_MAX).collect()
+    Ok(hosts.into_iter().map(|(_, host)| host).filter(|host| host != ".").take(probes::HOSTS_MAX).collect())
 }
 
-fn not_fetched(domain: &str, name: &str, why: &FetchError, hosts: Vec<(String, Shown)>) -> Finding {
+fn not_fetched(domain: &str, name: &str, why: &FetchError, hosts: Hosts) -> Finding {
+    let Ok(hosts) = hosts else {
+        let text = format!(
+            "{name} says that there is a policy, and {}: {why}; its MX hosts are not known",
+            url_of(domain)
+        );
+        return Finding::problem(ABOUT, text);
+    };
     let mx = hosts.into_iter().map(|(host, _)| host).collect();
     let wanted = Policy { mode: Mode::Testing, max_age: MAX_AGE, mx }.to_string();
     let lines: Vec<String> = wanted.lines().map(|line| format!("{line:?}")).collect();
@@ -128,11 +143,22 @@ fn in_time(
     answered.recv_deadline(deadline).unwrap_or_else(late)
 }
 
-fn judge(domain: &str, policy: &Policy, hosts: Vec<(String, Shown)>, record: &Record<'_>) -> Vec<Finding> {
+fn judge(domain: &str, policy: &Policy, hosts: Hosts, record: &Record<'_>) -> Vec<Finding> {
     let (mode, url) = (policy.mode, url_of(domain));
     if mode == Mode::None {
         return vec![Finding::ok(ABOUT, format!("{url} says none: senders ask nothing of the hosts"))];
     }
+    let hosts = match hosts {
+        Ok(hosts) if hosts.is_empty() => {
+            let text = format!("{url} ({mode}) is there, and {domain} has no MX host that it could name");
+            return vec![Finding::warning(ABOUT, text)];
+        }
+        Ok(hosts) => hosts,
+        Err(why) => {
+            let text = format!("whether {url} ({mode}) names the domain's MX hosts is not known: {why}");
+            return vec![Finding::warning(ABOUT, text)];
+        }
+    };
     let level = if mode == Mode::Enforce { Level::Problem } else { Level::Warning };
     let (named, strange): (Vec<_>, Vec<_>) =
         hosts.into_iter().partition(|(host, _)| policy.allows(host).is_some());

@@ -2,9 +2,11 @@
 //! nothing can be returned.
 
 use std::net::IpAddr;
+use std::thread;
 
-use super::super::Finding;
-use super::super::finding::zone_line;
+use super::super::finding::mx_line;
+use super::super::{Finding, Level};
+use super::joined;
 use super::lookups::{InTime, or_none};
 use super::sending::is_private;
 use crate::delivery::route::lookup::{DnsError, Lookup};
@@ -32,7 +34,39 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str) -> Vec<Finding> {
     };
     let found = Lookup::addresses(names, &asked).into_iter().map(or_none);
     let hosts_found: Vec<Host<'_>> = asked.iter().copied().zip(found).collect();
-    vec![judge(domain, &hosts, &hosts_found)]
+    let finding = judge(domain, &hosts, &hosts_found);
+    if finding.level != Level::Ok || hosts.is_empty() {
+        return vec![finding];
+    }
+    let targets: Vec<Option<String>> = thread::scope(|scope| {
+        let parts: Vec<_> = asked.iter().map(|host| scope.spawn(move || names.alias(host).ok())).collect();
+        parts.into_iter().map(joined).collect()
+    });
+    vec![without_aliases(domain, finding, &hosts, &targets)]
+}
+
+/// RFC 5321 §5.1 and RFC 2181 §10.3: the host of an MX record is no alias; some senders do not follow it.
+fn without_aliases(
+    domain: &str,
+    good: Finding,
+    records: &[(u16, String)],
+    targets: &[Option<String>],
+) -> Finding {
+    let aliases: Vec<(&(u16, String), &String)> =
+        records.iter().zip(targets).filter_map(|(record, target)| Some((record, target.as_ref()?))).collect();
+    if aliases.is_empty() {
+        return good;
+    }
+    let listed: Vec<String> =
+        aliases.iter().map(|((_, host), target)| format!("{host} is {target}")).collect();
+    let text = format!(
+        "an MX record must not name an alias (CNAME, RFC 2181 §10.3), and some hosts send nothing to one: {}",
+        listed.join(", ")
+    );
+    let line = |preference: u16, host: &str| mx_line(domain, preference, host);
+    aliases.into_iter().fold(Finding::warning(ABOUT, text), |finding, ((preference, host), target)| {
+        finding.remove(line(*preference, host)).add(line(*preference, target))
+    })
 }
 
 /// A host, and its addresses; else why they are not known.
@@ -40,10 +74,7 @@ type Host<'a> = (&'a str, Result<Vec<IpAddr>, String>);
 
 /// `records` are the MX records; `hosts` theirs, or the domain itself where there are none.
 fn judge(domain: &str, records: &[(u16, String)], hosts: &[Host<'_>]) -> Finding {
-    let line = |preference: u16, host: &str| {
-        let end = if host == "." { "" } else { "." };
-        zone_line(domain, "MX", &format!("{preference} {host}{end}"))
-    };
+    let line = |preference: u16, host: &str| mx_line(domain, preference, host);
     let without = |finding: Finding, gone: &[&str]| {
         let gone = records.iter().filter(|(_, host)| gone.contains(&host.as_str()));
         gone.fold(finding, |finding, (preference, host)| finding.remove(line(*preference, host)))

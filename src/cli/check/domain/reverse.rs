@@ -6,18 +6,21 @@ use std::net::IpAddr;
 use std::thread;
 
 use super::super::finding::zone_line;
-use super::super::{Finding, Level};
+use super::super::{Finding, Level, is_in_dns};
+use super::joined;
 use super::lookups::{InTime, or_none};
 use super::sending::{Sending, Source};
 use crate::delivery::route::lookup::{Lookup as _, reverse_name};
 
 const ABOUT: &str = "reverse name";
+/// Names that are looked up at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
 
 pub(super) fn look_at(names: &InTime<'_>, sending: &Sending) -> Vec<Finding> {
     thread::scope(|scope| {
         let parts: Vec<_> =
             sending.sources().iter().map(|source| scope.spawn(|| of(names, source))).collect();
-        parts.into_iter().filter_map(|part| part.join().ok()).collect()
+        parts.into_iter().map(joined).collect()
     })
 }
 
@@ -25,9 +28,17 @@ fn of(names: &InTime<'_>, source: &Source) -> Finding {
     let reverse = or_none(names.reverse(source.ip));
     let mut asked: Vec<&str> = reverse.iter().flatten().map(String::as_str).collect();
     asked.push(&source.ehlo);
+    // Of its family alone: where that is not known, an answer of the other says nothing.
+    let leads_back = |name: &str| {
+        let found = or_none(names.family(name, source.ip.is_ipv6()));
+        found.map(|addresses| addresses.contains(&source.ip))
+    };
     let mut led: Vec<Result<bool, String>> = Vec::new();
-    for found in names.addresses(&asked) {
-        led.push(or_none(found).map(|addresses| addresses.contains(&source.ip)));
+    for asked in asked.chunks(LOOKUPS_AT_ONCE) {
+        thread::scope(|scope| {
+            let parts: Vec<_> = asked.iter().map(|name| scope.spawn(|| leads_back(name))).collect();
+            led.extend(parts.into_iter().map(joined));
+        });
     }
     let ehlo_leads_back = led.pop().unwrap_or(Ok(false));
     judge(source, reverse.map(|names| names.into_iter().zip(led).collect()), ehlo_leads_back)
@@ -58,6 +69,8 @@ fn judge(
     if let Some((name, Err(why))) = reverse.iter().find(|(_, back)| back.is_err()) {
         return Finding::warning(ABOUT, format!("{ip} is {name}, which cannot be looked up: {why}"));
     }
+    // No record can be of such a name: it has to be another one first.
+    let is_ours_known = is_in_dns(ehlo);
     let holder = "whoever gives you the address sets it (a hoster's panel)";
     let confirmed = names.iter().find(|name| is_back(name));
     let finding = match (names.first(), confirmed) {
@@ -72,13 +85,20 @@ fn judge(
             Finding::problem(ABOUT, text)
         }
         (Some(_), Some(name)) => {
+            let other = if is_ours_known { format!("{holder}, or ") } else { String::new() };
             let text = format!(
-                "{ip} is {name}, which leads back, but we call ourselves {ehlo}, and some hosts mind; {holder}, or \
-                 set hostname = \"{name}\""
+                "{ip} is {name}, which leads back, but we call ourselves {ehlo}, and some hosts mind; {other}set \
+                 hostname = \"{name}\""
             );
             Finding::new(Level::Warning, ABOUT, text)
         }
     };
+    if !is_ours_known {
+        return match confirmed {
+            Some(_) => finding,
+            None => Finding { text: format!("{}; set hostname first", finding.text), ..finding },
+        };
+    }
     let finding = match names.contains(&ehlo.as_str()) {
         true => finding,
         false => names.iter().fold(finding, |finding, name| finding.remove(pointer(name))).add(pointer(ehlo)),

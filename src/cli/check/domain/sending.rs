@@ -1,9 +1,10 @@
 //! Which addresses the world sees mail come from: those of `--address`, of the config, or the one that the kernel would
 //! leave from. A private one is nobody's outside: behind NAT the operator has to say which one it becomes.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use super::super::{Finding, Question};
+use super::super::{Finding, Level, Question, hostname};
 use crate::config::{RelayHost, Route, Settings};
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::ehlo_names::EhloNames;
@@ -99,6 +100,8 @@ impl Sending {
             Finding::warning(ABOUT, text)
         });
         let mut findings: Vec<Finding> = seen.chain(private).collect();
+        let names: BTreeSet<&str> = sources.iter().map(|source| source.ehlo.as_str()).collect();
+        findings.extend(names.into_iter().map(hostname).filter(|finding| finding.level != Level::Ok));
         let is_v6 = |source: &Source| source.ip.is_ipv6() && source.origin != OF_OPTION;
         if !sources.is_empty() && hidden.is_empty() && sources.iter().all(is_v6) {
             let text = "mail leaves from IPv6 alone, and many mail hosts have only IPv4: what is for them waits; give this \
@@ -128,7 +131,7 @@ fn chosen_by_kernel() -> impl Iterator<Item = IpAddr> {
 }
 
 /// Nobody outside has it: private networks, carriers' NAT, link-local, loopback.
-pub(super) fn is_private(ip: IpAddr) -> bool {
+pub(in crate::cli::check) fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

@@ -1,15 +1,19 @@
 //! SPF for the sending addresses: of the domain, which is the envelope's, and of the names of EHLO, which hosts look at
 //! where there is no sender (bounces, RFC 7208 §2.4). The record that is proposed keeps what is there.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod line;
+
+use std::net::IpAddr;
 
 use super::super::finding::txt_line;
-use super::super::{Finding, Level};
+use super::super::{Finding, Level, is_in_dns};
+use super::joined;
 use super::lookups::{ForSpf, InTime, or_none};
 use super::sending::{Sending, Source};
 use crate::delivery::route::lookup::Lookup as _;
-use crate::mail::spf::record::{Kind, Mechanism, Term, is_spf, terms};
+use crate::mail::spf::record::is_spf;
 use crate::mail::spf::{self, Answer, Client, Names, SpfResult};
+use line::Proposal;
 
 const ABOUT: &str = "spf";
 
@@ -24,14 +28,14 @@ pub(super) fn look_at(names: &InTime<'_>, domain: &str, sending: &Sending) -> Ve
         let mut ehlo_names: Vec<&str> = sources.iter().map(|source| source.ehlo.as_str()).collect();
         ehlo_names.sort_unstable();
         ehlo_names.dedup();
-        ehlo_names.retain(|name| *name != domain && !name.starts_with('['));
+        ehlo_names.retain(|name| *name != domain && is_in_dns(name));
         let of_names = ehlo_names.into_iter().map(|name| {
             let ours = sources.iter().filter(|source| source.ehlo == name).cloned().collect::<Vec<_>>();
             scope.spawn(move || of(names, name, &ours, "-all"))
         });
         let parts: Vec<_> = std::iter::once(of_domain).chain(of_names.collect::<Vec<_>>()).collect();
         for (at, part) in parts.into_iter().enumerate() {
-            let found = part.join().ok().flatten();
+            let found = joined(part);
             // What is missing for bounces alone is no problem yet.
             findings.extend(found.map(|finding| if at > 0 { for_bounces(finding) } else { finding }));
         }
@@ -57,14 +61,20 @@ fn through_relay(names: &InTime<'_>, domain: &str, relay: &str) -> Finding {
         [] => {
             Finding::warning(ABOUT, format!("{domain} has no record; ask who runs {relay} for its include:"))
         }
-        [record] => Finding::ok(
-            ABOUT,
-            format!("{domain} has {record:?}; it must let through what {relay} sends from"),
-        ),
+        [record] => {
+            let text = format!("{domain} has {record:?}; it must let through what {relay} sends from");
+            match line::open_to_all(&ForSpf(names), domain, record) {
+                Some(why) => {
+                    Finding::problem(ABOUT, format!("{text}; anybody may send as {domain} now, by {why}"))
+                }
+                None => Finding::ok(ABOUT, text),
+            }
+        }
         _ => {
             let text = format!("{domain} has several records, and none of them counts (RFC 7208 §4.5)");
-            let finding = Finding::problem(ABOUT, text).add(txt_line(domain, &merged(&records, &[], "~all")));
-            records.iter().fold(finding, |finding, record| finding.remove(txt_line(domain, record)))
+            let proposed = line::merged(&records, &[], "~all");
+            let finding = Finding::problem(ABOUT, text + &proposed.words());
+            replaced(finding, domain, &records, &proposed)
         }
     }
 }
@@ -79,100 +89,58 @@ fn of(names: &InTime<'_>, domain: &str, sources: &[Source], end: &str) -> Option
         Ok(texts) => texts.into_iter().filter(|text| is_spf(text)).collect(),
         Err(why) => return Some(Finding::warning(ABOUT, format!("{domain}: cannot be looked up: {why}"))),
     };
-    let sender = format!("postmaster@{domain}");
-    let answer = |source: &Source| {
-        let client = Client { ip: source.ip, sender: &sender, helo: &source.ehlo };
-        match records.as_slice() {
-            [record] => spf::check_with(asked, &client, domain, record),
-            [] => Answer { result: SpfResult::None, why: "there is no v=spf1 record".to_owned() },
-            _ => Answer { result: SpfResult::PermError, why: "there are several v=spf1 records".to_owned() },
-        }
+    let answer = |source: &Source| match records.as_slice() {
+        [record] => answered_by(asked, domain, source, record),
+        [] => Answer { result: SpfResult::None, why: "there is no v=spf1 record".to_owned() },
+        _ => Answer { result: SpfResult::PermError, why: "there are several v=spf1 records".to_owned() },
     };
     let answers: Vec<(IpAddr, Answer)> = std::thread::scope(|scope| {
         let parts: Vec<_> =
             sources.iter().map(|source| (source.ip, scope.spawn(|| answer(source)))).collect();
-        parts.into_iter().filter_map(|(ip, part)| Some((ip, part.join().ok()?))).collect()
+        parts.into_iter().map(|(ip, part)| (ip, joined(part))).collect()
     });
-    let (finding, proposed) = judge(domain, &records, &answers, end);
-    let Some(record) = proposed.as_ref().or(records.first()) else { return Some(finding) };
-    let broken = for_nobody(asked, domain, record);
-    let finding = match &broken {
-        None => finding,
-        Some(why) => {
-            let text = format!(
-                "{}; for other senders {} is broken: {why}",
-                finding.text,
-                if proposed.is_some() { "what is there" } else { "it" }
-            );
-            Finding { level: finding.level.max(Level::Warning), text, ..finding }
+    let (mut finding, mut proposed) = judge(domain, &records, &answers, end);
+    let record = |proposed: &Option<Proposal>| {
+        proposed.as_ref().map(|proposed| proposed.text.clone()).or_else(|| records.first().cloned())
+    };
+    let Some(text) = record(&proposed) else { return Some(finding) };
+    if let Some(why) = line::open_to_all(asked, domain, &text) {
+        finding.level = Level::Problem;
+        finding.text += &format!("; anybody may send as {domain}, by {why}");
+        let closed = line::closed(asked, domain, &text);
+        let passes =
+            |source: &&Source| answered_by(asked, domain, source, &closed.text).result == SpfResult::Pass;
+        let missing: Vec<IpAddr> =
+            sources.iter().filter(|source| !passes(source)).map(|source| source.ip).collect();
+        let so_far = proposed.unwrap_or_else(|| Proposal::of(&text));
+        proposed =
+            Some(line::merged(std::slice::from_ref(&closed.text), &missing, end).after(closed).after(so_far));
+    }
+    let text = record(&proposed).unwrap_or(text);
+    if let Some(why) = line::broken_by(asked, domain, &text) {
+        finding.level = finding.level.max(Level::Warning);
+        let what = if proposed.is_some() { "what is there" } else { "it" };
+        finding.text += &format!("; for other senders {what} is broken: {why}");
+        let so_far = proposed.clone().unwrap_or_else(|| Proposal::of(&text));
+        match line::whole(asked, domain, so_far) {
+            Some(whole) => proposed = Some(whole),
+            None => finding.text += &line::advice(asked, domain, &text),
         }
-    };
-    let better = broken.and_then(|_| whole(asked, domain, record));
-    let finding = match (&better, &proposed) {
-        (None, None) if finding.level != Level::Ok && !records.is_empty() => Finding {
-            text: format!(
-                "{}; leave out terms that look something up and are not used any more",
-                finding.text
-            ),
-            ..finding
-        },
-        _ => finding,
-    };
-    let Some(line) = better.or(proposed) else { return Some(finding) };
-    let finding = finding.add(txt_line(domain, &line));
-    Some(records.iter().fold(finding, |finding, record| finding.remove(txt_line(domain, record))))
-}
-
-/// What is wrong with a record for a sender whom none of its terms means, and who so comes to the end of it.
-fn for_nobody(asked: &ForSpf<'_>, domain: &str, record: &str) -> Option<String> {
-    let sender = format!("postmaster@{domain}");
-    let client = Client { ip: Ipv4Addr::UNSPECIFIED.into(), sender: &sender, helo: domain };
-    let answer = spf::check_with(asked, &client, domain, record);
-    (answer.result == SpfResult::PermError).then_some(answer.why)
-}
-
-/// The record without includes that break it, and, where it still takes too many look-ups, with the addresses of `a`
-/// and `mx` in their place; none where that does not mend it.
-fn whole(asked: &ForSpf<'_>, domain: &str, record: &str) -> Option<String> {
-    let breaks = |word: &&str| {
-        let is_include =
-            matches!(Term::parse(word), Ok(Term::Mechanism(Mechanism { kind: Kind::Include(_), .. })));
-        is_include && for_nobody(asked, domain, &format!("v=spf1 {word} -all")).is_some()
-    };
-    let kept: Vec<String> = terms(record).filter(|word| !breaks(word)).map(str::to_owned).collect();
-    let of = |words: &[String]| format!("v=spf1 {}", words.join(" "));
-    let is_good = |record: &String| for_nobody(asked, domain, record).is_none();
-    Some(of(&kept)).filter(is_good).or_else(|| {
-        let direct: Vec<String> =
-            kept.into_iter().map(|word| direct(asked, domain, &word).unwrap_or(word)).collect();
-        Some(of(&direct)).filter(is_good)
-    })
-}
-
-/// The addresses that an `a` or `mx` without lengths and macros stands for now.
-fn direct(asked: &ForSpf<'_>, domain: &str, word: &str) -> Option<String> {
-    let Ok(Term::Mechanism(mechanism)) = Term::parse(word) else { return None };
-    if mechanism.result != SpfResult::Pass || word.contains(['/', '%']) {
-        return None;
     }
-    let name = word.split_once(':').map_or(domain, |(_, name)| name);
-    let hosts = match mechanism.kind {
-        Kind::A(..) => vec![name.to_owned()],
-        Kind::Mx(..) => Names::mx(asked, name).ok()?,
-        _ => return None,
-    };
-    let mut found = Vec::new();
-    for (host, v6) in hosts.iter().flat_map(|host| [(host, false), (host, true)]) {
-        found.extend(Names::addresses(asked, host, v6).ok()?.into_iter().map(mechanism_of));
-    }
-    (!found.is_empty()).then(|| found.join(" "))
+    let Some(proposed) = proposed else { return Some(finding) };
+    finding.text += &proposed.words();
+    Some(replaced(finding, domain, &records, &proposed))
 }
 
-fn mechanism_of(ip: IpAddr) -> String {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => format!("ip4:{v4}"),
-        IpAddr::V6(v6) => format!("ip6:{v6}"),
-    }
+/// With the line that comes, and those that go.
+fn replaced(finding: Finding, domain: &str, records: &[String], proposed: &Proposal) -> Finding {
+    let finding = finding.add(txt_line(domain, &proposed.text));
+    records.iter().fold(finding, |finding, record| finding.remove(txt_line(domain, record)))
+}
+
+fn answered_by(asked: &ForSpf<'_>, domain: &str, source: &Source, record: &str) -> Answer {
+    let client = Client { ip: source.ip, sender: &format!("postmaster@{domain}"), helo: &source.ehlo };
+    spf::check_with(asked, &client, domain, record)
 }
 
 /// One finding for all addresses, and the record that mends it where one does.
@@ -181,7 +149,7 @@ fn judge(
     records: &[String],
     answers: &[(IpAddr, Answer)],
     end: &str,
-) -> (Finding, Option<String>) {
+) -> (Finding, Option<Proposal>) {
     let said = |(ip, answer): &(IpAddr, Answer)| format!("{ip} {} ({})", answer.result, answer.why);
     let text = format!("{domain}: {}", answers.iter().map(said).collect::<Vec<_>>().join("; "));
     let worst = answers.iter().map(|(_, answer)| answer.result).max_by_key(|result| badness(*result));
@@ -197,7 +165,7 @@ fn judge(
         .filter(|(_, answer)| !matches!(answer.result, SpfResult::Pass | SpfResult::TempError))
         .map(|(ip, _)| *ip)
         .collect();
-    (finding, Some(merged(records, &missing, end)))
+    (finding, Some(line::merged(records, &missing, end)))
 }
 
 fn badness(result: SpfResult) -> u8 {
@@ -206,58 +174,5 @@ fn badness(result: SpfResult) -> u8 {
         SpfResult::TempError => 1,
         SpfResult::Neutral | SpfResult::SoftFail => 2,
         SpfResult::None | SpfResult::Fail | SpfResult::PermError => 3,
-    }
-}
-
-/// One record of all of them that lets these addresses pass, first of all: no other term then has to be looked up for
-/// them. Words that nobody can read are left out, since one breaks the record. `end` is for a record that has no end.
-fn merged(records: &[String], addresses: &[IpAddr], end: &str) -> String {
-    let mut words = vec!["v=spf1".to_owned()];
-    words.extend(addresses.iter().copied().map(mechanism_of));
-    let (mut all, mut redirect, mut explanation) = (None, None, None);
-    for word in records.iter().flat_map(|record| terms(record)) {
-        let place = match Term::parse(word) {
-            Err(_) => continue,
-            Ok(Term::Mechanism(mechanism)) if mechanism.kind == Kind::All => &mut all,
-            Ok(Term::Redirect(_)) => &mut redirect,
-            Ok(Term::Explanation) => &mut explanation,
-            Ok(Term::Mechanism(_) | Term::Unknown) => {
-                if !words.iter().any(|known| known == word) {
-                    words.push(word.to_owned());
-                }
-                continue;
-            }
-        };
-        place.get_or_insert_with(|| word.to_owned());
-    }
-    if all.is_none() && redirect.is_none() {
-        all = Some(end.to_owned());
-    }
-    words.extend([all, redirect, explanation].into_iter().flatten());
-    words.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_there_is_kept_and_what_breaks_it_is_not() {
-        let ips: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].iter().map(|ip| ip.parse().unwrap()).collect();
-        let new = |records: &[&str]| {
-            merged(&records.iter().map(|record| (*record).to_owned()).collect::<Vec<_>>(), &ips, "~all")
-        };
-        let ours = "v=spf1 ip4:192.0.2.1 ip6:2001:db8::1";
-        for (records, rest) in [
-            (&[] as &[&str], "~all"),
-            (&["v=spf1 mx -all"], "mx -all"),
-            (&["v=spf1 mx redirect=_spf.b.test"], "mx redirect=_spf.b.test"),
-            (&["v=spf1 ?all exp=why.test"], "?all exp=why.test"),
-            (&["v=spf1 ip:1.2.3.4 ipv4:1.2.3.4 mx"], "mx ~all"),
-            (&["v=spf1 mx -all", "v=spf1 include:_spf.b.test mx ~all"], "mx include:_spf.b.test -all"),
-            (&["v=spf1 m\u{fc} x-a=b -all"], "x-a=b -all"),
-        ] {
-            assert_eq!(new(records), format!("{ours} {rest}"), "{records:?}");
-        }
     }
 }

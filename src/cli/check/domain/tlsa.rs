@@ -9,7 +9,7 @@ use rustls::pki_types::UnixTime;
 
 use super::super::Finding;
 use super::super::finding::zone_line;
-use super::lines::Standing;
+use super::super::lines::Standing;
 use super::lookups::InTime;
 use super::probes::{self, Shown};
 use crate::config::DeliverySettings;
@@ -131,8 +131,20 @@ fn judge(found: &Found<'_>, also: &[String], shown: Shown) -> Finding {
     let right: BTreeSet<TlsaRecord> = shown.iter().filter_map(of_key).collect();
     let line = |record: &TlsaRecord| zone_line(&name, "TLSA", &record.zone_data());
     // All others: RFC 7671 §9 lets the strongest digest alone count.
-    let wrong = records.iter().filter(|record| !right.contains(record));
-    let finding = wrong.fold(finding, |finding, record| finding.remove(line(record)));
+    let wrong: Vec<&TlsaRecord> = records.iter().filter(|record| !right.contains(record)).collect();
+    // One of the same kind does no harm beside the right one (RFC 7671 §8.1).
+    let is_for_key = |record: &&TlsaRecord| record.to_string().starts_with("3 1 1 ");
+    let finding = match wrong.iter().any(is_for_key) && tlsa.is_some() {
+        true => Finding {
+            text: format!(
+                "{}; keep a record 3 1 1 that is for a key to come: it matches nothing before that is used",
+                finding.text
+            ),
+            ..finding
+        },
+        false => finding,
+    };
+    let finding = wrong.into_iter().fold(finding, |finding, record| finding.remove(line(record)));
     let missing = right.iter().filter(|record| !records.contains(record));
     missing.fold(finding, |finding, record| finding.add(line(record)))
 }

@@ -55,8 +55,8 @@ const ROWS: &str = "
     INSERT INTO routes VALUES (1, 'x.test', NULL);
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
     VALUES ('mx.victim.test', 'tls', 'plaintext', 1000, 2000), ('mx.good.test', 'connections', 2, 1000, NULL);
-    INSERT INTO mta_sts_policies VALUES ('victim.test', '1', 'enforce', 'mx.victim.test', 9000, 1000, 10000, 1000, NULL),
-           ('good.test', '1', 'enforce', 'mx.good.test', 9000, 1000, 10000, 1000, NULL);
+    INSERT INTO mta_sts_policies VALUES ('victim.test', '1', 'enforce', 9000, 1000, 10000, 1000, 1000, 'mx.victim.test', NULL),
+           ('good.test', '1', 'enforce', 9000, 1000, 10000, 1000, 1000, 'mx.good.test', NULL);
     INSERT INTO kicks (at, node, recipients) VALUES (1000, 'victim.test', 1);
     INSERT INTO login_failures VALUES ('', 'victim', 12, 1000, 2000);
     INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);

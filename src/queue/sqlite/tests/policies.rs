@@ -25,7 +25,7 @@ fn policies_outlive_the_process_end_and_are_bounded() {
     bench.queue.set_sts_policy(row("short.test", now - 50, 100));
     bench.queue.set_sts_policy(row("new.test", now - 50, 604_800));
     bench.queue.set_sts_policy(row("over.test", now - 101, 100));
-    bench.queue.note_sts_policy("a.test", StsPolicyNote::Failed("no answer".to_owned()));
+    bench.queue.note_sts_policy("a.test", StsPolicyNote::Failed { at: now, why: "no answer".to_owned() });
     bench.queue.note_sts_policy("a.test", StsPolicyNote::Used(now));
     bench.queue.note_sts_policy("gone.test", StsPolicyNote::Used(now));
     let bench = bench.restart();
@@ -37,7 +37,11 @@ fn policies_outlive_the_process_end_and_are_bounded() {
     assert_eq!(bench.queue.sts_policy("a.test").unwrap(), Some(noted));
     assert_eq!(bench.queue.sts_policy("gone.test").unwrap(), None, "a note makes no row");
     let due = |used_since| bench.queue.sts_policies_due(now, used_since, 10).unwrap();
-    assert_eq!(due(0), ["a.test", "short.test"], "a day old, or half over; not what is over");
+    assert_eq!(
+        due(0),
+        ["short.test", "a.test"],
+        "a day old, or half over; not what is over; what failed comes last"
+    );
     assert_eq!(due(now), ["a.test"], "not what nobody uses");
 
     let conn = Connection::open_in_memory().unwrap();
@@ -51,6 +55,12 @@ fn policies_outlive_the_process_end_and_are_bounded() {
         })
     };
     assert_eq!(count(&conn).unwrap(), (STS_POLICIES_MAX as i64, Some(50)), "those used the longest ago went");
+    let of_mode =
+        |domain: &str, mode: &str| StsPolicyRow { mode: mode.to_owned(), ..row(domain, 20_000, 1000) };
+    sts_policies::write(&conn, &of_mode("testing.test", "testing")).unwrap();
+    sts_policies::write(&conn, &of_mode("enforce.test", "enforce")).unwrap();
+    assert!(sts_policies::read(&conn, "testing.test").unwrap().is_none(), "what enforces nothing goes first");
+    assert_eq!(count(&conn).unwrap(), (STS_POLICIES_MAX as i64, Some(51)));
     while sts_policies::delete_expired(&conn, 6_000, 500).unwrap() {}
     assert_eq!(count(&conn).unwrap().1, Some(5_001));
 }

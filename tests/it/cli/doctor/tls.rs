@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hickory_server::proto::rr::RecordType;
 use serde_json::Value;
 
 use super::{Doctor, GOOD, black_hole, lines, strings, texts, zone};
@@ -20,6 +21,10 @@ fn hosted(at: SocketAddr) -> Zone {
     let mut lines = lines(GOOD);
     lines.retain(|line| !line.starts_with("MAILHOST. IN A "));
     zone(&lines).address("mail.example.com", at.ip())
+}
+
+fn hex(data: &[u8]) -> String {
+    data.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn one(found: &[Value]) -> (String, String) {
@@ -105,6 +110,13 @@ fn a_policy_of_our_own_is_fetched_and_held_against_the_mx_hosts() {
         assert!(text.contains(lines), "{text}");
     }
     sts.server.serve(policy("enforce", "mail.example.com"));
+    let no_mx = hosted(sts.host).address("mta-sts.example.com", sts.web.ip());
+    let no_mx = no_mx.txt("_mta-sts.example.com", &[RECORD.as_bytes()]);
+    sts.doctor.world.dns.serve(no_mx.fault("example.com", Fault::ServfailFor(RecordType::MX)));
+    let found = sts.doctor.ask(&["example.com"]).0;
+    let found: Vec<Value> = found.into_iter().filter(|one| one["about"] == "mta-sts").collect();
+    let (level, text) = one(&found);
+    assert!(level == "warning" && text.contains("names the domain's MX hosts is not known"), "{text}");
     for records in [&[RECORD, "v=STSv1; id=2"] as &[&str], &["v=STSv1;"]] {
         let found = sts.told(records);
         let (remove, add) = (texts(&found[0], "remove"), texts(&found[0], "add"));
@@ -156,7 +168,6 @@ fn tlsa_records_of_our_own_hosts_are_held_against_what_they_show() {
     let with = |records: &[Tlsa<'_>]| {
         records.iter().fold(good(), |zone, (kind, data)| zone.tlsa("mail.example.com", *kind, data))
     };
-    let hex = |data: &[u8]| data.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let line = |kind: &str, data: &[u8]| format!("_25._tcp.mail.example.com. IN TLSA {kind} {}", hex(data));
     let (ee, ta, strong) =
         (certificate.tlsa((3, 1, 1)), certificate.tlsa((2, 1, 1)), certificate.tlsa((3, 1, 2)));
@@ -187,6 +198,7 @@ fn tlsa_records_of_our_own_hosts_are_held_against_what_they_show() {
         let mended = zone(&[lines, texts(&found[0], "add")].concat());
         let mended = mended.address("mail.example.com", host.ip()).signed(&signer);
         assert_eq!(one(&told(mended)).0, "ok", "{said}, mended");
+        assert_eq!(text.contains("keep a record 3 1 1 that is for a key to come"), said == "3 1 1", "{text}");
     }
     // Where the name is an alias its records are elsewhere.
     let aliased = good().cname("_25._tcp.mail.example.com", "tlsa.provider.test");

@@ -101,6 +101,18 @@ fn a_policy_is_fetched_again_before_its_end_and_gone_after_it() {
     });
 }
 
+/// `max_age: 0` is how people take a policy back. It is fetched for the first mail, which waits for no better one.
+#[test]
+fn a_policy_that_lasts_no_time_holds_nothing_up() {
+    let mut sts = StsWorld::new();
+    let server = sts.serve("a.test", policy("enforce", &["mx.other.test"], 0));
+    let _mx = sts.good_host("a.test");
+    let relay = sts.relay();
+    let said = send(&relay, "a.test");
+    assert!(said.starts_with("none|TLSv1.3"), "{said}");
+    assert_eq!(server.requests().len(), 1);
+}
+
 /// Soon after a start, and once a minute from then on.
 #[test]
 fn a_policy_in_use_is_fetched_again_without_mail() {
@@ -114,7 +126,7 @@ fn a_policy_in_use_is_fetched_again_without_mail() {
     relay.stop();
     // Two of them were fetched a day ago, and one of these is not used any more.
     let db = relay.db_for_writing();
-    let by = "fetched_at = fetched_at - 86400, expires_at = expires_at - 86400";
+    let by = "fetched_at = fetched_at - 86400, tried_at = 0, expires_at = expires_at - 86400";
     db.execute(&format!("UPDATE mta_sts_policies SET {by} WHERE domain <> 'new.test'"), []);
     db.execute("UPDATE mta_sts_policies SET used_at = used_at - 31 * 86400 WHERE domain = 'unused.test'", []);
     drop(db);
@@ -158,8 +170,8 @@ fn a_connection_that_proved_too_little_carries_no_more_mail() {
     let relay = sts.relay();
     assert!(send(&relay, "a.test").starts_with("none|none|delivered|"));
     relay.db_for_writing().execute(
-        "INSERT INTO mta_sts_policies VALUES ('a.test', 'x', 'enforce', 'mx.a.test', 604800, unixepoch(),
-                                              unixepoch() + 604800, unixepoch(), NULL)",
+        "INSERT INTO mta_sts_policies VALUES ('a.test', 'x', 'enforce', 604800, unixepoch(), unixepoch() + 604800,
+                                              unixepoch(), unixepoch(), 'mx.a.test', NULL)",
         [],
     );
     // The connection is kept as long as mail goes over it.

@@ -79,8 +79,8 @@ fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
     let db = relay.db_for_writing();
     for (domain, ..) in cells.iter().filter(|(domain, ..)| domain.contains("-stale-")) {
         db.execute(
-            "INSERT INTO mta_sts_policies VALUES (?1, '1', 'enforce', 'mx.' || ?1, 604800, unixepoch(),
-                                                  unixepoch() + 604800, unixepoch(), NULL)",
+            "INSERT INTO mta_sts_policies VALUES (?1, '1', 'enforce', 604800, unixepoch(), unixepoch() + 604800,
+                                                  unixepoch(), unixepoch(), 'mx.' || ?1, NULL)",
             [domain],
         );
     }
