@@ -250,6 +250,13 @@ mod tests {
             assert_eq!(cache.get(&of("b.test"), now + most), None);
             cache.clear();
         }
+        // That there is no DANE is such an answer too.
+        for none in [TlsaAnswer::Absent, TlsaAnswer::Insecure("nothing is")] {
+            let answer = Ok(Found::Tlsa(none));
+            cache.insert(of("b.test"), &answer, HOUR * 1000, now);
+            assert_eq!(cache.get(&of("b.test"), now + NEGATIVE_TTL_MAX / 2), Some(answer));
+            assert_eq!(cache.get(&of("b.test"), now + NEGATIVE_TTL_MAX), None);
+        }
         cache.insert(of("zero.test"), &addresses(1), Duration::ZERO, now);
         cache.insert(of("zero.test"), &Err(failed()), Duration::ZERO, now);
         assert_eq!(cache.get(&of("zero.test"), now), None);

@@ -146,41 +146,80 @@ mod tests {
         assert!(known.is_due(now + LOOK_AGAIN));
     }
 
+    /// A server that leaves everybody waiting until it is told to answer, and then proves nothing.
+    struct Waiting(std::net::UdpSocket, Resolver);
+
+    impl Waiting {
+        fn new() -> Waiting {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let servers = vec![socket.local_addr().unwrap().into()];
+            let settings = DnsSettings { servers, timeout: Duration::from_secs(10), trust_anchor: None };
+            Waiting(socket, Resolver::new(&settings).unwrap())
+        }
+
+        /// A question came: its bytes, and from where.
+        fn question(&self, patience: Duration) -> Option<(Vec<u8>, std::net::SocketAddr)> {
+            self.0.set_read_timeout(Some(patience)).unwrap();
+            let mut bytes = vec![0; 1500];
+            let (length, from) = self.0.recv_from(&mut bytes).ok()?;
+            bytes.truncate(length);
+            Some((bytes, from))
+        }
+
+        /// Answers without anything until it is over.
+        fn answer(&self, first: (Vec<u8>, std::net::SocketAddr), is_over: impl Fn() -> bool) {
+            let mut next = Some(first);
+            while !is_over() {
+                if let Some((mut bytes, from)) = next {
+                    bytes[2] |= 0x80;
+                    self.0.send_to(&bytes, from).unwrap();
+                }
+                next = self.question(Duration::from_millis(20));
+            }
+        }
+    }
+
+    #[test]
+    fn all_wait_for_the_first_look_and_nobody_for_a_later_one() {
+        let waiting = Waiting::new();
+        let validates = || waiting.1.validates();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(validates);
+            let question = waiting.question(Duration::from_secs(10)).unwrap();
+            let (said, heard) = std::sync::mpsc::channel();
+            let second = scope.spawn(move || said.send(validates()).unwrap());
+            assert!(heard.recv_timeout(Duration::from_millis(200)).is_err(), "nobody knows yet");
+            waiting.answer(question, || first.is_finished() && second.is_finished());
+            assert!(first.join().unwrap().is_err() && heard.recv().unwrap().is_err());
+        });
+        // The next look is due. While it lasts, what was known holds.
+        lock(&waiting.1.validation).looks = Some((Instant::now(), Instant::now()));
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(validates);
+            let question = waiting.question(Duration::from_secs(10)).unwrap();
+            let (said, heard) = std::sync::mpsc::channel();
+            let other = scope.spawn(move || said.send(validates()).unwrap());
+            let known = heard.recv_timeout(Duration::from_secs(2));
+            waiting.answer(question, || looks.is_finished() && other.is_finished());
+            assert!(matches!(known, Ok(Err(_))), "{known:?}");
+        });
+    }
+
     /// A look that begins with some servers and ends when there are others is not noted for those.
     #[test]
     fn what_a_look_finds_is_noted_of_the_servers_that_were_asked() {
-        let socket = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (before, silent) = (socket(), socket());
-        let timeout = Duration::from_secs(2);
-        let settings =
-            DnsSettings { servers: vec![before.local_addr().unwrap().into()], timeout, trust_anchor: None };
-        let resolver = Resolver::new(&settings).unwrap();
+        let (waiting, silent) = (Waiting::new(), std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let resolver = &waiting.1;
         std::thread::scope(|scope| {
-            let looked = scope.spawn(|| resolver.validates());
-            before.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            let mut bytes = [0; 1500];
-            let (mut length, mut from) = before.recv_from(&mut bytes).unwrap();
+            let looks = scope.spawn(|| resolver.validates());
+            let question = waiting.question(Duration::from_secs(10)).unwrap();
             let now_asked = {
                 let _context = resolver.runtime.enter();
-                Servers::new(vec![silent.local_addr().unwrap()], timeout, None).unwrap()
+                Servers::new(vec![silent.local_addr().unwrap()], Duration::from_secs(2), None).unwrap()
             };
             *lock(&resolver.servers) = Arc::new(now_asked);
-            before.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-            loop {
-                // An answer without anything: nothing is proved by it.
-                bytes[2] |= 0x80;
-                before.send_to(&bytes[..length], from).unwrap();
-                loop {
-                    match before.recv_from(&mut bytes) {
-                        Ok(next) => break (length, from) = next,
-                        Err(_) if looked.is_finished() => {
-                            assert_eq!(looked.join().unwrap(), Ok(()), "nobody has heard of these");
-                            return;
-                        }
-                        Err(_) => {}
-                    }
-                }
-            }
+            waiting.answer(question, || looks.is_finished());
+            assert_eq!(looks.join().unwrap(), Ok(()), "nobody has heard of these");
         });
     }
 }

@@ -41,8 +41,8 @@ fn no_message_of_a_protected_domain_is_theirs() {
         ("says that there is no MX record", plants(), Forges::NoMx),
         // Which would bounce the mail.
         ("says that the host has no address", plants(), Forges::NoAddress),
-        // Where mail is never delivered to; also by an address without a signature.
-        ("says that the host is on a private network", plants(), Forges::Nowhere),
+        // By an address without a signature.
+        ("says that the host is where mail never goes", plants(), Forges::Nowhere),
     ] {
         let mut world = World::signed(&signer);
         // Whoever connects to the host's address reaches them.
@@ -61,7 +61,7 @@ fn no_message_of_a_protected_domain_is_theirs() {
                 Forges::NoTlsa => real(zone).denied("_25._tcp.mx.a.test", RecordType::TLSA, "open.test"),
                 Forges::NoAddress => real(zone).denied("mx.a.test", RecordType::A, "open.test"),
                 Forges::Nowhere => real(zone.forget("mx.a.test"))
-                    .address("mx.a.test", [10, 0, 0, 1].into())
+                    .address("mx.a.test", [0, 0, 0, 0].into())
                     .signed_like("mx.a.test", RecordType::A, Signing::None),
                 Forges::NoMx => real(zone).denied("a.test", RecordType::MX, "open.test"),
             }
