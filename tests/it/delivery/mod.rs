@@ -21,6 +21,7 @@ mod prohibited;
 mod promises;
 mod refused_logins;
 mod reports;
+mod resolvers;
 mod reuse;
 mod signed;
 mod single_write;

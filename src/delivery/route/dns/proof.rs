@@ -282,6 +282,8 @@ fn base32hex(bytes: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::proto::dnssec::Nsec3HashAlgorithm;
+
     use super::*;
 
     #[test]
@@ -291,6 +293,41 @@ mod tests {
             [("", ""), ("f", "co"), ("fo", "cpng"), ("foo", "cpnmu"), ("foobar", "cpnmuoj1e8")]
         {
             assert_eq!(base32hex(text.as_bytes()), encoded.as_bytes(), "{text}");
+        }
+    }
+
+    /// RFC 5155 §6, §8.9: most domains below `com` are neither named by an NSEC3 record nor denied by one.
+    #[test]
+    fn a_zone_is_open_where_its_parent_says_so_and_where_opt_out_leaves_it_open() {
+        let (zone, parent) = (Name::from_ascii("unsigned.com.").unwrap(), Name::from_ascii("com.").unwrap());
+        let hash = Nsec3HashAlgorithm::SHA1.hash(&[], &zone, 0).unwrap().as_ref().to_vec();
+        let beside = |by: i8| {
+            let mut beside = hash.clone();
+            *beside.last_mut().unwrap() = hash.last().unwrap().wrapping_add_signed(by);
+            beside
+        };
+        let record = |owner: &[u8], next: &[u8], opt_out: bool, types: &[RecordType]| {
+            let label = String::from_utf8(base32hex(owner)).unwrap();
+            let types = types.iter().copied();
+            let nsec3 = NSEC3::new(Nsec3HashAlgorithm::SHA1, opt_out, 0, Vec::new(), next.to_vec(), types);
+            let owner = Name::from_ascii(label).unwrap().append_domain(&parent).unwrap();
+            let mut record = Record::from_rdata(owner, 60, RData::DNSSEC(DNSSECRData::NSEC3(nsec3)));
+            record.proof = Proof::Secure;
+            record
+        };
+        let (before, after) = (beside(-1), beside(1));
+        for (what, mut found, is_open) in [
+            ("a span with opt-out", record(&before, &after, true, &[RecordType::A]), true),
+            ("a span without", record(&before, &after, false, &[RecordType::A]), false),
+            ("a span of others", record(&after, &before, true, &[RecordType::A]), false),
+            ("a cut", record(&hash, &after, false, &[RecordType::NS]), true),
+            ("a signed cut", record(&hash, &after, true, &[RecordType::NS, RecordType::DS]), false),
+            ("the zone's own word", record(&hash, &after, true, &[RecordType::NS, RecordType::SOA]), false),
+            ("a name between zones", record(&hash, &after, true, &[]), false),
+        ] {
+            assert_eq!(is_open_cut(&zone, &found), is_open, "{what}");
+            found.proof = Proof::Bogus;
+            assert!(!is_open_cut(&zone, &found), "{what}, not proved");
         }
     }
 
