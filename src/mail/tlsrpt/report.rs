@@ -42,7 +42,7 @@ pub struct Counted {
     pub ip: String,
     /// Ours; empty likewise.
     pub source: String,
-    /// [`SUCCESS`], or a [`ResultType`](super::ResultType) as text.
+    /// [`SUCCESS`], or a [`ResultType`] as text.
     pub result: String,
     /// How many.
     pub sessions: u64,
