@@ -1,6 +1,7 @@
 //! DANE and MTA-STS together: what TLSA records say, times what the policy says, times what the host shows.
 //! Each cell is a domain of its own in a signed zone.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_server::proto::rr::RecordType;
@@ -8,9 +9,22 @@ use hickory_server::proto::rr::RecordType;
 use super::{MAIL, StsWorld, attempt};
 use crate::harness::dns_server::{Fault, Zone};
 use crate::harness::dnssec::{Signer, Signing};
-use crate::harness::fakemx::{Ca, Script};
+use crate::harness::fakemx::{Ca, Certificate, Script};
 
-const TLSA: [&str; 7] = ["absent", "good", "other", "unusable", "unknown", "bogus", "expired"];
+const TLSA: [&str; 12] = [
+    "absent",
+    "good",
+    "other",
+    "unusable",
+    "unknown",
+    "bogus",
+    "expired",
+    "insecure",
+    "mixed",
+    "rollover",
+    "authority",
+    "alias",
+];
 const STS: [&str; 5] = ["none", "testing", "enforce", "stale", "unreachable"];
 
 /// The policy, and whether the mail goes; `holds`: the host's certificate holds for its name.
@@ -18,7 +32,7 @@ fn wanted(tlsa: &str, sts: &str, holds: bool) -> (&'static str, &'static str) {
     let enforced = matches!(sts, "enforce" | "stale");
     match tlsa {
         // RFC 8461 §2: DANE comes first, where it fails too.
-        "good" => ("dane", "delivered"),
+        "good" | "mixed" | "rollover" | "authority" | "alias" => ("dane", "delivered"),
         "other" | "unknown" | "bogus" | "expired" => ("dane", "deferred"),
         _ if enforced => ("sts-enforce", if holds { "delivered" } else { "deferred" }),
         // RFC 7672 §2.2: TLS, and no more.
@@ -30,7 +44,9 @@ fn wanted(tlsa: &str, sts: &str, holds: bool) -> (&'static str, &'static str) {
 
 /// The zone with the TLSA records of a host whose own are `own`. Nothing but their signatures is in the way of those
 /// that are bogus or expired.
-fn with_records(zone: Zone, tlsa: &str, host: &str, own: &[u8], other: &[u8]) -> Zone {
+fn with_records(zone: Zone, tlsa: &str, (host, ip): (&str, IpAddr), own: &Certificate, other: &[u8]) -> Zone {
+    let authority = own.tlsa((2, 0, 0));
+    let own = &own.tlsa((3, 1, 1));
     let name = format!("_25._tcp.{host}");
     let signed = |zone: Zone, how| zone.tlsa(host, (3, 1, 1), own).signed_like(&name, RecordType::TLSA, how);
     match tlsa {
@@ -40,6 +56,16 @@ fn with_records(zone: Zone, tlsa: &str, host: &str, own: &[u8], other: &[u8]) ->
         "unknown" => zone.fault(&name, Fault::Servfail),
         "bogus" => signed(zone, Signing::Wrong),
         "expired" => signed(zone, Signing::Expired),
+        // Records that the host does not keep, and that nobody signed.
+        "insecure" => zone.tlsa(host, (3, 1, 1), other).unsigned(host.trim_start_matches("mx.")),
+        "mixed" => zone.tlsa(host, (1, 1, 1), other).tlsa(host, (3, 1, 1), own),
+        "rollover" => zone.tlsa(host, (3, 1, 1), other).tlsa(host, (3, 1, 1), own),
+        "authority" => zone.tlsa(host, (2, 0, 0), &authority),
+        "alias" => {
+            let target = host.replacen("mx.", "target.", 1);
+            let zone = zone.forget(host).cname(host, &target).address(&target, ip);
+            zone.tlsa(&target, (3, 1, 1), own)
+        }
         _ => zone,
     }
 }
@@ -58,8 +84,9 @@ fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
                 let ca = if holds { &sts.ca } else { &stranger };
                 let certificate = ca.certificate(&[&host]);
                 let mx = sts.world.host(&domain, Script::new().tls(&certificate));
-                let (own, other) = (certificate.tlsa((3, 1, 1)), somebody.tlsa((3, 1, 1)));
-                sts.world.zone(|zone| with_records(zone, tlsa, &host, &own, &other));
+                let other = somebody.tlsa((3, 1, 1));
+                sts.world
+                    .zone(|zone| with_records(zone, tlsa, (&host, mx.address.ip()), &certificate, &other));
                 match mode {
                     "testing" | "enforce" => servers.push(sts.policy(&domain, mode)),
                     "unreachable" => {
@@ -98,7 +125,7 @@ fn dane_comes_first_and_nothing_weakens_what_is_enforced() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(cells.len(), 68);
+    assert_eq!(cells.len(), 118);
 
     // RFC 8689 §5: the sender sets both aside.
     let careless = [b"TLS-Required: No\r\n", MAIL].concat();

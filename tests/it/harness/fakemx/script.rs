@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 /// A place in the dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,7 +356,8 @@ impl Ca {
             .with_no_client_auth()
             .with_single_cert(vec![leaf.clone()], key)
             .unwrap();
-        Certificate { config: Arc::new(config), chain: vec![leaf], ca_pem: self.pem.clone() }
+        let authority = CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap();
+        Certificate { config: Arc::new(config), chain: vec![leaf, authority], ca_pem: self.pem.clone() }
     }
 }
 
