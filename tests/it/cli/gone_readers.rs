@@ -196,7 +196,9 @@ fn no_command_is_missing_here() {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         assert!(names.len() > 4, "{help}");
-        for name in names.into_iter().filter(|name| !["help", "serve"].contains(name)) {
+        // These need a relay that runs.
+        let elsewhere = ["help", "serve", "health", "sendmail"];
+        for name in names.into_iter().filter(|name| !elsewhere.contains(name)) {
             let line = [of, &[name]].concat().join(" ");
             assert!(COMMANDS.iter().any(|known| known.starts_with(&line)), "{line} is not in the table");
         }
