@@ -43,15 +43,22 @@ fn shown(address: &Address) -> Shown<'_> {
 
 /// A message is on disk; the 250 follows.
 pub fn accepted(message: &NewMessage) {
-    let origin = &message.origin;
+    let (origin, labels) = (&message.origin, &message.labels);
+    let field = |name: &str, value: Option<String>| {
+        value.map_or_else(String::new, |value| format!(" {name}={value}"))
+    };
     log::info!(
-        "{}: accepted from=<{}> size={} nrcpt={} client={} user={}",
+        "{}: accepted from=<{}> size={} nrcpt={} client={} user={}{}{}{}",
         message.id,
         Shown(message.envelope.sender.as_ref().map(AsRef::as_ref)),
         message.size,
         message.envelope.recipients.len(),
         origin.client.map_or_else(|| "local".to_owned(), |client| client.to_string()),
         origin.user.as_deref().unwrap_or("-"),
+        field("message-id", labels.message_id.as_deref().map(|id| format!("<{}>", Shown(Some(id))))),
+        field("tag", labels.tag.clone()),
+        // What somebody wrote comes last.
+        field("subject", labels.subject.clone()),
     );
 }
 
