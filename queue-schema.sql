@@ -189,6 +189,11 @@ CREATE TABLE history (
         CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed')),
     CONSTRAINT "finished_by is operator or outcome" CHECK (finished_by IN ('operator', 'outcome'))
 ) WITHOUT ROWID, STRICT;
+-- For `postrider report`, and for `postrider queue find` by Message-ID, Subject and tag.
+CREATE INDEX history_by_end ON history (finished_at);
+CREATE INDEX history_by_message_id ON history (header_message_id) WHERE header_message_id IS NOT NULL;
+CREATE INDEX history_by_subject ON history (subject COLLATE NOCASE) WHERE subject IS NOT NULL;
+CREATE INDEX history_by_tag ON history (tag) WHERE tag IS NOT NULL;
 
 -- Lanes (destinations) in trouble; a healthy lane has no row. A row goes when the lane's host takes a message, or about
 -- six hours after the backoff is over: backoff_until <= unixepoch() means that the lane is tried again. Lanes
@@ -318,12 +323,16 @@ CREATE TABLE known_logins (
     CONSTRAINT "last_at is a time in Unix seconds" CHECK (last_at BETWEEN 0 AND 253402300799)
 ) WITHOUT ROWID, STRICT;
 
--- Bounces, delay warnings and delivery reports of the last two hours: [delivery] bounces_per_sender counts them.
+-- Bounces, delay warnings and delivery reports, and what they are about. [delivery] bounces_per_sender counts those of
+-- the last hour. Kept as long as history.
 CREATE TABLE reports (
     id     INTEGER PRIMARY KEY,            -- the report's message id
     sender TEXT NOT NULL,                  -- whom it is for, in lower case
-    at     INTEGER NOT NULL
+    at     INTEGER NOT NULL,
+    kind   TEXT,                           -- bounce, delay warning or delivery report
+    about  INTEGER                         -- the message id of what it reports on
 ) STRICT;
+CREATE INDEX reports_about ON reports (about) WHERE about IS NOT NULL;
 CREATE INDEX reports_to_sender ON reports (sender, at);
 
 -- Failures beyond [delivery] bounces_per_sender, not yet reported. One hour after a sender's first one, a single summary

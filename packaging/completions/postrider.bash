@@ -40,6 +40,9 @@ _postrider() {
             postrider,recover)
                 cmd="postrider__subcmd__recover"
                 ;;
+            postrider,report)
+                cmd="postrider__subcmd__report"
+                ;;
             postrider,sendmail)
                 cmd="postrider__subcmd__sendmail"
                 ;;
@@ -97,6 +100,9 @@ _postrider() {
             postrider__subcmd__help,recover)
                 cmd="postrider__subcmd__help__subcmd__recover"
                 ;;
+            postrider__subcmd__help,report)
+                cmd="postrider__subcmd__help__subcmd__report"
+                ;;
             postrider__subcmd__help,sendmail)
                 cmd="postrider__subcmd__help__subcmd__sendmail"
                 ;;
@@ -120,6 +126,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help__subcmd__queue,bounce)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__bounce"
+                ;;
+            postrider__subcmd__help__subcmd__queue,find)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__find"
                 ;;
             postrider__subcmd__help__subcmd__queue,hold)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__hold"
@@ -169,6 +178,9 @@ _postrider() {
             postrider__subcmd__queue,bounce)
                 cmd="postrider__subcmd__queue__subcmd__bounce"
                 ;;
+            postrider__subcmd__queue,find)
+                cmd="postrider__subcmd__queue__subcmd__find"
+                ;;
             postrider__subcmd__queue,flush)
                 cmd="postrider__subcmd__queue__subcmd__kick"
                 ;;
@@ -204,6 +216,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue__subcmd__help,bounce)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__bounce"
+                ;;
+            postrider__subcmd__queue__subcmd__help,find)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__find"
                 ;;
             postrider__subcmd__queue__subcmd__help,help)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__help"
@@ -293,7 +308,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue report sql recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -529,7 +544,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
+            opts="serve check demo queue report sql recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -655,7 +670,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue)
-            opts="list show kick hold release remove bounce kicks summary"
+            opts="list find show kick hold release remove bounce kicks summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -669,6 +684,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__bounce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__find)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -795,6 +824,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__recover)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__report)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -977,7 +1020,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue)
-            opts="-h --config --help list show kick flush retry hold release remove bounce kicks summary help"
+            opts="-h --config --help list find show kick flush retry hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1016,8 +1059,38 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__find)
+            opts="-h --subject --tag --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --subject)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__help)
-            opts="list show kick hold release remove bounce kicks summary help"
+            opts="list find show kick hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1031,6 +1104,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__bounce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__find)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1361,6 +1448,36 @@ _postrider() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__report)
+            opts="-h --since --by --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --by)
+                    COMPREPLY=($(compgen -W "user domain tag host" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -247,7 +247,7 @@ impl Stage {
         let queue = Admin::to_read(&self.settings.queue.path)?;
         for line in self.finished()? {
             let shown = queue.show(line.queue_id.parse()?)?.context("a finished message is not shown")?;
-            for ShownRecipient { line, tries } in &shown.recipients {
+            for ShownRecipient { line, tries, .. } in &shown.recipients {
                 let to = &line.recipient;
                 tries.iter().for_each(|t| tell!("  {to}|{}|{}|{}", t.phase, t.outcome, t.reply));
             }

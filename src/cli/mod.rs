@@ -15,6 +15,7 @@ mod operator_queries;
 mod output;
 pub mod queue;
 mod recover;
+pub mod report;
 mod sendmail;
 pub mod serve;
 pub mod sql;
@@ -86,6 +87,8 @@ enum Command {
     Demo,
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
+    /// Say what went through since a time: accepted, delivered and how fast, deferred, bounced, and why
+    Report(report::ReportArgs),
     /// SQL on the queue: a prompt, or -c 'SELECT …'
     ///
     /// To look, also with the relay running; with --write to change it by hand. It is safe beside the relay, which a
@@ -198,6 +201,7 @@ pub fn run() -> ExitCode {
         Command::Demo => logged("off").and_then(|()| demo::run()),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
+        Command::Report(arguments) => report::run(config, &arguments),
         Command::Sql(arguments) => {
             config::queue_path(config).map_err(Into::into).and_then(|path| sql::run(&arguments, &path))
         }

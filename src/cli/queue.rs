@@ -2,6 +2,7 @@
 //!
 //! Works with or without the relay running: the database is all it needs.
 
+mod find;
 mod text;
 
 use std::io;
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-pub(super) use text::table;
+pub(super) use text::{age, table};
 
 use super::log_output::say;
 use super::output::seen_json;
@@ -46,7 +47,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Show one message: envelope, recipients, every attempt, header
+    /// Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished
+    Find(find::FindArgs),
+    /// Show one message: envelope, recipients, every attempt, its story, header
     Show {
         /// The queue id, as in the 250 reply and the log
         id: MessageId,
@@ -121,6 +124,9 @@ pub enum QueueCommandError {
     /// Nothing is known of this message.
     #[error("{0} is not in the queue (any more): see `postrider queue list`")]
     Unknown(MessageId),
+    /// Nothing is known by this.
+    #[error("{0}")]
+    NotFound(String),
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -150,6 +156,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 text::list(&lines, Clock::system().now()) + &line(cut)
             }
         }
+        Verb::Find(args) => find(args, path)?,
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
             if *json { json_line(&shown) } else { text::show(&shown, Clock::system().now()) }
@@ -176,6 +183,20 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn find(args: &find::FindArgs, path: &Path) -> Result<String, QueueCommandError> {
+    let wanted = args.wanted();
+    let mut lines = Admin::to_read(path)?.find(&wanted, args.limit.saturating_add(1))?;
+    if lines.is_empty() {
+        return Err(QueueCommandError::NotFound(find::nothing(&wanted)));
+    }
+    let cut = cut(&mut lines, args.limit);
+    if args.json {
+        note(cut);
+        return Ok(json_lines(&lines));
+    }
+    Ok(text::list(&lines, Clock::system().now()) + &line(cut) + "(all of one: `postrider queue show ID`)\n")
 }
 
 type Changing = fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueError>;

@@ -103,6 +103,8 @@ pub struct Try {
     pub mx: Option<String>,
     /// Its address.
     pub ip: Option<String>,
+    /// Our address.
+    pub source_address: Option<String>,
     /// `none`, or version and `verified` or `signature not checked (why)`.
     pub tls: Option<String>,
     /// Which policy said what TLS had to be: `none`, `dane`, `sts-testing`, `sts-enforce`, `requiretls` or `route`.
@@ -130,6 +132,8 @@ pub struct Shown {
     pub finished: Option<FinishedMessage>,
     /// Every recipient with its tries.
     pub recipients: Vec<ShownRecipient>,
+    /// What happened, in order of time.
+    pub story: Vec<StoryLine>,
     /// The header of its content, as far as it is in the first chunk.
     pub header: Option<String>,
 }
@@ -147,6 +151,47 @@ pub struct FinishedMessage {
     pub received: String,
     /// Bytes.
     pub size: i64,
+    /// What it can be found by.
+    #[serde(flatten)]
+    pub labels: ShownLabels,
+}
+
+/// What a message can be found by.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownLabels {
+    /// Message-ID of its header, without angle brackets.
+    pub header_message_id: Option<String>,
+    /// Where it is kept.
+    pub subject: Option<String>,
+    /// Its application's own.
+    pub tag: Option<String>,
+}
+
+/// How a recipient was finished.
+#[derive(Debug, Clone, Serialize)]
+pub struct End {
+    /// UTC.
+    pub finished: String,
+    /// `operator` or `outcome`.
+    pub finished_by: Option<String>,
+    /// TLS of the attempt that ended it.
+    pub tls: Option<String>,
+    /// Our address on its connection.
+    pub source_address: Option<String>,
+}
+
+/// Something that happened to a message.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoryLine {
+    /// UTC.
+    pub at: String,
+    /// `accepted`; the outcome of an attempt; `bounce`, `delay warning` or `delivery report`; what an operator did; how a
+    /// recipient was finished.
+    pub what: String,
+    /// Whom it was about; none: all.
+    pub recipient: Option<String>,
+    /// More of it.
+    pub words: String,
 }
 
 /// A recipient with its tries.
@@ -155,6 +200,9 @@ pub struct ShownRecipient {
     /// It.
     #[serde(flatten)]
     pub line: Line,
+    /// How it was finished; none: it waits.
+    #[serde(flatten)]
+    pub end: Option<End>,
     /// In their order.
     pub tries: Vec<Try>,
 }
@@ -192,6 +240,9 @@ pub struct Envelope {
     pub deliver_by: Option<String>,
     /// `R` or `N`, and `T`.
     pub deliver_by_mode: Option<String>,
+    /// What it can be found by.
+    #[serde(flatten)]
+    pub labels: ShownLabels,
 }
 
 /// A row of `host_settings`.

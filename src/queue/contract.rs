@@ -32,6 +32,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Sweep,
 };
+use super::traffic_rows::{GroupBy, Traffic, Wanted};
 use super::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, TlsReportDue};
 
 /// Backoffs to be written (or forgotten), by lane.
@@ -248,6 +249,13 @@ pub trait Reads: Debug {
 pub trait AdminStore: Debug {
     /// What waits, in the order in which it came; or what of `history` has the state asked for.
     fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError>;
+
+    /// Recipients of the messages that are known by this, waiting ones first and then the finished, each the latest
+    /// first. Fast, however long history is (a pattern of a Subject reads all of them).
+    fn find(&self, wanted: &Wanted, limit: u32) -> Result<Vec<Line>, QueueError>;
+
+    /// What went through since this time (Unix seconds), in groups where that is asked for: the first `limit` of them.
+    fn traffic(&self, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic, QueueError>;
 
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;

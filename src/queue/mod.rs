@@ -28,6 +28,7 @@ mod slow;
 mod sqlite;
 mod sts_policy;
 pub mod tls_rows;
+mod traffic_rows;
 mod writer;
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Op {
             Op::Accept { message, .. } => message.tail().len(),
             Op::PendingReports { report, .. } => report.tail().len(),
             Op::TlsReport { mail: Some(mail), .. } => mail.tail().len(),
-            Op::Settle(outcomes) => outcomes.reports.iter().map(|report| report.tail().len()).sum(),
+            Op::Settle(outcomes) => outcomes.reports.iter().map(|(_, report)| report.tail().len()).sum(),
             _ => 0,
         }
     }
@@ -241,7 +241,7 @@ pub(super) struct Outcomes {
     pub(super) message: Arc<QueuedMessage>,
     pub(super) at: i64,
     pub(super) results: Vec<OutcomeRow>,
-    pub(super) reports: Vec<Incoming>,
+    pub(super) reports: Vec<(&'static str, Incoming)>,
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
     pub(super) tls_sessions: Vec<TlsSession>,
@@ -310,7 +310,8 @@ impl Outcomes {
             settlement;
         let first_id = ids.take(results.len(), now_us);
         let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
-        let reports = reports.into_iter().map(|report| Incoming::new(report, ids, now_us, cache)).collect();
+        let incoming = |report| Incoming::new(report, ids, now_us, cache);
+        let reports = reports.into_iter().map(|(kind, report)| (kind, incoming(report))).collect();
         Outcomes {
             message,
             at,

@@ -283,8 +283,8 @@ pub struct Settlement {
     pub at: i64,
     /// One for each recipient of the job.
     pub results: Vec<Settled>,
-    /// Bounces, warnings and reports that this causes.
-    pub reports: Vec<NewMessage>,
+    /// Bounces, warnings and reports that this causes, each with the word for what it is.
+    pub reports: Vec<(&'static str, NewMessage)>,
     /// Failures that none of them tells of, since the sender has had too many reports: a summary will.
     pub pending_reports: Vec<PendingReport>,
     /// Among them the report of the aliases that these recipients stand for: it is not owed any more.

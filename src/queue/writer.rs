@@ -280,7 +280,7 @@ impl<'s> Writer<'s> {
                     self.parts.shared.quotas.left(origin.user.as_deref(), *size);
                 }
                 self.tell(Event::Settled(next));
-                for report in outcomes.reports {
+                for (_, report) in outcomes.reports {
                     self.tell_accepted(report);
                 }
             }

@@ -281,7 +281,7 @@ impl<'d> World<'d> {
         let mut reports = Vec::new();
         if let Some(sender) = message.sender.clone().filter(|_| results.iter().any(failed)) {
             let envelope = Envelope { recipients: vec![Recipient::new(sender)], ..Envelope::default() };
-            reports.push(self.message(envelope));
+            reports.push(("bounce", self.message(envelope)));
         }
         // As in the real worker: the job is settled first, then finished.
         self.unwritten.extend(results.iter().map(|result| result.recipient));

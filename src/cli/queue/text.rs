@@ -6,7 +6,10 @@
 use std::fmt::Write as _;
 
 use crate::kit::text::{printable, utc};
-use crate::queue::admin::{Envelope, FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary, Try};
+use crate::queue::admin::{
+    End, Envelope, FinishedMessage, KickLine, Line, Shown, ShownLabels, ShownRecipient, StoryLine, Summary,
+    Try,
+};
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
@@ -93,9 +96,16 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
     if let Some(message) = &shown.finished {
         finished(message).iter().for_each(|(name, value)| field(name, value));
     }
-    for ShownRecipient { line, tries } in &shown.recipients {
+    let labels = shown.message.as_ref().map(|message| &message.labels);
+    if let Some(labels) = labels.or(shown.finished.as_ref().map(|message| &message.labels)) {
+        label_fields(labels).for_each(|(name, value)| field(name, &value));
+    }
+    for ShownRecipient { line, end, tries } in &shown.recipients {
         let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
         let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
+        if let Some(end) = end {
+            let _ = writeln!(text, "  {}", end_words(end));
+        }
         if let Some(reply) = &line.last_reply {
             let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
             let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
@@ -122,6 +132,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         });
         text += &table(&[], rows.collect());
     }
+    text += &story(&shown.story);
     if let Some(header) = &shown.header {
         text += "header\n";
         for line in header.lines() {
@@ -129,6 +140,37 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
         }
     }
     text
+}
+
+/// What it can be found by.
+fn label_fields(labels: &ShownLabels) -> impl Iterator<Item = (&'static str, String)> {
+    let id = labels.header_message_id.as_ref().map(|id| format!("<{id}>"));
+    [("message-id", id), ("subject", labels.subject.clone()), ("tag", labels.tag.clone())]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+}
+
+/// When it was finished, by whom, and how it left.
+fn end_words(end: &End) -> String {
+    let mut words = format!("finished {} UTC", end.finished);
+    if end.finished_by.as_deref() == Some("operator") {
+        words += " by an operator";
+    }
+    for (name, value) in [("from", &end.source_address), ("tls", &end.tls)] {
+        if let Some(value) = value {
+            let _ = write!(words, ", {name} {}", printable(value.as_bytes()));
+        }
+    }
+    words
+}
+
+/// What happened, in order of time.
+fn story(lines: &[StoryLine]) -> String {
+    let rows = lines.iter().map(|line| {
+        let whom = line.recipient.clone().unwrap_or_default();
+        vec![format!("  {}", line.at), line.what.clone(), whom, line.words.clone()]
+    });
+    format!("what happened (UTC)\n{}", table(&[], rows.collect()))
 }
 
 /// What the sender wants of TLS.
@@ -292,7 +334,7 @@ pub(in crate::cli) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 /// `59s`, `59m`, `23h`, `5d`.
-fn age(secs: i64) -> String {
+pub(in crate::cli) fn age(secs: i64) -> String {
     match secs {
         ..60 => format!("{}s", secs.max(0)),
         60..3600 => format!("{}m", secs / 60),

@@ -14,8 +14,8 @@ use crate::delivery::report::report_limit::ReportLimits;
 /// What reporting adds to a settlement.
 #[derive(Debug, Default)]
 pub(in crate::delivery) struct Reports {
-    /// The reports themselves.
-    pub(in crate::delivery) written: Vec<NewMessage>,
+    /// The reports themselves, each with the word for what it is.
+    pub(in crate::delivery) written: Vec<(&'static str, NewMessage)>,
     /// Failures left to the sender's next summary.
     pub(in crate::delivery) pending_reports: Vec<PendingReport>,
     /// The aliases of the recipients are reported as expanded, now or in the summary.
@@ -124,7 +124,7 @@ impl Reporter<'_> {
             }
             let written = report.into_message(id, now);
             maillog::report_queued(message.id, &written, kind.name());
-            reports.written.push(written);
+            reports.written.push((kind.name(), written));
         }
         reports.expanded_told = reported.iter().any(|reported| reported.expanded.is_some());
         postponed

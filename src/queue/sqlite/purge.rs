@@ -8,7 +8,7 @@ use super::{host_settings, odd, sts_policies, tls_reports};
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
-/// How long it is known who was sent a report: longer than anybody counts.
+/// How long it is known who was sent a report, at least: longer than anybody counts.
 const REPORTS_SECS: i64 = 2 * 3600;
 /// From the end of one pass to the next.
 const EVERY: Duration = Duration::from_secs(600);
@@ -81,7 +81,7 @@ fn delete_old(conn: &Connection, now: i64, keep_secs: i64) -> Result<bool> {
         Ok(conn.prepare_cached(sql)?.execute([before, ROWS])? as i64 >= ROWS)
     };
     let kept_from = now.saturating_sub(keep_secs);
-    let counted_from = now.saturating_sub(REPORTS_SECS).saturating_mul(1_000_000);
+    let counted_from = now.saturating_sub(keep_secs.max(REPORTS_SECS)).saturating_mul(1_000_000);
     Ok(tls_reports::delete_old(conn, now, keep_secs, ROWS)?
         || by_time(
             "DELETE FROM kicks WHERE id IN (SELECT id FROM kicks WHERE at < ?1 ORDER BY at LIMIT ?2)",

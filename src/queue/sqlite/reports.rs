@@ -7,17 +7,23 @@ use rusqlite::{Connection, OptionalExtension as _, Result, params};
 
 use crate::mail::address;
 
+use crate::queue::MessageId;
 use crate::queue::op::{Incoming, Outcomes, in_a_row};
 use crate::queue::rows::{PendingReportRow, PendingReports};
 
 use super::odd;
 
-/// A report is on its way to its one recipient.
-pub(super) fn record(conn: &Connection, report: &Incoming, at: i64) -> Result<()> {
+/// A report about a message is on its way to its one recipient.
+pub(super) fn record(
+    conn: &Connection,
+    (kind, report): (&str, &Incoming),
+    about: MessageId,
+    at: i64,
+) -> Result<()> {
     let Some(to) = report.message.recipients.first() else { return Ok(()) };
     let sender = address::folded(&to.address);
-    conn.prepare_cached("INSERT INTO reports (id, sender, at) VALUES (?, ?, ?)")?
-        .execute(params![report.message.id.0, sender, at])
+    conn.prepare_cached("INSERT INTO reports (id, sender, at, kind, about) VALUES (?, ?, ?, ?, ?)")?
+        .execute(params![report.message.id.0, sender, at, kind, about.0])
         .map(drop)
 }
 

@@ -184,9 +184,9 @@ impl<'c> SqliteStore<'c> {
 
     fn settle(&mut self, outcomes: &Outcomes) -> Result<Effect> {
         let settled = self.settle.settle(outcomes, self.space.refuses_mail())?;
-        for report in &outcomes.reports {
+        for (kind, report) in &outcomes.reports {
             self.accept.accept(report)?;
-            reports::record(self.conn, report, outcomes.at)?;
+            reports::record(self.conn, (kind, report), outcomes.message.id, outcomes.at)?;
         }
         reports::gather(self.conn, outcomes)?;
         self.tls_results.count(&outcomes.tls_sessions, self.space.refuses_mail())?;

@@ -27,6 +27,10 @@ const COMMANDS: &[&str] = &[
     "queue list",
     "queue list --json",
     "queue list --limit 1",
+    "queue find ID@relay.test",
+    "queue find ID@relay.test --json",
+    "report --by domain",
+    "report --since yesterday --json",
     "queue show ID",
     "queue show ID --json",
     "queue kick --all",
@@ -81,7 +85,8 @@ fn unread() -> OwnedFd {
 /// Runs a line of [`COMMANDS`] with its stdout or stderr elsewhere.
 fn run(relay: &Relay, line: &str, id: &str, redirect: impl FnOnce(&mut Command)) -> Output {
     let (words, stdin) = line.split_once(" < ").unwrap_or((line, ""));
-    let words: Vec<&str> = words.split(' ').map(|word| if word == "ID" { id } else { word }).collect();
+    let words: Vec<String> = words.split(' ').map(|word| word.replace("ID", id)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut command = relay.command(&words);
     command.env("TMPDIR", relay.path(""));
     redirect(&mut command);

@@ -4,6 +4,7 @@ mod command_line;
 mod dkim;
 mod doctor;
 mod explain;
+mod found;
 mod gone_readers;
 mod health;
 mod mistakes;

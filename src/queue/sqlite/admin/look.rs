@@ -6,11 +6,13 @@ use crate::mail::Domain;
 use crate::mail::header::header_of;
 use crate::queue::MessageId;
 use crate::queue::admin_rows::{
-    DomainLine, Envelope, Filter, FinishedMessage, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary,
-    Try,
+    DomainLine, End, Envelope, Filter, FinishedMessage, HostLine, LaneLine, Line, Shown, ShownLabels,
+    ShownRecipient, Summary, Try,
 };
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::{message, odd};
+
+use super::story::story;
 
 /// See [`crate::queue::AdminStore::list`].
 pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
@@ -38,7 +40,8 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
         .query_row(
             "SELECT sender, user, client, helo, datetime(received_at, 'unixepoch'),
                     datetime(ends_at, 'unixepoch'), size, body, envid, priority, require_tls,
-                    datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode, tls_optional
+                    datetime(release_at, 'unixepoch'), datetime(deliver_by, 'unixepoch'), deliver_by_mode, tls_optional,
+                    header_message_id, subject, tag
              FROM message_ends WHERE id = ?1",
             [id.0],
             envelope,
@@ -50,20 +53,24 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
         for line in conn.prepare(&sql)?.query_map([id.0], line)? {
             let line = line?;
             let tries = tries(conn, line.id)?;
-            recipients.push(ShownRecipient { line, tries });
+            let end = end(conn, id, line.id)?;
+            recipients.push(ShownRecipient { line, end, tries });
         }
     }
     let first = message::chunk(conn, id, 0)?;
     let known = message.is_some() || !recipients.is_empty();
     let header = first.map(|chunk| header_text(&chunk));
     let finished = if message.is_some() { None } else { finished(conn, id)? };
-    Ok(known.then(|| Shown { queue_id: id.to_string(), message, finished, recipients, header }))
+    let story = if known { story(conn, id)? } else { Vec::new() };
+    Ok(known.then(|| Shown { queue_id: id.to_string(), message, finished, recipients, story, header }))
 }
 
 /// What history keeps of a message.
 fn finished(conn: &Connection, id: MessageId) -> Result<Option<FinishedMessage>> {
-    let sql = "SELECT sender, user, client, datetime(received_at, 'unixepoch'), size FROM history
-               WHERE message_id = ?1 LIMIT 1";
+    let sql =
+        "SELECT sender, user, client, datetime(received_at, 'unixepoch'), size, header_message_id, subject,
+                      tag
+               FROM history WHERE message_id = ?1 LIMIT 1";
     let message = |row: &Row<'_>| {
         Ok(FinishedMessage {
             sender: odd::get(row, 0)?,
@@ -71,9 +78,34 @@ fn finished(conn: &Connection, id: MessageId) -> Result<Option<FinishedMessage>>
             client: odd::get(row, 2)?,
             received: odd::get(row, 3)?,
             size: odd::get(row, 4)?,
+            labels: labels(row, 5)?,
         })
     };
     conn.query_row(sql, [id.0], message).optional()
+}
+
+/// The three columns from this one on.
+fn labels(row: &Row<'_>, at: usize) -> Result<ShownLabels> {
+    let (header_message_id, subject, tag) =
+        (odd::get(row, at)?, odd::get(row, at + 1)?, odd::get(row, at + 2)?);
+    Ok(ShownLabels { header_message_id, subject, tag })
+}
+
+/// How a recipient was finished; none: it waits.
+fn end(conn: &Connection, message: MessageId, recipient: i64) -> Result<Option<End>> {
+    conn.prepare_cached(
+        "SELECT datetime(finished_at, 'unixepoch'), finished_by, tls, source_address FROM history
+         WHERE message_id = ?1 AND recipient_id = ?2",
+    )?
+    .query_row([message.0, recipient], |row| {
+        Ok(End {
+            finished: odd::get(row, 0)?,
+            finished_by: odd::get(row, 1)?,
+            tls: odd::get(row, 2)?,
+            source_address: odd::get(row, 3)?,
+        })
+    })
+    .optional()
 }
 
 /// See [`crate::queue::AdminStore::summary`].
@@ -128,14 +160,14 @@ const WAITING: &str = "
                 FROM recipients GROUP BY domain) d)";
 
 /// The columns of [`Line`], its message's and its own id behind them.
-const QUEUE_LINES: &str =
+pub(super) const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
     received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
-const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
+pub(super) const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
     datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id,
     NULL AS domain, NULL AS lane_reply FROM history";
 
-fn line(row: &Row<'_>) -> Result<Line> {
+pub(super) fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
         queue_id: odd::get(row, 0)?,
         sender: odd::get(row, 1)?,
@@ -171,6 +203,7 @@ fn envelope(row: &Row<'_>) -> Result<Envelope> {
         deliver_by: odd::get(row, 12)?,
         deliver_by_mode: odd::get(row, 13)?,
         tls_optional: odd::get(row, 14)?,
+        labels: labels(row, 15)?,
     })
 }
 
@@ -235,7 +268,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
     conn.prepare_cached(
         "SELECT datetime(at, 'unixepoch'), duration_ms, mx, ip, tls, phase,
                 coalesce((SELECT w.reply FROM replies w WHERE w.id = reply_id), reply), outcome, reply_source,
-                tls_policy, dkim
+                tls_policy, dkim, source_address
          FROM attempts WHERE recipient_id = ?1 ORDER BY id",
     )?
     .query_map([recipient], |row| {
@@ -251,6 +284,7 @@ fn tries(conn: &Connection, recipient: i64) -> Result<Vec<Try>> {
             reply_source: odd::get(row, 8)?,
             tls_policy: odd::get(row, 9)?,
             dkim: odd::get(row, 10)?,
+            source_address: odd::get(row, 11)?,
         })
     })?
     .collect()

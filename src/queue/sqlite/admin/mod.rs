@@ -1,8 +1,11 @@
 //! The command line's connection: looks and changes as anybody with `sqlite3` makes them.
 
 mod change;
+mod find;
 mod kicks;
 mod look;
+mod story;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +20,7 @@ use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
+use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, StsPolicyRow};
 
 use super::failure::{explain, is_full};
@@ -109,6 +113,14 @@ impl Admin {
 impl AdminStore for Admin {
     fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
         self.try_to(|conn| look::list(conn, filter))
+    }
+
+    fn find(&self, wanted: &Wanted, limit: u32) -> Result<Vec<Line>, QueueError> {
+        self.try_to(|conn| find::find(conn, wanted, limit))
+    }
+
+    fn traffic(&self, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic, QueueError> {
+        self.try_to(|conn| traffic::traffic(conn, since, by, limit))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {

@@ -60,7 +60,7 @@ const ROWS: &str = "
     INSERT INTO kicks (at, node, recipients) VALUES (1000, 'victim.test', 1);
     INSERT INTO login_failures VALUES ('', 'victim', 12, 1000, 2000);
     INSERT INTO known_logins VALUES ('192.0.2.7', 'victim', 1000);
-    INSERT INTO reports VALUES (1, 'app@a.test', 1000);
+    INSERT INTO reports VALUES (1, 'app@a.test', 1000, 'bounce', 10);
     INSERT INTO pending_reports VALUES (1, 'app@a.test', 'app@a.test', 1000, 'P', 'x@y.test', 'failed', NULL, 0);
     INSERT INTO tls_results VALUES (0, 'victim.test', 'none', 'mx.victim.test', '', '', 'success', 1, '', '', '');
     INSERT INTO tls_reports VALUES (0, 'victim.test', '', 'planned', 0, 1000, NULL, NULL, NULL);

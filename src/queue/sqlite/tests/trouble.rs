@@ -142,7 +142,7 @@ fn an_outcome_that_cannot_be_written_holds_its_recipients() {
     let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]);
     settlement.results.push(Settled { next_state: NextState::Hold, ..settlement.results[0].clone() });
     settlement.results.remove(0);
-    settlement.reports.push(bounce);
+    settlement.reports.push(("bounce", bounce));
     bench.queue.settle(settlement);
     assert_eq!(bench.settled(), [(due[0].recipient, None)]);
     assert_eq!(bench.text("SELECT state FROM queue"), "held");

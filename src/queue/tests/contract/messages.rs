@@ -145,7 +145,7 @@ pub(super) fn a_bounce_commits_with_the_outcome_that_causes_it(site: Site) {
     let bounce = site.message(&["app@example.org"], b"Subject: sorry\r\n\r\n");
     let bounce_id = bounce.id;
     let mut settlement = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
-    settlement.reports.push(bounce);
+    settlement.reports.push(("bounce", bounce));
     site.queue.settle(settlement);
     assert_eq!(site.settled(), [(due[0].recipient, None)]);
     let told = site.accepted();

@@ -22,7 +22,7 @@ fn fail(site: &Site, sender: &str, at: i64, reported: bool) {
     let fresh = due[0].fresh.clone().unwrap();
     let failed = settlement(&fresh, vec![(due[0].recipient, NextState::Finished(Finished::Failed))]);
     let (reports, pending_reports) =
-        if reported { (vec![report], vec![]) } else { (vec![], vec![pending_reports(at)]) };
+        if reported { (vec![("bounce", report)], vec![]) } else { (vec![], vec![pending_reports(at)]) };
     site.queue.settle(Settlement { at, reports, pending_reports, ..failed });
     site.settled();
     if reported {

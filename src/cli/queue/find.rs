@@ -1,0 +1,63 @@
+//! `postrider queue find`: mail by what it is known by outside.
+
+use clap::Args;
+
+use crate::mail::labels;
+use crate::queue::admin::Wanted;
+
+/// Arguments of `postrider queue find`.
+#[derive(Debug, Args)]
+pub(super) struct FindArgs {
+    #[command(flatten)]
+    wanted: Known,
+    /// At most this many lines
+    #[arg(long, default_value_t = 100)]
+    pub(super) limit: u32,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Known {
+    /// The Message-ID of its header, with or without angle brackets
+    message_id: Option<String>,
+    /// How its Subject begins, in upper or lower case; or a pattern, as in '*4711*'
+    #[arg(long, value_name = "TEXT")]
+    subject: Option<String>,
+    /// Its label: X-Postrider-Tag
+    #[arg(long)]
+    tag: Option<String>,
+}
+
+impl FindArgs {
+    pub(super) fn wanted(&self) -> Wanted {
+        match &self.wanted {
+            Known { tag: Some(tag), .. } => Wanted::Tag(tag.clone()),
+            Known { subject: Some(text), .. } => Wanted::Subject(text.clone()),
+            Known { message_id, .. } => {
+                let id = message_id.as_deref().unwrap_or_default();
+                Wanted::MessageId(labels::message_id(id.as_bytes()).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// What to do where nothing was found.
+pub(super) fn nothing(wanted: &Wanted) -> String {
+    match wanted {
+        Wanted::MessageId(id) => format!(
+            "no message <{id}> waits, or was finished within [queue] history: it was refused or never came here (the \
+             application has the reply), or it is older (look in the log for message-id=<{id}>)"
+        ),
+        Wanted::Subject(text) => format!(
+            "no subject is like {text:?}: subjects are kept only with [log] subject = true, of mail that came since; \
+             * stands for anything, as in '*{text}*'"
+        ),
+        Wanted::Tag(tag) => format!(
+            "no message is tagged {tag}: the field is X-Postrider-Tag; postrider report --by tag shows which tags there \
+             are"
+        ),
+    }
+}

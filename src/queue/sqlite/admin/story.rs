@@ -1,0 +1,63 @@
+//! The story of one message, in order of time: accepted, tried, reported on, changed by people, finished.
+
+use rusqlite::{Connection, Result};
+
+use crate::queue::MessageId;
+use crate::queue::admin_rows::StoryLine;
+use crate::queue::sqlite::odd;
+
+/// Times are to a second: within one, what is said here first came first. A change by people is one that named the
+/// message, one of its recipients' domains, or all, while it was here.
+const STORY: &str = "
+    WITH its (id, address, domain) AS (
+        SELECT id, address, domain FROM recipients WHERE message_id = ?1
+        UNION ALL
+        SELECT recipient_id, address, lower(replace(address, rtrim(address, replace(address, '@', '')), ''))
+        FROM history WHERE message_id = ?1),
+    came (at, client, user, size) AS (
+        SELECT received_at, client, user, size FROM messages WHERE id = ?1
+        UNION ALL
+        SELECT * FROM (SELECT received_at, client, user, size FROM history WHERE message_id = ?1 LIMIT 1)
+        LIMIT 1),
+    went (at) AS (
+        SELECT iif(EXISTS (SELECT 1 FROM messages WHERE id = ?1), unixepoch(),
+                   (SELECT max(finished_at) FROM history WHERE message_id = ?1)))
+    SELECT datetime(at, 'unixepoch'), what, recipient, words FROM (
+        SELECT at, 0 AS rank, 0 AS id, 'accepted' AS what, NULL AS recipient,
+               'from ' || coalesce(client, 'Postrider itself') || coalesce(', user ' || user, '') || ', ' || size
+               || ' bytes' AS words FROM came
+        UNION ALL
+        SELECT a.at, 1, a.id, a.outcome, its.address,
+               coalesce(a.mx || coalesce('[' || a.ip || ']', '') || ', ', '') || a.phase || ': '
+               || iif(a.reply_source = 'local', '(local) ', '') || a.reply
+        FROM its JOIN attempts a ON a.recipient_id = its.id
+        UNION ALL
+        SELECT at, 2, id, coalesce(kind, 'report'), sender, 'queued as ' || coalesce(
+                   (SELECT queue_id FROM messages m WHERE m.id = reports.id),
+                   (SELECT queue_id FROM history h WHERE h.message_id = reports.id LIMIT 1), '(gone)')
+        FROM reports WHERE about = ?1
+        UNION ALL
+        SELECT o.at, 3, o.id, o.action, NULL,
+               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || ', recipients: ' || o.count
+        FROM operator_log o, came, went
+        WHERE o.at BETWEEN came.at AND went.at
+            AND (o.target IN (?2, 'all') OR o.target IN (SELECT domain FROM its))
+            AND o.action NOT LIKE 'user %'
+        UNION ALL
+        SELECT finished_at, 4, recipient_id, state, address, 'finished by the ' || finished_by
+        FROM history WHERE message_id = ?1 AND finished_by IS NOT NULL)
+    ORDER BY at, rank, id";
+
+/// See [`crate::queue::admin::Shown::story`].
+pub(super) fn story(conn: &Connection, id: MessageId) -> Result<Vec<StoryLine>> {
+    conn.prepare(STORY)?
+        .query_map((id.0, id.to_string()), |row| {
+            Ok(StoryLine {
+                at: odd::get(row, 0)?,
+                what: odd::get(row, 1)?,
+                recipient: odd::get(row, 2)?,
+                words: odd::get(row, 3)?,
+            })
+        })?
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! What went through the relay since a time, in numbers, and how mail is found: what the command line asks and is shown.
+
+use serde::Serialize;
+
+/// By what mail is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The Message-ID of its header, as [`crate::mail::labels::message_id`] has it.
+    MessageId(String),
+    /// How its Subject begins; with a `*`, which stands for anything, the whole of it.
+    Subject(String),
+    /// Its label.
+    Tag(String),
+}
+
+/// By what the recipients of a [`Traffic`] are grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Who submitted the message.
+    User,
+    /// The recipient's domain.
+    Domain,
+    /// The message's label.
+    Tag,
+    /// The host that was asked last.
+    Host,
+}
+
+/// What went through the relay since a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// UTC.
+    pub since: String,
+    /// All of it.
+    pub total: TrafficLine,
+    /// By what was asked for, those with the most recipients first.
+    pub groups: Vec<TrafficLine>,
+    /// How many groups there are in all.
+    pub groups_total: usize,
+    /// Why mail was put off or came back, the most frequent reasons first.
+    pub reasons: Vec<Reason>,
+}
+
+/// Recipients, of one group or all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct TrafficLine {
+    /// The group; none: of all, or of those that have no user, tag or host.
+    pub name: Option<String>,
+    /// Accepted since then.
+    pub accepted: u64,
+    /// Delivered since then, whenever they were accepted.
+    pub delivered: u64,
+    /// Seconds from accepted to delivered that half of them took at most.
+    pub median_secs: Option<u32>,
+    /// The same of 95 in 100 of them.
+    pub p95_secs: Option<u32>,
+    /// Tried since then, and waiting for their next try.
+    pub deferred: u64,
+    /// Refused for good since then.
+    pub bounced: u64,
+    /// Returned since then, at the end of their lifetime.
+    pub expired: u64,
+    /// Taken out by an operator since then.
+    pub removed: u64,
+}
+
+/// Why mail was put off or came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// Recipients with it.
+    pub recipients: u64,
+    /// `deferred`, `failed` or `expired`.
+    pub state: String,
+    /// Whether the words are the host's (`remote`) or Postrider's (`local`).
+    pub reply_source: Option<String>,
+    /// What was said; words with a digit or an `@` stand as `…`.
+    pub reply: String,
+}

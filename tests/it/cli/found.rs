@@ -1,0 +1,162 @@
+//! From an application's own names to its mail, the whole story of a message, and what went through: as an operator
+//! asks.
+
+use serde_json::Value;
+
+use crate::harness::fakemx::{Act, At, SOON, Script};
+use crate::harness::relay::{Config, Relay};
+use crate::harness::sender::{SENDER, text, wait_for_attempts, wait_for_end, world_with_sender};
+
+fn submit(relay: &Relay, to: &[&str], name: &str) -> String {
+    let content = format!(
+        "Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <{name}@app.test>\r\nX-Postrider-Tag: shop/{name}\r\n\
+         Subject: Your order {name}\r\n\r\nhello\r\n"
+    );
+    relay.submit(SENDER, to, content.as_bytes())
+}
+
+/// What happened to a message: what, and to whom.
+fn story(shown: &Value) -> Vec<String> {
+    let lines = shown["story"].as_array().unwrap();
+    let word = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    lines.iter().map(|line| format!("{} {}", word(line, "what"), word(line, "recipient"))).collect()
+}
+
+#[test]
+fn mail_is_found_by_the_applications_names_and_its_story_is_told() {
+    let (mut world, _home) = world_with_sender();
+    let mx = world.host(
+        "a.test",
+        Script::new()
+            .on(At::Rcpt("no@"), Act::Say("550 5.1.1 nobody here"))
+            .on(At::Rcpt("later@"), Act::Say("451 4.2.1 busy")),
+    );
+    let relay = world.relay(Config::new().set("log.subject", "true"));
+    let gone = submit(&relay, &["yes@a.test", "no@a.test"], "1");
+    let waits = submit(&relay, &["later@a.test"], "2");
+    wait_for_end(&relay, "yes@a.test", "delivered");
+    wait_for_end(&relay, "no@a.test", "failed");
+    wait_for_attempts(&relay, "later@a.test", "deferred", 1);
+
+    // No host saw the label, and nothing else is missing.
+    let sent = text(&mx.messages()[0]);
+    assert!(sent.contains("<1@app.test>\r\nSubject: Your order 1\r\n\r\nhello\r\n"), "{sent}");
+    let line = relay.logged(&[&gone, "accepted"]).pop().unwrap();
+    for part in ["message-id=<1@app.test>", "tag=shop/1", "subject=Your order 1"] {
+        assert!(line.contains(part), "{line}");
+    }
+
+    let ids = |words: &[&str]| -> Vec<String> {
+        let lines = relay.json(&[&["queue", "find"], words].concat());
+        lines.iter().map(|line| format!("{} {}", line["queue_id"], line["state"]).replace('"', "")).collect()
+    };
+    let both = [format!("{gone} failed"), format!("{gone} delivered")];
+    for words in
+        [&["<1@app.test>"][..], &["1@app.test"], &["--tag", "shop/1"], &["--subject", "your ORDER 1"]]
+    {
+        assert_eq!(ids(words), both, "{words:?}");
+    }
+    let all = [&[format!("{waits} queued")][..], &both].concat();
+    assert_eq!(ids(&["--subject", "Your order"]), all);
+    assert_eq!(ids(&["--subject", "*order*"]), all);
+    assert_eq!(ids(&["--subject", "Your order", "--limit", "1"]), all[..1]);
+    let found = relay.run_ok(&["queue", "find", "2@app.test"]);
+    assert!(found.contains(&waits) && found.contains("451 4.2.1 busy"), "{found}");
+    for (words, remedy) in [
+        (&["3@app.test"][..], "message-id=<3@app.test>"),
+        (&["--tag", "x"], "--by tag"),
+        (&["--subject", "x"], "'*x*'"),
+    ] {
+        let output = relay.run(&[&["queue", "find"], words].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && stderr.contains(remedy), "{words:?}: {stderr}");
+    }
+
+    let shown = &relay.json(&["queue", "show", &gone])[0];
+    assert_eq!(story(shown)[0], "accepted ");
+    let mut rest = story(shown)[1..].to_vec();
+    rest.sort();
+    let bounce = format!("bounce {SENDER}");
+    let mut expected =
+        ["delivered yes@a.test", "failed no@a.test", "delivered yes@a.test", "failed no@a.test", &bounce];
+    expected.sort();
+    assert_eq!(rest, expected);
+    let finished = &shown["finished"];
+    assert_eq!((&finished["header_message_id"], &finished["tag"]), (&"1@app.test".into(), &"shop/1".into()));
+    let taken =
+        shown["recipients"].as_array().unwrap().iter().find(|one| one["recipient"] == "yes@a.test").unwrap();
+    assert_eq!((&taken["finished_by"], &taken["tls"]), (&"outcome".into(), &"none".into()), "{taken}");
+    assert!(taken["source_address"].as_str().is_some_and(|ip| ip.starts_with("127.")), "{taken}");
+
+    relay.run_ok(&["queue", "hold", &waits]);
+    relay.run_ok(&["queue", "remove", "--domain", "a.test"]);
+    let shown = &relay.json(&["queue", "show", &waits])[0];
+    let expected = ["accepted ", "deferred later@a.test", "hold ", "remove ", "removed later@a.test"];
+    assert_eq!(story(shown), expected, "{shown}");
+    let page = relay.run_ok(&["queue", "show", &waits]);
+    for part in ["message-id <2@app.test>", "subject    Your order 2", "tag        shop/2", "by an operator"]
+    {
+        assert!(page.contains(part), "no {part:?} in\n{page}");
+    }
+}
+
+#[test]
+fn a_report_counts_what_went_through_by_whom_and_why_it_came_back() {
+    let (mut world, _home) = world_with_sender();
+    let _mx = world.host(
+        "a.test",
+        Script::new()
+            .on(At::Rcpt("no"), Act::Say("550 5.7.1 ab12 you are blocked, see http://x.test/1"))
+            .on(At::Rcpt("later@"), Act::Say("451 4.2.1 busy")),
+    );
+    let relay = world.relay(Config::new());
+    submit(&relay, &["yes@a.test", "no1@a.test", "later@a.test"], "1");
+    submit(&relay, &["no2@a.test"], "2");
+    for (address, state) in [("yes@a.test", "delivered"), ("no1@a.test", "failed"), ("no2@a.test", "failed")]
+    {
+        wait_for_end(&relay, address, state);
+    }
+    wait_for_attempts(&relay, "later@a.test", "deferred", 1);
+    relay.wait_until("both bounces", SOON, |db| {
+        (db.number("SELECT count(*) FROM history WHERE sender = ''", []) == 2).then_some(())
+    });
+    let numbers = |line: &Value| -> Vec<i64> {
+        ["accepted", "delivered", "deferred", "bounced", "expired", "removed"]
+            .map(|name| line[name].as_i64().unwrap())
+            .to_vec()
+    };
+    let report = &relay.json(&["report", "--since", "1h"])[0];
+    // With the two bounces.
+    assert_eq!(numbers(&report["total"]), [6, 3, 1, 2, 0, 0], "{report}");
+    assert!(report["total"]["p95_secs"].as_i64().is_some_and(|secs| secs < 60), "{report}");
+    let reasons: Vec<String> = report["reasons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|reason| reason.to_string().replace('"', ""))
+        .collect();
+    assert!(
+        reasons[0].contains("recipients:2,state:failed")
+            && reasons[0].contains("550 5.7.1 … you are blocked,")
+    );
+    for (by, expected) in [
+        ("tag", &[("shop/1", [3, 1, 1, 1, 0, 0]), ("shop/2", [1, 0, 0, 1, 0, 0])][..]),
+        ("domain", &[("a.test", [4, 1, 1, 2, 0, 0])]),
+        ("host", &[("mx.a.test", [4, 1, 1, 2, 0, 0])]),
+    ] {
+        let report = &relay.json(&["report", "--by", by])[0];
+        let groups = report["groups"].as_array().unwrap();
+        for (name, counts) in expected {
+            let line = groups
+                .iter()
+                .find(|line| line["name"] == *name)
+                .unwrap_or_else(|| panic!("{name}: {report}"));
+            assert_eq!(numbers(line), counts, "{name}: {report}");
+        }
+    }
+    let page = relay.run_ok(&["report", "--since", "yesterday", "--by", "tag"]);
+    assert!(page.contains("TAG") && page.contains("shop/1") && page.contains("why mail"), "{page}");
+    let nothing = &relay.json(&["report", "--since", "0s"])[0];
+    assert_eq!(nothing["total"]["accepted"], 0, "{nothing}");
+    assert_eq!(relay.run(&["report", "--since", "soon"]).status.code(), Some(2));
+}
