@@ -185,8 +185,8 @@ pub struct End {
 pub struct StoryLine {
     /// UTC.
     pub at: String,
-    /// `accepted`; the outcome of an attempt; `bounce`, `delay warning` or `delivery report`; what an operator did; how a
-    /// recipient was finished.
+    /// `accepted`; the outcome of an attempt; `bounce`, `delay warning` or `delivery report`; what an operator did; how
+    /// a recipient was finished.
     pub what: String,
     /// Whom it was about; none: all.
     pub recipient: Option<String>,

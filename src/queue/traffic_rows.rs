@@ -1,4 +1,5 @@
-//! What went through the relay since a time, in numbers, and how mail is found: what the command line asks and is shown.
+//! What went through the relay since a time, in numbers, and how mail is found: what the command line asks and is
+//! shown.
 
 use serde::Serialize;
 

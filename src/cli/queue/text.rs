@@ -100,38 +100,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
     if let Some(labels) = labels.or(shown.finished.as_ref().map(|message| &message.labels)) {
         label_fields(labels).for_each(|(name, value)| field(name, &value));
     }
-    for ShownRecipient { line, end, tries } in &shown.recipients {
-        let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, &now));
-        let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
-        if let Some(end) = end {
-            let _ = writeln!(text, "  {}", end_words(end));
-        }
-        if let Some(reply) = &line.last_reply {
-            let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
-            let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
-        }
-        if let Some(reply) = &line.lane_reply {
-            let _ = writeln!(text, "  its destination: {}", printable(reply.as_bytes()));
-        }
-        let rows = tries.iter().map(|one| {
-            let host = one.mx.as_deref().unwrap_or("-");
-            let ip = one.ip.as_ref().map_or_else(String::new, |ip| format!("[{ip}]"));
-            vec![
-                format!("  {}", one.at),
-                format!("{} ms", one.duration_ms),
-                format!("{host}{ip}"),
-                tls_words(one) + &dkim_words(one),
-                one.phase.clone(),
-                one.outcome.clone(),
-                if one.reply_source == "remote" {
-                    one.reply.clone()
-                } else {
-                    format!("(local) {}", one.reply)
-                },
-            ]
-        });
-        text += &table(&[], rows.collect());
-    }
+    shown.recipients.iter().for_each(|one| text += &recipient(one, &now));
     text += &story(&shown.story);
     if let Some(header) = &shown.header {
         text += "header\n";
@@ -139,6 +108,38 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
             let _ = writeln!(text, "  {}", printable(line.as_bytes()));
         }
     }
+    text
+}
+
+/// A recipient with its tries.
+fn recipient(ShownRecipient { line, end, tries }: &ShownRecipient, now: &str) -> String {
+    let mut text = String::new();
+    let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, now));
+    let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
+    if let Some(end) = end {
+        let _ = writeln!(text, "  {}", end_words(end));
+    }
+    if let Some(reply) = &line.last_reply {
+        let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
+        let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
+    }
+    if let Some(reply) = &line.lane_reply {
+        let _ = writeln!(text, "  its destination: {}", printable(reply.as_bytes()));
+    }
+    let rows = tries.iter().map(|one| {
+        let host = one.mx.as_deref().unwrap_or("-");
+        let ip = one.ip.as_ref().map_or_else(String::new, |ip| format!("[{ip}]"));
+        vec![
+            format!("  {}", one.at),
+            format!("{} ms", one.duration_ms),
+            format!("{host}{ip}"),
+            tls_words(one) + &dkim_words(one),
+            one.phase.clone(),
+            one.outcome.clone(),
+            if one.reply_source == "remote" { one.reply.clone() } else { format!("(local) {}", one.reply) },
+        ]
+    });
+    text += &table(&[], rows.collect());
     text
 }
 
