@@ -5,7 +5,6 @@ Started by `tests/debian/run`, which brings the tree to /postrider. Each step pr
 """
 
 import os
-import re
 import smtplib
 import socket
 import socketserver
@@ -20,13 +19,6 @@ from tools import *
 HOME = "/root/closed"
 # What a restart may take, whoever hangs.
 RESTART_MAX = 8
-
-
-def shell_blocks(page, heading):
-    """The commands of each shell block below a heading."""
-    below = open(f"{TREE}/{page}").read().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", below, re.S)
-    return [[line.split(" #")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
 
 
 def installed_and_started():
@@ -63,6 +55,16 @@ def mail_goes_out():
     run("useradd -m -G postrider ann")
     refused = run("sudo -u ann postrider queue list", fails=True, cwd="/")
     assert "Permission denied" in refused and "run this as" in refused, refused
+
+
+def sendmail_is_linked_by_hand():
+    write_config(package.SENDMAIL_LISTENERS)
+    run(f"systemctl reload {UNIT}")
+    wait_for("a socket", lambda: os.path.exists(package.SUBMIT))
+    run("\n".join(shell_blocks("docs/sendmail.md", "By hand")[0]))
+    package.programs_mail()
+    write_config()
+    run(f"systemctl reload {UNIT}")
 
 
 def log_lines_have_their_priorities():
@@ -193,6 +195,7 @@ def main():
     by_hand = (
         installed_and_started,
         mail_goes_out,
+        sendmail_is_linked_by_hand,
         log_lines_have_their_priorities,
         reload_takes_a_good_config_and_keeps_the_old_one_at_a_bad_one,
         systemd_gets_the_sockets,

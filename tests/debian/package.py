@@ -5,8 +5,10 @@ import stat
 
 from tools import *
 
-OLD, NEW = f"{TREE}/old.deb", f"{TREE}/new.deb"
+OLD, NEW, MTA = f"{TREE}/old.deb", f"{TREE}/new.deb", f"{TREE}/mta.deb"
 STATE, CONFIGS = "/var/lib/postrider", "/etc/postrider"
+SUBMIT = "/run/postrider/submit.sock"
+SENDMAIL_LISTENERS = blocks("docs/sendmail.md", "Setting it up", "toml")[0]
 FILES = (
     "/usr/bin/postrider",
     "/usr/lib/systemd/system/postrider.socket",
@@ -48,6 +50,42 @@ def a_package_starts_nothing():
     run_at_terminal("postrider user add app", [PASSWORD, PASSWORD])
     run(f"systemctl enable --now {UNIT}.socket {UNIT}")
     assert is_active() and is_enabled()
+
+
+def programs_mail():
+    """The first message of the docs, by a user without rights, and one from cron."""
+    first = "\n".join(shell_blocks("docs/sendmail.md", "A first message")[0]).replace("you@example.org", "sendmail@a.test")
+    said = run(first.splitlines()[0], user="nobody").strip()
+    assert said == "0", said
+    run(first.splitlines()[1])
+    with open("/etc/cron.d/hello", "w") as table:
+        table.write("MAILTO=cron@a.test\n@reboot root echo hello\n")
+    # So that it takes its start for the machine's.
+    run("rm -f /run/crond.reboot; systemctl restart cron")
+    for recipient in ("sendmail@a.test", "cron@a.test"):
+        wait_for(f"mail to {recipient}", lambda: recipient in taken)
+        taken.remove(recipient)
+    run("systemctl stop cron; rm /etc/cron.d/hello")
+
+
+def programs_mail_by_a_package_of_its_own():
+    assert not os.path.lexists("/usr/sbin/sendmail")
+    said = run(f"dpkg -i {MTA}")
+    assert SUBMIT in said and "sendmail.md" in said, said
+    write_config(SENDMAIL_LISTENERS)
+    run(f"systemctl restart {UNIT}")
+    said = run(f"dpkg -i {MTA}")
+    assert SUBMIT not in said, said
+    programs_mail()
+    for page in ("man8/sendmail.8.gz", "man1/mailq.1.gz", "man1/newaliases.1.gz"):
+        assert os.path.isfile(f"/usr/share/man/{page}"), page
+    run("newaliases")
+    run("dpkg -r postrider", fails=True)
+    run("dpkg -P postrider-mta")
+    assert not os.path.lexists("/usr/sbin/sendmail") and not os.path.lexists("/usr/bin/mailq")
+    assert is_active()
+    write_config()
+    run(f"systemctl reload {UNIT}")
 
 
 def an_upgrade_restarts_the_relay_and_keeps_its_mail():
@@ -117,6 +155,7 @@ def purge_keeps_a_queue_in_doubt():
 
 STEPS = (
     a_package_starts_nothing,
+    programs_mail_by_a_package_of_its_own,
     an_upgrade_restarts_the_relay_and_keeps_its_mail,
     an_upgrade_leaves_a_stopped_relay_alone,
     removal_and_purge_keep_mail_that_waits,
