@@ -1,5 +1,5 @@
 """Inside a fresh Debian with systemd as process 1: installs Postrider as a package (package.py), purges that, installs
-it by README's own lines and uses the service. With STEPS=package the package only.
+it by README's own lines and uses the service. With STEPS=package the package only, with STEPS=rpm the RPM only (rpm.py).
 
 Started by `tests/debian/run`, which brings the tree to /postrider. Each step prints a line; the first that fails ends it.
 """
@@ -13,6 +13,7 @@ import threading
 import time
 
 import package
+import rpm
 from tools import *
 
 # A user's home, as adduser makes it: closed to the relay's user.
@@ -205,7 +206,8 @@ def main():
         a_host_that_hangs_and_a_silent_client_make_no_restart_long,
         a_relay_that_stands_still_is_started_again,
     )
-    for step in package.STEPS + (() if os.environ.get("STEPS") == "package" else by_hand):
+    steps = {"package": package.STEPS, "rpm": rpm.STEPS, "all": package.STEPS + by_hand}
+    for step in steps[os.environ["STEPS"]]:
         began = time.monotonic()
         step()
         print(f"ok {step.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

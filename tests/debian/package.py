@@ -88,23 +88,31 @@ def programs_mail_by_a_package_of_its_own():
     run(f"systemctl reload {UNIT}")
 
 
-def an_upgrade_restarts_the_relay_and_keeps_its_mail():
+def restarts_the_relay_and_keeps_its_mail(upgrade):
     busy.set()
     send("upgraded@a.test")
     wait_for("a refusal", lambda: "450 busy" in run("postrider queue list"))
     pid = main_pid()
-    run(f"dpkg -i {NEW}")
+    run(upgrade)
     assert main_pid() not in (0, pid) and is_active() and is_enabled()
     assert waits("upgraded@a.test")
     assert os.path.exists(CONFIG)
     send("after@a.test")
 
 
-def an_upgrade_leaves_a_stopped_relay_alone():
+def leaves_a_stopped_relay_alone(upgrade):
     run(f"systemctl stop {UNIT}.socket {UNIT}")
-    run(f"dpkg -i {NEW}")
+    run(upgrade)
     assert not is_active() and is_enabled()
     run(f"systemctl start {UNIT}.socket {UNIT}")
+
+
+def an_upgrade_restarts_the_relay_and_keeps_its_mail():
+    restarts_the_relay_and_keeps_its_mail(f"dpkg -i {NEW}")
+
+
+def an_upgrade_leaves_a_stopped_relay_alone():
+    leaves_a_stopped_relay_alone(f"dpkg -i {NEW}")
 
 
 def removal_and_purge_keep_mail_that_waits():
