@@ -464,6 +464,12 @@ fn logged(source: &str) -> Vec<String> {
         let is_first = ["", "level,"].contains(&before.trim());
         is_first.then(|| text.split('"').next().unwrap_or_default())
     });
+    // An event has a name, and behind it, or as `text`, the template of its line.
+    let texts = code.split("text: \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let parts: Vec<&str> = code.split('"').collect();
+    let named = parts.windows(3).filter(|three| is_name(three[0]) && three[1].trim() == ",");
+    let literals = literals.chain(texts).chain(named.map(|three| three[2]));
     let joined = literals.map(|text| text.lines().map(str::trim_start).collect::<String>().replace('\\', ""));
     joined
         .map(|text| {
@@ -494,6 +500,7 @@ fn every_line_of_the_log_is_explained() {
 #[test]
 fn what_is_logged_is_found() {
     let source = "log::warn!(\n  \"{id}: late by {secs} s, \\\n   as ever\"); log::error!(\"{error}\"); log::debug!(\"no\");\n\
-                  log::log!(level, \"to=<{to}> x\");\n#[cfg(test)]\nmod tests { log::info!(\"not this\") }";
-    assert_eq!(logged(source), ["s, as ever", "", "to=<"]);
+                  log::log!(level, \"to=<{to}> x\");\nline(Warn, \"late\",\n  \"late {by: by=$}, alas\", &[]);\n\
+                  Event { name: \"on_time\", text: \"on time {as}\" }\n#[cfg(test)]\nmod tests { log::info!(\"not this\") }";
+    assert_eq!(logged(source), ["s, as ever", "", "to=<", "on time", ", alas"]);
 }
