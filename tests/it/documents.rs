@@ -464,12 +464,13 @@ fn logged(source: &str) -> Vec<String> {
         let is_first = ["", "level,"].contains(&before.trim());
         is_first.then(|| text.split('"').next().unwrap_or_default())
     });
-    // An event has a name, and behind it, or as `text`, the template of its line.
+    // An event has its template as `text`, or behind level and name.
     let texts = code.split("text: \"").skip(1).filter_map(|rest| rest.split('"').next());
-    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let parts: Vec<&str> = code.split('"').collect();
-    let named = parts.windows(3).filter(|three| is_name(three[0]) && three[1].trim() == ",");
-    let literals = literals.chain(texts).chain(named.map(|three| three[2]));
+    let has_level =
+        |before: &str| ["Info,", "Warn,", "Error,", "level,"].iter().any(|level| before.ends_with(level));
+    let named = parts.windows(4).filter(|four| has_level(four[0].trim_end()) && four[2].trim() == ",");
+    let literals = literals.chain(texts).chain(named.map(|four| four[3]));
     let joined = literals.map(|text| text.lines().map(str::trim_start).collect::<String>().replace('\\', ""));
     joined
         .map(|text| {
