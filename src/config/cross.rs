@@ -206,7 +206,7 @@ pub(super) fn certificate<'t>(
         return;
     }
     let wants_tls = |(section, settings): &&(Section<'t>, ListenSettings)| {
-        settings.tls != ListenTls::Off && !reading.is_bad(section, "tls")
+        settings.tls != ListenTls::Off && !["tls", "address"].iter().any(|key| reading.is_bad(section, key))
     };
     if let Some((section, settings)) = listen.iter().find(wants_tls) {
         let text = format!(
