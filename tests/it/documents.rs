@@ -465,11 +465,15 @@ fn logged(source: &str) -> Vec<String> {
         is_first.then(|| text.split('"').next().unwrap_or_default())
     });
     // An event has its template as `text`, or behind level and name.
-    let texts = code.split("text: \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let texts = code.split("text: \"").skip(1).filter_map(|rest| rest.split_once('"'));
+    let texts = texts.filter(|(_, behind)| behind.starts_with([',', ' '])).map(|(text, _)| text);
     let parts: Vec<&str> = code.split('"').collect();
     let has_level =
         |before: &str| ["Info,", "Warn,", "Error,", "level,"].iter().any(|level| before.ends_with(level));
-    let named = parts.windows(4).filter(|four| has_level(four[0].trim_end()) && four[2].trim() == ",");
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let named = parts
+        .windows(4)
+        .filter(|four| has_level(four[0].trim_end()) && is_name(four[1]) && four[2].trim() == ",");
     let literals = literals.chain(texts).chain(named.map(|four| four[3]));
     let joined = literals.map(|text| text.lines().map(str::trim_start).collect::<String>().replace('\\', ""));
     joined
