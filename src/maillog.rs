@@ -49,18 +49,22 @@ fn limit(limit: Option<i64>) -> Value<'static> {
 
 /// A message is on disk; the 250 follows.
 pub fn accepted(message: &NewMessage) {
-    let NewMessage { id, origin, envelope, size, .. } = message;
+    let NewMessage { id, origin, labels, envelope, size, .. } = message;
     line_of(
         *id,
         Info,
         "accepted",
-        "accepted from=<{from}> size={size} nrcpt={nrcpt} client={client} user={user}",
+        "accepted from=<{from}> size={size} nrcpt={nrcpt} client={client} user={user}{message_id: message-id=<$>}\
+         {tag: tag=$}{subject: subject=$}",
         &[
             Value::Address(envelope.sender.as_ref().map(AsRef::as_ref)),
             Number(*size as i64),
             Number(envelope.recipients.len() as i64),
             origin.client.as_ref().map_or(Value::None("local"), |client| Own(client)),
             origin.user.as_ref().map_or(Value::None("-"), |user| Foreign(user)),
+            labels.message_id.as_deref().map_or(Absent, Value::HeaderId),
+            labels.tag.as_ref().map_or(Absent, |tag| Foreign(tag)),
+            labels.subject.as_ref().map_or(Absent, |subject| Foreign(subject)),
         ],
     );
 }

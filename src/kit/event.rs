@@ -26,6 +26,8 @@ pub enum Value<'a> {
     Address(Option<&'a str>),
     /// Several: the part of the text once for each; in JSON with a space between them, which no address has here.
     Addresses(&'a [&'a str]),
+    /// A Message-ID of a header, written as an address is, and none.
+    HeaderId(&'a str),
     /// Words of our own or that were looked at: names, codes, host names, ids.
     Own(&'a dyn fmt::Display),
     /// What others said, or wrote with addresses in it.
@@ -41,6 +43,7 @@ impl fmt::Display for Value<'_> {
             Value::Number(number) => number.fmt(f),
             Value::Secs(secs) => write!(f, "{secs}s"),
             Value::Address(address) => Shown(address.unwrap_or_default()).fmt(f),
+            Value::HeaderId(id) => Shown(id).fmt(f),
             Value::Addresses(addresses) => addresses.iter().enumerate().try_for_each(|(at, address)| {
                 write!(f, "{}{}", if at == 0 { "" } else { " " }, Shown(address))
             }),

@@ -6,7 +6,7 @@ use std::sync::Once;
 use log::{Log, Metadata, Record};
 
 use super::*;
-use crate::mail::{Enhanced, Envelope, Recipient, address as parse};
+use crate::mail::{Enhanced, Envelope, Labels, Recipient, address as parse};
 use crate::queue::{Origin, Setting};
 
 thread_local! {
@@ -54,6 +54,7 @@ fn tried(outcome: Outcome) -> Attempt {
         duration_ms: 12,
         mx: Some("mx.b.test".to_owned()),
         ip: Some([192, 0, 2, 1].into()),
+        source: None,
         tls: Some("TLSv1.3".to_owned()),
         tls_policy: TlsPolicy::Dane,
         dkim: Some("a.test/s1".into()),
@@ -72,6 +73,7 @@ fn message(sender: Option<&str>, user: Option<&str>, client: Option<Peer>) -> Ne
             ..Envelope::default()
         },
         origin: Origin { user: user.map(str::to_owned), client, helo: None },
+        labels: Labels::default(),
         received_at: 0,
         expires_at: None,
         size: 1234,
@@ -85,6 +87,12 @@ fn lines_of_messages() {
     let lines = written(|| {
         accepted(&message(Some("me@a.test"), Some("app"), Some([127, 0, 0, 1].into())));
         accepted(&message(None, None, None));
+        let labels = Labels {
+            message_id: Some("a b@a.test".to_owned()),
+            subject: Some("Hello".to_owned()),
+            tag: Some("news".to_owned()),
+        };
+        accepted(&NewMessage { labels, ..message(None, None, None) });
         attempted(ID, &to(), &tried(Outcome::Failed), None);
         attempted(ID, &to(), &tried(Outcome::Deferred), Some(300));
         attempted(ID, &to(), &tried(Outcome::Deferred), None);
@@ -111,6 +119,8 @@ fn lines_of_messages() {
         [
             "INFO 0000000001A: accepted from=<me@a.test> size=1234 nrcpt=1 client=127.0.0.1 user=app",
             "INFO 0000000001A: accepted from=<> size=1234 nrcpt=1 client=local user=-",
+            "INFO 0000000001A: accepted from=<> size=1234 nrcpt=1 client=local user=- message-id=<a\\x20b@a.test> tag=news \
+             subject=Hello",
             "WARN 0000000001A: failed to=<you@b.test> relay=mx.b.test[192.0.2.1] tls=TLSv1.3 tls_policy=dane \
              dkim=a.test/s1 phase=rcpt ms=12 reply_source=local reply=550 5.1.1 no such user",
             "INFO 0000000001A: deferred to=<you@b.test> relay=mx.b.test[192.0.2.1] tls=TLSv1.3 tls_policy=dane \
