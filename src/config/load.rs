@@ -247,6 +247,7 @@ fn submission<'t>(
     let users = reading.section(root, "users");
     let users_file = reading.get(&users, "file", value::file);
     let limits = reading.section(root, "limits");
+    let log = reading.section(root, "log");
     SubmissionSettings {
         hostname: hostname.clone(),
         listen: listen.into_iter().map(|(_, settings)| settings).collect(),
@@ -271,6 +272,7 @@ fn submission<'t>(
             future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
+        keep_subjects: reading.get(&log, "subject", value::flag),
     }
 }
 

@@ -61,6 +61,8 @@ pub struct SubmissionSettings {
     pub limits: Limits,
     /// `[queue] lifetime`.
     pub lifetime: Duration,
+    /// `[log] subject`.
+    pub keep_subjects: bool,
 }
 
 /// One `[[listen]]`.

@@ -87,7 +87,7 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
         table("dkim", &[("domain", domain), ("selector", selector), ("key", "'dkim.pem'")]);
     }
     table("tlsrpt", &[("organization", "'a'"), ("contact", "'b'"), ("from", "'c@d.example'")]);
-    for name in ["queue", "users", "limits", "dns", "delivery", "retry", ALIASES] {
+    for name in ["queue", "users", "limits", "dns", "delivery", "retry", "log", ALIASES] {
         table(name, &[]);
     }
     text

@@ -38,6 +38,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 future_release: None,
             },
             lifetime: Duration::ZERO,
+            keep_subjects: false,
         },
         dns: DnsSettings {
             servers: vec![server.address().into()],
