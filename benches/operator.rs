@@ -34,7 +34,7 @@ fn main() {
     let admin = Admin::to_read(&path).expect("open the queue");
     let middle = rows / 2;
     let id = MessageId((now - days * DAY_SECS) * 1_000_000 + middle * (days * DAY_SECS * 1_000_000 / rows));
-    let found = |wanted: Wanted| admin.find(&wanted, 100).expect("find").len();
+    let found = |wanted: Wanted| admin.find(&wanted, 100).expect("find").0.len();
     let mut slow = Vec::new();
     let mut ask = |what: &str, most_ms: u128, question: &dyn Fn() -> usize| {
         let mut took: Vec<u128> = (0..TIMES)

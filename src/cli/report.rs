@@ -8,7 +8,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
 use super::output::{WrongUsage, print, seen_json};
-use super::queue::{age, table};
+use super::queue::age;
+use super::table::{Look, table};
 use crate::clock::Clock;
 use crate::config;
 use crate::queue::admin::{Admin, GroupBy, Traffic, TrafficLine};
@@ -62,7 +63,7 @@ pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
     if args.json {
         return print(&(seen_json(&serde_json::to_string(&traffic)?) + "\n"));
     }
-    print(&text(&traffic, args.by))
+    print(&text(&traffic, args.by, Look::of_stdout()))
 }
 
 /// Unix seconds.
@@ -83,7 +84,7 @@ fn since(text: &str, now: i64) -> Option<i64> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
-fn text(traffic: &Traffic, by: Option<By>) -> String {
+fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
     let Traffic { since, total, groups, groups_total, reasons } = traffic;
     let mut text = format!("since {since} UTC, recipients:\n");
     let mut head =
@@ -98,7 +99,7 @@ fn text(traffic: &Traffic, by: Option<By>) -> String {
     let mut rows: Vec<Vec<String>> =
         groups.iter().map(|line| cells(line.name.as_deref().unwrap_or("-"), line)).collect();
     rows.push(cells("all", total));
-    text += &table(&head, rows);
+    text += &table(look, &head, rows);
     if groups.len() < *groups_total {
         let _ = writeln!(text, "(the first {} of {groups_total}; more with --limit)", groups.len());
     }
@@ -108,7 +109,7 @@ fn text(traffic: &Traffic, by: Option<By>) -> String {
             let whose = if reason.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
             vec![reason.recipients.to_string(), reason.state.clone(), format!("{whose}{}", reason.reply)]
         });
-        text += &table(&["RECIPIENTS", "STATE", "REPLY"], rows.collect());
+        text += &table(look, &["RECIPIENTS", "STATE", "REPLY"], rows.collect());
     }
     text
 }

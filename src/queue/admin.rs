@@ -10,10 +10,11 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, End, Envelope, Filter, FinishedMessage, HostLine, KickLine, LaneLine, Line,
-    LoginFailureLine, Recovered, RecoveredTable, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
-    Which,
+    Change, DiskRoom, DomainLine, End, Envelope, FinishedMessage, HostLine, KickLine, LaneLine, Line,
+    LoginFailureLine, Recovered, RecoveredTable, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
+    Summary, Try,
 };
+pub use super::filter::{Action, Filter, Pattern};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

@@ -11,7 +11,7 @@ use crate::queue::traffic_rows::Wanted;
 use super::look::{HISTORY_LINES, QUEUE_LINES, line};
 
 /// See [`crate::queue::AdminStore::find`].
-pub(super) fn find(conn: &Connection, wanted: &Wanted, limit: u32) -> Result<Vec<Line>> {
+pub(super) fn find(conn: &Connection, wanted: &Wanted, limit: u32) -> Result<(Vec<Line>, i64)> {
     let (condition, value) = match wanted {
         Wanted::MessageId(id) => ("header_message_id = ?1", id.clone()),
         Wanted::Tag(tag) => ("tag = ?1", tag.clone()),
@@ -30,12 +30,21 @@ pub(super) fn find(conn: &Connection, wanted: &Wanted, limit: u32) -> Result<Vec
     );
     let mut lines = Vec::new();
     for sql in [waiting, finished] {
-        let left = limit - u32::try_from(lines.len()).unwrap_or(limit);
+        let left = i64::from(limit) - lines.len() as i64;
         for found in conn.prepare(&sql)?.query_map((&value, left), line)? {
             lines.push(found?);
         }
     }
-    Ok(lines)
+    if lines.len() < limit as usize {
+        let total = lines.len() as i64;
+        return Ok((lines, total));
+    }
+    let count = format!(
+        "SELECT (SELECT count(*) FROM recipients WHERE message_id IN (SELECT id FROM messages WHERE {condition}))
+                + (SELECT count(*) FROM history WHERE {condition})"
+    );
+    let total = conn.query_row(&count, [&value], |row| row.get(0))?;
+    Ok((lines, total))
 }
 
 /// For LIKE: `*` stands for anything.
@@ -51,6 +60,7 @@ mod tests {
     /// Three messages that wait and three that are finished, with the same names.
     fn queue() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
+        crate::queue::sqlite::filter::add_functions(&conn).unwrap();
         conn.execute_batch(SCHEMA).unwrap();
         for (n, subject) in [(1, "Your order 4711"), (2, "your 100% order"), (3, "Yours")] {
             conn.execute_batch(&format!(
@@ -71,7 +81,8 @@ mod tests {
     fn what_waits_and_what_is_finished_is_found_the_latest_first() {
         let conn = queue();
         let found = |wanted: Wanted, limit: u32| -> String {
-            let lines = find(&conn, &wanted, limit).unwrap();
+            let (lines, total) = find(&conn, &wanted, limit).unwrap();
+            assert!(total >= lines.len() as i64 && (total == 6 || lines.len() < limit as usize), "{total}");
             lines.iter().map(|line| line.queue_id.as_str()).collect::<Vec<_>>().join(" ")
         };
         let subject = |text: &str| found(Wanted::Subject(text.to_owned()), 9);
