@@ -33,6 +33,7 @@ use crate::submission::users;
 use super::output;
 use super::queue::QueueArgs;
 use super::serve::Relay;
+use super::table::Look;
 use hosts::{Host, Manner};
 
 /// No step of the demo waits longer.
@@ -266,13 +267,13 @@ impl Stage {
     }
 
     fn show_the_end(&self) -> anyhow::Result<()> {
-        heading("At the end the queue is empty, and every try is on record")?;
+        heading("At the end the queue is empty, and what became of all mail is on record")?;
         self.until("the queue to empty", |waiting, _| waiting.is_empty())?;
         self.show(&["list"])?;
         tell!("");
-        let finished = self.finished()?;
-        let greylisted = finished.iter().find(|line| line.recipient.ends_with("grey.test"));
-        self.show(&["show", &greylisted.context("the greylisted message is not listed")?.queue_id])
+        self.show(&["list", "--state", "delivered"])?;
+        tell!("  `postrider queue show ID` tells each try of a message.");
+        Ok(())
     }
 
     /// What `postrider queue` prints.
@@ -280,7 +281,8 @@ impl Stage {
         let mut shown = Vec::new();
         let command = QueueCommand::try_parse_from([&["queue"], words].concat())?;
         super::queue::run(&command.args, &self.settings.queue.path, &mut shown)?;
-        tell!("$ postrider queue {}\n{}", words.join(" "), String::from_utf8_lossy(&shown).trim_end());
+        tell!("{}", Look::of_stdout().heading(&format!("$ postrider queue {}", words.join(" "))));
+        tell!("{}", String::from_utf8_lossy(&shown).trim_end());
         Ok(())
     }
 
@@ -311,12 +313,12 @@ impl Stage {
 }
 
 fn heading(text: &str) -> anyhow::Result<()> {
-    tell!("== {text}");
+    tell!("{}", Look::of_stdout().heading(&format!("== {text}")));
     Ok(())
 }
 
-/// The lines of a bounce that tell most: of its header, all of the part for people, of the part for programs what became
-/// of the recipient.
+/// The lines of a bounce that tell most: of its header, all of the part for people, of the part for programs what
+/// became of the recipient.
 fn of_a_bounce(bounce: &str) -> Vec<&str> {
     const HEADER: [&str; 4] = ["From:", "To:", "Subject:", "Content-Type:"];
     const FIELDS: [&str; 4] = ["Final-Recipient:", "Status:", "Remote-MTA:", "Diagnostic-Code:"];
