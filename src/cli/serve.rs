@@ -27,7 +27,8 @@ use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
-use crate::monitoring::{Monitoring, MonitoringContext};
+use crate::monitoring::metrics::{Metrics, RelayNumbers};
+use crate::monitoring::{self, Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -54,7 +55,7 @@ pub struct Relay {
     scheduler_thread: JoinHandle<()>,
     workers: Workers,
     operator_info: Arc<OperatorInfo>,
-    submission: Submission,
+    submission: Arc<Submission>,
     on_demand: Arc<OnDemand>,
     monitoring: Monitoring,
     /// `[metrics]` in use.
@@ -88,6 +89,7 @@ impl Relay {
             clock.begin_after(last, lifetimes.messages.min(lifetimes.bounces));
         }
         let setup = setup(settings, lookup)?;
+        monitoring::count(&settings.metrics);
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
@@ -104,7 +106,7 @@ impl Relay {
             generation: Mutex::new(Generation::first(clock.now())),
             clock: clock.clone(),
         });
-        let submission = Submission::start(
+        let submission = Arc::new(Submission::start(
             &settings.submission,
             inherited,
             users,
@@ -112,8 +114,14 @@ impl Relay {
             operator_info.clone(),
             on_demand.clone(),
             clock.clone(),
-        )?;
-        let context = MonitoringContext { queue: queue.clone(), scheduler: scheduler.clone(), clock };
+        )?);
+        let context = MonitoringContext {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            numbers: numbers(&submission, &workers, &operator_info),
+            metrics: Metrics::default(),
+            clock,
+        };
         let monitoring = Monitoring::start(&settings.metrics, context)?;
         Ok(Relay {
             queue,
@@ -195,6 +203,30 @@ impl Relay {
         self.writer.stop()?;
         Ok(())
     }
+}
+
+/// What rooms count that monitoring does not know.
+fn numbers(
+    submission: &Arc<Submission>,
+    workers: &Workers,
+    operator_info: &Arc<OperatorInfo>,
+) -> Box<dyn Fn() -> RelayNumbers + Send + Sync> {
+    let (submission, workers, operator_info) = (submission.clone(), workers.clone(), operator_info.clone());
+    let started_at = operator_info.clock.now();
+    Box::new(move || {
+        let config = operator_info.generation().clone();
+        let (generation, loaded_at) = config.number_and_time();
+        RelayNumbers {
+            sessions: submission.sessions(),
+            sessions_began: submission.sessions_began(),
+            connections_out: workers.open_connections(),
+            certificate_not_after: config.certificate().as_ref().and_then(check::certificate::ends_at),
+            log_lines_dropped: log_output::dropped(),
+            generation,
+            loaded_at,
+            started_at,
+        }
+    })
 }
 
 fn resolver(settings: &Settings) -> anyhow::Result<Arc<dyn Lookup + Send + Sync>> {

@@ -5,6 +5,7 @@
 //! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
 
 pub mod http;
+pub mod metrics;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use http::Server;
 pub use http::{Request, Response, Status};
 
 pub use http::StartError;
+use metrics::{Metrics, RelayNumbers};
 
 /// What answers can look at.
 pub struct MonitoringContext {
@@ -26,13 +28,18 @@ pub struct MonitoringContext {
     pub scheduler: Scheduler,
     /// The time.
     pub clock: Clock,
+    /// What other rooms count.
+    pub numbers: Box<dyn Fn() -> RelayNumbers + Send + Sync>,
+    /// What waits, as it was counted last.
+    pub metrics: Metrics,
 }
 
 /// Answers a request for one path.
 type Handler = fn(&MonitoringContext, &Request) -> Response;
 
 /// Which path is answered by what, and what it is for. A path that ends with `/` has all below it.
-const ROUTES: &[(&str, Handler, &str)] = &[("/livez", live, "200 while the relay works")];
+const ROUTES: &[(&str, Handler, &str)] =
+    &[("/livez", live, "200 while the relay works"), ("/metrics", metrics::scrape, "metrics for Prometheus")];
 
 /// The running room.
 pub struct Monitoring {
@@ -63,12 +70,20 @@ impl Monitoring {
     /// # Errors
     /// It listens where it did before.
     pub fn reload(&self, settings: &MetricsSettings) -> Result<(), StartError> {
+        count(settings);
         self.server.reload(settings)
     }
 
     /// Closes the listeners and cuts connections off.
     pub fn stop(&self) {
         self.server.stop();
+    }
+}
+
+/// Counts what happens from now on, where the settings want to know. To be called before the rooms start.
+pub fn count(settings: &MetricsSettings) {
+    if !settings.listen.is_empty() {
+        metrics::begin();
     }
 }
 
