@@ -45,7 +45,7 @@ pub use problem::{Problem, Problems};
 pub use reference::{page, reference};
 pub use secret::{SecretSource, first_line};
 pub use settings::*;
-pub use value::{size_of, size_text};
+pub use value::{duration_of, size_of, size_text};
 
 /// Where [`load`] looks when it is given no path, in this order.
 pub const SEARCH: [&str; 2] = ["postrider.toml", "/etc/postrider/postrider.toml"];

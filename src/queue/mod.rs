@@ -14,6 +14,7 @@ mod admin_rows;
 mod content;
 mod contract;
 mod error;
+mod filter;
 pub mod gauge_rows;
 mod host_setting;
 pub mod id;

@@ -15,6 +15,7 @@ mod counts;
 mod due;
 mod failure;
 mod files;
+mod filter;
 mod gauges;
 mod host_settings;
 mod integrity;
