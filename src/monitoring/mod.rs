@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod metrics;
+pub mod readiness;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::scheduler::Scheduler;
 
 use http::Server;
 pub use http::{Request, Response, Status};
+use readiness::Readiness;
 
 pub use http::StartError;
 use metrics::{Metrics, RelayNumbers};
@@ -26,6 +28,8 @@ pub struct MonitoringContext {
     pub queue: Queue,
     /// What is tried when.
     pub scheduler: Scheduler,
+    /// Whether a message could be committed.
+    pub readiness: Arc<Readiness>,
     /// The time.
     pub clock: Clock,
     /// What other rooms count.
@@ -38,8 +42,11 @@ pub struct MonitoringContext {
 type Handler = fn(&MonitoringContext, &Request) -> Response;
 
 /// Which path is answered by what, and what it is for. A path that ends with `/` has all below it.
-const ROUTES: &[(&str, Handler, &str)] =
-    &[("/livez", live, "200 while the relay works"), ("/metrics", metrics::scrape, "metrics for Prometheus")];
+const ROUTES: &[(&str, Handler, &str)] = &[
+    ("/livez", live, "200 while the relay works"),
+    ("/readyz", readiness::ready, "200 while a message could be committed, or 503 and why not"),
+    ("/metrics", metrics, "metrics for Prometheus"),
+];
 
 /// The running room.
 pub struct Monitoring {
@@ -106,5 +113,16 @@ fn live(context: &MonitoringContext, _: &Request) -> Response {
         Response::text(Status::Ok, "live\n")
     } else {
         Response::text(Status::Unavailable, "the scheduler does not answer\n")
+    }
+}
+
+/// All that is counted.
+fn metrics(context: &MonitoringContext, request: &Request) -> Response {
+    let numbers = RelayNumbers { is_ready: context.readiness.ask().is_ok(), ..(context.numbers)() };
+    let scrape =
+        context.metrics.scrape(&context.queue, &numbers, context.clock.now(), request.accept.as_deref());
+    match scrape {
+        Ok(scrape) => Response::of(Status::Ok, scrape.content_type, scrape.text),
+        Err(error) => Response::text(Status::Unavailable, format!("{error}\n")),
     }
 }

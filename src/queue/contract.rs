@@ -131,6 +131,9 @@ pub trait Reads: Debug {
     /// Why no mail at all is taken for want of room, for people; none where there is room.
     fn why_no_room(&self) -> Option<String>;
 
+    /// Who else holds the lock that every write needs, for people; none where nobody does, or nobody knows.
+    fn lock_holder(&self) -> Option<String>;
+
     // What is due.
 
     /// Recipients (state `queued`) behind `after` that are due at `until` or before, in order of time and
@@ -235,8 +238,8 @@ pub trait Reads: Debug {
     /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError>;
 
-    /// Counts the next part of what waits, by age at `now`; says where the part after it begins, none where this was the
-    /// last. What is added or removed meanwhile may be counted or not.
+    /// Counts the next part of what waits, by age at `now`; says where the part after it begins, none where this was
+    /// the last. What is added or removed meanwhile may be counted or not.
     fn count_by_age(&self, from: CountFrom, now: i64) -> Result<(AgeCounts, Option<CountFrom>), QueueError>;
 
     /// What waits for each of the next domains after the name `after`, in their order, and what of it is due at `now`.

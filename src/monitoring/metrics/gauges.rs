@@ -130,6 +130,8 @@ pub struct RelayNumbers {
     pub sessions_began: u64,
     /// Connections to hosts.
     pub connections_out: usize,
+    /// A message could be committed now.
+    pub is_ready: bool,
     /// The end of the certificate that clients are shown, Unix seconds; none where it is not known.
     pub certificate_not_after: Option<i64>,
     /// Lines of the log that found no way out.
@@ -151,11 +153,11 @@ fn time(def: Def, unix_secs: i64) -> Family {
 }
 
 /// Of the relay as a whole.
-pub(super) fn of_relay(numbers: &RelayNumbers, is_ready: bool) -> Vec<Family> {
+pub(super) fn of_relay(numbers: &RelayNumbers) -> Vec<Family> {
     let connections = [("in", numbers.sessions as u64), ("out", numbers.connections_out as u64)];
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let mut families = vec![
-        one(READY, is_ready.into()),
+        one(READY, numbers.is_ready.into()),
         Family::by_label(CONNECTIONS, "direction", connections),
         one(SESSIONS, numbers.sessions_began),
         one(LOG_LINES_DROPPED, numbers.log_lines_dropped),

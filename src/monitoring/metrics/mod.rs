@@ -21,7 +21,6 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 use crate::maillog;
-use crate::monitoring::{MonitoringContext, Request, Response, Status};
 use crate::queue::Queue;
 
 use counters::Counters;
@@ -48,17 +47,27 @@ fn counters() -> Arc<Counters> {
     COUNTERS.get_or_init(Counters::new).clone()
 }
 
-/// All metrics, in the form that the `Accept` field asks for.
-pub(super) fn scrape(context: &MonitoringContext, request: &Request) -> Response {
-    let MonitoringContext { queue, clock, numbers, metrics, .. } = context;
-    let mut families = counters().families();
-    families.extend(gauges::of_relay(&numbers(), queue.why_refused().is_none()));
-    families.extend(gauges::of_writer(queue.commits(), queue.refused()));
-    families.extend(of_queue(queue, &metrics.waiting, clock.now()));
-    let format = Format::asked_for(request.accept.as_deref());
-    match format.write(families) {
-        Ok(text) => Response::of(Status::Ok, format.content_type(), text),
-        Err(error) => Response::text(Status::Unavailable, format!("{error}\n")),
+/// A scrape: what kind of text it is, and the text.
+pub(super) struct Scrape {
+    pub(super) content_type: &'static str,
+    pub(super) text: String,
+}
+
+impl Metrics {
+    /// All metrics at `now` (Unix seconds), in the form that the `Accept` field asks for.
+    pub(super) fn scrape(
+        &self,
+        queue: &Queue,
+        numbers: &RelayNumbers,
+        now: i64,
+        accept: Option<&str>,
+    ) -> Result<Scrape, std::fmt::Error> {
+        let mut families = counters().families();
+        families.extend(gauges::of_relay(numbers));
+        families.extend(gauges::of_writer(queue.commits(), queue.refused()));
+        families.extend(of_queue(queue, &self.waiting, now));
+        let format = Format::asked_for(accept);
+        Ok(Scrape { content_type: format.content_type(), text: format.write(families)? })
     }
 }
 

@@ -127,7 +127,7 @@ fn scrape(counters: &Counters, domains: &[String]) -> [String; 2] {
     waiting.cut();
     let numbers = RelayNumbers { certificate_not_after: Some(i64::MAX), ..RelayNumbers::default() };
     let mut families = counters.families();
-    families.extend(gauges::of_relay(&numbers, true));
+    families.extend(gauges::of_relay(&numbers));
     families.extend(gauges::of_tables(&SmallCounts { database_bytes: u64::MAX, ..SmallCounts::default() }));
     families.extend(gauges::of_disk(&Default::default()));
     families.extend(gauges::of_waiting(&waiting, Duration::from_millis(1)));

@@ -279,4 +279,8 @@ impl Source for Connection {
     fn disk_use(&self) -> Option<DiskUse> {
         None
     }
+
+    fn lock_holder(&self) -> Option<String> {
+        None
+    }
 }

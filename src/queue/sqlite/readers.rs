@@ -28,8 +28,8 @@ use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
-    backoffs, counts, due, gauges, host_settings, integrity, kick, logins, message, reports, sts_policies,
-    sweep, tls_reports, tls_results,
+    backoffs, counts, due, gauges, host_settings, integrity, kick, locks, logins, message, reports,
+    sts_policies, sweep, tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.
@@ -43,6 +43,8 @@ pub(super) trait Source: Debug {
     fn why_no_room(&self) -> Option<String>;
 
     fn disk_use(&self) -> Option<DiskUse>;
+
+    fn lock_holder(&self) -> Option<String>;
 }
 
 type Answer<T> = std::result::Result<T, QueueError>;
@@ -142,6 +144,10 @@ impl Source for Readers {
     fn disk_use(&self) -> Option<DiskUse> {
         self.space.disk_use()
     }
+
+    fn lock_holder(&self) -> Option<String> {
+        locks::writer(&self.path).strip_prefix(": ").map(str::to_owned)
+    }
 }
 
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
@@ -164,6 +170,10 @@ impl<S: Source> Reads for S {
 
     fn why_no_room(&self) -> Option<String> {
         Source::why_no_room(self)
+    }
+
+    fn lock_holder(&self) -> Option<String> {
+        Source::lock_holder(self)
     }
 
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Answer<Vec<Due>> {

