@@ -121,6 +121,9 @@ _postrider() {
             postrider__subcmd__help__subcmd__queue,bounce)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__bounce"
                 ;;
+            postrider__subcmd__help__subcmd__queue,failures)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__failures"
+                ;;
             postrider__subcmd__help__subcmd__queue,hold)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__hold"
                 ;;
@@ -132,6 +135,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help__subcmd__queue,list)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__list"
+                ;;
+            postrider__subcmd__help__subcmd__queue,oldest)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__oldest"
                 ;;
             postrider__subcmd__help__subcmd__queue,release)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__release"
@@ -169,6 +175,9 @@ _postrider() {
             postrider__subcmd__queue,bounce)
                 cmd="postrider__subcmd__queue__subcmd__bounce"
                 ;;
+            postrider__subcmd__queue,failures)
+                cmd="postrider__subcmd__queue__subcmd__failures"
+                ;;
             postrider__subcmd__queue,flush)
                 cmd="postrider__subcmd__queue__subcmd__kick"
                 ;;
@@ -186,6 +195,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue,list)
                 cmd="postrider__subcmd__queue__subcmd__list"
+                ;;
+            postrider__subcmd__queue,oldest)
+                cmd="postrider__subcmd__queue__subcmd__oldest"
                 ;;
             postrider__subcmd__queue,release)
                 cmd="postrider__subcmd__queue__subcmd__release"
@@ -205,6 +217,9 @@ _postrider() {
             postrider__subcmd__queue__subcmd__help,bounce)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__bounce"
                 ;;
+            postrider__subcmd__queue__subcmd__help,failures)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__failures"
+                ;;
             postrider__subcmd__queue__subcmd__help,help)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__help"
                 ;;
@@ -219,6 +234,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue__subcmd__help,list)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__list"
+                ;;
+            postrider__subcmd__queue__subcmd__help,oldest)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__oldest"
                 ;;
             postrider__subcmd__queue__subcmd__help,release)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__release"
@@ -655,7 +673,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue)
-            opts="list show kick hold release remove bounce kicks summary"
+            opts="list failures oldest show kick hold release remove bounce kicks summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -669,6 +687,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__bounce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__failures)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -725,6 +757,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__oldest)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -977,7 +1023,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue)
-            opts="-h --config --help list show kick flush retry hold release remove bounce kicks summary help"
+            opts="-h --config --help list failures oldest show kick flush retry hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1052,8 +1098,70 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__failures)
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sender)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recipient)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mx)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lane)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reply)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --older)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -W "queued held failed expired" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__help)
-            opts="list show kick hold release remove bounce kicks summary help"
+            opts="list failures oldest show kick hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1067,6 +1175,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__bounce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__failures)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1137,6 +1259,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__oldest)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1389,6 +1525,68 @@ _postrider() {
                     ;;
                 --state)
                     COMPREPLY=($(compgen -W "queued held delivered relayed failed expired removed finished" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__oldest)
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --by --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sender)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recipient)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mx)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lane)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reply)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --older)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --by)
+                    COMPREPLY=($(compgen -W "message lane" -- "${cur}"))
                     return 0
                     ;;
                 --limit)

@@ -10,8 +10,8 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, Envelope, FinishedMessage, HostLine, KickLine, LaneLine, Line,
-    LoginFailureLine, Recovered, RecoveredTable, Selected, Shown, ShownRecipient, Summary, Try,
+    Change, DiskRoom, DomainLine, Envelope, FailureLine, FinishedMessage, HostLine, KickLine, LaneLine, Line,
+    LoginFailureLine, OldestLine, Recovered, RecoveredTable, Selected, Shown, ShownRecipient, Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 

@@ -1,6 +1,7 @@
 //! The command line's connection: looks and changes as anybody with `sqlite3` makes them.
 
 mod change;
+mod grouped;
 mod kicks;
 mod look;
 
@@ -11,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, DiskRoom, KickLine, Line, LoginFailureLine, Selected, Shown, Summary,
+    Change, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -119,6 +120,14 @@ impl AdminStore for Admin {
 
     fn would_change(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError> {
         self.try_to(|conn| look::selected(conn, which, change::of(action), limit))
+    }
+
+    fn failures(&self, filter: &Filter) -> Result<Vec<FailureLine>, QueueError> {
+        self.try_to(|conn| grouped::failures(conn, filter))
+    }
+
+    fn oldest(&self, filter: &Filter, by_lane: bool, limit: u32) -> Result<Vec<OldestLine>, QueueError> {
+        self.try_to(|conn| grouped::oldest(conn, filter, by_lane, limit))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
