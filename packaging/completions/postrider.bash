@@ -129,6 +129,8 @@ _postrider() {
                 ;;
             postrider__subcmd__help__subcmd__queue,find)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__find"
+            postrider__subcmd__help__subcmd__queue,failures)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__failures"
                 ;;
             postrider__subcmd__help__subcmd__queue,hold)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__hold"
@@ -141,6 +143,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help__subcmd__queue,list)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__list"
+                ;;
+            postrider__subcmd__help__subcmd__queue,oldest)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__oldest"
                 ;;
             postrider__subcmd__help__subcmd__queue,release)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__release"
@@ -180,6 +185,8 @@ _postrider() {
                 ;;
             postrider__subcmd__queue,find)
                 cmd="postrider__subcmd__queue__subcmd__find"
+            postrider__subcmd__queue,failures)
+                cmd="postrider__subcmd__queue__subcmd__failures"
                 ;;
             postrider__subcmd__queue,flush)
                 cmd="postrider__subcmd__queue__subcmd__kick"
@@ -198,6 +205,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue,list)
                 cmd="postrider__subcmd__queue__subcmd__list"
+                ;;
+            postrider__subcmd__queue,oldest)
+                cmd="postrider__subcmd__queue__subcmd__oldest"
                 ;;
             postrider__subcmd__queue,release)
                 cmd="postrider__subcmd__queue__subcmd__release"
@@ -219,6 +229,8 @@ _postrider() {
                 ;;
             postrider__subcmd__queue__subcmd__help,find)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__find"
+            postrider__subcmd__queue__subcmd__help,failures)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__failures"
                 ;;
             postrider__subcmd__queue__subcmd__help,help)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__help"
@@ -234,6 +246,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue__subcmd__help,list)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__list"
+                ;;
+            postrider__subcmd__queue__subcmd__help,oldest)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__oldest"
                 ;;
             postrider__subcmd__queue__subcmd__help,release)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__release"
@@ -671,6 +686,7 @@ _postrider() {
             ;;
         postrider__subcmd__help__subcmd__queue)
             opts="list find show kick hold release remove bounce kicks summary"
+            opts="list failures oldest show kick hold release remove bounce kicks summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -698,6 +714,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__find)
+        postrider__subcmd__help__subcmd__queue__subcmd__failures)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -754,6 +771,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__oldest)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1021,6 +1052,7 @@ _postrider() {
             ;;
         postrider__subcmd__queue)
             opts="-h --config --help list find show kick flush retry hold release remove bounce kicks summary help"
+            opts="-h --config --help list failures oldest show kick flush retry hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1097,17 +1129,52 @@ _postrider() {
             ;;
         postrider__subcmd__queue__subcmd__find)
             opts="-h --subject --tag --limit --json --config --help"
+        postrider__subcmd__queue__subcmd__failures)
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --subject)
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sender)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recipient)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mx)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lane)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reply)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --older)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -W "queued held failed expired" -- "${cur}"))
                     return 0
                     ;;
                 --limit)
@@ -1127,6 +1194,7 @@ _postrider() {
             ;;
         postrider__subcmd__queue__subcmd__help)
             opts="list find show kick hold release remove bounce kicks summary help"
+            opts="list failures oldest show kick hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1154,6 +1222,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__find)
+        postrider__subcmd__queue__subcmd__help__subcmd__failures)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1224,6 +1293,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__oldest)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1476,6 +1559,68 @@ _postrider() {
                     ;;
                 --state)
                     COMPREPLY=($(compgen -W "queued held delivered relayed failed expired removed finished" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__oldest)
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --by --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sender)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recipient)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mx)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lane)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reply)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --older)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --by)
+                    COMPREPLY=($(compgen -W "message lane" -- "${cur}"))
                     return 0
                     ;;
                 --limit)

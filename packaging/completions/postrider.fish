@@ -69,6 +69,22 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fis
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find show kick flush retry hold release remove bounce kicks summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find show kick flush retry hold release remove bounce kicks summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find show kick flush retry hold release remove bounce kicks summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "failures" -d 'Group what keeps mail from being delivered by the reason in the replies, the most frequent first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "oldest" -d 'List what has waited longest, one line a message or a lane'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "flush" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "retry" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "hold" -d 'Keep from being tried until released'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "release" -d 'Try held ones again'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "remove" -d 'Take out of the queue; nobody is told'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "bounce" -d 'Return to the sender now, with what was said last'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list failures oldest show kick flush retry hold release remove bounce kicks summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l recipient -d 'Only this recipient' -r
@@ -96,6 +112,38 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from find" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from find" -l json -d 'One JSON object a line'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from find" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''
+failed\t''
+expired\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l limit -d 'At most this many reasons' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l json -d 'One JSON object a line'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l by -d 'What a line is' -r -f -a "message\t''
+lane\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l limit -d 'At most this many lines' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l json -d 'One JSON object a line'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -238,6 +286,9 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "find" -d 'Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, its story, header'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "failures" -d 'Group what keeps mail from being delivered by the reason in the replies, the most frequent first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "oldest" -d 'List what has waited longest, one line a message or a lane'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "hold" -d 'Keep from being tried until released'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "release" -d 'Try held ones again'
@@ -367,6 +418,9 @@ complete -c postrider -n "__fish_postrider_using_subcommand help; and not __fish
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "find" -d 'Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, its story, header'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "failures" -d 'Group what keeps mail from being delivered by the reason in the replies, the most frequent first'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "oldest" -d 'List what has waited longest, one line a message or a lane'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, header'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "kick" -d 'Try now, whatever the retry schedule says'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "hold" -d 'Keep from being tried until released'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "release" -d 'Try held ones again'

@@ -50,6 +50,37 @@ enum Verb {
     },
     /// Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished
     Find(find::FindArgs),
+    /// Group what keeps mail from being delivered by the reason in the replies, the most frequent first
+    ///
+    /// What waits, and what failed in the last day; with --state what is in that state. Addresses, hosts, numbers and
+    /// ids in replies stand as "…", so that the same reason is one line.
+    Failures {
+        #[command(flatten)]
+        filters: Filters,
+        /// Only recipients in this state
+        #[arg(long, value_parser = ["queued", "held", "failed", "expired"])]
+        state: Option<String>,
+        /// At most this many reasons
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what has waited longest, one line a message or a lane
+    Oldest {
+        #[command(flatten)]
+        filters: Filters,
+        /// What a line is
+        #[arg(long, value_parser = ["message", "lane"], default_value = "message")]
+        by: String,
+        /// At most this many lines
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Show one message: envelope, recipients, every attempt, its story, header
     Show {
         /// The queue id, as in the 250 reply and the log
@@ -185,6 +216,33 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 json_lines(&kicks, total)
             } else {
                 text::kicks(&kicks, look) + &more(kicks.len(), total)
+            }
+        }
+        Verb::Failures { filters, state, limit, json } => {
+            let mut lines = Admin::to_read(path)?.failures(&filters.filter(&[], state.clone()))?;
+            let total = lines.len() as i64;
+            lines.truncate(*limit as usize);
+            if *json {
+                json_lines(&lines, total)
+            } else {
+                text::failures(&lines, look) + &more(lines.len(), total)
+            }
+        }
+        Verb::Oldest { filters, by, limit, json } => {
+            let (admin, filter) = (Admin::to_read(path)?, filters.filter(&[], None));
+            let lines = admin.oldest(&filter, by == "lane", *limit)?;
+            // Asked for only where it may be more.
+            let total = match lines.len() < *limit as usize {
+                true => lines.len() as i64,
+                false => {
+                    let all = admin.would_change(Action::Remove, &filter, 0)?;
+                    if by == "lane" { all.lanes } else { all.messages }
+                }
+            };
+            if *json {
+                json_lines(&lines, total)
+            } else {
+                text::oldest(&lines, look) + &more(lines.len(), total)
             }
         }
         Verb::Summary { filters, limit, json } => {

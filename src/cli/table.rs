@@ -15,20 +15,8 @@ const COLUMNS: usize = 80;
 /// Between two cells.
 const GAP: usize = 2;
 /// Columns that lose what does not fit, by their heads. All others are whole: ids, numbers, times, states.
-const CUT: [&str; 12] = [
-    "SENDER",
-    "RECIPIENT",
-    "LAST REPLY",
-    "REPLY",
-    "SAID",
-    "DOMAIN",
-    "LANE",
-    "HOST",
-    "FOR",
-    "USER",
-    "SENDERS",
-    "REASON",
-];
+const CUT: [&str; 11] =
+    ["SENDER", "RECIPIENT", "LAST REPLY", "REPLY", "SAID", "DOMAIN", "LANE", "HOST", "FOR", "USER", "REASON"];
 /// What is left of such a column.
 const CUT_TO_MIN: usize = 6;
 

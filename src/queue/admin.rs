@@ -10,9 +10,9 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, End, Envelope, FinishedMessage, HostLine, KickLine, LaneLine, Line,
-    LoginFailureLine, Recovered, RecoveredTable, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Try,
+    Change, DiskRoom, DomainLine, End, Envelope, FailureLine, FinishedMessage, HostLine, KickLine, LaneLine,
+    Line, LoginFailureLine, OldestLine, Recovered, RecoveredTable, Selected, Shown, ShownLabels,
+    ShownRecipient, StoryLine, Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};

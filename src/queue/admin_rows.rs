@@ -18,6 +18,46 @@ pub struct Change {
     pub uid: u32,
 }
 
+/// Recipients that are kept from being delivered for one reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailureLine {
+    /// The reply without what differs from one recipient to the next.
+    pub reason: String,
+    /// Who said it: `remote` or `local`.
+    pub reply_source: String,
+    /// How many.
+    pub recipients: i64,
+    /// Of these, how many still wait.
+    pub waiting: i64,
+    /// And how many have failed.
+    pub failed: i64,
+    /// How many hosts said it.
+    pub hosts: usize,
+    /// How many senders it is about.
+    pub senders: usize,
+    /// One of the hosts.
+    pub mx: Option<String>,
+    /// One of the messages.
+    pub queue_id: String,
+    /// What was said of it.
+    pub last_reply: String,
+}
+
+/// A message, or a lane, that has waited for long.
+#[derive(Debug, Clone, Serialize)]
+pub struct OldestLine {
+    /// Its queue id, or the lane.
+    pub of: String,
+    /// Seconds since it came, or the oldest of the lane did.
+    pub age: i64,
+    /// How many wait.
+    pub recipients: i64,
+    /// Of a message: its sender.
+    pub sender: Option<String>,
+    /// What was said last, of its first recipient or of the lane.
+    pub last_reply: Option<String>,
+}
+
 /// What a change would be for.
 #[derive(Debug, Clone, Serialize)]
 pub struct Selected {

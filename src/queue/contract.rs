@@ -24,7 +24,9 @@ use std::sync::Arc;
 use crate::mail::Domain;
 use crate::mail::tlsrpt::report::Counted;
 
-use super::admin_rows::{Change, DiskRoom, KickLine, Line, LoginFailureLine, Selected, Shown, Summary};
+use super::admin_rows::{
+    Change, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected, Shown, Summary,
+};
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
@@ -281,6 +283,13 @@ pub trait AdminStore: Debug {
 
     /// What went through since this time (Unix seconds), in groups where that is asked for: the first `limit` of them.
     fn traffic(&self, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic, QueueError>;
+
+    /// What keeps mail from being delivered, by the reason in the last replies ([`crate::mail::reason`]), the most
+    /// frequent first: of what waits and of what failed in the last day, or of what has the filter's state.
+    fn failures(&self, filter: &Filter) -> Result<Vec<FailureLine>, QueueError>;
+
+    /// What has waited longest, a line a message, or `by_lane`.
+    fn oldest(&self, filter: &Filter, by_lane: bool, limit: u32) -> Result<Vec<OldestLine>, QueueError>;
 
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;

@@ -9,8 +9,8 @@ use super::more;
 use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::queue::admin::{
-    End, Envelope, FinishedMessage, KickLine, Line, Shown, ShownLabels, ShownRecipient, StoryLine, Summary,
-    Try,
+    End, Envelope, FailureLine, FinishedMessage, KickLine, Line, OldestLine, Shown, ShownLabels,
+    ShownRecipient, StoryLine, Summary, Try,
 };
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
@@ -290,6 +290,37 @@ pub(super) fn summary(summary: &Summary, look: Look) -> String {
         );
     }
     text
+}
+
+pub(super) fn failures(lines: &[FailureLine], look: Look) -> String {
+    if lines.is_empty() {
+        return "nothing\n".to_owned();
+    }
+    let rows = lines.iter().map(|line| {
+        let local = if line.reply_source == "local" { "(local) " } else { "" };
+        let counts = [line.recipients, line.waiting, line.failed, line.hosts as i64, line.senders as i64];
+        let words = [line.queue_id.clone(), format!("{local}{}", line.reason)];
+        counts.iter().map(i64::to_string).chain(words).collect()
+    });
+    let head = ["RECIPIENTS", "WAITING", "FAILED", "HOSTS", "SENDERS", "EXAMPLE", "REASON"];
+    table(look, &head, rows.collect())
+}
+
+pub(super) fn oldest(lines: &[OldestLine], look: Look) -> String {
+    if lines.is_empty() {
+        return "nothing\n".to_owned();
+    }
+    let is_by_lane = lines.iter().all(|line| line.sender.is_none());
+    let rows = lines.iter().map(|line| {
+        let sender = line.sender.iter().map(|sender| format!("<{sender}>"));
+        let of = [line.of.clone(), age(line.age), line.recipients.to_string()];
+        of.into_iter().chain(sender).chain([line.last_reply.clone().unwrap_or_default()]).collect()
+    });
+    let head = match is_by_lane {
+        true => &["LANE", "OLDEST", "RECIPIENTS", "LAST REPLY"][..],
+        false => &["ID", "AGE", "RECIPIENTS", "SENDER", "LAST REPLY"],
+    };
+    table(look, head, rows.collect())
 }
 
 pub(super) fn kicks(kicks: &[KickLine], look: Look) -> String {

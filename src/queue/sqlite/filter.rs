@@ -104,6 +104,11 @@ impl Condition {
         format!("SELECT count(DISTINCT lane) FROM ({LANES_OF} {domains}{LANES})")
     }
 
+    /// The domains that anybody waits for, each with its lane and why that waits.
+    pub(super) fn lanes() -> String {
+        format!("{LANES_OF} (SELECT DISTINCT domain FROM recipients){LANES}")
+    }
+
     /// A condition on the message: history has its columns too.
     fn of_message(&mut self, sql: &str, value: impl Into<Value>) {
         match self.rows {

@@ -198,7 +198,7 @@ pub(super) const QUEUE_LINES: &str =
     received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
 pub(super) const HISTORY_LINES: &str = "SELECT queue_id, sender, address, state, attempts, NULL, reply AS last_reply,
     mx AS last_mx, datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source,
-    message_id, domain_of(address) AS domain, NULL AS lane_reply, user, tag, received_at FROM history";
+    message_id, domain_of(address) AS domain, NULL AS lane_reply, user, tag, received_at, finished_at FROM history";
 
 pub(super) fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {

@@ -2,6 +2,7 @@
 
 mod change;
 mod find;
+mod grouped;
 mod kicks;
 mod look;
 mod story;
@@ -14,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, DiskRoom, KickLine, Line, LoginFailureLine, Selected, Shown, Summary,
+    Change, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -131,6 +132,14 @@ impl AdminStore for Admin {
 
     fn traffic(&self, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic, QueueError> {
         self.try_to(|conn| traffic::traffic(conn, since, by, limit))
+    }
+
+    fn failures(&self, filter: &Filter) -> Result<Vec<FailureLine>, QueueError> {
+        self.try_to(|conn| grouped::failures(conn, filter))
+    }
+
+    fn oldest(&self, filter: &Filter, by_lane: bool, limit: u32) -> Result<Vec<OldestLine>, QueueError> {
+        self.try_to(|conn| grouped::oldest(conn, filter, by_lane, limit))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {

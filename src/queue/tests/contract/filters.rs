@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::config::{DomainPattern, RelayHost, Route, Routes};
 use crate::mail::{Address, Domain, Lifetimes, Recipient, Reply};
-use crate::queue::admin::{Action, Filter, Line, Pattern};
+use crate::queue::admin::{Action, FailureLine, Filter, Line, Pattern};
 
 /// What SQL, a shell or a person could take for something else.
 const LETTERS: [&str; 13] =
@@ -234,4 +234,46 @@ pub(super) fn a_change_is_for_what_its_filter_selected_when_it_began(site: Site)
     assert_eq!((admin.bounce(&one).unwrap(), admin.release(&one).unwrap()), (1, 1));
     assert_eq!((admin.remove(&one).unwrap(), admin.summary(9).unwrap().recipients), (1, 2));
     site.is_well();
+}
+
+pub(super) fn same_reasons_are_one_line_and_the_oldest_comes_first(site: Site) {
+    for (n, to) in ["a@one.test", "b@one.test", "c@two.test", "d@three.test"].into_iter().enumerate() {
+        let mut message = site.message(&[to], b"x\r\n");
+        message.received_at -= 1000 - n as i64;
+        site.queue.accept(message).unwrap();
+        let due = site.accepted();
+        let next =
+            if n < 3 { NextState::Retry(now_secs() + 9999) } else { NextState::Finished(Finished::Failed) };
+        let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, next)]);
+        let attempt = settlement.results[0].attempt.as_mut().unwrap();
+        attempt.reply = attempt.reply.clone().with_text(format!("<{to}> is over quota, id 4FZ2QK{n}"));
+        attempt.mx = Some(format!("mx{}.test", n % 2));
+        site.queue.settle(settlement);
+        site.settled();
+    }
+    let admin = site.place.admin();
+    let shown = |filter: &Filter| -> Vec<(String, i64, i64, i64, usize, usize)> {
+        let of = |line: FailureLine| {
+            (line.reason, line.recipients, line.waiting, line.failed, line.hosts, line.senders)
+        };
+        admin.failures(filter).unwrap().into_iter().map(of).collect()
+    };
+    let reason = "451 4.7.1 <…> is over quota, id …".to_owned();
+    assert_eq!(shown(&Filter::all()), [(reason.clone(), 4, 3, 1, 2, 1)]);
+    let of = |state: &str| Filter { state: Some(state.to_owned()), ..Filter::all() };
+    assert_eq!(shown(&of("failed")), [(reason.clone(), 1, 0, 1, 1, 1)]);
+    assert_eq!(shown(&of("held")), []);
+    assert_eq!(shown(&Filter::domain(&Domain::parse("one.test").unwrap())), [(reason, 2, 2, 0, 2, 1)]);
+
+    let oldest =
+        |by_lane, limit| -> Vec<(String, i64)> {
+            let lines = admin.oldest(&Filter::all(), by_lane, limit).unwrap();
+            assert!(lines.iter().all(|line| line.age >= 997
+                && line.last_reply.as_ref().is_some_and(|reply| reply.contains("quota"))));
+            lines.into_iter().map(|line| (line.of, line.recipients)).collect()
+        };
+    assert_eq!(oldest(true, 9), [("one.test".to_owned(), 2), ("two.test".to_owned(), 1)]);
+    let ids: Vec<String> =
+        admin.list(&Filter::all(), 2).unwrap().into_iter().map(|line| line.queue_id).collect();
+    assert_eq!(oldest(false, 2).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), ids);
 }

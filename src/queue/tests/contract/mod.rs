@@ -84,7 +84,8 @@ each_store! {
         a_kick_forgets_the_backoff_and_says_how_many_wait;
     filters:
         a_filter_selects_what_a_slow_reading_of_each_row_does
-        a_change_is_for_what_its_filter_selected_when_it_began;
+        a_change_is_for_what_its_filter_selected_when_it_began
+        same_reasons_are_one_line_and_the_oldest_comes_first;
     people:
         a_change_from_outside_is_noticed_and_our_own_is_none
         what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history

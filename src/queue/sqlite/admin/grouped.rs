@@ -1,0 +1,133 @@
+//! What keeps mail from being delivered, grouped: by the reason in the replies, and by what has waited longest.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+
+use rusqlite::{Connection, Result, Row, params_from_iter};
+
+use crate::mail::reason;
+use crate::queue::admin_rows::{FailureLine, OldestLine};
+use crate::queue::filter::Filter;
+use crate::queue::sqlite::filter::Condition;
+use crate::queue::sqlite::odd;
+
+use super::look::HISTORY_LINES;
+
+/// Reasons that are told apart; what is beyond them counts together.
+const REASONS_MAX: usize = 10_000;
+const OTHERS: &str = "(other reasons)";
+
+#[derive(Default)]
+struct Group {
+    waiting: i64,
+    failed: i64,
+    hosts: HashSet<u64>,
+    senders: HashSet<u64>,
+    /// Queue id, host and reply of the first.
+    example: (String, Option<String>, String),
+}
+
+/// See [`crate::queue::AdminStore::failures`].
+pub(super) fn failures(conn: &Connection, filter: &Filter) -> Result<Vec<FailureLine>> {
+    let (hasher, mut groups) = (RandomState::new(), HashMap::<(String, String), Group>::new());
+    let mut read = |filter: &Filter, rows: &str, of: &str| -> Result<()> {
+        let condition = Condition::of(filter);
+        let sql = format!(
+            "SELECT count(*), last_reply, last_mx, sender, min(queue_id), coalesce(source, 'remote')
+             FROM ({rows}) WHERE last_reply IS NOT NULL AND {of} AND {} GROUP BY last_reply, last_mx, sender, 6",
+            condition.where_sql()
+        );
+        let mut statement = conn.prepare(&sql)?;
+        let mut lines = statement.query(params_from_iter(&condition.values))?;
+        while let Some(row) = lines.next()? {
+            let (count, reply) = (odd::get::<i64>(row, 0)?, odd::get::<String>(row, 1)?);
+            let (mx, sender) = (odd::text(row, 2)?, odd::get::<String>(row, 3)?);
+            let mut key = (reason(&reply), odd::get::<String>(row, 5)?);
+            if groups.len() >= REASONS_MAX && !groups.contains_key(&key) {
+                key = (OTHERS.to_owned(), String::new());
+            }
+            let group = groups.entry(key).or_default();
+            if filter.is_of_finished() {
+                group.failed += count
+            } else {
+                group.waiting += count
+            }
+            group.hosts.extend(mx.as_ref().map(|mx| hasher.hash_one(mx)));
+            group.senders.insert(hasher.hash_one(&sender));
+            if group.example.0.is_empty() {
+                group.example = (odd::get(row, 4)?, mx, reply);
+            }
+        }
+        Ok(())
+    };
+    let waiting = "SELECT r.*, m.sender, m.queue_id, r.last_reply_source AS source
+                   FROM recipients r JOIN messages m ON m.id = r.message_id";
+    let finished = format!("SELECT h.*, reply_source AS source FROM ({HISTORY_LINES}) h");
+    if filter.is_of_finished() {
+        read(filter, &finished, "state IN ('failed', 'expired')")?;
+    } else {
+        read(filter, waiting, "true")?;
+        if filter.state.is_none() {
+            let last_day = "state IN ('failed', 'expired') AND finished_at > unixepoch() - 86400";
+            read(&Filter { state: Some("finished".to_owned()), ..filter.clone() }, &finished, last_day)?;
+        }
+    }
+    let mut lines: Vec<FailureLine> = groups.into_iter().map(line).collect();
+    lines.sort_by(|a, b| (b.recipients, &a.reason).cmp(&(a.recipients, &b.reason)));
+    Ok(lines)
+}
+
+fn line(((reason, reply_source), group): ((String, String), Group)) -> FailureLine {
+    let (queue_id, mx, last_reply) = group.example;
+    FailureLine {
+        reason,
+        reply_source,
+        recipients: group.waiting + group.failed,
+        waiting: group.waiting,
+        failed: group.failed,
+        hosts: group.hosts.len(),
+        senders: group.senders.len(),
+        mx,
+        queue_id,
+        last_reply,
+    }
+}
+
+/// See [`crate::queue::AdminStore::oldest`].
+pub(super) fn oldest(
+    conn: &Connection,
+    filter: &Filter,
+    by_lane: bool,
+    limit: u32,
+) -> Result<Vec<OldestLine>> {
+    let condition = Condition::of(filter);
+    let wanted = condition.where_sql();
+    // Beside min() SQLite takes the other columns from the row that has the least value.
+    let sql = match by_lane {
+        false => format!(
+            "SELECT m.queue_id, unixepoch() - m.received_at, w.recipients, m.sender, w.last_reply
+             FROM (SELECT message_id, count(*) AS recipients, min(id), last_reply FROM recipients
+                   WHERE {wanted} GROUP BY message_id ORDER BY message_id LIMIT {limit}) w
+             JOIN messages m ON m.id = w.message_id ORDER BY w.message_id"
+        ),
+        true => format!(
+            "SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.reply, w.last_reply),
+                    min(w.message_id)
+             FROM (SELECT domain, count(*) AS recipients, min(message_id) AS message_id, last_reply FROM recipients
+                   WHERE {wanted} GROUP BY domain) w
+             JOIN ({}) k ON k.domain = w.domain JOIN messages m ON m.id = w.message_id
+             GROUP BY k.lane ORDER BY 6 LIMIT {limit}",
+            Condition::lanes()
+        ),
+    };
+    let line = |row: &Row<'_>| {
+        Ok(OldestLine {
+            of: odd::get(row, 0)?,
+            age: odd::get(row, 1)?,
+            recipients: odd::get(row, 2)?,
+            sender: odd::text(row, 3)?,
+            last_reply: odd::text(row, 4)?,
+        })
+    };
+    conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect()
+}
