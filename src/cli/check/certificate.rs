@@ -4,7 +4,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -16,14 +15,11 @@ use rustls::{CertificateError, Error, RootCertStore};
 
 use super::Finding;
 use crate::config::CertificateSettings;
-use crate::kit::text;
+use crate::kit::text::day;
 use crate::mail::Domain;
+use crate::submission::certificate::{ENDS_SOON_SECS, ends_at};
 
 const ABOUT: &str = "certificate";
-/// Renewed later than this something is broken: ACME clients renew a month before the end.
-const EXPIRES_SOON_DAYS: u64 = 14;
-/// Later than any certificate can hold (they end in the year 9999 at the latest).
-const AFTER_ALL_TIME: Duration = Duration::from_secs(1 << 40);
 
 /// Looks at `[tls]`.
 pub(in crate::cli) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> Vec<Finding> {
@@ -143,13 +139,7 @@ fn judge(
     let asked = server.clone().unwrap_or(ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])));
     let verify = |at| verifier.verify_server_cert(leaf, issuers, &asked, &[], at);
 
-    // Dates are looked at first, so a verification after all time says when the certificate ends.
-    let until = match verify(UnixTime::since_unix_epoch(AFTER_ALL_TIME)) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some(not_after.as_secs())
-        }
-        _ => None,
-    };
+    let until = ends_at(leaf);
     let ends = until.map_or_else(|| "it is not known when".to_owned(), day);
     let mut findings = Vec::new();
     match verify(now) {
@@ -159,11 +149,11 @@ fn judge(
             findings.push(Finding::problem(ABOUT, format!("expired on {ends}; renew it")));
         }
         Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
-            let text = format!("is not valid before {}; check the clock, or wait", day(not_before.as_secs()));
+            let text = format!("is not valid before {}; check the clock, or wait", day(secs(not_before)));
             findings.push(Finding::problem(ABOUT, text));
         }
-        _ => findings.push(match until.map(|until| until.saturating_sub(now.as_secs()) / 86_400) {
-            Some(days) if days < EXPIRES_SOON_DAYS => {
+        _ => findings.push(match until.map(|until| until.saturating_sub(secs(now)) / 86_400) {
+            Some(days) if days < ENDS_SOON_SECS / 86_400 => {
                 Finding::warning(ABOUT, format!("holds until {ends}, for {days} days more; renew it"))
             }
             _ => Finding::ok(ABOUT, format!("holds until {ends}")),
@@ -187,12 +177,14 @@ fn trouble_with_name(
     })
 }
 
-fn day(unix_secs: u64) -> String {
-    text::day(i64::try_from(unix_secs).unwrap_or(i64::MAX))
+fn secs(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cli::check::Level;
 
