@@ -33,6 +33,17 @@ pub struct Settings {
     pub scheduler: SchedulerSettings,
     /// `[[route]]`, in order.
     pub routes: Arc<Routes>,
+    /// `[log]`.
+    pub log: LogSettings,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogSettings {
+    /// Each line is a JSON object.
+    pub json: bool,
+    /// Local parts of addresses are masked.
+    pub mask_addresses: bool,
 }
 
 /// `[queue]`, the part that the queue itself needs.

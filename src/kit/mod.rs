@@ -1,7 +1,9 @@
-//! Three tools that several rooms need: memory with a bound, text for people, and lines of the log. Pure.
+//! Tools that several rooms need: memory with a bound, text for people, lines of the log and their masks. Pure, but for
+//! the log.
 //!
 //! Nothing else may enter: what belongs to one room stays there.
 
 pub mod bounded;
 pub mod event;
+pub mod mask;
 pub mod text;
