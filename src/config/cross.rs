@@ -267,7 +267,13 @@ pub(super) fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>, sourc
         Some(text) => return reading.problem(section, key, text),
         None => {}
     }
+    readable_by_all(reading, section, key, path);
+}
+
+/// Warns of a secret that is none.
+pub(super) fn readable_by_all<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path: &Path) {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
+        let name = path.display();
         let text = format!("{name} can be read by every user of this machine; chmod o= {name}");
         reading.warning(section, key, text);
     }

@@ -21,7 +21,7 @@ use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
 use super::twice::Twice;
-use super::{cross, dkim, sources, value};
+use super::{cross, dkim, metrics, sources, value};
 use crate::mail::{Address, Domain, Lifetimes, address};
 
 /// Reads `source`, the text of `file`, and the environment. `certificate` stands in for `[tls]` (the start without
@@ -101,6 +101,7 @@ fn settings<'t>(
 
     let listen = listeners(reading, &root);
     cross::listeners(reading, &listen);
+    let addresses: Vec<_> = listen.iter().map(|(_, settings)| settings.address.clone()).collect();
     let tls = match certificate {
         Some(certificate) => Some(certificate.clone()),
         None => tls_files(reading, &root, &listen),
@@ -150,6 +151,7 @@ fn settings<'t>(
         routes,
         hostname,
         log: log(reading, &root),
+        metrics: metrics::read(reading, &root, &addresses),
     }
 }
 

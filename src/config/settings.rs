@@ -35,6 +35,19 @@ pub struct Settings {
     pub routes: Arc<Routes>,
     /// `[log]`.
     pub log: LogSettings,
+    /// The monitoring room.
+    pub metrics: MetricsSettings,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricsSettings {
+    /// Where HTTP is answered; empty: nowhere.
+    pub listen: Vec<ListenAddress>,
+    /// Who may connect to those that are sockets in the file system.
+    pub access: SocketAccess,
+    /// The token that is asked for at the others; none: they are loopback.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -10,9 +10,10 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine, KickLine, LaneLine, Line,
-    LoginFailureLine, Recovered, RecoveredTable, Shown, ShownRecipient, Summary, Try, Which,
+    Change, DiskRoom, DomainLine, Envelope, FinishedMessage, HostLine, KickLine, LaneLine, Line,
+    LoginFailureLine, Recovered, RecoveredTable, Selected, Shown, ShownRecipient, Summary, Try,
 };
+pub use super::filter::{Action, Filter, Pattern};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].
 #[derive(Debug)]

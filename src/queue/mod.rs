@@ -14,6 +14,7 @@ mod admin_rows;
 mod content;
 mod contract;
 mod error;
+mod filter;
 mod host_setting;
 pub mod id;
 mod login_rows;

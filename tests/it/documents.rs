@@ -262,7 +262,7 @@ fn a_wrong_script_is_told() {
 /// Has the binary load a config made of this.
 fn load_config(text: &str) -> Result<(), String> {
     let relay = stage();
-    fs::write(relay.path("secret"), "secret\n").unwrap();
+    fs::write(relay.path("secret"), "a secret of some length\n").unwrap();
     fs::set_permissions(relay.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
     let key = Key::generate(Algorithm::Ed25519Sha256).and_then(|key| key.to_pem());
     write_secret(&relay.path("dkim.pem"), &key.unwrap());

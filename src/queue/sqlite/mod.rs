@@ -15,6 +15,7 @@ mod counts;
 mod due;
 mod failure;
 mod files;
+mod filter;
 mod host_settings;
 mod integrity;
 mod kick;

@@ -62,6 +62,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
         },
         routes,
         log: LogSettings::default(),
+        metrics: MetricsSettings::default(),
     }
 }
 

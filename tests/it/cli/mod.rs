@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bulk;
 mod command_line;
 mod dkim;
 mod doctor;
