@@ -315,7 +315,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_see
 complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show the keys of the config, their records, and whether DNS has them'
 complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand health" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
-complete -c postrider -n "__fish_postrider_using_subcommand health" -l ready -d 'Fail as well while new mail is refused for want of room on the disk'
+complete -c postrider -n "__fish_postrider_using_subcommand health" -l ready -d 'Fail as well while no message could be committed (see [metrics] listen; without it: no room on the disk)'
 complete -c postrider -n "__fish_postrider_using_subcommand health" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -130,6 +130,9 @@ pub trait Reads: Debug {
     /// Why no mail at all is taken for want of room, for people; none where there is room.
     fn why_no_room(&self) -> Option<String>;
 
+    /// Who else holds the lock that every write needs, for people; none where nobody does, or nobody knows.
+    fn lock_holder(&self) -> Option<String>;
+
     // What is due.
 
     /// Recipients (state `queued`) behind `after` that are due at `until` or before, in order of time and

@@ -4,6 +4,6 @@ mod admin_live;
 mod audit;
 mod damage;
 mod explainability;
-mod files;
-mod full_disk;
+pub mod files;
+pub mod full_disk;
 mod other_writers;
