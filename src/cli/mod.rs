@@ -86,7 +86,11 @@ enum Command {
     ///
     /// Starts a relay on a fresh queue and three small receiving hosts that behave differently, sends real
     /// messages, and shows the queue as it moves.
-    Demo,
+    Demo {
+        /// Leave the queue behind, to be looked into
+        #[arg(long)]
+        keep: bool,
+    },
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
     /// SQL on the queue: a prompt, or -c 'SELECT …'
@@ -198,9 +202,9 @@ pub fn run() -> ExitCode {
     let outcome = match command {
         Command::Serve => serve::inherited::sockets().and_then(|sockets| serve::run(config, sockets)),
         // What happens is told by the demo itself.
-        Command::Demo => log_output::start("off", LogSettings::default())
+        Command::Demo { keep } => log_output::start("off", LogSettings::default())
             .context(log_output::NO_THREAD)
-            .and_then(|()| demo::run()),
+            .and_then(|()| demo::run(keep)),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::Sql(arguments) => {
