@@ -392,6 +392,19 @@ fn of_client(client: Peer, why: &str) {
 pub fn refused(refused: &Refused<'_>, reply: &Reply) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 30);
     observe(&Seen::Refused(reply));
+    let tell = |counted, last: &str| {
+        line(
+            Warn,
+            "refused_more",
+            "{count} more commands were refused within a minute, the last one: {last}",
+            &[Number(counted as i64), Foreign(&last)],
+        );
+    };
+    refusal(refused, reply, |event| event.shown(|event| FLOOD.write(event, Event::write, tell)));
+}
+
+/// Gives the line to `then`.
+pub(crate) fn refusal(refused: &Refused<'_>, reply: &Reply, then: impl FnOnce(&Event<'_>)) {
     let Refused { client, user, verb, sender, recipient } = refused;
     let event = Event {
         level: Warn,
@@ -408,14 +421,7 @@ pub fn refused(refused: &Refused<'_>, reply: &Reply) {
             Foreign(reply),
         ],
     };
-    FLOOD.write(&event, Event::log, |counted, last| {
-        line(
-            Warn,
-            "refused_more",
-            "{count} more commands were refused within a minute, the last one: {last}",
-            &[Number(counted as i64), Foreign(&last)],
-        );
-    });
+    then(&event);
 }
 
 /// What was refused, and to whom.
@@ -436,21 +442,26 @@ pub struct Refused<'a> {
 pub fn handshake_failed(client: Peer, why: &dyn fmt::Display) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 5);
     observe(&Seen::HandshakeFailed);
-    let event = Event {
-        level: Warn,
-        target: module_path!(),
-        name: "handshake_failed",
-        queue_id: None,
-        text: "client {client}: TLS handshake failed: {why}",
-        values: &[Own(&client), Foreign(&why)],
-    };
-    FLOOD.write(&event, Event::log, |counted, last| {
+    let tell = |counted, last: &str| {
         line(
             Warn,
             "handshakes_failed_more",
             "{count} more TLS handshakes failed within a minute, the last one: {last}",
             &[Number(counted as i64), Foreign(&last)],
         );
+    };
+    failed_handshake(client, why, |event| event.shown(|event| FLOOD.write(event, Event::write, tell)));
+}
+
+/// Gives the line to `then`.
+pub(crate) fn failed_handshake(client: Peer, why: &dyn fmt::Display, then: impl FnOnce(&Event<'_>)) {
+    then(&Event {
+        level: Warn,
+        target: module_path!(),
+        name: "handshake_failed",
+        queue_id: None,
+        text: "client {client}: TLS handshake failed: {why}",
+        values: &[Own(&client), Foreign(&why)],
     });
 }
 

@@ -1,12 +1,13 @@
 //! The last thing before a line of the log is written: whatever is in it, it stays one line in which every character
 //! can be seen. `maillog.rs` and the rooms escape what they know to be foreign; this holds for all that they, and the
-//! libraries, forgot.
+//! libraries, forgot. Where local parts are masked, this masks those in lines that are no events (which have done it).
 
 use std::fmt::Write as _;
 
 use log::{Log, Metadata, Record};
 
 use crate::kit::text::printable;
+use crate::kit::{event, mask};
 
 /// Makes this the log of the process.
 ///
@@ -28,21 +29,28 @@ impl<L: Log> Log for Escaping<L> {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Longer than most lines.
-        let mut text = String::with_capacity(512);
-        // Writing to a String cannot fail.
-        let _ = text.write_fmt(*record.args());
-        let text = printable(text.as_bytes());
-        let mut shown = Record::builder();
-        shown.metadata(record.metadata().clone()).module_path(record.module_path());
-        let fields = record.key_values();
-        shown.key_values(&fields);
-        self.0.log(&shown.file(record.file()).line(record.line()).args(format_args!("{text}")).build());
+        shown(record, |record| self.0.log(record));
     }
 
     fn flush(&self) {
         self.0.flush();
     }
+}
+
+/// Gives a record to `then` as it is shown.
+pub(super) fn shown(record: &Record<'_>, then: impl FnOnce(&Record<'_>)) {
+    // Longer than most lines.
+    let mut text = String::with_capacity(512);
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(*record.args());
+    let mut text = printable(text.as_bytes());
+    let fields = record.key_values();
+    if event::is_masked() && fields.get("event".into()).is_none() {
+        text = mask::words(&text, &[]).into_owned().into();
+    }
+    let mut shown = Record::builder();
+    shown.metadata(record.metadata().clone()).module_path(record.module_path()).key_values(&fields);
+    then(&shown.file(record.file()).line(record.line()).args(format_args!("{text}")).build());
 }
 
 #[cfg(test)]

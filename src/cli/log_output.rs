@@ -5,16 +5,25 @@
 //! How many are missing, and where, is said as soon as writing works again. Lines of some milliseconds go out together.
 //! At the end of the process the buffer is emptied, for a bounded time. The hook for panics logs too, so that a panic
 //! waits for stderr no more than the rest.
+//!
+//! The log is started once the config is known, so that each line has the form that it asks for; a reload may change
+//! that form (`cli/log_json.rs` is the other one). `cli/log_filter.rs` reads `RUST_LOG`.
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use env_logger::{Builder, Env, Logger, Target, WriteStyle};
+use env_logger::fmt::{ConfigurableFormat, Formatter};
+use env_logger::{Builder, Logger, Target, WriteStyle};
+use jiff::Timestamp;
 use log::{Level, Log as _, Record};
 
-use super::log_escape;
+use super::{log_escape, log_filter, log_json};
+use crate::config::LogSettings;
+use crate::kit::event;
 
 /// Lines that wait to be written, in bytes; as many again may be on their way.
 const WAITING_BYTES_MAX: usize = 512 << 10;
@@ -177,53 +186,102 @@ impl Write for Collected {
     }
 }
 
-/// Starts the log. `RUST_LOG` says what is shown, else `level`. Under systemd the journal knows the time, and is told
-/// the level in its own way (sd-daemon(3)).
+/// What could not be done where [`start`] fails.
+pub(super) const NO_THREAD: &str = "start the log's thread";
+
+/// Whether lines are JSON objects.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Starts the log. `RUST_LOG` says what is shown, else `level`.
 ///
 /// # Errors
 /// The system has no thread left.
-pub(super) fn start(level: &str) -> std::io::Result<()> {
+pub(super) fn start(level: &str, settings: LogSettings) -> std::io::Result<()> {
+    configure(settings);
     let output = OUTPUT.get_or_init(Arc::default);
-    let collected = Collected::default();
-    let notes = builder(level, collected.clone()).build();
-    let (writing, note) = (Arc::clone(output), move |dropped| note(&notes, &collected, dropped));
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, complaints) = log_filter::read(&asked, level);
+    let writing = Arc::clone(output);
+    let note = |dropped| {
+        own_line(&format!("{dropped} lines of the log were dropped here: nobody read stderr fast enough"))
+    };
     let thread = std::thread::Builder::new().name("log".to_owned());
     thread.spawn(move || writing.write_to(std::io::stderr(), note))?;
-    log_escape::init(builder(level, Lines(Arc::clone(output))).build());
+    log_escape::init(builder(&filter, Lines(Arc::clone(output))).build());
     std::panic::set_hook(Box::new(log_panic));
+    // Whatever is asked for, since it may be nothing by mistake.
+    complaints.iter().for_each(|text| output.put(&own_line(text)));
     Ok(())
 }
 
-/// The line that says how many are missing, formatted as the others are.
-fn note(logger: &Logger, collected: &Collected, dropped: u64) -> Vec<u8> {
-    let said = format_args!("{dropped} lines of the log were dropped here: nobody read stderr fast enough");
-    logger.log(&Record::builder().level(Level::Error).target("postrider").args(said).build());
+/// Takes the form of lines from the config.
+pub(super) fn configure(settings: LogSettings) {
+    JSON.store(settings.json, Ordering::Relaxed);
+    event::mask_addresses(settings.mask_addresses);
+}
+
+/// A line of the log itself, formatted as the others are and shown whatever `RUST_LOG` says.
+fn own_line(text: &str) -> Vec<u8> {
+    static FORMATTER: OnceLock<(Logger, Collected)> = OnceLock::new();
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let (logger, collected) = FORMATTER.get_or_init(|| {
+        let collected = Collected::default();
+        (builder("trace", collected.clone()).build(), collected)
+    });
+    let _alone = ONE_AT_A_TIME.lock();
+    logger
+        .log(&Record::builder().level(Level::Error).target("postrider").args(format_args!("{text}")).build());
     std::mem::take(&mut *collected.0.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn builder(level: &str, sink: impl Write + Send + 'static) -> Builder {
-    let mut log = Builder::from_env(Env::default().default_filter_or(level));
-    log.target(Target::Pipe(Box::new(sink)));
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.format(|out, record| {
-            let priority = match record.level() {
-                Level::Error => 3,
-                Level::Warn => 4,
-                Level::Info => 6,
-                Level::Debug | Level::Trace => 7,
-            };
-            writeln!(out, "<{priority}>{}", record.args())
-        });
-    } else {
-        log.format_target(false);
-        // What env_logger would find out by itself of a stderr of its own (https://no-color.org).
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
-        if std::env::var_os("RUST_LOG_STYLE").is_none() && !is_plain && std::io::stderr().is_terminal() {
-            log.write_style(WriteStyle::Always);
+fn builder(filter: &str, sink: impl Write + Send + 'static) -> Builder {
+    let mut log = Builder::new();
+    log.parse_filters(filter).target(Target::Pipe(Box::new(sink)));
+    let mut text = ConfigurableFormat::default();
+    text.target(false);
+    let is_journal = is_journal();
+    log.format(move |out, record| {
+        if is_journal {
+            write_priority(out, record.level())?;
         }
+        match (JSON.load(Ordering::Relaxed), is_journal) {
+            (true, _) => log_json::write(out, Timestamp::now(), record),
+            (false, true) => writeln!(out, "{}", record.args()),
+            (false, false) => text.format(out, record),
+        }
+    });
+    let style = std::env::var("RUST_LOG_STYLE").ok();
+    // What env_logger would find out by itself of a stderr of its own (https://no-color.org).
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    if let Some(style) = style {
+        log.parse_write_style(&style);
+    } else if !is_plain && std::io::stderr().is_terminal() {
+        log.write_style(WriteStyle::Always);
     }
     log
+}
+
+/// The journal knows the time, and is told the level in its own way (sd-daemon(3)).
+fn write_priority(out: &mut Formatter, level: Level) -> std::io::Result<()> {
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    write!(out, "<{priority}>")
+}
+
+/// Whether stderr leads there: `JOURNAL_STREAM` names the socket, which may be that of stdout alone (systemd.exec(5)).
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().map(std::fs::File::from);
+    let is_it = |named: String| {
+        let found = stderr.and_then(|stderr| stderr.metadata()).ok()?;
+        Some(named == format!("{}:{}", found.dev(), found.ino()))
+    };
+    named.and_then(is_it).unwrap_or(false)
 }
 
 /// Logs a panic: std's own hook would wait for stderr.
@@ -243,6 +301,10 @@ fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
 /// Says something on stderr that is no line of the log: behind those that wait where there is a log.
 pub(super) fn say(text: &str) {
     match OUTPUT.get() {
+        // Whoever reads objects gets no line that is none.
+        Some(output) if JSON.load(Ordering::Relaxed) => {
+            text.lines().for_each(|line| output.put(&own_line(line)));
+        }
         Some(output) => output.put(format!("{text}\n").as_bytes()),
         // `eprintln!` panics where nobody reads any more (`postrider queue list 2>&1 | head`), and nobody is left to
         // hear of it.
@@ -275,6 +337,7 @@ impl Drop for FlushAtEnd {
 
 #[cfg(test)]
 mod tests {
+    use crate::kit::event::kept;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
@@ -375,5 +438,30 @@ mod tests {
         open.send(Ok(())).unwrap();
         output.flush(Duration::from_secs(20));
         assert_eq!(written.try_recv().unwrap(), "first\n");
+    }
+
+    #[test]
+    fn a_panic_is_a_line_like_others() {
+        let lines = kept::written(
+            |record| {
+                let mut line = Vec::new();
+                log_json::write(&mut line, Timestamp::UNIX_EPOCH, record).unwrap();
+                String::from_utf8(line).unwrap()
+            },
+            || {
+                let before = std::panic::take_hook();
+                std::panic::set_hook(Box::new(log_panic));
+                let ended = std::panic::catch_unwind(|| panic!("a \"word\"\nand another"));
+                std::panic::set_hook(before);
+                assert!(ended.is_err());
+            },
+        );
+        let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(
+            (&line["level"], &line["target"]),
+            (&"ERROR".into(), &module_path!().replace("::tests", "").into())
+        );
+        let message = line["message"].as_str().unwrap();
+        assert!(message.ends_with(": a \"word\"\\nand another"), "{message}");
     }
 }

@@ -9,6 +9,8 @@ pub mod dkim;
 pub mod explain;
 pub mod health;
 mod log_escape;
+mod log_filter;
+mod log_json;
 mod log_output;
 mod on_demand;
 mod operator_queries;
@@ -31,7 +33,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config;
+use crate::config::{self, LogSettings};
 use crate::submission::StartError;
 
 use log_output::FlushAtEnd;
@@ -201,12 +203,11 @@ pub fn run() -> ExitCode {
     let config = config.as_deref();
     let _flush_at_end = FlushAtEnd;
     let outcome = match command {
-        Command::Serve => {
-            let sockets = serve::inherited::sockets();
-            logged("info").and_then(|()| serve::run(config, sockets?))
-        }
+        Command::Serve => serve::inherited::sockets().and_then(|sockets| serve::run(config, sockets)),
         // What happens is told by the demo itself.
-        Command::Demo { keep } => logged("off").and_then(|()| demo::run(keep)),
+        Command::Demo { keep } => log_output::start("off", LogSettings::default())
+            .context(log_output::NO_THREAD)
+            .and_then(|()| demo::run(keep)),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::Report(arguments) => report::run(config, &arguments),
@@ -231,10 +232,6 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
-}
-
-fn logged(level: &str) -> anyhow::Result<()> {
-    log_output::start(level).context("start the log's thread")
 }
 
 /// Help that clap shows because nothing was asked for.

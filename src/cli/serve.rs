@@ -278,6 +278,7 @@ impl Jobs for Scheduler {
 /// Where it cannot start, or had to stop because the disk failed.
 pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
     let loaded = config::load(config)?;
+    log_output::start("info", loaded.settings.log).context(log_output::NO_THREAD)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     look_at_certificate(&loaded.settings);
     raise_descriptor_limit(&loaded.settings);
@@ -364,6 +365,7 @@ fn reload(relay: &Relay, config: Option<&Path>) {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         look_at_certificate(&loaded.settings);
         relay.reload(&loaded.settings)?;
+        log_output::configure(loaded.settings.log);
         relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
         Ok(())
     });

@@ -150,7 +150,16 @@ fn settings<'t>(
         delivery,
         routes,
         hostname,
+        log: log(reading, &root),
         metrics: metrics::read(reading, &root, &addresses),
+    }
+}
+
+fn log<'t>(reading: &mut Reading<'t>, root: &Section<'t>) -> LogSettings {
+    let section = reading.section(root, "log");
+    LogSettings {
+        json: reading.get(&section, "format", value::choice) == "json",
+        mask_addresses: reading.get(&section, "mask_addresses", value::flag),
     }
 }
 

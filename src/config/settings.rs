@@ -33,6 +33,8 @@ pub struct Settings {
     pub scheduler: SchedulerSettings,
     /// `[[route]]`, in order.
     pub routes: Arc<Routes>,
+    /// `[log]`.
+    pub log: LogSettings,
     /// The monitoring room.
     pub metrics: MetricsSettings,
 }
@@ -46,6 +48,15 @@ pub struct MetricsSettings {
     pub access: SocketAccess,
     /// The token that is asked for at the others; none: they are loopback.
     pub token_file: Option<PathBuf>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogSettings {
+    /// Each line is a JSON object.
+    pub json: bool,
+    /// Local parts of addresses are masked.
+    pub mask_addresses: bool,
 }
 
 /// `[queue]`, the part that the queue itself needs.

@@ -119,6 +119,7 @@ fn another(kind: &Kind) -> String {
             "hold" => "'hold'",
             "bounce" => "'bounce'",
             "refuse" => "'refuse'",
+            "json" => "'json'",
             "relaxed/simple" => "'relaxed/simple'",
             _ => "'encrypt'",
         },

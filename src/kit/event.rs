@@ -6,10 +6,25 @@
 //! (`event`, `queue_id`, then the fields by their names).
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{Level, Record, kv};
 
+use crate::kit::mask;
 use crate::kit::text::is_unseen;
+
+/// Whether local parts are masked in what is logged.
+static MASKED: AtomicBool = AtomicBool::new(false);
+
+/// Has local parts masked from now on, or not.
+pub fn mask_addresses(on: bool) {
+    MASKED.store(on, Ordering::Relaxed);
+}
+
+/// Whether they are.
+pub fn is_masked() -> bool {
+    MASKED.load(Ordering::Relaxed)
+}
 
 /// What a field holds.
 #[derive(Clone, Copy)]
@@ -32,6 +47,17 @@ pub enum Value<'a> {
     Own(&'a dyn fmt::Display),
     /// What others said, or wrote with addresses in it.
     Foreign(&'a dyn fmt::Display),
+}
+
+impl<'a> Value<'a> {
+    /// What it holds of them.
+    fn addresses(&self) -> &[&'a str] {
+        match self {
+            Value::Address(Some(address)) => std::slice::from_ref(address),
+            Value::Addresses(addresses) => addresses,
+            _ => &[],
+        }
+    }
 }
 
 /// As it stands in a text line, without what the template puts around it, and as a string in JSON.
@@ -93,8 +119,36 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Writes it to the log.
+    /// Writes it to the log, masked where that is asked for.
     pub fn log(&self) {
+        self.shown(|event| event.write());
+    }
+
+    /// Gives it to `then`, masked where that is asked for.
+    pub fn shown(&self, then: impl FnOnce(&Event<'_>)) {
+        if is_masked() { self.masked(then) } else { then(self) }
+    }
+
+    /// Gives it to `then` without local parts of addresses.
+    fn masked(&self, then: impl FnOnce(&Event<'_>)) {
+        let known: Vec<&str> = self.values.iter().flat_map(|value| value.addresses()).copied().collect();
+        let masked = |value: &Value<'_>| match value {
+            Value::Foreign(words) => vec![mask::words(&words.to_string(), &known).into_owned()],
+            value => value.addresses().iter().map(|address| mask::address(address)).collect(),
+        };
+        let words: Vec<Vec<String>> = self.values.iter().map(masked).collect();
+        let words: Vec<Vec<&str>> = words.iter().map(|of| of.iter().map(String::as_str).collect()).collect();
+        let values = self.values.iter().zip(&words).map(|(value, words)| match (value, words.as_slice()) {
+            (Value::Foreign(_), [word]) => Value::Own(word),
+            (Value::Address(_), [word]) => Value::Address(Some(word)),
+            (Value::Addresses(_), words) => Value::Addresses(words),
+            (other, _) => *other,
+        });
+        then(&Event { values: &values.collect::<Vec<_>>(), ..*self });
+    }
+
+    /// Writes it to the log as it is.
+    pub fn write(&self) {
         debug_assert_eq!(pieces(self.text).filter(|(_, field)| field.is_some()).count(), self.values.len());
         if self.level <= log::max_level() {
             let mut record = Record::builder();
@@ -182,6 +236,10 @@ fn cut(text: &'static str, at: u8) -> Option<(&'static str, &'static str)> {
     Some((before, &behind[1..]))
 }
 
+/// What a test logs, for that test.
+#[cfg(test)]
+pub(crate) mod kept;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +284,26 @@ mod tests {
         let mut pairs = Pairs(Vec::new());
         kv::Source::visit(&event, &mut pairs).unwrap();
         assert_eq!(pairs.0, ["event=tried", "queue_id=ID", "n=7", "next=30", "user=None"]);
+    }
+
+    #[test]
+    fn a_masked_event_has_no_local_part() {
+        let values = [
+            Value::Address(Some("jane@a.test")),
+            Value::Address(None),
+            Value::Addresses(&["tom@b.test", "\"odd one\"@b.test"]),
+            Value::Foreign(&"550 jane or TOM: ask help@b.test"),
+            Value::Own(&"<id@b.test>"),
+            Value::Number(1),
+        ];
+        let event = event("to=<{to}> from=<{from}>{also: also=<$>} reply={reply} id={id} n={n}", &values);
+        let mut line = String::new();
+        event.masked(|event| line = event.to_string());
+        assert_eq!(
+            line,
+            "to=<***@a.test> from=<> also=<***@b.test> also=<***@b.test> reply=550 *** or ***: ask ***@b.test \
+             id=<id@b.test> n=1"
+        );
     }
 
     #[test]

@@ -1,41 +1,13 @@
 //! Each line as an operator reads it, by calling every function of the mail log once or more.
 
-use std::cell::RefCell;
-use std::sync::Once;
-
-use log::{Log, Metadata, Record};
-
 use super::*;
+use crate::kit::event::kept;
 use crate::mail::{Enhanced, Envelope, Labels, Recipient, address as parse};
 use crate::queue::{Origin, Setting};
 
-thread_local! {
-    static WRITTEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps lines for the thread that logs them.
-struct Kept;
-
-impl Log for Kept {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn log(&self, record: &Record<'_>) {
-        WRITTEN.with_borrow_mut(|written| written.push(format!("{} {}", record.level(), record.args())));
-    }
-    fn flush(&self) {}
-}
-
 /// The lines that this writes.
 fn written(by: impl FnOnce()) -> Vec<String> {
-    static START: Once = Once::new();
-    START.call_once(|| {
-        log::set_boxed_logger(Box::new(Kept)).unwrap();
-        log::set_max_level(log::LevelFilter::Info);
-    });
-    WRITTEN.take();
-    by();
-    WRITTEN.take()
+    kept::written(|record| format!("{} {}", record.level(), record.args()), by)
 }
 
 const ID: MessageId = MessageId(42);
@@ -196,9 +168,11 @@ fn lines_of_clients() {
         login_failed(client, "user \"app\"");
         let all =
             Refused { client, user: Some("app"), verb: "RCPT", sender: Some("me@a.test"), recipient: None };
-        refused(&all, &reply());
-        refused(&Refused { user: None, sender: None, recipient: Some("x y"), ..all }, &reply());
-        handshake_failed(client, &"no");
+        refusal(&all, &reply(), |event| event.log());
+        refusal(&Refused { user: None, sender: None, recipient: Some("x y"), ..all }, &reply(), |event| {
+            event.log()
+        });
+        failed_handshake(client, &"no", |event| event.log());
     });
     assert_eq!(
         lines,

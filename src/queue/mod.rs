@@ -338,7 +338,7 @@ impl Queue {
     ) -> Result<Option<QueuedMessage>, QueueError> {
         let fetched = self.reads.message(message, recipients)?;
         for Spoilt { recipient, why } in fetched.spoilt {
-            log::error!("{message}: recipient {} is {why}", recipient.0);
+            log::error!(queue_id:% = message; "{message}: recipient {} is {why}", recipient.0);
             self.tell(Op::Hold { recipients: vec![recipient], why });
         }
         Ok(fetched.message)

@@ -41,6 +41,7 @@ use crate::config::{ListenAddress, SubmissionSettings};
 use crate::queue::Queue;
 
 use session::authority;
+use session::certificate_watch;
 use session::listeners::Listeners;
 use session::lockout_watch;
 use session::service::{Ports, Service, SessionResources};
@@ -51,7 +52,7 @@ pub use limits::networks::counted_for;
 pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
 pub use session::service::StartError;
 pub(crate) use session::unix_socket;
-pub use wire::tls;
+pub use wire::{certificate, tls};
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.
 pub struct Submission {
@@ -85,13 +86,14 @@ impl Submission {
         users: Box<dyn Directory>,
         ports: Ports,
     ) -> Result<Submission, StartError> {
-        let service = Service::new(settings, users)?;
+        let service = Service::new(settings, users, ports.clock.now())?;
         let sockets = Sockets::new(inherited, &settings.listen)?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
         // Before the first login.
         lockout_watch::watch(&resources).map_err(StartError::Threads)?;
         let listeners = Listeners::start(&settings.listen, &sockets, &resources)?;
         authority::watch(&resources).map_err(StartError::Threads)?;
+        certificate_watch::watch(&resources).map_err(StartError::Threads)?;
         Ok(Submission { resources, sockets, listeners: Mutex::new(listeners) })
     }
 
@@ -103,6 +105,11 @@ impl Submission {
     /// Those that are IP addresses.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listening_at().iter().filter_map(ListenAddress::ip).collect()
+    }
+
+    /// Until when the certificate in use holds, in Unix seconds; None without one.
+    pub fn certificate_ends_at(&self) -> Option<i64> {
+        self.resources.service().certificate.as_ref()?.ends_at()
     }
 
     /// Sessions now.
@@ -130,7 +137,7 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
     ) -> Result<(), StartError> {
-        let service = Service::new(settings, users)?;
+        let service = Service::new(settings, users, self.resources.ports.clock.now())?;
         self.sockets.all_listed(&settings.listen)?;
         self.listeners().reload(&settings.listen, service, &self.sockets, &self.resources)
     }

@@ -461,7 +461,7 @@ fn logged(source: &str) -> Vec<String> {
     let calls = ["log::info!(", "log::warn!(", "log::error!(", "log::log!("];
     let literals = calls.iter().flat_map(|call| code.split(call).skip(1)).filter_map(|rest| {
         let (before, text) = rest.split_once('"')?;
-        let is_first = ["", "level,"].contains(&before.trim());
+        let is_first = ["", "level,"].contains(&before.trim()) || before.trim_end().ends_with(';');
         is_first.then(|| text.split('"').next().unwrap_or_default())
     });
     // An event has its template as `text`, or behind level and name.
@@ -500,6 +500,48 @@ fn every_line_of_the_log_is_explained() {
     }
     assert!(lines > 40, "only {lines} lines were found");
     assert!(missing.is_empty(), "not in docs/log.md:\n{}", missing.join("\n"));
+}
+
+/// Each event's name with the fields of its templates.
+fn events(source: &str) -> Vec<(String, Vec<String>)> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let parts: Vec<&str> = code.split('"').collect();
+    let is_called =
+        |before: &str| ["Info,", "Warn,", "Error,", "level,"].iter().any(|level| before.ends_with(level));
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let is_event = |four: &&[&str]| {
+        let is_argument = is_called(four[0].trim_end()) && four[2].trim() == ",";
+        let is_member = four[0].ends_with("name: ") && four[2].ends_with("text: ");
+        is_name(four[1]) && (is_argument || is_member)
+    };
+    let name = |place: &str| place.split(['}', ':']).next().unwrap_or_default().to_owned();
+    let fields = |template: &str| template.split('{').skip(1).map(name).collect();
+    parts.windows(4).filter(is_event).map(|four| (four[1].to_owned(), fields(four[3]))).collect()
+}
+
+#[test]
+fn every_event_is_explained_with_its_fields() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log.md")).unwrap();
+    let rows = page.lines().filter_map(|line| {
+        let (name, fields) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((name.to_owned(), fields.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()))
+    });
+    let rows: Vec<(String, Vec<String>)> = rows.collect();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for (path, text) in files("src", "rs") {
+        for (name, fields) in events(&text) {
+            count += 1;
+            let is_row = |(known, told): &(String, Vec<String>)| {
+                *known == name && fields.iter().all(|field| told.contains(field))
+            };
+            if !rows.iter().any(is_row) {
+                missing.push(format!("src/{path}: {name}: {fields:?}"));
+            }
+        }
+    }
+    assert!(count > 30, "only {count} events were found");
+    assert!(missing.is_empty(), "not in the table of docs/log.md:\n{}", missing.join("\n"));
 }
 
 #[test]

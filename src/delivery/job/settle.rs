@@ -52,7 +52,7 @@ impl<'a> Begun<'a> {
         job: &'a Job,
     ) -> Option<Begun<'a>> {
         let message = load(&resources.queue, job).unwrap_or_else(|error| {
-            log::error!("{}: cannot be read from the queue: {error}", job.message);
+            log::error!(queue_id:% = job.message; "{}: cannot be read from the queue: {error}", job.message);
             None
         })?;
         let clock = &resources.clock;

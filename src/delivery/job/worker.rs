@@ -238,7 +238,7 @@ impl Shared {
                 // The panic's own words are in the log already. Nothing was settled: the recipients stay
                 // queued as they were, and the backoff keeps a message that does this from doing it at once again.
                 let (message, lane) = (job.message, &job.lane);
-                log::error!("{message}: an attempt in lane {lane} panicked (a bug: please report)");
+                log::error!(queue_id:% = message; "{message}: an attempt in lane {lane} panicked (a bug: please report)");
                 let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
                 self.jobs.finished(job, &health, &ids_of(job));
                 false

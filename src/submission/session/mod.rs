@@ -5,6 +5,7 @@
 
 mod atrn;
 pub(in crate::submission) mod authority;
+pub(in crate::submission) mod certificate_watch;
 mod conversation;
 mod etrn;
 mod listener;

@@ -19,6 +19,7 @@ use crate::submission::limits::sessions::SessionTable;
 use crate::submission::ports::{MessageQueue, OnDemand, OperatorQueries};
 use crate::submission::session::pool::Pool;
 use crate::submission::users::Directory;
+use crate::submission::wire::certificate::Certificate;
 use crate::submission::wire::handshake::Handshakes;
 use crate::submission::wire::tls::{self, TlsError};
 
@@ -69,6 +70,7 @@ pub enum StartError {
 pub(in crate::submission) struct Service {
     pub(in crate::submission) hostname: Domain,
     pub(in crate::submission) tls: Option<Arc<ServerConfig>>,
+    pub(in crate::submission) certificate: Option<Arc<Certificate>>,
     pub(in crate::submission) limits: Limits,
     pub(in crate::submission) aliases: BTreeMap<String, Vec<Address>>,
     pub(in crate::submission) lifetime: Duration,
@@ -98,16 +100,19 @@ pub(in crate::submission) struct Ports {
 }
 
 impl Service {
+    /// At `now`, in Unix seconds.
+    ///
     /// # Errors
     /// The certificate cannot be used, or there is none for a listener that wants TLS.
     pub(in crate::submission) fn new(
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
+        now: i64,
     ) -> Result<Service, StartError> {
-        let tls = match &settings.tls {
-            Some(certificate) => Some(tls::server_config(certificate, &settings.hostname)?),
-            None => None,
-        };
+        let open = |files| Certificate::open(files, &settings.hostname, now).map(Arc::new);
+        let certificate = settings.tls.as_ref().map(open).transpose()?;
+        let tls = certificate.clone().map(|certificate| tls::server_config(certificate));
+        let tls = tls.transpose().map_err(TlsError::Config)?;
         let without = |listen: &&ListenSettings| listen.tls != ListenTls::Off && tls.is_none();
         if let Some(listen) = settings.listen.iter().find(without) {
             return Err(StartError::NoCertificate(listen.address.clone()));
@@ -115,6 +120,7 @@ impl Service {
         Ok(Service {
             hostname: settings.hostname.clone(),
             tls,
+            certificate,
             limits: settings.limits.clone(),
             aliases: settings.aliases.clone(),
             lifetime: settings.lifetime,

@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ResolvesServerCert;
 
 use crate::config::CertificateSettings;
 use crate::mail::Domain;
@@ -42,6 +43,9 @@ pub enum TlsError {
         /// What rustls says.
         why: rustls::Error,
     },
+    /// TLS itself.
+    #[error("TLS: {0}")]
+    Config(#[source] rustls::Error),
     /// The self-signed certificate could not be made.
     #[error("making a self-signed certificate for {hostname}: {why}")]
     Making {
@@ -52,33 +56,35 @@ pub enum TlsError {
     },
 }
 
-/// Reads (or, self-signed, makes) certificate and key for `hostname` and builds what handshakes need.
+/// The files of certificate and key; self-signed ones for `hostname` are made where they are not there.
 ///
 /// # Errors
-/// Names the file and the remedy.
-pub fn server_config(
+/// They cannot be made.
+pub(super) fn files(
     settings: &CertificateSettings,
     hostname: &Domain,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let (certificate, key) = match settings {
-        CertificateSettings::Files { certificate, key } => (certificate.clone(), key.clone()),
+) -> Result<(PathBuf, PathBuf), TlsError> {
+    match settings {
+        CertificateSettings::Files { certificate, key } => Ok((certificate.clone(), key.clone())),
         CertificateSettings::SelfSigned { directory } => {
             let (certificate, key) = self_signed_paths(directory);
             if !(certificate.exists() && key.exists()) {
                 make_self_signed(hostname, &certificate, &key)?;
             }
-            (certificate, key)
+            Ok((certificate, key))
         }
-    };
-    let chain = read_chain(&certificate)?;
-    let private_key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
-        pem_error(&key, &error, "it must be a PEM private key that the relay's user may read")
-    })?;
+    }
+}
+
+/// What handshakes need, with the certificate that is in use at each of them.
+///
+/// # Errors
+/// None is known.
+pub fn server_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_no_client_auth())
-        .and_then(|builder| builder.with_single_cert(chain, private_key))
-        .map_err(|why| TlsError::Pair { certificate, key, why })?;
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
     // Applications that connect for every message resume; without the means for it they do not.
     if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
@@ -95,10 +101,15 @@ pub fn self_signed_paths(directory: &Path) -> (PathBuf, PathBuf) {
     (directory.join("self-signed.pem"), directory.join("self-signed.key"))
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in what was read of this file.
+pub(super) fn chain(
+    path: &Path,
+    read: &Result<Vec<u8>, String>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let remedy = "it must hold PEM certificates, the leaf first, that the relay's user may read";
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let bytes = read.as_ref().map_err(|why| file_error(path, why.clone(), remedy))?;
+    let chain = CertificateDer::pem_slice_iter(bytes)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| pem_error(path, &error, remedy))?;
     if chain.is_empty() {
         return Err(pem_error(path, &pem::Error::NoItemsFound, remedy));
@@ -106,12 +117,25 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(chain)
 }
 
+/// The key in what was read of this file.
+pub(super) fn private_key(
+    path: &Path,
+    read: &Result<Vec<u8>, String>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let remedy = "it must be a PEM private key that the relay's user may read";
+    let bytes = read.as_ref().map_err(|why| file_error(path, why.clone(), remedy))?;
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| pem_error(path, &error, remedy))
+}
+
 fn pem_error(path: &Path, error: &pem::Error, remedy: &'static str) -> TlsError {
     let why = match error {
-        pem::Error::Io(error) => error.to_string(),
         pem::Error::NoItemsFound => "holds no such PEM section".to_owned(),
         error => error.to_string(),
     };
+    file_error(path, why, remedy)
+}
+
+fn file_error(path: &Path, why: String, remedy: &'static str) -> TlsError {
     TlsError::File { path: path.to_owned(), why, remedy }
 }
 
@@ -149,24 +173,25 @@ fn write_atomically(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::submission::wire::certificate::Certificate;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn hostname() -> Domain {
-        Domain::parse("relay.example").unwrap()
+    fn open(settings: &CertificateSettings) -> Result<Certificate, TlsError> {
+        Certificate::open(settings, &Domain::parse("relay.example").unwrap(), 0)
     }
 
     #[test]
     fn a_self_signed_certificate_is_made_once_and_its_key_is_private() {
         let directory = tempfile::tempdir().unwrap();
         let settings = CertificateSettings::SelfSigned { directory: directory.path().to_owned() };
-        server_config(&settings, &hostname()).unwrap();
+        open(&settings).unwrap();
         let (certificate, key) = self_signed_paths(directory.path());
         let first = fs::read(&certificate).unwrap();
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-        server_config(&settings, &hostname()).unwrap();
+        open(&settings).unwrap();
         assert_eq!(fs::read(&certificate).unwrap(), first);
         let files = CertificateSettings::Files { certificate, key };
-        server_config(&files, &hostname()).unwrap();
+        open(&files).unwrap();
     }
 
     #[test]
@@ -177,7 +202,7 @@ mod tests {
             let directory = path(name);
             fs::create_dir(&directory).unwrap();
             let settings = CertificateSettings::SelfSigned { directory: directory.clone() };
-            server_config(&settings, &hostname()).unwrap();
+            open(&settings).unwrap();
             self_signed_paths(&directory)
         };
         let ((certificate, key), (_, other_key)) = (self_signed("a"), self_signed("b"));
@@ -191,7 +216,7 @@ mod tests {
         ] {
             let (certificate, key) = (certificate.clone(), key.clone());
             let settings = CertificateSettings::Files { certificate, key };
-            let error = server_config(&settings, &hostname()).unwrap_err().to_string();
+            let error = open(&settings).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -61,6 +61,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             routes: Arc::clone(&routes),
         },
         routes,
+        log: LogSettings::default(),
         metrics: MetricsSettings::default(),
     }
 }

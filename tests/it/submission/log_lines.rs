@@ -34,7 +34,11 @@ fn an_address_cannot_forge_fields_of_a_line() {
         let ended = wait_for("the line of the attempt", SOON, ended);
         let accepted = relay.logged(&[&id, "accepted"]).remove(0);
         let fields_of = |line| fields(line).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(fields_of(&accepted), ["from", "size", "nrcpt", "client", "user"], "{accepted}");
+        assert_eq!(
+            fields_of(&accepted),
+            ["from", "size", "nrcpt", "client", "user", "message-id"],
+            "{accepted}"
+        );
         assert_eq!(fields_of(&ended), ["to", "relay", "tls", "phase", "ms", "reply_source"], "{ended}");
         let values = fields(&accepted);
         assert_eq!((values[3].1, values[4].1), ("127.0.0.1", "-"), "{accepted}");

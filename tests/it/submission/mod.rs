@@ -2,6 +2,7 @@
 
 mod abuse;
 mod atrn;
+mod certificates;
 mod crowds;
 mod etrn;
 mod exhaustion;

@@ -4,6 +4,7 @@ mod clients;
 mod crash;
 mod install;
 mod killed;
+mod log_forms;
 pub mod mails;
 mod packages;
 mod power_cut;
