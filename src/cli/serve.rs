@@ -17,16 +17,17 @@ use socket2::Socket;
 use super::check;
 use super::log_output;
 use super::on_demand::OnDemand;
-use super::operator_queries::{Generation, OperatorInfo};
+use super::operator_queries::OperatorInfo;
 use super::output::print;
 use crate::clock::Clock;
-use crate::config::{self, MetricsSettings, Settings};
+use crate::config::{self, Generation, MetricsSettings, Settings};
 use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
+use crate::monitoring::page::PageCounts;
 use crate::monitoring::readiness::{READY, Readiness};
 use crate::monitoring::{Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
@@ -103,7 +104,7 @@ impl Relay {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
             workers: workers.clone(),
-            generation: Mutex::new(Generation::first(clock.now())),
+            generation: Arc::new(Mutex::new(Generation::first(clock.now()))),
             clock: clock.clone(),
         });
         let submission = Submission::start(
@@ -119,7 +120,11 @@ impl Relay {
         let context = MonitoringContext {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
+            workers: workers.clone(),
             readiness: readiness.clone(),
+            counts: PageCounts::new(settings.queue.path.clone(), scheduler.clone(), clock.clone()),
+            config: operator_info.generation.clone(),
+            queue_path: settings.queue.path.clone(),
             clock,
         };
         let monitoring = Monitoring::start(&settings.metrics, context)?;

@@ -14,6 +14,7 @@ pub use super::admin_rows::{
     LoginFailureLine, Recovered, RecoveredTable, Selected, Shown, ShownRecipient, Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
+pub use super::overview_rows::{DomainCount, FailureGroup, MinuteCount, PolicyCount};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].
 #[derive(Debug)]

@@ -28,6 +28,7 @@ use super::admin_rows::{Change, DiskRoom, KickLine, Line, LoginFailureLine, Sele
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::op::Op;
+use super::overview_rows::{DomainCount, FailureGroup, MinuteCount, PolicyCount};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
@@ -270,6 +271,26 @@ pub trait AdminStore: Debug {
 
     /// The same of what the filter selects. Hosts and lanes are those of the whole relay: of a part there are none.
     fn summary_of(&self, filter: &Filter, limit: u32) -> Result<Summary, QueueError>;
+
+    // Counts for the status page. Where much waits they take a second: whoever asks keeps the answer for a while.
+
+    /// What waits for each domain.
+    fn waiting_by_domain(&self) -> Result<Vec<DomainCount>, QueueError>;
+
+    /// Messages that wait.
+    fn messages(&self) -> Result<u64, QueueError>;
+
+    /// What happened in each minute (since 1970) from this one on, in order; one in which nothing did is left out.
+    fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError>;
+
+    /// The most frequent failures of the last day.
+    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+
+    /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
+    fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;
+
+    /// Those who have waited for longest.
+    fn oldest(&self, limit: u32) -> Result<Vec<Line>, QueueError>;
 
     /// How many bytes of mail each user has in the queue.
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;

@@ -161,14 +161,14 @@ const WAITING: &str = "
                 FROM recipients";
 
 /// The columns of [`Line`], its message's and its own id behind them.
-const QUEUE_LINES: &str =
+pub(super) const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient AS address, state, attempts, next_attempt, last_reply, last_mx,
     received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
 const HISTORY_LINES: &str = "SELECT queue_id, sender, address, state, attempts, NULL, reply AS last_reply,
     mx AS last_mx, datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source,
     message_id, domain_of(address) AS domain, NULL AS lane_reply, user, tag, received_at FROM history";
 
-fn line(row: &Row<'_>) -> Result<Line> {
+pub(super) fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
         queue_id: odd::get(row, 0)?,
         sender: odd::get(row, 1)?,

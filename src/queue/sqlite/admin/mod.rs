@@ -3,6 +3,7 @@
 mod change;
 mod kicks;
 mod look;
+mod overview;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
+use crate::queue::overview_rows::{DomainCount, FailureGroup, MinuteCount, PolicyCount};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId, StsPolicyRow};
@@ -131,6 +133,30 @@ impl AdminStore for Admin {
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
         self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, filter, limit)? }))
+    }
+
+    fn waiting_by_domain(&self) -> Result<Vec<DomainCount>, QueueError> {
+        self.try_to(overview::by_domain)
+    }
+
+    fn messages(&self) -> Result<u64, QueueError> {
+        self.try_to(overview::messages)
+    }
+
+    fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError> {
+        self.try_to(|conn| overview::by_minute(conn, from))
+    }
+
+    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
+        self.try_to(|conn| overview::failures(conn, limit))
+    }
+
+    fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
+        self.try_to(|conn| overview::policies(conn, now))
+    }
+
+    fn oldest(&self, limit: u32) -> Result<Vec<Line>, QueueError> {
+        self.try_to(|conn| overview::oldest(conn, limit))
     }
 
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
