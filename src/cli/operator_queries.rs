@@ -2,13 +2,11 @@
 //!
 //! Submission knows neither lanes nor routes; the rooms that do are asked here. Nothing is changed.
 
-use std::io;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::explain;
 use crate::clock::Clock;
-use crate::config::{self, CertificateSettings, Loaded, Routes, atrn};
+use crate::config::{Generation, Routes, atrn};
 use crate::delivery::Workers;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
@@ -23,92 +21,7 @@ pub(super) struct OperatorInfo {
     pub(super) scheduler: Scheduler,
     pub(super) workers: Workers,
     pub(super) clock: Clock,
-    pub(super) generation: Mutex<Generation>,
-}
-
-/// The config in use.
-#[derive(Debug, Clone)]
-pub(super) struct Generation {
-    /// 1 at the start, one more with each reload.
-    number: u32,
-    /// Unix seconds.
-    loaded_at: i64,
-    /// `--config`; none: it is searched for.
-    asked_for: Option<PathBuf>,
-    /// The file it was read from; none: the built-in defaults.
-    path: Option<PathBuf>,
-    /// The same for people, with what else the config is from.
-    origin: String,
-    /// What the file said.
-    source: Vec<u8>,
-    /// `[tls]`.
-    certificate: Option<CertificateSettings>,
-}
-
-impl Generation {
-    /// The first, of settings that are nobody's file.
-    pub(super) fn first(now: i64) -> Generation {
-        let origin = "built-in defaults".to_owned();
-        Generation {
-            number: 1,
-            loaded_at: now,
-            asked_for: None,
-            path: None,
-            origin,
-            source: Vec::new(),
-            certificate: None,
-        }
-    }
-
-    /// This file's.
-    pub(super) fn read_from(&mut self, loaded: &Loaded, asked_for: Option<PathBuf>) {
-        self.path = loaded.path.clone();
-        self.origin = loaded.origin();
-        self.source = loaded.source.clone();
-        self.asked_for = asked_for;
-        self.certificate = loaded.settings.submission.tls.clone();
-    }
-
-    /// The next, loaded at `now`.
-    pub(super) fn advance(&mut self, now: i64) {
-        self.number += 1;
-        self.loaded_at = now;
-    }
-
-    /// Its number, and when it was loaded (Unix seconds).
-    pub(super) fn number_and_time(&self) -> (u32, i64) {
-        (self.number, self.loaded_at)
-    }
-
-    /// `[tls]` in use; none where there is none.
-    pub(super) fn certificate(&self) -> Option<CertificateSettings> {
-        self.certificate.clone()
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let config = &self.origin;
-        let on_disk = config::find(self.asked_for.as_deref());
-        let file = match (&on_disk, &self.path) {
-            (Some(found), _) => match std::fs::read(found) {
-                Ok(bytes) if Some(found) == self.path.as_ref() && bytes == self.source => {
-                    "as it was loaded".to_owned()
-                }
-                Ok(_) => format!("{} differs from what is loaded: SIGHUP loads it", found.display()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    format!("{} is gone: what was loaded goes on", found.display())
-                }
-                Err(error) => format!("{} cannot be read: {error}", found.display()),
-            },
-            (None, Some(path)) => format!("{} is gone: what was loaded goes on", path.display()),
-            (None, None) => "none, as when it was loaded".to_owned(),
-        };
-        vec![
-            format!("postrider {}", env!("CARGO_PKG_VERSION")),
-            format!("config: {config}, generation {}, loaded {} UTC", self.number, utc(self.loaded_at)),
-            format!("file on disk: {file}"),
-            "character set: UTF-8 (SMTPUTF8)".to_owned(),
-        ]
-    }
+    pub(super) generation: Arc<Mutex<Generation>>,
 }
 
 impl OperatorInfo {
@@ -251,6 +164,7 @@ fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn a_lane_reads_as_a_sentence() {

@@ -17,10 +17,10 @@ use socket2::Socket;
 use super::check;
 use super::log_output;
 use super::on_demand::OnDemand;
-use super::operator_queries::{Generation, OperatorInfo};
+use super::operator_queries::OperatorInfo;
 use super::output::print;
 use crate::clock::Clock;
-use crate::config::{self, MetricsSettings, Settings};
+use crate::config::{self, Generation, MetricsSettings, Settings};
 use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
@@ -28,6 +28,7 @@ use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
 use crate::monitoring::metrics::{Metrics, RelayNumbers};
+use crate::monitoring::page::PageCounts;
 use crate::monitoring::readiness::{READY, Readiness};
 use crate::monitoring::{self, Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
@@ -105,7 +106,7 @@ impl Relay {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
             workers: workers.clone(),
-            generation: Mutex::new(Generation::first(clock.now())),
+            generation: Arc::new(Mutex::new(Generation::first(clock.now()))),
             clock: clock.clone(),
         });
         let submission = Arc::new(Submission::start(
@@ -121,9 +122,13 @@ impl Relay {
         let context = MonitoringContext {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
+            workers: workers.clone(),
             readiness: readiness.clone(),
             numbers: numbers(&submission, &workers, &operator_info),
             metrics: Metrics::default(),
+            counts: PageCounts::new(settings.queue.path.clone(), scheduler.clone(), clock.clone()),
+            config: operator_info.generation.clone(),
+            queue_path: settings.queue.path.clone(),
             clock,
         };
         let monitoring = Monitoring::start(&settings.metrics, context)?;
@@ -221,7 +226,7 @@ fn numbers(
     let started_at = operator_info.clock.now();
     Box::new(move || {
         let config = operator_info.generation().clone();
-        let (generation, loaded_at) = config.number_and_time();
+        let (generation, loaded_at) = (config.number(), config.loaded_at());
         RelayNumbers {
             sessions: submission.sessions(),
             sessions_began: submission.sessions_began(),

@@ -6,15 +6,16 @@
 //! [`Settings`], and `partial.rs` a part of it, whatever is wrong with the rest; `cross.rs` checks what no single key
 //! can tell (`sources.rs` for `[[source]]`, `dkim.rs` for `[[dkim]]`, `metrics.rs` for `[metrics]`, `twice.rs` for
 //! what is given twice); `reference.rs` writes the table as a commented config file; `guarded.rs` refuses files that
-//! somebody else may write to; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a
-//! route's login gets its secret from. Every problem of a file is reported at once, each with its line, its key, what
-//! is wrong and what to do.
+//! somebody else may write to; `generation.rs` is the config in use; `atrn.rs` is what the users file says that
+//! others have to know; `secret.rs` is where a route's login gets its secret from. Every problem of a file is
+//! reported at once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
 mod cross;
 mod defs;
 mod dkim;
 mod environment;
+mod generation;
 pub mod guarded;
 mod kind;
 pub mod listen;
@@ -38,6 +39,7 @@ use std::path::{Path, PathBuf};
 pub use atrn::AtrnDomains;
 use environment::Environment;
 pub use environment::SUBMIT;
+pub use generation::Generation;
 pub use listen::{ListenAddress, SocketAccess};
 pub use metrics::TOKEN_BYTES_MIN;
 pub use name_server::NameServer;

@@ -6,17 +6,21 @@
 
 pub mod http;
 pub mod metrics;
+pub mod page;
 pub mod readiness;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
-use crate::config::{ListenAddress, MetricsSettings};
+use crate::config::{Generation, ListenAddress, MetricsSettings};
+use crate::delivery::Workers;
 use crate::queue::Queue;
 use crate::scheduler::Scheduler;
 
 use http::Server;
 pub use http::{Request, Response, Status};
+use page::PageCounts;
 use readiness::Readiness;
 
 pub use http::StartError;
@@ -28,8 +32,16 @@ pub struct MonitoringContext {
     pub queue: Queue,
     /// What is tried when.
     pub scheduler: Scheduler,
+    /// What delivers, and by which settings.
+    pub workers: Workers,
     /// Whether a message could be committed.
     pub readiness: Arc<Readiness>,
+    /// What the status page shows.
+    pub counts: PageCounts,
+    /// The config in use.
+    pub config: Arc<Mutex<Generation>>,
+    /// The database.
+    pub queue_path: PathBuf,
     /// The time.
     pub clock: Clock,
     /// What other rooms count.
@@ -43,6 +55,8 @@ type Handler = fn(&MonitoringContext, &Request) -> Response;
 
 /// Which path is answered by what, and what it is for. A path that ends with `/` has all below it.
 const ROUTES: &[(&str, Handler, &str)] = &[
+    ("/", page::status, "how it stands with the relay, for people"),
+    ("/message/", page::message, "with a queue id behind it: all that is known of a message"),
     ("/livez", live, "200 while the relay works"),
     ("/readyz", readiness::ready, "200 while a message could be committed, or 503 and why not"),
     ("/metrics", metrics, "metrics for Prometheus"),
@@ -51,6 +65,7 @@ const ROUTES: &[(&str, Handler, &str)] = &[
 /// The running room.
 pub struct Monitoring {
     server: Server,
+    counts: PageCounts,
 }
 
 impl Monitoring {
@@ -59,10 +74,10 @@ impl Monitoring {
     /// # Errors
     /// Nothing listens then.
     pub fn start(settings: &MetricsSettings, context: MonitoringContext) -> Result<Monitoring, StartError> {
-        let clock = context.clock.clone();
+        let (clock, counts) = (context.clock.clone(), context.counts.clone());
         let context = Arc::new(context);
         let answer = move |request: &Request| answer(&context, request);
-        let monitoring = Monitoring { server: Server::new(Box::new(answer), clock) };
+        let monitoring = Monitoring { server: Server::new(Box::new(answer), clock), counts };
         monitoring.reload(settings)?;
         Ok(monitoring)
     }
@@ -84,6 +99,7 @@ impl Monitoring {
     /// Closes the listeners and cuts connections off.
     pub fn stop(&self) {
         self.server.stop();
+        self.counts.stop();
     }
 }
 

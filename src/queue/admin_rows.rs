@@ -170,7 +170,7 @@ pub struct FinishedMessage {
 }
 
 /// What a message can be found by.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct ShownLabels {
     /// Message-ID of its header, without angle brackets.
     pub header_message_id: Option<String>,

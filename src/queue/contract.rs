@@ -31,6 +31,7 @@ use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
+use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
@@ -301,6 +302,23 @@ pub trait AdminStore: Debug {
 
     /// The same of what the filter selects. Hosts and lanes are those of the whole relay: of a part there are none.
     fn summary_of(&self, filter: &Filter, limit: u32) -> Result<Summary, QueueError>;
+
+    // Counts for the status page. Where much waits they take a second: whoever asks keeps the answer for a while.
+
+    /// What waits for each domain.
+    fn waiting_by_domain(&self) -> Result<Vec<DomainWaiting>, QueueError>;
+
+    /// Messages that wait.
+    fn messages(&self) -> Result<u64, QueueError>;
+
+    /// What happened in each minute (since 1970) from this one on, in order; one in which nothing did is left out.
+    fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError>;
+
+    /// The most frequent failures of the last day.
+    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+
+    /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
+    fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;
 
     /// How many bytes of mail each user has in the queue.
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;

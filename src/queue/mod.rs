@@ -5,7 +5,7 @@
 //! full disk. [`admin`] and [`shell`] are for people, with or without the relay
 //! running.
 //!
-//! `rows`, `host_setting`, `sts_policy`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer`
+//! `rows`, `overview_rows`, `host_setting`, `sts_policy`, `login_rows`, `id` and `error` are what everybody outside sees; `op`, `writer`
 //! and `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is, with its schema in
 //! `queue-schema.sql`.
 
@@ -21,6 +21,7 @@ pub mod id;
 mod login_rows;
 mod op;
 mod open;
+mod overview_rows;
 mod quotas;
 pub mod rows;
 mod shared;

@@ -5,6 +5,7 @@ mod find;
 mod grouped;
 mod kicks;
 mod look;
+mod overview;
 mod story;
 mod traffic;
 
@@ -20,6 +21,7 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
@@ -152,6 +154,26 @@ impl AdminStore for Admin {
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
         self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, filter, limit)? }))
+    }
+
+    fn waiting_by_domain(&self) -> Result<Vec<DomainWaiting>, QueueError> {
+        self.try_to(overview::by_domain)
+    }
+
+    fn messages(&self) -> Result<u64, QueueError> {
+        self.try_to(overview::messages)
+    }
+
+    fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError> {
+        self.try_to(|conn| overview::by_minute(conn, from))
+    }
+
+    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
+        self.try_to(|conn| overview::failures(conn, limit))
+    }
+
+    fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
+        self.try_to(|conn| overview::policies(conn, now))
     }
 
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {

@@ -1,0 +1,275 @@
+//! The numbers of the status page, counted by one thread: at most once a second, only while somebody looks, and each
+//! part rests for many times as long as it took. The page shows what was counted last, and says how old it is.
+//!
+//! The connection is opened for each round and closed after it: nothing is held while nobody looks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::config::atrn;
+use crate::mail::Domain;
+use crate::queue::admin::{Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount};
+use crate::queue::{BackoffRow, HostSetting, QueueError};
+use crate::scheduler::Scheduler;
+
+/// Minutes in the plots.
+pub(super) const MINUTES: i64 = 60;
+/// A message has its id before it is on disk: the counts of so many last minutes are made again.
+const MINUTES_MOVING: i64 = 3;
+/// Lanes that are shown.
+pub(super) const LANES_MAX: usize = 12;
+/// Groups of failures that are shown.
+const FAILURES_MAX: u32 = 10;
+/// Recipients that have waited for longest.
+const OLDEST_MAX: u32 = 8;
+/// Rows of `host_settings` that are shown of each kind.
+pub(super) const HOSTS_MAX: usize = 10;
+/// No part is counted more often.
+const REST_MIN: Duration = Duration::from_secs(1);
+/// A part rests for so many times what it took: the reader works for a twentieth of the time at most.
+const REST: u32 = 20;
+/// So long the first look waits for its numbers.
+const FIRST_PATIENCE: Duration = Duration::from_millis(60);
+
+/// What the page is made from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Snapshot {
+    /// When the part that is oldest was counted, Unix seconds.
+    pub(super) at: i64,
+    pub(super) messages: u64,
+    pub(super) waiting: Waiting,
+    pub(super) minutes: Vec<MinuteCount>,
+    pub(super) failures: Vec<FailureGroup>,
+    pub(super) oldest: Vec<Line>,
+    pub(super) hosts: Vec<HostSetting>,
+    pub(super) policies: Vec<PolicyCount>,
+}
+
+/// What waits, by lane and in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) recipients: u64,
+    pub(super) due: u64,
+    pub(super) backing_off: u64,
+    pub(super) held: u64,
+    /// Until a user fetches it.
+    pub(super) to_fetch: u64,
+    /// The fullest.
+    pub(super) lanes: Vec<LaneLine>,
+    pub(super) lanes_total: usize,
+    pub(super) lanes_backing_off: usize,
+}
+
+/// A lane in which something waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LaneLine {
+    pub(super) lane: String,
+    pub(super) waiting: u64,
+    pub(super) held: u64,
+    pub(super) due: u64,
+    pub(super) next_attempt_at: Option<i64>,
+    pub(super) oldest: i64,
+    /// Until when it backs off, how many failures there were in a row, and the last reply.
+    pub(super) backoff: Option<(i64, u32, String)>,
+    /// Who may fetch it.
+    pub(super) fetch: Option<String>,
+}
+
+/// From domains to lanes. `backoffs` are all rows, also those that are over and those of mail to be fetched.
+pub(super) fn waiting(
+    domains: Vec<DomainWaiting>,
+    lane_of: impl Fn(&Domain) -> Arc<str>,
+    backoffs: &[BackoffRow],
+    now: i64,
+) -> Waiting {
+    let mut lanes: BTreeMap<String, LaneLine> = BTreeMap::new();
+    for count in domains {
+        // What a hand wrote into the column may be no domain.
+        let name = Domain::parse(&count.domain)
+            .map_or_else(|_| count.domain.clone(), |domain| lane_of(&domain).to_string());
+        let first = LaneLine { lane: name.clone(), oldest: count.oldest, ..LaneLine::default() };
+        let lane = lanes.entry(name).or_insert(first);
+        lane.waiting += count.waiting;
+        lane.held += count.held;
+        lane.due += count.due;
+        lane.next_attempt_at = [lane.next_attempt_at, count.next_attempt_at].into_iter().flatten().min();
+        lane.oldest = lane.oldest.min(count.oldest);
+    }
+    for row in backoffs {
+        let Some(lane) = lanes.get_mut(&row.lane) else { continue };
+        if atrn::domain_of_lane(&row.lane).is_some() {
+            lane.fetch = Some(row.last_reply.clone());
+        } else if row.backoff_until > now {
+            lane.backoff = Some((row.backoff_until, row.failures, row.last_reply.clone()));
+        }
+    }
+    let mut waiting = Waiting { lanes_total: lanes.len(), ..Waiting::default() };
+    for lane in lanes.values() {
+        waiting.recipients += lane.waiting;
+        waiting.held += lane.held;
+        match (&lane.backoff, &lane.fetch) {
+            (_, Some(_)) => waiting.to_fetch += lane.waiting - lane.held,
+            (Some(_), None) => waiting.backing_off += lane.due,
+            (None, None) => waiting.due += lane.due,
+        }
+        waiting.lanes_backing_off += usize::from(lane.backoff.is_some());
+    }
+    waiting.lanes = lanes.into_values().collect();
+    waiting.lanes.sort_by(|one, other| other.waiting.cmp(&one.waiting).then(one.lane.cmp(&other.lane)));
+    waiting.lanes.truncate(LANES_MAX);
+    waiting
+}
+
+/// The counts of before up to where they may still change, then the new ones; the last hour of it.
+pub(super) fn go_on(before: &[MinuteCount], new: Vec<MinuteCount>, from: i64, this: i64) -> Vec<MinuteCount> {
+    let kept = before.iter().filter(|minute| minute.minute < from).copied();
+    kept.chain(new).filter(|minute| minute.minute > this - MINUTES).collect()
+}
+
+/// When a part was counted last, and when it may be again.
+#[derive(Default)]
+struct Rest {
+    counted: Option<(i64, Instant)>,
+}
+
+impl Rest {
+    /// Counts it, unless it rests.
+    fn count<T>(
+        &mut self,
+        value: &mut T,
+        now: i64,
+        read: impl FnOnce(&T) -> Result<T, QueueError>,
+    ) -> Result<(), QueueError> {
+        let began = Instant::now();
+        if self.counted.is_some_and(|(_, until)| began < until) {
+            return Ok(());
+        }
+        *value = read(value)?;
+        self.counted = Some((now, Instant::now() + REST_MIN.max(began.elapsed() * REST)));
+        Ok(())
+    }
+}
+
+/// What the counting thread keeps from one round to the next.
+#[derive(Default)]
+struct Counter {
+    snapshot: Snapshot,
+    waiting: Rest,
+    minutes: Rest,
+    failures: Rest,
+    rest: Rest,
+}
+
+impl Counter {
+    fn round(&mut self, path: &Path, scheduler: &Scheduler, now: i64) -> Result<(), QueueError> {
+        let admin = Admin::to_read(path)?;
+        let Counter { snapshot, .. } = self;
+        self.waiting.count(&mut snapshot.waiting, now, |_| {
+            let backoffs = admin.backoffs()?;
+            Ok(waiting(admin.waiting_by_domain()?, |domain| scheduler.lane_of(domain), &backoffs, now))
+        })?;
+        let this = now.div_euclid(60);
+        let last = self.minutes.counted.map(|(at, _)| at.div_euclid(60) - MINUTES_MOVING);
+        let from = (this - MINUTES).max(last.unwrap_or(i64::MIN));
+        self.minutes.count(&mut snapshot.minutes, now, |before| {
+            Ok(go_on(before, admin.by_minute(from)?, from, this))
+        })?;
+        self.failures.count(&mut snapshot.failures, now, |_| admin.failure_groups(FAILURES_MAX))?;
+        self.rest.count(&mut snapshot.messages, now, |_| admin.messages())?;
+        snapshot.oldest = admin.list(&Filter::all(), OLDEST_MAX)?;
+        snapshot.hosts = admin.host_settings()?;
+        snapshot.policies = admin.tls_policies(now)?;
+        let counted = [&self.waiting, &self.minutes, &self.failures, &self.rest];
+        snapshot.at = counted.iter().filter_map(|rest| rest.counted).map(|(at, _)| at).min().unwrap_or(now);
+        Ok(())
+    }
+}
+
+/// What the pages and the counting thread share.
+#[derive(Default)]
+struct State {
+    snapshot: Option<Arc<Snapshot>>,
+    /// Why there is no newer one.
+    error: Option<String>,
+    has_thread: bool,
+    is_asked: bool,
+    is_over: bool,
+}
+
+/// The numbers, and who counts them: a thread that begins with the first look.
+#[derive(Clone)]
+pub struct PageCounts(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    scheduler: Scheduler,
+    clock: Clock,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl PageCounts {
+    /// Of the database at `path`; nothing is counted yet.
+    pub fn new(path: PathBuf, scheduler: Scheduler, clock: Clock) -> PageCounts {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        PageCounts(Arc::new(Inner { path, scheduler, clock, state, changed }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is one step: nothing is half done behind a poisoned lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted last, and why nothing newer could be; has it counted anew. Waits only where nothing was counted
+    /// yet, and not for long.
+    pub(super) fn latest(&self) -> (Option<Arc<Snapshot>>, Option<String>) {
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.has_thread, true) {
+            let counts = self.clone();
+            let started =
+                std::thread::Builder::new().name("page-counts".to_owned()).spawn(move || counts.count());
+            if let Err(error) = started {
+                state.has_thread = false;
+                return (None, Some(format!("the system allows no thread for it: {error}")));
+            }
+        }
+        state.is_asked = true;
+        self.0.changed.notify_all();
+        let wait = |state: &mut State| state.snapshot.is_none() && state.error.is_none();
+        let waited = self.0.changed.wait_timeout_while(state, FIRST_PATIENCE, wait);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state.snapshot.clone(), state.error.clone())
+    }
+
+    /// The thread ends after its round.
+    pub fn stop(&self) {
+        self.state().is_over = true;
+        self.0.changed.notify_all();
+    }
+
+    /// The thread.
+    fn count(&self) {
+        let mut counter = Counter::default();
+        while self.wait_to_be_asked() {
+            let counted = counter.round(&self.0.path, &self.0.scheduler, self.0.clock.now());
+            let mut state = self.state();
+            match counted {
+                Ok(()) => (state.snapshot, state.error) = (Some(Arc::new(counter.snapshot.clone())), None),
+                Err(error) => state.error = Some(error.to_string()),
+            }
+            drop(state);
+            self.0.changed.notify_all();
+            std::thread::sleep(REST_MIN);
+        }
+    }
+
+    fn wait_to_be_asked(&self) -> bool {
+        let wait = |state: &mut State| !state.is_asked && !state.is_over;
+        let mut state = self.0.changed.wait_while(self.state(), wait).unwrap_or_else(PoisonError::into_inner);
+        state.is_asked = false;
+        !state.is_over
+    }
+}
