@@ -293,7 +293,7 @@ pub trait AdminStore: Debug {
     /// Keeps them from being tried.
     fn hold(&self, which: &Which) -> Result<usize, QueueError>;
 
-    /// Has held ones tried again, now.
+    /// Has held ones tried again, now; whoever says so has no doubt.
     fn release(&self, which: &Which) -> Result<usize, QueueError>;
 
     /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which

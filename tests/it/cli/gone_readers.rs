@@ -49,6 +49,10 @@ const COMMANDS: &[&str] = &[
     "user failures --json",
     "user failures --lift all",
     "user remove new",
+    "backup copy.db",
+    "backup other.db --json",
+    "restore copy.db --replace",
+    "restore copy.db --replace --json",
     "recover --held",
     "--help",
     "--version",
@@ -107,8 +111,19 @@ fn every_command_ends_quietly_and_well_when_its_reader_has_gone() {
     // What they did is on record all the same.
     let actions =
         relay.run_ok(&["sql", "--mode", "list", "-c", "SELECT action FROM operator_log ORDER BY id"]);
-    let done =
-        ["kick", "hold", "release", "bounce", "remove", "user add", "user passwd", "user set", "user remove"];
+    // The second restore put back what was on record before the first.
+    let done = [
+        "kick",
+        "hold",
+        "release",
+        "bounce",
+        "remove",
+        "user add",
+        "user passwd",
+        "user set",
+        "user remove",
+        "restore",
+    ];
     assert_eq!(actions.lines().collect::<Vec<_>>(), done);
 }
 

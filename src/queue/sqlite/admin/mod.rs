@@ -183,7 +183,7 @@ impl AdminStore for Admin {
     fn release(&self, which: &Which) -> Result<usize, QueueError> {
         self.change(
             which,
-            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL",
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL",
             "state = 'held'",
         )
     }
