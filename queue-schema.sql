@@ -51,6 +51,9 @@ CREATE TABLE messages (
     release_asked TEXT,                    -- 'for;seconds' or 'until;time', as it was asked for
     deliver_by  INTEGER,                   -- BY (RFC 2852); NULL: not given
     deliver_by_mode TEXT,                  -- R returns it then, N notifies the sender; T: each hop reports
+    header_message_id TEXT,                -- its Message-ID field, without the angle brackets
+    subject     TEXT,                      -- with [log] subject = true: its Subject, decoded, the first 200 characters
+    tag         TEXT,                      -- the application's own label: its X-Postrider-Tag field
     CONSTRAINT "id is a time in microseconds" CHECK (id BETWEEN 0 AND 36028797018963967),
     CONSTRAINT "received_at is a time in Unix seconds" CHECK (received_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "expires_at is a time in Unix seconds" CHECK (expires_at BETWEEN 0 AND 253402300799),
@@ -144,7 +147,8 @@ CREATE TABLE attempts (
     reply        TEXT NOT NULL,            -- codes and text on one line, the first 512 bytes
     reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
     outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
-    reply_id     INTEGER                   -- replies.id, where the reply is longer
+    reply_id     INTEGER,                  -- replies.id, where the reply is longer
+    source_address TEXT                    -- our address on the connection
 ) STRICT;
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
@@ -174,9 +178,17 @@ CREATE TABLE history (
     reply_source TEXT,                     -- whether the reply came from the host ('remote') or from Postrider ('local')
     user         TEXT,                     -- who authenticated, and where the message came from: as in messages
     client       TEXT,
+    tls          TEXT,                     -- of the attempt that ended it: as attempts.tls and attempts.source_address
+    source_address TEXT,
+    header_message_id TEXT,                -- what the message can be found by: as in messages
+    subject      TEXT,
+    tag          TEXT,
+    finished_by  TEXT,                     -- operator: queue remove, queue bounce; outcome: what hosts said, or the end
+                                           -- of its lifetime
     PRIMARY KEY (message_id, recipient_id),
     CONSTRAINT "state is delivered, relayed, failed, expired or removed"
-        CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed'))
+        CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed')),
+    CONSTRAINT "finished_by is operator or outcome" CHECK (finished_by IN ('operator', 'outcome'))
 ) WITHOUT ROWID, STRICT;
 
 -- Lanes (destinations) in trouble; a healthy lane has no row. A row goes when the lane's host takes a message, or about

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, unbounded};
 use postrider::config::QueueSettings;
-use postrider::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, address};
+use postrider::mail::{Attempt, Enhanced, Envelope, Labels, Outcome, Phase, Recipient, Reply, address};
 use postrider::queue::{Event, Finished, NewMessage, NextState, Origin, Queue, Settled, Settlement};
 
 const CONTENT_BYTES: usize = 4096;
@@ -84,6 +84,10 @@ fn message(queue: &Queue, to: &[&str]) -> NewMessage {
             client: Some([127, 0, 0, 1].into()),
             helo: Some("app".to_owned()),
         },
+        labels: Labels {
+            message_id: Some(format!("{:016x}.{:x}@app.example.org", fastrand::u64(..), now())),
+            ..Labels::default()
+        },
         received_at: now(),
         expires_at: None,
         size: CONTENT_BYTES as u64,
@@ -107,6 +111,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         tls: Some("TLSv1.3 verified".to_owned()),
                         tls_policy: postrider::mail::TlsPolicy::None,
                         dkim: None,
+                        source: Some([192, 0, 2, 25].into()),
                         phase: Phase::EndOfData,
                         reply: Reply::new(250, Enhanced(2, 0, 0), "queued as 4FZ2QK1b9Jz"),
                         outcome: Outcome::Delivered,

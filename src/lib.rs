@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod kit;
 pub mod mail;
 pub mod maillog;
+pub mod monitoring;
 pub mod queue;
 mod sasl;
 pub mod scheduler;

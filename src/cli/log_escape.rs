@@ -2,6 +2,8 @@
 //! can be seen. `maillog.rs` and the rooms escape what they know to be foreign; this holds for all that they, and the
 //! libraries, forgot.
 
+use std::fmt::Write as _;
+
 use log::{Log, Metadata, Record};
 
 use crate::kit::text::printable;
@@ -26,10 +28,15 @@ impl<L: Log> Log for Escaping<L> {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let text = record.args().to_string();
+        // Longer than most lines.
+        let mut text = String::with_capacity(512);
+        // Writing to a String cannot fail.
+        let _ = text.write_fmt(*record.args());
         let text = printable(text.as_bytes());
         let mut shown = Record::builder();
         shown.metadata(record.metadata().clone()).module_path(record.module_path());
+        let fields = record.key_values();
+        shown.key_values(&fields);
         self.0.log(&shown.file(record.file()).line(record.line()).args(format_args!("{text}")).build());
     }
 

@@ -5,7 +5,7 @@
 pub(super) mod inherited;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,14 @@ use super::on_demand::OnDemand;
 use super::operator_queries::{Generation, OperatorInfo};
 use super::output::print;
 use crate::clock::Clock;
-use crate::config::{self, Settings};
+use crate::config::{self, MetricsSettings, Settings};
 use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
+use crate::monitoring::{Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -55,6 +56,9 @@ pub struct Relay {
     operator_info: Arc<OperatorInfo>,
     submission: Submission,
     on_demand: Arc<OnDemand>,
+    monitoring: Monitoring,
+    /// `[metrics]` in use.
+    metrics: Mutex<MetricsSettings>,
 }
 
 impl Relay {
@@ -107,8 +111,10 @@ impl Relay {
             queue.clone(),
             operator_info.clone(),
             on_demand.clone(),
-            clock,
+            clock.clone(),
         )?;
+        let context = MonitoringContext { queue: queue.clone(), scheduler: scheduler.clone(), clock };
+        let monitoring = Monitoring::start(&settings.metrics, context)?;
         Ok(Relay {
             queue,
             writer,
@@ -118,6 +124,8 @@ impl Relay {
             operator_info,
             submission,
             on_demand,
+            monitoring,
+            metrics: Mutex::new(settings.metrics.clone()),
         })
     }
 
@@ -146,7 +154,15 @@ impl Relay {
             let (users, trouble) = users.moved_to(&settings.submission.users_file)?;
             (Arc::new(users), trouble)
         };
-        self.submission.reload(&settings.submission, users.clone())?;
+        self.monitoring.reload(&settings.metrics)?;
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.submission.reload(&settings.submission, users.clone()) {
+            if let Err(error) = self.monitoring.reload(&metrics) {
+                log::error!("{error} (nothing listens there until the next reload)");
+            }
+            return Err(error.into());
+        }
+        *metrics = settings.metrics.clone();
         if let Some(error) = trouble {
             log::error!("{error} (the users of before stay)");
         }
@@ -173,6 +189,7 @@ impl Relay {
         if left > 0 {
             log::warn!("{left} attempts could not be broken off; their mail stays queued");
         }
+        self.monitoring.stop();
         // The thread hears of the stop at its next tick.
         let _ = self.scheduler_thread.join();
         self.writer.stop()?;
@@ -335,6 +352,9 @@ fn announce(relay: &Relay, config: &str) {
     log::info!("postrider {} started, config: {config}", env!("CARGO_PKG_VERSION"));
     for address in relay.submission.listening_at() {
         log::info!("listening on {address}");
+    }
+    for address in relay.monitoring.listening_at() {
+        log::info!("metrics and status page on {address}");
     }
 }
 

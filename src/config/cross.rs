@@ -206,7 +206,7 @@ pub(super) fn certificate<'t>(
         return;
     }
     let wants_tls = |(section, settings): &&(Section<'t>, ListenSettings)| {
-        settings.tls != ListenTls::Off && !reading.is_bad(section, "tls")
+        settings.tls != ListenTls::Off && !["tls", "address"].iter().any(|key| reading.is_bad(section, key))
     };
     if let Some((section, settings)) = listen.iter().find(wants_tls) {
         let text = format!(
@@ -267,7 +267,13 @@ pub(super) fn secret<'t>(reading: &mut Reading<'t>, section: &Section<'t>, sourc
         Some(text) => return reading.problem(section, key, text),
         None => {}
     }
+    readable_by_all(reading, section, key, path);
+}
+
+/// Warns of a secret that is none.
+pub(super) fn readable_by_all<'t>(reading: &mut Reading<'t>, section: &Section<'t>, key: &str, path: &Path) {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
+        let name = path.display();
         let text = format!("{name} can be read by every user of this machine; chmod o= {name}");
         reading.warning(section, key, text);
     }

@@ -8,7 +8,9 @@
 mod delivery;
 mod destinations;
 mod intake;
+mod log;
 mod own_domain;
+mod watching;
 
 pub(super) use super::kind::{Def, Kind, Preset};
 
@@ -26,7 +28,9 @@ pub(super) const REPEATED: [&str; 6] = ["listen", "source", "route", "destinatio
 
 /// Every key, in the order of the reference.
 pub(super) fn all() -> impl Iterator<Item = &'static Def> {
-    [intake::KEYS, delivery::KEYS, destinations::KEYS, own_domain::KEYS].into_iter().flatten()
+    [intake::KEYS, delivery::KEYS, destinations::KEYS, own_domain::KEYS, log::KEYS, watching::KEYS]
+        .into_iter()
+        .flatten()
 }
 
 /// The key of that dotted name.

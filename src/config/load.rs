@@ -21,7 +21,7 @@ use super::reading::{Reading, Section};
 use super::secret::SecretSource;
 use super::settings::*;
 use super::twice::Twice;
-use super::{cross, dkim, sources, value};
+use super::{cross, dkim, metrics, sources, value};
 use crate::mail::{Address, Domain, Lifetimes, address};
 
 /// Reads `source`, the text of `file`, and the environment. `certificate` stands in for `[tls]` (the start without
@@ -101,6 +101,7 @@ fn settings<'t>(
 
     let listen = listeners(reading, &root);
     cross::listeners(reading, &listen);
+    let addresses: Vec<_> = listen.iter().map(|(_, settings)| settings.address.clone()).collect();
     let tls = match certificate {
         Some(certificate) => Some(certificate.clone()),
         None => tls_files(reading, &root, &listen),
@@ -149,6 +150,7 @@ fn settings<'t>(
         delivery,
         routes,
         hostname,
+        metrics: metrics::read(reading, &root, &addresses),
     }
 }
 
@@ -247,6 +249,7 @@ fn submission<'t>(
     let users = reading.section(root, "users");
     let users_file = reading.get(&users, "file", value::file);
     let limits = reading.section(root, "limits");
+    let log = reading.section(root, "log");
     SubmissionSettings {
         hostname: hostname.clone(),
         listen: listen.into_iter().map(|(_, settings)| settings).collect(),
@@ -271,6 +274,7 @@ fn submission<'t>(
             future_release: reading.get(&limits, "future_release", value::or_off(value::duration)),
         },
         lifetime: reading.get(queue, "lifetime", value::duration),
+        keep_subjects: reading.get(&log, "subject", value::flag),
     }
 }
 

@@ -4,9 +4,9 @@
 //! value as the table says (`name_server.rs` a DNS server, `listen.rs` where to listen); `environment.rs` puts
 //! variables into the table of a file; `reading.rs` walks it and collects problems; `load.rs` maps it onto
 //! [`Settings`], and `partial.rs` a part of it, whatever is wrong with the rest; `cross.rs` checks what no single key
-//! can tell (`sources.rs` for `[[source]]`, `dkim.rs` for `[[dkim]]`, `twice.rs` for what is given twice);
-//! `reference.rs` writes the table as a commented config file; `guarded.rs` refuses files that somebody else may write
-//! to; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a route's login gets its
+//! can tell (`sources.rs` for `[[source]]`, `dkim.rs` for `[[dkim]]`, `metrics.rs` for `[metrics]`, `twice.rs` for what
+//! is given twice); `reference.rs` writes the table as a commented config file; `guarded.rs` refuses files that
+//! somebody else may write to; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a route's login gets its
 //! secret from. Every problem of a file is reported at once, each with its line, its key, what is wrong and what to do.
 
 pub mod atrn;
@@ -18,6 +18,7 @@ pub mod guarded;
 mod kind;
 pub mod listen;
 mod load;
+mod metrics;
 pub mod name_server;
 mod networks;
 mod partial;
@@ -37,6 +38,7 @@ pub use atrn::AtrnDomains;
 use environment::Environment;
 pub use environment::SUBMIT;
 pub use listen::{ListenAddress, SocketAccess};
+pub use metrics::TOKEN_BYTES_MIN;
 pub use name_server::NameServer;
 pub use networks::{ProhibitedEntry, ProhibitedNetworks, forms};
 pub use problem::{Problem, Problems};
@@ -174,6 +176,14 @@ pub fn queue_path(path: Option<&Path>) -> Result<PathBuf, Problems> {
 /// What leaves that in doubt.
 pub fn listeners(path: Option<&Path>) -> Result<Vec<ListenSettings>, Problems> {
     part(path, partial::listeners, |settings| settings.submission.listen)
+}
+
+/// Where the relay can be watched, likewise.
+///
+/// # Errors
+/// What leaves that in doubt.
+pub fn metrics(path: Option<&Path>) -> Result<MetricsSettings, Problems> {
+    part(path, partial::metrics, |settings| settings.metrics)
 }
 
 /// What `read` reads of the file that [`load`] would read, or `built_in` takes of the built-in defaults.

@@ -1,5 +1,5 @@
 //! Parts of a config that are asked for whatever else may be wrong with it: where the queue is, where the relay
-//! listens.
+//! listens, where it can be watched.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::load;
 use super::problem::Problems;
 use super::reading::{Reading, Section};
-use super::settings::ListenSettings;
+use super::settings::{ListenSettings, MetricsSettings};
 use super::value;
 
 /// `[queue] path` alone: who looks after the queue is not kept from it by what is wrong elsewhere in the config,
@@ -27,6 +27,28 @@ pub(super) fn queue_path(file: &Path, source: &str, environment: &Environment) -
     });
     match path {
         Some(path) if reading.problems.is_empty() => Ok(path),
+        _ => Err(Problems(reading.problems)),
+    }
+}
+
+/// `[metrics]` alone.
+///
+/// # Errors
+/// What leaves that in doubt: bad TOML, an unknown table, a problem of `[metrics]`.
+pub(super) fn metrics(
+    file: &Path,
+    source: &str,
+    environment: &Environment,
+) -> Result<MetricsSettings, Problems> {
+    let mut reading = Reading::new(file, source, environment);
+    let table = load::table(&mut reading, source, environment);
+    let settings = table.as_ref().map(|table| {
+        let root = Section::root(table.get_ref());
+        reading.known_tables(&root);
+        super::metrics::read(&mut reading, &root, &[])
+    });
+    match settings {
+        Some(settings) if reading.problems.is_empty() => Ok(settings),
         _ => Err(Problems(reading.problems)),
     }
 }

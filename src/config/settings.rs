@@ -33,6 +33,19 @@ pub struct Settings {
     pub scheduler: SchedulerSettings,
     /// `[[route]]`, in order.
     pub routes: Arc<Routes>,
+    /// The monitoring room.
+    pub metrics: MetricsSettings,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricsSettings {
+    /// Where HTTP is answered; empty: nowhere.
+    pub listen: Vec<ListenAddress>,
+    /// Who may connect to those that are sockets in the file system.
+    pub access: SocketAccess,
+    /// The token that is asked for at the others; none: they are loopback.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[queue]`, the part that the queue itself needs.
@@ -61,6 +74,8 @@ pub struct SubmissionSettings {
     pub limits: Limits,
     /// `[queue] lifetime`.
     pub lifetime: Duration,
+    /// `[log] subject`.
+    pub keep_subjects: bool,
 }
 
 /// One `[[listen]]`.

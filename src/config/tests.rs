@@ -87,7 +87,12 @@ fn config(section: &str, lines: &[(&str, &str)]) -> String {
         table("dkim", &[("domain", domain), ("selector", selector), ("key", "'dkim.pem'")]);
     }
     table("tlsrpt", &[("organization", "'a'"), ("contact", "'b'"), ("from", "'c@d.example'")]);
-    for name in ["queue", "users", "limits", "dns", "delivery", "retry", ALIASES] {
+    // An address and a socket in the file system: rights are for the one, a token for the other.
+    table(
+        "metrics",
+        &[("listen", "['127.0.0.1:9587', 'unix:/nowhere/metrics.sock']"), ("token_file", "'dkim.pem'")],
+    );
+    for name in ["queue", "users", "limits", "dns", "delivery", "retry", "log", ALIASES] {
         table(name, &[]);
     }
     text
@@ -331,6 +336,10 @@ fn the_examples_of_the_reference_are_good() {
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         // One [[destination]] is not for a domain and for hosts at once.
         .map(|line| line.replace("mx = ", "connections = 1\n[[destination]]\nmx = "))
+        // Those of [metrics].
+        .map(|line| line.replace("listen = []", "listen = ['127.0.0.1:9587', 'unix:/nowhere/metrics.sock']"))
+        .map(|line| line.replace("mode = \"0640\"", "mode= \"0640\""))
+        .map(|line| line.replace("token_file = \"/etc/postrider/metrics-token\"", "token_file= 'other.pem'"))
         // Rights are for a socket in the file system.
         .map(|line| line.replace("mode = ", "[[listen]]\naddress = 'unix:/nowhere/submit.sock'\nmode = "))
         // A login has one secret.

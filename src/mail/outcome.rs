@@ -138,6 +138,8 @@ pub struct Attempt {
     /// The DKIM keys that signed what was sent, `example.com/s1,example.com/s2`; none where none did, or it did not
     /// come to that.
     pub dkim: Option<Arc<str>>,
+    /// Our address, by which it went; none without a connection.
+    pub source: Option<IpAddr>,
     /// The phase in which it ended.
     pub phase: Phase,
     /// The host's reply or, without one, Postrider's own with a code of RFC 3463.

@@ -4,6 +4,7 @@
 //! Who fills the log hides what else is in it, and fills the disk. A line that counts is written by a thread that
 //! lives as long as there is something to count, and there is one at most.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,17 +39,17 @@ impl Flood {
         Flood { window, lines_max, state: Mutex::new(state) }
     }
 
-    /// Writes `line` with `write`, or counts it; in the end `write` is given what `tell` makes of the number and the
-    /// last line that were counted.
-    pub(super) fn write(&'static self, line: String, write: fn(&str), tell: fn(u64, &str) -> String) {
-        match self.judge(&line, Instant::now()) {
-            Decision::Write => write(&line),
+    /// Gives `line` to `write`, or counts it; in the end `tell` is given the number and the text of the last line that
+    /// were counted.
+    pub(super) fn write<L: fmt::Display>(&'static self, line: &L, write: impl Fn(&L), tell: fn(u64, &str)) {
+        match self.judge(line, Instant::now()) {
+            Decision::Write => write(line),
             Decision::Count => {}
             Decision::CountFrom(left) => {
                 let at_the_end = move || {
                     std::thread::sleep(left);
                     let (counted, last) = self.take();
-                    write(&tell(counted, &last));
+                    tell(counted, &last);
                 };
                 let thread = std::thread::Builder::new().name("flood".to_owned());
                 if thread.spawn(at_the_end).is_err() {
@@ -59,7 +60,7 @@ impl Flood {
         }
     }
 
-    fn judge(&self, line: &str, now: Instant) -> Decision {
+    fn judge(&self, line: &impl fmt::Display, now: Instant) -> Decision {
         let mut state = self.lock();
         let since = state.began.map(|began| now.saturating_duration_since(began));
         // What was counted is told before another window begins.
@@ -71,7 +72,7 @@ impl Flood {
             state.written += 1;
             return Decision::Write;
         }
-        line.clone_into(&mut state.last);
+        state.last = line.to_string();
         state.counted += 1;
         if state.counted > 1 {
             return Decision::Count;
@@ -104,19 +105,19 @@ mod tests {
         let begin = Instant::now();
         let at = |secs| begin + Duration::from_secs(secs);
         for second in 0..3 {
-            assert_eq!(flood.judge("line", at(second)), Decision::Write);
+            assert_eq!(flood.judge(&"line", at(second)), Decision::Write);
         }
-        assert_eq!(flood.judge("first", at(10)), Decision::CountFrom(Duration::from_secs(50)));
+        assert_eq!(flood.judge(&"first", at(10)), Decision::CountFrom(Duration::from_secs(50)));
         for _ in 0..100_000 {
-            assert_eq!(flood.judge("last", at(59)), Decision::Count);
+            assert_eq!(flood.judge(&"last", at(59)), Decision::Count);
         }
         // Somebody has to tell of these before a window begins.
-        assert_eq!(flood.judge("last", at(61)), Decision::Count);
+        assert_eq!(flood.judge(&"last", at(61)), Decision::Count);
         assert_eq!(flood.take(), (100_002, "last".to_owned()));
-        assert_eq!(flood.judge("line", at(61)), Decision::Write);
+        assert_eq!(flood.judge(&"line", at(61)), Decision::Write);
         // A line now and then is always written.
         for minute in 2..20 {
-            assert_eq!(flood.judge("line", at(60 * minute + 1)), Decision::Write);
+            assert_eq!(flood.judge(&"line", at(60 * minute + 1)), Decision::Write);
         }
     }
 
@@ -126,12 +127,15 @@ mod tests {
         static WRITTEN: OnceLock<Mutex<Sender<String>>> = OnceLock::new();
         let (to, written) = channel();
         WRITTEN.get_or_init(|| Mutex::new(to));
-        let write: fn(&str) = |line| {
-            let to = WRITTEN.get().unwrap().lock().unwrap();
-            to.send(line.to_owned()).unwrap();
-        };
+        let write = |line: String| WRITTEN.get().unwrap().lock().unwrap().send(line).unwrap();
         for number in 0..500 {
-            FLOOD.write(format!("line {number}"), write, |counted, last| format!("{counted} more, {last}"));
+            FLOOD.write(
+                &format!("line {number}"),
+                |line| write(line.clone()),
+                |counted, last| {
+                    WRITTEN.get().unwrap().lock().unwrap().send(format!("{counted} more, {last}")).unwrap();
+                },
+            );
         }
         let next = || written.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!([next(), next(), next()], ["line 0", "line 1", "498 more, line 499"]);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Routes;
-use crate::mail::{Address, Attempt, Lifetimes, reply};
+use crate::mail::{Address, Attempt, Labels, Lifetimes, reply};
 
 use super::error::AcceptError;
 use super::host_setting::HostSetting;
@@ -148,6 +148,7 @@ pub(super) struct Incoming {
     pub(super) message: Arc<QueuedMessage>,
     pub(super) queue_id: String,
     pub(super) client: Option<String>,
+    pub(super) labels: Labels,
     pub(super) chunks_before: u32,
     /// The rows that the scheduler gets after the commit.
     pub(super) due: Vec<Due>,
@@ -158,7 +159,8 @@ pub(super) struct Incoming {
 impl Incoming {
     /// Gives the recipients their ids and takes the content into the cache where it fits.
     pub(super) fn new(new: NewMessage, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Incoming {
-        let NewMessage { id, envelope, origin, received_at, expires_at, size, tail, chunks_before } = new;
+        let NewMessage { id, envelope, origin, labels, received_at, expires_at, size, tail, chunks_before } =
+            new;
         let first_id = ids.take(envelope.recipients.len(), now_us);
         let recipients: Vec<QueuedRecipient> = (first_id..)
             .zip(envelope.recipients)
@@ -206,7 +208,7 @@ impl Incoming {
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();
-        Incoming { queue_id: id.to_string(), client, chunks_before, due, tail, message }
+        Incoming { queue_id: id.to_string(), client, labels, chunks_before, due, tail, message }
     }
 
     pub(super) fn tail(&self) -> &[u8] {
@@ -291,6 +293,7 @@ pub(super) struct AttemptRow {
     pub(super) tls: Option<String>,
     pub(super) tls_policy: &'static str,
     pub(super) dkim: Option<Arc<str>>,
+    pub(super) source_address: Option<String>,
     pub(super) phase: &'static str,
     pub(super) code: u16,
     pub(super) enhanced: Option<String>,
@@ -351,6 +354,7 @@ impl AttemptRow {
             tls: attempt.tls,
             tls_policy: attempt.tls_policy.as_str(),
             dkim: attempt.dkim,
+            source_address: attempt.source.map(|ip| ip.to_string()),
             phase: attempt.phase.as_str(),
             code: attempt.reply.code,
             enhanced: attempt.reply.enhanced.map(|enhanced| enhanced.to_string()),
@@ -380,6 +384,7 @@ mod tests {
             id: MessageId(1),
             envelope,
             origin: Origin { user: None, client: None, helo: None },
+            labels: Labels::default(),
             received_at: 0,
             expires_at: None,
             size: bytes as u64,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::{
-    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Lifetimes, Notify, Peer, Priority,
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Labels, Lifetimes, Notify, Peer, Priority,
     Recipient, ReplySource, Ret,
 };
 
@@ -32,6 +32,8 @@ pub struct NewMessage {
     pub envelope: Envelope,
     /// Where it came from.
     pub origin: Origin,
+    /// What it can be found by.
+    pub labels: Labels,
     /// Unix seconds.
     pub received_at: i64,
     /// Unix seconds; undelivered then, it bounces. None: at the end of the lifetime that the config gives it.

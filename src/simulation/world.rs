@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::clock::{Clock, Moment};
 use crate::config::{DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, Routes, SchedulerSettings};
 use crate::delivery;
-use crate::mail::{Domain, Envelope, Handling, Hold, Lifetimes, Priority, Recipient, Release, address};
+use crate::mail::{
+    Domain, Envelope, Handling, Hold, Labels, Lifetimes, Priority, Recipient, Release, address,
+};
 use crate::queue::{
     BackoffRow, ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin,
     Over, QueuedMessage, RecipientId, Settlement,
@@ -215,6 +217,7 @@ impl<'d> World<'d> {
             id: self.queue.new_message_id(),
             envelope,
             origin: Origin::default(),
+            labels: Labels::default(),
             received_at: self.now,
             expires_at: None,
             size: 3,

@@ -50,6 +50,7 @@ use users::{Directory, Users};
 pub use limits::networks::counted_for;
 pub use ports::{OnDemand, OperatorQueries, OperatorQuery, ReversedConnection, WaitingMail};
 pub use session::service::StartError;
+pub(crate) use session::unix_socket;
 pub use wire::tls;
 
 /// The running room: listeners and sessions. Dropping it stops nothing; [`Submission::stop`] does.

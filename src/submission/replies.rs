@@ -175,6 +175,12 @@ fixed_replies! {
         Enhanced(5, 6, 0),
         "Content has a line of more than 998 octets: encode it (quoted-printable or base64)",
     );
+    /// RFC 3463 §3.7; `mail/labels.rs`.
+    BAD_TAG = Reply::new(
+        554,
+        Enhanced(5, 6, 0),
+        "X-Postrider-Tag is one field of 1 to 64 letters, digits and . _ - + : / @ =",
+    );
     HEADER_TOO_BIG = Reply::new(552, Enhanced(5, 3, 4), "Message header too big");
     /// RFC 5321 §4.5.3.2.5: the content came in drips.
     TOO_SLOW = Reply::new(421, Enhanced(4, 4, 2), "Content came too slowly");

@@ -1,11 +1,10 @@
 """Inside a fresh Debian with systemd as process 1: installs Postrider as a package (package.py), purges that, installs
-it by README's own lines and uses the service. With STEPS=package the package only.
+it by README's own lines and uses the service. With STEPS=package the package only, with STEPS=rpm the RPM only (rpm.py).
 
 Started by `tests/debian/run`, which brings the tree to /postrider. Each step prints a line; the first that fails ends it.
 """
 
 import os
-import re
 import smtplib
 import socket
 import socketserver
@@ -14,19 +13,13 @@ import threading
 import time
 
 import package
+import rpm
 from tools import *
 
 # A user's home, as adduser makes it: closed to the relay's user.
 HOME = "/root/closed"
 # What a restart may take, whoever hangs.
 RESTART_MAX = 8
-
-
-def shell_blocks(page, heading):
-    """The commands of each shell block below a heading."""
-    below = open(f"{TREE}/{page}").read().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", below, re.S)
-    return [[line.split(" #")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
 
 
 def installed_and_started():
@@ -63,6 +56,16 @@ def mail_goes_out():
     run("useradd -m -G postrider ann")
     refused = run("sudo -u ann postrider queue list", fails=True, cwd="/")
     assert "Permission denied" in refused and "run this as" in refused, refused
+
+
+def sendmail_is_linked_by_hand():
+    write_config(package.SENDMAIL_LISTENERS)
+    run(f"systemctl reload {UNIT}")
+    wait_for("a socket", lambda: os.path.exists(package.SUBMIT))
+    run("\n".join(shell_blocks("docs/sendmail.md", "By hand")[0]))
+    package.programs_mail()
+    write_config()
+    run(f"systemctl reload {UNIT}")
 
 
 def log_lines_have_their_priorities():
@@ -193,6 +196,7 @@ def main():
     by_hand = (
         installed_and_started,
         mail_goes_out,
+        sendmail_is_linked_by_hand,
         log_lines_have_their_priorities,
         reload_takes_a_good_config_and_keeps_the_old_one_at_a_bad_one,
         systemd_gets_the_sockets,
@@ -202,7 +206,8 @@ def main():
         a_host_that_hangs_and_a_silent_client_make_no_restart_long,
         a_relay_that_stands_still_is_started_again,
     )
-    for step in package.STEPS + (() if os.environ.get("STEPS") == "package" else by_hand):
+    steps = {"package": package.STEPS, "rpm": rpm.STEPS, "all": package.STEPS + by_hand}
+    for step in steps[os.environ["STEPS"]]:
         began = time.monotonic()
         step()
         print(f"ok {step.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

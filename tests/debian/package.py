@@ -5,8 +5,10 @@ import stat
 
 from tools import *
 
-OLD, NEW = f"{TREE}/old.deb", f"{TREE}/new.deb"
+OLD, NEW, MTA = f"{TREE}/old.deb", f"{TREE}/new.deb", f"{TREE}/mta.deb"
 STATE, CONFIGS = "/var/lib/postrider", "/etc/postrider"
+SUBMIT = "/run/postrider/submit.sock"
+SENDMAIL_LISTENERS = blocks("docs/sendmail.md", "Setting it up", "toml")[0]
 FILES = (
     "/usr/bin/postrider",
     "/usr/lib/systemd/system/postrider.socket",
@@ -50,23 +52,67 @@ def a_package_starts_nothing():
     assert is_active() and is_enabled()
 
 
-def an_upgrade_restarts_the_relay_and_keeps_its_mail():
+def programs_mail():
+    """The first message of the docs, by a user without rights, and one from cron."""
+    first = "\n".join(shell_blocks("docs/sendmail.md", "A first message")[0]).replace("you@example.org", "sendmail@a.test")
+    said = run(first.splitlines()[0], user="nobody").strip()
+    assert said == "0", said
+    run(first.splitlines()[1])
+    with open("/etc/cron.d/hello", "w") as table:
+        table.write("MAILTO=cron@a.test\n@reboot root echo hello\n")
+    # So that it takes its start for the machine's.
+    run("rm -f /run/crond.reboot; systemctl restart cron")
+    for recipient in ("sendmail@a.test", "cron@a.test"):
+        wait_for(f"mail to {recipient}", lambda: recipient in taken)
+        taken.remove(recipient)
+    run("systemctl stop cron; rm /etc/cron.d/hello")
+
+
+def programs_mail_by_a_package_of_its_own():
+    assert not os.path.lexists("/usr/sbin/sendmail")
+    said = run(f"dpkg -i {MTA}")
+    assert SUBMIT in said and "sendmail.md" in said, said
+    write_config(SENDMAIL_LISTENERS)
+    run(f"systemctl restart {UNIT}")
+    said = run(f"dpkg -i {MTA}")
+    assert SUBMIT not in said, said
+    programs_mail()
+    for page in ("man8/sendmail.8.gz", "man1/mailq.1.gz", "man1/newaliases.1.gz"):
+        assert os.path.isfile(f"/usr/share/man/{page}"), page
+    run("newaliases")
+    run("dpkg -r postrider", fails=True)
+    run("dpkg -P postrider-mta")
+    assert not os.path.lexists("/usr/sbin/sendmail") and not os.path.lexists("/usr/bin/mailq")
+    assert is_active()
+    write_config()
+    run(f"systemctl reload {UNIT}")
+
+
+def restarts_the_relay_and_keeps_its_mail(upgrade):
     busy.set()
     send("upgraded@a.test")
     wait_for("a refusal", lambda: "450 busy" in run("postrider queue list"))
     pid = main_pid()
-    run(f"dpkg -i {NEW}")
+    run(upgrade)
     assert main_pid() not in (0, pid) and is_active() and is_enabled()
     assert waits("upgraded@a.test")
     assert os.path.exists(CONFIG)
     send("after@a.test")
 
 
-def an_upgrade_leaves_a_stopped_relay_alone():
+def leaves_a_stopped_relay_alone(upgrade):
     run(f"systemctl stop {UNIT}.socket {UNIT}")
-    run(f"dpkg -i {NEW}")
+    run(upgrade)
     assert not is_active() and is_enabled()
     run(f"systemctl start {UNIT}.socket {UNIT}")
+
+
+def an_upgrade_restarts_the_relay_and_keeps_its_mail():
+    restarts_the_relay_and_keeps_its_mail(f"dpkg -i {NEW}")
+
+
+def an_upgrade_leaves_a_stopped_relay_alone():
+    leaves_a_stopped_relay_alone(f"dpkg -i {NEW}")
 
 
 def removal_and_purge_keep_mail_that_waits():
@@ -117,6 +163,7 @@ def purge_keeps_a_queue_in_doubt():
 
 STEPS = (
     a_package_starts_nothing,
+    programs_mail_by_a_package_of_its_own,
     an_upgrade_restarts_the_relay_and_keeps_its_mail,
     an_upgrade_leaves_a_stopped_relay_alone,
     removal_and_purge_keep_mail_that_waits,

@@ -61,6 +61,20 @@ def serve_names():
         names.sendto(head + question[12 : end + 5] + soa, client)
 
 
+def blocks(page, heading, language):
+    """The text of each block in this language below a heading."""
+    below = open(f"{TREE}/{page}").read().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", below, re.S)
+
+
+def shell_blocks(page, heading):
+    """The commands of each shell block below a heading."""
+    return [
+        [line.split(" #")[0].strip() for line in block.splitlines() if line.strip()]
+        for block in blocks(page, heading, "sh")
+    ]
+
+
 def run(command, fails=False, **how):
     """The output of a shell command, which must go well unless it `fails`."""
     done = subprocess.run(

@@ -262,7 +262,7 @@ fn a_wrong_script_is_told() {
 /// Has the binary load a config made of this.
 fn load_config(text: &str) -> Result<(), String> {
     let relay = stage();
-    fs::write(relay.path("secret"), "secret\n").unwrap();
+    fs::write(relay.path("secret"), "a secret of some length\n").unwrap();
     fs::set_permissions(relay.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
     let key = Key::generate(Algorithm::Ed25519Sha256).and_then(|key| key.to_pem());
     write_secret(&relay.path("dkim.pem"), &key.unwrap());
@@ -464,6 +464,17 @@ fn logged(source: &str) -> Vec<String> {
         let is_first = ["", "level,"].contains(&before.trim());
         is_first.then(|| text.split('"').next().unwrap_or_default())
     });
+    // An event has its template as `text`, or behind level and name.
+    let texts = code.split("text: \"").skip(1).filter_map(|rest| rest.split_once('"'));
+    let texts = texts.filter(|(_, behind)| behind.starts_with([',', ' '])).map(|(text, _)| text);
+    let parts: Vec<&str> = code.split('"').collect();
+    let has_level =
+        |before: &str| ["Info,", "Warn,", "Error,", "level,"].iter().any(|level| before.ends_with(level));
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let named = parts
+        .windows(4)
+        .filter(|four| has_level(four[0].trim_end()) && is_name(four[1]) && four[2].trim() == ",");
+    let literals = literals.chain(texts).chain(named.map(|four| four[3]));
     let joined = literals.map(|text| text.lines().map(str::trim_start).collect::<String>().replace('\\', ""));
     joined
         .map(|text| {
@@ -494,6 +505,7 @@ fn every_line_of_the_log_is_explained() {
 #[test]
 fn what_is_logged_is_found() {
     let source = "log::warn!(\n  \"{id}: late by {secs} s, \\\n   as ever\"); log::error!(\"{error}\"); log::debug!(\"no\");\n\
-                  log::log!(level, \"to=<{to}> x\");\n#[cfg(test)]\nmod tests { log::info!(\"not this\") }";
-    assert_eq!(logged(source), ["s, as ever", "", "to=<"]);
+                  log::log!(level, \"to=<{to}> x\");\nline(Warn, \"late\",\n  \"late {by: by=$}, alas\", &[]);\n\
+                  Event { name: \"on_time\", text: \"on time {as}\" }\n#[cfg(test)]\nmod tests { log::info!(\"not this\") }";
+    assert_eq!(logged(source), ["s, as ever", "", "to=<", "on time", ", alas"]);
 }

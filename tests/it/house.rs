@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["main"],
     // Only in tests; it drives scheduler and delivery together, as serve does.
     &["cli", "simulation"],
+    &["monitoring"],
     &["submission", "scheduler", "delivery"],
     &["maillog"],
     &["queue"],
@@ -50,6 +51,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "cli/sql.rs",
             "cli/who.rs",
             "delivery/route/dns/system.rs",
+            "monitoring/http/listener.rs",
             "queue/sqlite/files.rs",
             "queue/sqlite/space.rs",
             "submission/session/listener.rs",
@@ -57,6 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("ureq", &["delivery/https.rs"]),
+    ("httparse", &["monitoring/http/request.rs"]),
     (
         "nix",
         &[

@@ -11,6 +11,7 @@ mod delivery;
 mod documents;
 mod harness;
 mod house;
+mod monitoring;
 mod queue;
 mod scheduler;
 mod submission;

@@ -168,7 +168,7 @@ fn ask_hosts(mut state: AttemptState<'_>, key: &PoolKey, mut endpoints: VecDeque
         }
         match ask_host(&mut state, key, endpoint, &mut endpoints) {
             Asked::Answered => return state.finish(None),
-            Asked::Failed(failed) => state.hold_against_host(failed),
+            Asked::Failed(failed) => state.hold_against_host(*failed),
             Asked::AtLimit(wait) => at_limit = Some((preference, wait)),
         }
     }
@@ -184,7 +184,7 @@ enum Asked {
     /// Every recipient has its answer.
     Answered,
     /// Not all.
-    Failed(HostFailure),
+    Failed(Box<HostFailure>),
     /// It has no room for us before this is over.
     AtLimit(Duration),
 }
@@ -212,7 +212,7 @@ fn ask_host(
     }
     match failed.ruling.next {
         NextStep::Requeue(wait) => Asked::AtLimit(wait),
-        NextStep::Stop | NextStep::NextHost => Asked::Failed(failed),
+        NextStep::Stop | NextStep::NextHost => Asked::Failed(Box::new(failed)),
     }
 }
 

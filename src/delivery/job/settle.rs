@@ -230,6 +230,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
                 tls: None,
                 tls_policy: TlsPolicy::None,
                 dkim: None,
+                source: None,
                 phase: Phase::EndOfData,
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,

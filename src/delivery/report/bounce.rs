@@ -47,7 +47,9 @@ use lettre::message::header::{
 use lettre::message::{Mailbox, Mailboxes, MultiPart};
 
 use crate::kit::text::without_controls;
-use crate::mail::{Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Notify, Outcome, Recipient};
+use crate::mail::{
+    Address, Attempt, Body, Domain, Envelope, Expanded, Handling, Labels, Notify, Outcome, Recipient,
+};
 use crate::queue::{MessageId, NewMessage, Origin, QueuedMessage, QueuedRecipient};
 
 use charset::Charset;
@@ -105,6 +107,7 @@ impl Report {
             id,
             envelope: self.envelope,
             origin: Origin::default(),
+            labels: Labels::of_own(&self.content),
             received_at: now,
             expires_at: None,
             size: self.content.len() as u64,

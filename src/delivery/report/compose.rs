@@ -189,6 +189,7 @@ mod tests {
             tls: None,
             tls_policy: TlsPolicy::None,
             dkim: None,
+            source: None,
             phase: Phase::Rcpt,
             reply: Reply::bare(550, "no"),
             outcome: Outcome::Failed,

@@ -23,7 +23,7 @@ use crate::mail::tlsrpt::message::{Letter, compose};
 use crate::mail::tlsrpt::record::{self, Destination};
 use crate::mail::tlsrpt::report::{Head, gzip, json};
 use crate::mail::tlsrpt::{DAY_SECS, MEDIA_TYPE, day_of};
-use crate::mail::{Address, Body, Envelope, Handling, Notify, Recipient};
+use crate::mail::{Address, Body, Envelope, Handling, Labels, Notify, Recipient};
 use crate::maillog;
 use crate::queue::{
     AcceptError, MessageId, NewMessage, Origin, Queue, QueueError, TlsReportChange, TlsReportDue,
@@ -285,6 +285,7 @@ impl Sending<'_> {
             id,
             envelope,
             origin: Origin::default(),
+            labels: Labels::of_own(&content),
             received_at: now,
             expires_at: None,
             size: content.len() as u64,

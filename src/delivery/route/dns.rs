@@ -15,6 +15,7 @@
 //! hour. A failure that took long is kept for some seconds, unless the system has other servers meanwhile.
 
 mod cache;
+mod kept_keys;
 mod proof;
 mod prover;
 mod scope;

@@ -376,6 +376,9 @@ impl Planner<'_> {
         let domain = self.domain;
         let found = match (self.dane, self.request.with_proof) {
             (true, _) => self.lookup.mx_validated(domain.as_str()),
+            // RFC 8689 §4.2.1: a proof that is merely late, or wrong, is waited for. Where no answer here ever comes
+            // with one there is nothing to wait for.
+            (false, true) if self.lookup.validates().is_ok() => self.lookup.mx_validated(domain.as_str()),
             (false, true) => self.lookup.mx_with_proof(domain.as_str()),
             (false, false) => self.lookup.mx(domain.as_str()),
         };

@@ -28,8 +28,9 @@ impl<'c> Accept<'c> {
             insert_message: conn.prepare(
                 "INSERT INTO messages (id, queue_id, sender, user, client, helo, received_at, expires_at, size, body,
                                        smtputf8, ret, envid, priority, require_tls, tls_optional, release_at,
-                                       release_asked, deliver_by, deliver_by_mode)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       release_asked, deliver_by, deliver_by_mode, header_message_id, subject,
+                                       tag)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_recipient: conn.prepare(
                 "INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, notify, orcpt, priority,
@@ -92,6 +93,9 @@ impl<'c> Accept<'c> {
             handling.release.map(|release| release.asked.to_string()),
             handling.deliver_by.map(|by| by.at),
             handling.deliver_by.map(|by| by.mode()),
+            new.labels.message_id,
+            new.labels.subject,
+            new.labels.tag,
         ])?;
         for (seq, data) in (new.chunks_before..).zip(new.tail().chunks(CHUNK_BYTES_MAX)) {
             self.insert_content.execute(params![m.id.0, seq, data])?;

@@ -5,7 +5,8 @@
 
 use rusqlite::{Connection, Result, params};
 
-use crate::kit::text::printable;
+use crate::kit::event::Event;
+use crate::kit::event::Value::{Foreign, Number, Own};
 use crate::queue::admin_rows::Change;
 use crate::queue::shared::now_us;
 
@@ -46,13 +47,15 @@ pub(super) fn tell(conn: &Connection) -> Result<bool> {
     rows.sort();
     let is_full = rows.len() as i64 == LINES_MAX;
     for (_, action, target, count, login, uid) in rows {
-        let shown = |text: &str| printable(text.as_bytes()).into_owned();
-        log::info!(
-            "audit: {} {}: count={count} login={} uid={uid}",
-            shown(&action),
-            shown(&target),
-            shown(&login)
-        );
+        let event = Event {
+            level: log::Level::Info,
+            target: module_path!(),
+            name: "audit",
+            queue_id: None,
+            text: "audit: {action} {target}: count={count} login={login} uid={uid}",
+            values: &[Own(&action), Foreign(&target), Number(count), Own(&login), Number(uid)],
+        };
+        event.log();
     }
     Ok(is_full)
 }

@@ -13,13 +13,17 @@ use crate::queue::rows::NextState;
 use super::replies;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
-/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words, ?8 TLS, ?9 our address.
+/// What ends with a try was no operator's doing, also where one had asked for its end meanwhile.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                         attempts, size, reply, mx, reply_source, user, client)
+                         attempts, size, reply, mx, reply_source, user, client, tls, source_address,
+                         header_message_id, subject, tag, finished_by)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
-           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END, m.user, m.client
+           CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END, m.user, m.client, ?8, ?9,
+           m.header_message_id, m.subject, m.tag,
+           iif(?2 = 'removed' OR r.bounce_requested_at IS NOT NULL AND ?4 = 0, 'operator', 'outcome')
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
@@ -52,15 +56,17 @@ impl<'c> Settle<'c> {
             conn,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, tls_policy, dkim, phase, code,
-                                       enhanced, reply, outcome, reply_source, reply_id)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       enhanced, reply, outcome, reply_source, reply_id, source_address)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             correct_removed: conn.prepare(
                 "UPDATE history
                  SET state = coalesce(?3, state), finished_at = iif(?3 IS NULL, finished_at, ?4),
                      attempts = attempts + ?5, reply = coalesce(?6, reply), mx = coalesce(?7, mx),
-                     reply_source = iif(?6 IS NULL, reply_source, ?8)
+                     reply_source = iif(?6 IS NULL, reply_source, ?8), tls = coalesce(?9, tls),
+                     source_address = coalesce(?10, source_address),
+                     finished_by = iif(?3 IS NULL, finished_by, 'outcome')
                  WHERE message_id = ?1 AND recipient_id = ?2 AND state = 'removed'",
             )?,
             delete_recipient: conn.prepare(DELETE_RECIPIENT)?,
@@ -100,6 +106,8 @@ impl<'c> Settle<'c> {
                         attempt.map(|attempt| &attempt.reply),
                         attempt.and_then(|attempt| attempt.mx.as_ref()),
                         attempt.map(|attempt| attempt.reply_source),
+                        attempt.and_then(|attempt| attempt.tls.as_ref()),
+                        attempt.and_then(|attempt| attempt.source_address.as_ref()),
                     ])?;
                     if moved == 0 {
                         self.was_removed(row, Some(how.as_str()), outcomes)?;
@@ -173,6 +181,8 @@ impl<'c> Settle<'c> {
                 attempt.map(|attempt| &attempt.reply),
                 attempt.and_then(|attempt| attempt.mx.as_ref()),
                 attempt.map(|attempt| attempt.reply_source),
+                attempt.and_then(|attempt| attempt.tls.as_ref()),
+                attempt.and_then(|attempt| attempt.source_address.as_ref()),
             ])
             .map(drop)
     }
@@ -209,6 +219,7 @@ impl<'c> Settle<'c> {
                 a.outcome,
                 a.reply_source,
                 reply_id,
+                a.source_address,
             ])
             .map(drop)
     }

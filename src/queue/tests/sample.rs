@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::mail::{Attempt, Enhanced, Envelope, Outcome, Phase, Recipient, Reply, TlsPolicy, address};
+use crate::mail::{
+    Attempt, Enhanced, Envelope, Labels, Outcome, Phase, Recipient, Reply, TlsPolicy, address,
+};
 use crate::queue::shared::now_us;
 use crate::queue::*;
 
@@ -19,6 +21,7 @@ pub(in crate::queue) fn message(queue: &Queue, to: &[&str], content: &[u8]) -> N
             ..Envelope::default()
         },
         origin: Origin { user: Some("app".to_owned()), client: Some([127, 0, 0, 1].into()), helo: None },
+        labels: Labels::default(),
         received_at: now,
         expires_at: Some(now + 1000),
         size: content.len() as u64,
@@ -40,6 +43,7 @@ fn attempt(outcome: Outcome) -> Attempt {
         tls: Some("none".to_owned()),
         tls_policy: TlsPolicy::None,
         dkim: None,
+        source: Some([192, 0, 2, 25].into()),
         phase: Phase::EndOfData,
         reply,
         outcome,

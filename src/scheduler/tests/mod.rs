@@ -24,8 +24,8 @@ use super::reader::{Portions, Reader, rows_of_lanes};
 use crate::clock::{Clock, Moment};
 use crate::config::{AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, Routes, SchedulerSettings};
 use crate::mail::{
-    Attempt, Domain, Enhanced, Envelope, Handling, Lifetimes, Outcome, Phase, Priority, Recipient, Reply,
-    address,
+    Attempt, Domain, Enhanced, Envelope, Handling, Labels, Lifetimes, Outcome, Phase, Priority, Recipient,
+    Reply, address,
 };
 use crate::queue::{
     BackoffRow, Due, Event, Job, Kick, LaneHealth, MessageId, NewMessage, NextState, Origin, Queue,

@@ -26,6 +26,7 @@ fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Recei
             id: queue.new_message_id(),
             envelope: Envelope { recipients, handling, ..Envelope::default() },
             origin: Origin::default(),
+            labels: Labels::default(),
             received_at,
             expires_at: None,
             size: 3,

@@ -1,9 +1,9 @@
 //! The header fixes of RFC 6409 §8 and the trace field of RFC 5321 §4.4: pure.
 //!
 //! Added, in front: Received, and Date and Message-ID where they are missing. Removed, with their folded lines: Bcc,
-//! Resent-Bcc and Return-Path; and what is no part of a message but stands in front of one: a byte order mark, and the
-//! separator (`From `, an address, a date: RFC 4155) that a mailbox has there, escaped (`>From `) too. Nothing else is
-//! touched. None of it depends on how the content arrives.
+//! Resent-Bcc, Return-Path and X-Postrider-Tag; and what is no part of a message but stands in front of one: a byte
+//! order mark, and the separator (`From `, an address, a date: RFC 4155) that a mailbox has there, escaped (`>From `) too.
+//! Nothing else is touched. None of it depends on how the content arrives.
 //!
 //! The header ends at the empty line (RFC 5322 §2.1), not at a line that is no field: clients write such lines, and a
 //! Bcc behind one is as private as before it. A message whose first line is no field is all body, since programs
@@ -17,7 +17,8 @@ use memchr::memchr;
 
 use crate::kit::text::date_field;
 use crate::mail::header::HEADER_BYTES_MAX;
-use crate::mail::{Address, Domain, Peer};
+use crate::mail::labels::{self, BadTag, TAG_FIELD};
+use crate::mail::{Address, Domain, Labels, Peer};
 use crate::queue::MessageId;
 
 /// What the Received field says.
@@ -73,7 +74,10 @@ pub(in crate::submission) struct Header {
     /// The message has something in front that is no header: what is added needs an empty line behind it.
     all_body: bool,
     has_date: bool,
-    has_message_id: bool,
+    /// The first Message-ID, the first Subject and the first X-Postrider-Tag, with their folded lines.
+    labels: [Option<Range<usize>>; 3],
+    /// X-Postrider-Tag fields.
+    tags: usize,
     /// TLS-Required fields, and whether one says No.
     tls_required: (usize, bool),
     /// Received fields.
@@ -93,7 +97,9 @@ impl Header {
 }
 
 /// Nobody but the sender is to read these.
-const PRIVATE: [&[u8]; 3] = [b"Bcc", b"Resent-Bcc", b"Return-Path"];
+const PRIVATE: [&[u8]; 4] = [b"Bcc", b"Resent-Bcc", b"Return-Path", TAG_FIELD.as_bytes()];
+/// By which a message can be found.
+const LABELS: [&[u8]; 3] = [b"Message-ID", b"Subject", TAG_FIELD.as_bytes()];
 /// Fields that make a header of lines whose first is none.
 const USUAL: [&[u8]; 9] =
     [b"From", b"To", b"Cc", b"Subject", b"Date", b"Message-ID", b"Received", b"Sender", b"MIME-Version"];
@@ -116,6 +122,8 @@ pub(in crate::submission) struct HeaderReader {
     has_fields: bool,
     /// The line before this one is left out, and so are the folded lines behind it.
     removing: bool,
+    /// It is the last of this label, and the folded lines behind it are a part of that.
+    labelling: Option<usize>,
     /// Where the first line is that is no field.
     broken_at: Option<usize>,
     /// It is the first line of all.
@@ -158,6 +166,9 @@ impl HeaderReader {
     fn line(&mut self, line: &[u8]) {
         let bytes = self.at..self.at + line.len();
         if self.at > 0 && matches!(line[0], b' ' | b'\t') {
+            if let Some(label) = self.labelling.and_then(|at| self.header.labels[at].as_mut()) {
+                label.end = bytes.end;
+            }
             if self.removing {
                 self.remove(bytes);
             }
@@ -167,6 +178,7 @@ impl HeaderReader {
         while let Some(rest) = text.strip_prefix(BYTE_ORDER_MARK) {
             text = rest;
         }
+        self.labelling = None;
         let in_front = !self.has_fields && self.broken_at.is_none();
         if in_front && is_separator(text) {
             // If a header follows. It is no part of the message, and behind our
@@ -183,7 +195,11 @@ impl HeaderReader {
         let is = |field: &[u8]| name.eq_ignore_ascii_case(field);
         self.has_fields = true;
         self.header.has_date |= is(b"Date");
-        self.header.has_message_id |= is(b"Message-ID");
+        self.labelling = LABELS.into_iter().position(is).filter(|at| self.header.labels[*at].is_none());
+        if let Some(at) = self.labelling {
+            self.header.labels[at] = Some(bytes.clone());
+        }
+        self.header.tags += usize::from(is(TAG_FIELD.as_bytes()));
         self.header.hops += usize::from(is(b"Received"));
         if is(b"TLS-Required") {
             let (count, says_no) = self.header.tls_required;
@@ -251,13 +267,39 @@ fn value_of(line: &[u8]) -> &[u8] {
     memchr(b':', line).map_or(&[], |colon| line[colon + 1..].trim_ascii())
 }
 
+/// What a message can be found by. `content` is what its header was read from.
+///
+/// # Errors
+/// Its label is none, or it has several.
+pub(in crate::submission) fn labels(
+    content: &[u8],
+    header: &Header,
+    keep_subject: bool,
+) -> Result<Labels, BadTag> {
+    let [message_id, subject, tag] =
+        header.labels.each_ref().map(|label| label.clone().map(|bytes| value_of(&content[bytes])));
+    if header.tags > 1 {
+        return Err(BadTag);
+    }
+    Ok(Labels {
+        message_id: message_id.and_then(labels::message_id),
+        subject: subject.filter(|_| keep_subject).and_then(labels::subject),
+        tag: tag.map_or(Ok(None), labels::tag)?,
+    })
+}
+
+/// The Message-ID that [`fix`] adds.
+pub(in crate::submission) fn added_message_id(header: &Header, trace: &Trace<'_>) -> Option<String> {
+    header.labels[0].is_none().then(|| format!("{}@{}", trace.id, trace.hostname.as_str()))
+}
+
 /// `content` with the fixes that [`HeaderReader::read`] found to be needed.
 pub(in crate::submission) fn fix(content: &[u8], header: &Header, trace: &Trace<'_>) -> Vec<u8> {
     let date = date_field(trace.at);
     let mut out = Vec::with_capacity(content.len() + 512);
     push_received(&mut out, trace, &date);
-    if !header.has_message_id {
-        push(&mut out, &["Message-ID: <", &trace.id.to_string(), "@", trace.hostname.as_str(), ">\r\n"]);
+    if let Some(id) = added_message_id(header, trace) {
+        push(&mut out, &["Message-ID: <", &id, ">\r\n"]);
     }
     if !header.has_date {
         push(&mut out, &["Date: ", &date, "\r\n"]);
@@ -447,7 +489,7 @@ mod tests {
     fn what_is_private_goes_whatever_stands_before_it() {
         let rest = "Date: x\r\nMessage-ID: <m>\r\n\r\nBcc: body\r\n";
         for before in BEFORE {
-            for field in ["Bcc", "bcc ", "Resent-Bcc", "Return-Path", "\u{feff}Bcc"] {
+            for field in ["Bcc", "bcc ", "Resent-Bcc", "Return-Path", "\u{feff}Bcc", "X-Postrider-Tag"] {
                 for value in [" secret@a.test", "secret@a.test,\r\n\tsecret@b.test", "\r\n secret@c.test"] {
                     let content = format!("{before}{field}:{value}\r\n{rest}");
                     let out = fixed(&content);
@@ -468,9 +510,33 @@ mod tests {
     }
 
     #[test]
+    fn the_first_field_of_each_kind_is_what_a_message_is_found_by() {
+        let found = |content: &str| {
+            let header = read(content.as_bytes(), true).unwrap();
+            let labels = labels(content.as_bytes(), &header, true).unwrap();
+            [labels.message_id, labels.subject, labels.tag].map(Option::unwrap_or_default)
+        };
+        for before in ["", "Bcc: x\r\n y\r\n", "From me Sat Jan  1 00:00:00 2000\r\n", "\u{feff}X: y\r\n"] {
+            let content = format!(
+                "{before}message-id :\r\n <a@b.test>\r\nX-Postrider-Tag: t/1\r\nSubject: one\r\n\ttwo\r\nTo: you\r\n \
+                 there\r\nSubject: three\r\nMessage-ID: <c@d.test>\r\n\r\nX-Postrider-Tag: body\r\n"
+            );
+            assert_eq!(found(&content), ["a@b.test", "one two", "t/1"], "{before:?}");
+            let out = fixed(&format!("Date: x\r\n{content}"));
+            assert!(!out.contains("t/1") && out.contains("X-Postrider-Tag: body"), "{out:?}");
+        }
+        // A text without a header has neither.
+        assert_eq!(found("Hi John\r\nSubject: none\r\n\r\n"), ["", "", ""]);
+        let twice = "X-Postrider-Tag: a\r\nX-Postrider-Tag:\r\n\r\n";
+        assert_eq!(labels(twice.as_bytes(), &read(twice.as_bytes(), true).unwrap(), false), Err(BadTag));
+    }
+
+    #[test]
     fn a_header_reads_the_same_in_any_pieces_and_each_byte_once() {
         for before in BEFORE {
-            let content = format!("{before}Bcc: secret\r\n\tfolded\r\nDate: x\r\n\r\nbody\r\n");
+            let content = format!(
+                "{before}Bcc: secret\r\n\tfolded\r\nDate: x\r\nMessage-ID: <a\r\n b@c>\r\nX-Postrider-Tag: t\r\n\r\nbody\r\n"
+            );
             let whole = read(content.as_bytes(), true).unwrap();
             for size in 1..content.len() {
                 let mut reader = HeaderReader::default();

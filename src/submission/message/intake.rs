@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use crate::config::LongLines;
 use crate::mail::header::HEADER_BYTES_MAX;
-use crate::mail::{Address, Body, Domain, Envelope, Peer, Reply};
+use crate::mail::{Address, Body, Domain, Envelope, Labels, Peer, Reply};
 use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
@@ -40,6 +40,8 @@ pub(in crate::submission) struct Submitted<'a> {
     pub(in crate::submission) message_bytes_max: u64,
     pub(in crate::submission) hops_max: usize,
     pub(in crate::submission) long_lines: LongLines,
+    /// `[log] subject`.
+    pub(in crate::submission) keep_subject: bool,
 }
 
 /// A message that is being received.
@@ -53,6 +55,7 @@ pub(in crate::submission) struct Intake<'a> {
     seen: usize,
     header: HeaderReader,
     header_fixed: bool,
+    labels: Labels,
     /// Bytes of content as the client sent it.
     received_bytes: u64,
     eight_bit: bool,
@@ -81,6 +84,7 @@ impl<'a> Intake<'a> {
             seen: 0,
             header: HeaderReader::default(),
             header_fixed: false,
+            labels: Labels::default(),
             received_bytes: 0,
             eight_bit: false,
             line_bytes: 0,
@@ -203,6 +207,8 @@ impl<'a> Intake<'a> {
         {
             return Err(replies::OWN_LOOP);
         }
+        let keep_subject = self.submitted.keep_subject;
+        self.labels = header::labels(&self.buffer, &header, keep_subject).map_err(|_| replies::BAD_TAG)?;
         let for_only: Option<&Address> = match self.submitted.envelope.recipients.as_slice() {
             [only] => Some(&only.address),
             _ => None,
@@ -217,6 +223,9 @@ impl<'a> Intake<'a> {
             for_only,
             at: self.submitted.at,
         };
+        if let Some(added) = header::added_message_id(&header, &trace) {
+            self.labels.message_id = Some(added);
+        }
         self.buffer = header::fix(&self.buffer, &header, &trace);
         let handling = &mut self.submitted.envelope.handling;
         // RFC 8689 §5: REQUIRETLS comes before it.
@@ -241,6 +250,7 @@ impl<'a> Intake<'a> {
             tail: Vec::new(),
             envelope: message.envelope.clone(),
             origin: message.origin.clone(),
+            labels: message.labels.clone(),
             ..message
         });
         match self.queue.accept(message) {
@@ -291,6 +301,7 @@ impl<'a> Intake<'a> {
                 client: Some(self.submitted.client),
                 helo: Some(std::mem::take(&mut self.submitted.helo)),
             },
+            labels: std::mem::take(&mut self.labels),
             received_at: self.submitted.at,
             expires_at,
             size: self.chunk_bytes + tail.len() as u64,
@@ -328,6 +339,7 @@ mod tests {
             message_bytes_max: 4 << 20,
             hops_max: 50,
             long_lines: LongLines::Accept,
+            keep_subject: false,
         };
         let mut intake = Intake::new(&queue, submitted, None);
         for piece in content.chunks(piece) {

@@ -15,7 +15,7 @@ mod pool;
 pub(in crate::submission) mod service;
 pub(in crate::submission) mod sockets;
 mod transfer;
-mod unix_socket;
+pub(crate) mod unix_socket;
 
 use std::net::{IpAddr, Ipv4Addr};
 

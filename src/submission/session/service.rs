@@ -72,6 +72,7 @@ pub(in crate::submission) struct Service {
     pub(in crate::submission) limits: Limits,
     pub(in crate::submission) aliases: BTreeMap<String, Vec<Address>>,
     pub(in crate::submission) lifetime: Duration,
+    pub(in crate::submission) keep_subjects: bool,
     pub(in crate::submission) users: Box<dyn Directory>,
 }
 
@@ -117,6 +118,7 @@ impl Service {
             limits: settings.limits.clone(),
             aliases: settings.aliases.clone(),
             lifetime: settings.lifetime,
+            keep_subjects: settings.keep_subjects,
             users,
         })
     }

@@ -142,6 +142,7 @@ impl<'a> Session<'a> {
             message_bytes_max: service.limits.message_size,
             hops_max: service.limits.received_hops,
             long_lines: service.limits.long_lines,
+            keep_subject: service.keep_subjects,
         };
         Intake::new(&*self.resources.ports.queue, submitted, self.scratch.quota_share.take())
     }

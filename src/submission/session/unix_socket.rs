@@ -18,7 +18,7 @@ use super::sockets::BACKLOG;
 
 /// The file of a socket. Dropped, it is removed, unless another one stands there by then.
 #[derive(Debug)]
-pub(in crate::submission) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -47,7 +47,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 ///
 /// # Errors
 /// See [`remedy`]. The path is what it was then.
-pub(super) fn open(path: &Path, access: &SocketAccess) -> io::Result<(Socket, SocketFile)> {
+pub(crate) fn open(path: &Path, access: &SocketAccess) -> io::Result<(Socket, SocketFile)> {
     let group = access.group.as_deref().map(group_id).transpose()?;
     make_way(path)?;
     let socket = Socket::new(Family::UNIX, Type::STREAM, None)?;
@@ -88,7 +88,7 @@ fn make_way(path: &Path) -> io::Result<()> {
 }
 
 /// What to do where a socket cannot be made.
-pub(super) fn remedy(kind: io::ErrorKind) -> &'static str {
+pub(crate) fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another path",
         io::ErrorKind::AlreadyExists => "what is there is no socket: remove it, or choose another path",

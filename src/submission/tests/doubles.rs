@@ -278,6 +278,7 @@ pub(in crate::submission) fn settings(certificates: &Path) -> SubmissionSettings
             future_release: Some(Duration::from_secs(2_592_000)),
         },
         lifetime: Duration::from_secs(432_000),
+        keep_subjects: false,
     }
 }
 

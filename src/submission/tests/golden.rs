@@ -7,7 +7,8 @@
 //! `S: ` a line the server must send, `…` at its end standing for anything. `* ` a directive:
 //!
 //! - `listen KEY=VALUE…` before all else: `tls=starttls|off|implicit`, `auth=optional`, `trusted`,
-//!   `long_lines=refuse`, and the limits `size errors recipients hops idle_ms session_ms auth_failures`;
+//!   `long_lines=refuse`, `subject=true`, and the limits
+//!   `size errors recipients hops idle_ms session_ms auth_failures`;
 //! - `starttls`: the client's handshake; `closed`: the server has ended the connection; `reconnect`: another one;
 //! - `full`, `room`: the queue has room or not; `fails`, `works`: whether accepting works;
 //! - `nothing queued`; `queued from=<…> to=<…>,<…> body=… …` followed by `Q: ` lines, the content behind our
@@ -49,6 +50,7 @@ fn set_up(listen: &str) -> Dialogue {
             ("errors", _) => settings.limits.errors = number(),
             ("recipients", _) => settings.limits.recipients = number(),
             ("long_lines", "refuse") => settings.limits.long_lines = LongLines::Refuse,
+            ("subject", "true") => settings.keep_subjects = true,
             ("hops", _) => settings.limits.received_hops = number(),
             ("auth_failures", _) => settings.limits.auth_failures = number(),
             ("session_ms", _) => {
@@ -127,6 +129,8 @@ fn shown(message: &NewMessage) -> String {
         ("hold", envelope.handling.release.map(|release| release.asked.to_string())),
         // Seconds from the release.
         ("by", by.map(|by| format!("{};{}", by.at - released_at, by.mode()))),
+        ("tag", message.labels.tag.clone()),
+        ("subject", message.labels.subject.clone()),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {

@@ -38,6 +38,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
                 future_release: None,
             },
             lifetime: Duration::ZERO,
+            keep_subjects: false,
         },
         dns: DnsSettings {
             servers: vec![server.address().into()],
@@ -60,6 +61,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
             routes: Arc::clone(&routes),
         },
         routes,
+        metrics: MetricsSettings::default(),
     }
 }
 

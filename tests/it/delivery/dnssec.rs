@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::delivery::connection::settings;
 use crate::harness::dns_server::{DnsServer, Fault, Zone};
-use crate::harness::dnssec::Signer;
+use crate::harness::dnssec::{Signer, Signing};
+use hickory_server::proto::rr::RecordType;
 use postrider::config::{DnsSettings, Routes};
 use postrider::delivery::route::dns::Resolver;
 use postrider::delivery::route::lookup::{DnsError, Lookup as _, MxRecords};
 use postrider::delivery::route::plan::{PlanRequest, plan};
+use postrider::delivery::smtp::failure::NoRouteReason;
 use postrider::mail::Domain;
 
 /// A server for the zone, and a resolver that trusts its first key.
@@ -87,6 +89,22 @@ fn the_hosts_of_the_plan_are_those_that_were_proved() {
     };
     assert_eq!(planned(true), (vec!["mx.a.test".to_owned()], true));
     assert_eq!(planned(false), (vec!["evil.test".to_owned()], false), "the forger is there");
+}
+
+/// Without DANE too: the proof may be there at the next attempt, and mail that comes back is mail lost.
+#[test]
+fn a_proof_that_is_wrong_or_late_is_waited_for_where_others_come() {
+    let signer = Arc::new(Signer::new(1));
+    let wrong = zone(&signer).signed_like("a.test", RecordType::MX, Signing::Wrong);
+    let late = zone(&signer).fault("a.test", Fault::Servfail);
+    for (zone, wanted) in [(wrong, NoRouteReason::Bogus), (late, NoRouteReason::LookupFailed)] {
+        let (_server, resolver) = serve(zone.forged("evil.test"), &signer);
+        let domain = Domain::parse("a.test").unwrap();
+        let request = PlanRequest { domain: &domain, user: None, attempts: 0, with_proof: true, dane: false };
+        let (routes, settings) = (Routes::default(), settings());
+        let plan = plan(&request, &routes, &settings, &resolver, &|_| 0, &mut |_| {});
+        assert_eq!(plan.map(|plan| plan.endpoints.len()).map_err(|none| none.why), Err(wanted));
+    }
 }
 
 /// Servers with these zones, and a resolver that asks them in this order and trusts the signer's first key.

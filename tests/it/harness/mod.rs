@@ -8,6 +8,7 @@ pub mod dkim;
 pub mod dns_server;
 pub mod dnssec;
 pub mod fakemx;
+pub mod http_client;
 pub mod https_server;
 pub mod log;
 pub mod milter;

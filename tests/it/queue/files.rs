@@ -58,8 +58,8 @@ fn attach(relay: &Relay, inject: &str) -> Child {
     strace
 }
 
-/// A disk that takes its time: an fsync of 5 s, which is what the test has to wait for. On a busy machine strace 6.1 now
-/// and then lets the call go after a second; such a round shows nothing and is done again.
+/// A disk that takes its time: an fsync of 5 s, which is what the test has to wait for. On a busy machine strace 6.1
+/// sometimes lets the call go after a second; such a round shows nothing and is done again.
 #[test]
 fn a_disk_that_does_not_answer_is_told_of_and_clients_hear_451() {
     if !installed("strace") {

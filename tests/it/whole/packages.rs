@@ -1,4 +1,5 @@
-//! What is in the packages: the Debian one by `packaging/files`, the RPM by `Cargo.toml`.
+//! What is in the packages: the Debian ones by `packaging/files` and `packaging/links`, the RPM by `Cargo.toml` and its
+//! scripts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +49,9 @@ fn in_rpm((from, to, mode): &Entry) -> Vec<Entry> {
 
 #[test]
 fn the_rpm_has_the_files_of_the_debian_package() {
-    let debian: BTreeSet<Entry> = debian().iter().flat_map(in_rpm).collect();
+    let mut debian: BTreeSet<Entry> = debian().iter().flat_map(in_rpm).collect();
+    // Debian has the text of it elsewhere.
+    debian.insert(["LICENSE", "/usr/share/licenses/postrider/LICENSE", "644"].map(str::to_owned).into());
     assert_eq!(debian, rpm());
 }
 
@@ -64,4 +67,19 @@ fn everything_that_belongs_into_a_package_is_in_it() {
             assert!(listed.contains(&name), "packaging/files: without {name}");
         }
     }
+}
+
+/// The names that programs know a mail server by: links in Debian, alternatives in the RPM.
+#[test]
+fn sendmail_has_the_same_names_in_both() {
+    let links = fs::read_to_string(tree("packaging/links")).unwrap();
+    let links: BTreeSet<String> = links
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("/man/"))
+        .map(|line| format!("/{}", line.split_whitespace().next().unwrap()))
+        .collect();
+    let script = fs::read_to_string(tree("packaging/rpm.d/post")).unwrap();
+    let words: Vec<&str> = script.split_whitespace().collect();
+    let alternatives = words.windows(2).filter(|pair| ["--install", "--slave"].contains(&pair[0]));
+    assert_eq!(links, alternatives.map(|pair| pair[1].to_owned()).collect());
 }

@@ -157,10 +157,11 @@ impl AttemptState<'_> {
         let start = start.unwrap_or_else(|| {
             Start::Dialled(connector.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire)
         });
+        let mut source = None;
         let opened = match start {
             Start::Standing(connection) => Ok(Opened { connection, tls: TlsResult::Unused }),
             Start::Dialled(Ok(wire)) => {
-                let source = wire.source();
+                source = wire.source();
                 let opened = connector.open_on(wire, endpoint, profile, deadline);
                 self.note_tls(endpoint, source, &opened, is_first);
                 opened
@@ -173,12 +174,12 @@ impl AttemptState<'_> {
                 opened.connection.quit();
                 let failure = Failure::RequireTls(RequireTls::NotOffered);
                 let evidence = Evidence { tls: opened.tls, ..Evidence::unopened(failure.clone()) };
-                return (evidence, Some(provisional(failure, endpoint, Some(encryption))), None);
+                return (evidence, Some(provisional(failure, endpoint, Some(encryption), source)), None);
             }
             Ok(opened) => opened,
             Err(OpenFailure { failure, tls }) => {
                 let evidence = Evidence::unopened(failure.clone());
-                return (evidence, Some(provisional(failure, endpoint, tls)), None);
+                return (evidence, Some(provisional(failure, endpoint, tls, source)), None);
             }
         };
         connection.profile = profile;
@@ -339,7 +340,8 @@ impl AttemptState<'_> {
                 evidence.single_write = learn_single_write(&delivery.results);
             }
             let dkim = self.signature.get().and_then(|made| made.as_ref().ok()?.keys.clone());
-            let place = Place { dkim, ..Place::at(endpoint, Some(connection.tls())) };
+            let source = connection.wire.source();
+            let place = Place { dkim, source, ..Place::at(endpoint, Some(connection.tls())) };
             let failed = self.take_results(endpoint, slot, &place, &remaining, delivery.results);
             if failed.is_some() {
                 break failed;
@@ -537,9 +539,14 @@ fn note_alert(slot: &Slot, endpoint: &Endpoint, failed: Option<&HostFailure>) {
 }
 
 /// A provisional ruling, without the throttle; `judge` makes the final one.
-fn provisional(failure: Failure, endpoint: &Endpoint, tls: Option<Encryption>) -> HostFailure {
+fn provisional(
+    failure: Failure,
+    endpoint: &Endpoint,
+    tls: Option<Encryption>,
+    source: Option<IpAddr>,
+) -> HostFailure {
     let ruling = rule(&failure, &RulingContext { relay: endpoint.relay, ..RulingContext::default() });
-    HostFailure::new(failure, ruling, Place::at(endpoint, tls))
+    HostFailure::new(failure, ruling, Place { source, ..Place::at(endpoint, tls) })
 }
 
 fn learn_single_write(results: &[RecipientResult]) -> SingleWriteResult {

@@ -40,17 +40,19 @@ pub(in crate::delivery) struct Place {
     pub(in crate::delivery) policy: TlsPolicy,
     /// As [`crate::mail::Attempt::dkim`].
     pub(in crate::delivery) dkim: Option<Arc<str>>,
+    /// As [`crate::mail::Attempt::source`].
+    pub(in crate::delivery) source: Option<IpAddr>,
 }
 
 impl Place {
     /// No host was asked.
     pub(in crate::delivery) const NOWHERE: Place =
-        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None, dkim: None };
+        Place { mx: None, ip: None, tls: None, policy: TlsPolicy::None, dkim: None, source: None };
 
     /// At this host, where nothing was sent yet.
     pub(super) fn at(endpoint: &Endpoint, tls: Option<Encryption>) -> Place {
         let (mx, ip) = (Some(endpoint.host.clone()), Some(endpoint.address.ip()));
-        Place { mx, ip, tls, policy: endpoint.policy, dkim: None }
+        Place { mx, ip, tls, policy: endpoint.policy, dkim: None, source: None }
     }
 }
 

@@ -68,6 +68,7 @@ fn attempt(phase: Phase, reply: Reply, outcome: Outcome) -> Attempt {
         tls: None,
         tls_policy: TlsPolicy::None,
         dkim: None,
+        source: None,
         phase,
         reply,
         outcome,

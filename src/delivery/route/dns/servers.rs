@@ -28,6 +28,7 @@ use super::cache::{
     ADDRESSES_KEPT_MAX, Answer, FAILURE_TTL, Found, Kind, MX_KEPT_MAX, NAMES_KEPT_MAX, Question,
     TXT_BYTES_MAX,
 };
+use super::kept_keys::KeptKeys;
 use super::proof::is_settled;
 use super::prover::Prover;
 use super::scope::Provider;
@@ -58,6 +59,7 @@ pub(super) struct Servers {
     pub(super) without_edns: Resolver,
     /// Validate DNSSEC signatures up to the root: one with all servers, and one with each as above.
     pub(super) provers: Vec<Prover>,
+    pub(super) keys: Arc<KeptKeys>,
 }
 
 impl Servers {
@@ -69,7 +71,7 @@ impl Servers {
     ) -> io::Result<Servers> {
         let anchors = trust_anchor.map(TrustAnchors::from_file).transpose().map_err(io::Error::other)?;
         let anchors = Arc::new(anchors.unwrap_or_default());
-        let options = options(timeout);
+        let (options, keys) = (options(timeout), Arc::default());
         let each: Vec<Resolver> = match addresses.as_slice() {
             [_] => Vec::new(),
             several => several
@@ -85,7 +87,8 @@ impl Servers {
             all: resolver(&addresses, options.clone())?,
             each,
             without_edns: resolver(&addresses, plain)?,
-            provers: provers(&addresses, &options, &anchors)?,
+            provers: provers(&addresses, &options, &anchors, &keys)?,
+            keys,
             timeout,
             addresses,
         })
@@ -207,10 +210,11 @@ fn provers(
     servers: &[SocketAddr],
     options: &ResolverOpts,
     anchors: &Arc<TrustAnchors>,
+    keys: &Arc<KeptKeys>,
 ) -> io::Result<Vec<Prover>> {
     let each = servers.chunks(1).filter(|_| servers.len() > 1);
     let made = std::iter::once(servers).chain(each);
-    made.map(|servers| Prover::new(servers, options.clone(), anchors)).collect()
+    made.map(|servers| Prover::new(servers, options.clone(), anchors, keys)).collect()
 }
 
 fn resolver(servers: &[SocketAddr], options: ResolverOpts) -> io::Result<Resolver> {

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::stream::{self, Stream};
 use hickory_resolver::NameServerPool;
@@ -19,6 +20,7 @@ use hickory_resolver::proto::dnssec::rdata::sig::SigInput;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
+use super::kept_keys::{KeptKeys, is_of_keys};
 use super::scope::Provider;
 
 /// Questions of one proof. A name with 5 zones above it, each with two keys, takes about 200; without an end a domain
@@ -31,6 +33,7 @@ pub(super) type Pool = RetryDnsHandle<NameServerPool<Provider>>;
 #[derive(Clone)]
 pub(super) struct Sieve {
     servers: Pool,
+    keys: Arc<KeptKeys>,
     asked: Arc<Mutex<Asked>>,
 }
 
@@ -42,8 +45,17 @@ struct Asked {
 }
 
 impl Sieve {
-    pub(super) fn new(servers: Pool) -> Sieve {
-        Sieve { servers, asked: Arc::default() }
+    pub(super) fn new(servers: Pool, keys: Arc<KeptKeys>) -> Sieve {
+        Sieve { servers, keys, asked: Arc::default() }
+    }
+
+    /// The proof holds: its keys may serve others.
+    pub(super) fn keep_keys(&self) {
+        for (query, answer) in &self.asked().answers {
+            if let Ok(answer) = answer {
+                self.keys.keep(query.clone(), answer, Instant::now());
+            }
+        }
     }
 
     async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
@@ -56,7 +68,10 @@ impl Sieve {
         if let Some(known) = self.known(&query) {
             return known;
         }
-        let heard = sifted(&query, self.servers.send(request).first_answer().await);
+        let heard = match self.keys.get(&query, Instant::now()) {
+            Some(kept) => Ok(kept),
+            None => sifted(&query, self.servers.send(request).first_answer().await),
+        };
         self.asked().answers.insert(query, heard.clone());
         heard
     }
@@ -136,10 +151,6 @@ fn names(query: &Query, answers: &[Record]) -> Vec<Name> {
         }
     }
     names
-}
-
-fn is_of_keys(kind: RecordType) -> bool {
-    matches!(kind, RecordType::DS | RecordType::DNSKEY)
 }
 
 fn is_answer(query: &Query, names: &[Name], record: &Record) -> bool {

@@ -1,7 +1,7 @@
 //! Lookups whose answers must be proved, or be proved to need no proof (RFC 4035 §4.3): secure, insecure and bogus are
 //! told apart, and bogus is no answer. TLSA records are looked for as RFC 7672 §2.2.2 says.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::net::{DnsError as Refusal, NetError};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
@@ -119,7 +119,12 @@ impl Servers {
         if is_settled(name, kind, &heard) {
             return records_of(name, kind, heard).map(Settled::Records);
         }
-        match self.standing(name).await {
+        let standing = self.standing(name).await;
+        if matches!(standing, Standing::Signed(_) | Standing::Unknown(_)) {
+            // It may be for keys that were changed before their time, or that somebody else made.
+            self.keys.forget_above(name, Instant::now());
+        }
+        match standing {
             Standing::Open => self.of_query(name, kind).await.map(Settled::Records),
             Standing::Alias(alias) => match &alias.data {
                 RData::CNAME(target) => {
@@ -160,6 +165,7 @@ impl Servers {
 
     async fn test_proofs(&self) -> Result<SelfTest, Silence> {
         let root = Name::root();
+        self.keys.forget_above(&root, Instant::now());
         for (kind, wrong) in [
             (RecordType::DNSKEY, "nothing proves the keys of the root"),
             (RecordType::SOA, "the signature of the root's SOA record is wrong or missing"),

@@ -149,6 +149,8 @@ pub(in crate::queue::sqlite) fn remove_one(
         None::<String>,
         None::<String>,
         None::<String>,
+        None::<String>,
+        None::<String>,
     ])?;
     conn.prepare_cached(DELETE_RECIPIENT)?.execute([recipient])?;
     if conn.prepare_cached(DELETE_MESSAGE)?.execute([message])? > 0 {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::mail::Priority;
+use crate::mail::{Labels, Priority};
 use crate::queue::sqlite::readers::open_reader;
 use crate::queue::sqlite::{due, purge};
 
@@ -46,6 +46,64 @@ fn a_message_goes_from_accept_to_history() {
     }
     assert_eq!(bench.number("SELECT count(*) FROM attempts"), 3);
     assert!(bench.queue.fetch(fresh.id, &[due[1].recipient]).unwrap().is_none());
+    bench.is_well();
+}
+
+/// Each way in which a recipient is finished.
+#[test]
+fn history_says_by_what_a_message_is_found_how_it_left_and_who_ended_it() {
+    let bench = Bench::new();
+    let accept = |to: &[&str]| {
+        let labels = Labels {
+            message_id: Some("a@app.test".to_owned()),
+            subject: Some("Your order".to_owned()),
+            tag: Some("shop".to_owned()),
+        };
+        bench.queue.accept(NewMessage { labels, ..bench.message(to, b"x\r\n") }).unwrap();
+        bench.accepted()
+    };
+    let settle = |due: &[Due], next: NextState| {
+        let fresh = due[0].fresh.clone().unwrap();
+        bench.queue.settle(settlement(&fresh, due.iter().map(|due| (due.recipient, next)).collect())).wait();
+        bench.settled();
+    };
+    let waits = accept(&["waits@example.com"]);
+    let labels = "concat_ws(' ', header_message_id, subject, tag)";
+    assert_eq!(bench.text(&format!("SELECT {labels} FROM messages")), "a@app.test Your order shop");
+    settle(&accept(&["taken@example.com"]), DELIVERED);
+    settle(&accept(&["refused@example.com"]), NextState::Finished(Finished::Failed));
+    let (removed, taken_all_the_same) = (accept(&["removed@example.com"]), accept(&["late@example.com"]));
+    for due in [&removed, &taken_all_the_same] {
+        super::super::admin::remove_one(&bench.somebody(), due[0].recipient.0, due[0].message.0).unwrap();
+    }
+    settle(&taken_all_the_same, DELIVERED);
+    // An operator asks for two bounces; one of them is under way, and the host takes it.
+    let (returned, crossed) = (accept(&["returned@example.com"]), accept(&["crossed@example.com"]));
+    let ask = "UPDATE recipients SET bounce_requested_at = unixepoch() WHERE message_id IN (?1, ?2)";
+    bench.somebody().execute(ask, [returned[0].message.0, crossed[0].message.0]).unwrap();
+    settle(&crossed, DELIVERED);
+    let fresh = returned[0].fresh.clone().unwrap();
+    let next_state = NextState::Finished(Finished::Failed);
+    let result = Settled { recipient: returned[0].recipient, attempt: None, next_state, warned: false };
+    bench.queue.settle(Settlement { results: vec![result], ..settlement(&fresh, vec![]) }).wait();
+    let rows = format!(
+        "SELECT group_concat(address || ': ' || state || ' by ' || finished_by || ', ' || coalesce(tls, '-') || ' '
+                             || coalesce(source_address, '-') || ', ' || {labels}, char(10) ORDER BY recipient_id)
+         FROM history"
+    );
+    let expected = [
+        "taken@example.com: delivered by outcome, none 192.0.2.25, ",
+        "refused@example.com: failed by outcome, none 192.0.2.25, ",
+        "removed@example.com: removed by operator, - -, ",
+        "late@example.com: delivered by outcome, none 192.0.2.25, ",
+        "returned@example.com: failed by operator, - -, ",
+        "crossed@example.com: delivered by outcome, none 192.0.2.25, ",
+    ];
+    assert_eq!(
+        bench.text(&rows),
+        expected.map(|line| line.to_owned() + "a@app.test Your order shop").join("\n")
+    );
+    settle(&waits, DELIVERED);
     bench.is_well();
 }
 

@@ -177,7 +177,8 @@ fn the_sweep_finds_and_repairs_what_hands_broke() {
     somebody.execute("DELETE FROM recipients WHERE message_id = ?", [empty.0]).unwrap();
     somebody
         .execute(
-            "INSERT INTO history SELECT message_id, id, 'Q', '', address, 'delivered', 1, 2, 1, 1, NULL, NULL, NULL, NULL, NULL
+            "INSERT INTO history SELECT message_id, id, 'Q', '', address, 'delivered', 1, 2, 1, 1, NULL, NULL, NULL, NULL, NULL,
+                    NULL, NULL, NULL, NULL, NULL, NULL
              FROM recipients WHERE message_id = ?",
             [twice[0].message.0],
         )

@@ -3,6 +3,7 @@
 //! signed root over `test` to each domain, so that a proof takes DS and DNSKEY records of each.
 
 mod dname;
+mod kept_keys;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

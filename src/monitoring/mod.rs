@@ -1,0 +1,95 @@
+//! Monitoring: what can be read of the relay over HTTP, by programs and by people. Off unless `[metrics] listen` says
+//! where.
+//!
+//! `http.rs` is the server. [`ROUTES`] says which path is answered by what: a function that looks at the
+//! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
+
+pub mod http;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::{ListenAddress, MetricsSettings};
+use crate::queue::Queue;
+use crate::scheduler::Scheduler;
+
+use http::Server;
+pub use http::{Request, Response, Status};
+
+pub use http::StartError;
+
+/// What answers can look at.
+pub struct MonitoringContext {
+    /// The queue.
+    pub queue: Queue,
+    /// What is tried when.
+    pub scheduler: Scheduler,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Answers a request for one path.
+type Handler = fn(&MonitoringContext, &Request) -> Response;
+
+/// Which path is answered by what, and what it is for. A path that ends with `/` has all below it.
+const ROUTES: &[(&str, Handler, &str)] = &[("/livez", live, "200 while the relay works")];
+
+/// The running room.
+pub struct Monitoring {
+    server: Server,
+}
+
+impl Monitoring {
+    /// Listens where the settings say.
+    ///
+    /// # Errors
+    /// Nothing listens then.
+    pub fn start(settings: &MetricsSettings, context: MonitoringContext) -> Result<Monitoring, StartError> {
+        let clock = context.clock.clone();
+        let context = Arc::new(context);
+        let answer = move |request: &Request| answer(&context, request);
+        let monitoring = Monitoring { server: Server::new(Box::new(answer), clock) };
+        monitoring.reload(settings)?;
+        Ok(monitoring)
+    }
+
+    /// Where it listens, in the order of the settings.
+    pub fn listening_at(&self) -> Vec<ListenAddress> {
+        self.server.listening_at()
+    }
+
+    /// Goes over to these settings.
+    ///
+    /// # Errors
+    /// It listens where it did before.
+    pub fn reload(&self, settings: &MetricsSettings) -> Result<(), StartError> {
+        self.server.reload(settings)
+    }
+
+    /// Closes the listeners and cuts connections off.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+}
+
+fn answer(context: &MonitoringContext, request: &Request) -> Response {
+    let is_it = |path: &str| {
+        request.path == path || path.len() > 1 && path.ends_with('/') && request.path.starts_with(path)
+    };
+    match ROUTES.iter().find(|(path, ..)| is_it(path)) {
+        Some((_, handler, _)) => handler(context, request),
+        None => {
+            let known: String = ROUTES.iter().map(|(path, _, what)| format!("{path}  {what}\n")).collect();
+            Response::text(Status::NotFound, format!("nothing is here; there is\n{known}"))
+        }
+    }
+}
+
+/// Whether the process does its work, as systemd's watchdog is told.
+fn live(context: &MonitoringContext, _: &Request) -> Response {
+    if context.scheduler.is_alive() {
+        Response::text(Status::Ok, "live\n")
+    } else {
+        Response::text(Status::Unavailable, "the scheduler does not answer\n")
+    }
+}

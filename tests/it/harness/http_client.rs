@@ -1,0 +1,33 @@
+//! A client of `[metrics] listen`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::harness::fakemx::SOON;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    /// The fields, each with its line end.
+    pub head: String,
+    pub body: String,
+}
+
+/// GET of a path; panics where there is no answer.
+pub fn get(address: SocketAddr, path: &str) -> Answer {
+    try_get(address, path).unwrap_or_else(|error| panic!("{address}{path}: {error}"))
+}
+
+/// The same; an error where nobody answers.
+pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let (line, fields) = head.split_once("\r\n").unwrap_or((head, ""));
+    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    Ok(Answer { status, head: format!("{fields}\r\n"), body: body.to_owned() })
+}

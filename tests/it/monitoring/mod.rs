@@ -1,0 +1,3 @@
+//! What can be read of the relay over HTTP.
+
+mod http;
