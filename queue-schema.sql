@@ -211,7 +211,8 @@ CREATE TABLE backoffs (
 CREATE TABLE routes (
     position INTEGER PRIMARY KEY,          -- 1, 2, 3 …
     domain   TEXT NOT NULL,                -- example.com, *.example.com (those below it) or *
-    lane     TEXT                          -- as in backoffs; NULL: the domain's own, since the route has no relay
+    lane     TEXT,                         -- as in backoffs; NULL: the domain's own, since the route has no relay
+    relay    TEXT                          -- the smarthosts, in the order in which they are tried; NULL: by MX
 ) STRICT;
 
 -- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::unbounded;
 use postrider::config::QueueSettings;
-use postrider::mail::{Envelope, Recipient, address};
+use postrider::mail::{Envelope, Labels, Recipient, address};
 use postrider::queue::{NewMessage, Origin, Queue};
 
 /// Of a message that waits, and of one that comes meanwhile.
@@ -114,6 +114,7 @@ fn accept(queue: &Queue, bytes: usize) {
         size: bytes as u64,
         tail: vec![b'x'; bytes],
         chunks_before: 0,
+        labels: Labels::default(),
     };
     queue.accept(message).expect("accepted");
 }

@@ -16,6 +16,9 @@ _postrider() {
             ",$1")
                 cmd="postrider"
                 ;;
+            postrider,backup)
+                cmd="postrider__subcmd__backup"
+                ;;
             postrider,check)
                 cmd="postrider__subcmd__check"
                 ;;
@@ -39,6 +42,9 @@ _postrider() {
                 ;;
             postrider,recover)
                 cmd="postrider__subcmd__recover"
+                ;;
+            postrider,restore)
+                cmd="postrider__subcmd__restore"
                 ;;
             postrider,sendmail)
                 cmd="postrider__subcmd__sendmail"
@@ -73,6 +79,9 @@ _postrider() {
             postrider__subcmd__dkim__subcmd__help,show)
                 cmd="postrider__subcmd__dkim__subcmd__help__subcmd__show"
                 ;;
+            postrider__subcmd__help,backup)
+                cmd="postrider__subcmd__help__subcmd__backup"
+                ;;
             postrider__subcmd__help,check)
                 cmd="postrider__subcmd__help__subcmd__check"
                 ;;
@@ -96,6 +105,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help,recover)
                 cmd="postrider__subcmd__help__subcmd__recover"
+                ;;
+            postrider__subcmd__help,restore)
+                cmd="postrider__subcmd__help__subcmd__restore"
                 ;;
             postrider__subcmd__help,sendmail)
                 cmd="postrider__subcmd__help__subcmd__sendmail"
@@ -293,7 +305,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue sql backup restore recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -310,8 +322,26 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__backup)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__check)
-            opts="-h --reference --json --domain --sender-domain --to --address --config --help"
+            opts="-h --reference --json --against-queue --domain --sender-domain --to --address --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -529,8 +559,22 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue sql recover sendmail user dkim health tlsrpt explain help"
+            opts="serve check demo queue sql backup restore recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__backup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -795,6 +839,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__recover)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__restore)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1356,6 +1414,24 @@ _postrider() {
             ;;
         postrider__subcmd__recover)
             opts="-h --held --queued --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__restore)
+            opts="-h --replace --queued --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

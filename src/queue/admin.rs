@@ -10,9 +10,9 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, Copied, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine, HowToRestore,
-    KickLine, LaneLine, Line, LoginFailureLine, Recovered, RecoveredTable, Restored, Shown, ShownRecipient,
-    Summary, Try, Which,
+    Change, ConfigInUse, Copied, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine,
+    HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, Recovered, RecoveredTable, Restored,
+    RouteInUse, Shown, ShownRecipient, Summary, Try, WaitingDomain, Which,
 };
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

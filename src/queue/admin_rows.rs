@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::mail::Domain;
+use crate::mail::{Domain, Lifetimes};
 
 use super::id::MessageId;
 
@@ -340,6 +340,33 @@ pub struct Recovered {
     pub problems: Vec<String>,
     /// Where the damaged database is now.
     pub kept: String,
+}
+
+/// What the queue knows of the config that the relay uses, or used last.
+#[derive(Debug, Clone)]
+pub struct ConfigInUse {
+    /// `[[route]]`s, in order.
+    pub routes: Vec<RouteInUse>,
+    /// How long mail is tried.
+    pub lifetimes: Lifetimes,
+}
+
+/// One `[[route]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteInUse {
+    /// Its pattern.
+    pub domain: String,
+    /// The smarthosts; none: by MX.
+    pub relay: Option<String>,
+}
+
+/// What waits for a domain.
+#[derive(Debug, Clone)]
+pub struct WaitingDomain {
+    /// The recipients'.
+    pub domain: String,
+    /// How many.
+    pub recipients: i64,
 }
 
 /// What is in a copy of the queue, by the copy itself.

@@ -21,10 +21,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::mail::Domain;
 use crate::mail::tlsrpt::report::Counted;
+use crate::mail::{Domain, Lifetimes};
 
-use super::admin_rows::{Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which};
+use super::admin_rows::{
+    Change, ConfigInUse, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, WaitingDomain,
+    Which,
+};
 use super::error::QueueError;
 use super::op::Op;
 use super::quotas::BytesByUser;
@@ -279,6 +282,15 @@ pub trait AdminStore: Debug {
     /// Has those of these names and networks (written as they are listed), or all, count no more; gives how many rows
     /// that were. The relay notices within a second.
     fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError>;
+
+    /// The config that the relay uses, or used last; none where no relay has run here yet.
+    fn config_in_use(&self) -> Result<Option<ConfigInUse>, QueueError>;
+
+    /// How many recipients each domain has that wait or are held.
+    fn waiting_by_domain(&self) -> Result<Vec<WaitingDomain>, QueueError>;
+
+    /// How many recipients that wait are of messages whose lifetime would be over by these.
+    fn over_at(&self, now: i64, lifetimes: Lifetimes) -> Result<i64, QueueError>;
 
     /// Whether a relay has room for new mail, as far as that shows from outside.
     fn disk_room(&self) -> Result<DiskRoom, QueueError>;

@@ -13,15 +13,13 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, Result as Answer};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use crate::queue::admin_rows::Copied;
 use crate::queue::error::QueueError;
 
 use super::admin::connect;
 use super::failure::{explain, is_full};
-use super::files::{beside, real, sync_directory};
+use super::files::{beside, real, rename_new, sync_directory};
 use super::{integrity, migrate, space};
 
 /// Steps of SQLite's machine between two looks at how long the copy is: some rows.
@@ -94,7 +92,9 @@ pub(super) fn read_through(path: &Path) -> Result<Copied, QueueError> {
     let conn = open_copy(path)?;
     let read = || -> Answer<std::result::Result<Copied, String>> {
         if let Some(damage) = integrity::whole(&conn)?.first() {
-            return Ok(Err(damage.clone()));
+            // SQLite's first row may be many lines, below a headline.
+            let first = damage.lines().find(|line| !line.starts_with("***"));
+            return Ok(Err(first.unwrap_or(damage).to_owned()));
         }
         counts(&conn, path).map(Ok)
     };
@@ -182,15 +182,10 @@ impl Partial {
     /// Once it is on the disk. What has come to stand there meanwhile stays.
     fn put_in_place(self, to: &Path, exists: impl Fn() -> QueueError) -> Result<(), QueueError> {
         self.file.sync_all().map_err(|source| file_error(&self.path, source))?;
-        let renamed = match renameat_with(CWD, &self.path, CWD, to, RenameFlags::NOREPLACE) {
-            // This file system cannot do both in one.
-            Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => {
-                std::fs::rename(&self.path, to)
-            }
-            Err(Errno::INVAL | Errno::NOSYS | Errno::EXIST) => return Err(exists()),
-            renamed => renamed.map_err(Error::from),
-        };
-        renamed.map_err(|source| file_error(to, source))?;
+        rename_new(&self.path, to).map_err(|source| match source.kind() {
+            ErrorKind::AlreadyExists => exists(),
+            _ => file_error(to, source),
+        })?;
         sync_directory(to, &self.file)
     }
 }

@@ -18,6 +18,8 @@ use crate::harness::skipped::skipped;
 const COMMANDS: &[&str] = &[
     "check",
     "check --json",
+    "check --against-queue",
+    "check --against-queue --json",
     "check --reference",
     "demo",
     "dkim new example.com --algorithm ed25519",

@@ -261,3 +261,39 @@ fn no_client_waits_for_a_backup() {
     // A busy machine is no fault of the backup's; one that held the writer would take all of its time.
     assert!(longest < Duration::from_secs(1), "{longest:?}");
 }
+
+/// Its tables, and its read transaction while the relay works: as Litestream 0.5 has them.
+#[test]
+fn what_litestream_leaves_in_a_queue_is_passed_over() {
+    let (world, takes, _later) = world();
+    let mut relay = world.relay(Config::new());
+    let other = relay.db_for_writing().0;
+    other
+        .execute_batch(
+            "PRAGMA wal_autocheckpoint = 0;
+             CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER);
+             CREATE TABLE _litestream_lock (id INTEGER);
+             INSERT INTO _litestream_seq VALUES (1, 1);
+             BEGIN; SELECT count(1) FROM _litestream_seq",
+        )
+        .unwrap();
+    relay.submit(SENDER, &["you@a.test"], &mail("goes"));
+    relay.submit(SENDER, &["you@b.test"], &mail("waits"));
+    takes.wait_for_messages(1, SOON);
+    other.execute_batch("COMMIT").unwrap();
+    // It may not checkpoint beside the relay.
+    let busy: i64 = other.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 1);
+    drop(other);
+    relay.stop();
+    relay.start_again();
+    let checked = String::from_utf8(relay.run(&["check"]).stdout).unwrap();
+    assert!(checked.contains("ok       database"), "{checked}");
+    let copy = back_up(&relay, "copy.db");
+    assert_eq!(open(&copy).number("SELECT seq FROM _litestream_seq", []), 1);
+    relay.stop();
+    relay.run_ok(&["restore", copy.to_str().unwrap(), "--replace"]);
+    relay.run_ok(&["recover", "--held"]);
+    relay.start_again();
+    assert_eq!(relay.logged(&["ERROR"]), [""; 0]);
+}

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, Which,
+    Change, ConfigInUse, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, WaitingDomain,
+    Which,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -23,7 +25,7 @@ use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, space, sts_policies,
+    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, routes, space, sts_policies,
     tls_results,
 };
 
@@ -153,6 +155,18 @@ impl AdminStore for Admin {
 
     fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError> {
         self.part(&mut 1, |conn, _| logins::lift(conn, of))
+    }
+
+    fn config_in_use(&self) -> Result<Option<ConfigInUse>, QueueError> {
+        self.try_to(routes::read)
+    }
+
+    fn waiting_by_domain(&self) -> Result<Vec<WaitingDomain>, QueueError> {
+        self.try_to(routes::waiting_by_domain)
+    }
+
+    fn over_at(&self, now: i64, lifetimes: Lifetimes) -> Result<i64, QueueError> {
+        self.try_to(|conn| routes::over_at(conn, now, lifetimes))
     }
 
     fn disk_room(&self) -> Result<DiskRoom, QueueError> {
