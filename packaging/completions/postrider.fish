@@ -69,15 +69,23 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fis
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l domain -d 'Only recipients of this domain' -r
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l sender -d 'Only messages of this envelope sender (\'\' for bounces)' -r
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l state -d 'Only recipients in this state; \'finished\' for all that is' -r -f -a "queued\t''
 held\t''
 delivered\t''
 relayed\t''
 failed\t''
 expired\t''
-removed\t''"
+removed\t''
+finished\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l limit -d 'At most this many lines' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l json -d 'One JSON object a line'
@@ -85,38 +93,138 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l domain -d 'All that waits for this domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
+held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l all -d 'All that waits'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l yes -d 'Do not ask, also where it is for more than 100 recipients'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l limit -d 'At most this many lines' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l json -d 'One JSON object a line'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l recipient -d 'Only this recipient' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l domain -d 'Only recipients of this domain (\'*.example.com\' for all below it)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l mx -d 'Only what this host was asked to take last (\'\' for what was not tried yet)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l lane -d 'Only what waits in this lane: a domain, \'route:\' and a route\'s domain, or \'atrn:\' and a domain' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l reply -d 'Only where the last reply has this text in it' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l limit -d 'At most this many domains, destinations and hosts' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l json -d 'One JSON object'
@@ -218,7 +326,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_see
 complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show the keys of the config, their records, and whether DNS has them'
 complete -c postrider -n "__fish_postrider_using_subcommand dkim; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand health" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
-complete -c postrider -n "__fish_postrider_using_subcommand health" -l ready -d 'Fail as well while new mail is refused for want of room on the disk'
+complete -c postrider -n "__fish_postrider_using_subcommand health" -l ready -d 'Fail as well while no message could be committed (see [metrics] listen; without it: no room on the disk)'
 complete -c postrider -n "__fish_postrider_using_subcommand health" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand tlsrpt; and not __fish_seen_subcommand_from show help" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -272,8 +272,8 @@ impl Stage {
     }
 
     fn lines(&self, state: Option<&str>) -> anyhow::Result<Vec<Line>> {
-        let filter = Filter { state: state.map(str::to_owned), limit: 100, ..Filter::default() };
-        Ok(Admin::to_read(&self.settings.queue.path)?.list(&filter)?)
+        let filter = Filter { state: state.map(str::to_owned), ..Filter::all() };
+        Ok(Admin::to_read(&self.settings.queue.path)?.list(&filter, 100)?)
     }
 
     fn finished(&self) -> anyhow::Result<Vec<Line>> {

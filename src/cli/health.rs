@@ -1,8 +1,11 @@
 //! `postrider health`: whether the relay answers on this machine, for the health check of a container.
 //!
 //! Each listener of the config is asked as a client asks it: connect, TLS where it is from the first byte, 220, QUIT.
-//! Of the config it needs only `[[listen]]`, and with `--ready` `[queue] path`: what is wrong elsewhere does not make a
-//! relay that runs unhealthy. The exit code is 0 or 1, as Docker wants it.
+//! Of the config it needs only `[[listen]]`, and with `--ready` `[metrics]` and `[queue] path`: what is wrong elsewhere
+//! does not make a relay that runs unhealthy. The exit code is 0 or 1, as Docker wants it.
+//!
+//! With `--ready` the relay itself is asked, at the first address of `[metrics] listen`. Where there is none, or nobody
+//! listens there, all that shows from outside is whether the disk has room.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -16,15 +19,18 @@ use lettre::transport::smtp::extension::ClientId;
 
 use super::output::print;
 use crate::config::{self, ListenAddress, ListenTls};
+use crate::kit::text::printable;
 use crate::queue::admin::{Admin, DiskRoom};
 
 /// For each step with a listener. Docker's own time for a check is 30 s.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Of what the relay says of itself.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// `postrider health`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Fail as well while new mail is refused for want of room on the disk
+    /// Fail as well while no message could be committed (see [metrics] listen; without it: no room on the disk)
     #[arg(long)]
     ready: bool,
 }
@@ -46,13 +52,48 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
         };
         greeted.with_context(|| format!("{} does not answer; look at the relay's log", listen.address))?;
     }
-    if arguments.ready {
+    if arguments.ready && !asked_itself(config)? {
         let path = config::queue_path(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         if let DiskRoom::Full(why) = Admin::to_read(&path)?.disk_room()? {
             bail!("new mail is refused (452): {why}");
         }
     }
     print(&format!("ok: {} listeners answer\n", listeners.len()))
+}
+
+/// Asks the relay whether it is ready; false: it listens nowhere for that.
+fn asked_itself(config: Option<&Path>) -> anyhow::Result<bool> {
+    let settings = config::metrics(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let Some(address) = settings.listen.first() else { return Ok(false) };
+    let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
+    let answer = match address {
+        ListenAddress::Ip(ip) => TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
+            let timed = stream.set_read_timeout(Some(PATIENCE));
+            timed.and_then(|()| readyz(stream, token.as_deref()))
+        }),
+        ListenAddress::Unix(path) => UnixStream::connect(path).map(|stream| {
+            let timed = stream.set_read_timeout(Some(PATIENCE));
+            timed.and_then(|()| readyz(stream, None))
+        }),
+    };
+    // The relay that runs may have been started with another config.
+    let Ok(answer) = answer else { return Ok(false) };
+    let answer = answer.with_context(|| format!("{address} does not answer; look at the relay's log"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(true),
+        Some("503") => bail!("{}", printable(body.trim().as_bytes())),
+        _ => bail!("{address} says {:?}", head.lines().next().unwrap_or_default()),
+    }
+}
+
+/// RFC 9112; the connection is closed behind the answer.
+fn readyz(mut stream: impl Read + Write, token: Option<&str>) -> std::io::Result<String> {
+    let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n{token}\r\n")?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Where this machine reaches what listens on all its addresses.

@@ -19,6 +19,7 @@ mod recover;
 mod sendmail;
 pub mod serve;
 pub mod sql;
+mod table;
 pub mod tlsrpt;
 pub mod user;
 mod who;
@@ -152,7 +153,10 @@ fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow:
     let outcome = queue::run(arguments, &path, &mut answer);
     // What was found out before a failure is the reason for it.
     output::print_bytes(&answer)?;
-    Ok(outcome?)
+    match outcome {
+        Err(queue::QueueCommandError::Usage(usage)) => Err(usage.into()),
+        outcome => Ok(outcome?),
+    }
 }
 
 fn explain_command(

@@ -9,7 +9,7 @@ use crate::queue::shell::ShellError;
 /// The command was used in a way that its arguments' types cannot tell. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct WrongUsage(pub(crate) String);
+pub struct WrongUsage(pub(crate) String);
 
 /// JSON in which every character can be seen: those that cannot are escaped, as JSON itself has it (RFC 8259 §7). They
 /// stand within strings, since nothing else in JSON is beyond ASCII.

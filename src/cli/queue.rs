@@ -2,22 +2,24 @@
 //!
 //! Works with or without the relay running: the database is all it needs.
 
+mod change;
+mod filters;
 mod text;
 
 use std::io;
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
-pub(super) use text::table;
+use filters::Filters;
 
 use super::log_output::say;
-use super::output::seen_json;
+use super::output::{WrongUsage, seen_json};
+use super::table::Look;
 use super::who::Who;
 use crate::clock::Clock;
-use crate::mail::Domain;
-use crate::queue::admin::{Admin, Change, Filter, Which};
-use crate::queue::{AdminStore, MessageId, QueueError};
+use crate::queue::admin::{Action, Admin, Change, Filter};
+use crate::queue::{MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
 #[derive(Debug, Args)]
@@ -29,15 +31,13 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List what waits (or, with --state, what is finished), one line a recipient
+    ///
+    /// What waits is listed with the oldest mail first, what is finished with the latest first.
     List {
-        /// Only recipients of this domain
-        #[arg(long, value_parser = domain)]
-        domain: Option<Domain>,
-        /// Only messages of this envelope sender ('' for bounces)
-        #[arg(long)]
-        sender: Option<String>,
-        /// Only recipients in this state
-        #[arg(long, value_parser = ["queued", "held", "delivered", "relayed", "failed", "expired", "removed"])]
+        #[command(flatten)]
+        filters: Filters,
+        /// Only recipients in this state; 'finished' for all that is
+        #[arg(long, value_parser = filters::STATES)]
         state: Option<String>,
         /// At most this many lines
         #[arg(long, default_value_t = 1000)]
@@ -76,6 +76,8 @@ enum Verb {
     },
     /// Count what waits, in all and by domain
     Summary {
+        #[command(flatten)]
+        filters: Filters,
         /// At most this many domains, destinations and hosts
         #[arg(long, default_value_t = 20)]
         limit: u32,
@@ -85,31 +87,44 @@ enum Verb {
     },
 }
 
+/// Queue ids, all, or what several options together select.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group = ArgGroup::new("selected").args(["ids", "all"]).args(filters::NAMES).required(true).multiple(true))]
 struct Selection {
     /// Queue ids
+    #[arg(conflicts_with_all = filters::NAMES)]
     ids: Vec<MessageId>,
-    /// All that waits for this domain
-    #[arg(long, value_parser = domain)]
-    domain: Option<Domain>,
+    #[command(flatten)]
+    filters: Filters,
+    /// Only recipients in this state
+    #[arg(long, value_parser = ["queued", "held"])]
+    state: Option<String>,
     /// All that waits
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids", conflicts_with_all = filters::NAMES)]
     all: bool,
+    /// Change nothing: say for how many it would be, and show the first
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask, also where it is for more than 100 recipients
+    #[arg(long)]
+    yes: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 impl Selection {
-    fn each(&self) -> Vec<Which> {
-        match &self.domain {
-            Some(domain) => vec![Which::Domain(domain.clone())],
-            None if self.all => vec![Which::All],
-            None => self.ids.iter().copied().map(Which::Message).collect(),
+    fn filter(&self) -> Filter {
+        self.filters.filter(&self.ids, self.state.clone())
+    }
+
+    /// What goes on record by itself: each message that was named, or all that was selected.
+    fn each(&self) -> Vec<Filter> {
+        match self.ids.as_slice() {
+            [] => vec![self.filter()],
+            ids => ids.iter().copied().map(Filter::message).collect(),
         }
     }
-}
-
-fn domain(text: &str) -> Result<Domain, String> {
-    Domain::parse(text).map_err(|error| error.to_string())
 }
 
 /// Why a `queue` command failed.
@@ -121,6 +136,12 @@ pub enum QueueCommandError {
     /// Nothing is known of this message.
     #[error("{0} is not in the queue (any more): see `postrider queue list`")]
     Unknown(MessageId),
+    /// It was asked for in a way in which it is not done.
+    #[error(transparent)]
+    Usage(#[from] WrongUsage),
+    /// Somebody was asked, and did not want it.
+    #[error("nothing was changed")]
+    NotWanted,
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -131,54 +152,46 @@ pub enum QueueCommandError {
 /// # Errors
 /// One line for standard error; exit code 1.
 pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<(), QueueCommandError> {
+    let (now, look) = (Clock::system().now(), Look::of_stdout());
     let answer = match &args.verb {
-        Verb::List { domain, sender, state, limit, json } => {
-            let filter = Filter {
-                domain: domain.clone(),
-                sender: sender.clone(),
-                state: state.clone(),
-                limit: limit.saturating_add(1),
-            };
-            let mut lines = Admin::to_read(path)?.list(&filter)?;
-            let cut = cut(&mut lines, *limit);
+        Verb::List { filters, state, limit, json } => {
+            let (admin, filter) = (Admin::to_read(path)?, filters.filter(&[], state.clone()));
+            let lines = admin.list(&filter, *limit)?;
+            let is_all = lines.len() < *limit as usize;
+            let total = if is_all { lines.len() as i64 } else { admin.count(&filter)? };
             if *json {
-                note(cut);
-                json_lines(&lines)
-            } else if lines.is_empty() && state.is_none() {
+                json_lines(&lines, total)
+            } else if lines.is_empty() && filter == Filter::all() {
                 "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
             } else {
-                text::list(&lines, Clock::system().now()) + &line(cut)
+                text::list(&lines, now, look) + &more(lines.len(), total)
             }
         }
         Verb::Show { id, json } => {
             let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
-            if *json { json_line(&shown) } else { text::show(&shown, Clock::system().now()) }
+            if *json { json_line(&shown) } else { text::show(&shown, now) }
         }
         Verb::Kicks { limit, json } => {
-            let mut kicks = Admin::to_read(path)?.kicks(limit.saturating_add(1))?;
-            let cut = cut(&mut kicks, *limit);
+            let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
             if *json {
-                note(cut);
-                json_lines(&kicks)
+                json_lines(&kicks, total)
             } else {
-                text::kicks(&kicks) + &line(cut)
+                text::kicks(&kicks, look) + &more(kicks.len(), total)
             }
         }
-        Verb::Summary { limit, json } => {
-            let summary = Admin::to_read(path)?.summary(*limit)?;
-            if *json { json_line(&summary) } else { text::summary(&summary) }
+        Verb::Summary { filters, limit, json } => {
+            let summary = Admin::to_read(path)?.summary_of(&filters.filter(&[], None), *limit)?;
+            if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
-        Verb::Kick(selection) => change(path, selection, ("kick", AdminStore::kick), "due now")?,
-        Verb::Hold(selection) => change(path, selection, ("hold", AdminStore::hold), "held")?,
-        Verb::Release(selection) => change(path, selection, ("release", AdminStore::release), "released")?,
-        Verb::Remove(selection) => change(path, selection, ("remove", AdminStore::remove), "removed")?,
-        Verb::Bounce(selection) => change(path, selection, ("bounce", AdminStore::bounce), "to be returned")?,
+        Verb::Kick(selection) => change::change(path, selection, Action::Kick, look)?,
+        Verb::Hold(selection) => change::change(path, selection, Action::Hold, look)?,
+        Verb::Release(selection) => change::change(path, selection, Action::Release, look)?,
+        Verb::Remove(selection) => change::change(path, selection, Action::Remove, look)?,
+        Verb::Bounce(selection) => change::change(path, selection, Action::Bounce, look)?,
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
 }
-
-type Changing = fn(&(dyn AdminStore + 'static), &Which) -> Result<usize, QueueError>;
 
 /// The change is made: that it cannot be put on record is said, and is no failure.
 pub(super) fn record(admin: &Admin, action: &'static str, target: String, count: usize) {
@@ -188,53 +201,27 @@ pub(super) fn record(admin: &Admin, action: &'static str, target: String, count:
     }
 }
 
-/// Leaves `limit` lines, and says so where there were more.
-fn cut<T>(lines: &mut Vec<T>, limit: u32) -> Option<String> {
-    let is_more = lines.len() as u64 > u64::from(limit);
-    lines.truncate(limit as usize);
-    is_more.then(|| format!("(the first {limit}; more with --limit)"))
-}
-
-/// Below what a person reads.
-fn line(cut: Option<String>) -> String {
-    cut.map(|words| words + "\n").unwrap_or_default()
-}
-
-/// Beside what a program reads.
-fn note(cut: Option<String>) {
-    cut.into_iter().for_each(|words| say(&words));
-}
-
-fn change(
-    path: &Path,
-    selection: &Selection,
-    (action, verb): (&'static str, Changing),
-    done: &str,
-) -> Result<String, QueueCommandError> {
-    let admin = Admin::to_write(path)?;
-    let mut recipients = 0;
-    for which in selection.each() {
-        let changed = verb(&*admin, &which)?;
-        if let (Which::Message(id), 0) = (&which, changed)
-            && admin.show(*id)?.is_none_or(|shown| shown.message.is_none())
-        {
-            return Err(QueueCommandError::Unknown(*id));
-        }
-        if changed > 0 {
-            record(&admin, action, which.to_string(), changed);
-        }
-        recipients += changed;
+/// Below what a person reads, where not all is shown.
+fn more(shown: usize, total: i64) -> String {
+    match total - shown as i64 {
+        ..1 => String::new(),
+        rest => format!("(and {rest} more: {shown} of {total} are shown; --limit says how many)\n"),
     }
-    Ok(format!("{recipients} recipient{} {done}\n", if recipients == 1 { "" } else { "s" }))
+}
+
+/// Lines for programs; where not all is shown, the last says so: `{"shown":1000,"total":5012}`.
+fn json_lines(values: &[impl serde::Serialize], total: i64) -> String {
+    let more = more(values.len(), total);
+    let cut = (!more.is_empty()).then(|| {
+        say(more.trim_end());
+        json_line(&serde_json::json!({ "shown": values.len(), "total": total }))
+    });
+    values.iter().map(json_line).chain(cut).collect()
 }
 
 fn json_line(value: &impl serde::Serialize) -> String {
     // Structs of strings and numbers always have a JSON form.
     seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
-}
-
-fn json_lines(values: &[impl serde::Serialize]) -> String {
-    values.iter().map(json_line).collect()
 }
 
 #[cfg(test)]
@@ -254,14 +241,34 @@ mod tests {
 
     #[test]
     fn a_change_says_what_it_is_for() {
-        for bad in
-            [&["remove"][..], &["remove", "--all", "--domain", "b"], &["remove", "nonsense"], &["show"]]
-        {
+        for bad in [
+            &["remove"][..],
+            &["remove", "--all", "--domain", "b"],
+            &["remove", "nonsense"],
+            &["show"],
+            &["remove", "01MB1Z4QK3R", "--user", "app"],
+            &["remove", "01MB1Z4QK3R", "--all"],
+            &["hold", "--older", "2"],
+            &["hold", "--domain", "a b"],
+            &["kick", "--state", "delivered"],
+            &["list", "--state", "nonsense"],
+            &["list", "--reply", ""],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        for good in
-            [&["remove", "--all"][..], &["kick", "01MB1Z4QK3R", "01MB1Z4QK3S"], &["hold", "--domain", "b"]]
-        {
+        for good in [
+            &["remove", "--all"][..],
+            &["kick", "01MB1Z4QK3R", "01MB1Z4QK3S"],
+            &["hold", "--domain", "b"],
+            &[
+                "bounce", "--domain", "*.b", "--user", "", "--older", "2h", "--reply", "50%", "--state",
+                "held",
+            ],
+            &[
+                "list", "--tag", "*", "--mx", "mx*", "--lane", "route:*", "--sender", "<>", "--state",
+                "finished",
+            ],
+        ] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
     }

@@ -96,7 +96,7 @@ fn act(arguments: Vec<OsString>, queue: Queue) -> Result<(), Failure> {
         Mode::List => by_words(&options, &["list"], queue),
         Mode::Kick(which) => {
             let which: Vec<&str> = which.iter().map(String::as_str).collect();
-            by_words(&options, &[&["kick"], &*which].concat(), queue)
+            by_words(&options, &[&["kick", "--yes"], &*which].concat(), queue)
         }
         Mode::Aliases => say("aliases are in [aliases] of the relay's config; a reload takes them over\n"),
         Mode::Help => say(HELP),

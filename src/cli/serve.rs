@@ -27,6 +27,7 @@ use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
+use crate::monitoring::readiness::{READY, Readiness};
 use crate::monitoring::{Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
@@ -57,6 +58,7 @@ pub struct Relay {
     submission: Submission,
     on_demand: Arc<OnDemand>,
     monitoring: Monitoring,
+    readiness: Arc<Readiness>,
     /// `[metrics]` in use.
     metrics: Mutex<MetricsSettings>,
 }
@@ -113,7 +115,13 @@ impl Relay {
             on_demand.clone(),
             clock.clone(),
         )?;
-        let context = MonitoringContext { queue: queue.clone(), scheduler: scheduler.clone(), clock };
+        let readiness = Arc::new(Readiness::new(queue.clone()));
+        let context = MonitoringContext {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            readiness: readiness.clone(),
+            clock,
+        };
         let monitoring = Monitoring::start(&settings.metrics, context)?;
         Ok(Relay {
             queue,
@@ -125,6 +133,7 @@ impl Relay {
             submission,
             on_demand,
             monitoring,
+            readiness,
             metrics: Mutex::new(settings.metrics.clone()),
         })
     }
@@ -181,6 +190,7 @@ impl Relay {
     /// Where the queue's writer failed.
     pub fn stop(self) -> anyhow::Result<()> {
         let content_until = Instant::now() + HOSTS_GRACE;
+        self.readiness.stop();
         self.on_demand.stop();
         self.scheduler.stop();
         self.workers.stop(content_until);
@@ -260,7 +270,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
         }
     }
     let mut status = String::new();
-    tell_status(&relay.queue, &mut status);
+    tell_status(&relay.readiness, &mut status);
     notify(&[sd_notify::NotifyState::Ready]);
 
     let (pulse, look) = (tick(watchdog_interval()), tick(STATUS_EVERY));
@@ -278,7 +288,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
             recv(pulse) -> _ => if relay.scheduler.is_alive() {
                 notify(&[sd_notify::NotifyState::Watchdog]);
             },
-            recv(look) -> _ => tell_status(&relay.queue, &mut status)
+            recv(look) -> _ => tell_status(&relay.readiness, &mut status)
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -396,12 +406,9 @@ fn raise_descriptor_limit(settings: &Settings) {
     }
 }
 
-/// What `systemctl status` shows, when it has changed.
-fn tell_status(queue: &Queue, told: &mut String) {
-    let status = match queue.why_refused() {
-        Some(why) => format!("new mail is refused: {why}"),
-        None => "takes and delivers mail".to_owned(),
-    };
+/// What `systemctl status` shows, when it has changed: what `/readyz` says.
+fn tell_status(readiness: &Readiness, told: &mut String) {
+    let status = readiness.known().err().unwrap_or_else(|| READY.to_owned());
     if status != *told {
         notify(&[sd_notify::NotifyState::Status(&status)]);
         *told = status;

@@ -12,6 +12,7 @@ use rustyline::error::ReadlineError;
 use signal_hook::consts::SIGINT;
 
 use super::output::print;
+use super::table::terminal_columns;
 use crate::queue::shell::{Ran, Shell};
 use input::{Input, Typed};
 use layout::{Layout, Mode};
@@ -121,10 +122,8 @@ fn stop_at_interrupt(shell: &Shell) -> std::io::Result<()> {
 /// As `execute`, for the terminal, and says how many rows were changed.
 fn execute_and_count(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Result<()> {
     let stdout = std::io::stdout();
-    let columns = rustix::termios::tcgetwinsize(&stdout).map(|size| usize::from(size.ws_col));
     let mut out = std::io::BufWriter::new(stdout.lock());
-    // A terminal that does not know its width says 0.
-    let mut layout = Layout::new(mode, columns.ok().filter(|columns| *columns > 0));
+    let mut layout = Layout::new(mode, terminal_columns());
     let ran = shell.run(statements, &mut |ran| {
         layout.tell(&ran, &mut out)?;
         match ran {

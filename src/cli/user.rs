@@ -209,7 +209,7 @@ fn failures(queue: &Path, json: bool) -> anyhow::Result<()> {
         ]
     });
     let head = ["ADDRESS", "NAME", "EFFECT", "FAILURES", "SINCE (UTC)", "UNTIL (UTC)"];
-    print(&super::queue::table(&head, rows.collect()))
+    print(&super::table::table(super::table::Look::of_stdout(), &head, rows.collect()))
 }
 
 /// Of an address also the network round it: whoever calls wants the user to get in.

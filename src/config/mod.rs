@@ -4,10 +4,11 @@
 //! value as the table says (`name_server.rs` a DNS server, `listen.rs` where to listen); `environment.rs` puts
 //! variables into the table of a file; `reading.rs` walks it and collects problems; `load.rs` maps it onto
 //! [`Settings`], and `partial.rs` a part of it, whatever is wrong with the rest; `cross.rs` checks what no single key
-//! can tell (`sources.rs` for `[[source]]`, `dkim.rs` for `[[dkim]]`, `metrics.rs` for `[metrics]`, `twice.rs` for what
-//! is given twice); `reference.rs` writes the table as a commented config file; `guarded.rs` refuses files that
-//! somebody else may write to; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a route's login gets its
-//! secret from. Every problem of a file is reported at once, each with its line, its key, what is wrong and what to do.
+//! can tell (`sources.rs` for `[[source]]`, `dkim.rs` for `[[dkim]]`, `metrics.rs` for `[metrics]`, `twice.rs` for
+//! what is given twice); `reference.rs` writes the table as a commented config file; `guarded.rs` refuses files that
+//! somebody else may write to; `atrn.rs` is what the users file says that others have to know; `secret.rs` is where a
+//! route's login gets its secret from. Every problem of a file is reported at once, each with its line, its key, what
+//! is wrong and what to do.
 
 pub mod atrn;
 mod cross;
@@ -45,7 +46,7 @@ pub use problem::{Problem, Problems};
 pub use reference::{page, reference};
 pub use secret::{SecretSource, first_line};
 pub use settings::*;
-pub use value::{size_of, size_text};
+pub use value::{duration_of, size_of, size_text};
 
 /// Where [`load`] looks when it is given no path, in this order.
 pub const SEARCH: [&str; 2] = ["postrider.toml", "/etc/postrider/postrider.toml"];

@@ -165,6 +165,15 @@ pub(super) fn size(kind: &Kind, value: &DeValue<'_>) -> Read<u64> {
     }
 }
 
+/// A duration as it is written: `90s`, `2h`, `3d`; also outside the config.
+///
+/// # Errors
+/// Why it is none.
+pub fn duration_of(text: &str) -> Result<Duration, String> {
+    let words = |wrong: Vec<Wrong>| wrong.into_iter().map(|wrong| wrong.text).collect::<Vec<_>>().join("; ");
+    parse_duration(text).map_err(words)
+}
+
 /// A size as it is written, in bytes; also outside the config.
 pub fn size_of(text: &str) -> Option<u64> {
     parse_size(text).ok()

@@ -5,6 +5,7 @@
 //! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
 
 pub mod http;
+pub mod readiness;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::scheduler::Scheduler;
 
 use http::Server;
 pub use http::{Request, Response, Status};
+use readiness::Readiness;
 
 pub use http::StartError;
 
@@ -24,6 +26,8 @@ pub struct MonitoringContext {
     pub queue: Queue,
     /// What is tried when.
     pub scheduler: Scheduler,
+    /// Whether a message could be committed.
+    pub readiness: Arc<Readiness>,
     /// The time.
     pub clock: Clock,
 }
@@ -32,7 +36,10 @@ pub struct MonitoringContext {
 type Handler = fn(&MonitoringContext, &Request) -> Response;
 
 /// Which path is answered by what, and what it is for. A path that ends with `/` has all below it.
-const ROUTES: &[(&str, Handler, &str)] = &[("/livez", live, "200 while the relay works")];
+const ROUTES: &[(&str, Handler, &str)] = &[
+    ("/livez", live, "200 while the relay works"),
+    ("/readyz", readiness::ready, "200 while a message could be committed, or 503 and why not"),
+];
 
 /// The running room.
 pub struct Monitoring {

@@ -10,10 +10,11 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, ConfigInUse, Copied, DiskRoom, DomainLine, Envelope, Filter, FinishedMessage, HostLine,
-    HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, Recovered, RecoveredTable, Restored,
-    RouteInUse, Shown, ShownRecipient, Summary, Try, WaitingDomain, Which,
+    Change, ConfigInUse, Copied, DiskRoom, DomainLine, Envelope, FinishedMessage, HostLine, HowToRestore,
+    KickLine, LaneLine, Line, LoginFailureLine, Recovered, RecoveredTable, Restored, RouteInUse, Selected,
+    Shown, ShownRecipient, Summary, Try, WaitingDomain,
 };
+pub use super::filter::{Action, Filter, Pattern};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].
 #[derive(Debug)]

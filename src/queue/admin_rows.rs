@@ -1,33 +1,8 @@
 //! What the command line asks of the queue and is shown. Times are UTC text, as the views give them.
 
-use std::fmt;
-
 use serde::Serialize;
 
-use crate::mail::{Domain, Lifetimes};
-
-use super::id::MessageId;
-
-/// Which recipients a change is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// Those of one message.
-    Message(MessageId),
-    /// Those of one domain.
-    Domain(Domain),
-    /// All.
-    All,
-}
-
-impl fmt::Display for Which {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Which::Message(id) => id.fmt(f),
-            Which::Domain(domain) => domain.fmt(f),
-            Which::All => f.write_str("all"),
-        }
-    }
-}
+use crate::mail::Lifetimes;
 
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +10,7 @@ pub struct Change {
     /// `kick`, `hold`, `release`, `remove`, `bounce`; `user add`, `user passwd`, `user set`, `user remove`,
     /// `user lift`.
     pub action: &'static str,
-    /// A queue id, a domain or `all`; a user's name, an address or a network.
+    /// A queue id, a domain, `all` or what else was asked for; a user's name, an address or a network.
     pub target: String,
     /// Recipients, users, or locks of logins.
     pub count: usize,
@@ -45,17 +20,17 @@ pub struct Change {
     pub uid: u32,
 }
 
-/// Which lines of the queue (or of history) are listed.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Recipients of this domain.
-    pub domain: Option<Domain>,
-    /// Messages of this envelope sender; empty for the null sender.
-    pub sender: Option<String>,
-    /// `queued` or `held`, or a state of history; none: all that waits.
-    pub state: Option<String>,
-    /// At most so many lines.
-    pub limit: u32,
+/// What a change would be for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Selected {
+    /// Recipients.
+    pub recipients: i64,
+    /// Their messages.
+    pub messages: i64,
+    /// Their lanes.
+    pub lanes: i64,
+    /// The first of them, the oldest mail first.
+    pub first: Vec<Line>,
 }
 
 /// One recipient, waiting or finished.

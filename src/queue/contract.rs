@@ -25,10 +25,10 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, ConfigInUse, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, WaitingDomain,
-    Which,
+    Change, ConfigInUse, DiskRoom, KickLine, Line, LoginFailureLine, Selected, Shown, Summary, WaitingDomain,
 };
 use super::error::QueueError;
+use super::filter::{Action, Filter};
 use super::op::Op;
 use super::quotas::BytesByUser;
 use super::rows::{
@@ -131,6 +131,9 @@ pub trait Reads: Debug {
 
     /// Why no mail at all is taken for want of room, for people; none where there is room.
     fn why_no_room(&self) -> Option<String>;
+
+    /// Who else holds the lock that every write needs, for people; none where nobody does, or nobody knows.
+    fn lock_holder(&self) -> Option<String>;
 
     // What is due.
 
@@ -249,20 +252,32 @@ pub trait Reads: Debug {
 /// transactions, so that the relay's own are never long in waiting; each gives how many recipients it was for. An
 /// error says that the database cannot be read or written.
 pub trait AdminStore: Debug {
-    /// What waits, in the order in which it came; or what of `history` has the state asked for.
-    fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError>;
+    /// What waits, in the order in which it came; or what of `history` has the state asked for, the latest first. At
+    /// most `limit` lines.
+    fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Line>, QueueError>;
+
+    /// How many lines [`AdminStore::list`] has without a limit.
+    fn count(&self, filter: &Filter) -> Result<i64, QueueError>;
+
+    /// How many recipients a change would be for now, and the first `limit` of them.
+    fn would_change(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError>;
 
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
 
     /// Numbers, and the `limit` domains with the most waiting.
-    fn summary(&self, limit: u32) -> Result<Summary, QueueError>;
+    fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
+        self.summary_of(&Filter::all(), limit)
+    }
+
+    /// The same of what the filter selects. Hosts and lanes are those of the whole relay: of a part there are none.
+    fn summary_of(&self, filter: &Filter, limit: u32) -> Result<Summary, QueueError>;
 
     /// How many bytes of mail each user has in the queue.
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
 
-    /// The last `limit` kicks, the latest first.
-    fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError>;
+    /// The last `limit` kicks, the latest first, and how many are kept.
+    fn kicks(&self, limit: u32) -> Result<(Vec<KickLine>, i64), QueueError>;
 
     /// The rows of `backoffs`, also those whose time is over.
     fn backoffs(&self) -> Result<Vec<BackoffRow>, QueueError>;
@@ -300,22 +315,22 @@ pub trait AdminStore: Debug {
 
     /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick. What its
     /// sender has held until a later time (RFC 4865) stays held; to send it sooner, hold it and then release it.
-    fn kick(&self, which: &Which) -> Result<usize, QueueError>;
+    fn kick(&self, which: &Filter) -> Result<usize, QueueError>;
 
     /// Keeps them from being tried.
-    fn hold(&self, which: &Which) -> Result<usize, QueueError>;
+    fn hold(&self, which: &Filter) -> Result<usize, QueueError>;
 
     /// Has held ones tried again, now; whoever says so has no doubt.
-    fn release(&self, which: &Which) -> Result<usize, QueueError>;
+    fn release(&self, which: &Filter) -> Result<usize, QueueError>;
 
     /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
     /// alone can write the bounce. One that is being delivered at this moment may still arrive.
-    fn bounce(&self, which: &Which) -> Result<usize, QueueError>;
+    fn bounce(&self, which: &Filter) -> Result<usize, QueueError>;
 
     /// Puts a change on record. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;
 
     /// Takes them out: to `history` as `removed`, nobody is told. One that is being delivered at this moment may
     /// still arrive, and then history says so.
-    fn remove(&self, which: &Which) -> Result<usize, QueueError>;
+    fn remove(&self, which: &Filter) -> Result<usize, QueueError>;
 }

@@ -14,6 +14,7 @@ mod admin_rows;
 mod content;
 mod contract;
 mod error;
+mod filter;
 mod host_setting;
 pub mod id;
 mod login_rows;
@@ -38,7 +39,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::clock::STEP_SECS;
 use crate::config::{QueueSettings, Routes};
@@ -86,6 +87,24 @@ pub struct Refused {
     pub busy: u64,
     /// The disk was full.
     pub full: u64,
+}
+
+/// A commit that was asked for by [`Queue::probe`].
+#[derive(Debug)]
+pub struct Probe(Result<Receiver<Result<(), AcceptError>>, AcceptError>);
+
+impl Probe {
+    /// How it went; none while it lasts.
+    pub fn answer(&self) -> Option<Result<(), AcceptError>> {
+        match &self.0 {
+            Err(error) => Some(Err(*error)),
+            Ok(answer) => match answer.try_recv() {
+                Ok(answer) => Some(answer),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(AcceptError::Failed)),
+            },
+        }
+    }
 }
 
 impl Queue {
@@ -195,6 +214,17 @@ impl Queue {
     pub fn refused(&self) -> Refused {
         let (busy, full) = self.shared.refused();
         Refused { busy, full }
+    }
+
+    /// Has the writer make a commit that changes nothing but its own notes. Never waits: see [`Probe::answer`].
+    pub fn probe(&self) -> Probe {
+        // A group that had nothing to write would prove nothing.
+        self.shared.take_ids(1);
+        let (ack, answer) = bounded(1);
+        Probe(self.ops.try_send(Op::Barrier { ack }).map(|()| answer).map_err(|error| match error {
+            TrySendError::Full(_) => AcceptError::Busy,
+            TrySendError::Disconnected(_) => AcceptError::Failed,
+        }))
     }
 
     // Lanes.

@@ -48,7 +48,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "delivery/smtp/dial/race.rs",
             "delivery/smtp/login/token_command.rs",
             "delivery/smtp/wire.rs",
-            "cli/sql.rs",
+            "cli/table.rs",
             "cli/who.rs",
             "delivery/route/dns/system.rs",
             "monitoring/http/listener.rs",

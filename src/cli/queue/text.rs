@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::more;
+use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::queue::admin::{Envelope, FinishedMessage, KickLine, Line, Shown, ShownRecipient, Summary, Try};
 
@@ -12,7 +14,7 @@ use crate::queue::admin::{Envelope, FinishedMessage, KickLine, Line, Shown, Show
 const LATE_SECS: i64 = 10;
 
 /// `now`: Unix seconds.
-pub(super) fn list(lines: &[Line], now: i64) -> String {
+pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
@@ -23,14 +25,14 @@ pub(super) fn list(lines: &[Line], now: i64) -> String {
             line.size.to_string(),
             line.state.clone(),
             line.attempts.to_string(),
-            or_dash(&line.next_attempt),
+            line.next_attempt.as_deref().map_or_else(|| "-".to_owned(), |next| next_in(next, now)),
             format!("<{}>", line.sender),
             line.recipient.clone(),
             reply_words(line),
         ]
     });
-    let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT (UTC)", "SENDER", "RECIPIENT", "LAST REPLY"];
-    let mut text = table(&head, rows.collect());
+    let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "SENDER", "RECIPIENT", "LAST REPLY"];
+    let mut text = table(look, &head, rows.collect());
     let late = utc(now - LATE_SECS);
     if lines.iter().any(|line| line.next_attempt.as_ref().is_some_and(|next| *next < late)) {
         text += "(some are due but waiting for a free connection: `postrider queue summary` shows the limits of hosts, \
@@ -120,7 +122,7 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
                 },
             ]
         });
-        text += &table(&[], rows.collect());
+        text += &table(Look::default(), &[], rows.collect());
     }
     if let Some(header) = &shown.header {
         text += "header\n";
@@ -181,15 +183,7 @@ fn deliver_by_words(mode: &str) -> &'static str {
     }
 }
 
-/// Says that a table is cut.
-fn cut(shown: usize, total: i64, what: &str) -> String {
-    match i64::try_from(shown) {
-        Ok(shown) if shown < total => format!("(the first {shown} of {total} {what}; more with --limit)\n"),
-        _ => String::new(),
-    }
-}
-
-pub(super) fn summary(summary: &Summary) -> String {
+pub(super) fn summary(summary: &Summary, look: Look) -> String {
     let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, .. } = summary;
     let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, .. } = summary;
     let mut text = format!(
@@ -203,7 +197,8 @@ pub(super) fn summary(summary: &Summary) -> String {
     }
     text.push('\n');
     if let Some(why) = new_mail_refused {
-        let _ = writeln!(text, "NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
+        let words = format!("NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
+        let _ = writeln!(text, "{}", look.alarm(&words));
     }
     if !domains.is_empty() {
         let rows = domains.iter().map(|line| {
@@ -223,16 +218,16 @@ pub(super) fn summary(summary: &Summary) -> String {
                 .collect()
         });
         let head = ["DOMAIN", "TOTAL", "<5m", "<1h", "<6h", "<1d", "OLDER", "HELD", "NEXT (UTC)"];
-        text += &table(&head, rows.collect());
-        text += &cut(domains.len(), summary.domains_total, "domains");
+        text += &table(look, &head, rows.collect());
+        text += &more(domains.len(), summary.domains_total);
     }
     if !lanes.is_empty() {
         let rows = lanes.iter().map(|line| {
             vec![line.lane.clone(), line.failures.to_string(), line.until.clone(), line.last_reply.clone()]
         });
         text += "destinations that are backing off:\n";
-        text += &table(&["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
-        text += &cut(lanes.len(), summary.lanes_total, "destinations");
+        text += &table(look, &["LANE", "FAILURES", "UNTIL (UTC)", "SAID"], rows.collect());
+        text += &more(lanes.len(), summary.lanes_total);
     }
     if !hosts.is_empty() {
         let rows = hosts.iter().map(|line| {
@@ -241,8 +236,8 @@ pub(super) fn summary(summary: &Summary) -> String {
             vec![line.mx.clone(), which, or_dash(&line.changed), or_dash(&line.retry), reply]
         });
         text += "hosts with limits, or with which a feature does not work, for now:\n";
-        text += &table(&["HOST", "SETTING", "SINCE (UTC)", "UNTIL (UTC)", "SAID"], rows.collect());
-        text += &cut(hosts.len(), summary.hosts_total, "hosts");
+        text += &table(look, &["HOST", "SETTING", "SINCE (UTC)", "UNTIL (UTC)", "SAID"], rows.collect());
+        text += &more(hosts.len(), summary.hosts_total);
     }
     if *kicks_last_hour > 0 {
         let plural = if *kicks_last_hour == 1 { "" } else { "s" };
@@ -254,7 +249,7 @@ pub(super) fn summary(summary: &Summary) -> String {
     text
 }
 
-pub(super) fn kicks(kicks: &[KickLine]) -> String {
+pub(super) fn kicks(kicks: &[KickLine], look: Look) -> String {
     if kicks.is_empty() {
         return "none\n".to_owned();
     }
@@ -262,33 +257,21 @@ pub(super) fn kicks(kicks: &[KickLine]) -> String {
         let client = kick.client.clone().unwrap_or_else(|| "queue kick".to_owned());
         vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
     });
-    table(&["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
+    table(look, &["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
 }
 
 fn or_dash(text: &Option<String>) -> String {
     text.clone().unwrap_or_else(|| "-".to_owned())
 }
 
-/// Columns as wide as their widest cell; no blanks at the end of a line.
-pub(in crate::cli) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let head = head.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let rows: Vec<Vec<String>> = (!head.is_empty())
-        .then_some(head)
-        .into_iter()
-        .chain(rows)
-        .map(|row| row.iter().map(|cell| printable(cell.as_bytes()).into_owned()).collect())
-        .collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+/// When it goes, from now; what is no time stays.
+fn next_in(next: &str, now: i64) -> String {
+    let time = next.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC));
+    match time.map(|time| time.timestamp().as_second() - now) {
+        Ok(secs @ 1..) => format!("in {}", age(secs)),
+        Ok(_) => "now".to_owned(),
+        Err(_) => next.to_owned(),
     }
-    text
 }
 
 /// `59s`, `59m`, `23h`, `5d`.
@@ -304,12 +287,6 @@ fn age(secs: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_reply_cannot_write_on_the_terminal() {
-        let text = table(&["A", "B"], vec![vec!["\u{1b}[2Jx\ny".to_owned(), String::new()]]);
-        assert_eq!(text, "A            B\n\\x1B[2Jx\\ny\n");
-    }
 
     #[test]
     fn a_recipient_says_when_it_goes_or_what_it_waits_for() {
@@ -336,11 +313,25 @@ mod tests {
                 .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
         assert!(words("held").contains("`postrider queue release`"));
-        let listed =
-            |next: &str| list(&[Line { next_attempt: Some(next.to_owned()), ..line.clone() }], 1_767_300_000);
+        let listed = |next: &str| {
+            list(
+                &[Line { next_attempt: Some(next.to_owned()), ..line.clone() }],
+                1_767_300_000,
+                Look::default(),
+            )
+        };
         assert!(listed("2026-01-01 00:00:00").contains("some are due"));
         for later in ["9999-01-01 00:00:00", "held", "ATRN", "bounce"] {
             assert!(!listed(later).contains("some are due"), "{later}");
+        }
+        for (next, wanted) in [
+            ("2026-01-01 20:40:00", "now"),
+            ("2026-01-01 20:39:59", "now"),
+            ("2026-01-01 20:40:01", "in 1s"),
+            ("2026-01-02 08:40:00", "in 12h"),
+            ("ATRN", "ATRN"),
+        ] {
+            assert_eq!(next_in(next, 1_767_300_000), wanted, "{next}");
         }
     }
 }

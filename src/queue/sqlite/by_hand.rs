@@ -274,4 +274,8 @@ impl Source for Connection {
     fn why_no_room(&self) -> Option<String> {
         None
     }
+
+    fn lock_holder(&self) -> Option<String> {
+        None
+    }
 }

@@ -16,6 +16,7 @@ mod counts;
 mod due;
 mod failure;
 mod files;
+mod filter;
 mod host_settings;
 mod integrity;
 mod kick;

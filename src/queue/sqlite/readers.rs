@@ -27,8 +27,8 @@ use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
-    backoffs, counts, due, host_settings, integrity, kick, logins, message, reports, sts_policies, sweep,
-    tls_reports, tls_results,
+    backoffs, counts, due, host_settings, integrity, kick, locks, logins, message, reports, sts_policies,
+    sweep, tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.
@@ -40,6 +40,8 @@ pub(super) trait Source: Debug {
     fn look_for_damage(&self) -> std::result::Result<usize, QueueError>;
 
     fn why_no_room(&self) -> Option<String>;
+
+    fn lock_holder(&self) -> Option<String>;
 }
 
 type Answer<T> = std::result::Result<T, QueueError>;
@@ -135,6 +137,10 @@ impl Source for Readers {
     fn why_no_room(&self) -> Option<String> {
         self.space.why_no_room()
     }
+
+    fn lock_holder(&self) -> Option<String> {
+        locks::writer(&self.path).strip_prefix(": ").map(str::to_owned)
+    }
 }
 
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
@@ -157,6 +163,10 @@ impl<S: Source> Reads for S {
 
     fn why_no_room(&self) -> Option<String> {
         Source::why_no_room(self)
+    }
+
+    fn lock_holder(&self) -> Option<String> {
+        Source::lock_holder(self)
     }
 
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Answer<Vec<Due>> {

@@ -77,6 +77,9 @@ impl Reads for Counted {
     fn has_room(&self, _: u64) -> bool {
         unreachable!()
     }
+    fn lock_holder(&self) -> Option<String> {
+        None
+    }
     fn why_no_room(&self) -> Option<String> {
         unreachable!()
     }

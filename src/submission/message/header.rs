@@ -2,8 +2,8 @@
 //!
 //! Added, in front: Received, and Date and Message-ID where they are missing. Removed, with their folded lines: Bcc,
 //! Resent-Bcc, Return-Path and X-Postrider-Tag; and what is no part of a message but stands in front of one: a byte
-//! order mark, and the separator (`From `, an address, a date: RFC 4155) that a mailbox has there, escaped (`>From `) too.
-//! Nothing else is touched. None of it depends on how the content arrives.
+//! order mark, and the separator (`From `, an address, a date: RFC 4155) that a mailbox has there, escaped (`>From `)
+//! too. Nothing else is touched. None of it depends on how the content arrives.
 //!
 //! The header ends at the empty line (RFC 5322 §2.1), not at a line that is no field: clients write such lines, and a
 //! Bcc behind one is as private as before it. A message whose first line is no field is all body, since programs

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod against_queue;
+mod bulk;
 mod command_line;
 mod dkim;
 mod doctor;

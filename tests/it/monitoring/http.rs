@@ -8,11 +8,11 @@ use crate::harness::fakemx::SOON;
 use crate::harness::http_client::{get, try_get};
 use crate::harness::relay::{Config, Relay, free_port, wait_for};
 
-fn address() -> SocketAddr {
+pub fn address() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
-fn watched(config: Config, listen: &[SocketAddr]) -> Config {
+pub fn watched(config: Config, listen: &[SocketAddr]) -> Config {
     let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     config.set("metrics.listen", format!("{listen:?}"))
 }

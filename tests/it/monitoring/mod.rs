@@ -1,3 +1,4 @@
 //! What can be read of the relay over HTTP.
 
 mod http;
+mod readiness;

@@ -45,7 +45,7 @@ fn a_queue_that_is_removed_ends_the_relay_before_it_acknowledges_more() {
 }
 
 /// Puts strace on a relay that runs, with this injection.
-fn attach(relay: &Relay, inject: &str) -> Child {
+pub fn attach(relay: &Relay, inject: &str) -> Child {
     let pid = relay.pid().to_string();
     let mut strace = Command::new("strace");
     strace.args(["-f", "-p", &pid, "-e", "trace=fsync,fdatasync", "-e", inject, "-o", "/dev/null"]);
@@ -55,6 +55,8 @@ fn attach(relay: &Relay, inject: &str) -> Child {
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     assert!(line.contains("attached"), "{line}");
+    // It tells of each thread that begins, and would end at a pipe that nobody reads: the calls would go on then.
+    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
     strace
 }
 

@@ -26,7 +26,7 @@ const MESSAGE_BYTES: usize = 100_000;
 const EMPTIED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The directory on the small disk; none in the process that started the one which has it.
-fn small_disk() -> Option<PathBuf> {
+pub fn small_disk() -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(DISK) {
         return Some(disk.into());
     }
@@ -59,7 +59,7 @@ fn small_disk() -> Option<PathBuf> {
 }
 
 /// A relay with its database on the small disk.
-fn relay_on(disk: &Path, world: &World, config: Config) -> Relay {
+pub fn relay_on(disk: &Path, world: &World, config: Config) -> Relay {
     let mut relay = Relay::prepare_with_queue_in(Some(disk), world.configured(config));
     relay.add_user();
     relay.start_again();
@@ -131,7 +131,7 @@ fn assert_all_went_out(relay: &mut Relay, mx: &FakeMx, count: usize) {
 }
 
 /// Takes what is left of the disk, to the last byte.
-fn fill(disk: &Path) {
+pub fn fill(disk: &Path) {
     let mut file = File::options().create(true).append(true).open(disk.join("somebody-else")).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     while file.write_all(&[1]).is_ok() {}

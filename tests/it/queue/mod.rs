@@ -5,6 +5,6 @@ mod audit;
 mod backup;
 mod damage;
 mod explainability;
-mod files;
-mod full_disk;
+pub mod files;
+pub mod full_disk;
 mod other_writers;

@@ -2,13 +2,14 @@
 //! transactions, so that the relay's own are never long in waiting. It is for what is there when it begins: that is
 //! looked for once, without a lock, and what comes later is left alone.
 
-use rusqlite::{Connection, ToSql, params};
+use rusqlite::{Connection, params, params_from_iter};
 
-use crate::queue::admin_rows::Which;
 use crate::queue::error::QueueError;
+use crate::queue::filter::{Action, Filter};
 use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::failure::{explain, is_full};
+use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::odd;
 use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
 use crate::queue::sqlite::space;
@@ -22,51 +23,58 @@ const ROWS_MAX: usize = 1_000;
 pub(super) const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
     last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
 
-impl Which {
-    /// A condition on `recipients`, with its ?1.
-    fn condition(&self) -> (&'static str, Box<dyn ToSql>) {
-        match self {
-            Which::Message(id) => ("message_id = ?1", Box::new(id.0)),
-            Which::Domain(domain) => ("domain = ?1", Box::new(domain.as_str().to_owned())),
-            Which::All => ("?1", Box::new(true)),
-        }
+/// Which of those that are selected it changes, or counts.
+pub(super) fn of(action: Action) -> &'static str {
+    match action {
+        Action::Kick => "state = 'queued'",
+        Action::Hold => "(state = 'queued' OR bounce_requested_at IS NOT NULL)",
+        Action::Release => "state = 'held'",
+        Action::Bounce => "bounce_requested_at IS NULL",
+        Action::Remove => "true",
     }
 }
 
 impl Admin {
-    pub(super) fn kick_now(&self, which: &Which) -> Result<usize, QueueError> {
-        let (condition, value) = which.condition();
-        let waiting: u32 = self.try_to(|conn| {
+    pub(super) fn kick_now(&self, which: &Filter) -> Result<usize, QueueError> {
+        // Looked for before the backoffs go, by which they may be selected.
+        let waiting = self.selected(which, of(Action::Kick))?;
+        let condition = Condition::of(which);
+        self.try_to(|conn| {
             // All recipients of a domain, and all of a message to it, wait in one lane.
             let lanes = format!(
-                "SELECT DISTINCT lane FROM (SELECT * FROM recipient_lanes WHERE {condition} GROUP BY domain)"
+                "SELECT DISTINCT lane FROM (SELECT * FROM recipient_lanes WHERE {} GROUP BY domain)",
+                condition.where_sql()
             );
-            match which {
-                Which::All => conn.execute("DELETE FROM backoffs", [])?,
-                _ => conn.execute(&format!("DELETE FROM backoffs WHERE lane IN ({lanes})"), [&value])?,
+            let sql = match condition.is_everything() {
+                true => "DELETE FROM backoffs".to_owned(),
+                false => format!("DELETE FROM backoffs WHERE lane IN ({lanes})"),
             };
-            let sql = format!("SELECT count(*) FROM recipients WHERE state = 'queued' AND {condition}");
-            conn.query_row(&sql, [&value], |row| row.get(0))
+            conn.execute(&sql, params_from_iter(&condition.values))
         })?;
-        self.change(
-            which,
+        self.change_these(
+            &waiting,
             "next_attempt_at = unixepoch(), bounce_requested_at = NULL, kicked_attempts = kicked_attempts + 1",
             "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
         )?;
-        self.try_to(|conn| kicks::record(conn, which, waiting))?;
-        Ok(waiting as usize)
+        let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        self.try_to(|conn| kicks::record(conn, which, count))?;
+        Ok(waiting.len())
     }
 
-    /// Sets this in those of them for which `of` holds.
-    pub(super) fn change(&self, which: &Which, set: &str, of: &str) -> Result<usize, QueueError> {
+    /// Sets this in those of them that the action is for.
+    pub(super) fn change(&self, which: &Filter, set: &str, action: Action) -> Result<usize, QueueError> {
+        self.change_these(&self.selected(which, of(action))?, set, of(action))
+    }
+
+    fn change_these(&self, ids: &[i64], set: &str, of: &str) -> Result<usize, QueueError> {
         let sql =
             format!("UPDATE recipients SET {set} WHERE id IN (SELECT value FROM json_each(?1)) AND {of}");
-        self.in_parts(which, of, |conn, list| conn.prepare_cached(&sql)?.execute([list]))
+        self.in_parts(ids, |conn, list| conn.prepare_cached(&sql)?.execute([list]))
     }
 
-    pub(super) fn remove_in_parts(&self, which: &Which) -> Result<usize, QueueError> {
-        self.in_parts(which, "true", |conn, list| {
+    pub(super) fn remove_in_parts(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.in_parts(&self.selected(which, of(Action::Remove))?, |conn, list| {
             let part = rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
             let rows = part
                 .prepare_cached(
@@ -82,21 +90,25 @@ impl Admin {
         })
     }
 
-    /// Has `act` change those of them for which `of` holds now, a part after the other, by lists of their ids; gives
-    /// how many it did.
+    /// The ids of those for which `of` holds too, as they stand in the table.
+    fn selected(&self, which: &Filter, of: &str) -> Result<Vec<i64>, QueueError> {
+        let condition = Condition::of(which);
+        let sql = format!("SELECT id FROM recipients WHERE {of} AND {}", condition.where_sql());
+        let mut ids: Vec<i64> = self.try_to(|conn| {
+            let mut statement = conn.prepare(&sql)?;
+            statement.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
+        })?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Has `act` change these, a part after the other, by lists of their ids; gives how many it did.
     fn in_parts(
         &self,
-        which: &Which,
-        of: &str,
+        ids: &[i64],
         act: impl Fn(&Connection, &str) -> rusqlite::Result<usize>,
     ) -> Result<usize, QueueError> {
-        let (condition, value) = which.condition();
-        let sql = format!("SELECT id FROM recipients WHERE {of} AND {condition}");
-        let mut ids: Vec<i64> =
-            self.try_to(|conn| conn.prepare(&sql)?.query_map([&value], |row| row.get(0))?.collect())?;
-        // As they stand in the table.
-        ids.sort_unstable();
-        let (mut left, mut changed, mut rows) = (ids.as_slice(), 0, ROWS_MAX);
+        let (mut left, mut changed, mut rows) = (ids, 0, ROWS_MAX);
         while !left.is_empty() {
             let (more, taken) = self.part(&mut rows, |conn, rows| {
                 let part = &left[..rows.min(left.len())];
@@ -169,10 +181,10 @@ mod tests {
     use crate::queue::contract::AdminStore as _;
     use crate::queue::sqlite::migrate;
 
-    type Act = fn(&Admin, &Which) -> Result<usize, QueueError>;
+    type Act = fn(&Admin, &Filter) -> Result<usize, QueueError>;
 
     /// Steps of SQLite's machine for so many recipients, each domain having half of them.
-    fn steps(rows: usize, act: Act, which: &Which) -> usize {
+    fn steps(rows: usize, act: Act, which: &Filter) -> usize {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("queue.db");
         let mut conn = Connection::open(&path).unwrap();
@@ -193,7 +205,7 @@ mod tests {
         };
         conn.progress_handler(100, Some(count)).unwrap();
         let admin = Admin { conn, path };
-        let expected = if *which == Which::All { rows } else { rows / 2 };
+        let expected = if *which == Filter::all() { rows } else { rows / 2 };
         assert_eq!(act(&admin, which).unwrap(), expected);
         assert_eq!(act(&admin, which).unwrap_or(0) % expected, 0, "nothing is done by halves");
         steps.load(Ordering::Relaxed)
@@ -201,7 +213,7 @@ mod tests {
 
     #[test]
     fn ten_times_as_many_recipients_cost_ten_times_as_much() {
-        let domain = Which::Domain(Domain::parse("1.test").unwrap());
+        let domain = Filter::domain(&Domain::parse("1.test").unwrap());
         let acts: [(&str, Act); 4] = [
             ("hold", |admin, which| admin.hold(which)),
             ("bounce", |admin, which| admin.bounce(which)),
@@ -209,7 +221,7 @@ mod tests {
             ("remove", |admin, which| admin.remove(which)),
         ];
         for (name, act) in acts {
-            for which in [&Which::All, &domain] {
+            for which in [&Filter::all(), &domain] {
                 let (few, many) = (steps(3_000, act, which), steps(30_000, act, which));
                 assert!(many < 15 * few, "{name} {which}: {few} and {many}");
             }

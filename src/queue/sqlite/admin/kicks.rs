@@ -2,31 +2,35 @@
 
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::admin_rows::{KickLine, Which};
+use crate::queue::admin_rows::KickLine;
+use crate::queue::filter::Filter;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::kick::INSERT_KICK;
 use crate::queue::sqlite::odd;
 
 /// See [`crate::queue::AdminStore::kicks`].
-pub(super) fn read(conn: &Connection, limit: u32) -> Result<Vec<KickLine>> {
-    conn.prepare(
-        "SELECT datetime(at, 'unixepoch'), node, user, client, recipients
+pub(super) fn read(conn: &Connection, limit: u32) -> Result<(Vec<KickLine>, i64)> {
+    let total = conn.query_row("SELECT count(*) FROM kicks", [], |row| row.get(0))?;
+    let kicks = conn
+        .prepare(
+            "SELECT datetime(at, 'unixepoch'), node, user, client, recipients
          FROM kicks ORDER BY at DESC, id DESC LIMIT ?1",
-    )?
-    .query_map([limit], |row| {
-        Ok(KickLine {
-            at: odd::get(row, 0)?,
-            node: odd::get(row, 1)?,
-            user: odd::get(row, 2)?,
-            client: odd::get(row, 3)?,
-            recipients: odd::get(row, 4)?,
-        })
-    })?
-    .collect()
+        )?
+        .query_map([limit], |row| {
+            Ok(KickLine {
+                at: odd::get(row, 0)?,
+                node: odd::get(row, 1)?,
+                user: odd::get(row, 2)?,
+                client: odd::get(row, 3)?,
+                recipients: odd::get(row, 4)?,
+            })
+        })?
+        .collect::<Result<_>>()?;
+    Ok((kicks, total))
 }
 
 /// The command line asked for these.
-pub(super) fn record(conn: &Connection, which: &Which, recipients: u32) -> Result<()> {
+pub(super) fn record(conn: &Connection, which: &Filter, recipients: u32) -> Result<()> {
     let nobody = None::<String>;
     conn.execute(INSERT_KICK, params![now_us() / 1_000_000, which.to_string(), nobody, nobody, recipients])
         .map(drop)

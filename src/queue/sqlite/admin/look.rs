@@ -1,35 +1,57 @@
 //! What people look at: lists, one message, numbers. Ordinary queries over the views and tables.
 
-use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter};
 
-use crate::mail::Domain;
 use crate::mail::header::header_of;
 use crate::queue::MessageId;
 use crate::queue::admin_rows::{
-    DomainLine, Envelope, Filter, FinishedMessage, HostLine, LaneLine, Line, Shown, ShownRecipient, Summary,
-    Try,
+    DomainLine, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownRecipient,
+    Summary, Try,
 };
+use crate::queue::filter::Filter;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
+use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::{message, odd};
 
 /// See [`crate::queue::AdminStore::list`].
-pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Line>> {
-    let finished = !matches!(filter.state.as_deref(), None | Some("queued" | "held"));
-    let (lines, domain) = if finished {
-        // History has the address only: the domain is what follows its last @, as routing sees it.
-        (HISTORY_LINES, "lower(substr(recipient, -length(?1) - 1)) = '@' || ?1")
-    } else {
-        (QUEUE_LINES, "domain = ?1")
-    };
+pub(super) fn list(conn: &Connection, filter: &Filter, limit: u32) -> Result<Vec<Line>> {
     // What waits: who has waited for longest. What is finished: what somebody asks for is nearly always the latest.
-    let order = if finished { "message_id DESC, recipient_id" } else { "message_id, recipient_id" };
+    let (lines, order) = match filter.is_of_finished() {
+        true => (HISTORY_LINES, "message_id DESC, recipient_id"),
+        false => (QUEUE_LINES, "message_id, recipient_id"),
+    };
+    let condition = Condition::of(filter);
+    let wanted = condition.where_sql();
+    let sql = format!("SELECT * FROM ({lines}) WHERE {wanted} ORDER BY {order} LIMIT {limit}");
+    conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect()
+}
+
+/// See [`crate::queue::AdminStore::count`].
+pub(super) fn count(conn: &Connection, filter: &Filter) -> Result<i64> {
+    let condition = Condition::of(filter);
+    let rows = match filter.is_of_finished() {
+        true => format!("({HISTORY_LINES})"),
+        false => "recipients".to_owned(),
+    };
+    let sql = format!("SELECT count(*) FROM {rows} WHERE {}", condition.where_sql());
+    conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
+}
+
+/// See [`crate::queue::AdminStore::would_change`]; `of`: which of the selected it would change.
+pub(super) fn selected(conn: &Connection, filter: &Filter, of: &str, limit: u32) -> Result<Selected> {
+    let condition = Condition::of(filter);
+    let of_these = format!("FROM recipients WHERE {of} AND {}", condition.where_sql());
+    let sql =
+        format!("SELECT count(*), count(DISTINCT message_id), ({}) {of_these}", condition.count_lanes(of));
+    let counts = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let (recipients, messages, lanes) = conn.query_row(&sql, params_from_iter(&condition.values), counts)?;
+    let ids = format!("SELECT id {of_these} ORDER BY message_id, id LIMIT {limit}");
     let sql = format!(
-        "SELECT * FROM ({lines}) WHERE (?1 IS NULL OR {domain}) AND (?2 IS NULL OR sender = ?2)
-             AND (?3 IS NULL OR state = ?3)
-         ORDER BY {order} LIMIT ?4"
+        "SELECT * FROM ({QUEUE_LINES}) WHERE recipient_id IN ({ids}) ORDER BY message_id, recipient_id"
     );
-    let domain = filter.domain.as_ref().map(Domain::as_str);
-    conn.prepare(&sql)?.query_map(params![domain, filter.sender, filter.state, filter.limit], line)?.collect()
+    let first =
+        conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect::<Result<_>>()?;
+    Ok(Selected { recipients, messages, lanes, first })
 }
 
 /// See [`crate::queue::AdminStore::show`].
@@ -77,19 +99,29 @@ fn finished(conn: &Connection, id: MessageId) -> Result<Option<FinishedMessage>>
 }
 
 /// See [`crate::queue::AdminStore::summary`].
-pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
-    let (messages, bytes) =
-        conn.query_row("SELECT count(*), coalesce(sum(size), 0) FROM messages", [], |row| {
-            Ok((odd::get(row, 0)?, odd::get(row, 1)?))
-        })?;
+pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<Summary> {
+    let condition = Condition::of(filter);
+    let of = match condition.is_everything() {
+        true => "true".to_owned(),
+        false => format!("id IN (SELECT message_id FROM recipients WHERE {})", condition.sql),
+    };
+    let sql = format!("SELECT count(*), coalesce(sum(size), 0) FROM messages WHERE {of}");
+    let (messages, bytes) = conn.query_row(&sql, params_from_iter(&condition.values), |row| {
+        Ok((odd::get(row, 0)?, odd::get(row, 1)?))
+    })?;
+    let sql = format!("{WAITING} WHERE {} GROUP BY domain) d)", condition.where_sql());
     let (recipients, held, due, backing_off, to_fetch, domains_total) =
-        conn.query_row(WAITING, [], |row| {
+        conn.query_row(&sql, params_from_iter(&condition.values), |row| {
             let number = |at| odd::get::<i64>(row, at);
             Ok((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?))
         })?;
-    let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let count = |sql: &str| match condition.is_everything() {
+        true => conn.query_row(sql, [], |row| row.get::<_, i64>(0)),
+        false => Ok(0),
+    };
     let hosts_total = count("SELECT count(*) FROM host_settings")?;
     let lanes_total = count(&format!("SELECT count(*) FROM backoffs WHERE {BACKS_OFF}"))?;
+    let limit_of = |total: i64| if total == 0 { 0 } else { limit };
     let kicks = "SELECT count(*) FROM kicks WHERE at > unixepoch() - 3600";
     let kicks_last_hour = conn.query_row(kicks, [], |row| row.get(0))?;
     Ok(Summary {
@@ -103,9 +135,9 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
         domains_total,
         hosts_total,
         lanes_total,
-        domains: domains(conn, limit)?,
-        hosts: hosts(conn, limit)?,
-        lanes: lanes(conn, limit)?,
+        domains: domains(conn, &condition, limit)?,
+        hosts: hosts(conn, limit_of(hosts_total))?,
+        lanes: lanes(conn, limit_of(lanes_total))?,
         kicks_last_hour,
         new_mail_refused: None,
     })
@@ -113,7 +145,8 @@ pub(super) fn summary(conn: &Connection, limit: u32) -> Result<Summary> {
 
 /// Which rows of `backoffs` are backoffs: those for ATRN are not.
 const BACKS_OFF: &str = "backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%'";
-/// By domain first: a lane is looked up once for each. Recipients, held, due, backing off, to be fetched, domains.
+/// By domain first: a lane is looked up once for each. To be ended by a WHERE and `GROUP BY domain) d)`. Recipients,
+/// held, due, backing off, to be fetched, domains.
 const WAITING: &str = "
     SELECT coalesce(sum(total), 0), coalesce(sum(held), 0), coalesce(sum(iif(is_fetched OR backs_off, 0, due)), 0),
            coalesce(sum(iif(backs_off AND NOT is_fetched, due, 0)), 0),
@@ -125,15 +158,15 @@ const WAITING: &str = "
                              AND l.backoff_until > unixepoch()) AS backs_off
           FROM (SELECT domain, count(*) AS total, sum(state = 'held') AS held,
                        sum(state = 'queued' AND next_attempt_at <= unixepoch()) AS due
-                FROM recipients GROUP BY domain) d)";
+                FROM recipients";
 
 /// The columns of [`Line`], its message's and its own id behind them.
 const QUEUE_LINES: &str =
-    "SELECT queue_id, sender, recipient, state, attempts, next_attempt, last_reply, last_mx,
+    "SELECT queue_id, sender, recipient AS address, state, attempts, next_attempt, last_reply, last_mx,
     received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
-const HISTORY_LINES: &str = "SELECT queue_id, sender, address AS recipient, state, attempts, NULL, reply, mx,
-    datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source, message_id,
-    NULL AS domain, NULL AS lane_reply FROM history";
+const HISTORY_LINES: &str = "SELECT queue_id, sender, address, state, attempts, NULL, reply AS last_reply,
+    mx AS last_mx, datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source,
+    message_id, domain_of(address) AS domain, NULL AS lane_reply, user, tag, received_at FROM history";
 
 fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
@@ -174,25 +207,39 @@ fn envelope(row: &Row<'_>) -> Result<Envelope> {
     })
 }
 
-fn domains(conn: &Connection, limit: u32) -> Result<Vec<DomainLine>> {
-    conn.prepare(
-        "SELECT domain, total, under_5m, under_1h, under_6h, under_1d, older, held, next_attempt
-         FROM queue_by_domain LIMIT ?1",
-    )?
-    .query_map([limit], |row| {
-        Ok(DomainLine {
-            domain: odd::get(row, 0)?,
-            total: odd::get(row, 1)?,
-            under_5m: odd::get(row, 2)?,
-            under_1h: odd::get(row, 3)?,
-            under_6h: odd::get(row, 4)?,
-            under_1d: odd::get(row, 5)?,
-            older: odd::get(row, 6)?,
-            held: odd::get(row, 7)?,
-            next_attempt: odd::get(row, 8)?,
-        })
-    })?
-    .collect()
+/// The view `queue_by_domain`, of what the condition selects.
+fn domains(conn: &Connection, condition: &Condition, limit: u32) -> Result<Vec<DomainLine>> {
+    let sql = format!(
+        "SELECT d.domain, d.total, d.under_5m, d.under_1h, d.under_6h, d.under_1d, d.older, d.held,
+                CASE WHEN EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
+                     ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END
+         FROM (SELECT domain, count(*) AS total, sum(age < 300) AS under_5m, sum(age BETWEEN 300 AND 3599) AS under_1h,
+                      sum(age BETWEEN 3600 AND 21599) AS under_6h, sum(age BETWEEN 21600 AND 86399) AS under_1d,
+                      sum(age >= 86400) AS older, sum(state = 'held') AS held,
+                      min(CASE WHEN state = 'queued' THEN next_attempt_at END) AS next_attempt
+               FROM (SELECT r.*, unixepoch() - m.received_at AS age
+                     FROM recipients r JOIN messages m ON m.id = r.message_id)
+               WHERE {} GROUP BY domain) d
+         LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
+             AND l.backoff_until > unixepoch()
+         ORDER BY d.total DESC, d.domain LIMIT {limit}",
+        condition.where_sql()
+    );
+    conn.prepare(&sql)?
+        .query_map(params_from_iter(&condition.values), |row| {
+            Ok(DomainLine {
+                domain: odd::get(row, 0)?,
+                total: odd::get(row, 1)?,
+                under_5m: odd::get(row, 2)?,
+                under_1h: odd::get(row, 3)?,
+                under_6h: odd::get(row, 4)?,
+                under_1d: odd::get(row, 5)?,
+                older: odd::get(row, 6)?,
+                held: odd::get(row, 7)?,
+                next_attempt: odd::get(row, 8)?,
+            })
+        })?
+        .collect()
 }
 
 fn hosts(conn: &Connection, limit: u32) -> Result<Vec<HostLine>> {

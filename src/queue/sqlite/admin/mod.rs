@@ -12,11 +12,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, ConfigInUse, DiskRoom, Filter, KickLine, Line, LoginFailureLine, Shown, Summary, WaitingDomain,
-    Which,
+    Change, ConfigInUse, DiskRoom, KickLine, Line, LoginFailureLine, Selected, Shown, Summary, WaitingDomain,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
+use crate::queue::filter::{Action, Filter};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::{HostSetting, MessageId, StsPolicyRow};
@@ -25,8 +25,8 @@ use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, host_settings, integrity, logins, migrate, operator_log, routes, space, sts_policies,
-    tls_results,
+    backoffs, counts, filter, host_settings, integrity, logins, migrate, operator_log, routes, space,
+    sts_policies, tls_results,
 };
 
 #[cfg(test)]
@@ -100,6 +100,7 @@ impl Admin {
         let path = real(path);
         let admin = Admin { conn: connect(&path, write)?, path };
         migrate::must_be_current(&admin.conn, &admin.path)?;
+        admin.try_to(filter::add_functions)?;
         Ok(admin)
     }
 
@@ -109,20 +110,28 @@ impl Admin {
 }
 
 impl AdminStore for Admin {
-    fn list(&self, filter: &Filter) -> Result<Vec<Line>, QueueError> {
-        self.try_to(|conn| look::list(conn, filter))
+    fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Line>, QueueError> {
+        self.try_to(|conn| look::list(conn, filter, limit))
+    }
+
+    fn count(&self, filter: &Filter) -> Result<i64, QueueError> {
+        self.try_to(|conn| look::count(conn, filter))
+    }
+
+    fn would_change(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError> {
+        self.try_to(|conn| look::selected(conn, which, change::of(action), limit))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
         self.try_to(|conn| look::show(conn, id))
     }
 
-    fn summary(&self, limit: u32) -> Result<Summary, QueueError> {
+    fn summary_of(&self, filter: &Filter, limit: u32) -> Result<Summary, QueueError> {
         let new_mail_refused = match self.disk_room()? {
             DiskRoom::Enough => None,
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
-        self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, limit)? }))
+        self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, filter, limit)? }))
     }
 
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
@@ -133,7 +142,7 @@ impl AdminStore for Admin {
         self.try_to(|conn| tls_results::of_domain(conn, day, domain))
     }
 
-    fn kicks(&self, limit: u32) -> Result<Vec<KickLine>, QueueError> {
+    fn kicks(&self, limit: u32) -> Result<(Vec<KickLine>, i64), QueueError> {
         self.try_to(|conn| kicks::read(conn, limit))
     }
 
@@ -182,35 +191,28 @@ impl AdminStore for Admin {
         self.try_to(integrity::quick)
     }
 
-    fn kick(&self, which: &Which) -> Result<usize, QueueError> {
+    fn kick(&self, which: &Filter) -> Result<usize, QueueError> {
         self.kick_now(which)
     }
 
-    fn hold(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(
-            which,
-            "state = 'held', bounce_requested_at = NULL",
-            "(state = 'queued' OR bounce_requested_at IS NOT NULL)",
-        )
+    fn hold(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change(which, "state = 'held', bounce_requested_at = NULL", Action::Hold)
     }
 
-    fn release(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(
-            which,
-            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL",
-            "state = 'held'",
-        )
+    fn release(&self, which: &Filter) -> Result<usize, QueueError> {
+        let set = "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL";
+        self.change(which, set, Action::Release)
     }
 
-    fn bounce(&self, which: &Which) -> Result<usize, QueueError> {
-        self.change(which, change::RETURN, "bounce_requested_at IS NULL")
+    fn bounce(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change(which, change::RETURN, Action::Bounce)
     }
 
     fn record(&self, change: &Change) -> Result<(), QueueError> {
         self.part(&mut 1, |conn, _| operator_log::record(conn, change))
     }
 
-    fn remove(&self, which: &Which) -> Result<usize, QueueError> {
+    fn remove(&self, which: &Filter) -> Result<usize, QueueError> {
         self.remove_in_parts(which)
     }
 }

@@ -267,8 +267,8 @@ fn a_queue_full_of_odd_rows_and_columns_of_somebody_s_own_starts() {
     bench.settled();
     assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'delivered'"), 2);
     let admin = Admin::to_read(&bench.path()).unwrap();
-    admin.list(&Filter { limit: 9, ..Filter::default() }).unwrap();
-    admin.list(&Filter { limit: 9, state: Some("failed".to_owned()), ..Filter::default() }).unwrap();
+    admin.list(&Filter::all(), 9).unwrap();
+    admin.list(&Filter { state: Some("failed".to_owned()), ..Filter::all() }, 9).unwrap();
     admin.summary(9).unwrap();
     admin.kicks(9).unwrap();
     admin.show(MessageId(10)).unwrap();

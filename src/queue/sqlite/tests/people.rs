@@ -1,11 +1,7 @@
 //! The queue as people see it: the views, and `postrider queue`'s verbs.
 
 use super::*;
-use crate::queue::admin::{Admin, Filter, Which};
-
-fn filter() -> Filter {
-    Filter { limit: 100, ..Filter::default() }
-}
+use crate::queue::admin::{Admin, Filter, Pattern};
 
 #[test]
 fn every_view_tells_something_and_stuck_nothing() {
@@ -39,21 +35,22 @@ fn list_and_show_find_waiting_and_finished_ones() {
     bench.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]));
     bench.settled();
     let admin = Admin::to_read(&bench.path()).unwrap();
-    let list = |filter: Filter| -> Vec<String> {
+    let list = |filter: Filter, limit| -> Vec<String> {
         admin
-            .list(&filter)
+            .list(&filter, limit)
             .unwrap()
             .into_iter()
             .map(|line| format!("{} {}", line.recipient, line.state))
             .collect()
     };
-    assert_eq!(list(filter()), ["b@example.net queued", "c@example.com queued"]);
-    assert_eq!(list(Filter { limit: 1, ..filter() }), ["b@example.net queued"]);
+    assert_eq!(list(Filter::all(), 9), ["b@example.net queued", "c@example.com queued"]);
+    assert_eq!(list(Filter::all(), 1), ["b@example.net queued"]);
     let com = Domain::parse("example.com").unwrap();
-    assert_eq!(list(Filter { domain: Some(com.clone()), ..filter() }), ["c@example.com queued"]);
-    let delivered = Filter { state: Some("delivered".to_owned()), domain: Some(com), ..filter() };
-    assert_eq!(list(delivered), ["a@example.com delivered"]);
-    assert!(list(Filter { sender: Some(String::new()), ..filter() }).is_empty());
+    assert_eq!(list(Filter::domain(&com), 9), ["c@example.com queued"]);
+    let delivered = Filter { state: Some("delivered".to_owned()), ..Filter::domain(&com) };
+    assert_eq!(list(delivered, 9), ["a@example.com delivered"]);
+    let nobody = Filter { sender: Some(Pattern::parse("").unwrap()), ..Filter::all() };
+    assert!(list(nobody, 9).is_empty());
 
     let shown = admin.show(due[0].message).unwrap().unwrap();
     assert_eq!(shown.header.as_deref(), Some("Subject: x\n"));
@@ -90,7 +87,7 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
         std::thread::yield_now();
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
-    let com = Which::Domain(Domain::parse("example.com").unwrap());
+    let com = Filter::domain(&Domain::parse("example.com").unwrap());
     assert_eq!(admin.kick(&com).unwrap(), 1);
     assert!(matches!(bench.event(), Event::ChangedOutside));
     assert!(bench.queue.backoffs().unwrap().is_empty());
@@ -98,15 +95,15 @@ fn an_operator_retries_holds_releases_and_removes_while_the_relay_runs() {
         assert_eq!(bench.queue.due(DueCursor::from(0), now_us() / 1_000_000, 9).unwrap().len(), count)
     };
     due_now(1);
-    assert_eq!(admin.kick(&Which::All).unwrap(), 2);
+    assert_eq!(admin.kick(&Filter::all()).unwrap(), 2);
     due_now(2);
-    assert_eq!(admin.hold(&Which::Message(message.id)).unwrap(), 2);
+    assert_eq!(admin.hold(&Filter::message(message.id)).unwrap(), 2);
     due_now(0);
     assert_eq!(admin.release(&com).unwrap(), 1);
     due_now(1);
     assert_eq!(admin.remove(&com).unwrap(), 1);
     bench.is_well();
-    assert_eq!(admin.remove(&Which::All).unwrap(), 1);
+    assert_eq!(admin.remove(&Filter::all()).unwrap(), 1);
     assert_eq!(bench.number("SELECT count(*) FROM history WHERE state = 'removed' AND attempts = 1"), 2);
     assert_eq!(bench.number("SELECT count(*) FROM content"), 0);
     bench.is_well();
@@ -120,8 +117,8 @@ fn the_queue_can_be_looked_at_while_no_relay_runs() {
     let Bench { directory, queue, writer, .. } = bench;
     writer.stop().unwrap();
     drop(queue);
-    assert_eq!(Admin::to_read(&path).unwrap().list(&filter()).unwrap().len(), 1);
-    assert_eq!(Admin::to_write(&path).unwrap().remove(&Which::All).unwrap(), 1);
+    assert_eq!(Admin::to_read(&path).unwrap().list(&Filter::all(), 9).unwrap().len(), 1);
+    assert_eq!(Admin::to_write(&path).unwrap().remove(&Filter::all()).unwrap(), 1);
     drop(directory);
 }
 
@@ -255,8 +252,8 @@ fn what_is_finished_is_listed_the_latest_first_and_keeps_who_sent_it() {
         bench.settled();
     }
     let admin = Admin::to_read(&bench.path()).unwrap();
-    let filter = Filter { state: Some("delivered".to_owned()), limit: 1, ..Filter::default() };
-    let line = admin.list(&filter).unwrap().remove(0);
+    let filter = Filter { state: Some("delivered".to_owned()), ..Filter::all() };
+    let line = admin.list(&filter, 1).unwrap().remove(0);
     assert_eq!(line.recipient, "last@a.test");
     let shown = admin.show(line.queue_id.parse().unwrap()).unwrap().unwrap();
     let finished = shown.finished.unwrap();

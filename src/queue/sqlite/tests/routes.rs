@@ -3,7 +3,7 @@
 use super::Bench;
 use crate::config::{DomainPattern, RelayHost, Route, Routes};
 use crate::mail::{Domain, Lifetimes};
-use crate::queue::admin::{Admin, Filter, Which};
+use crate::queue::admin::{Admin, Filter};
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
 
@@ -81,7 +81,7 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
     }
     let admin = Admin::to_write(&bench.path()).unwrap();
     let later = "SELECT datetime(backoff_until, 'unixepoch') FROM backoffs WHERE lane = 'route:*'";
-    let line = || admin.list(&Filter { domain: Some(domain("example.com")), limit: 1, ..Filter::default() });
+    let line = || admin.list(&Filter::domain(&domain("example.com")), 1);
     let (first, until) = (line().unwrap().remove(0), bench.text(later));
     assert_eq!(
         (first.last_reply.as_deref(), first.lane_reply.as_deref()),
@@ -91,13 +91,13 @@ fn mail_that_waits_for_a_relay_in_trouble_says_so_and_a_retry_of_its_domain_ends
     let of_domain = "SELECT next_attempt FROM queue_by_domain WHERE domain = 'example.com'";
     assert_eq!(bench.text(of_domain), until);
 
-    admin.kick(&Which::Domain(domain("example.com"))).unwrap();
+    admin.kick(&Filter::domain(&domain("example.com"))).unwrap();
     let left = |queue: &crate::queue::Queue| {
         queue.backoffs().unwrap().into_iter().map(|row| row.lane).collect::<Vec<_>>()
     };
     assert_eq!(left(&bench.queue), ["route:example.net"]);
     assert_eq!(line().unwrap().remove(0).last_reply, None);
-    admin.kick(&Which::Message(due[1].fresh.as_ref().unwrap().id)).unwrap();
+    admin.kick(&Filter::message(due[1].fresh.as_ref().unwrap().id)).unwrap();
     assert!(left(&bench.queue).is_empty());
 }
 

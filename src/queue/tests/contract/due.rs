@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mail::{Domain, Hold, Lifetimes, Release};
-use crate::queue::admin::Which;
+use crate::queue::admin::Filter;
 
 pub(super) fn a_page_can_end_inside_one_second(site: Site) {
     let to: Vec<String> = (0..5).map(|n| format!("u{n}@example.com")).collect();
@@ -100,7 +100,7 @@ pub(super) fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_n
     (0..10).for_each(|n| drop(accept(400 - n, &["a@held.example"])));
     let last = [accept(5, &["a@example.com"]), accept(5, &["b@example.com"])].concat();
     let returned = accept(-500, &["c@returned.example", "d@returned.example"]);
-    let of = |name| Which::Domain(Domain::parse(name).unwrap());
+    let of = |name| Filter::domain(&Domain::parse(name).unwrap());
     assert_eq!(site.place.admin().hold(&of("held.example")).unwrap(), 20);
     assert_eq!(site.place.admin().bounce(&of("returned.example")).unwrap(), 2);
     let all: Vec<RecipientId> = returned.into_iter().chain(last).collect();
@@ -114,7 +114,7 @@ pub(super) fn held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_n
 pub(super) fn a_message_for_two_domains_of_one_lane_is_one_message_in_it(site: Site) {
     site.accept(&["a@one.test", "b@two.test", "c@other.example"]);
     site.accept(&["a@one.test"]);
-    site.place.admin().hold(&Which::Domain(Domain::parse("two.test").unwrap())).unwrap();
+    site.place.admin().hold(&Filter::domain(&Domain::parse("two.test").unwrap())).unwrap();
     let names: Vec<String> = site.queue.domains().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["one.test", "other.example", "two.test"]);
     let lane_of = |domain: &Domain| match domain.as_str().ends_with(".test") {
@@ -147,7 +147,7 @@ pub(super) fn a_kick_forgets_the_backoff_and_says_how_many_wait(site: Site) {
     assert_eq!(kick(Kick::DomainAndBelow(due[0].domain.clone())), Ok(Kicked::Started(2)));
     assert_eq!(due_now(), 2);
     let asked: Vec<_> =
-        site.place.admin().kicks(9).unwrap().into_iter().map(|kick| (kick.node, kick.recipients)).collect();
+        site.place.admin().kicks(9).unwrap().0.into_iter().map(|kick| (kick.node, kick.recipients)).collect();
     let wanted = [("@example.com", 2), ("example.com", 1), ("example.com", 1), ("nobody.example", 0)];
     assert_eq!(asked, wanted.map(|(node, recipients)| (node.to_owned(), recipients)));
 }

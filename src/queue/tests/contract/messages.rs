@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mail::{DeliverBy, Handling, Hold, Priority, Release};
-use crate::queue::admin::{Filter, Which};
+use crate::queue::admin::Filter;
 
 pub(super) fn a_message_goes_from_accept_to_history(site: Site) {
     let due = site.accept(&["a@example.com", "b@example.net"]);
@@ -123,7 +123,7 @@ pub(super) fn content_that_goes_while_it_is_read_is_an_error_and_not_a_shorter_m
     site.queue.accept(message).unwrap();
     let mut content = site.queue.content(id);
     assert!(content.next().unwrap().is_ok());
-    site.place.admin().remove(&Which::Message(id)).unwrap();
+    site.place.admin().remove(&Filter::message(id)).unwrap();
     assert!(matches!(content.next(), Some(Err(QueueError::ContentGone(gone))) if gone == id));
     assert!(content.next().is_none());
 }
@@ -133,7 +133,7 @@ pub(super) fn an_id_used_twice_is_refused_and_spoils_nothing(site: Site) {
     let again = NewMessage { id: used, ..site.message(&["b@example.com"], b"x\r\n") };
     assert_eq!(site.queue.accept(again), Err(AcceptError::Failed));
     site.accept(&["c@example.com"]);
-    let lines = site.place.admin().list(&Filter { limit: 10, ..Filter::default() }).unwrap();
+    let lines = site.place.admin().list(&Filter::all(), 10).unwrap();
     let addresses: Vec<_> = lines.iter().map(|line| &*line.recipient).collect();
     assert_eq!(addresses, ["a@example.com", "c@example.com"]);
     site.is_well();
@@ -230,7 +230,7 @@ pub(super) fn a_quota_is_never_exceeded_and_what_is_gone_makes_room(site: Site) 
     has_room(&site, 250);
     let site = site.restart();
     assert_eq!(reserve(&site, 251), Err(QuotaError::Reached));
-    site.place.admin().remove(&Which::Message(second[0].message)).unwrap();
+    site.place.admin().remove(&Filter::message(second[0].message)).unwrap();
     has_room(&site, 350);
     assert_eq!(site.place.admin().bytes_by_user().unwrap(), BytesByUser::from([("other".to_owned(), 100)]));
 }

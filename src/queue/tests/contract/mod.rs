@@ -5,6 +5,7 @@
 //! tables, its locks, its errors) is tested beside that store.
 
 mod due;
+mod filters;
 mod messages;
 mod people;
 mod reports;
@@ -81,6 +82,9 @@ each_store! {
         held_mail_past_its_lifetime_is_walked_a_part_at_a_time_and_hides_nothing
         a_message_for_two_domains_of_one_lane_is_one_message_in_it
         a_kick_forgets_the_backoff_and_says_how_many_wait;
+    filters:
+        a_filter_selects_what_a_slow_reading_of_each_row_does
+        a_change_is_for_what_its_filter_selected_when_it_began;
     people:
         a_change_from_outside_is_noticed_and_our_own_is_none
         what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history

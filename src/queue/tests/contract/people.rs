@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use super::*;
 use crate::mail::Domain;
-use crate::queue::admin::Which;
+use crate::queue::admin::Filter;
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
     site.accept(&["a@example.com"]);
     // Longer than the writer's round: an event of our own change would be here.
     assert!(site.events.recv_timeout(Duration::from_millis(1200)).is_err());
     let start = Instant::now();
-    assert_eq!(site.place.admin().hold(&Which::All).unwrap(), 1);
+    assert_eq!(site.place.admin().hold(&Filter::all()).unwrap(), 1);
     assert!(matches!(site.events.recv_timeout(PATIENCE), Ok(Event::ChangedOutside)));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(site.queue.outside_changes(), 1);
@@ -21,7 +21,7 @@ pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
 pub(super) fn what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history(site: Site) {
     let due = site.accept(&["a@example.com", "b@example.com"]);
     let fresh = due[0].fresh.clone().unwrap();
-    assert_eq!(site.place.admin().remove(&Which::Message(fresh.id)).unwrap(), 2);
+    assert_eq!(site.place.admin().remove(&Filter::message(fresh.id)).unwrap(), 2);
     site.queue.settle(settlement(
         &fresh,
         vec![(due[0].recipient, DELIVERED), (due[1].recipient, NextState::Retry(9))],
@@ -42,7 +42,7 @@ pub(super) fn what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history(
 pub(super) fn an_operator_who_holds_during_an_attempt_is_obeyed(site: Site) {
     let due = site.accept(&["a@example.com"]);
     let (id, fresh) = (due[0].recipient, due[0].fresh.as_ref().unwrap());
-    site.place.admin().hold(&Which::All).unwrap();
+    site.place.admin().hold(&Filter::all()).unwrap();
     site.queue.settle(settlement(fresh, vec![(id, NextState::Retry(9))]));
     assert_eq!(site.settled(), [(id, None)]);
     assert!(site.queue.due(DueCursor::default(), i64::MAX, 9).unwrap().is_empty());
@@ -55,17 +55,17 @@ pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(
     let later = due.iter().map(|due| (due.recipient, NextState::Retry(now + 9999))).collect();
     site.queue.settle(settlement(message, later));
     site.settled();
-    let (admin, com) = (site.place.admin(), Which::Domain(Domain::parse("example.com").unwrap()));
+    let (admin, com) = (site.place.admin(), Filter::domain(&Domain::parse("example.com").unwrap()));
     let due_now = || site.queue.due(DueCursor::default(), now_secs(), 9).unwrap().len();
     assert_eq!((admin.kick(&com).unwrap(), due_now()), (1, 1));
-    assert_eq!((admin.kick(&Which::All).unwrap(), due_now()), (2, 2));
-    assert_eq!((admin.hold(&Which::Message(message.id)).unwrap(), due_now()), (2, 0));
+    assert_eq!((admin.kick(&Filter::all()).unwrap(), due_now()), (2, 2));
+    assert_eq!((admin.hold(&Filter::message(message.id)).unwrap(), due_now()), (2, 0));
     assert_eq!((admin.release(&com).unwrap(), due_now()), (1, 1));
     let summary = admin.summary(9).unwrap();
     assert_eq!((summary.messages, summary.recipients, summary.held, summary.due), (1, 2, 1, 1));
     assert_eq!(admin.remove(&com).unwrap(), 1);
     site.is_well();
-    assert_eq!(admin.remove(&Which::All).unwrap(), 1);
+    assert_eq!(admin.remove(&Filter::all()).unwrap(), 1);
     let states: Vec<_> =
         admin.show(message.id).unwrap().unwrap().recipients.into_iter().map(|one| one.line.state).collect();
     assert_eq!(states, ["removed", "removed"]);

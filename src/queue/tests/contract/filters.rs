@@ -1,0 +1,237 @@
+//! What a filter selects is what a slow reading of each row selects, whatever stands in row and filter.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestRunner;
+
+use super::*;
+use crate::config::{DomainPattern, RelayHost, Route, Routes};
+use crate::mail::{Address, Domain, Lifetimes, Recipient, Reply};
+use crate::queue::admin::{Action, Filter, Line, Pattern};
+
+/// What SQL, a shell or a person could take for something else.
+const LETTERS: [&str; 13] =
+    ["a", "A", "b", "%", "_", "*", "\\", "'", "\"", " ", "\u{fc}", "\u{dc}", "\u{65e5}"];
+const DOMAINS: [&str; 6] =
+    ["a.test", "B.a.test", "b\u{fc}cher.test", "B\u{dc}CHER.test", "[192.0.2.1]", "fetched.test"];
+const DOMAIN_FILTERS: [&str; 8] =
+    ["a.test", "*.A.test", "b\u{fc}cher.test", "xn--*", "*", "[192*", "f*d.*st", "%.test*"];
+const LANE_FILTERS: [&str; 8] =
+    ["a.test", "route:*", "route:*.a.test", "*test", "atrn:*", "ATRN:fetched.test", "xn--_*", "*"];
+const STATES: [&str; 6] = ["queued", "held", "delivered", "failed", "relayed", "finished"];
+const AGE_STEP: i64 = 1000;
+
+/// What no list shows.
+struct Hidden {
+    user: String,
+    tag: String,
+    age: i64,
+}
+
+fn text(random: &mut fastrand::Rng) -> String {
+    (0..random.usize(0..4)).map(|_| LETTERS[random.usize(0..LETTERS.len())]).collect()
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn routes() -> Routes {
+    let relay = RelayHost { host: Domain::parse("relay.test").unwrap(), port: 25 };
+    Routes(vec![Route {
+        domain: DomainPattern::Below("a.test".to_owned()),
+        relay: vec![relay],
+        tls: None,
+        ca_file: None,
+        login: None,
+        source_addresses: Vec::new(),
+    }])
+}
+
+/// Queues a message and has something become of it.
+fn one(site: &Site, random: &mut fastrand::Rng) -> (String, Hidden) {
+    let hidden = Hidden { user: text(random), tag: text(random), age: AGE_STEP * random.i64(0..4) };
+    let mut message = site.message(&["a@a.test"], b"x\r\n");
+    let local = format!("x{}", text(random));
+    let to = Address::new_dangerous(&local, DOMAINS[random.usize(0..DOMAINS.len())]);
+    message.envelope.recipients = vec![Recipient::new(to)];
+    message.envelope.sender = some(text(random)).map(|local| Address::new_dangerous(&local, "from.test"));
+    message.origin.user = some(hidden.user.clone());
+    message.labels.tag = some(hidden.tag.clone());
+    message.received_at -= hidden.age;
+    site.queue.accept(message).unwrap();
+    let due = site.accepted();
+    let next = [DELIVERED, NextState::Finished(Finished::Failed), NextState::Retry(1), NextState::Hold]
+        [random.usize(0..4)];
+    if random.bool() {
+        let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, next)]);
+        let attempt = settlement.results[0].attempt.as_mut().unwrap();
+        attempt.reply = Reply { text: text(random).into(), ..Reply::bare(451, "") };
+        attempt.mx = some(text(random));
+        site.queue.settle(settlement);
+        site.settled();
+    }
+    (due[0].message.to_string(), hidden)
+}
+
+/// Slowly.
+fn is_like(pattern: &[char], text: &[char]) -> bool {
+    match (pattern, text) {
+        ([], text) => text.is_empty(),
+        (['*', pattern @ ..], text) => (0..=text.len()).any(|at| is_like(pattern, &text[at..])),
+        ([one, pattern @ ..], [other, text @ ..]) => {
+            one.eq_ignore_ascii_case(other) && is_like(pattern, text)
+        }
+        _ => false,
+    }
+}
+
+fn selects(filter: &Filter, line: &Line, hidden: &Hidden) -> bool {
+    let like = |pattern: &Option<Pattern>, text: &str| {
+        let chars = |text: &str| text.chars().collect::<Vec<_>>();
+        pattern.as_ref().is_none_or(|pattern| is_like(&chars(pattern.as_str()), &chars(text)))
+    };
+    let domain = Domain::parse(line.recipient.rsplit_once('@').unwrap().1).unwrap();
+    let lane = match domain.as_str() {
+        "fetched.test" => "atrn:fetched.test".to_owned(),
+        _ => routes().lane(&domain).to_string(),
+    };
+    let reply = line.last_reply.as_deref().or(line.lane_reply.as_deref());
+    let state = match (filter.state.as_deref(), &*line.state) {
+        (None, state) => matches!(state, "queued" | "held"),
+        (Some("finished"), state) => !matches!(state, "queued" | "held"),
+        (Some(wanted), state) => wanted == state,
+    };
+    state
+        && (filter.messages.is_empty() || filter.messages.iter().any(|id| id.to_string() == line.queue_id))
+        && like(&filter.user, &hidden.user)
+        && like(&filter.sender, &line.sender)
+        && like(&filter.recipient, &line.recipient)
+        && like(&filter.domain, domain.as_str())
+        && like(&filter.mx, line.last_mx.as_deref().unwrap_or_default())
+        && like(&filter.lane, &lane)
+        && like(&filter.reply, reply.unwrap_or_default())
+        && filter.older_secs.is_none_or(|secs| hidden.age >= secs)
+        && like(&filter.tag, &hidden.tag)
+}
+
+/// Mostly one or two options, as people use them.
+fn filter() -> impl Strategy<Value = Filter> {
+    fn rarely<T: std::fmt::Debug + Clone>(
+        value: impl Strategy<Value = T>,
+    ) -> impl Strategy<Value = Option<T>> {
+        proptest::option::weighted(0.15, value)
+    }
+    let letters =
+        || proptest::collection::vec(select(&LETTERS[..]), 0..4).prop_map(|letters| letters.concat());
+    let texts = move || {
+        let any =
+            prop_oneof![letters(), letters().prop_map(|text| format!("*{text}*")), Just("*".to_owned())];
+        rarely(any.prop_map(|text| Pattern::parse(&text).unwrap()))
+    };
+    let within = letters().prop_filter_map("empty", |text| Pattern::within(&text).ok());
+    (
+        (texts(), texts(), texts(), texts(), texts()),
+        rarely(select(&DOMAIN_FILTERS[..]).prop_map(|text| Pattern::domain(text).unwrap())),
+        rarely(select(&LANE_FILTERS[..]).prop_map(|text| Pattern::parse(text).unwrap())),
+        rarely(within),
+        rarely((0..5i64).prop_map(|steps| steps * AGE_STEP - AGE_STEP / 2)),
+        proptest::option::of(select(&STATES[..])),
+    )
+        .prop_map(|((user, sender, recipient, mx, tag), domain, lane, reply, older_secs, state)| {
+            Filter {
+                messages: Vec::new(),
+                user,
+                sender,
+                recipient,
+                domain,
+                mx,
+                lane,
+                reply,
+                older_secs,
+                tag,
+                state: state.map(str::to_owned),
+            }
+        })
+}
+
+pub(super) fn a_filter_selects_what_a_slow_reading_of_each_row_does(site: Site) {
+    let backoff = |lane: &str, last_reply: &str| BackoffRow {
+        lane: lane.to_owned(),
+        failures: 1,
+        backoff_until: now_secs() + 9999,
+        last_reply: last_reply.to_owned(),
+    };
+    site.queue.show_config(&routes(), Lifetimes { messages: 99_999, bounces: 99_999 });
+    site.queue.set_backoff(backoff("a.test", "421 A_b% 'no'"));
+    site.queue.set_backoff(backoff("route:*.a.test", "421 *a*\\"));
+    site.queue.set_backoff(backoff("atrn:fetched.test", "450 fetch \"it\""));
+    let mut random = fastrand::Rng::with_seed(11);
+    let hidden: HashMap<String, Hidden> = (0..150).map(|_| one(&site, &mut random)).collect();
+    site.queue.barrier().unwrap();
+    let admin = site.place.admin();
+    let mut lines = admin.list(&Filter::all(), 999).unwrap();
+    let waiting = lines.len();
+    lines.extend(admin.list(&Filter { state: Some("finished".to_owned()), ..Filter::all() }, 999).unwrap());
+    assert_eq!((lines.len(), waiting > 50 && waiting < 140), (150, true));
+    let config = ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() };
+    let found = std::cell::Cell::new(0);
+    let check = |filter: Filter| {
+        let wanted = |line: &&Line| selects(&filter, line, &hidden[&line.queue_id]);
+        let mut wanted: Vec<&str> = lines.iter().filter(wanted).map(|line| &*line.queue_id).collect();
+        let listed = admin.list(&filter, 999).unwrap();
+        let mut ids: Vec<&str> = listed.iter().map(|line| &*line.queue_id).collect();
+        wanted.sort_unstable();
+        ids.sort_unstable();
+        prop_assert_eq!(&ids, &wanted);
+        prop_assert_eq!(admin.count(&filter).unwrap(), wanted.len() as i64);
+        if !filter.is_of_finished() {
+            prop_assert_eq!(admin.summary_of(&filter, 9).unwrap().recipients, wanted.len() as i64);
+        }
+        found.set(found.get() + usize::from(!wanted.is_empty()));
+        Ok(())
+    };
+    TestRunner::new(config).run(&filter(), check).unwrap();
+    assert!(found.get() > 500, "only {} of the filters selected anything", found.get());
+    let messages: Vec<MessageId> = lines[..3].iter().map(|line| line.queue_id.parse().unwrap()).collect();
+    assert_eq!(admin.count(&Filter::message(messages[0])).unwrap(), 1);
+    assert_eq!(admin.count(&Filter { messages, ..Filter::all() }).unwrap(), 3);
+}
+
+/// A kick forgets the backoffs that its filter may be about.
+pub(super) fn a_change_is_for_what_its_filter_selected_when_it_began(site: Site) {
+    site.accept(&["a@a.test", "b@a.test", "c@b.test"]);
+    site.queue.set_backoff(BackoffRow {
+        lane: "a.test".to_owned(),
+        failures: 1,
+        backoff_until: now_secs() + 9999,
+        last_reply: "421 4.3.2 away".to_owned(),
+    });
+    site.queue.barrier().unwrap();
+    let admin = site.place.admin();
+    let away = Filter { reply: Some(Pattern::within("4.3.2 AWAY").unwrap()), ..Filter::all() };
+    let would = |action, filter: &Filter| {
+        let selected = admin.would_change(action, filter, 1).unwrap();
+        let first = selected.first.into_iter().map(|line| line.recipient).collect::<Vec<_>>();
+        (selected.recipients, selected.messages, selected.lanes, first.join(","))
+    };
+    assert_eq!(would(Action::Kick, &away), (2, 1, 1, "a@a.test".to_owned()));
+    assert_eq!(would(Action::Remove, &Filter::all()), (3, 1, 2, "a@a.test".to_owned()));
+    assert_eq!(would(Action::Release, &Filter::all()), (0, 0, 0, String::new()));
+    assert_eq!(admin.kick(&away).unwrap(), 2);
+    assert_eq!(admin.backoffs().unwrap(), []);
+    assert_eq!(admin.kick(&away).unwrap(), 0, "nobody has said so of what waits now");
+    let one = Filter { recipient: Some(Pattern::parse("B@*").unwrap()), ..Filter::all() };
+    assert_eq!(would(Action::Hold, &one).0, 1);
+    assert_eq!((admin.hold(&one).unwrap(), admin.hold(&one).unwrap()), (1, 0));
+    assert_eq!(
+        [Action::Kick, Action::Hold, Action::Release, Action::Bounce].map(|act| would(act, &one).0),
+        [0, 0, 1, 1]
+    );
+    assert_eq!(admin.summary_of(&one, 9).unwrap().held, 1);
+    assert_eq!((admin.bounce(&one).unwrap(), admin.release(&one).unwrap()), (1, 1));
+    assert_eq!((admin.remove(&one).unwrap(), admin.summary(9).unwrap().recipients), (1, 2));
+    site.is_well();
+}
