@@ -52,8 +52,8 @@ pub struct Arguments {
     /// Look at what a reload with this config would change for the mail that waits, instead of at this machine
     ///
     /// Where it would go, and what would expire. Compared with the routes and lifetimes that the relay uses, or used
-    /// last, as it wrote them into the queue. Exit code 0: compared, whatever would change (a warning each); 1: it cannot be
-    /// compared; 2: the config is bad.
+    /// last, as it wrote them into the queue. Exit code 0: compared, whatever would change (a warning each); 1: it
+    /// cannot be compared; 2: the config is bad.
     #[arg(long, conflicts_with_all = ["reference", "domain"])]
     against_queue: bool,
     /// Look at what the world's mail hosts look at in mail from this domain, instead of at this machine

@@ -95,8 +95,8 @@ enum Command {
     Sql(sql::Arguments),
     /// Copy the queue to a file, with or without the relay running
     ///
-    /// The copy is of one moment, in one file for its owner alone, and is read through by itself before it gets its name:
-    /// FILE is there whole, or not at all. Until then it is FILE.partial. The relay goes on meanwhile.
+    /// The copy is of one moment, in one file for its owner alone, and is read through by itself before it gets its
+    /// name: FILE is there whole, or not at all. Until then it is FILE.partial. The relay goes on meanwhile.
     Backup(backup::Backup),
     /// Put a backup in the place of the queue, with the relay stopped
     ///

@@ -1,7 +1,7 @@
 //! `postrider check --against-queue`: what a reload with this config would change for the mail that waits.
 //!
-//! The queue has the routes and lifetimes that the relay uses, or used last (tables `routes` and `meta`); the comparison
-//! is by domain, however many recipients each has. Nothing is changed.
+//! The queue has the routes and lifetimes that the relay uses, or used last (tables `routes` and `meta`); the
+//! comparison is by domain, however many recipients each has. Nothing is changed.
 
 use std::collections::BTreeMap;
 
