@@ -28,8 +28,8 @@ pub(super) struct Restore {
     replace: bool,
     /// Hold nothing: the relay was stopped before the backup was made, and did not run since
     ///
-    /// For a move to another machine. What waits is tried at the start. Where the relay did run since, all that it has
-    /// sent is sent again.
+    /// For a move to another machine. What waits is tried at the start. Where the relay did run since, all that it
+    /// has sent is sent again.
     #[arg(long)]
     queued: bool,
     /// One JSON object

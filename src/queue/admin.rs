@@ -55,8 +55,8 @@ pub fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
     super::sqlite::recover(path, held)
 }
 
-/// Writes a copy of the queue at `path` to the new file `to`, with or without a relay that runs, and has the copy read
-/// itself through. The file has its name once it is whole and on the disk.
+/// Writes a copy of the queue at `path` to the new file `to`, with or without a relay that runs, and has the copy
+/// read itself through. The file has its name once it is whole and on the disk.
 ///
 /// # Errors
 /// There is no queue here, the file exists already, or the disk has no room for it.

@@ -1,9 +1,9 @@
 //! `postrider backup`: a copy of the database in one file, made while the relay runs.
 //!
 //! `VACUUM INTO` reads one snapshot and writes only what is in use: a queue that was long once, and is empty now, makes
-//! a small copy. It holds no lock that a writer needs. While it runs the write-ahead log is not started anew, so that it
-//! grows by what is written meanwhile, and that is all. The copy is one file without a log, in rollback mode, and is read
-//! through by itself afterwards, when the snapshot is gone.
+//! a small copy. It holds no lock that a writer needs. While it runs the write-ahead log is not started anew, so that
+//! it grows by what is written meanwhile, and that is all. The copy is one file without a log, in rollback mode, and
+//! is read through by itself afterwards, when the snapshot is gone.
 //!
 //! It is synced piece by piece: one large sync at its end would keep the relay's own waiting behind it.
 

@@ -221,9 +221,9 @@ impl Files {
     }
 }
 
-/// Puts the names of the files beside `file`, which is at `path`, on the disk. SQLite does that too, and goes on when it
-/// fails. Where the directory may not be opened to be read, or its file system knows no such thing, all of the file
-/// system is synced.
+/// Puts the names of the files beside `file`, which is at `path`, on the disk. SQLite does that too, and goes on when
+/// it fails. Where the directory may not be opened to be read, or its file system knows no such thing, all of the
+/// file system is synced.
 pub(super) fn sync_directory(path: &Path, file: &File) -> Result<(), QueueError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let open = File::open(directory);

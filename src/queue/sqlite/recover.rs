@@ -190,8 +190,8 @@ pub(super) fn create_as(owner: &Metadata, fresh: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The fresh database takes the place of the old one, which is kept with its log under a name with `word` in it. While
-/// it has both names no relay starts with it.
+/// The fresh database takes the place of the old one, which is kept with its log under a name with `word` in it.
+/// While it has both names no relay starts with it.
 pub(super) fn put_in_place(path: &Path, fresh: &Path, word: &str) -> Result<PathBuf, QueueError> {
     let mut kept = beside(path, &format!(".{word}-{}", now_us() / 1_000_000));
     if kept.exists() {

@@ -1,8 +1,8 @@
 //! `postrider restore`: a backup takes the place of the queue, with the relay stopped.
 //!
 //! All that waits in a backup may have been sent since it was made. So it is held, and in doubt, until an operator
-//! releases it; reports of failures have an hour until they are due. No id that may have been given out since is given
-//! out again. The queue of before is kept.
+//! releases it; reports of failures have an hour until they are due. No id that may have been given out since is
+//! given out again. The queue of before is kept.
 
 use std::path::Path;
 
@@ -168,8 +168,8 @@ mod tests {
         conn.query_row("SELECT value FROM meta WHERE key = 'last_id'", [], |row| row.get(0)).unwrap()
     }
 
-    /// Neither one that the queue of before gave out while its clock was ahead, nor one that the lost queue of another
-    /// machine gave out since the backup.
+    /// Neither one that the queue of before gave out while its clock was ahead, nor one that the lost queue of
+    /// another machine gave out since the backup.
     #[test]
     fn no_id_that_was_given_out_since_is_given_out_again() {
         let directory = tempfile::tempdir().unwrap();

@@ -387,8 +387,8 @@ pub(super) fn has_room_beside(path: &Path, bytes: u64) -> bool {
     measure(path, 0, 0, 0, 0).is_none_or(|room| room.left() >= bytes.saturating_add(room.reserve()))
 }
 
-/// Whether a copy of so many bytes fits at `to`. On the database's own disk it leaves alone what is kept for outcomes, and
-/// what the database will grow by when its log is copied into it; `pages` are all that it has.
+/// Whether a copy of so many bytes fits at `to`. On the database's own disk it leaves alone what is kept for
+/// outcomes, and what the database will grow by when its log is copied into it; `pages` are all that it has.
 pub(super) fn has_room_for_copy(database: &Path, to: &Path, bytes: u64, pages: u64) -> bool {
     let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
     let device = |path: &Path| directory_of(path).metadata().ok().map(|found| found.dev());
