@@ -8,6 +8,7 @@
 //! brackets. What was said by others comes last.
 
 mod flood;
+mod observer;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,9 @@ use crate::queue::{MessageId, NewMessage, Setting};
 
 use Value::{Absent, Addresses, Foreign, Number, Own, Secs};
 use flood::Flood;
+use observer::observe;
+
+pub use observer::{Observer, Seen, observe_with};
 
 /// A line about no message in particular.
 fn line(level: Level, name: &'static str, text: &'static str, values: &[Value<'_>]) {
@@ -50,6 +54,7 @@ fn limit(limit: Option<i64>) -> Value<'static> {
 /// A message is on disk; the 250 follows.
 pub fn accepted(message: &NewMessage) {
     let NewMessage { id, origin, labels, envelope, size, .. } = message;
+    observe(&Seen::Accepted { recipients: envelope.recipients.len(), bytes: *size });
     line_of(
         *id,
         Info,
@@ -71,6 +76,7 @@ pub fn accepted(message: &NewMessage) {
 
 /// An attempt ended. `next_secs`: seconds until the next one; none where there is none, or where the recipient is held.
 pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_secs: Option<i64>) {
+    observe(&Seen::Attempted { recipient, attempt });
     let Attempt { outcome, mx, ip, tls, tls_policy, dkim, phase, duration_ms, reply, .. } = attempt;
     let policy = tls_policy.as_str();
     let level = match outcome {
@@ -139,18 +145,21 @@ pub fn unsafe_host(id: MessageId, host: &str, policy: TlsPolicy, reply: &Reply) 
 
 /// A recipient's lifetime ended before its next attempt.
 pub fn expired(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
+    observe(&Seen::Expired { recipient, last_reply });
     let reply = said_or(last_reply.as_ref(), "none");
     line_of(id, Warn, "expired", "expired to=<{to}> last reply: {reply}", &[address(recipient), reply]);
 }
 
 /// A recipient was returned to the sender, as an operator asked (`postrider queue bounce`).
 pub fn returned(id: MessageId, recipient: &Address, last_reply: Option<&str>) {
+    observe(&Seen::Returned);
     let reply = said_or(last_reply.as_ref(), "none");
     line_of(id, Warn, "returned", "returned to=<{to}> last reply: {reply}", &[address(recipient), reply]);
 }
 
 /// A report (`kind`: bounce, delay warning or delivery report) was queued together with the outcome that caused it.
 pub fn report_queued(id: MessageId, report: &NewMessage, kind: &str) {
+    observe(&Seen::Reported(kind));
     let to = report.envelope.recipients.first().map(|recipient| recipient.address.as_ref());
     line_of(
         id,
@@ -365,12 +374,24 @@ pub fn fetched(user: &str, messages: usize) {
 
 /// A client was disconnected, or refused before it could begin.
 pub fn turned_away(client: Peer, why: &str) {
+    observe(&Seen::TurnedAway);
+    of_client(client, why);
+}
+
+/// A client could not log in, as a user or by a name that nobody has.
+pub fn login_failed(client: Peer, whose: &str) {
+    observe(&Seen::LoginFailed);
+    of_client(client, &format!("authentication failed for {whose}"));
+}
+
+fn of_client(client: Peer, why: &str) {
     line(Warn, "turned_away", "client {client}: {why}", &[Own(&client), Foreign(&why)]);
 }
 
 /// A command of a transaction, or the content, was refused. Of a flood of refusals few lines are written.
 pub fn refused(refused: &Refused<'_>, reply: &Reply) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 30);
+    observe(&Seen::Refused(reply));
     let Refused { client, user, verb, sender, recipient } = refused;
     let event = Event {
         level: Warn,
@@ -414,6 +435,7 @@ pub struct Refused<'a> {
 /// Handshakes that failed: of a flood of them, which costs its senders little, few lines are written.
 pub fn handshake_failed(client: Peer, why: &dyn fmt::Display) {
     static FLOOD: Flood = Flood::new(Duration::from_secs(60), 5);
+    observe(&Seen::HandshakeFailed);
     let event = Event {
         level: Warn,
         target: module_path!(),

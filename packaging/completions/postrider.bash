@@ -375,7 +375,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__demo)
-            opts="-h --config --help"
+            opts="-h --keep --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

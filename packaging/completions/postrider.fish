@@ -54,6 +54,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand check" -l json -d 'O
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l against-queue -d 'Look at what a reload with this config would change for the mail that waits, instead of at this machine'
 complete -c postrider -n "__fish_postrider_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand demo" -l keep -d 'Leave the queue behind, to be looked into'
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list show kick flush retry hold release remove bounce kicks summary help" -s h -l help -d 'Print help (see more with \'--help\')'

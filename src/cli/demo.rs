@@ -2,8 +2,8 @@
 //!
 //! The relay is the one that `serve` starts, on a fresh queue with a self-signed certificate. Round it stand three
 //! receiving hosts that behave differently, and a table of their names; lettre's `SmtpTransport` plays the
-//! application.
-//! What is shown of the queue is what `sqlite3` would show: it is read with the same statements.
+//! application. What is shown of the queue is what `postrider queue` prints of it. Every step fits a screen of 80
+//! columns, and nothing is left behind, also where nobody reads to the end (`postrider demo | head`).
 
 mod hosts;
 
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use clap::Parser;
 use ipnet::{IpNet, Ipv4Net};
 use lettre::message::{Mailbox, Message, header::ContentType};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
@@ -26,11 +27,13 @@ use crate::config::{
     SocketAccess,
 };
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
-use crate::queue::admin::{Admin, Filter, Line, ShownRecipient};
+use crate::queue::admin::{Admin, Filter, Line};
 use crate::submission::users;
 
 use super::output;
+use super::queue::QueueArgs;
 use super::serve::Relay;
+use super::table::Look;
 use hosts::{Host, Manner};
 
 /// No step of the demo waits longer.
@@ -46,31 +49,39 @@ const HOSTS: [(&str, &str, Ipv4Addr, Manner); 3] = [
     ("refuse.test", "mx.refuse.test", Ipv4Addr::new(127, 0, 0, 4), Manner::Refuses),
 ];
 
-/// As `println!`, by [`output::tell`].
+/// As `println!`, in a function whose errors end the demo: one is that nobody reads any more.
 macro_rules! tell {
-    ($($text:tt)*) => { output::tell(&format!($($text)*)) };
+    ($($text:tt)*) => { output::print(&(format!($($text)*) + "\n"))? };
 }
 
-/// Runs the demo.
+/// What stands behind `postrider queue`.
+#[derive(Debug, Parser)]
+struct QueueCommand {
+    #[command(flatten)]
+    args: QueueArgs,
+}
+
+/// Runs the demo; `is_kept` leaves its queue behind.
 ///
 /// # Errors
 /// Where a step does not come out as it should; what was expected is said.
-pub fn run() -> anyhow::Result<()> {
+pub fn run(is_kept: bool) -> anyhow::Result<()> {
     let began = Instant::now();
-    let directory = tempfile::Builder::new().prefix("postrider-demo-").tempdir()?.keep();
-    let stage = Stage::set(&directory)?;
-    tell!("Postrider demo: a real relay on loopback; no network, no config. It takes a few seconds.\n");
-    stage.introduce();
-    stage.submit()?;
-    stage.show_after_the_first_round()?;
-    stage.kick()?;
-    stage.show_the_bounce()?;
-    stage.show_the_end()?;
-    let stage_queue = stage.settings.queue.path.clone();
+    let directory = tempfile::Builder::new().prefix("postrider-demo-").tempdir()?;
+    let stage = Stage::set(directory.path())?;
+    let queue = stage.settings.queue.path.clone();
+    let played = stage.play();
     stage.relay.stop()?;
-    tell!("\nDone in {:.1} s. The database is yours to look into:", began.elapsed().as_secs_f64());
-    tell!("    sqlite3 -readonly {} 'SELECT * FROM failures'", stage_queue.display());
-    tell!("\nNext: `postrider serve` starts a relay of your own, also without a config file.");
+    played?;
+    tell!("Done in {:.1} s.", began.elapsed().as_secs_f64());
+    if is_kept {
+        let _ = directory.keep();
+        tell!("The queue is yours to look into:");
+        tell!("  sqlite3 -readonly {} 'SELECT * FROM failures'", queue.display());
+    } else {
+        tell!("Nothing is left of it; `postrider demo --keep` leaves the queue to look into.");
+    }
+    tell!("Next: `postrider serve` starts a relay of your own, also without a config file.");
     Ok(())
 }
 
@@ -153,16 +164,34 @@ impl Stage {
         Ok(Stage { relay, hosts, settings, address, password, certificate })
     }
 
-    fn introduce(&self) {
-        tell!("  relay        {} (STARTTLS, AUTH as {USER:?}, self-signed certificate)", self.address);
+    fn play(&self) -> anyhow::Result<()> {
+        let steps: [fn(&Stage) -> anyhow::Result<()>; 6] = [
+            Stage::introduce,
+            Stage::submit,
+            Stage::show_after_the_first_round,
+            Stage::kick,
+            Stage::show_the_bounce,
+            Stage::show_the_end,
+        ];
+        for step in steps {
+            step(self)?;
+            tell!("");
+        }
+        Ok(())
+    }
+
+    fn introduce(&self) -> anyhow::Result<()> {
+        tell!("Postrider demo: a real relay on loopback, without network or config.\n");
+        tell!("  relay        {} (STARTTLS, AUTH as {USER:?}, self-signed)", self.address);
         for (domain, mx, ip, manner) in HOSTS {
             let does = match manner {
                 Manner::Accepts => "takes everything",
-                Manner::Greylists => "says 451 the first time, then takes it",
+                Manner::Greylists => "says 451 the first time",
                 Manner::Refuses => "says 550: no such user",
             };
             tell!("  {domain:<12} MX {mx} at {ip}:{} {does}", self.settings.delivery.port);
         }
+        Ok(())
     }
 
     fn tls(&self) -> anyhow::Result<TlsParameters> {
@@ -175,7 +204,7 @@ impl Stage {
     }
 
     fn submit(&self) -> anyhow::Result<()> {
-        heading("An application submits three messages (lettre's SmtpTransport, STARTTLS, AUTH)");
+        heading("An application submits three messages by SMTP, with STARTTLS and AUTH")?;
         let transport = SmtpTransport::builder_dangerous("127.0.0.1")
             .port(self.address.port())
             .tls(Tls::Required(self.tls()?))
@@ -193,25 +222,24 @@ impl Stage {
             let text: Vec<&str> = response.message().collect();
             tell!("  to {to:<22} {} {}", response.code(), text.join(" "));
         }
-        tell!("  Each 250 came after an fsync: from here on no kill -9 and no power cut loses the message.");
+        tell!("  Each 250 came after an fsync: no kill -9 and no power cut loses them now.");
         Ok(())
     }
 
     fn show_after_the_first_round(&self) -> anyhow::Result<()> {
-        heading("A moment later: one is delivered, one was put off, one came back");
+        heading("A moment later: one is delivered, one was put off, one came back")?;
         self.until("the first round to end", |waiting, finished| {
             finished.len() >= 2 && waiting.iter().all(|line| line.attempts > 0)
         })?;
-        self.show_queue()?;
-        tell!("\n  $ sqlite3 -readonly queue.db \"SELECT address, state, reply FROM history\"");
-        for line in self.finished()? {
-            tell!("  {}|{}|{}", line.recipient, line.state, line.last_reply.unwrap_or_default());
-        }
-        Ok(())
+        self.show(&["list"])?;
+        tell!("");
+        self.show(&["list", "--state", "delivered"])?;
+        tell!("");
+        self.show(&["list", "--state", "failed"])
     }
 
     fn kick(&self) -> anyhow::Result<()> {
-        heading("ETRN grey.test: try now what waits for it (RFC 1985)");
+        heading("ETRN grey.test: try now what waits for it (RFC 1985)")?;
         let hello = ClientId::Domain("app.test".to_owned());
         let mut connection = SmtpConnection::connect(self.address, Some(STEP_MAX), &hello, None, None)?;
         connection.starttls(&self.tls()?, &hello)?;
@@ -228,46 +256,33 @@ impl Stage {
     }
 
     fn show_the_bounce(&self) -> anyhow::Result<()> {
-        heading("The bounce that came back to the application (RFC 3464)");
+        heading("The bounce that came back to the application (RFC 3464)")?;
         let mail = self.hosts[0].wait_for(2, STEP_MAX);
         let bounce = mail.iter().find(|mail| mail.contains("multipart/report"));
         let Some(bounce) = bounce else { bail!("no bounce arrived at {SENDER}") };
-        let told = bounce.lines().take_while(|line| !line.starts_with("Content-Type: text/rfc822-headers"));
-        told.for_each(|line| tell!("  | {line}"));
+        for line in of_a_bounce(bounce) {
+            tell!("  {}", format!("| {line}").trim_end());
+        }
         Ok(())
     }
 
     fn show_the_end(&self) -> anyhow::Result<()> {
-        heading("At the end the queue is empty, and every try is on record");
+        heading("At the end the queue is empty, and what became of all mail is on record")?;
         self.until("the queue to empty", |waiting, _| waiting.is_empty())?;
-        self.show_queue()?;
-        tell!(
-            "\n  $ sqlite3 -readonly queue.db \"SELECT address, phase, outcome, a.reply FROM attempts a JOIN history USING (recipient_id)\""
-        );
-        let queue = Admin::to_read(&self.settings.queue.path)?;
-        for line in self.finished()? {
-            let shown = queue.show(line.queue_id.parse()?)?.context("a finished message is not shown")?;
-            for ShownRecipient { line, tries } in &shown.recipients {
-                let to = &line.recipient;
-                tries.iter().for_each(|t| tell!("  {to}|{}|{}|{}", t.phase, t.outcome, t.reply));
-            }
-        }
+        self.show(&["list"])?;
+        tell!("");
+        self.show(&["list", "--state", "delivered"])?;
+        tell!("  `postrider queue show ID` tells each try of a message.");
         Ok(())
     }
 
-    fn show_queue(&self) -> anyhow::Result<()> {
-        tell!(
-            "  $ sqlite3 -readonly queue.db \"SELECT recipient, state, attempts, next_attempt, last_reply FROM queue\""
-        );
-        let waiting = self.lines(None)?;
-        for line in &waiting {
-            let next = line.next_attempt.as_deref().unwrap_or_default();
-            let reply = line.last_reply.as_deref().unwrap_or_default();
-            tell!("  {}|{}|{}|{next}|{reply}", line.recipient, line.state, line.attempts);
-        }
-        if waiting.is_empty() {
-            tell!("  (no rows)");
-        }
+    /// What `postrider queue` prints.
+    fn show(&self, words: &[&str]) -> anyhow::Result<()> {
+        let mut shown = Vec::new();
+        let command = QueueCommand::try_parse_from([&["queue"], words].concat())?;
+        super::queue::run(&command.args, &self.settings.queue.path, &mut shown)?;
+        tell!("{}", Look::of_stdout().heading(&format!("$ postrider queue {}", words.join(" "))));
+        tell!("{}", String::from_utf8_lossy(&shown).trim_end());
         Ok(())
     }
 
@@ -297,8 +312,30 @@ impl Stage {
     }
 }
 
-fn heading(text: &str) {
-    tell!("\n== {text}");
+fn heading(text: &str) -> anyhow::Result<()> {
+    tell!("{}", Look::of_stdout().heading(&format!("== {text}")));
+    Ok(())
+}
+
+/// The lines of a bounce that tell most: of its header, all of the part for people, of the part for programs what
+/// became of the recipient.
+fn of_a_bounce(bounce: &str) -> Vec<&str> {
+    const HEADER: [&str; 4] = ["From:", "To:", "Subject:", "Content-Type:"];
+    const FIELDS: [&str; 4] = ["Final-Recipient:", "Status:", "Remote-MTA:", "Diagnostic-Code:"];
+    let is_of = |names: &[&str], line: &str| names.iter().any(|name| line.starts_with(name));
+    let mut lines = bounce.lines();
+    let header = lines.by_ref().take_while(|line| !line.is_empty()).filter(|line| is_of(&HEADER, line));
+    let mut told: Vec<&str> = header.collect();
+    let mut parts = [Vec::new(), Vec::new()];
+    for part in &mut parts {
+        lines.by_ref().find(|line| line.is_empty());
+        part.extend(lines.by_ref().take_while(|line| !line.starts_with("--")));
+    }
+    let [text, fields] = &parts;
+    told.push("");
+    told.extend(text);
+    told.extend(fields.iter().filter(|line| is_of(&FIELDS, line)));
+    told
 }
 
 /// A port that is free on the address of every receiving host.

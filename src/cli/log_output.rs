@@ -7,6 +7,7 @@
 //! waits for stderr no more than the rest.
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
 struct Output {
     state: Mutex<State>,
     changed: Condvar,
+    /// Lines that were dropped or could not be written since the start.
+    lost: AtomicU64,
 }
 
 #[derive(Default)]
@@ -71,6 +74,7 @@ impl Output {
         if state.dropped > 0 || state.waiting.len() + line.len() > WAITING_BYTES_MAX {
             // A line too long for an empty buffer leaves nothing else that the thread could wake for.
             state.dropped += 1;
+            self.lost.fetch_add(1, Ordering::Relaxed);
         } else {
             state.waiting.extend_from_slice(line);
         }
@@ -121,7 +125,10 @@ impl Output {
             match write_all(&mut sink, &batch) {
                 Ok(()) => untold = 0,
                 // Nobody has it open any more, or its disk is full: there is nowhere else to say so.
-                Err(_) => untold += lines,
+                Err(_) => {
+                    untold += lines;
+                    self.lost.fetch_add(lines, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -252,6 +259,11 @@ pub(super) fn flush() {
     }
 }
 
+/// How many lines found no way out since the start.
+pub(super) fn dropped() -> u64 {
+    OUTPUT.get().map_or(0, |output| output.lost.load(Ordering::Relaxed))
+}
+
 /// Flushes when dropped, also where the main thread panics.
 pub(super) struct FlushAtEnd;
 
@@ -316,6 +328,7 @@ mod tests {
         open.send(Ok(())).unwrap();
         let second = written.recv().unwrap();
         assert!(second.starts_with("xx") && second.ends_with("x\n2 dropped\n"), "{:?}", second.len());
+        assert_eq!(output.lost.load(Ordering::Relaxed), 2);
         output.put(b"last\n");
         open.send(Ok(())).unwrap();
         assert_eq!(written.recv().unwrap(), "last\n");
@@ -351,6 +364,7 @@ mod tests {
         open.send(Err(ErrorKind::WouldBlock.into())).unwrap();
         open.send(Ok(())).unwrap();
         assert_eq!(written.recv().unwrap(), "second\n1 dropped\n");
+        assert_eq!(output.lost.load(Ordering::Relaxed), 1);
     }
 
     #[test]

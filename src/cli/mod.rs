@@ -85,7 +85,11 @@ enum Command {
     ///
     /// Starts a relay on a fresh queue and three small receiving hosts that behave differently, sends real
     /// messages, and shows the queue as it moves.
-    Demo,
+    Demo {
+        /// Leave the queue behind, to be looked into
+        #[arg(long)]
+        keep: bool,
+    },
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
     /// SQL on the queue: a prompt, or -c 'SELECT …'
@@ -210,7 +214,7 @@ pub fn run() -> ExitCode {
             logged("info").and_then(|()| serve::run(config, sockets?))
         }
         // What happens is told by the demo itself.
-        Command::Demo => logged("off").and_then(|()| demo::run()),
+        Command::Demo { keep } => logged("off").and_then(|()| demo::run(keep)),
         Command::Check(arguments) => check::run(config, &arguments),
         Command::Queue(arguments) => queue_command(config, &arguments),
         Command::Sql(arguments) => {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::explain;
 use crate::clock::Clock;
-use crate::config::{self, Loaded, Routes, atrn};
+use crate::config::{self, CertificateSettings, Loaded, Routes, atrn};
 use crate::delivery::Workers;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
@@ -41,13 +41,23 @@ pub(super) struct Generation {
     origin: String,
     /// What the file said.
     source: Vec<u8>,
+    /// `[tls]`.
+    certificate: Option<CertificateSettings>,
 }
 
 impl Generation {
     /// The first, of settings that are nobody's file.
     pub(super) fn first(now: i64) -> Generation {
         let origin = "built-in defaults".to_owned();
-        Generation { number: 1, loaded_at: now, asked_for: None, path: None, origin, source: Vec::new() }
+        Generation {
+            number: 1,
+            loaded_at: now,
+            asked_for: None,
+            path: None,
+            origin,
+            source: Vec::new(),
+            certificate: None,
+        }
     }
 
     /// This file's.
@@ -56,12 +66,23 @@ impl Generation {
         self.origin = loaded.origin();
         self.source = loaded.source.clone();
         self.asked_for = asked_for;
+        self.certificate = loaded.settings.submission.tls.clone();
     }
 
     /// The next, loaded at `now`.
     pub(super) fn advance(&mut self, now: i64) {
         self.number += 1;
         self.loaded_at = now;
+    }
+
+    /// Its number, and when it was loaded (Unix seconds).
+    pub(super) fn number_and_time(&self) -> (u32, i64) {
+        (self.number, self.loaded_at)
+    }
+
+    /// `[tls]` in use; none where there is none.
+    pub(super) fn certificate(&self) -> Option<CertificateSettings> {
+        self.certificate.clone()
     }
 
     fn lines(&self) -> Vec<String> {

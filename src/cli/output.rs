@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 
-use super::log_output::{self, say};
 use crate::kit::text::is_unseen;
 use crate::queue::shell::ShellError;
 
@@ -49,19 +48,6 @@ pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     let of_shell = |error: &ShellError| matches!(error, ShellError::Output(error) if gone(error));
     error.downcast_ref().is_some_and(gone) || error.downcast_ref().is_some_and(of_shell)
-}
-
-/// Prints a line in the course of something. Where that fails the process ends: quietly and well where nobody reads
-/// any more (`postrider demo | head`).
-pub(crate) fn tell(line: &str) {
-    if let Err(error) = print(&format!("{line}\n")) {
-        let is_well = is_reader_gone(&error);
-        if !is_well {
-            say(&format!("postrider: cannot write to standard output: {error}"));
-            log_output::flush();
-        }
-        std::process::exit(i32::from(!is_well));
-    }
 }
 
 #[cfg(test)]

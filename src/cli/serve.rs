@@ -27,8 +27,9 @@ use crate::delivery::route::lookup::Lookup;
 use crate::delivery::route::source_addresses;
 use crate::delivery::smtp::connection::Connector;
 use crate::delivery::{DeliveryContext, Jobs, Signing, Workers, settle_doubts};
+use crate::monitoring::metrics::{Metrics, RelayNumbers};
 use crate::monitoring::readiness::{READY, Readiness};
-use crate::monitoring::{Monitoring, MonitoringContext};
+use crate::monitoring::{self, Monitoring, MonitoringContext};
 use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
@@ -55,7 +56,7 @@ pub struct Relay {
     scheduler_thread: JoinHandle<()>,
     workers: Workers,
     operator_info: Arc<OperatorInfo>,
-    submission: Submission,
+    submission: Arc<Submission>,
     on_demand: Arc<OnDemand>,
     monitoring: Monitoring,
     readiness: Arc<Readiness>,
@@ -90,6 +91,7 @@ impl Relay {
             clock.begin_after(last, lifetimes.messages.min(lifetimes.bounces));
         }
         let setup = setup(settings, lookup)?;
+        monitoring::count(&settings.metrics);
         settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
         let users = Arc::new(Users::load(&settings.submission.users_file)?);
         let (scheduler, scheduler_thread) =
@@ -106,7 +108,7 @@ impl Relay {
             generation: Mutex::new(Generation::first(clock.now())),
             clock: clock.clone(),
         });
-        let submission = Submission::start(
+        let submission = Arc::new(Submission::start(
             &settings.submission,
             inherited,
             users,
@@ -114,12 +116,14 @@ impl Relay {
             operator_info.clone(),
             on_demand.clone(),
             clock.clone(),
-        )?;
+        )?);
         let readiness = Arc::new(Readiness::new(queue.clone()));
         let context = MonitoringContext {
             queue: queue.clone(),
             scheduler: scheduler.clone(),
             readiness: readiness.clone(),
+            numbers: numbers(&submission, &workers, &operator_info),
+            metrics: Metrics::default(),
             clock,
         };
         let monitoring = Monitoring::start(&settings.metrics, context)?;
@@ -205,6 +209,32 @@ impl Relay {
         self.writer.stop()?;
         Ok(())
     }
+}
+
+/// What rooms count that monitoring does not know.
+fn numbers(
+    submission: &Arc<Submission>,
+    workers: &Workers,
+    operator_info: &Arc<OperatorInfo>,
+) -> Box<dyn Fn() -> RelayNumbers + Send + Sync> {
+    let (submission, workers, operator_info) = (submission.clone(), workers.clone(), operator_info.clone());
+    let started_at = operator_info.clock.now();
+    Box::new(move || {
+        let config = operator_info.generation().clone();
+        let (generation, loaded_at) = config.number_and_time();
+        RelayNumbers {
+            sessions: submission.sessions(),
+            sessions_began: submission.sessions_began(),
+            connections_out: workers.open_connections(),
+            // Whoever has it knows better.
+            is_ready: false,
+            certificate_not_after: config.certificate().as_ref().and_then(check::certificate::ends_at),
+            log_lines_dropped: log_output::dropped(),
+            generation,
+            loaded_at,
+            started_at,
+        }
+    })
 }
 
 fn resolver(settings: &Settings) -> anyhow::Result<Arc<dyn Lookup + Send + Sync>> {

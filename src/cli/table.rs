@@ -53,6 +53,11 @@ impl Look {
         }
     }
 
+    /// Sets a line off from what is below it.
+    pub(super) fn heading(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
     /// Draws attention to a line.
     pub(super) fn alarm(self, text: &str) -> String {
         self.paint("1;31", text)

@@ -193,6 +193,7 @@ fn lines_of_clients() {
         turned("app", "mx.b.test", [192, 0, 2, 9].into(), "b.test");
         fetched("app", 3);
         turned_away(client, "too many errors");
+        login_failed(client, "user \"app\"");
         let all =
             Refused { client, user: Some("app"), verb: "RCPT", sender: Some("me@a.test"), recipient: None };
         refused(&all, &reply());
@@ -206,6 +207,7 @@ fn lines_of_clients() {
             "INFO atrn: app fetches b.test to mx.b.test[192.0.2.9]",
             "INFO atrn: app was offered 3 messages",
             "WARN client 192.0.2.9: too many errors",
+            "WARN client 192.0.2.9: authentication failed for user \"app\"",
             "WARN refused RCPT client=192.0.2.9 user=app from=<me@a.test> to=<> reply=550 5.1.1 no such user",
             "WARN refused RCPT client=192.0.2.9 user=- from=<> to=<x\\x20y> reply=550 5.1.1 no such user",
             "WARN client 192.0.2.9: TLS handshake failed: no",

@@ -5,6 +5,7 @@
 //! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
 
 pub mod http;
+pub mod metrics;
 pub mod readiness;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use http::{Request, Response, Status};
 use readiness::Readiness;
 
 pub use http::StartError;
+use metrics::{Metrics, RelayNumbers};
 
 /// What answers can look at.
 pub struct MonitoringContext {
@@ -30,6 +32,10 @@ pub struct MonitoringContext {
     pub readiness: Arc<Readiness>,
     /// The time.
     pub clock: Clock,
+    /// What other rooms count.
+    pub numbers: Box<dyn Fn() -> RelayNumbers + Send + Sync>,
+    /// What waits, as it was counted last.
+    pub metrics: Metrics,
 }
 
 /// Answers a request for one path.
@@ -39,6 +45,7 @@ type Handler = fn(&MonitoringContext, &Request) -> Response;
 const ROUTES: &[(&str, Handler, &str)] = &[
     ("/livez", live, "200 while the relay works"),
     ("/readyz", readiness::ready, "200 while a message could be committed, or 503 and why not"),
+    ("/metrics", metrics, "metrics for Prometheus"),
 ];
 
 /// The running room.
@@ -70,12 +77,20 @@ impl Monitoring {
     /// # Errors
     /// It listens where it did before.
     pub fn reload(&self, settings: &MetricsSettings) -> Result<(), StartError> {
+        count(settings);
         self.server.reload(settings)
     }
 
     /// Closes the listeners and cuts connections off.
     pub fn stop(&self) {
         self.server.stop();
+    }
+}
+
+/// Counts what happens from now on, where the settings want to know. To be called before the rooms start.
+pub fn count(settings: &MetricsSettings) {
+    if !settings.listen.is_empty() {
+        metrics::begin();
     }
 }
 
@@ -98,5 +113,16 @@ fn live(context: &MonitoringContext, _: &Request) -> Response {
         Response::text(Status::Ok, "live\n")
     } else {
         Response::text(Status::Unavailable, "the scheduler does not answer\n")
+    }
+}
+
+/// All that is counted.
+fn metrics(context: &MonitoringContext, request: &Request) -> Response {
+    let numbers = RelayNumbers { is_ready: context.readiness.ask().is_ok(), ..(context.numbers)() };
+    let scrape =
+        context.metrics.scrape(&context.queue, &numbers, context.clock.now(), request.accept.as_deref());
+    match scrape {
+        Ok(scrape) => Response::of(Status::Ok, scrape.content_type, scrape.text),
+        Err(error) => Response::text(Status::Unavailable, format!("{error}\n")),
     }
 }

@@ -29,6 +29,7 @@ use super::admin_rows::{
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
+use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
 use super::quotas::BytesByUser;
 use super::rows::{
@@ -238,6 +239,19 @@ pub trait Reads: Debug {
 
     /// What waits in each lane, the fullest first; `lane_of` names the lane of a domain.
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError>;
+
+    /// Counts the next part of what waits, by age at `now`; says where the part after it begins, none where this was
+    /// the last. What is added or removed meanwhile may be counted or not.
+    fn count_by_age(&self, from: CountFrom, now: i64) -> Result<(AgeCounts, Option<CountFrom>), QueueError>;
+
+    /// What waits for each of the next domains after the name `after`, in their order, and what of it is due at `now`.
+    fn count_by_domain(&self, after: &str, now: i64, limit: usize) -> Result<Vec<DomainCount>, QueueError>;
+
+    /// Numbers that cost next to nothing.
+    fn small_counts(&self, now: i64) -> Result<SmallCounts, QueueError>;
+
+    /// How full the disk is; asks the file system. None where it does not tell.
+    fn disk_use(&self) -> Option<DiskUse>;
 
     /// Has the database checked, as far as that is cheap: about a minute, and nobody waits for it. Damage is told in
     /// the log, once; gives how much was found.

@@ -15,6 +15,7 @@ mod content;
 mod contract;
 mod error;
 mod filter;
+pub mod gauge_rows;
 mod host_setting;
 pub mod id;
 mod login_rows;
@@ -60,6 +61,7 @@ pub use rows::{
     NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
     QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };
+pub use shared::Commits;
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
@@ -208,6 +210,11 @@ impl Queue {
 
     fn incoming(&self, message: NewMessage) -> Incoming {
         Incoming::new(message, self.shared.ids(), now_us(), &self.shared.cache)
+    }
+
+    /// How long commits took, and how many operations each had, since the start.
+    pub fn commits(&self) -> &Commits {
+        &self.shared.commits
     }
 
     /// How often mail was refused since the start, and why.

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize,
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::kit::histogram::Histogram;
+
 use super::contract::{Backoffs, Marks};
 use super::error::AcceptError;
 use super::id::Ids;
@@ -21,8 +23,34 @@ pub(super) enum WriterState {
     Dead,
 }
 
+/// From a commit without a disk to one that a person would notice, in microseconds.
+const COMMIT_MICROS: &[u64] = &[
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    10_000_000,
+];
+/// Up to `GROUP_OPS_MAX` of the writer.
+const COMMIT_OPS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+
+/// How long commits took and how large they were, since the start.
+#[derive(Debug)]
+pub struct Commits {
+    /// Microseconds, of those that succeeded.
+    pub micros: Histogram,
+    /// Operations of each.
+    pub operations: Histogram,
+}
+
+impl Commits {
+    /// One more.
+    pub(super) fn add(&self, took: Duration, operations: usize) {
+        self.micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        self.operations.add(operations as u64);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) commits: Commits,
     ids: Ids,
     /// The bytes that are left of the cache's budget.
     pub(super) cache: Arc<AtomicUsize>,
@@ -46,7 +74,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn new(last_id: i64) -> Shared {
+        let commits =
+            Commits { micros: Histogram::new(COMMIT_MICROS), operations: Histogram::new(COMMIT_OPS) };
         Shared {
+            commits,
             ids: Ids::after(last_id),
             cache: Arc::new(AtomicUsize::new(CACHE_BYTES)),
             quotas: Quotas::default(),

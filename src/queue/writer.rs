@@ -225,8 +225,12 @@ impl<'s> Writer<'s> {
         let effects = loop {
             let marks = self.parts.shared.marks();
             self.parts.shared.quotas.group_begins();
+            let began = Instant::now();
             match self.timed(|store| store.commit(group, &backoffs, marks)) {
-                Ok(effects) => break effects,
+                Ok(effects) => {
+                    self.parts.shared.commits.add(began.elapsed(), group.len());
+                    break effects;
+                }
                 Err(StoreFailure::Operation { at, why }) => {
                     if let Some(instead) = hold_instead(group.remove(at), &why) {
                         group.insert(at, instead);

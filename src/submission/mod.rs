@@ -110,6 +110,11 @@ impl Submission {
         self.resources.sessions.count()
     }
 
+    /// Sessions since the start, those that were refused a place apart.
+    pub fn sessions_began(&self) -> u64 {
+        self.resources.sessions.began()
+    }
+
     /// Goes over to new settings: certificate, limits, aliases and what listeners allow hold for sessions that
     /// begin from now on; who may send (users, `trusted`) holds for all at once. It listens where a start with these
     /// settings would, and is refused what that would be; the sessions of listeners that are gone go on.

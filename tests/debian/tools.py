@@ -16,7 +16,9 @@ TREE = "/postrider"
 CONFIG = "/etc/postrider/postrider.toml"
 PASSWORD = "correct horse battery"
 UNIT = "postrider"
-SOON = 20
+# How many times as long as usual a machine may take that is itself computed.
+PATIENCE = int(os.environ.get("PATIENCE", "1"))
+SOON = 20 * PATIENCE
 
 taken = []  # recipients that the receiving host took
 busy = threading.Event()  # while it is set, the host refuses all for the time being
@@ -40,8 +42,9 @@ class Host(socketserver.StreamRequestHandler):
                 self.wfile.write(b"450 busy\r\n" if verb == b"RCPT" and busy.is_set() else b"250 ok\r\n")
                 continue
             self.wfile.write(b"354 go on\r\n")
-            while self.rfile.readline() not in (b".\r\n", b""):
-                pass
+            while (line := self.rfile.readline()) != b".\r\n":
+                if not line:
+                    return None
             taken.extend(recipients)
             recipients = []
             self.wfile.write(b"250 taken\r\n")

@@ -39,7 +39,7 @@ use postrider::mail::dkim::{Algorithm, Key};
 /// The queue id that documents use.
 const QUEUE_ID: &str = "1K6XQ3V8T4D";
 /// Info strings of blocks that are not ours to run.
-const OTHERS: &[&str] = &["text", "python", "rust", "js", "php", "ini", "json"];
+const OTHERS: &[&str] = &["text", "python", "rust", "js", "php", "ini", "json", "yaml"];
 
 /// A document's name and what was read of it.
 fn documents() -> Vec<(String, Document)> {

@@ -60,6 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     ("ureq", &["delivery/https.rs"]),
     ("httparse", &["monitoring/http/request.rs"]),
+    ("prometheus_client", &["monitoring/metrics/exposition.rs"]),
     (
         "nix",
         &[

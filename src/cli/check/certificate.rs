@@ -18,6 +18,7 @@ use super::Finding;
 use crate::config::CertificateSettings;
 use crate::kit::text;
 use crate::mail::Domain;
+use crate::submission::tls::self_signed_paths;
 
 const ABOUT: &str = "certificate";
 /// Renewed later than this something is broken: ACME clients renew a month before the end.
@@ -43,6 +44,37 @@ pub(in crate::cli) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> V
             }
             findings
         }
+    }
+}
+
+/// When the certificate ends, Unix seconds; none where it cannot be read.
+pub(in crate::cli) fn ends_at(tls: &CertificateSettings) -> Option<i64> {
+    let path = match tls {
+        CertificateSettings::Files { certificate, .. } => certificate.clone(),
+        CertificateSettings::SelfSigned { directory } => self_signed_paths(directory).0,
+    };
+    let leaf = CertificateDer::pem_file_iter(path).ok()?.next()?.ok()?;
+    let verifier = verifier(Arc::new(aws_lc_rs::default_provider())).ok()?;
+    let any_name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+    let ends = end(&|at| verifier.verify_server_cert(&leaf, &[], &any_name, &[], at).map(drop))?;
+    i64::try_from(ends).ok()
+}
+
+/// What a client that verifies would use.
+fn verifier(provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// Dates are looked at first, so a verification after all time says when the certificate ends, in Unix seconds.
+fn end(verify: &dyn Fn(UnixTime) -> Result<(), Error>) -> Option<u64> {
+    match verify(UnixTime::since_unix_epoch(AFTER_ALL_TIME)) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(not_after.as_secs())
+        }
+        _ => None,
     }
 }
 
@@ -131,25 +163,15 @@ fn judge(
     provider: Arc<CryptoProvider>,
     now: UnixTime,
 ) -> Result<Vec<Finding>, String> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| error.to_string())?;
+    let verifier = verifier(provider)?;
     let server = hostname.ip().map_or_else(
         || ServerName::try_from(hostname.as_str().to_owned()).ok(),
         |ip| Some(ServerName::from(ip)),
     );
     // Dates do not depend on the name: any will do where the hostname is none that TLS knows.
     let asked = server.clone().unwrap_or(ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])));
-    let verify = |at| verifier.verify_server_cert(leaf, issuers, &asked, &[], at);
-
-    // Dates are looked at first, so a verification after all time says when the certificate ends.
-    let until = match verify(UnixTime::since_unix_epoch(AFTER_ALL_TIME)) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some(not_after.as_secs())
-        }
-        _ => None,
-    };
+    let verify = |at| verifier.verify_server_cert(leaf, issuers, &asked, &[], at).map(drop);
+    let until = end(&verify);
     let ends = until.map_or_else(|| "it is not known when".to_owned(), day);
     let mut findings = Vec::new();
     match verify(now) {
@@ -266,6 +288,7 @@ mod tests {
         }
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let settings = CertificateSettings::Files { certificate, key };
+        assert_eq!(ends_at(&settings), Some(1_893_456_000), "2030-01-01");
         let findings = look_at(&settings, &Domain::parse(NAME).unwrap());
         assert!(findings[1].text.contains("can be read by every user"), "{findings:?}");
     }

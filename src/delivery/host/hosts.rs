@@ -9,6 +9,7 @@
 //! queue; a reading that may have missed it is followed by another.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(in crate::delivery) struct Hosts {
     clock: Clock,
     queue: Queue,
     records: Mutex<Records>,
+    /// Connections that have a slot, at all hosts together.
+    pub(super) open: AtomicUsize,
     /// A reading of the table sooner than [`WRITTEN_AFTER`] after this may have missed what was written.
     last_write_at: Mutex<Option<Instant>>,
     /// Of lanes to which the operator gave a rate. Here, although a lane is no host: whoever is held to a
@@ -82,8 +85,14 @@ impl Hosts {
             read_again_at: None,
         };
         let lanes = Mutex::new(TtlMap::new(LANES_MAX, Bucket::FULL_AFTER));
-        let hosts =
-            Hosts { clock, queue, records: Mutex::new(records), last_write_at: Mutex::default(), lanes };
+        let hosts = Hosts {
+            clock,
+            queue,
+            records: Mutex::new(records),
+            open: AtomicUsize::new(0),
+            last_write_at: Mutex::default(),
+            lanes,
+        };
         hosts.read(&mut lock(&hosts.records));
         hosts
     }
@@ -107,6 +116,11 @@ impl Hosts {
         // Asked last: what was written while the table was read is read the next time.
         let again_at = lock(&self.last_write_at).map(|at| at + WRITTEN_AFTER);
         records.read_again_at = again_at.filter(|at| *at > Instant::now());
+    }
+
+    /// Connections that are open now, those that nobody uses just now too.
+    pub(in crate::delivery) fn open_connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Forgets hosts that are not in use. For every second: it looks at them once a minute.

@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::{DeliverySettings, Destination};
@@ -95,6 +96,7 @@ impl Hosts {
 
 impl Slot {
     pub(super) fn new(hosts: Arc<Hosts>, host: Arc<Host>, since: Instant) -> Slot {
+        hosts.open.fetch_add(1, Ordering::Relaxed);
         Slot { hosts, host, since }
     }
 
@@ -156,6 +158,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.hosts.open.fetch_sub(1, Ordering::Relaxed);
         let mut state = self.host.lock();
         // A count that is off by one would only slow a host down.
         state.usage.open = state.usage.open.saturating_sub(1);

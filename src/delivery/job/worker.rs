@@ -107,6 +107,11 @@ impl Workers {
         self.shared.context()
     }
 
+    /// Connections to hosts that are open now, those that nobody uses just now too.
+    pub fn open_connections(&self) -> usize {
+        self.shared.resources.pool.hosts.open_connections()
+    }
+
     /// Attempts that only wait for a host end: nothing has happened, and their mail stays due. Those whose host was
     /// given content may wait for its answer until then.
     pub fn stop(&self, content_until: Instant) {

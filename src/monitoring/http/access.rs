@@ -78,6 +78,7 @@ mod tests {
             path: "/".to_owned(),
             is_head: false,
             host: Some(host.to_owned()),
+            accept: None,
             authorization: authorization.map(str::to_owned),
         }
     }

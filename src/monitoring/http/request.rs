@@ -19,6 +19,8 @@ pub struct Request {
     pub is_head: bool,
     /// Whom the client believes to ask, with a port perhaps.
     pub(super) host: Option<String>,
+    /// `Accept`.
+    pub accept: Option<String>,
     /// `Authorization`.
     pub(super) authorization: Option<String>,
 }
@@ -68,6 +70,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if hosts.next().is_some() || (host.is_none() && head.version == Some(1)) {
         return Parsed::Refused(Refusal::Malformed);
     }
+    let accept: Vec<String> = fields_named(head.headers, "accept").collect();
     let authorization = fields_named(head.headers, "authorization").next();
     let target = head.path.unwrap_or_default();
     // RFC 9112 §3.2.2: as proxies are asked.
@@ -82,7 +85,8 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if !path.starts_with('/') {
         return Parsed::Refused(Refusal::Malformed);
     }
-    Parsed::Whole(Request { path: path.to_owned(), is_head, host, authorization })
+    let accept = (!accept.is_empty()).then(|| accept.join(","));
+    Parsed::Whole(Request { path: path.to_owned(), is_head, host, accept, authorization })
 }
 
 /// The values of a field; one that is no text is none.

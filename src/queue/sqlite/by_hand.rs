@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::mail::{Domain, Lifetimes};
+use crate::queue::gauge_rows::DiskUse;
 use crate::queue::op::{Incoming, Op, Outcomes};
 use crate::queue::shared::Shared;
 use crate::queue::writer::{Parts, Writer};
@@ -272,6 +273,10 @@ impl Source for Connection {
     }
 
     fn why_no_room(&self) -> Option<String> {
+        None
+    }
+
+    fn disk_use(&self) -> Option<DiskUse> {
         None
     }
 

@@ -17,6 +17,7 @@ mod due;
 mod failure;
 mod files;
 mod filter;
+mod gauges;
 mod host_settings;
 mod integrity;
 mod kick;

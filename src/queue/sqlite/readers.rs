@@ -16,6 +16,7 @@ use crate::mail::Domain;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
+use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
@@ -27,8 +28,8 @@ use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
-    backoffs, counts, due, host_settings, integrity, kick, locks, logins, message, reports, sts_policies,
-    sweep, tls_reports, tls_results,
+    backoffs, counts, due, gauges, host_settings, integrity, kick, locks, logins, message, reports,
+    sts_policies, sweep, tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.
@@ -40,6 +41,8 @@ pub(super) trait Source: Debug {
     fn look_for_damage(&self) -> std::result::Result<usize, QueueError>;
 
     fn why_no_room(&self) -> Option<String>;
+
+    fn disk_use(&self) -> Option<DiskUse>;
 
     fn lock_holder(&self) -> Option<String>;
 }
@@ -136,6 +139,10 @@ impl Source for Readers {
 
     fn why_no_room(&self) -> Option<String> {
         self.space.why_no_room()
+    }
+
+    fn disk_use(&self) -> Option<DiskUse> {
+        self.space.disk_use()
     }
 
     fn lock_holder(&self) -> Option<String> {
@@ -267,6 +274,22 @@ impl<S: Source> Reads for S {
 
     fn waiting_by_lane(&self, lane_of: &dyn Fn(&Domain) -> Arc<str>) -> Answer<Vec<LaneCount>> {
         self.read(|conn| counts::by_lane(conn, lane_of))
+    }
+
+    fn count_by_age(&self, from: CountFrom, now: i64) -> Answer<(AgeCounts, Option<CountFrom>)> {
+        self.read(|conn| gauges::by_age(conn, from, now))
+    }
+
+    fn count_by_domain(&self, after: &str, now: i64, limit: usize) -> Answer<Vec<DomainCount>> {
+        self.read(|conn| gauges::by_domain(conn, after, now, limit))
+    }
+
+    fn small_counts(&self, now: i64) -> Answer<SmallCounts> {
+        self.read(|conn| gauges::small(conn, now))
+    }
+
+    fn disk_use(&self) -> Option<DiskUse> {
+        Source::disk_use(self)
     }
 
     fn look_for_damage(&self) -> Answer<usize> {

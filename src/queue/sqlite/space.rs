@@ -23,6 +23,7 @@ use rusqlite::Error;
 
 use crate::queue::admin_rows::DiskRoom;
 use crate::queue::contract::StoreFailure;
+use crate::queue::gauge_rows::DiskUse;
 use crate::queue::shared::now_us;
 
 use super::failure::{is_failed_write, of_operation};
@@ -210,6 +211,13 @@ impl Space {
             load(&self.to_copy),
             self.log_bytes(),
         )
+    }
+
+    /// For monitoring.
+    pub(super) fn disk_use(&self) -> Option<DiskUse> {
+        let room = self.room()?;
+        let log_bytes = beside(&self.path, "-wal").metadata().map_or(0, |file| file.len());
+        Some(DiskUse { log_bytes, free_bytes: room.free, size_bytes: room.disk })
     }
 
     /// Whether `bytes` more of mail leave the reserve alone.

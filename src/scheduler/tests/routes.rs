@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::mail::tlsrpt;
+use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
     Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
@@ -132,6 +133,18 @@ impl Reads for Counted {
         unreachable!()
     }
     fn waiting_by_lane(&self, _: &dyn Fn(&Domain) -> Arc<str>) -> Result<Vec<LaneCount>, QueueError> {
+        unreachable!()
+    }
+    fn count_by_age(&self, _: CountFrom, _: i64) -> Result<(AgeCounts, Option<CountFrom>), QueueError> {
+        unreachable!()
+    }
+    fn count_by_domain(&self, _: &str, _: i64, _: usize) -> Result<Vec<DomainCount>, QueueError> {
+        unreachable!()
+    }
+    fn small_counts(&self, _: i64) -> Result<SmallCounts, QueueError> {
+        unreachable!()
+    }
+    fn disk_use(&self) -> Option<DiskUse> {
         unreachable!()
     }
     fn look_for_damage(&self) -> Result<usize, QueueError> {

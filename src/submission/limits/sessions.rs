@@ -248,6 +248,11 @@ impl SessionTable {
         self.lock().rows.len()
     }
 
+    /// Sessions since the start.
+    pub(in crate::submission) fn began(&self) -> u64 {
+        self.lock().last
+    }
+
     /// A slot for a client's session.
     ///
     /// # Errors

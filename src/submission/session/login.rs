@@ -106,7 +106,7 @@ impl Session<'_> {
             Some(user) => format!("user {:?}", user.name),
             None => "a name that no user has".to_owned(),
         };
-        maillog::turned_away(self.client, &format!("authentication failed for {whose}"));
+        maillog::login_failed(self.client, &whose);
         match &mut self.scratch.failed {
             (last, times) if *last == name => *times += 1,
             // A name that is too long is no user's, and never makes it good.

@@ -243,7 +243,7 @@ fn a_first_start_goes_on_when_nobody_reads_its_password() {
     assert!(told.is_some_and(|line| line.contains("WARN")) && still_runs && client.is_ok());
 }
 
-/// As a person sees it: `postrider demo | head`.
+/// As a person sees it: `postrider demo | head`. It cleans up all the same.
 #[test]
 fn the_demo_may_be_cut_short_at_any_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -256,4 +256,5 @@ fn the_demo_may_be_cut_short_at_any_line() {
     let ended = wait_for("the demo to end", SOON.max(Duration::from_secs(20)), || demo.try_wait().unwrap());
     let said = std::io::read_to_string(demo.stderr.take().expect("piped above")).unwrap();
     assert!(ended.success() && said.is_empty(), "{ended}: {said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

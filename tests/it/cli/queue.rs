@@ -148,30 +148,61 @@ fn a_port_that_is_taken_stops_the_start_with_its_name() {
     assert!(stderr.contains(&relay.starttls.to_string()), "{stderr}");
 }
 
+/// Every line of the demo's first steps that is the same at each run stands in README's picture of it.
+fn assert_pictured(demo: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/demo.svg");
+    let picture = std::fs::read_to_string(path).unwrap();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let pictured: Vec<String> = picture
+        .lines()
+        .map(|line| {
+            let text: String =
+                line.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text).collect();
+            words(&text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+        })
+        .collect();
+    for line in demo.lines().take_while(|line| !line.starts_with("== The bounce")) {
+        let is_table = line.starts_with("ID ") || line.contains(|c: char| c.is_ascii_digit());
+        let is_same_each_time = line.starts_with("== ") || !is_table;
+        assert!(
+            !is_same_each_time || pictured.contains(&words(line)),
+            "{line:?} is not in docs/demo.svg: make it again with packaging/picture"
+        );
+    }
+}
+
 #[test]
-fn the_demo_shows_the_main_job_in_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    // It leaves its database to the reader; here in a folder that goes away.
-    command.arg("demo").env("TMPDIR", folder.path()).env_remove("RUST_LOG").current_dir(folder.path());
-    let began = Instant::now();
-    let output = run_to_end(command, b"");
-    let took = began.elapsed();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
-    assert!(took < Duration::from_secs(15), "{took:?}");
-    for part in [
-        "accept.test",
-        "grey.test",
-        "refuse.test",
-        "queued as",
-        "451 4.7.1",
-        "550 5.1.1",
-        "ETRN grey.test",
-        "Content-Type: multipart/report",
-        "sqlite3",
-        "queue.db",
-    ] {
-        assert!(stdout.contains(part), "no {part:?} in\n{stdout}\n{stderr}");
+fn the_demo_shows_the_main_job_in_time_and_leaves_nothing() {
+    for is_kept in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.arg("demo").env("TMPDIR", folder.path()).env_remove("RUST_LOG").current_dir(folder.path());
+        command.args(is_kept.then_some("--keep"));
+        let began = Instant::now();
+        let output = run_to_end(command, b"");
+        let took = began.elapsed();
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
+        assert!(took < Duration::from_secs(15), "{took:?}");
+        for part in [
+            "accept.test",
+            "grey.test",
+            "refuse.test",
+            "queued as",
+            "451 4.7.1",
+            "550 5.1.1",
+            "ETRN grey.test",
+            "Content-Type: multipart/report",
+            "$ postrider queue list",
+            "`postrider queue show ID`",
+        ] {
+            assert!(stdout.contains(part), "no {part:?} in\n{stdout}\n{stderr}");
+        }
+        assert_pictured(&stdout);
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, usize::from(is_kept), "{stdout}");
+        let queue = stdout.split_whitespace().find(|word| word.ends_with("queue.db"));
+        assert_eq!(queue.is_some_and(|path| std::path::Path::new(path).exists()), is_kept, "{stdout}");
     }
 }

@@ -1,4 +1,5 @@
 //! What can be read of the relay over HTTP.
 
 mod http;
+mod metrics;
 mod readiness;

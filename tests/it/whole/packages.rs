@@ -42,6 +42,8 @@ fn in_rpm((from, to, mode): &Entry) -> Vec<Entry> {
         "packaging/man/" => ["1", "5"]
             .map(|section| entry(&format!("packaging/man/*.{section}"), &format!("{to}man{section}/")))
             .into(),
+        // It would take the folder for a file.
+        "docs/" => vec![entry("docs/*.md", to)],
         folder if folder.ends_with('/') => vec![entry(&format!("{folder}*"), to)],
         _ => vec![entry(from, &to.replace("zsh/vendor-completions", "zsh/site-functions"))],
     }

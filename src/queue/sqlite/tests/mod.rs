@@ -3,6 +3,7 @@
 mod clock_set_back;
 mod files;
 mod flow;
+mod gauges;
 mod odd_rows;
 mod people;
 mod policies;

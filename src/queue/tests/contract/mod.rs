@@ -90,6 +90,7 @@ each_store! {
         what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history
         an_operator_who_holds_during_an_attempt_is_obeyed
         an_operator_kicks_holds_releases_and_removes_while_the_relay_runs
+        what_waits_is_counted_for_monitoring
         host_settings_outlive_the_process;
     reports:
         reports_are_counted_for_the_mailbox_and_survive_a_restart

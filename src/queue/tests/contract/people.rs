@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::*;
 use crate::mail::Domain;
 use crate::queue::admin::Filter;
+use crate::queue::gauge_rows::{AgeCounts, CountFrom};
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
     site.accept(&["a@example.com"]);
@@ -71,6 +72,46 @@ pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(
     assert_eq!(states, ["removed", "removed"]);
     assert_eq!(site.queue.size(message.id).unwrap(), None);
     site.is_well();
+}
+
+pub(super) fn what_waits_is_counted_for_monitoring(site: Site) {
+    let due = site.accept(&["a@example.com", "b@example.com", "c@example.net"]);
+    let admin = site.place.admin();
+    admin.hold(&Filter::domain(&Domain::parse("example.net").unwrap())).unwrap();
+    let backoff_until = now_secs() + 1000;
+    site.queue.set_backoff(BackoffRow {
+        lane: "example.com".to_owned(),
+        failures: 1,
+        backoff_until,
+        last_reply: "421 no".to_owned(),
+    });
+    site.queue.set_host_setting(HostSetting {
+        mx: "mx.example.com".to_owned(),
+        setting: Setting::Connections(5),
+        last_reply: None,
+        changed_at: 0,
+        retry_at: None,
+    });
+    site.queue.barrier().unwrap();
+    // As it will be in ten minutes.
+    let now = now_secs() + 600;
+    let (mut counts, mut from) = (AgeCounts::default(), Some(CountFrom::START));
+    while let Some(part) = from {
+        let (more, next) = site.queue.count_by_age(part, now).unwrap();
+        (counts, from) = (counts.and(more), next);
+    }
+    let size = due[0].fresh.as_ref().unwrap().size;
+    let expected = AgeCounts { messages: 1, bytes: size, queued: [0, 2, 0, 0, 0], held: [0, 1, 0, 0, 0] };
+    assert_eq!(counts, expected);
+    let domains = site.queue.count_by_domain("", now, 9).unwrap();
+    let [com, net] = &domains[..] else { panic!("{domains:?}") };
+    assert_eq!((com.recipients, com.due, com.backs_off, com.due_since), (2, 2, true, Some(backoff_until)));
+    assert_eq!((net.recipients, net.due, net.backs_off, net.due_since), (1, 0, false, None));
+    assert_eq!(site.queue.count_by_domain("example.com", now, 9).unwrap(), domains[1..]);
+    let small = site.queue.small_counts(now).unwrap();
+    assert_eq!((small.lanes_backing_off, small.hosts_throttled, small.hosts_with_workarounds), (1, 1, 0));
+    assert!(small.database_bytes > 0 && site.queue.disk_use().unwrap().free_bytes > 0);
+    assert!(site.queue.commits().operations.counted().count() >= 2);
 }
 
 pub(super) fn host_settings_outlive_the_process(site: Site) {

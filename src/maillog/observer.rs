@@ -1,0 +1,65 @@
+//! Who hears of what the mail log tells, whether a line of it is written or not: the counters of `[metrics]`.
+//!
+//! One place knows of everything that happens to mail, and it is this log. Rooms below it tell it, and do not know who
+//! else listens. Where nobody does, it costs a look at an empty cell.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::mail::{Address, Attempt, Reply};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// A message is on disk.
+    Accepted {
+        /// How many recipients it has.
+        recipients: usize,
+        /// Its size.
+        bytes: u64,
+    },
+    /// An attempt ended for one recipient.
+    Attempted {
+        /// The recipient.
+        recipient: &'a Address,
+        /// The attempt.
+        attempt: &'a Attempt,
+    },
+    /// The lifetime of a recipient ended before its next attempt.
+    Expired {
+        /// The recipient.
+        recipient: &'a Address,
+        /// Of its last attempt, codes first.
+        last_reply: Option<&'a str>,
+    },
+    /// A recipient was returned to the sender, as an operator asked.
+    Returned,
+    /// A report to a sender was queued, of this kind.
+    Reported(&'a str),
+    /// A command of a transaction, or the content, was refused with this reply.
+    Refused(&'a Reply),
+    /// A client was disconnected, or refused before it could begin.
+    TurnedAway,
+    /// A login failed.
+    LoginFailed,
+    /// A client's TLS handshake failed.
+    HandshakeFailed,
+}
+
+/// Whoever hears of it. Called in the way of mail, so it must not wait.
+pub trait Observer: Send + Sync {
+    /// It happened.
+    fn see(&self, seen: &Seen<'_>);
+}
+
+static OBSERVER: OnceLock<Arc<dyn Observer>> = OnceLock::new();
+
+/// From now on this one hears of everything. The first that is given stays, as the log does.
+pub fn observe_with(observer: Arc<dyn Observer>) {
+    let _ = OBSERVER.set(observer);
+}
+
+pub(super) fn observe(seen: &Seen<'_>) {
+    if let Some(observer) = OBSERVER.get() {
+        observer.see(seen);
+    }
+}
