@@ -90,7 +90,8 @@ CREATE TABLE recipients (
     last_mx         TEXT,                  -- the host that was asked
     last_reply_source TEXT,                -- whether last_reply came from the host ('remote') or from Postrider ('local')
     warned_at       INTEGER,               -- when the sender got the delay warning
-    in_doubt_since  INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent
+    in_doubt_since  INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent; or
+                                           -- restored from a backup, and held: it may have been sent since
     bounce_requested_at INTEGER,           -- when an operator asked to return it to the sender; done at once
     CONSTRAINT "id is a time in microseconds" CHECK (id BETWEEN 0 AND 36028797018963967),
     CONSTRAINT "state is queued or held" CHECK (state IN ('queued', 'held')),
@@ -215,7 +216,8 @@ CREATE TABLE backoffs (
 CREATE TABLE routes (
     position INTEGER PRIMARY KEY,          -- 1, 2, 3 …
     domain   TEXT NOT NULL,                -- example.com, *.example.com (those below it) or *
-    lane     TEXT                          -- as in backoffs; NULL: the domain's own, since the route has no relay
+    lane     TEXT,                         -- as in backoffs; NULL: the domain's own, since the route has no relay
+    relay    TEXT                          -- the smarthosts, in the order in which they are tried; NULL: by MX
 ) STRICT;
 
 -- What was learnt of a host: limits, and features that do not work with it. A limit is halved when the host says "too
@@ -282,12 +284,12 @@ CREATE TABLE kicks (
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
 
--- Log of what people changed with `postrider queue` and `postrider user`: who, when, what, how many. Kept as long as
+-- Log of what people changed with `postrider queue`, `user` and `restore`: who, when, what, how many. Kept as long as
 -- history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; user add, passwd, set, remove, lift
+    action TEXT NOT NULL,                  -- kick hold release remove bounce; restore; user add, passwd, set, remove, lift
     target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network
     count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid

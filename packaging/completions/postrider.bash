@@ -16,6 +16,9 @@ _postrider() {
             ",$1")
                 cmd="postrider"
                 ;;
+            postrider,backup)
+                cmd="postrider__subcmd__backup"
+                ;;
             postrider,check)
                 cmd="postrider__subcmd__check"
                 ;;
@@ -75,6 +78,9 @@ _postrider() {
                 ;;
             postrider__subcmd__dkim__subcmd__help,show)
                 cmd="postrider__subcmd__dkim__subcmd__help__subcmd__show"
+                ;;
+            postrider__subcmd__help,backup)
+                cmd="postrider__subcmd__help__subcmd__backup"
                 ;;
             postrider__subcmd__help,check)
                 cmd="postrider__subcmd__help__subcmd__check"
@@ -340,8 +346,26 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__backup)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__check)
-            opts="-h --reference --json --domain --sender-domain --to --address --config --help"
+            opts="-h --reference --json --against-queue --domain --sender-domain --to --address --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -561,6 +585,20 @@ _postrider() {
         postrider__subcmd__help)
             opts="serve check demo queue report sql recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__backup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

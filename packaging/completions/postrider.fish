@@ -33,6 +33,8 @@ complete -c postrider -n "__fish_postrider_needs_command" -f -a "demo" -d 'Show 
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "queue" -d 'Look at the queue and act on it, with or without the relay running'
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "report" -d 'Say what went through since a time: accepted, delivered and how fast, deferred, bounced, and why'
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "sql" -d 'SQL on the queue: a prompt, or -c \'SELECT …\''
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "backup" -d 'Copy the queue to a file, with or without the relay running'
+complete -c postrider -n "__fish_postrider_needs_command" -f -a "restore" -d 'Put a backup in the place of the queue, with the relay stopped'
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "recover" -d 'Put what can be read of a damaged queue into a fresh one, with the relay stopped'
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "sendmail" -d 'Hand a message to the relay, as sendmail does: for cron, PHP, git and all that call it'
 complete -c postrider -n "__fish_postrider_needs_command" -f -a "user" -d 'Say who may log in and send mail'
@@ -50,6 +52,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand check" -l address -d
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l reference -d 'Print a commented config file with every key and its default, and check nothing'
 complete -c postrider -n "__fish_postrider_using_subcommand check" -l json -d 'One JSON object, for programs'
+complete -c postrider -n "__fish_postrider_using_subcommand check" -l against-queue -d 'Look at what a reload with this config would change for the mail that waits, instead of at this machine'
 complete -c postrider -n "__fish_postrider_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -l keep -d 'Leave the queue behind, to be looked into'
@@ -315,6 +318,14 @@ json\t'An object a line'"
 complete -c postrider -n "__fish_postrider_using_subcommand sql" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand sql" -l write -d 'Allow statements that change the queue; a running relay notices within two seconds'
 complete -c postrider -n "__fish_postrider_using_subcommand sql" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand backup" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand backup" -l json -d 'One JSON object'
+complete -c postrider -n "__fish_postrider_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand restore" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand restore" -l replace -d 'Also where mail waits in the queue that is there; it is kept beside the restored one'
+complete -c postrider -n "__fish_postrider_using_subcommand restore" -l queued -d 'Hold nothing: the relay was stopped before the backup was made, and did not run since'
+complete -c postrider -n "__fish_postrider_using_subcommand restore" -l json -d 'One JSON object'
+complete -c postrider -n "__fish_postrider_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand recover" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand recover" -l held -d 'Hold all that waits, to be looked at and released'
 complete -c postrider -n "__fish_postrider_using_subcommand recover" -l queued -d 'Have it tried at the next start'

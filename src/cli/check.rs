@@ -4,8 +4,11 @@
 //! thing the relay depends on is looked at and gets a line: ok, warning or problem. Nothing is
 //! changed, and nothing is created.
 //!
+//! With `--against-queue` it is the mail that waits (`check/against_queue.rs`).
+//!
 //! With `--domain` it is the domain that is looked at, as the world's mail hosts do (`check/domain.rs`).
 
+mod against_queue;
 pub(super) mod certificate;
 pub(super) mod dkim;
 mod domain;
@@ -46,6 +49,13 @@ pub struct Arguments {
     /// One JSON object, for programs
     #[arg(long)]
     json: bool,
+    /// Look at what a reload with this config would change for the mail that waits, instead of at this machine
+    ///
+    /// Where it would go, and what would expire. Compared with the routes and lifetimes that the relay uses, or used
+    /// last, as it wrote them into the queue. Exit code 0: compared, whatever would change (a warning each); 1: it
+    /// cannot be compared; 2: the config is bad.
+    #[arg(long, conflicts_with_all = ["reference", "domain"])]
+    against_queue: bool,
     /// Look at what the world's mail hosts look at in mail from this domain, instead of at this machine
     ///
     /// Reverse names, SPF, DKIM, DMARC, MX, certificate; each with the exact DNS line to add. Takes less than five
@@ -130,6 +140,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
     };
     let findings = match &question {
         Some(question) => domain::look_at(&loaded, question).context("cannot look anything up")?,
+        None if arguments.against_queue => against_queue::look_at(&loaded.settings),
         None => look_at(&loaded),
     };
     let printed = print(&if arguments.json { json(&findings)? } else { finding::lines(&findings) });

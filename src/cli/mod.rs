@@ -3,6 +3,7 @@
 //! An error is one line on stderr that says what is wrong, where, and what to do. The exit code
 //! is 0 when all is well, 1 when the command failed, 2 when it was used wrongly or the config is bad.
 
+mod backup;
 pub mod check;
 pub mod demo;
 pub mod dkim;
@@ -101,6 +102,16 @@ enum Command {
     /// To look, also with the relay running; with --write to change it by hand. It is safe beside the relay, which a
     /// sqlite3 older than 3.51.3 is not where it writes.
     Sql(sql::Arguments),
+    /// Copy the queue to a file, with or without the relay running
+    ///
+    /// The copy is of one moment, in one file for its owner alone, and is read through by itself before it gets its
+    /// name: FILE is there whole, or not at all. Until then it is FILE.partial. The relay goes on meanwhile.
+    Backup(backup::Backup),
+    /// Put a backup in the place of the queue, with the relay stopped
+    ///
+    /// All that waits in it may have been sent since it was made. So it is held, and in doubt, until `postrider queue
+    /// release`. No id is given out again. The queue of before is kept beside it.
+    Restore(backup::Restore),
     /// Put what can be read of a damaged queue into a fresh one, with the relay stopped
     ///
     /// The fresh database takes the place of the damaged one, which is kept beside it. Prints what was read, and each
@@ -214,6 +225,8 @@ pub fn run() -> ExitCode {
         Command::Sql(arguments) => {
             config::queue_path(config).map_err(Into::into).and_then(|path| sql::run(&arguments, &path))
         }
+        Command::Backup(arguments) => backup::back_up(config, &arguments),
+        Command::Restore(arguments) => backup::restore(config, &arguments),
         Command::Recover(arguments) => recover::run(config, &arguments),
         // It reads its arguments as they are, where it is called by its name.
         Command::Sendmail { .. } => Err(WrongUsage(

@@ -412,6 +412,12 @@ impl Route {
     pub fn lane(&self) -> Option<String> {
         (!self.relay.is_empty()).then(|| format!("{}{}", Route::LANE_PREFIX, self.domain))
     }
+
+    /// Its smarthosts, for people; none where mail goes by MX.
+    pub fn relays(&self) -> Option<String> {
+        let named: Vec<String> = self.relay.iter().map(|to| format!("{}:{}", to.host, to.port)).collect();
+        (!named.is_empty()).then(|| named.join(" "))
+    }
 }
 
 /// A host of `[[route]] relay`.

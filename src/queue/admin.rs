@@ -10,9 +10,9 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, DiskRoom, DomainLine, End, Envelope, FailureLine, FinishedMessage, HostLine, KickLine, LaneLine,
-    Line, LoginFailureLine, OldestLine, Recovered, RecoveredTable, Selected, Shown, ShownLabels,
-    ShownRecipient, StoryLine, Summary, Try,
+    Change, ConfigInUse, Copied, DiskRoom, DomainLine, End, Envelope, FailureLine, FinishedMessage, HostLine,
+    HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Recovered, RecoveredTable,
+    Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
@@ -55,4 +55,22 @@ impl Deref for Admin {
 /// There is no queue here, a relay runs on it, or nothing of it can be read.
 pub fn recover(path: &Path, held: bool) -> Result<Recovered, QueueError> {
     super::sqlite::recover(path, held)
+}
+
+/// Writes a copy of the queue at `path` to the new file `to`, with or without a relay that runs, and has the copy
+/// read itself through. The file has its name once it is whole and on the disk.
+///
+/// # Errors
+/// There is no queue here, the file exists already, or the disk has no room for it.
+pub fn back_up(path: &Path, to: &Path) -> Result<Copied, QueueError> {
+    super::sqlite::back_up(path, to)
+}
+
+/// Puts the backup `from` in the place of the queue at `path`, which is kept beside it. No relay may run on it. All
+/// that waits is held and in doubt, unless `how` says that nothing can have been sent since.
+///
+/// # Errors
+/// The backup is damaged or none, a relay runs, or mail waits in the queue that is there.
+pub fn restore(path: &Path, from: &Path, how: HowToRestore) -> Result<Restored, QueueError> {
+    super::sqlite::restore(path, from, how)
 }

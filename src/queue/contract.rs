@@ -21,11 +21,12 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::mail::Domain;
 use crate::mail::tlsrpt::report::Counted;
+use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected, Shown, Summary,
+    Change, ConfigInUse, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected,
+    Shown, Summary,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
@@ -305,7 +306,7 @@ pub trait AdminStore: Debug {
 
     // Counts for the status page. Where much waits they take a second: whoever asks keeps the answer for a while.
 
-    /// What waits for each domain.
+    /// What waits or is held for each domain.
     fn waiting_by_domain(&self) -> Result<Vec<DomainWaiting>, QueueError>;
 
     /// Messages that wait.
@@ -345,6 +346,12 @@ pub trait AdminStore: Debug {
     /// that were. The relay notices within a second.
     fn lift(&self, of: Option<&[String]>) -> Result<usize, QueueError>;
 
+    /// The config that the relay uses, or used last; none where no relay has run here yet.
+    fn config_in_use(&self) -> Result<Option<ConfigInUse>, QueueError>;
+
+    /// How many recipients that wait are of messages whose lifetime would be over by these.
+    fn over_at(&self, now: i64, lifetimes: Lifetimes) -> Result<i64, QueueError>;
+
     /// Whether a relay has room for new mail, as far as that shows from outside.
     fn disk_room(&self) -> Result<DiskRoom, QueueError>;
 
@@ -358,7 +365,7 @@ pub trait AdminStore: Debug {
     /// Keeps them from being tried.
     fn hold(&self, which: &Filter) -> Result<usize, QueueError>;
 
-    /// Has held ones tried again, now.
+    /// Has held ones tried again, now; whoever says so has no doubt.
     fn release(&self, which: &Filter) -> Result<usize, QueueError>;
 
     /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which

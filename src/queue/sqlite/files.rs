@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Access;
+use rustix::fs::{Access, CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::queue::error::QueueError;
@@ -147,27 +147,9 @@ impl Files {
         self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [2, 2]
     }
 
-    /// Puts the names of the files on the disk. SQLite does that too, and goes on when it fails. Where the directory
-    /// may not be opened to be read, or its file system knows no such thing, all of the file system is synced.
+    /// See [`sync_directory`].
     pub(super) fn sync_directory(&self) -> Result<(), QueueError> {
-        let real = real(&self.path);
-        let directory = real.parent().unwrap_or(Path::new("/"));
-        let open = File::open(directory);
-        let may_not_read = matches!(&open, Err(error) if error.kind() == ErrorKind::PermissionDenied);
-        let synced = match open.and_then(|directory| directory.sync_all()) {
-            Err(error) if may_not_read || knows_no_sync(&error) => {
-                rustix::fs::syncfs(&self.database).map_err(Into::into)
-            }
-            synced => synced,
-        };
-        match synced {
-            Err(error) if knows_no_sync(&error) => Ok(()),
-            synced => synced.map_err(|source| QueueError::File {
-                path: directory.to_owned(),
-                source,
-                remedy: "it cannot be synced: mend the disk",
-            }),
-        }
+        sync_directory(&real(&self.path), &self.database)
     }
 
     /// Whether the files at the paths are those that are open, and look like what they are; if not, what is wrong.
@@ -236,6 +218,37 @@ impl Files {
             |_| String::new(),
             |now| format!(", and the database that was in use is {}", now.display()),
         )
+    }
+}
+
+/// Puts the names of the files beside `file`, which is at `path`, on the disk. SQLite does that too, and goes on when
+/// it fails. Where the directory may not be opened to be read, or its file system knows no such thing, all of the
+/// file system is synced.
+pub(super) fn sync_directory(path: &Path, file: &File) -> Result<(), QueueError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let open = File::open(directory);
+    let may_not_read = matches!(&open, Err(error) if error.kind() == ErrorKind::PermissionDenied);
+    let synced = match open.and_then(|directory| directory.sync_all()) {
+        Err(error) if may_not_read || knows_no_sync(&error) => rustix::fs::syncfs(file).map_err(Into::into),
+        synced => synced,
+    };
+    match synced {
+        Err(error) if knows_no_sync(&error) => Ok(()),
+        synced => synced.map_err(|source| QueueError::File {
+            path: directory.to_owned(),
+            source,
+            remedy: "it cannot be synced: mend the disk",
+        }),
+    }
+}
+
+/// Renames a file to a name that nothing has.
+pub(super) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // This file system cannot do both in one.
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => std::fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => Err(ErrorKind::AlreadyExists.into()),
+        renamed => Ok(renamed?),
     }
 }
 

@@ -46,8 +46,17 @@ pub(super) fn look(conn: &mut Connection) -> Result<Found> {
 
 /// What the whole database finds damaged of itself, its indexes apart.
 pub(super) fn quick(conn: &Connection) -> Result<Vec<String>> {
+    damage(conn, "PRAGMA quick_check")
+}
+
+/// The same with its indexes: each is compared with its table.
+pub(super) fn whole(conn: &Connection) -> Result<Vec<String>> {
+    damage(conn, "PRAGMA integrity_check")
+}
+
+fn damage(conn: &Connection, check: &str) -> Result<Vec<String>> {
     conn.pragma_update(None, "ignore_check_constraints", true)?;
-    let lines = conn.prepare("PRAGMA quick_check").and_then(|mut statement| {
+    let lines = conn.prepare(check).and_then(|mut statement| {
         statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>>>()
     });
     conn.pragma_update(None, "ignore_check_constraints", false)?;

@@ -54,6 +54,21 @@ pub(super) fn must_be_current(conn: &Connection, path: &Path) -> Result<(), Queu
     })
 }
 
+/// For a copy: refuses what is newer, and what is no queue.
+///
+/// # Errors
+/// As it says.
+pub(super) fn must_be_known(conn: &Connection, path: &Path) -> Result<(), QueueError> {
+    match version(conn)? {
+        0 => Err(QueueError::Unusable {
+            path: path.to_owned(),
+            why: "is no backup of a Postrider queue".to_owned(),
+            remedy: "name a file that `postrider backup` wrote",
+        }),
+        found => check(conn, path, found),
+    }
+}
+
 fn check(conn: &Connection, path: &Path, found: i64) -> Result<(), QueueError> {
     if found > VERSION {
         return Err(QueueError::Newer { path: path.to_owned(), found, known: VERSION });

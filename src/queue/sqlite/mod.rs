@@ -7,6 +7,7 @@
 mod accept;
 pub(super) mod admin;
 mod backoffs;
+mod backup;
 #[cfg(test)]
 pub(super) mod by_hand;
 mod checkpoints;
@@ -33,6 +34,7 @@ mod readers;
 mod recover;
 mod replies;
 mod reports;
+mod restore;
 mod routes;
 mod settle;
 pub(super) mod shell;
@@ -46,5 +48,7 @@ mod tls_reports;
 mod tls_results;
 mod wal;
 
+pub(super) use backup::back_up;
 pub(super) use open::Database;
 pub(super) use recover::recover;
+pub(super) use restore::restore;

@@ -133,7 +133,7 @@ impl OpenStore for Database {
 }
 
 /// The directory of the database, made where it is missing.
-fn make_directory_of(path: &Path) -> Result<(), QueueError> {
+pub(super) fn make_directory_of(path: &Path) -> Result<(), QueueError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

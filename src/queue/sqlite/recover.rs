@@ -10,6 +10,7 @@
 
 mod tables;
 
+use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,9 @@ fn recover_into(
     let old = open_damaged(path)?;
     let fresh_path = beside(path, ".recovered");
     remove_old(&fresh_path)?;
-    create_as(path, &fresh_path).map_err(|source| file_error(&fresh_path, source))?;
+    path.metadata()
+        .and_then(|owner| create_as(&owner, &fresh_path))
+        .map_err(|source| file_error(&fresh_path, source))?;
     let filled = Connection::open(&fresh_path).map_err(QueueError::from).and_then(|fresh| {
         prepare(&fresh)?;
         fill(&old, &fresh, &fresh_path, held)
@@ -59,7 +62,7 @@ fn recover_into(
         }
     };
     // Both are closed before they change places.
-    recovered.kept = put_in_place(path, &fresh_path)?.display().to_string();
+    recovered.kept = put_in_place(path, &fresh_path, "damaged")?.display().to_string();
     files.sync_directory()?;
     Ok(recovered)
 }
@@ -165,7 +168,7 @@ fn make_sound(fresh: &Connection, held: bool) -> rusqlite::Result<Vec<String>> {
     Ok(problems)
 }
 
-fn remove_old(fresh: &Path) -> Result<(), QueueError> {
+pub(super) fn remove_old(fresh: &Path) -> Result<(), QueueError> {
     for suffix in ["", "-journal", "-wal", "-shm"] {
         match std::fs::remove_file(beside(fresh, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -178,8 +181,7 @@ fn remove_old(fresh: &Path) -> Result<(), QueueError> {
 }
 
 /// An empty file for the mail's owner alone, who need not be the one that recovers: root does.
-fn create_as(damaged: &Path, fresh: &Path) -> std::io::Result<()> {
-    let owner = damaged.metadata()?;
+pub(super) fn create_as(owner: &Metadata, fresh: &Path) -> std::io::Result<()> {
     let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(fresh)?;
     let made = file.metadata()?;
     if (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
@@ -188,13 +190,13 @@ fn create_as(damaged: &Path, fresh: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The fresh database takes the place of the damaged one, which is kept under another name with its log. While it has
-/// both names no relay starts with it.
-fn put_in_place(path: &Path, fresh: &Path) -> Result<PathBuf, QueueError> {
-    let mut kept = beside(path, &format!(".damaged-{}", now_us() / 1_000_000));
+/// The fresh database takes the place of the old one, which is kept with its log under a name with `word` in it.
+/// While it has both names no relay starts with it.
+pub(super) fn put_in_place(path: &Path, fresh: &Path, word: &str) -> Result<PathBuf, QueueError> {
+    let mut kept = beside(path, &format!(".{word}-{}", now_us() / 1_000_000));
     if kept.exists() {
         // Two in one second: the one before stays.
-        kept = beside(path, &format!(".damaged-{}", now_us()));
+        kept = beside(path, &format!(".{word}-{}", now_us()));
     }
     let change = || {
         std::fs::hard_link(path, &kept)?;
@@ -216,7 +218,7 @@ fn put_in_place(path: &Path, fresh: &Path) -> Result<PathBuf, QueueError> {
     Ok(kept)
 }
 
-fn file_error(path: &Path, source: std::io::Error) -> QueueError {
+pub(super) fn file_error(path: &Path, source: std::io::Error) -> QueueError {
     QueueError::File {
         path: path.to_owned(),
         source,

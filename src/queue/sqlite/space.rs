@@ -13,6 +13,7 @@
 mod ballast;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -345,8 +346,7 @@ impl Space {
 }
 
 fn measure(path: &Path, ballast: u64, in_database: u64, to_copy: u64, log: u64) -> Option<Room> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match rustix::fs::statvfs(directory) {
+    match rustix::fs::statvfs(directory_of(path)) {
         Ok(fs) => Some(Room {
             disk: fs.f_blocks.saturating_mul(fs.f_frsize),
             free: fs.f_bavail.saturating_mul(fs.f_frsize),
@@ -356,7 +356,7 @@ fn measure(path: &Path, ballast: u64, in_database: u64, to_copy: u64, log: u64) 
             log,
         }),
         Err(error) => {
-            log::debug!("queue: {}: {error}", directory.display());
+            log::debug!("queue: {}: {error}", path.display());
             None
         }
     }
@@ -393,6 +393,24 @@ pub(super) fn seen_from_outside(
 /// Whether a file of so many bytes beside the database leaves alone what is kept for outcomes.
 pub(super) fn has_room_beside(path: &Path, bytes: u64) -> bool {
     measure(path, 0, 0, 0, 0).is_none_or(|room| room.left() >= bytes.saturating_add(room.reserve()))
+}
+
+/// Whether a copy of so many bytes fits at `to`. On the database's own disk it leaves alone what is kept for
+/// outcomes, and what the database will grow by when its log is copied into it; `pages` are all that it has.
+pub(super) fn has_room_for_copy(database: &Path, to: &Path, bytes: u64, pages: u64) -> bool {
+    let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    let device = |path: &Path| directory_of(path).metadata().ok().map(|found| found.dev());
+    let is_beside = device(database) == device(to);
+    let log = length(&beside(database, "-wal"));
+    let to_copy = if is_beside { pages.saturating_sub(length(database)).min(log) } else { 0 };
+    measure(to, 0, 0, to_copy, log).is_none_or(|room| {
+        let kept = if is_beside { room.reserve() } else { 0 };
+        room.left() >= bytes.saturating_add(kept)
+    })
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// For the command line: gives the ballast up, so that a change can be written on a full disk. False where there was

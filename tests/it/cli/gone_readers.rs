@@ -18,6 +18,8 @@ use crate::harness::skipped::skipped;
 const COMMANDS: &[&str] = &[
     "check",
     "check --json",
+    "check --against-queue",
+    "check --against-queue --json",
     "check --reference",
     "demo",
     "dkim new example.com --algorithm ed25519",
@@ -57,6 +59,10 @@ const COMMANDS: &[&str] = &[
     "user failures --json",
     "user failures --lift all",
     "user remove new",
+    "backup copy.db",
+    "backup other.db --json",
+    "restore copy.db --replace",
+    "restore copy.db --replace --json",
     "recover --held",
     "--help",
     "--version",
@@ -116,8 +122,19 @@ fn every_command_ends_quietly_and_well_when_its_reader_has_gone() {
     // What they did is on record all the same.
     let actions =
         relay.run_ok(&["sql", "--mode", "list", "-c", "SELECT action FROM operator_log ORDER BY id"]);
-    let done =
-        ["kick", "hold", "release", "bounce", "remove", "user add", "user passwd", "user set", "user remove"];
+    // The second restore put back what was on record before the first.
+    let done = [
+        "kick",
+        "hold",
+        "release",
+        "bounce",
+        "remove",
+        "user add",
+        "user passwd",
+        "user set",
+        "user remove",
+        "restore",
+    ];
     assert_eq!(actions.lines().collect::<Vec<_>>(), done);
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod against_queue;
 mod bulk;
 mod command_line;
 mod dkim;

@@ -342,3 +342,24 @@ fn a_quota_and_a_file_system_that_becomes_read_only_are_states_that_pass() {
         relay.stop();
     }
 }
+
+#[test]
+fn a_backup_that_finds_no_room_is_refused_and_leaves_nothing() {
+    let Some(disk) = small_disk() else { return };
+    let (mut world, _home) = world_with_sender();
+    world.closed_mx("a.test", 10, "mx.a.test");
+    let relay = relay_on(&disk, &world, Config::new());
+    let content = [mail("large"), b"words and words\r\n".repeat(MESSAGE_BYTES / 17)].concat();
+    (0..300).for_each(|n| drop(relay.submit(SENDER, &[&format!("you{n}@a.test")], &content)));
+    let beside = disk.join("copy.db");
+    let output = relay.run(&["backup", beside.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && said.contains("finds no room: it takes"),
+        "{} {said}",
+        output.status
+    );
+    assert!(!beside.exists() && !disk.join("copy.db.partial").exists());
+    relay.run_ok(&["backup", relay.path("elsewhere.db").to_str().unwrap()]);
+    assert_eq!(relay.logged(&["ERROR"]), [""; 0]);
+}

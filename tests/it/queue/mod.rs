@@ -2,6 +2,7 @@
 
 mod admin_live;
 mod audit;
+mod backup;
 mod damage;
 mod explainability;
 pub mod files;

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected, Shown, Summary,
+    Change, ConfigInUse, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Selected,
+    Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -31,8 +33,8 @@ use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, filter, host_settings, integrity, logins, migrate, operator_log, space, sts_policies,
-    tls_results,
+    backoffs, counts, filter, host_settings, integrity, logins, migrate, operator_log, routes, space,
+    sts_policies, tls_results,
 };
 
 #[cfg(test)]
@@ -208,6 +210,14 @@ impl AdminStore for Admin {
         self.part(&mut 1, |conn, _| logins::lift(conn, of))
     }
 
+    fn config_in_use(&self) -> Result<Option<ConfigInUse>, QueueError> {
+        self.try_to(routes::read)
+    }
+
+    fn over_at(&self, now: i64, lifetimes: Lifetimes) -> Result<i64, QueueError> {
+        self.try_to(|conn| routes::over_at(conn, now, lifetimes))
+    }
+
     fn disk_room(&self) -> Result<DiskRoom, QueueError> {
         let number = |pragma| self.try_to(|conn| conn.pragma_query_value(None, pragma, |row| row.get(0)));
         let pages = (number("page_count")?, number("freelist_count")?);
@@ -230,7 +240,7 @@ impl AdminStore for Admin {
     }
 
     fn release(&self, which: &Filter) -> Result<usize, QueueError> {
-        let set = "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL";
+        let set = "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL";
         self.change(which, set, Action::Release)
     }
 
