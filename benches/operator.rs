@@ -1,8 +1,8 @@
 //! How long an operator waits for an answer: 50,000 recipients in 500 domains wait, and a million are in history.
 //!
-//! `cargo bench --bench operator`, on the file system of `target/`. Optional arguments: rows of history (1,000,000), days
-//! over which they came (7). Ends with an error where mail takes 50 ms to be found, or a report of a day 200 ms at 50,000
-//! recipients a day.
+//! `cargo bench --bench operator`, on the file system of `target/`. Optional arguments: rows of history (1,000,000),
+//! days over which they came (7). Ends with an error where mail takes 50 ms to be found, or a report of 50,000
+//! recipients 200 ms.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
