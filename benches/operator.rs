@@ -1,8 +1,8 @@
 //! How long an operator waits for an answer: 50,000 recipients in 500 domains wait, and a million are in history.
 //!
-//! `cargo bench --bench operator`, on the file system of `target/`. Optional arguments: rows of history (1,000,000), days
-//! over which they came (7). Ends with an error where mail takes 50 ms to be found, or a report of a day 200 ms at 50,000
-//! recipients a day.
+//! `cargo bench --bench operator`, on the file system of `target/`. Optional arguments: rows of history (1,000,000),
+//! days over which they came (7). Ends with an error where mail takes 50 ms to be found, or a report of 50,000
+//! recipients 200 ms.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -86,11 +86,11 @@ fn fill(path: &Path, rows: i64, days: i64, now: i64) -> Result<()> {
             "{each} INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at,
                  finished_at, attempts, size, reply, mx, reply_source, user, client, tls, source_address,
                  header_message_id, subject, tag, finished_by)
-             SELECT ?2 + n * ?3, ?2 + n * ?3 + 1, 'Q' || n, 'app@sender.test', 'u' || n || '@d' || n % {DOMAINS} || '.test',
+             SELECT ?2 + n * ?3, ?2 + n * ?3 + 1, 'Q' || n, 'app@sender.test', 'u' || n || '@d' || (n % {DOMAINS}) || '.test',
                  iif(n % 20, 'delivered', 'failed'), (?2 + n * ?3) / 1000000, (?2 + n * ?3) / 1000000 + n % 97, 1, 4096,
                  iif(n % 20, '250 2.0.0 queued as ' || n, '550 5.1.1 no user ' || n || ' here'),
-                 'mx' || n % {DOMAINS} || '.test', 'remote', 'app' || n % 7, '192.0.2.7', 'TLSv1.3 verified', '192.0.2.25',
-                 printf('%08x', n) || '.id@app.test', 'Your order ' || n || ' of today', 'shop/' || n % 50, 'outcome'
+                 'mx' || (n % {DOMAINS}) || '.test', 'remote', 'app' || (n % 7), '192.0.2.7', 'TLSv1.3 verified', '192.0.2.25',
+                 printf('%08x', n) || '.id@app.test', 'Your order ' || n || ' of today', 'shop/' || (n % 50), 'outcome'
              FROM each"
         ),
         params![rows, begin, step],
@@ -116,8 +116,8 @@ fn fill(path: &Path, rows: i64, days: i64, now: i64) -> Result<()> {
         &format!(
             "{each} INSERT INTO recipients (id, message_id, address, domain, attempts, next_attempt_at, last_attempt_at,
                  last_reply, last_mx, last_reply_source)
-             SELECT ?2 + n * 3 + 1, ?2 + n * 3, 'u' || n || '@d' || n % {DOMAINS} || '.test', 'd' || n % {DOMAINS} || '.test', 1,
-                 ?2 / 1000000 + 7200, ?2 / 1000000, '451 4.7.1 ' || n || ' later', 'mx' || n % {DOMAINS} || '.test', 'remote'
+             SELECT ?2 + n * 3 + 1, ?2 + n * 3, 'u' || n || '@d' || (n % {DOMAINS}) || '.test', 'd' || (n % {DOMAINS}) || '.test', 1,
+                 ?2 / 1000000 + 7200, ?2 / 1000000, '451 4.7.1 ' || n || ' later', 'mx' || (n % {DOMAINS}) || '.test', 'remote'
              FROM each"
         ),
         params![WAITING, came],

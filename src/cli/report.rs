@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use jiff::civil::{Date, DateTime};
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::output::{WrongUsage, print, seen_json};
@@ -79,8 +79,8 @@ fn since(text: &str, now: i64) -> Option<i64> {
         let number: i64 = text.strip_suffix(unit)?.parse().ok().filter(|number| *number >= 0)?;
         return now.checked_sub(number.checked_mul(secs)?);
     }
-    let day = text.parse::<Date>().map(|day| day.to_datetime(jiff::civil::Time::midnight()));
-    let time = day.or_else(|_| text.parse::<DateTime>()).ok()?;
+    // A day is its begin.
+    let time: DateTime = text.parse().ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
