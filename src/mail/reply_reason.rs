@@ -78,6 +78,7 @@ mod tests {
             ("452 4.2.2 mailbox full (size 12 of 10 MB)", "452 4.2.2 mailbox full (size … of … MB)"),
             ("450 wait for aBcDeFgHiJ please", "450 wait for … please"),
             ("mx.a.test does not answer: Connection timed out", "… does not answer: Connection timed out"),
+            ("550 no ann@localhost here", "550 no … here"),
             ("554", "554"),
             ("", ""),
             ("550 5.7.1 Message rejected. See policy.", "550 5.7.1 Message rejected. See policy."),
