@@ -46,6 +46,9 @@ _postrider() {
             postrider,report)
                 cmd="postrider__subcmd__report"
                 ;;
+            postrider,restore)
+                cmd="postrider__subcmd__restore"
+                ;;
             postrider,sendmail)
                 cmd="postrider__subcmd__sendmail"
                 ;;
@@ -109,6 +112,9 @@ _postrider() {
             postrider__subcmd__help,report)
                 cmd="postrider__subcmd__help__subcmd__report"
                 ;;
+            postrider__subcmd__help,restore)
+                cmd="postrider__subcmd__help__subcmd__restore"
+                ;;
             postrider__subcmd__help,sendmail)
                 cmd="postrider__subcmd__help__subcmd__sendmail"
                 ;;
@@ -133,10 +139,11 @@ _postrider() {
             postrider__subcmd__help__subcmd__queue,bounce)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__bounce"
                 ;;
-            postrider__subcmd__help__subcmd__queue,find)
-                cmd="postrider__subcmd__help__subcmd__queue__subcmd__find"
             postrider__subcmd__help__subcmd__queue,failures)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__failures"
+                ;;
+            postrider__subcmd__help__subcmd__queue,find)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__find"
                 ;;
             postrider__subcmd__help__subcmd__queue,hold)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__hold"
@@ -189,10 +196,11 @@ _postrider() {
             postrider__subcmd__queue,bounce)
                 cmd="postrider__subcmd__queue__subcmd__bounce"
                 ;;
-            postrider__subcmd__queue,find)
-                cmd="postrider__subcmd__queue__subcmd__find"
             postrider__subcmd__queue,failures)
                 cmd="postrider__subcmd__queue__subcmd__failures"
+                ;;
+            postrider__subcmd__queue,find)
+                cmd="postrider__subcmd__queue__subcmd__find"
                 ;;
             postrider__subcmd__queue,flush)
                 cmd="postrider__subcmd__queue__subcmd__kick"
@@ -233,10 +241,11 @@ _postrider() {
             postrider__subcmd__queue__subcmd__help,bounce)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__bounce"
                 ;;
-            postrider__subcmd__queue__subcmd__help,find)
-                cmd="postrider__subcmd__queue__subcmd__help__subcmd__find"
             postrider__subcmd__queue__subcmd__help,failures)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__failures"
+                ;;
+            postrider__subcmd__queue__subcmd__help,find)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__find"
                 ;;
             postrider__subcmd__queue__subcmd__help,help)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__help"
@@ -329,7 +338,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue report sql recover sendmail user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -583,7 +592,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue report sql recover sendmail user dkim health tlsrpt explain help"
+            opts="serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -723,8 +732,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue)
-            opts="list find show kick hold release remove bounce kicks summary"
-            opts="list failures oldest show kick hold release remove bounce kicks summary"
+            opts="list find failures oldest show kick hold release remove bounce kicks summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -751,8 +759,21 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        postrider__subcmd__help__subcmd__queue__subcmd__find)
         postrider__subcmd__help__subcmd__queue__subcmd__failures)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__find)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -907,6 +928,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__report)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__restore)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1089,8 +1124,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue)
-            opts="-h --config --help list find show kick flush retry hold release remove bounce kicks summary help"
-            opts="-h --config --help list failures oldest show kick flush retry hold release remove bounce kicks summary help"
+            opts="-h --config --help list find failures oldest show kick flush retry hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1165,8 +1199,6 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        postrider__subcmd__queue__subcmd__find)
-            opts="-h --subject --tag --limit --json --config --help"
         postrider__subcmd__queue__subcmd__failures)
             opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1174,7 +1206,6 @@ _postrider() {
                 return 0
             fi
             case "${prev}" in
-                --subject)
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1230,9 +1261,38 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__find)
+            opts="-h --subject --tag --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --subject)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__help)
-            opts="list find show kick hold release remove bounce kicks summary help"
-            opts="list failures oldest show kick hold release remove bounce kicks summary help"
+            opts="list find failures oldest show kick hold release remove bounce kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1259,8 +1319,21 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        postrider__subcmd__queue__subcmd__help__subcmd__find)
         postrider__subcmd__queue__subcmd__help__subcmd__failures)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__find)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1905,6 +1978,24 @@ _postrider() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__restore)
+            opts="-h --replace --queued --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

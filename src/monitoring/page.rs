@@ -87,7 +87,7 @@ fn whole(status: Status, title: &str, again: &'static str, body: Html) -> Respon
     let mut page = Html::default();
     page.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">").raw(again);
-    page.raw("<meta name=\"robots\" content=\"noindex\"><link rel=\"icon\" href=\"data:,\">");
+    page.raw("<meta name=\"robots\" content=\"noindex\">");
     page.raw("<title>")
         .text(title)
         .raw(" \u{b7} Postrider</title><style>")

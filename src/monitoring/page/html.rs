@@ -1,5 +1,5 @@
-//! HTML in the making. What was said or typed by others goes in by [`Html::text`] alone, which leaves nothing of it that
-//! a browser would take for markup, and nothing that cannot be seen: controls, and what hides or turns text.
+//! HTML in the making. What was said or typed by others goes in by [`Html::text`] alone, which leaves nothing of it
+//! that a browser would take for markup, and nothing that cannot be seen: controls, and what hides or turns text.
 
 use crate::kit::text::printable;
 

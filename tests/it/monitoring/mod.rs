@@ -2,4 +2,5 @@
 
 mod http;
 mod metrics;
+mod page;
 mod readiness;
