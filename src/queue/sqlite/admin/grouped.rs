@@ -131,3 +131,29 @@ pub(super) fn oldest(
     };
     conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::sqlite::migrate;
+
+    #[test]
+    fn reasons_beyond_the_bound_count_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let conn = Connection::open(&path).unwrap();
+        migrate::migrate(&conn, &path).unwrap();
+        let letters = "char(97 + n % 26) || char(97 + n / 26 % 26) || char(97 + n / 676)";
+        conn.execute_batch(&format!(
+            "INSERT INTO messages (id, queue_id, sender, received_at, size, body, smtputf8)
+                 VALUES (1, 'Q', 'a@b.test', 1, 1, '7bit', 0);
+             WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {REASONS_MAX} + 50)
+             INSERT INTO recipients (id, message_id, address, domain, next_attempt_at, last_reply)
+             SELECT n, 1, 'u@a.test', 'a.test', 1, '450 ' || {letters} FROM n"
+        ))
+        .unwrap();
+        let waiting = Filter { state: Some("queued".to_owned()), ..Filter::all() };
+        let lines = failures(&conn, &waiting).unwrap();
+        assert_eq!((lines.len(), &*lines[0].reason, lines[0].recipients), (REASONS_MAX + 1, OTHERS, 50));
+    }
+}
