@@ -56,7 +56,7 @@ fn before_each_at(text: &str) -> Cow<'_, str> {
 fn local_part(before: &str) -> usize {
     if let Some(quoted) = before.strip_suffix('"') {
         // No backslash before it, or those before it escape each other.
-        let is_open = |at: &usize| (at - quoted[..*at].trim_end_matches('\\').len()) % 2 == 0;
+        let is_open = |at: &usize| (at - quoted[..*at].trim_end_matches('\\').len()).is_multiple_of(2);
         let begin = quoted.rmatch_indices('"').map(|(at, _)| at).find(is_open);
         return begin.unwrap_or(0);
     }

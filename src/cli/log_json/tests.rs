@@ -135,7 +135,7 @@ impl World {
     }
 
     fn message(&self) -> NewMessage {
-        let client = if self.number % 2 == 0 { Peer::Ip(self.ip) } else { Peer::Unix(self.number) };
+        let client = if self.number.is_multiple_of(2) { Peer::Ip(self.ip) } else { Peer::Unix(self.number) };
         NewMessage {
             id: MessageId(i64::from(self.number)),
             envelope: Envelope {
